@@ -1,0 +1,64 @@
+"""The readiness loop of a worker's compiled core.
+
+One epoll instance holds every socket of the data path, edge-triggered and registered once for its whole life; uvloop
+watches only that epoll's descriptor. A batch of events is handled in compiled code from end to end: dispatch to
+`Source.on_ready`, then one `on_flush` for every source marked dirty meanwhile, so that writes gather over the batch.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef class Timed:
+    """Anything with one deadline. Arming again with a later deadline is one store: the wheel looks again when it gets there.
+
+    Deadlines are coarse: `on_timer` comes up to TICK_NS late, never early.
+    """
+    # Intrusive node of the timer wheel. The wheel holds no reference: deallocation unlinks.
+    cdef void *timer_previous
+    cdef void *timer_next
+    cdef uint64_t timer_tick          # wheel tick it is linked at; 0 = not linked
+    cdef uint64_t deadline            # CLOCK_MONOTONIC ns; NEVER = disarmed
+
+    cdef void on_timer(self) noexcept
+
+
+cdef class Source(Timed):
+    """A file descriptor in the poller (fd is -1 when it is not registered)."""
+    cdef readonly int fd
+    cdef readonly Poller poller
+    cdef bint dirty
+
+    # Readiness changed: a mask of EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR. Edge-triggered: whoever stops short
+    # of EAGAIN must remember that there may be more.
+    cdef void on_ready(self, uint32_t events) noexcept
+    # Called once at the end of the batch in which the source was marked dirty.
+    cdef void on_flush(self) noexcept
+
+
+cdef class Poller:
+    cdef readonly int fd
+    cdef readonly object loop
+    cdef uint64_t now                 # CLOCK_MONOTONIC ns, read once per batch
+    cdef char *scratch                # receive buffer shared by all sources; valid until the next receive
+    cdef size_t scratch_size
+    cdef list dirty
+    cdef list graveyard
+    cdef readonly Py_ssize_t sources
+    cdef void **wheel
+    cdef uint64_t wheel_tick
+    cdef object tick_handle
+
+    # Takes over `fd` (non-blocking): edge-triggered for input, output and peer shutdown. `level` = level-triggered input
+    # only (listening sockets). Keeps a reference to `source` until `remove`. Raises OSError.
+    cdef int add(self, Source source, int fd, bint level) except -1
+    # Unregisters and closes the descriptor; events of the current batch for it are dropped. Safe to call twice.
+    cdef void remove(self, Source source) noexcept
+    cdef void mark(self, Source source) noexcept
+    # Give `timed` the deadline `when` (monotonic ns). One store in the common case.
+    cdef void arm(self, Timed timed, uint64_t when) noexcept
+    cdef void disarm(self, Timed timed) noexcept
+
+
+cdef enum:
+    TICK_NS = 20_000_000
+cdef uint64_t NEVER

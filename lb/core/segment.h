@@ -1,0 +1,109 @@
+/* Layout of the shared segment (design.md section 4): one memfd, created by the master, mapped by every worker.
+ *
+ * Fixed offsets, C11 atomics, one writer per word wherever that is possible:
+ *   header      written once by the master
+ *   endpoints   identity and control words written by the master, load words by the workers
+ *   in-flight   one column per worker, so that a dead worker's column can be cleared and nothing leaks
+ *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
+ *   cache       the result cache; its inner layout belongs to lb/cache
+ */
+#ifndef TIDEGATE_SEGMENT_H
+#define TIDEGATE_SEGMENT_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
+#define TG_LAYOUT_VERSION 1u
+#define TG_MAX_WORKERS 128u
+#define TG_CACHE_LINE 64u
+#define TG_PAGE 4096u
+
+typedef struct {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t workers;           /* columns and stripes in use */
+    uint32_t endpoint_capacity; /* endpoint records, and rows of an in-flight column */
+    uint32_t series_capacity;   /* series in a stripe */
+    uint64_t endpoints_offset;
+    uint64_t inflight_offset;
+    uint64_t inflight_stride; /* bytes from one worker's column to the next */
+    uint64_t series_offset;
+    uint64_t series_stride; /* bytes from one worker's stripe to the next */
+    uint64_t cache_offset;
+    uint64_t cache_size;
+    uint64_t size; /* of the whole segment */
+    unsigned char cache_secret[32]; /* keys the digest of cached requests; random per segment */
+} tg_header;
+
+enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
+enum tg_admin { TG_ADMIN_ENABLED = 0, TG_ADMIN_DRAIN = 1, TG_ADMIN_MAINTENANCE = 2 };
+
+/* One endpoint of one pool. 256 bytes: identity, then a line of control words, then a line of load words. */
+typedef struct {
+    char key[128]; /* "pool|address", NUL terminated: for people who look into a dump */
+    _Alignas(64) _Atomic uint32_t health; /* enum tg_health */
+    _Atomic uint32_t admin;               /* enum tg_admin */
+    _Atomic uint32_t weight;              /* 0 takes no new requests */
+    _Atomic uint32_t generation;          /* counts reuse of the slot */
+    _Atomic uint64_t health_changed_ns;   /* CLOCK_MONOTONIC */
+    _Alignas(64) _Atomic uint64_t latency_ewma_ns;
+    _Atomic uint64_t latency_updated_ns;
+    _Atomic uint64_t report_utilization_ppm; /* last load report */
+    _Atomic uint64_t report_updated_ns;
+    _Atomic uint32_t consecutive_errors;
+    _Atomic uint32_t ejected_until_s;
+} tg_endpoint;
+
+/* Words of a series (a route or an endpoint). Counters only grow; every word has one writer, the stripe's worker. */
+enum tg_series_word {
+    TG_S_CODE_1XX = 0,
+    TG_S_CODE_2XX,
+    TG_S_CODE_3XX,
+    TG_S_CODE_4XX,
+    TG_S_CODE_5XX,
+    TG_S_CODE_OTHER,   /* no answer was sent: the client left, or a TCP session */
+    TG_S_STARTED,      /* exchanges (or TCP sessions) begun; in flight = started - finished */
+    TG_S_FINISHED,
+    TG_S_BYTES_IN,     /* from the client (route) or from the endpoint (endpoint) */
+    TG_S_BYTES_OUT,
+    TG_S_RETRIES,
+    TG_S_CONNECT_ERRORS,
+    TG_S_RESPONSE_ERRORS, /* reset, garbage, closed mid-answer */
+    TG_S_TIMEOUTS,
+    TG_S_REJECTED,        /* refused by us: no endpoint, limits */
+    TG_S_CACHE_HIT,
+    TG_S_CACHE_MISS,
+    TG_S_CACHE_STORED,
+    TG_S_CACHE_COLLAPSED,
+    TG_S_CACHE_BYPASS,
+    TG_S_CONNECTIONS,     /* opened */
+    TG_S_DURATION_SUM_NS,
+    TG_S_HISTOGRAM = 24,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
+    TG_S_WORDS = 48
+};
+#define TG_BUCKETS 24u
+
+/* Upper bounds in microseconds of the first 23 buckets; the last is +Inf. */
+static const uint32_t tg_bucket_bounds_us[TG_BUCKETS - 1] = {
+    100,    250,    500,    1000,   2000,    3000,    5000,    7500,    10000,    15000,    25000,   50000,
+    75000, 100000, 150000, 250000, 500000, 1000000, 2500000, 5000000, 10000000, 30000000, 60000000};
+
+static inline unsigned tg_bucket(uint64_t duration_ns) {
+    uint64_t us = duration_ns / 1000u;
+    unsigned low = 0, high = TG_BUCKETS - 1;
+    while (low < high) {
+        unsigned middle = (low + high) / 2u;
+        if (us <= tg_bucket_bounds_us[middle])
+            high = middle;
+        else
+            low = middle + 1u;
+    }
+    return low;
+}
+
+/* Single-writer counter: a plain add that another process may read at any time. */
+static inline void tg_add(uint64_t *word, uint64_t n) { __atomic_store_n(word, *word + n, __ATOMIC_RELAXED); }
+static inline uint64_t tg_get(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+
+#endif

@@ -1,0 +1,90 @@
+"""The shared segment: see segment.h for the layout and design.md section 4 for the rules."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+
+
+cdef extern from "segment.h" nogil:
+    enum: TG_MAX_WORKERS
+    enum: TG_BUCKETS
+    enum tg_health:
+        TG_HEALTH_UNKNOWN
+        TG_HEALTH_UP
+        TG_HEALTH_DOWN
+    enum tg_admin:
+        TG_ADMIN_ENABLED
+        TG_ADMIN_DRAIN
+        TG_ADMIN_MAINTENANCE
+    enum tg_series_word:
+        TG_S_CODE_1XX
+        TG_S_CODE_2XX
+        TG_S_CODE_3XX
+        TG_S_CODE_4XX
+        TG_S_CODE_5XX
+        TG_S_CODE_OTHER
+        TG_S_STARTED
+        TG_S_FINISHED
+        TG_S_BYTES_IN
+        TG_S_BYTES_OUT
+        TG_S_RETRIES
+        TG_S_CONNECT_ERRORS
+        TG_S_RESPONSE_ERRORS
+        TG_S_TIMEOUTS
+        TG_S_REJECTED
+        TG_S_CACHE_HIT
+        TG_S_CACHE_MISS
+        TG_S_CACHE_STORED
+        TG_S_CACHE_COLLAPSED
+        TG_S_CACHE_BYPASS
+        TG_S_CONNECTIONS
+        TG_S_DURATION_SUM_NS
+        TG_S_HISTOGRAM
+        TG_S_WORDS
+    ctypedef struct tg_header:
+        uint64_t magic
+        uint32_t version
+        uint32_t workers
+        uint32_t endpoint_capacity
+        uint32_t series_capacity
+        uint64_t endpoints_offset
+        uint64_t inflight_offset
+        uint64_t inflight_stride
+        uint64_t series_offset
+        uint64_t series_stride
+        uint64_t cache_offset
+        uint64_t cache_size
+        uint64_t size
+        unsigned char cache_secret[32]
+    # The words are _Atomic in C: read and write them only through the __atomic builtins below.
+    ctypedef struct tg_endpoint:
+        char key[128]
+        uint32_t health
+        uint32_t admin
+        uint32_t weight
+        uint32_t generation
+        uint64_t health_changed_ns
+        uint64_t latency_ewma_ns
+        uint64_t latency_updated_ns
+        uint64_t report_utilization_ppm
+        uint64_t report_updated_ns
+        uint32_t consecutive_errors
+        uint32_t ejected_until_s
+    const uint32_t tg_bucket_bounds_us[]
+    unsigned tg_bucket(uint64_t duration_ns) noexcept
+    void tg_add(uint64_t *word, uint64_t n) noexcept
+    uint64_t tg_get(const uint64_t *word) noexcept
+
+
+cdef class Segment:
+    """One process's mapping of the segment."""
+    cdef char *base
+    cdef tg_header *header
+    cdef readonly int fd
+    cdef readonly int worker          # this process's column and stripe; -1 in the master
+
+    cdef tg_endpoint *endpoint(self, uint32_t slot) noexcept nogil
+    # This worker's in-flight word of an endpoint (single writer).
+    cdef int32_t *inflight_word(self, uint32_t slot) noexcept nogil
+    # The exact number of requests in flight at an endpoint: the sum over all workers' columns.
+    cdef int32_t inflight_total(self, uint32_t slot) noexcept nogil
+    # The words of a series in this worker's stripe.
+    cdef uint64_t *series(self, uint32_t index) noexcept nogil

@@ -1,0 +1,106 @@
+"""Build of the compiled core.
+
+Every `lb/**/*.pyx`, and every `lb/**/*.py` with a sibling `.pxd`, becomes an extension module. There is no fallback to
+interpreted code: a missing header or compiler stops the build and names the package to install.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent.resolve()
+
+# library (pkg-config name) -> (Debian package, least version)
+LIBRARIES = {
+    "libllhttp": ("libllhttp-dev", "9.0"),
+    "libnghttp2": ("libnghttp2-dev", "1.52"),
+    "libsodium": ("libsodium-dev", "1.0.18"),
+}
+# module -> the C libraries it links
+LINKS = {
+    "lb.core.http1": ["libllhttp"],
+    "lb.core.http2": ["libnghttp2"],
+    "lb.core.hashing": ["libsodium"],
+}
+
+
+def stop(message: str) -> None:
+    sys.exit(f"tidegate: cannot build the compiled core: {message}")
+
+
+def pkg_config(library: str) -> dict[str, list[str]]:
+    package, version = LIBRARIES[library]
+    if shutil.which("pkg-config") is None:
+        stop("pkg-config is missing; install it with: apt-get install pkg-config")
+    if subprocess.run(["pkg-config", f"--atleast-version={version}", library]).returncode:
+        stop(f"{library} {version} or newer is missing; install it with: apt-get install {package}")
+
+    def flags(option: str) -> list[str]:
+        return subprocess.run(["pkg-config", option, library], check=True, capture_output=True, text=True).stdout.split()
+
+    return {
+        "include_dirs": [f[2:] for f in flags("--cflags-only-I")],
+        "library_dirs": [f[2:] for f in flags("--libs-only-L")],
+        "libraries": [f[2:] for f in flags("--libs-only-l")],
+    }
+
+
+def sources() -> list[Path]:
+    pyx = sorted(ROOT.glob("lb/**/*.pyx"))
+    augmented = [p.with_suffix(".py") for p in sorted(ROOT.glob("lb/**/*.pxd")) if p.with_suffix(".py").exists()]
+    return [p for p in pyx + augmented if p.name != "__init__.py"]
+
+
+def extension(source: Path) -> Extension:
+    relative = source.relative_to(ROOT)
+    module = ".".join(relative.with_suffix("").parts)
+    links: dict[str, list[str]] = {"include_dirs": [], "library_dirs": [], "libraries": []}
+    for library in LINKS.get(module, []):
+        for key, values in pkg_config(library).items():
+            links[key] += values
+    flags = ["-O2", "-g", "-std=gnu11", "-fno-strict-aliasing", "-Wno-unused-function", "-fno-plt", "-fvisibility=hidden"]
+    flags += os.environ.get("TIDEGATE_CFLAGS", "").split()
+    return Extension(
+        module,
+        [str(relative)],
+        include_dirs=[str(ROOT / "lb" / "core"), *links["include_dirs"]],
+        library_dirs=links["library_dirs"],
+        libraries=links["libraries"],
+        extra_compile_args=flags,
+        extra_link_args=os.environ.get("TIDEGATE_LDFLAGS", "").split(),
+        depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/core/*.h"))],
+    )
+
+
+def extensions() -> list[Extension]:
+    if not any(command in sys.argv for command in ("build_ext", "build", "bdist_wheel", "editable_wheel", "install", "develop")):
+        return []
+    if shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:
+        stop("a C compiler is missing; install it with: apt-get install gcc")
+    from Cython.Build import cythonize
+
+    only = os.environ.get("TIDEGATE_ONLY", "").split()
+    chosen = [e for e in map(extension, sources()) if not only or e.name in only]
+    if not chosen:
+        return []
+    return cythonize(
+        chosen,
+        nthreads=0,
+        include_path=["."],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "initializedcheck": False,
+            "cdivision": True,
+            "annotation_typing": False,
+            "embedsignature": True,
+        },
+    )
+
+
+setup(ext_modules=extensions())
