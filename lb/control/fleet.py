@@ -74,7 +74,7 @@ class Member:
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(outcome)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, now: int) -> dict[str, Any]:
         return {
             "index": self.index,
             "pid": self.process.pid if self.process else None,
@@ -83,6 +83,7 @@ class Member:
             "generation": self.generation,
             "busy": self.busy,
             "last_exit": self.last_exit,
+            "beat_age_s": round((now - self.last_beat) / SECOND, 3) if self.process else None,
             "stats": self.stats,
         }
 

@@ -80,6 +80,7 @@ class Registry:
         self._segment = segment
         self._endpoints = _Table("endpoints", endpoint_capacity)
         self._series = _Table("counter series", series_capacity)
+        self._drained: set[int] = set()  # by us, not by an operator
         self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
 
     # The Allocator of lb.config.compile.
@@ -122,12 +123,19 @@ class Registry:
         for key in self._endpoints.wanted & self._endpoints.retired.keys():
             slot = self._endpoints.used[key]
             self._segment.set_health(slot, endpoints[slot].up, now)  # nobody has checked it meanwhile
+        for slot in self._drained & endpoints.keys():
+            self._drained.discard(slot)
             self._segment.set_admin(slot, ENABLED)
         for key in self._endpoints.used.keys() - self._endpoints.wanted - self._endpoints.retired.keys():
-            self._segment.set_admin(self._endpoints.used[key], DRAIN)
+            self.drain(self._endpoints.used[key])
         for table in (self._endpoints, self._series):
             table.retired = {key: table.retired.get(key, now) for key in table.used.keys() - table.wanted}
             table.wanted, table.fresh = set(), set()
+
+    def drain(self, slot: int) -> None:
+        """Keeps new requests away from an endpoint, until a committed plan names it again."""
+        self._drained.add(slot)
+        self._segment.set_admin(slot, DRAIN)
 
     def sweep(self, now: int) -> int:
         """Frees the retired records that nobody uses any more; returns how many endpoint slots are still draining."""
@@ -136,6 +144,7 @@ class Registry:
             if now - since >= LINGER_NS and self._segment.inflight(slot) == 0:
                 self._endpoints.release(key)
                 self._weights.pop(slot, None)
+                self._drained.discard(slot)
                 self._segment.clear_slot(slot)
         for key, since in self._series.unused():
             # An endpoint's series goes with its slot, whose last exchange may still count.
@@ -150,7 +159,7 @@ class Registry:
 
     def slots(self) -> Iterator[tuple[str, str, int]]:
         """(pool, address, slot) of every endpoint that is not retired."""
-        for (pool, address), slot in self._endpoints.used.items():
+        for (pool, address), slot in list(self._endpoints.used.items()):
             if (pool, address) not in self._endpoints.retired:
                 yield pool, address, slot
 

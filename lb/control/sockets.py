@@ -1,19 +1,23 @@
 """Listening sockets: opened by the master, kept across reloads, or taken over from the service manager.
 
-A bind is "host:port", "[v6]:port" or "unix:/path". "[::]" takes IPv6 only, so that it can stand beside "0.0.0.0".
+A bind has passed lb.config.address.parse_bind. "[::]" takes IPv6 only, so that it can stand beside "0.0.0.0".
 """
 
 from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lb.config.address import HostPort, UnixPath, parse_bind
 from lb.errors import StartError
+
+log = logging.getLogger("tidegate.master")
 
 BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
 
@@ -40,7 +44,10 @@ class Listening:
         path = self.bind.removeprefix("unix:") if self.inode else ""
         self.socket.close()
         if path and _inode(path) == self.inode:
-            os.unlink(path)
+            try:
+                os.unlink(path)
+            except OSError as error:
+                log.warning("the socket %s was not removed: %s", path, error.strerror)
 
 
 class SocketTable:
@@ -108,15 +115,16 @@ class SocketTable:
 
 def listen(bind: str) -> Listening:
     """A new non-blocking listening socket. Raises StartError with one line that says what to do."""
-    if bind.startswith("unix:"):
-        return _listen_unix(bind)
-    family, address = _resolve(bind)
+    address = parse_bind(bind)
+    if isinstance(address, UnixPath):
+        return _listen_unix(bind, address.path)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
+        sock.bind((address.host, address.port))
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
@@ -132,8 +140,7 @@ def format_address(sock: socket.socket) -> str:
     return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
 
 
-def _listen_unix(bind: str) -> Listening:
-    path = bind.removeprefix("unix:")
+def _listen_unix(bind: str, path: str) -> Listening:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         _remove_stale(path)
@@ -160,26 +167,12 @@ def _remove_stale(path: str) -> None:
     os.unlink(path)
 
 
-def _resolve(bind: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
-    host, _, port = bind.rpartition(":")
-    try:
-        found = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
-    except (OSError, UnicodeError) as error:
-        raise StartError(f"cannot listen on {bind}: the address does not resolve: {_reason(error)}") from error
-    family, _, _, _, address = found[0]
-    return family, (str(address[0]), int(address[1]))
-
-
 def _names(bind: str) -> list[str]:
     """How the service manager's socket for `bind` may call itself; a dual-stack "[::]" also serves "0.0.0.0"."""
-    if bind.startswith("unix:"):
-        return [bind]
-    family, (host, port) = _resolve(bind)
-    if family == socket.AF_INET6:
-        return [f"[{host}]:{port}"]
-    return [f"{host}:{port}", f"[::]:{port}"] if host == "0.0.0.0" else [f"{host}:{port}"]  # noqa: S104
+    address = parse_bind(bind)
+    if isinstance(address, HostPort) and address.host == "0.0.0.0":  # noqa: S104
+        return [str(address), f"[::]:{address.port}"]
+    return [str(address)]
 
 
 def _inode(path: str) -> tuple[int, int] | None:
