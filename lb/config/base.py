@@ -49,6 +49,18 @@ def refuse(values: tuple[str, ...]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def text(pattern: str, message: str) -> tuple[AfterValidator, Any]:
+    """A validator for text of this form, whose error is `VALUE MESSAGE`, and the pattern for the JSON Schema."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise problem("text", f"{value!r} {message}")
+        return value
+
+    return AfterValidator(check), Field(json_schema_extra={"pattern": f"^(?:{pattern})$"})
+
+
 def _checked(parse: Callable[[str], object]) -> AfterValidator:
     def check(value: str) -> str:
         try:
@@ -60,6 +72,8 @@ def _checked(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _path(value: Path, info: ValidationInfo) -> Path:
+    if "\0" in str(value) or value == Path():
+        raise problem("path", "must be a path")
     return info.context.base / value if isinstance(info.context, FileContext) else value
 
 
@@ -77,7 +91,13 @@ def _host_pattern(value: str) -> str:
     return value.lower()
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Name = Annotated[
+    str,
+    *text(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}",
+        "is not a name: letters, digits, '_', '.' and '-', at most 63, with a letter or digit first",
+    ),
+]
 """Name of a listener, pool or route; it appears in metrics, logs and addresses of the admin API."""
 
 Integer = Annotated[int, Field(strict=True)]
@@ -95,6 +115,8 @@ FilePath = Annotated[Path, AfterValidator(_path)]
 
 Regex = Annotated[str, AfterValidator(_regex)]
 HostPattern = Annotated[str, AfterValidator(_host_pattern)]
-HttpPath = Annotated[str, Field(pattern=r"^/[!-~]*$", max_length=4096)]
-Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", max_length=256)]
+HttpPath = Annotated[str, *text(r"/[!-~]{0,4095}", "is not a path: it begins with / and has no spaces")]
+Token = Annotated[
+    str, *text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", "is not a token: letters, digits and !#$%&'*+-.^_`|~ only")
+]
 """A token of RFC 9110 5.6.2: a method, or the name of a header or cookie."""

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lb.config.base import FilePath, Integer, Model
+from lb.config.base import FilePath, Integer, Model, text
 from lb.config.units import MILLISECOND, SECOND, Duration
 
 # execve(2) takes no NUL in an argument or in the environment.
-_Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
-_Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_Text = Annotated[str, *text(r"(?s:[^\x00]*)", "holds a NUL")]
+_Variable = Annotated[str, *text(r"[A-Za-z_][A-Za-z0-9_]*", "is not the name of a variable")]
 
 
 class BackoffConfig(Model):
@@ -47,7 +47,7 @@ class ServeConfig(Model):
     providers: list[Literal["tensorrt", "cuda", "cpu"]] = Field(default=["cpu"], min_length=1)
     """Execution providers of ONNX Runtime in order of preference; those that the machine lacks are passed over."""
     threads: Integer | None = Field(default=None, ge=1, le=1024)
-    """Threads that one model server computes with. Default: the machine's cores shared among `max` servers."""
+    """Threads that one model server computes with. Default: as many as the model server chooses."""
     start_timeout: Duration = Field(default=60 * SECOND, ge=100 * MILLISECOND)
     """Longest time from start to ready, in which models are loaded and warmed up; then the server is ended and
     tried again. Building TensorRT engines may need minutes."""
