@@ -1,7 +1,8 @@
 """The scaling decision: the Kubernetes HorizontalPodAutoscaler's algorithm as one pure function.
 
-Each metric proposes a number of replicas (`propose.py`); the largest proposal is stabilised over a window, limited by the step
-policies and clamped. The order is HPA's own, and so are the defaults of `ScalingConfig`; the published examples are tests.
+Each metric proposes a number of replicas (`propose.py`); the largest proposal is stabilised over a window, limited by
+the step policies and clamped. The order is HPA's own, and so are the defaults of `ScalingConfig`; its published
+examples are tests.
 
 Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm details, configurable scaling behavior).
 """
@@ -25,7 +26,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class ScalerState:
-    """What one decision leaves to the next: the recommendations and the changes that windows and periods still reach."""
+    """What one decision leaves to the next: recommendations and changes that windows and periods still reach."""
 
     recommendations: tuple[Sample, ...] = ()
     changes: tuple[Sample, ...] = ()
@@ -33,7 +34,7 @@ class ScalerState:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What was seen: the present wish, its limits, and a reading per metric name (an absent or empty one is missing)."""
+    """What was seen: the present wish, its limits, a reading per metric name (an absent or empty one is missing)."""
 
     replicas: int
     minimum: int
@@ -43,7 +44,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas from now on, and why. `recommended` is the largest proposal before windows, steps and limits."""
+    """How many replicas from now on, and why; `recommended` is before windows, steps and limits."""
 
     replicas: int
     recommended: int
@@ -55,11 +56,14 @@ class Decision:
 def decide(state: ScalerState, observation: Observation, settings: ScalingConfig, now: int) -> Decision:
     """The number of replicas for `observation` at `now` (monotonic ns); pass the decision's `state` to the next call.
 
-    Guarantees: the result lies within minimum..maximum; a larger load never gives fewer replicas; nothing is removed that a
-    recommendation within the `down` window still asked for, nothing added that one within the `up` window did not.
+    Guarantees: the result lies within minimum..maximum; a larger load never gives fewer replicas; nothing is removed
+    that a recommendation within the `down` window still asked for, nothing added that one within the `up` window did
+    not.
     """
     current = observation.replicas
-    proposals = tuple(propose(m, current, observation.readings.get(m.type), settings.tolerance) for m in settings.metrics)
+    proposals = tuple(
+        propose(m, current, observation.readings.get(m.type), settings.tolerance) for m in settings.metrics
+    )
     if not observation.minimum <= current <= observation.maximum:
         # The limits were changed under us. HPA does not rate-limit this either: the operator asked for it.
         bounded = _clamp(current, observation.minimum, observation.maximum)
@@ -114,9 +118,7 @@ def _within(history: Sequence[Sample], window: int, now: int) -> list[int]:
     return [s.value for s in history[:-1] if s.at > now - window] + [history[-1].value]
 
 
-def _limit(
-    current: int, wanted: int, changes: Sequence[Sample], settings: ScalingConfig, now: int
-) -> tuple[int, str]:
+def _limit(current: int, wanted: int, changes: Sequence[Sample], settings: ScalingConfig, now: int) -> tuple[int, str]:
     """What the step policies allow of the way from `current` to `wanted`."""
     if wanted > current:
         limit = _step_limit(current, changes, settings.up, +1, now)

@@ -15,8 +15,8 @@ EPSILON = 1e-9
 class Reading:
     """One metric over a pool's replicas, in the unit of its target.
 
-    `values` are those of ready replicas, `missing` counts ready replicas without a value, `unready` those that run or start
-    but do not serve yet.
+    `values` are those of ready replicas, `missing` counts ready replicas without a value, `unready` those that are
+    wanted but do not serve yet.
     """
 
     values: tuple[float, ...] = ()
@@ -37,8 +37,8 @@ class Proposal:
 def propose(metric: MetricConfig, current: int, reading: Reading | None, tolerance: float) -> Proposal:
     """`ceil(current * average / target)` of HPA, taken over the replicas that report.
 
-    Replicas that do not report are assumed to be at their target when the load falls and idle when it rises, those not yet
-    ready idle when it rises, so that doubt always damps. If that turns the direction around, nothing changes.
+    Replicas that do not report are assumed to be at their target when the load falls and idle when it rises, those not
+    yet ready idle when it rises, so that doubt always damps. If that turns the direction around, nothing changes.
     """
     if reading is None or not reading.values:
         return Proposal(metric.type, None, None, f"{metric.type} is missing")
