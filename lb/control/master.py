@@ -270,11 +270,11 @@ class Master:
         usec = self._notifier.watchdog_usec
         pause = min(_TICK, usec / 4_000_000) if usec else _TICK
         while True:
+            await asyncio.sleep(pause)
             fresh = self.fleet.check_beats(self._clock.now())
             if fresh and usec:
                 self._notifier.watchdog()
             self.publisher.sweep()
-            await asyncio.sleep(pause)
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.segment.set_health(target.slot, up, self._clock.now())

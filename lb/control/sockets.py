@@ -108,6 +108,7 @@ class SocketTable:
             for spare in self._spare:
                 if format_address(spare.socket) == wanted:
                     self._spare.remove(spare)
+                    spare.socket.setblocking(False)
                     return Listening(bind, spare.socket, inherited=True)
         return None
 
