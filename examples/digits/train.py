@@ -57,7 +57,8 @@ def export(model: Pipeline) -> onnx.ModelProto:
         name="digits",
     )
     exported.ir_version = min(exported.ir_version, IR_VERSION)
-    opsets = sorted(exported.opset_import, key=lambda opset: opset.domain)  # the exporter leaves them in the order of a set
+    # the exporter leaves the operator sets in the arbitrary order of a set
+    opsets = sorted(exported.opset_import, key=lambda opset: opset.domain)
     del exported.opset_import[:]
     exported.opset_import.extend(opsets)
     for tensor in (*exported.graph.input, *exported.graph.output):
