@@ -6,15 +6,15 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 cdef extern from "segment.h" nogil:
     enum: TG_MAX_WORKERS
     enum: TG_BUCKETS
-    enum tg_health:
+    enum:
         TG_HEALTH_UNKNOWN
         TG_HEALTH_UP
         TG_HEALTH_DOWN
-    enum tg_admin:
+    enum:
         TG_ADMIN_ENABLED
         TG_ADMIN_DRAIN
         TG_ADMIN_MAINTENANCE
-    enum tg_series_word:
+    enum:
         TG_S_CODE_1XX
         TG_S_CODE_2XX
         TG_S_CODE_3XX

@@ -1,0 +1,133 @@
+"""The data path of one worker: the listeners, pools and connections of the plan in force.
+
+`apply` swaps the plan between two events; exchanges that run keep the objects of the plan they started with.
+"""
+
+import logging
+import os
+import socket
+
+from lb.core.poller cimport Poller
+from lb.core.segment cimport Segment
+from lb.core.stream cimport Address
+from lb.proxy.connection cimport HttpAcceptor
+from lb.proxy.listener cimport Listener
+from lb.proxy.route cimport Route, RouteTable
+from lb.proxy.tunnel cimport TunnelAcceptor
+from lb.upstream.http1 cimport Http1Pool
+from lb.upstream.pool cimport Pool
+
+from lb.proxy import infer
+
+log = logging.getLogger("tidegate.proxy")
+
+
+class Proxy:
+    """The data path of a worker on `loop` (uvloop or asyncio), with its column and stripe of `segment`.
+
+    `access_log` is the descriptor that access records are written to, -1 = none.
+    """
+
+    def __init__(self, loop, segment, access_log_fd: int = -1):
+        self.poller = Poller(loop)
+        self.segment = segment
+        self.plan = None
+        self.listeners = {}
+        self.connections = set()
+        self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
+        self.context = infer.InferContext(self.poller, segment)
+        self.http = HttpAcceptor(self.poller, self.context.new)
+        self.tcp = TunnelAcceptor(self.poller)
+
+    def apply(self, plan, sockets):
+        """Take `plan` into use. `sockets` has a listening descriptor for each listener that is new; it now belongs here.
+
+        Raises OSError or ValueError when the plan cannot be used; the one in force stays then.
+        """
+        channels = {}
+        self.context.prepare(plan)
+        pools = [self.make_pool(pool, channels) for pool in plan.pools]
+        tables = {}
+        for listener in plan.listeners:
+            if listener.protocol == "tcp":
+                tables[listener.name] = pools[listener.pool]
+            else:
+                tables[listener.name] = RouteTable([Route(r, pools[r.pool], self.segment) for r in listener.routes])
+        missing = [x.name for x in plan.listeners if x.name not in self.listeners and x.name not in sockets]
+        if missing:
+            raise ValueError(f"no socket for listeners: {', '.join(missing)}")
+        self.commit(plan, sockets, tables, channels)
+
+    def make_pool(self, plan, channels):
+        made = []
+        for endpoint in plan.endpoints:
+            key = (plan.protocol, plan.name, endpoint.address, plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+            channel = channels.get(key) or self.channels.get(key)
+            if channel is None:
+                address = Address(endpoint.address)
+                if plan.protocol == "tcp":
+                    channel = address
+                elif plan.protocol == "http":
+                    channel = Http1Pool(self.poller, address, plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+                else:
+                    channel = self.context.channel(address, plan.connect_timeout_ns)
+            channels[key] = channel
+            made.append(channel)
+        return Pool(plan, self.segment, made)
+
+    def commit(self, plan, sockets, tables, channels):
+        wanted = {x.name: x for x in plan.listeners}
+        for name in [n for n, old in self.listeners.items() if n not in wanted or n in sockets]:
+            self.listeners.pop(name).halt()
+        for name, listener in wanted.items():
+            if name in self.listeners:
+                self.listeners[name].update(listener, self.segment, tables[name])
+                continue
+            factory = self.tcp if listener.protocol == "tcp" else self.http
+            made = Listener(self.poller, listener, self.segment, tables[name], factory, self.connections)
+            os.set_blocking(sockets[name], False)
+            made.start(sockets[name])
+            self.listeners[name] = made
+        old, self.channels = self.channels, channels
+        for key, channel in old.items():
+            if key not in channels and not isinstance(channel, Address):
+                channel.close()
+        self.plan = plan
+        self.context.commit(plan)
+
+    def stop_accepting(self):
+        """Leave new connections to others; those that are open go on."""
+        for listener in self.listeners.values():
+            listener.halt()
+        self.listeners = {}
+
+    def drain(self):
+        """Close what is idle; every answer from now on closes its connection."""
+        self.http.drain()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def busy(self):
+        """Exchanges and sessions in flight."""
+        return self.http.in_flight() + self.tcp.in_flight()
+
+    def stats(self):
+        """Counts for the status page."""
+        return {
+            "connections": len(self.connections),
+            "exchanges": self.http.in_flight(),
+            "sessions": self.tcp.in_flight(),
+            "sources": self.poller.sources,
+        }
+
+    def close(self):
+        """Close everything at once."""
+        self.stop_accepting()
+        for connection in list(self.connections):
+            connection.close()
+        for channel in self.channels.values():
+            if not isinstance(channel, Address):
+                channel.close()
+        self.channels = {}
+        self.context.close()
+        self.poller.close()
