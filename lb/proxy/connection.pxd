@@ -31,6 +31,7 @@ cdef class HttpConnection(Client):
     cdef void begin(self, Scan *scan) noexcept
     cdef void refuse(self, int status, const char *reason) noexcept
     cdef void reply(self, int status, str message) noexcept
+    cdef size_t head_size(self, Scan *scan) noexcept
     cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept
     cdef void close_now(self) noexcept
     cdef void linger(self) noexcept

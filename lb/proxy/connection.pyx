@@ -169,7 +169,7 @@ cdef class HttpConnection(Client):
             data += taken
             n -= <size_t>taken
             if scan.head:
-                if scan.field_count and <size_t>(scan.fields[scan.field_count - 1].value - scan.target) > self.listener.max_header_bytes:
+                if self.head_size(scan) > self.listener.max_header_bytes:
                     self.refuse(431, b"the header fields are too large")
                     break
                 self.head_started = False
@@ -195,6 +195,13 @@ cdef class HttpConnection(Client):
             self.close_now()
 
     # A request.
+
+    cdef size_t head_size(self, Scan *scan) noexcept:
+        cdef Field *last
+        if scan.field_count == 0:
+            return scan.target_length
+        last = &scan.fields[scan.field_count - 1]
+        return <size_t>(last.name + last.name_length + last.value_length - scan.target)
 
     cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept:
         """Brings the target to origin form and finds the host to route by. False: refused."""
