@@ -11,15 +11,16 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lb.clock import Clock, MonotonicClock
+from lb.config.compile import worker_count
 from lb.config.plan import Plan
 from lb.config.schema import Config
 from lb.control import status
-from lb.control.configuration import load_configuration, worker_count
+from lb.control.configuration import load_configuration
 from lb.control.fleet import Fleet, FleetSettings
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
@@ -49,6 +50,9 @@ class Service(Protocol):
     async def stop(self) -> None: ...
 
 
+ServiceFactory = Callable[["Master"], Service]
+
+
 @dataclass(frozen=True, slots=True)
 class MasterOptions:
     """What the command line and the service manager give."""
@@ -57,7 +61,7 @@ class MasterOptions:
     notifier: Notifier = field(default_factory=Notifier)
     inherited: Sequence[socket.socket] = ()
     fleet: FleetSettings = field(default_factory=FleetSettings)
-    services: Sequence[Callable[[Master], Service]] = ()
+    services: Sequence[ServiceFactory] = ()
 
 
 class Master:
@@ -93,7 +97,7 @@ class Master:
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self.publisher.config
+        return self.publisher.loaded.config
 
     @property
     def plan(self) -> Plan | None:
@@ -182,7 +186,8 @@ class Master:
 
     async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
         """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
-        config = await asyncio.to_thread(load_configuration, self.config_path)
+        loaded = await asyncio.to_thread(load_configuration, self.config_path)
+        config = loaded.config
         set_level(config.log.level)
         # The ports before the processes: a taken one is the likeliest thing to fail.
         self.sockets.commit(self.sockets.stage(listener.bind for listener in config.listeners.values()))
@@ -208,7 +213,7 @@ class Master:
         parts = Parts(
             self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
         )
-        self.publisher = Publisher(config, workers, parts, self._clock)
+        self.publisher = Publisher(loaded, workers, parts, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
@@ -249,8 +254,8 @@ class Master:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
             wanted = await asyncio.to_thread(load_configuration, self.config_path)
-            decision = decide(self.config, wanted)
-            await self.publisher.publish(decision.config)
+            decision = decide(self.config, wanted.config)
+            await self.publisher.publish(replace(wanted, config=decision.config))
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()
