@@ -13,6 +13,8 @@ from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
 from lb.proxy.route cimport Route, RouteTable
 from lb.proxy.tunnel cimport TunnelAcceptor
+from lb.telemetry.accesslog cimport AccessLog
+from lb.upstream.grpc cimport GrpcChannel
 from lb.upstream.http1 cimport Http1Pool
 from lb.upstream.pool cimport Pool
 
@@ -20,6 +22,8 @@ from lb.errors import TidegateError
 from lb.proxy import infer
 
 log = logging.getLogger("tidegate.proxy")
+
+RETIRE_SECONDS = 0.25                 # between two looks at whether a retired channel is idle
 
 
 def duplicate(fd):
@@ -44,6 +48,7 @@ class Proxy:
         self.connections = set()
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.context = infer.InferContext(self.poller, segment)
+        self.access = AccessLog(access_log_fd)
         self.http = HttpAcceptor(self.poller, self.context.new)
         self.tcp = TunnelAcceptor(self.poller)
 
@@ -74,7 +79,9 @@ class Proxy:
             if old is not None and self.descriptors[listener.name] == fd and old.tcp == (listener.protocol == "tcp"):
                 continue
             factory = self.tcp if listener.protocol == "tcp" else self.http
-            made[listener.name] = Listener(self.poller, listener, self.segment, tables[listener.name], factory, self.connections)
+            made[listener.name] = Listener(
+                self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access
+            )
         self.commit(plan, sockets, tables, channels, made)
 
     def make_pool(self, plan, channels):
@@ -106,10 +113,21 @@ class Proxy:
         self.descriptors = dict(sockets)
         old, self.channels = self.channels, channels
         for key, channel in old.items():
-            if key not in channels and not isinstance(channel, Address):
-                channel.close()
+            if key not in channels:
+                self.retire(channel)
         self.plan = plan
         self.context.commit(plan)
+        self.access.enable(plan.access_log.path != "")
+
+    def retire(self, channel):
+        """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
+        if isinstance(channel, Http1Pool):
+            channel.close()
+        elif isinstance(channel, GrpcChannel):
+            if (<GrpcChannel>channel).active or (<GrpcChannel>channel).waiting:
+                self.poller.loop.call_later(RETIRE_SECONDS, self.retire, channel)
+            else:
+                channel.close()
 
     def stop_accepting(self):
         """Leave new connections to others; those that are open go on."""
@@ -134,6 +152,8 @@ class Proxy:
             "exchanges": self.http.in_flight(),
             "sessions": self.tcp.in_flight(),
             "sources": self.poller.sources,
+            "access_log_dropped": self.access.dropped,
+            "access_log_errors": self.access.write_errors,
         }
 
     def close(self):
@@ -145,5 +165,5 @@ class Proxy:
             if not isinstance(channel, Address):
                 channel.close()
         self.channels = {}
-        self.context.close()
+        self.access.close()
         self.poller.close()
