@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_address, parse_bind
-from lb.config.base import Model
-from lb.config.explain import did_you_mean
+from lb.config.base import Model, did_you_mean
 from lb.config.schema import Config, HealthConfig, ListenerConfig, PoolConfig, RouteConfig
 
 Found = tuple[str, str]

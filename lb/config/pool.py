@@ -101,6 +101,8 @@ class HealthConfig(Model):
 class PoolConfig(Model):
     """A group of endpoints that answer the same requests. It has either `endpoints` or `serve`."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["serve"]}]})
+
     protocol: Annotated[Literal["oip", "http", "tcp"], refuse(("grpc", "http2", "udp"))]
     """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated), `http`
     (HTTP/1.1) or `tcp` (bytes)."""
