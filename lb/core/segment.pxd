@@ -14,7 +14,8 @@ cdef extern from "segment.h" nogil:
         TG_ADMIN_ENABLED
         TG_ADMIN_DRAIN
         TG_ADMIN_MAINTENANCE
-    enum tg_series_word:
+    # enum tg_series_word; nameless here because Cython does not index by a named enum
+    enum:
         TG_S_CODE_1XX
         TG_S_CODE_2XX
         TG_S_CODE_3XX
@@ -54,7 +55,7 @@ cdef extern from "segment.h" nogil:
         uint64_t cache_size
         uint64_t size
         unsigned char cache_secret[32]
-    # The words are _Atomic in C: read and write them only through the __atomic builtins below.
+    # The words are _Atomic in C: read and write them only through lb.core.atomics.
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health
@@ -80,6 +81,7 @@ cdef class Segment:
     cdef tg_header *header
     cdef readonly int fd
     cdef readonly int worker          # this process's column and stripe; -1 in the master
+    cdef uint64_t mapped              # bytes mapped at base; 0 once closed
 
     cdef tg_endpoint *endpoint(self, uint32_t slot) noexcept nogil
     # This worker's in-flight word of an endpoint (single writer).
@@ -88,3 +90,13 @@ cdef class Segment:
     cdef int32_t inflight_total(self, uint32_t slot) noexcept nogil
     # The words of a series in this worker's stripe.
     cdef uint64_t *series(self, uint32_t index) noexcept nogil
+    # The same of any worker; NULL for the master (-1).
+    cdef int32_t *inflight_of(self, int worker, uint32_t slot) noexcept nogil
+    cdef uint64_t *series_of(self, int worker, uint32_t index) noexcept nogil
+
+    cdef void unmap(self) noexcept
+    cdef int map(self, int fd, uint64_t size) except -1
+    cdef int check_open(self) except -1
+    cdef int check_series(self, index) except -1
+    cdef tg_endpoint *record(self, slot) except NULL
+    cdef void reset(self, tg_endpoint *record) noexcept

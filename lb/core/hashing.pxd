@@ -1,0 +1,16 @@
+"""Hashes for affinity and for cache keys (libsodium)."""
+
+from libc.stdint cimport uint64_t
+
+
+cdef extern from "hashing.h":
+    ctypedef struct tg_digest:
+        pass
+
+# SipHash-2-4 with a fixed key: the same in every worker, after every restart and on every machine.
+cdef uint64_t hash64(const void *data, size_t n) noexcept nogil
+
+# Keyed BLAKE2b-256 in pieces: init, update any number of times, final once. 0, or -1 for a failure of the library.
+cdef int tg_digest_init(tg_digest *digest, const unsigned char key[32]) noexcept nogil
+cdef int tg_digest_update(tg_digest *digest, const void *data, size_t n) noexcept nogil
+cdef int tg_digest_final(tg_digest *digest, unsigned char out[32]) noexcept nogil
