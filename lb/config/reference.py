@@ -48,8 +48,8 @@ _PLAIN = {int: "number", float: "number", bool: "`true`, `false`", str: "text", 
 
 
 class _Schema(GenerateJsonSchema):
-    """JSON Schema with defaults spelled as in the file (`2s`), which pydantic does for output schemas only, and closed for
-    names that do not have their form."""
+    """JSON Schema with defaults spelled as in the file (`2s`), which pydantic does for output schemas only, and closed
+    for names that do not have their form."""
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         result = super().dict_schema(schema)
