@@ -127,7 +127,7 @@ cdef int discard(tg_shard_view *v, uint32_t id) noexcept nogil:
     cdef tg_node *node = &v.nodes[id]
     cdef uint32_t last = id
     cdef uint32_t _
-    if not node.sequence & 1 or node.chunks == 0 or node.chunks > state.used or state.entries == 0:
+    if not node.sequence & 1 or state.entries == 0 or state.used > v.count or not 0 < node.chunks <= state.used:
         return -1
     tg_store32_relaxed(&node.sequence, node.sequence + 1)
     tg_fence_release()  # readers see that before they see anything of what follows
@@ -150,7 +150,7 @@ cdef int evict(tg_shard_view *v, uint64_t now, tg_cache_stripe *counters) noexce
     and takes the first that has none. A stale entry is never spared."""
     cdef tg_shard *state = v.state
     cdef uint32_t id = state.hand if state.hand else state.oldest
-    cdef uint64_t steps = 2 * <uint64_t> state.entries
+    cdef uint64_t steps = 2 * <uint64_t> min(state.entries, v.count)
     cdef tg_node *node
     while True:
         if not valid(v, id):
@@ -198,7 +198,7 @@ cdef uint32_t take_chunks(tg_shard_view *v, uint32_t need) noexcept nogil:
     return first
 
 
-cdef void copy_in(tg_shard_view *v, uint32_t id, const tg_entry *entry, const char *data) noexcept nogil:
+cdef int copy_in(tg_shard_view *v, uint32_t id, const tg_entry *entry, const char *data) noexcept nogil:
     cdef size_t left = entry.size
     cdef size_t piece = min(left, <size_t> (TG_CHUNK - sizeof(tg_entry)))
     cdef char *chunk = tg_chunk(v, id)
@@ -209,8 +209,11 @@ cdef void copy_in(tg_shard_view *v, uint32_t id, const tg_entry *entry, const ch
         data += piece
         left -= piece
         id = v.nodes[id].link
+        if not valid(v, id):
+            return -1  # the free list had a loop
         piece = min(left, <size_t> TG_CHUNK)
         memcpy(tg_chunk(v, id), data, piece)
+    return 0
 
 
 cdef int shard_insert(
@@ -236,9 +239,8 @@ cdef int shard_insert(
     entry.size = n
     entry.checksum = tg_checksum(&entry, data, n)
     id = take_chunks(v, need)
-    if id == 0:
+    if id == 0 or copy_in(v, id, &entry, data):
         return -1
-    copy_in(v, id, &entry, data)
 
     node = &v.nodes[id]
     tg_store32_relaxed(&node.tag, tag)
