@@ -190,7 +190,7 @@ class Master:
         config = loaded.config
         set_level(config.log.level)
         # The ports before the processes: a taken one is the likeliest thing to fail.
-        self.sockets.commit(self.sockets.stage(listener.bind for listener in config.listeners.values()))
+        self.sockets.commit(self.sockets.stage({name: listener.bind for name, listener in config.listeners.items()}))
         for address in self.sockets.unclaimed:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         workers = worker_count(config)
@@ -233,7 +233,7 @@ class Master:
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""
-        return {listener.name: self.sockets[listener.bind].address for listener in self.plan.listeners} if self.plan else {}
+        return {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners} if self.plan else {}
 
     async def _drain(self) -> None:
         """Lets the workers finish what they have; model servers live on until then."""
@@ -270,11 +270,11 @@ class Master:
         usec = self._notifier.watchdog_usec
         pause = min(_TICK, usec / 4_000_000) if usec else _TICK
         while True:
+            await asyncio.sleep(pause)
             fresh = self.fleet.check_beats(self._clock.now())
             if fresh and usec:
                 self._notifier.watchdog()
             self.publisher.sweep()
-            await asyncio.sleep(pause)
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.segment.set_health(target.slot, up, self._clock.now())

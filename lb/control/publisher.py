@@ -68,7 +68,7 @@ class Publisher:
             config = loaded.config
             with self._transaction() as undo:
                 plan = self._compile(loaded)
-                staged = parts.sockets.stage(listener.bind for listener in plan.listeners)
+                staged = parts.sockets.stage({listener.name: listener.bind for listener in plan.listeners})
                 undo.callback(parts.sockets.discard, staged)
                 access_log = parts.access_log.stage(config.log.access)
                 undo.callback(access_log.discard)
@@ -77,7 +77,7 @@ class Publisher:
                 if unchanged and before is not None and replace(plan, generation=before.generation) == before:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
-                    await parts.fleet.publish(Publication(plan, _descriptors(plan, staged), config.log.level))
+                    await parts.fleet.publish(Publication(plan, _descriptors(staged), config.log.level))
                 parts.registry.commit(initial, self._clock.now())
                 undo.pop_all()
             parts.sockets.commit(staged)
@@ -152,8 +152,8 @@ class Publisher:
                     self._parts.segment.set_health(endpoint.slot, True, self._clock.now())
 
 
-def _descriptors(plan: Plan, staged: dict[str, Listening]) -> dict[str, tuple[int, int]]:
-    return {li.name: (staged[li.bind].id, staged[li.bind].socket.fileno()) for li in plan.listeners}
+def _descriptors(staged: dict[str, Listening]) -> dict[str, tuple[int, int]]:
+    return {name: (listening.id, listening.socket.fileno()) for name, listening in staged.items()}
 
 
 def _initial(plan: Plan, config: Config) -> Iterator[tuple[int, Initial]]:
