@@ -130,7 +130,7 @@ def test_wrong_command_lines(arguments, message):
 
 
 def test_the_command_line_knows_the_providers_of_the_session():
-    assert options.PROVIDERS == tuple(session.PROVIDERS)
+    assert tuple(session.PROVIDERS) == options.PROVIDERS
 
 
 def test_missing_and_empty_repositories(tmp_path):
