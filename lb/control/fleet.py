@@ -238,7 +238,9 @@ class Fleet:
         self._segment.clear_worker(member.index)
         if self._stopping:
             member.state = "stopped"
-            log.log(logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit)
+            log.log(
+                logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit
+            )
         else:
             log.error("worker %d (pid %d) died: %s", member.index, pid, member.last_exit)
             self._restart(member, member.started, now)

@@ -82,7 +82,9 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
             sockets.append(socket.socket(fileno=fd))
         else:
             name = names[index] if index < len(names) else "unknown"
-            log.warning("descriptor %d (%s) passed by the service manager is no listening stream socket; closed", fd, name)
+            log.warning(
+                "descriptor %d (%s) passed by the service manager is no listening stream socket; closed", fd, name
+            )
             _close(fd)
     return sockets
 

@@ -203,7 +203,9 @@ class Worker:
 
 def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = None) -> int:
     """Runs a worker until it is told to stop; returns the exit status. `data_path` replaces the proxy in tests."""
-    parser = argparse.ArgumentParser(prog="python -m lb.control.worker", description="started by tidegate's master only")
+    parser = argparse.ArgumentParser(
+        prog="python -m lb.control.worker", description="started by tidegate's master only"
+    )
     for option in ("index", "channel", "segment", "parent"):
         parser.add_argument(f"--{option}", type=int, required=True)
     options = parser.parse_args(argv)

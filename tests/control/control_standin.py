@@ -159,7 +159,9 @@ class StandInAdmin:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self._master.config.admin.bind.removeprefix("unix:"))
+        self._server = await asyncio.start_unix_server(
+            self._serve, self._master.config.admin.bind.removeprefix("unix:")
+        )
 
     async def stop(self) -> None:
         assert self._server is not None
