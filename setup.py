@@ -68,12 +68,12 @@ def extension(source: Path) -> Extension:
     return Extension(
         module,
         [str(relative)],
-        include_dirs=[str(ROOT / "lb" / "core"), *links["include_dirs"]],
+        include_dirs=[str(ROOT / "lb" / "core"), str(ROOT / "lb" / "cache"), *links["include_dirs"]],
         library_dirs=links["library_dirs"],
         libraries=links["libraries"],
         extra_compile_args=flags,
         extra_link_args=os.environ.get("TIDEGATE_LDFLAGS", "").split(),
-        depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/core/*.h"))],
+        depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/**/*.h"))],
     )
 
 

@@ -65,6 +65,7 @@ class Member:
     generation: int = 0  # acknowledged
     sent: int = 0  # generation of the last plan sent
     busy: int = 0
+    killed: bool = False  # because it hung
     stats: dict[str, int] = field(default_factory=dict)
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
@@ -147,17 +148,20 @@ class Fleet:
             self._send_log(member)
 
     def check_beats(self, now: int) -> bool:
-        """Kills workers that hang; returns whether every worker that should run has been heard of lately."""
+        """Kills workers that hang; returns whether every worker with a process has been heard of lately.
+
+        Lately is half of the time after which it is killed, so that a watchdog behind it notices a kill without effect.
+        """
         fresh = True
         for member in self.members:
             if member.process is None:
                 continue
             silent = now - member.last_beat
-            fresh = fresh and silent < self._settings.hang_timeout
             limit = self._settings.start_timeout if member.state == "starting" else self._settings.hang_timeout
-            if silent >= limit and member.state != "stopping":
+            fresh = fresh and silent < limit // 2
+            if silent >= limit and not member.killed and member.state != "stopping":
                 log.error("worker %d (pid %d) hangs: killing it", member.index, member.process.pid)
-                member.last_beat = now  # one kill is enough
+                member.killed = True
                 member.process.kill()
         return fresh
 
@@ -215,6 +219,7 @@ class Fleet:
             return
         member.process, member.state, member.started, member.last_beat = process, "starting", now, now
         member.generation = member.sent = member.busy = 0
+        member.killed = False
         member.known, member.stats = set(), {}
         member.channel = Channel(
             self._loop,

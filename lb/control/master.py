@@ -11,22 +11,23 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lb.clock import Clock, MonotonicClock
+from lb.config.compile import worker_count
 from lb.config.plan import Plan
 from lb.config.schema import Config
 from lb.control import status
-from lb.control.configuration import load_configuration, worker_count
+from lb.control.configuration import load_configuration
 from lb.control.fleet import Fleet, FleetSettings
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
 from lb.control.publisher import Parts, Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide
-from lb.control.servers import ServerContext, make_server
+from lb.control.servers import ModelServers, ServerContext
 from lb.control.sockets import SocketTable
 from lb.control.systemd import Notifier
 from lb.core.segment import Segment
@@ -49,6 +50,9 @@ class Service(Protocol):
     async def stop(self) -> None: ...
 
 
+ServiceFactory = Callable[["Master"], Service]
+
+
 @dataclass(frozen=True, slots=True)
 class MasterOptions:
     """What the command line and the service manager give."""
@@ -57,7 +61,7 @@ class MasterOptions:
     notifier: Notifier = field(default_factory=Notifier)
     inherited: Sequence[socket.socket] = ()
     fleet: FleetSettings = field(default_factory=FleetSettings)
-    services: Sequence[Callable[[Master], Service]] = ()
+    services: Sequence[ServiceFactory] = ()
 
 
 class Master:
@@ -93,7 +97,7 @@ class Master:
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self.publisher.config
+        return self.publisher.loaded.config
 
     @property
     def plan(self) -> Plan | None:
@@ -182,10 +186,11 @@ class Master:
 
     async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
         """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
-        config = await asyncio.to_thread(load_configuration, self.config_path)
+        loaded = await asyncio.to_thread(load_configuration, self.config_path)
+        config = loaded.config
         set_level(config.log.level)
         # The ports before the processes: a taken one is the likeliest thing to fail.
-        self.sockets.commit(self.sockets.stage(listener.bind for listener in config.listeners.values()))
+        self.sockets.commit(self.sockets.stage({name: listener.bind for name, listener in config.listeners.items()}))
         for address in self.sockets.unclaimed:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         workers = worker_count(config)
@@ -197,18 +202,22 @@ class Master:
         cleanup.push_async_callback(self.monitor.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(_runtime_directory())
+        context = ServerContext(
+            runtime,
+            lambda pool, address: self.publisher.endpoint_exited(pool, address),
+            lambda pool, address: self.publisher.inflight(pool, address),
+            self._clock,
+        )
         self.managed = ManagedPools(
-            lambda name, pool, changed: make_server(
-                name, pool, changed, ServerContext(runtime, self.publisher, self._clock)
-            ),
+            lambda name, pool, changed: ModelServers(name, pool, changed, context),
             lambda pool: self.publisher.endpoints_changed(pool),
         )
-        cleanup.push_async_callback(self.managed.stop)
+        cleanup.push_async_callback(self._stop_model_servers)
         self.fleet = Fleet(workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno)
         parts = Parts(
             self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
         )
-        self.publisher = Publisher(config, workers, parts, self._clock)
+        self.publisher = Publisher(loaded, workers, parts, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
@@ -228,7 +237,7 @@ class Master:
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""
-        return {listener.name: self.sockets[listener.bind].address for listener in self.plan.listeners} if self.plan else {}
+        return {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners} if self.plan else {}
 
     async def _drain(self) -> None:
         """Lets the workers finish what they have; model servers live on until then."""
@@ -237,6 +246,15 @@ class Master:
         log.info("stopping: no new connections, running exchanges may finish")
         self.sockets.close()
         await self.fleet.stop(self.config.shutdown.drain_timeout, self._stop_at_once)
+
+    async def _stop_model_servers(self) -> None:
+        stopping = asyncio.create_task(self.managed.stop())
+        hurry = asyncio.create_task(self._stop_at_once.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self.managed.kill()
+        await stopping
+        await _cancel(hurry)
 
     async def _reload_on_hangup(self) -> None:
         while True:
@@ -249,8 +267,8 @@ class Master:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
             wanted = await asyncio.to_thread(load_configuration, self.config_path)
-            decision = decide(self.config, wanted)
-            await self.publisher.publish(decision.config)
+            decision = decide(self.config, wanted.config)
+            await self.publisher.publish(replace(wanted, config=decision.config))
         except TidegateError as error:
             log.error("reload failed, the old configuration stays: %s", error)
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()
@@ -265,11 +283,11 @@ class Master:
         usec = self._notifier.watchdog_usec
         pause = min(_TICK, usec / 4_000_000) if usec else _TICK
         while True:
+            await asyncio.sleep(pause)
             fresh = self.fleet.check_beats(self._clock.now())
             if fresh and usec:
                 self._notifier.watchdog()
             self.publisher.sweep()
-            await asyncio.sleep(pause)
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.segment.set_health(target.slot, up, self._clock.now())

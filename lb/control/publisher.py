@@ -16,6 +16,7 @@ from lb.clock import Clock
 from lb.config.compile import compile_plan
 from lb.config.plan import Plan
 from lb.config.schema import Config
+from lb.control.configuration import Loaded
 from lb.control.fleet import Fleet, Publication
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
@@ -46,8 +47,8 @@ class Parts:
 class Publisher:
     """Holds the configuration and the plan in force. One publication at a time; everything on the loop."""
 
-    def __init__(self, config: Config, workers: int, parts: Parts, clock: Clock) -> None:
-        self.config = config
+    def __init__(self, loaded: Loaded, workers: int, parts: Parts, clock: Clock) -> None:
+        self.loaded = loaded
         self.plan: Plan | None = None
         self._workers = workers
         self._parts = parts
@@ -56,29 +57,31 @@ class Publisher:
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
 
-    async def publish(self, config: Config | None = None) -> None:
-        """Compiles `config` (default: the one in force) with the managed endpoints of now, and has it applied.
+    async def publish(self, loaded: Loaded | None = None) -> None:
+        """Compiles `loaded` (default: what is in force) with the managed endpoints of now, and has it applied.
 
         Raises TidegateError with everything as it was before.
         """
         async with self._lock:
-            parts, before, config = self._parts, self.plan, config or self.config
+            parts, before = self._parts, self.plan
+            unchanged, loaded = loaded is None, loaded or self.loaded
+            config = loaded.config
             with self._transaction() as undo:
-                plan = await self._compile(config)
-                staged = parts.sockets.stage(listener.bind for listener in plan.listeners)
+                plan = self._compile(loaded)
+                staged = parts.sockets.stage({listener.name: listener.bind for listener in plan.listeners})
                 undo.callback(parts.sockets.discard, staged)
                 access_log = parts.access_log.stage(config.log.access)
                 undo.callback(access_log.discard)
                 initial = dict(_initial(plan, config))
                 parts.registry.prepare(initial, self._clock.now())
-                if before is not None and config is self.config and replace(plan, generation=before.generation) == before:
-                    plan = before  # a change of endpoints that has gone again: only their state needs a look
+                if unchanged and before is not None and replace(plan, generation=before.generation) == before:
+                    plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
-                    await parts.fleet.publish(Publication(plan, _descriptors(plan, staged), config.log.level))
+                    await parts.fleet.publish(Publication(plan, _descriptors(staged), config.log.level))
                 parts.registry.commit(initial, self._clock.now())
-                parts.sockets.commit(staged)
                 undo.pop_all()
-            self.plan, self.config = plan, config
+            parts.sockets.commit(staged)
+            self.plan, self.loaded = plan, loaded
             if access_log.commit():
                 parts.fleet.reopen_log()
             set_level(config.log.level)
@@ -128,17 +131,14 @@ class Publisher:
             undo.callback(self._parts.registry.rollback)
             yield undo
 
-    async def _compile(self, config: Config) -> Plan:
+    def _compile(self, loaded: Loaded) -> Plan:
         self._attempt += 1
-        managed = self._parts.managed.endpoints(config, self.plan)
-        # In a thread: names of endpoints are resolved here, which can take seconds.
-        return await asyncio.to_thread(
-            compile_plan,
-            config,
+        return compile_plan(
+            loaded.config,
             generation=self._attempt,
             workers=self._workers,
             allocator=self._parts.registry,
-            managed=managed,
+            managed={**loaded.endpoints, **self._parts.managed.endpoints(loaded.config, self.plan)},
         )
 
     def _trust_unchecked(self, plan: Plan, config: Config) -> None:
@@ -152,8 +152,8 @@ class Publisher:
                     self._parts.segment.set_health(endpoint.slot, True, self._clock.now())
 
 
-def _descriptors(plan: Plan, staged: dict[str, Listening]) -> dict[str, tuple[int, int]]:
-    return {li.name: (staged[li.bind].id, staged[li.bind].socket.fileno()) for li in plan.listeners}
+def _descriptors(staged: dict[str, Listening]) -> dict[str, tuple[int, int]]:
+    return {name: (listening.id, listening.socket.fileno()) for name, listening in staged.items()}
 
 
 def _initial(plan: Plan, config: Config) -> Iterator[tuple[int, Initial]]:

@@ -159,7 +159,7 @@ class Registry:
 
     def slots(self) -> Iterator[tuple[str, str, int]]:
         """(pool, address, slot) of every endpoint that is not retired."""
-        for (pool, address), slot in list(self._endpoints.used.items()):
+        for (pool, address), slot in self._endpoints.used.items():
             if (pool, address) not in self._endpoints.retired:
                 yield pool, address, slot
 

@@ -51,30 +51,33 @@ class Listening:
 
 
 class SocketTable:
-    """The open sockets by bind. `stage` opens what is missing, then `commit` or `discard` ends the change."""
+    """The open sockets by listener. `stage` opens what is missing, then `commit` or `discard` ends the change.
+
+    A listener keeps its socket while its bind is the same, and one that was renamed does, too.
+    """
 
     def __init__(self, inherited: Iterable[socket.socket] = ()) -> None:
         self._open: dict[str, Listening] = {}
         self._spare = [Listening(format_address(s), s, inherited=True) for s in inherited]
 
-    def __getitem__(self, bind: str) -> Listening:
-        return self._open[bind]
-
-    @property
-    def open(self) -> Mapping[str, Listening]:
-        return self._open
+    def __getitem__(self, listener: str) -> Listening:
+        return self._open[listener]
 
     @property
     def unclaimed(self) -> Sequence[str]:
         """Addresses passed by the service manager that no listener uses."""
         return [listening.bind for listening in self._spare]
 
-    def stage(self, binds: Iterable[str]) -> dict[str, Listening]:
-        """Sockets for all of `binds`: those that are open already, and new ones. Raises StartError, with none left open."""
+    def stage(self, binds: Mapping[str, str]) -> dict[str, Listening]:
+        """Sockets for all listeners of `binds` (listener -> bind): open ones that fit, else new ones.
+
+        Raises StartError, with none left open.
+        """
         staged: dict[str, Listening] = {}
+        known = {_key(name, listening.bind): listening for name, listening in self._open.items()}
         try:
-            for bind in binds:
-                staged[bind] = self._open.get(bind) or self._claim(bind) or listen(bind)
+            for name, bind in binds.items():
+                staged[name] = known.get(_key(name, bind)) or self._claim(bind) or listen(bind)
         except StartError:
             self.discard(staged)
             raise
@@ -82,15 +85,17 @@ class SocketTable:
 
     def commit(self, staged: dict[str, Listening]) -> None:
         """Closes every socket that is not in `staged`. One of the service manager's is kept aside for a later claim."""
-        for bind, listening in self._open.items():
-            if staged.get(bind) is not listening:
+        kept = {listening.id for listening in staged.values()}
+        for listening in self._open.values():
+            if listening.id not in kept:
                 self._release(listening)
         self._open = staged
 
     def discard(self, staged: dict[str, Listening]) -> None:
         """Closes what `stage` opened."""
-        for bind, listening in staged.items():
-            if self._open.get(bind) is not listening:
+        kept = {listening.id for listening in self._open.values()}
+        for listening in staged.values():
+            if listening.id not in kept:
                 self._release(listening)
 
     def close(self) -> None:
@@ -103,6 +108,7 @@ class SocketTable:
             for spare in self._spare:
                 if format_address(spare.socket) == wanted:
                     self._spare.remove(spare)
+                    spare.socket.setblocking(False)
                     return Listening(bind, spare.socket, inherited=True)
         return None
 
@@ -111,6 +117,11 @@ class SocketTable:
             self._spare.append(listening)
         else:
             listening.close()
+
+
+def _key(listener: str, bind: str) -> tuple[str, str]:
+    """What makes it the same socket: the address, and with port 0, which is another port each time, the listener."""
+    return (listener if bind.endswith(":0") else "", bind)
 
 
 def listen(bind: str) -> Listening:

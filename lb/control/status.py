@@ -65,7 +65,7 @@ def compiled_modules() -> tuple[tuple[str, bool], ...]:
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
     rows = []
     for listener in plan.listeners:
-        listening = master.sockets[listener.bind]
+        listening = master.sockets[listener.name]
         rows.append(
             {
                 "name": listener.name,

@@ -63,6 +63,7 @@ cdef inline int next_field(cursor *c, field *f) noexcept nogil:
     """1 with the next field in `f`, 0 at the end, -1 malformed."""
     cdef uint64_t tag
     cdef uint32_t four
+    f.bytes = span(NULL, 0)
     if c.at >= c.end:
         return 0
     if take_varint(c, &tag) < 0 or tag > 0xFFFFFFFFu or tag < 8:

@@ -298,6 +298,10 @@ cdef class HttpConnection(Client):
         exchange.request_complete = False
         if route.timeout:
             exchange.expires = exchange.started + route.timeout
+        if self.listener.access.enabled:
+            tg_buffer_append(&exchange.target, host, host_length)
+            exchange.host_length = host_length
+            tg_buffer_append(&exchange.target, scan.target, scan.target_length)
         self.exchange = exchange
         self.home.busy += 1
         if scan.first[H_CONTENT_LENGTH] >= 0 and self.parser.http.content_length + scan.body_bytes > route.max_body:

@@ -53,7 +53,8 @@ cdef class Exchange(Http1Call):
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
     cdef const char *reason           # why it ended other than well
-    cdef tg_buffer target             # kept for the access log only
+    cdef tg_buffer target             # host and target, kept for the access log only
+    cdef size_t host_length           # of it, the host's part
 
     # The request's head has come (the scan's body spans follow through request_body).
     cdef void begin(self, Scan *scan, Parser parser) noexcept
@@ -73,6 +74,8 @@ cdef class Exchange(Http1Call):
     cdef void cancel_upstream(self) noexcept
     cdef void end(self) noexcept
     cdef void record(self) noexcept
+    cdef void log_access(self, uint64_t duration) noexcept
+    cdef int append_endpoint(self, tg_buffer *head) noexcept
     cdef uint64_t find_key(self, Scan *scan) noexcept
 
 

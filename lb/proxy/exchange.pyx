@@ -9,11 +9,11 @@
 
 import logging
 
-from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.string cimport memchr, memcmp, memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport H_COOKIE, H_OTHER, Field, Parser, Scan, append_text, same_name
+from lb.core.http1 cimport H_COOKIE, Field, Parser, Scan, append_text, method_name, same_name
 from lb.core.poller cimport NEVER, monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
@@ -22,6 +22,9 @@ from lb.core.segment cimport (
 )
 from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_ROUTE, A_TARGET, set_object, set_text, tg_access, wall_ns,
+)
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE, Pool
 
@@ -191,6 +194,53 @@ cdef class Exchange(Http1Call):
             tg_add(&words[TG_S_CACHE_COLLAPSED], 1)
         elif self.cache == CACHE_BYPASS:
             tg_add(&words[TG_S_CACHE_BYPASS], 1)
+        if self.listener.access.enabled:
+            self.log_access(duration)
+
+    cdef void log_access(self, uint64_t duration) noexcept:
+        cdef tg_access *record = self.listener.access.begin()
+        cdef const char *method
+        cdef uint64_t first
+        if record == NULL:
+            return
+        record.wall_ns = wall_ns() - <int64_t>duration
+        record.total_ns = duration
+        if self.picked_at:
+            first = self.first_byte_at if self.first_byte_at else self.started + duration
+            record.wait_ns = self.picked_at - self.started
+            record.upstream_ns = first - self.picked_at
+            record.transfer_ns = self.started + duration - first
+        else:
+            record.wait_ns = duration
+        record.bytes_in = self.bytes_in
+        record.bytes_out = self.bytes_out
+        record.status = <unsigned short>self.status
+        record.tries = <unsigned short>self.tries
+        record.port = self.client.port
+        record.cache = <unsigned short>self.cache
+        method = method_name(self.method)
+        set_text(record, A_METHOD, method, strlen(method))
+        set_text(record, A_CLIENT, self.client.ip, self.client.ip_length)
+        set_text(record, A_HOST, tg_buffer_head(&self.target), self.host_length)
+        set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length, tg_buffer_size(&self.target) - self.host_length)
+        set_object(record, A_LISTENER, self.listener.name)
+        set_object(record, A_ROUTE, self.route.name)
+        set_object(record, A_POOL, self.pool.name)
+        if self.last_endpoint >= 0:
+            set_object(record, A_ENDPOINT, self.pool.endpoints.addresses[self.last_endpoint])
+        if self.reason != NULL:
+            set_text(record, A_REASON, self.reason, strlen(self.reason))
+        self.listener.access.commit()
+
+    cdef int append_endpoint(self, tg_buffer *head) noexcept:
+        """X-Tidegate-Endpoint, where the route asks for it and an endpoint answered."""
+        cdef bytes address
+        if not self.route.expose_endpoint or self.last_endpoint < 0:
+            return 0
+        address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
+        append_text(head, b"X-Tidegate-Endpoint: ")
+        tg_buffer_append(head, <const char *>address, <size_t>len(address))
+        return append_text(head, b"\r\n")
 
     cdef uint64_t find_key(self, Scan *scan) noexcept:
         """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""

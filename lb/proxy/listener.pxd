@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.poller cimport Poller, Source
+from lb.telemetry.accesslog cimport AccessLog
 
 
 cdef enum:
@@ -16,6 +17,7 @@ cdef class Listener(Source):
     cdef readonly bint tcp
     cdef object table                 # RouteTable, or the Pool of a tcp listener
     cdef object factory               # makes the connection: factory.accepted(listener, fd)
+    cdef AccessLog access
     cdef object connections           # the worker's set of all client connections
     cdef uint64_t *series
     cdef readonly uint64_t header_timeout

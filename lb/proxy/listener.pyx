@@ -10,6 +10,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport strerror, strlen
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport TG_S_CONNECTIONS, TG_S_REJECTED, Segment, tg_add
+from lb.telemetry.accesslog cimport AccessLog
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef uint32_t socklen_t
@@ -74,10 +75,11 @@ cdef class Acceptor:
 cdef class Listener(Source):
     """`plan` is a ListenerPlan; `table` its RouteTable (http) or Pool (tcp); `connections` the worker's set of them."""
 
-    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections):
+    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections, AccessLog access):
         self.poller = poller
         self.factory = factory
         self.connections = connections
+        self.access = access
         self.update(plan, segment, table)
 
     def update(self, plan, Segment segment, table):

@@ -5,7 +5,6 @@
 
 import logging
 import os
-import socket
 
 from lb.core.poller cimport Poller
 from lb.core.segment cimport Segment
@@ -14,12 +13,24 @@ from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
 from lb.proxy.route cimport Route, RouteTable
 from lb.proxy.tunnel cimport TunnelAcceptor
+from lb.telemetry.accesslog cimport AccessLog
+from lb.upstream.grpc cimport GrpcChannel
 from lb.upstream.http1 cimport Http1Pool
 from lb.upstream.pool cimport Pool
 
+from lb.errors import TidegateError
 from lb.proxy import infer
 
 log = logging.getLogger("tidegate.proxy")
+
+RETIRE_SECONDS = 0.25                 # between two looks at whether a retired channel is idle
+
+
+def duplicate(fd):
+    """The data path's own descriptor of a listening socket, so that each side closes what is its own."""
+    copy = os.dup(fd)
+    os.set_blocking(copy, False)
+    return copy
 
 
 class Proxy:
@@ -33,17 +44,25 @@ class Proxy:
         self.segment = segment
         self.plan = None
         self.listeners = {}
+        self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
         self.connections = set()
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.context = infer.InferContext(self.poller, segment)
+        self.access = AccessLog(access_log_fd)
         self.http = HttpAcceptor(self.poller, self.context.new)
         self.tcp = TunnelAcceptor(self.poller)
 
     def apply(self, plan, sockets):
-        """Take `plan` into use. `sockets` has a listening descriptor for each listener that is new; it now belongs here.
+        """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
 
-        Raises OSError or ValueError when the plan cannot be used; the one in force stays then.
+        Raises TidegateError when the plan cannot be used; the one in force stays then.
         """
+        try:
+            self.prepare(plan, sockets)
+        except (OSError, ValueError, KeyError) as failure:
+            raise TidegateError(f"plan {plan.generation} cannot be used: {failure}") from failure
+
+    def prepare(self, plan, sockets):
         channels = {}
         self.context.prepare(plan)
         pools = [self.make_pool(pool, channels) for pool in plan.pools]
@@ -53,10 +72,17 @@ class Proxy:
                 tables[listener.name] = pools[listener.pool]
             else:
                 tables[listener.name] = RouteTable([Route(r, pools[r.pool], self.segment) for r in listener.routes])
-        missing = [x.name for x in plan.listeners if x.name not in self.listeners and x.name not in sockets]
-        if missing:
-            raise ValueError(f"no socket for listeners: {', '.join(missing)}")
-        self.commit(plan, sockets, tables, channels)
+        made = {}
+        for listener in plan.listeners:
+            fd = sockets[listener.name]
+            old = self.listeners.get(listener.name)
+            if old is not None and self.descriptors[listener.name] == fd and old.tcp == (listener.protocol == "tcp"):
+                continue
+            factory = self.tcp if listener.protocol == "tcp" else self.http
+            made[listener.name] = Listener(
+                self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access
+            )
+        self.commit(plan, sockets, tables, channels, made)
 
     def make_pool(self, plan, channels):
         made = []
@@ -75,25 +101,33 @@ class Proxy:
             made.append(channel)
         return Pool(plan, self.segment, made)
 
-    def commit(self, plan, sockets, tables, channels):
-        wanted = {x.name: x for x in plan.listeners}
-        for name in [n for n, old in self.listeners.items() if n not in wanted or n in sockets]:
+    def commit(self, plan, sockets, tables, channels, made):
+        for name, listener in made.items():
+            listener.start(duplicate(sockets[name]))
+        for name in [n for n in self.listeners if n in made or n not in tables]:
             self.listeners.pop(name).halt()
-        for name, listener in wanted.items():
-            if name in self.listeners:
-                self.listeners[name].update(listener, self.segment, tables[name])
-                continue
-            factory = self.tcp if listener.protocol == "tcp" else self.http
-            made = Listener(self.poller, listener, self.segment, tables[name], factory, self.connections)
-            os.set_blocking(sockets[name], False)
-            made.start(sockets[name])
-            self.listeners[name] = made
+        for listener in plan.listeners:
+            if listener.name not in made:
+                self.listeners[listener.name].update(listener, self.segment, tables[listener.name])
+        self.listeners.update(made)
+        self.descriptors = dict(sockets)
         old, self.channels = self.channels, channels
         for key, channel in old.items():
-            if key not in channels and not isinstance(channel, Address):
-                channel.close()
+            if key not in channels:
+                self.retire(channel)
         self.plan = plan
         self.context.commit(plan)
+        self.access.enable(plan.access_log.path != "")
+
+    def retire(self, channel):
+        """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
+        if isinstance(channel, Http1Pool):
+            channel.close()
+        elif isinstance(channel, GrpcChannel):
+            if (<GrpcChannel>channel).active or (<GrpcChannel>channel).waiting:
+                self.poller.loop.call_later(RETIRE_SECONDS, self.retire, channel)
+            else:
+                channel.close()
 
     def stop_accepting(self):
         """Leave new connections to others; those that are open go on."""
@@ -118,6 +152,8 @@ class Proxy:
             "exchanges": self.http.in_flight(),
             "sessions": self.tcp.in_flight(),
             "sources": self.poller.sources,
+            "access_log_dropped": self.access.dropped,
+            "access_log_errors": self.access.write_errors,
         }
 
     def close(self):
@@ -129,5 +165,5 @@ class Proxy:
             if not isinstance(channel, Address):
                 channel.close()
         self.channels = {}
-        self.context.close()
+        self.access.close()
         self.poller.close()
