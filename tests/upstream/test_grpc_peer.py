@@ -125,8 +125,58 @@ async def test_garbage_is_a_protocol_failure(name: str) -> None:
     assert (await outcome_of(answering(*BAD_ANSWERS[name])))[0] == PROTOCOL
 
 
+async def refuse(peer: Peer) -> None:
+    await peer.settle(MAX_CONCURRENT_STREAMS=10)
+    while True:
+        stream, _, _ = await peer.request()
+        peer.reset(stream, 7)
+
+
+async def test_a_refused_stream_is_tried_twice() -> None:
+    scripted = Scripted(refuse)
+    async with scripted as address, channel_to(address) as channel:
+        assert await start(channel, b"Echo", b"x").kind() == REFUSED
+        assert channel.connects == 1
+        assert len([f for f in scripted.peers[0].frames if isinstance(f, HeadersFrame)]) == 2
+
+
+async def test_a_stream_refused_once() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.settle()
+        stream, _, _ = await peer.request()
+        peer.reset(stream, 7)
+        stream, _, body = await peer.request()
+        peer.answer(stream, body[5:])
+        await forever(peer)
+
+    async with Scripted(script) as address, channel_to(address) as channel:
+        assert await start(channel, b"Echo", b"x" * 10_000).wait() == (0, 0, "", b"x" * 10_000)
+
+
+async def test_refusals_lower_the_limit_to_half_at_most() -> None:
+    most = [0]
+
+    async def script(peer: Peer) -> None:
+        await peer.settle(MAX_CONCURRENT_STREAMS=10)
+        for _ in range(20):
+            stream, _, _ = await peer.request()
+            peer.reset(stream, 7)
+        await forever(peer)
+
+    async with Scripted(script) as address, channel_to(address) as channel:
+        refused = [start(channel, b"Echo", b"x") for _ in range(10)]
+        for call in refused:
+            assert await call.kind() == REFUSED
+        held = [start(channel, b"Echo", b"x") for _ in range(20)]
+        await until(lambda: channel.active)
+        most[0] = channel.active
+        channel.close()
+        assert [await call.kind() for call in held] == [RESET] * 5 + [CONNECT] * 15
+    assert most == [5]
+
+
 @pytest.mark.parametrize(
-    ("code", "kind"), [(7, REFUSED), (0, RESET), (1, RESET), (2, RESET), (8, RESET), (11, RESET), (12345, RESET)]
+    ("code", "kind"), [(0, RESET), (1, RESET), (2, RESET), (8, RESET), (11, RESET), (12345, RESET)]
 )
 async def test_reset_streams(code: int, kind: int) -> None:
     assert (await outcome_of(answering(lambda p, s: p.reset(s, code))))[0] == kind
