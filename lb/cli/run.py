@@ -9,13 +9,14 @@ from pathlib import Path
 import setproctitle
 import uvloop
 
+from lb.control.admin import AdminServer
 from lb.control.fleet import FleetSettings
 from lb.control.logs import setup_logging
 from lb.control.master import Master, MasterOptions, ServiceFactory
 from lb.control.systemd import Notifier, take_sockets
 
 # What runs beside the master, in the order of its start.
-SERVICES: tuple[ServiceFactory, ...] = ()
+SERVICES: tuple[ServiceFactory, ...] = (AdminServer,)
 
 
 def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[ServiceFactory] = SERVICES) -> int:

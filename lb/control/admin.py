@@ -38,6 +38,7 @@ class AdminServer:
         self._master = master
         self._token = b""
         self._runner: web.AppRunner | None = None
+        self._listening: sockets.Listening | None = None
 
     async def start(self) -> None:
         """Raises StartError when the port is taken or the token cannot be read."""
@@ -57,14 +58,17 @@ class AdminServer:
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
         await self._runner.setup()
-        listening = sockets.listen(section.bind)
-        await web.SockSite(self._runner, listening).start()
+        self._listening = sockets.listen(section.bind)
+        await web.SockSite(self._runner, self._listening.socket).start()
         log.info("admin on %s", section.bind)
 
     async def stop(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:

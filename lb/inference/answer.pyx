@@ -1,13 +1,14 @@
 """Reading `ModelInferResponse` messages in place.
 
-As any Protocol Buffers parser does: unknown fields are passed over, the last of repeated singular fields counts, repeated
-numbers may be packed or not. Stricter in one thing: `contents` may not come in several pieces, which no encoder writes.
+As any Protocol Buffers parser does: unknown fields are passed over, the last of repeated singular fields counts,
+repeated numbers may be packed or not. Stricter in one thing: `contents` may not come in several pieces, which no
+encoder writes.
 """
 
 from libc.stdint cimport int64_t
 from lb.inference.datatypes cimport DT_UNKNOWN, datatype_of, element_count
-from lb.inference.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span, start_cursor,
-                                    take_varint)
+from lb.inference.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span,
+                                    start_cursor, take_varint)
 
 cdef enum:                            # fields of ModelInferResponse
     MODEL_NAME = 1
@@ -144,7 +145,11 @@ cdef const char *read_choice(Parameter *parameter, const span *message) noexcept
             return NULL
         if f.number > PARAMETER_UINT64:
             continue
-        wire = WIRE_BYTES if f.number == PARAMETER_STRING else WIRE_FIXED64 if f.number == PARAMETER_DOUBLE else WIRE_VARINT
+        wire = WIRE_VARINT
+        if f.number == PARAMETER_STRING:
+            wire = WIRE_BYTES
+        elif f.number == PARAMETER_DOUBLE:
+            wire = WIRE_FIXED64
         if f.wire != wire:
             return "a parameter of another type"
         parameter.choice = <int>f.number

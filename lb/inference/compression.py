@@ -16,8 +16,9 @@ _WINDOW = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 def decompress(encoding: bytes, body: bytes, limit: int) -> bytes:
     """The body without its encoding, of at most `limit` bytes.
 
-    `encoding` is the Content-Encoding header: gzip (several members are one body, RFC 1952 section 2.2), deflate (zlib, RFC
-    1950) or identity. Raises OipError: 501 another encoding, 413 more than `limit` bytes, 400 damaged or cut off.
+    `encoding` is the Content-Encoding header: gzip (several members are one body, RFC 1952 section 2.2), deflate (the
+    zlib format, RFC 1950) or identity. Raises OipError: 501 another encoding, 413 more than `limit` bytes, 400 damaged
+    or cut off.
     """
     name = encoding.strip().lower()
     if name in (b"", b"identity"):

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport UINT32_MAX, int16_t, int32_t, int8_t, uint16_t, uint32_t, uint64_t, uint8_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
-from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64, DT_UINT8,
-                                     DT_UINT16, DT_UINT32, DT_UINT64, element_size)
+from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64,
+                                     DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, element_size)
 from lb.inference.protobuf cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field,
                                     start_cursor, take_varint)
 
@@ -33,7 +33,8 @@ cdef uint32_t content_field(int dt) noexcept nogil:
 
 
 cdef int append_value(tg_buffer *out, int dt, uint64_t value) noexcept nogil:
-    """A scalar, narrowed as Protocol Buffers narrows varints (to the low 32 bits) and then checked against the datatype."""
+    """A scalar, narrowed as Protocol Buffers narrows varints (to the low 32 bits) and then checked against the
+    datatype."""
     cdef int32_t signed = <int32_t><uint32_t>value
     cdef uint32_t unsigned = <uint32_t>value
     if dt == DT_BOOL:

@@ -1,8 +1,8 @@
 """Floating-point conversions: 16-bit formats both ways, and the shortest decimal text of FP32 and FP64.
 
-The shortest decimal follows R. Giulietti, "The Schubfach way to render doubles" (2020): of the decimals in the rounding
-interval of the value, one of the shortest, and of these the closest. The tables of scaled powers of ten are computed when
-the module is loaded, with Python's integers.
+The shortest decimal follows R. Giulietti, "The Schubfach way to render doubles" (2020): of the decimals in the
+rounding interval of the value, one of the shortest, and of these the closest. The tables of scaled powers of ten are
+computed when the module is loaded, with Python's integers.
 """
 
 from libc.math cimport fabs, frexp, isinf, isnan, ldexp, ldexpf, rint
@@ -70,7 +70,8 @@ cdef bint narrow(double value, int fraction_bits, int bias, uint16_t *out) noexc
     if exponent >= bias + 1:
         return False
     if exponent < 1 - bias:
-        # Subnormal: units of 2^(1 - bias - fraction_bits); a carry to the least normal number comes out right by itself.
+        # Subnormal: units of 2^(1 - bias - fraction_bits); a carry to the least normal number comes out right by
+        # itself.
         out[0] = sign | <uint16_t>(<int64_t>rint(ldexp(size, bias - 1 + fraction_bits)))
         return True
     scaled = <int64_t>rint(ldexp(size, fraction_bits - exponent))
@@ -139,8 +140,8 @@ cdef inline uint64_t scale_wide(uint64_t high, uint64_t low, uint64_t c) noexcep
 
 
 cdef uint64_t shortest(uint64_t c, int q, bint narrow_below, bint is_double, int *power) noexcept nogil:
-    """Digits d and power with d * 10^power the shortest decimal of c * 2^q; `narrow_below`: c is a power of two whose lower
-    neighbour is only half as far away as the upper one."""
+    """Digits d and power with d * 10^power the shortest decimal of c * 2^q; `narrow_below`: c is a power of two whose
+    lower neighbour is only half as far away as the upper one."""
     cdef uint64_t odd = c & 1
     cdef int k = floor_log10_three_quarters_pow2(q) if narrow_below else floor_log10_pow2(q)
     cdef int h = q + floor_log2_pow10(-k) + 1
@@ -284,7 +285,8 @@ cdef char *write_double(char *at, double value) noexcept nogil:
     if exponent == 0:
         digits = shortest(fraction, -1074, False, True, &power)
     else:
-        digits = shortest(fraction | 0x10000000000000ull, <int>exponent - 1075, fraction == 0 and exponent > 1, True, &power)
+        fraction |= 1ull << 52
+        digits = shortest(fraction, <int>exponent - 1075, fraction == 1ull << 52 and exponent > 1, True, &power)
     return write_decimal(at, digits, power)
 
 

@@ -1,7 +1,7 @@
 """The rare routes of the Open Inference Protocol: server, model, configuration, statistics, repository index.
 
-`route` is pure: it says which unary gRPC call answers an HTTP request and how its result becomes the HTTP answer. Inference
-itself does not come here (request.pyx, response.pyx).
+`route` is pure: it says which unary gRPC call answers an HTTP request and how its result becomes the HTTP answer.
+Inference itself does not come here (request.pyx, response.pyx).
 """
 
 from __future__ import annotations
@@ -189,12 +189,15 @@ def _repository_index(names: dict[str, str], body: bytes) -> Call | Reply:
             options = orjson.loads(body)
         except orjson.JSONDecodeError as problem:
             return error(400, f"the request is not valid JSON: {problem}")
-        ready = options.get("ready", False) if isinstance(options, dict) else None
-        if not isinstance(ready, bool):
+        wanted = options.get("ready", False) if isinstance(options, dict) else None
+        if not isinstance(wanted, bool):
             return error(400, "the request must be a JSON object whose 'ready' is a boolean")
+        ready = wanted
 
     def show(answer: Any) -> Reply:
-        return _json([{"name": m.name, "version": m.version, "state": m.state, "reason": m.reason} for m in answer.models])
+        return _json(
+            [{"name": m.name, "version": m.version, "state": m.state, "reason": m.reason} for m in answer.models]
+        )
 
     request = wire.RepositoryIndexRequest(repository_name=names["repository"], ready=ready)
     return _call(b"RepositoryIndex", request, wire.RepositoryIndexResponse, show)

@@ -1,7 +1,7 @@
 """A bounded memo of templates.
 
-Two generations: a full young one becomes the old one, and what is found in the old one moves up. Every operation is one or
-two dictionary operations, and an entry that is in use stays.
+Two generations: a full young one becomes the old one, and what is found in the old one moves up. Every operation is
+one or two dictionary operations, and an entry that is in use stays.
 """
 
 cimport cython

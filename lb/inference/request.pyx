@@ -1,9 +1,9 @@
 """Inference requests: from HTTP bodies of the Open Inference Protocol to `ModelInferRequest` messages.
 
-Every encoding of a request gives the same message: tensors are always raw_input_contents, parameters are sorted, defaults
-are left out. Clients repeat the JSON part with other tensors behind it, so what it says is kept (memo.pyx) and the usual
-request is a dictionary look-up and some pointers. Multi-byte values are copied as they are in memory: the hosts are
-little-endian, as the protocol is.
+Every encoding of a request gives the same message: tensors are always raw_input_contents, parameters are sorted,
+defaults are left out. Clients repeat the JSON part with other tensors behind it, so what it says is kept (memo.pyx)
+and the usual request is a dictionary look-up and some pointers. Multi-byte values are copied as they are in memory:
+the hosts are little-endian, as the protocol is.
 """
 
 cimport cython
@@ -31,7 +31,8 @@ cdef enum:
     ID_TAG = 3 << 3 | WIRE_BYTES
     RAW_TAG = 7 << 3 | WIRE_BYTES
 
-# JSON parts in front of binary tensors, and bodies that are JSON only: apart, so that the latter cannot push out the former.
+# JSON parts in front of binary tensors, and bodies that are JSON only: apart, so that the latter cannot push out the
+# former.
 cdef Memo headers = Memo(512)
 cdef Memo bodies = Memo(256)
 
@@ -72,7 +73,8 @@ cdef class InferRequest:
     def message(self):
         """The ModelInferRequest as bytes."""
         cdef int i
-        return b"".join([(<const char *>self.parts[i].iov_base)[:self.parts[i].iov_len] for i in range(self.part_count)])
+        cdef const iovec *parts = self.parts
+        return b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(self.part_count)])
 
     def part_sizes(self):
         """Bytes of each part of the message."""
@@ -149,7 +151,8 @@ cdef object load_json(object text):
         raise OipError(400, f"the request is not valid JSON: {error}") from None
 
 
-cdef InferRequest assemble(Template template, bytes model, bytes version, bytes id_, const char *tail, size_t tail_size):
+cdef InferRequest assemble(Template template, bytes model, bytes version, bytes id_, const char *tail,
+                           size_t tail_size):
     """The request of a template, an id and the bytes behind the JSON part."""
     cdef InferRequest request
     cdef const InputSpec *spec
@@ -164,7 +167,8 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     cdef const char *data
     cdef int count = 0
     if template.binary_size != tail_size:
-        raise OipError(400, f"binary_data_size adds up to {template.binary_size} bytes, but {tail_size} bytes follow the JSON part")
+        raise OipError(400, f"binary_data_size adds up to {template.binary_size} bytes, "
+                            f"but {tail_size} bytes follow the JSON part")
     if id_size:
         owned += 1 + varint_size(id_size) + id_size
     for i in range(n):
@@ -261,7 +265,8 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
         template = build_template(model, version, document)
     if json_length < 0 and template.binary_inputs:
         raise OipError(400, "binary_data_size without the header Inference-Header-Content-Length")
-    return assemble(template, model, version, template.id if at == 0 else id_.data[:id_.size], body + json_size, size - json_size)
+    text = template.id if at == 0 else id_.data[:id_.size]
+    return assemble(template, model, version, text, body + json_size, size - json_size)
 
 
 def parse(bytes model, bytes version, bytes body, Py_ssize_t json_length=-1):

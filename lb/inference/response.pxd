@@ -16,8 +16,9 @@ cdef class InferResponse:
     cdef tg_buffer head               # JSON part, and small tensors behind it
     cdef tg_buffer packed             # tensors that came as typed contents
 
-# The answer to `request` from a message that came for it, or for another request with the same digest: id and encoding are
-# the request's. Raises UpstreamError for a message that cannot be right, OipError(400) for one that JSON cannot hold.
+# The answer to `request` from a message that came for it, or for another request with the same digest: id and
+# encoding are the request's. Raises UpstreamError for a message that cannot be right, OipError(400) for one that JSON
+# cannot hold.
 cdef InferResponse render(InferRequest request, const char *message, size_t size)
 
 # Appends the message without its id: the form to keep in the result cache. 0; -1 when it is malformed or memory is out

@@ -1,22 +1,23 @@
 """Inference answers: from `ModelInferResponse` messages to HTTP bodies of the Open Inference Protocol.
 
-JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and "-Infinity", as the protobuf JSON
-mapping does (NumPy and most parsers of floating-point text take them). FP32 is written with the digits that a float32
-needs, FP16 and BF16 as the numbers they are.
+JSON has no NaN and no infinities: they are written as the strings "NaN", "Infinity" and "-Infinity", as the protobuf
+JSON mapping does (NumPy and most parsers of floating-point text take them). FP32 is written with the digits that a
+float32 needs, FP16 and BF16 as the numbers they are.
 """
 
 cimport cython
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
+from lb.core.buffer cimport (tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve,
+                             tg_buffer_size)
 from lb.core.stream cimport iovec
 from lb.inference.answer cimport (MAX_PARAMETERS, PARAMETER_BOOL, PARAMETER_DOUBLE, PARAMETER_INT64, PARAMETER_NONE,
-                                  PARAMETER_STRING, Answer, OutputTensor, Parameter, read_answer, read_output, read_parameter)
+                                  PARAMETER_STRING, Answer, OutputTensor, Parameter, read_answer, read_output,
+                                  read_parameter)
 from lb.inference.contents cimport append_contents
 from lb.inference.datatypes cimport DT_BYTES, MAX_TENSORS, bytes_framing_ok, datatype_name, tensor_size
-from lb.inference.jsontext cimport (TEXT_NOT_UTF8, append_double, append_int, append_string, append_tensor,
-                                    append_uint)
+from lb.inference.jsontext cimport TEXT_NOT_UTF8, append_double, append_int, append_string, append_tensor, append_uint
 from lb.inference.protobuf cimport cursor, field, next_field, span, start_cursor
 from lb.inference.request cimport InferRequest
 
@@ -46,7 +47,8 @@ cdef class InferResponse:
     def body(self):
         """The body as bytes."""
         cdef int i
-        return b"".join([(<const char *>self.parts[i].iov_base)[:self.parts[i].iov_len] for i in range(self.part_count)])
+        cdef const iovec *parts = self.parts
+        return b"".join([(<const char *>parts[i].iov_base)[:parts[i].iov_len] for i in range(self.part_count)])
 
     def part_sizes(self):
         """Bytes of each part of the body."""
@@ -128,7 +130,8 @@ cdef int put_parameters(tg_buffer *out, const span *entries, int count, int64_t 
     return 0
 
 
-cdef int resolve(InferResponse response, const OutputTensor *output, const Answer *answer, int *raw, Slice *data) except -1:
+cdef int resolve(InferResponse response, const OutputTensor *output, const Answer *answer, int *raw,
+                 Slice *data) except -1:
     """Finds the data of an output as raw bytes, and checks it against datatype and shape."""
     cdef const char *at
     cdef int result

@@ -1,7 +1,8 @@
 """gRPC status codes as HTTP statuses.
 
-As the protocol's reference server maps them where it does (oip: INTERNAL 500, NOT_FOUND 404, UNAVAILABLE 503, UNIMPLEMENTED
-501; UNKNOWN, INVALID_ARGUMENT, ALREADY_EXISTS and CANCELLED 400), and as google.rpc.Code documents where it does not.
+As the protocol's reference server maps them where it does (oip: INTERNAL 500, NOT_FOUND 404, UNAVAILABLE 503,
+UNIMPLEMENTED 501; UNKNOWN, INVALID_ARGUMENT, ALREADY_EXISTS and CANCELLED 400), and as google.rpc.Code documents
+where it does not.
 """
 
 cdef int[17] HTTP = [

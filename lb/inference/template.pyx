@@ -1,8 +1,8 @@
 """What the JSON part of an inference request says, checked once and kept in the forms that requests are built from.
 
-Reserved parameters are handled here. `binary_data_size`, `binary_data` and `binary_data_output` concern this hop only and
-are not sent on. `id`, `timeout` and `priority` are sent on but do not decide the answer. Shared memory is refused: a region
-registered with one endpoint means nothing to the others.
+Reserved parameters are handled here. `binary_data_size`, `binary_data` and `binary_data_output` concern this hop only
+and are not sent on. `id`, `timeout` and `priority` are sent on but do not decide the answer. Shared memory is
+refused: a region registered with one endpoint means nothing to the others.
 """
 
 cimport cython
@@ -10,9 +10,11 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve
+from lb.core.buffer cimport (tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head,
+                             tg_buffer_reserve)
 from lb.core.buffer cimport tg_buffer_size
-from lb.inference.datatypes cimport DT_BYTES, DT_UNKNOWN, MAX_RANK, MAX_TENSORS, datatype_name, datatype_of, element_count
+from lb.inference.datatypes cimport (DT_BYTES, DT_UNKNOWN, MAX_RANK, MAX_TENSORS, datatype_name, datatype_of,
+                                     element_count)
 from lb.inference.datatypes cimport tensor_size
 from lb.inference.parameters cimport append_parameter, flag, sorted_parameters
 from lb.inference.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, varint_size

@@ -10,8 +10,9 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t
 from libc.stdint cimport UINT8_MAX, UINT16_MAX, UINT32_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
-from lb.inference.datatypes cimport (DT_BF16, DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32,
-                                     DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, MAX_RANK, datatype_name, element_size)
+from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16,
+                                     DT_INT32, DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32, MAX_RANK,
+                                     datatype_name, element_size)
 from lb.inference.floats cimport bfloat_from_double, half_from_double
 
 from lb.inference.errors import OipError
@@ -202,7 +203,8 @@ cdef bint fits_shape(const Nesting *nesting, const int64_t *shape, int rank) noe
         j += 1
 
 
-cdef int pack_json(object data, int dt, int64_t count, const int64_t *shape, int rank, tg_buffer *out, str what) except -1:
+cdef int pack_json(object data, int dt, int64_t count, const int64_t *shape, int rank, tg_buffer *out,
+                   str what) except -1:
     cdef Nesting nesting
     cdef int i
     if not PyList_CheckExact(data):
