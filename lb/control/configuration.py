@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lb.balancing.registry import check_policies
 from lb.config.load import load
 from lb.config.plan import EndpointSpec
 from lb.config.schema import Config
@@ -23,5 +24,5 @@ class Loaded:
 def load_configuration(path: Path) -> Loaded:
     """Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread."""
     static = StaticEndpoints()
-    config = load(path, checks=(static.check,))
+    config = load(path, checks=(static.check, check_policies))
     return Loaded(config, static.endpoints)

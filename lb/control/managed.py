@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from lb.config.plan import EndpointSpec, Plan
 from lb.config.schema import Config, PoolConfig, ServeConfig
+from lb.errors import TidegateError
 
 log = logging.getLogger("tidegate.master")
 
@@ -28,8 +29,11 @@ class Server(Protocol):
     def endpoints(self) -> Sequence[EndpointSpec]:
         """Those that are ready."""
 
-    def reconfigure(self, pool: PoolConfig) -> None:
-        """Follows a changed `scaling` section, or `min` and `max`."""
+    async def reconfigure(self, pool: PoolConfig) -> None:
+        """Follows other settings that need no other processes: numbers, timing, scaling."""
+
+    def kill(self) -> None:
+        """Ends all of them at once; a `stop` under way is over then."""
 
     def status(self) -> dict[str, Any]: ...
 
@@ -62,6 +66,7 @@ class ManagedPools:
         self._changed = changed
         self._pools: dict[str, _Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: list[Server] = []
 
     def endpoints(self, config: Config, running: Plan | None) -> dict[str, Sequence[EndpointSpec]]:
         """The endpoints of every managed pool of `config`, which may not be applied yet."""
@@ -96,6 +101,11 @@ class ManagedPools:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def kill(self) -> None:
+        """Ends every model server at once; a `stop` under way is over soon then."""
+        for server in [*self._stopping, *(pool.server for pool in self._pools.values())]:
+            server.kill()
+
     def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
         known = self._pools.get(name)
         if known is None:
@@ -106,13 +116,13 @@ class ManagedPools:
             known.successor = None
         if _same_servers(known.serve, serve):
             known.serve = serve
-            known.server.reconfigure(pool)
+            self._spawn(known.server.reconfigure(pool))
         elif known.successor is None:
             log.info("pool %s: its model servers are replaced by ones with the new settings", name)
             known.successor = (serve, self._start(name, pool))
         else:
             known.successor = (serve, known.successor[1])
-            known.successor[1].reconfigure(pool)
+            self._spawn(known.successor[1].reconfigure(pool))
 
     def _start(self, name: str, pool: PoolConfig) -> Server:
         server = self._factory(name, pool, lambda: self._on_change(name))
@@ -137,7 +147,12 @@ class ManagedPools:
             self._stop(pool.successor[1])
 
     def _stop(self, server: Server) -> None:
-        self._spawn(server.stop())
+        async def stop() -> None:
+            await server.stop()
+            self._stopping.remove(server)
+
+        self._stopping.append(server)
+        self._spawn(stop())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -146,17 +161,23 @@ class ManagedPools:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a managed pool failed", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TidegateError):
+            log.error("%s", error)
+        elif error is not None:
+            log.error("a managed pool failed", exc_info=error)
 
 
 def _managed(config: Config) -> dict[str, ServeConfig]:
     return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
 
 
+# Settings of `serve` that make other processes; the rest is followed by those that run.
+_PROCESS = ("models", "listen", "providers", "threads", "args", "env")
+
+
 def _same_servers(a: ServeConfig, b: ServeConfig) -> bool:
-    """Whether the processes of both would be alike, their number aside."""
-    return a.model_copy(update={"min": 0, "max": 0}) == b.model_copy(update={"min": 0, "max": 0})
+    return all(getattr(a, name) == getattr(b, name) for name in _PROCESS)
 
 
 def _endpoints(plan: Plan | None, pool: str) -> Sequence[EndpointSpec]:

@@ -27,7 +27,7 @@ from lb.control.managed import ManagedPools
 from lb.control.publisher import Parts, Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide
-from lb.control.servers import ServerContext, make_server
+from lb.control.servers import ModelServers, ServerContext
 from lb.control.sockets import SocketTable
 from lb.control.systemd import Notifier
 from lb.core.segment import Segment
@@ -202,13 +202,17 @@ class Master:
         cleanup.push_async_callback(self.monitor.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(_runtime_directory())
+        context = ServerContext(
+            runtime,
+            lambda pool, address: self.publisher.endpoint_exited(pool, address),
+            lambda pool, address: self.publisher.inflight(pool, address),
+            self._clock,
+        )
         self.managed = ManagedPools(
-            lambda name, pool, changed: make_server(
-                name, pool, changed, ServerContext(runtime, self.publisher, self._clock)
-            ),
+            lambda name, pool, changed: ModelServers(name, pool, changed, context),
             lambda pool: self.publisher.endpoints_changed(pool),
         )
-        cleanup.push_async_callback(self.managed.stop)
+        cleanup.push_async_callback(self._stop_model_servers)
         self.fleet = Fleet(workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno)
         parts = Parts(
             self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
@@ -242,6 +246,15 @@ class Master:
         log.info("stopping: no new connections, running exchanges may finish")
         self.sockets.close()
         await self.fleet.stop(self.config.shutdown.drain_timeout, self._stop_at_once)
+
+    async def _stop_model_servers(self) -> None:
+        stopping = asyncio.create_task(self.managed.stop())
+        hurry = asyncio.create_task(self._stop_at_once.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self.managed.kill()
+        await stopping
+        await _cancel(hurry)
 
     async def _reload_on_hangup(self) -> None:
         while True:

@@ -43,7 +43,7 @@ class WorkerProcess:
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), segment_fd),
-                env=_environment(),
+                env=child_environment(),
             )
         except OSError as error:
             self.socket.close()
@@ -74,7 +74,7 @@ def describe_exit(code: int) -> str:
         return f"signal {-code}"
 
 
-def _environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """-P keeps the working directory out of the worker's imports; a package that is not installed needs its path then."""
     root = str(Path(lb.__file__).resolve().parent.parent)
     environment = dict(os.environ)

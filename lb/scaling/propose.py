@@ -29,6 +29,7 @@ class Proposal:
     """What a metric asks for; `replicas` is None when it cannot tell."""
 
     metric: str
+    target: float
     replicas: int | None
     average: float | None
     reason: str
@@ -41,7 +42,7 @@ def propose(metric: MetricConfig, current: int, reading: Reading | None, toleran
     yet ready idle when it rises, so that doubt always damps. If that turns the direction around, nothing changes.
     """
     if reading is None or not reading.values:
-        return Proposal(metric.type, None, None, f"{metric.type} is missing")
+        return Proposal(metric.type, metric.target, None, None, f"{metric.type} is missing")
     total = math.fsum(reading.values)
     count = len(reading.values)
     average = total / count
@@ -59,7 +60,7 @@ def propose(metric: MetricConfig, current: int, reading: Reading | None, toleran
         replicas = _ceil(total / metric.target)
         # Fewer may report than are wanted; a metric that rises must not read as a wish for fewer, nor the reverse.
         replicas = max(replicas, current) if rises else min(replicas, current)
-    return Proposal(metric.type, replicas, average, f"{seen}: {replicas}")
+    return Proposal(metric.type, metric.target, replicas, average, f"{seen}: {replicas}")
 
 
 def _tolerated(ratio: float, tolerance: float) -> bool:
