@@ -160,7 +160,12 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         (((n,), sum(r["restarts"] for r in m["replicas"])) for n, m in pools),
     )  # fmt: skip
     scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
-    yield _counter("scale_events", "Changes of the wish", ("pool",), (((n,), s["events"]) for n, s in scaled))
+    yield _counter(
+        "scale_events",
+        "Changes of the number of model servers wished for",
+        ("pool", "direction"),
+        (((n, way), s[f"scaled_{way}"]) for n, s in scaled for way in ("up", "down")),
+    )
 
 
 def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
