@@ -1,4 +1,4 @@
-"""The master: owns the configuration, the listening sockets and the shared segment, and drives the workers with them."""
+"""The master: owns configuration, listening sockets and the shared segment, and drives the workers with them."""
 
 from __future__ import annotations
 

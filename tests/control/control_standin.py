@@ -3,9 +3,9 @@
     python control_standin.py run FILE       the master, with workers that run the stand-in
     python control_standin.py --index ...    such a worker
 
-Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first endpoint
-counted as in flight. A listener whose name starts with `refused` is refused by `apply`, `hang` blocks the worker, `die`
-ends it.
+Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first
+endpoint counted as in flight. A listener whose name starts with `refused` is refused by `apply`, `hang` blocks the
+worker, `die` ends it.
 """
 
 from __future__ import annotations

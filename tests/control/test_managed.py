@@ -1,4 +1,4 @@
-"""Which model servers run for a configuration, and which endpoints they give: with stand-ins that are told when to be ready."""
+"""Which model servers run for a configuration, and which endpoints they give, with stand-ins for the servers."""
 
 from __future__ import annotations
 
