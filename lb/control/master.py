@@ -283,11 +283,13 @@ class Master:
         return ReloadResult(True, time.time(), self._generation(), notes=decision.notes)
 
     async def _tick(self) -> None:
-        """Heartbeats of the workers, our own to the service manager, and freed records."""
+        """Heartbeats of the workers, our own and our state to the service manager, and freed records."""
         usec = self._notifier.watchdog_usec
         pause = min(_TICK, usec / 4_000_000) if usec else _TICK
         while True:
             await asyncio.sleep(pause)
+            if self.state == "running":
+                self._notifier.status(self.summary())
             fresh = self.fleet.check_beats(self._clock.now())
             if fresh and usec:
                 self._notifier.watchdog()

@@ -23,6 +23,7 @@ class Notifier:
         self.watchdog_usec = watchdog_usec
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket: socket.socket | None = None
+        self._status = ""
         if path:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
@@ -37,6 +38,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         self._send("READY=1", f"STATUS={status}")
+        self._status = status
 
     def reloading(self) -> None:
         """Must be followed by `ready`, whatever became of the reload (Type=notify-reload waits for it)."""
@@ -44,9 +46,13 @@ class Notifier:
 
     def stopping(self, status: str) -> None:
         self._send("STOPPING=1", f"STATUS={status}")
+        self._status = status
 
     def status(self, status: str) -> None:
-        self._send(f"STATUS={status}")
+        """Sends nothing when it is what was said last."""
+        if status != self._status:
+            self._send(f"STATUS={status}")
+            self._status = status
 
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")
