@@ -14,7 +14,7 @@ from lb.endpoints.set import EndpointSet
 
 class FailoverOptions(PolicyOptions):
     full: int | None = Field(default=None, ge=1, strict=True)
-    """Requests in flight, over all workers and for each unit of its weight, at which an endpoint is full. Default: none."""
+    """Requests in flight (over all workers, per unit of weight) at which an endpoint is full. Default: it never is."""
 
 
 class Failover(Policy):
