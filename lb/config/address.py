@@ -61,8 +61,8 @@ def parse_address(text: str) -> HostPort | UnixPath:
 def parse_bind(text: str) -> HostPort | UnixPath:
     """`text` as an address to listen on: an IP address, or `localhost` for 127.0.0.1; port 0 lets the kernel
     choose."""
-    host, _, port = text.rpartition(":")
-    if host in ("", "*"):
+    host, colon, port = text.rpartition(":")
+    if colon and host in ("", "*"):
         raise ValueError(f"{text!r} has no IP address; write 0.0.0.0:{port} or [::]:{port} for every address")
     address = parse_address(text)
     if isinstance(address, UnixPath) or address.literal:

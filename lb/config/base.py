@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,17 @@ class Model(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
     )
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The most similar of `known`, or None when none is similar."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the most similar of `known`, or nothing when none is similar."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def problem(kind: str, message: str) -> PydanticCustomError:
@@ -72,15 +84,15 @@ def _checked(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _path(value: Path, info: ValidationInfo) -> Path:
-    if "\0" in str(value) or value == Path():
+    if "\0" in str(value):
         raise problem("path", "must be a path")
     return info.context.base / value if isinstance(info.context, FileContext) else value
 
 
 def _regex(value: str) -> str:
     try:
-        re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
+        re.compile(value.encode())  # paths are bytes
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
         raise problem("regex", f"not a regular expression: {error}") from None
     return value
 

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_address, parse_bind
-from lb.config.base import Model
-from lb.config.explain import did_you_mean
+from lb.config.base import Model, did_you_mean
 from lb.config.schema import Config, HealthConfig, ListenerConfig, PoolConfig, RouteConfig
 
 Found = tuple[str, str]
@@ -121,7 +120,9 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.protocol != "tcp":
         yield from _only(pool, path, ("send_proxy",), "only for protocol tcp")
     if pool.protocol != "http":
-        yield from _only(pool, path, ("max_idle",), "only for protocol http")
+        yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
+    if pool.protocol == "tcp":
+        yield from _only(pool, path, ("response_timeout",), "only for protocols oip and http")
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.serve is not None:

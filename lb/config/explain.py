@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import types
-from collections.abc import Iterable
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from lb.config.base import did_you_mean
 from lb.config.document import join
 from lb.config.units import format_duration, format_size, parse_duration, parse_size
 
@@ -33,12 +32,6 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
     "less_than": ("lt", "less than"),
 }
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the most similar of `known`, or nothing when none is similar."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
@@ -82,7 +75,7 @@ def model_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
                 return None
             annotation = model.model_fields[str(part)].annotation
         else:
-            annotation = _item(annotation)
+            annotation = item_of(annotation)
     return model_of(annotation)
 
 
@@ -95,11 +88,11 @@ def model_of(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _item(annotation: Any) -> Any:
+def item_of(annotation: Any) -> Any:
     """What a list or a mapping holds, behind `X | None` and `Annotated[X, …]`."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in (Union, types.UnionType, Annotated):
-        return next((i for i in map(_item, args) if i is not None), None)
+        return next((i for i in map(item_of, args) if i is not None), None)
     return args[-1] if origin in (list, dict) else None
 
 
@@ -111,4 +104,4 @@ def _in_unit_of(raw: Any, bound: float) -> str:
         except ValueError:
             continue
         return spell(int(bound))
-    return str(bound)
+    return f"{bound:.15g}"

@@ -4,21 +4,46 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
-from lb.config.base import Bind, Boolean, HostPattern, HttpPath, Integer, Model, Name, Regex, Token, only_one, refuse
+from lb.config.base import (
+    Bind,
+    Boolean,
+    HostPattern,
+    HttpPath,
+    Integer,
+    Model,
+    Name,
+    Regex,
+    did_you_mean,
+    only_one,
+    problem,
+    refuse,
+)
 from lb.config.units import HOUR, KIB, MIB, SECOND, Duration, Size
+
+# Those that llhttp parses, without PRI, which is no request of HTTP/1.1.
+# fmt: off
+METHODS = frozenset((
+    "ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
+    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE",
+    "PUT", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+))
+# fmt: on
 
 
 class PathMatch(Model):
     """How a request's path is compared, without its query. Exactly one of the three."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in ("exact", "prefix", "regex")]})
 
     exact: HttpPath | None = None
     """The whole path, byte for byte."""
     prefix: HttpPath | None = None
     """The beginning of the path: `/v2/` takes `/v2/models` but not `/v2`."""
     regex: Regex | None = None
-    """A regular expression (Python's syntax) that has to match the whole path. Slower than the other two."""
+    """A regular expression (Python's syntax) that is looked for in the path; `^` and `$` bind it to the path's ends.
+    Slower than the other two."""
 
     @model_validator(mode="after")
     def _one(self) -> PathMatch:
@@ -30,8 +55,12 @@ def _methods(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _upper(values: list[str]) -> list[str]:
-    return [v.upper() for v in values]
+def _known(values: list[str]) -> list[str]:
+    names = [value.upper() for value in values]
+    for name in names:
+        if name not in METHODS:
+            raise problem("method", f"{name!r} is not a method of HTTP" + did_you_mean(name, METHODS))
+    return names
 
 
 class MatchConfig(Model):
@@ -44,10 +73,10 @@ class MatchConfig(Model):
     """Path of the request. Default: any."""
     method: (
         Annotated[
-            list[Token],
+            list[str],
             Field(min_length=1),
             BeforeValidator(_methods, json_schema_input_type=str | list[str]),
-            AfterValidator(_upper),
+            AfterValidator(_known),
         ]
         | None
     ) = None
@@ -73,6 +102,9 @@ class RouteConfig(Model):
     client gets 504. Default: no limit beyond the pool's."""
     max_body: Size = 64 * MIB
     """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take."""
+    expose_endpoint: Boolean = False
+    """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
+    balancing at work, and tells clients about the inside of the site: off by default."""
 
 
 class ListenerConfig(Model):

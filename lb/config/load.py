@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from lb.config.base import nearest
 from lb.config.checks import Check, Found, check_config, check_files
 from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
 from lb.config.explain import message, where
@@ -112,6 +113,8 @@ def _without(data: dict[str, Any], details: Sequence[ErrorDetails]) -> tuple[dic
         parent = _at(rest, location[:-1])
         if isinstance(parent, dict):
             parent.pop(str(location[-1]), None)
+        if len(location) == 1 and (meant := nearest(str(location[0]), Config.model_fields)):
+            broken.add(meant)
     return rest, broken
 
 

@@ -101,6 +101,8 @@ class HealthConfig(Model):
 class PoolConfig(Model):
     """A group of endpoints that answer the same requests. It has either `endpoints` or `serve`."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["serve"]}]})
+
     protocol: Annotated[Literal["oip", "http", "tcp"], refuse(("grpc", "http2", "udp"))]
     """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated), `http`
     (HTTP/1.1) or `tcp` (bytes)."""
@@ -122,10 +124,11 @@ class PoolConfig(Model):
     """Longest time to open a connection to an endpoint; then another is tried."""
     response_timeout: Duration = Field(default_factory=lambda data: 0 if data.get("protocol") == "tcp" else 60 * SECOND)
     """Longest time from the end of a request to the beginning of its answer; then 504. It must be longer than the
-    slowest inference. Default: `60s`, and `0s` (no limit) for `tcp`."""
+    slowest inference. `0s`: no limit. Default: `60s`. `oip` and `http` only."""
     idle_timeout: Duration = Field(default_factory=lambda data: HOUR if data.get("protocol") == "tcp" else 60 * SECOND)
-    """Longest time an unused connection to an endpoint is kept, or for `tcp` a session without a byte. Keep it
-    below the endpoint's own idle timeout. Default: `60s`, and `1h` for `tcp`."""
+    """Longest time an unused connection to an endpoint is kept. Keep it below the endpoint's own idle timeout, or
+    requests meet connections that are just being closed. `0s`: no limit. Default: `60s`. `http` only; the
+    silence of a `tcp` session is limited by its listener."""
     retries: Integer = Field(default=1, ge=0, le=10)
     """Further tries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
     max_idle: Integer = Field(default=256, ge=0, le=65_536)

@@ -10,7 +10,7 @@ from lb.config.base import FilePath, Integer, Model, text
 from lb.config.units import MILLISECOND, SECOND, Duration
 
 # execve(2) takes no NUL in an argument or in the environment.
-_Text = Annotated[str, *text(r"(?s:[^\x00]*)", "holds a NUL")]
+_Text = Annotated[str, *text(r"[^\x00]*", "holds a NUL")]
 _Variable = Annotated[str, *text(r"[A-Za-z_][A-Za-z0-9_]*", "is not the name of a variable")]
 
 

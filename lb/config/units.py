@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, PlainSerializer, ValidationInfo
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 MICROSECOND = 1_000
@@ -115,10 +115,22 @@ def _size(value: Any, info: ValidationInfo) -> int:
         raise PydanticCustomError("size", "{reason}", {"reason": str(error)}) from None
 
 
+def _schema(pattern: str, examples: list[str]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": "string", "pattern": pattern, "examples": examples}, {"const": 0}]})
+
+
 Duration = Annotated[
-    int, BeforeValidator(_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
+    int,
+    BeforeValidator(_duration),
+    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    _schema(DURATION_PATTERN, ["250ms", "2s", "5m"]),
 ]
 """A duration: nanoseconds in Python, text with a unit in files."""
 
-Size = Annotated[int, BeforeValidator(_size), PlainSerializer(format_size, return_type=str, when_used="json")]
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    PlainSerializer(format_size, return_type=str, when_used="json"),
+    _schema(SIZE_PATTERN, ["64KiB", "1MiB"]),
+]
 """A size: bytes in Python, text with a unit in files."""

@@ -8,15 +8,20 @@ watches only that epoll's descriptor. A batch of events is handled in compiled c
 from libc.stdint cimport uint32_t, uint64_t
 
 
+cdef struct tg_timer:
+    tg_timer *previous
+    tg_timer *next                    # NULL = not linked
+    void *owner                       # the Timed this node is part of
+    uint64_t tick                     # wheel tick at which the node is looked at next
+
+
 cdef class Timed:
     """Anything with one deadline. Arming again with a later deadline is one store: the wheel looks again when it gets there.
 
-    Deadlines are coarse: `on_timer` comes up to TICK_NS late, never early.
+    Deadlines are coarse: `on_timer` comes up to two ticks of TICK_NS late, never early.
     """
-    # Intrusive node of the timer wheel. The wheel holds no reference: deallocation unlinks.
-    cdef void *timer_previous
-    cdef void *timer_next
-    cdef uint64_t timer_tick          # wheel tick it is linked at; 0 = not linked
+    # The wheel holds no reference; deallocation unlinks.
+    cdef tg_timer timer
     cdef uint64_t deadline            # CLOCK_MONOTONIC ns; NEVER = disarmed
 
     cdef void on_timer(self) noexcept
@@ -26,6 +31,8 @@ cdef class Source(Timed):
     """A file descriptor in the poller (fd is -1 when it is not registered)."""
     cdef readonly int fd
     cdef readonly Poller poller
+    cdef uint64_t since               # the poller's batch in which it was added
+    cdef bint level
     cdef bint dirty
 
     # Readiness changed: a mask of EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR. Edge-triggered: whoever stops short
@@ -41,24 +48,35 @@ cdef class Poller:
     cdef uint64_t now                 # CLOCK_MONOTONIC ns, read once per batch
     cdef char *scratch                # receive buffer shared by all sources; valid until the next receive
     cdef size_t scratch_size
+    cdef uint64_t batch
+    cdef bint running                 # inside a batch: flush and burial happen at its end
+    cdef bint flush_scheduled
     cdef list dirty
     cdef list graveyard
     cdef readonly Py_ssize_t sources
-    cdef void **wheel
+    cdef tg_timer *wheel
     cdef uint64_t wheel_tick
     cdef object tick_handle
+    cdef object flush_callback
 
     # Takes over `fd` (non-blocking): edge-triggered for input, output and peer shutdown. `level` = level-triggered input
     # only (listening sockets). Keeps a reference to `source` until `remove`. Raises OSError.
     cdef int add(self, Source source, int fd, bint level) except -1
     # Unregisters and closes the descriptor; events of the current batch for it are dropped. Safe to call twice.
     cdef void remove(self, Source source) noexcept
+    # Stop or go on watching a level-triggered source.
+    cdef void watch(self, Source source, bint on) noexcept
+    # on_flush will be called at the end of this batch (outside of a batch: in the loop's next round).
     cdef void mark(self, Source source) noexcept
     # Give `timed` the deadline `when` (monotonic ns). One store in the common case.
     cdef void arm(self, Timed timed, uint64_t when) noexcept
     cdef void disarm(self, Timed timed) noexcept
+    cdef void dispatch(self) noexcept
+    cdef void finish_batch(self) noexcept
+    cdef void link(self, tg_timer *node, uint64_t tick) noexcept
 
 
 cdef enum:
     TICK_NS = 20_000_000
 cdef uint64_t NEVER
+cdef uint64_t monotonic_ns() noexcept nogil

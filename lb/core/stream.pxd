@@ -1,7 +1,6 @@
 """Byte streams over sockets (TCP and Unix), with an output queue. Knows nothing of protocols."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from posix.types cimport off_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.poller cimport Source
 
@@ -10,6 +9,14 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
         size_t iov_len
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLLIN
+        EPOLLOUT
+        EPOLLRDHUP
+        EPOLLERR
+        EPOLLHUP
 
 
 cdef enum:
@@ -42,7 +49,12 @@ cdef class Stream(Source):
     cdef int queue(self, const void *data, size_t size) noexcept
     # Sends `out`: 0 all gone, 1 something is left, IO_ERROR.
     cdef int push(self) noexcept
-    # Sends `out` and then the parts, without copying what the kernel takes at once; the rest is copied to `out`.
-    # 0 all gone, 1 something is left in `out`, IO_ERROR.
+    # Sends `out` and then the parts (at most 1000), without copying what the kernel takes at once; the rest is copied to
+    # `out`. 0 all gone, 1 something is left in `out`, IO_ERROR.
     cdef int push_parts(self, const iovec *parts, int count) noexcept
+    # Shuts down our side for writing (a FIN after what was sent).
+    cdef void shutdown_write(self) noexcept
     cdef size_t pending(self) noexcept
+    # Takes a connected, non-blocking descriptor (an accepted one): 0 or IO_ERROR (then it is closed).
+    cdef int register(self, int fd) noexcept
+    cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from lb.config.address import HostPort, UnixPath, parse_address
@@ -15,7 +15,17 @@ from lb.errors import ConfigError
 MAX_LOOKUPS = 16
 
 
-def resolve(address: str) -> tuple[str, ...]:
+Lookup = Callable[[str], Iterable[str]]
+"""The IP addresses of a host name; raises OSError when there are none or nobody can be asked."""
+
+
+def system_lookup(host: str) -> list[str]:
+    """What the machine's resolver says: /etc/hosts, DNS and whatever else nsswitch.conf names. Blocks."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(info[4][0]) for info in found if info[0] in (socket.AF_INET, socket.AF_INET6)]
+
+
+def resolve(address: str, lookup: Lookup = system_lookup) -> tuple[str, ...]:
     """`HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH` as literal addresses, in the resolver's order, each once.
 
     Raises ConfigError when it is no address or its name has none. Blocks while a name is looked up.
@@ -27,11 +37,11 @@ def resolve(address: str) -> tuple[str, ...]:
     if isinstance(parsed, UnixPath) or parsed.literal:
         return (str(parsed),)
     try:
-        found = socket.getaddrinfo(parsed.host, parsed.port, type=socket.SOCK_STREAM)
+        hosts = lookup(parsed.host)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([f"{parsed.host} cannot be resolved: {reason}"]) from None
-    hosts = [str(info[4][0]) for info in found if info[0] in (socket.AF_INET, socket.AF_INET6)]
+    # A link-local address with its scope (fe80::1%eth0) cannot be written as host and port.
     usable = tuple(dict.fromkeys(str(HostPort(host, parsed.port, True)) for host in hosts if "%" not in host))
     if not usable:
         raise ConfigError([f"{parsed.host} has no usable address"])
@@ -45,22 +55,23 @@ class StaticEndpoints:
     then holds the result for compile_plan.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lookup: Lookup = system_lookup) -> None:
+        self._lookup = lookup
         self.endpoints: Mapping[str, tuple[EndpointSpec, ...]] = {}
 
     def check(self, config: Config) -> list[tuple[str, str]]:
         """Resolve every endpoint of `config`; problems as (path, message). Blocks while names are looked up."""
         pools = {name: pool for name, pool in config.pools.items() if pool.serve is None}
-        answers = _resolve_all({e.address for pool in pools.values() for e in pool.endpoints})
+        answers = _resolve_all({e.address for pool in pools.values() for e in pool.endpoints}, self._lookup)
         problems: list[tuple[str, str]] = []
         self.endpoints = {name: _specs(name, pool, answers, problems) for name, pool in pools.items()}
         return problems
 
 
-def _resolve_all(addresses: Iterable[str]) -> dict[str, tuple[str, ...] | ConfigError]:
+def _resolve_all(addresses: Iterable[str], lookup: Lookup) -> dict[str, tuple[str, ...] | ConfigError]:
     def one(address: str) -> tuple[str, ...] | ConfigError:
         try:
-            return resolve(address)
+            return resolve(address, lookup)
         except ConfigError as error:
             return error
 

@@ -1,0 +1,150 @@
+"""The command line of the model server, parsed to one typed value."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PROVIDERS = ("tensorrt", "cuda", "cpu")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
+_UNITS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
+_UNIX_PATH_LIMIT = 107  # bytes of sockaddr_un.sun_path without its terminator
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """A Unix socket (`path`), or else a TCP `host` and `port` (0: the system chooses)."""
+
+    path: Path | None = None
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """Durations are nanoseconds."""
+
+    models: Path
+    listen: tuple[ListenAddress, ...]
+    providers: tuple[str, ...]
+    threads: int
+    concurrency: int
+    max_batch: int
+    max_queue: int
+    max_queue_delay: int
+    grace: int
+    die_with_parent: bool
+    log_level: str
+
+
+def address(text: str) -> ListenAddress:
+    """`unix:/path` or `host:port`; an IPv6 host in brackets."""
+    if text.startswith("unix:"):
+        path = Path(text.removeprefix("unix:"))
+        if not path.is_absolute():
+            raise argparse.ArgumentTypeError(f"'{text}': expected unix:/absolute/path")
+        if len(os.fsencode(path)) > _UNIX_PATH_LIMIT:
+            raise argparse.ArgumentTypeError(f"'{text}': the path is longer than {_UNIX_PATH_LIMIT} bytes")
+        return ListenAddress(path=path)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]]+)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise argparse.ArgumentTypeError(f"'{text}': expected unix:/path, host:port or [ipv6]:port")
+    return ListenAddress(host=match[1] or match[2], port=int(match[3]))
+
+
+def duration(text: str) -> int:
+    """`250us`, `2ms`, `1.5s`, `5m` or `0`, as nanoseconds."""
+    if text == "0":
+        return 0
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a duration like 500us, 2ms or 30s")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def providers(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    unknown = [name for name in names if name not in PROVIDERS]
+    if unknown or len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(
+            f"'{text}': expected some of {','.join(PROVIDERS)} in order of preference, each once"
+        )
+    return names
+
+
+def positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a whole number from 1")
+    return int(text)
+
+
+def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
+    """Exits with status 2 and a usage line on a wrong command line, as argparse does."""
+    cpus = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(prog="python -m backend", description="The ONNX model server of Tidegate.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="serve a directory of models over gRPC")
+    add = serve.add_argument
+    add("--models", type=Path, required=True, metavar="DIR", help="model repository: DIR/NAME/VERSION/model.onnx")
+    add(
+        "--listen",
+        type=address,
+        required=True,
+        action="append",
+        metavar="ADDR",
+        help="unix:/path or host:port (port 0: any free one); may be given more than once",
+    )
+    add(
+        "--providers",
+        type=providers,
+        default=("cpu",),
+        metavar="LIST",
+        help="execution providers in order of preference, from tensorrt,cuda,cpu (default: cpu); "
+        "without cpu in the list, a server that cannot have the others does not start",
+    )
+    add("--threads", type=positive, default=cpus, metavar="N", help=f"threads of one run of a model (default: {cpus})")
+    add("--concurrency", type=positive, metavar="N", help="runs at once, over all models (default: as --threads)")
+    add(
+        "--max-batch",
+        type=positive,
+        default=32,
+        metavar="ROWS",
+        help="rows up to which waiting requests are merged, for models seen to allow it (default: 32; 1: never)",
+    )
+    add(
+        "--max-queue",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="requests of one model that may wait; more are refused as UNAVAILABLE (default: 1000)",
+    )
+    add(
+        "--max-queue-delay",
+        type=duration,
+        default=0,
+        metavar="TIME",
+        help="how long a request may wait for others to fill its batch (default: 0, it takes only what waits already)",
+    )
+    add(
+        "--grace",
+        type=duration,
+        default=duration("30s"),
+        metavar="TIME",
+        help="on SIGTERM, how long requests in flight may take to finish (default: 30s)",
+    )
+    add("--die-with-parent", action="store_true", help="stop as on SIGTERM when the parent process dies")
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    values = vars(parser.parse_args(arguments))
+    del values["command"]
+    values["listen"] = tuple(values["listen"])
+    values["concurrency"] = values["concurrency"] or values["threads"]
+    return ServeOptions(**values)

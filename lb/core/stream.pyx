@@ -1,0 +1,283 @@
+"""Byte streams over sockets: see stream.pxd for the contract."""
+
+import os
+
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ENOMEM, errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef uint32_t socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    struct msghdr:
+        void *msg_name
+        socklen_t msg_namelen
+        iovec *msg_iov
+        size_t msg_iovlen
+        void *msg_control
+        size_t msg_controllen
+        int msg_flags
+    enum:
+        AF_INET
+        AF_INET6
+        AF_UNIX
+        SOCK_STREAM
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_ERROR
+        MSG_NOSIGNAL
+        MSG_DONTWAIT
+        SHUT_WR
+    int socket(int domain, int kind, int protocol)
+    int connect(int fd, const sockaddr *address, socklen_t length)
+    ssize_t recv(int fd, void *data, size_t size, int flags)
+    ssize_t send(int fd, const void *data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
+    int shutdown(int fd, int how)
+    int getsockopt(int fd, int level, int option, void *value, socklen_t *size)
+    int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
+
+cdef extern from "<sys/un.h>" nogil:
+    struct sockaddr_un:
+        unsigned short sun_family
+        char sun_path[108]
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t htons(uint16_t value)
+    int inet_pton(int family, const char *text, void *into)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+
+
+cdef enum:
+    KEEP = 4096                       # bytes of `out` that an idle connection may keep
+
+
+cdef class Address:
+    """Parses `text`; raises ValueError when it is not an address with a literal IP or a Unix path."""
+
+    def __cinit__(self, str text):
+        self.text = text
+        memset(self.storage, 0, sizeof(self.storage))
+        if text.startswith("unix:"):
+            self.parse_unix(os.fsencode(text[5:]))
+            return
+        host, separator, port = text.rpartition(":")
+        if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"not an address: {text!r}")
+        if host.startswith("[") and host.endswith("]"):
+            self.parse_v6(host[1:len(host) - 1].encode(), int(port))
+        else:
+            self.parse_v4(host.encode(), int(port))
+
+    def parse_unix(self, bytes path):
+        cdef sockaddr_un *un = <sockaddr_un *>self.storage
+        cdef size_t size = len(path)
+        if not path or b"\0" in path or size >= sizeof(un.sun_path):
+            raise ValueError(f"not a Unix socket path: {self.text!r}")
+        self.family = AF_UNIX
+        un.sun_family = AF_UNIX
+        memcpy(un.sun_path, <const char *>path, size)
+        self.length = <uint32_t>(sizeof(unsigned short) + size + 1)
+        if path[:1] == b"@":
+            un.sun_path[0] = 0
+            self.length -= 1
+
+    def parse_v4(self, bytes host, int port):
+        cdef sockaddr_in *v4 = <sockaddr_in *>self.storage
+        self.family = AF_INET
+        v4.sin_family = AF_INET
+        v4.sin_port = htons(<uint16_t>port)
+        self.length = sizeof(sockaddr_in)
+        if inet_pton(AF_INET, host, &v4.sin_addr) != 1:
+            raise ValueError(f"not an IPv4 address: {self.text!r}")
+
+    def parse_v6(self, bytes host, int port):
+        cdef sockaddr_in6 *v6 = <sockaddr_in6 *>self.storage
+        self.family = AF_INET6
+        v6.sin6_family = AF_INET6
+        v6.sin6_port = htons(<uint16_t>port)
+        self.length = sizeof(sockaddr_in6)
+        if inet_pton(AF_INET6, host, &v6.sin6_addr) != 1:
+            raise ValueError(f"not an IPv6 address: {self.text!r}")
+
+    def __repr__(self):
+        return f"<Address {self.text}>"
+
+
+cdef class Stream(Source):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.out)
+        if self.fd >= 0:
+            close(self.fd)
+
+    cdef Py_ssize_t receive(self, char *into, size_t size) noexcept:
+        cdef ssize_t n
+        while True:
+            n = recv(self.fd, into, size, MSG_DONTWAIT)
+            if n >= 0:
+                return n
+            if errno == EINTR:
+                continue
+            if errno == EAGAIN:
+                return IO_AGAIN
+            self.error = errno
+            return IO_ERROR
+
+    cdef int start_connect(self, Address address) noexcept:
+        cdef int fd, one = 1, rc
+        fd = socket(address.family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+        if fd < 0:
+            self.error = errno
+            return IO_ERROR
+        if address.family != AF_UNIX:
+            # Small frames must not wait for an acknowledgement. Failing here only costs latency.
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+        while True:
+            rc = connect(fd, <const sockaddr *>address.storage, address.length)
+            if rc == 0 or errno != EINTR:
+                break
+        # EAGAIN: a Unix socket whose backlog is full; unlike EINPROGRESS nothing will complete it.
+        if rc < 0 and errno != EINPROGRESS:
+            self.error = errno
+            close(fd)
+            return IO_ERROR
+        self.connecting = rc < 0
+        self.shut = False
+        self.error = 0
+        tg_buffer_clear(&self.out)
+        return self.register(fd)
+
+    cdef int register(self, int fd) noexcept:
+        try:
+            self.poller.add(self, fd, False)
+        except OSError as failure:
+            self.error = failure.errno
+            close(fd)
+            return IO_ERROR
+        return 0
+
+    cdef int finish_connect(self) noexcept:
+        cdef int value = 0
+        cdef socklen_t size = sizeof(value)
+        if getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &value, &size) < 0:
+            value = errno
+        if value:
+            self.error = value
+            return IO_ERROR
+        self.connecting = False
+        return 0
+
+    cdef int queue(self, const void *data, size_t size) noexcept:
+        return tg_buffer_append(&self.out, data, size)
+
+    cdef int push(self) noexcept:
+        cdef ssize_t n
+        while self.out.end > self.out.start:
+            n = send(self.fd, tg_buffer_head(&self.out), tg_buffer_size(&self.out), MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n < 0:
+                if errno == EINTR:
+                    continue
+                if errno == EAGAIN:
+                    return 1
+                self.error = errno
+                return IO_ERROR
+            tg_buffer_consume(&self.out, <size_t>n)
+        # What a burst needed is not kept by an idle connection.
+        if self.out.capacity > KEEP:
+            tg_buffer_free(&self.out)
+        return 0
+
+    cdef int push_parts(self, const iovec *parts, int count) noexcept:
+        cdef iovec vector[1024]
+        cdef msghdr message
+        cdef int used = 0, first = 0, i
+        cdef ssize_t n
+        cdef size_t left
+        memset(&message, 0, sizeof(message))
+        if tg_buffer_size(&self.out):
+            vector[0].iov_base = tg_buffer_head(&self.out)
+            vector[0].iov_len = tg_buffer_size(&self.out)
+            used = 1
+        for i in range(count):
+            if parts[i].iov_len:
+                vector[used] = parts[i]
+                used += 1
+        while first < used:
+            message.msg_iov = &vector[first]
+            message.msg_iovlen = <size_t>(used - first)
+            n = sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n < 0:
+                if errno == EINTR:
+                    continue
+                if errno != EAGAIN:
+                    self.error = errno
+                    return IO_ERROR
+                n = 0
+                i = -1
+            else:
+                i = 0
+            left = <size_t>n
+            while first < used and left >= vector[first].iov_len:
+                left -= vector[first].iov_len
+                first += 1
+            if first < used:
+                vector[first].iov_base = <char *>vector[first].iov_base + left
+                vector[first].iov_len -= left
+            if i < 0:
+                break
+        return self.keep_rest(vector, first, used)
+
+    cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept:
+        """What the kernel did not take: the tail of `out` stays, the parts are copied behind it."""
+        cdef int i = first
+        if first >= used:
+            tg_buffer_clear(&self.out)
+            return 0
+        if tg_buffer_size(&self.out):
+            if <char *>vector[first].iov_base >= self.out.data and <char *>vector[first].iov_base < self.out.data + self.out.capacity:
+                self.out.start = <size_t>(<char *>vector[first].iov_base - self.out.data)
+                i = first + 1
+            else:
+                tg_buffer_clear(&self.out)
+        while i < used:
+            if tg_buffer_append(&self.out, vector[i].iov_base, vector[i].iov_len) < 0:
+                self.error = ENOMEM
+                return IO_ERROR
+            i += 1
+        return 1
+
+    cdef void shutdown_write(self) noexcept:
+        if self.fd >= 0 and not self.shut:
+            self.shut = True
+            shutdown(self.fd, SHUT_WR)   # ENOTCONN: the peer is gone, and reading will tell
+
+    cdef size_t pending(self) noexcept:
+        return tg_buffer_size(&self.out)
+
+

@@ -1,0 +1,220 @@
+"""The rare routes of the Open Inference Protocol: server, model, configuration, statistics, repository index.
+
+`route` is pure: it says which unary gRPC call answers an HTTP request and how its result becomes the HTTP answer.
+Inference itself does not come here (request.pyx, response.pyx).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from google.protobuf.message import DecodeError, Message
+
+from lb.inference.describe import to_plain
+from lb.inference.status import grpc_to_http
+from lb.wire import grpc_service_pb2 as wire
+
+SERVICE = b"/inference.GRPCInferenceService/"
+JSON = "application/json"
+
+# What an endpoint offers over gRPC and these routes offer too; anything else it names would not work through here.
+_PASSED_EXTENSIONS = frozenset({"classification", "model_configuration", "parameters", "schedule_policy", "statistics"})
+_OWN_EXTENSIONS = ("binary_tensor_data",)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An HTTP answer."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A unary gRPC call to make; `render(grpc_status, grpc_message, reply_message)` gives the HTTP answer."""
+
+    grpc_path: bytes
+    request: bytes
+    render: Callable[[int, str, bytes], Reply]
+
+
+_MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+_SERVER_LIVE = "/v2/health/live"
+_SERVER_READY = "/v2/health/ready"
+_INFER_PATH = re.compile(rf"{_MODEL}/infer")
+_READY_PATH = re.compile(rf"{_MODEL}/ready")
+_METADATA_PATH = re.compile(_MODEL)
+_CONFIG_PATH = re.compile(rf"{_MODEL}/config")
+_STATISTICS_PATH = re.compile(rf"{_MODEL}/stats")
+_INDEX_PATH = re.compile(r"/v2/repository(?:/(?P<repository>[^/]+))?/index")
+
+
+def error(status: int, message: str) -> Reply:
+    """An error as the protocol shapes it."""
+    return Reply(status, orjson.dumps({"error": message}))
+
+
+def route(method: str, path: str, body: bytes) -> Call | Reply:
+    """The call, or at once the answer, for an HTTP request; `path` is percent-encoded, a query is ignored.
+
+    404 for an unknown path, 405 for a wrong verb. POST to an inference path is a mistake of the caller: ValueError.
+    """
+    path = path.partition("?")[0]
+    if path == "/v2/models/stats":  # before the model routes: "stats" is not a model here
+        return _only("GET", method) or _statistics("", "")
+    for pattern, verb, make in _ROUTES:
+        match = pattern.fullmatch(path)
+        if match is None:
+            continue
+        refusal = _only(verb, method)
+        if refusal is not None:
+            return refusal
+        try:
+            names = {key: unquote_to_bytes(value or "").decode() for key, value in match.groupdict().items()}
+        except UnicodeDecodeError:
+            return error(400, "a name in the path is not UTF-8")
+        return make(names, body)
+    return error(404, "Not Found")
+
+
+def _only(verb: str, method: str) -> Reply | None:
+    # HEAD asks for what GET would answer; the connection leaves the body out (RFC 9110 section 9.3.2).
+    if method == verb or (method == "HEAD" and verb == "GET"):
+        return None
+    return error(405, "Method Not Allowed")
+
+
+def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[Any], Reply]) -> Call:
+    def render(status: int, message: str, reply: bytes) -> Reply:
+        if status != 0:
+            return error(grpc_to_http(status), message or f"the endpoint answered with gRPC status {status}")
+        parsed = answer()
+        try:
+            parsed.ParseFromString(reply)
+        except DecodeError:
+            return error(502, f"the endpoint's answer is not a {answer.DESCRIPTOR.name}")
+        return show(parsed)
+
+    return Call(SERVICE + name, request.SerializeToString(), render)
+
+
+def _json(value: Any) -> Reply:
+    return Reply(200, orjson.dumps(value))
+
+
+def _server_live(_: dict[str, str], __: bytes) -> Call:
+    def show(answer: Any) -> Reply:
+        return _json({"live": True}) if answer.live else error(400, "Server not live")
+
+    return _call(b"ServerLive", wire.ServerLiveRequest(), wire.ServerLiveResponse, show)
+
+
+def _server_ready(_: dict[str, str], __: bytes) -> Call:
+    def show(answer: Any) -> Reply:
+        return _json({"ready": True}) if answer.ready else error(400, "Server not ready")
+
+    return _call(b"ServerReady", wire.ServerReadyRequest(), wire.ServerReadyResponse, show)
+
+
+def _server_metadata(_: dict[str, str], __: bytes) -> Call:
+    def show(answer: Any) -> Reply:
+        extensions = [*_OWN_EXTENSIONS, *(e for e in answer.extensions if e in _PASSED_EXTENSIONS)]
+        return _json({"name": answer.name, "version": answer.version, "extensions": extensions})
+
+    return _call(b"ServerMetadata", wire.ServerMetadataRequest(), wire.ServerMetadataResponse, show)
+
+
+def _model_ready(names: dict[str, str], _: bytes) -> Call:
+    def show(answer: Any) -> Reply:
+        if not answer.ready:
+            return error(400, "Model version not ready")
+        return _json({"name": names["model"], "ready": True})
+
+    request = wire.ModelReadyRequest(name=names["model"], version=names["version"])
+    return _call(b"ModelReady", request, wire.ModelReadyResponse, show)
+
+
+def _model_metadata(names: dict[str, str], _: bytes) -> Call:
+    def tensors(items: Any) -> list[dict[str, Any]]:
+        return [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in items]
+
+    def show(answer: Any) -> Reply:
+        plain: dict[str, Any] = {
+            "name": answer.name,
+            "versions": list(answer.versions),
+            "platform": answer.platform,
+            "inputs": tensors(answer.inputs),
+            "outputs": tensors(answer.outputs),
+        }
+        if answer.properties:
+            plain["properties"] = dict(answer.properties)
+        return _json(plain)
+
+    request = wire.ModelMetadataRequest(name=names["model"], version=names["version"])
+    return _call(b"ModelMetadata", request, wire.ModelMetadataResponse, show)
+
+
+def _model_config(names: dict[str, str], _: bytes) -> Call:
+    def show(answer: Any) -> Reply:
+        return _json(to_plain(answer.config))
+
+    request = wire.ModelConfigRequest(name=names["model"], version=names["version"])
+    return _call(b"ModelConfig", request, wire.ModelConfigResponse, show)
+
+
+def _statistics(model: str, version: str) -> Call:
+    def show(answer: Any) -> Reply:
+        # Clients subtract two of these and expect every duration to be there.
+        return _json(to_plain(answer, complete=True))
+
+    request = wire.ModelStatisticsRequest(name=model, version=version)
+    return _call(b"ModelStatistics", request, wire.ModelStatisticsResponse, show)
+
+
+def _model_statistics(names: dict[str, str], _: bytes) -> Call:
+    return _statistics(names["model"], names["version"])
+
+
+def _repository_index(names: dict[str, str], body: bytes) -> Call | Reply:
+    ready = False
+    if body.strip():
+        try:
+            options = orjson.loads(body)
+        except orjson.JSONDecodeError as problem:
+            return error(400, f"the request is not valid JSON: {problem}")
+        wanted = options.get("ready", False) if isinstance(options, dict) else None
+        if not isinstance(wanted, bool):
+            return error(400, "the request must be a JSON object whose 'ready' is a boolean")
+        ready = wanted
+
+    def show(answer: Any) -> Reply:
+        return _json(
+            [{"name": m.name, "version": m.version, "state": m.state, "reason": m.reason} for m in answer.models]
+        )
+
+    request = wire.RepositoryIndexRequest(repository_name=names["repository"], ready=ready)
+    return _call(b"RepositoryIndex", request, wire.RepositoryIndexResponse, show)
+
+
+def _infer(_: dict[str, str], __: bytes) -> Call:
+    raise ValueError("inference requests are not management requests")
+
+
+_ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Call | Reply]], ...] = (
+    (re.compile("/v2/?"), "GET", _server_metadata),
+    (re.compile(_SERVER_LIVE), "GET", _server_live),
+    (re.compile(_SERVER_READY), "GET", _server_ready),
+    (_READY_PATH, "GET", _model_ready),
+    (_CONFIG_PATH, "GET", _model_config),
+    (_STATISTICS_PATH, "GET", _model_statistics),
+    (_INFER_PATH, "POST", _infer),
+    (_METADATA_PATH, "GET", _model_metadata),
+    (_INDEX_PATH, "POST", _repository_index),
+)

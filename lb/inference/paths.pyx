@@ -1,0 +1,86 @@
+"""The path of inference requests."""
+
+from libc.string cimport memchr, memcmp
+from lb.inference.jsontext cimport valid_utf8
+from lb.inference.protobuf cimport span
+
+from lb.inference.errors import OipError
+
+
+cdef inline bint starts(const char *path, size_t n, const char *text, size_t size) noexcept nogil:
+    return n >= size and memcmp(path, text, size) == 0
+
+
+cdef int match_infer(const char *path, size_t n, span *model, span *version) noexcept nogil:
+    cdef const char *end
+    cdef size_t i = 0
+    if not starts(path, n, b"/v2/models/", 11):
+        return NO_MATCH
+    end = <const char *>memchr(path, 63, n)
+    n = (<size_t>(end - path) if end != NULL else n) - 11
+    path += 11
+    while i < n and path[i] != 47:
+        i += 1
+    if i == 0:
+        return NO_MATCH
+    model.data, model.size = path, i
+    path += i
+    n -= i
+    version.data, version.size = path, 0
+    if starts(path, n, b"/versions/", 10):
+        path += 10
+        n -= 10
+        i = 0
+        while i < n and 48 <= path[i] <= 57:
+            i += 1
+        if i == 0:
+            return NO_MATCH
+        version.data, version.size = path, i
+        path += i
+        n -= i
+    if n != 6 or memcmp(path, b"/infer", 6) != 0:
+        return NO_MATCH
+    # A name that is not plain ASCII needs the check of decode_model too.
+    for i in range(model.size):
+        if model.data[i] == 37 or <unsigned char>model.data[i] >= 128:
+            return MATCH_ESCAPED
+    return MATCH
+
+
+cdef int hex_digit(char c) noexcept nogil:
+    if 48 <= c <= 57:
+        return c - 48
+    if 97 <= (c | 32) <= 102:
+        return (c | 32) - 87
+    return -1
+
+
+cdef bytes decode_model(const span *model):
+    cdef bytearray name = bytearray()
+    cdef size_t i = 0
+    cdef int high, low
+    while i < model.size:
+        if model.data[i] != 37:
+            name.append(<unsigned char>model.data[i])
+            i += 1
+            continue
+        high = hex_digit(model.data[i + 1]) if i + 2 < model.size else -1
+        low = hex_digit(model.data[i + 2]) if i + 2 < model.size else -1
+        if high < 0 or low < 0:
+            raise OipError(400, "the model's name in the path is not percent-encoded correctly")
+        name.append(high << 4 | low)
+        i += 3
+    result = bytes(name)
+    if not valid_utf8(result, <size_t>len(result)):
+        raise OipError(400, "the model's name in the path is not UTF-8")
+    return result
+
+
+def infer_target(bytes path):
+    """(model, version) of an inference path, names decoded; None for any other path."""
+    cdef span model
+    cdef span version
+    cdef int match = match_infer(path, <size_t>len(path), &model, &version)
+    if match == NO_MATCH:
+        return None
+    return (decode_model(&model) if match == MATCH_ESCAPED else model.data[:model.size], version.data[:version.size])

@@ -1,0 +1,36 @@
+"""Inference requests: from HTTP bodies of the Open Inference Protocol to `ModelInferRequest` messages."""
+
+from libc.stdint cimport uint64_t
+from lb.core.stream cimport iovec
+from lb.inference.template cimport Template
+
+
+cdef class InferRequest:
+    """One request, ready to be sent. `parts` are the bytes of the ModelInferRequest; what they point to is owned by
+    this object, except that binary tensors stay where they were in the HTTP body: that memory must outlive the parts'
+    use."""
+    cdef readonly bytes model
+    cdef readonly bytes version       # b"" = not said
+    cdef readonly bytes id            # b"" = none
+    cdef const iovec *parts
+    cdef int part_count
+    cdef size_t message_size          # sum of the parts
+    cdef readonly bint cacheable
+    cdef readonly uint64_t timeout_us  # the protocol's `timeout` parameter; 0 = none
+    cdef readonly bytes sequence      # text of sequence_id; b"" = none
+    cdef Template template
+    cdef iovec *tensors               # data of every input, in the order of the request
+    cdef object owner                 # keeps the body's memory, where Python code made the request
+
+    # The key of the request in the result cache: BLAKE2b-256 keyed by `secret` over model, version, inputs sorted by
+    # name (name, datatype, shape, parameters, data), requested outputs with their parameters, and request parameters.
+    # `id`, `timeout`, `priority` and the binary_data parameters do not count, nor does the encoding. 0, or -1 when
+    # hashing failed.
+    cdef int digest(self, const unsigned char *secret, unsigned char *out) noexcept
+    # Whether an output is to be answered in binary form.
+    cdef bint wants_binary(self, const char *name, size_t n) noexcept
+
+
+# `model` and `version` (b"" = not said) come from the path; `json_length` is Inference-Header-Content-Length, -1 when
+# absent. Raises OipError.
+cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length)

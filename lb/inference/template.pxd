@@ -1,0 +1,49 @@
+"""What the JSON part of an inference request says, checked once and kept in the forms that requests are built from."""
+
+from libc.stdint cimport int64_t, uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.inference.protobuf cimport span
+
+
+cdef struct InputSpec:
+    int datatype
+    bint binary                       # the data follows the JSON part; else it is in Template.packed
+    int64_t count                     # elements
+    size_t size                       # bytes of data
+    size_t packed_at                  # offset in Template.packed
+
+
+cdef struct OutputSpec:
+    span name
+    int binary                        # -1: not said
+
+
+cdef class Template:
+    """Immutable once built; shared by the requests that have the same model, version and JSON part (but for the id)."""
+    # ModelInferRequest without id and raw_input_contents: the id goes in at `id_at`.
+    cdef tg_buffer head
+    cdef size_t id_at
+    # Everything that decides the answer but the tensor data, in a canonical form.
+    cdef tg_buffer meaning
+    cdef tg_buffer packed             # data of the JSON tensors, each aligned to 8 bytes
+    cdef InputSpec *inputs
+    cdef int *order                   # the inputs sorted by name
+    cdef int input_count
+    cdef int binary_inputs
+    cdef size_t binary_size           # sum of the sizes of binary inputs
+    cdef OutputSpec *outputs          # requested outputs
+    cdef int output_count
+    cdef bint binary_default          # binary_data_output
+    cdef bint cacheable
+    cdef uint64_t timeout_us          # 0 = none
+    cdef bytes sequence               # text of sequence_id, b"" = none
+    cdef bytes id                     # b"" = none; of the request the template was built from
+    cdef list names                   # keeps what `outputs` points to
+
+    cdef int read_parameters(self, object parameters) except -1
+    cdef int read_inputs(self, object items, tg_buffer *scratch) except -1
+    cdef int read_input(self, int index, dict item, str name, str what, tg_buffer *scratch) except -1
+    cdef int read_outputs(self, object items, tg_buffer *scratch) except -1
+
+# `document` is the parsed JSON part. Raises OipError(400).
+cdef Template build_template(bytes model, bytes version, object document)
