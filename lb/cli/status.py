@@ -35,7 +35,9 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     last = document["last_reload"]
     if last is not None:
         at = datetime.fromtimestamp(last["at"]).strftime("%Y-%m-%d %H:%M:%S")
-        yield Text(f"last reload {at}: {'ok' if last['ok'] else 'failed: ' + last['error']}", "" if last["ok"] else "red")
+        yield Text(
+            f"last reload {at}: {'ok' if last['ok'] else 'failed: ' + last['error']}", "" if last["ok"] else "red"
+        )
         for note in last["notes"]:
             yield Text(f"needs a restart: {note}", "yellow")
     slow = [name for name, compiled in document["compiled"].items() if not compiled]
@@ -46,7 +48,15 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
 def _workers(workers: Sequence[dict[str, Any]]) -> Table:
     table = _table("worker", "pid", "state", "plan", "busy", "restarts", "last exit")
     for w in workers:
-        row = (w["index"], w["pid"] or "-", w["state"], w["generation"], w["busy"], w["restarts"], w["last_exit"] or "-")
+        row = (
+            w["index"],
+            w["pid"] or "-",
+            w["state"],
+            w["generation"],
+            w["busy"],
+            w["restarts"],
+            w["last_exit"] or "-",
+        )
         table.add_row(*map(_cell, row))
     return table
 

@@ -38,7 +38,7 @@ class FleetSettings:
     apply_timeout: int = 15 * SECOND  # from a plan to the last acknowledgement
     hang_timeout: int = 20 * SECOND  # a worker without a heartbeat for so long is killed and replaced
     kill_grace: int = 3 * SECOND  # after the end of a drain
-    restarts: RestartSettings = RestartSettings()
+    restarts: RestartSettings = field(default_factory=RestartSettings)
     command: Sequence[str] = COMMAND
 
 
@@ -53,7 +53,10 @@ class Publication:
 
 @dataclass(slots=True)
 class Member:
-    """One worker's place, which outlives its processes. States: starting, idle, running, stopping, backoff, crash_loop."""
+    """One worker's place, which outlives its processes.
+
+    States: starting (no frame yet), idle (no plan yet), running, stopping, stopped, backoff, crash_loop.
+    """
 
     index: int
     restarts: Restarts
@@ -121,7 +124,10 @@ class Fleet:
                 raise StartError(f"worker {member.index} did not start: {member.last_exit}")
 
     async def publish(self, publication: Publication) -> None:
-        """Gives a plan to every worker; returns once each has acknowledged. Raises PublishError with nothing changed."""
+        """Gives a plan to every worker and returns once each has acknowledged.
+
+        Raises PublishError, with the old plan everywhere, when one refuses it, dies or does not answer in time.
+        """
         members = [m for m in self.members if m.state in ("idle", "running")]
         for member in members:
             member.answer = self._loop.create_future()
@@ -238,7 +244,9 @@ class Fleet:
         self._segment.clear_worker(member.index)
         if self._stopping:
             member.state = "stopped"
-            log.log(logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit)
+            log.log(
+                logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit
+            )
         else:
             log.error("worker %d (pid %d) died: %s", member.index, pid, member.last_exit)
             self._restart(member, member.started, now)

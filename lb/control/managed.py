@@ -30,7 +30,7 @@ class Server(Protocol):
         """Those that are ready."""
 
     async def reconfigure(self, pool: PoolConfig) -> None:
-        """Follows other settings that need no other processes: numbers, timing, scaling."""
+        """Follows other numbers and another `scaling` section; `serve` is else as it was."""
 
     def kill(self) -> None:
         """Ends all of them at once; a `stop` under way is over then."""
@@ -172,12 +172,9 @@ def _managed(config: Config) -> dict[str, ServeConfig]:
     return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
 
 
-# Settings of `serve` that make other processes; the rest is followed by those that run.
-_PROCESS = ("models", "listen", "providers", "threads", "args", "env")
-
-
 def _same_servers(a: ServeConfig, b: ServeConfig) -> bool:
-    return all(getattr(a, name) == getattr(b, name) for name in _PROCESS)
+    """Whether both say the same of each process: all but how many there are."""
+    return a.model_copy(update={"min": 0, "max": 0}) == b.model_copy(update={"min": 0, "max": 0})
 
 
 def _endpoints(plan: Plan | None, pool: str) -> Sequence[EndpointSpec]:

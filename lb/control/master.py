@@ -1,4 +1,4 @@
-"""The master: owns the configuration, the listening sockets and the shared segment, and drives the workers with them."""
+"""The master: owns configuration, listening sockets and the shared segment, and drives the workers with them."""
 
 from __future__ import annotations
 
@@ -237,7 +237,11 @@ class Master:
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""
-        return {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners} if self.plan else {}
+        return (
+            {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners}
+            if self.plan
+            else {}
+        )
 
     async def _drain(self) -> None:
         """Lets the workers finish what they have; model servers live on until then."""

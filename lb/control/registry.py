@@ -1,8 +1,8 @@
 """Who owns which record of the shared segment: endpoint slots and counter series, kept by name over reloads.
 
-A plan is compiled inside a transaction: `begin`, then the compiler asks for slots and series, then `commit` or `rollback`.
-What a committed plan no longer names is retired: it takes no new requests, and its record is freed once nothing is in flight
-there and `LINGER_NS` have passed. Until then its name gets it back, with its state.
+A plan is compiled inside a transaction: `begin`, then the compiler asks for slots and series, then `commit` or
+`rollback`. What a committed plan no longer names is retired: it takes no new requests, and its record is freed once
+nothing is in flight there and `LINGER_NS` have passed. Until then its name gets it back, with its state.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Registry:
             table.wanted, table.fresh = set(), set()
 
     def prepare(self, endpoints: Mapping[int, Initial], now: int) -> None:
-        """Writes the control words of new slots, before any worker learns of them. `endpoints`: every slot of the plan."""
+        """Writes the control words of new slots, before any worker learns of them. `endpoints`: every slot of the
+        plan."""
         for key in self._endpoints.fresh:
             slot = self._endpoints.used[key]
             self._segment.clear_slot(slot)

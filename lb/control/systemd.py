@@ -18,7 +18,8 @@ class Notifier:
     """Sends state to the service manager. A manager that does not listen costs one log line, never the daemon."""
 
     def __init__(self, path: str = "", watchdog_usec: int = 0) -> None:
-        """`path`: the notify socket ("@" starts an abstract one); "" sends nothing. `watchdog_usec`: 0 = no watchdog."""
+        """`path`: the notify socket ("@" starts an abstract one); "" sends nothing. `watchdog_usec`: 0 = no
+        watchdog."""
         self.watchdog_usec = watchdog_usec
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket: socket.socket | None = None
@@ -65,7 +66,7 @@ class Notifier:
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The listening stream sockets passed by socket activation, in order; the variables are taken out of the environment.
+    """The listening stream sockets passed by socket activation, in order; takes the variables out of the environment.
 
     Descriptors that are no listening stream socket are named in the log and closed.
     """
@@ -82,7 +83,9 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
             sockets.append(socket.socket(fileno=fd))
         else:
             name = names[index] if index < len(names) else "unknown"
-            log.warning("descriptor %d (%s) passed by the service manager is no listening stream socket; closed", fd, name)
+            log.warning(
+                "descriptor %d (%s) passed by the service manager is no listening stream socket; closed", fd, name
+            )
             _close(fd)
     return sockets
 

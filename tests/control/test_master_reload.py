@@ -74,7 +74,10 @@ def test_a_renamed_listener_keeps_its_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pools": {"up": {"protocol": "http", "endpoints": ["127.0.0.1:9"], "policy": {"typo": 1}}}}, "pools.up.policy"),
+        (
+            {"pools": {"up": {"protocol": "http", "endpoints": ["127.0.0.1:9"], "policy": {"typo": 1}}}},
+            "pools.up.policy",
+        ),
         ({"listeners": {"web": listener("127.0.0.1:0"), "refused": listener("127.0.0.1:0")}}, "the plan is refused"),
         ({"listeners": {"web": listener("127.0.0.1:0"), "die": listener("127.0.0.1:0")}}, "died (exit code 3)"),
         ({"listeners": {"web": listener("127.0.0.1:0"), "hang": listener("127.0.0.1:0")}}, "no answer in time"),
