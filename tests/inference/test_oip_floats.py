@@ -1,5 +1,6 @@
 """Decimal text and 16-bit formats against Python's and NumPy's."""
 
+import itertools
 import math
 import struct
 
@@ -94,7 +95,7 @@ def test_half_rounds_like_numpy(value: float) -> None:
 
 def test_half_ties_go_to_even() -> None:
     values = np.arange(0x7C00, dtype="<u2").view("<f2").astype("<f8")
-    for lower, upper in zip(values, values[1:], strict=False):
+    for lower, upper in itertools.pairwise(values):
         assert half_bits((lower + upper) / 2) == np.float64((lower + upper) / 2).astype("<f2").view("<u2")
     assert half_bits(65519.99) == 0x7BFF
     assert half_bits(65520.0) is None

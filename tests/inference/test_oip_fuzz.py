@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oip_tools import SECRET, encode, tensor_of
 
 from lb.inference.errors import OipError
-from lb.inference.request import parse
+from lb.inference.request import InferRequest, parse
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 INPUTS = [
@@ -49,15 +49,21 @@ def check(body: bytes, length: int) -> bool:
     try:
         request = parse(b"m", b"", body, length)
     except OipError as error:
-        assert error.status == 400
-        json.dumps({"error": str(error)}).encode()
-        return False
+        refusal = error
+    else:
+        check_message(request)
+        return True
+    assert refusal.status == 400
+    assert str(refusal).encode()
+    return False
+
+
+def check_message(request: InferRequest) -> None:
     message = ModelInferRequest.FromString(request.message())
     assert len(message.inputs) == len(message.raw_input_contents)
     assert message.id == request.id.decode()
     assert message.SerializeToString(deterministic=True) == request.message()
     assert len(request.digest_hex(SECRET)) == 64
-    return True
 
 
 @pytest.mark.parametrize("seed", range(6))
