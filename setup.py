@@ -25,6 +25,7 @@ LINKS = {
     "lb.core.http1": ["libllhttp"],
     "lb.core.http2": ["libnghttp2"],
     "lb.core.hashing": ["libsodium"],
+    "bench._stub": ["libnghttp2"],
 }
 
 
@@ -50,7 +51,7 @@ def pkg_config(library: str) -> dict[str, list[str]]:
 
 
 def sources() -> list[Path]:
-    pyx = sorted(ROOT.glob("lb/**/*.pyx"))
+    pyx = sorted([*ROOT.glob("lb/**/*.pyx"), *ROOT.glob("bench/**/*.pyx")])
     augmented = [p.with_suffix(".py") for p in sorted(ROOT.glob("lb/**/*.pxd")) if p.with_suffix(".py").exists()]
     return [p for p in pyx + augmented if p.name != "__init__.py"]
 
@@ -67,16 +68,19 @@ def extension(source: Path) -> Extension:
     return Extension(
         module,
         [str(relative)],
-        include_dirs=[str(ROOT / "lb" / "core"), *links["include_dirs"]],
+        include_dirs=[str(ROOT / "lb" / "core"), str(ROOT / "lb" / "cache"), *links["include_dirs"]],
         library_dirs=links["library_dirs"],
         libraries=links["libraries"],
         extra_compile_args=flags,
         extra_link_args=os.environ.get("TIDEGATE_LDFLAGS", "").split(),
-        depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/core/*.h"))],
+        depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/**/*.h"))],
     )
 
 
 def extensions() -> list[Extension]:
+    # The Makefile installs the package first and builds in place afterwards, with its own list of what changed.
+    if os.environ.get("TIDEGATE_NO_EXTENSIONS"):
+        return []
     if not any(command in sys.argv for command in ("build_ext", "build", "bdist_wheel", "editable_wheel", "install", "develop")):
         return []
     if shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:

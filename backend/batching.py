@@ -109,7 +109,7 @@ def _key(job: Job) -> Hashable:
 
 
 class Batcher:
-    """Runs the calls of one model on `executor`, `runs` at once and `max_queue` waiting at most. Belongs to one loop."""
+    """Runs the calls of one model on `executor`, at most `runs` at once, `max_queue` waiting. Belongs to one loop."""
 
     def __init__(
         self,

@@ -100,6 +100,8 @@ class Server:
         await asyncio.wait((self._loading, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if self._stop.is_set():
+            # an error of the load no longer matters; a future whose error nobody looks at would complain
+            self._loading.add_done_callback(lambda loading: loading.cancelled() or loading.exception())
             return False
         repository = Repository(self._loading.result())
         options = self._options

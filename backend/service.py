@@ -142,7 +142,7 @@ class InferenceService:
         return await self._infer(request)
 
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
-        """Answers in the order of the requests; an inference that fails says so in its answer, and the stream goes on."""
+        """Answers in the order of the requests; an inference that fails says so there, and the stream goes on."""
         async for request in requests:
             try:
                 response = await self._infer(request)

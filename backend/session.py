@@ -122,6 +122,8 @@ class Session:
 
 def _bits(value: Any) -> np.ndarray:
     """A copy of a BF16 value in host memory, as UINT16."""
+    if value.device_name() != "cpu":
+        raise ModelFailure(f"ONNX Runtime left a BF16 output on {value.device_name()}, expected host memory")
     shape = tuple(value.shape())
     size = int(np.prod(shape, dtype=np.int64)) * BF16.size
     if size == 0:

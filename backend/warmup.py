@@ -38,9 +38,10 @@ def warm_up(session: Session, directory: Path) -> Shapes:
             failure = failure or error
         else:
             return shapes
+    form = json.dumps({spec.name: spec.shape for spec in session.inputs})
     raise StartError(
         f"{session.source}: the warm-up inference failed ({failure}); "
-        f'if the model is sound, name shapes that it takes in {path}: {{"input": [1, 3, 224, 224]}}'
+        f"if the model is sound, write shapes that it takes to {path}, as {form} with a size for every -1"
     )
 
 

@@ -29,6 +29,14 @@ class EndpointPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """An endpoint as discovery or a supervisor gives it, before it has a slot and a series."""
+
+    address: str  # as in EndpointPlan
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     name: str
     protocol: str  # oip | http | tcp
@@ -55,6 +63,7 @@ class RoutePlan:
     cache_ttl_ns: int
     timeout_ns: int  # whole exchange; 0 = none
     max_body: int
+    expose_endpoint: bool = False  # X-Tidegate-Endpoint in answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +108,14 @@ class Plan:
 
     def to_wire(self) -> dict[str, Any]:
         """The plan as plain types, for msgpack."""
-        return _plain(self)
+        plain: dict[str, Any] = _plain(self)
+        return plain
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Plan:
         """The plan from what `to_wire` gave, after msgpack (tuples may have become lists)."""
-        return _typed(cls, data)
+        plan: Plan = _typed(cls, data)
+        return plan
 
 
 def _plain(value: Any) -> Any:
@@ -116,7 +127,7 @@ def _plain(value: Any) -> Any:
 
 
 def _typed(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{name: _typed(hints[name], v) for name, v in value.items()})
     if get_origin(kind) is tuple:

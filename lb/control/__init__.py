@@ -1,0 +1,1 @@
+"""The control plane: the master, its workers, reload, supervision of model servers, systemd."""

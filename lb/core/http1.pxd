@@ -25,7 +25,7 @@ cdef extern from "<llhttp.h>" nogil:
         void *data
 
 
-cdef enum header_id:
+cdef enum:
     H_OTHER = 0
     H_HOST
     H_CONNECTION
@@ -53,7 +53,7 @@ cdef enum:
     MAX_FIELDS = 512                  # hard limit of a scan; listeners set theirs below it
     MAX_SPANS = 64
 
-cdef enum scan_error:
+cdef enum:
     SCAN_OK = 0
     SCAN_BAD = 1                      # not HTTP, or a framing that could be read in two ways
     SCAN_TOO_MANY_FIELDS = 2
@@ -126,3 +126,9 @@ cdef int append_fields(tg_buffer *out, const Scan *scan, uint64_t skip) noexcept
 cdef const char *method_name(int method) noexcept
 # A decimal number without sign: -1 when it is not one, or too large.
 cdef int64_t parse_decimal(const char *text, size_t n) noexcept nogil
+# Marks the fields that the Connection field names as hop-by-hop (RFC 9110 section 7.6.1).
+cdef void mark_hop_by_hop(Scan *scan) noexcept nogil
+cdef bint has_token(const Field *field, const char *lower) noexcept nogil
+# The current "Date: …" line (RFC 9110 section 6.6.1), made once a second. `seconds` is the wall clock's.
+cdef int append_date(tg_buffer *out) noexcept
+cdef const char *reason_phrase(int status) noexcept nogil

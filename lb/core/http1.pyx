@@ -44,7 +44,16 @@ cdef extern from "<llhttp.h>" nogil:
     const char *llhttp_get_error_reason(const llhttp_t *parser)
     const char *llhttp_get_error_pos(const llhttp_t *parser)
     const char *llhttp_method_name(int method)
+    const char *llhttp_status_name(int status)
     const char *llhttp_errno_name(int error)
+
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+    struct tm:
+        pass
+    time_t time(time_t *into)
+    tm *gmtime_r(const time_t *when, tm *into)
+    size_t strftime(char *into, size_t room, const char *form, const tm *parts)
 
 cdef Scan SCAN
 cdef llhttp_settings_t SETTINGS
@@ -323,6 +332,109 @@ cdef int append_fields(tg_buffer *out, const Scan *scan, uint64_t skip) noexcept
         at += 2
     out.end = <size_t>(at - out.data)
     return 0
+
+cdef inline bint token_at(const char *text, size_t n, size_t *start, size_t *end) noexcept nogil:
+    """The next comma-separated element at or behind *start: False at the end."""
+    cdef size_t i = start[0]
+    while i < n and (text[i] == 32 or text[i] == 9 or text[i] == 44):
+        i += 1
+    if i >= n:
+        return False
+    start[0] = i
+    while i < n and text[i] != 44:
+        i += 1
+    end[0] = i
+    while end[0] > start[0] and (text[end[0] - 1] == 32 or text[end[0] - 1] == 9):
+        end[0] -= 1
+    return True
+
+
+cdef bint has_token(const Field *field, const char *lower) noexcept nogil:
+    cdef size_t start = 0, end = 0
+    while token_at(field.value, field.value_length, &start, &end):
+        if same_name(field.value + start, end - start, lower):
+            return True
+        start = end
+    return False
+
+
+cdef void mark_hop_by_hop(Scan *scan) noexcept nogil:
+    cdef int i, k
+    cdef size_t start, end
+    cdef Field *field
+    if scan.first[H_CONNECTION] < 0:
+        return
+    for i in range(scan.first[H_CONNECTION], scan.field_count):
+        field = &scan.fields[i]
+        if field.id != H_CONNECTION:
+            continue
+        start = 0
+        end = 0
+        while token_at(field.value, field.value_length, &start, &end):
+            # "close" and "keep-alive" name no field that is not hop-by-hop already.
+            if not (same_name(field.value + start, end - start, b"close") or
+                    same_name(field.value + start, end - start, b"keep-alive")):
+                for k in range(scan.field_count):
+                    if (scan.fields[k].name_length == end - start and scan.fields[k].id != H_HOST
+                            and scan.fields[k].id != H_CONTENT_LENGTH
+                            and strncasecmp(scan.fields[k].name, field.value + start, end - start) == 0):
+                        scan.fields[k].hop = True
+            start = end
+
+
+cdef time_t date_second = 0
+cdef char date_line[40]
+cdef size_t date_length = 0
+
+
+cdef int append_date(tg_buffer *out) noexcept:
+    global date_second, date_length
+    cdef time_t now = time(NULL)
+    cdef tm parts
+    if now != date_second:
+        if gmtime_r(&now, &parts) == NULL:
+            return -1
+        date_length = strftime(date_line, sizeof(date_line), b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
+        date_second = now
+    return tg_buffer_append(out, date_line, date_length)
+
+
+cdef const char *reason_phrase(int status) noexcept nogil:
+    cdef const char *phrase = llhttp_status_name(status)
+    if status == 200:
+        return b"OK"
+    if status == 400:
+        return b"Bad Request"
+    if status == 404:
+        return b"Not Found"
+    if status == 405:
+        return b"Method Not Allowed"
+    if status == 408:
+        return b"Request Timeout"
+    if status == 413:
+        return b"Content Too Large"
+    if status == 414:
+        return b"URI Too Long"
+    if status == 429:
+        return b"Too Many Requests"
+    if status == 431:
+        return b"Request Header Fields Too Large"
+    if status == 500:
+        return b"Internal Server Error"
+    if status == 501:
+        return b"Not Implemented"
+    if status == 502:
+        return b"Bad Gateway"
+    if status == 503:
+        return b"Service Unavailable"
+    if status == 504:
+        return b"Gateway Timeout"
+    if status == 505:
+        return b"HTTP Version Not Supported"
+    if phrase == NULL:
+        return b"Unknown"
+    return phrase
+
 
 
 cdef int64_t parse_decimal(const char *text, size_t n) noexcept nogil:

@@ -64,6 +64,8 @@ cdef class Poller:
     cdef int add(self, Source source, int fd, bint level) except -1
     # Unregisters and closes the descriptor; events of the current batch for it are dropped. Safe to call twice.
     cdef void remove(self, Source source) noexcept
+    # Stop or go on watching a level-triggered source.
+    cdef void watch(self, Source source, bint on) noexcept
     # on_flush will be called at the end of this batch (outside of a batch: in the loop's next round).
     cdef void mark(self, Source source) noexcept
     # Give `timed` the deadline `when` (monotonic ns). One store in the common case.

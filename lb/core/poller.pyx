@@ -163,6 +163,13 @@ cdef class Poller:
             self.graveyard.append(source)   # the rest of the batch may still point to it
         Py_DECREF(source)
 
+    cdef void watch(self, Source source, bint on) noexcept:
+        cdef epoll_event event
+        event.events = EPOLLIN | EPOLLEXCLUSIVE      # which EPOLL_CTL_MOD does not allow: delete and add
+        event.data.ptr = <void *>source
+        if source.fd >= 0 and epoll_ctl(self.fd, EPOLL_CTL_ADD if on else EPOLL_CTL_DEL, source.fd, &event) < 0:
+            log.error("epoll_ctl: %s", strerror(errno).decode())
+
     cdef void mark(self, Source source) noexcept:
         if source.dirty:
             return

@@ -1,0 +1,1 @@
+"""Active health checks: what is asked of an endpoint, and how many answers change its state."""

@@ -1,0 +1,1 @@
+"""How many replicas a managed pool should have: pure decisions, no processes, no loops."""

@@ -1,0 +1,94 @@
+# `make run` and `make test` do all set-up on a fresh Debian machine (as root: packages too) and then their job.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := build/stamps
+CONFIG ?= configs/demo.yaml
+
+BUILD_PACKAGES := gcc libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libsodium-dev
+TEST_PACKAGES := curl nginx-light haproxy wrk systemd openssl
+BENCH_PACKAGES := haproxy nginx-light wrk nghttp2-client
+
+SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
+AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
+
+.PHONY: run test lint bench build clean asan proto docs help
+
+help:
+	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
+	@echo "make test    build all and run the tests"
+	@echo "make lint    ruff, mypy, cython-lint, import-linter"
+	@echo "make bench   side by side with HAProxy and nginx"
+	@echo "make asan    the core's tests under AddressSanitizer"
+	@echo "make proto   regenerate lb/wire from proto/"
+	@echo "make docs    regenerate the configuration reference and its JSON Schema"
+	@echo "make clean   remove everything that was built"
+
+# Installs what is missing of $(2); without root it says what to run.
+define packages
+	@missing=$$(for p in $(2); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import os, sysconfig; raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || missing="$$missing python3-dev"; \
+	if [ -n "$$missing" ]; then \
+	  set -- $$missing; \
+	  if [ "$$(id -u)" != 0 ]; then echo "these packages are missing; as root run: apt-get install $$*" >&2; exit 1; fi; \
+	  echo "installing $$*"; \
+	  DEBIAN_FRONTEND=noninteractive apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$* >/dev/null || exit 1; \
+	fi
+	@mkdir -p $(STAMPS) && touch $(STAMPS)/$(1)
+endef
+
+$(STAMPS)/build-packages: Makefile
+	$(call packages,build-packages,$(BUILD_PACKAGES))
+
+$(STAMPS)/test-packages: Makefile
+	$(call packages,test-packages,$(TEST_PACKAGES))
+
+$(STAMPS)/bench-packages: Makefile
+	$(call packages,bench-packages,$(BENCH_PACKAGES))
+
+$(STAMPS)/venv: $(STAMPS)/build-packages pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing Python packages into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -U pip 'setuptools>=77' 'cython>=3.1' wheel
+	@TIDEGATE_NO_EXTENSIONS=1 $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[cpu,bench,dev]'
+	@touch $@
+
+$(STAMPS)/build: $(STAMPS)/venv $(SOURCES) $(AUGMENTED)
+	@echo "building the compiled core"
+	@$(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+examples/digits/models/digits/1/model.onnx: | $(STAMPS)/venv
+	$(BIN)/python examples/digits/train.py
+
+build: $(STAMPS)/build examples/digits/models/digits/1/model.onnx
+
+run: build
+	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
+
+test: build $(STAMPS)/test-packages
+	$(BIN)/python -m pytest -q tests
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
+	$(BIN)/lint-imports
+
+bench: build $(STAMPS)/bench-packages
+	$(BIN)/python -m bench
+
+proto: build
+	$(BIN)/python proto/generate.py
+
+docs: build
+	$(BIN)/python -m lb.config.reference
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)
+	find lb bench -name '*.so' -delete
+	find lb bench -name '*.c' -delete
+	find . -name __pycache__ -prune -exec rm -rf {} +

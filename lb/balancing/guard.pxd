@@ -1,0 +1,12 @@
+cimport cython
+from libc.stdint cimport uint64_t
+
+from lb.balancing.policy cimport Policy
+
+
+cdef class Guard(Policy):
+    cdef readonly object inner
+    cdef str name
+
+    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)

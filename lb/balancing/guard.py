@@ -1,0 +1,31 @@
+"""What stands between a policy from elsewhere and the data path, which takes an index at its word."""
+
+from __future__ import annotations
+
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+from lb.errors import TidegateError
+
+
+class Guard(Policy):
+    """Passes on to the plug-in policy `inner`, named `name`, and lets no index through that is not one of the pool's.
+
+    Raises TidegateError for such an index, and whatever the plug-in raises.
+    """
+
+    def __init__(self, endpoints: EndpointSet, inner: Policy, name: str) -> None:
+        Policy.__init__(self, endpoints, PolicyOptions())
+        self.inner = inner
+        self.name = name
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        index = self.inner.pick(now, key, exclude)
+        if type(index) is not int or not -1 <= index < self.endpoints.size:
+            raise TidegateError(
+                f"policy {self.name!r} chose {index!r} of {self.endpoints.size} endpoints, not an index or -1"
+            )
+        return index
+
+    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        self.inner.observe(index, now, latency_ns, ok)

@@ -1,0 +1,45 @@
+"""The endpoint that would have the fewest requests in flight per unit of weight, counted over all workers.
+
+The count is exact: it is the sum of every worker's column in the shared segment, not this worker's own view.
+"""
+
+from __future__ import annotations
+
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class LeastRequest(Policy):
+    """The least (in flight + 1) / weight; of equal ones the next in turn, so that idle endpoints share evenly.
+
+    With the one that is about to be added counted, a weight says how much an endpoint can do: one of weight 10 gets
+    ten before one of weight 1 gets its first (shortest expected delay). For shares of the traffic whatever the load,
+    as for a canary, round_robin is the policy.
+    """
+
+    def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        # Workers start at different endpoints: else the first of all of them would meet at one.
+        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        endpoints = self.endpoints
+        best = -1
+        best_load = 0
+        best_weight = 1
+        i = self.start
+        for _ in range(endpoints.size):
+            if i == endpoints.size:
+                i = 0
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                load = endpoints.running(i) + 1
+                # load / weight < best_load / best_weight, without the rounding of a division.
+                if best < 0 or load * best_weight < best_load * weight:
+                    best, best_load, best_weight = i, load, weight
+            i += 1
+        if best < 0:
+            return self.last_resort(exclude)
+        self.start = best + 1
+        return best

@@ -1,0 +1,11 @@
+from libc.stdint cimport uint64_t
+
+from lb.endpoints.set cimport EndpointSet
+
+
+cdef class Policy:
+    cdef readonly EndpointSet endpoints
+
+    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
+    cdef int last_resort(self, int exclude) noexcept

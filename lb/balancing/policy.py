@@ -1,0 +1,45 @@
+"""What a balancing policy is: a choice among the endpoints of a pool, and nothing else.
+
+State that outlives a choice (health, weight, in-flight) is the endpoints'; a policy only keeps what its own algorithm
+needs and may be rebuilt at any reload. One object serves one pool in one worker and is called by one thread.
+"""
+
+from __future__ import annotations
+
+from lb.balancing.options import PolicyOptions
+from lb.endpoints.set import EndpointSet
+
+
+class Policy:
+    """Base of all policies, also of those written in plain Python."""
+
+    Options = PolicyOptions
+    """The options of this policy: a subclass of PolicyOptions, closed like it."""
+    needs_key = False
+    """Whether the policy chooses by the request's key, so that the pool's `policy` needs a `key`."""
+
+    def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
+        if not isinstance(endpoints, EndpointSet):
+            raise TypeError(f"endpoints must be an EndpointSet, not {type(endpoints).__name__}")
+        if not isinstance(options, type(self).Options):
+            raise TypeError(f"options must be {type(self).Options.__name__}, not {type(options).__name__}")
+        self.endpoints = endpoints
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        """The index of the endpoint that gets the next request, or -1 when none takes any.
+
+        `now` is monotonic ns. `key` is a 64-bit hash of what the pool's `key` finds in the request, 0 in a pool
+        without one. `exclude` is an index that is chosen only when nothing else is available (it has just failed this
+        request), -1 for none. The caller counts the request in flight; a choice must not.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no pick")
+
+    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        """A request to endpoint `index` ended at `now` after `latency_ns`; `ok` says that the endpoint did its
+        part."""
+
+    def last_resort(self, exclude: int) -> int:
+        """What is left when no other endpoint takes requests: the excluded one if it does, else -1."""
+        if 0 <= exclude < self.endpoints.size and self.endpoints.effective_weight(exclude) > 0:
+            return exclude
+        return -1

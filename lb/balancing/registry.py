@@ -1,0 +1,103 @@
+"""Policies by name: Tidegate's own, and those of the entry-point group `tidegate.policies`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from lb.balancing import plugins
+from lb.balancing.guard import Guard
+from lb.balancing.least_request import LeastRequest
+from lb.balancing.maglev import Maglev
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
+from lb.balancing.power_of_two import PowerOfTwo
+from lb.balancing.round_robin import RoundRobin
+from lb.config.explain import did_you_mean, message, where
+from lb.config.plan import PolicyPlan
+from lb.config.schema import Config, PolicyConfig
+from lb.endpoints.set import EndpointSet
+from lb.errors import ConfigError
+
+PolicyType = type[Policy]
+
+POLICIES: dict[str, PolicyType] = {
+    "least_request": LeastRequest,
+    "maglev": Maglev,
+    "power_of_two": PowerOfTwo,
+    "round_robin": RoundRobin,
+}
+
+
+def names() -> list[str]:
+    """Every name that `type` may have."""
+    return sorted({*POLICIES, *plugins.installed()})
+
+
+def find(name: str) -> PolicyType:
+    """The policy of that name. Raises ConfigError when there is none, more than one, or a plug-in that is broken."""
+    entries = plugins.installed().get(name, ())
+    owners = [*(["Tidegate itself"] if name in POLICIES else []), *map(plugins.origin, entries)]
+    if len(owners) > 1:
+        raise ConfigError([f"there is more than one policy {name!r}: by {', by '.join(owners)}; uninstall all but one"])
+    if entries:
+        return plugins.load(entries[0])
+    if name not in POLICIES:
+        raise ConfigError([f"there is no policy {name!r}{did_you_mean(name, names())}"])
+    return POLICIES[name]
+
+
+def options_model(name: str) -> type[PolicyOptions]:
+    """The closed pydantic model of the policy's options. Raises ConfigError as `find` does."""
+    return find(name).Options
+
+
+def build(plan: PolicyPlan, endpoints: EndpointSet) -> Policy:
+    """The policy that `plan` asks for, over `endpoints`.
+
+    A plug-in comes behind a Guard. Raises ConfigError when there is no such policy, its options are wrong, or the
+    plug-in's constructor fails.
+    """
+    kind = find(plan.type)
+    problems = [f"policy {plan.type!r}: {path}: {text}" for path, text in _option_problems(kind, plan.options or {})]
+    if problems:
+        raise ConfigError(problems)
+    options = kind.Options.model_validate(plan.options or {})
+    if plan.type in POLICIES:
+        return kind(endpoints, options)
+    try:
+        return Guard(endpoints, kind(endpoints, options), plan.type)
+    except Exception as error:  # foreign code may raise anything
+        raise ConfigError([f"policy {plan.type!r} cannot be built: {type(error).__name__}: {error}"]) from error
+
+
+def check_policies(config: Config) -> list[tuple[str, str]]:
+    """Every problem with the policies of `config`, as (path, message): a check for lb.config.load."""
+    return [
+        (f"pools.{name}.policy{'.' if path else ''}{path}", text)
+        for name, pool in config.pools.items()
+        for path, text in _problems(pool.policy)
+    ]
+
+
+def _problems(policy: PolicyConfig) -> Iterator[tuple[str, str]]:
+    try:
+        kind = find(policy.type)
+    except ConfigError as error:
+        yield "", str(error)
+        return
+    if kind.needs_key and policy.key is None:
+        yield "key", f"is required: {policy.type} chooses by a key (header, cookie, query, source or model)"
+    if not kind.needs_key and policy.key is not None:
+        yield "key", f"has no effect: {policy.type} does not choose by a key"
+    yield from _option_problems(kind, policy.options)
+
+
+def _option_problems(kind: PolicyType, options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    try:
+        kind.Options.model_validate(options)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            yield where(detail["loc"]), message(detail, kind.Options, detail["input"])

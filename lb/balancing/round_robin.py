@@ -1,0 +1,63 @@
+"""Smooth weighted round robin: each endpoint its share, as evenly spaced as can be.
+
+The algorithm is nginx's (ngx_http_upstream_round_robin.c, 2012): every turn adds each available endpoint's weight to
+its current value, the highest value wins, and the winner pays the sum of the weights. Weights 5, 1, 1 give a a b a c
+a a and not a a a a a b c.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class RoundRobin(Policy):
+    """Endpoints in turn, by weight. Every worker has its own turn."""
+
+    def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.current = array("q", bytes(8 * endpoints.size))
+        self.weights = array("i", bytes(4 * endpoints.size))
+        # Worker n starts n turns on: else the first requests after a start or reload would all meet at one endpoint.
+        self.ahead = endpoints.worker
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        index = self.turn(exclude)
+        while index >= 0 and self.ahead > 0:
+            self.ahead -= 1
+            index = self.turn(exclude)
+        return index if index >= 0 else self.last_resort(exclude)
+
+    def turn(self, exclude: int) -> int:
+        """One turn among the available endpoints but `exclude`; -1 when there is none."""
+        endpoints = self.endpoints
+        changed = True
+        best = -1
+        while changed:
+            changed = False
+            best = -1
+            total = 0
+            for i in range(endpoints.size):
+                weight = endpoints.effective_weight(i)
+                if weight == 0 or i == exclude:
+                    continue
+                if weight != self.weights[i]:
+                    self.weights[i] = weight
+                    changed = True
+                total += weight
+                self.current[i] += weight
+                if best < 0 or self.current[i] > self.current[best]:
+                    best = i
+            if changed:
+                # What was saved up under other weights would come out as a burst. A mere pause keeps it.
+                self.restart()
+            elif best >= 0:
+                self.current[best] -= total
+        return best
+
+    def restart(self) -> None:
+        for i in range(self.endpoints.size):
+            self.current[i] = 0

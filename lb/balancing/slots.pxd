@@ -1,0 +1,47 @@
+cimport cython
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from lb.endpoints.set cimport EndpointSet
+
+
+# As C globals: a name of the module would be looked up and boxed at every use.
+cdef uint64_t _M
+cdef int _NOBODY
+cdef uint64_t _NEVER
+
+
+cdef class SlotTable:
+    cdef readonly tuple members
+    cdef int size
+    cdef uint16_t[::1] owners
+    # By place in the order of addresses, which settles ties:
+    cdef int[::1] order
+    cdef int[::1] weights
+    cdef uint32_t[::1] offsets
+    cdef uint32_t[::1] skips
+    cdef uint32_t[::1] inverses
+    cdef uint32_t[::1] shifts
+    cdef uint32_t[::1] phases
+    # Shared by all tables:
+    cdef uint32_t[::1] cubes
+    cdef uint32_t[::1] roots
+    cdef uint64_t[::1] times
+
+    @cython.locals(place=int, slot=uint32_t, position=uint32_t, unowned=int, horizon=uint64_t, arrival=uint64_t,
+                   best=uint64_t[::1], reached=uint32_t[::1])
+    cdef void fill(self, uint64_t total)
+
+    @cython.locals(before=uint64_t)
+    cdef uint64_t arrival(self, int place, uint32_t position) noexcept
+
+    @cython.locals(cube=uint64_t)
+    cdef uint32_t slot_at(self, int place, uint32_t position) noexcept
+
+    @cython.locals(cube=uint64_t)
+    cdef uint32_t position_of(self, int place, uint32_t slot) noexcept
+
+    @cython.locals(owner=int)
+    cpdef int owner(self, uint64_t key) noexcept
+
+    @cython.locals(place=int, index=int, best=int, slot=uint32_t, arrival=uint64_t, earliest=uint64_t)
+    cdef int first_available(self, uint64_t key, EndpointSet endpoints, int exclude) noexcept

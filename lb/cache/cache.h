@@ -1,0 +1,160 @@
+/* Layout of the result cache's region of the shared segment (docs/adr/result-cache.md).
+ *
+ *   first page    geometry, decided once by whoever comes first
+ *   stripes       counters, one stripe per worker and one for the master, each with a single writer
+ *   shards        state, hash buckets, nodes and chunks; a power of two of them, all alike
+ *
+ * A region of zero bytes is a valid empty cache. Chunk numbers start at 1; 0 means none.
+ */
+#ifndef TIDEGATE_CACHE_H
+#define TIDEGATE_CACHE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define TG_CACHE_MAGIC 0x54474331ull /* "TGC1": the upper half of the geometry word; the lower is the number of shards */
+#define TG_CHUNK 512u
+#define TG_CACHE_PAGE 4096u
+
+/* Counters only grow. */
+typedef struct {
+    uint64_t hits;
+    uint64_t misses;
+    uint64_t stored;
+    uint64_t declined_busy; /* another process held the shard */
+    uint64_t declined_size; /* larger than an object may be */
+    uint64_t evictions;     /* fresh entries pushed out */
+    uint64_t expired;       /* stale entries that the hand met */
+    uint64_t broken_locks;  /* locks taken from the dead */
+    uint64_t corrupt;       /* entries or shards found damaged */
+    uint64_t reserved[7];
+} tg_cache_stripe;
+
+/* One per chunk, apart from the chunks, so that a word that readers check or set is never an object's bytes. */
+typedef struct {
+    uint32_t sequence; /* odd: the first chunk of a complete object; counts up at every change */
+    uint32_t visited;  /* SIEVE's bit, set by readers without the lock */
+    uint32_t link;     /* next chunk of the object, or of the free list */
+    uint32_t chain;    /* next entry of the bucket */
+    uint32_t newer;    /* neighbours in the eviction queue */
+    uint32_t older;
+    uint32_t chunks;
+    uint32_t tag; /* 32 bits of the key; its low bits choose the bucket */
+    uint64_t expires_ns;
+} tg_node;
+
+/* Precedes the bytes in an object's first chunk. */
+typedef struct {
+    unsigned char key[32];
+    uint64_t stored_ns;
+    uint64_t checksum; /* over the other fields and the bytes */
+    uint64_t size;
+    uint64_t reserved;
+} tg_entry;
+
+typedef struct {
+    _Alignas(64) uint64_t lock; /* 0, or the owner's token; everything below belongs to the owner */
+    _Alignas(64) uint32_t fresh; /* chunks up to this number have been handed out at least once */
+    uint32_t free;               /* list of chunks given back */
+    uint32_t free_count;
+    uint32_t entries;
+    uint32_t used; /* chunks in objects */
+    uint32_t newest, oldest; /* ends of the eviction queue */
+    uint32_t hand;           /* SIEVE's place in it, 0 = at the oldest */
+    uint32_t broom;          /* where stale entries are looked for, likewise */
+} tg_shard;
+
+/* A process's own idea of where a shard is. */
+typedef struct {
+    tg_shard *state;
+    uint32_t *buckets;
+    tg_node *nodes; /* 1..count */
+    char *chunks;
+    uint32_t mask;  /* of buckets */
+    uint32_t count; /* of chunks */
+    uint64_t suspect; /* owner of the lock found alive, not asked about again before this time */
+    uint64_t suspect_until;
+} tg_shard_view;
+
+_Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
+_Static_assert(sizeof(tg_node) == 40, "a node has 40 bytes");
+_Static_assert(sizeof(tg_entry) == 64, "an entry has 64 bytes");
+_Static_assert(sizeof(tg_shard) == 128, "a shard's state is two cache lines");
+
+static inline char *tg_chunk(const tg_shard_view *v, uint32_t id) { return v->chunks + (size_t)(id - 1u) * TG_CHUNK; }
+
+static inline uint64_t tg_chunks_for(uint64_t size) { return (sizeof(tg_entry) + size + TG_CHUNK - 1u) / TG_CHUNK; }
+
+/* Which of the buckets and shards: the key is a keyed digest, so that any of its bits will do. */
+static inline uint32_t tg_key_tag(const unsigned char *key) {
+    uint32_t tag;
+    memcpy(&tag, key, sizeof tag);
+    return tag;
+}
+static inline uint32_t tg_key_shard(const unsigned char *key) {
+    uint32_t shard;
+    memcpy(&shard, key + 4, sizeof shard);
+    return shard;
+}
+
+/* Place `count` chunks with their nodes and buckets into `size` bytes at `base`: the largest count that fits, 0 if none. */
+static inline uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t size) {
+    uint64_t per_chunk = TG_CHUNK + sizeof(tg_node) + sizeof(uint32_t), fixed = sizeof(tg_shard) + sizeof(tg_node);
+    uint64_t count = size > fixed ? (size - fixed) / per_chunk : 0;
+    while (count) {
+        uint64_t buckets = 1;
+        while (buckets < count)
+            buckets *= 2;
+        uint64_t nodes_at = sizeof(tg_shard) + (buckets * sizeof(uint32_t) + 63) / 64 * 64;
+        uint64_t chunks_at = (nodes_at + (count + 1) * sizeof(tg_node) + 63) / 64 * 64;
+        uint64_t end = chunks_at + count * TG_CHUNK;
+        if (end <= size && count < UINT32_MAX) {
+            v->state = (tg_shard *)base;
+            v->buckets = (uint32_t *)(base + sizeof(tg_shard));
+            v->nodes = (tg_node *)(base + nodes_at);
+            v->chunks = base + chunks_at;
+            v->mask = (uint32_t)(buckets - 1);
+            v->count = (uint32_t)count;
+            v->suspect = v->suspect_until = 0;
+            return v->count;
+        }
+        uint64_t over = end > size ? (end - size) / per_chunk : 0;
+        count -= over ? over : 1;
+    }
+    return 0;
+}
+
+/* Detects bytes of two objects mixed, or damaged memory. Not a hash against an adversary: the sequence number is what keeps
+ * readers and writers apart. Four independent lanes, because one would wait for its own multiplication. Every step is a
+ * bijection of the lane for a given word and of the word for a given lane, so that no single changed word goes unseen. */
+static inline uint64_t tg_mix(uint64_t lane, uint64_t word) {
+    lane ^= word;
+    return ((lane << 29) | (lane >> 35)) * 0x9e3779b97f4a7c15ull; /* 2^64 / golden ratio, odd */
+}
+
+static inline uint64_t tg_checksum(const tg_entry *e, const char *data, size_t n) {
+    uint64_t lanes[4], words[4];
+    memcpy(lanes, e->key, sizeof lanes);
+    lanes[0] = tg_mix(lanes[0], e->stored_ns);
+    lanes[1] = tg_mix(lanes[1], e->size);
+    while (n >= sizeof words) {
+        memcpy(words, data, sizeof words);
+        for (int i = 0; i < 4; i++)
+            lanes[i] = tg_mix(lanes[i], words[i]);
+        data += sizeof words;
+        n -= sizeof words;
+    }
+    if (n) {
+        memset(words, 0, sizeof words);
+        memcpy(words, data, n);
+        for (int i = 0; i < 4; i++)
+            lanes[i] = tg_mix(lanes[i], words[i]);
+    }
+    uint64_t sum = 0;
+    for (int i = 0; i < 4; i++)
+        sum = tg_mix(sum, lanes[i] ^ (lanes[i] >> 32));
+    return sum ^ (sum >> 29);
+}
+
+#endif

@@ -1,0 +1,62 @@
+"""Layout of the result cache's region of the shared segment (cache.h)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from "cache.h" nogil:
+    enum:
+        TG_CHUNK
+        TG_CACHE_PAGE
+    const uint64_t TG_CACHE_MAGIC
+    ctypedef struct tg_cache_stripe:
+        uint64_t hits
+        uint64_t misses
+        uint64_t stored
+        uint64_t declined_busy
+        uint64_t declined_size
+        uint64_t evictions
+        uint64_t expired
+        uint64_t broken_locks
+        uint64_t corrupt
+    ctypedef struct tg_node:
+        uint32_t sequence
+        uint32_t visited
+        uint32_t link
+        uint32_t chain
+        uint32_t newer
+        uint32_t older
+        uint32_t chunks
+        uint32_t tag
+        uint64_t expires_ns
+    ctypedef struct tg_entry:
+        unsigned char key[32]
+        uint64_t stored_ns
+        uint64_t checksum
+        uint64_t size
+        uint64_t reserved
+    ctypedef struct tg_shard:
+        uint64_t lock
+        uint32_t fresh
+        uint32_t free
+        uint32_t free_count
+        uint32_t entries
+        uint32_t used
+        uint32_t newest
+        uint32_t oldest
+        uint32_t hand
+        uint32_t broom
+    ctypedef struct tg_shard_view:
+        tg_shard *state
+        uint32_t *buckets
+        tg_node *nodes
+        char *chunks
+        uint32_t mask
+        uint32_t count
+        uint64_t suspect
+        uint64_t suspect_until
+    char *tg_chunk(const tg_shard_view *v, uint32_t id) noexcept
+    uint64_t tg_chunks_for(uint64_t size) noexcept
+    uint32_t tg_key_tag(const unsigned char *key) noexcept
+    uint32_t tg_key_shard(const unsigned char *key) noexcept
+    uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t size) noexcept
+    uint64_t tg_checksum(const tg_entry *e, const char *data, size_t n) noexcept

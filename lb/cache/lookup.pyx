@@ -1,0 +1,139 @@
+"""Reading a shard of the result cache, without its lock (docs/adr/result-cache.md).
+
+Readers run against writers by the rules of a sequence lock: an entry's sequence is odd while it is whole; a writer
+makes it even before it touches anything the entry owns; a reader copies first and believes the copy only if the
+sequence has not moved and the checksum holds. Whatever a reader follows meanwhile may be rubbish: every number is
+checked against the shard's bounds and every walk is limited.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from lb.cache.layout cimport (
+    TG_CHUNK,
+    tg_checksum,
+    tg_chunk,
+    tg_chunks_for,
+    tg_entry,
+    tg_key_tag,
+    tg_node,
+    tg_shard_view,
+)
+from lb.core.atomics cimport (
+    tg_fence_acquire,
+    tg_load32,
+    tg_load32_relaxed,
+    tg_load64_relaxed,
+    tg_store32_relaxed,
+    tg_store64_relaxed,
+)
+from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
+
+cdef enum:
+    # Buckets are as many as chunks, keys are digests: a chain of 64 does not happen, and costs misses if it does.
+    READ_WALK = 64
+
+
+cdef tg_node *find(
+    const tg_shard_view *v, const unsigned char *key, tg_entry *entry, uint32_t *id, uint32_t *sequence
+) noexcept nogil:
+    """A key's whole entry, with a copy of its head and the sequence at which that was true; NULL when there is none."""
+    cdef uint32_t tag = tg_key_tag(key)
+    cdef uint32_t at = tg_load32(&v.buckets[tag & v.mask])
+    cdef tg_node *node
+    cdef int _
+    for _ in range(READ_WALK):
+        if at == 0 or at > v.count:
+            return NULL
+        node = &v.nodes[at]
+        if tg_load32_relaxed(&node.tag) == tag:
+            sequence[0] = tg_load32(&node.sequence)
+            if sequence[0] & 1:
+                memcpy(entry, tg_chunk(v, at), sizeof(tg_entry))
+                tg_fence_acquire()
+                if tg_load32_relaxed(&node.sequence) == sequence[0] and memcmp(entry.key, key, 32) == 0:
+                    id[0] = at
+                    return node
+        at = tg_load32(&node.chain)
+    return NULL
+
+
+cdef bint copy_out(const tg_shard_view *v, uint32_t id, char *target, size_t size) noexcept nogil:
+    """Copy an object's bytes, neighbouring chunks in one go; False when its chain leads nowhere."""
+    cdef uint32_t first
+    cdef size_t piece = min(size, <size_t> (TG_CHUNK - sizeof(tg_entry)))
+    if piece == 0:
+        return True  # an empty object; there may be no target either
+    memcpy(target, tg_chunk(v, id) + sizeof(tg_entry), piece)
+    target += piece
+    size -= piece
+    id = tg_load32_relaxed(&v.nodes[id].link)
+    while size:
+        if id == 0 or id > v.count:
+            return False
+        first = id
+        piece = TG_CHUNK
+        id = tg_load32_relaxed(&v.nodes[id].link)
+        while piece < size and id == first + piece // TG_CHUNK and id <= v.count:
+            piece += TG_CHUNK
+            id = tg_load32_relaxed(&v.nodes[id].link)
+        piece = min(piece, size)
+        memcpy(target, tg_chunk(v, first), piece)
+        target += piece
+        size -= piece
+    return True
+
+
+cdef Py_ssize_t shard_read(
+    const tg_shard_view *v, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
+) noexcept nogil:
+    cdef tg_entry entry
+    cdef uint32_t id = 0
+    cdef uint32_t sequence = 0
+    cdef tg_node *node = find(v, key, &entry, &id, &sequence)
+    if node is NULL:
+        return READ_MISS
+    cdef uint64_t expires = tg_load64_relaxed(&node.expires_ns)
+    cdef uint32_t chunks = tg_load32_relaxed(&node.chunks)
+    if now >= expires:
+        return READ_MISS
+    # Both before the size is used as one: a length that does not fit its chunks is damage, or an entry gone meanwhile.
+    cdef bint whole = chunks <= v.count and entry.size <= <uint64_t> chunks * TG_CHUNK
+    whole = whole and tg_chunks_for(entry.size) == chunks
+    if whole:
+        if tg_buffer_reserve(into, entry.size):
+            return READ_MISS
+        whole = copy_out(v, id, tg_buffer_tail(into), entry.size)
+    tg_fence_acquire()
+    if tg_load32_relaxed(&node.sequence) != sequence:
+        return READ_MISS
+    if not whole or tg_checksum(&entry, tg_buffer_tail(into), entry.size) != entry.checksum:
+        # Nobody needs to find this out again; the hand will take it away.
+        tg_store64_relaxed(&node.expires_ns, 0)
+        return READ_CORRUPT
+    # A look before the store keeps the line shared among the readers of a popular object. If the node has changed hands
+    # since, a stranger gets a second chance it did not earn.
+    if not tg_load32_relaxed(&node.visited):
+        tg_store32_relaxed(&node.visited, 1)
+    into.end += entry.size
+    age_ns[0] = now - entry.stored_ns if now > entry.stored_ns else 0
+    ttl_ns[0] = expires - now
+    return <Py_ssize_t> entry.size
+
+
+cdef bint shard_has(const tg_shard_view *v, const unsigned char *key, uint64_t now) noexcept nogil:
+    cdef tg_entry entry
+    cdef uint32_t id = 0
+    cdef uint32_t sequence = 0
+    cdef tg_node *node = find(v, key, &entry, &id, &sequence)
+    return node is not NULL and now < tg_load64_relaxed(&node.expires_ns)
+
+
+cdef void shard_expire(const tg_shard_view *v, const unsigned char *key) noexcept nogil:
+    cdef tg_entry entry
+    cdef uint32_t id = 0
+    cdef uint32_t sequence = 0
+    cdef tg_node *node = find(v, key, &entry, &id, &sequence)
+    if node is not NULL:
+        # If the node has changed hands since, a stranger is lost early: a miss.
+        tg_store64_relaxed(&node.expires_ns, 0)

@@ -1,0 +1,240 @@
+"""The result cache: answers shared by all workers, in the segment's cache region (docs/adr/result-cache.md).
+
+Any process may be killed between any two instructions: a lock is taken from a dead owner and the shard emptied, and a
+reader that has any doubt reports a miss. Keys are 32-byte digests under the segment's secret: nobody outside can aim
+at a bucket or at another's entry. Times are monotonic nanoseconds, the same for all processes of the machine.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from lb.cache.layout cimport (
+    TG_CACHE_MAGIC,
+    TG_CACHE_PAGE,
+    TG_CHUNK,
+    tg_cache_stripe,
+    tg_checksum,
+    tg_entry,
+    tg_key_shard,
+    tg_shard_place,
+    tg_shard_view,
+)
+from lb.cache.lookup cimport READ_CORRUPT, READ_MISS, shard_expire, shard_has, shard_read
+from lb.cache.owner cimport owner_pid, owner_token
+from lb.cache.shard cimport shard_insert, shard_lock, shard_remove, shard_reset, shard_unlock
+from lb.core.atomics cimport tg_cas64, tg_load32_relaxed, tg_load64, tg_load64_relaxed
+from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head
+from lb.core.segment cimport Segment, tg_add
+
+from lb.errors import StartError, TidegateError
+
+cdef enum:
+    # Small enough to be emptied in well under a millisecond, large enough that the keys spread evenly.
+    SHARD_BYTES = 4 << 20
+    # An object may fill an eighth of a shard at least: more would make the shard's eviction queue meaningless.
+    OBJECTS_PER_SHARD = 8
+    MAX_SHARDS = 65536
+    MIN_CHUNKS = 16
+
+
+cdef class ResultCache:
+    """This process's access to the cache in `segment`.
+
+    `max_object` is the largest object in bytes; the attribute of that name may be lower: at most half a shard. The
+    first process to come lays the region out, later ones find it so. To be made in the process that uses it, not before
+    a fork. Raises TidegateError when the region is too small or holds something else, StartError without /proc.
+    """
+
+    def __init__(self, Segment segment, max_object):
+        segment.check_open()
+        cdef uint64_t stripes = (segment.header.workers + 1) * sizeof(tg_cache_stripe)
+        cdef uint64_t start = TG_CACHE_PAGE + (stripes + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
+        cdef uint64_t size = segment.header.cache_size
+        cdef char *region = segment.base + segment.header.cache_offset
+        if self.shards is not NULL:
+            raise TypeError("a ResultCache is initialised once")
+        if max_object < 1:
+            raise ValueError(f"max_object must be at least 1, not {max_object}")
+        if size < start + TG_CACHE_PAGE:
+            raise TidegateError(f"a result cache needs more than {size} bytes of the shared segment")
+        cdef uint64_t shards = 1
+        cdef uint64_t least = max(<uint64_t> SHARD_BYTES, OBJECTS_PER_SHARD * <uint64_t> min(max_object, size))
+        while shards < MAX_SHARDS and size // (2 * shards) >= least:
+            shards *= 2
+        tg_cas64(<uint64_t *> region, 0, (TG_CACHE_MAGIC << 32) | shards)
+        cdef uint64_t geometry = tg_load64(<uint64_t *> region)
+        shards = geometry & 0xffffffffu
+        if geometry >> 32 != TG_CACHE_MAGIC or not 0 < shards <= MAX_SHARDS or shards & (shards - 1):
+            raise TidegateError("the cache region of the shared segment is not a result cache of this version")
+
+        self.token = owner_token()
+        if self.token == 0:
+            raise StartError("cannot read /proc/self/stat, which the result cache's locks need")
+        self.shards = <tg_shard_view *> calloc(shards, sizeof(tg_shard_view))
+        if self.shards is NULL:
+            raise MemoryError
+        self.shard_count = <uint32_t> shards
+        cdef uint64_t stride = (size - start) // shards // TG_CACHE_PAGE * TG_CACHE_PAGE
+        cdef uint64_t i
+        for i in range(shards):
+            if tg_shard_place(&self.shards[i], region + start + i * stride, stride) < MIN_CHUNKS:
+                raise TidegateError(f"a result cache needs more than {segment.header.cache_size} bytes")
+        self.stripes = <tg_cache_stripe *> (region + TG_CACHE_PAGE)
+        self.stripe = self.stripes + (segment.header.workers if segment.worker < 0 else segment.worker)
+        self.max_object = min(max_object, self.shards[0].count // 2 * TG_CHUNK - sizeof(tg_entry))
+        self.segment = segment
+
+    def __dealloc__(self):
+        free(self.shards)
+
+    cdef inline tg_shard_view *shard(self, const unsigned char *key) noexcept:
+        return &self.shards[tg_key_shard(key) & (self.shard_count - 1)]
+
+    cdef Py_ssize_t get(
+        self, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
+    ) noexcept:
+        if self.segment.base is NULL:
+            return -1
+        cdef Py_ssize_t size = shard_read(self.shard(key), key, now, into, age_ns, ttl_ns)
+        if size >= 0:
+            tg_add(&self.stripe.hits, 1)
+            return size
+        tg_add(&self.stripe.misses, 1)
+        if size == READ_CORRUPT:
+            tg_add(&self.stripe.corrupt, 1)
+        return READ_MISS
+
+    cdef int put(self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns) noexcept:
+        if self.segment.base is NULL or ttl_ns == 0:
+            return 0
+        if n > self.max_object:
+            tg_add(&self.stripe.declined_size, 1)
+            return 0
+        cdef uint64_t expires = now + ttl_ns if ttl_ns < UINT64_MAX - now else UINT64_MAX
+        cdef tg_entry entry
+        memset(&entry, 0, sizeof(entry))
+        memcpy(entry.key, key, 32)
+        entry.stored_ns = now
+        entry.size = n
+        entry.checksum = tg_checksum(&entry, data, n)
+        cdef tg_shard_view *shard = self.shard(key)
+        if not shard_lock(shard, self.token, now, self.stripe):
+            tg_add(&self.stripe.declined_busy, 1)
+            return 0
+        cdef bint damaged = shard_insert(shard, &entry, data, now, expires, self.stripe)
+        if damaged:
+            shard_reset(shard)
+        shard_unlock(shard)
+        tg_add(&self.stripe.corrupt if damaged else &self.stripe.stored, 1)
+        return -1 if damaged else 1
+
+    cdef void invalidate(self, const unsigned char *key, uint64_t now) noexcept:
+        if self.segment.base is NULL:
+            return
+        cdef tg_shard_view *shard = self.shard(key)
+        # The first makes sure of it, lock or no lock; the second gives the space back if that can be had at once.
+        shard_expire(shard, key)
+        if not shard_lock(shard, self.token, now, self.stripe):
+            return
+        if shard_remove(shard, key):
+            shard_reset(shard)
+            tg_add(&self.stripe.corrupt, 1)
+        shard_unlock(shard)
+
+    cdef bint contains(self, const unsigned char *key, uint64_t now) noexcept:
+        return self.segment.base is not NULL and shard_has(self.shard(key), key, now)
+
+    # Python level
+
+    cdef int check(self, key) except -1:
+        self.segment.check_open()
+        if len(key) != 32:
+            raise ValueError(f"a cache key has 32 bytes, not {len(key)}")
+        return 0
+
+    def get_entry(self, bytes key, now):
+        """`(value, age_ns, ttl_ns)` of the fresh object under `key`, or None."""
+        cdef tg_buffer into
+        cdef uint64_t age = 0
+        cdef uint64_t ttl = 0
+        memset(&into, 0, sizeof(into))
+        self.check(key)
+        cdef Py_ssize_t size = self.get(<const unsigned char *> <const char *> key, now, &into, &age, &ttl)
+        try:
+            # An object of no bytes needs no memory.
+            return None if size < 0 else (tg_buffer_head(&into)[:size] if size else b"", age, ttl)
+        finally:
+            tg_buffer_free(&into)
+
+    def get_bytes(self, bytes key, now):
+        """The fresh object under `key`, or None."""
+        entry = self.get_entry(key, now)
+        return None if entry is None else entry[0]
+
+    def put_bytes(self, bytes key, bytes data, now, ttl_ns):
+        """Keep `data` for `ttl_ns`: 1 stored, 0 declined (too large, busy, no time), -1 the shard was damaged."""
+        self.check(key)
+        return self.put(<const unsigned char *> <const char *> key, <const char *> data, len(data), now, ttl_ns)
+
+    def has(self, bytes key, now):
+        """Whether a fresh object is under `key`; counts nothing."""
+        self.check(key)
+        return self.contains(<const unsigned char *> <const char *> key, now)
+
+    def drop(self, bytes key, now):
+        """Invalidate `key`."""
+        self.check(key)
+        self.invalidate(<const unsigned char *> <const char *> key, now)
+
+    def lock_owner(self, bytes key):
+        """Process number of who is changing the shard of `key`, 0 = nobody."""
+        self.check(key)
+        return owner_pid(tg_load64_relaxed(&self.shard(<const unsigned char *> <const char *> key).state.lock))
+
+    def recover(self, now):
+        """Take the locks of dead processes at once, emptying their shards, instead of when the next put meets them.
+
+        For the master, when a worker has died. Returns how many were broken.
+        """
+        self.segment.check_open()
+        cdef uint64_t before = self.stripe.broken_locks
+        cdef uint32_t i
+        for i in range(self.shard_count):
+            if tg_load64_relaxed(&self.shards[i].state.lock) and shard_lock(
+                &self.shards[i], self.token, now, self.stripe
+            ):
+                shard_unlock(&self.shards[i])
+        return self.stripe.broken_locks - before
+
+    def stats(self):
+        """Totals over all processes. `bytes` and `capacity` are memory, in whole chunks; `entries` includes stale ones
+        not yet reclaimed; `evictions` are of fresh entries, `expired` of stale ones."""
+        self.segment.check_open()
+        cdef uint64_t used = 0
+        cdef uint64_t chunks = 0
+        cdef uint64_t entries = 0
+        cdef uint32_t i
+        cdef tg_cache_stripe *stripe
+        for i in range(self.shard_count):
+            entries += tg_load32_relaxed(&self.shards[i].state.entries)
+            used += tg_load32_relaxed(&self.shards[i].state.used)
+            chunks += self.shards[i].count
+        totals = dict.fromkeys(
+            ("hits", "misses", "stored", "declined_busy", "declined_size", "evictions", "expired", "broken_locks",
+             "corrupt"), 0)
+        for i in range(self.segment.header.workers + 1):
+            stripe = &self.stripes[i]
+            totals["hits"] += tg_load64_relaxed(&stripe.hits)
+            totals["misses"] += tg_load64_relaxed(&stripe.misses)
+            totals["stored"] += tg_load64_relaxed(&stripe.stored)
+            totals["declined_busy"] += tg_load64_relaxed(&stripe.declined_busy)
+            totals["declined_size"] += tg_load64_relaxed(&stripe.declined_size)
+            totals["evictions"] += tg_load64_relaxed(&stripe.evictions)
+            totals["expired"] += tg_load64_relaxed(&stripe.expired)
+            totals["broken_locks"] += tg_load64_relaxed(&stripe.broken_locks)
+            totals["corrupt"] += tg_load64_relaxed(&stripe.corrupt)
+        return {"entries": entries, "bytes": used * TG_CHUNK, "capacity": chunks * TG_CHUNK, **totals}
+
+    def __repr__(self):
+        return f"<ResultCache shards={self.shard_count} max_object={self.max_object}>"

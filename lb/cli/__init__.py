@@ -1,0 +1,5 @@
+"""The `tidegate` command."""
+
+from lb.cli.app import main
+
+__all__ = ["main"]

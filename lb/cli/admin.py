@@ -1,0 +1,119 @@
+"""A client of the daemon's admin API.
+
+GET  /api/v1/status   the status document (lb.control.status)
+POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lb.config.load import load
+from lb.errors import ConfigError, TidegateError
+
+_STATUS_TIMEOUT = 10.0
+_RELOAD_TIMEOUT = 120.0  # a reload waits for name lookups and for every worker
+
+
+class AdminError(TidegateError):
+    """The daemon cannot be asked, or does not answer as it should."""
+
+
+class AdminClient:
+    """`address` is "host:port", "[v6]:port" or "unix:/path"; a `token` goes along as bearer."""
+
+    def __init__(self, address: str, token: str = "") -> None:
+        self.address = address
+        self._token = token
+
+    def status(self) -> dict[str, Any]:
+        """Raises AdminError."""
+        code, body = self._ask("GET", "/api/v1/status", _STATUS_TIMEOUT)
+        if code != 200:
+            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+        return body
+
+    def reload(self) -> dict[str, Any]:
+        """The outcome, good or bad. Raises AdminError."""
+        code, body = self._ask("POST", "/api/v1/reload", _RELOAD_TIMEOUT)
+        if "ok" not in body:
+            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+        return body
+
+    def _ask(self, method: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+        headers = {"Accept": "application/json"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        connection = _connection(self.address, timeout)
+        try:
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            body = json.loads(response.read())
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise AdminError(f"no answer from the daemon at {self.address}: {reason}") from error
+        except ValueError as error:
+            raise AdminError(f"{self.address} is no admin server of Tidegate: its answer is not JSON") from error
+        finally:
+            connection.close()
+        if response.status in (401, 403):
+            raise AdminError(f"{self.address} does not accept the token; see admin.token_file")
+        if not isinstance(body, dict):
+            raise AdminError(f"{self.address} is no admin server of Tidegate: its answer is no JSON object")
+        return response.status, body
+
+
+def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:
+    """A client for `admin` if that is given, else for what the configuration file says. Raises TidegateError."""
+    if admin:
+        return AdminClient(_address(admin), _token(token_file))
+    try:
+        section = load(config, files=False).admin
+    except ConfigError as error:
+        raise ConfigError([*error.problems, "tidegate: with --admin URL the file is not needed"]) from None
+    return AdminClient(section.bind, _token(token_file or section.token_file))
+
+
+def _address(url: str) -> str:
+    if url.startswith("unix:"):
+        return url
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme != "http" or not parts.hostname or port is None or parts.path not in ("", "/"):
+        raise AdminError(f"--admin {url}: write http://HOST:PORT or unix:/PATH")
+    return parts.netloc
+
+
+def _token(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text().strip()
+    except (OSError, UnicodeError) as error:
+        raise AdminError(f"cannot read the token file {path}: {getattr(error, 'strerror', error)}") from error
+
+
+def _connection(address: str, timeout: float) -> http.client.HTTPConnection:
+    if address.startswith("unix:"):
+        return _UnixConnection(address.removeprefix("unix:"), timeout)
+    host, _, port = address.rpartition(":")
+    return http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)

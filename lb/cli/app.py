@@ -1,0 +1,137 @@
+"""Commands and options; what they do is in the modules beside this one, imported only when they are used."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sized
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lb.errors import ConfigError, TidegateError
+
+DEFAULT_CONFIG = Path("/etc/tidegate/tidegate.yaml")
+
+app = typer.Typer(
+    name="tidegate",
+    help="A load balancer for AI inference: balances, checks, caches, supervises and scales model servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", envvar="TIDEGATE_CONFIG", help="The configuration file.")
+]
+AdminOption = Annotated[
+    str,
+    typer.Option(
+        "--admin",
+        metavar="URL",
+        help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's.",
+    ),
+]
+TokenOption = Annotated[
+    Path | None,
+    typer.Option("--token-file", metavar="FILE", help="A file with the admin token, for --admin."),
+]
+
+
+@dataclass
+class _Invocation:
+    debug: bool = False
+
+
+_invocation = _Invocation()
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+) -> None:
+    _invocation.debug = debug
+
+
+@app.command()
+def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Run the daemon in the foreground.
+
+    SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
+    stops at once. Under systemd it reports its state, keeps the watchdog and takes over activated sockets.
+    """
+    from lb.cli.run import run as run_daemon
+
+    raise typer.Exit(run_daemon(config))
+
+
+@app.command()
+def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Check a configuration file; exit with 1 and every problem, one a line, if it has any."""
+    from lb.control.configuration import load_configuration
+
+    loaded = load_configuration(config).config
+    typer.echo(f"{config}: valid: {_count(loaded.listeners, 'listener')}, {_count(loaded.pools, 'pool')}")
+
+
+@app.command()
+def reload(config: ConfigOption = DEFAULT_CONFIG, admin: AdminOption = "", token_file: TokenOption = None) -> None:
+    """Have the running daemon load its configuration file again, and show what came of it.
+
+    Exits with 1 if the daemon kept its old configuration.
+    """
+    from lb.cli.admin import client
+    from lb.cli.reload import reload as reload_daemon
+
+    raise typer.Exit(reload_daemon(client(config, admin, token_file)))
+
+
+@app.command()
+def status(
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the document as JSON.")] = False,
+) -> None:
+    """Show the running daemon: workers, listeners, pools and their endpoints."""
+    from lb.cli.admin import client
+    from lb.cli.status import show
+
+    show(client(config, admin, token_file).status(), as_json)
+
+
+@app.command()
+def version() -> None:
+    """Show the versions of Tidegate and of what it runs on."""
+    from lb.cli.version import versions
+
+    for name, text in versions():
+        typer.echo(f"{name:<10} {text}")
+
+
+def main() -> int:
+    """The console script; returns the exit status. Expected errors are one clear line each, never a traceback."""
+    try:
+        app()
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except ConfigError as error:
+        print("\n".join(error.problems), file=sys.stderr)
+    except TidegateError as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if _invocation.debug:
+            traceback.print_exc()
+        else:
+            print(f"tidegate: internal error: {error!r} (--debug shows where)", file=sys.stderr)
+    return 1
+
+
+def _count(things: Sized, name: str) -> str:
+    number = len(things)
+    return f"{number} {name}{'' if number == 1 else 's'}"

@@ -1,0 +1,96 @@
+"""`tidegate status`: the status document as tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_GOOD = {"running", "up", "enabled", "ready"}
+_BAD = {"down", "crash_loop", "backoff", "stopped"}
+
+
+def show(document: dict[str, Any], as_json: bool, console: Console | None = None) -> None:
+    """Prints a document of lb.control.status."""
+    if as_json:
+        print(json.dumps(document, indent=2))
+        return
+    console = console or Console(highlight=False)
+    for line in _head(document):
+        console.print(line)
+    console.print(_workers(document["workers"]))
+    console.print(_listeners(document["listeners"]))
+    console.print(_pools(document["pools"]))
+
+
+def _head(document: dict[str, Any]) -> Iterable[Text]:
+    uptime = timedelta(seconds=int(document["uptime_s"]))
+    yield Text(f"tidegate {document['version']}  {document['state']}  up {uptime}  plan {document['generation']}")
+    yield Text(f"configuration {document['config']}")
+    last = document["last_reload"]
+    if last is not None:
+        at = datetime.fromtimestamp(last["at"]).strftime("%Y-%m-%d %H:%M:%S")
+        yield Text(
+            f"last reload {at}: {'ok' if last['ok'] else 'failed: ' + last['error']}", "" if last["ok"] else "red"
+        )
+        for note in last["notes"]:
+            yield Text(f"needs a restart: {note}", "yellow")
+    slow = [name for name, compiled in document["compiled"].items() if not compiled]
+    if slow:
+        yield Text(f"not compiled: {', '.join(slow)}", "red")
+
+
+def _workers(workers: Sequence[dict[str, Any]]) -> Table:
+    table = _table("worker", "pid", "state", "plan", "busy", "restarts", "last exit")
+    for w in workers:
+        row = (
+            w["index"],
+            w["pid"] or "-",
+            w["state"],
+            w["generation"],
+            w["busy"],
+            w["restarts"],
+            w["last_exit"] or "-",
+        )
+        table.add_row(*map(_cell, row))
+    return table
+
+
+def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
+    table = _table("listener", "address", "protocol")
+    for listener in listeners:
+        address = listener["address"] + (" (passed by systemd)" if listener["inherited"] else "")
+        table.add_row(*map(_cell, (listener["name"], address, listener["protocol"])))
+    return table
+
+
+def _pools(pools: Sequence[dict[str, Any]]) -> Table:
+    table = _table("pool", "policy", "endpoint", "health", "admin", "weight", "in flight", "last check")
+    for pool in pools:
+        name, policy = f"{pool['name']} ({pool['protocol']})", pool["policy"]
+        for e in pool["endpoints"] or [None]:
+            if e is None:
+                table.add_row(*map(_cell, (name, policy, "none", "-", "-", "-", "-", "-")))
+                continue
+            last = (e["check"] or {}).get("last", {}).get("reason", "-")
+            row = (name, policy, e["address"], e["health"], e["admin"], e["weight"], e["in_flight"], last)
+            table.add_row(*map(_cell, row))
+            name = policy = ""
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column)
+    return table
+
+
+def _cell(value: object) -> Text:
+    text = str(value)
+    return Text(text, "green" if text in _GOOD else "red" if text in _BAD else "")

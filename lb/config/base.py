@@ -1,0 +1,134 @@
+"""What all configuration models share: the closed base model and the checked scalar types."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from lb.config.address import parse_address, parse_bind
+from lb.config.units import FileContext
+
+_HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", re.ASCII)
+
+
+class Model(BaseModel):
+    """Base of every section: closed (an unknown key is an error), immutable, documented by its attributes'
+    docstrings."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
+    )
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The most similar of `known`, or None when none is similar."""
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the most similar of `known`, or nothing when none is similar."""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def problem(kind: str, message: str) -> PydanticCustomError:
+    """An error whose text reaches the operator as it is."""
+    return PydanticCustomError(kind, "{reason}", {"reason": message})
+
+
+def only_one(model: BaseModel, names: tuple[str, ...]) -> None:
+    """Raise unless exactly one of the fields `names` is set to something other than its default."""
+    given = [name for name in names if getattr(model, name) != type(model).model_fields[name].default]
+    if len(given) != 1:
+        what = f"not {' and '.join(given)} together" if given else "none is given"
+        raise problem("only_one", f"exactly one of {', '.join(names)} is needed; {what}")
+
+
+def refuse(values: tuple[str, ...]) -> BeforeValidator:
+    """A validator that names what is planned but not there, so that it does not read as a typing mistake."""
+
+    def check(value: Any) -> Any:
+        if value in values:
+            raise problem("unsupported", f"{value!r} is not supported yet")
+        return value
+
+    return BeforeValidator(check)
+
+
+def text(pattern: str, message: str) -> tuple[AfterValidator, Any]:
+    """A validator for text of this form, whose error is `VALUE MESSAGE`, and the pattern for the JSON Schema."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def check(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise problem("text", f"{value!r} {message}")
+        return value
+
+    return AfterValidator(check), Field(json_schema_extra={"pattern": f"^(?:{pattern})$"})
+
+
+def _checked(parse: Callable[[str], object]) -> AfterValidator:
+    def check(value: str) -> str:
+        try:
+            return str(parse(value))
+        except ValueError as error:
+            raise problem("address", str(error)) from None
+
+    return AfterValidator(check)
+
+
+def _path(value: Path, info: ValidationInfo) -> Path:
+    if "\0" in str(value):
+        raise problem("path", "must be a path")
+    return info.context.base / value if isinstance(info.context, FileContext) else value
+
+
+def _regex(value: str) -> str:
+    try:
+        re.compile(value.encode())  # paths are bytes
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        raise problem("regex", f"not a regular expression: {error}") from None
+    return value
+
+
+def _host_pattern(value: str) -> str:
+    if not _HOST_PATTERN.fullmatch(value):
+        raise problem("host", f"{value!r} is not a host; write example.org or *.example.org, without a port")
+    return value.lower()
+
+
+Name = Annotated[
+    str,
+    *text(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}",
+        "is not a name: letters, digits, '_', '.' and '-', at most 63, with a letter or digit first",
+    ),
+]
+"""Name of a listener, pool or route; it appears in metrics, logs and addresses of the admin API."""
+
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Boolean = Annotated[bool, Field(strict=True)]
+
+Bind = Annotated[str, _checked(parse_bind)]
+"""Address to listen on, in canonical form."""
+
+Address = Annotated[str, _checked(parse_address)]
+"""Address to connect to, in canonical form; the host may be a name."""
+
+FilePath = Annotated[Path, AfterValidator(_path)]
+"""A path; a relative one starts from the folder of the configuration file."""
+
+Regex = Annotated[str, AfterValidator(_regex)]
+HostPattern = Annotated[str, AfterValidator(_host_pattern)]
+HttpPath = Annotated[str, *text(r"/[!-~]{0,4095}", "is not a path: it begins with / and has no spaces")]
+Token = Annotated[
+    str, *text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", "is not a token: letters, digits and !#$%&'*+-.^_`|~ only")
+]
+"""A token of RFC 9110 5.6.2: a method, or the name of a header or cookie."""

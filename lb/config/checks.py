@@ -1,0 +1,206 @@
+"""What concerns more than one field or section: the checks that the loader runs after the models'.
+
+Every function yields problems as (path, message). `broken` holds paths of sections that have been reported already
+and stand in `config` by their defaults or not at all (`admin`, `cache`, `pools.NAME`, `listeners.NAME`): nothing is
+said about what depends on them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Set
+from pathlib import Path
+
+from lb.config.address import HostPort, UnixPath, overlap, parse_address, parse_bind
+from lb.config.base import Model, did_you_mean
+from lb.config.schema import Config, HealthConfig, ListenerConfig, PoolConfig, RouteConfig
+
+Found = tuple[str, str]
+Check = Callable[[Config], list[Found]]
+"""A check that a part above this one adds to the loader's own, such as that of the balancing policies."""
+
+# The key of an endpoint record in lb/core/segment.h, "pool|address" with a NUL.
+KEY_MAX = 127
+
+_HTTP_ONLY = ("header_timeout", "body_timeout", "max_header_bytes", "max_headers", "forwarded", "retry_buffer")
+_POOLS_OF = {"http": ("oip", "http"), "tcp": ("tcp",)}
+
+
+def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
+    """Every problem between the sections of `config`."""
+    return [
+        *_presence(config, broken),
+        *_binds(config, broken),
+        *(p for name, listener in config.listeners.items() for p in _listener(config, broken, name, listener)),
+        *_route_names(config),
+        *(p for name, pool in config.pools.items() for p in _pool(name, pool)),
+        *_cache(config, broken),
+    ]
+
+
+def check_files(config: Config) -> list[Found]:
+    """Problems with the files and folders that `config` names, as this process sees them."""
+    return list(_files(config))
+
+
+def _presence(config: Config, broken: Set[str]) -> Iterator[Found]:
+    for section in ("listeners", "pools"):
+        if not getattr(config, section) and not any(path.split(".")[0] == section for path in broken):
+            yield section, "is required: at least one is needed"
+
+
+def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
+    taken: list[tuple[str, HostPort | UnixPath]] = []
+    if "admin" not in broken:
+        taken.append(("admin", parse_bind(config.admin.bind)))
+    for name, listener in config.listeners.items():
+        bind = parse_bind(listener.bind)
+        other = next((other for other, theirs in taken if overlap(bind, theirs)), None)
+        if other is not None:
+            yield f"listeners.{name}.bind", f"{listener.bind} is taken by {other}"
+        taken.append((f"listeners.{name}", bind))
+
+
+def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
+    path = f"listeners.{name}"
+    if listener.protocol == "tcp":
+        if listener.routes:
+            yield f"{path}.routes", "only for protocol http; a tcp listener has one pool"
+        yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
+        if listener.pool is None:
+            yield f"{path}.pool", "is required for protocol tcp"
+        else:
+            yield from _reference(config, broken, f"{path}.pool", listener.pool, "tcp")
+        return
+    if listener.pool is not None:
+        yield f"{path}.pool", "only for protocol tcp; an http listener has routes"
+    if not listener.routes:
+        yield f"{path}.routes", "is required for protocol http: at least one route"
+    for i, route in enumerate(listener.routes):
+        yield from _reference(config, broken, f"{path}.routes[{i}].pool", route.pool, "http")
+        yield from _route(config, broken, f"{path}.routes[{i}]", route)
+
+
+def _reference(config: Config, broken: Set[str], path: str, name: str, protocol: str) -> Iterator[Found]:
+    if "pools" in broken or f"pools.{name}" in broken:
+        return
+    if name not in config.pools:
+        yield path, f"there is no pool {name!r}" + did_you_mean(name, config.pools)
+    elif (theirs := config.pools[name].protocol) not in _POOLS_OF[protocol]:
+        allowed = " or ".join(_POOLS_OF[protocol])
+        yield (
+            path,
+            f"the pool {name!r} speaks {theirs}; a listener of protocol {protocol} needs one that speaks {allowed}",
+        )
+
+
+def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> Iterator[Found]:
+    explicit = route.model_fields_set
+    if route.cache_ttl is not None and not route.cache:
+        yield f"{path}.cache_ttl", "has no effect with cache: false"
+    wanted = [key for key in ("cache", "cache_ttl") if key in explicit and getattr(route, key) and route.cache]
+    for key in wanted:
+        if config.cache is None and "cache" not in broken:
+            yield f"{path}.{key}", "there is no cache; add a section cache: {}"
+        elif route.pool in config.pools and config.pools[route.pool].protocol != "oip":
+            yield f"{path}.{key}", f"only for pools of protocol oip, and {route.pool!r} is not one"
+
+
+def _route_names(config: Config) -> Iterator[Found]:
+    seen: dict[str, str] = {}
+    for name, listener in config.listeners.items():
+        for i, route in enumerate(listener.routes):
+            path = f"listeners.{name}.routes[{i}]"
+            if route.name is not None and seen.setdefault(route.name, path) != path:
+                yield f"{path}.name", f"{route.name!r} is the name of {seen[route.name]} already"
+
+
+def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
+    path = f"pools.{name}"
+    if pool.protocol != "tcp":
+        yield from _only(pool, path, ("send_proxy",), "only for protocol tcp")
+    if pool.protocol != "http":
+        yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
+    if pool.protocol == "tcp":
+        yield from _only(pool, path, ("response_timeout",), "only for protocols oip and http")
+    if pool.scaling is not None and pool.serve is None:
+        yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
+    if pool.serve is not None:
+        yield from _serve(path, pool)
+    if pool.policy.key is not None and pool.policy.key.model and pool.protocol != "oip":
+        yield f"{path}.policy.key.model", "only for pools of protocol oip"
+    if pool.policy.key is not None and pool.protocol == "tcp" and not pool.policy.key.source:
+        yield f"{path}.policy.key", "a pool of protocol tcp knows only source: true"
+    if pool.health is not None:
+        yield from _health(f"{path}.health", pool.health)
+    seen: dict[str, int] = {}
+    for i, endpoint in enumerate(pool.endpoints):
+        address = parse_address(endpoint.address)
+        if seen.setdefault(endpoint.address, i) != i:
+            yield f"{path}.endpoints[{i}]", f"{endpoint.address} is endpoint {seen[endpoint.address]} already"
+        if isinstance(address, HostPort) and address.port == 0:
+            yield f"{path}.endpoints[{i}]", "port 0 cannot be connected to"
+        if len(f"{name}|{endpoint.address}".encode()) > KEY_MAX:
+            yield (
+                f"{path}.endpoints[{i}]",
+                f"the names of pool and address are longer than {KEY_MAX - 1} bytes together",
+            )
+
+
+def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
+    assert pool.serve is not None
+    serve = pool.serve
+    if pool.protocol != "oip":
+        yield f"{path}.serve", "only for protocol oip: the model server speaks nothing else"
+    if serve.min > serve.max:
+        yield f"{path}.serve.min", f"{serve.min} is more than max, which is {serve.max}"
+    if serve.max > serve.min and pool.scaling is None:
+        yield f"{path}.serve.max", "more than min, which needs a section scaling in the pool"
+    if serve.backoff.initial > serve.backoff.max:
+        yield f"{path}.serve.backoff.initial", "is longer than max"
+    for provider in {p for p in serve.providers if serve.providers.count(p) > 1}:
+        yield f"{path}.serve.providers", f"{provider} is there twice"
+
+
+def _health(path: str, health: HealthConfig) -> Iterator[Found]:
+    if health.type != "http":
+        yield from _only(health, path, ("path", "status", "host"), "only for type http")
+    if health.type != "grpc":
+        yield from _only(health, path, ("service",), "only for type grpc")
+
+
+def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
+    cache = config.cache
+    if cache is not None and cache.max_object > cache.size // 4:
+        yield "cache.max_object", "is more than a quarter of size"
+
+
+def _only(model: Model, path: str, names: tuple[str, ...], message: str) -> Iterator[Found]:
+    """A problem for each field of `names` that the file gives a value other than the default."""
+    for name in names:
+        if name in model.model_fields_set and getattr(model, name) != type(model).model_fields[name].default:
+            yield f"{path}.{name}", message
+
+
+def _files(config: Config) -> Iterator[Found]:
+    for name, pool in config.pools.items():
+        if pool.serve is not None:
+            yield from _folder(f"pools.{name}.serve.models", pool.serve.models)
+    token = config.admin.token_file
+    if token is not None:
+        try:
+            empty = not token.read_bytes().strip()
+        except OSError as error:
+            yield "admin.token_file", f"{token}: {error.strerror}"
+        else:
+            if empty:
+                yield "admin.token_file", f"{token}: is empty"
+    if config.log.access not in ("", "-"):
+        yield from _folder("log.access", Path(config.log.access).parent)
+
+
+def _folder(path: str, folder: Path) -> Iterator[Found]:
+    if not folder.is_dir():
+        yield path, f"{folder}: there is no such folder"
+    elif not os.access(folder, os.R_OK | os.X_OK):
+        yield path, f"{folder}: may not be read"

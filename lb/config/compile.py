@@ -1,0 +1,154 @@
+"""A Config to the immutable plan that workers run by (design.md section 5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from lb.config.address import HostPort, parse_address
+from lb.config.plan import (
+    AccessLogPlan,
+    CachePlan,
+    EndpointPlan,
+    EndpointSpec,
+    ListenerPlan,
+    Plan,
+    PolicyPlan,
+    PoolPlan,
+    RoutePlan,
+)
+from lb.config.schema import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
+from lb.errors import ConfigError
+
+
+class Allocator(Protocol):
+    """Gives endpoints their record and counters their place in the shared segment; the same ones for the same names."""
+
+    def endpoint(self, pool: str, address: str) -> int:
+        """Slot of an endpoint's record."""
+        ...
+
+    def series(self, kind: str, name: str) -> int:
+        """Index of a series of counters; `kind` is listener, route or endpoint (whose name is `pool|address`)."""
+        ...
+
+
+def worker_count(config: Config) -> int:
+    """The number of workers that `config` asks for; `auto` is one for each CPU this process may run on."""
+    if config.workers != "auto":
+        return config.workers
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+def compile_plan(
+    config: Config,
+    *,
+    generation: int,
+    workers: int,
+    allocator: Allocator,
+    managed: Mapping[str, Sequence[EndpointSpec]],
+) -> Plan:
+    """The plan of `config`.
+
+    `managed` has the endpoints, by pool, that are not in the file as they are: the ready servers of a managed pool,
+    and what the host names of a pool resolve to (lb.discovery.static). A pool that is not in it has the endpoints of
+    the file, none if it is managed. Raises ConfigError when the file's endpoints hold a host name.
+    """
+    indices = {name: i for i, name in enumerate(config.pools)}
+    return Plan(
+        generation=generation,
+        workers=workers,
+        listeners=tuple(_listener(config, n, li, indices, allocator) for n, li in config.listeners.items()),
+        pools=tuple(_pool(name, pool, managed.get(name), allocator) for name, pool in config.pools.items()),
+        cache=CachePlan(config.cache.size, config.cache.max_object) if config.cache else None,
+        access_log=AccessLogPlan(config.log.access),
+        drain_timeout_ns=config.shutdown.drain_timeout,
+    )
+
+
+def _listener(
+    config: Config, name: str, listener: ListenerConfig, pools: Mapping[str, int], allocator: Allocator
+) -> ListenerPlan:
+    return ListenerPlan(
+        name=name,
+        bind=listener.bind,
+        protocol=listener.protocol,
+        series=allocator.series("listener", name),
+        pool=pools[listener.pool] if listener.pool is not None else -1,
+        routes=tuple(
+            _route(config, route.name or f"{name}/{i}", route, pools, allocator)
+            for i, route in enumerate(listener.routes)
+        ),
+        header_timeout_ns=listener.header_timeout,
+        body_timeout_ns=listener.body_timeout,
+        idle_timeout_ns=listener.idle_timeout,
+        send_timeout_ns=listener.send_timeout,
+        max_header_bytes=listener.max_header_bytes,
+        max_headers=listener.max_headers,
+        max_connections=listener.max_connections,
+        forwarded=listener.forwarded,
+        retry_buffer=listener.retry_buffer,
+    )
+
+
+def _route(config: Config, name: str, route: RouteConfig, pools: Mapping[str, int], allocator: Allocator) -> RoutePlan:
+    kind, path = "", ""
+    if route.match.path is not None:
+        ((kind, path),) = route.match.path.model_dump(exclude_none=True).items()
+    cached = config.cache is not None and route.cache and config.pools[route.pool].protocol == "oip"
+    default_ttl = config.cache.ttl if config.cache is not None else 0
+    return RoutePlan(
+        name=name,
+        series=allocator.series("route", name),
+        pool=pools[route.pool],
+        host=route.match.host or "",
+        path_kind=kind,
+        path=path,
+        methods=tuple(route.match.method or ()),
+        cache=cached,
+        cache_ttl_ns=(default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0,
+        timeout_ns=route.timeout or 0,
+        max_body=route.max_body,
+        expose_endpoint=route.expose_endpoint,
+    )
+
+
+def _pool(name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, allocator: Allocator) -> PoolPlan:
+    specs = _literal(name, pool) if given is None else given
+    return PoolPlan(
+        name=name,
+        protocol=pool.protocol,
+        policy=_policy(pool.policy),
+        endpoints=tuple(
+            EndpointPlan(
+                address=spec.address,
+                slot=allocator.endpoint(name, spec.address),
+                series=allocator.series("endpoint", f"{name}|{spec.address}"),
+                weight=spec.weight,
+            )
+            for spec in specs
+        ),
+        connect_timeout_ns=pool.connect_timeout,
+        response_timeout_ns=pool.response_timeout,
+        idle_timeout_ns=pool.idle_timeout,
+        retries=pool.retries,
+        max_idle=pool.max_idle,
+        send_proxy="" if pool.send_proxy == "off" else pool.send_proxy,
+    )
+
+
+def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
+    for i, endpoint in enumerate(pool.endpoints):
+        address = parse_address(endpoint.address)
+        if isinstance(address, HostPort) and not address.literal:
+            raise ConfigError([f"pools.{name}.endpoints[{i}]: {endpoint.address} has not been resolved"])
+    return [EndpointSpec(endpoint.address, endpoint.weight) for endpoint in pool.endpoints]
+
+
+def _policy(policy: PolicyConfig) -> PolicyPlan:
+    kind, name = "", ""
+    if policy.key is not None:
+        ((kind, value),) = policy.key.model_dump(exclude_defaults=True).items()
+        name = value if isinstance(value, str) else ""
+    return PolicyPlan(policy.type, kind, name.lower() if kind == "header" else name, policy.options or None)

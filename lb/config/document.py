@@ -1,0 +1,209 @@
+"""YAML text to plain values, with the line of every key, and every mistake of form at once.
+
+Scalars follow YAML 1.2's core schema, so that `off`, `on`, `yes` and `no` stay text and `010` is ten; merge keys (`<<`)
+and aliases work. Python's own tags are refused: the text only ever becomes dict, list, str, int, float, bool and None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+MAX_BYTES = 4 << 20
+# An alias repeats its node, so a short text can grow without limit ("billion laughs"); no real file comes near this.
+MAX_NODES = 200_000
+MAX_DEPTH = 64
+
+_TAG = "tag:yaml.org,2002:"
+_SEGMENT = re.compile(r"(?:\.[^.\[]*|\[\d+\]|^[^.\[]+)$")
+
+_SCALARS: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, 0) if text.startswith(("0x", "0o")) else int(text),
+    "float": float,
+    "str": str,
+}
+# At most 18 digits: a longer number stays text, which no field takes for a number.
+_RESOLVERS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]{1,18}|0o[0-7]{1,18}|0x[0-9a-fA-F]{1,15}", list("-+0123456789")),
+    "float": (r"[-+]?(?:\.[0-9]{1,18}|[0-9]{1,18}(?:\.[0-9]{0,18})?)(?:[eE][-+]?[0-9]{1,3})?", list("-+.0123456789")),
+    "merge": (r"<<", ["<"]),
+}
+
+
+class _Loader(yaml.CSafeLoader):
+    yaml_implicit_resolvers = {}
+
+
+for _kind, (_pattern, _first) in _RESOLVERS.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z", re.ASCII), _first)
+
+
+class MalformedError(Exception):
+    """The text is not one YAML mapping. `line` is None when the mistake has no place."""
+
+    def __init__(self, message: str, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake in a file."""
+
+    line: int
+    path: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Values of a file; `lines` maps paths such as `listeners.web.routes[0].pool` to line numbers from 1."""
+
+    data: dict[str, Any]
+    lines: dict[str, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, path: str) -> int:
+        """Line of `path`, or of the nearest part around it that the file has."""
+        return self.lines[self.known(path)]
+
+    def known(self, path: str) -> str:
+        """`path`, shortened until the file has it."""
+        while path not in self.lines:
+            path = _SEGMENT.sub("", path)
+        return path
+
+
+def join(path: str, key: str | int) -> str:
+    """The path of an item or key below `path`."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else key
+
+
+def parse(raw: bytes) -> Document:
+    """The document in `raw`. Raises MalformedError when there is no mapping to go on with."""
+    if len(raw) > MAX_BYTES:
+        raise MalformedError(f"larger than {MAX_BYTES >> 20}MiB")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise MalformedError(
+            f"not UTF-8 text: byte 0x{raw[error.start]:02x}", raw.count(b"\n", 0, error.start) + 1
+        ) from None
+    root = _compose(text)
+    if root is None or (isinstance(root, ScalarNode) and root.tag == _TAG + "null"):
+        raise MalformedError("empty: a configuration needs at least listeners and pools")
+    if not isinstance(root, MappingNode):
+        raise MalformedError("not a mapping: a configuration begins with keys such as listeners:", _line(root))
+    document = Document({}, {"": 1})
+    document.data.update(_Builder(document).mapping(root, "", 0))
+    return document
+
+
+def _compose(text: str) -> Node | None:
+    try:
+        root: Node | None = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        message = f"not YAML: {error.problem or error.context}"
+        if error.problem and error.context and error.context_mark and mark and error.context_mark.line != mark.line:
+            message += f" ({error.context} that begins on line {error.context_mark.line + 1})"
+        raise MalformedError(message, mark.line + 1 if mark else None) from None
+    except yaml.reader.ReaderError as error:
+        line = text.encode()[: error.position].count(b"\n") + 1
+        raise MalformedError(f"not YAML: character #x{error.character:04x} is not allowed", line) from None
+    return root
+
+
+def _line(node: Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+class _Builder:
+    """Turns nodes into values and fills the document's lines and problems."""
+
+    def __init__(self, document: Document) -> None:
+        self._lines = document.lines
+        self._problems = document.problems
+        self._nodes = 0
+
+    def mapping(self, node: MappingNode, path: str, depth: int) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, (key_node, value) in self._pairs(node, path, depth).items():
+            below = join(path, key)
+            self._lines[below] = _line(key_node)
+            result[key] = self._value(value, below, depth + 1)
+        return result
+
+    def _value(self, node: Node, path: str, depth: int) -> Any:
+        if isinstance(node, MappingNode):
+            return self.mapping(node, path, depth)
+        self._enter(node, depth)
+        if isinstance(node, SequenceNode):
+            for i, item in enumerate(node.value):
+                self._lines[join(path, i)] = _line(item)
+            return [self._value(item, join(path, i), depth + 1) for i, item in enumerate(node.value)]
+        assert isinstance(node, ScalarNode)
+        return self._scalar(node, path)
+
+    def _enter(self, node: Node, depth: int) -> None:
+        self._nodes += 1
+        if depth > MAX_DEPTH:
+            raise MalformedError(f"nested more than {MAX_DEPTH} levels deep", _line(node))
+        if self._nodes > MAX_NODES:
+            raise MalformedError(f"more than {MAX_NODES} values, aliases included", _line(node))
+
+    def _report(self, node: Node, path: str, message: str) -> None:
+        self._problems.append(Problem(_line(node), path, message))
+
+    def _scalar(self, node: ScalarNode, path: str) -> Any:
+        kind = node.tag.removeprefix(_TAG)
+        if kind == "null" and node.value == "" and not node.style:
+            self._problems.append(Problem(self._lines[path], path, "has no value; give it one or remove it"))
+            return None
+        if kind == "merge":  # "<<" as a value is just text
+            kind = "str"
+        if kind not in _SCALARS or not node.tag.startswith(_TAG):
+            self._report(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported")
+            return None
+        try:
+            return _SCALARS[kind](node.value)
+        except ValueError:  # only an explicit tag gets here: !!int abc
+            self._report(node, path, f"{node.value!r} is not of the type !!{kind}")
+            return None
+
+    def _pairs(self, node: MappingNode, path: str, depth: int) -> dict[str, tuple[Node, Node]]:
+        """Keys with their nodes; own keys go before merged ones, and the first of several merged ones counts."""
+        self._enter(node, depth)
+        own: dict[str, tuple[Node, Node]] = {}
+        merged: list[MappingNode] = []
+        for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                self._report(key, path, "a key must be plain text")
+            elif key.tag == _TAG + "merge":
+                merged += self._sources(key, value, path)
+            elif key.value in own:
+                first = _line(own[key.value][0])
+                self._report(key, join(path, key.value), f"duplicate key, first given on line {first}")
+            else:
+                own[key.value] = (key, value)
+        for source in merged:
+            for name, pair in self._pairs(source, path, depth + 1).items():
+                own.setdefault(name, pair)
+        return own
+
+    def _sources(self, key: Node, value: Node, path: str) -> list[MappingNode]:
+        sources = value.value if isinstance(value, SequenceNode) else [value]
+        if not all(isinstance(source, MappingNode) for source in sources):
+            self._report(key, path, "<< takes a mapping or a list of mappings")
+        return [source for source in sources if isinstance(source, MappingNode)]

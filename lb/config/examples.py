@@ -1,0 +1,125 @@
+"""An example for each section of the reference page; tests/config checks that the models take them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from lb.config.schema import (
+    AdminConfig,
+    CacheConfig,
+    Config,
+    EndpointConfig,
+    HealthConfig,
+    KeyConfig,
+    ListenerConfig,
+    LogConfig,
+    MatchConfig,
+    PathMatch,
+    PolicyConfig,
+    PoolConfig,
+    RouteConfig,
+    ScalingConfig,
+    ServeConfig,
+    ShutdownConfig,
+)
+
+EXAMPLES: dict[type[BaseModel], str] = {
+    Config: """
+workers: auto
+admin: {bind: 127.0.0.1:9900}
+listeners:
+  web:
+    bind: 0.0.0.0:8080
+    protocol: http
+    routes:
+      - match: {path: {prefix: /v2/}}
+        pool: digits
+pools:
+  digits:
+    protocol: oip
+    endpoints: [10.0.0.1:8001, 10.0.0.2:8001]
+    health: {type: grpc}
+cache: {size: 256MiB, ttl: 10m}
+""",
+    AdminConfig: """
+bind: 10.0.0.5:9900
+token_file: /etc/tidegate/token
+""",
+    ListenerConfig: """
+bind: "[::]:8080"
+protocol: http
+idle_timeout: 2m
+forwarded: replace
+routes:
+  - pool: digits
+""",
+    RouteConfig: """
+name: chat
+match: {host: chat.example.org, path: {prefix: /v2/models/chat/}, method: POST}
+pool: chat
+cache: false
+timeout: 5m
+max_body: 4MiB
+""",
+    MatchConfig: """
+host: "*.example.org"
+path: {exact: /v2/health/ready}
+method: [GET, HEAD]
+""",
+    PathMatch: """
+regex: ^/v2/models/[a-z]+/infer$
+""",
+    PoolConfig: """
+protocol: oip
+policy: {type: maglev, key: {header: x-session}}
+endpoints:
+  - 10.0.0.1:8001
+  - {address: models.example.org:8001, weight: 2}
+health: {type: grpc, interval: 1s}
+response_timeout: 2m
+""",
+    PolicyConfig: """
+type: maglev
+key: {cookie: session}
+""",
+    KeyConfig: """
+source: true
+""",
+    EndpointConfig: """
+address: unix:/run/models/digits.sock
+weight: 2
+""",
+    HealthConfig: """
+type: http
+path: /healthz
+status: [200, 204]
+interval: 5s
+timeout: 2s
+initial: down
+""",
+    ServeConfig: """
+models: /var/lib/tidegate/models
+min: 1
+max: 4
+providers: [tensorrt, cuda, cpu]
+env: {CUDA_VISIBLE_DEVICES: "0"}
+""",
+    ScalingConfig: """
+metrics:
+  - {type: in_flight, target: 4}
+up: {window: 0s}
+down: {window: 2m, policies: [{type: replicas, value: 1, period: 1m}]}
+""",
+    CacheConfig: """
+size: 1GiB
+max_object: 4MiB
+ttl: 10m
+""",
+    LogConfig: """
+level: info
+access: /var/log/tidegate/access.log
+""",
+    ShutdownConfig: """
+drain_timeout: 1m
+""",
+}

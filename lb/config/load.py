@@ -1,0 +1,135 @@
+"""A configuration file to a checked Config, or every problem in it at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from lb.config.base import nearest
+from lb.config.checks import Check, Found, check_config, check_files
+from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
+from lb.config.explain import message, where
+from lb.config.schema import Config
+from lb.config.units import FileContext
+from lb.errors import ConfigError
+
+
+def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True) -> Config:
+    """The configuration in the file `path`.
+
+    `checks` are run after the loader's own; each gets the Config and gives (path, message) pairs. When parts of the
+    file are wrong, they get what is left of it, so that one run shows every problem. `files` says whether the files and
+    folders named in the configuration have to be there, too.
+
+    Raises ConfigError with one line `FILE:LINE: path.to.key: message` for every problem. Blocks on the file system and,
+    where a check resolves names, on the network.
+    """
+    try:
+        with open(path, "rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except ValueError as error:  # a NUL in the path
+        raise ConfigError([f"{str(path)!r}: cannot be read: {error}"]) from None
+    try:
+        document = parse(raw)
+    except MalformedError as error:
+        place = f"{path}:{error.line}" if error.line is not None else f"{path}"
+        raise ConfigError([f"{place}: {error}"]) from None
+    config, problems = _validate(document, Path(path).absolute().parent, [*checks, check_files] if files else checks)
+    if config is None or problems:
+        lines = [
+            f"{path}:{p.line}: {p.path}: {p.message}" if p.path else f"{path}:{p.line}: {p.message}" for p in problems
+        ]
+        raise ConfigError([_printable(line) for line in lines])
+    return config
+
+
+def _validate(document: Document, base: Path, checks: Sequence[Check]) -> tuple[Config | None, list[Problem]]:
+    context = FileContext(base)
+    problems = set(document.problems)
+    reported = {p.path for p in problems}
+    broken = set(reported)
+    config: Config | None = None
+    data = document.data
+    try:
+        config = Config.model_validate(data, context=context)
+    except ValidationError as error:
+        # A default that depends on another field cannot be had when the section has an error anyway.
+        details = [d for d in error.errors(include_url=False) if d["type"] != "default_factory_not_called"]
+        for detail in details:
+            path = where(detail["loc"])
+            if document.known(path) not in reported or detail["type"] == "extra_forbidden":
+                problems.add(_problem(document, path, detail))
+        data, parts = _without(data, details)
+        broken |= parts
+        config = _rest(data, context)
+    if config is not None:
+        found: list[Found] = check_config(config, broken)
+        for check in checks:
+            found += check(config)
+        for path, text in found:
+            problems.add(Problem(document.line(path), path, text))
+    return config, sorted(problems)
+
+
+def _problem(document: Document, path: str, detail: ErrorDetails) -> Problem:
+    known = document.known(path)
+    # An error inside a short spelling (an endpoint as plain text) has a longer path than the file.
+    shown = path if detail["type"] == "missing" else known
+    return Problem(document.lines[known], shown, message(detail, Config, _at(document.data, detail["loc"])))
+
+
+def _rest(data: dict[str, Any], context: FileContext) -> Config | None:
+    try:
+        return Config.model_validate(data, context=context)
+    except ValidationError:
+        return None
+
+
+def _without(data: dict[str, Any], details: Sequence[ErrorDetails]) -> tuple[dict[str, Any], set[str]]:
+    """`data` without the parts that hold the errors `details`, and the paths of those parts.
+
+    An unknown key goes alone. Else the listener or pool around the error goes, or the whole section where it is another
+    one; the rest can still be checked.
+    """
+    rest = copy.deepcopy(data)
+    broken = set()
+    for location in (detail["loc"] for detail in details if detail["type"] != "extra_forbidden"):
+        section = str(location[0]) if location else ""
+        names = rest.get(section)
+        if section in ("listeners", "pools") and isinstance(names, dict) and len(location) > 1:
+            names.pop(str(location[1]), None)
+            broken.add(f"{section}.{location[1]}")
+        else:
+            rest.pop(section, None)
+            broken.add(section)
+    for location in (detail["loc"] for detail in details if detail["type"] == "extra_forbidden"):
+        parent = _at(rest, location[:-1])
+        if isinstance(parent, dict):
+            parent.pop(str(location[-1]), None)
+        if len(location) == 1 and (meant := nearest(str(location[0]), Config.model_fields)):
+            broken.add(meant)
+    return rest, broken
+
+
+def _at(data: Any, location: tuple[int | str, ...]) -> Any:
+    """The value at `location`; None when the file has none there."""
+    for part in location:
+        if isinstance(data, dict):
+            data = data.get(str(part))
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
+def _printable(line: str) -> str:
+    """`line` as one line: a key or value may hold line breaks and terminal controls."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)

@@ -1,0 +1,143 @@
+"""Pools: groups of endpoints, how one of them is chosen and how their health is checked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from lb.config.base import Address, Boolean, HttpPath, Integer, Model, Number, Token, only_one, refuse
+from lb.config.scaling import ScalingConfig
+from lb.config.serve import ServeConfig
+from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
+
+
+class KeyConfig(Model):
+    """What a request is recognised by, for policies that send like requests to one endpoint. Exactly one of the
+    five."""
+
+    header: Token | None = None
+    """Value of this request header."""
+    cookie: Token | None = None
+    """Value of this cookie."""
+    query: str | None = Field(default=None, min_length=1, max_length=256)
+    """Value of this parameter of the query."""
+    source: Boolean = False
+    """Address of the client (`source: true`). The only key that a `tcp` listener has."""
+    model: Boolean = False
+    """Name of the model that is asked for (`model: true`), so that each endpoint keeps few models warm. `oip`
+    only."""
+
+    @model_validator(mode="after")
+    def _one(self) -> KeyConfig:
+        only_one(self, ("header", "cookie", "query", "source", "model"))
+        return self
+
+
+class PolicyConfig(Model):
+    """How an endpoint is chosen. Further keys are options of the policy itself and are checked by it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(min_length=1)
+    """Name of the policy: `least_request`, `round_robin`, `power_of_two`, `maglev`, or one that a plug-in adds."""
+    key: KeyConfig | None = None
+    """What requests are told apart by. Needed by `maglev`."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The policy's own options, unchecked: the policy's `Options` model checks them."""
+        return dict(self.model_extra or {})
+
+
+def _policy(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class EndpointConfig(Model):
+    """One server of a pool."""
+
+    address: Address
+    """`HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH`. A host name is resolved at start and on reload, and every
+    address it has becomes an endpoint."""
+    weight: Integer = Field(default=1, ge=0, le=1000)
+    """Share of the requests relative to the other endpoints; 0 takes no new ones."""
+
+
+def _endpoint(value: Any) -> Any:
+    return {"address": value} if isinstance(value, str) else value
+
+
+class HealthConfig(Model):
+    """Active checks of every endpoint, made by the master."""
+
+    type: Literal["tcp", "http", "grpc"]
+    """`tcp`: a connection is taken. `http`: a GET is answered with one of `status`. `grpc`: the standard health
+    service (`grpc.health.v1`) answers SERVING."""
+    interval: Duration = Field(default=2 * SECOND, ge=10 * MILLISECOND)
+    """Time from the start of one check to the start of the next. Shorter finds failures sooner and costs the
+    endpoint more."""
+    jitter: Number = Field(default=0.1, ge=0, le=1)
+    """Share of `interval` by which each check is moved at random, so that checks do not march in step."""
+    timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
+    """Longest time for one check; then it has failed."""
+    rise: Integer = Field(default=2, ge=1, le=100)
+    """Good checks in a row after which a bad endpoint takes requests again."""
+    fall: Integer = Field(default=3, ge=1, le=100)
+    """Failed checks in a row after which an endpoint takes no requests. 1 reacts at once and flaps easily."""
+    initial: Literal["up", "down"] = "up"
+    """What a new endpoint counts as before its first check. `down` keeps requests away until `rise` checks were
+    good."""
+    path: HttpPath = "/"
+    """Path that is asked for. `http` only."""
+    status: list[Annotated[Integer, Field(ge=100, le=599)]] = Field(default=[200], min_length=1)
+    """Status codes that count as good. `http` only."""
+    host: str | None = Field(default=None, min_length=1, max_length=255)
+    """`Host` header of the check. Default: the endpoint's address. `http` only."""
+    service: str = Field(default="", max_length=255)
+    """Service name that is asked about; empty asks about the server as a whole. `grpc` only."""
+
+
+class PoolConfig(Model):
+    """A group of endpoints that answer the same requests. It has either `endpoints` or `serve`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["serve"]}]})
+
+    protocol: Annotated[Literal["oip", "http", "tcp"], refuse(("grpc", "http2", "udp"))]
+    """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated), `http`
+    (HTTP/1.1) or `tcp` (bytes)."""
+    policy: Annotated[PolicyConfig, BeforeValidator(_policy, json_schema_input_type=str | PolicyConfig)] = PolicyConfig(
+        type="least_request"
+    )
+    """How an endpoint is chosen: a policy's name, or a mapping with its options."""
+    endpoints: list[
+        Annotated[EndpointConfig, BeforeValidator(_endpoint, json_schema_input_type=str | EndpointConfig)]
+    ] = []
+    """The servers: addresses, or mappings with an address and a weight."""
+    serve: ServeConfig | None = None
+    """Model servers that Tidegate starts and watches over itself, instead of `endpoints`. `oip` only."""
+    health: HealthConfig | None = None
+    """Active checks. Default: none; a managed model server is then judged by its process and its own readiness."""
+    scaling: ScalingConfig | None = None
+    """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
+    connect_timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
+    """Longest time to open a connection to an endpoint; then another is tried."""
+    response_timeout: Duration = Field(default_factory=lambda data: 0 if data.get("protocol") == "tcp" else 60 * SECOND)
+    """Longest time from the end of a request to the beginning of its answer; then 504. It must be longer than the
+    slowest inference. `0s`: no limit. Default: `60s`. `oip` and `http` only."""
+    idle_timeout: Duration = Field(default_factory=lambda data: HOUR if data.get("protocol") == "tcp" else 60 * SECOND)
+    """Longest time an unused connection to an endpoint is kept. Keep it below the endpoint's own idle timeout, or
+    requests meet connections that are just being closed. `0s`: no limit. Default: `60s`. `http` only; the
+    silence of a `tcp` session is limited by its listener."""
+    retries: Integer = Field(default=1, ge=0, le=10)
+    """Further tries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
+    max_idle: Integer = Field(default=256, ge=0, le=65_536)
+    """Unused connections kept for each worker and endpoint. `http` only."""
+    send_proxy: Literal["off", "v1", "v2"] = "off"
+    """Whether a PROXY protocol header, of which version, tells the endpoint the client's address. `tcp` only; the
+    endpoint must expect it."""
+
+    @model_validator(mode="after")
+    def _source(self) -> PoolConfig:
+        only_one(self, ("endpoints", "serve"))
+        return self

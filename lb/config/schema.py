@@ -1,0 +1,127 @@
+"""The configuration file as typed, closed, immutable models (design.md section 5).
+
+Every field's docstring is its entry in docs/configuration.md. Durations are nanoseconds and sizes bytes; short
+spellings (a policy's name, an endpoint's address, a single method) are turned into their full form, so that later code
+sees one form. What concerns several sections is checked in lb.config.checks, which the loader runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, model_validator
+
+from lb.config.address import is_loopback, parse_bind
+from lb.config.base import Bind, FilePath, Model, Name, problem
+from lb.config.listener import ListenerConfig, MatchConfig, PathMatch, RouteConfig
+from lb.config.pool import EndpointConfig, HealthConfig, KeyConfig, PolicyConfig, PoolConfig
+from lb.config.scaling import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
+from lb.config.serve import BackoffConfig, CrashLoopConfig, ServeConfig
+from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
+
+__all__ = [
+    "AdminConfig",
+    "BackoffConfig",
+    "BehaviorConfig",
+    "CacheConfig",
+    "Config",
+    "CrashLoopConfig",
+    "EndpointConfig",
+    "HealthConfig",
+    "KeyConfig",
+    "ListenerConfig",
+    "LogConfig",
+    "MatchConfig",
+    "MetricConfig",
+    "PathMatch",
+    "PolicyConfig",
+    "PoolConfig",
+    "RouteConfig",
+    "ScalingConfig",
+    "ServeConfig",
+    "ShutdownConfig",
+    "StepConfig",
+]
+
+# TG_MAX_WORKERS of lb/core/segment.h.
+MAX_WORKERS = 128
+
+
+class AdminConfig(Model):
+    """The admin server: `/metrics`, `/healthz`, `/readyz`, the API under `/api/v1/` and the dashboard."""
+
+    bind: Bind = "127.0.0.1:9900"
+    """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. An address that other machines can reach needs `token_file`.
+    Changing it needs a restart."""
+    token_file: FilePath | None = None
+    """File with the secret that callers send as `Authorization: Bearer …`. Default: none is asked for."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> AdminConfig:
+        if self.token_file is None and not is_loopback(parse_bind(self.bind)):
+            raise problem("admin", f"{self.bind} can be reached from other machines, so token_file is needed")
+        return self
+
+
+class CacheConfig(Model):
+    """The result cache: answers of inference kept in memory that all workers share. Without this section there is
+    none."""
+
+    size: Size = Field(default=64 * MIB, ge=1 * MIB, le=1 * TIB)
+    """Memory of the cache. Changing it needs a restart."""
+    max_object: Size = Field(default=1 * MIB, ge=1 * KIB)
+    """Largest answer that is kept. A quarter of `size` at most."""
+    ttl: Duration = Field(default=60 * SECOND, ge=1_000_000)
+    """How long an answer is kept, unless its route says otherwise."""
+
+
+def _access(value: str, info: ValidationInfo) -> str:
+    if value in ("", "-") or not isinstance(info.context, FileContext):
+        return value
+    return str(info.context.base / value)
+
+
+class LogConfig(Model):
+    """What is logged and where."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe message of the daemon's own log, which goes to standard error."""
+    access: Annotated[str, AfterValidator(_access)] = ""
+    """Access log, one JSON object a line: empty is off, `-` is standard output, else a file (reopened on SIGUSR1)."""
+
+
+class ShutdownConfig(Model):
+    """How the daemon stops."""
+
+    drain_timeout: Duration = 30 * SECOND
+    """Longest time that running exchanges may take to finish after SIGTERM; then they are cut off."""
+
+
+def _workers(value: Any) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if type(value) is int and 1 <= value <= MAX_WORKERS:
+        return value
+    raise problem("workers", f"must be auto or a number from 1 to {MAX_WORKERS}")
+
+
+class Config(Model):
+    """A configuration file of Tidegate."""
+
+    workers: Annotated[
+        int | Literal["auto"], PlainValidator(_workers, json_schema_input_type=int | Literal["auto"])
+    ] = "auto"
+    """Worker processes, each on one core: a number from 1 to 128, or `auto` for one on each CPU that the daemon
+    may use. Changing it needs a restart."""
+    admin: AdminConfig = AdminConfig()
+    """The admin server."""
+    listeners: dict[Name, ListenerConfig] = {}
+    """Where clients connect, by name. At least one."""
+    pools: dict[Name, PoolConfig] = {}
+    """Where requests are answered, by name."""
+    cache: CacheConfig | None = None
+    """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
+    log: LogConfig = LogConfig()
+    """Logging."""
+    shutdown: ShutdownConfig = ShutdownConfig()
+    """Stopping."""

@@ -1,0 +1,150 @@
+"""The admin server: metrics, health of the daemon itself, status, reload, and the dashboard. Runs in the master.
+
+    GET  /metrics  /healthz  /readyz  /api/v1/status  /      POST /api/v1/reload
+
+Loopback without a token by default. With a token, everything but the two probes asks for `Authorization: Bearer TOKEN`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from lb.config.plan import Plan
+from lb.control import sockets
+from lb.control.master import Master
+from lb.errors import StartError
+from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
+from lb.telemetry.series import Series
+
+log = logging.getLogger("tidegate.admin")
+
+_OPEN = frozenset({"/healthz", "/readyz"})
+_PAGE = Path(__file__).with_name("dashboard.html")
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class AdminServer:
+    """A service of the master (lb.control.master.Service) on its configuration's `admin.bind`."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._token = b""
+        self._runner: web.AppRunner | None = None
+        self._listening: sockets.Listening | None = None
+
+    async def start(self) -> None:
+        """Raises StartError when the port is taken or the token cannot be read."""
+        section = self._master.config.admin
+        if section.token_file is not None:
+            self._token = _read_token(section.token_file)
+        app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024)
+        app.add_routes(
+            [
+                web.get("/", self._dashboard),
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/api/v1/status", self._status),
+                web.post("/api/v1/reload", self._reload),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
+        await self._runner.setup()
+        self._listening = sockets.listen(section.bind)
+        await web.SockSite(self._runner, self._listening.socket).start()
+        log.info("admin on %s", section.bind)
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if self._token and request.path not in _OPEN:
+            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+            if not hmac.compare_digest(given, self._token):
+                return _json({"error": "a valid token is needed"}, 401)
+        # A page on another site must not be able to reload the daemon through the operator's browser.
+        if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            return _json({"error": "cross-site requests are refused"}, 403)
+        try:
+            return await handler(request)
+        except web.HTTPException as error:
+            return _json({"error": error.reason}, error.status)
+
+    async def _dashboard(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=_PAGE.read_bytes(),
+            content_type="text/html",
+            charset="utf-8",
+            headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"},
+        )
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body = exposition(snapshot(self._master))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        """The master runs its loop: that is all this says."""
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        ready, reason = self._master.ready()
+        return web.Response(text=f"{reason}\n", status=200 if ready else 503)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return _json(self._master.status())
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        result = await self._master.reload()
+        return _json(result.to_dict(), 200 if result.ok else 409)
+
+
+def snapshot(master: Master) -> Snapshot:
+    """The counters of the plan in force, with the status document."""
+    plan, status = master.plan, master.status()
+    if plan is None:
+        return Snapshot(status)
+
+    def read(index: int) -> Series:
+        return Series.of(master.segment.series_total(index))
+
+    return Snapshot(
+        status,
+        listeners={x.name: read(x.series) for x in plan.listeners},
+        routes={r.name: read(r.series) for x in plan.listeners for r in x.routes},
+        endpoints={(p, a): read(i) for p, a, i in _endpoints(plan)},
+    )
+
+
+def _endpoints(plan: Plan) -> list[tuple[str, str, int]]:
+    return [(pool.name, endpoint.address, endpoint.series) for pool in plan.pools for endpoint in pool.endpoints]
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
+
+
+def _read_token(path: Path) -> bytes:
+    try:
+        token = path.read_bytes().strip()
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise StartError(f"admin.token_file: cannot read {path}: {error.strerror}") from error
+    if not token:
+        raise StartError(f"admin.token_file: {path} is empty")
+    if mode & 0o007:
+        log.warning("%s can be read by everyone", path)
+    return token

@@ -1,0 +1,28 @@
+"""A configuration file with all its checks, those of the layers above lb.config included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lb.balancing.registry import check_policies
+from lb.config.load import load
+from lb.config.plan import EndpointSpec
+from lb.config.schema import Config
+from lb.discovery.static import StaticEndpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A checked configuration, and what the endpoints it writes down resolved to, by pool."""
+
+    config: Config
+    endpoints: Mapping[str, tuple[EndpointSpec, ...]]
+
+
+def load_configuration(path: Path) -> Loaded:
+    """Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread."""
+    static = StaticEndpoints()
+    config = load(path, checks=(static.check, check_policies))
+    return Loaded(config, static.endpoints)

@@ -1,0 +1,336 @@
+"""The workers of a master: start and replace them, publish plans to all of them or to none, watch their heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lb.clock import Clock
+from lb.config.plan import Plan
+from lb.control.backoff import Restarts, RestartSettings
+from lb.control.channel import MAX_FDS, Channel, Message
+from lb.control.process import COMMAND, WorkerProcess, describe_exit
+from lb.errors import StartError, TidegateError
+
+log = logging.getLogger("tidegate.master")
+
+SECOND = 1_000_000_000
+
+
+class PublishError(TidegateError):
+    """A worker did not take a plan; every worker has the old one."""
+
+
+class SegmentLike(Protocol):
+    @property
+    def fd(self) -> int: ...
+    def clear_worker(self, worker: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """Times in nanoseconds; tests shorten them."""
+
+    start_timeout: int = 60 * SECOND  # from a process's start to its first frame
+    apply_timeout: int = 15 * SECOND  # from a plan to the last acknowledgement
+    hang_timeout: int = 20 * SECOND  # a worker without a heartbeat for so long is killed and replaced
+    kill_grace: int = 3 * SECOND  # after the end of a drain
+    restarts: RestartSettings = field(default_factory=RestartSettings)
+    command: Sequence[str] = COMMAND
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What workers get: a plan, the listening sockets it needs, and how to log."""
+
+    plan: Plan
+    sockets: Mapping[str, tuple[int, int]]  # listener -> (id of the socket, descriptor)
+    log_level: str
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker's place, which outlives its processes.
+
+    States: starting (no frame yet), idle (no plan yet), running, stopping, stopped, backoff, crash_loop.
+    """
+
+    index: int
+    restarts: Restarts
+    state: str = "backoff"
+    process: WorkerProcess | None = None
+    channel: Channel | None = None
+    started: int = 0
+    last_beat: int = 0
+    generation: int = 0  # acknowledged
+    sent: int = 0  # generation of the last plan sent
+    busy: int = 0
+    killed: bool = False  # because it hung
+    stats: dict[str, int] = field(default_factory=dict)
+    last_exit: str = ""
+    known: set[int] = field(default_factory=set)  # ids of the sockets it holds
+    answer: asyncio.Future[str] | None = None  # of the publication under way: "" or what went wrong
+
+    def settle(self, outcome: str) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(outcome)
+
+    def describe(self, now: int) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "pid": self.process.pid if self.process else None,
+            "state": self.state,
+            "restarts": self.restarts.count,
+            "generation": self.generation,
+            "busy": self.busy,
+            "last_exit": self.last_exit,
+            "beat_age_s": round((now - self.last_beat) / SECOND, 3) if self.process else None,
+            "stats": self.stats,
+        }
+
+
+class Fleet:
+    """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1."""
+
+    def __init__(
+        self, size: int, segment: SegmentLike, settings: FleetSettings, clock: Clock, access_log: Callable[[], int]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._segment = segment
+        self._settings = settings
+        self._clock = clock
+        self._access_log = access_log
+        self._current: Publication | None = None
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self.members = [Member(i, Restarts(settings.restarts)) for i in range(size)]
+
+    async def start(self) -> None:
+        """Starts all workers and waits until each is there. Raises StartError as soon as one dies first."""
+        for member in self.members:
+            self._spawn(member)
+        try:
+            async with asyncio.timeout(self._settings.start_timeout / SECOND):
+                while any(member.state == "starting" for member in self.members):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise StartError("the workers did not start in time") from None
+        for member in self.members:
+            if member.state != "idle":
+                raise StartError(f"worker {member.index} did not start: {member.last_exit}")
+
+    async def publish(self, publication: Publication) -> None:
+        """Gives a plan to every worker and returns once each has acknowledged.
+
+        Raises PublishError, with the old plan everywhere, when one refuses it, dies or does not answer in time.
+        """
+        members = [m for m in self.members if m.state in ("idle", "running")]
+        for member in members:
+            member.answer = self._loop.create_future()
+            self._send(member, publication)
+        answers = [m.answer for m in members if m.answer is not None]
+        if answers:
+            await asyncio.wait(answers, timeout=self._settings.apply_timeout / SECOND)
+        failures = [f"worker {m.index}: {_outcome(m.answer)}" for m in members if _outcome(m.answer)]
+        for member in members:
+            member.answer = None
+        if failures or not (members or self._current):
+            self._revert(members, publication.plan.generation)
+            raise PublishError("; ".join(failures) or "no worker is running")
+        self._current = publication
+        for member in self.members:
+            if member.state in ("idle", "running"):
+                if member.sent != publication.plan.generation:  # it came up while the others answered
+                    self._send(member, publication)
+                self._commit(member, publication)
+
+    def reopen_log(self) -> None:
+        """Passes the access log's new descriptor to every worker."""
+        for member in self.members:
+            self._send_log(member)
+
+    def check_beats(self, now: int) -> bool:
+        """Kills workers that hang; returns whether every worker with a process has been heard of lately.
+
+        Lately is half of the time after which it is killed, so that a watchdog behind it notices a kill without effect.
+        """
+        fresh = True
+        for member in self.members:
+            if member.process is None:
+                continue
+            silent = now - member.last_beat
+            limit = self._settings.start_timeout if member.state == "starting" else self._settings.hang_timeout
+            fresh = fresh and silent < limit // 2
+            if silent >= limit and not member.killed and member.state != "stopping":
+                log.error("worker %d (pid %d) hangs: killing it", member.index, member.process.pid)
+                member.killed = True
+                member.process.kill()
+        return fresh
+
+    async def stop(self, drain_timeout_ns: int, at_once: asyncio.Event) -> None:
+        """Drains all workers and waits for their end. `at_once` cuts the drain short."""
+        self._stopping = True
+        self._stop_all(drain_timeout_ns)
+        limit = self._loop.time() + (drain_timeout_ns + self._settings.kill_grace) / SECOND
+        hurry = asyncio.ensure_future(at_once.wait())
+        try:
+            while any(m.process for m in self.members):
+                self._changed.clear()
+                change = asyncio.ensure_future(self._changed.wait())
+                waiting = {change} if hurry.done() else {change, hurry}
+                timeout = max(0.0, limit - self._loop.time())
+                done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                if hurry in done:
+                    self._stop_all(0)
+                    limit = min(limit, self._loop.time() + self._settings.kill_grace / SECOND)
+                elif not done:
+                    self.kill()
+                    limit = self._loop.time() + 3600
+        finally:
+            hurry.cancel()
+
+    def kill(self) -> None:
+        self._stopping = True
+        for member in self.members:
+            if member.process is not None:
+                log.error("worker %d (pid %d) did not stop: killing it", member.index, member.process.pid)
+                member.process.kill()
+
+    def _stop_all(self, drain_timeout_ns: int) -> None:
+        for member in self.members:
+            if member.channel is not None:
+                member.state = "stopping"
+                member.channel.send({"type": "stop", "drain_timeout_ns": drain_timeout_ns})
+
+    def _spawn(self, member: Member) -> None:
+        if self._stopping:
+            return
+        now = self._clock.now()
+        try:
+            process = WorkerProcess(
+                self._loop,
+                member.index,
+                self._segment.fd,
+                self._settings.command,
+                lambda code: self._exited(member, code),
+            )
+        except StartError as error:
+            member.last_exit = str(error)
+            self._restart(member, now, now)
+            return
+        member.process, member.state, member.started, member.last_beat = process, "starting", now, now
+        member.generation = member.sent = member.busy = 0
+        member.killed = False
+        member.known, member.stats = set(), {}
+        member.channel = Channel(
+            self._loop,
+            process.socket,
+            lambda message, fds: self._on_message(member, message),
+            lambda reason: log.debug("the channel to worker %d ended: %s", member.index, reason),
+        )
+
+    def _exited(self, member: Member, code: int) -> None:
+        now = self._clock.now()
+        if member.channel is not None:
+            member.channel.close()
+        pid = member.process.pid if member.process else 0
+        member.process = member.channel = None
+        member.last_exit = describe_exit(code)
+        self._segment.clear_worker(member.index)
+        if self._stopping:
+            member.state = "stopped"
+            log.log(
+                logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit
+            )
+        else:
+            log.error("worker %d (pid %d) died: %s", member.index, pid, member.last_exit)
+            self._restart(member, member.started, now)
+        member.settle(f"died ({member.last_exit})")
+        self._changed.set()
+
+    def _restart(self, member: Member, started: int, now: int) -> None:
+        delay = member.restarts.died(started, now)
+        member.state = "crash_loop" if member.restarts.crash_loop else "backoff"
+        if self._current is None:  # the start is about to fail: see `start`
+            return
+        if delay:
+            log.warning("worker %d: %s, next start in %.1f s", member.index, member.state, delay / SECOND)
+            self._loop.call_later(delay / SECOND, self._spawn, member)
+        else:
+            self._spawn(member)
+
+    def _on_message(self, member: Member, message: Message) -> None:
+        member.last_beat = self._clock.now()
+        match message.get("type"):
+            case "hello":
+                member.state = "idle"
+                self._send_log(member)
+                if self._current is not None:
+                    self._send(member, self._current)
+                    self._commit(member, self._current)
+            case "beat":
+                member.busy, member.stats = message["busy"], message["stats"]
+            case "applied":
+                self._applied(member, message["generation"], message["error"])
+            case other:
+                log.error("worker %d sent an unknown frame: %s", member.index, other)
+        self._changed.set()
+
+    def _applied(self, member: Member, generation: int, error: str) -> None:
+        if not error:
+            member.generation = generation
+            if member.state == "idle":
+                member.state = "running"
+        elif self._current is not None and self._current.plan.generation == generation and member.process is not None:
+            log.error("worker %d does not take the plan the others run: %s", member.index, error)
+            member.process.kill()
+        if generation == member.sent:
+            member.settle(error)
+
+    def _send(self, member: Member, publication: Publication) -> None:
+        if member.channel is None:
+            return
+        new = [(number, fd) for number, fd in publication.sockets.values() if number not in member.known]
+        for start in range(0, len(new), MAX_FDS):
+            part = new[start : start + MAX_FDS]
+            member.channel.send({"type": "sockets", "ids": [n for n, _ in part]}, [fd for _, fd in part])
+            member.known.update(n for n, _ in part)
+        member.sent = publication.plan.generation
+        member.channel.send(
+            {
+                "type": "plan",
+                "generation": publication.plan.generation,
+                "plan": publication.plan.to_wire(),
+                "sockets": {listener: number for listener, (number, _) in publication.sockets.items()},
+                "log_level": publication.log_level,
+            }
+        )
+
+    def _commit(self, member: Member, publication: Publication) -> None:
+        if member.channel is not None:
+            member.channel.send({"type": "commit", "generation": publication.plan.generation})
+            member.known = {number for number, _ in publication.sockets.values()}
+
+    def _revert(self, members: Sequence[Member], generation: int) -> None:
+        for member in members:
+            if member.channel is not None and member.sent == generation:
+                member.channel.send({"type": "revert", "generation": generation})
+                if self._current is not None:
+                    member.sent = member.generation = self._current.plan.generation
+                    member.known = {number for number, _ in self._current.sockets.values()}
+
+    def _send_log(self, member: Member) -> None:
+        fd = self._access_log()
+        if member.channel is not None and fd >= 0:
+            member.channel.send({"type": "log"}, [fd])
+
+
+def _outcome(answer: asyncio.Future[str] | None) -> str:
+    if answer is None or not answer.done():
+        return "no answer in time"
+    return answer.result()

@@ -1,0 +1,184 @@
+"""The managed pools of a configuration: which supervisors run, and which endpoints they give.
+
+A changed `serve` section starts its model servers beside the old ones and takes over once enough of them are ready; a
+pool that had `endpoints` keeps them until then. So a reload never leaves a pool empty that was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from lb.config.plan import EndpointSpec, Plan
+from lb.config.schema import Config, PoolConfig, ServeConfig
+from lb.errors import TidegateError
+
+log = logging.getLogger("tidegate.master")
+
+
+class Server(Protocol):
+    """The model servers of one `serve` section, with the scaling of their number."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None:
+        """Drains and ends all of them."""
+
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        """Those that are ready."""
+
+    async def reconfigure(self, pool: PoolConfig) -> None:
+        """Follows other numbers and another `scaling` section; `serve` is else as it was."""
+
+    def kill(self) -> None:
+        """Ends all of them at once; a `stop` under way is over then."""
+
+    def status(self) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True)
+class _Pool:
+    name: str
+    serve: ServeConfig
+    server: Server
+    fallback: tuple[EndpointSpec, ...] = ()  # the static endpoints it had before, until a model server is ready
+    successor: tuple[ServeConfig, Server] | None = None
+    served: bool = False  # a model server was ready once
+
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        return self.server.endpoints() or (() if self.served else self.fallback)
+
+
+ServerFactory = Callable[[str, PoolConfig, Callable[[], None]], Server]
+
+
+class ManagedPools:
+    """`apply` follows the configuration; only `stop` waits.
+
+    `factory(pool name, its configuration, on_change)` makes a Server; `changed(pool)` is called whenever what
+    `endpoints` gives for a pool may be different.
+    """
+
+    def __init__(self, factory: ServerFactory, changed: Callable[[str], None]) -> None:
+        self._factory = factory
+        self._changed = changed
+        self._pools: dict[str, _Pool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: list[Server] = []
+
+    def endpoints(self, config: Config, running: Plan | None) -> dict[str, Sequence[EndpointSpec]]:
+        """The endpoints of every managed pool of `config`, which may not be applied yet."""
+        return {
+            name: self._pools[name].endpoints() if name in self._pools else _endpoints(running, name)
+            for name in _managed(config)
+        }
+
+    def apply(self, config: Config, before: Plan | None) -> None:
+        """Starts, changes and stops servers; `before` is the plan that the one of `config` has replaced."""
+        for name, serve in _managed(config).items():
+            self._apply(name, config.pools[name], serve, before)
+        for name in self._pools.keys() - _managed(config).keys():
+            self._retire(self._pools.pop(name))
+
+    def alive(self, pool: str, address: str) -> bool:
+        """Whether a managed pool still gives this endpoint; True for pools that are not managed."""
+        known = self._pools.get(pool)
+        return known is None or any(spec.address == address for spec in known.endpoints())
+
+    def waiting(self) -> list[str]:
+        """The pools that have never had an endpoint."""
+        return [name for name, pool in self._pools.items() if not pool.served and not pool.endpoints()]
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        return {name: pool.server.status() for name, pool in self._pools.items()}
+
+    async def stop(self) -> None:
+        """Drains and stops every model server."""
+        for name in list(self._pools):
+            self._retire(self._pools.pop(name))
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def kill(self) -> None:
+        """Ends every model server at once; a `stop` under way is over soon then."""
+        for server in [*self._stopping, *(pool.server for pool in self._pools.values())]:
+            server.kill()
+
+    def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
+        known = self._pools.get(name)
+        if known is None:
+            self._pools[name] = _Pool(name, serve, self._start(name, pool), tuple(_endpoints(before, name)))
+            return
+        if known.successor is not None and not _same_servers(known.successor[0], serve):
+            self._stop(known.successor[1])
+            known.successor = None
+        if _same_servers(known.serve, serve):
+            known.serve = serve
+            self._spawn(known.server.reconfigure(pool))
+        elif known.successor is None:
+            log.info("pool %s: its model servers are replaced by ones with the new settings", name)
+            known.successor = (serve, self._start(name, pool))
+        else:
+            known.successor = (serve, known.successor[1])
+            self._spawn(known.successor[1].reconfigure(pool))
+
+    def _start(self, name: str, pool: PoolConfig) -> Server:
+        server = self._factory(name, pool, lambda: self._on_change(name))
+        self._spawn(server.start())
+        return server
+
+    def _on_change(self, name: str) -> None:
+        pool = self._pools.get(name)
+        if pool is None:
+            return
+        if pool.successor is not None:
+            serve, server = pool.successor
+            if len(server.endpoints()) >= max(1, min(serve.min, len(pool.endpoints()))):
+                old, pool.serve, pool.server, pool.successor = pool.server, serve, server, None
+                self._stop(old)
+        pool.served = pool.served or bool(pool.server.endpoints())
+        self._changed(name)
+
+    def _retire(self, pool: _Pool) -> None:
+        self._stop(pool.server)
+        if pool.successor is not None:
+            self._stop(pool.successor[1])
+
+    def _stop(self, server: Server) -> None:
+        async def stop() -> None:
+            await server.stop()
+            self._stopping.remove(server)
+
+        self._stopping.append(server)
+        self._spawn(stop())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TidegateError):
+            log.error("%s", error)
+        elif error is not None:
+            log.error("a managed pool failed", exc_info=error)
+
+
+def _managed(config: Config) -> dict[str, ServeConfig]:
+    return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
+
+
+def _same_servers(a: ServeConfig, b: ServeConfig) -> bool:
+    """Whether both say the same of each process: all but how many there are."""
+    return a.model_copy(update={"min": 0, "max": 0}) == b.model_copy(update={"min": 0, "max": 0})
+
+
+def _endpoints(plan: Plan | None, pool: str) -> Sequence[EndpointSpec]:
+    for known in plan.pools if plan is not None else ():
+        if known.name == pool:
+            return tuple(EndpointSpec(e.address, e.weight) for e in known.endpoints)
+    return ()

@@ -1,0 +1,317 @@
+"""The master: owns configuration, listening sockets and the shared segment, and drives the workers with them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from lb.clock import Clock, MonotonicClock
+from lb.config.compile import worker_count
+from lb.config.plan import Plan
+from lb.config.schema import Config
+from lb.control import status
+from lb.control.configuration import load_configuration
+from lb.control.fleet import Fleet, FleetSettings
+from lb.control.logs import AccessLog, set_level
+from lb.control.managed import ManagedPools
+from lb.control.publisher import Parts, Publisher
+from lb.control.registry import Registry
+from lb.control.reload import ReloadResult, decide
+from lb.control.servers import ModelServers, ServerContext
+from lb.control.sockets import SocketTable
+from lb.control.systemd import Notifier
+from lb.core.segment import Segment
+from lb.errors import ConfigError, StartError, TidegateError
+from lb.health.monitor import HealthMonitor, Target
+
+log = logging.getLogger("tidegate.master")
+
+ENDPOINT_CAPACITY = 4096
+SERIES_CAPACITY = 4096
+_TICK = 1.0  # seconds
+
+
+class Service(Protocol):
+    """Something that runs beside the master from its first plan to the end of the drain, such as the admin server."""
+
+    async def start(self) -> None:
+        """Raises StartError when it cannot run."""
+
+    async def stop(self) -> None: ...
+
+
+ServiceFactory = Callable[["Master"], Service]
+
+
+@dataclass(frozen=True, slots=True)
+class MasterOptions:
+    """What the command line and the service manager give."""
+
+    config_path: Path
+    notifier: Notifier = field(default_factory=Notifier)
+    inherited: Sequence[socket.socket] = ()
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    services: Sequence[ServiceFactory] = ()
+
+
+class Master:
+    """Runs the daemon: `run` returns its exit status. Everything happens on the running loop.
+
+    For services: `segment`, `fleet`, `publisher`, `managed`, `monitor`, `sockets` and `registry` exist from their start
+    on; `state` is starting, running or stopping.
+    """
+
+    segment: Segment
+    registry: Registry
+    monitor: HealthMonitor
+    managed: ManagedPools
+    fleet: Fleet
+    publisher: Publisher
+
+    def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
+        self._options = options
+        self._clock = clock or MonotonicClock()
+        self._notifier = options.notifier
+        self._reloading = asyncio.Lock()
+        self._hangup = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._stop_at_once = asyncio.Event()
+        self.config_path = options.config_path
+        self.state = "starting"
+        self.started = time.time()
+        self.last_reload: ReloadResult | None = None
+        self.reloads = {"ok": 0, "failed": 0}
+        self.sockets = SocketTable(options.inherited)
+        self.access_log = AccessLog()
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.publisher.loaded.config
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that every worker has acknowledged."""
+        return self.publisher.plan
+
+    async def run(self) -> int:
+        """Serves until SIGTERM or SIGINT, then drains. Raises TidegateError when the daemon cannot start."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+        async with contextlib.AsyncExitStack() as cleanup:
+            cleanup.callback(self._notifier.close)
+            cleanup.callback(self.access_log.close)
+            cleanup.callback(self.sockets.close)
+            stopping = loop.create_task(self._stop.wait())
+            starting = loop.create_task(self._start(cleanup))
+            try:
+                await asyncio.wait({stopping, starting}, return_when=asyncio.FIRST_COMPLETED)
+                if starting.done():
+                    starting.result()
+                    self._started()
+                    await stopping
+            finally:
+                await _cancel(stopping, starting)
+        return 0
+
+    def stop(self) -> None:
+        """Begins the drain; called again, ends it at once."""
+        if self._stop.is_set():
+            self._stop_at_once.set()
+        self._stop.set()
+
+    def reopen_logs(self) -> None:
+        """For log rotation: the access log's path is opened anew. On failure the old file goes on being written."""
+        if self.state != "running":
+            return
+        try:
+            self.access_log.reopen()
+        except TidegateError as error:
+            log.error("%s", error)
+            return
+        self.fleet.reopen_log()
+        log.info("the access log was opened anew")
+
+    async def reload(self) -> ReloadResult:
+        """Loads the configuration file and publishes it; on any error the old configuration stays everywhere."""
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                result = await self._reload()
+                self.last_reload = result
+                self.reloads["ok" if result.ok else "failed"] += 1
+            finally:
+                self._notifier.ready(self.summary())
+            return result
+
+    async def publish(self) -> None:
+        """Publishes the configuration in force with the managed endpoints of now: see Publisher.publish."""
+        await self.publisher.publish()
+
+    def status(self) -> dict[str, Any]:
+        """The document of /api/v1/status and `tidegate status`: see lb.control.status."""
+        return status.document(self, self._clock.now())
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether new requests are welcome, and why not."""
+        if self.state != "running":
+            return False, self.state
+        if not any(member.state == "running" for member in self.fleet.members):
+            return False, "no worker is running"
+        waiting = self.managed.waiting()
+        if waiting:
+            return False, f"no model server has been ready yet in {', '.join(waiting)}"
+        return True, "ready"
+
+    def summary(self) -> str:
+        """One line for the service manager."""
+        running = sum(member.state == "running" for member in self.fleet.members)
+        text = f"{running} of {len(self.fleet.members)} workers, plan {self.plan.generation if self.plan else 0}"
+        if self.last_reload is not None and not self.last_reload.ok:
+            text += f"; the last reload failed: {self.last_reload.error}"
+        return text
+
+    async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
+        """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
+        loaded = await asyncio.to_thread(load_configuration, self.config_path)
+        config = loaded.config
+        set_level(config.log.level)
+        # The ports before the processes: a taken one is the likeliest thing to fail.
+        self.sockets.commit(self.sockets.stage({name: listener.bind for name, listener in config.listeners.items()}))
+        for address in self.sockets.unclaimed:
+            log.warning("no listener uses the socket %s passed by the service manager", address)
+        workers = worker_count(config)
+        cache_size = config.cache.size if config.cache else 0
+        self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size)
+        cleanup.callback(self.segment.close)
+        self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
+        self.monitor = HealthMonitor(self._on_health, self._clock)
+        cleanup.push_async_callback(self.monitor.close)
+        ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
+        runtime = cleanup.enter_context(_runtime_directory())
+        context = ServerContext(
+            runtime,
+            lambda pool, address: self.publisher.endpoint_exited(pool, address),
+            lambda pool, address: self.publisher.inflight(pool, address),
+            self._clock,
+        )
+        self.managed = ManagedPools(
+            lambda name, pool, changed: ModelServers(name, pool, changed, context),
+            lambda pool: self.publisher.endpoints_changed(pool),
+        )
+        cleanup.push_async_callback(self._stop_model_servers)
+        self.fleet = Fleet(workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno)
+        parts = Parts(
+            self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
+        )
+        self.publisher = Publisher(loaded, workers, parts, self._clock)
+        services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
+        cleanup.push_async_callback(self._drain)
+        await self.fleet.start()
+        await self.publisher.publish()
+        for factory in self._options.services:
+            service = factory(self)
+            await service.start()
+            services.push_async_callback(service.stop)
+        ticking.push_async_callback(_cancel, asyncio.create_task(self._tick()))
+        for work in (self._reload_on_hangup(), self.publisher.follow_endpoints()):
+            cleanup.push_async_callback(_cancel, asyncio.create_task(work))
+
+    def _started(self) -> None:
+        self.state = "running"
+        log.info("serving: %s", ", ".join(f"{name} on {address}" for name, address in self.addresses().items()))
+        self._notifier.ready(self.summary())
+
+    def addresses(self) -> dict[str, str]:
+        """Listener -> the address it really has, which says the port where the configuration says 0."""
+        return (
+            {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners}
+            if self.plan
+            else {}
+        )
+
+    async def _drain(self) -> None:
+        """Lets the workers finish what they have; model servers live on until then."""
+        self.state = "stopping"
+        self._notifier.stopping("draining")
+        log.info("stopping: no new connections, running exchanges may finish")
+        self.sockets.close()
+        await self.fleet.stop(self.config.shutdown.drain_timeout, self._stop_at_once)
+
+    async def _stop_model_servers(self) -> None:
+        stopping = asyncio.create_task(self.managed.stop())
+        hurry = asyncio.create_task(self._stop_at_once.wait())
+        await asyncio.wait({stopping, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.done():
+            self.managed.kill()
+        await stopping
+        await _cancel(hurry)
+
+    async def _reload_on_hangup(self) -> None:
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            await self.reload()
+
+    async def _reload(self) -> ReloadResult:
+        try:
+            if self.state != "running":
+                raise StartError(f"the daemon is {self.state}")
+            wanted = await asyncio.to_thread(load_configuration, self.config_path)
+            decision = decide(self.config, wanted.config)
+            await self.publisher.publish(replace(wanted, config=decision.config))
+        except TidegateError as error:
+            log.error("reload failed, the old configuration stays: %s", error)
+            problems = tuple(error.problems) if isinstance(error, ConfigError) else ()
+            return ReloadResult(False, time.time(), self._generation(), str(error), problems)
+        for note in decision.notes:
+            log.warning("needs a restart: %s", note)
+        log.info("reloaded: plan %d", self._generation())
+        return ReloadResult(True, time.time(), self._generation(), notes=decision.notes)
+
+    async def _tick(self) -> None:
+        """Heartbeats of the workers, our own to the service manager, and freed records."""
+        usec = self._notifier.watchdog_usec
+        pause = min(_TICK, usec / 4_000_000) if usec else _TICK
+        while True:
+            await asyncio.sleep(pause)
+            fresh = self.fleet.check_beats(self._clock.now())
+            if fresh and usec:
+                self._notifier.watchdog()
+            self.publisher.sweep()
+
+    def _on_health(self, target: Target, up: bool, reason: str) -> None:
+        self.segment.set_health(target.slot, up, self._clock.now())
+
+    def _generation(self) -> int:
+        return self.plan.generation if self.plan else 0
+
+
+@contextlib.contextmanager
+def _runtime_directory() -> Iterator[Path]:
+    """The service manager's RUNTIME_DIRECTORY, or a new private one that is removed in the end."""
+    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    if given:
+        yield Path(given)
+        return
+    with tempfile.TemporaryDirectory(prefix="tidegate-") as path:
+        yield Path(path)
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,84 @@
+"""One worker process as the master sees it: started as a fresh interpreter, watched through a pidfd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import site
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lb
+from lb.errors import StartError
+
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.worker")
+
+
+class WorkerProcess:
+    """A running worker and our end of its channel; `on_exit(code)` is called from the loop once it is gone.
+
+    `code` is the exit status, or minus the number of the signal that ended it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        index: int,
+        segment_fd: int,
+        command: Sequence[str],
+        on_exit: Callable[[int], None],
+    ) -> None:
+        """Raises StartError when no process can be made."""
+        self._loop = loop
+        self._on_exit = on_exit
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        arguments = ["--index", str(index), "--channel", str(theirs.fileno())]
+        arguments += ["--segment", str(segment_fd), "--parent", str(os.getpid())]
+        try:
+            self._process = subprocess.Popen(
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), segment_fd),
+                env=child_environment(),
+            )
+        except OSError as error:
+            self.socket.close()
+            raise StartError(f"cannot start worker {index}: {error.strerror or error}") from error
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        loop.add_reader(self._pidfd, self._exited)
+
+    def kill(self) -> None:
+        """SIGKILL; the exit is reported as any other."""
+        self._process.send_signal(signal.SIGKILL)
+
+    def _exited(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._on_exit(self._process.wait())
+
+
+def describe_exit(code: int) -> str:
+    """'exit code 1' or 'signal SIGKILL'."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:
+        return f"signal {-code}"
+
+
+def child_environment() -> dict[str, str]:
+    """Our environment, with our own folder in the path: -P keeps the working directory out of a child's imports."""
+    root = str(Path(lb.__file__).resolve().parent.parent)
+    environment = dict(os.environ)
+    if root not in site.getsitepackages():
+        known = environment.get("PYTHONPATH", "")
+        environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
+    return environment

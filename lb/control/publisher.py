@@ -1,0 +1,171 @@
+"""The one path by which workers get a plan: compile, open what is new, have every worker apply it, then commit.
+
+The start, a reload, and a managed pool whose model servers come and go all publish. Either everything of a publication
+takes effect, or nothing does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lb.clock import Clock
+from lb.config.compile import compile_plan
+from lb.config.plan import Plan
+from lb.config.schema import Config
+from lb.control.configuration import Loaded
+from lb.control.fleet import Fleet, Publication
+from lb.control.logs import AccessLog, set_level
+from lb.control.managed import ManagedPools
+from lb.control.registry import UP, Initial, Registry
+from lb.control.sockets import Listening, SocketTable
+from lb.core.segment import Segment
+from lb.errors import TidegateError
+from lb.health.monitor import HealthMonitor, Target
+
+log = logging.getLogger("tidegate.master")
+
+_REPUBLISH = 1.0  # seconds, after a change of endpoints that a worker did not take
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a publication changes."""
+
+    segment: Segment
+    registry: Registry
+    sockets: SocketTable
+    access_log: AccessLog
+    fleet: Fleet
+    managed: ManagedPools
+    monitor: HealthMonitor
+
+
+class Publisher:
+    """Holds the configuration and the plan in force. One publication at a time; everything on the loop."""
+
+    def __init__(self, loaded: Loaded, workers: int, parts: Parts, clock: Clock) -> None:
+        self.loaded = loaded
+        self.plan: Plan | None = None
+        self._workers = workers
+        self._parts = parts
+        self._clock = clock
+        self._attempt = 0
+        self._lock = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    async def publish(self, loaded: Loaded | None = None) -> None:
+        """Compiles `loaded` (default: what is in force) with the managed endpoints of now, and has it applied.
+
+        Raises TidegateError with everything as it was before.
+        """
+        async with self._lock:
+            parts, before = self._parts, self.plan
+            unchanged, loaded = loaded is None, loaded or self.loaded
+            config = loaded.config
+            with self._transaction() as undo:
+                plan = self._compile(loaded)
+                staged = parts.sockets.stage({listener.name: listener.bind for listener in plan.listeners})
+                undo.callback(parts.sockets.discard, staged)
+                access_log = parts.access_log.stage(config.log.access)
+                undo.callback(access_log.discard)
+                initial = dict(_initial(plan, config))
+                parts.registry.prepare(initial, self._clock.now())
+                if unchanged and before is not None and replace(plan, generation=before.generation) == before:
+                    plan = before  # endpoints that changed and changed back: only their state needs a look
+                else:
+                    await parts.fleet.publish(Publication(plan, _descriptors(staged), config.log.level))
+                parts.registry.commit(initial, self._clock.now())
+                undo.pop_all()
+            parts.sockets.commit(staged)
+            self.plan, self.loaded = plan, loaded
+            if access_log.commit():
+                parts.fleet.reopen_log()
+            set_level(config.log.level)
+            parts.managed.apply(config, before)
+            parts.monitor.update(list(_targets(plan, config)))
+            self._trust_unchecked(plan, config)
+
+    def endpoints_changed(self, pool: str) -> None:
+        """A managed pool has other endpoints: those that are gone take no more requests from this moment on."""
+        for name, address, slot in list(self._parts.registry.slots()):
+            if name == pool and not self._parts.managed.alive(pool, address):
+                self._parts.registry.drain(slot)
+        self._changed.set()
+
+    def endpoint_exited(self, pool: str, address: str) -> None:
+        """The process behind an endpoint is gone: no worker sends it anything from this moment on."""
+        slot = self._parts.registry.slot(pool, address)
+        if slot is not None:
+            self._parts.segment.set_health(slot, False, self._clock.now())
+
+    def inflight(self, pool: str, address: str) -> int:
+        """Requests in flight at an endpoint, over all workers."""
+        slot = self._parts.registry.slot(pool, address)
+        return 0 if slot is None else self._parts.segment.inflight(slot)
+
+    def sweep(self) -> None:
+        """Frees what removed endpoints held in the segment, once it is unused."""
+        if not self._lock.locked():
+            self._parts.registry.sweep(self._clock.now())
+
+    async def follow_endpoints(self) -> None:
+        """Publishes every change of managed endpoints, for ever."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                await self.publish()
+            except TidegateError as error:
+                log.error("the changed endpoints were not published: %s", error)
+                self._changed.set()
+                await asyncio.sleep(_REPUBLISH)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[contextlib.ExitStack]:
+        with contextlib.ExitStack() as undo:
+            self._parts.registry.begin()
+            undo.callback(self._parts.registry.rollback)
+            yield undo
+
+    def _compile(self, loaded: Loaded) -> Plan:
+        self._attempt += 1
+        return compile_plan(
+            loaded.config,
+            generation=self._attempt,
+            workers=self._workers,
+            allocator=self._parts.registry,
+            managed={**loaded.endpoints, **self._parts.managed.endpoints(loaded.config, self.plan)},
+        )
+
+    def _trust_unchecked(self, plan: Plan, config: Config) -> None:
+        """An endpoint without active checks counts as up, whatever was found while it had some."""
+        for pool in plan.pools:
+            if config.pools[pool.name].health is not None:
+                continue
+            for endpoint in pool.endpoints:
+                up = self._parts.segment.health(endpoint.slot) == UP
+                if not up and self._parts.managed.alive(pool.name, endpoint.address):
+                    self._parts.segment.set_health(endpoint.slot, True, self._clock.now())
+
+
+def _descriptors(staged: dict[str, Listening]) -> dict[str, tuple[int, int]]:
+    return {name: (listening.id, listening.socket.fileno()) for name, listening in staged.items()}
+
+
+def _initial(plan: Plan, config: Config) -> Iterator[tuple[int, Initial]]:
+    for pool in plan.pools:
+        health = config.pools[pool.name].health
+        for endpoint in pool.endpoints:
+            yield endpoint.slot, Initial(endpoint.weight, health is None or health.initial == "up")
+
+
+def _targets(plan: Plan, config: Config) -> Iterator[Target]:
+    for pool in plan.pools:
+        health = config.pools[pool.name].health
+        if health is not None:
+            for endpoint in pool.endpoints:
+                yield Target(pool.name, endpoint.address, endpoint.slot, health)

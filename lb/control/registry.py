@@ -1,0 +1,168 @@
+"""Who owns which record of the shared segment: endpoint slots and counter series, kept by name over reloads.
+
+A plan is compiled inside a transaction: `begin`, then the compiler asks for slots and series, then `commit` or
+`rollback`. What a committed plan no longer names is retired: it takes no new requests, and its record is freed once
+nothing is in flight there and `LINGER_NS` have passed. Until then its name gets it back, with its state.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lb.errors import StartError
+
+LINGER_NS = 5_000_000_000  # an exchange that began under an old plan may still look at the record
+
+ENABLED, DRAIN = 0, 1  # enum tg_admin
+UP, DOWN = 1, 2  # enum tg_health
+
+
+class SegmentLike(Protocol):
+    """The control words of the segment, as lb.core.segment.Segment gives them to the master."""
+
+    def set_health(self, slot: int, up: bool, now: int) -> None: ...
+    def set_admin(self, slot: int, state: int) -> None: ...
+    def set_weight(self, slot: int, weight: int) -> None: ...
+    def set_key(self, slot: int, key: str) -> None: ...
+    def clear_slot(self, slot: int) -> None: ...
+    def clear_series(self, index: int) -> None: ...
+    def inflight(self, slot: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """What the configuration says of an endpoint: its weight, and whether it takes requests before its first check."""
+
+    weight: int
+    up: bool
+
+
+@dataclass(slots=True)
+class _Table:
+    """Numbers below `capacity` by key, lowest first, with those that wait to be freed."""
+
+    what: str
+    capacity: int
+    used: dict[tuple[str, str], int] = field(default_factory=dict)
+    retired: dict[tuple[str, str], int] = field(default_factory=dict)  # key -> since, monotonic ns
+    wanted: set[tuple[str, str]] = field(default_factory=set)
+    fresh: set[tuple[str, str]] = field(default_factory=set)
+    _free: list[int] = field(default_factory=list)
+    _next: int = 0
+
+    def want(self, key: tuple[str, str]) -> int:
+        self.wanted.add(key)
+        if key in self.used:
+            return self.used[key]
+        if not self._free and self._next >= self.capacity:
+            raise StartError(f"too many {self.what}: the limit is {self.capacity}, recently removed ones included")
+        self.used[key] = number = heapq.heappop(self._free) if self._free else self._next
+        self._next = max(self._next, number + 1)
+        self.fresh.add(key)
+        return number
+
+    def unused(self) -> list[tuple[tuple[str, str], int]]:
+        """The retired keys that no transaction under way wants back, with the time of their retirement."""
+        return [(key, since) for key, since in self.retired.items() if key not in self.wanted]
+
+    def release(self, key: tuple[str, str]) -> None:
+        heapq.heappush(self._free, self.used.pop(key))
+        self.retired.pop(key, None)
+
+
+class Registry:
+    """The compiler's Allocator (lb.config.compile) over one segment. Not thread-safe: one transaction at a time."""
+
+    def __init__(self, segment: SegmentLike, endpoint_capacity: int, series_capacity: int) -> None:
+        self._segment = segment
+        self._endpoints = _Table("endpoints", endpoint_capacity)
+        self._series = _Table("counter series", series_capacity)
+        self._drained: set[int] = set()  # by us, not by an operator
+        self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
+
+    # The Allocator of lb.config.compile.
+    def endpoint(self, pool: str, address: str) -> int:
+        """The slot of an endpoint. Raises StartError when the segment is full."""
+        return self._endpoints.want((pool, address))
+
+    def series(self, kind: str, name: str) -> int:
+        """The series of a listener, route or endpoint. Raises StartError when the segment is full."""
+        return self._series.want((kind, name))
+
+    def begin(self) -> None:
+        for table in (self._endpoints, self._series):
+            table.wanted, table.fresh = set(), set()
+
+    def rollback(self) -> None:
+        """Frees what this transaction took."""
+        for table in (self._endpoints, self._series):
+            for key in table.fresh:
+                table.release(key)
+            table.wanted, table.fresh = set(), set()
+
+    def prepare(self, endpoints: Mapping[int, Initial], now: int) -> None:
+        """Writes the control words of new slots, before any worker learns of them. `endpoints`: every slot of the
+        plan."""
+        for key in self._endpoints.fresh:
+            slot = self._endpoints.used[key]
+            self._segment.clear_slot(slot)
+            self._segment.set_key(slot, f"{key[0]}|{key[1]}")
+            self._segment.set_admin(slot, ENABLED)
+            self._segment.set_weight(slot, endpoints[slot].weight)
+            self._segment.set_health(slot, endpoints[slot].up, now)
+            self._weights[slot] = endpoints[slot].weight
+
+    def commit(self, endpoints: Mapping[int, Initial], now: int) -> None:
+        """The plan is everywhere: re-weights, brings back, and retires what the plan does not name."""
+        for slot, initial in endpoints.items():
+            if self._weights.get(slot) != initial.weight:
+                self._segment.set_weight(slot, initial.weight)
+                self._weights[slot] = initial.weight
+        for key in self._endpoints.wanted & self._endpoints.retired.keys():
+            slot = self._endpoints.used[key]
+            self._segment.set_health(slot, endpoints[slot].up, now)  # nobody has checked it meanwhile
+        for slot in self._drained & endpoints.keys():
+            self._drained.discard(slot)
+            self._segment.set_admin(slot, ENABLED)
+        for key in self._endpoints.used.keys() - self._endpoints.wanted - self._endpoints.retired.keys():
+            self.drain(self._endpoints.used[key])
+        for table in (self._endpoints, self._series):
+            table.retired = {key: table.retired.get(key, now) for key in table.used.keys() - table.wanted}
+            table.wanted, table.fresh = set(), set()
+
+    def drain(self, slot: int) -> None:
+        """Keeps new requests away from an endpoint, until a committed plan names it again."""
+        self._drained.add(slot)
+        self._segment.set_admin(slot, DRAIN)
+
+    def sweep(self, now: int) -> int:
+        """Frees the retired records that nobody uses any more; returns how many endpoint slots are still draining."""
+        for key, since in self._endpoints.unused():
+            slot = self._endpoints.used[key]
+            if now - since >= LINGER_NS and self._segment.inflight(slot) == 0:
+                self._endpoints.release(key)
+                self._weights.pop(slot, None)
+                self._drained.discard(slot)
+                self._segment.clear_slot(slot)
+        for key, since in self._series.unused():
+            # An endpoint's series goes with its slot, whose last exchange may still count.
+            if now - since >= LINGER_NS and not self._endpoints.retired:
+                self._segment.clear_series(self._series.used[key])
+                self._series.release(key)
+        return len(self._endpoints.retired)
+
+    def slot(self, pool: str, address: str) -> int | None:
+        """The slot of a known endpoint, retired or not."""
+        return self._endpoints.used.get((pool, address))
+
+    def slots(self) -> Iterator[tuple[str, str, int]]:
+        """(pool, address, slot) of every endpoint that is not retired."""
+        for (pool, address), slot in self._endpoints.used.items():
+            if (pool, address) not in self._endpoints.retired:
+                yield pool, address, slot
+
+    def series_index(self, kind: str, name: str) -> int | None:
+        return self._series.used.get((kind, name))

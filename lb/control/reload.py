@@ -1,0 +1,55 @@
+"""What a reload changes: decided here, carried out by the master."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lb.config.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadResult:
+    """The outcome of a reload, as the admin API and status show it."""
+
+    ok: bool
+    at: float  # Unix time, seconds
+    generation: int  # of the plan in force afterwards
+    error: str = ""
+    problems: tuple[str, ...] = ()  # of the configuration file, one line each
+    notes: tuple[str, ...] = ()  # what was not applied because it needs a restart
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The configuration to run, and what of the wanted one it leaves out."""
+
+    config: Config
+    notes: tuple[str, ...]
+
+
+def decide(running: Config, wanted: Config) -> Decision:
+    """`wanted`, but what only a restart changes (workers, the admin address, cache memory) is taken from `running`.
+
+    Removing the cache section takes effect at once; its memory stays until the restart.
+    """
+    notes = []
+    config = wanted
+    if wanted.workers != running.workers:
+        notes.append(f"workers: {running.workers} stays until a restart, then {wanted.workers}")
+        config = config.model_copy(update={"workers": running.workers})
+    if wanted.admin.bind != running.admin.bind:
+        notes.append(f"admin.bind: {running.admin.bind} stays until a restart, then {wanted.admin.bind}")
+        # The token file guards the address, so the two stay together.
+        config = config.model_copy(update={"admin": running.admin})
+    if wanted.cache is not None and running.cache is None:
+        notes.append("cache: none until a restart, which makes its memory")
+        config = config.model_copy(update={"cache": None})
+    elif wanted.cache is not None and running.cache is not None and wanted.cache.size != running.cache.size:
+        notes.append(f"cache.size: {running.cache.size} bytes stay until a restart, then {wanted.cache.size}")
+        cache = wanted.cache.model_copy(update={"size": running.cache.size})
+        config = config.model_copy(update={"cache": cache})
+    return Decision(config, tuple(notes))

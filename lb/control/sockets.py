@@ -1,0 +1,207 @@
+"""Listening sockets: opened by the master, kept across reloads, or taken over from the service manager.
+
+A bind has passed lb.config.address.parse_bind. "[::]" takes IPv6 only, so that it can stand beside "0.0.0.0".
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lb.config.address import HostPort, UnixPath, parse_bind
+from lb.errors import StartError
+
+log = logging.getLogger("tidegate.master")
+
+BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
+
+_ids = itertools.count(1)
+
+
+@dataclass(slots=True)
+class Listening:
+    """One open listening socket; `id` is never used twice in a master's life, so that workers can name it."""
+
+    bind: str
+    socket: socket.socket
+    inherited: bool = False
+    id: int = field(default_factory=lambda: next(_ids))
+    inode: tuple[int, int] | None = None  # of a Unix socket's path: only what is still ours is unlinked
+
+    @property
+    def address(self) -> str:
+        """What it really listens on: the port is known even when the bind says 0."""
+        return format_address(self.socket)
+
+    def close(self) -> None:
+        """Closes the socket and removes a Unix socket's path, if that still is the one we made."""
+        path = self.bind.removeprefix("unix:") if self.inode else ""
+        self.socket.close()
+        if path and _inode(path) == self.inode:
+            try:
+                os.unlink(path)
+            except OSError as error:
+                log.warning("the socket %s was not removed: %s", path, error.strerror)
+
+
+class SocketTable:
+    """The open sockets by listener. `stage` opens what is missing, then `commit` or `discard` ends the change.
+
+    A listener keeps its socket while its bind is the same, and one that was renamed does, too.
+    """
+
+    def __init__(self, inherited: Iterable[socket.socket] = ()) -> None:
+        self._open: dict[str, Listening] = {}
+        self._spare = [Listening(format_address(s), s, inherited=True) for s in inherited]
+
+    def __getitem__(self, listener: str) -> Listening:
+        return self._open[listener]
+
+    @property
+    def unclaimed(self) -> Sequence[str]:
+        """Addresses passed by the service manager that no listener uses."""
+        return [listening.bind for listening in self._spare]
+
+    def stage(self, binds: Mapping[str, str]) -> dict[str, Listening]:
+        """Sockets for all listeners of `binds` (listener -> bind): open ones that fit, else new ones.
+
+        Raises StartError, with none left open.
+        """
+        staged: dict[str, Listening] = {}
+        known = {_key(name, listening.bind): listening for name, listening in self._open.items()}
+        try:
+            for name, bind in binds.items():
+                staged[name] = known.get(_key(name, bind)) or self._claim(bind) or listen(bind)
+        except StartError:
+            self.discard(staged)
+            raise
+        return staged
+
+    def commit(self, staged: dict[str, Listening]) -> None:
+        """Closes every socket that is not in `staged`. One of the service manager's is kept aside for a later claim."""
+        kept = {listening.id for listening in staged.values()}
+        for listening in self._open.values():
+            if listening.id not in kept:
+                self._release(listening)
+        self._open = staged
+
+    def discard(self, staged: dict[str, Listening]) -> None:
+        """Closes what `stage` opened."""
+        kept = {listening.id for listening in self._open.values()}
+        for listening in staged.values():
+            if listening.id not in kept:
+                self._release(listening)
+
+    def close(self) -> None:
+        for listening in [*self._open.values(), *self._spare]:
+            listening.close()
+        self._open, self._spare = {}, []
+
+    def _claim(self, bind: str) -> Listening | None:
+        for wanted in _names(bind):
+            for spare in self._spare:
+                if format_address(spare.socket) == wanted:
+                    self._spare.remove(spare)
+                    spare.socket.setblocking(False)
+                    return Listening(bind, spare.socket, inherited=True)
+        return None
+
+    def _release(self, listening: Listening) -> None:
+        if listening.inherited:
+            self._spare.append(listening)
+        else:
+            listening.close()
+
+
+def _key(listener: str, bind: str) -> tuple[str, str]:
+    """What makes it the same socket: the address, and with port 0, which is another port each time, the listener."""
+    return (listener if bind.endswith(":0") else "", bind)
+
+
+def listen(bind: str) -> Listening:
+    """A new non-blocking listening socket. Raises StartError with one line that says what to do."""
+    address = parse_bind(bind)
+    if isinstance(address, UnixPath):
+        return _listen_unix(bind, address.path)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((address.host, address.port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
+    return Listening(bind, sock)
+
+
+def format_address(sock: socket.socket) -> str:
+    """A socket's own address in the form of a bind."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{os.fsdecode(name)}"
+    return f"[{name[0]}]:{name[1]}" if sock.family == socket.AF_INET6 else f"{name[0]}:{name[1]}"
+
+
+def _listen_unix(bind: str, path: str) -> Listening:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
+    return Listening(bind, sock, inode=_inode(path))
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket that nobody listens on; raises OSError for anything else that is in the way."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "the path exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        result = probe.connect_ex(path)
+    if result != errno.ECONNREFUSED:  # it was accepted, or its backlog is full, or it is not ours to judge
+        raise OSError(errno.EADDRINUSE if result in (0, errno.EAGAIN) else result, os.strerror(result))
+    os.unlink(path)
+
+
+def _names(bind: str) -> list[str]:
+    """How the service manager's socket for `bind` may call itself; a dual-stack "[::]" also serves "0.0.0.0"."""
+    address = parse_bind(bind)
+    if isinstance(address, HostPort) and address.host == "0.0.0.0":  # noqa: S104
+        return [str(address), f"[::]:{address.port}"]
+    return [str(address)]
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case OSError(errno=errno.EADDRINUSE):
+            return "the address is in use (ss -ltnp shows by whom)"
+        case OSError(errno=errno.EACCES):
+            return "not permitted (a port below 1024 needs CAP_NET_BIND_SERVICE; a path needs a writable folder)"
+        case OSError(errno=errno.EADDRNOTAVAIL):
+            return "no interface has this address"
+        case OSError(strerror=str(text)) if text:
+            return text[0].lower() + text[1:]
+    return str(error)

@@ -1,0 +1,112 @@
+"""The status document: what `/api/v1/status` answers and `tidegate status` shows. Only plain types.
+
+    {version, state, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
+     workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
+     listeners: [{name, bind, address, protocol, inherited}],
+     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check}], managed}],
+     cache: {size, entries, bytes, capacity, hits, misses, …} | None}
+
+Times `…_at` are Unix seconds; durations end in `_s`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lb
+from lb.cache.store import ResultCache
+from lb.config.plan import CachePlan, Plan, PoolPlan
+
+if TYPE_CHECKING:
+    from lb.control.master import Master
+
+HEALTH = {0: "unknown", 1: "up", 2: "down"}  # enum tg_health
+ADMIN = {0: "enabled", 1: "drain", 2: "maintenance"}  # enum tg_admin
+
+
+def document(master: Master, now: int) -> dict[str, Any]:
+    """The state of a running master at `now` (monotonic ns)."""
+    plan = master.plan
+    return {
+        "version": lb.__version__,
+        "state": master.state,
+        "started_at": master.started,
+        "uptime_s": round(time.time() - master.started, 3),
+        "generation": plan.generation if plan else 0,
+        "reloads": dict(master.reloads),
+        "last_reload": master.last_reload.to_dict() if master.last_reload else None,
+        "config": str(master.config_path),
+        "compiled": dict(compiled_modules()),
+        "workers": [member.describe(now) for member in master.fleet.members],
+        "listeners": _listeners(master, plan) if plan else [],
+        "pools": _pools(master, plan) if plan else [],
+        "cache": _cache(master, plan.cache) if plan and plan.cache else None,
+    }
+
+
+@cache
+def compiled_modules() -> tuple[tuple[str, bool], ...]:
+    """(module, whether what would be imported is the compiled one) for every module that has to be compiled."""
+    root = Path(lb.__file__).parent
+    sources = set(root.rglob("*.pyx")) | {p for p in root.rglob("*.pxd") if p.with_suffix(".py").exists()}
+    found = []
+    for source in sorted(sources):
+        name = ".".join(source.relative_to(root.parent).with_suffix("").parts)
+        spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec is not None else None
+        found.append((name, origin is not None and origin.endswith(tuple(EXTENSION_SUFFIXES))))
+    return tuple(found)
+
+
+def _cache(master: Master, plan: CachePlan) -> dict[str, Any]:
+    return {"size": plan.size, **ResultCache(master.segment, plan.max_object).stats()}
+
+
+def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
+    rows = []
+    for listener in plan.listeners:
+        listening = master.sockets[listener.name]
+        rows.append(
+            {
+                "name": listener.name,
+                "bind": listener.bind,
+                "address": listening.address,
+                "protocol": listener.protocol,
+                "inherited": listening.inherited,
+            }
+        )
+    return rows
+
+
+def _pools(master: Master, plan: Plan) -> list[dict[str, Any]]:
+    checks, managed = master.monitor.status(), master.managed.status()
+    return [
+        {
+            "name": pool.name,
+            "protocol": pool.protocol,
+            "policy": pool.policy.type,
+            "endpoints": _endpoints(master, pool, checks.get(pool.name, {})),
+            "managed": managed.get(pool.name),
+        }
+        for pool in plan.pools
+    ]
+
+
+def _endpoints(master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    segment = master.segment
+    return [
+        {
+            "address": endpoint.address,
+            "weight": segment.weight(endpoint.slot),
+            "health": HEALTH.get(segment.health(endpoint.slot), "unknown"),
+            "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
+            "in_flight": segment.inflight(endpoint.slot),
+            "check": checks.get(endpoint.address),
+        }
+        for endpoint in pool.endpoints
+    ]

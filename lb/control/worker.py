@@ -1,0 +1,258 @@
+"""A worker: a fresh interpreter that runs the data path and does what the master says over its channel.
+
+Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
+`revert` (keep or undo the last plan), `log` (a new access log descriptor) and `stop` (drain, then exit 0). Frames to
+the master: `hello`, `applied`, `beat`.
+
+Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here.
+A master that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once,
+and exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import setproctitle
+import uvloop
+
+from lb.clock import MonotonicClock
+from lb.config.plan import Plan
+from lb.control.channel import Channel, Message
+from lb.control.logs import set_level, setup_logging
+from lb.core.segment import Segment
+from lb.errors import StartError, TidegateError
+
+BEAT = 1.0  # seconds between two heartbeats
+_DRAIN_POLL = 0.05
+_PR_SET_PDEATHSIG = 1
+_UNKNOWN_DRAIN_NS = 30_000_000_000  # the master died before its first plan
+
+log = logging.getLogger("tidegate.worker")
+
+
+class DataPath(Protocol):
+    """What a worker runs; lb.proxy.proxy.Proxy is one.
+
+    `apply` either takes the plan or raises and leaves the old one in force. The sockets stay the worker's: it closes
+    one only after an `apply` whose `sockets` no longer has it. Whether to log accesses is the plan's word; the
+    descriptor is always open, and what it refers to is changed underneath (dup2), so that reopening needs no call.
+    """
+
+    def apply(self, plan: Plan, sockets: dict[str, int]) -> None: ...
+    def stop_accepting(self) -> None: ...
+    def drain(self) -> None: ...
+    def busy(self) -> int: ...
+    def stats(self) -> dict[str, int]: ...
+    def close(self) -> None: ...
+
+
+DataPathFactory = Callable[[asyncio.AbstractEventLoop, Segment, int], DataPath]
+
+
+@dataclass(slots=True)
+class _Applied:
+    plan: Plan | None = None
+    sockets: dict[str, int] = field(default_factory=dict)  # listener -> id of the socket
+
+
+class Worker:
+    """The control side of one worker; everything runs on its event loop."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, index: int, sock: socket.socket, data_path: DataPath, access_log_fd: int
+    ) -> None:
+        self._loop = loop
+        self._index = index
+        self._data_path = data_path
+        self._access_log_fd = access_log_fd
+        self._fds: dict[int, int] = {}  # id of a listening socket -> descriptor
+        self._current = _Applied()
+        self._previous = _Applied()
+        self._drain_deadline: int | None = None
+        self._clock = MonotonicClock()
+        self.finished: asyncio.Future[None] = loop.create_future()
+        self._channel = Channel(loop, sock, self._on_message, self._master_gone)
+        self._handlers: dict[str, Callable[[Message, list[int]], None]] = {
+            "sockets": self._on_sockets,
+            "plan": self._on_plan,
+            "commit": self._on_commit,
+            "revert": self._on_revert,
+            "log": self._on_log,
+            "stop": self._on_stop,
+        }
+
+    def start(self) -> None:
+        self._channel.send({"type": "hello", "pid": os.getpid()})
+        self._beat()
+
+    def drain(self, timeout_ns: int) -> None:
+        """Gives up the listening sockets, lets what runs finish, at most `timeout_ns`. A second call can only
+        shorten it."""
+        deadline = self._clock.now() + timeout_ns
+        if self._drain_deadline is not None:
+            self._drain_deadline = min(self._drain_deadline, deadline)
+            return
+        self._drain_deadline = deadline
+        self._data_path.stop_accepting()
+        self._close_sockets(keep=())
+        self._data_path.drain()
+        self._drained()
+
+    def _drained(self) -> None:
+        busy = self._data_path.busy()
+        if busy and self._drain_deadline is not None and self._clock.now() < self._drain_deadline:
+            self._loop.call_later(_DRAIN_POLL, self._drained)
+            return
+        if busy:
+            log.warning("%d exchanges were cut off at the end of the drain", busy)
+        self._data_path.close()
+        self._channel.close()
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+    def terminated(self) -> None:
+        """SIGTERM, which a dying master leaves behind."""
+        plan = self._current.plan
+        self.drain(plan.drain_timeout_ns if plan else _UNKNOWN_DRAIN_NS)
+
+    def _master_gone(self, reason: str) -> None:
+        log.warning("the channel to the master ended (%s): draining", reason)
+        self.terminated()
+
+    def _on_message(self, message: Message, fds: list[int]) -> None:
+        handler = self._handlers.get(str(message.get("type")))
+        if handler is None:
+            log.error("the master sent an unknown frame: %s", message.get("type"))
+        else:
+            handler(message, fds)
+
+    def _on_sockets(self, message: Message, fds: list[int]) -> None:
+        self._fds.update(zip(message["ids"], fds, strict=True))
+
+    def _on_plan(self, message: Message, fds: list[int]) -> None:
+        error = ""
+        set_level(message["log_level"])
+        try:
+            if self._drain_deadline is not None:
+                raise StartError("the worker is draining")
+            plan = Plan.from_wire(message["plan"])
+            wanted = _Applied(plan, message["sockets"])
+            self._data_path.apply(plan, self._descriptors(wanted))
+        except TidegateError as refused:
+            error = str(refused)
+        except Exception as unexpected:
+            log.exception("plan %d was not applied", message["generation"])
+            error = f"internal error: {unexpected!r}"
+        else:
+            self._previous, self._current = self._current, wanted
+        self._channel.send({"type": "applied", "generation": message["generation"], "error": error})
+
+    def _on_commit(self, message: Message, fds: list[int]) -> None:
+        self._previous = _Applied()
+        self._close_sockets(keep=self._current.sockets.values())
+
+    def _on_revert(self, message: Message, fds: list[int]) -> None:
+        current, previous = self._current, self._previous
+        if current.plan is not None and current.plan.generation == message["generation"]:
+            if previous.plan is None:  # the start failed elsewhere: there is nothing to go back to
+                return self.drain(0)
+            try:
+                self._data_path.apply(previous.plan, self._descriptors(previous))
+            except TidegateError as error:  # a mix of two plans must not go on serving: the master starts us anew
+                return self.finished.set_exception(error)
+            self._current = previous
+        return self._on_commit(message, fds)
+
+    def _on_log(self, message: Message, fds: list[int]) -> None:
+        for fd in fds:
+            os.dup2(fd, self._access_log_fd, inheritable=False)
+            os.close(fd)
+
+    def _on_stop(self, message: Message, fds: list[int]) -> None:
+        self.drain(message["drain_timeout_ns"])
+
+    def _beat(self) -> None:
+        plan = self._current.plan
+        self._channel.send(
+            {
+                "type": "beat",
+                "generation": plan.generation if plan else 0,
+                "busy": self._data_path.busy(),
+                "stats": self._data_path.stats(),
+            }
+        )
+        if not self._channel.closed:
+            self._loop.call_later(BEAT, self._beat)
+
+    def _descriptors(self, applied: _Applied) -> dict[str, int]:
+        return {listener: self._fds[number] for listener, number in applied.sockets.items()}
+
+    def _close_sockets(self, keep: Iterable[int]) -> None:
+        for number in self._fds.keys() - set(keep):
+            os.close(self._fds.pop(number))
+
+
+def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = None) -> int:
+    """Runs a worker until it is told to stop; returns the exit status. `data_path` replaces the proxy in tests."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lb.control.worker", description="started by tidegate's master only"
+    )
+    for option in ("index", "channel", "segment", "parent"):
+        parser.add_argument(f"--{option}", type=int, required=True)
+    options = parser.parse_args(argv)
+    setproctitle.setproctitle(f"tidegate: worker {options.index}")
+    setup_logging(f"worker {options.index}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if not _die_with(options.parent):
+        return 1
+    for fd in (options.channel, options.segment):
+        os.set_inheritable(fd, False)
+    try:
+        uvloop.run(_run(options, data_path or _proxy))
+    except TidegateError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+async def _run(options: argparse.Namespace, factory: DataPathFactory) -> None:
+    loop = asyncio.get_running_loop()
+    segment = Segment.attach(options.segment, options.index)
+    access_log_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    worker = Worker(
+        loop, options.index, socket.socket(fileno=options.channel), factory(loop, segment, access_log_fd), access_log_fd
+    )
+    loop.add_signal_handler(signal.SIGTERM, worker.terminated)
+    worker.start()
+    await worker.finished
+
+
+def _proxy(loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int) -> DataPath:
+    from lb.proxy.proxy import Proxy
+
+    return Proxy(loop, segment, access_log_fd)
+
+
+def _die_with(parent: int) -> bool:
+    """Asks the kernel for SIGTERM when the parent dies; False if that has happened already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    return os.getppid() == parent
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Endpoints written in the configuration: host names become the addresses that they have now."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from lb.config.address import HostPort, UnixPath, parse_address
+from lb.config.plan import EndpointSpec
+from lb.config.schema import Config, PoolConfig
+from lb.errors import ConfigError
+
+# Lookups wait for the network; in turn, a few dead name servers would add up to minutes.
+MAX_LOOKUPS = 16
+
+
+Lookup = Callable[[str], Iterable[str]]
+"""The IP addresses of a host name; raises OSError when there are none or nobody can be asked."""
+
+
+def system_lookup(host: str) -> list[str]:
+    """What the machine's resolver says: /etc/hosts, DNS and whatever else nsswitch.conf names. Blocks."""
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(info[4][0]) for info in found if info[0] in (socket.AF_INET, socket.AF_INET6)]
+
+
+def resolve(address: str, lookup: Lookup = system_lookup) -> tuple[str, ...]:
+    """`HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH` as literal addresses, in the resolver's order, each once.
+
+    Raises ConfigError when it is no address or its name has none. Blocks while a name is looked up.
+    """
+    try:
+        parsed = parse_address(address)
+    except ValueError as error:
+        raise ConfigError([str(error)]) from None
+    if isinstance(parsed, UnixPath) or parsed.literal:
+        return (str(parsed),)
+    try:
+        hosts = lookup(parsed.host)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError([f"{parsed.host} cannot be resolved: {reason}"]) from None
+    # A link-local address with its scope (fe80::1%eth0) cannot be written as host and port.
+    usable = tuple(dict.fromkeys(str(HostPort(host, parsed.port, True)) for host in hosts if "%" not in host))
+    if not usable:
+        raise ConfigError([f"{parsed.host} has no usable address"])
+    return usable
+
+
+class StaticEndpoints:
+    """The endpoints of pools with an `endpoints` list, resolved.
+
+    `check` is a hook for lb.config.load, so that a name that cannot be resolved is reported with its line; `endpoints`
+    then holds the result for compile_plan.
+    """
+
+    def __init__(self, lookup: Lookup = system_lookup) -> None:
+        self._lookup = lookup
+        self.endpoints: Mapping[str, tuple[EndpointSpec, ...]] = {}
+
+    def check(self, config: Config) -> list[tuple[str, str]]:
+        """Resolve every endpoint of `config`; problems as (path, message). Blocks while names are looked up."""
+        pools = {name: pool for name, pool in config.pools.items() if pool.serve is None}
+        answers = _resolve_all({e.address for pool in pools.values() for e in pool.endpoints}, self._lookup)
+        problems: list[tuple[str, str]] = []
+        self.endpoints = {name: _specs(name, pool, answers, problems) for name, pool in pools.items()}
+        return problems
+
+
+def _resolve_all(addresses: Iterable[str], lookup: Lookup) -> dict[str, tuple[str, ...] | ConfigError]:
+    def one(address: str) -> tuple[str, ...] | ConfigError:
+        try:
+            return resolve(address, lookup)
+        except ConfigError as error:
+            return error
+
+    ordered = sorted(addresses)
+    with ThreadPoolExecutor(MAX_LOOKUPS, "resolve") as executor:
+        return dict(zip(ordered, executor.map(one, ordered), strict=True))
+
+
+def _specs(
+    name: str,
+    pool: PoolConfig,
+    answers: Mapping[str, tuple[str, ...] | ConfigError],
+    problems: list[tuple[str, str]],
+) -> tuple[EndpointSpec, ...]:
+    owners: dict[str, int] = {}
+    specs: list[EndpointSpec] = []
+    for i, endpoint in enumerate(pool.endpoints):
+        path, answer = f"pools.{name}.endpoints[{i}]", answers[endpoint.address]
+        if isinstance(answer, ConfigError):
+            problems.append((path, str(answer)))
+            continue
+        for address in answer:
+            if owners.setdefault(address, i) == i:
+                specs.append(EndpointSpec(address, endpoint.weight))
+            elif endpoint.address != pool.endpoints[owners[address]].address:  # the same text is reported by the loader
+                problems.append((path, f"{endpoint.address} is {address}, which endpoint {owners[address]} is already"))
+    return tuple(specs)

@@ -1,0 +1,32 @@
+"""The endpoints of a pool as one worker sees them, over their records in the shared segment."""
+
+cimport cython
+from libc.stdint cimport int32_t, uint32_t
+
+from lb.core.segment cimport Segment, tg_endpoint
+
+
+@cython.final
+cdef class EndpointSet:
+    cdef readonly int size
+    cdef readonly int worker          # whose in-flight column `acquire` and `release` write
+    cdef readonly tuple addresses
+    cdef Segment segment
+    cdef uint32_t workers
+    cdef size_t stride                # bytes from one worker's in-flight word of an endpoint to the next worker's
+    cdef tg_endpoint **records
+    cdef int32_t **inflight_words     # of each endpoint, the word of worker 0
+    cdef int32_t **own                # of each endpoint, this worker's word
+
+    # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
+    cpdef bint available(self, int i)
+    cpdef int inflight(self, int i)
+    cpdef int weight(self, int i)
+
+    # For compiled callers that hold an index of this set (0 <= i < size).
+    cdef void acquire(self, int i) noexcept
+    cdef void release(self, int i) noexcept
+    cdef int effective_weight(self, int i) noexcept nogil    # 0: takes no new requests
+    cdef int running(self, int i) noexcept nogil             # in flight, exactly
+
+    cdef int check(self, int i) except -1

@@ -1,0 +1,123 @@
+"""The endpoints of a pool as one worker sees them, over their records in the shared segment (design.md section 4).
+
+An EndpointSet keeps no state of its own: health, drain and weight are the master's words, in-flight counts are one
+column per worker. So two workers, or the sets before and after a reload, see the same thing at the same time.
+"""
+
+cimport cython
+from libc.stdint cimport INT32_MAX, int32_t, uint32_t
+from libc.stdlib cimport calloc, free
+
+from lb.core.atomics cimport tg_load32, tg_load32_relaxed, tg_load_i32_relaxed, tg_store_i32_relaxed
+from lb.core.segment cimport TG_ADMIN_ENABLED, TG_HEALTH_UP, Segment, tg_endpoint
+
+
+@cython.final
+cdef class EndpointSet:
+    """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint.
+
+    Raises ValueError when the two differ in length or the segment was attached without a worker's number, IndexError
+    when a slot is outside the segment. The segment must stay open as long as the set is used.
+    """
+
+    def __init__(self, Segment segment not None, addresses, slots):
+        cdef int i
+        if self.records is not NULL:
+            raise RuntimeError("an EndpointSet is initialised once")
+        if segment.worker < 0:
+            raise ValueError("only a worker has an in-flight column; attach the segment with the worker's number")
+        capacity = segment.endpoint_capacity
+        slots = [int(slot) for slot in slots]
+        if len(addresses) != len(slots):
+            raise ValueError(f"{len(addresses)} addresses but {len(slots)} slots")
+        for slot in slots:
+            if not 0 <= slot < capacity:
+                raise IndexError(f"endpoint slot {slot} is not in 0 to {capacity - 1}")
+        self.segment = segment
+        self.worker = segment.worker
+        self.workers = segment.header.workers
+        self.stride = segment.header.inflight_stride
+        self.addresses = tuple(addresses)
+        # One more than needed: calloc(0) may give NULL.
+        self.records = <tg_endpoint **> calloc(len(slots) + 1, sizeof(tg_endpoint *))
+        self.inflight_words = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
+        self.own = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
+        if self.records is NULL or self.inflight_words is NULL or self.own is NULL:
+            raise MemoryError
+        for i, slot in enumerate(slots):
+            self.records[i] = segment.endpoint(slot)
+            self.inflight_words[i] = segment.inflight_of(0, slot)
+            self.own[i] = segment.inflight_word(slot)
+        self.size = len(slots)
+
+    def __dealloc__(self):
+        free(self.records)
+        free(self.inflight_words)
+        free(self.own)
+
+    def __len__(self):
+        return self.size
+
+    def __repr__(self):
+        if self.segment is None or self.segment.base is NULL:
+            return f"<EndpointSet of {self.size}, segment closed>"
+        ready = sum(self.effective_weight(i) > 0 for i in range(self.size))
+        return f"<EndpointSet worker={self.worker} available={ready} of {self.size}>"
+
+    cdef int check(self, int i) except -1:
+        if not 0 <= i < self.size:
+            raise IndexError(f"endpoint {i} is not in 0 to {self.size - 1}")
+        if self.segment.base is NULL:
+            raise ValueError("the shared segment is closed")
+        return 0
+
+    cpdef bint available(self, int i):
+        """Whether the endpoint takes new requests: up, enabled, and of a weight above 0."""
+        self.check(i)
+        return self.effective_weight(i) > 0
+
+    cpdef int inflight(self, int i):
+        """Requests in flight at the endpoint, exactly: the sum over all workers."""
+        self.check(i)
+        return self.running(i)
+
+    cpdef int weight(self, int i):
+        """The endpoint's weight as the master last set it, whether or not it takes requests."""
+        self.check(i)
+        return <int> min(tg_load32_relaxed(&self.records[i].weight), <uint32_t> INT32_MAX)
+
+    def acquire_checked(self, int i):
+        """`acquire` for callers in Python; IndexError when `i` is out of range."""
+        self.check(i)
+        self.acquire(i)
+
+    def release_checked(self, int i):
+        """`release` for callers in Python; IndexError when `i` is out of range, ValueError when none was acquired."""
+        self.check(i)
+        if tg_load_i32_relaxed(self.own[i]) <= 0:
+            raise ValueError(f"this worker has nothing in flight at endpoint {i}")
+        self.release(i)
+
+    # A plain load and store: the word has one writer, this worker's only thread that balances.
+
+    cdef void acquire(self, int i) noexcept:
+        tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) + 1)
+
+    cdef void release(self, int i) noexcept:
+        tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) - 1)
+
+    cdef int effective_weight(self, int i) noexcept nogil:
+        cdef tg_endpoint *record = self.records[i]
+        # Acquire: when a slot changes hands its weight is zeroed first, so health is read before weight.
+        if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) != TG_ADMIN_ENABLED:
+            return 0
+        return <int> min(tg_load32_relaxed(&record.weight), <uint32_t> INT32_MAX)
+
+    cdef int running(self, int i) noexcept nogil:
+        # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.
+        cdef const char *word = <const char *> self.inflight_words[i]
+        cdef int total = 0
+        for _ in range(self.workers):
+            total += tg_load_i32_relaxed(<const int32_t *> word)
+            word += self.stride
+        return total

@@ -1,0 +1,58 @@
+"""What every health check is: one question to one address, answered by returning or by `CheckFailed`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+from lb.config.address import UnixPath, parse_address
+from lb.errors import TidegateError
+
+
+class CheckFailed(TidegateError):
+    """The endpoint did not pass; the message is the reason an operator reads."""
+
+
+class Check(Protocol):
+    """A check of one pool; built from its `HealthConfig`, used for all of its addresses."""
+
+    async def run(self, address: str) -> None:
+        """Return if the endpoint at `address` is well, else raise `CheckFailed`, and nothing else.
+
+        The caller limits the time by cancelling; a cancelled check has closed its sockets when it ends.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sockaddr:
+    """An endpoint's address as socket calls take it."""
+
+    family: socket.AddressFamily
+    value: str | tuple[str, int]
+
+
+def sockaddr(address: str) -> Sockaddr:
+    """Parse "1.2.3.4:port", "[v6]:port" or "unix:/path"; names are resolved before, when the plan is compiled.
+
+    Raises CheckFailed for anything else.
+    """
+    try:
+        parsed = parse_address(address)
+    except ValueError as e:
+        raise CheckFailed(str(e)) from None
+    if isinstance(parsed, UnixPath):
+        return Sockaddr(socket.AF_UNIX, parsed.path)
+    if not parsed.literal:
+        raise CheckFailed(f"{address!r} is a name, not an IP address")
+    return Sockaddr(socket.AF_INET6 if ":" in parsed.host else socket.AF_INET, (parsed.host, parsed.port))
+
+
+def explain(error: OSError) -> str:
+    """An operating system's error as a reason: "Connection refused", not its number or its address."""
+    if error.errno == errno.ENOTCONN:
+        return "the queue of connections is full"
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__

@@ -1,0 +1,176 @@
+"""Runs the health checks of every endpoint: one task each, so that checks of one endpoint never overlap."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lb.clock import Clock
+from lb.config.schema import HealthConfig
+from lb.health.check import Check, CheckFailed
+from lb.health.registry import build
+from lb.health.rise_fall import RiseFall, State
+
+log = logging.getLogger("tidegate.health")
+
+SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An endpoint to check; `slot` is its record in the shared segment."""
+
+    pool: str
+    address: str
+    slot: int
+    health: HealthConfig
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What makes it the same endpoint: a slot given anew means that the old state is gone from the segment."""
+        return self.pool, self.address, self.slot
+
+
+@dataclass(slots=True)
+class _Watch:
+    """The live side of a target: its state machine, its task, and what the last check said."""
+
+    target: Target
+    machine: RiseFall
+    first_delay: float
+    task: asyncio.Task[None] | None = None
+    checks: int = 0
+    failures: int = 0
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+class HealthMonitor:
+    """Checks targets and reports changes: `on_change(target, up, reason)` is called in the loop, once per transition.
+
+    A target begins as `health.initial` says, without a call. `update` and `close` need a running loop.
+    """
+
+    def __init__(
+        self,
+        on_change: Callable[[Target, bool, str], None],
+        clock: Clock,
+        rng: random.Random | None = None,
+        build_check: Callable[[HealthConfig], Check] = build,
+    ) -> None:
+        self._on_change = on_change
+        self._clock = clock
+        self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
+        self._build = build_check
+        self._watches: dict[tuple[str, str, int], _Watch] = {}
+        self._ended: set[asyncio.Task[None]] = set()
+
+    def update(self, targets: Sequence[Target]) -> None:
+        """Check exactly these from now on; the state of those that stay survives, also under new settings."""
+        wanted = {t.key: t for t in targets}
+        for key in self._watches.keys() - wanted.keys():
+            self._end(self._watches.pop(key))
+        for key, target in wanted.items():
+            old = self._watches.get(key)
+            if old is None:
+                self._watches[key] = self._begin(target)
+            elif old.target.health != target.health:
+                self._end(old)
+                self._watches[key] = self._resume(old, target)
+
+    async def close(self) -> None:
+        """Stop all checks; every socket is closed when this returns."""
+        self.update(())
+        while self._ended:
+            await asyncio.gather(*self._ended, return_exceptions=True)
+
+    def status(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """pool -> address -> state, since (monotonic ns), checks, failures and the last result."""
+        pools: dict[str, dict[str, dict[str, Any]]] = {}
+        for watch in self._watches.values():
+            pools.setdefault(watch.target.pool, {})[watch.target.address] = {
+                "type": watch.target.health.type,
+                "state": watch.machine.state.value,
+                "since": watch.machine.since,
+                "checks": watch.checks,
+                "failures": watch.failures,
+                "last": dict(watch.last),
+            }
+        return pools
+
+    def _begin(self, target: Target) -> _Watch:
+        health = target.health
+        machine = RiseFall(health.rise, health.fall, State(health.initial), self._clock.now())
+        # What is assumed up serves meanwhile, so its first check may come any time within an interval. What is assumed
+        # down waits for it: the first checks are only spread by the jitter.
+        spread = 1.0 if machine.state is State.UP else health.jitter
+        return self._start(_Watch(target, machine, self._random.uniform(0, spread * health.interval / SECOND)))
+
+    def _resume(self, old: _Watch, target: Target) -> _Watch:
+        health = target.health
+        watch = _Watch(
+            target, old.machine.with_limits(health.rise, health.fall), self._random.uniform(0, health.interval / SECOND)
+        )
+        watch.checks, watch.failures, watch.last = old.checks, old.failures, old.last
+        return self._start(watch)
+
+    def _start(self, watch: _Watch) -> _Watch:
+        watch.task = asyncio.create_task(self._run(watch), name=f"health {watch.target.pool} {watch.target.address}")
+        return watch
+
+    def _end(self, watch: _Watch) -> None:
+        if watch.task is not None and watch.task.cancel():
+            self._ended.add(watch.task)
+            watch.task.add_done_callback(self._ended.discard)
+
+    async def _run(self, watch: _Watch) -> None:
+        health = watch.target.health
+        check = self._build(health)
+        delay = watch.first_delay
+        while True:
+            await asyncio.sleep(delay)
+            begun = self._clock.now()
+            reason = await _ask(check, watch.target.address, health.timeout)
+            now = self._clock.now()
+            self._record(watch, reason, now - begun, now)
+            interval = health.interval * (1 + health.jitter * self._random.uniform(-1, 1))
+            # Start to start, so that slow answers do not stretch the interval.
+            delay = max(0, interval - (now - begun)) / SECOND
+
+    def _record(self, watch: _Watch, reason: str | None, took: int, now: int) -> None:
+        ok = reason is None
+        watch.checks += 1
+        watch.failures += not ok
+        watch.last = {"ok": ok, "reason": reason or "passed", "at": now, "took": took}
+        transition = watch.machine.observe(ok, now)
+        if transition is None:
+            return
+        up = transition.state is State.UP
+        why = f"{transition.results} checks {'passed' if ok else f'failed, the last: {reason}'}"
+        level = logging.INFO if up else logging.WARNING
+        target = watch.target
+        log.log(level, "pool %s: endpoint %s is %s: %s", target.pool, target.address, transition.state.value, why)
+        try:
+            self._on_change(target, up, reason or why)
+        except Exception:
+            # The listener's fault must not stop the checks, which are what brings the endpoint back.
+            log.exception("pool %s: endpoint %s: its change of state was not handled", target.pool, target.address)
+
+
+async def _ask(check: Check, address: str, timeout_ns: int) -> str | None:
+    """Run one check within its time: None if it passed, else the reason."""
+    try:
+        async with asyncio.timeout(timeout_ns / SECOND):
+            await check.run(address)
+    except CheckFailed as e:
+        return str(e)
+    except TimeoutError:
+        return f"no answer within {timeout_ns / SECOND:g}s"
+    except Exception as e:
+        # A defect of a check must not end the checking of its endpoint: it counts as a failure and is logged in full.
+        log.exception("the check of %s failed in an unforeseen way", address)
+        return f"{type(e).__name__}: {e}"
+    return None

@@ -1,0 +1,18 @@
+"""The health checks there are, by the name in `health.type`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from lb.config.schema import HealthConfig
+from lb.health.check import Check
+from lb.health.grpc import GrpcCheck
+from lb.health.http import HttpCheck
+from lb.health.tcp import TcpCheck
+
+CHECKS: Mapping[str, Callable[[HealthConfig], Check]] = {"tcp": TcpCheck, "http": HttpCheck, "grpc": GrpcCheck}
+
+
+def build(config: HealthConfig) -> Check:
+    """The check that `config` asks for; the schema admits only types that are registered here."""
+    return CHECKS[config.type](config)

@@ -1,0 +1,32 @@
+"""What an exchange needs of the connection its request came on, whatever its protocol."""
+
+from libc.stdint cimport uint16_t, uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Parser, Scan
+from lb.core.stream cimport Stream, iovec
+from lb.proxy.listener cimport Listener
+
+
+cdef class Client(Stream):
+    cdef Listener listener
+    cdef char ip[46]                  # text of the peer's address; "" for a Unix socket
+    cdef unsigned char ip_length
+    cdef uint16_t port
+
+    # The answer's head, taken from an endpoint's answer; `extra` is header lines to add (may be NULL).
+    cdef void respond(self, Scan *scan, Parser upstream, const tg_buffer *extra) noexcept
+    # A complete answer of our own: `head` is "Name: value\r\n" lines besides Content-Length, `parts` its body.
+    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
+    # Body bytes of the answer begun by `respond`; they are copied where they cannot be sent at once.
+    cdef void respond_body(self, const iovec *parts, int count) noexcept
+    # The answer is complete. The exchange is over: the client may begin the next one before this returns.
+    cdef void respond_end(self) noexcept
+    # The answer cannot be completed: cut the connection (or stream) so that the client can tell.
+    cdef void abort(self) noexcept
+    # The exchange can take more of the request's body again.
+    cdef void resume_request(self) noexcept
+    # The answer may go out only with the connection closed behind it.
+    cdef void close_after(self) noexcept
+    cdef void send_continue(self) noexcept
+    # Bytes of the answer that wait for the client to take them.
+    cdef size_t backlog(self) noexcept

@@ -1,0 +1,48 @@
+"""An HTTP/1.1 connection with a client."""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Parser, Scan
+from lb.core.poller cimport Poller
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport Exchange
+from lb.proxy.listener cimport Acceptor
+
+
+cdef class HttpConnection(Client):
+    cdef HttpAcceptor home
+    cdef Parser parser
+    cdef tg_buffer inbox              # bytes read and not parsed: a head in parts, or pipelined requests
+    cdef Exchange exchange            # the one in progress, or None
+    cdef bint keep                    # another request may follow the one in progress
+    cdef bint http10
+    cdef bint chunking                # the answer goes out in chunks
+    cdef bint closing                 # close when `out` is empty
+    cdef bint lingering               # our side is shut; reading away what still comes
+    cdef bint unread                  # the kernel may hold bytes we did not read
+    cdef bint hangup                  # the client closed, or shut down, its side
+    cdef bint head_started            # a request's head has begun to come
+    cdef uint64_t head_deadline
+    cdef size_t lingered
+
+    cdef void read_loop(self) noexcept
+    cdef void process(self, const char *data, size_t n) noexcept
+    cdef void keep_bytes(self, const char *data, size_t n) noexcept
+    cdef void begin(self, Scan *scan) noexcept
+    cdef void refuse(self, int status, const char *reason) noexcept
+    cdef void reply(self, int status, str message) noexcept
+    cdef size_t head_size(self, Scan *scan) noexcept
+    cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept
+    cdef void close_now(self) noexcept
+    cdef void linger(self) noexcept
+    cdef void ended(self, bint error) noexcept
+    cdef void connection_field(self) noexcept
+    cdef void set_timer(self) noexcept
+    cdef bint accepts_input(self) noexcept
+
+
+cdef class HttpAcceptor(Acceptor):
+    cdef Poller poller
+    cdef object new_infer             # makes the exchanges of oip pools
+    cdef bint draining
+    cdef Py_ssize_t busy              # exchanges in flight

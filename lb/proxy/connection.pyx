@@ -1,0 +1,525 @@
+"""An HTTP/1.1 connection with a client: requests come in, are handed to an exchange one after another, answers go out.
+
+What is read is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is copied.
+Answers are queued and sent once at the end of the poller's batch, bulk bodies straight from where they were received.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
+from lb.core.http1 cimport (
+    H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, MAX_SPANS, SCAN_BAD, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
+    append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser, parse_decimal,
+    reason_phrase, worker_scan,
+)
+from lb.core.poller cimport Poller, monotonic_ns
+from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, TG_S_STARTED, tg_add
+from lb.core.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
+)
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport X_DONE, Exchange
+from lb.proxy.forward cimport ForwardExchange
+from lb.proxy.listener cimport Acceptor, Listener
+from lb.proxy.route cimport Route, RouteTable
+from lb.upstream.pool cimport POOL_OIP
+
+import orjson
+
+cdef enum:
+    M_HEAD = 2                        # llhttp's numbers of methods
+    M_CONNECT = 5
+    LINGER_NS = 2_000_000_000
+    LINGER_BYTES = 1024 * 1024
+    DIRECT = 16 * 1024                # body pieces from this size on are sent without being queued first
+    INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
+
+
+cdef class HttpAcceptor(Acceptor):
+    """Makes connections. `new_infer(client)` makes the exchanges with pools that speak the Open Inference Protocol."""
+
+    def __init__(self, Poller poller, new_infer):
+        self.poller = poller
+        self.new_infer = new_infer
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        cdef HttpConnection connection = HttpConnection.__new__(HttpConnection)
+        connection.poller = self.poller
+        connection.home = self
+        connection.listener = listener
+        connection.parser = new_request_parser()
+        memcpy(connection.ip, ip, <size_t>ip_length)
+        connection.ip_length = <unsigned char>ip_length
+        connection.port = <unsigned short>port
+        if connection.register(fd) == IO_ERROR:
+            listener.closed_one()
+            return
+        (<set>listener.connections).add(connection)
+        connection.set_timer()
+
+    def drain(self):
+        """From now on every answer closes its connection."""
+        self.draining = True
+
+    def in_flight(self):
+        return self.busy
+
+
+cdef class HttpConnection(Client):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.inbox)
+
+    # Reading.
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        if events & EPOLLOUT and self.pending():
+            if self.push() == IO_ERROR:
+                self.close_now()
+                return
+            if self.pending() == 0:
+                self.poller.mark(self)            # on_flush goes on from here
+                if self.exchange is not None:
+                    self.exchange.client_drained()
+                    if self.fd < 0:
+                        return
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.hangup = True
+            if self.exchange is not None and (self.exchange.request_complete or events & (EPOLLHUP | EPOLLERR)):
+                self.close_now()                  # nobody waits for this answer any more
+                return
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.unread = True
+            self.read_loop()
+        if self.fd >= 0:
+            self.set_timer()
+
+    cdef bint accepts_input(self) noexcept:
+        if self.lingering:
+            return True
+        if self.closing:
+            return False
+        if self.exchange is None:
+            return tg_buffer_size(&self.inbox) < INBOX_LIMIT
+        return self.exchange.wants_body and not self.exchange.request_complete
+
+    cdef void read_loop(self) noexcept:
+        cdef Py_ssize_t n
+        cdef size_t room = self.poller.scratch_size
+        while self.fd >= 0 and self.unread and self.accepts_input():
+            n = self.receive(self.poller.scratch, room)
+            if n == IO_AGAIN:
+                self.unread = False
+                return
+            if n == IO_ERROR or n == 0:
+                self.unread = False
+                self.ended(n == IO_ERROR)
+                return
+            if <size_t>n < room and not self.hangup:
+                self.unread = False               # drained; the edge will tell
+            if self.lingering:
+                self.lingered += <size_t>n
+                if self.lingered > LINGER_BYTES:
+                    self.close_now()
+                continue
+            self.process(self.poller.scratch, <size_t>n)
+
+    cdef void ended(self, bint error) noexcept:
+        """The client's end of file, or a reset."""
+        if error or self.exchange is not None or not self.pending():
+            self.close_now()
+        else:
+            self.closing = True                   # an answer is still going out
+
+    cdef void process(self, const char *data, size_t n) noexcept:
+        """Parse what came, behind what was kept, for as long as there is someone to take it."""
+        cdef Scan *scan = worker_scan()
+        cdef Py_ssize_t taken
+        cdef bint kept = False
+        if tg_buffer_size(&self.inbox):
+            if n and tg_buffer_append(&self.inbox, data, n) < 0:
+                self.close_now()
+                return
+            data = tg_buffer_head(&self.inbox)
+            n = tg_buffer_size(&self.inbox)
+            kept = True
+        while n and self.fd >= 0 and not self.closing:
+            if self.exchange is not None and (self.exchange.request_complete or not self.exchange.wants_body):
+                break
+            scan.max_fields = self.listener.max_headers
+            taken = self.parser.execute(scan, data, n)
+            if taken < 0:
+                if scan.error == SCAN_TOO_MANY_FIELDS:
+                    self.refuse(431, b"too many header fields")
+                else:
+                    self.refuse(400, self.parser.why)
+                break
+            if taken == 0 and not scan.head and self.exchange is None:
+                if n > self.listener.max_header_bytes:
+                    if memchr(data, 10, n) == NULL:
+                        self.refuse(414, b"the request line is too long")
+                    else:
+                        self.refuse(431, b"the header fields are too large")
+                elif not self.head_started:
+                    self.head_started = True
+                    self.head_deadline = self.poller.now + self.listener.header_timeout
+                break
+            data += taken
+            n -= <size_t>taken
+            if scan.head:
+                if self.head_size(scan) > self.listener.max_header_bytes:
+                    self.refuse(431, b"the header fields are too large")
+                    break
+                self.head_started = False
+                self.begin(scan)
+            if self.exchange is not None and not self.exchange.request_complete and (scan.span_count or scan.complete):
+                self.exchange.request_body(scan)
+            if scan.complete and self.fd >= 0:
+                self.parser.reset()
+        if self.fd < 0:
+            return
+        if self.closing:
+            n = 0
+        if kept:
+            if n == 0:
+                tg_buffer_free(&self.inbox)
+            else:
+                tg_buffer_consume(&self.inbox, tg_buffer_size(&self.inbox) - n)
+        elif n:
+            self.keep_bytes(data, n)
+
+    cdef void keep_bytes(self, const char *data, size_t n) noexcept:
+        if tg_buffer_append(&self.inbox, data, n) < 0:
+            self.close_now()
+
+    # A request.
+
+    cdef size_t head_size(self, Scan *scan) noexcept:
+        cdef Field *last
+        if scan.field_count == 0:
+            return scan.target_length
+        last = &scan.fields[scan.field_count - 1]
+        return <size_t>(last.name + last.name_length + last.value_length - scan.target)
+
+    cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept:
+        """Brings the target to origin form and finds the host to route by. False: refused."""
+        cdef const char *slash
+        cdef Field *field
+        cdef size_t n
+        host[0] = NULL
+        host_length[0] = 0
+        if scan.first[H_HOST] >= 0:
+            field = &scan.fields[scan.first[H_HOST]]
+            host[0] = field.value
+            host_length[0] = field.value_length
+        if scan.target_length and scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42):
+            # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host
+            n = scan.target_length
+            if n > 7 and memcmp(scan.target, b"http://", 7) == 0:
+                n = 7
+            elif n > 8 and memcmp(scan.target, b"https://", 8) == 0:
+                n = 8
+            else:
+                return False
+            host[0] = scan.target + n
+            slash = <const char *>memchr(host[0], 47, scan.target_length - n)
+            if slash == NULL:
+                host_length[0] = scan.target_length - n
+                scan.target = b"/"
+                scan.target_length = 1
+            else:
+                host_length[0] = <size_t>(slash - host[0])
+                scan.target_length -= <uint32_t>(slash - scan.target)
+                scan.target = slash
+            if scan.first[H_HOST] >= 0:
+                scan.fields[scan.first[H_HOST]].value = host[0]
+                scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
+        # The port plays no part in routing; an IPv6 literal's own colons stand in brackets.
+        n = host_length[0]
+        while n and host[0][n - 1] >= 48 and host[0][n - 1] <= 57:
+            n -= 1
+        if n and host[0][n - 1] == 58:
+            host_length[0] = n - 1
+        return True
+
+    cdef void begin(self, Scan *scan) noexcept:
+        cdef const char *host
+        cdef size_t host_length
+        cdef const char *query
+        cdef size_t path_length
+        cdef Route route
+        cdef Exchange exchange
+        cdef bint other_method
+        cdef int method = self.parser.http.method
+        self.http10 = self.parser.http.http_minor == 0
+        self.keep = self.parser.keep_alive() and not self.home.draining and not self.listener.draining
+        if self.parser.http.http_major != 1:
+            self.refuse(505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
+            return
+        if scan.host_count > 1 or (scan.host_count == 0 and not self.http10):
+            self.refuse(400, b"exactly one Host field is needed")
+            return
+        if self.http10 and scan.first[H_TRANSFER_ENCODING] >= 0:
+            self.refuse(400, b"HTTP/1.0 knows no Transfer-Encoding")
+            return
+        if method == M_CONNECT:
+            self.refuse(405, b"CONNECT is not served")
+            return
+        if not self.target_of(scan, &host, &host_length):
+            self.refuse(400, b"the request target is not a path")
+            return
+        query = <const char *>memchr(scan.target, 63, scan.target_length)
+        path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
+        route = (<RouteTable>self.listener.table).find(host, host_length, scan.target, path_length, method, &other_method)
+        if route is None:
+            if not scan.complete:
+                self.keep = False
+            if other_method:
+                self.reply(405, "Method Not Allowed")
+            else:
+                self.reply(404, "Not Found")
+            return
+        tg_add(&route.series[TG_S_STARTED], 1)
+        if route.pool.protocol == POOL_OIP:
+            exchange = <Exchange>self.home.new_infer()
+        else:
+            exchange = <Exchange>ForwardExchange.__new__(ForwardExchange)
+        exchange.started = monotonic_ns()
+        exchange.client = self
+        exchange.listener = self.listener
+        exchange.route = route
+        exchange.pool = route.pool
+        exchange.tries_left = route.pool.retries
+        exchange.method = method
+        exchange.http10 = self.http10
+        exchange.head_method = method == M_HEAD
+        exchange.request_complete = False
+        if route.timeout:
+            exchange.expires = exchange.started + route.timeout
+        if self.listener.access.enabled:
+            tg_buffer_append(&exchange.target, host, host_length)
+            exchange.host_length = host_length
+            tg_buffer_append(&exchange.target, scan.target, scan.target_length)
+        self.exchange = exchange
+        self.home.busy += 1
+        if scan.first[H_CONTENT_LENGTH] >= 0 and self.parser.http.content_length + scan.body_bytes > route.max_body:
+            exchange.fail(413, b"body-too-large", f"the request's body is over the limit of {route.max_body} bytes")
+            return
+        if not scan.complete and scan.first[H_EXPECT] >= 0 and has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
+            self.send_continue()
+        exchange.begin(scan, self.parser)
+
+    cdef void refuse(self, int status, const char *reason) noexcept:
+        """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
+        self.keep = False
+        tg_add(&self.listener.series[TG_S_REJECTED], 1)
+        self.reply(status, reason.decode("latin-1"))
+
+    cdef void reply(self, int status, str message) noexcept:
+        """An answer without an exchange."""
+        cdef tg_buffer head
+        cdef iovec part
+        cdef bytes body = orjson.dumps({"error": message})
+        memset(&head, 0, sizeof(head))
+        append_text(&head, b"Content-Type: application/json\r\n")
+        part.iov_base = <char *>body
+        part.iov_len = <size_t>len(body)
+        tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
+        self.respond_whole(status, &head, &part, 1)
+        tg_buffer_free(&head)
+
+    # The answer (lb.proxy.client).
+
+    cdef void send_continue(self) noexcept:
+        append_text(&self.out, b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.poller.mark(self)
+
+    cdef void close_after(self) noexcept:
+        self.keep = False
+
+    cdef void respond(self, Scan *scan, Parser upstream, const tg_buffer *extra) noexcept:
+        cdef int status = upstream.http.status_code
+        cdef bint bodiless = status == 204 or status == 304 or self.exchange.head_method
+        append_text(&self.out, b"HTTP/1.1 ")
+        append_number(&self.out, <uint64_t>status)
+        append_text(&self.out, b" ")
+        if scan.reason_length:
+            tg_buffer_append(&self.out, scan.reason, scan.reason_length)
+        append_text(&self.out, b"\r\n")
+        append_fields(&self.out, scan, 0)
+        if extra != NULL:
+            tg_buffer_append(&self.out, tg_buffer_head(extra), tg_buffer_size(extra))
+        self.chunking = False
+        if not bodiless and not upstream.has_length():
+            if self.http10:
+                self.keep = False                 # the close delimits it
+            else:
+                self.chunking = True
+                append_text(&self.out, b"Transfer-Encoding: chunked\r\n")
+        self.connection_field()
+        append_text(&self.out, b"\r\n")
+        self.poller.mark(self)
+
+    cdef void connection_field(self) noexcept:
+        if not self.keep:
+            append_text(&self.out, b"Connection: close\r\n")
+        elif self.http10:
+            append_text(&self.out, b"Connection: keep-alive\r\n")
+
+    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+        cdef Exchange exchange = self.exchange
+        cdef uint64_t size = 0
+        cdef int i
+        if self.fd < 0:
+            return
+        if exchange is not None and not exchange.request_complete:
+            self.keep = False                     # the rest of its body would be read as a request
+        for i in range(count):
+            size += parts[i].iov_len
+        append_text(&self.out, b"HTTP/1.1 ")
+        append_number(&self.out, <uint64_t>status)
+        append_text(&self.out, b" ")
+        append_text(&self.out, reason_phrase(status))
+        append_text(&self.out, b"\r\n")
+        append_date(&self.out)
+        tg_buffer_append(&self.out, tg_buffer_head(head), tg_buffer_size(head))
+        append_text(&self.out, b"Content-Length: ")
+        append_number(&self.out, size)
+        append_text(&self.out, b"\r\n")
+        self.connection_field()
+        append_text(&self.out, b"\r\n")
+        self.chunking = False
+        if exchange is None or not exchange.head_method:
+            self.respond_body(parts, count)
+        if self.fd >= 0:
+            self.respond_end()
+
+    cdef void respond_body(self, const iovec *parts, int count) noexcept:
+        cdef iovec vector[2 * MAX_SPANS + 1]
+        cdef tg_buffer framing
+        cdef size_t size = 0
+        cdef int i, failed = 0
+        if self.fd < 0:
+            return
+        for i in range(count):
+            size += parts[i].iov_len
+        if size == 0:
+            return
+        if self.chunking:
+            append_chunk_size(&self.out, size)
+        if size < DIRECT:
+            for i in range(count):
+                failed |= tg_buffer_append(&self.out, parts[i].iov_base, parts[i].iov_len)
+        else:
+            failed = self.push_parts(parts, count) == IO_ERROR
+        if self.chunking:
+            failed |= append_text(&self.out, b"\r\n")
+        if failed:
+            self.close_now()
+            return
+        self.poller.mark(self)
+
+    cdef void respond_end(self) noexcept:
+        self.home.busy -= self.exchange is not None
+        self.exchange = None
+        if self.fd < 0:
+            return
+        if self.chunking:
+            self.chunking = False
+            append_text(&self.out, b"0\r\n\r\n")
+        if not self.keep or self.home.draining or self.listener.draining:
+            self.closing = True
+        self.poller.mark(self)                    # which also takes up the next request
+
+    cdef void abort(self) noexcept:
+        self.home.busy -= self.exchange is not None
+        self.exchange = None
+        self.close_now()
+
+    cdef void resume_request(self) noexcept:
+        self.poller.mark(self)
+
+    # The end of a batch: send, then go on with what waits.
+
+    cdef void on_flush(self) noexcept:
+        cdef int left = 0
+        if self.fd < 0:
+            return
+        if self.pending():
+            left = self.push()
+            if left == IO_ERROR:
+                self.close_now()
+                return
+        if self.closing:
+            if not left and not self.lingering:
+                self.linger()
+        elif self.accepts_input():
+            if tg_buffer_size(&self.inbox) and (self.exchange is not None or not self.head_started):
+                self.process(NULL, 0)
+            if self.fd >= 0 and self.unread:
+                self.read_loop()
+        if self.fd >= 0:
+            self.set_timer()
+
+    cdef void linger(self) noexcept:
+        """Closing with unread bytes would reset the connection and take the answer with it: shut our side, read theirs away."""
+        if self.hangup and not self.unread:
+            self.close_now()
+            return
+        self.lingering = True
+        self.unread = True
+        self.shutdown_write()
+        self.poller.arm(self, self.poller.now + LINGER_NS)
+        self.read_loop()
+
+    cdef void close_now(self) noexcept:
+        cdef Exchange exchange = self.exchange
+        if self.fd < 0:
+            return
+        self.exchange = None
+        self.poller.remove(self)
+        (<set>self.listener.connections).discard(self)
+        self.listener.closed_one()
+        if exchange is not None:
+            self.home.busy -= 1
+            exchange.client_gone()
+
+    # Timeouts.
+
+    cdef void set_timer(self) noexcept:
+        if self.lingering:
+            return
+        if self.pending():
+            self.poller.arm(self, self.poller.now + self.listener.send_timeout)
+        elif self.exchange is not None:
+            if self.exchange.request_complete or not self.exchange.wants_body:
+                self.poller.disarm(self)
+            else:
+                self.poller.arm(self, self.poller.now + self.listener.body_timeout)
+        elif self.head_started:
+            self.poller.arm(self, self.head_deadline)
+        else:
+            self.poller.arm(self, self.poller.now + self.listener.idle_timeout)
+
+    cdef void on_timer(self) noexcept:
+        if self.lingering or self.pending() or (self.exchange is None and not self.head_started):
+            self.close_now()
+        elif self.exchange is None:
+            self.head_started = False
+            tg_buffer_free(&self.inbox)
+            self.refuse(408, b"the request did not come in time")
+        else:
+            self.exchange.fail(408, b"slow-body", "the request's body did not come in time")
+
+    # From Python.
+
+    def close_if_idle(self):
+        """Close unless an exchange or an answer is under way."""
+        if self.exchange is None and not self.pending() and self.fd >= 0:
+            self.close_now()
+
+    def close(self):
+        """Close at once; an exchange in progress is cancelled."""
+        self.close_now()

@@ -1,0 +1,82 @@
+"""One request with its answer, from the route to the record. `docs/life-of-a-request.md` tells the same in words."""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Parser, Scan
+from lb.core.stream cimport iovec
+from lb.proxy.client cimport Client
+from lb.proxy.listener cimport Listener
+from lb.proxy.route cimport Route
+from lb.upstream.http1 cimport Http1Call
+from lb.upstream.pool cimport Pool
+
+
+cdef enum:
+    X_NEW = 0                         # the head is being looked at
+    X_REQUEST                         # the request's body is being gathered
+    X_PICKED                          # an endpoint is chosen, the request is on its way to it
+    X_WAITING                         # the request is sent; the answer has not begun
+    X_ANSWERING                       # the answer has begun: no retry, no status of our own any more
+    X_DONE
+
+cdef enum:
+    CACHE_NONE = 0
+    CACHE_HIT
+    CACHE_MISS
+    CACHE_COLLAPSED
+    CACHE_BYPASS
+
+
+cdef class Exchange(Http1Call):
+    cdef Client client
+    cdef Listener listener
+    cdef Route route
+    cdef Pool pool
+    cdef int state
+    cdef int endpoint                 # index in the pool while one is held, else -1
+    cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
+    cdef int tries_left
+    cdef int tries
+    cdef uint64_t key
+    cdef int method
+    cdef int status
+    cdef int cache
+    cdef bint http10
+    cdef bint head_method
+    cdef bint request_complete
+    cdef bint wants_body              # the client may go on sending
+    cdef uint64_t bytes_in            # of the request's body
+    cdef uint64_t bytes_out           # of the answer's body
+    cdef uint64_t started             # monotonic ns
+    cdef uint64_t picked_at           # of the last try
+    cdef uint64_t sent_at
+    cdef uint64_t first_byte_at
+    cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
+    cdef const char *reason           # why it ended other than well
+    cdef tg_buffer target             # host and target, kept for the access log only
+    cdef size_t host_length           # of it, the host's part
+
+    # The request's head has come (the scan's body spans follow through request_body).
+    cdef void begin(self, Scan *scan, Parser parser) noexcept
+    # Body spans of the scan, and its completion.
+    cdef void request_body(self, Scan *scan) noexcept
+    # The client left before its answer was complete.
+    cdef void client_gone(self) noexcept
+    # The client has taken what waited for it.
+    cdef void client_drained(self) noexcept
+
+    # Steps for the subclasses.
+    cdef void move(self, int state) noexcept
+    cdef bint pick(self) noexcept
+    cdef void let_go(self, bint ok) noexcept
+    cdef void arm_wait(self) noexcept
+    cdef void fail(self, int status, const char *reason, str message) noexcept
+    cdef void cancel_upstream(self) noexcept
+    cdef void end(self) noexcept
+    cdef void record(self) noexcept
+    cdef void log_access(self, uint64_t duration) noexcept
+    cdef int append_endpoint(self, tg_buffer *head) noexcept
+    cdef uint64_t find_key(self, Scan *scan) noexcept
+
+
+cdef void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil

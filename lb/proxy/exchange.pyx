@@ -1,0 +1,288 @@
+"""One request with its answer: the steps that every exchange takes, top to bottom.
+
+    begin          route and admission are done by the connection and `admit`; the subclass builds its request
+    pick           the policy chooses an endpoint; in-flight is counted
+    (subclass)     upstream: forward.pyx speaks HTTP/1.1, infer.pyx speaks gRPC
+    fail           an answer of our own, with the status that says whose fault it was
+    end            in-flight is given back, counters and the access log are written, the client goes on
+"""
+
+import logging
+
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.string cimport memchr, memcmp, memset, strlen
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.hashing cimport hash64
+from lb.core.http1 cimport H_COOKIE, Field, Parser, Scan, append_text, method_name, same_name
+from lb.core.poller cimport NEVER, monotonic_ns
+from lb.core.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
+    TG_S_CODE_1XX, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_REJECTED, TG_S_RETRIES,
+    TG_S_TIMEOUTS, tg_add, tg_bucket,
+)
+from lb.core.stream cimport iovec
+from lb.proxy.client cimport Client
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_ROUTE, A_TARGET, set_object, set_text, tg_access, wall_ns,
+)
+from lb.upstream.http1 cimport Http1Call
+from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE, Pool
+
+import orjson
+
+log = logging.getLogger("tidegate.proxy")
+
+# Which state may follow which: a bit per follower.
+cdef int FOLLOWERS[6]
+FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_REQUEST] = 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_PICKED] = 1 << X_PICKED | 1 << X_WAITING | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_WAITING] = 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_ANSWERING] = 1 << X_DONE
+FOLLOWERS[X_DONE] = 0
+
+
+cdef void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil:
+    """One answer in a series: status class and latency in nanoseconds."""
+    cdef int kind = status // 100 - 1
+    if kind < 0 or kind > 4:
+        kind = TG_S_CODE_OTHER
+    tg_add(&words[TG_S_CODE_1XX + kind], 1)
+    tg_add(&words[TG_S_DURATION_SUM_NS], duration)
+    tg_add(&words[TG_S_HISTOGRAM + tg_bucket(duration)], 1)
+
+
+cdef class Exchange(Http1Call):
+
+    def __cinit__(self):
+        self.endpoint = -1
+        self.last_endpoint = -1
+        self.expires = UINT64_MAX
+        self.wants_body = True
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.target)
+
+    cdef void begin(self, Scan *scan, Parser parser) noexcept:
+        pass
+
+    cdef void request_body(self, Scan *scan) noexcept:
+        pass
+
+    cdef void client_drained(self) noexcept:
+        pass
+
+    cdef void cancel_upstream(self) noexcept:
+        """Stop what runs at the endpoint, without a callback."""
+
+    cdef void move(self, int state) noexcept:
+        if not (FOLLOWERS[self.state] >> state) & 1:
+            log.error("exchange: state %d cannot follow %d", state, self.state)
+        self.state = state
+
+    cdef bint pick(self) noexcept:
+        """An endpoint by the pool's policy, not the one that just failed. False: none takes requests (answered 503)."""
+        self.picked_at = monotonic_ns()
+        self.endpoint = self.pool.acquire(self.picked_at, self.key, self.last_endpoint)
+        if self.endpoint < 0:
+            tg_add(&self.route.series[TG_S_REJECTED], 1)
+            self.fail(503, b"no-endpoint", f"no endpoint of pool {self.pool.name} is available")
+            return False
+        if self.tries:
+            tg_add(&self.route.series[TG_S_RETRIES], 1)
+        self.tries += 1
+        self.last_endpoint = self.endpoint
+        self.move(X_PICKED)
+        return True
+
+    cdef void let_go(self, bint ok) noexcept:
+        """The try is over: give the endpoint back, with what it took and how it ended."""
+        cdef int endpoint = self.endpoint
+        cdef uint64_t now, took
+        cdef uint64_t *words
+        if endpoint < 0:
+            return
+        self.endpoint = -1
+        now = monotonic_ns()
+        took = now - self.picked_at
+        words = self.pool.series[endpoint]
+        count_answer(words, self.status, took)
+        tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
+        tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
+        self.pool.release(endpoint, now, took, ok)
+
+    cdef void arm_wait(self) noexcept:
+        """Wait for the endpoint: for its response timeout, and never past the exchange's own deadline."""
+        cdef uint64_t when = self.expires
+        if self.pool.response_timeout and self.client.poller.now + self.pool.response_timeout < when:
+            when = self.client.poller.now + self.pool.response_timeout
+        self.client.poller.arm(self, when)
+
+    cdef void on_timer(self) noexcept:
+        cdef uint64_t *words
+        if self.state == X_DONE:
+            return
+        if self.state == X_ANSWERING and self.client.backlog() and self.client.poller.now < self.expires:
+            self.arm_wait()               # the client is slow, not the endpoint; the client has a timeout of its own
+            return
+        if self.endpoint >= 0:
+            words = self.pool.series[self.endpoint]
+            tg_add(&words[TG_S_TIMEOUTS], 1)
+        tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
+        self.fail(504, b"timeout", "the endpoint did not answer in time")
+
+    cdef void fail(self, int status, const char *reason, str message) noexcept:
+        """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
+        cdef tg_buffer head
+        cdef iovec part
+        cdef bytes body
+        cdef Client client = self.client
+        if self.state == X_DONE:
+            return
+        memset(&head, 0, sizeof(head))
+        self.reason = reason
+        self.cancel_upstream()
+        if self.state == X_ANSWERING:
+            self.let_go(False)
+            self.record()
+            client.abort()
+            return
+        self.status = status
+        self.let_go(status == 499)
+        body = orjson.dumps({"error": message})
+        append_text(&head, b"Content-Type: application/json\r\n")
+        if status == 503 or status == 429:
+            append_text(&head, b"Retry-After: 1\r\n")
+        part.iov_base = <char *>body
+        part.iov_len = <size_t>len(body)
+        self.bytes_out = part.iov_len
+        self.record()
+        client.respond_whole(status, &head, &part, 1)
+        tg_buffer_free(&head)
+
+    cdef void client_gone(self) noexcept:
+        """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
+        if self.state == X_DONE:
+            return
+        self.cancel_upstream()
+        self.status = 499
+        self.reason = b"client-gone"
+        self.let_go(True)
+        self.record()
+
+    cdef void end(self) noexcept:
+        """The answer is complete."""
+        cdef Client client = self.client
+        self.let_go(self.status < 500)
+        self.record()
+        client.respond_end()
+
+    cdef void record(self) noexcept:
+        cdef uint64_t *words = self.route.series
+        cdef uint64_t duration = monotonic_ns() - self.started
+        self.move(X_DONE)
+        self.deadline = UINT64_MAX
+        count_answer(words, 0 if self.status == 499 else self.status, duration)
+        tg_add(&words[TG_S_FINISHED], 1)
+        tg_add(&words[TG_S_BYTES_IN], self.bytes_in)
+        tg_add(&words[TG_S_BYTES_OUT], self.bytes_out)
+        if self.cache == CACHE_HIT:
+            tg_add(&words[TG_S_CACHE_HIT], 1)
+        elif self.cache == CACHE_MISS:
+            tg_add(&words[TG_S_CACHE_MISS], 1)
+        elif self.cache == CACHE_COLLAPSED:
+            tg_add(&words[TG_S_CACHE_COLLAPSED], 1)
+        elif self.cache == CACHE_BYPASS:
+            tg_add(&words[TG_S_CACHE_BYPASS], 1)
+        if self.listener.access.enabled:
+            self.log_access(duration)
+
+    cdef void log_access(self, uint64_t duration) noexcept:
+        cdef tg_access *record = self.listener.access.begin()
+        cdef const char *method
+        cdef uint64_t first
+        if record == NULL:
+            return
+        record.wall_ns = wall_ns() - <int64_t>duration
+        record.total_ns = duration
+        if self.picked_at:
+            first = self.first_byte_at if self.first_byte_at else self.started + duration
+            record.wait_ns = self.picked_at - self.started
+            record.upstream_ns = first - self.picked_at
+            record.transfer_ns = self.started + duration - first
+        else:
+            record.wait_ns = duration
+        record.bytes_in = self.bytes_in
+        record.bytes_out = self.bytes_out
+        record.status = <unsigned short>self.status
+        record.tries = <unsigned short>self.tries
+        record.port = self.client.port
+        record.cache = <unsigned short>self.cache
+        method = method_name(self.method)
+        set_text(record, A_METHOD, method, strlen(method))
+        set_text(record, A_CLIENT, self.client.ip, self.client.ip_length)
+        set_text(record, A_HOST, tg_buffer_head(&self.target), self.host_length)
+        set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length, tg_buffer_size(&self.target) - self.host_length)
+        set_object(record, A_LISTENER, self.listener.name)
+        set_object(record, A_ROUTE, self.route.name)
+        set_object(record, A_POOL, self.pool.name)
+        if self.last_endpoint >= 0:
+            set_object(record, A_ENDPOINT, self.pool.endpoints.addresses[self.last_endpoint])
+        if self.reason != NULL:
+            set_text(record, A_REASON, self.reason, strlen(self.reason))
+        self.listener.access.commit()
+
+    cdef int append_endpoint(self, tg_buffer *head) noexcept:
+        """X-Tidegate-Endpoint, where the route asks for it and an endpoint answered."""
+        cdef bytes address
+        if not self.route.expose_endpoint or self.last_endpoint < 0:
+            return 0
+        address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
+        append_text(head, b"X-Tidegate-Endpoint: ")
+        tg_buffer_append(head, <const char *>address, <size_t>len(address))
+        return append_text(head, b"\r\n")
+
+    cdef uint64_t find_key(self, Scan *scan) noexcept:
+        """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""
+        cdef Pool pool = self.pool
+        cdef const char *name
+        cdef size_t n, start, end
+        cdef int i
+        cdef Field *field
+        if pool.key_kind == KEY_NONE:
+            return 0
+        name = <const char *>pool.key_name
+        n = <size_t>len(pool.key_name)
+        if pool.key_kind == KEY_HEADER:
+            for i in range(scan.field_count):
+                field = &scan.fields[i]
+                if field.name_length == n and same_name(field.name, n, name):
+                    return hash64(field.value, field.value_length)
+        elif pool.key_kind == KEY_COOKIE:
+            for i in range(scan.field_count):
+                field = &scan.fields[i]
+                if field.id == H_COOKIE and find_pair(field.value, field.value_length, 59, name, n, &start, &end):
+                    return hash64(field.value + start, end - start)
+        elif pool.key_kind == KEY_QUERY:
+            name = <const char *>memchr(scan.target, 63, scan.target_length)
+            if name != NULL and find_pair(name + 1, scan.target_length - <size_t>(name + 1 - scan.target), 38,
+                                          <const char *>pool.key_name, n, &start, &end):
+                return hash64(name + 1 + start, end - start)
+        return hash64(self.client.ip, self.client.ip_length)
+
+
+cdef bint find_pair(const char *text, size_t size, char separator, const char *name, size_t n, size_t *start, size_t *end) noexcept:
+    """`name=value` among pairs that `separator` parts (cookies, a query): the value's bounds."""
+    cdef size_t i = 0, stop
+    while i < size:
+        while i < size and text[i] == 32:
+            i += 1
+        stop = i
+        while stop < size and text[stop] != separator:
+            stop += 1
+        if stop - i > n and text[i + n] == 61 and memcmp(text + i, name, n) == 0:
+            start[0] = i + n + 1
+            end[0] = stop
+            return True
+        i = stop + 1
+    return False

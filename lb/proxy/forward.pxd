@@ -1,0 +1,24 @@
+"""An exchange with a pool that speaks HTTP/1.1: both bodies stream, nothing is held back that need not be."""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Parser, Scan
+from lb.proxy.exchange cimport Exchange
+from lb.upstream.http1 cimport Http1Upstream
+
+
+cdef class ForwardExchange(Exchange):
+    cdef Http1Upstream upstream
+    cdef tg_buffer request            # head and body as the endpoint gets them
+    cdef bint kept                    # `request` is all of it so far: it can be sent again
+    cdef bint chunked                 # the request's body goes on in chunks
+    cdef size_t sent                  # bytes of `request` that were handed to the endpoint
+    cdef bint idempotent
+
+    cdef void start_try(self, bint fresh) noexcept
+    cdef void send_request(self) noexcept
+    cdef bint may_retry(self, int kind, bint answered) noexcept
+    cdef int build_head(self, Scan *scan, Parser parser) noexcept
+    cdef int append_forwarded(self, Scan *scan) noexcept
+    cdef void try_failed(self, int kind) noexcept
+    cdef void spill(self, Scan *scan) noexcept

@@ -1,0 +1,60 @@
+"""An exchange with a pool that speaks the Open Inference Protocol: HTTP with JSON or binary tensors in front, gRPC behind."""
+
+from libc.stdint cimport uint64_t
+from lb.cache.flight cimport Flights
+from lb.cache.store cimport ResultCache
+from lb.core.buffer cimport tg_buffer
+from lb.core.poller cimport Poller
+from lb.core.segment cimport Segment
+from lb.core.stream cimport iovec
+from lb.inference.request cimport InferRequest
+from lb.proxy.exchange cimport Exchange
+from lb.upstream.grpc cimport GrpcCall, GrpcChannel
+
+
+cdef class InferContext:
+    """What the inference exchanges of a worker share."""
+    cdef Poller poller
+    cdef Segment segment
+    cdef ResultCache cache            # None = no result cache
+    cdef Flights flights
+    cdef tg_buffer stored             # a message on its way into, or out of, the cache
+
+
+cdef class InferCall(GrpcCall):
+    cdef InferExchange exchange       # None once it is cancelled
+    cdef iovec single                 # the message of a management call
+
+
+cdef class InferExchange(Exchange):
+    cdef InferContext context
+    cdef InferCall call
+    cdef tg_buffer body
+    cdef InferRequest request         # None for a management call
+    cdef object management            # a management Call with its gRPC request, or None
+    cdef object path                  # of a management request
+    cdef bytes verb
+    cdef bytes model
+    cdef bytes version
+    cdef bytes encoding               # Content-Encoding, b"" = none
+    cdef Py_ssize_t json_length
+    cdef bytes digest                 # the key in the cache, None = not cached
+    cdef bint leading                 # others wait for this exchange's answer
+    cdef bint following
+    cdef bint stored                  # the answer went into the cache
+
+    cdef void run(self) noexcept
+    cdef void run_management(self) noexcept
+    cdef bint answer_from_cache(self) noexcept
+    cdef void fly(self) noexcept
+    cdef void start_call(self) noexcept
+    cdef void answered(self, int status, const char *message, size_t n) noexcept
+    cdef void call_failed(self, int kind) noexcept
+    cdef void answer_error(self, int grpc_status, str message) noexcept
+    cdef void answer(self, const char *message, size_t size) noexcept
+    cdef void answer_management(self, object reply) noexcept
+    cdef bint may_retry(self, int kind) noexcept
+    cdef void store(self) noexcept
+    cdef void land(self, const char *message, size_t size) noexcept
+    cdef void release_followers(self, int grpc_status, str message) noexcept
+    cdef void resume(self) noexcept

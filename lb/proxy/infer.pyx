@@ -1,0 +1,441 @@
+"""An exchange with a pool that speaks the Open Inference Protocol.
+
+    begin            the path names the model; the body is gathered
+    run              the codec turns JSON or binary tensors into one canonical gRPC message
+    cache            a repeated request is answered here; identical misses wait for the first (single flight)
+    start_call       the policy picks an endpoint; its gRPC connection carries the message
+    answer           the codec turns the gRPC answer into what the client asked for
+"""
+
+import logging
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memchr, memset
+from lb.cache.flight cimport Flights
+from lb.cache.store cimport ResultCache
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+)
+from lb.core.hashing cimport hash64
+from lb.core.http1 cimport (
+    H_CONTENT_ENCODING, H_CONTENT_LENGTH, H_INFERENCE_LENGTH, Field, Parser, Scan, append_number, append_text, method_name,
+    parse_decimal,
+)
+from lb.core.poller cimport Poller
+from lb.core.segment cimport TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add
+from lb.core.stream cimport Address, iovec
+from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
+from lb.inference.protobuf cimport span
+from lb.inference.request cimport InferRequest, parse_http
+from lb.inference.response cimport InferResponse, render, store_form
+from lb.inference.status cimport http_status
+from lb.proxy.exchange cimport (
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_ANSWERING, X_DONE, X_NEW, X_REQUEST, X_WAITING, Exchange,
+)
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
+from lb.upstream.grpc cimport GrpcCall, GrpcChannel
+from lb.upstream.pool cimport KEY_MODEL
+
+from lb.errors import TidegateError
+from lb.inference import management
+from lb.inference.compression import decompress
+
+log = logging.getLogger("tidegate.proxy")
+
+cdef enum:
+    M_POST = 3                        # llhttp's number
+    MAX_REPLY = 256 * 1024 * 1024
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_NOT_FOUND = 5
+    GRPC_UNIMPLEMENTED = 12
+    GRPC_UNAVAILABLE = 14
+
+cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+cdef size_t INFER_PATH_LENGTH = 42
+
+
+cdef class InferContext:
+    """What the inference exchanges of a worker share: the cache, and the flights that collapse identical misses."""
+
+    def __init__(self, Poller poller, Segment segment):
+        self.poller = poller
+        self.segment = segment
+        self.flights = Flights()
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.stored)
+
+    def prepare(self, plan):
+        """Whatever of a new plan can fail is done here, before anything is changed."""
+        if plan.cache is not None and self.cache is None:
+            self.cache = ResultCache(self.segment, plan.cache.max_object)
+
+    def commit(self, plan):
+        if plan.cache is None:
+            self.cache = None
+
+    def channel(self, Address address, uint64_t connect_timeout):
+        """A gRPC connection to an endpoint: one for all exchanges of this worker."""
+        return GrpcChannel(self.poller, address, connect_timeout, MAX_REPLY)
+
+    def new(self):
+        """An exchange, to be bound to its client and route by the connection."""
+        cdef InferExchange exchange = InferExchange.__new__(InferExchange)
+        exchange.context = self
+        exchange.json_length = -1
+        return exchange
+
+
+cdef class InferCall(GrpcCall):
+
+    cdef void on_done(self, int status, const char *message, size_t n) noexcept:
+        cdef InferExchange exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.answered(status, message, n)
+
+    cdef void on_failed(self, int kind) noexcept:
+        cdef InferExchange exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.call_failed(kind)
+
+
+cdef class InferExchange(Exchange):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.body)
+
+    # The request, on its way in.
+
+    cdef void begin(self, Scan *scan, Parser parser) noexcept:
+        cdef span model, version
+        cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
+        cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
+        cdef Field *field
+        cdef int64_t length
+        cdef int matched = match_infer(scan.target, path_length, &model, &version) if self.method == M_POST else NO_MATCH
+        if matched:
+            try:
+                self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
+            except TidegateError as failure:
+                self.fail(failure.status, b"bad-request", str(failure))
+                return
+            self.version = version.data[:version.size]
+        else:
+            self.path = scan.target[:path_length]
+            self.verb = method_name(self.method)
+        if scan.first[H_CONTENT_ENCODING] >= 0:
+            field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
+            self.encoding = field.value[:field.value_length].lower()
+        if scan.first[H_INFERENCE_LENGTH] >= 0:
+            field = &scan.fields[scan.first[H_INFERENCE_LENGTH]]
+            length = parse_decimal(field.value, field.value_length)
+            if length < 0:
+                self.fail(400, b"bad-request", "Inference-Header-Content-Length is not a number")
+                return
+            self.json_length = <Py_ssize_t>length
+        if self.pool.key_kind == KEY_MODEL:
+            self.key = hash64(<const char *>self.model, <size_t>len(self.model)) if self.model is not None else 0
+        else:
+            self.key = self.find_key(scan)
+        self.move(X_REQUEST)
+        if scan.first[H_CONTENT_LENGTH] >= 0:
+            # Checked against max_body by the connection; a lying client gets no more memory than it sends.
+            if tg_buffer_reserve(&self.body, min(parser.http.content_length + scan.body_bytes, <uint64_t>(1024 * 1024))) < 0:
+                self.fail(503, b"no-memory", "out of memory")
+
+    cdef void request_body(self, Scan *scan) noexcept:
+        cdef int i
+        if self.state != X_REQUEST:
+            return
+        self.bytes_in += scan.body_bytes
+        if self.bytes_in > self.route.max_body:
+            self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
+            return
+        for i in range(scan.span_count):
+            if tg_buffer_append(&self.body, scan.spans[i].iov_base, scan.spans[i].iov_len) < 0:
+                self.fail(503, b"no-memory", "out of memory")
+                return
+        if scan.complete:
+            self.request_complete = True
+            self.wants_body = False
+            self.run()
+
+    cdef void run(self) noexcept:
+        """The request is here: make its message, look in the cache, else ask an endpoint."""
+        cdef const char *data
+        cdef size_t size
+        cdef bytes plain
+        cdef unsigned char key[32]
+        try:
+            if self.encoding is not None and self.encoding != b"identity":
+                plain = decompress(self.encoding, tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)], self.route.max_body)
+                tg_buffer_clear(&self.body)
+                if tg_buffer_append(&self.body, <const char *>plain, <size_t>len(plain)) < 0:
+                    raise MemoryError
+            if self.model is None:
+                self.run_management()
+                return
+            data = tg_buffer_head(&self.body)
+            size = tg_buffer_size(&self.body)
+            self.request = parse_http(self.model, self.version, data, size, self.json_length)
+        except TidegateError as failure:
+            self.fail(failure.status, b"bad-request", str(failure))
+            return
+        except MemoryError:
+            self.fail(503, b"no-memory", "out of memory")
+            return
+        if self.context.cache is None:
+            self.start_call()
+            return
+        if not self.route.cache or not self.request.cacheable:
+            self.cache = CACHE_BYPASS
+            self.start_call()
+            return
+        if self.request.digest(self.context.segment.header.cache_secret, key) < 0:
+            self.cache = CACHE_BYPASS
+            self.start_call()
+            return
+        self.digest = (<char *>key)[:32]
+        if not self.answer_from_cache():
+            self.fly()
+
+    # The cache.
+
+    cdef bint answer_from_cache(self) noexcept:
+        cdef uint64_t age = 0, ttl = 0
+        cdef Py_ssize_t size
+        tg_buffer_clear(&self.context.stored)
+        size = self.context.cache.get(<const unsigned char *><const char *>self.digest, self.client.poller.now, &self.context.stored,
+                                      &age, &ttl)
+        if size < 0:
+            return False
+        self.cache = CACHE_HIT
+        self.answer(tg_buffer_head(&self.context.stored), <size_t>size)
+        return True
+
+    cdef void fly(self) noexcept:
+        """The first of identical misses asks; the others wait for its answer."""
+        if self.context.flights.join(self.digest, self):
+            self.following = True
+            self.cache = CACHE_COLLAPSED
+            self.arm_wait()
+            return
+        self.following = False
+        self.leading = True
+        self.cache = CACHE_MISS
+        self.start_call()
+
+    cdef void resume(self) noexcept:
+        """The leader failed, or left: this follower takes part in a new flight."""
+        self.following = False
+        if self.state == X_REQUEST:
+            self.fly()
+
+    cdef void land(self, const char *message, size_t size) noexcept:
+        """The leader's answer is here: the followers get it too."""
+        cdef object follower
+        if not self.leading:
+            return
+        self.leading = False
+        for follower in self.context.flights.finish(self.digest):
+            (<InferExchange>follower).following = False
+            (<InferExchange>follower).answer(message, size)
+
+    cdef void release_followers(self, int grpc_status, str message) noexcept:
+        """No answer to share. An error that is the request's own fault is everybody's; else they try for themselves."""
+        cdef object follower
+        if not self.leading:
+            return
+        self.leading = False
+        for follower in self.context.flights.finish(self.digest):
+            (<InferExchange>follower).following = False
+            if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
+                (<InferExchange>follower).answer_error(grpc_status, message)
+            else:
+                (<InferExchange>follower).resume()
+
+    cdef void store(self) noexcept:
+        """Put the answer into the cache, without the id of the request it answered."""
+        cdef tg_buffer *stored = &self.context.stored
+        tg_buffer_clear(stored)
+        if store_form(tg_buffer_head(&self.call.reply), tg_buffer_size(&self.call.reply), stored) < 0:
+            return
+        if self.context.cache.put(<const unsigned char *><const char *>self.digest, tg_buffer_head(stored),
+                                  tg_buffer_size(stored), self.client.poller.now, self.route.cache_ttl) == 1:
+            tg_add(&self.route.series[TG_S_CACHE_STORED], 1)
+            self.stored = True
+
+    # The endpoint.
+
+    cdef void start_call(self) noexcept:
+        cdef GrpcChannel channel
+        cdef InferCall call
+        cdef uint64_t deadline = self.expires
+        cdef uint64_t now = self.client.poller.now
+        if not self.pick():
+            self.release_followers(GRPC_UNAVAILABLE, "")
+            return
+        if self.pool.response_timeout and now + self.pool.response_timeout < deadline:
+            deadline = now + self.pool.response_timeout
+        call = InferCall.__new__(InferCall)
+        call.exchange = self
+        self.call = call
+        channel = <GrpcChannel>self.pool.channels[self.endpoint]
+        if self.request is not None:
+            if self.request.timeout_us and now + self.request.timeout_us * 1000 < deadline:
+                deadline = now + self.request.timeout_us * 1000
+            call.parts = self.request.parts
+            call.part_count = self.request.part_count
+            call.message_size = self.request.message_size
+            self.move(X_WAITING)
+            channel.start(call, INFER_PATH, INFER_PATH_LENGTH, deadline)
+            return
+        call.single.iov_base = <char *><bytes>self.management.request
+        call.single.iov_len = <size_t>len(<bytes>self.management.request)
+        call.parts = &call.single
+        call.part_count = 1
+        call.message_size = call.single.iov_len
+        self.move(X_WAITING)
+        channel.start(call, <const char *><bytes>self.management.grpc_path, <size_t>len(<bytes>self.management.grpc_path), deadline)
+
+    cdef void call_failed(self, int kind) noexcept:
+        cdef uint64_t *words = self.pool.series[self.endpoint]
+        if kind == FAIL_TIMEOUT:
+            tg_add(&words[TG_S_TIMEOUTS], 1)
+            self.status = 504
+        else:
+            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            self.status = 502
+        self.let_go(False)
+        if self.may_retry(kind):
+            self.tries_left -= 1
+            self.start_call()
+            return
+        self.release_followers(GRPC_UNAVAILABLE, "")
+        if kind == FAIL_TIMEOUT:
+            self.fail(504, b"timeout", "the model server did not answer in time")
+        elif kind == FAIL_CONNECT:
+            self.fail(502, b"connect", "could not connect to a model server")
+        elif kind == FAIL_PROTOCOL:
+            self.fail(502, b"upstream-protocol", "the model server's answer is not valid gRPC")
+        elif kind == FAIL_TOO_LARGE:
+            self.fail(502, b"upstream-too-large", "the model server's answer is over the limit")
+        else:
+            self.fail(502, b"upstream-reset", "the model server closed the connection without an answer")
+
+    cdef bint may_retry(self, int kind) noexcept:
+        """An inference is a pure function of its request: asking another endpoint again does no harm, whatever became of the
+        first. The exception is a sequence, whose state lives in one endpoint. Management calls only read."""
+        if self.tries_left <= 0:
+            return False
+        if kind == FAIL_CONNECT or kind == FAIL_REFUSED:
+            return True
+        return kind == FAIL_RESET and (self.request is None or len(self.request.sequence) == 0)
+
+    cdef void cancel_upstream(self) noexcept:
+        cdef InferCall call = self.call
+        self.call = None
+        if call is not None and call.exchange is not None:
+            call.exchange = None
+            (<GrpcChannel>self.pool.channels[self.last_endpoint]).cancel(call)
+        if self.following:
+            self.following = False
+            self.context.flights.leave(self.digest, self)
+        self.release_followers(GRPC_UNAVAILABLE, "")
+
+    # The answer.
+
+    cdef void answered(self, int status, const char *message, size_t n) noexcept:
+        cdef InferCall call = self.call
+        if status == 0:
+            self.status = 200
+            self.let_go(True)
+            if self.management is not None:
+                self.answer_management(self.management.render(0, "", tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)]))
+                return
+            if self.digest is not None:
+                self.store()
+                self.land(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
+            self.answer(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
+            return
+        self.status = http_status(status)
+        self.let_go(status != GRPC_UNAVAILABLE)
+        if status == GRPC_UNAVAILABLE and self.may_retry(FAIL_RESET):
+            self.tries_left -= 1              # a server that is going away says so before it is out of the pool
+            self.start_call()
+            return
+        text = message[:n].decode("utf-8", "replace")
+        self.release_followers(status, text)
+        if self.management is not None:
+            self.answer_management(self.management.render(status, text, b""))
+            return
+        self.answer_error(status, text)
+
+    cdef void answer_error(self, int grpc_status, str message) noexcept:
+        self.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")
+
+    cdef void answer(self, const char *message, size_t size) noexcept:
+        """The codec's form of the answer, with what RFC 9211 says of the cache."""
+        cdef tg_buffer head
+        cdef InferResponse response
+        if self.state == X_DONE:
+            return
+        try:
+            response = render(self.request, message, size)
+        except TidegateError as failure:
+            self.fail(failure.status, b"upstream-protocol", str(failure))
+            return
+        memset(&head, 0, sizeof(head))
+        if response.json_length < 0:
+            append_text(&head, b"Content-Type: application/json\r\n")
+        else:
+            append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
+            append_number(&head, <uint64_t>response.json_length)
+            append_text(&head, b"\r\n")
+        self.append_endpoint(&head)
+        if self.cache == CACHE_HIT:
+            append_text(&head, b"Cache-Status: tidegate; hit\r\n")
+        elif self.cache == CACHE_MISS:
+            append_text(&head, b"Cache-Status: tidegate; fwd=miss; stored\r\n" if self.stored else b"Cache-Status: tidegate; fwd=miss\r\n")
+        elif self.cache == CACHE_COLLAPSED:
+            append_text(&head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
+        elif self.cache == CACHE_BYPASS:
+            append_text(&head, b"Cache-Status: tidegate; fwd=bypass\r\n")
+        self.status = 200
+        self.bytes_out = response.size
+        self.call = None
+        self.record()
+        self.client.respond_whole(200, &head, response.parts, response.part_count)
+        tg_buffer_free(&head)
+
+    # The protocol's other routes: rare, and in plain Python.
+
+    cdef void run_management(self) noexcept:
+        cdef bytes body = tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)] if tg_buffer_size(&self.body) else b""
+        made = management.route(self.verb.decode(), (<bytes>self.path).decode("latin-1"), body)
+        if isinstance(made, management.Reply):
+            self.answer_management(made)
+            return
+        self.management = made
+        self.start_call()
+
+    cdef void answer_management(self, object reply) noexcept:
+        cdef tg_buffer head
+        cdef iovec part
+        cdef bytes body = reply.body
+        cdef bytes kind = reply.content_type.encode()
+        memset(&head, 0, sizeof(head))
+        if kind:
+            append_text(&head, b"Content-Type: ")
+            tg_buffer_append(&head, <const char *>kind, <size_t>len(kind))
+            append_text(&head, b"\r\n")
+        part.iov_base = <char *>body
+        part.iov_len = <size_t>len(body)
+        self.status = reply.status
+        self.bytes_out = part.iov_len
+        self.call = None
+        self.record()
+        self.client.respond_whole(self.status, &head, &part, 1)
+        tg_buffer_free(&head)

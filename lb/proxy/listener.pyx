@@ -1,0 +1,197 @@
+"""A listening socket in one worker: see listener.pxd.
+
+Every worker watches the same socket, which the master made: a worker's death closes no port and loses no queued connection.
+"""
+
+import logging
+
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport strerror, strlen
+from lb.core.poller cimport Poller, Source
+from lb.core.segment cimport (
+    TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
+)
+from lb.telemetry.accesslog cimport AccessLog
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef uint32_t socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+    enum:
+        AF_INET
+        AF_INET6
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+    int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
+
+cdef extern from *:
+    """
+    #define _GNU_SOURCE
+    #include <sys/socket.h>
+    extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
+    """
+    int accept4(int fd, sockaddr *address, socklen_t *length, int flags) nogil
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
+    uint16_t ntohs(uint16_t value)
+
+log = logging.getLogger("tidegate.listener")
+
+cdef enum:
+    ACCEPTS = 64                      # at once, so that a flood of connections does not starve those that are open
+    BACK_OFF_NS = 100_000_000
+    SKIPS = 64                        # looks at a connection before it is taken although others have fewer
+
+cdef dict FORWARDED = {
+    "off": FORWARDED_OFF, "append": FORWARDED_APPEND, "replace": FORWARDED_REPLACE, "preserve": FORWARDED_PRESERVE,
+}
+
+
+cdef class Acceptor:
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        pass
+
+
+cdef class Listener(Source):
+    """`plan` is a ListenerPlan; `table` its RouteTable (http) or Pool (tcp); `connections` the worker's set of them."""
+
+    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections, AccessLog access):
+        self.poller = poller
+        self.factory = factory
+        self.connections = connections
+        self.access = access
+        self.update(plan, segment, table)
+
+    def update(self, plan, Segment segment, table):
+        """Take over a new plan; connections that are open follow it from their next request on."""
+        self.name = plan.name
+        self.tcp = plan.protocol == "tcp"
+        self.table = table
+        self.segment = segment
+        self.series_index = plan.series
+        self.series = segment.series(plan.series)
+        self.header_timeout = plan.header_timeout_ns
+        self.body_timeout = plan.body_timeout_ns
+        self.idle_timeout = plan.idle_timeout_ns
+        self.send_timeout = plan.send_timeout_ns
+        self.max_header_bytes = plan.max_header_bytes
+        self.max_headers = plan.max_headers
+        self.max_connections = plan.max_connections
+        self.forwarded = FORWARDED[plan.forwarded]
+        self.retry_buffer = plan.retry_buffer
+
+    def start(self, int fd):
+        """Accept from `fd`, which now belongs to the listener. Raises OSError."""
+        self.poller.add(self, fd, True)
+
+    def halt(self):
+        """Accept no more; connections that are open go on."""
+        self.draining = True
+        self.poller.remove(self)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        self.accept_all()
+
+    cdef bint crowded(self) noexcept:
+        """Whether another worker has fewer connections of this listener. All workers wake for a connection, and a fast one
+        would take a whole burst: it leaves some to the others, for as long as they are quick to take them."""
+        cdef unsigned int worker
+        cdef uint64_t *words
+        cdef uint64_t mine = tg_get(&self.series[TG_S_STARTED]) - tg_get(&self.series[TG_S_FINISHED])
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            if tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED]) < mine:
+                return True
+        return False
+
+    cdef void accept_all(self) noexcept:
+        cdef sockaddr_storage address
+        cdef socklen_t length
+        cdef int fd, i, port, one = 1
+        cdef char ip[46]
+        cdef bint unix
+        for i in range(ACCEPTS):
+            if self.open >= self.max_connections:
+                self.stop()
+                return
+            if self.segment.header.workers > 1 and self.skips < SKIPS and self.crowded():
+                self.skips += 1
+                return
+            self.skips = 0
+            length = sizeof(address)
+            fd = accept4(self.fd, <sockaddr *>&address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno in (EAGAIN, 0):
+                    return
+                if errno in (EINTR, ECONNABORTED, EPROTO):
+                    continue
+                if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                    # The queue keeps them; going on at once would only burn the CPU that could free something.
+                    log.warning("listener %s: accept: %s; backing off", self.name, strerror(errno).decode())
+                    self.stop()
+                    self.poller.arm(self, self.poller.now + BACK_OFF_NS)
+                    return
+                log.error("listener %s: accept: %s", self.name, strerror(errno).decode())
+                return
+            ip[0] = 0
+            port = 0
+            unix = False
+            if address.ss_family == AF_INET:
+                inet_ntop(AF_INET, &(<sockaddr_in *>&address).sin_addr, ip, sizeof(ip))
+                port = ntohs((<sockaddr_in *>&address).sin_port)
+            elif address.ss_family == AF_INET6:
+                inet_ntop(AF_INET6, &(<sockaddr_in6 *>&address).sin6_addr, ip, sizeof(ip))
+                port = ntohs((<sockaddr_in6 *>&address).sin6_port)
+            else:
+                unix = True
+            if not unix:
+                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))   # failing costs latency only
+            self.open += 1
+            tg_add(&self.series[TG_S_CONNECTIONS], 1)
+            tg_add(&self.series[TG_S_STARTED], 1)
+            (<Acceptor>self.factory).accepted(self, fd, ip, <int>strlen(ip), port, unix)
+
+    cdef void stop(self) noexcept:
+        """Stop watching for a while (the limit is reached, or resources are out)."""
+        if not self.paused and self.fd >= 0:
+            self.paused = True
+            tg_add(&self.series[TG_S_REJECTED], 1)
+            self.poller.watch(self, False)
+
+    cdef void resume(self) noexcept:
+        if self.paused and self.fd >= 0:
+            self.paused = False
+            self.poller.watch(self, True)
+
+    cdef void on_timer(self) noexcept:
+        if self.open < self.max_connections:
+            self.resume()
+
+    cdef void closed_one(self) noexcept:
+        self.open -= 1
+        tg_add(&self.series[TG_S_FINISHED], 1)
+        if self.paused and self.deadline == <uint64_t>-1 and self.open < self.max_connections:
+            self.resume()

@@ -1,0 +1,169 @@
+"""The data path of one worker: the listeners, pools and connections of the plan in force.
+
+`apply` swaps the plan between two events; exchanges that run keep the objects of the plan they started with.
+"""
+
+import logging
+import os
+
+from lb.core.poller cimport Poller
+from lb.core.segment cimport Segment
+from lb.core.stream cimport Address
+from lb.proxy.connection cimport HttpAcceptor
+from lb.proxy.listener cimport Listener
+from lb.proxy.route cimport Route, RouteTable
+from lb.proxy.tunnel cimport TunnelAcceptor
+from lb.telemetry.accesslog cimport AccessLog
+from lb.upstream.grpc cimport GrpcChannel
+from lb.upstream.http1 cimport Http1Pool
+from lb.upstream.pool cimport Pool
+
+from lb.errors import TidegateError
+from lb.proxy import infer
+
+log = logging.getLogger("tidegate.proxy")
+
+RETIRE_SECONDS = 0.25                 # between two looks at whether a retired channel is idle
+
+
+def duplicate(fd):
+    """The data path's own descriptor of a listening socket, so that each side closes what is its own."""
+    copy = os.dup(fd)
+    os.set_blocking(copy, False)
+    return copy
+
+
+class Proxy:
+    """The data path of a worker on `loop` (uvloop or asyncio), with its column and stripe of `segment`.
+
+    `access_log` is the descriptor that access records are written to, -1 = none.
+    """
+
+    def __init__(self, loop, segment, access_log_fd: int = -1):
+        self.poller = Poller(loop)
+        self.segment = segment
+        self.plan = None
+        self.listeners = {}
+        self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
+        self.connections = set()
+        self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
+        self.context = infer.InferContext(self.poller, segment)
+        self.access = AccessLog(access_log_fd)
+        self.http = HttpAcceptor(self.poller, self.context.new)
+        self.tcp = TunnelAcceptor(self.poller)
+
+    def apply(self, plan, sockets):
+        """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
+
+        Raises TidegateError when the plan cannot be used; the one in force stays then.
+        """
+        try:
+            self.prepare(plan, sockets)
+        except (OSError, ValueError, KeyError) as failure:
+            raise TidegateError(f"plan {plan.generation} cannot be used: {failure}") from failure
+
+    def prepare(self, plan, sockets):
+        channels = {}
+        self.context.prepare(plan)
+        pools = [self.make_pool(pool, channels) for pool in plan.pools]
+        tables = {}
+        for listener in plan.listeners:
+            if listener.protocol == "tcp":
+                tables[listener.name] = pools[listener.pool]
+            else:
+                tables[listener.name] = RouteTable([Route(r, pools[r.pool], self.segment) for r in listener.routes])
+        made = {}
+        for listener in plan.listeners:
+            fd = sockets[listener.name]
+            old = self.listeners.get(listener.name)
+            if old is not None and self.descriptors[listener.name] == fd and old.tcp == (listener.protocol == "tcp"):
+                continue
+            factory = self.tcp if listener.protocol == "tcp" else self.http
+            made[listener.name] = Listener(
+                self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access
+            )
+        self.commit(plan, sockets, tables, channels, made)
+
+    def make_pool(self, plan, channels):
+        made = []
+        for endpoint in plan.endpoints:
+            key = (plan.protocol, plan.name, endpoint.address, plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+            channel = channels.get(key) or self.channels.get(key)
+            if channel is None:
+                address = Address(endpoint.address)
+                if plan.protocol == "tcp":
+                    channel = address
+                elif plan.protocol == "http":
+                    channel = Http1Pool(self.poller, address, plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+                else:
+                    channel = self.context.channel(address, plan.connect_timeout_ns)
+            channels[key] = channel
+            made.append(channel)
+        return Pool(plan, self.segment, made)
+
+    def commit(self, plan, sockets, tables, channels, made):
+        for name, listener in made.items():
+            listener.start(duplicate(sockets[name]))
+        for name in [n for n in self.listeners if n in made or n not in tables]:
+            self.listeners.pop(name).halt()
+        for listener in plan.listeners:
+            if listener.name not in made:
+                self.listeners[listener.name].update(listener, self.segment, tables[listener.name])
+        self.listeners.update(made)
+        self.descriptors = dict(sockets)
+        old, self.channels = self.channels, channels
+        for key, channel in old.items():
+            if key not in channels:
+                self.retire(channel)
+        self.plan = plan
+        self.context.commit(plan)
+        self.access.enable(plan.access_log.path != "")
+
+    def retire(self, channel):
+        """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
+        if isinstance(channel, Http1Pool):
+            channel.close()
+        elif isinstance(channel, GrpcChannel):
+            if (<GrpcChannel>channel).active or (<GrpcChannel>channel).waiting:
+                self.poller.loop.call_later(RETIRE_SECONDS, self.retire, channel)
+            else:
+                channel.close()
+
+    def stop_accepting(self):
+        """Leave new connections to others; those that are open go on."""
+        for listener in self.listeners.values():
+            listener.halt()
+        self.listeners = {}
+
+    def drain(self):
+        """Close what is idle; every answer from now on closes its connection."""
+        self.http.drain()
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def busy(self):
+        """Exchanges and sessions in flight."""
+        return self.http.in_flight() + self.tcp.in_flight()
+
+    def stats(self):
+        """Counts for the status page."""
+        return {
+            "connections": len(self.connections),
+            "exchanges": self.http.in_flight(),
+            "sessions": self.tcp.in_flight(),
+            "sources": self.poller.sources,
+            "access_log_dropped": self.access.dropped,
+            "access_log_errors": self.access.write_errors,
+        }
+
+    def close(self):
+        """Close everything at once."""
+        self.stop_accepting()
+        for connection in list(self.connections):
+            connection.close()
+        for channel in self.channels.values():
+            if not isinstance(channel, Address):
+                channel.close()
+        self.channels = {}
+        self.access.close()
+        self.poller.close()

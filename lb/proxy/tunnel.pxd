@@ -1,0 +1,54 @@
+"""A TCP session: bytes both ways between a client and an endpoint."""
+
+from libc.stdint cimport uint64_t
+from lb.core.poller cimport Poller
+from lb.core.splice cimport Pipe
+from lb.core.stream cimport Stream
+from lb.proxy.listener cimport Acceptor, Listener
+from lb.upstream.pool cimport Pool
+
+
+cdef class Side(Stream):
+    """One of the two sockets of a session."""
+    cdef Tunnel tunnel
+    cdef Side other
+    cdef Pipe pipe                    # bulk read from here on its way to `other`, or None
+    cdef bint bulk                    # big reads: through the pipe
+    cdef bint hangup
+    cdef bint ended                   # end of file was read
+    cdef uint64_t bytes_read
+
+
+cdef class Tunnel:
+    cdef TunnelAcceptor home
+    cdef Listener listener
+    cdef Pool pool
+    cdef Side client
+    cdef Side endpoint
+    cdef int index                    # of the endpoint in the pool, -1 = none held
+    cdef int last
+    cdef int tries_left
+    cdef uint64_t key
+    cdef uint64_t started
+    cdef uint64_t picked_at
+    cdef bint over
+    cdef char ip[46]
+    cdef int ip_length
+    cdef int port
+    cdef object __weakref__
+
+    cdef void connect(self) noexcept
+    cdef bint give_up_try(self) noexcept
+    cdef void connect_failed(self) noexcept
+    cdef void connected(self) noexcept
+    cdef void relay(self, Side source) noexcept
+    cdef int pass_on(self, Side source) noexcept
+    cdef void touch(self) noexcept
+    cdef void finish(self, bint ok) noexcept
+    cdef void let_go(self, bint ok) noexcept
+    cdef bytes proxy_header(self)
+
+
+cdef class TunnelAcceptor(Acceptor):
+    cdef Poller poller
+    cdef Py_ssize_t busy

@@ -1,0 +1,315 @@
+"""A TCP session: bytes both ways between a client and an endpoint, with half-close and backpressure.
+
+Small reads take one recv and one send through the worker's buffer; a read that fills the buffer switches that direction to
+splice(2) until it runs dry. A slow receiver stops the reading from the other side: at most one buffer, or one pipe, waits.
+"""
+
+import socket
+import struct
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from lb.core.hashing cimport hash64
+from lb.core.poller cimport Poller, monotonic_ns
+from lb.core.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
+    TG_S_REJECTED, TG_S_RETRIES, tg_add, tg_bucket,
+)
+from lb.core.splice cimport Pipe
+from lb.core.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
+)
+from lb.proxy.listener cimport Acceptor, Listener
+from lb.upstream.pool cimport KEY_NONE, Pool
+
+cdef enum:
+    SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
+    SPLICE_SIZE = 512 * 1024
+    TURNS = 16                        # reads before others get theirs
+
+
+cdef class TunnelAcceptor(Acceptor):
+    """Makes sessions."""
+
+    def __init__(self, Poller poller):
+        self.poller = poller
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        cdef Tunnel tunnel = Tunnel.__new__(Tunnel)
+        cdef Side side = Side.__new__(Side)
+        tunnel.home = self
+        tunnel.listener = listener
+        tunnel.pool = <Pool>listener.table
+        tunnel.client = side
+        tunnel.index = -1
+        tunnel.last = -1
+        tunnel.tries_left = tunnel.pool.retries
+        tunnel.started = monotonic_ns()
+        memcpy(tunnel.ip, ip, <size_t>ip_length)
+        tunnel.ip_length = ip_length
+        tunnel.port = port
+        side.tunnel = tunnel
+        side.poller = self.poller
+        self.busy += 1
+        (<set>listener.connections).add(tunnel)
+        if tunnel.pool.key_kind != KEY_NONE:
+            tunnel.key = hash64(ip, <size_t>ip_length)
+        if side.register(fd) == IO_ERROR:
+            tunnel.finish(False)
+            return
+        tunnel.connect()
+
+    def in_flight(self):
+        return self.busy
+
+
+cdef class Side(Stream):
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        cdef Tunnel tunnel = self.tunnel
+        if tunnel is None:
+            return
+        if self.connecting:
+            if self.finish_connect() == IO_ERROR:
+                tunnel.connect_failed()
+            else:
+                tunnel.connected()
+            return
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.hangup = True
+        if tunnel.endpoint is None or tunnel.endpoint.connecting:
+            if events & (EPOLLHUP | EPOLLERR):
+                tunnel.finish(True)               # the client left before there was anyone to talk to
+            return
+        if events & EPOLLOUT and self.other is not None:
+            tunnel.relay(self.other)              # there is room again
+            if tunnel.over:
+                return
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            tunnel.relay(self)
+
+    cdef void on_flush(self) noexcept:
+        if self.tunnel is not None and not self.tunnel.over:
+            self.tunnel.relay(self)
+
+    cdef void on_timer(self) noexcept:
+        if self.tunnel is None:
+            return
+        if self.connecting:
+            self.tunnel.connect_failed()
+        else:
+            self.tunnel.finish(True)
+
+
+cdef class Tunnel:
+    """A session; kept alive by its listener's set of connections until it is over."""
+
+    cdef void connect(self) noexcept:
+        """Choose an endpoint and connect; the next one when that fails at once."""
+        cdef Side side
+        cdef uint64_t *words
+        while True:
+            self.picked_at = monotonic_ns()
+            self.index = self.pool.acquire(self.picked_at, self.key, self.last)
+            if self.index < 0:
+                tg_add(&self.listener.series[TG_S_REJECTED], 1)
+                self.finish(False)
+                return
+            self.last = self.index
+            side = Side.__new__(Side)
+            side.tunnel = self
+            side.poller = self.home.poller
+            side.other = self.client
+            self.client.other = side
+            self.endpoint = side
+            if side.start_connect(<Address>self.pool.channels[self.index]) != IO_ERROR:
+                break
+            if not self.give_up_try():
+                return
+        if side.connecting:
+            side.poller.arm(side, side.poller.now + self.pool.connect_timeout)
+        else:
+            self.connected()
+
+    cdef bint give_up_try(self) noexcept:
+        """The connect failed. True: another endpoint may be tried (nothing was sent: always safe)."""
+        cdef uint64_t *words = self.pool.series[self.index]
+        tg_add(&words[TG_S_CONNECT_ERRORS], 1)
+        self.let_go(False)
+        if self.tries_left <= 0:
+            self.finish(False)
+            return False
+        self.tries_left -= 1
+        tg_add(&self.listener.series[TG_S_RETRIES], 1)
+        return True
+
+    cdef void connect_failed(self) noexcept:
+        cdef Side side = self.endpoint
+        side.tunnel = None
+        side.other = None
+        side.poller.remove(side)
+        if self.give_up_try():
+            self.connect()
+
+    cdef void connected(self) noexcept:
+        cdef bytes header
+        cdef iovec part
+        self.endpoint.poller.disarm(self.endpoint)
+        if self.pool.send_proxy:
+            header = self.proxy_header()
+            part.iov_base = <char *>header
+            part.iov_len = <size_t>len(header)
+            if self.endpoint.push_parts(&part, 1) == IO_ERROR:
+                self.finish(False)
+                return
+        self.touch()
+        self.relay(self.client)                   # what the client has sent meanwhile
+        if not self.over:
+            self.relay(self.endpoint)
+
+    cdef void touch(self) noexcept:
+        if self.listener.idle_timeout:
+            self.client.poller.arm(self.client, self.client.poller.now + self.listener.idle_timeout)
+
+    cdef int pass_on(self, Side source) noexcept:
+        """What was read and not taken yet goes first: 0 all gone, 1 the receiver is full, IO_ERROR."""
+        cdef Side target = source.other
+        cdef Py_ssize_t n
+        cdef int left
+        if target.pending():
+            left = target.push()
+            if left:
+                return left
+        while source.pipe is not None and source.pipe.held:
+            n = source.pipe.drain(target.fd)
+            if n == IO_AGAIN:
+                return 1
+            if n <= 0:
+                return IO_ERROR
+        return 0
+
+    cdef void relay(self, Side source) noexcept:
+        """Move bytes from `source` to the other side until one of them has enough."""
+        cdef Side target = source.other
+        cdef Py_ssize_t n
+        cdef iovec part
+        cdef int left, turn
+        for turn in range(TURNS):
+            left = self.pass_on(source)
+            if left == IO_ERROR:
+                self.finish(False)
+                return
+            if left:
+                break
+            if source.ended:
+                target.shutdown_write()
+                if target.ended:
+                    self.finish(True)
+                return
+            if source.bulk:
+                n = source.pipe.fill(source.fd, SPLICE_SIZE)
+            else:
+                n = source.receive(source.poller.scratch, SMALL)
+            if n == IO_ERROR:
+                self.finish(False)
+                return
+            if n == IO_AGAIN:
+                source.bulk = False
+                break
+            if n == 0:
+                source.ended = True
+                continue                          # half-close: passed on once all before it is
+            source.bytes_read += <uint64_t>n
+            if not source.bulk:
+                part.iov_base = source.poller.scratch
+                part.iov_len = <size_t>n
+                if target.push_parts(&part, 1) == IO_ERROR:
+                    self.finish(False)
+                    return
+                if n == SMALL:
+                    if source.pipe is None:
+                        source.pipe = Pipe.__new__(Pipe)
+                        if not source.pipe.open():
+                            source.pipe = None
+                    source.bulk = source.pipe is not None
+                elif not source.hangup:
+                    break                         # drained; the edge will tell
+        else:
+            source.poller.mark(source)            # more, after the others had their turn
+        self.touch()
+
+    cdef void let_go(self, bint ok) noexcept:
+        cdef uint64_t now, took
+        cdef uint64_t *words
+        cdef int index = self.index
+        if index < 0:
+            return
+        self.index = -1
+        now = monotonic_ns()
+        took = now - self.picked_at
+        words = self.pool.series[index]
+        tg_add(&words[TG_S_CODE_OTHER], 1)
+        if self.endpoint is not None:
+            tg_add(&words[TG_S_BYTES_IN], self.endpoint.bytes_read)
+            tg_add(&words[TG_S_BYTES_OUT], self.client.bytes_read)
+        self.pool.release(index, now, 0, ok)
+
+    cdef void finish(self, bint ok) noexcept:
+        """Close both sides; give everything back."""
+        cdef uint64_t *words = self.listener.series
+        cdef uint64_t took
+        if self.over:
+            return
+        self.over = True
+        self.let_go(ok)
+        took = monotonic_ns() - self.started
+        tg_add(&words[TG_S_CODE_OTHER], 1)
+        tg_add(&words[TG_S_DURATION_SUM_NS], took)
+        tg_add(&words[TG_S_HISTOGRAM + tg_bucket(took)], 1)
+        tg_add(&words[TG_S_BYTES_IN], self.client.bytes_read)
+        if self.endpoint is not None:
+            tg_add(&words[TG_S_BYTES_OUT], self.endpoint.bytes_read)
+            self.endpoint.tunnel = None
+            self.endpoint.other = None
+            self.endpoint.pipe = None
+            self.endpoint.poller.remove(self.endpoint)
+        self.client.tunnel = None
+        self.client.other = None
+        self.client.pipe = None
+        self.client.poller.remove(self.client)
+        self.home.busy -= 1
+        (<set>self.listener.connections).discard(self)
+        self.listener.closed_one()
+
+    cdef bytes proxy_header(self):
+        """The PROXY protocol's header, version 1 or 2 (proxy-protocol.txt of HAProxy, 2.1 and 2.2)."""
+        source = (<bytes>self.ip[:self.ip_length]).decode()
+        try:
+            with socket.socket(fileno=self.client.fd) as view:
+                try:
+                    name = view.getsockname()
+                finally:
+                    view.detach()
+        except OSError:
+            name = ""
+        if not source or not isinstance(name, tuple):
+            return b"PROXY UNKNOWN\r\n" if self.pool.send_proxy == "v1" else V2_SIGNATURE + b"\x20\x00\x00\x00"
+        target, port = name[0], name[1]
+        v6 = ":" in source
+        if self.pool.send_proxy == "v1":
+            family = "TCP6" if v6 else "TCP4"
+            return f"PROXY {family} {source} {target} {self.port} {port}\r\n".encode()
+        family = socket.AF_INET6 if v6 else socket.AF_INET
+        addresses = socket.inet_pton(family, source) + socket.inet_pton(family, target) + struct.pack("!HH", self.port, port)
+        return V2_SIGNATURE + struct.pack("!BBH", 0x21, 0x21 if v6 else 0x11, len(addresses)) + addresses
+
+    # From Python.
+
+    def close_if_idle(self):
+        """A session is never idle for the purposes of a drain: it ends when its parties are done."""
+
+    def close(self):
+        self.finish(False)
+
+
+cdef bytes V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

@@ -1,0 +1,179 @@
+"""The metrics page: counters of the shared segment, and the master's own state, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from lb.telemetry.series import CODES, Series
+
+__all__ = ["CONTENT_TYPE_LATEST", "Snapshot", "exposition"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a scrape shows: `status` is the status document, the rest counter totals by name."""
+
+    status: Mapping[str, Any]
+    listeners: Mapping[str, Series] = field(default_factory=dict)
+    routes: Mapping[str, Series] = field(default_factory=dict)
+    endpoints: Mapping[tuple[str, str], Series] = field(default_factory=dict)  # (pool, address)
+
+
+def exposition(snapshot: Snapshot) -> bytes:
+    """The page, encoded; its content type is CONTENT_TYPE_LATEST."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(snapshot))
+    return generate_latest(registry)
+
+
+class _Collector:
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        yield from _requests("route", "route", {(name,): s for name, s in snapshot.routes.items()}, ("route",))
+        yield from _cache_use(snapshot.routes)
+        pools: dict[tuple[str, ...], Series] = {}
+        for (pool, _), series in snapshot.endpoints.items():
+            pools[(pool,)] = pools[(pool,)] + series if (pool,) in pools else series
+        yield from _requests("pool", "pool (each try counts)", pools, ("pool",))
+        yield from _requests("endpoint", "endpoint (each try counts)", dict(snapshot.endpoints), ("pool", "endpoint"))
+        yield from _listeners(snapshot.listeners)
+        yield from _endpoints(snapshot.status)
+        yield from _daemon(snapshot.status)
+        yield from _managed(snapshot.status)
+        yield from _cache(snapshot.status)
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    family = CounterMetricFamily(f"tidegate_{name}", text, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    family = GaugeMetricFamily(f"tidegate_{name}", text, labels=labels)
+    for values, value in rows:
+        family.add_metric(values, value)
+    return family
+
+
+def _requests(kind: str, text: str, rows: Mapping[tuple[str, ...], Series], labels: Sequence[str]) -> Iterator[Metric]:
+    yield _counter(
+        f"{kind}_requests",
+        f"Requests by {text} and status class",
+        (*labels, "code"),
+        (((*key, code), n) for key, s in rows.items() for code, n in zip(CODES, s.codes, strict=True)),
+    )
+    histogram = HistogramMetricFamily(
+        f"tidegate_{kind}_request_duration_seconds", f"Time from request to answer by {text}", labels=labels
+    )
+    for key, s in rows.items():
+        histogram.add_metric(key, s.cumulative(), s.duration_ns / 1e9)
+    yield histogram
+    yield _gauge(
+        f"{kind}_in_flight",
+        f"Requests in flight by {text}",
+        labels,
+        ((key, max(0, s.started - s.finished)) for key, s in rows.items()),
+    )
+    for name, help_text, attribute in (
+        ("received_bytes", "Body bytes that came in", "bytes_in"),
+        ("sent_bytes", "Body bytes that went out", "bytes_out"),
+        ("retries", "Further tries", "retries"),
+        ("timeouts", "Deadlines that passed", "timeouts"),
+        ("connect_errors", "Connections that could not be made", "connect_errors"),
+        ("response_errors", "Answers that broke off or made no sense", "response_errors"),
+        ("rejected", "Requests refused by us", "rejected"),
+    ):
+        yield _counter(
+            f"{kind}_{name}", f"{help_text} by {text}", labels, ((key, getattr(s, attribute)) for key, s in rows.items())
+        )
+
+
+def _cache_use(routes: Mapping[str, Series]) -> Iterator[Metric]:
+    results = ("hit", "miss", "collapsed", "bypass", "stored")
+    yield _counter(
+        "cache_requests",
+        "Requests by what the result cache did with them",
+        ("route", "result"),
+        (((name, result), getattr(s, f"cache_{result}")) for name, s in routes.items() for result in results),
+    )
+
+
+def _listeners(listeners: Mapping[str, Series]) -> Iterator[Metric]:
+    rows = listeners.items()
+    yield _counter("listener_connections", "Connections accepted", ("listener",), (((n,), s.connections) for n, s in rows))
+    yield _counter("listener_rejected", "Requests or sessions refused", ("listener",), (((n,), s.rejected) for n, s in rows))
+    yield _gauge(
+        "listener_open_connections", "Connections that are open", ("listener",),
+        (((n,), max(0, s.started - s.finished)) for n, s in rows),
+    )  # fmt: skip
+    yield _counter("listener_received_bytes", "Bytes from TCP clients", ("listener",), (((n,), s.bytes_in) for n, s in rows))
+    yield _counter("listener_sent_bytes", "Bytes to TCP clients", ("listener",), (((n,), s.bytes_out) for n, s in rows))
+
+
+def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [((p["name"], e["address"]), e) for p in status["pools"] for e in p["endpoints"]]
+    labels = ("pool", "endpoint")
+    yield _gauge("endpoint_up", "Whether its checks say it is up", labels, ((k, e["health"] == "up") for k, e in rows))
+    yield _gauge("endpoint_draining", "Whether it takes no new requests", labels, ((k, e["admin"] != "enabled") for k, e in rows))
+    yield _gauge("endpoint_weight", "Its weight", labels, ((k, e["weight"]) for k, e in rows))
+    yield _gauge("endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows))
+
+
+def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
+    yield _gauge("build_info", "Version of the daemon", ("version",), [((status["version"],), 1)])
+    yield _gauge("start_time_seconds", "Unix time of the start", (), [((), status["started_at"])])
+    yield _gauge("plan_generation", "Generation of the plan in force", (), [((), status["generation"])])
+    yield _counter("reloads", "Reloads by outcome", ("result",), (((k,), n) for k, n in status["reloads"].items()))
+    last = status["last_reload"]
+    yield _gauge("last_reload_success", "Whether the last reload took effect", (), [((), last is None or last["ok"])])
+    workers = status["workers"]
+    yield _gauge("worker_up", "Whether the worker runs", ("worker",), (((str(w["index"]),), w["state"] == "running") for w in workers))
+    yield _counter("worker_restarts", "Replacements of the worker", ("worker",), (((str(w["index"]),), w["restarts"]) for w in workers))
+    yield _gauge(
+        "worker_connections", "Client connections", ("worker",),
+        (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),
+    )  # fmt: skip
+
+
+def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
+    pools = [(p["name"], p["managed"]) for p in status["pools"] if p["managed"]]
+    counts = {
+        (name, state): sum(r["state"] == state for r in managed["replicas"])
+        for name, managed in pools
+        for state in ("starting", "ready", "draining", "stopping", "backoff", "crash_loop")
+    }
+    yield _gauge("replicas", "Model servers by state", ("pool", "state"), counts.items())
+    yield _gauge("replicas_wanted", "Model servers wished for", ("pool",), (((n,), m["wanted"]) for n, m in pools))
+    yield _counter(
+        "replica_restarts", "Restarts of model servers", ("pool",),
+        (((n,), sum(r["restarts"] for r in m["replicas"])) for n, m in pools),
+    )  # fmt: skip
+    scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
+    yield _counter(
+        "scale_events",
+        "Changes of the number of model servers wished for",
+        ("pool", "direction"),
+        (((n, way), s[f"scaled_{way}"]) for n, s in scaled for way in ("up", "down")),
+    )
+
+
+def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
+    cache = status["cache"]
+    if not cache or "entries" not in cache:
+        return
+    yield _gauge("cache_entries", "Objects in the result cache", (), [((), cache["entries"])])
+    yield _gauge("cache_bytes", "Bytes they take", (), [((), cache["bytes"])])
+    yield _gauge("cache_capacity_bytes", "Bytes there are", (), [((), cache["capacity"])])
+    for name in ("hits", "misses", "stored", "declined_busy", "declined_size", "evictions", "expired", "broken_locks", "corrupt"):
+        yield _counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])

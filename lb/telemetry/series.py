@@ -1,0 +1,67 @@
+"""The words of a counter series by name: the Python side of enum tg_series_word in segment.h."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
+BOUNDS_US = (
+    100, 250, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 75_000, 100_000, 150_000, 250_000,
+    500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+)  # fmt: skip
+_HISTOGRAM = 24
+WORDS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The totals of a series over all workers. `buckets` are counts per bucket, not cumulative; the last has no bound."""
+
+    codes: tuple[int, ...]
+    started: int
+    finished: int
+    bytes_in: int
+    bytes_out: int
+    retries: int
+    connect_errors: int
+    response_errors: int
+    timeouts: int
+    rejected: int
+    cache_hit: int
+    cache_miss: int
+    cache_stored: int
+    cache_collapsed: int
+    cache_bypass: int
+    connections: int
+    duration_ns: int
+    buckets: tuple[int, ...]
+
+    @classmethod
+    def of(cls, words: list[int]) -> Series:
+        """From `Segment.series_total`."""
+        if len(words) != WORDS:
+            raise ValueError(f"a series has {WORDS} words, not {len(words)}")
+        return cls(tuple(words[:6]), *words[6:22], tuple(words[_HISTOGRAM:]))
+
+    def __add__(self, other: Series) -> Series:
+        """Both together, word by word."""
+        return Series(
+            tuple(a + b for a, b in zip(self.codes, other.codes, strict=True)),
+            *(a + b for a, b in zip(self._counters(), other._counters(), strict=True)),
+            tuple(a + b for a, b in zip(self.buckets, other.buckets, strict=True)),
+        )
+
+    def _counters(self) -> tuple[int, ...]:
+        return (
+            self.started, self.finished, self.bytes_in, self.bytes_out, self.retries, self.connect_errors, self.response_errors,
+            self.timeouts, self.rejected, self.cache_hit, self.cache_miss, self.cache_stored, self.cache_collapsed,
+            self.cache_bypass, self.connections, self.duration_ns,
+        )  # fmt: skip
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        """Prometheus' buckets: (upper bound in seconds, count at or below it), ending with +Inf."""
+        rows, count = [], 0
+        for bound, n in zip((*BOUNDS_US, None), self.buckets, strict=True):
+            count += n
+            rows.append(("+Inf" if bound is None else repr(bound / 1e6), float(count)))
+        return rows

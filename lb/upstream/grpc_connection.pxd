@@ -1,0 +1,51 @@
+"""One HTTP/2 connection of a gRPC channel: socket, session and the calls on it."""
+
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from lb.core.http2 cimport Http2Client, h2_stream
+from lb.core.link cimport tg_link
+from lb.core.stream cimport Stream
+from lb.upstream.grpc_call cimport Dispatcher, GrpcCall
+
+
+cdef class Session(Http2Client):
+    # Turns events into the state of calls. No owner's code runs below nghttp2: calls that end are put on the
+    # connection's `over` list and told when nghttp2 is off the stack and what was gathered from them is written.
+    cdef void *connection             # the GrpcConnection, which owns this object
+
+
+cdef class GrpcConnection(Stream):
+    cdef Dispatcher channel
+    cdef Session session
+    cdef tg_link calls                # that have a stream
+    cdef tg_link over                 # that have ended and were not told yet
+    cdef readonly int active          # length of `calls`
+    cdef readonly bint up             # the peer's SETTINGS have come
+    cdef readonly bint retired        # takes no new calls
+    cdef readonly bint served         # has given a call a stream
+    cdef bint lost
+    cdef uint32_t limit               # of streams, where experience says less than the peer's SETTINGS
+    cdef uint64_t heard               # when bytes came last
+    cdef uint64_t pinged              # when a PING was sent last, or 0
+
+    # Starts connecting. 0, or -1: failed at once (nothing is left behind; the channel is not told).
+    cdef int open(self) noexcept
+    # Gives waiting calls streams as far as the peer's limit allows, and writes.
+    cdef void flush(self) noexcept
+    # Takes a call off its stream (RST_STREAM CANCEL); it is in no list then.
+    cdef void abort(self, GrpcCall call) noexcept
+    # The connection is over: its calls fail as `kind`; the channel is told first.
+    cdef void lose(self, int kind) noexcept
+    # Says goodbye as far as the kernel takes it at once, then as `lose`.
+    cdef void shut_down(self, int kind) noexcept
+    cdef void admit(self) noexcept
+    cdef int submit(self, GrpcCall call) noexcept
+    cdef void end(self, GrpcCall call, int fail) noexcept
+    # The peer refused a stream: sends it again, once (gRFC A6). Whether that was possible.
+    cdef bint again(self, GrpcCall call) noexcept
+    cdef void detach(self, GrpcCall call) noexcept
+    cdef void deliver(self) noexcept
+    cdef void established(self) noexcept
+    cdef void pump(self, bint to_the_end) noexcept
+    cdef int send(self) noexcept
+    cdef void retire(self) noexcept
+    cdef void watch(self) noexcept

@@ -1,0 +1,374 @@
+"""One HTTP/2 connection of a gRPC channel: see grpc_connection.pxd."""
+
+from libc.errno cimport ETIMEDOUT
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
+from lb import __version__
+from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
+from lb.core.http2 cimport H2_EXHAUSTED, Http2Client, h2_field, h2_stream
+from lb.core.link cimport link_append, link_empty, link_init, link_remove
+from lb.core.nghttp2 cimport (
+    NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE,
+    NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_REFUSED_STREAM, nghttp2_nv,
+)
+from lb.core.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
+)
+from lb.upstream.grpc_call cimport (
+    FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, Dispatcher, GrpcCall,
+)
+from lb.upstream.grpc_text cimport grpc_timeout
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_UNIX
+        SOL_SOCKET
+        SO_KEEPALIVE
+    int setsockopt(int fd, int level, int option, const void *value, uint32_t size)
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_KEEPIDLE
+        TCP_KEEPINTVL
+        TCP_KEEPCNT
+        TCP_USER_TIMEOUT
+
+cdef enum:
+    # Gathered for one write: about what a socket takes at once. What it does not take is copied.
+    BUDGET = 256 * 1024
+    FIELDS = 8
+    STATIC = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+    # A peer whose host vanished is noticed by the kernel: probes after 15 s of silence, data unacknowledged for 20 s.
+    KEEP_IDLE_S = 15
+    KEEP_INTERVAL_S = 5
+    KEEP_PROBES = 3
+    USER_TIMEOUT_MS = 20_000
+
+cdef uint64_t MOST_MESSAGE = 0xffffffff      # gRPC's length prefix has 32 bits
+cdef bytes AGENT_BYTES = b"tidegate/" + __version__.encode()
+cdef const char *AGENT = AGENT_BYTES
+cdef size_t AGENT_SIZE = len(AGENT_BYTES)
+
+
+cdef class Session(Http2Client):
+
+    cdef void on_field(self, h2_stream *stream, const char *name, size_t name_size, const char *value,
+                       size_t value_size) noexcept:
+        cdef GrpcCall call = <GrpcCall>stream.owner
+        cdef int fail = call.take_field(name, name_size, value, value_size)
+        if fail:
+            self.reset(stream, NGHTTP2_CANCEL)
+            (<GrpcConnection>self.connection).end(call, fail)
+
+    cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
+        cdef GrpcCall call = <GrpcCall>stream.owner
+        if call.http / 100 == 1:
+            call.informational()
+        elif not last and call.hopeless():
+            self.reset(stream, NGHTTP2_CANCEL)
+            call.judge()
+            (<GrpcConnection>self.connection).end(call, call.fail)
+
+    cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
+        cdef GrpcConnection connection = <GrpcConnection>self.connection
+        cdef GrpcCall call = <GrpcCall>stream.owner
+        cdef int fail = call.take_data(data, size, connection.channel.max_reply)
+        if fail:
+            self.reset(stream, NGHTTP2_CANCEL)
+            connection.end(call, fail)
+
+    cdef void on_end(self, h2_stream *stream) noexcept:
+        cdef GrpcCall call = <GrpcCall>stream.owner
+        if stream.sent:
+            self.forget(stream)
+        else:
+            self.reset(stream, NGHTTP2_CANCEL)   # answered without reading it all: RFC 9113 8.1
+        call.judge()
+        (<GrpcConnection>self.connection).end(call, call.fail)
+
+    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
+        cdef GrpcCall call = <GrpcCall>stream.owner
+        cdef int fail = FAIL_RESET
+        self.forget(stream)
+        if code == NGHTTP2_REFUSED_STREAM and not call.fields_size:
+            fail = FAIL_REFUSED
+            if stream.reset_by_peer and (<GrpcConnection>self.connection).again(call):
+                return
+        elif not stream.reset_by_peer and code != NGHTTP2_NO_ERROR:
+            fail = FAIL_PROTOCOL                 # nghttp2 found the answer malformed and reset the stream
+        (<GrpcConnection>self.connection).end(call, fail)
+
+    cdef void on_settings(self) noexcept:
+        cdef GrpcConnection connection = <GrpcConnection>self.connection
+        if not connection.up:
+            connection.up = True
+            connection.poller.disarm(connection)
+            connection.channel.opened(connection)
+
+    cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
+        # nghttp2 closes the streams above `last_stream` as refused by itself.
+        (<GrpcConnection>self.connection).retire()
+
+
+cdef class GrpcConnection(Stream):
+
+    def __init__(self, Dispatcher channel not None):
+        link_init(&self.calls)
+        link_init(&self.over)
+        self.limit = UINT32_MAX
+        self.channel = channel
+        self.poller = channel.poller
+        self.session = Session()
+        self.session.connection = <void *>self
+
+    def __repr__(self):
+        state = "lost" if self.lost else "retired" if self.retired else "up" if self.up else "connecting"
+        return f"<GrpcConnection {self.channel.address.text} {state} active={self.active}>"
+
+    cdef int open(self) noexcept:
+        if self.start_connect(self.channel.address) < 0:
+            self.lost = True
+            return -1
+        self.poller.arm(self, self.poller.now + self.channel.connect_timeout)
+        if not self.connecting:
+            self.established()
+        return 0
+
+    cdef void established(self) noexcept:
+        cdef int one = 1, idle = KEEP_IDLE_S, interval = KEEP_INTERVAL_S, probes = KEEP_PROBES, limit = USER_TIMEOUT_MS
+        if self.channel.address.family != AF_UNIX:
+            # Where the kernel has none of it, deadlines and health checks still notice.
+            setsockopt(self.fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
+            setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle))
+            setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval))
+            setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes))
+            setsockopt(self.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit))
+        self.heard = self.poller.now
+        if self.session.begin() < 0:
+            self.lose(FAIL_CONNECT)
+            return
+        self.poller.mark(self)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        if self.connecting:
+            if not events & <uint32_t>(EPOLLOUT | EPOLLERR | EPOLLHUP):
+                return
+            if self.finish_connect() < 0:
+                self.lose(FAIL_CONNECT)
+                return
+            self.established()
+            if self.lost:
+                return
+        if events & <uint32_t>(EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
+            self.pump(events & <uint32_t>(EPOLLRDHUP | EPOLLERR | EPOLLHUP))
+        if not self.lost and events & <uint32_t>EPOLLOUT:
+            self.poller.mark(self)
+
+    cdef void on_flush(self) noexcept:
+        self.flush()
+
+    cdef void on_timer(self) noexcept:
+        if not self.up:
+            self.error = ETIMEDOUT
+            self.lose(FAIL_CONNECT)
+        elif self.pinged and self.heard <= self.pinged and self.poller.now >= self.pinged + self.channel.ping_timeout:
+            self.lose(FAIL_RESET)
+        else:
+            self.watch()
+
+    cdef void watch(self) noexcept:
+        """Keepalive: while calls wait on a silent connection, ask for a sign of life and expect one."""
+        cdef uint64_t due = self.heard + self.channel.ping_after
+        if not self.active:
+            return                               # the next submit starts it again
+        if self.pinged:
+            due = max(due, self.pinged + self.channel.ping_interval)
+        if due > self.poller.now:
+            self.poller.arm(self, due)
+        elif self.session.ping() == 0:
+            self.pinged = self.poller.now
+            self.poller.arm(self, self.poller.now + self.channel.ping_timeout)
+            self.poller.mark(self)
+
+    cdef void pump(self, bint to_the_end) noexcept:
+        """Receive what is there. `to_the_end`: the peer is gone, so go on until that shows."""
+        cdef Py_ssize_t n
+        while not self.lost:
+            n = self.receive(self.poller.scratch, self.poller.scratch_size)
+            if n == IO_AGAIN:
+                break
+            if n <= 0:
+                self.lose(FAIL_RESET)
+                return
+            self.heard = self.poller.now
+            if self.session.feed(self.poller.scratch, <size_t>n) < 0:
+                self.lose(FAIL_PROTOCOL)
+                return
+            self.deliver()
+            if n < <Py_ssize_t>self.poller.scratch_size and not to_the_end:
+                break
+        if not self.lost:
+            self.poller.mark(self)
+
+    cdef void flush(self) noexcept:
+        cdef int rc
+        if self.lost or self.connecting:
+            return
+        rc = self.send()
+        if rc == IO_ERROR:
+            # What the peer said last may tell which streams it did not process.
+            self.pump(True)
+            if not self.lost:
+                self.lose(FAIL_RESET)
+            return
+        self.deliver()
+        if self.lost:
+            return
+        if self.session.ended():
+            self.lose(FAIL_PROTOCOL if self.active else 0)
+        elif self.retired and not self.active and not self.pending():
+            self.shut_down(0)
+
+    cdef int send(self) noexcept:
+        """Write until nothing is left (0) or the socket is full (1). IO_ERROR: it is gone."""
+        cdef int rc
+        if self.pending():
+            rc = self.push()
+            if rc:
+                return rc
+        while True:
+            if self.up and not self.retired:
+                self.admit()
+            rc = self.session.collect(&self.out, BUDGET)
+            if rc < 0:
+                return IO_ERROR
+            if rc == 0:
+                return 0
+            rc = self.push_parts(self.session.vector, self.session.pieces) if self.session.pieces else self.push()
+            if rc:
+                return rc
+
+    cdef void admit(self) noexcept:
+        cdef GrpcCall call
+        cdef uint32_t limit = min(self.limit, self.session.peer_stream_limit())
+        while <uint32_t>self.session.streams < limit:
+            call = self.channel.take()
+            if call is None or self.submit(call) < 0:
+                return
+
+    cdef int submit(self, GrpcCall call) noexcept:
+        """Open the call's stream. -1: this connection opens no more; the call waits again."""
+        cdef nghttp2_nv fields[FIELDS]
+        cdef size_t n = 7
+        cdef int rc
+        cdef bint round
+        if call.deadline <= self.poller.now:
+            self.end(call, FAIL_TIMEOUT)
+            return 0
+        if call.message_size > MOST_MESSAGE:
+            self.end(call, FAIL_TOO_LARGE)
+            return 0
+        h2_field(&fields[0], b":method", 7, b"POST", 4, STATIC)
+        h2_field(&fields[1], b":scheme", 7, b"http", 4, STATIC)
+        h2_field(&fields[2], b":path", 5, tg_buffer_head(&call.path), tg_buffer_size(&call.path), STATIC)
+        h2_field(&fields[3], b":authority", 10, <const char *>self.channel.authority, len(self.channel.authority),
+                 STATIC)
+        h2_field(&fields[4], b"te", 2, b"trailers", 8, STATIC)
+        h2_field(&fields[5], b"content-type", 12, b"application/grpc", 16, STATIC)
+        h2_field(&fields[6], b"user-agent", 10, AGENT, AGENT_SIZE, STATIC)
+        if call.deadline != UINT64_MAX:
+            rc = grpc_timeout(call.timeout, call.deadline - self.poller.now, &round)
+            # A value that will not come again would only push others out of the compression table.
+            h2_field(&fields[7], b"grpc-timeout", 12, call.timeout, <size_t>rc,
+                     STATIC if round else STATIC | NGHTTP2_NV_FLAG_NO_INDEX)
+            n = 8
+        call.prepare_body()
+        rc = self.session.submit(&call.stream, fields, n)
+        if rc == H2_EXHAUSTED:
+            self.channel.put_back(call)
+            self.retire()
+            return -1
+        if rc < 0:
+            self.end(call, FAIL_CONNECT)
+            return 0
+        if not self.served:
+            self.served = True
+            self.channel.served()
+        call.connection = self
+        link_append(&self.calls, &call.link)
+        self.active += 1
+        self.channel.active += 1
+        if self.deadline == UINT64_MAX:
+            self.poller.arm(self, self.poller.now + self.channel.ping_after)
+        return 0
+
+    cdef bint again(self, GrpcCall call) noexcept:
+        # Servers count a stream until their write of its end has returned, which may be after we have read that end and
+        # opened the next; so a peer that refuses within its limit gets a little less than it.
+        cdef uint32_t announced = self.session.peer_stream_limit()
+        self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
+        if call.refused or self.retired:
+            return False
+        call.refused = True
+        self.detach(call)
+        self.channel.put_back(call)
+        return True
+
+    cdef void detach(self, GrpcCall call) noexcept:
+        link_remove(&call.link)
+        if call.connection is not None:
+            call.connection = None
+            self.active -= 1
+            self.channel.active -= 1
+
+    cdef void end(self, GrpcCall call, int fail) noexcept:
+        self.detach(call)
+        call.fail = fail
+        self.poller.disarm(call)
+        link_append(&self.over, &call.link)
+
+    cdef void deliver(self) noexcept:
+        cdef GrpcCall call
+        while not link_empty(&self.over):
+            call = <GrpcCall>self.over.next.owner
+            link_remove(&call.link)
+            call.conclude()
+
+    cdef void abort(self, GrpcCall call) noexcept:
+        if call.connection is not None and not self.lost:
+            self.session.reset(&call.stream, NGHTTP2_CANCEL)
+            self.poller.mark(self)
+        self.detach(call)
+
+    cdef void retire(self) noexcept:
+        if not self.retired:
+            self.retired = True
+            self.channel.retired(self)
+
+    cdef void lose(self, int kind) noexcept:
+        cdef bint was_up = self.up
+        if self.lost:
+            return
+        self.lost = True
+        self.retired = True
+        self.connecting = False
+        self.poller.remove(self)
+        while not link_empty(&self.calls):
+            self.end(<GrpcCall>self.calls.next.owner, kind)
+        self.channel.lost(self, was_up)
+        self.deliver()
+
+    cdef void shut_down(self, int kind) noexcept:
+        if self.lost:
+            return
+        if not self.connecting and not self.pending():
+            self.session.terminate(NGHTTP2_NO_ERROR)
+            if self.session.collect(&self.out, BUDGET) > 0:
+                if self.session.pieces:
+                    self.push_parts(self.session.vector, self.session.pieces)
+                else:
+                    self.push()
+        self.lose(kind)

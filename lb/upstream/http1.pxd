@@ -1,0 +1,59 @@
+"""HTTP/1.1 to an endpoint: keep-alive connections, pooled per worker and endpoint."""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Parser, Scan
+from lb.core.poller cimport Poller, Timed
+from lb.core.stream cimport Address, Stream
+
+
+cdef class Http1Call(Timed):
+    """What a connection serves: the proxy's exchange. Every method may close or give back the connection."""
+    # The connection is usable: send the request.
+    cdef void on_connected(self, Http1Upstream upstream) noexcept
+    # A scan of the answer: head, body spans, completion, any of them.
+    cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept
+    # What was queued has gone out.
+    cdef void on_drained(self, Http1Upstream upstream) noexcept
+    # The connection is of no use any more (and closed). kind: enum failure.
+    cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept
+
+
+cdef class Http1Upstream(Stream):
+    cdef Http1Pool pool
+    cdef Parser parser
+    cdef Http1Call call               # None while idle
+    cdef tg_buffer inbox              # an answer's head that has not come whole
+    cdef bint used                    # it has served an exchange before
+    cdef bint paused                  # the client is slow: not reading
+    cdef bint unread                  # there may be bytes in the kernel that were not read because of `paused`
+    cdef bint hangup                  # the endpoint closed, or shut down, its side
+    cdef bint answered                # a byte of this exchange's answer came
+
+    cdef void read_loop(self) noexcept
+    cdef int consume(self, const char *data, size_t n) noexcept
+    cdef void ended(self) noexcept
+    cdef void broken(self, int kind) noexcept
+    cdef void pause(self) noexcept
+    cdef void resume(self) noexcept
+
+
+cdef class Http1Pool:
+    """The connections of one worker to one endpoint, most recently used first."""
+    cdef Poller poller
+    cdef readonly Address address
+    cdef list idle
+    cdef uint64_t connect_timeout
+    cdef uint64_t idle_timeout
+    cdef Py_ssize_t max_idle
+    cdef Py_ssize_t max_head
+    cdef bint closed
+    cdef readonly Py_ssize_t open
+
+    # A connection for `call`: on_connected is called before this returns for an idle one, and later for a new one.
+    # `fresh` never takes an idle one. False: the connect failed at once.
+    cdef bint take(self, Http1Call call, bint fresh) noexcept
+    # The exchange is over and the connection may serve another.
+    cdef void give(self, Http1Upstream upstream) noexcept
+    # The exchange is over and the connection may not be used again.
+    cdef void drop(self, Http1Upstream upstream) noexcept

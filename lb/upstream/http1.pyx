@@ -1,0 +1,235 @@
+"""HTTP/1.1 to an endpoint: see http1.pxd for the contract."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
+from lb.core.http1 cimport MAX_SPANS, Parser, Scan, new_response_parser, worker_scan
+from lb.core.poller cimport Poller, Timed
+from lb.core.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,
+)
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET, FAIL_TIMEOUT
+
+
+cdef class Http1Call(Timed):
+
+    cdef void on_connected(self, Http1Upstream upstream) noexcept:
+        pass
+
+    cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept:
+        pass
+
+    cdef void on_drained(self, Http1Upstream upstream) noexcept:
+        pass
+
+    cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
+        pass
+
+
+cdef class Http1Upstream(Stream):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.inbox)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        if self.connecting:
+            if self.finish_connect() == IO_ERROR:
+                self.broken(FAIL_CONNECT)
+                return
+            self.poller.disarm(self)
+            self.call.on_connected(self)
+            if self.fd < 0:
+                return
+        elif events & EPOLLOUT and self.pending():
+            if self.push() == IO_ERROR:
+                self.broken(FAIL_RESET)
+                return
+            if self.pending() == 0 and self.call is not None:
+                self.call.on_drained(self)
+                if self.fd < 0:
+                    return
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.hangup = True            # its edge does not come again: read up to the end
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            if self.paused:
+                self.unread = True
+            else:
+                self.read_loop()
+
+    cdef void on_flush(self) noexcept:
+        if self.fd >= 0 and self.pending() and self.push() == IO_ERROR:
+            self.broken(FAIL_RESET)
+
+    cdef void read_loop(self) noexcept:
+        cdef Py_ssize_t n
+        cdef size_t room = self.poller.scratch_size
+        while self.fd >= 0 and not self.paused:
+            n = self.receive(self.poller.scratch, room)
+            if n == IO_AGAIN:
+                return
+            if n == IO_ERROR:
+                self.broken(FAIL_RESET)
+                return
+            if n == 0:
+                self.ended()
+                return
+            if self.call is None:
+                # Bytes that nobody asked for: an answer out of turn (RFC 9112 section 9.2), not to be given to anyone.
+                self.pool.drop(self)
+                return
+            if self.consume(self.poller.scratch, <size_t>n) < 0:
+                return
+            if <size_t>n < room and not self.hangup:
+                return      # drained; the edge will tell when there is more, or the end
+        if self.paused:
+            self.unread = True
+
+    cdef int consume(self, const char *data, size_t n) noexcept:
+        """0, or -1 when the connection is gone or idle again."""
+        cdef Scan *scan = worker_scan()
+        cdef Py_ssize_t taken
+        cdef bint stored = False, complete
+        cdef Http1Call call
+        self.answered = True
+        if tg_buffer_size(&self.inbox):
+            if tg_buffer_append(&self.inbox, data, n) < 0:
+                self.broken(FAIL_PROTOCOL)
+                return -1
+            data = tg_buffer_head(&self.inbox)
+            n = tg_buffer_size(&self.inbox)
+            stored = True
+        while n:
+            call = self.call
+            if call is None:
+                self.pool.drop(self)      # bytes behind the end of the answer
+                return -1
+            taken = self.parser.execute(scan, data, n)
+            if taken < 0:
+                self.broken(FAIL_PROTOCOL)
+                return -1
+            if taken == 0 and not scan.head:
+                if n > <size_t>self.pool.max_head or (not stored and tg_buffer_append(&self.inbox, data, n) < 0):
+                    self.broken(FAIL_PROTOCOL)
+                    return -1
+                return 0
+            data += taken
+            n -= <size_t>taken
+            complete = scan.complete
+            call.on_answer(self, scan)
+            if self.fd < 0:
+                return -1
+            if complete:
+                self.parser.reset()
+        if stored:
+            tg_buffer_free(&self.inbox)
+        return 0
+
+    cdef void ended(self) noexcept:
+        """The endpoint closed its side."""
+        cdef Scan *scan = worker_scan()
+        cdef Http1Call call = self.call
+        if call is None:
+            self.pool.drop(self)
+            return
+        if self.parser.finish(scan) < 0 or not scan.complete:
+            self.broken(FAIL_RESET)
+            return
+        call.on_answer(self, scan)        # an answer that its close delimits
+        if self.fd >= 0:
+            self.pool.drop(self)
+
+    cdef void broken(self, int kind) noexcept:
+        cdef Http1Call call = self.call
+        self.pool.drop(self)
+        if call is not None:
+            call.on_broken(self, kind)
+
+    cdef void on_timer(self) noexcept:
+        if self.connecting:
+            self.broken(FAIL_CONNECT)
+        elif self.call is None:
+            self.pool.drop(self)
+
+    cdef void pause(self) noexcept:
+        self.paused = True
+
+    cdef void resume(self) noexcept:
+        if not self.paused:
+            return
+        self.paused = False
+        if self.unread and self.fd >= 0:
+            self.unread = False
+            self.read_loop()
+
+
+cdef class Http1Pool:
+    """Connections to `address`. Timeouts in nanoseconds; `max_idle` connections are kept; an answer's head is at most
+    `max_head` bytes."""
+
+    def __init__(self, Poller poller, Address address, uint64_t connect_timeout, uint64_t idle_timeout, Py_ssize_t max_idle,
+                 Py_ssize_t max_head=65536):
+        self.poller = poller
+        self.address = address
+        self.idle = []
+        self.connect_timeout = connect_timeout
+        self.idle_timeout = idle_timeout
+        self.max_idle = max_idle
+        self.max_head = max_head
+
+    cdef bint take(self, Http1Call call, bint fresh) noexcept:
+        cdef Http1Upstream upstream
+        if not fresh and self.idle:
+            upstream = <Http1Upstream>self.idle.pop()
+            upstream.call = call
+            upstream.answered = False
+            self.poller.disarm(upstream)
+            call.on_connected(upstream)
+            return True
+        upstream = Http1Upstream.__new__(Http1Upstream)
+        upstream.poller = self.poller
+        upstream.pool = self
+        upstream.parser = new_response_parser()
+        upstream.call = call
+        if upstream.start_connect(self.address) == IO_ERROR:
+            upstream.call = None
+            return False
+        self.open += 1
+        if upstream.connecting:
+            self.poller.arm(upstream, self.poller.now + self.connect_timeout)
+        else:
+            call.on_connected(upstream)
+        return True
+
+    cdef void give(self, Http1Upstream upstream) noexcept:
+        upstream.call = None
+        upstream.used = True
+        upstream.paused = False
+        if self.closed or upstream.fd < 0 or upstream.pending() or len(self.idle) >= self.max_idle:
+            self.drop(upstream)
+            return
+        self.idle.append(upstream)
+        if self.idle_timeout:
+            self.poller.arm(upstream, self.poller.now + self.idle_timeout)
+
+    cdef void drop(self, Http1Upstream upstream) noexcept:
+        if upstream.fd < 0:
+            return
+        if upstream.call is None:
+            try:
+                self.idle.remove(upstream)
+            except ValueError:
+                pass
+        upstream.call = None
+        self.poller.remove(upstream)
+        self.open -= 1
+
+    def close(self):
+        """Drop the idle connections; those in use close when their exchange is over."""
+        self.closed = True
+        for upstream in list(self.idle):
+            self.drop(<Http1Upstream>upstream)
+
+    def stats(self):
+        """Open and idle connections."""
+        return {"open": self.open, "idle": len(self.idle)}

@@ -1,0 +1,40 @@
+"""A pool at work in one worker: its endpoints' state, its policy, and the connections to each endpoint."""
+
+from libc.stdint cimport uint64_t
+from lb.balancing.policy cimport Policy
+from lb.endpoints.set cimport EndpointSet
+
+
+cdef enum:
+    POOL_HTTP = 0
+    POOL_OIP = 1
+    POOL_TCP = 2
+
+cdef enum:
+    KEY_NONE = 0
+    KEY_HEADER
+    KEY_COOKIE
+    KEY_QUERY
+    KEY_SOURCE
+    KEY_MODEL
+
+
+cdef class Pool:
+    cdef readonly str name
+    cdef readonly int protocol
+    cdef readonly EndpointSet endpoints
+    cdef readonly Policy policy
+    cdef readonly tuple channels      # per endpoint: Http1Pool, GrpcChannel, or Address (tcp)
+    cdef uint64_t **series            # per endpoint: this worker's words
+    cdef readonly int key_kind
+    cdef readonly bytes key_name
+    cdef readonly uint64_t connect_timeout
+    cdef readonly uint64_t response_timeout
+    cdef readonly uint64_t idle_timeout
+    cdef readonly int retries
+    cdef readonly str send_proxy
+
+    # Chooses an endpoint and counts one more in flight there: its index, or -1 when none takes requests.
+    cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept
+    # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it.
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept

@@ -1,0 +1,67 @@
+"""A pool at work in one worker: see pool.pxd."""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from lb.balancing.policy cimport Policy
+from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
+from lb.endpoints.set cimport EndpointSet
+
+from lb.balancing import registry
+
+cdef dict PROTOCOLS = {"http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP}
+cdef dict KEYS = {
+    "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE, "model": KEY_MODEL,
+}
+
+
+cdef class Pool:
+    """A pool of a plan (`PoolPlan`). `channels` are the connections to each endpoint, in the plan's order."""
+
+    def __init__(self, plan, Segment segment, channels):
+        cdef int i
+        self.name = plan.name
+        self.protocol = PROTOCOLS[plan.protocol]
+        self.endpoints = EndpointSet(segment, [e.address for e in plan.endpoints], [e.slot for e in plan.endpoints])
+        self.policy = registry.build(plan.policy, self.endpoints)
+        self.channels = tuple(channels)
+        self.key_kind = KEYS[plan.policy.key]
+        self.key_name = plan.policy.key_name.lower().encode() if plan.policy.key == "header" else plan.policy.key_name.encode()
+        self.connect_timeout = plan.connect_timeout_ns
+        self.response_timeout = plan.response_timeout_ns
+        self.idle_timeout = plan.idle_timeout_ns
+        self.retries = plan.retries
+        self.send_proxy = plan.send_proxy
+        self.series = <uint64_t **>calloc(len(plan.endpoints) + 1, sizeof(uint64_t *))
+        if self.series == NULL:
+            raise MemoryError
+        for i, endpoint in enumerate(plan.endpoints):
+            self.series[i] = segment.series(endpoint.series)
+
+    def __dealloc__(self):
+        free(self.series)
+
+    cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept:
+        cdef int index
+        try:
+            index = self.policy.pick(now, key, exclude)
+        except Exception as failure:     # a plug-in's fault must not take the data path with it
+            report(self.name, failure)
+            return -1
+        if index >= 0:
+            self.endpoints.acquire(index)
+            tg_add(&self.series[index][TG_S_STARTED], 1)
+        return index
+
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
+        self.endpoints.release(index)
+        tg_add(&self.series[index][TG_S_FINISHED], 1)
+        if latency:
+            try:
+                self.policy.observe(index, now, latency, ok)
+            except Exception as failure:
+                report(self.name, failure)
+
+
+cdef object report(str pool, object failure):
+    import logging
+    logging.getLogger("tidegate.balancing").error("pool %s: the policy failed: %r", pool, failure)

@@ -1,0 +1,46 @@
+"""One server with every test model, shared by the tests of the protocol."""
+
+from __future__ import annotations
+
+import shutil
+
+import backend_models
+import grpc
+import pytest
+from backend_process import DIGITS, Backend
+
+from lb.wire import grpc_service_pb2_grpc
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory):
+    """Digits, an echo per datatype, `scale` in versions 2 and 10, `pick`, `mixing` and `slow`."""
+    root = tmp_path_factory.mktemp("models")
+    shutil.copytree(DIGITS / "models" / "digits", root / "digits")
+    for datatype in backend_models.ELEMENTS:
+        backend_models.echo(root, datatype)
+    backend_models.scale(root, 2.0, version=2)
+    backend_models.scale(root, 10.0, version=10)
+    backend_models.pick(root)
+    backend_models.mixing(root)
+    backend_models.slow(root)
+    (root / "README").write_text("files beside the models are no models")
+    (root / ".hidden").mkdir()
+    return root
+
+
+@pytest.fixture(scope="session")
+def server(repository):
+    with Backend(repository, "--threads", "1", "--concurrency", "2") as backend:
+        yield backend.wait_ready()
+
+
+@pytest.fixture
+async def channel(server):
+    async with grpc.aio.insecure_channel(server.targets[0]) as channel:
+        yield channel
+
+
+@pytest.fixture
+def stub(channel):
+    return grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)

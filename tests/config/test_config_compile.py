@@ -1,0 +1,147 @@
+"""A configuration to a plan."""
+
+import os
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from lb.config.compile import compile_plan, worker_count
+from lb.config.load import load
+from lb.config.plan import CachePlan, EndpointSpec, Plan, PolicyPlan
+from lb.config.schema import Config
+from lb.config.units import HOUR, MIB, MINUTE, SECOND
+from lb.discovery.static import StaticEndpoints
+from lb.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class Numbers:
+    """An Allocator that counts and remembers, as the master's does."""
+
+    def __init__(self) -> None:
+        self.slots: dict[tuple[str, str], int] = {}
+        self.series_of: dict[tuple[str, str], int] = {}
+
+    def endpoint(self, pool: str, address: str) -> int:
+        return self.slots.setdefault((pool, address), len(self.slots))
+
+    def series(self, kind: str, name: str) -> int:
+        return self.series_of.setdefault((kind, name), len(self.series_of))
+
+
+def compiled(name: str, managed: dict[str, list[EndpointSpec]] | None = None, numbers: Numbers | None = None) -> Plan:
+    config = load(CONFIGS / name, files=False)
+    return compile_plan(config, generation=7, workers=3, allocator=numbers or Numbers(), managed=managed or {})
+
+
+def config_of(**pools: object) -> Config:
+    return Config.model_validate({"pools": pools})
+
+
+def test_production_example() -> None:
+    servers = [EndpointSpec("unix:/run/a.sock", 1), EndpointSpec("unix:/run/b.sock", 1)]
+    numbers = Numbers()
+    plan = compiled("production.yaml", {"vision": servers}, numbers)
+    assert (plan.generation, plan.workers, plan.cache) == (7, 3, CachePlan(4096 * MIB, 8 * MIB))
+    assert plan.drain_timeout_ns == 2 * MINUTE
+    assert plan.access_log.path == "/var/log/tidegate/access.log"
+    vision, remote = plan.pools
+    assert [(e.address, e.slot, e.weight) for e in vision.endpoints] == [
+        ("unix:/run/a.sock", 0, 1),
+        ("unix:/run/b.sock", 1, 1),
+    ]
+    assert [(e.address, e.weight) for e in remote.endpoints] == [("10.0.1.11:8001", 2), ("10.0.1.12:8001", 1)]
+    assert remote.policy == PolicyPlan("maglev", "model", "", None)
+    assert remote.response_timeout_ns == 2 * MINUTE
+    (web,) = plan.listeners
+    first, sampling, _ = web.routes
+    assert (first.name, first.pool, first.path_kind, first.path) == ("vision", 0, "prefix", "/v2/models/vision/")
+    assert (first.cache, first.cache_ttl_ns, first.timeout_ns, first.max_body) == (True, HOUR, 10 * SECOND, 32 * MIB)
+    assert (sampling.cache, sampling.cache_ttl_ns) == (False, 0)
+    assert web.routes[2].cache_ttl_ns == 10 * MINUTE
+    assert set(numbers.series_of) == {
+        ("listener", "web"),
+        ("route", "vision"),
+        ("route", "sampling"),
+        ("route", "rest"),
+        ("endpoint", "vision|unix:/run/a.sock"),
+        ("endpoint", "vision|unix:/run/b.sock"),
+        ("endpoint", "remote|10.0.1.11:8001"),
+        ("endpoint", "remote|10.0.1.12:8001"),
+    }
+
+
+def test_same_names_keep_their_numbers_over_a_reload() -> None:
+    numbers = Numbers()
+    assert compiled("http.yaml", numbers=numbers) == compiled("http.yaml", numbers=numbers)
+
+
+@pytest.mark.parametrize("name", ["demo.yaml", "http.yaml", "tcp.yaml", "affinity.yaml", "production.yaml"])
+def test_plans_survive_the_wire(name: str) -> None:
+    plan = compiled(name)
+    assert Plan.from_wire(msgpack.unpackb(msgpack.packb(plan.to_wire()))) == plan
+
+
+def test_a_managed_pool_without_servers_is_empty() -> None:
+    assert compiled("demo.yaml").pools[0].endpoints == ()
+
+
+def test_routes_of_plain_http() -> None:
+    plan = compiled("http.yaml")
+    static, versioned, rest = plan.listeners[0].routes
+    assert (static.host, static.methods, static.path_kind) == ("static.example.org", ("GET", "HEAD"), "")
+    assert (versioned.path_kind, versioned.path) == ("regex", "^/api/v[0-9]+/")
+    assert (rest.host, rest.path_kind, rest.methods, rest.timeout_ns) == ("", "", (), 0)
+    assert not any(route.cache for route in plan.listeners[0].routes)
+    assert plan.cache is None
+
+
+def test_tcp_listeners_name_a_pool_and_have_no_routes() -> None:
+    plan = compiled("tcp.yaml")
+    assert [(li.pool, li.routes) for li in plan.listeners] == [(0, ()), (1, ())]
+    assert [pool.send_proxy for pool in plan.pools] == ["v2", "v2"]
+
+
+def test_unnamed_routes_are_numbered_and_keys_are_named() -> None:
+    plan = compiled("affinity.yaml")
+    assert [route.name for route in plan.listeners[0].routes] == ["web/0", "web/1", "web/2", "web/3"]
+    assert [(p.policy.key, p.policy.key_name) for p in plan.pools] == [
+        ("model", ""),
+        ("cookie", "session"),
+        ("query", "user"),
+        ("header", "x-tenant"),
+        ("source", ""),
+    ]
+
+
+def test_policy_options_go_through_and_header_names_are_lower_case() -> None:
+    config = config_of(
+        a={
+            "protocol": "http",
+            "endpoints": ["127.0.0.1:1"],
+            "policy": {"type": "maglev", "key": {"header": "X-User"}, "table": 7},
+        }
+    )
+    plan = compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={})
+    assert plan.pools[0].policy == PolicyPlan("maglev", "header", "x-user", {"table": 7})
+
+
+def test_host_names_need_their_addresses() -> None:
+    config = config_of(a={"protocol": "http", "endpoints": [{"address": "web.test:80", "weight": 3}, "unix:/a"]})
+    with pytest.raises(ConfigError, match=r"pools\.a\.endpoints\[0\]: web\.test:80 has not been resolved"):
+        compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={})
+    static = StaticEndpoints(lambda host: ["10.0.0.1", "10.0.0.2"])
+    assert static.check(config) == []
+    plan = compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed=static.endpoints)
+    assert [(e.address, e.weight) for e in plan.pools[0].endpoints] == [
+        ("10.0.0.1:80", 3),
+        ("10.0.0.2:80", 3),
+        ("unix:/a", 1),
+    ]
+
+
+def test_worker_count() -> None:
+    assert worker_count(Config(workers=5)) == 5
+    assert worker_count(Config()) == min(len(os.sched_getaffinity(0)), 128)

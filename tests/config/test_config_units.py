@@ -1,0 +1,180 @@
+"""Spellings of durations, sizes and addresses."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lb.config.address import HostPort, UnixPath, is_loopback, overlap, parse_address, parse_bind
+from lb.config.units import (
+    MAX_DURATION,
+    MAX_SIZE,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("0s", 0),
+        ("250us", 250_000),
+        ("250ms", 250_000_000),
+        ("1.5s", 1_500_000_000),
+        ("0.001us", 1),
+        ("5m", 300_000_000_000),
+        ("1h", 3_600_000_000_000),
+        ("365d", MAX_DURATION),
+    ],
+)
+def test_duration(text: str, ns: int) -> None:
+    assert parse_duration(text) == ns
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "5",
+        "s",
+        "-1s",
+        "+1s",
+        "1 s",
+        "1S",
+        "1sec",
+        "1m30s",
+        "1e3s",
+        ".5s",
+        "1.s",
+        "0.0001us",
+        "366d",
+        "٣s",
+        "9" * 30 + "s",
+    ],
+)
+def test_not_a_duration(text: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|longer"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("0B", 0), ("512B", 512), ("64KiB", 65536), ("1.5MiB", 1572864), ("2GiB", 2 << 30)]
+)
+def test_size(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "5", "5KB", "5kib", "5K", "-5B", "0.5B", "2000TiB", "5 MiB"])
+def test_not_a_size(text: str) -> None:
+    with pytest.raises(ValueError, match=r"size|larger"):
+        parse_size(text)
+
+
+@given(st.integers(0, MAX_DURATION))
+def test_duration_is_read_back(ns: int) -> None:
+    assert parse_duration(format_duration(ns)) == ns
+
+
+@given(st.integers(0, MAX_SIZE))
+def test_size_is_read_back(size: int) -> None:
+    assert parse_size(format_size(size)) == size
+
+
+@given(st.text())
+def test_any_text_is_a_unit_or_a_value_error(text: str) -> None:
+    for parse in (parse_duration, parse_size, parse_address, parse_bind):
+        with contextlib.suppress(ValueError):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical", "literal"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80", True),
+        ("[::1]:80", "[::1]:80", True),
+        ("[0:0:0:0:0:0:0:1]:80", "[::1]:80", True),
+        ("[2001:DB8::A]:443", "[2001:db8::a]:443", True),
+        ("Models.Example.org:8001", "models.example.org:8001", False),
+        ("a_b:1", "a_b:1", False),
+    ],
+)
+def test_host_and_port(text: str, canonical: str, literal: bool) -> None:
+    address = parse_address(text)
+    assert isinstance(address, HostPort)
+    assert (str(address), address.literal) == (canonical, literal)
+    assert parse_address(canonical) == address
+
+
+def test_unix_path() -> None:
+    assert parse_address("unix:/run/d.sock") == UnixPath("/run/d.sock")
+    assert parse_address("unix:/" + "a" * 106) == UnixPath("/" + "a" * 106)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("127.0.0.1", "no port"),
+        ("127.0.0.1:", "no valid port"),
+        ("127.0.0.1:65536", "no valid port"),
+        ("127.0.0.1:-1", "no valid port"),
+        ("127.0.0.1:٣", "no valid port"),
+        ("127.0.0.256:80", "not an IPv4 address"),
+        ("127.1:80", "not an IPv4 address"),
+        ("::1:80", "brackets"),
+        ("[::1", "brackets"),
+        ("[::g]:80", "not an IPv6 address"),
+        ("[fe80::1%eth0]:80", "scope"),
+        (":80", "no host"),
+        ("-a:80", "host name"),
+        ("a..b:80", "host name"),
+        ("http://a:80", "brackets"),
+        ("unix:run.sock", "absolute path"),
+        ("unix:", "absolute path"),
+        ("unix:/run/", "absolute path"),
+        ("unix:/" + "a" * 107, "107 bytes"),
+    ],
+)
+def test_not_an_address(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_address(text)
+
+
+def test_bind() -> None:
+    assert str(parse_bind("localhost:80")) == "127.0.0.1:80"
+    assert str(parse_bind("[::]:0")) == "[::]:0"
+    for text, message in (
+        (":80", "0.0.0.0:80"),
+        ("*:80", "0.0.0.0:80"),
+        ("example.org:80", "is a name"),
+        ("80", "no port"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_bind(text)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "clash"),
+    [
+        ("127.0.0.1:80", "127.0.0.1:80", True),
+        ("127.0.0.1:80", "127.0.0.2:80", False),
+        ("127.0.0.1:80", "127.0.0.1:81", False),
+        ("0.0.0.0:80", "127.0.0.1:80", True),
+        ("[::]:80", "[::1]:80", True),
+        ("[::]:80", "127.0.0.1:80", False),
+        ("127.0.0.1:0", "127.0.0.1:0", False),
+        ("unix:/a", "unix:/a", True),
+        ("unix:/a", "unix:/b", False),
+        ("unix:/a", "127.0.0.1:80", False),
+    ],
+)
+def test_overlap(a: str, b: str, clash: bool) -> None:
+    assert overlap(parse_bind(a), parse_bind(b)) is clash
+    assert overlap(parse_bind(b), parse_bind(a)) is clash
+
+
+def test_loopback() -> None:
+    assert all(is_loopback(parse_bind(t)) for t in ("127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/a"))
+    assert not any(is_loopback(parse_bind(t)) for t in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1"))

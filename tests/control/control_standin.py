@@ -1,0 +1,201 @@
+"""A stand-in for the data path, small enough to be obviously right, run by the real master and the real worker.
+
+    python control_standin.py run FILE       the master, with workers that run the stand-in
+    python control_standin.py --index ...    such a worker
+
+Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first
+endpoint counted as in flight. A listener whose name starts with `refused` is refused by `apply`, `hang` blocks the
+worker, `die` ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lb.config.plan import ListenerPlan, Plan
+from lb.control import worker
+from lb.control.backoff import RestartSettings
+from lb.control.fleet import FleetSettings
+from lb.control.master import Master
+from lb.core.segment import Segment
+from lb.errors import StartError, TidegateError
+
+SECOND = 1_000_000_000
+FAST = FleetSettings(
+    apply_timeout=3 * SECOND,
+    hang_timeout=5 * SECOND,
+    kill_grace=1 * SECOND,
+    restarts=RestartSettings(initial=SECOND // 20, max=SECOND // 5),
+    command=(sys.executable, str(Path(__file__).resolve())),
+)
+
+
+@dataclass(slots=True)
+class _Accepting:
+    fd: int
+    socket: socket.socket
+
+
+class StandInProxy:
+    """The interface of lb.proxy.proxy.Proxy over asyncio streams."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1) -> None:
+        self._loop = loop
+        self._segment = segment
+        self._log_fd = access_log_fd
+        self._plan: Plan | None = None
+        self._accepting: dict[str, _Accepting] = {}
+        self._connections: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._served = 0
+        self._draining = False
+
+    def apply(self, plan: Plan, sockets: dict[str, int]) -> None:
+        for listener in plan.listeners:
+            if listener.name.startswith("refused"):
+                raise StartError("the plan is refused")
+            if listener.name.startswith("hang"):
+                time.sleep(3600)
+            if listener.name.startswith("die"):
+                os._exit(3)
+        for name, accepting in list(self._accepting.items()):
+            if sockets.get(name) != accepting.fd:
+                self._forget(name)
+        for name, fd in sockets.items():
+            if name not in self._accepting:
+                self._accepting[name] = _Accepting(fd, socket.socket(fileno=os.dup(fd)))
+                self._loop.add_reader(self._accepting[name].socket, self._accept, name)
+        self._plan = plan
+
+    def stop_accepting(self) -> None:
+        for name in list(self._accepting):
+            self._forget(name)
+
+    def drain(self) -> None:
+        self._draining = True
+
+    def busy(self) -> int:
+        return self._busy
+
+    def stats(self) -> dict[str, int]:
+        return {"served": self._served, "connections": len(self._connections)}
+
+    def close(self) -> None:
+        self.stop_accepting()
+        for task in self._connections:
+            task.cancel()
+
+    def _forget(self, name: str) -> None:
+        accepting = self._accepting.pop(name)
+        self._loop.remove_reader(accepting.socket)
+        accepting.socket.close()
+
+    def _accept(self, name: str) -> None:
+        try:
+            connection, _ = self._accepting[name].socket.accept()
+        except BlockingIOError:
+            return
+        task = self._loop.create_task(self._serve(name, connection))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, name: str, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
+        try:
+            while line := await reader.readline():
+                while (await reader.readline()).strip():
+                    pass
+                path = line.split()[1].decode()
+                self._busy += 1
+                try:
+                    body = await self._answer(name, path)
+                finally:
+                    self._busy -= 1
+                close = "Connection: close\r\n" if self._draining else ""
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n{close}\r\n"
+                writer.write(head.encode() + body)
+                await writer.drain()
+                self._served += 1
+                if close:
+                    break
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+
+    async def _answer(self, name: str, path: str) -> bytes:
+        assert self._plan is not None
+        plan = self._plan
+        if path.startswith("/hold/"):
+            slot = _pool(plan, name).endpoints[0].slot
+            self._segment.add_inflight(slot, 1)
+            try:
+                await asyncio.sleep(float(path.removeprefix("/hold/")))
+            finally:
+                self._segment.add_inflight(slot, -1)
+        if plan.access_log.path:
+            os.write(self._log_fd, f"{path}\n".encode())
+        return json.dumps({"pid": os.getpid(), "listener": name, "generation": plan.generation}).encode()
+
+
+def _pool(plan: Plan, listener: str) -> Any:
+    found: ListenerPlan = next(li for li in plan.listeners if li.name == listener)
+    return plan.pools[found.pool if found.pool >= 0 else found.routes[0].pool]
+
+
+class StandInAdmin:
+    """The two calls of the admin API that the command line makes, on the configured address."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_unix_server(
+            self._serve, self._master.config.admin.bind.removeprefix("unix:")
+        )
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        method, path, _ = (await reader.readline()).decode().split()
+        while (await reader.readline()).strip():
+            pass
+        answer: dict[str, Any]
+        if (method, path) == ("POST", "/api/v1/reload"):
+            answer = (await self._master.reload()).to_dict()
+        elif path == "/readyz":
+            ready, reason = self._master.ready()
+            answer = {"ready": ready, "reason": reason}
+        else:
+            answer = self._master.status()
+        body = json.dumps(answer).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        writer.close()
+
+
+def _master(config: Path) -> int:
+    from lb.cli.run import run
+
+    try:
+        return run(config, FAST, (StandInAdmin,))
+    except TidegateError as error:
+        print(f"tidegate: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        sys.exit(_master(Path(sys.argv[2])))
+    sys.exit(worker.main(data_path=StandInProxy))

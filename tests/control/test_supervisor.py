@@ -1,0 +1,407 @@
+"""The supervisor with real processes: a small stand-in for the model server, and the model server itself."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import uvloop
+
+from lb.clock import MonotonicClock
+from lb.config.schema import HealthConfig, ServeConfig
+from lb.control.model_server import serve_command
+from lb.control.supervisor import Supervisor
+from lb.errors import StartError
+from lb.health.check import CheckFailed
+from lb.health.registry import build
+
+STANDIN = Path(__file__).with_name("standin_model_server.py")
+MODELS = Path(__file__).parents[2] / "examples" / "digits" / "models"
+QUICK = {"backoff": {"initial": "10ms", "max": "50ms"}, "drain_timeout": "20s", "start_timeout": "30s"}
+
+
+# Its successor, a hook of newer versions, does not exist in all that we allow.
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy:DeprecationWarning")
+
+
+@pytest.fixture
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    return uvloop.EventLoopPolicy()
+
+
+async def until(condition: Callable[[], object], what: str = "") -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain {what}"
+        await asyncio.sleep(0.01)
+
+
+def standin(serve: ServeConfig, listen: str) -> list[str]:
+    return [sys.executable, str(STANDIN), "--listen", listen, *serve.args]
+
+
+class Pool:
+    """A supervisor with its surroundings, which record what it told them."""
+
+    def __init__(self, folder: Path, command: Any = standin, **serve: Any) -> None:
+        self.log: list[tuple[Any, ...]] = []
+        self.inflight: Counter[str] = Counter()
+        self.folder = folder / "run"
+        self.supervisor = Supervisor(
+            "digits",
+            ServeConfig(**{"models": folder, **QUICK, **serve}),
+            runtime_dir=self.folder,
+            on_change=lambda: self.log.append(("change", self.addresses())),
+            on_exit=lambda address: self.log.append(("exit", address, self.addresses())),
+            inflight=lambda address: self.inflight[address],
+            clock=MonotonicClock(),
+            command=command,
+        )
+        self.pids: set[int] = set()
+
+    def addresses(self) -> list[str]:
+        return [e.address for e in self.supervisor.endpoints()]
+
+    def states(self) -> list[str]:
+        replicas = self.supervisor.replicas()
+        self.pids |= {r.pid for r in replicas if r.pid}
+        return [r.state for r in replicas]
+
+    async def ready(self, n: int) -> None:
+        await until(lambda: self.states() == ["ready"] * n, f"for {n} ready; {self.supervisor}")
+
+    def sockets(self) -> list[Path]:
+        return list(self.folder.glob("*")) if self.folder.exists() else []
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, command: Any = standin, **serve: Any) -> AsyncIterator[Pool]:
+    pool = Pool(folder, command, **serve)
+    await pool.supervisor.start()
+    try:
+        yield pool
+    finally:
+        pool.states()
+        pool.inflight.clear()
+        await asyncio.wait_for(pool.supervisor.stop(), 60)
+        assert pool.supervisor.replicas() == ()
+        assert pool.supervisor.endpoints() == ()
+        assert pool.sockets() == []
+        assert not [pid for pid in pool.pids if psutil.pid_exists(pid)]
+
+
+async def serves(address: str) -> bool:
+    try:
+        await asyncio.wait_for(build(HealthConfig(type="grpc")).run(address), 10)
+    except CheckFailed:
+        return False
+    return True
+
+
+async def test_starts_min_replicas_and_offers_them_when_they_serve(tmp_path: Path) -> None:
+    async with running(tmp_path, min=2, max=4) as pool:
+        assert pool.supervisor.wanted == 2
+        assert pool.supervisor.endpoints() == ()
+        assert set(pool.states()) <= {"starting", "backoff"}
+        await pool.ready(2)
+        addresses = pool.addresses()
+        assert len(set(addresses)) == 2
+        assert all(re.fullmatch(rf"unix:{pool.folder}/digits-[01]-[0-9a-f]{{8}}\.sock", a) for a in addresses)
+        assert all([await serves(a) for a in addresses])
+        assert [entry for entry in pool.log if entry[0] == "change"][-1] == ("change", addresses)
+        replicas = pool.supervisor.replicas()
+        assert [r.index for r in replicas] == [0, 1]
+        assert [os.getpgid(r.pid) for r in replicas if r.pid] == [r.pid for r in replicas]
+        assert all(r.restarts == 0 and r.last_error == "" and r.started_at for r in replicas)
+    assert [entry[0] for entry in pool.log].count("exit") == 2
+
+
+async def test_tcp_replicas_get_free_ports(tmp_path: Path) -> None:
+    async with running(tmp_path, min=2, listen="tcp") as pool:
+        await pool.ready(2)
+        assert all(re.fullmatch(r"127\.0\.0\.1:[1-9]\d+", a) for a in pool.addresses())
+        assert all([await serves(a) for a in pool.addresses()])
+        assert pool.sockets() == []
+
+
+async def test_a_killed_replica_is_out_at_once_and_comes_back_under_a_new_address(tmp_path: Path) -> None:
+    async with running(tmp_path, min=2) as pool:
+        await pool.ready(2)
+        first, second = pool.addresses()
+        victim = pool.supervisor.replicas()[0]
+        pool.log.clear()
+        assert victim.pid
+        os.kill(victim.pid, signal.SIGKILL)
+        await until(lambda: pool.log)
+        # on_exit comes first, and whoever asks from within it no longer sees the endpoint
+        assert pool.log[:2] == [("exit", first, [second]), ("change", [second])]
+        assert not Path(first.removeprefix("unix:")).exists()
+        await pool.ready(2)
+        back = pool.supervisor.replicas()[0]
+        assert back.address not in (first, second)
+        assert (back.index, back.restarts) == (0, 1)
+        assert back.last_error == "signal SIGKILL: served by a stand-in"
+        assert pool.addresses() == [back.address, second]
+        assert await serves(back.address or "")
+
+
+async def test_every_exit_is_seen_under_many_kills(tmp_path: Path) -> None:
+    async with running(tmp_path, min=3, crash_loop={"restarts": 1000}) as pool:
+        for _ in range(3):
+            await pool.ready(3)
+            for replica in pool.supervisor.replicas():
+                assert replica.pid
+                os.kill(replica.pid, signal.SIGKILL)
+            await until(lambda: "ready" not in pool.states())
+        await pool.ready(3)
+        exits = [entry[1] for entry in pool.log if entry[0] == "exit"]
+        assert len(exits) == len(set(exits)) == 9
+
+
+async def test_a_server_that_exits_is_retried_later_and_later_and_ends_in_a_crash_loop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tidegate.supervisor")
+    broken = tmp_path / "broken"
+    broken.touch()
+    async with running(
+        tmp_path,
+        backoff={"initial": "10ms", "max": "40ms"},
+        crash_loop={"restarts": 4, "within": "60s"},
+        env={"STANDIN_BROKEN": str(broken)},
+    ) as pool:
+        await until(lambda: "crash_loop" in pool.states())
+        (replica,) = pool.supervisor.replicas()
+        assert replica.restarts >= 5
+        assert replica.last_error == "exit code 1: error: the model is broken"
+        assert pool.log == []  # it was never an endpoint
+        waits = re.findall(r"tried again in (\w+)", caplog.text)[:5]
+        assert waits == ["10ms", "20ms", "40ms", "40ms", "40ms"]
+        assert "digits/0: error: the model is broken" in caplog.text
+        assert caplog.text.count("it fails all the time") >= 1
+        # it is still tried, and serves as soon as it can
+        broken.unlink()
+        await pool.ready(1)
+        assert await serves(pool.addresses()[0])
+
+
+async def test_not_ready_in_time_is_a_failure_with_the_reason(tmp_path: Path) -> None:
+    async with running(tmp_path, start_timeout="1500ms", args=["--mode", "never_ready"]) as pool:
+        await until(lambda: any(r.restarts for r in pool.supervisor.replicas()))
+        (replica,) = pool.supervisor.replicas()
+        assert replica.last_error == "not ready within 1500ms: status NOT_SERVING"
+        assert pool.addresses() == []
+
+
+async def test_what_ignores_sigterm_is_killed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(tmp_path, drain_timeout="100ms", args=["--mode", "stubborn"]) as pool:
+        await pool.ready(1)
+    assert "does not stop, killed" in caplog.text
+
+
+async def test_a_replica_that_still_starts_can_be_retired(tmp_path: Path) -> None:
+    async with running(tmp_path, min=2, drain_timeout="100ms", args=["--mode", "silent"]) as pool:
+        pool.supervisor.scale_to(0)  # before its process is there
+        await until(lambda: not pool.states())
+        pool.supervisor.scale_to(1)
+        await until(lambda: all(r.pid for r in pool.supervisor.replicas()))
+        assert pool.states() == ["starting"]
+        pool.supervisor.scale_to(0)
+        assert pool.states() == ["stopping"]
+        await until(lambda: not pool.states())
+        assert pool.log == []
+
+
+async def test_scales_up_and_down(tmp_path: Path) -> None:
+    async with running(tmp_path, min=1, max=4) as pool:
+        await pool.ready(1)
+        kept = pool.addresses()
+        pool.supervisor.scale_to(3)
+        assert pool.supervisor.wanted == 3
+        await pool.ready(3)
+        pool.supervisor.scale_to(1)
+        assert pool.states() == ["ready", "draining", "draining"]
+        assert pool.addresses() == kept
+        await pool.ready(1)
+        assert pool.addresses() == kept
+        pool.supervisor.scale_to(2)
+        await pool.ready(2)
+
+
+async def test_a_drain_waits_for_what_is_in_flight(tmp_path: Path) -> None:
+    async with running(tmp_path, min=2) as pool:
+        await pool.ready(2)
+        kept, leaving = pool.addresses()
+        pool.inflight[leaving] = 3
+        pool.log.clear()
+        pool.supervisor.scale_to(1)
+        assert pool.log == [("change", [kept])]  # no new requests from here on
+        await asyncio.sleep(0.6)
+        assert pool.states() == ["ready", "draining"]
+        assert await serves(leaving)
+        # a new replica takes another place meanwhile
+        pool.supervisor.scale_to(2)
+        await until(lambda: pool.states() == ["ready", "draining", "ready"])
+        pool.inflight[leaving] = 0
+        await pool.ready(2)
+        assert ("exit", leaving, pool.addresses()) in pool.log
+        assert [r.index for r in pool.supervisor.replicas()] == [0, 2]
+
+
+async def test_a_drain_ends_with_its_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(tmp_path, min=2, drain_timeout="300ms") as pool:
+        await pool.ready(2)
+        pool.inflight[pool.addresses()[1]] = 1
+        pool.supervisor.scale_to(1)
+        await pool.ready(1)
+        assert "digits/1: requests are still in flight after 300ms" in caplog.text
+
+
+async def test_a_replica_that_dies_in_its_drain_is_not_restarted(tmp_path: Path) -> None:
+    async with running(tmp_path, min=1) as pool:
+        await pool.ready(1)
+        (replica,) = pool.supervisor.replicas()
+        pool.inflight[replica.address or ""] = 1
+        pool.supervisor.scale_to(0)
+        assert replica.pid
+        os.kill(replica.pid, signal.SIGKILL)
+        await until(lambda: not pool.states())
+        assert pool.log[-1] == ("exit", replica.address, [])
+
+
+async def test_the_whole_process_group_ends_with_the_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tidegate.supervisor")
+    async with running(tmp_path, args=["--mode", "child"]) as pool:
+        await pool.ready(1)
+        (child,) = re.findall(r"digits/0: child (\d+)", caplog.text)
+        assert psutil.pid_exists(int(child))
+        (replica,) = pool.supervisor.replicas()
+        assert replica.pid
+        os.kill(replica.pid, signal.SIGKILL)
+        await until(lambda: not psutil.pid_exists(int(child)) or psutil.Process(int(child)).status() == "zombie")
+
+
+async def test_kill_ends_a_drain(tmp_path: Path) -> None:
+    async with running(tmp_path, min=2) as pool:
+        await pool.ready(2)
+        for address in pool.addresses():
+            pool.inflight[address] = 1
+        stopping = asyncio.create_task(pool.supervisor.stop())
+        await until(lambda: pool.states() == ["draining"] * 2)
+        pool.supervisor.kill()
+        await asyncio.wait_for(stopping, 30)
+
+
+async def test_nothing_leaks_over_restarts(tmp_path: Path) -> None:
+    async with running(tmp_path, crash_loop={"restarts": 1000}) as pool:
+
+        async def restart() -> None:
+            await pool.ready(1)
+            (replica,) = pool.supervisor.replicas()
+            assert replica.pid
+            os.kill(replica.pid, signal.SIGKILL)
+            await until(lambda: pool.supervisor.replicas()[0].restarts > replica.restarts)
+            await pool.ready(1)
+
+        await restart()
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(4):
+            await restart()
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+        assert len(pool.sockets()) == 1
+
+
+async def test_a_faulty_listener_does_not_stop_the_supervisor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("listener")
+
+    supervisor = Supervisor(
+        "digits",
+        ServeConfig(models=tmp_path, **QUICK),
+        runtime_dir=tmp_path,
+        on_change=fail,
+        on_exit=fail,
+        inflight=lambda _: 0,
+        clock=MonotonicClock(),
+        command=standin,
+    )
+    await supervisor.start()
+    await until(supervisor.endpoints)
+    (replica,) = supervisor.replicas()
+    assert replica.pid
+    os.kill(replica.pid, signal.SIGKILL)
+    await until(lambda: supervisor.replicas()[0].restarts == 1)
+    await until(supervisor.endpoints)
+    await asyncio.wait_for(supervisor.stop(), 60)
+    assert "was not handled" in caplog.text
+
+
+async def test_a_command_that_cannot_be_started_is_a_crash_loop(tmp_path: Path) -> None:
+    async with running(tmp_path, lambda *_: ["/no/such/program"], crash_loop={"restarts": 1}) as pool:
+        await until(lambda: pool.states() == ["crash_loop"])
+        assert pool.supervisor.replicas()[0].last_error == "cannot start /no/such/program: No such file or directory"
+
+
+async def test_a_runtime_folder_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, reason in ((tmp_path / "file" / "x", "cannot make"), (tmp_path / ("x" * 100), "longer than the 107")):
+        pool = Pool(tmp_path)
+        supervisor = Supervisor(
+            "digits",
+            ServeConfig(models=tmp_path),
+            runtime_dir=folder,
+            on_change=lambda: None,
+            on_exit=lambda _: None,
+            inflight=lambda _: 0,
+            clock=MonotonicClock(),
+            command=standin,
+        )
+        with pytest.raises(StartError, match=reason):
+            await supervisor.start()
+        assert pool.supervisor.replicas() == ()
+
+
+async def test_cpu_use_is_measured_per_ready_replica(tmp_path: Path) -> None:
+    async with running(tmp_path, min=1, args=["--mode", "busy"]) as pool:
+        assert pool.supervisor.cpu_percent() is None
+        await pool.ready(1)
+        await until(lambda: (pool.supervisor.cpu_percent() or 0) > 5)
+        assert list(pool.supervisor.cpu()) == pool.addresses()
+
+
+async def test_the_model_server_itself(tmp_path: Path) -> None:
+    """`python -m backend serve` under the supervisor: ready, killed, restarted, stopped."""
+    async with running(tmp_path, serve_command, models=MODELS, min=1, threads=1, start_timeout="60s") as pool:
+        await pool.ready(1)
+        (first,) = pool.addresses()
+        (replica,) = pool.supervisor.replicas()
+        assert replica.pid
+        os.kill(replica.pid, signal.SIGKILL)
+        await until(lambda: pool.addresses() not in ([first], []))
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(pool.addresses()[0].removeprefix("unix:"))
+        (replica,) = pool.supervisor.replicas()
+        assert replica.restarts == 1
+
+
+async def test_the_model_server_with_a_broken_model_says_why(tmp_path: Path) -> None:
+    (tmp_path / "models" / "bad" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "bad" / "1" / "model.onnx").write_bytes(b"not a model")
+    async with running(tmp_path, serve_command, models=tmp_path / "models", threads=1) as pool:
+        await until(lambda: pool.supervisor.replicas()[0].last_error)
+        error = pool.supervisor.replicas()[0].last_error
+        assert error.startswith("exit code 1: ")
+        assert "bad" in error

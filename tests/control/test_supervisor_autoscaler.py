@@ -1,0 +1,210 @@
+"""The autoscaler over a fake pool for what it decides, and over real processes for the whole way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lb.clock import ManualClock, MonotonicClock
+from lb.config.schema import ScalingConfig, ServeConfig
+from lb.control.autoscaler import Autoscaler
+from lb.control.replica import Replica
+from lb.control.supervisor import Supervisor
+
+SECOND = 1_000_000_000
+STANDIN = Path(__file__).with_name("standin_model_server.py")
+
+
+def settings(**more: Any) -> ScalingConfig:
+    return ScalingConfig.model_validate({"metrics": [{"type": "in_flight", "target": 2}], **more})
+
+
+class FakePool:
+    """Replicas that are ready at once, unless `slow`."""
+
+    def __init__(self, wanted: int) -> None:
+        self.list: list[Replica] = []
+        self.use: dict[str, float] = {}
+        self.inflight: dict[str, float] = {}
+        self.calls: list[int] = []
+        self.slow = False
+        self.wanted = 0
+        self.scale_to(wanted)
+        self.calls.clear()
+
+    def scale_to(self, n: int) -> None:
+        self.calls.append(n)
+        self.wanted = n
+        state = "starting" if self.slow else "ready"
+        self.list = self.list[:n] + [
+            Replica(i, 100 + i, f"unix:/{i}", state, 0, 0, "") for i in range(len(self.list), n)
+        ]
+
+    def replicas(self) -> list[Replica]:
+        return self.list
+
+    def cpu(self) -> dict[str, float]:
+        return self.use
+
+    def load(self, total: float) -> None:
+        self.inflight = {r.address or "": total / len(self.list) for r in self.list}
+
+    def scaler(self, config: ScalingConfig, low: int = 1, high: int = 10) -> Autoscaler:
+        return Autoscaler(
+            "digits",
+            self,
+            config,
+            minimum=low,
+            maximum=high,
+            inflight=lambda address: self.inflight.get(address, 0),  # type: ignore[arg-type,return-value]
+            clock=ManualClock(),
+        )
+
+
+def test_scales_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tidegate.scaling")
+    pool = FakePool(2)
+    scaler = pool.scaler(settings())
+    pool.load(12)
+    scaler.sample()
+    decision = scaler.step(15 * SECOND)
+    assert (decision.replicas, pool.wanted, pool.calls) == (6, 6, [6])
+    assert caplog.messages == ["pool digits: scaled from 2 to 6: in_flight 6 per replica, target 2: 6"]
+    status = scaler.status()
+    assert status["metrics"] == {"in_flight": {"target": 2.0, "average": 6.0, "replicas": 6}}
+    assert status["events"] == [{"at": 15 * SECOND, "from": 2, "to": 6, "reason": decision.reason}]
+    assert (status["wanted"], status["decisions"], status["scaled_up"], status["scaled_down"]) == (6, 1, 1, 0)
+
+
+def test_the_mean_of_an_interval_counts_and_not_its_last_moment() -> None:
+    pool = FakePool(2)
+    scaler = pool.scaler(settings())
+    for total in (8, 8, 8, 0):
+        pool.load(total)
+        scaler.sample()
+    assert scaler.step(15 * SECOND).proposals[0].average == 3.0
+    pool.load(4)
+    scaler.sample()
+    assert scaler.step(30 * SECOND).proposals[0].average == pytest.approx(4 / 3)  # nothing is left of the first
+
+
+def test_no_scaling_without_a_sample() -> None:
+    pool = FakePool(3)
+    scaler = pool.scaler(settings(down={"window": "0s"}))
+    assert scaler.step(15 * SECOND).reason == "in_flight is missing"
+    assert pool.calls == []
+
+
+def test_replicas_that_start_damp_the_next_step() -> None:
+    pool = FakePool(2)
+    pool.slow = True
+    scaler = pool.scaler(settings(), high=20)
+    pool.load(10)
+    for _ in range(2):
+        scaler.sample()
+        scaler.step(15 * SECOND)
+        assert pool.wanted == 5  # 10 in flight over 5, three of which are not there yet
+
+
+def test_draining_and_broken_replicas_are_not_measured() -> None:
+    pool = FakePool(3)
+    pool.load(6)
+    pool.list[1] = replace(pool.list[1], state="crash_loop", address=None)
+    pool.list.append(Replica(3, 9, "unix:/3", "draining", 0, 0, ""))
+    pool.inflight["unix:/3"] = 1000
+    scaler = pool.scaler(settings())
+    scaler.sample()
+    assert scaler.step(15 * SECOND).proposals[0].average == 2.0
+
+
+def test_cpu_and_in_flight_together() -> None:
+    config = settings(
+        metrics=[{"type": "in_flight", "target": 2}, {"type": "cpu", "target": 50}], down={"window": "0s"}
+    )
+    pool = FakePool(4)
+    scaler = pool.scaler(config)
+    pool.load(1)
+    scaler.sample()
+    assert scaler.step(15 * SECOND).replicas == 4  # cpu is missing: nothing is removed
+    pool.use = {r.address or "": 25.0 for r in pool.list}
+    scaler.sample()
+    assert scaler.step(30 * SECOND).replicas == 2
+    pool.use = {r.address or "": 200.0 for r in pool.list}
+    scaler.sample()
+    assert scaler.step(45 * SECOND).replicas == 6  # 8 wanted, 4 more allowed in 15 s
+
+
+def test_other_limits_hold_from_the_next_decision_on() -> None:
+    pool = FakePool(5)
+    scaler = pool.scaler(settings())
+    scaler.reconfigure(settings(), 1, 3)
+    scaler.sample()
+    assert scaler.step(15 * SECOND).replicas == 3
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    pool = FakePool(2)
+    calls = []
+
+    def inflight(address: str) -> int:
+        calls.append(address)
+        raise RuntimeError("no segment")
+
+    scaler = Autoscaler(
+        "digits", pool, settings(interval="100ms"), minimum=1, maximum=4, inflight=inflight, clock=MonotonicClock()
+    )
+    scaler.start()
+    await until(lambda: len(calls) > 5)
+    await scaler.stop()
+    await scaler.stop()
+    assert pool.calls == []
+    assert "could not decide" in caplog.text
+
+
+async def test_rising_load_adds_model_servers_and_falling_load_removes_them(tmp_path: Path) -> None:
+    load = {"total": 0}
+
+    def inflight(address: str) -> int:
+        endpoints = supervisor.endpoints()
+        return load["total"] // len(endpoints) if any(e.address == address for e in endpoints) else 0
+
+    supervisor = Supervisor(
+        "digits",
+        ServeConfig(models=tmp_path, min=1, max=3),
+        runtime_dir=tmp_path / "run",
+        on_change=lambda: None,
+        on_exit=lambda _: None,
+        inflight=inflight,
+        clock=MonotonicClock(),
+        command=lambda serve, listen: [sys.executable, str(STANDIN), "--listen", listen],
+    )
+    config = settings(
+        interval="200ms", down={"window": "1s", "policies": [{"type": "replicas", "value": 1, "period": "1s"}]}
+    )
+    scaler = Autoscaler("digits", supervisor, config, minimum=1, maximum=3, inflight=inflight, clock=MonotonicClock())
+    await supervisor.start()
+    scaler.start()
+    await until(lambda: len(supervisor.endpoints()) == 1)
+    load["total"] = 20
+    await until(lambda: len(supervisor.endpoints()) == 3)
+    load["total"] = 0
+    await until(lambda: len(supervisor.replicas()) == 1)
+    assert [e["to"] for e in scaler.status()["events"]] == [3, 2, 1]
+    await scaler.stop()
+    await supervisor.stop()
+    assert list((tmp_path / "run").iterdir()) == []

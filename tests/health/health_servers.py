@@ -1,0 +1,103 @@
+"""Real servers for the health checks' tests: well, ill, silent, and one that takes no connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def listening(family: socket.AddressFamily, folder: Path, backlog: int = 16) -> tuple[socket.socket, str]:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    if family == socket.AF_UNIX:
+        path = str(folder / "s.sock")
+        sock.bind(path)
+        address = f"unix:{path}"
+    else:
+        host = "127.0.0.1" if family == socket.AF_INET else "::1"
+        sock.bind((host, 0))
+        port = sock.getsockname()[1]
+        address = f"{host}:{port}" if family == socket.AF_INET else f"[{host}]:{port}"
+    sock.listen(backlog)
+    sock.setblocking(False)
+    return sock, address
+
+
+@contextlib.asynccontextmanager
+async def speaking(
+    family: socket.AddressFamily, folder: Path, answer: bytes | None
+) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that reads a request's head, sends `answer` and closes; with None it stays silent."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if answer is None:
+                await reader.read()
+            else:
+                heads.append(await reader.readuntil(b"\r\n\r\n"))
+                writer.write(answer)
+                await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    sock, address = listening(family, folder)
+    server = (
+        await asyncio.start_server(serve, sock=sock)
+        if family != socket.AF_UNIX
+        else (await asyncio.start_unix_server(serve, sock=sock))
+    )
+    async with server:
+        yield address, heads
+
+
+@contextlib.asynccontextmanager
+async def grpc_server(
+    family: socket.AddressFamily, folder: Path, statuses: dict[str, int] | None
+) -> AsyncIterator[tuple[str, health.aio.HealthServicer | None]]:
+    """A gRPC server with the health service and these statuses, or with no service at all (None)."""
+    server = grpc.aio.server()
+    servicer = None
+    if statuses is not None:
+        servicer = health.aio.HealthServicer()
+        for service, status in statuses.items():
+            await servicer.set(service, status)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    if family == socket.AF_UNIX:
+        address = f"unix:{folder / 'g.sock'}"
+        server.add_insecure_port(address)
+    else:
+        host = "127.0.0.1" if family == socket.AF_INET else "[::1]"
+        address = f"{host}:{server.add_insecure_port(f'{host}:0')}"
+    await server.start()
+    try:
+        yield address, servicer
+    finally:
+        await server.stop(None)
+
+
+@contextlib.contextmanager
+def full(folder: Path) -> Iterator[str]:
+    """A TCP listener whose queue of connections is full: further SYNs are dropped, so a connect waits."""
+    sock, address = listening(socket.AF_INET, folder, backlog=0)
+    fillers = []
+    for _ in range(4):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(sock.getsockname())
+        fillers.append(filler)
+    try:
+        yield address
+    finally:
+        for s in (sock, *fillers):
+            s.close()

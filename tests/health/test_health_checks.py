@@ -1,0 +1,190 @@
+"""The contract every health check keeps, run on each type, and what is particular to each."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from health_servers import NOT_SERVING, SERVING, full, grpc_server, listening, speaking
+
+from lb.config.schema import HealthConfig
+from lb.health.check import CheckFailed
+from lb.health.registry import CHECKS, build
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+FAMILIES = [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX]
+TYPES = sorted(CHECKS)
+
+
+def open_fds() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@contextlib.asynccontextmanager
+async def well(kind: str, family: socket.AddressFamily, folder: Path) -> AsyncIterator[str]:
+    if kind == "grpc":
+        async with grpc_server(family, folder, {"": SERVING}) as (address, _):
+            yield address
+    else:
+        async with speaking(family, folder, OK) as (address, _):
+            yield address
+
+
+def test_the_schema_admits_what_is_registered() -> None:
+    field = HealthConfig.model_fields["type"]
+    assert set(field.annotation.__args__) == set(CHECKS)
+
+
+class TestContract:
+    @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_passes_on_a_well_endpoint(self, kind: str, family: socket.AddressFamily, tmp_path: Path) -> None:
+        async with well(kind, family, tmp_path) as address:
+            check = build(HealthConfig(type=kind))
+            for _ in range(3):
+                await asyncio.wait_for(check.run(address), 20)
+
+    @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_names_the_reason_when_nothing_listens(
+        self, kind: str, family: socket.AddressFamily, tmp_path: Path
+    ) -> None:
+        sock, address = listening(family, tmp_path)
+        sock.close()
+        with pytest.raises(CheckFailed, match=r"(?i)connection refused"):
+            await asyncio.wait_for(build(HealthConfig(type=kind)).run(address), 20)
+
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_fails_on_a_missing_socket_file(self, kind: str, tmp_path: Path) -> None:
+        with pytest.raises(CheckFailed, match=r"(?i)no such file"):
+            await asyncio.wait_for(build(HealthConfig(type=kind)).run(f"unix:{tmp_path}/none.sock"), 20)
+
+    @pytest.mark.parametrize("address", ["", "nowhere", "127.0.0.1", "127.0.0.1:99999", "::1:80", "a-name:80"])
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_refuses_what_is_no_address(self, kind: str, address: str) -> None:
+        with pytest.raises(CheckFailed):
+            await build(HealthConfig(type=kind)).run(address)
+
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_recovers_as_soon_as_the_endpoint_does(self, kind: str, tmp_path: Path) -> None:
+        check = build(HealthConfig(type=kind))
+        name = "g.sock" if kind == "grpc" else "s.sock"
+        for _ in range(5):
+            with pytest.raises(CheckFailed):
+                await check.run(f"unix:{tmp_path / name}")
+        async with well(kind, socket.AF_UNIX, tmp_path) as address:
+            await asyncio.wait_for(check.run(address), 20)
+
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_a_cancelled_check_closes_its_sockets(self, kind: str, tmp_path: Path) -> None:
+        check = build(HealthConfig(type=kind, timeout="50ms"))
+        with full(tmp_path) as address:
+
+            async def cancelled() -> None:
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await check.run(address)
+
+            await cancelled()  # libraries open what they keep
+            before = await settled_fds()
+            for _ in range(10):
+                await cancelled()
+            assert await settled_fds() <= before
+
+    @pytest.mark.parametrize("kind", TYPES)
+    async def test_failed_and_passed_checks_leak_nothing(self, kind: str, tmp_path: Path) -> None:
+        check = build(HealthConfig(type=kind))
+        async with well(kind, socket.AF_UNIX, tmp_path) as address:
+
+            async def both() -> None:
+                await check.run(address)
+                with pytest.raises(CheckFailed):
+                    await check.run(f"unix:{tmp_path}/none.sock")
+
+            await both()
+            before = await settled_fds()
+            for _ in range(10):
+                await both()
+            assert await settled_fds() <= before
+
+
+async def settled_fds() -> int:
+    """The number of descriptors once it stops falling: servers and gRPC's threads close theirs a little later."""
+    fewest, quiet = open_fds(), 0
+    while quiet < 10:
+        await asyncio.sleep(0.02)
+        now = open_fds()
+        fewest, quiet = (now, 0) if now < fewest else (fewest, quiet + 1)
+    return fewest
+
+
+async def test_tcp_does_not_take_a_full_unix_queue_for_a_connection(tmp_path: Path) -> None:
+    sock, address = listening(socket.AF_UNIX, tmp_path, backlog=0)
+    filler = socket.socket(socket.AF_UNIX)
+    filler.connect(address.removeprefix("unix:"))
+    with sock, filler, pytest.raises(CheckFailed, match="queue"):
+        await asyncio.wait_for(build(HealthConfig(type="tcp")).run(address), 20)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reason"),
+    [
+        (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", [200], "status 503"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", [200], "status 302"),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", [200, 204], None),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nshort", [200], None),  # the body is not awaited
+        (b"SSH-2.0-OpenSSH\r\n\r\n", [200], "no valid HTTP answer"),
+        (b"", [200], "closed without an answer"),
+    ],
+)
+async def test_http_judges_the_status(tmp_path: Path, answer: bytes, status: list[int], reason: str | None) -> None:
+    async with speaking(socket.AF_INET, tmp_path, answer) as (address, _):
+        check = build(HealthConfig(type="http", status=status))
+        if reason is None:
+            await asyncio.wait_for(check.run(address), 20)
+        else:
+            with pytest.raises(CheckFailed, match=reason):
+                await asyncio.wait_for(check.run(address), 20)
+
+
+async def test_http_sends_path_and_host_as_configured(tmp_path: Path) -> None:
+    async with speaking(socket.AF_INET, tmp_path, OK) as (address, heads):
+        await build(HealthConfig(type="http", path="/a//b/../c%2Fd?x=%41", host="models.example.org")).run(address)
+        await build(HealthConfig(type="http")).run(address)
+    first, second = (head.decode().split("\r\n") for head in heads)
+    assert first[0] == "GET /a//b/../c%2Fd?x=%41 HTTP/1.1"
+    assert "Host: models.example.org" in first
+    assert f"Host: {address}" in second
+
+
+@pytest.mark.parametrize(
+    ("statuses", "service", "reason"),
+    [
+        ({"": NOT_SERVING}, "", "NOT_SERVING"),
+        ({"": NOT_SERVING, "infer": SERVING}, "infer", None),
+        ({"": SERVING}, "infer", "unknown service 'infer'"),
+        (None, "", "does not implement"),
+    ],
+)
+async def test_grpc_judges_the_service(
+    tmp_path: Path, statuses: dict[str, int] | None, service: str, reason: str | None
+) -> None:
+    async with grpc_server(socket.AF_INET, tmp_path, statuses) as (address, _):
+        check = build(HealthConfig(type="grpc", service=service))
+        if reason is None:
+            await asyncio.wait_for(check.run(address), 20)
+        else:
+            with pytest.raises(CheckFailed, match=reason):
+                await asyncio.wait_for(check.run(address), 20)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b""])
+async def test_grpc_fails_on_what_is_not_grpc(tmp_path: Path, answer: bytes) -> None:
+    async with speaking(socket.AF_INET, tmp_path, answer) as (address, _):
+        with pytest.raises(CheckFailed):
+            await asyncio.wait_for(build(HealthConfig(type="grpc")).run(address), 30)

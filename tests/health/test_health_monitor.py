@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from health_servers import NOT_SERVING, SERVING, grpc_server
+
+from lb.clock import MonotonicClock
+from lb.config.schema import HealthConfig
+from lb.health.check import CheckFailed
+from lb.health.monitor import HealthMonitor, Target
+
+FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
+
+
+def target(address: str, slot: int = 0, **health: Any) -> Target:
+    return Target("pool", address, slot, HealthConfig(**{"type": "tcp", **FAST, **health}))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+class Scripted:
+    """A check whose answers the test sets; it records how many of one address run at once."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, str | BaseException | None] = {}
+        self.runs: Counter[str] = Counter()
+        self.running: Counter[str] = Counter()
+        self.most = 0
+        self.gate: asyncio.Event | None = None
+
+    def __call__(self, config: HealthConfig) -> Scripted:
+        return self
+
+    async def run(self, address: str) -> None:
+        self.runs[address] += 1
+        self.running[address] += 1
+        self.most = max(self.most, self.running[address])
+        try:
+            if self.gate:
+                await self.gate.wait()
+            answer = self.answers.get(address)
+            if isinstance(answer, BaseException):
+                raise answer
+            if answer is not None:
+                raise CheckFailed(answer)
+        finally:
+            self.running[address] -= 1
+
+
+class Harness:
+    def __init__(self) -> None:
+        self.check = Scripted()
+        self.changes: list[tuple[str, bool, str]] = []
+        self.monitor = HealthMonitor(self.changed, MonotonicClock(), random.Random(1), self.check)
+
+    def changed(self, target: Target, up: bool, reason: str) -> None:
+        self.changes.append((target.address, up, reason))
+
+    def state(self, address: str) -> dict[str, Any]:
+        return self.monitor.status()["pool"][address]
+
+
+@pytest.fixture
+async def harness():
+    harness = Harness()
+    yield harness
+    await harness.monitor.close()
+    assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("health ")]
+
+
+async def test_reports_each_transition_once_with_its_reason(harness: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tidegate.health")
+    harness.check.answers["a:1"] = "status 503"
+    harness.monitor.update([target("a:1")])
+    await until(lambda: harness.check.runs["a:1"] > 6)
+    assert harness.changes == [("a:1", False, "status 503")]
+    harness.check.answers["a:1"] = None
+    await until(lambda: len(harness.changes) > 1)
+    runs = harness.check.runs["a:1"]
+    await until(lambda: harness.check.runs["a:1"] > runs + 3)
+    assert [(a, up) for a, up, _ in harness.changes] == [("a:1", False), ("a:1", True)]
+    lines = [r.getMessage() for r in caplog.records if r.name == "tidegate.health"]
+    assert lines == [
+        "pool pool: endpoint a:1 is down: 3 checks failed, the last: status 503",
+        "pool pool: endpoint a:1 is up: 2 checks passed",
+    ]
+
+
+async def test_initial_down_needs_rise_passes(harness: Harness) -> None:
+    harness.monitor.update([target("a:1", initial="down", rise=4)])
+    assert harness.state("a:1")["state"] == "down"
+    await until(lambda: harness.changes)
+    assert harness.changes[0][:2] == ("a:1", True)
+    assert harness.check.runs["a:1"] >= 4
+
+
+async def test_update_adds_removes_and_keeps(harness: Harness) -> None:
+    harness.check.answers = {"a:1": "ill", "b:1": "ill"}
+    harness.monitor.update([target("a:1"), target("b:1", slot=1)])
+    await until(lambda: len(harness.changes) == 2)
+    harness.monitor.update([target("a:1"), target("c:1", slot=2)])
+    assert set(harness.monitor.status()["pool"]) == {"a:1", "c:1"}
+    assert harness.state("a:1")["state"] == "down"
+    runs = harness.check.runs["b:1"]
+    checks = harness.state("a:1")["checks"]
+    await until(lambda: harness.state("a:1")["checks"] > checks + 3)
+    assert harness.check.runs["b:1"] == runs
+    assert len(harness.changes) == 2
+
+
+async def test_new_settings_keep_the_state(harness: Harness) -> None:
+    harness.check.answers["a:1"] = "ill"
+    harness.monitor.update([target("a:1")])
+    await until(lambda: harness.changes)
+    harness.check.answers["a:1"] = None
+    harness.monitor.update([target("a:1", rise=3)])
+    assert harness.state("a:1")["state"] == "down"
+    await until(lambda: len(harness.changes) == 2)
+    assert harness.changes[1] == ("a:1", True, "3 checks passed")
+
+
+async def test_another_slot_is_another_endpoint(harness: Harness) -> None:
+    harness.check.answers["a:1"] = "ill"
+    harness.monitor.update([target("a:1", slot=4)])
+    await until(lambda: harness.changes)
+    harness.monitor.update([target("a:1", slot=5)])
+    assert harness.state("a:1")["state"] == "up"
+    await until(lambda: len(harness.changes) == 2)
+
+
+async def test_checks_of_one_endpoint_never_overlap(harness: Harness) -> None:
+    harness.check.gate = asyncio.Event()
+    harness.monitor.update([target("a:1")])
+    await until(lambda: harness.check.running["a:1"])
+    await asyncio.sleep(0.1)  # ten intervals
+    assert harness.check.runs["a:1"] == 1
+    harness.check.gate.set()
+    await until(lambda: harness.check.runs["a:1"] > 5)
+    assert harness.check.most == 1
+
+
+async def test_a_stalled_check_fails_with_the_timeout_as_reason(harness: Harness) -> None:
+    harness.check.gate = asyncio.Event()
+    harness.monitor.update([target("a:1", timeout="20ms", fall=1)])
+    await until(lambda: harness.changes)
+    assert harness.changes == [("a:1", False, "no answer within 0.02s")]
+
+
+async def test_a_defect_of_a_check_is_a_failure_with_a_reason(harness: Harness) -> None:
+    harness.check.answers["a:1"] = ZeroDivisionError("oops")
+    harness.monitor.update([target("a:1")])
+    await until(lambda: harness.changes)
+    assert harness.changes == [("a:1", False, "ZeroDivisionError: oops")]
+
+
+async def test_a_defect_of_the_listener_does_not_stop_the_checks(caplog: pytest.LogCaptureFixture) -> None:
+    check = Scripted()
+
+    def broken(target: Target, up: bool, reason: str) -> None:
+        raise RuntimeError("listener")
+
+    monitor = HealthMonitor(broken, MonotonicClock(), random.Random(1), check)
+    monitor.update([target("a:1", initial="down")])
+    await until(lambda: monitor.status()["pool"]["a:1"]["state"] == "up")
+    runs = check.runs["a:1"]
+    await until(lambda: check.runs["a:1"] > runs + 3)
+    await monitor.close()
+    assert "was not handled" in caplog.text
+
+
+async def test_first_checks_are_spread_over_the_interval(harness: Harness) -> None:
+    harness.monitor.update([target(f"a:{i}", slot=i, interval="1h") for i in range(1, 200)])
+    await asyncio.sleep(0.05)
+    assert sum(harness.check.runs.values()) < 5
+    harness.monitor.update([target(f"d:{i}", slot=i, interval="1h", initial="down", jitter=0) for i in range(1, 200)])
+    await until(lambda: sum(harness.check.runs.values()) >= 199)
+
+
+async def test_close_ends_running_checks_and_may_be_called_again() -> None:
+    harness = Harness()
+    harness.check.gate = asyncio.Event()
+    harness.monitor.update([target(f"a:{i}", slot=i) for i in range(1, 50)])
+    await until(lambda: sum(harness.check.running.values()) == 49)
+    await harness.monitor.close()
+    assert sum(harness.check.running.values()) == 0
+    assert harness.monitor.status() == {}
+    await harness.monitor.close()
+
+
+async def watch_real_servers(folder: Path) -> None:
+    changes: list[tuple[str, bool]] = []
+    monitor = HealthMonitor(lambda t, up, _: changes.append((t.pool, up)), MonotonicClock(), random.Random(2))
+
+    async with grpc_server(socket.AF_UNIX, folder, {"": SERVING}) as (address, servicer):
+        everything = [
+            Target(kind, address, i, HealthConfig(type=kind, initial="down", **FAST))
+            for i, kind in enumerate(("grpc", "tcp"))
+        ]
+        monitor.update(everything)
+        await until(lambda: len(changes) == 2)
+        before = len(os.listdir("/proc/self/fd"))
+        assert servicer
+        await servicer.set("", NOT_SERVING)
+        await until(lambda: len(changes) == 3)
+        await servicer.set("", SERVING)
+        await until(lambda: len(changes) == 4)
+        assert changes[2:] == [("grpc", False), ("grpc", True)]
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before)
+    await until(lambda: len(changes) == 6)
+    assert set(changes[4:]) == {("grpc", False), ("tcp", False)}
+    await monitor.close()
+
+
+def test_with_real_servers_on_uvloop(tmp_path: Path) -> None:
+    uvloop.run(asyncio.wait_for(watch_real_servers(tmp_path), 60))

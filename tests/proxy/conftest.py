@@ -1,0 +1,18 @@
+"""The `site` fixture: scripted endpoints and gates in the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+from datapath import Site
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    yield made
+    for gate in made.gates:
+        gate.proxy.close()
+    for server in made.servers:
+        server.close()

@@ -1,0 +1,134 @@
+"""A data path in the test's own process: real sockets, scripted endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lb.config.plan import (
+    AccessLogPlan,
+    EndpointPlan,
+    ListenerPlan,
+    Plan,
+    PolicyPlan,
+    PoolPlan,
+    RoutePlan,
+)
+from lb.core.segment import Segment
+from lb.proxy.proxy import Proxy
+
+SECOND = 1_000_000_000
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def listening_socket() -> tuple[int, int]:
+    """A listening descriptor on a free loopback port, and the port."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.bind(("127.0.0.1", 0))
+    made.listen(1024)
+    port = made.getsockname()[1]
+    return made.detach(), port
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+HTTP = ListenerPlan(
+    name="web", bind="", protocol="http", series=1, pool=-1, routes=(), header_timeout_ns=10 * SECOND, body_timeout_ns=10 * SECOND,
+    idle_timeout_ns=60 * SECOND, send_timeout_ns=10 * SECOND, max_header_bytes=16384, max_headers=100, max_connections=1000,
+    forwarded="append", retry_buffer=65536,
+)  # fmt: skip
+ROUTE = RoutePlan(
+    name="all", series=2, pool=0, host="", path_kind="", path="", methods=(), cache=True, cache_ttl_ns=SECOND, timeout_ns=0,
+    max_body=64 << 20,
+)  # fmt: skip
+POOL = PoolPlan(
+    name="pool", protocol="http", policy=PolicyPlan("round_robin"), endpoints=(), connect_timeout_ns=SECOND,
+    response_timeout_ns=10 * SECOND, idle_timeout_ns=60 * SECOND, retries=1, max_idle=16,
+)  # fmt: skip
+
+
+@dataclass
+class Gate:
+    """A running data path; `port` is its only listener's."""
+
+    proxy: Proxy
+    segment: Segment
+    plan: Plan
+    port: int
+
+    def total(self, series: int) -> list[int]:
+        return list(self.segment.series_total(series))
+
+    def in_flight(self) -> int:
+        return sum(self.segment.inflight(e.slot) for p in self.plan.pools for e in p.endpoints)
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
+
+    async def exchange(self, request: bytes) -> bytes:
+        """Sends `request` on a new connection and reads until the gate closes it."""
+        reader, writer = await self.connect()
+        writer.write(request)
+        answer = await asyncio.wait_for(reader.read(-1), 20)
+        writer.close()
+        return answer
+
+
+async def settle(condition: Callable[[], bool], what: str) -> None:
+    """Waits until `condition` holds; fails with `what` after ten seconds."""
+    deadline = asyncio.get_running_loop().time() + 10
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, what
+        await asyncio.sleep(0.01)
+
+
+class Site:
+    """Starts endpoints and gates, and stops them all at the end of the test."""
+
+    def __init__(self) -> None:
+        self.servers: list[asyncio.Server] = []
+        self.gates: list[Gate] = []
+
+    async def endpoint(self, handler: Handler) -> str:
+        async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await handler(reader, writer)
+
+        server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1 << 24)
+        self.servers.append(server)
+        return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+    async def gate(
+        self,
+        addresses: list[str],
+        *,
+        listener: dict[str, Any] | None = None,
+        pool: dict[str, Any] | None = None,
+        route: dict[str, Any] | None = None,
+    ) -> Gate:
+        tcp = (listener or {}).get("protocol") == "tcp"
+        endpoints = tuple(EndpointPlan(a, i, 10 + i, 1) for i, a in enumerate(addresses))
+        pools = (replace(POOL, endpoints=endpoints, **{"protocol": "tcp" if tcp else "http", **(pool or {})}),)
+        routes = () if tcp else (replace(ROUTE, **(route or {})),)
+        made = replace(HTTP, **{"routes": routes, "pool": 0 if tcp else -1, **(listener or {})})
+        plan = Plan(1, 1, (made,), pools, None, AccessLogPlan(""), 10 * SECOND)
+        master = Segment.create(1)
+        for endpoint in endpoints:
+            master.set_health(endpoint.slot, True, 0)
+            master.set_weight(endpoint.slot, 1)
+        fd, port = listening_socket()
+        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0))
+        proxy.apply(plan, {"web": fd})
+        gate = Gate(proxy, master, plan, port)
+        self.gates.append(gate)
+        return gate
