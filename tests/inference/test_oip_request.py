@@ -46,7 +46,7 @@ def test_encodings_are_equal(inputs: list[Tensor], data: st.DataObject) -> None:
 
     (message,) = messages
     parsed = ModelInferRequest.FromString(message)
-    assert parsed.SerializeToString(deterministic=True) == message
+    assert parsed.ByteSize() == len(message)  # nothing unknown, nothing twice, nothing that is a default
     assert (parsed.model_name, parsed.model_version, parsed.id) == ("m", "3", "7")
     assert list(parsed.raw_input_contents) == [t.raw for t in inputs]
     for tensor, item in zip(inputs, parsed.inputs, strict=True):
