@@ -62,7 +62,7 @@ class Managed:
 
     async def apply(self, config: Config) -> None:
         self.plan, before = self.compile(config), self.plan
-        self.pools.apply(config, before)
+        self.pools.apply(config, before, self.plan)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -128,9 +128,12 @@ async def test_other_models_take_over_when_enough_are_ready() -> None:
     assert not old.stopped
     new.be_ready("unix:/3", "unix:/4")
     assert managed.addresses(serving()) == ["unix:/3", "unix:/4"]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    assert managed.pools.alive("p", "unix:/1")  # workers have not heard of the new ones yet
+    assert not old.stopped
+    await managed.apply(serving("/other", min=2))
     assert old.stopped
+    old.be_ready()
+    assert not managed.pools.alive("p", "unix:/1")
     assert not new.stopped
 
 
@@ -165,6 +168,7 @@ async def test_a_static_pool_keeps_its_endpoints_until_model_servers_are_ready()
     assert managed.pools.waiting() == []
     managed.servers[0].be_ready("unix:/1")
     assert managed.addresses(serving()) == ["unix:/1"]
+    assert managed.pools.alive("p", "127.0.0.1:5")  # until a plan without it is everywhere
     managed.servers[0].be_ready()
     assert managed.addresses(serving()) == []
 
