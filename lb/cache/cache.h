@@ -60,7 +60,9 @@ typedef struct {
     uint32_t free_count;
     uint32_t entries;
     uint32_t used; /* chunks in objects */
-    uint32_t newest, oldest, hand;
+    uint32_t newest, oldest; /* ends of the eviction queue */
+    uint32_t hand;           /* SIEVE's place in it, 0 = at the oldest */
+    uint32_t broom;          /* where stale entries are looked for, likewise */
 } tg_shard;
 
 /* A process's own idea of where a shard is. */

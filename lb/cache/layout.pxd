@@ -44,6 +44,7 @@ cdef extern from "cache.h" nogil:
         uint32_t newest
         uint32_t oldest
         uint32_t hand
+        uint32_t broom
     ctypedef struct tg_shard_view:
         tg_shard *state
         uint32_t *buckets

@@ -62,6 +62,8 @@ cdef bint copy_out(const tg_shard_view *v, uint32_t id, char *target, size_t siz
     """Copy an object's bytes, neighbouring chunks in one go; False when its chain leads nowhere."""
     cdef uint32_t first
     cdef size_t piece = min(size, <size_t> (TG_CHUNK - sizeof(tg_entry)))
+    if piece == 0:
+        return True  # an empty object; there may be no target either
     memcpy(target, tg_chunk(v, id) + sizeof(tg_entry), piece)
     target += piece
     size -= piece

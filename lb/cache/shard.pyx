@@ -9,7 +9,6 @@ from libc.string cimport memcmp, memcpy, memset
 from lb.cache.layout cimport (
     TG_CHUNK,
     tg_cache_stripe,
-    tg_checksum,
     tg_chunk,
     tg_chunks_for,
     tg_entry,
@@ -36,6 +35,8 @@ from lb.core.segment cimport tg_add
 cdef enum:
     # About as long as a small insertion. On a single core waiting longer would only delay the owner.
     LOCK_SPINS = 100
+    # Entries looked at for staleness per eviction. More than one, or the newcomers would outrun the broom.
+    BROOM_LOOKS = 3
 
 # How long an owner that was found alive is left alone before it is looked up again.
 cdef uint64_t SUSPECT_NS = 10_000_000
@@ -80,7 +81,7 @@ cdef void shard_reset(tg_shard_view *v) noexcept nogil:
     tg_fence_release()
     memset(v.buckets, 0, (<size_t> v.mask + 1) * sizeof(uint32_t))
     state.fresh = state.free = state.free_count = 0
-    state.newest = state.oldest = state.hand = 0
+    state.newest = state.oldest = state.hand = state.broom = 0
     tg_store32_relaxed(&state.entries, 0)
     tg_store32_relaxed(&state.used, 0)
 
@@ -110,6 +111,8 @@ cdef int unlink_queue(tg_shard_view *v, uint32_t id) noexcept nogil:
         return -1
     if state.hand == id:
         state.hand = newer
+    if state.broom == id:
+        state.broom = newer
     if newer:
         v.nodes[newer].older = older
     else:
@@ -145,11 +148,34 @@ cdef int discard(tg_shard_view *v, uint32_t id) noexcept nogil:
     return 0
 
 
+cdef uint32_t sweep(tg_shard_view *v, uint64_t now) noexcept nogil:
+    """A stale entry, if one is at the broom's next few places; 0 if not. The broom goes round and round."""
+    cdef tg_shard *state = v.state
+    cdef uint32_t id
+    cdef int _
+    for _ in range(BROOM_LOOKS):
+        id = state.broom if state.broom else state.oldest
+        if not valid(v, id):
+            return 0
+        if now >= tg_load64_relaxed(&v.nodes[id].expires_ns):
+            return id
+        state.broom = v.nodes[id].newer
+    return 0
+
+
 cdef int evict(tg_shard_view *v, uint64_t now, tg_cache_stripe *counters) noexcept nogil:
     """SIEVE (Zhang et al., NSDI 2024): the hand goes from the oldest to the newest, spares an entry once for a visit,
-    and takes the first that has none. A stale entry is never spared."""
+    and takes the first that has none.
+
+    A stale entry goes before any other. The hand alone would not do: while nothing is visited it moves at the pace of
+    the newcomers, and what it once spared stays behind it for ever. Hence the broom.
+    """
     cdef tg_shard *state = v.state
-    cdef uint32_t id = state.hand if state.hand else state.oldest
+    cdef uint32_t id = sweep(v, now)
+    if id:
+        tg_add(&counters.expired, 1)
+        return discard(v, id)
+    id = state.hand if state.hand else state.oldest
     cdef uint64_t steps = 2 * <uint64_t> min(state.entries, v.count)
     cdef tg_node *node
     while True:
@@ -217,29 +243,22 @@ cdef int copy_in(tg_shard_view *v, uint32_t id, const tg_entry *entry, const cha
 
 
 cdef int shard_insert(
-    tg_shard_view *v, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t expires,
-    tg_cache_stripe *counters
+    tg_shard_view *v, const tg_entry *entry, const char *data, uint64_t now, uint64_t expires, tg_cache_stripe *counters
 ) noexcept nogil:
     cdef tg_shard *state = v.state
-    cdef uint32_t need = <uint32_t> tg_chunks_for(n)
-    cdef uint32_t tag = tg_key_tag(key)
+    cdef uint32_t need = <uint32_t> tg_chunks_for(entry.size)
+    cdef uint32_t tag = tg_key_tag(entry.key)
     cdef uint32_t id
     cdef tg_node *node
-    cdef tg_entry entry
-    if shard_remove(v, key):
+    if shard_remove(v, entry.key):
         return -1
     if state.fresh > v.count or state.free_count > state.fresh:
         return -1
     while state.free_count + (v.count - state.fresh) < need:
         if evict(v, now, counters):
             return -1
-    memset(&entry, 0, sizeof(entry))
-    memcpy(entry.key, key, 32)
-    entry.stored_ns = now
-    entry.size = n
-    entry.checksum = tg_checksum(&entry, data, n)
     id = take_chunks(v, need)
-    if id == 0 or copy_in(v, id, &entry, data):
+    if id == 0 or copy_in(v, id, entry, data):
         return -1
 
     node = &v.nodes[id]

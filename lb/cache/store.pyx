@@ -7,13 +7,14 @@ at a bucket or at another's entry. Times are monotonic nanoseconds, the same for
 
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from lb.cache.layout cimport (
     TG_CACHE_MAGIC,
     TG_CACHE_PAGE,
     TG_CHUNK,
     tg_cache_stripe,
+    tg_checksum,
     tg_entry,
     tg_key_shard,
     tg_shard_place,
@@ -110,12 +111,18 @@ cdef class ResultCache:
         if n > self.max_object:
             tg_add(&self.stripe.declined_size, 1)
             return 0
+        cdef uint64_t expires = now + ttl_ns if ttl_ns < UINT64_MAX - now else UINT64_MAX
+        cdef tg_entry entry
+        memset(&entry, 0, sizeof(entry))
+        memcpy(entry.key, key, 32)
+        entry.stored_ns = now
+        entry.size = n
+        entry.checksum = tg_checksum(&entry, data, n)
         cdef tg_shard_view *shard = self.shard(key)
         if not shard_lock(shard, self.token, now, self.stripe):
             tg_add(&self.stripe.declined_busy, 1)
             return 0
-        cdef uint64_t expires = now + ttl_ns if ttl_ns < UINT64_MAX - now else UINT64_MAX
-        cdef bint damaged = shard_insert(shard, key, data, n, now, expires, self.stripe)
+        cdef bint damaged = shard_insert(shard, &entry, data, now, expires, self.stripe)
         if damaged:
             shard_reset(shard)
         shard_unlock(shard)

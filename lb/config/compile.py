@@ -110,6 +110,7 @@ def _route(config: Config, name: str, route: RouteConfig, pools: Mapping[str, in
         cache_ttl_ns=(default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0,
         timeout_ns=route.timeout or 0,
         max_body=route.max_body,
+        expose_endpoint=route.expose_endpoint,
     )
 
 

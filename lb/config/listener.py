@@ -102,6 +102,9 @@ class RouteConfig(Model):
     client gets 504. Default: no limit beyond the pool's."""
     max_body: Size = 64 * MIB
     """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take."""
+    expose_endpoint: Boolean = False
+    """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
+    balancing at work, and tells clients about the inside of the site: off by default."""
 
 
 class ListenerConfig(Model):

@@ -63,6 +63,7 @@ class RoutePlan:
     cache_ttl_ns: int
     timeout_ns: int  # whole exchange; 0 = none
     max_body: int
+    expose_endpoint: bool = False  # X-Tidegate-Endpoint in answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check}], managed}],
-     cache: {size} | None}
+     cache: {size, entries, bytes, capacity, hits, misses, …} | None}
 
 Times `…_at` are Unix seconds; durations end in `_s`.
 """
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lb
-from lb.config.plan import Plan, PoolPlan
+from lb.cache.store import ResultCache
+from lb.config.plan import CachePlan, Plan, PoolPlan
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -44,7 +45,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "workers": [member.describe(now) for member in master.fleet.members],
         "listeners": _listeners(master, plan) if plan else [],
         "pools": _pools(master, plan) if plan else [],
-        "cache": {"size": plan.cache.size} if plan and plan.cache else None,
+        "cache": _cache(master, plan.cache) if plan and plan.cache else None,
     }
 
 
@@ -60,6 +61,10 @@ def compiled_modules() -> tuple[tuple[str, bool], ...]:
         origin = spec.origin if spec is not None else None
         found.append((name, origin is not None and origin.endswith(tuple(EXTENSION_SUFFIXES))))
     return tuple(found)
+
+
+def _cache(master: Master, plan: CachePlan) -> dict[str, Any]:
+    return {"size": plan.size, **ResultCache(master.segment, plan.max_object).stats()}
 
 
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:

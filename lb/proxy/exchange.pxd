@@ -75,6 +75,7 @@ cdef class Exchange(Http1Call):
     cdef void end(self) noexcept
     cdef void record(self) noexcept
     cdef void log_access(self, uint64_t duration) noexcept
+    cdef int append_endpoint(self, tg_buffer *head) noexcept
     cdef uint64_t find_key(self, Scan *scan) noexcept
 
 

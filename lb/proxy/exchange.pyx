@@ -232,6 +232,16 @@ cdef class Exchange(Http1Call):
             set_text(record, A_REASON, self.reason, strlen(self.reason))
         self.listener.access.commit()
 
+    cdef int append_endpoint(self, tg_buffer *head) noexcept:
+        """X-Tidegate-Endpoint, where the route asks for it and an endpoint answered."""
+        cdef bytes address
+        if not self.route.expose_endpoint or self.last_endpoint < 0:
+            return 0
+        address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
+        append_text(head, b"X-Tidegate-Endpoint: ")
+        tg_buffer_append(head, <const char *>address, <size_t>len(address))
+        return append_text(head, b"\r\n")
+
     cdef uint64_t find_key(self, Scan *scan) noexcept:
         """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""
         cdef Pool pool = self.pool

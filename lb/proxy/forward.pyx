@@ -5,7 +5,7 @@ until the answer begins, so that another endpoint can be tried. Longer bodies st
 """
 
 from libc.stdint cimport uint64_t
-from libc.string cimport strlen
+from libc.string cimport memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size, tg_buffer_tail
 from lb.core.http1 cimport (
     H_EXPECT, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Parser, Scan, append_chunk_size,
@@ -210,6 +210,7 @@ cdef class ForwardExchange(Exchange):
 
     cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept:
         cdef int status
+        cdef tg_buffer extra
         if scan.head:
             status = upstream.parser.http.status_code
             if status < 200:
@@ -223,7 +224,10 @@ cdef class ForwardExchange(Exchange):
                 self.client.close_after()            # the rest of the body has nowhere to go
                 self.wants_body = False
             mark_hop_by_hop(scan)
-            self.client.respond(scan, upstream.parser, NULL)
+            memset(&extra, 0, sizeof(extra))
+            self.append_endpoint(&extra)
+            self.client.respond(scan, upstream.parser, &extra)
+            tg_buffer_free(&extra)
             if self.state == X_DONE:
                 return
         if scan.span_count:

@@ -394,6 +394,7 @@ cdef class InferExchange(Exchange):
             append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
             append_number(&head, <uint64_t>response.json_length)
             append_text(&head, b"\r\n")
+        self.append_endpoint(&head)
         if self.cache == CACHE_HIT:
             append_text(&head, b"Cache-Status: tidegate; hit\r\n")
         elif self.cache == CACHE_MISS:

@@ -12,6 +12,7 @@ cdef class Route:
     cdef readonly uint64_t cache_ttl
     cdef readonly uint64_t timeout
     cdef readonly uint64_t max_body
+    cdef readonly bint expose_endpoint
     cdef bytes host
     cdef bint host_suffix             # "*.example.org": host holds ".example.org"
     cdef int path_kind

@@ -36,6 +36,7 @@ cdef class Route:
         self.cache_ttl = plan.cache_ttl_ns
         self.timeout = plan.timeout_ns
         self.max_body = plan.max_body
+        self.expose_endpoint = plan.expose_endpoint
         host = plan.host.encode("ascii")
         self.host_suffix = host.startswith(b"*.")
         self.host = host[1:] if self.host_suffix else host

@@ -12,8 +12,8 @@ from libc.string cimport memcpy
 from lb.core.hashing cimport hash64
 from lb.core.poller cimport Poller, monotonic_ns
 from lb.core.segment cimport (
-    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_FINISHED,
-    TG_S_HISTOGRAM, TG_S_REJECTED, TG_S_RETRIES, TG_S_STARTED, tg_add, tg_bucket,
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
+    TG_S_REJECTED, TG_S_RETRIES, tg_add, tg_bucket,
 )
 from lb.core.splice cimport Pipe
 from lb.core.stream cimport (
@@ -50,7 +50,6 @@ cdef class TunnelAcceptor(Acceptor):
         tunnel.port = port
         side.tunnel = tunnel
         side.poller = self.poller
-        tg_add(&listener.series[TG_S_STARTED], 1)
         self.busy += 1
         (<set>listener.connections).add(tunnel)
         if tunnel.pool.key_kind != KEY_NONE:
@@ -265,7 +264,6 @@ cdef class Tunnel:
         self.let_go(ok)
         took = monotonic_ns() - self.started
         tg_add(&words[TG_S_CODE_OTHER], 1)
-        tg_add(&words[TG_S_FINISHED], 1)
         tg_add(&words[TG_S_DURATION_SUM_NS], took)
         tg_add(&words[TG_S_HISTOGRAM + tg_bucket(took)], 1)
         tg_add(&words[TG_S_BYTES_IN], self.client.bytes_read)

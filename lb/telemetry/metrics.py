@@ -113,10 +113,10 @@ def _listeners(listeners: Mapping[str, Series]) -> Iterator[Metric]:
     rows = listeners.items()
     yield _counter("listener_connections", "Connections accepted", ("listener",), (((n,), s.connections) for n, s in rows))
     yield _counter("listener_rejected", "Requests or sessions refused", ("listener",), (((n,), s.rejected) for n, s in rows))
-    yield _counter("listener_sessions", "TCP sessions that ended", ("listener",), (((n,), s.finished) for n, s in rows))
     yield _gauge(
-        "listener_open_sessions", "TCP sessions", ("listener",), (((n,), max(0, s.started - s.finished)) for n, s in rows)
-    )
+        "listener_open_connections", "Connections that are open", ("listener",),
+        (((n,), max(0, s.started - s.finished)) for n, s in rows),
+    )  # fmt: skip
     yield _counter("listener_received_bytes", "Bytes from TCP clients", ("listener",), (((n,), s.bytes_in) for n, s in rows))
     yield _counter("listener_sent_bytes", "Bytes to TCP clients", ("listener",), (((n,), s.bytes_out) for n, s in rows))
 
@@ -160,7 +160,12 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         (((n,), sum(r["restarts"] for r in m["replicas"])) for n, m in pools),
     )  # fmt: skip
     scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
-    yield _counter("scale_events", "Changes of the wish", ("pool",), (((n,), s["events"]) for n, s in scaled))
+    yield _counter(
+        "scale_events",
+        "Changes of the number of model servers wished for",
+        ("pool", "direction"),
+        (((n, way), s[f"scaled_{way}"]) for n, s in scaled for way in ("up", "down")),
+    )
 
 
 def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -46,6 +46,7 @@ cdef class GrpcCall(Timed):
         tg_buffer_clear(&self.text)
         tg_buffer_clear(&self.path)
         self.fail = 0
+        self.refused = False
         self.http = 0
         self.status = -1
         self.is_grpc = False

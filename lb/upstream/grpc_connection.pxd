@@ -23,6 +23,7 @@ cdef class GrpcConnection(Stream):
     cdef readonly bint retired        # takes no new calls
     cdef readonly bint served         # has given a call a stream
     cdef bint lost
+    cdef uint32_t limit               # of streams, where experience says less than the peer's SETTINGS
     cdef uint64_t heard               # when bytes came last
     cdef uint64_t pinged              # when a PING was sent last, or 0
 
@@ -39,6 +40,8 @@ cdef class GrpcConnection(Stream):
     cdef void admit(self) noexcept
     cdef int submit(self, GrpcCall call) noexcept
     cdef void end(self, GrpcCall call, int fail) noexcept
+    # The peer refused a stream: sends it again, once (gRFC A6). Whether that was possible.
+    cdef bint again(self, GrpcCall call) noexcept
     cdef void detach(self, GrpcCall call) noexcept
     cdef void deliver(self) noexcept
     cdef void established(self) noexcept

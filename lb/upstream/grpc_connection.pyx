@@ -1,7 +1,7 @@
 """One HTTP/2 connection of a gRPC channel: see grpc_connection.pxd."""
 
 from libc.errno cimport ETIMEDOUT
-from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
 from lb import __version__
 from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.core.http2 cimport H2_EXHAUSTED, Http2Client, h2_field, h2_stream
@@ -93,11 +93,13 @@ cdef class Session(Http2Client):
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef GrpcCall call = <GrpcCall>stream.owner
         cdef int fail = FAIL_RESET
+        self.forget(stream)
         if code == NGHTTP2_REFUSED_STREAM and not call.fields_size:
             fail = FAIL_REFUSED
+            if stream.reset_by_peer and (<GrpcConnection>self.connection).again(call):
+                return
         elif not stream.reset_by_peer and code != NGHTTP2_NO_ERROR:
             fail = FAIL_PROTOCOL                 # nghttp2 found the answer malformed and reset the stream
-        self.forget(stream)
         (<GrpcConnection>self.connection).end(call, fail)
 
     cdef void on_settings(self) noexcept:
@@ -117,6 +119,7 @@ cdef class GrpcConnection(Stream):
     def __init__(self, Dispatcher channel not None):
         link_init(&self.calls)
         link_init(&self.over)
+        self.limit = UINT32_MAX
         self.channel = channel
         self.poller = channel.poller
         self.session = Session()
@@ -251,7 +254,8 @@ cdef class GrpcConnection(Stream):
 
     cdef void admit(self) noexcept:
         cdef GrpcCall call
-        while <uint32_t>self.session.streams < self.session.peer_stream_limit():
+        cdef uint32_t limit = min(self.limit, self.session.peer_stream_limit())
+        while <uint32_t>self.session.streams < limit:
             call = self.channel.take()
             if call is None or self.submit(call) < 0:
                 return
@@ -301,6 +305,18 @@ cdef class GrpcConnection(Stream):
         if self.deadline == UINT64_MAX:
             self.poller.arm(self, self.poller.now + self.channel.ping_after)
         return 0
+
+    cdef bint again(self, GrpcCall call) noexcept:
+        # Servers count a stream until their write of its end has returned, which may be after we have read that end and
+        # opened the next; so a peer that refuses within its limit gets a little less than it.
+        cdef uint32_t announced = self.session.peer_stream_limit()
+        self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
+        if call.refused or self.retired:
+            return False
+        call.refused = True
+        self.detach(call)
+        self.channel.put_back(call)
+        return True
 
     cdef void detach(self, GrpcCall call) noexcept:
         link_remove(&call.link)

@@ -1,11 +1,10 @@
-"""gRPC calls awaited by Python code."""
+"""gRPC calls made by Python code."""
 
 from lb.core.stream cimport iovec
 from lb.upstream.grpc cimport GrpcCall
 
 
 cdef class PyCall(GrpcCall):
-    cdef iovec part
-    cdef bytes message                # keeps the memory of `part`
-    cdef str endpoint
-    cdef readonly object future       # of (status, message, reply)
+    cdef tuple memory                 # keeps what `vector` points to
+    cdef iovec *vector
+    cdef object told

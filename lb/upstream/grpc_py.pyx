@@ -1,8 +1,9 @@
-"""gRPC calls awaited by Python code: health checks, metadata, tests. The data path subclasses GrpcCall instead."""
+"""gRPC calls made by Python code: health checks, metadata, tests. The data path subclasses GrpcCall itself."""
 
 import asyncio
 
 from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
 from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.core.poller cimport NEVER, monotonic_ns
 from lb.upstream.grpc cimport FAIL_CONNECT, FAIL_REFUSED, FAIL_TIMEOUT, GrpcChannel
@@ -20,7 +21,7 @@ KINDS = {
 
 
 class CallFailed(UpstreamError):
-    """A call ended without an answer; `kind` is the FAIL number of lb.upstream.grpc."""
+    """A call ended without an answer; `kind` is the FAIL number of lb/upstream/grpc_call.pxd."""
 
     def __init__(self, kind: int, address: str) -> None:
         super().__init__(f"{address}: {KINDS[kind]}")
@@ -32,55 +33,71 @@ class CallFailed(UpstreamError):
 
 
 cdef class PyCall(GrpcCall):
-    """One call; `future` gets (status, message, reply) or CallFailed."""
+    """One call, sending the concatenation of `parts`, which may be started again when it is over.
 
-    def __init__(self, bytes message not None):
-        self.message = message
-        self.part.iov_base = <void *><const char *>message
-        self.part.iov_len = len(message)
-        self.parts = &self.part
-        self.part_count = 1
-        self.message_size = len(message)
+    `told(kind, status, message, reply)` is called from the loop when it is over: kind 0 and the answer, or a FAIL number.
+    It may start and cancel calls, this one included.
+    """
 
-    def start(self, GrpcChannel channel not None, bytes path not None, timeout: float | None):
-        """Starts the call now; `timeout` in seconds. Raises RuntimeError outside of a running loop or when it runs already."""
+    def __cinit__(self, parts, told):
+        cdef Py_ssize_t i
+        cdef bytes part
+        self.memory = tuple(parts)
+        self.vector = <iovec *>calloc(max(1, len(self.memory)), sizeof(iovec))
+        if self.vector == NULL:
+            raise MemoryError
+        for i in range(len(self.memory)):
+            part = self.memory[i]
+            self.vector[i].iov_base = <void *><const char *>part
+            self.vector[i].iov_len = len(part)
+            self.message_size += self.vector[i].iov_len
+        self.parts = self.vector
+        self.part_count = len(self.memory)
+        self.told = told
+
+    def __dealloc__(self):
+        free(self.vector)
+
+    def start(self, GrpcChannel channel not None, bytes path not None, timeout=None):
+        """Starts the call; `timeout` in seconds, None waits for ever. RuntimeError when it runs already."""
         cdef uint64_t deadline = NEVER
         if self.dispatcher is not None:
             raise RuntimeError("the call runs already")
-        self.future = asyncio.get_running_loop().create_future()
         if timeout is not None:
             deadline = monotonic_ns() + <uint64_t>max(0, int(timeout * 1e9))
-        self.endpoint = channel.address.text
         channel.start(self, path, len(path), deadline)
-        return self.future
 
     def cancel(self):
-        """Cancels the call and its future."""
+        """`told` will not be called; nothing happens when it was called already."""
         if self.dispatcher is not None:
             (<GrpcChannel>self.dispatcher).cancel(self)
-        if self.future is not None:
-            self.future.cancel()
 
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
-        if not self.future.done():
-            reply = tg_buffer_head(&self.reply)[:tg_buffer_size(&self.reply)] if tg_buffer_size(&self.reply) else b""
-            text = message[:n].decode("utf-8", "replace") if n else ""
-            self.future.set_result((status, text, reply))
+        reply = tg_buffer_head(&self.reply)[:tg_buffer_size(&self.reply)] if tg_buffer_size(&self.reply) else b""
+        self.told(0, status, message[:n].decode("utf-8", "replace") if n else "", reply)
 
     cdef void on_failed(self, int kind) noexcept:
-        if not self.future.done():
-            self.future.set_exception(CallFailed(kind, self.endpoint))
+        self.told(kind, 0, "", b"")
 
 
 async def unary(channel: GrpcChannel, path: bytes, message: bytes, timeout: float | None = None) -> tuple:
-    """Call `path` ("/package.Service/Method") with `message`; (status, status message, reply message).
+    """Call `path` ("/package.Service/Method") with `message`; returns (status, status message, reply message).
 
     `timeout` is in seconds, None waits for ever. Raises CallFailed when no answer came.
     """
-    call = PyCall(message)
+    future = asyncio.get_running_loop().create_future()
+
+    def told(kind, status, text, reply):
+        if future.done():
+            return
+        if kind:
+            future.set_exception(CallFailed(kind, channel.address.text))
+        else:
+            future.set_result((status, text, reply))
+
+    call = PyCall((message,), told)
     call.start(channel, path, timeout)
     try:
-        return await call.future
-    except asyncio.CancelledError:
-        call.cancel()
-        raise
+        return await future
+    finally:
+        call.cancel()                     # the waiting task was cancelled; otherwise the call is over

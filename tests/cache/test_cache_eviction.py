@@ -15,12 +15,15 @@ REGION = 64 << 10
 
 
 class Sieve:
-    """SIEVE as in the paper (NSDI 2024, algorithm 1), on a plain list from oldest to newest; sizes in chunks."""
+    """SIEVE as in the paper (NSDI 2024, algorithm 1), on a plain list from oldest to newest; sizes in chunks.
+
+    Before the hand, a broom looks at the next three entries on its own way round, and takes a stale one.
+    """
 
     def __init__(self, capacity):
         self.capacity = capacity
         self.queue = []
-        self.hand = None
+        self.hand = self.broom = None
         self.visited, self.size, self.expires = {}, {}, {}
 
     def after(self, key):
@@ -30,11 +33,19 @@ class Sieve:
     def remove(self, key):
         if self.hand == key:
             self.hand = self.after(key)
+        if self.broom == key:
+            self.broom = self.after(key)
         self.queue.remove(key)
         for table in (self.visited, self.size, self.expires):
             del table[key]
 
     def evict(self, now):
+        for _ in range(3):
+            candidate = self.broom if self.broom is not None else self.queue[0]
+            if now >= self.expires[candidate]:
+                self.remove(candidate)
+                return
+            self.broom = self.after(candidate)
         candidate = self.hand if self.hand is not None else self.queue[0]
         while self.visited[candidate] and now < self.expires[candidate]:
             self.visited[candidate] = False
@@ -133,6 +144,22 @@ def test_a_stale_entry_goes_first_when_the_hand_meets_it_and_is_not_counted_as_e
         cache.put_bytes(key(("new", number)), b"x", 20, LIFE)
     assert all(cache.has(key(number), 20) for number in range(5, capacity))
     assert (cache.stats()["expired"], cache.stats()["evictions"]) == (5, 0)
+    segment.close()
+
+
+def test_what_was_spared_and_went_stale_does_not_stay_behind_the_hand(key):
+    segment, cache = open_cache()
+    capacity = cache.stats()["capacity"] // 512
+    for number in range(capacity):
+        cache.put_bytes(key(number), b"x", 0, 10)
+        cache.get_bytes(key(number), 0)
+    for number in range(2):  # the hand spares all but one, and is past them
+        cache.put_bytes(key(("late", number)), b"x", 0, LIFE)
+    assert sum(cache.has(key(number), 0) for number in range(capacity)) == capacity - 2
+    for number in range(capacity):  # nothing of this is ever asked for again
+        cache.put_bytes(key(("flood", number)), b"x", 20, LIFE)
+    assert cache.stats()["expired"] == capacity - 2
+    assert sum(cache.has(key(("flood", number)), 20) for number in range(capacity)) >= capacity - 2
     segment.close()
 
 

@@ -1,0 +1,12 @@
+"""The proxies that can be measured, by name; the first is ours."""
+
+from bench.peers.base import Proxy, Setup
+from bench.peers.haproxy import HAProxy
+from bench.peers.nginx import Nginx
+from bench.peers.tidegate import Tidegate
+
+OURS = "tidegate"
+PROXIES: dict[str, Proxy] = {proxy.name: proxy for proxy in (Tidegate(), HAProxy(), Nginx())}
+PEERS = tuple(name for name in PROXIES if name != OURS)
+
+__all__ = ["OURS", "PEERS", "PROXIES", "Proxy", "Setup"]

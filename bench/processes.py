@@ -1,0 +1,141 @@
+"""Processes that a benchmark starts, pins to cores, and surely stops."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.accounting import tree
+from bench.errors import BenchError
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def on_cores(cores: Iterable[int], command: Sequence[str]) -> list[str]:
+    """A command that runs on these CPUs only, its children as well."""
+    return ["taskset", "-c", ",".join(map(str, cores)), *command]
+
+
+def require(program: str, package: str) -> str:
+    """The program's path. Raises BenchError naming the package to install."""
+    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if found is None:
+        raise BenchError(f"{program} is missing; install it with: apt-get install {package}")
+    return found
+
+
+@contextlib.contextmanager
+def signals_as_exit() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does, through every `finally`, so that no process is left behind."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Process:
+    """A started program with its output in a file."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.command = list(command)
+        with log.open("wb") as out:
+            try:
+                # Its own session: Ctrl-C is for us, who then stop it in order. If we are killed, the kernel tells it.
+                self._popen = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - this program has no other threads when it starts one
+                )
+            except OSError as error:
+                raise BenchError(f"cannot start {name}: {error.strerror}") from error
+
+    def __repr__(self) -> str:
+        return f"<Process {self.name} pid={self._popen.pid} code={self._popen.poll()}>"
+
+    def pids(self) -> list[int]:
+        """The process and its descendants."""
+        return tree(self._popen.pid)
+
+    def check(self) -> None:
+        """Raises BenchError with the end of its output if it has ended."""
+        if (code := self._popen.poll()) is not None:
+            raise BenchError(f"{self.name} ended with code {code}: {self.last_words()}")
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return " | ".join(line.strip() for line in lines[-3:]) or "it said nothing"
+
+    def wait_listening(self, port: int, timeout: float = 15.0) -> None:
+        """Returns once the port takes connections. Raises BenchError if the process ends or is too slow."""
+        limit = time.monotonic() + timeout
+        while True:
+            self.check()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                return
+            if time.monotonic() > limit:
+                raise BenchError(f"{self.name} does not listen on port {port} after {timeout:.0f} s: {self.last_words()}")
+            time.sleep(0.02)
+
+    def stop(self, grace: float = 5.0) -> None:
+        """SIGTERM, then SIGKILL for whatever is left of its process group."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._popen.wait(grace)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+
+
+class Processes:
+    """All processes of one run; leaving the `with` block stops them, the last started first."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._started: list[Process] = []
+
+    def start(self, name: str, command: Sequence[str]) -> Process:
+        """Raises BenchError if it cannot be started."""
+        process = Process(name, command, self._directory / f"{name}.log")
+        self._started.append(process)
+        return process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        failure: BaseException | None = None
+        while self._started:
+            try:
+                self._started[-1].stop()
+                self._started.pop()
+            except (KeyboardInterrupt, SystemExit) as again:  # a second Ctrl-C must not leave the others running
+                failure = again
+        if failure is not None:
+            raise failure
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -1,0 +1,95 @@
+"""What a benchmark found, whole: raw samples, configurations, versions and the machine, as JSON and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+FORMAT = 1
+DIRECTORY = Path(__file__).parent / "results"
+
+
+@dataclass
+class Sample:
+    """One run: its figures by the metric's key, what makes it doubtful, and everything that was counted."""
+
+    values: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+    raw: dict[str, Any] = field(default_factory=dict)
+    round: int = 0
+
+
+@dataclass
+class Subject:
+    """One proxy in one scenario. It has samples, or `cannot`/`failed` says why not (a failure may follow samples)."""
+
+    config: str = ""
+    cannot: str = ""
+    failed: str = ""
+    samples: list[Sample] = field(default_factory=list)
+
+    def by_round(self, key: str) -> dict[int, float]:
+        return {sample.round: sample.values[key] for sample in self.samples}
+
+
+@dataclass
+class Outcome:
+    """One scenario with all its subjects by the proxy's name, in the order they ran."""
+
+    scenario: str
+    subjects: dict[str, Subject] = field(default_factory=dict)
+
+
+@dataclass
+class Results:
+    """A whole run of the suite. `started` is ISO 8601 in UTC; `skipped` has why a proxy was left out."""
+
+    started: str
+    commit: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    options: dict[str, Any]
+    skipped: dict[str, str] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def save(results: Results, directory: Path = DIRECTORY) -> Path:
+    """Writes a new file named by the start's time; returns its path."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{results.started.replace(':', '').replace('-', '')}.json"
+    path.write_text(json.dumps({"format": FORMAT, **asdict(results)}, indent=1) + "\n")
+    return path
+
+
+def load(path: Path) -> Results:
+    """Raises BenchError if the file is not one of ours."""
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("format") != FORMAT:
+            raise BenchError(f"{path}: of another format than {FORMAT}")
+        outcomes = [
+            Outcome(
+                o["scenario"],
+                {
+                    name: Subject(**{**s, "samples": [Sample(**sample) for sample in s["samples"]]})
+                    for name, s in o["subjects"].items()
+                },
+            )
+            for o in data.pop("outcomes")
+        ]
+        return Results(**data, outcomes=outcomes)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BenchError(f"{path}: no result of the bench: {error}") from error
+
+
+def newest(directory: Path = DIRECTORY) -> Path:
+    """The newest result. Raises BenchError if there is none."""
+    found = sorted(directory.glob("*.json"))
+    if not found:
+        raise BenchError(f"no results in {directory}: run the bench first")
+    return found[-1]

@@ -1,0 +1,43 @@
+"""Requests and answers of the Open Inference Protocol, REST form, that the scenarios share."""
+
+from __future__ import annotations
+
+import json
+import random
+import struct
+
+from bench.wrk import Load
+
+MODEL = "stub"
+PATH = f"/v2/models/{MODEL}/infer"
+
+
+def binary_request(size: int) -> Load:
+    """One FP32 tensor of `size` bytes in binary, and the answer wanted in binary too."""
+    values = random.Random(1)
+    tensor = struct.pack(f"<{size // 4}f", *(values.random() for _ in range(size // 4)))
+    head = {
+        "inputs": [{"name": "INPUT0", "shape": [size // 4], "datatype": "FP32", "parameters": {"binary_data_size": size}}],
+        "parameters": {"binary_data_output": True},
+    }
+    text = json.dumps(head, separators=(",", ":")).encode()
+    headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(text))}
+    return Load(PATH, "POST", headers, text + tensor)
+
+
+def json_request(size: int) -> Load:
+    """A JSON request of `size` bytes (200 at least) with one FP32 tensor."""
+    values = random.Random(2)
+    fixed = '{"inputs":[{"name":"INPUT0","shape":[%d],"datatype":"FP32","data":[%s]}]}'
+    count = (size - len(fixed)) // 7
+    numbers = [f"{values.random():.4f}" for _ in range(count)]
+    missing = size - len(fixed % (count, ",".join(numbers)))
+    numbers[-1] += "1" * missing  # further digits of the last one
+    body = (fixed % (count, ",".join(numbers))).encode()
+    return Load(PATH, "POST", {"Content-Type": "application/json"}, body)
+
+
+def json_answer(size: int) -> str:
+    """The answer to a JSON request with one FP32 tensor of `size` bytes, each value 0.5, as our stub's becomes."""
+    output = {"name": "OUTPUT0", "datatype": "FP32", "shape": [size // 4], "data": [0.5] * (size // 4)}
+    return json.dumps({"model_name": MODEL, "model_version": "1", "outputs": [output]}, separators=(",", ":"))

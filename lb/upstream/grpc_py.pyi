@@ -1,0 +1,19 @@
+from collections.abc import Callable, Sequence
+
+from lb.errors import UpstreamError
+from lb.upstream.grpc import GrpcCall, GrpcChannel
+
+KINDS: dict[int, str]
+
+class CallFailed(UpstreamError):
+    kind: int
+    def __init__(self, kind: int, address: str) -> None: ...
+
+class PyCall(GrpcCall):
+    def __init__(self, parts: Sequence[bytes], told: Callable[[int, int, str, bytes], None]) -> None: ...
+    def start(self, channel: GrpcChannel, path: bytes, timeout: float | None = None) -> None: ...
+    def cancel(self) -> None: ...
+
+async def unary(
+    channel: GrpcChannel, path: bytes, message: bytes, timeout: float | None = None
+) -> tuple[int, str, bytes]: ...

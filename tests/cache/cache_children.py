@@ -1,0 +1,205 @@
+"""Processes for test_cache_processes.py, run as a script: `cache_children.py MODE SEGMENT_FD ...`.
+
+A script, so that children are forked from a process with a single thread. Modes:
+  storm KILLS CHILDREN   children put and get without end; each is killed at a random moment and replaced
+  hammer CHILDREN OPS    children put and get OPS times each
+  steps STRIDE VICTIM    a child is killed after every STRIDE-th instruction of its time with the lock, in which it puts
+                         (VICTIM `put`), or empties a dead child's shard and puts (`break`)
+Prints a line of JSON. A child that reads a wrong value ends with status 3, and the script with 1.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+from lb.cache.store import ResultCache
+from lb.core.segment import Segment
+
+LIFE = 10**15
+WRONG = 3
+KEYS = 400
+LENGTHS = [0, 10, 447, 448, 449, 3000, 9000, 30_000]
+SKIP = 77  # automake's code for a test that cannot run here
+
+
+def key_of(number):
+    return hashlib.blake2b(b"%d" % number, digest_size=32).digest()
+
+
+def make_value(key, rng):
+    """A value that proves itself: what it says follows from the key and its first eight bytes."""
+    nonce = rng.randbytes(8)
+    return nonce + hashlib.shake_128(key + nonce).digest(rng.choice(LENGTHS))
+
+
+def is_right(key, value):
+    return value[8:] == hashlib.shake_128(key + value[:8]).digest(len(value) - 8)
+
+
+def attach(fd, worker):
+    return ResultCache(Segment.attach(os.dup(fd), worker), 1 << 20)
+
+
+def work(fd, worker, seed, operations):
+    """Put and get at random, verifying; `operations` < 0 = without end."""
+    cache = attach(fd, worker)
+    rng = random.Random(seed)
+    keys = [key_of(number) for number in range(KEYS)]
+    values = {}
+    while operations:
+        operations -= 1
+        key = rng.choice(keys)
+        if rng.random() < 0.7:
+            if key not in values or rng.random() < 0.05:
+                values[key] = make_value(key, rng)
+            if cache.put_bytes(key, values[key], time.monotonic_ns(), LIFE) < 0:
+                return WRONG
+        else:
+            value = cache.get_bytes(key, time.monotonic_ns())
+            if value is not None and not is_right(key, value):
+                return WRONG
+    return 0
+
+
+def fork(function, *arguments):
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 4
+    try:
+        status = function(*arguments)
+    finally:
+        os._exit(status)
+
+
+def hammer(fd, children, operations):
+    pids = [fork(work, fd, worker, worker, operations) for worker in range(children)]
+    return {"statuses": [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]}
+
+
+def storm(fd, kills, children):
+    rng = random.Random(kills)
+    running = {worker: fork(work, fd, worker, worker, -1) for worker in range(children)}
+    statuses, held = set(), 0
+    cache = attach(fd, -1)
+    probe = [key_of(number) for number in range(KEYS)]
+    for serial in range(kills):
+        # The moment of the kill is what is random here, nothing waits for anything.
+        time.sleep(rng.random() * 0.006)
+        worker = rng.randrange(children)
+        os.kill(running[worker], signal.SIGKILL)
+        statuses.add(os.waitstatus_to_exitcode(os.waitpid(running[worker], 0)[1]))
+        held += any(cache.lock_owner(key) == running[worker] for key in probe[:16])
+        running[worker] = fork(work, fd, worker, 1000 + serial, -1)
+    for pid in running.values():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return {"statuses": sorted(statuses), "died_holding": held}
+
+
+TRACEME, SINGLESTEP = 0, 9
+
+
+class Tracer:
+    def __init__(self):
+        self.ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+        self.ptrace.restype = ctypes.c_long
+        self.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+    def stopped_child(self, fd, worker, key, value):
+        """A child that stops just before it puts, with this process as its tracer."""
+
+        def body():
+            cache = attach(fd, worker)
+            now = time.monotonic_ns()
+            if self.ptrace(TRACEME, 0, None, None):
+                return SKIP
+            signal.raise_signal(signal.SIGSTOP)
+            cache.put_bytes(key, value, now + LIFE // 2, LIFE)
+            return 0
+
+        pid = fork(body)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status):
+            sys.exit(SKIP if os.WEXITSTATUS(status) == SKIP else "the child could not start")
+        return pid
+
+    def step(self, pid):
+        """One instruction; False when the child ended."""
+        if self.ptrace(SINGLESTEP, pid, None, None):
+            raise OSError(ctypes.get_errno(), "PTRACE_SINGLESTEP")
+        _, status = os.waitpid(pid, 0)
+        return os.WIFSTOPPED(status)
+
+    def kill_inside(self, cache, pid, key, steps):
+        """Kill the child `steps` instructions after it took the lock; False when it had given it back by then."""
+        while cache.lock_owner(key) != pid:
+            if not self.step(pid):
+                sys.exit("the child ended without the lock")
+        alive = True
+        for _ in range(steps):
+            alive = self.step(pid)
+            if cache.lock_owner(key) != pid:
+                break
+        inside = cache.lock_owner(key) == pid
+        if alive:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        return inside
+
+
+def steps(fd, stride, victim):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # every step is two switches: cheaper on one CPU
+    tracer, rng = Tracer(), random.Random(1)
+    cache = attach(fd, -1)
+    now = time.monotonic_ns()
+    keys = [key_of(number) for number in range(60)]
+    wrong, deaths, after = 0, 0, 0
+
+    def check():
+        """The number of wrong values, before and after the lock is broken."""
+        return sum(
+            value is not None and not is_right(key, value) for key in keys if [value := cache.get_bytes(key, now)]
+        )
+
+    while True:
+        for key in keys:  # full, so that every put evicts
+            cache.put_bytes(key, make_value(key, rng), now, LIFE)
+        key = rng.choice(keys)
+        nonce = rng.randbytes(8)
+        value = nonce + hashlib.shake_128(key + nonce).digest(1500)
+        if victim == "break":
+            tracer.kill_inside(cache, tracer.stopped_child(fd, 0, key, value), key, 40)
+        inside = tracer.kill_inside(cache, tracer.stopped_child(fd, 1, key, value), key, after)
+        wrong += check()
+        now += LIFE // 10**6  # past the time for which an owner is believed alive
+        for other in keys[:5]:
+            fresh = make_value(other, rng)
+            if cache.put_bytes(other, fresh, now, LIFE) != 1 or cache.get_bytes(other, now) != fresh:
+                wrong += 1
+        wrong += check() + (cache.lock_owner(key) != 0)
+        if not inside:
+            return {"deaths": deaths, "wrong": wrong}
+        deaths += 1
+        after += stride
+
+
+def main():
+    mode, fd, *arguments = sys.argv[1:]
+    if mode == "hammer":
+        result = hammer(int(fd), *map(int, arguments))
+    elif mode == "storm":
+        result = storm(int(fd), *map(int, arguments))
+    else:
+        result = steps(int(fd), int(arguments[0]), arguments[1])
+    print(json.dumps(result))
+    return int(WRONG in result.get("statuses", ()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
