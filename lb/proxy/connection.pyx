@@ -75,14 +75,16 @@ cdef class HttpConnection(Client):
     # Reading.
 
     cdef void on_ready(self, uint32_t events) noexcept:
+        cdef Exchange exchange
         if events & EPOLLOUT and self.pending():
             if self.push() == IO_ERROR:
                 self.close_now()
                 return
             if self.pending() == 0:
                 self.poller.mark(self)            # on_flush goes on from here
-                if self.exchange is not None:
-                    self.exchange.client_drained()
+                exchange = self.exchange          # it may end meanwhile, which drops ours
+                if exchange is not None:
+                    exchange.client_drained()
                     if self.fd < 0:
                         return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -136,6 +138,7 @@ cdef class HttpConnection(Client):
     cdef void process(self, const char *data, size_t n) noexcept:
         """Parse what came, behind what was kept, for as long as there is someone to take it."""
         cdef Scan *scan = worker_scan()
+        cdef Exchange exchange
         cdef Py_ssize_t taken
         cdef bint kept = False
         if tg_buffer_size(&self.inbox):
@@ -174,8 +177,9 @@ cdef class HttpConnection(Client):
                     break
                 self.head_started = False
                 self.begin(scan)
-            if self.exchange is not None and not self.exchange.request_complete and (scan.span_count or scan.complete):
-                self.exchange.request_body(scan)
+            exchange = self.exchange
+            if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
+                exchange.request_body(scan)
             if scan.complete and self.fd >= 0:
                 self.parser.reset()
         if self.fd < 0:
@@ -506,6 +510,7 @@ cdef class HttpConnection(Client):
             self.poller.arm(self, self.poller.now + self.listener.idle_timeout)
 
     cdef void on_timer(self) noexcept:
+        cdef Exchange exchange = self.exchange
         if self.lingering or self.pending() or (self.exchange is None and not self.head_started):
             self.close_now()
         elif self.exchange is None:
@@ -513,7 +518,7 @@ cdef class HttpConnection(Client):
             tg_buffer_free(&self.inbox)
             self.refuse(408, b"the request did not come in time")
         else:
-            self.exchange.fail(408, b"slow-body", "the request's body did not come in time")
+            exchange.fail(408, b"slow-body", "the request's body did not come in time")
 
     # From Python.
 

@@ -94,16 +94,18 @@ cdef class Side(Stream):
             tunnel.relay(self)
 
     cdef void on_flush(self) noexcept:
-        if self.tunnel is not None and not self.tunnel.over:
-            self.tunnel.relay(self)
+        cdef Tunnel tunnel = self.tunnel      # what ends the session drops `self.tunnel`, perhaps the last reference
+        if tunnel is not None and not tunnel.over:
+            tunnel.relay(self)
 
     cdef void on_timer(self) noexcept:
-        if self.tunnel is None:
+        cdef Tunnel tunnel = self.tunnel
+        if tunnel is None:
             return
         if self.connecting:
-            self.tunnel.connect_failed()
+            tunnel.connect_failed()
         else:
-            self.tunnel.finish(True)
+            tunnel.finish(True)
 
 
 cdef class Tunnel:

@@ -33,20 +33,21 @@ cdef class Http1Upstream(Stream):
         tg_buffer_free(&self.inbox)
 
     cdef void on_ready(self, uint32_t events) noexcept:
+        cdef Http1Call call = self.call       # it may let go of this connection, which drops ours
         if self.connecting:
             if self.finish_connect() == IO_ERROR:
                 self.broken(FAIL_CONNECT)
                 return
             self.poller.disarm(self)
-            self.call.on_connected(self)
+            call.on_connected(self)
             if self.fd < 0:
                 return
         elif events & EPOLLOUT and self.pending():
             if self.push() == IO_ERROR:
                 self.broken(FAIL_RESET)
                 return
-            if self.pending() == 0 and self.call is not None:
-                self.call.on_drained(self)
+            if self.pending() == 0 and call is not None:
+                call.on_drained(self)
                 if self.fd < 0:
                     return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
