@@ -82,8 +82,8 @@ cdef inline int echo(tg_buffer *answer, const uint8_t *p, const uint8_t *end) no
     return 0
 
 
-# The message that answers `body`, a whole gRPC message with its prefix, appended to `answer`; a gRPC status. `fixed` is the
-# answer to every ModelInfer, with its prefix; NULL = echo.
+# The message that answers `body`, a whole gRPC message with its prefix, appended to `answer`; a gRPC status. `fixed`
+# is the answer to every ModelInfer, with its prefix; NULL = echo.
 cdef inline int fill(tg_buffer *answer, int method, const uint8_t *body, size_t size, const char *fixed,
                      size_t fixed_size) noexcept nogil:
     cdef const uint8_t *message = body + 5
