@@ -75,7 +75,7 @@ lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
 	$(BIN)/lint-imports
 
 bench: build $(STAMPS)/bench-packages

@@ -4,14 +4,14 @@ What is read is parsed in place; only a head that comes in parts, or a pipelined
 Answers are queued and sent once at the end of the poller's batch, bulk bodies straight from where they were received.
 """
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
 from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+    tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, MAX_SPANS, SCAN_BAD, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
-    append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser, parse_decimal,
+    H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
+    append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser,
     reason_phrase, worker_scan,
 )
 from lb.core.poller cimport Poller, monotonic_ns
@@ -20,7 +20,7 @@ from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
 )
 from lb.proxy.client cimport Client
-from lb.proxy.exchange cimport X_DONE, Exchange
+from lb.proxy.exchange cimport Exchange
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.route cimport Route, RouteTable
@@ -75,14 +75,16 @@ cdef class HttpConnection(Client):
     # Reading.
 
     cdef void on_ready(self, uint32_t events) noexcept:
+        cdef Exchange exchange
         if events & EPOLLOUT and self.pending():
             if self.push() == IO_ERROR:
                 self.close_now()
                 return
             if self.pending() == 0:
                 self.poller.mark(self)            # on_flush goes on from here
-                if self.exchange is not None:
-                    self.exchange.client_drained()
+                exchange = self.exchange          # it may end meanwhile, which drops ours
+                if exchange is not None:
+                    exchange.client_drained()
                     if self.fd < 0:
                         return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -136,6 +138,7 @@ cdef class HttpConnection(Client):
     cdef void process(self, const char *data, size_t n) noexcept:
         """Parse what came, behind what was kept, for as long as there is someone to take it."""
         cdef Scan *scan = worker_scan()
+        cdef Exchange exchange
         cdef Py_ssize_t taken
         cdef bint kept = False
         if tg_buffer_size(&self.inbox):
@@ -174,8 +177,9 @@ cdef class HttpConnection(Client):
                     break
                 self.head_started = False
                 self.begin(scan)
-            if self.exchange is not None and not self.exchange.request_complete and (scan.span_count or scan.complete):
-                self.exchange.request_body(scan)
+            exchange = self.exchange
+            if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
+                exchange.request_body(scan)
             if scan.complete and self.fd >= 0:
                 self.parser.reset()
         if self.fd < 0:
@@ -249,6 +253,7 @@ cdef class HttpConnection(Client):
         cdef size_t host_length
         cdef const char *query
         cdef size_t path_length
+        cdef RouteTable table
         cdef Route route
         cdef Exchange exchange
         cdef bint other_method
@@ -272,7 +277,8 @@ cdef class HttpConnection(Client):
             return
         query = <const char *>memchr(scan.target, 63, scan.target_length)
         path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
-        route = (<RouteTable>self.listener.table).find(host, host_length, scan.target, path_length, method, &other_method)
+        table = <RouteTable>self.listener.table
+        route = table.find(host, host_length, scan.target, path_length, method, &other_method)
         if route is None:
             if not scan.complete:
                 self.keep = False
@@ -307,8 +313,9 @@ cdef class HttpConnection(Client):
         if scan.first[H_CONTENT_LENGTH] >= 0 and self.parser.http.content_length + scan.body_bytes > route.max_body:
             exchange.fail(413, b"body-too-large", f"the request's body is over the limit of {route.max_body} bytes")
             return
-        if not scan.complete and scan.first[H_EXPECT] >= 0 and has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
-            self.send_continue()
+        if not scan.complete and scan.first[H_EXPECT] >= 0:
+            if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
+                self.send_continue()
         exchange.begin(scan, self.parser)
 
     cdef void refuse(self, int status, const char *reason) noexcept:
@@ -397,8 +404,6 @@ cdef class HttpConnection(Client):
             self.respond_end()
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
-        cdef iovec vector[2 * MAX_SPANS + 1]
-        cdef tg_buffer framing
         cdef size_t size = 0
         cdef int i, failed = 0
         if self.fd < 0:
@@ -464,7 +469,8 @@ cdef class HttpConnection(Client):
             self.set_timer()
 
     cdef void linger(self) noexcept:
-        """Closing with unread bytes would reset the connection and take the answer with it: shut our side, read theirs away."""
+        """Closing with unread bytes would reset the connection and take the answer with it: shut our side, read theirs
+        away."""
         if self.hangup and not self.unread:
             self.close_now()
             return
@@ -504,6 +510,7 @@ cdef class HttpConnection(Client):
             self.poller.arm(self, self.poller.now + self.listener.idle_timeout)
 
     cdef void on_timer(self) noexcept:
+        cdef Exchange exchange = self.exchange
         if self.lingering or self.pending() or (self.exchange is None and not self.head_started):
             self.close_now()
         elif self.exchange is None:
@@ -511,7 +518,7 @@ cdef class HttpConnection(Client):
             tg_buffer_free(&self.inbox)
             self.refuse(408, b"the request did not come in time")
         else:
-            self.exchange.fail(408, b"slow-body", "the request's body did not come in time")
+            exchange.fail(408, b"slow-body", "the request's body did not come in time")
 
     # From Python.
 

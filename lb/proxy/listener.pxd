@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.poller cimport Poller, Source
+from lb.core.segment cimport Segment
 from lb.telemetry.accesslog cimport AccessLog
 
 
@@ -20,6 +21,9 @@ cdef class Listener(Source):
     cdef AccessLog access
     cdef object connections           # the worker's set of all client connections
     cdef uint64_t *series
+    cdef Segment segment
+    cdef unsigned int series_index
+    cdef int skips                    # accepts left to less loaded workers in a row
     cdef readonly uint64_t header_timeout
     cdef readonly uint64_t body_timeout
     cdef readonly uint64_t idle_timeout
@@ -34,6 +38,7 @@ cdef class Listener(Source):
     cdef readonly bint draining
 
     cdef void accept_all(self) noexcept
+    cdef bint crowded(self) noexcept
     cdef void stop(self) noexcept
     cdef void resume(self) noexcept
     cdef void closed_one(self) noexcept

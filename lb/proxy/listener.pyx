@@ -1,6 +1,7 @@
 """A listening socket in one worker: see listener.pxd.
 
-Every worker watches the same socket, which the master made: a worker's death closes no port and loses no queued connection.
+Every worker watches the same socket, which the master made: a worker's death closes no port and loses no queued
+connection.
 """
 
 import logging
@@ -9,7 +10,9 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, EN
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport strerror, strlen
 from lb.core.poller cimport Poller, Source
-from lb.core.segment cimport TG_S_CONNECTIONS, TG_S_REJECTED, Segment, tg_add
+from lb.core.segment cimport (
+    TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
+)
 from lb.telemetry.accesslog cimport AccessLog
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -60,6 +63,7 @@ log = logging.getLogger("tidegate.listener")
 cdef enum:
     ACCEPTS = 64                      # at once, so that a flood of connections does not starve those that are open
     BACK_OFF_NS = 100_000_000
+    SKIPS = 64                        # looks at a connection before it is taken although others have fewer
 
 cdef dict FORWARDED = {
     "off": FORWARDED_OFF, "append": FORWARDED_APPEND, "replace": FORWARDED_REPLACE, "preserve": FORWARDED_PRESERVE,
@@ -75,7 +79,8 @@ cdef class Acceptor:
 cdef class Listener(Source):
     """`plan` is a ListenerPlan; `table` its RouteTable (http) or Pool (tcp); `connections` the worker's set of them."""
 
-    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections, AccessLog access):
+    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections,
+                 AccessLog access):
         self.poller = poller
         self.factory = factory
         self.connections = connections
@@ -87,6 +92,8 @@ cdef class Listener(Source):
         self.name = plan.name
         self.tcp = plan.protocol == "tcp"
         self.table = table
+        self.segment = segment
+        self.series_index = plan.series
         self.series = segment.series(plan.series)
         self.header_timeout = plan.header_timeout_ns
         self.body_timeout = plan.body_timeout_ns
@@ -110,16 +117,32 @@ cdef class Listener(Source):
     cdef void on_ready(self, uint32_t events) noexcept:
         self.accept_all()
 
+    cdef bint crowded(self) noexcept:
+        """Whether another worker has fewer connections of this listener. All workers wake for a connection, and a fast
+        one would take a whole burst: it leaves some to the others, for as long as they are quick to take them."""
+        cdef unsigned int worker
+        cdef uint64_t *words
+        cdef uint64_t mine = tg_get(&self.series[TG_S_STARTED]) - tg_get(&self.series[TG_S_FINISHED])
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            if tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED]) < mine:
+                return True
+        return False
+
     cdef void accept_all(self) noexcept:
         cdef sockaddr_storage address
         cdef socklen_t length
-        cdef int fd, i, port, one = 1
+        cdef int fd, _turn, port, one = 1
         cdef char ip[46]
         cdef bint unix
-        for i in range(ACCEPTS):
+        for _turn in range(ACCEPTS):
             if self.open >= self.max_connections:
                 self.stop()
                 return
+            if self.segment.header.workers > 1 and self.skips < SKIPS and self.crowded():
+                self.skips += 1
+                return
+            self.skips = 0
             length = sizeof(address)
             fd = accept4(self.fd, <sockaddr *>&address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
@@ -150,6 +173,7 @@ cdef class Listener(Source):
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))   # failing costs latency only
             self.open += 1
             tg_add(&self.series[TG_S_CONNECTIONS], 1)
+            tg_add(&self.series[TG_S_STARTED], 1)
             (<Acceptor>self.factory).accepted(self, fd, ip, <int>strlen(ip), port, unix)
 
     cdef void stop(self) noexcept:
@@ -170,5 +194,6 @@ cdef class Listener(Source):
 
     cdef void closed_one(self) noexcept:
         self.open -= 1
+        tg_add(&self.series[TG_S_FINISHED], 1)
         if self.paused and self.deadline == <uint64_t>-1 and self.open < self.max_connections:
             self.resume()

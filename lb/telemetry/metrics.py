@@ -113,10 +113,10 @@ def _listeners(listeners: Mapping[str, Series]) -> Iterator[Metric]:
     rows = listeners.items()
     yield _counter("listener_connections", "Connections accepted", ("listener",), (((n,), s.connections) for n, s in rows))
     yield _counter("listener_rejected", "Requests or sessions refused", ("listener",), (((n,), s.rejected) for n, s in rows))
-    yield _counter("listener_sessions", "TCP sessions that ended", ("listener",), (((n,), s.finished) for n, s in rows))
     yield _gauge(
-        "listener_open_sessions", "TCP sessions", ("listener",), (((n,), max(0, s.started - s.finished)) for n, s in rows)
-    )
+        "listener_open_connections", "Connections that are open", ("listener",),
+        (((n,), max(0, s.started - s.finished)) for n, s in rows),
+    )  # fmt: skip
     yield _counter("listener_received_bytes", "Bytes from TCP clients", ("listener",), (((n,), s.bytes_in) for n, s in rows))
     yield _counter("listener_sent_bytes", "Bytes to TCP clients", ("listener",), (((n,), s.bytes_out) for n, s in rows))
 
