@@ -24,7 +24,9 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 
 async def echo(request: Any, context: grpc.aio.ServicerContext) -> Any:
     """The inputs as outputs of the same name."""
-    answer = wire.ModelInferResponse(model_name=request.model_name, model_version=request.model_version or "1", id=request.id)
+    answer = wire.ModelInferResponse(
+        model_name=request.model_name, model_version=request.model_version or "1", id=request.id
+    )
     for tensor in request.inputs:
         answer.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
     answer.raw_output_contents.extend(request.raw_input_contents)
@@ -121,7 +123,9 @@ class Answer:
         return self.headers.get("cache-status")
 
 
-def request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, close: bool = True) -> bytes:
+def request(
+    method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, close: bool = True
+) -> bytes:
     fields = {"Host": "test", "Content-Length": str(len(body)), **(headers or {})}
     if close:
         fields["Connection"] = "close"
@@ -138,7 +142,11 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 
 
 async def ask(
-    gate: Gate, body: bytes | Any = b"", path: str = INFER, method: str = "POST", headers: Mapping[str, str] | None = None
+    gate: Gate,
+    body: bytes | Any = b"",
+    path: str = INFER,
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
     """One request on a connection of its own; what is not bytes becomes JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -148,7 +156,9 @@ async def ask(
         return await read_answer(reader)
 
 
-def tensor(values: Sequence[Any], datatype: str = "FP32", name: str = "x", shape: Sequence[int] | None = None) -> dict[str, Any]:
+def tensor(
+    values: Sequence[Any], datatype: str = "FP32", name: str = "x", shape: Sequence[int] | None = None
+) -> dict[str, Any]:
     return {"name": name, "datatype": datatype, "shape": list(shape or [len(values)]), "data": list(values)}
 
 
@@ -156,7 +166,9 @@ def plain(*tensors: dict[str, Any], **members: Any) -> dict[str, Any]:
     return {"inputs": list(tensors or [tensor([1.5, -2.0])]), **members}
 
 
-def binary(*tensors: tuple[dict[str, Any], bytes], all_out: bool = True, **members: Any) -> tuple[bytes, dict[str, str]]:
+def binary(
+    *tensors: tuple[dict[str, Any], bytes], all_out: bool = True, **members: Any
+) -> tuple[bytes, dict[str, str]]:
     """A body of JSON and tensor data, and the header that tells their border."""
     inputs = []
     for described, data in tensors:

@@ -37,7 +37,9 @@ MIB = 1 << 20
 
 async def gate_to(site: Site, *servers: ModelServer, cached: bool = False, **options: Any) -> Gate:
     addresses = [await site.model(server) for server in servers]
-    return await site.gate(addresses, pool={**OIP, **options.pop("pool", {})}, cache_size=8 * MIB if cached else 0, **options)
+    return await site.gate(
+        addresses, pool={**OIP, **options.pop("pool", {})}, cache_size=8 * MIB if cached else 0, **options
+    )
 
 
 async def idle(gate: Gate) -> None:
@@ -104,7 +106,9 @@ async def test_binary_in_binary_out(site: Site) -> None:
 async def test_each_output_has_the_form_asked_for(site: Site) -> None:
     gate = await gate_to(site, ModelServer())
     body = plain(
-        tensor([1.0]), tensor([2.0], name="y"), outputs=[{"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}]
+        tensor([1.0]),
+        tensor([2.0], name="y"),
+        outputs=[{"name": "x", "parameters": {"binary_data": True}}, {"name": "y"}],
     )
     answer = await ask(gate, body)
     x, y = answer.json["outputs"]
@@ -203,7 +207,11 @@ BAD: dict[str, tuple[bytes, dict[str, str], int]] = {
     "too few elements": (json.dumps(plain(tensor([1], shape=[2]))).encode(), {}, 400),
     "a text for a number": (json.dumps(plain(tensor(["a"]))).encode(), {}, 400),
     "negative shape": (json.dumps(plain(tensor([1], shape=[-1]))).encode(), {}, 400),
-    "sizes do not add up": (binary((tensor([], shape=[2]), b"1234"))[0], binary((tensor([], shape=[2]), b"1234"))[1], 400),
+    "sizes do not add up": (
+        binary((tensor([], shape=[2]), b"1234"))[0],
+        binary((tensor([], shape=[2]), b"1234"))[1],
+        400,
+    ),
     "JSON longer than the body": (b"{}", {"Inference-Header-Content-Length": "3"}, 400),
     "length of JSON no number": (b"{}", {"Inference-Header-Content-Length": "x"}, 400),
     "damaged gzip": (b"\x1f\x8bxxxxxxxxxxx", {"Content-Encoding": "gzip"}, 400),
@@ -299,11 +307,13 @@ async def test_a_malformed_reply_is_the_servers_fault(site: Site, reply: bytes, 
     async def garbage(sent: Any, context: grpc.aio.ServicerContext) -> bytes:
         return reply
 
-    gate = await gate_to(site, ModelServer(garbage), cached=cached)
-    for _ in range(2):  # a second one is not served from the cache either
+    model = ModelServer(garbage)
+    gate = await gate_to(site, model, cached=cached)
+    for _ in range(2):
         answer = await ask(gate, plain())
         assert answer.status == 502
         assert error_of(answer)
+    assert len(model.requests) == 2  # it did not get into the cache
     await idle(gate)
 
 
@@ -315,7 +325,9 @@ async def test_management_routes(site: Site) -> None:
     model.management = {
         "ServerLive": wire.ServerLiveResponse(live=True),
         "ServerReady": wire.ServerReadyResponse(ready=False),
-        "ServerMetadata": wire.ServerMetadataResponse(name="s", version="9", extensions=["statistics", "shared_memory"]),
+        "ServerMetadata": wire.ServerMetadataResponse(
+            name="s", version="9", extensions=["statistics", "shared_memory"]
+        ),
         "ModelReady": wire.ModelReadyResponse(ready=True),
         "ModelMetadata": wire.ModelMetadataResponse(
             name="m",
@@ -451,7 +463,9 @@ async def test_identical_requests_at_once_are_one_call(site: Site) -> None:
     assert gate.in_flight() == 1
     model.release.set()
     answers = await asyncio.gather(*tasks)
-    assert sorted(a.cache or "" for a in answers) == ["tidegate; fwd=miss; collapsed"] * 24 + ["tidegate; fwd=miss; stored"]
+    assert sorted(a.cache or "" for a in answers) == ["tidegate; fwd=miss; collapsed"] * 24 + [
+        "tidegate; fwd=miss; stored"
+    ]
     assert [a.json["id"] for a in answers] == [str(i) for i in range(25)]
     assert all(a.json["outputs"][0]["data"] == [1.5, -2.0] for a in answers)
     assert len(model.requests) == 1
