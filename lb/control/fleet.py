@@ -93,11 +93,21 @@ class Member:
 
 
 class Fleet:
-    """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1."""
+    """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1.
+
+    `recover` is called when a worker has died, before it is replaced, to mend what it may have left in shared memory.
+    """
 
     def __init__(
-        self, size: int, segment: SegmentLike, settings: FleetSettings, clock: Clock, access_log: Callable[[], int]
+        self,
+        size: int,
+        segment: SegmentLike,
+        settings: FleetSettings,
+        clock: Clock,
+        access_log: Callable[[], int],
+        recover: Callable[[], None] = lambda: None,
     ) -> None:
+        self._recover = recover
         self._loop = asyncio.get_running_loop()
         self._segment = segment
         self._settings = settings
@@ -242,6 +252,7 @@ class Fleet:
         member.process = member.channel = None
         member.last_exit = describe_exit(code)
         self._segment.clear_worker(member.index)
+        self._recover()
         if self._stopping:
             member.state = "stopped"
             log.log(

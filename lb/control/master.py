@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
 from lb.config.compile import worker_count
 from lb.config.plan import Plan
@@ -213,7 +214,9 @@ class Master:
             lambda pool: self.publisher.endpoints_changed(pool),
         )
         cleanup.push_async_callback(self._stop_model_servers)
-        self.fleet = Fleet(workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno)
+        self.fleet = Fleet(
+            workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno, self._recover_cache
+        )
         parts = Parts(
             self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
         )
@@ -259,6 +262,12 @@ class Master:
             self.managed.kill()
         await stopping
         await _cancel(hurry)
+
+    def _recover_cache(self) -> None:
+        """A worker that died inside of the cache left a lock: the shard behind it is emptied now, not at the next write."""
+        plan = self.plan
+        if plan is not None and plan.cache is not None:
+            ResultCache(self.segment, plan.cache.max_object).recover(self._clock.now())
 
     async def _reload_on_hangup(self) -> None:
         while True:

@@ -9,6 +9,7 @@ from lb.core.poller cimport Poller
 from lb.core.segment cimport Segment
 from lb.core.stream cimport iovec
 from lb.inference.request cimport InferRequest
+from lb.inference.response cimport InferResponse
 from lb.proxy.exchange cimport Exchange
 from lb.upstream.grpc cimport GrpcCall, GrpcChannel
 
@@ -53,7 +54,10 @@ cdef class InferExchange(Exchange):
     cdef void call_failed(self, int kind) noexcept
     cdef void answer_error(self, int grpc_status, str message) noexcept
     cdef void answer(self, const char *message, size_t size) noexcept
+    cdef InferResponse rendered(self, const char *message, size_t size)
+    cdef void respond(self, InferResponse response) noexcept
     cdef void answer_management(self, object reply) noexcept
+    cdef void management_answered(self, int status, str message, bytes reply) noexcept
     cdef bint may_retry(self, int kind) noexcept
     cdef void store(self) noexcept
     cdef void land(self, const char *message, size_t size) noexcept

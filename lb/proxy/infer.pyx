@@ -194,6 +194,10 @@ cdef class InferExchange(Exchange):
         except MemoryError:
             self.fail(503, b"no-memory", "out of memory")
             return
+        except Exception:                     # nothing above takes it: the exchange would never end
+            log.exception("an inference request could not be read")
+            self.fail(500, b"internal", "internal error")
+            return
         if self.context.cache is None:
             self.start_call()
             return
@@ -359,18 +363,23 @@ cdef class InferExchange(Exchange):
 
     cdef void answered(self, int status, const char *message, size_t n) noexcept:
         cdef InferCall call = self.call
+        cdef InferResponse response
         cdef bytes reply
         if status == 0:
             self.status = 200
             self.let_go(True)
             if self.management is not None:
                 reply = tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)]
-                self.answer_management(self.management.render(0, "", reply))
+                self.management_answered(0, "", reply)
+                return
+            response = self.rendered(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
+            if response is None:              # nothing to keep, and nothing for those who wait
+                tg_add(&self.pool.series[self.last_endpoint][TG_S_RESPONSE_ERRORS], 1)
                 return
             if self.digest is not None:
                 self.store()
                 self.land(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
-            self.answer(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
+            self.respond(response)
             return
         self.status = http_status(status)
         self.let_go(status != GRPC_UNAVAILABLE)
@@ -381,7 +390,7 @@ cdef class InferExchange(Exchange):
         text = message[:n].decode("utf-8", "replace")
         self.release_followers(status, text)
         if self.management is not None:
-            self.answer_management(self.management.render(status, text, b""))
+            self.management_answered(status, text, b"")
             return
         self.answer_error(status, text)
 
@@ -389,16 +398,26 @@ cdef class InferExchange(Exchange):
         self.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")
 
     cdef void answer(self, const char *message, size_t size) noexcept:
-        """The codec's form of the answer, with what RFC 9211 says of the cache."""
-        cdef tg_buffer head
         cdef InferResponse response
         if self.state == X_DONE:
             return
+        response = self.rendered(message, size)
+        if response is not None:
+            self.respond(response)
+
+    cdef InferResponse rendered(self, const char *message, size_t size):
+        """The codec's form of the answer; None when it has none, and the exchange has failed."""
         try:
-            response = render(self.request, message, size)
+            return render(self.request, message, size)
         except TidegateError as failure:
             self.fail(failure.status, b"upstream-protocol", str(failure))
-            return
+        except MemoryError:
+            self.fail(503, b"no-memory", "out of memory")
+        return None
+
+    cdef void respond(self, InferResponse response) noexcept:
+        """The answer, with what RFC 9211 says of the cache."""
+        cdef tg_buffer head
         memset(&head, 0, sizeof(head))
         if response.json_length < 0:
             append_text(&head, b"Content-Type: application/json\r\n")
@@ -433,6 +452,15 @@ cdef class InferExchange(Exchange):
             return
         self.management = made
         self.start_call()
+
+    cdef void management_answered(self, int status, str message, bytes reply) noexcept:
+        try:
+            made = self.management.render(status, message, reply)
+        except Exception:
+            log.exception("the answer to %s could not be made", self.path)
+            self.fail(500, b"internal", "internal error")
+            return
+        self.answer_management(made)
 
     cdef void answer_management(self, object reply) noexcept:
         cdef tg_buffer head

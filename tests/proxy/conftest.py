@@ -16,3 +16,5 @@ async def site() -> AsyncIterator[Site]:
         gate.proxy.close()
     for server in made.servers:
         server.close()
+    for model in made.models:
+        await model.server.stop(None)

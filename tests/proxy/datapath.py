@@ -11,6 +11,7 @@ from typing import Any
 
 from lb.config.plan import (
     AccessLogPlan,
+    CachePlan,
     EndpointPlan,
     ListenerPlan,
     Plan,
@@ -98,6 +99,7 @@ class Site:
     def __init__(self) -> None:
         self.servers: list[asyncio.Server] = []
         self.gates: list[Gate] = []
+        self.models: list[Any] = []  # oip_site.ModelServer
 
     async def endpoint(self, handler: Handler) -> str:
         async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,6 +110,11 @@ class Site:
         self.servers.append(server)
         return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
+    async def model(self, server: Any) -> str:
+        """Starts an oip_site.ModelServer; its address."""
+        self.models.append(server)
+        return str(await server.start())
+
     async def gate(
         self,
         addresses: list[str],
@@ -115,14 +122,17 @@ class Site:
         listener: dict[str, Any] | None = None,
         pool: dict[str, Any] | None = None,
         route: dict[str, Any] | None = None,
+        cache_size: int = 0,
     ) -> Gate:
+        """A data path in front of `addresses`; `cache_size` bytes of result cache, 0 for none."""
         tcp = (listener or {}).get("protocol") == "tcp"
         endpoints = tuple(EndpointPlan(a, i, 10 + i, 1) for i, a in enumerate(addresses))
         pools = (replace(POOL, endpoints=endpoints, **{"protocol": "tcp" if tcp else "http", **(pool or {})}),)
         routes = () if tcp else (replace(ROUTE, **(route or {})),)
         made = replace(HTTP, **{"routes": routes, "pool": 0 if tcp else -1, **(listener or {})})
-        plan = Plan(1, 1, (made,), pools, None, AccessLogPlan(""), 10 * SECOND)
-        master = Segment.create(1)
+        cache = CachePlan(cache_size, 1 << 20) if cache_size else None
+        plan = Plan(1, 1, (made,), pools, cache, AccessLogPlan(""), 10 * SECOND)
+        master = Segment.create(1, cache_size=cache_size)
         for endpoint in endpoints:
             master.set_health(endpoint.slot, True, 0)
             master.set_weight(endpoint.slot, 1)

@@ -371,7 +371,7 @@ async def test_a_client_that_leaves_frees_everything(site: Site, how: str) -> No
         writer.close()
 
     gate = await site.gate([await site.endpoint(wait_for_end)], listener=TCP)
-    reader, writer = await gate.connect()
+    _, writer = await gate.connect()
     writer.write(b"abc")
     await settle(lambda: gate.in_flight() == 1, "the session did not begin")
     if how == "reset":
