@@ -264,7 +264,7 @@ class Master:
         await _cancel(hurry)
 
     def _recover_cache(self) -> None:
-        """A worker that died inside of the cache left a lock: the shard behind it is emptied now, not at the next write."""
+        """A worker that died inside of the cache left a lock: its shard is emptied now, not at the next write."""
         plan = self.plan
         if plan is not None and plan.cache is not None:
             ResultCache(self.segment, plan.cache.max_object).recover(self._clock.now())
