@@ -118,7 +118,8 @@ def test_a_taken_port_fails_the_reload_and_closes_what_it_opened(tmp_path: Path)
         assert "in use" in result["error"]
         with pytest.raises(ConnectionRefusedError):
             running.connect(f"127.0.0.1:{new}")
-        assert open_files(running.process.pid) == before
+        # The connection that brought the result may be on its way out.
+        eventually(lambda: open_files(running.process.pid) == before, "a descriptor is left open")
 
 
 def test_what_needs_a_restart_is_named_and_the_rest_applies(tmp_path: Path) -> None:
