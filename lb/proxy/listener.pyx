@@ -30,7 +30,6 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from *:
     """
-    #define _GNU_SOURCE
     #include <sys/socket.h>
     extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
     """
