@@ -367,6 +367,8 @@ cdef class HttpConnection(Client):
         self.poller.mark(self)
 
     cdef void connection_field(self) noexcept:
+        if self.home.draining or self.listener.draining:
+            self.keep = False                     # since the request came, perhaps
         if not self.keep:
             append_text(&self.out, b"Connection: close\r\n")
         elif self.http10:
