@@ -41,7 +41,9 @@ def pkg_config(library: str) -> dict[str, list[str]]:
         stop(f"{library} {version} or newer is missing; install it with: apt-get install {package}")
 
     def flags(option: str) -> list[str]:
-        return subprocess.run(["pkg-config", option, library], check=True, capture_output=True, text=True).stdout.split()
+        return subprocess.run(
+            ["pkg-config", option, library], check=True, capture_output=True, text=True
+        ).stdout.split()
 
     return {
         "include_dirs": [f[2:] for f in flags("--cflags-only-I")],
@@ -63,7 +65,15 @@ def extension(source: Path) -> Extension:
     for library in LINKS.get(module, []):
         for key, values in pkg_config(library).items():
             links[key] += values
-    flags = ["-O2", "-g", "-std=gnu11", "-fno-strict-aliasing", "-Wno-unused-function", "-fno-plt", "-fvisibility=hidden"]
+    flags = [
+        "-O2",
+        "-g",
+        "-std=gnu11",
+        "-fno-strict-aliasing",
+        "-Wno-unused-function",
+        "-fno-plt",
+        "-fvisibility=hidden",
+    ]
     flags += os.environ.get("TIDEGATE_CFLAGS", "").split()
     return Extension(
         module,
@@ -81,7 +91,9 @@ def extensions() -> list[Extension]:
     # The Makefile installs the package first and builds in place afterwards, with its own list of what changed.
     if os.environ.get("TIDEGATE_NO_EXTENSIONS"):
         return []
-    if not any(command in sys.argv for command in ("build_ext", "build", "bdist_wheel", "editable_wheel", "install", "develop")):
+    if not any(
+        command in sys.argv for command in ("build_ext", "build", "bdist_wheel", "editable_wheel", "install", "develop")
+    ):
         return []
     if shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:
         stop("a C compiler is missing; install it with: apt-get install gcc")

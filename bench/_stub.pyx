@@ -4,6 +4,7 @@ It answers ModelInfer of the Open Inference Protocol with a fixed message or wit
 inputs become the outputs), and the small methods that gateways and health checks call.
 """
 
+from bench._answers cimport UNKNOWN, fill, method_of
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
@@ -58,12 +59,6 @@ cdef enum:
     SCRATCH = 256 * 1024
     WINDOW = 4 << 20
     STATIC = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
-    # What a path asks for.
-    UNKNOWN = 0
-    INFER
-    READY                             # a message whose field 1 is `true`, or SERVING
-    SERVER_METADATA
-    MODEL_METADATA
 
 
 cdef struct Settings:
@@ -102,110 +97,6 @@ cdef void field(nghttp2_nv *nv, const char *name, size_t n, const char *value, s
     nv.flags = STATIC
 
 
-cdef bint ends_with(const char *path, size_t n, const char *end, size_t m) noexcept nogil:
-    return n >= m and memcmp(path + n - m, end, m) == 0
-
-
-cdef int method_of(const char *path, size_t n) noexcept nogil:
-    if ends_with(path, n, b"/ModelInfer", 11):
-        return INFER
-    if ends_with(path, n, b"/ModelReady", 11) or ends_with(path, n, b"/ServerLive", 11):
-        return READY
-    if ends_with(path, n, b"/ServerReady", 12) or ends_with(path, n, b".Health/Check", 13):
-        return READY
-    if ends_with(path, n, b"/ServerMetadata", 15):
-        return SERVER_METADATA
-    if ends_with(path, n, b"/ModelMetadata", 14):
-        return MODEL_METADATA
-    return UNKNOWN
-
-
-cdef int begin_answer(tg_buffer *answer) noexcept nogil:
-    return tg_buffer_append(answer, b"\0\0\0\0\0", 5)
-
-
-cdef void end_answer(tg_buffer *answer) noexcept nogil:
-    cdef size_t size = tg_buffer_size(answer) - 5
-    cdef char *head = tg_buffer_head(answer)
-    head[1] = <char>(size >> 24)
-    head[2] = <char>(size >> 16)
-    head[3] = <char>(size >> 8)
-    head[4] = <char>size
-
-
-cdef int read_varint(const uint8_t **p, const uint8_t *end, uint64_t *value) noexcept nogil:
-    cdef int shift = 0
-    cdef uint8_t byte
-    value[0] = 0
-    while p[0] < end and shift < 64:
-        byte = p[0][0]
-        p[0] += 1
-        value[0] |= <uint64_t>(byte & 0x7f) << shift
-        shift += 7
-        if not byte & 0x80:
-            return 0
-    return -1
-
-
-cdef int echo(tg_buffer *answer, const uint8_t *p, const uint8_t *end) noexcept nogil:
-    """ModelInferRequest to ModelInferResponse: name, version, id, parameters and inputs have the same numbers there, the
-    raw contents move from 7 to 6, the requested outputs (6) go. -1: not such a message, or no memory."""
-    cdef const uint8_t *start
-    cdef const uint8_t *body
-    cdef uint64_t tag, size
-    cdef uint8_t raw = 6 << 3 | 2
-    while p < end:
-        start = p
-        if read_varint(&p, end, &tag) < 0 or tag & 7 != 2:
-            return -1
-        body = p
-        if read_varint(&p, end, &size) < 0 or size > <uint64_t>(end - p):
-            return -1
-        p += size
-        if tag >> 3 == 7:
-            if tg_buffer_append(answer, &raw, 1) < 0 or tg_buffer_append(answer, body, <size_t>(p - body)) < 0:
-                return -1
-        elif tag >> 3 != 6 and tg_buffer_append(answer, start, <size_t>(p - start)) < 0:
-            return -1
-    return 0
-
-
-cdef int fill(Request *request, Settings *settings) noexcept nogil:
-    """The answer for a complete request; a gRPC status."""
-    cdef const uint8_t *head = <const uint8_t *>tg_buffer_head(&request.body)
-    cdef const uint8_t *message
-    cdef const uint8_t *end
-    cdef size_t size = tg_buffer_size(&request.body)
-    cdef int rc = 0
-    if size < 5 or head[0]:
-        return 13
-    if (<size_t>head[1] << 24 | <size_t>head[2] << 16 | <size_t>head[3] << 8 | <size_t>head[4]) != size - 5:
-        return 13
-    message = head + 5
-    end = head + size
-    if request.method == UNKNOWN:
-        return 12
-    if request.method == INFER and settings.fixed != NULL:
-        return 0 if tg_buffer_append(&request.answer, settings.fixed, settings.fixed_size) == 0 else 8
-    if begin_answer(&request.answer) < 0:
-        return 8
-    if request.method == INFER:
-        rc = echo(&request.answer, message, end)
-    elif request.method == READY:
-        rc = tg_buffer_append(&request.answer, b"\x08\x01", 2)
-    elif request.method == SERVER_METADATA:
-        rc = tg_buffer_append(&request.answer, b"\x0a\x04stub\x12\x011", 9)
-    else:
-        # The name comes back; ModelMetadataRequest's version (2) means the versions (2) there.
-        rc = tg_buffer_append(&request.answer, message, <size_t>(end - message))
-        if rc == 0:
-            rc = tg_buffer_append(&request.answer, b"\x1a\x04stub", 6)
-    if rc < 0:
-        return 3
-    end_answer(&request.answer)
-    return 0
-
-
 cdef ssize_t read_answer(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *data_flags,
                          nghttp2_data_source *source, void *user_data) noexcept nogil:
     cdef Request *request = <Request *>source.ptr
@@ -225,7 +116,8 @@ cdef int answer(nghttp2_session *session, int32_t stream_id, Request *request, S
     cdef nghttp2_data_provider provider
     cdef nghttp2_nv fields[3]
     cdef const char *codes = b"0123456789"
-    cdef int status = fill(request, settings)
+    cdef int status = fill(&request.answer, request.method, <const uint8_t *>tg_buffer_head(&request.body),
+                           tg_buffer_size(&request.body), settings.fixed, settings.fixed_size)
     settings.requests += 1
     field(&fields[0], b":status", 7, b"200", 3)
     field(&fields[1], b"content-type", 12, b"application/grpc", 16)

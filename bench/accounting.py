@@ -57,7 +57,9 @@ def cpu_between(before: CpuReading, after: CpuReading) -> int:
     Raises BenchError if a thread ended meanwhile: its last time is lost, and the figure would be too low.
     """
     if lost := before.tasks.keys() - after.tasks.keys():
-        raise BenchError(f"{len(lost)} threads of the measured processes ended during the run, so their CPU time is unknown")
+        raise BenchError(
+            f"{len(lost)} threads of the measured processes ended during the run, so their CPU time is unknown"
+        )
     return sum(ns - before.tasks.get(task, 0) for task, ns in after.tasks.items())
 
 

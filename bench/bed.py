@@ -118,7 +118,9 @@ class Bed:
     def _wrk(self, load: wrk.Load, script: Path, seconds: int) -> wrk.Result:
         command = wrk.command(load, script, self.address, self.cores.load_threads, seconds)
         try:
-            done = subprocess.run(on_cores(self.cores.load, command), capture_output=True, text=True, timeout=seconds + 30, check=False)
+            done = subprocess.run(
+                on_cores(self.cores.load, command), capture_output=True, text=True, timeout=seconds + 30, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"wrk did not end {error.timeout - seconds:.0f} s after its time") from error
         self.proxy.check()
@@ -134,10 +136,16 @@ def warnings(
     """What makes a run doubtful; all times in ns of CPU, `wall` in ns of real time."""
     found = []
     threads = cores.load_threads
-    limits = {"load generator": load / threads, "server": server / threads, "load cores": (load + server) / len(cores.load)}
+    limits = {
+        "load generator": load / threads,
+        "server": server / threads,
+        "load cores": (load + server) / len(cores.load),
+    }
     full = [name for name, used in limits.items() if used / wall >= SATURATED]
     if full and proxy / wall < SATURATED:
-        found.append(f"{full[0]} saturated, not the proxy ({proxy / wall:.0%} of its core): requests/s is the load's limit")
+        found.append(
+            f"{full[0]} saturated, not the proxy ({proxy / wall:.0%} of its core): requests/s is the load's limit"
+        )
     if others / wall > DISTURBED:
         found.append(f"other programs used {others / wall:.0%} of a core meanwhile")
     if errors:

@@ -63,7 +63,10 @@ def run(
 @app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""
-    proxy, wanted = PROXIES[_known([peer], PROXIES, "proxy")[0]], SCENARIOS[_known([scenario], SCENARIOS, "scenario")[0]]
+    proxy, wanted = (
+        PROXIES[_known([peer], PROXIES, "proxy")[0]],
+        SCENARIOS[_known([scenario], SCENARIOS, "scenario")[0]],
+    )
     try:
         typer.echo(proxy.config(Setup(wanted.job, 8080, 9000, 9900, Path("/tmp/bench"))), nl=False)
     except Cannot as reason:

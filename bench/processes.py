@@ -95,7 +95,9 @@ class Process:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             if time.monotonic() > limit:
-                raise BenchError(f"{self.name} does not listen on port {port} after {timeout:.0f} s: {self.last_words()}")
+                raise BenchError(
+                    f"{self.name} does not listen on port {port} after {timeout:.0f} s: {self.last_words()}"
+                )
             time.sleep(0.02)
 
     def stop(self, grace: float = 5.0) -> None:
@@ -125,7 +127,9 @@ class Processes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         failure: BaseException | None = None
         while self._started:
             try:

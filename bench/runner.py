@@ -25,7 +25,9 @@ from bench.scenarios import Scenario
 Progress = Callable[[Scenario, str, int, Sample | str], None]
 
 
-def run(scenarios: Sequence[Scenario], peers: Sequence[str], rounds: int, timing: Timing, progress: Progress) -> Results:
+def run(
+    scenarios: Sequence[Scenario], peers: Sequence[str], rounds: int, timing: Timing, progress: Progress
+) -> Results:
     """Measures Tidegate and `peers` in `scenarios`; `progress` is told each sample, or the reason there is none.
 
     Raises BenchError if nothing can be measured at all. A proxy that fails in one scenario is recorded and left out there.
@@ -54,7 +56,12 @@ def run(scenarios: Sequence[Scenario], peers: Sequence[str], rounds: int, timing
                 for name, subject in outcome.subjects.items():
                     if subject.cannot or subject.failed:
                         continue
-                    progress(scenario, name, number, once(scenario, PROXIES[name], subject, number, cores, timing, connections))
+                    progress(
+                        scenario,
+                        name,
+                        number,
+                        once(scenario, PROXIES[name], subject, number, cores, timing, connections),
+                    )
     results.seconds = time.monotonic() - began
     return results
 

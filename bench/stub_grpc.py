@@ -78,7 +78,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     print(f"listening on {name}", flush=True)
-    _stub.serve(listener.fileno(), None if options.answer is None else fixed_answer(options.answer), options.max_streams)
+    _stub.serve(
+        listener.fileno(), None if options.answer is None else fixed_answer(options.answer), options.max_streams
+    )
 
 
 if __name__ == "__main__":

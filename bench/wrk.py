@@ -18,7 +18,8 @@ from bench.errors import BenchError
 _MARK = "bench-result "
 
 # Written by wrk's own `done` hook, because its text rounds to three digits. Times are in µs.
-_DONE = """
+_DONE = (
+    """
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
@@ -28,7 +29,9 @@ done = function(summary, latency, requests)
     latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9), latency.max,
     latency.mean))
 end
-""" % _MARK  # noqa: UP031 - the braces are Lua's and JSON's
+"""
+    % _MARK
+)  # noqa: UP031 - the braces are Lua's and JSON's
 
 
 @dataclass(frozen=True)

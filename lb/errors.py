@@ -6,8 +6,8 @@ from __future__ import annotations
 class TidegateError(Exception):
     """Base of every error Tidegate raises on purpose.
 
-    `status` is the HTTP status and `grpc_status` the gRPC code a client is answered with; `retryable` says that the request
-    did not reach, or did not change, an upstream, so that another endpoint may be tried.
+    `status` is the HTTP status and `grpc_status` the gRPC code a client is answered with; `retryable` says that the
+    request did not reach, or did not change, an upstream, so that another endpoint may be tried.
     """
 
     status = 500

@@ -38,7 +38,9 @@ class HAProxy:
     package = "haproxy"
 
     def version(self) -> str | None:
-        return version_of(["/usr/sbin/haproxy", "-v"], r"version (\S+)") or version_of(["haproxy", "-v"], r"version (\S+)")
+        return version_of(["/usr/sbin/haproxy", "-v"], r"version (\S+)") or version_of(
+            ["haproxy", "-v"], r"version (\S+)"
+        )
 
     def upstream(self, job: Job) -> Upstream:
         return "http"

@@ -21,7 +21,11 @@ class Tidegate:
 
     def config(self, setup: Setup) -> str:
         protocol = "oip" if self.upstream(setup.job) == "grpc" else setup.job
-        front = "protocol: tcp\n    pool: servers" if setup.job == "tcp" else "protocol: http\n    routes: [{pool: servers}]"
+        front = (
+            "protocol: tcp\n    pool: servers"
+            if setup.job == "tcp"
+            else "protocol: http\n    routes: [{pool: servers}]"
+        )
         cache = "cache:\n  size: 64MiB\n  ttl: 1h\n" if setup.job == "cache" else ""
         return f"""workers: 1
 admin:

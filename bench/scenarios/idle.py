@@ -81,7 +81,10 @@ SCENARIO = Scenario(
     job="http",
     servers={"http": FixedHttp(http1.ANSWER)},
     measure=measure,
-    metrics=(Metric("pss_bytes", "PSS bytes/connection", "lower"), Metric("rss_bytes", "RSS bytes/connection", "lower")),
+    metrics=(
+        Metric("pss_bytes", "PSS bytes/connection", "lower"),
+        Metric("rss_bytes", "RSS bytes/connection", "lower"),
+    ),
     limit=Limit(8192),
     max_rounds=3,
 )

@@ -22,7 +22,9 @@ class Guard(Policy):
     def pick(self, now: int, key: int, exclude: int) -> int:
         index = self.inner.pick(now, key, exclude)
         if type(index) is not int or not -1 <= index < self.endpoints.size:
-            raise TidegateError(f"policy {self.name!r} chose {index!r} of {self.endpoints.size} endpoints")
+            raise TidegateError(
+                f"policy {self.name!r} chose {index!r} of {self.endpoints.size} endpoints, not an index or -1"
+            )
         return index
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:

@@ -15,7 +15,8 @@ from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
 from lb.balancing.round_robin import RoundRobin
-from lb.config.explain import did_you_mean, message, where
+from lb.config.base import did_you_mean
+from lb.config.explain import message, where
 from lb.config.plan import PolicyPlan
 from lb.config.schema import Config, PolicyConfig
 from lb.endpoints.set import EndpointSet

@@ -1,7 +1,7 @@
 """A client of the daemon's admin API.
 
-    GET  /api/v1/status   the status document (lb.control.status)
-    POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
+GET  /api/v1/status   the status document (lb.control.status)
+POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
 """
 
 from __future__ import annotations

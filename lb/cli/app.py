@@ -60,8 +60,8 @@ def _options(
 def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the daemon in the foreground.
 
-    SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one stops
-    at once. Under systemd it reports its state, keeps the watchdog and takes over activated sockets.
+    SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
+    stops at once. Under systemd it reports its state, keeps the watchdog and takes over activated sockets.
     """
     from lb.cli.run import run as run_daemon
 

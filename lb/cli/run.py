@@ -33,7 +33,8 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
         fleet=fleet or FleetSettings(),
         services=services,
     )
-    return uvloop.run(_serve(options))
+    status: int = uvloop.run(_serve(options))
+    return status
 
 
 async def _serve(options: MasterOptions) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -20,12 +21,16 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     if as_json:
         print(json.dumps(document, indent=2))
         return
-    console = console or Console(highlight=False)
+    # Into a pipe or a file nothing is cut off.
+    console = console or Console(highlight=False, width=None if sys.stdout.isatty() else 400)
     for line in _head(document):
         console.print(line)
     console.print(_workers(document["workers"]))
     console.print(_listeners(document["listeners"]))
     console.print(_pools(document["pools"]))
+    managed = [pool for pool in document["pools"] if pool["managed"]]
+    if managed:
+        console.print(_managed(managed))
 
 
 def _head(document: dict[str, Any]) -> Iterable[Text]:
@@ -35,7 +40,9 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
     last = document["last_reload"]
     if last is not None:
         at = datetime.fromtimestamp(last["at"]).strftime("%Y-%m-%d %H:%M:%S")
-        yield Text(f"last reload {at}: {'ok' if last['ok'] else 'failed: ' + last['error']}", "" if last["ok"] else "red")
+        yield Text(
+            f"last reload {at}: {'ok' if last['ok'] else 'failed: ' + last['error']}", "" if last["ok"] else "red"
+        )
         for note in last["notes"]:
             yield Text(f"needs a restart: {note}", "yellow")
     slow = [name for name, compiled in document["compiled"].items() if not compiled]
@@ -46,7 +53,15 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
 def _workers(workers: Sequence[dict[str, Any]]) -> Table:
     table = _table("worker", "pid", "state", "plan", "busy", "restarts", "last exit")
     for w in workers:
-        row = (w["index"], w["pid"] or "-", w["state"], w["generation"], w["busy"], w["restarts"], w["last_exit"] or "-")
+        row = (
+            w["index"],
+            w["pid"] or "-",
+            w["state"],
+            w["generation"],
+            w["busy"],
+            w["restarts"],
+            w["last_exit"] or "-",
+        )
         table.add_row(*map(_cell, row))
     return table
 
@@ -60,24 +75,36 @@ def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
 
 
 def _pools(pools: Sequence[dict[str, Any]]) -> Table:
-    table = _table("pool", "policy", "endpoint", "health", "admin", "weight", "in flight", "last check")
+    table = _table("pool", "endpoint", "health", "admin", "weight", "in flight", "last check")
     for pool in pools:
-        name, policy = f"{pool['name']} ({pool['protocol']})", pool["policy"]
-        for e in pool["endpoints"] or [None]:
-            if e is None:
-                table.add_row(*map(_cell, (name, policy, "none", "-", "-", "-", "-", "-")))
-                continue
+        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']})"
+        if not pool["endpoints"]:
+            table.add_row(*map(_cell, (name, "none", "-", "-", "-", "-", "-")))
+        for e in pool["endpoints"]:
             last = (e["check"] or {}).get("last", {}).get("reason", "-")
-            row = (name, policy, e["address"], e["health"], e["admin"], e["weight"], e["in_flight"], last)
+            row = (name, e["address"], e["health"], e["admin"], e["weight"], e["in_flight"], last)
             table.add_row(*map(_cell, row))
-            name = policy = ""
+            name = ""
+    return table
+
+
+def _managed(pools: Sequence[dict[str, Any]]) -> Table:
+    table = _table("model server", "pid", "state", "restarts", "last error")
+    for pool in pools:
+        for r in pool["managed"]["replicas"]:
+            row = (f"{pool['name']}/{r['index']}", r["pid"] or "-", r["state"], r["restarts"], r["last_error"] or "-")
+            table.add_row(*map(_cell, row))
+        scaling = pool["managed"]["scaling"]
+        if scaling is not None:
+            limits = f"{scaling['wanted']} wanted, {scaling['min']} to {scaling['max']}: {scaling['reason']}"
+            table.add_row(*map(_cell, (f"{pool['name']} scaling", "", "", "", limits)))
     return table
 
 
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table
 
 

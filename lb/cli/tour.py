@@ -56,7 +56,7 @@ class Tour:
 
     async def _run(self) -> None:
         try:
-            while not self._master.ready()[0]:
+            while not self._master.ready()[0]:  # noqa: ASYNC110 - readiness is a question, not an event
                 await asyncio.sleep(_READY_POLL)
             address = self._address()
             samples = orjson.loads(await asyncio.to_thread(self._samples.read_bytes))[: self._count]
@@ -92,13 +92,21 @@ class Tour:
         for row in rows:
             colour = "green" if row.predicted == row.label else "red"
             table.add_row(
-                f"[{colour}]{row.predicted}[/]", str(row.label), Path(row.endpoint).name, row.cache, f"{row.milliseconds:.1f} ms"
+                f"[{colour}]{row.predicted}[/]",
+                str(row.label),
+                Path(row.endpoint).name,
+                row.cache,
+                f"{row.milliseconds:.1f} ms",
             )
         console = Console()
         console.print(table)
         admin = self._master.config.admin.bind
         body = orjson.dumps(_request(sample)).decode()
-        console.print(f"Try it:     curl -s http://{address}/v2/models/{self._model}/infer -d '{body}'", soft_wrap=True, markup=False)
+        console.print(
+            f"Try it:     curl -s http://{address}/v2/models/{self._model}/infer -d '{body}'",
+            soft_wrap=True,
+            markup=False,
+        )
         console.print(f"Dashboard:  http://{admin}/      Metrics: http://{admin}/metrics", markup=False)
         console.print("Ctrl-C drains and stops.", markup=False)
 

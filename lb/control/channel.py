@@ -1,8 +1,8 @@
 """The channel between the master and one worker: msgpack frames over a Unix stream socket, with file descriptors.
 
-A frame is a 5-byte head (`>IB`: length of the payload, number of file descriptors) and a msgpack map. The descriptors of a
-frame travel with its first byte (SCM_RIGHTS), so they have always arrived when its last byte has (unix(7): ancillary data is
-a barrier for reads).
+A frame is a 5-byte head (`>IB`: length of the payload, number of file descriptors) and a msgpack map. The descriptors
+of a frame travel with its first byte (SCM_RIGHTS), so they have always arrived when its last byte has (unix(7):
+ancillary data is a barrier for reads).
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def _unpack(payload: bytearray) -> Message:
 class Channel:
     """One end, on an event loop. Callbacks come from the loop, never from inside `send`.
 
-    `on_message(message, fds)` owns the descriptors it is given. `on_close(reason)` is called once, for whatever reason the
-    channel ended except `close()`; the socket is closed by then.
+    `on_message(message, fds)` owns the descriptors it is given. `on_close(reason)` is called once, for whatever
+    reason the channel ended except `close()`; the socket is closed by then.
     """
 
     def __init__(

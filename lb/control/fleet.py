@@ -38,7 +38,7 @@ class FleetSettings:
     apply_timeout: int = 15 * SECOND  # from a plan to the last acknowledgement
     hang_timeout: int = 20 * SECOND  # a worker without a heartbeat for so long is killed and replaced
     kill_grace: int = 3 * SECOND  # after the end of a drain
-    restarts: RestartSettings = RestartSettings()
+    restarts: RestartSettings = field(default_factory=RestartSettings)
     command: Sequence[str] = COMMAND
 
 
@@ -53,7 +53,10 @@ class Publication:
 
 @dataclass(slots=True)
 class Member:
-    """One worker's place, which outlives its processes. States: starting, idle, running, stopping, backoff, crash_loop."""
+    """One worker's place, which outlives its processes.
+
+    States: starting (no frame yet), idle (no plan yet), running, stopping, stopped, backoff, crash_loop.
+    """
 
     index: int
     restarts: Restarts
@@ -90,11 +93,21 @@ class Member:
 
 
 class Fleet:
-    """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1."""
+    """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1.
+
+    `recover` is called when a worker has died, before it is replaced, to mend what it may have left in shared memory.
+    """
 
     def __init__(
-        self, size: int, segment: SegmentLike, settings: FleetSettings, clock: Clock, access_log: Callable[[], int]
+        self,
+        size: int,
+        segment: SegmentLike,
+        settings: FleetSettings,
+        clock: Clock,
+        access_log: Callable[[], int],
+        recover: Callable[[], None] = lambda: None,
     ) -> None:
+        self._recover = recover
         self._loop = asyncio.get_running_loop()
         self._segment = segment
         self._settings = settings
@@ -121,7 +134,10 @@ class Fleet:
                 raise StartError(f"worker {member.index} did not start: {member.last_exit}")
 
     async def publish(self, publication: Publication) -> None:
-        """Gives a plan to every worker; returns once each has acknowledged. Raises PublishError with nothing changed."""
+        """Gives a plan to every worker and returns once each has acknowledged.
+
+        Raises PublishError, with the old plan everywhere, when one refuses it, dies or does not answer in time.
+        """
         members = [m for m in self.members if m.state in ("idle", "running")]
         for member in members:
             member.answer = self._loop.create_future()
@@ -236,9 +252,12 @@ class Fleet:
         member.process = member.channel = None
         member.last_exit = describe_exit(code)
         self._segment.clear_worker(member.index)
+        self._recover()
         if self._stopping:
             member.state = "stopped"
-            log.log(logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit)
+            log.log(
+                logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit
+            )
         else:
             log.error("worker %d (pid %d) died: %s", member.index, pid, member.last_exit)
             self._restart(member, member.started, now)

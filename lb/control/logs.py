@@ -12,7 +12,8 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 
 def setup_logging(process: str, level: str = "info") -> None:
-    """Logs to standard error as `process`; into the journal (systemd.exec(5), JOURNAL_STREAM) lines carry a priority, not a time."""
+    """Logs to standard error as `process`; into the journal (systemd.exec(5), JOURNAL_STREAM) lines carry a
+    priority, not a time."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter(process, journal=_in_journal()))
     root = logging.getLogger()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence, Set
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lb.config.plan import EndpointSpec, Plan
@@ -30,7 +30,7 @@ class Server(Protocol):
         """Those that are ready."""
 
     async def reconfigure(self, pool: PoolConfig) -> None:
-        """Follows other settings that need no other processes: numbers, timing, scaling."""
+        """Follows other numbers and another `scaling` section; `serve` is else as it was."""
 
     def kill(self) -> None:
         """Ends all of them at once; a `stop` under way is over then."""
@@ -45,6 +45,7 @@ class _Pool:
     server: Server
     fallback: tuple[EndpointSpec, ...] = ()  # the static endpoints it had before, until a model server is ready
     successor: tuple[ServeConfig, Server] | None = None
+    leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
     served: bool = False  # a model server was ready once
 
     def endpoints(self) -> Sequence[EndpointSpec]:
@@ -75,17 +76,26 @@ class ManagedPools:
             for name in _managed(config)
         }
 
-    def apply(self, config: Config, before: Plan | None) -> None:
-        """Starts, changes and stops servers; `before` is the plan that the one of `config` has replaced."""
+    def apply(self, config: Config, before: Plan | None, plan: Plan) -> None:
+        """Starts, changes and stops servers, now that all workers have `plan` of `config` instead of `before`."""
         for name, serve in _managed(config).items():
             self._apply(name, config.pools[name], serve, before)
         for name in self._pools.keys() - _managed(config).keys():
             self._retire(self._pools.pop(name))
+        for name, pool in self._pools.items():
+            published = {spec.address for spec in _endpoints(plan, name)}
+            for server in [s for s in pool.leaving if not _names(s.endpoints(), published)]:
+                pool.leaving.remove(server)
+                self._stop(server)
 
     def alive(self, pool: str, address: str) -> bool:
-        """Whether a managed pool still gives this endpoint; True for pools that are not managed."""
+        """Whether the process behind an endpoint of a managed pool takes requests; True for other pools."""
         known = self._pools.get(pool)
-        return known is None or any(spec.address == address for spec in known.endpoints())
+        if known is None:
+            return True
+        # The static ones it had before have no process of ours: the plan that replaces them is their end.
+        given = (known.fallback, known.server.endpoints(), *(server.endpoints() for server in known.leaving))
+        return any(_names(specs, {address}) for specs in given)
 
     def waiting(self) -> list[str]:
         """The pools that have never had an endpoint."""
@@ -103,7 +113,7 @@ class ManagedPools:
 
     def kill(self) -> None:
         """Ends every model server at once; a `stop` under way is over soon then."""
-        for server in [*self._stopping, *(pool.server for pool in self._pools.values())]:
+        for server in [*self._stopping, *(s for pool in self._pools.values() for s in self._servers(pool))]:
             server.kill()
 
     def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
@@ -136,15 +146,17 @@ class ManagedPools:
         if pool.successor is not None:
             serve, server = pool.successor
             if len(server.endpoints()) >= max(1, min(serve.min, len(pool.endpoints()))):
-                old, pool.serve, pool.server, pool.successor = pool.server, serve, server, None
-                self._stop(old)
+                pool.leaving.append(pool.server)
+                pool.serve, pool.server, pool.successor = serve, server, None
         pool.served = pool.served or bool(pool.server.endpoints())
         self._changed(name)
 
     def _retire(self, pool: _Pool) -> None:
-        self._stop(pool.server)
-        if pool.successor is not None:
-            self._stop(pool.successor[1])
+        for server in self._servers(pool):
+            self._stop(server)
+
+    def _servers(self, pool: _Pool) -> list[Server]:
+        return [pool.server, *pool.leaving, *([pool.successor[1]] if pool.successor else [])]
 
     def _stop(self, server: Server) -> None:
         async def stop() -> None:
@@ -172,12 +184,13 @@ def _managed(config: Config) -> dict[str, ServeConfig]:
     return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
 
 
-# Settings of `serve` that make other processes; the rest is followed by those that run.
-_PROCESS = ("models", "listen", "providers", "threads", "args", "env")
-
-
 def _same_servers(a: ServeConfig, b: ServeConfig) -> bool:
-    return all(getattr(a, name) == getattr(b, name) for name in _PROCESS)
+    """Whether both say the same of each process: all but how many there are."""
+    return a.model_copy(update={"min": 0, "max": 0}) == b.model_copy(update={"min": 0, "max": 0})
+
+
+def _names(specs: Sequence[EndpointSpec], addresses: Set[str]) -> bool:
+    return any(spec.address in addresses for spec in specs)
 
 
 def _endpoints(plan: Plan | None, pool: str) -> Sequence[EndpointSpec]:

@@ -1,4 +1,4 @@
-"""The master: owns the configuration, the listening sockets and the shared segment, and drives the workers with them."""
+"""The master: owns configuration, listening sockets and the shared segment, and drives the workers with them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
 from lb.config.compile import worker_count
 from lb.config.plan import Plan
@@ -213,7 +214,9 @@ class Master:
             lambda pool: self.publisher.endpoints_changed(pool),
         )
         cleanup.push_async_callback(self._stop_model_servers)
-        self.fleet = Fleet(workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno)
+        self.fleet = Fleet(
+            workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno, self._recover_cache
+        )
         parts = Parts(
             self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
         )
@@ -237,7 +240,11 @@ class Master:
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""
-        return {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners} if self.plan else {}
+        return (
+            {listener.name: self.sockets[listener.name].address for listener in self.plan.listeners}
+            if self.plan
+            else {}
+        )
 
     async def _drain(self) -> None:
         """Lets the workers finish what they have; model servers live on until then."""
@@ -255,6 +262,12 @@ class Master:
             self.managed.kill()
         await stopping
         await _cancel(hurry)
+
+    def _recover_cache(self) -> None:
+        """A worker that died inside of the cache left a lock: its shard is emptied now, not at the next write."""
+        plan = self.plan
+        if plan is not None and plan.cache is not None:
+            ResultCache(self.segment, plan.cache.max_object).recover(self._clock.now())
 
     async def _reload_on_hangup(self) -> None:
         while True:
@@ -279,11 +292,13 @@ class Master:
         return ReloadResult(True, time.time(), self._generation(), notes=decision.notes)
 
     async def _tick(self) -> None:
-        """Heartbeats of the workers, our own to the service manager, and freed records."""
+        """Heartbeats of the workers, our own and our state to the service manager, and freed records."""
         usec = self._notifier.watchdog_usec
         pause = min(_TICK, usec / 4_000_000) if usec else _TICK
         while True:
             await asyncio.sleep(pause)
+            if self.state == "running":
+                self._notifier.status(self.summary())
             fresh = self.fleet.check_beats(self._clock.now())
             if fresh and usec:
                 self._notifier.watchdog()

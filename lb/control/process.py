@@ -75,7 +75,7 @@ def describe_exit(code: int) -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """-P keeps the working directory out of the worker's imports; a package that is not installed needs its path then."""
+    """Our environment, with our own folder in the path: -P keeps the working directory out of a child's imports."""
     root = str(Path(lb.__file__).resolve().parent.parent)
     environment = dict(os.environ)
     if root not in site.getsitepackages():

@@ -85,7 +85,7 @@ class Publisher:
             if access_log.commit():
                 parts.fleet.reopen_log()
             set_level(config.log.level)
-            parts.managed.apply(config, before)
+            parts.managed.apply(config, before, plan)
             parts.monitor.update(list(_targets(plan, config)))
             self._trust_unchecked(plan, config)
 

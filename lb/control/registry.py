@@ -1,8 +1,8 @@
 """Who owns which record of the shared segment: endpoint slots and counter series, kept by name over reloads.
 
-A plan is compiled inside a transaction: `begin`, then the compiler asks for slots and series, then `commit` or `rollback`.
-What a committed plan no longer names is retired: it takes no new requests, and its record is freed once nothing is in flight
-there and `LINGER_NS` have passed. Until then its name gets it back, with its state.
+A plan is compiled inside a transaction: `begin`, then the compiler asks for slots and series, then `commit` or
+`rollback`. What a committed plan no longer names is retired: it takes no new requests, and its record is freed once
+nothing is in flight there and `LINGER_NS` have passed. Until then its name gets it back, with its state.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class Registry:
         self._series = _Table("counter series", series_capacity)
         self._drained: set[int] = set()  # by us, not by an operator
         self._enabled: set[int] = set()  # by the transaction under way
+        self._raised: set[int] = set()  # from weight 0, by the transaction under way
         self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
 
     # The Allocator of lb.config.compile.
@@ -94,7 +95,7 @@ class Registry:
         return self._series.want((kind, name))
 
     def begin(self) -> None:
-        self._enabled = set()
+        self._enabled, self._raised = set(), set()
         for table in (self._endpoints, self._series):
             table.wanted, table.fresh = set(), set()
 
@@ -102,7 +103,9 @@ class Registry:
         """Frees what this transaction took, and drains again what it brought back."""
         for slot in self._enabled:
             self.drain(slot)
-        self._enabled = set()
+        for slot in self._raised:
+            self._reweight(slot, 0)
+        self._enabled, self._raised = set(), set()
         for table in (self._endpoints, self._series):
             for key in table.fresh:
                 table.release(key)
@@ -111,7 +114,8 @@ class Registry:
     def prepare(self, endpoints: Mapping[int, Initial], now: int) -> None:
         """Writes the control words of the endpoints that are new or come back, before any worker has the plan.
 
-        A worker takes the plan the moment it gets it, and must find somebody there. `endpoints`: every slot of the plan.
+        A worker takes the plan the moment it gets it, and must find somebody there, even if all that the plan names were
+        removed, or had weight 0, until now. `endpoints`: every slot of the plan.
         """
         for key in self._endpoints.fresh:
             slot = self._endpoints.used[key]
@@ -125,6 +129,9 @@ class Registry:
             slot = self._endpoints.used[key]
             self._reweight(slot, endpoints[slot].weight)
             self._segment.set_health(slot, endpoints[slot].up, now)  # nobody has checked it meanwhile
+        self._raised = {slot for slot, initial in endpoints.items() if initial.weight and not self._weights.get(slot)}
+        for slot in self._raised:
+            self._reweight(slot, endpoints[slot].weight)
         # Only what is drained now: what is drained while the workers take the plan is meant to stay so.
         self._enabled = self._drained & endpoints.keys()
         self._drained -= self._enabled
@@ -135,7 +142,7 @@ class Registry:
         """The plan is everywhere: re-weights, and retires what the plan does not name."""
         for slot, initial in endpoints.items():
             self._reweight(slot, initial.weight)
-        self._enabled = set()
+        self._enabled, self._raised = set(), set()
         for key in self._endpoints.used.keys() - self._endpoints.wanted - self._endpoints.retired.keys():
             self.drain(self._endpoints.used[key])
         for table in (self._endpoints, self._series):

@@ -32,7 +32,7 @@ class Decision:
 
 
 def decide(running: Config, wanted: Config) -> Decision:
-    """`wanted` with the values that only a restart changes taken from `running`: workers, the admin address, cache memory.
+    """`wanted`, but what only a restart changes (workers, the admin address, cache memory) is taken from `running`.
 
     Removing the cache section takes effect at once; its memory stays until the restart.
     """

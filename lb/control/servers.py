@@ -62,7 +62,6 @@ class ModelServers:
 
     async def reconfigure(self, pool: PoolConfig) -> None:
         self._pool = pool
-        self._supervisor.reconfigure(_serve(pool))
         await self._scale(pool)
 
     def status(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
 def compiled_modules() -> tuple[tuple[str, bool], ...]:
     """(module, whether what would be imported is the compiled one) for every module that has to be compiled."""
     root = Path(lb.__file__).parent
-    sources = {p for p in root.rglob("*.pyx")} | {p for p in root.rglob("*.pxd") if p.with_suffix(".py").exists()}
+    sources = set(root.rglob("*.pyx")) | {p for p in root.rglob("*.pxd") if p.with_suffix(".py").exists()}
     found = []
     for source in sorted(sources):
         name = ".".join(source.relative_to(root.parent).with_suffix("").parts)

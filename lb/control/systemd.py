@@ -18,10 +18,12 @@ class Notifier:
     """Sends state to the service manager. A manager that does not listen costs one log line, never the daemon."""
 
     def __init__(self, path: str = "", watchdog_usec: int = 0) -> None:
-        """`path`: the notify socket ("@" starts an abstract one); "" sends nothing. `watchdog_usec`: 0 = no watchdog."""
+        """`path`: the notify socket ("@" starts an abstract one); "" sends nothing. `watchdog_usec`: 0 = no
+        watchdog."""
         self.watchdog_usec = watchdog_usec
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._socket: socket.socket | None = None
+        self._status = ""
         if path:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._socket.setblocking(False)
@@ -36,6 +38,7 @@ class Notifier:
 
     def ready(self, status: str) -> None:
         self._send("READY=1", f"STATUS={status}")
+        self._status = status
 
     def reloading(self) -> None:
         """Must be followed by `ready`, whatever became of the reload (Type=notify-reload waits for it)."""
@@ -43,9 +46,13 @@ class Notifier:
 
     def stopping(self, status: str) -> None:
         self._send("STOPPING=1", f"STATUS={status}")
+        self._status = status
 
     def status(self, status: str) -> None:
-        self._send(f"STATUS={status}")
+        """Sends nothing when it is what was said last."""
+        if status != self._status:
+            self._send(f"STATUS={status}")
+            self._status = status
 
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")
@@ -65,7 +72,7 @@ class Notifier:
 
 
 def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
-    """The listening stream sockets passed by socket activation, in order; the variables are taken out of the environment.
+    """The listening stream sockets passed by socket activation, in order; takes the variables out of the environment.
 
     Descriptors that are no listening stream socket are named in the log and closed.
     """
@@ -82,7 +89,9 @@ def take_sockets(environ: MutableMapping[str, str]) -> list[socket.socket]:
             sockets.append(socket.socket(fileno=fd))
         else:
             name = names[index] if index < len(names) else "unknown"
-            log.warning("descriptor %d (%s) passed by the service manager is no listening stream socket; closed", fd, name)
+            log.warning(
+                "descriptor %d (%s) passed by the service manager is no listening stream socket; closed", fd, name
+            )
             _close(fd)
     return sockets
 

@@ -1,11 +1,12 @@
 """A worker: a fresh interpreter that runs the data path and does what the master says over its channel.
 
-Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and `revert`
-(keep or undo the last plan), `log` (a new access log descriptor) and `stop` (drain, then exit 0). Frames to the master:
-`hello`, `applied`, `beat`.
+Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
+`revert` (keep or undo the last plan), `log` (a new access log descriptor) and `stop` (drain, then exit 0). Frames to
+the master: `hello`, `applied`, `beat`.
 
-Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here. A master
-that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once, and exits.
+Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here.
+A master that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once,
+and exits.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ log = logging.getLogger("tidegate.worker")
 class DataPath(Protocol):
     """What a worker runs; lb.proxy.proxy.Proxy is one.
 
-    `apply` either takes the plan or raises and leaves the old one in force. The sockets stay the worker's: it closes one only
-    after an `apply` whose `sockets` no longer has it. Whether to log accesses is the plan's word; the descriptor is always
-    open, and what it refers to is changed underneath (dup2), so that reopening needs no call.
+    `apply` either takes the plan or raises and leaves the old one in force. The sockets stay the worker's: it closes
+    one only after an `apply` whose `sockets` no longer has it. Whether to log accesses is the plan's word; the
+    descriptor is always open, and what it refers to is changed underneath (dup2), so that reopening needs no call.
     """
 
     def apply(self, plan: Plan, sockets: dict[str, int]) -> None: ...
@@ -96,7 +97,8 @@ class Worker:
         self._beat()
 
     def drain(self, timeout_ns: int) -> None:
-        """Gives up the listening sockets, lets what runs finish, at most `timeout_ns`. A second call can only shorten it."""
+        """Gives up the listening sockets, lets what runs finish, at most `timeout_ns`. A second call can only
+        shorten it."""
         deadline = self._clock.now() + timeout_ns
         if self._drain_deadline is not None:
             self._drain_deadline = min(self._drain_deadline, deadline)
@@ -203,7 +205,9 @@ class Worker:
 
 def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = None) -> int:
     """Runs a worker until it is told to stop; returns the exit status. `data_path` replaces the proxy in tests."""
-    parser = argparse.ArgumentParser(prog="python -m lb.control.worker", description="started by tidegate's master only")
+    parser = argparse.ArgumentParser(
+        prog="python -m lb.control.worker", description="started by tidegate's master only"
+    )
     for option in ("index", "channel", "segment", "parent"):
         parser.add_argument(f"--{option}", type=int, required=True)
     options = parser.parse_args(argv)

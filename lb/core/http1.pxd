@@ -1,8 +1,8 @@
 """HTTP/1.x messages in both directions, parsed by llhttp. Bytes in, a `Scan` out: no I/O, no routes.
 
-One worker-wide `Scan` receives what one `execute` finds. A head is always parsed in one piece: when it is not complete, the
-caller keeps its bytes and offers them again with more behind them, so that a scan's spans are plain pointers and a
-connection needs no header table of its own.
+One worker-wide `Scan` receives what one `execute` finds. A head is always parsed in one piece: when it is not
+complete, the caller keeps its bytes and offers them again with more behind them, so that a scan's spans are plain
+pointers and a connection needs no header table of its own.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -101,8 +101,8 @@ cdef class Parser:
 
     # Begin a new message.
     cdef void reset(self) noexcept
-    # Parses data; returns how many bytes were consumed, or -1 (scan.error, self.why). When `reading_body` is still unset
-    # afterwards the head is incomplete, nothing was consumed, and all the bytes must be offered again with more.
+    # Parses data; returns how many bytes were consumed, or -1 (scan.error, self.why). When `reading_body` is still
+    # unset afterwards the head is incomplete, nothing was consumed, and all the bytes must be offered again with more.
     # Stops behind a complete message (scan.complete), and when scan.spans is full: call again then with the rest.
     cdef Py_ssize_t execute(self, Scan *scan, const char *data, size_t n) noexcept
     # The peer's end of file: 0 fine here (scan.complete is set when it ends a message), -1 inside of a message.

@@ -1,7 +1,8 @@
 """HTTP/1.x parsing by llhttp, strict: see http1.pxd for the contract.
 
-llhttp refuses on its own what could be smuggled (RFC 9112 sections 6.1 and 6.3): Content-Length beside Transfer-Encoding, two
-lengths, chunk sizes that are not hexadecimal, a bare LF, obsolete line folding, spaces before a colon. No lenient flag is set.
+llhttp refuses on its own what could be smuggled (RFC 9112 sections 6.1 and 6.3): Content-Length beside
+Transfer-Encoding, two lengths, chunk sizes that are not hexadecimal, a bare LF, obsolete line folding, spaces before a
+colon. No lenient flag is set.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -88,7 +89,8 @@ cdef inline void classify(Field *field) noexcept nogil:
     if i < 0:
         return
     while i < KNOWN_COUNT and KNOWN[i].length == field.name_length:
-        if (field.name[0] | 0x20) == KNOWN[i].name[0] and strncasecmp(field.name, KNOWN[i].name, field.name_length) == 0:
+        if ((field.name[0] | 0x20) == KNOWN[i].name[0]
+                and strncasecmp(field.name, KNOWN[i].name, field.name_length) == 0):
             field.id = KNOWN[i].id
             field.hop = KNOWN[i].hop
             return
@@ -144,7 +146,7 @@ cdef int on_header_value_complete(llhttp_t *http) noexcept nogil:
     if scan.in_trailers:
         return 0
     field = &scan.fields[scan.field_count]
-    while field.value_length and (field.value[field.value_length - 1] == 32 or field.value[field.value_length - 1] == 9):
+    while field.value_length and field.value[field.value_length - 1] in (32, 9):
         field.value_length -= 1
     classify(field)
     if field.id and scan.first[field.id] < 0:
@@ -436,7 +438,6 @@ cdef const char *reason_phrase(int status) noexcept nogil:
     return phrase
 
 
-
 cdef int64_t parse_decimal(const char *text, size_t n) noexcept nogil:
     cdef int64_t value = 0
     cdef size_t i
@@ -504,7 +505,8 @@ set_up()
 def parse(data: bytes, response: bool = False, max_fields: int = 100):
     """Parses one message in one piece, for tests and tools.
 
-    Returns (head fields or None, body bytes, complete, consumed); raises ValueError with llhttp's reason on a bad message.
+    Returns (head fields or None, body bytes, complete, consumed); raises ValueError with llhttp's reason on a bad
+    message.
     """
     cdef Parser parser = new_response_parser() if response else new_request_parser()
     cdef Scan *scan = worker_scan()

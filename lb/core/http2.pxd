@@ -56,7 +56,8 @@ cdef class Http2Client:
 
     # Queues the connection preface and our SETTINGS. 0 or -1 (no memory).
     cdef int begin(self) noexcept
-    # Opens a stream that sends the fields and then the body; `stream` must stay where it is. 0, H2_NO_MEMORY, H2_EXHAUSTED.
+    # Opens a stream that sends the fields and then the body; `stream` must stay where it is. 0, H2_NO_MEMORY or
+    # H2_EXHAUSTED.
     cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept
     # Ends a stream with RST_STREAM `code`; no more events come for it, and its parts are not touched any more.
     cdef void reset(self, h2_stream *stream, uint32_t code) noexcept
@@ -67,8 +68,8 @@ cdef class Http2Client:
     cdef void terminate(self, uint32_t code) noexcept
     # Parses bytes of the peer; the events come from inside. 0, or -1: the session is beyond use.
     cdef int feed(self, const char *data, size_t size) noexcept
-    # Frames to send, about `budget` bytes: appended to `head`, then `pieces` entries of `vector`, which refer to `tail` and
-    # to the parts of streams, valid until the next call into this object. 1 something, 0 nothing, -1 beyond use.
+    # Frames to send, about `budget` bytes: appended to `head`, then `pieces` entries of `vector`, which refer to `tail`
+    # and to the parts of streams, valid until the next call into this object. 1 something, 0 nothing, -1 beyond use.
     # Events may come from inside.
     cdef int collect(self, tg_buffer *head, size_t budget) noexcept
     # The session has ended (GOAWAY sent after an error, or both sides are done).

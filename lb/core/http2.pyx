@@ -5,14 +5,15 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buf
 from lb.core.nghttp2 cimport *
 
 cdef enum:
-    # What a peer may have in flight towards us. A stream's window must hold bandwidth times delay of one big answer: 1 MiB
-    # covers 10 Gbit/s at 0.8 ms. The connection's holds 16 such answers; nobody stops reading here, so it bounds only bursts.
+    # What a peer may have in flight towards us. A stream's window must hold bandwidth times delay of one big answer:
+    # 1 MiB covers 10 Gbit/s at 0.8 ms. The connection's holds 16 such answers; nobody stops reading here, so it bounds
+    # only bursts.
     STREAM_WINDOW = 1 << 20
     CONNECTION_WINDOW = 16 << 20
     HEADER_LIST = 16 * 1024
     # Pieces of a body below this size are copied: that is cheaper than one more element of a gathered write.
     COPY_BELOW = 2048
-    # Most pieces that one DATA frame (16 KiB at most) can add: eight big ones, the small ones between, the frame header.
+    # Most pieces that one DATA frame (16 KiB at most) can add: eight big ones, small ones between, the frame header.
     FRAME_PIECES = 20
 
 

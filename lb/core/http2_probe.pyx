@@ -43,7 +43,7 @@ cdef class Http2Probe(Http2Client):
         return self.begin()
 
     def request(self, fields, prefix: bytes, parts) -> ProbeStream:
-        """Submit a request with `fields` ((name, value) pairs of bytes) and a body of `prefix` (up to 8) and `parts`."""
+        """Submit a request with `fields` (pairs of bytes) and a body of `prefix` (up to 8 bytes) and `parts`."""
         cdef ProbeStream probe = ProbeStream()
         cdef nghttp2_nv array[MOST_FIELDS]
         cdef int i, rc

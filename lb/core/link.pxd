@@ -1,4 +1,4 @@
-"""An intrusive, circular, doubly linked list: nodes live inside the objects they link, so that linking allocates nothing.
+"""An intrusive, circular, doubly linked list: nodes live inside the objects they link, so linking allocates nothing.
 
 A list is a node of its own (the head, made empty by `link_init`). The list holds no references.
 """

@@ -16,7 +16,8 @@ cdef struct tg_timer:
 
 
 cdef class Timed:
-    """Anything with one deadline. Arming again with a later deadline is one store: the wheel looks again when it gets there.
+    """Anything with one deadline. Arming again with a later deadline is one store: the wheel looks again when it gets
+    there.
 
     Deadlines are coarse: `on_timer` comes up to two ticks of TICK_NS late, never early.
     """
@@ -35,8 +36,8 @@ cdef class Source(Timed):
     cdef bint level
     cdef bint dirty
 
-    # Readiness changed: a mask of EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR. Edge-triggered: whoever stops short
-    # of EAGAIN must remember that there may be more.
+    # Readiness changed: a mask of EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR. Edge-triggered: whoever stops
+    # short of EAGAIN must remember that there may be more.
     cdef void on_ready(self, uint32_t events) noexcept
     # Called once at the end of the batch in which the source was marked dirty.
     cdef void on_flush(self) noexcept
@@ -59,8 +60,8 @@ cdef class Poller:
     cdef object tick_handle
     cdef object flush_callback
 
-    # Takes over `fd` (non-blocking): edge-triggered for input, output and peer shutdown. `level` = level-triggered input
-    # only (listening sockets). Keeps a reference to `source` until `remove`. Raises OSError.
+    # Takes over `fd` (non-blocking): edge-triggered for input, output and peer shutdown. `level` = level-triggered
+    # input only (listening sockets). Keeps a reference to `source` until `remove`. Raises OSError.
     cdef int add(self, Source source, int fd, bint level) except -1
     # Unregisters and closes the descriptor; events of the current batch for it are dropped. Safe to call twice.
     cdef void remove(self, Source source) noexcept

@@ -201,9 +201,9 @@ cdef class Poller:
 
     cdef void dispatch(self) noexcept:
         cdef epoll_event events[BATCH]
-        cdef int count, i, rounds
+        cdef int count, i, _round
         cdef Source source
-        for rounds in range(ROUNDS):
+        for _round in range(ROUNDS):
             count = epoll_wait(self.fd, events, BATCH, 0)
             if count <= 0:
                 if count < 0 and errno != EINTR:

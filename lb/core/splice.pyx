@@ -52,7 +52,8 @@ cdef class Pipe:
             return False
         self.read_end = ends[0]
         self.write_end = ends[1]
-        fcntl(self.write_end, F_SETPIPE_SZ, PIPE_SIZE)   # refused to the unprivileged past their quota: smaller works too
+        # Refused to the unprivileged past their quota: the smaller default works too.
+        fcntl(self.write_end, F_SETPIPE_SZ, PIPE_SIZE)
         return True
 
     cdef Py_ssize_t fill(self, int fd, size_t size) noexcept:

@@ -40,8 +40,8 @@ cdef class Stream(Source):
 
     # >0 bytes read, 0 the peer shut down its side, IO_AGAIN, IO_ERROR.
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept
-    # Starts a non-blocking connect and registers with the poller: 0 (connected or under way: see `connecting`) or IO_ERROR.
-    # The first EPOLLOUT ends it: call `finish_connect` from on_ready while `connecting`.
+    # Starts a non-blocking connect and registers with the poller: 0 (connected or under way: see `connecting`) or
+    # IO_ERROR. The first EPOLLOUT ends it: call `finish_connect` from on_ready while `connecting`.
     cdef int start_connect(self, Address address) noexcept
     # 0 when connected, IO_AGAIN, or IO_ERROR.
     cdef int finish_connect(self) noexcept
@@ -49,8 +49,8 @@ cdef class Stream(Source):
     cdef int queue(self, const void *data, size_t size) noexcept
     # Sends `out`: 0 all gone, 1 something is left, IO_ERROR.
     cdef int push(self) noexcept
-    # Sends `out` and then the parts (at most 1000), without copying what the kernel takes at once; the rest is copied to
-    # `out`. 0 all gone, 1 something is left in `out`, IO_ERROR.
+    # Sends `out` and then the parts (at most 1000), without copying what the kernel takes at once; the rest is copied
+    # to `out`. 0 all gone, 1 something is left in `out`, IO_ERROR.
     cdef int push_parts(self, const iovec *parts, int count) noexcept
     # Shuts down our side for writing (a FIN after what was sent).
     cdef void shutdown_write(self) noexcept

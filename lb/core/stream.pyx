@@ -3,9 +3,11 @@
 import os
 
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, ENOMEM, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset
-from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.buffer cimport (
+    tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef uint32_t socklen_t
@@ -256,12 +258,14 @@ cdef class Stream(Source):
     cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept:
         """What the kernel did not take: the tail of `out` stays, the parts are copied behind it."""
         cdef int i = first
+        cdef char *base
         if first >= used:
             tg_buffer_clear(&self.out)
             return 0
         if tg_buffer_size(&self.out):
-            if <char *>vector[first].iov_base >= self.out.data and <char *>vector[first].iov_base < self.out.data + self.out.capacity:
-                self.out.start = <size_t>(<char *>vector[first].iov_base - self.out.data)
+            base = <char *>vector[first].iov_base
+            if base >= self.out.data and base < self.out.data + self.out.capacity:
+                self.out.start = <size_t>(base - self.out.data)
                 i = first + 1
             else:
                 tg_buffer_clear(&self.out)
@@ -279,5 +283,3 @@ cdef class Stream(Source):
 
     cdef size_t pending(self) noexcept:
         return tg_buffer_size(&self.out)
-
-

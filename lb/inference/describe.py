@@ -21,7 +21,8 @@ def to_plain(message: Message, *, complete: bool = False) -> dict[str, Any]:
     oneof is shown only where it is set.
     """
     plain: dict[str, Any] = {}
-    for field in message.DESCRIPTOR.fields:
+    fields: Any = message.DESCRIPTOR.fields
+    for field in fields:
         value = getattr(message, field.name)
         if _is_map(field):
             values = field.message_type.fields_by_name["value"]

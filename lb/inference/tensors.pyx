@@ -23,7 +23,7 @@ cdef extern from "Python.h":
 
 cdef struct Nesting:
     int depth                         # of the leaves; 0 = not seen yet
-    int64_t[MAX_RANK + 1] lengths     # of the lists at each depth, from 0; -1 = not seen yet
+    int64_t[MAX_RANK] lengths         # of the lists at each depth, from 0; -1 = not seen yet
     int64_t left                      # elements still expected
 
 
@@ -168,7 +168,7 @@ cdef int flatten(list items, int depth, Nesting *nesting, int dt, tg_buffer *out
     elif nesting.lengths[depth] != n:
         raise OipError(400, f"{what}: nested arrays of different lengths")
     if n and PyList_CheckExact(<object>PyList_GET_ITEM(items, 0)):
-        if depth == MAX_RANK or nesting.depth == depth + 1:
+        if depth == MAX_RANK - 1 or nesting.depth == depth + 1:
             raise OipError(400, f"{what}: data is nested too deeply")
         for i in range(n):
             item = <object>PyList_GET_ITEM(items, i)
@@ -209,7 +209,7 @@ cdef int pack_json(object data, int dt, int64_t count, const int64_t *shape, int
     cdef int i
     if not PyList_CheckExact(data):
         raise OipError(400, f"{what}: 'data' must be an array")
-    for i in range(MAX_RANK + 1):
+    for i in range(MAX_RANK):
         nesting.lengths[i] = -1
     nesting.depth = 0
     nesting.left = count

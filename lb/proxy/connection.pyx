@@ -4,14 +4,14 @@ What is read is parsed in place; only a head that comes in parts, or a pipelined
 Answers are queued and sent once at the end of the poller's batch, bulk bodies straight from where they were received.
 """
 
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
 from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+    tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, MAX_SPANS, SCAN_BAD, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
-    append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser, parse_decimal,
+    H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
+    append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser,
     reason_phrase, worker_scan,
 )
 from lb.core.poller cimport Poller, monotonic_ns
@@ -20,7 +20,7 @@ from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
 )
 from lb.proxy.client cimport Client
-from lb.proxy.exchange cimport X_DONE, Exchange
+from lb.proxy.exchange cimport Exchange
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.route cimport Route, RouteTable
@@ -253,6 +253,7 @@ cdef class HttpConnection(Client):
         cdef size_t host_length
         cdef const char *query
         cdef size_t path_length
+        cdef RouteTable table
         cdef Route route
         cdef Exchange exchange
         cdef bint other_method
@@ -276,7 +277,8 @@ cdef class HttpConnection(Client):
             return
         query = <const char *>memchr(scan.target, 63, scan.target_length)
         path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
-        route = (<RouteTable>self.listener.table).find(host, host_length, scan.target, path_length, method, &other_method)
+        table = <RouteTable>self.listener.table
+        route = table.find(host, host_length, scan.target, path_length, method, &other_method)
         if route is None:
             if not scan.complete:
                 self.keep = False
@@ -311,8 +313,9 @@ cdef class HttpConnection(Client):
         if scan.first[H_CONTENT_LENGTH] >= 0 and self.parser.http.content_length + scan.body_bytes > route.max_body:
             exchange.fail(413, b"body-too-large", f"the request's body is over the limit of {route.max_body} bytes")
             return
-        if not scan.complete and scan.first[H_EXPECT] >= 0 and has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
-            self.send_continue()
+        if not scan.complete and scan.first[H_EXPECT] >= 0:
+            if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
+                self.send_continue()
         exchange.begin(scan, self.parser)
 
     cdef void refuse(self, int status, const char *reason) noexcept:
@@ -403,8 +406,6 @@ cdef class HttpConnection(Client):
             self.respond_end()
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
-        cdef iovec vector[2 * MAX_SPANS + 1]
-        cdef tg_buffer framing
         cdef size_t size = 0
         cdef int i, failed = 0
         if self.fd < 0:
@@ -466,11 +467,16 @@ cdef class HttpConnection(Client):
                 self.process(NULL, 0)
             if self.fd >= 0 and self.unread:
                 self.read_loop()
+        if self.last_look and self.fd >= 0:
+            self.last_look = False
+            if self.exchange is None and not self.head_started and not self.closing and not self.pending():
+                self.close_now()
         if self.fd >= 0:
             self.set_timer()
 
     cdef void linger(self) noexcept:
-        """Closing with unread bytes would reset the connection and take the answer with it: shut our side, read theirs away."""
+        """Closing with unread bytes would reset the connection and take the answer with it: shut our side, read theirs
+        away."""
         if self.hangup and not self.unread:
             self.close_now()
             return
@@ -523,9 +529,15 @@ cdef class HttpConnection(Client):
     # From Python.
 
     def close_if_idle(self):
-        """Close unless an exchange or an answer is under way."""
+        """Close unless an exchange or an answer is under way; a request that has come by now is still answered."""
         if self.exchange is None and not self.pending() and self.fd >= 0:
-            self.close_now()
+            self.unread = True
+            self.last_look = True
+            self.poller.mark(self)
+
+    def finishing(self):
+        """Whether there is work left although no exchange is under way: an answer to send, or a last look."""
+        return self.fd >= 0 and self.exchange is None and (self.pending() > 0 or self.last_look)
 
     def close(self):
         """Close at once; an exchange in progress is cancelled."""

@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcmp, memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.hashing cimport hash64
 from lb.core.http1 cimport H_COOKIE, Field, Parser, Scan, append_text, method_name, same_name
-from lb.core.poller cimport NEVER, monotonic_ns
+from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
     TG_S_CODE_1XX, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_REJECTED, TG_S_RETRIES,
@@ -23,10 +23,11 @@ from lb.core.segment cimport (
 from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
 from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_ROUTE, A_TARGET, set_object, set_text, tg_access, wall_ns,
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_ROUTE, A_TARGET, set_object, set_text,
+    tg_access, wall_ns,
 )
 from lb.upstream.http1 cimport Http1Call
-from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE, Pool
+from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, Pool
 
 import orjson
 
@@ -222,7 +223,8 @@ cdef class Exchange(Http1Call):
         set_text(record, A_METHOD, method, strlen(method))
         set_text(record, A_CLIENT, self.client.ip, self.client.ip_length)
         set_text(record, A_HOST, tg_buffer_head(&self.target), self.host_length)
-        set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length, tg_buffer_size(&self.target) - self.host_length)
+        set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length,
+                 tg_buffer_size(&self.target) - self.host_length)
         set_object(record, A_LISTENER, self.listener.name)
         set_object(record, A_ROUTE, self.route.name)
         set_object(record, A_POOL, self.pool.name)
@@ -271,7 +273,8 @@ cdef class Exchange(Http1Call):
         return hash64(self.client.ip, self.client.ip_length)
 
 
-cdef bint find_pair(const char *text, size_t size, char separator, const char *name, size_t n, size_t *start, size_t *end) noexcept:
+cdef bint find_pair(const char *text, size_t size, char separator, const char *name, size_t n,
+                    size_t *start, size_t *end) noexcept:
     """`name=value` among pairs that `separator` parts (cookies, a query): the value's bounds."""
     cdef size_t i = 0, stop
     while i < size:

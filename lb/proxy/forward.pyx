@@ -1,15 +1,15 @@
 """An exchange with a pool that speaks HTTP/1.1.
 
-The request is serialised once, into one buffer, and sent from there; while it fits the listener's `retry_buffer` it is kept
-until the answer begins, so that another endpoint can be tried. Longer bodies stream through without being kept.
+The request is serialised once, into one buffer, and sent from there; while it fits the listener's `retry_buffer` it is
+kept until the answer begins, so that another endpoint can be tried. Longer bodies stream through without being kept.
 """
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size, tg_buffer_tail
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
 from lb.core.http1 cimport (
-    H_EXPECT, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Parser, Scan, append_chunk_size,
-    append_fields, append_text, mark_hop_by_hop, method_name,
+    H_EXPECT, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Parser, Scan,
+    append_chunk_size, append_fields, append_text, mark_hop_by_hop, method_name,
 )
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
@@ -66,7 +66,9 @@ cdef class ForwardExchange(Exchange):
             append_text(&self.request, b"\r\n")
         if self.listener.forwarded != FORWARDED_OFF:
             if self.listener.forwarded != FORWARDED_PRESERVE or scan.first[H_X_FORWARDED_FOR] < 0:
-                skip |= <uint64_t>1 << H_X_FORWARDED_FOR | <uint64_t>1 << H_X_FORWARDED_PROTO | <uint64_t>1 << H_X_FORWARDED_HOST
+                skip |= <uint64_t>1 << H_X_FORWARDED_FOR
+                skip |= <uint64_t>1 << H_X_FORWARDED_PROTO
+                skip |= <uint64_t>1 << H_X_FORWARDED_HOST
                 if self.append_forwarded(scan) < 0:
                     return -1
         if append_fields(&self.request, scan, skip) < 0:
@@ -106,8 +108,9 @@ cdef class ForwardExchange(Exchange):
             return
         if self.state >= X_ANSWERING and self.upstream is None:
             return
-        if self.kept and tg_buffer_size(&self.request) + scan.body_bytes > <size_t>self.listener.retry_buffer and self.upstream is not None and not self.upstream.connecting:
-            self.kept = False
+        if self.upstream is not None and not self.upstream.connecting:
+            if tg_buffer_size(&self.request) + scan.body_bytes > self.listener.retry_buffer:
+                self.kept = False
         if self.kept:
             for i in range(scan.span_count):
                 if self.chunked:

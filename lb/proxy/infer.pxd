@@ -1,4 +1,5 @@
-"""An exchange with a pool that speaks the Open Inference Protocol: HTTP with JSON or binary tensors in front, gRPC behind."""
+"""An exchange with a pool that speaks the Open Inference Protocol: HTTP with JSON or binary tensors in front, gRPC
+behind."""
 
 from libc.stdint cimport uint64_t
 from lb.cache.flight cimport Flights

@@ -18,19 +18,21 @@ from lb.core.buffer cimport (
 )
 from lb.core.hashing cimport hash64
 from lb.core.http1 cimport (
-    H_CONTENT_ENCODING, H_CONTENT_LENGTH, H_INFERENCE_LENGTH, Field, Parser, Scan, append_number, append_text, method_name,
-    parse_decimal,
+    H_CONTENT_ENCODING, H_CONTENT_LENGTH, H_INFERENCE_LENGTH, Field, Parser, Scan, append_number, append_text,
+    method_name, parse_decimal,
 )
 from lb.core.poller cimport Poller
-from lb.core.segment cimport TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add
+from lb.core.segment cimport (
+    TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add,
+)
 from lb.core.stream cimport Address, iovec
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.protobuf cimport span
-from lb.inference.request cimport InferRequest, parse_http
+from lb.inference.request cimport parse_http
 from lb.inference.response cimport InferResponse, render, store_form
 from lb.inference.status cimport http_status
 from lb.proxy.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_ANSWERING, X_DONE, X_NEW, X_REQUEST, X_WAITING, Exchange,
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING, Exchange,
 )
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.grpc cimport GrpcCall, GrpcChannel
@@ -45,6 +47,7 @@ log = logging.getLogger("tidegate.proxy")
 cdef enum:
     M_POST = 3                        # llhttp's number
     MAX_REPLY = 256 * 1024 * 1024
+    RESERVE = 1024 * 1024             # of a body, at its beginning
     GRPC_INVALID_ARGUMENT = 3
     GRPC_NOT_FOUND = 5
     GRPC_UNIMPLEMENTED = 12
@@ -114,7 +117,10 @@ cdef class InferExchange(Exchange):
         cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
         cdef Field *field
         cdef int64_t length
-        cdef int matched = match_infer(scan.target, path_length, &model, &version) if self.method == M_POST else NO_MATCH
+        cdef uint64_t expected
+        cdef int matched = NO_MATCH
+        if self.method == M_POST:
+            matched = match_infer(scan.target, path_length, &model, &version)
         if matched:
             try:
                 self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
@@ -142,7 +148,8 @@ cdef class InferExchange(Exchange):
         self.move(X_REQUEST)
         if scan.first[H_CONTENT_LENGTH] >= 0:
             # Checked against max_body by the connection; a lying client gets no more memory than it sends.
-            if tg_buffer_reserve(&self.body, min(parser.http.content_length + scan.body_bytes, <uint64_t>(1024 * 1024))) < 0:
+            expected = min(parser.http.content_length + scan.body_bytes, <uint64_t>RESERVE)
+            if tg_buffer_reserve(&self.body, expected) < 0:
                 self.fail(503, b"no-memory", "out of memory")
 
     cdef void request_body(self, Scan *scan) noexcept:
@@ -170,7 +177,8 @@ cdef class InferExchange(Exchange):
         cdef unsigned char key[32]
         try:
             if self.encoding is not None and self.encoding != b"identity":
-                plain = decompress(self.encoding, tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)], self.route.max_body)
+                plain = tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)]
+                plain = decompress(self.encoding, plain, self.route.max_body)
                 tg_buffer_clear(&self.body)
                 if tg_buffer_append(&self.body, <const char *>plain, <size_t>len(plain)) < 0:
                     raise MemoryError
@@ -211,8 +219,8 @@ cdef class InferExchange(Exchange):
         cdef uint64_t age = 0, ttl = 0
         cdef Py_ssize_t size
         tg_buffer_clear(&self.context.stored)
-        size = self.context.cache.get(<const unsigned char *><const char *>self.digest, self.client.poller.now, &self.context.stored,
-                                      &age, &ttl)
+        size = self.context.cache.get(<const unsigned char *><const char *>self.digest, self.client.poller.now,
+                                      &self.context.stored, &age, &ttl)
         if size < 0:
             return False
         self.cache = CACHE_HIT
@@ -276,6 +284,7 @@ cdef class InferExchange(Exchange):
     cdef void start_call(self) noexcept:
         cdef GrpcChannel channel
         cdef InferCall call
+        cdef bytes path
         cdef uint64_t deadline = self.expires
         cdef uint64_t now = self.client.poller.now
         if not self.pick():
@@ -302,7 +311,8 @@ cdef class InferExchange(Exchange):
         call.part_count = 1
         call.message_size = call.single.iov_len
         self.move(X_WAITING)
-        channel.start(call, <const char *><bytes>self.management.grpc_path, <size_t>len(<bytes>self.management.grpc_path), deadline)
+        path = <bytes>self.management.grpc_path
+        channel.start(call, <const char *>path, <size_t>len(path), deadline)
 
     cdef void call_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.pool.series[self.endpoint]
@@ -330,8 +340,8 @@ cdef class InferExchange(Exchange):
             self.fail(502, b"upstream-reset", "the model server closed the connection without an answer")
 
     cdef bint may_retry(self, int kind) noexcept:
-        """An inference is a pure function of its request: asking another endpoint again does no harm, whatever became of the
-        first. The exception is a sequence, whose state lives in one endpoint. Management calls only read."""
+        """An inference is a pure function of its request: asking another endpoint again does no harm, whatever became
+        of the first. The exception is a sequence, whose state lives in one endpoint. Management calls only read."""
         if self.tries_left <= 0:
             return False
         if kind == FAIL_CONNECT or kind == FAIL_REFUSED:
@@ -354,11 +364,13 @@ cdef class InferExchange(Exchange):
     cdef void answered(self, int status, const char *message, size_t n) noexcept:
         cdef InferCall call = self.call
         cdef InferResponse response
+        cdef bytes reply
         if status == 0:
             self.status = 200
             self.let_go(True)
             if self.management is not None:
-                self.management_answered(0, "", tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)])
+                reply = tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)]
+                self.management_answered(0, "", reply)
                 return
             response = self.rendered(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
             if response is None:              # nothing to keep, and nothing for those who wait
@@ -417,7 +429,8 @@ cdef class InferExchange(Exchange):
         if self.cache == CACHE_HIT:
             append_text(&head, b"Cache-Status: tidegate; hit\r\n")
         elif self.cache == CACHE_MISS:
-            append_text(&head, b"Cache-Status: tidegate; fwd=miss; stored\r\n" if self.stored else b"Cache-Status: tidegate; fwd=miss\r\n")
+            append_text(&head, b"Cache-Status: tidegate; fwd=miss")
+            append_text(&head, b"; stored\r\n" if self.stored else b"\r\n")
         elif self.cache == CACHE_COLLAPSED:
             append_text(&head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
         elif self.cache == CACHE_BYPASS:

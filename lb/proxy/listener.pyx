@@ -1,6 +1,7 @@
 """A listening socket in one worker: see listener.pxd.
 
-Every worker watches the same socket, which the master made: a worker's death closes no port and loses no queued connection.
+Every worker watches the same socket, which the master made: a worker's death closes no port and loses no queued
+connection.
 """
 
 import logging
@@ -78,7 +79,8 @@ cdef class Acceptor:
 cdef class Listener(Source):
     """`plan` is a ListenerPlan; `table` its RouteTable (http) or Pool (tcp); `connections` the worker's set of them."""
 
-    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections, AccessLog access):
+    def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections,
+                 AccessLog access):
         self.poller = poller
         self.factory = factory
         self.connections = connections
@@ -116,8 +118,8 @@ cdef class Listener(Source):
         self.accept_all()
 
     cdef bint crowded(self) noexcept:
-        """Whether another worker has fewer connections of this listener. All workers wake for a connection, and a fast one
-        would take a whole burst: it leaves some to the others, for as long as they are quick to take them."""
+        """Whether another worker has fewer connections of this listener. All workers wake for a connection, and a fast
+        one would take a whole burst: it leaves some to the others, for as long as they are quick to take them."""
         cdef unsigned int worker
         cdef uint64_t *words
         cdef uint64_t mine = tg_get(&self.series[TG_S_STARTED]) - tg_get(&self.series[TG_S_FINISHED])
@@ -130,10 +132,10 @@ cdef class Listener(Source):
     cdef void accept_all(self) noexcept:
         cdef sockaddr_storage address
         cdef socklen_t length
-        cdef int fd, i, port, one = 1
+        cdef int fd, _turn, port, one = 1
         cdef char ip[46]
         cdef bint unix
-        for i in range(ACCEPTS):
+        for _turn in range(ACCEPTS):
             if self.open >= self.max_connections:
                 self.stop()
                 return

@@ -7,7 +7,6 @@ import logging
 import os
 
 from lb.core.poller cimport Poller
-from lb.core.segment cimport Segment
 from lb.core.stream cimport Address
 from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
@@ -87,14 +86,15 @@ class Proxy:
     def make_pool(self, plan, channels):
         made = []
         for endpoint in plan.endpoints:
-            key = (plan.protocol, plan.name, endpoint.address, plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+            settings = (plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+            key = (plan.protocol, plan.name, endpoint.address, *settings)
             channel = channels.get(key) or self.channels.get(key)
             if channel is None:
                 address = Address(endpoint.address)
                 if plan.protocol == "tcp":
                     channel = address
                 elif plan.protocol == "http":
-                    channel = Http1Pool(self.poller, address, plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
+                    channel = Http1Pool(self.poller, address, *settings)
                 else:
                     channel = self.context.channel(address, plan.connect_timeout_ns)
             channels[key] = channel
@@ -142,8 +142,11 @@ class Proxy:
             connection.close_if_idle()
 
     def busy(self):
-        """Exchanges and sessions in flight."""
-        return self.http.in_flight() + self.tcp.in_flight()
+        """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
+        busy = self.http.in_flight() + self.tcp.in_flight()
+        if self.http.draining:
+            busy += sum(connection.finishing() for connection in self.connections)
+        return busy
 
     def stats(self):
         """Counts for the status page."""

@@ -27,4 +27,5 @@ cdef class Route:
 cdef class RouteTable:
     cdef tuple routes
     # The route of a request, or None; then *other_method says that only the method was wrong. `host` is without port.
-    cdef Route find(self, const char *host, size_t host_length, const char *path, size_t path_length, int method, bint *other_method)
+    cdef Route find(self, const char *host, size_t host_length, const char *path, size_t path_length, int method,
+                    bint *other_method)

@@ -28,6 +28,8 @@ cdef class Tunnel:
     cdef int index                    # of the endpoint in the pool, -1 = none held
     cdef int last
     cdef int tries_left
+    cdef int tries
+    cdef str reason                   # why it ended, when it did not end well
     cdef uint64_t key
     cdef uint64_t started
     cdef uint64_t picked_at
@@ -46,6 +48,7 @@ cdef class Tunnel:
     cdef void touch(self) noexcept
     cdef void finish(self, bint ok) noexcept
     cdef void let_go(self, bint ok) noexcept
+    cdef void log_access(self, uint64_t took, bint ok) noexcept
     cdef bytes proxy_header(self)
 
 

@@ -1,13 +1,14 @@
 """A TCP session: bytes both ways between a client and an endpoint, with half-close and backpressure.
 
-Small reads take one recv and one send through the worker's buffer; a read that fills the buffer switches that direction to
-splice(2) until it runs dry. A slow receiver stops the reading from the other side: at most one buffer, or one pipe, waits.
+Small reads take one recv and one send through the worker's buffer; a read that fills the buffer switches that
+direction to splice(2) until it runs dry. A slow receiver stops the reading from the other side: at most one buffer, or
+one pipe, waits.
 """
 
 import socket
 import struct
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.hashing cimport hash64
 from lb.core.poller cimport Poller, monotonic_ns
@@ -20,6 +21,9 @@ from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
 from lb.proxy.listener cimport Acceptor, Listener
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
+)
 from lb.upstream.pool cimport KEY_NONE, Pool
 
 cdef enum:
@@ -44,6 +48,7 @@ cdef class TunnelAcceptor(Acceptor):
         tunnel.index = -1
         tunnel.last = -1
         tunnel.tries_left = tunnel.pool.retries
+        tunnel.reason = "reset"
         tunnel.started = monotonic_ns()
         memcpy(tunnel.ip, ip, <size_t>ip_length)
         tunnel.ip_length = ip_length
@@ -109,15 +114,16 @@ cdef class Tunnel:
     cdef void connect(self) noexcept:
         """Choose an endpoint and connect; the next one when that fails at once."""
         cdef Side side
-        cdef uint64_t *words
         while True:
             self.picked_at = monotonic_ns()
             self.index = self.pool.acquire(self.picked_at, self.key, self.last)
             if self.index < 0:
                 tg_add(&self.listener.series[TG_S_REJECTED], 1)
+                self.reason = "no-endpoint"
                 self.finish(False)
                 return
             self.last = self.index
+            self.tries += 1
             side = Side.__new__(Side)
             side.tunnel = self
             side.poller = self.home.poller
@@ -139,6 +145,7 @@ cdef class Tunnel:
         tg_add(&words[TG_S_CONNECT_ERRORS], 1)
         self.let_go(False)
         if self.tries_left <= 0:
+            self.reason = "connect"
             self.finish(False)
             return False
         self.tries_left -= 1
@@ -195,8 +202,8 @@ cdef class Tunnel:
         cdef Side target = source.other
         cdef Py_ssize_t n
         cdef iovec part
-        cdef int left, turn
-        for turn in range(TURNS):
+        cdef int left, _turn
+        for _turn in range(TURNS):
             left = self.pass_on(source)
             if left == IO_ERROR:
                 self.finish(False)
@@ -241,20 +248,17 @@ cdef class Tunnel:
         self.touch()
 
     cdef void let_go(self, bint ok) noexcept:
-        cdef uint64_t now, took
         cdef uint64_t *words
         cdef int index = self.index
         if index < 0:
             return
         self.index = -1
-        now = monotonic_ns()
-        took = now - self.picked_at
         words = self.pool.series[index]
         tg_add(&words[TG_S_CODE_OTHER], 1)
         if self.endpoint is not None:
             tg_add(&words[TG_S_BYTES_IN], self.endpoint.bytes_read)
             tg_add(&words[TG_S_BYTES_OUT], self.client.bytes_read)
-        self.pool.release(index, now, 0, ok)
+        self.pool.release(index, self.client.poller.now, 0, ok)
 
     cdef void finish(self, bint ok) noexcept:
         """Close both sides; give everything back."""
@@ -275,6 +279,8 @@ cdef class Tunnel:
             self.endpoint.other = None
             self.endpoint.pipe = None
             self.endpoint.poller.remove(self.endpoint)
+        if self.listener.access.enabled:
+            self.log_access(took, ok)
         self.client.tunnel = None
         self.client.other = None
         self.client.pipe = None
@@ -282,6 +288,28 @@ cdef class Tunnel:
         self.home.busy -= 1
         (<set>self.listener.connections).discard(self)
         self.listener.closed_one()
+
+    cdef void log_access(self, uint64_t took, bint ok) noexcept:
+        cdef tg_access *record = self.listener.access.begin()
+        if record == NULL:
+            return
+        record.wall_ns = wall_ns() - <int64_t>took
+        record.total_ns = took
+        record.transfer_ns = took
+        record.tries = <uint16_t>self.tries
+        record.port = <uint16_t>self.port
+        record.bytes_in = self.client.bytes_read
+        if self.endpoint is not None:
+            record.bytes_out = self.endpoint.bytes_read
+        set_text(record, A_CLIENT, self.ip, <size_t>self.ip_length)
+        set_text(record, A_METHOD, b"TCP", 3)
+        set_object(record, A_LISTENER, self.listener.name)
+        set_object(record, A_POOL, self.pool.name)
+        if self.last >= 0:
+            set_object(record, A_ENDPOINT, self.pool.endpoints.addresses[self.last])
+        if not ok:
+            set_object(record, A_REASON, self.reason)
+        self.listener.access.commit()
 
     cdef bytes proxy_header(self):
         """The PROXY protocol's header, version 1 or 2 (proxy-protocol.txt of HAProxy, 2.1 and 2.2)."""
@@ -302,13 +330,18 @@ cdef class Tunnel:
             family = "TCP6" if v6 else "TCP4"
             return f"PROXY {family} {source} {target} {self.port} {port}\r\n".encode()
         family = socket.AF_INET6 if v6 else socket.AF_INET
-        addresses = socket.inet_pton(family, source) + socket.inet_pton(family, target) + struct.pack("!HH", self.port, port)
+        addresses = socket.inet_pton(family, source) + socket.inet_pton(family, target)
+        addresses += struct.pack("!HH", self.port, port)
         return V2_SIGNATURE + struct.pack("!BBH", 0x21, 0x21 if v6 else 0x11, len(addresses)) + addresses
 
     # From Python.
 
     def close_if_idle(self):
         """A session is never idle for the purposes of a drain: it ends when its parties are done."""
+
+    def finishing(self):
+        """A session that is not over is counted as busy."""
+        return False
 
     def close(self):
         self.finish(False)

@@ -53,12 +53,12 @@ def propose(metric: MetricConfig, current: int, reading: Reading | None, toleran
     unready = reading.unready if rises else 0
     if not rises:
         total += reading.missing * metric.target
-    ratio_damped = total / (count + reading.missing + unready) / metric.target
-    if _tolerated(ratio_damped, tolerance) or rises != (ratio_damped > 1.0):
+    if _tolerated(total / (count + reading.missing + unready) / metric.target, tolerance):
         replicas = current
     else:
         replicas = _ceil(total / metric.target)
-        # Fewer may report than are wanted; a metric that rises must not read as a wish for fewer, nor the reverse.
+        # What damps may turn the direction around, and fewer may report than are wanted: neither is a reason to go the
+        # other way.
         replicas = max(replicas, current) if rises else min(replicas, current)
     return Proposal(metric.type, metric.target, replicas, average, f"{seen}: {replicas}")
 

@@ -107,7 +107,8 @@ cdef void set_object(tg_access *record, int which, str text) noexcept:
 
 
 cdef class AccessLog:
-    """Writes to `fd`, which stays the caller's (it may be replaced underneath, as log rotation does). Off until `enable`."""
+    """Writes to `fd`, which stays the caller's (it may be replaced underneath, as log rotation does). Off until
+    `enable`."""
 
     def __init__(self, int fd):
         self.fd = fd
@@ -195,7 +196,8 @@ cdef class AccessLog:
 
 
 cdef int append_escaped(tg_buffer *out, const char *text, size_t n) noexcept nogil:
-    """A JSON string's inside (RFC 8259 section 7); bytes outside of ASCII become \\u00XX, so that any input gives valid JSON."""
+    """A JSON string's inside (RFC 8259 section 7); bytes outside of ASCII become \\u00XX, so that any input gives
+    valid JSON."""
     cdef size_t i, start = 0
     cdef unsigned char c
     cdef char escape[8]
@@ -232,8 +234,8 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
             return -1
     n = snprintf(
         line, sizeof(line),
-        b',"port":%u,"status":%u,"tries":%u,"cache":"%s","bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,'
-        b'"upstream_us":%llu,"transfer_us":%llu}\n',
+        b',"port":%u,"status":%u,"tries":%u,"cache":"%s","bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,'
+        b'"wait_us":%llu,"upstream_us":%llu,"transfer_us":%llu}\n',
         <unsigned>record.port, <unsigned>record.status, <unsigned>record.tries, CACHE_NAMES[record.cache],
         <unsigned long long>record.bytes_in, <unsigned long long>record.bytes_out,
         <unsigned long long>(record.total_ns // 1000), <unsigned long long>(record.wait_ns // 1000),

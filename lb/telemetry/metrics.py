@@ -95,7 +95,10 @@ def _requests(kind: str, text: str, rows: Mapping[tuple[str, ...], Series], labe
         ("rejected", "Requests refused by us", "rejected"),
     ):
         yield _counter(
-            f"{kind}_{name}", f"{help_text} by {text}", labels, ((key, getattr(s, attribute)) for key, s in rows.items())
+            f"{kind}_{name}",
+            f"{help_text} by {text}",
+            labels,
+            ((key, getattr(s, attribute)) for key, s in rows.items()),
         )
 
 
@@ -111,13 +114,19 @@ def _cache_use(routes: Mapping[str, Series]) -> Iterator[Metric]:
 
 def _listeners(listeners: Mapping[str, Series]) -> Iterator[Metric]:
     rows = listeners.items()
-    yield _counter("listener_connections", "Connections accepted", ("listener",), (((n,), s.connections) for n, s in rows))
-    yield _counter("listener_rejected", "Requests or sessions refused", ("listener",), (((n,), s.rejected) for n, s in rows))
+    yield _counter(
+        "listener_connections", "Connections accepted", ("listener",), (((n,), s.connections) for n, s in rows)
+    )
+    yield _counter(
+        "listener_rejected", "Requests or sessions refused", ("listener",), (((n,), s.rejected) for n, s in rows)
+    )
     yield _gauge(
         "listener_open_connections", "Connections that are open", ("listener",),
         (((n,), max(0, s.started - s.finished)) for n, s in rows),
     )  # fmt: skip
-    yield _counter("listener_received_bytes", "Bytes from TCP clients", ("listener",), (((n,), s.bytes_in) for n, s in rows))
+    yield _counter(
+        "listener_received_bytes", "Bytes from TCP clients", ("listener",), (((n,), s.bytes_in) for n, s in rows)
+    )
     yield _counter("listener_sent_bytes", "Bytes to TCP clients", ("listener",), (((n,), s.bytes_out) for n, s in rows))
 
 
@@ -125,9 +134,13 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
     rows = [((p["name"], e["address"]), e) for p in status["pools"] for e in p["endpoints"]]
     labels = ("pool", "endpoint")
     yield _gauge("endpoint_up", "Whether its checks say it is up", labels, ((k, e["health"] == "up") for k, e in rows))
-    yield _gauge("endpoint_draining", "Whether it takes no new requests", labels, ((k, e["admin"] != "enabled") for k, e in rows))
+    yield _gauge(
+        "endpoint_draining", "Whether it takes no new requests", labels, ((k, e["admin"] != "enabled") for k, e in rows)
+    )
     yield _gauge("endpoint_weight", "Its weight", labels, ((k, e["weight"]) for k, e in rows))
-    yield _gauge("endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows))
+    yield _gauge(
+        "endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows)
+    )
 
 
 def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
@@ -138,8 +151,18 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
     last = status["last_reload"]
     yield _gauge("last_reload_success", "Whether the last reload took effect", (), [((), last is None or last["ok"])])
     workers = status["workers"]
-    yield _gauge("worker_up", "Whether the worker runs", ("worker",), (((str(w["index"]),), w["state"] == "running") for w in workers))
-    yield _counter("worker_restarts", "Replacements of the worker", ("worker",), (((str(w["index"]),), w["restarts"]) for w in workers))
+    yield _gauge(
+        "worker_up",
+        "Whether the worker runs",
+        ("worker",),
+        (((str(w["index"]),), w["state"] == "running") for w in workers),
+    )
+    yield _counter(
+        "worker_restarts",
+        "Replacements of the worker",
+        ("worker",),
+        (((str(w["index"]),), w["restarts"]) for w in workers),
+    )
     yield _gauge(
         "worker_connections", "Client connections", ("worker",),
         (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),
@@ -175,5 +198,15 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge("cache_entries", "Objects in the result cache", (), [((), cache["entries"])])
     yield _gauge("cache_bytes", "Bytes they take", (), [((), cache["bytes"])])
     yield _gauge("cache_capacity_bytes", "Bytes there are", (), [((), cache["capacity"])])
-    for name in ("hits", "misses", "stored", "declined_busy", "declined_size", "evictions", "expired", "broken_locks", "corrupt"):
+    for name in (
+        "hits",
+        "misses",
+        "stored",
+        "declined_busy",
+        "declined_size",
+        "evictions",
+        "expired",
+        "broken_locks",
+        "corrupt",
+    ):
         yield _counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])

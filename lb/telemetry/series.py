@@ -15,7 +15,7 @@ WORDS = 48
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The totals of a series over all workers. `buckets` are counts per bucket, not cumulative; the last has no bound."""
+    """The totals of a series over all workers. `buckets` are counts per bucket, the last without bound."""
 
     codes: tuple[int, ...]
     started: int
@@ -53,9 +53,9 @@ class Series:
 
     def _counters(self) -> tuple[int, ...]:
         return (
-            self.started, self.finished, self.bytes_in, self.bytes_out, self.retries, self.connect_errors, self.response_errors,
-            self.timeouts, self.rejected, self.cache_hit, self.cache_miss, self.cache_stored, self.cache_collapsed,
-            self.cache_bypass, self.connections, self.duration_ns,
+            self.started, self.finished, self.bytes_in, self.bytes_out, self.retries, self.connect_errors,
+            self.response_errors, self.timeouts, self.rejected, self.cache_hit, self.cache_miss, self.cache_stored,
+            self.cache_collapsed, self.cache_bypass, self.connections, self.duration_ns,
         )  # fmt: skip
 
     def cumulative(self) -> list[tuple[str, float]]:

@@ -1,10 +1,7 @@
-from lb.core.poller import Poller
-from lb.core.stream import Address
-
 class GrpcCall: ...
 
 class GrpcChannel:
-    address: Address
+    address: object  # lb.core.stream.Address
     active: int
     waiting: int
     ping_after: int
@@ -14,6 +11,6 @@ class GrpcChannel:
     connects: int
     connect_failures: int
     started: int
-    def __init__(self, poller: Poller, address: Address, connect_timeout_ns: int, max_reply: int) -> None: ...
+    def __init__(self, poller: object, address: object, connect_timeout_ns: int, max_reply: int) -> None: ...
     def stats(self) -> dict[str, int | str]: ...
     def close(self) -> None: ...

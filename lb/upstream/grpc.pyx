@@ -12,8 +12,8 @@ from lb.core.stream cimport Address, Stream
 log = logging.getLogger("tidegate.upstream")
 
 cdef enum:
-    # Calls during a pause fail at once and go to another endpoint; the pause only has to keep connects rare. Its upper end
-    # bounds how long an endpoint that is back stays unused.
+    # Calls during a pause fail at once and go to another endpoint; the pause only has to keep connects rare. Its upper
+    # end bounds how long an endpoint that is back stays unused.
     PAUSE_FIRST = 20_000_000
     PAUSE_DOUBLINGS = 6               # 1.28 s
     SECOND = 1_000_000_000
@@ -61,7 +61,7 @@ cdef class GrpcChannel(Dispatcher):
         }
 
     def close(self):
-        """Ends all connections; calls with a stream fail as FAIL_RESET, waiting ones as FAIL_CONNECT. Safe to call twice."""
+        """Ends all connections: calls with a stream fail as FAIL_RESET, waiting ones as FAIL_CONNECT. Safe twice."""
         cdef GrpcConnection connection
         self.closed = True
         for connection in [*self.draining, self.current]:

@@ -73,8 +73,8 @@ cdef class Dispatcher(Source):
     cdef size_t max_reply
     cdef uint64_t connect_timeout
     cdef bytes authority
-    # Keepalive: silence after which a connection with calls is asked for a sign of life, least time between two questions,
-    # and how long to wait for the answer.
+    # Keepalive: silence after which a connection with calls is asked for a sign of life, least time between two
+    # questions, and how long to wait for the answer.
     cdef public uint64_t ping_after
     cdef public uint64_t ping_interval
     cdef public uint64_t ping_timeout

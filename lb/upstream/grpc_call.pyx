@@ -2,9 +2,10 @@
 
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport UINT64_MAX
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 from lb.core.buffer cimport (
-    tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+    tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+    tg_buffer_tail,
 )
 from lb.upstream.grpc_text cimport GRPC_OK, grpc_status, grpc_status_of_http, http_status, percent_decode
 

@@ -8,8 +8,8 @@ from lb.upstream.grpc_call cimport Dispatcher, GrpcCall
 
 
 cdef class Session(Http2Client):
-    # Turns events into the state of calls. No owner's code runs below nghttp2: calls that end are put on the connection's
-    # `over` list and told when nghttp2 is off the stack and what was gathered from their memory is written.
+    # Turns events into the state of calls. No owner's code runs below nghttp2: calls that end are put on the
+    # connection's `over` list and told when nghttp2 is off the stack and what was gathered from them is written.
     cdef void *connection             # the GrpcConnection, which owns this object
 
 

@@ -10,7 +10,6 @@ from lb.core.nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE,
     NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_REFUSED_STREAM, nghttp2_nv,
 )
-from lb.core.poller cimport monotonic_ns
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
@@ -266,7 +265,6 @@ cdef class GrpcConnection(Stream):
         cdef size_t n = 7
         cdef int rc
         cdef bint round
-        cdef bint unix = self.channel.address.family == AF_UNIX
         if call.deadline <= self.poller.now:
             self.end(call, FAIL_TIMEOUT)
             return 0
@@ -276,7 +274,8 @@ cdef class GrpcConnection(Stream):
         h2_field(&fields[0], b":method", 7, b"POST", 4, STATIC)
         h2_field(&fields[1], b":scheme", 7, b"http", 4, STATIC)
         h2_field(&fields[2], b":path", 5, tg_buffer_head(&call.path), tg_buffer_size(&call.path), STATIC)
-        h2_field(&fields[3], b":authority", 10, <const char *>self.channel.authority, len(self.channel.authority), STATIC)
+        h2_field(&fields[3], b":authority", 10, <const char *>self.channel.authority, len(self.channel.authority),
+                 STATIC)
         h2_field(&fields[4], b"te", 2, b"trailers", 8, STATIC)
         h2_field(&fields[5], b"content-type", 12, b"application/grpc", 16, STATIC)
         h2_field(&fields[6], b"user-agent", 10, AGENT, AGENT_SIZE, STATIC)

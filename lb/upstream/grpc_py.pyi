@@ -15,5 +15,8 @@ class PyCall(GrpcCall):
     def cancel(self) -> None: ...
 
 async def unary(
-    channel: GrpcChannel, path: bytes, message: bytes, timeout: float | None = None
+    channel: GrpcChannel,
+    path: bytes,
+    message: bytes,
+    timeout: float | None = None,  # noqa: ASYNC109
 ) -> tuple[int, str, bytes]: ...

@@ -35,8 +35,8 @@ class CallFailed(UpstreamError):
 cdef class PyCall(GrpcCall):
     """One call, sending the concatenation of `parts`, which may be started again when it is over.
 
-    `told(kind, status, message, reply)` is called from the loop when it is over: kind 0 and the answer, or a FAIL number.
-    It may start and cancel calls, this one included.
+    `told(kind, status, message, reply)` is called from the loop when it is over: kind 0 and the answer, or a FAIL
+    number. It may start and cancel calls, this one included.
     """
 
     def __cinit__(self, parts, told):

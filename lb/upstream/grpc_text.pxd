@@ -8,9 +8,9 @@ cdef enum:
     GRPC_UNKNOWN = 2
     TIMEOUT_SIZE = 12                 # room for any value of grpc-timeout
 
-# Writes `ns` as the value of grpc-timeout (at most eight digits and a unit): exact and as short as possible, or, where eight
-# digits do not hold it, rounded up in the finest unit that does. Returns its length; `round` tells whether it is a whole
-# number of milliseconds, written exactly, and so likely to be said again.
+# Writes `ns` as the value of grpc-timeout (at most eight digits and a unit): exact and as short as possible, or, where
+# eight digits do not hold it, rounded up in the finest unit that does. Returns its length; `round` tells whether it is
+# a whole number of milliseconds, written exactly, and so likely to be said again.
 cdef int grpc_timeout(char *into, uint64_t ns, bint *round) noexcept nogil
 # A grpc-status value; anything but a code of the specification is GRPC_UNKNOWN.
 cdef int grpc_status(const char *value, size_t size) noexcept nogil

@@ -2,14 +2,14 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+    tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport MAX_SPANS, Parser, Scan, new_response_parser, worker_scan
+from lb.core.http1 cimport Scan, new_response_parser, worker_scan
 from lb.core.poller cimport Poller, Timed
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,
 )
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET, FAIL_TIMEOUT
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 
 
 cdef class Http1Call(Timed):
@@ -168,8 +168,8 @@ cdef class Http1Pool:
     """Connections to `address`. Timeouts in nanoseconds; `max_idle` connections are kept; an answer's head is at most
     `max_head` bytes."""
 
-    def __init__(self, Poller poller, Address address, uint64_t connect_timeout, uint64_t idle_timeout, Py_ssize_t max_idle,
-                 Py_ssize_t max_head=65536):
+    def __init__(self, Poller poller, Address address, uint64_t connect_timeout, uint64_t idle_timeout,
+                 Py_ssize_t max_idle, Py_ssize_t max_head=65536):
         self.poller = poller
         self.address = address
         self.idle = []

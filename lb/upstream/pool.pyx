@@ -2,7 +2,6 @@
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from lb.balancing.policy cimport Policy
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.endpoints.set cimport EndpointSet
 
@@ -10,7 +9,8 @@ from lb.balancing import registry
 
 cdef dict PROTOCOLS = {"http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP}
 cdef dict KEYS = {
-    "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE, "model": KEY_MODEL,
+    "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
+    "model": KEY_MODEL,
 }
 
 
@@ -25,7 +25,8 @@ cdef class Pool:
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]
-        self.key_name = plan.policy.key_name.lower().encode() if plan.policy.key == "header" else plan.policy.key_name.encode()
+        name = plan.policy.key_name
+        self.key_name = (name.lower() if plan.policy.key == "header" else name).encode()
         self.connect_timeout = plan.connect_timeout_ns
         self.response_timeout = plan.response_timeout_ns
         self.idle_timeout = plan.idle_timeout_ns

@@ -44,7 +44,9 @@ def stub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stub]:
 
 
 def infer_request(size: int) -> oip.ModelInferRequest:
-    request = oip.ModelInferRequest(model_name="m", model_version="3", id="42", raw_input_contents=[bytes(size), b"abcd"])
+    request = oip.ModelInferRequest(
+        model_name="m", model_version="3", id="42", raw_input_contents=[bytes(size), b"abcd"]
+    )
     request.parameters["p"].int64_param = 7
     for name, length in (("A", size), ("B", 4)):
         request.inputs.add(name=name, datatype="UINT8", shape=[1, length])
@@ -57,7 +59,10 @@ def test_echo(stub: Stub, size: int) -> None:
     response = stub.inference.ModelInfer(infer_request(size), timeout=20)
     assert (response.model_name, response.model_version, response.id) == ("m", "3", "42")
     assert response.parameters["p"].int64_param == 7
-    assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [("A", "UINT8", [1, size]), ("B", "UINT8", [1, 4])]
+    assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [
+        ("A", "UINT8", [1, size]),
+        ("B", "UINT8", [1, 4]),
+    ]
     assert list(response.raw_output_contents) == [bytes(size), b"abcd"]
 
 

@@ -3,9 +3,9 @@
     python control_standin.py run FILE       the master, with workers that run the stand-in
     python control_standin.py --index ...    such a worker
 
-Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first endpoint
-counted as in flight. A listener whose name starts with `refused` is refused by `apply`, `hang` blocks the worker, `die`
-ends it.
+Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first
+endpoint counted as in flight. A listener whose name starts with `refused` is refused by `apply`, `hang` blocks the
+worker, `die` ends it.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ class StandInAdmin:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self._master.config.admin.bind.removeprefix("unix:"))
+        self._server = await asyncio.start_unix_server(
+            self._serve, self._master.config.admin.bind.removeprefix("unix:")
+        )
 
     async def stop(self) -> None:
         assert self._server is not None

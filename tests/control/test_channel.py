@@ -75,8 +75,12 @@ class Peers:
         self.got: list[tuple[dict[str, Any], list[int]]] = []
         self.ends: list[str] = []
         self.left_socket, right = socket.socketpair()
-        self.left = Channel(loop, self.left_socket, lambda m, f: None, lambda reason: self.ends.append(f"left {reason}"))
-        self.right = Channel(loop, right, lambda m, f: self.got.append((m, f)), lambda r: self.ends.append(f"right {r}"))
+        self.left = Channel(
+            loop, self.left_socket, lambda m, f: None, lambda reason: self.ends.append(f"left {reason}")
+        )
+        self.right = Channel(
+            loop, right, lambda m, f: self.got.append((m, f)), lambda r: self.ends.append(f"right {r}")
+        )
 
     async def until(self, probe: Callable[[], object]) -> None:
         async with asyncio.timeout(20):

@@ -138,7 +138,10 @@ def test_series_are_cleared_before_they_are_used_again() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sets(st.integers(0, 11)), st.booleans(), st.integers(0, LINGER_NS), st.dictionaries(st.integers(0, 11), st.integers(0, 2))
+            st.sets(st.integers(0, 11)),
+            st.booleans(),
+            st.integers(0, LINGER_NS),
+            st.dictionaries(st.integers(0, 11), st.integers(0, 2)),
         ),
         max_size=25,
     )

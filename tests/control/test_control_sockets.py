@@ -51,7 +51,10 @@ def test_ipv6_any_leaves_ipv4_to_others(descriptors: None) -> None:
     ("bind", "message"),
     [
         ("192.0.2.1:80", "cannot listen on 192.0.2.1:80: no interface has this address"),
-        ("unix:/nonexistent/folder/socket", "cannot listen on unix:/nonexistent/folder/socket: no such file or directory"),
+        (
+            "unix:/nonexistent/folder/socket",
+            "cannot listen on unix:/nonexistent/folder/socket: no such file or directory",
+        ),
     ],
 )
 def test_why_it_failed(bind: str, message: str, descriptors: None) -> None:

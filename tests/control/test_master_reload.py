@@ -74,7 +74,10 @@ def test_a_renamed_listener_keeps_its_socket(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pools": {"up": {"protocol": "http", "endpoints": ["127.0.0.1:9"], "policy": {"typo": 1}}}}, "pools.up.policy"),
+        (
+            {"pools": {"up": {"protocol": "http", "endpoints": ["127.0.0.1:9"], "policy": {"typo": 1}}}},
+            "pools.up.policy",
+        ),
         ({"listeners": {"web": listener("127.0.0.1:0"), "refused": listener("127.0.0.1:0")}}, "the plan is refused"),
         ({"listeners": {"web": listener("127.0.0.1:0"), "die": listener("127.0.0.1:0")}}, "died (exit code 3)"),
         ({"listeners": {"web": listener("127.0.0.1:0"), "hang": listener("127.0.0.1:0")}}, "no answer in time"),
@@ -115,7 +118,8 @@ def test_a_taken_port_fails_the_reload_and_closes_what_it_opened(tmp_path: Path)
         assert "in use" in result["error"]
         with pytest.raises(ConnectionRefusedError):
             running.connect(f"127.0.0.1:{new}")
-        assert open_files(running.process.pid) == before
+        # The connection that brought the result may be on its way out.
+        eventually(lambda: open_files(running.process.pid) == before, "a descriptor is left open")
 
 
 def test_what_needs_a_restart_is_named_and_the_rest_applies(tmp_path: Path) -> None:

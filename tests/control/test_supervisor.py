@@ -199,10 +199,12 @@ async def test_a_server_that_exits_is_retried_later_and_later_and_ends_in_a_cras
 
 
 async def test_not_ready_in_time_is_a_failure_with_the_reason(tmp_path: Path) -> None:
-    async with running(tmp_path, start_timeout="1500ms", args=["--mode", "never_ready"]) as pool:
-        await until(lambda: any(r.restarts for r in pool.supervisor.replicas()))
-        (replica,) = pool.supervisor.replicas()
-        assert replica.last_error == "not ready within 1500ms: status NOT_SERVING"
+    async with running(
+        tmp_path, start_timeout="2s", args=["--mode", "never_ready"], crash_loop={"restarts": 99}
+    ) as pool:
+        # A busy machine may not even get it to listen in time at first; then the reason is that.
+        expected = "not ready within 2s: status NOT_SERVING"
+        await until(lambda: any(r.restarts and r.last_error == expected for r in pool.supervisor.replicas()))
         assert pool.addresses() == []
 
 

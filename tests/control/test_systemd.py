@@ -70,7 +70,10 @@ def test_an_abstract_socket() -> None:
     manager = NotifySocket(f"@tidegate-test-{os.getpid()}")
     notifier = Notifier(manager.path)
     notifier.status("x")
+    notifier.status("x")
+    notifier.status("y")
     assert manager.receive() == {"STATUS": "x"}
+    assert manager.receive() == {"STATUS": "y"}
     notifier.close()
     manager.close()
 

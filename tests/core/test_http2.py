@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from lb.core.http2_probe import Http2Probe
 
-FIELDS = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a.B/C"), (b":authority", b"x"), (b"te", b"trailers")]
+FIELDS = [
+    (b":method", b"POST"),
+    (b":scheme", b"http"),
+    (b":path", b"/a.B/C"),
+    (b":authority", b"x"),
+    (b"te", b"trailers"),
+]
 COPY_BELOW = 2048
 
 
@@ -26,7 +32,9 @@ class Wire:
         self.server = h2.connection.H2Connection(config)
         self.server.initiate_connection()
         if local:
-            self.server.update_settings({getattr(h2.settings.SettingCodes, name): value for name, value in local.items()})
+            self.server.update_settings(
+                {getattr(h2.settings.SettingCodes, name): value for name, value in local.items()}
+            )
         self.seen: list[h2.events.Event] = []
 
     def to_server(self, budget: int = 1 << 20) -> list[tuple[bool, bytes]]:
@@ -71,7 +79,9 @@ def test_announces_its_settings() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     prefix=st.binary(max_size=8),
-    sizes=st.lists(st.one_of(st.integers(0, 9), st.integers(COPY_BELOW - 2, COPY_BELOW + 2), st.integers(0, 70000)), max_size=6),
+    sizes=st.lists(
+        st.one_of(st.integers(0, 9), st.integers(COPY_BELOW - 2, COPY_BELOW + 2), st.integers(0, 70000)), max_size=6
+    ),
     budget=st.sampled_from([1, 1000, 20000, 1 << 20]),
 )
 def test_a_body_arrives_as_it_was(prefix: bytes, sizes: list[int], budget: int) -> None:

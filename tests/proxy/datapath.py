@@ -44,13 +44,14 @@ def free_port() -> int:
 
 
 HTTP = ListenerPlan(
-    name="web", bind="", protocol="http", series=1, pool=-1, routes=(), header_timeout_ns=10 * SECOND, body_timeout_ns=10 * SECOND,
-    idle_timeout_ns=60 * SECOND, send_timeout_ns=10 * SECOND, max_header_bytes=16384, max_headers=100, max_connections=1000,
+    name="web", bind="", protocol="http", series=1, pool=-1, routes=(), header_timeout_ns=10 * SECOND,
+    body_timeout_ns=10 * SECOND, idle_timeout_ns=60 * SECOND, send_timeout_ns=10 * SECOND, max_header_bytes=16384,
+    max_headers=100, max_connections=1000,
     forwarded="append", retry_buffer=65536,
 )  # fmt: skip
 ROUTE = RoutePlan(
-    name="all", series=2, pool=0, host="", path_kind="", path="", methods=(), cache=True, cache_ttl_ns=SECOND, timeout_ns=0,
-    max_body=64 << 20,
+    name="all", series=2, pool=0, host="", path_kind="", path="", methods=(), cache=True, cache_ttl_ns=SECOND,
+    timeout_ns=0, max_body=64 << 20,
 )  # fmt: skip
 POOL = PoolPlan(
     name="pool", protocol="http", policy=PolicyPlan("round_robin"), endpoints=(), connect_timeout_ns=SECOND,

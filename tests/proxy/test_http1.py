@@ -176,7 +176,15 @@ async def test_hop_by_hop_fields_stay_behind(site: Site) -> None:
         b"Proxy-Connection: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\nX-Kept: 2\r\n\r\n"
     )
     request = endpoint.requests[0].lower()
-    for name in (b"x-secret", b"keep-alive", b"te:", b"proxy-connection", b"upgrade", b"http2-settings", b"\nconnection"):
+    for name in (
+        b"x-secret",
+        b"keep-alive",
+        b"te:",
+        b"proxy-connection",
+        b"upgrade",
+        b"http2-settings",
+        b"\nconnection",
+    ):
         assert name not in request
     assert b"x-kept: 2" in request
 
@@ -192,7 +200,9 @@ async def test_expect_continue_is_answered(site: Site) -> None:
     endpoint = Recorder()
     gate = await site.gate([await site.endpoint(endpoint)])
     reader, writer = await gate.connect()
-    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n")
+    writer.write(
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    )
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
     writer.write(b"hi")
     assert (await reader.read(-1)).endswith(b"ok")
@@ -201,7 +211,10 @@ async def test_expect_continue_is_answered(site: Site) -> None:
 
 BAD = {
     "bare LF": (b"GET / HTTP/1.1\nHost: a\n\n", 400),
-    "both lengths": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "both lengths": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400,
+    ),
     "two lengths": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx", 400),
     "signed length": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\nx", 400),
     "bad chunk size": (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
@@ -254,7 +267,9 @@ async def test_slow_clients_time_out(site: Site) -> None:
     )
     assert await gate.exchange(b"") == b""  # silent: closed without a word
     assert (await gate.exchange(b"GET / HT")).startswith(b"HTTP/1.1 408 ")
-    assert (await gate.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")).startswith(b"HTTP/1.1 408 ")
+    assert (await gate.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")).startswith(
+        b"HTTP/1.1 408 "
+    )
     await settle(lambda: gate.in_flight() == 0 and gate.proxy.busy() == 0, "the slot is not free")
 
 
@@ -289,8 +304,14 @@ async def answer_with(data: bytes, close: bool) -> Recorder:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nA: " + b"x" * 100_000],
-)  # fmt: skip
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 2",
+        b"HTTP/1.1 200 OK\r\nA: " + b"x" * 100_000,
+    ],
+)
 async def test_bad_answers_give_502(site: Site, data: bytes) -> None:
     endpoint = await answer_with(data, True)
     gate = await site.gate([await site.endpoint(endpoint)], pool={"retries": 0})
@@ -333,7 +354,10 @@ async def test_idempotent_request_is_tried_again(site: Site) -> None:
     for _ in range(4):
         assert (await gate.exchange(GET)).endswith(b"ok")
     assert bad.requests
-    answers = [await gate.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n") for _ in range(4)]
+    answers = [
+        await gate.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        for _ in range(4)
+    ]
     assert any(a.startswith(b"HTTP/1.1 502 ") for a in answers)  # a POST may have been carried out
 
 

@@ -1,4 +1,4 @@
-"""What gRPC tests talk to: a real grpcio server in its own process, and a peer whose every frame is written by the test."""
+"""What gRPC tests talk to: a real grpcio server in its own process, and a peer whose frames the test writes."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class Scripted:
         try:
             await script(peer)
         except (asyncio.IncompleteReadError, ConnectionError):
-            pass                              # the client left, which most scripts wait for
+            pass  # the client left, which most scripts wait for
         except BaseException as error:
             self.errors.append(error)
         finally:

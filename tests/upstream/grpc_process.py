@@ -47,7 +47,10 @@ async def main() -> None:
     if len(sys.argv) > 2:
         options.append(("grpc.max_concurrent_streams", int(sys.argv[2])))
     server = grpc.aio.server(options=options)
-    handlers = {f.__name__.capitalize(): grpc.unary_unary_rpc_method_handler(f) for f in (echo, hold, fail, zeros, size, remaining)}
+    handlers = {
+        f.__name__.capitalize(): grpc.unary_unary_rpc_method_handler(f)
+        for f in (echo, hold, fail, zeros, size, remaining)
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
     address = sys.argv[1]
     port = server.add_insecure_port(address)

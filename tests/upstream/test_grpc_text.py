@@ -67,7 +67,8 @@ def test_status_values(value: bytes, code: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("http", "code"), [(400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (502, 14), (503, 14), (504, 14), (200, 2), (500, 2), (0, 2)]
+    ("http", "code"),
+    [(400, 13), (401, 16), (403, 7), (404, 12), (429, 14), (502, 14), (503, 14), (504, 14), (200, 2), (500, 2), (0, 2)],
 )
 def test_http_statuses(http: int, code: int) -> None:
     assert status_of_http(http) == code

@@ -1,0 +1,112 @@
+"""What every balancing policy must do, whatever its algorithm. A member's test class derives from PolicyContract."""
+
+from __future__ import annotations
+
+import pytest
+from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lb.balancing.policy import Policy
+
+KEYS = [0, 1, 65_536, 65_537, 2**32 + 5, 2**64 - 1, *(n * 0x9E3779B97F4A7C15 % 2**64 for n in range(1, 60))]
+
+endpoint_states = st.tuples(
+    st.sampled_from([0, 1, 1, 2, 7, 1000]),  # weight
+    st.sampled_from([True, True, False]),  # healthy
+    st.sampled_from([ENABLED, ENABLED, DRAIN, MAINTENANCE]),
+)
+
+
+class PolicyContract:
+    policy: str
+    options: dict[str, object] = {}
+
+    def build(self, fleet: Fleet, worker: int = 0) -> Policy:
+        return fleet.build(self.policy, worker, **self.options)
+
+    # One test for several members on purpose: each runs all of it.
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(
+        before=st.lists(endpoint_states, max_size=8),
+        after=st.lists(endpoint_states, min_size=8, max_size=8),
+        loads=st.lists(st.integers(0, 5), min_size=8, max_size=8),
+        exclude=st.integers(-1, 9),
+    )
+    def test_picks_an_available_endpoint_or_none(self, before, after, loads, exclude):
+        with Fleet([weight for weight, _, _ in before]) as fleet:
+            policy = self.build(fleet)
+            for states in (before, after[: len(before)]):
+                for i, (weight, healthy, admin) in enumerate(states):
+                    fleet.weigh(i, weight)
+                    (fleet.up if healthy else fleet.down)(i)
+                    fleet.admin(i, admin)
+                    fleet.load(i, loads[i])
+                available = fleet.available
+                assert available == {i for i, (w, h, a) in enumerate(states) if w and h and a == ENABLED}
+                for now, key in enumerate(KEYS):
+                    assert policy.pick(now, key, -1) in (available or {-1})
+                    assert policy.pick(now, key, exclude) in (available - {exclude} or available or {-1})
+
+    def test_no_endpoints(self):
+        with Fleet([]) as fleet:
+            policy = self.build(fleet)
+            assert [policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)] == [-1] * 2 * len(KEYS)
+
+    def test_one_endpoint(self):
+        with Fleet([3]) as fleet:
+            policy = self.build(fleet)
+            assert {policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {0}
+            fleet.down(0)
+            assert {policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {-1}
+            fleet.up(0)
+            assert {policy.pick(0, key, -1) for key in KEYS} == {0}
+
+    def test_excluded_endpoint_is_chosen_when_it_is_the_last(self):
+        with Fleet([1, 1, 1]) as fleet:
+            policy = self.build(fleet)
+            fleet.down(0)
+            assert {policy.pick(0, key, 1) for key in KEYS} == {2}
+            fleet.admin(2, DRAIN)
+            assert {policy.pick(0, key, 1) for key in KEYS} == {1}
+            fleet.weigh(1, 0)
+            assert {policy.pick(0, key, 1) for key in KEYS} == {-1}
+
+    def test_endpoint_that_comes_up_later_is_chosen(self):
+        with Fleet([0] * 20) as fleet:
+            policy = self.build(fleet)
+            assert {policy.pick(0, key, -1) for key in KEYS} == {-1}
+            fleet.weigh(13, 4)
+            assert [policy.pick(0, key, -1) for key in KEYS] == [13] * len(KEYS)
+
+    def test_thousand_endpoints(self):
+        with Fleet([1] * 1000) as fleet:
+            policy = self.build(fleet)
+            assert all(0 <= policy.pick(0, key, -1) < 1000 for key in KEYS)
+            for i in range(1000):
+                if i not in (17, 801):
+                    fleet.down(i)
+            assert {policy.pick(0, key, -1) for key in KEYS} <= {17, 801}
+            assert {policy.pick(0, key, 17) for key in KEYS} == {801}
+
+    @pytest.mark.parametrize("weight", [1, 2, 1000, 2**31 - 1, 2**32 - 1])
+    def test_any_weight(self, weight):
+        with Fleet([weight, weight, 1]) as fleet:
+            policy = self.build(fleet)
+            assert {policy.pick(0, key, -1) for key in KEYS} <= {0, 1, 2}
+            fleet.down(0)
+            fleet.down(1)
+            assert {policy.pick(0, key, -1) for key in KEYS} == {2}
+
+    def test_counts_nothing_itself(self):
+        with Fleet([1, 2, 3], workers=2) as fleet:
+            policy = self.build(fleet)
+            for key in KEYS:
+                index = policy.pick(0, key, -1)
+                policy.observe(index, 10, 5, True)
+                policy.observe(index, 11, 5, False)
+            assert [fleet.sets[1].inflight(i) for i in range(3)] == [0, 0, 0]
+
+    def test_knows_its_endpoints(self):
+        with Fleet([1, 2]) as fleet:
+            assert self.build(fleet).endpoints is fleet.sets[0]

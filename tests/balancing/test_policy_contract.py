@@ -1,0 +1,19 @@
+"""Tidegate's own policies against the contract."""
+
+from contract import PolicyContract
+
+
+class TestRoundRobin(PolicyContract):
+    policy = "round_robin"
+
+
+class TestLeastRequest(PolicyContract):
+    policy = "least_request"
+
+
+class TestPowerOfTwo(PolicyContract):
+    policy = "power_of_two"
+
+
+class TestMaglev(PolicyContract):
+    policy = "maglev"

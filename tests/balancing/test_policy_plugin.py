@@ -1,0 +1,67 @@
+"""The example plug-in, built, installed and used as a user would."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contract import PolicyContract
+from fleet import Fleet
+
+from lb.balancing import plugins, registry
+from lb.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "policy-plugin"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory):
+    """The example in a folder of its own on the path, for this module's tests."""
+    source, target = tmp_path_factory.mktemp("source") / "policy-plugin", tmp_path_factory.mktemp("target")
+    shutil.copytree(EXAMPLE, source)  # a build leaves files beside its sources
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index"]
+    result = subprocess.run(
+        [*pip, "--no-build-isolation", "--no-deps", "--target", target, source], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(target))
+        plugins.installed.cache_clear()
+        yield target
+    plugins.installed.cache_clear()
+    sys.modules.pop("tidegate_failover", None)
+
+
+def test_comes_from_where_it_was_installed(installed):
+    assert Path(sys.modules[registry.find("failover").__module__].__file__).parent == installed
+    assert "failover" in registry.names()
+
+
+class TestFailover(PolicyContract):
+    policy = "failover"
+
+
+class TestFailoverWithLimit(PolicyContract):
+    policy = "failover"
+    options = {"full": 1}
+
+
+def test_order_of_preference():
+    with Fleet([2, 1, 1], workers=2) as fleet:
+        policy = fleet.build("failover", full=2)
+        picked = []
+        for _ in range(9):
+            index = policy.pick(0, 0, -1)
+            fleet.sets[1].acquire_checked(index)  # counted by whichever worker
+            picked.append(index)
+        assert picked == [0, 0, 0, 0, 1, 1, 2, 2, 0]
+        fleet.down(0)
+        fleet.sets[1].release_checked(2)
+        assert policy.pick(0, 0, -1) == 2
+
+
+@pytest.mark.parametrize("full", [0, -1, "two", 1.5])
+def test_wrong_option(full):
+    with Fleet([1]) as fleet, pytest.raises(ConfigError, match="policy 'failover': full: "):
+        fleet.build("failover", full=full)

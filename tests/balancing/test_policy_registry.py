@@ -1,0 +1,244 @@
+"""Policies by name: options, keys, plug-ins that clash or are broken, and the loader's lines about them."""
+
+import sys
+import textwrap
+
+import pytest
+from fleet import Fleet
+
+from lb.balancing import plugins, registry
+from lb.balancing.least_request import LeastRequest
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
+from lb.config.load import load
+from lb.config.plan import PolicyPlan
+from lb.errors import ConfigError, TidegateError
+
+HEAD = "from lb.balancing.options import PolicyOptions\nfrom lb.balancing.policy import Policy\n"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a module as a distribution whose entry points are given as NAME = OBJECT."""
+    modules = []
+
+    def install(module, code, distribution=None, **entries):
+        folder = tmp_path / module
+        info = folder / f"{distribution or module}-1.2.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{module}.py").write_text(HEAD + textwrap.dedent(code))
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or module}\nVersion: 1.2\n")
+        lines = "".join(f"{name} = {module}:{target}\n" for name, target in entries.items())
+        (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{lines}")
+        monkeypatch.syspath_prepend(str(folder))
+        modules.append(module)
+        plugins.installed.cache_clear()
+
+    plugins.installed.cache_clear()
+    yield install
+    monkeypatch.undo()
+    plugins.installed.cache_clear()
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def test_built_in_names():
+    assert set(registry.POLICIES) == {"round_robin", "least_request", "power_of_two", "maglev"}
+    assert set(registry.names()) >= set(registry.POLICIES)
+    for name in registry.POLICIES:
+        assert registry.options_model(name) is PolicyOptions
+    assert [name for name in registry.POLICIES if registry.find(name).needs_key] == ["maglev"]
+
+
+def test_unknown_name():
+    with (
+        Fleet([1]) as fleet,
+        pytest.raises(ConfigError, match=r"there is no policy 'least_requests'; did you mean least_request\?"),
+    ):
+        fleet.build("least_requests")
+    with pytest.raises(ConfigError, match="no policy"):
+        registry.options_model("x")
+
+
+def test_options_are_closed():
+    with Fleet([1]) as fleet, pytest.raises(ConfigError, match="policy 'maglev': table: unknown key"):
+        fleet.build("maglev", table=3)
+
+
+def test_constructor_checks_its_arguments():
+    with Fleet([1]) as fleet:
+        with pytest.raises(TypeError, match="EndpointSet"):
+            LeastRequest(None, PolicyOptions())
+        with pytest.raises(TypeError, match="PolicyOptions"):
+            LeastRequest(fleet.sets[0], {})
+        with pytest.raises(NotImplementedError):
+            Policy(fleet.sets[0], PolicyOptions()).pick(0, 0, -1)
+
+
+def test_plugin_with_options(install):
+    install(
+        "good",
+        """
+        class Options(PolicyOptions):
+            index: int = 0
+
+        class Fixed(Policy):
+            Options = Options
+            needs_key = True
+            seen = []
+
+            def __init__(self, endpoints, options):
+                super().__init__(endpoints, options)
+                self.index = options.index
+
+            def pick(self, now, key, exclude):
+                return self.index
+
+            def observe(self, *args):
+                self.seen.append(args)
+        """,
+        fixed="Fixed",
+    )
+    assert "fixed" in registry.names()
+    assert set(registry.options_model("fixed").model_fields) == {"index"}
+    with Fleet([1, 1]) as fleet:
+        policy = fleet.build("fixed", index=1)
+        assert policy.pick(5, 6, -1) == 1
+        policy.observe(1, 2, 3, True)
+        assert sys.modules["good"].Fixed.seen == [(1, 2, 3, True)]
+        assert policy.endpoints is fleet.sets[0]
+        with pytest.raises(ConfigError, match="policy 'fixed': index: "):
+            fleet.build("fixed", index="x")
+
+
+@pytest.mark.parametrize("answer", ["2", "-2", "10**30", "None", "'0'", "0.0", "True"])
+def test_plugin_that_chooses_no_endpoint_of_the_pool(install, answer):
+    install(
+        "wild", f"class Wild(Policy):\n    def pick(self, now, key, exclude):\n        return {answer}\n", wild="Wild"
+    )
+    with Fleet([1, 1]) as fleet, pytest.raises(TidegateError, match=r"policy 'wild' chose .* of 2 endpoints"):
+        fleet.build("wild").pick(0, 0, -1)
+
+
+def test_plugin_that_fails_while_it_runs(install):
+    install(
+        "failing",
+        "class Failing(Policy):\n    def pick(self, now, key, exclude):\n        return 1 // 0\n",
+        failing="Failing",
+    )
+    with Fleet([1]) as fleet, pytest.raises(ZeroDivisionError):
+        fleet.build("failing").pick(0, 0, -1)
+
+
+def test_plugin_whose_constructor_fails(install):
+    install(
+        "refusing",
+        """
+        class Refusing(Policy):
+            def __init__(self, endpoints, options):
+                raise RuntimeError("no licence")
+            def pick(self, now, key, exclude):
+                return 0
+        """,
+        refusing="Refusing",
+    )
+    with (
+        Fleet([1]) as fleet,
+        pytest.raises(ConfigError, match="policy 'refusing' cannot be built: RuntimeError: no licence"),
+    ):
+        fleet.build("refusing")
+
+
+def test_plugin_that_clashes_with_a_built_in(install):
+    install("clash", "class Mine(Policy):\n    def pick(self, now, key, exclude):\n        return 0\n", maglev="Mine")
+    with pytest.raises(
+        ConfigError, match=r"more than one policy 'maglev': by Tidegate itself, by clash:Mine of clash 1\.2"
+    ):
+        registry.find("maglev")
+    assert registry.find("least_request") is LeastRequest
+
+
+def test_plugins_that_clash_with_each_other(install):
+    for module in ("one", "two"):
+        install(module, "class Mine(Policy):\n    def pick(self, now, key, exclude):\n        return 0\n", mine="Mine")
+    with pytest.raises(
+        ConfigError, match=r"more than one policy 'mine': by (one|two):Mine of .*, by (one|two):Mine of .*"
+    ):
+        registry.find("mine")
+
+
+PICK = "    def pick(self, now, key, exclude):\n        return 0\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("raise OSError('no GPU')", "OSError: no GPU"),
+        ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("other = 1", "AttributeError"),
+        ("def Broken(endpoints, options): pass", "not a subclass of lb.balancing.policy.Policy"),
+        ("class Broken:\n" + PICK, "not a subclass of lb.balancing.policy.Policy"),
+        ("class Broken(Policy): pass", "does not define pick"),
+        (f"class Broken(Policy):\n    needs_key = 'yes'\n{PICK}", "needs_key is not True or False"),
+        (f"class Broken(Policy):\n    Options = dict\n{PICK}", "not a subclass of lb.balancing.options.PolicyOptions"),
+        (
+            f"class O(PolicyOptions, extra='allow'): pass\nclass Broken(Policy):\n    Options = O\n{PICK}",
+            "is not closed",
+        ),
+    ],
+)
+def test_broken_plugin(install, code, reason):
+    install("broken", "", broken="Broken")
+    (plugins_file,) = [entry for entry in sys.path if entry.endswith("/broken")]
+    with open(f"{plugins_file}/broken.py", "a") as stream:
+        stream.write(code)
+    with pytest.raises(ConfigError) as caught:
+        registry.build(PolicyPlan("broken"), None)
+    (line,) = caught.value.problems
+    assert line.startswith("policy 'broken' (broken:Broken of broken 1.2) cannot be used: ")
+    assert reason in line
+
+
+FILE = """\
+listeners:
+  web:
+    bind: 127.0.0.1:8080
+    protocol: http
+    routes:
+      - {match: {path: {prefix: /}}, pool: p}
+pools:
+  p:
+    protocol: http
+    endpoints: ["127.0.0.1:9001"]
+    policy: %s
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [
+        ("maglev", "pools.p.policy.key: is required: maglev chooses by a key (header, cookie, query, source or model)"),
+        ("{type: maglev, key: {source: true}, tabel: 3}", "pools.p.policy.tabel: unknown key"),
+        (
+            "{type: round_robin, key: {source: true}}",
+            "pools.p.policy.key: has no effect: round_robin does not choose by a key",
+        ),
+        ("round_robbin", "pools.p.policy: there is no policy 'round_robbin'; did you mean round_robin?"),
+        ("maglev2", "pools.p.policy: there is no policy 'maglev2'; did you mean maglev?"),
+    ],
+)
+def test_lines_of_the_loader(tmp_path, policy, problem):
+    file = tmp_path / "tidegate.yaml"
+    file.write_text(FILE % policy)
+    with pytest.raises(ConfigError) as caught:
+        load(file, checks=[registry.check_policies])
+    assert caught.value.problems == [f"{file}:11: {problem}"]
+
+
+@pytest.mark.parametrize(
+    "policy", ["round_robin", "least_request", "power_of_two", "{type: maglev, key: {cookie: sid}}"]
+)
+def test_good_policies_pass_the_loader(tmp_path, policy):
+    file = tmp_path / "tidegate.yaml"
+    file.write_text(FILE % policy)
+    assert load(file, checks=[registry.check_policies]).pools["p"].policy.type in registry.POLICIES

@@ -1,0 +1,107 @@
+"""The status tables, from documents as the daemon makes them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lb.cli.status import show
+
+ENDPOINT = {
+    "address": "unix:/run/tidegate/digits-0-75b78da9.sock",
+    "weight": 1,
+    "health": "up",
+    "admin": "enabled",
+    "in_flight": 3,
+    "check": {"last": {"reason": "passed"}},
+}
+REPLICA = {
+    "index": 0,
+    "pid": 77,
+    "address": ENDPOINT["address"],
+    "state": "crash_loop",
+    "restarts": 6,
+    "started_at": 1,
+    "last_error": "exit code 1: no such model",
+}
+DOCUMENT: dict[str, Any] = {
+    "version": "1.2.3",
+    "state": "running",
+    "started_at": 0.0,
+    "uptime_s": 3661.5,
+    "generation": 4,
+    "reloads": {"ok": 1, "failed": 1},
+    "last_reload": {
+        "ok": False,
+        "at": 0.0,
+        "generation": 4,
+        "error": "broken",
+        "problems": [],
+        "notes": ["workers: 2"],
+    },
+    "config": "/etc/tidegate/tidegate.yaml",
+    "compiled": {"lb.core.segment": True, "lb.core.poller": False},
+    "workers": [
+        {
+            "index": 0,
+            "pid": None,
+            "state": "backoff",
+            "restarts": 2,
+            "generation": 0,
+            "busy": 0,
+            "last_exit": "exit code 1",
+        }
+    ],
+    "listeners": [{"name": "web", "address": "127.0.0.1:80", "protocol": "http", "inherited": True}],
+    "pools": [
+        {
+            "name": "digits",
+            "protocol": "oip",
+            "policy": "maglev",
+            "endpoints": [ENDPOINT],
+            "managed": {
+                "wanted": 1,
+                "replicas": [REPLICA],
+                "scaling": {"wanted": 1, "min": 1, "max": 4, "reason": "no decision yet"},
+            },
+        },
+        {"name": "empty", "protocol": "http", "policy": "round_robin", "endpoints": [], "managed": None},
+    ],
+}
+
+
+def shown(document: dict[str, Any], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    show(document, False, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_everything_an_operator_looks_for_is_there() -> None:
+    text = shown(DOCUMENT, 200)
+    for part in (
+        "tidegate 1.2.3  running  up 1:01:01  plan 4",
+        "failed: broken",
+        "needs a restart: workers: 2",
+        "not compiled: lb.core.poller",
+        "127.0.0.1:80 (passed by systemd)",
+        "digits (oip, maglev)",
+        ENDPOINT["address"],
+        "empty (http, round_robin)  none",
+        "exit code 1: no such model",
+        "1 wanted, 1 to 4: no decision yet",
+    ):
+        assert part in text
+
+
+def test_a_narrow_terminal_cuts_nothing_off() -> None:
+    letters = "".join(shown(DOCUMENT, 70).split())
+    assert "…" not in letters
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    show(DOCUMENT, True)
+    assert json.loads(capsys.readouterr().out) == DOCUMENT

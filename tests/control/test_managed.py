@@ -1,0 +1,196 @@
+"""Which model servers run for a configuration, and which endpoints they give, with stand-ins for the servers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from lb.config.compile import compile_plan
+from lb.config.plan import EndpointSpec, Plan
+from lb.config.schema import Config, PoolConfig
+from lb.control.managed import ManagedPools
+
+
+class Server:
+    """Ready when the test says so."""
+
+    def __init__(self, name: str, pool: PoolConfig, changed: Any) -> None:
+        self.name, self.pool, self.changed = name, pool, changed
+        self.started = self.stopped = self.killed = False
+        self.drain = asyncio.Event()
+        self.drain.set()
+        self.ready: tuple[EndpointSpec, ...] = ()
+
+    def be_ready(self, *addresses: str) -> None:
+        self.ready = tuple(map(EndpointSpec, addresses))
+        self.changed()
+
+    async def start(self) -> None:
+        self.started = True
+
+    async def stop(self) -> None:
+        await self.drain.wait()
+        self.stopped = True
+
+    def endpoints(self) -> tuple[EndpointSpec, ...]:
+        return self.ready
+
+    async def reconfigure(self, pool: PoolConfig) -> None:
+        self.pool = pool
+
+    def kill(self) -> None:
+        self.killed = True
+        self.drain.set()
+
+    def status(self) -> dict[str, Any]:
+        return {"ready": len(self.ready)}
+
+
+class Managed:
+    def __init__(self) -> None:
+        self.servers: list[Server] = []
+        self.changes: list[str] = []
+        self.pools = ManagedPools(self.make, self.changes.append)
+        self.plan: Plan | None = None
+
+    def make(self, name: str, pool: PoolConfig, changed: Any) -> Server:
+        self.servers.append(Server(name, pool, changed))
+        return self.servers[-1]
+
+    def addresses(self, config: Config) -> list[str]:
+        return [spec.address for spec in self.pools.endpoints(config, self.plan)["p"]]
+
+    async def apply(self, config: Config) -> None:
+        self.plan, before = self.compile(config), self.plan
+        self.pools.apply(config, before, self.plan)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    def compile(self, config: Config) -> Plan:
+        class Numbers:
+            def endpoint(self, pool: str, address: str) -> int:
+                return 0
+
+            def series(self, kind: str, name: str) -> int:
+                return 0
+
+        managed = self.pools.endpoints(config, self.plan)
+        return compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed=managed)
+
+
+def config(**pool: Any) -> Config:
+    pools = {"p": {"protocol": "oip", **pool}, "other": {"protocol": "tcp", "endpoints": ["127.0.0.1:1"]}}
+    return Config.model_validate({"pools": pools})
+
+
+def serving(models: str = "/models", **serve: Any) -> Config:
+    return config(serve={"models": models, **serve})
+
+
+async def test_a_managed_pool_has_no_endpoint_before_one_is_ready() -> None:
+    managed = Managed()
+    await managed.apply(serving())
+    (server,) = managed.servers
+    assert server.started
+    assert managed.addresses(serving()) == []
+    assert managed.pools.waiting() == ["p"]
+    server.be_ready("unix:/1")
+    assert managed.addresses(serving()) == ["unix:/1"]
+    assert managed.changes == ["p"]
+    assert managed.pools.waiting() == []
+    assert managed.pools.alive("p", "unix:/1")
+    assert not managed.pools.alive("p", "unix:/2")
+    assert managed.pools.alive("other", "127.0.0.1:1")
+    server.be_ready()
+    assert managed.addresses(serving()) == []
+    assert managed.pools.waiting() == []  # it has served: now it is down, not starting
+
+
+async def test_other_numbers_keep_the_processes() -> None:
+    managed = Managed()
+    await managed.apply(serving())
+    changed = serving(min=2, max=5)
+    await managed.apply(changed)
+    (server,) = managed.servers
+    assert server.pool == changed.pools["p"]
+
+
+async def test_other_models_take_over_when_enough_are_ready() -> None:
+    managed = Managed()
+    await managed.apply(serving(min=2))
+    old = managed.servers[0]
+    old.be_ready("unix:/1", "unix:/2")
+    await managed.apply(serving("/other", min=2))
+    new = managed.servers[1]
+    assert new.started
+    new.be_ready("unix:/3")
+    assert managed.addresses(serving()) == ["unix:/1", "unix:/2"]
+    assert not old.stopped
+    new.be_ready("unix:/3", "unix:/4")
+    assert managed.addresses(serving()) == ["unix:/3", "unix:/4"]
+    assert managed.pools.alive("p", "unix:/1")  # workers have not heard of the new ones yet
+    assert not old.stopped
+    await managed.apply(serving("/other", min=2))
+    assert old.stopped
+    old.be_ready()
+    assert not managed.pools.alive("p", "unix:/1")
+    assert not new.stopped
+
+
+async def test_a_change_that_is_taken_back_stops_its_servers() -> None:
+    managed = Managed()
+    await managed.apply(serving())
+    managed.servers[0].be_ready("unix:/1")
+    await managed.apply(serving("/other"))
+    await managed.apply(serving())
+    assert managed.servers[1].stopped
+    assert managed.addresses(serving()) == ["unix:/1"]
+    assert not managed.servers[0].stopped
+
+
+async def test_a_second_change_replaces_the_first() -> None:
+    managed = Managed()
+    await managed.apply(serving())
+    managed.servers[0].be_ready("unix:/1")
+    await managed.apply(serving("/second"))
+    await managed.apply(serving("/third"))
+    assert managed.servers[1].stopped
+    managed.servers[2].be_ready("unix:/3")
+    assert managed.addresses(serving()) == ["unix:/3"]
+
+
+async def test_a_static_pool_keeps_its_endpoints_until_model_servers_are_ready() -> None:
+    managed = Managed()
+    await managed.apply(config(endpoints=["127.0.0.1:5", {"address": "127.0.0.1:6", "weight": 3}]))
+    assert managed.addresses(serving()) == ["127.0.0.1:5", "127.0.0.1:6"]
+    await managed.apply(serving())
+    assert managed.addresses(serving()) == ["127.0.0.1:5", "127.0.0.1:6"]
+    assert managed.pools.waiting() == []
+    managed.servers[0].be_ready("unix:/1")
+    assert managed.addresses(serving()) == ["unix:/1"]
+    assert managed.pools.alive("p", "127.0.0.1:5")  # until a plan without it is everywhere
+    managed.servers[0].be_ready()
+    assert managed.addresses(serving()) == []
+
+
+async def test_a_pool_that_goes_stops_its_servers() -> None:
+    managed = Managed()
+    await managed.apply(serving())
+    await managed.apply(config(endpoints=["127.0.0.1:5"]))
+    assert managed.servers[0].stopped
+    managed.servers[0].be_ready("unix:/1")
+    assert managed.changes == []
+
+
+async def test_stop_waits_for_the_drain_and_kill_ends_it() -> None:
+    managed = Managed()
+    await managed.apply(serving())
+    managed.servers[0].drain.clear()
+    stopping = asyncio.create_task(managed.pools.stop())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not stopping.done()
+    managed.pools.kill()
+    await stopping
+    assert managed.servers[0].killed
+    assert managed.servers[0].stopped

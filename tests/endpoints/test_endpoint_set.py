@@ -1,0 +1,134 @@
+"""Endpoint sets: the segment's records and in-flight columns as a worker sees them."""
+
+import os
+
+import pytest
+
+from lb.core.segment import Segment
+from lb.endpoints.set import EndpointSet
+
+UP, DOWN = True, False
+ADDRESSES = ["192.0.2.1:1", "192.0.2.2:1", "unix:/run/c.sock"]
+
+
+@pytest.fixture
+def segments():
+    master = Segment.create(3, endpoint_capacity=8, series_capacity=1)
+    workers = [Segment.attach(os.dup(master.fd), worker) for worker in range(3)]
+    yield master, *workers
+    for segment in (*workers, master):
+        segment.close()
+
+
+def test_available_only_when_up_enabled_and_weighted(segments):
+    master, worker, *_ = segments
+    endpoints = EndpointSet(worker, ADDRESSES, [5, 0, 7])
+    assert (endpoints.size, len(endpoints), endpoints.worker) == (3, 3, 0)
+    assert endpoints.addresses == tuple(ADDRESSES)
+    assert not endpoints.available(0)  # health is unknown, weight 0
+    master.set_health(5, UP, 1)
+    assert not endpoints.available(0)
+    master.set_weight(5, 3)
+    assert endpoints.available(0)
+    assert [endpoints.available(i) for i in (1, 2)] == [False, False]
+    for state, available in ((1, False), (2, False), (0, True)):
+        master.set_admin(5, state)
+        assert endpoints.available(0) is available
+    master.set_health(5, DOWN, 2)
+    assert not endpoints.available(0)
+    assert endpoints.weight(0) == 3
+    master.set_health(5, UP, 3)
+    master.clear_slot(5)
+    assert not endpoints.available(0)
+
+
+def test_weight_beyond_int_is_capped(segments):
+    master, worker, *_ = segments
+    endpoints = EndpointSet(worker, ADDRESSES, [0, 1, 2])
+    master.set_weight(1, 2**32 - 1)
+    master.set_health(1, UP, 1)
+    assert endpoints.weight(1) == 2**31 - 1
+    assert endpoints.available(1)
+
+
+def test_inflight_is_the_sum_over_all_workers(segments):
+    master, *workers = segments
+    sets = [EndpointSet(worker, ADDRESSES, [3, 4, 5]) for worker in workers]
+    for worker, count in enumerate((2, 0, 5)):
+        for _ in range(count):
+            sets[worker].acquire_checked(1)
+    assert [endpoints.inflight(1) for endpoints in sets] == [7, 7, 7]
+    assert [endpoints.inflight(i) for endpoints in sets for i in (0, 2)] == [0] * 6
+    assert master.inflight(4) == 7
+    sets[0].release_checked(1)
+    assert sets[2].inflight(1) == 6
+    master.clear_worker(2)
+    assert [endpoints.inflight(1) for endpoints in sets] == [1, 1, 1]
+
+
+def test_count_outlives_the_set(segments):
+    _, worker, *_ = segments
+    EndpointSet(worker, ADDRESSES[:1], [3]).acquire_checked(0)
+    later = EndpointSet(worker, ADDRESSES, [2, 3, 4])
+    assert later.inflight(1) == 1
+    later.release_checked(1)
+    assert later.inflight(1) == 0
+
+
+def test_release_without_acquire_is_refused(segments):
+    _, first, second, _ = segments
+    EndpointSet(second, ADDRESSES, [0, 1, 2]).acquire_checked(0)
+    with pytest.raises(ValueError, match="nothing in flight"):
+        EndpointSet(first, ADDRESSES, [0, 1, 2]).release_checked(0)
+
+
+@pytest.mark.parametrize("index", [-1, 3, 2**30])
+def test_index_out_of_range(segments, index):
+    endpoints = EndpointSet(segments[1], ADDRESSES, [0, 1, 2])
+    for call in (
+        endpoints.available,
+        endpoints.inflight,
+        endpoints.weight,
+        endpoints.acquire_checked,
+        endpoints.release_checked,
+    ):
+        with pytest.raises(IndexError):
+            call(index)
+
+
+def test_wrong_arguments(segments):
+    master, worker, *_ = segments
+    with pytest.raises(ValueError, match="attach the segment"):
+        EndpointSet(master, ADDRESSES, [0, 1, 2])
+    with pytest.raises(ValueError, match="3 addresses but 2 slots"):
+        EndpointSet(worker, ADDRESSES, [0, 1])
+    for slot in (-1, 8):
+        with pytest.raises(IndexError):
+            EndpointSet(worker, ADDRESSES, [0, 1, slot])
+    with pytest.raises(TypeError):
+        EndpointSet(None, ADDRESSES, [0, 1, 2])
+    endpoints = EndpointSet(worker, ADDRESSES, [0, 1, 2])
+    with pytest.raises(RuntimeError):
+        endpoints.__init__(worker, ADDRESSES, [0, 1, 2])
+
+
+def test_empty(segments):
+    endpoints = EndpointSet(segments[1], [], [])
+    assert (endpoints.size, endpoints.addresses) == (0, ())
+
+
+def test_closed_segment_is_noticed():
+    master = Segment.create(1, endpoint_capacity=2)
+    worker = Segment.attach(os.dup(master.fd), 0)
+    endpoints = EndpointSet(worker, ["192.0.2.1:1"], [0])
+    assert repr(endpoints) == "<EndpointSet worker=0 available=0 of 1>"
+    worker.close()
+    with pytest.raises(ValueError, match="closed"):
+        endpoints.available(0)
+    assert "closed" in repr(endpoints)
+    master.close()
+
+
+def test_cannot_be_subclassed():
+    with pytest.raises(TypeError):
+        type("Mine", (EndpointSet,), {})

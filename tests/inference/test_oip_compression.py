@@ -1,0 +1,63 @@
+"""Request bodies with a Content-Encoding."""
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lb.inference.compression import MAX_MEMBERS, decompress
+from lb.inference.errors import OipError
+
+
+@given(st.binary(max_size=2000))
+def test_round_trip(body: bytes) -> None:
+    assert decompress(b"gzip", gzip.compress(body), 2000) == body
+    assert decompress(b" X-GZIP ", gzip.compress(body), len(body)) == body
+    assert decompress(b"Deflate", zlib.compress(body), len(body)) == body
+    assert decompress(b"identity", body, 2000) == body
+    assert decompress(b"gzip", gzip.compress(body[:10]) + gzip.compress(body[10:]), 2000) == body
+
+
+def status(encoding: bytes, body: bytes, limit: int) -> int:
+    with pytest.raises(OipError) as caught:
+        decompress(encoding, body, limit)
+    return caught.value.status
+
+
+@pytest.mark.parametrize("encoding", [b"br", b"zstd", b"compress", b"gzip, deflate", b"\xff"])
+def test_unknown_encodings(encoding: bytes) -> None:
+    assert status(encoding, b"", 10) == 501
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        (b"gzip", gzip.compress(bytes(1 << 24))),
+        (b"deflate", zlib.compress(bytes(1 << 24))),
+        (b"gzip", gzip.compress(bytes(600)) * 2),
+        (b"gzip", gzip.compress(bytes(1001))),
+        (b"identity", bytes(1001)),
+    ],
+)
+def test_too_large(encoding: bytes, body: bytes) -> None:
+    assert status(encoding, body, 1000) == 413
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        (b"gzip", b""),
+        (b"gzip", b"not gzip"),
+        (b"gzip", gzip.compress(b"abc")[:-1]),
+        (b"gzip", gzip.compress(b"abc") + b"x"),
+        (b"gzip", gzip.compress(b"abc")[:-8] + bytes(8)),
+        (b"gzip", gzip.compress(b"") * (MAX_MEMBERS + 1)),
+        (b"deflate", b""),
+        (b"deflate", zlib.compress(b"abc")[:-1]),
+        (b"deflate", zlib.compress(b"abc") + b"x"),
+    ],
+)
+def test_damaged(encoding: bytes, body: bytes) -> None:
+    assert status(encoding, body, 1000) == 400
