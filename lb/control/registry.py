@@ -81,6 +81,8 @@ class Registry:
         self._endpoints = _Table("endpoints", endpoint_capacity)
         self._series = _Table("counter series", series_capacity)
         self._drained: set[int] = set()  # by us, not by an operator
+        self._enabled: set[int] = set()  # by the transaction under way
+        self._raised: set[int] = set()  # from weight 0, by the transaction under way
         self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
 
     # The Allocator of lb.config.compile.
@@ -93,19 +95,28 @@ class Registry:
         return self._series.want((kind, name))
 
     def begin(self) -> None:
+        self._enabled, self._raised = set(), set()
         for table in (self._endpoints, self._series):
             table.wanted, table.fresh = set(), set()
 
     def rollback(self) -> None:
-        """Frees what this transaction took."""
+        """Frees what this transaction took, and drains again what it brought back."""
+        for slot in self._enabled:
+            self.drain(slot)
+        for slot in self._raised:
+            self._reweight(slot, 0)
+        self._enabled, self._raised = set(), set()
         for table in (self._endpoints, self._series):
             for key in table.fresh:
                 table.release(key)
             table.wanted, table.fresh = set(), set()
 
     def prepare(self, endpoints: Mapping[int, Initial], now: int) -> None:
-        """Writes the control words of new slots, before any worker learns of them. `endpoints`: every slot of the
-        plan."""
+        """Writes the control words of the endpoints that are new or come back, before any worker has the plan.
+
+        A worker takes the plan the moment it gets it, and must find somebody there, even if all that the plan names were
+        removed, or had weight 0, until now. `endpoints`: every slot of the plan.
+        """
         for key in self._endpoints.fresh:
             slot = self._endpoints.used[key]
             self._segment.clear_slot(slot)
@@ -114,24 +125,34 @@ class Registry:
             self._segment.set_weight(slot, endpoints[slot].weight)
             self._segment.set_health(slot, endpoints[slot].up, now)
             self._weights[slot] = endpoints[slot].weight
-
-    def commit(self, endpoints: Mapping[int, Initial], now: int) -> None:
-        """The plan is everywhere: re-weights, brings back, and retires what the plan does not name."""
-        for slot, initial in endpoints.items():
-            if self._weights.get(slot) != initial.weight:
-                self._segment.set_weight(slot, initial.weight)
-                self._weights[slot] = initial.weight
         for key in self._endpoints.wanted & self._endpoints.retired.keys():
             slot = self._endpoints.used[key]
+            self._reweight(slot, endpoints[slot].weight)
             self._segment.set_health(slot, endpoints[slot].up, now)  # nobody has checked it meanwhile
-        for slot in self._drained & endpoints.keys():
-            self._drained.discard(slot)
+        self._raised = {slot for slot, initial in endpoints.items() if initial.weight and not self._weights.get(slot)}
+        for slot in self._raised:
+            self._reweight(slot, endpoints[slot].weight)
+        # Only what is drained now: what is drained while the workers take the plan is meant to stay so.
+        self._enabled = self._drained & endpoints.keys()
+        self._drained -= self._enabled
+        for slot in self._enabled:
             self._segment.set_admin(slot, ENABLED)
+
+    def commit(self, endpoints: Mapping[int, Initial], now: int) -> None:
+        """The plan is everywhere: re-weights, and retires what the plan does not name."""
+        for slot, initial in endpoints.items():
+            self._reweight(slot, initial.weight)
+        self._enabled, self._raised = set(), set()
         for key in self._endpoints.used.keys() - self._endpoints.wanted - self._endpoints.retired.keys():
             self.drain(self._endpoints.used[key])
         for table in (self._endpoints, self._series):
             table.retired = {key: table.retired.get(key, now) for key in table.used.keys() - table.wanted}
             table.wanted, table.fresh = set(), set()
+
+    def _reweight(self, slot: int, weight: int) -> None:
+        if self._weights.get(slot) != weight:
+            self._segment.set_weight(slot, weight)
+            self._weights[slot] = weight
 
     def drain(self, slot: int) -> None:
         """Keeps new requests away from an endpoint, until a committed plan names it again."""

@@ -18,6 +18,7 @@ cdef class HttpConnection(Client):
     cdef bint http10
     cdef bint chunking                # the answer goes out in chunks
     cdef bint closing                 # close when `out` is empty
+    cdef bint last_look               # close after one more read finds nothing
     cdef bint lingering               # our side is shut; reading away what still comes
     cdef bint unread                  # the kernel may hold bytes we did not read
     cdef bint hangup                  # the client closed, or shut down, its side

@@ -370,6 +370,8 @@ cdef class HttpConnection(Client):
         self.poller.mark(self)
 
     cdef void connection_field(self) noexcept:
+        if self.home.draining or self.listener.draining:
+            self.keep = False                     # since the request came, perhaps
         if not self.keep:
             append_text(&self.out, b"Connection: close\r\n")
         elif self.http10:
@@ -465,6 +467,10 @@ cdef class HttpConnection(Client):
                 self.process(NULL, 0)
             if self.fd >= 0 and self.unread:
                 self.read_loop()
+        if self.last_look and self.fd >= 0:
+            self.last_look = False
+            if self.exchange is None and not self.head_started and not self.closing and not self.pending():
+                self.close_now()
         if self.fd >= 0:
             self.set_timer()
 
@@ -523,9 +529,15 @@ cdef class HttpConnection(Client):
     # From Python.
 
     def close_if_idle(self):
-        """Close unless an exchange or an answer is under way."""
+        """Close unless an exchange or an answer is under way; a request that has come by now is still answered."""
         if self.exchange is None and not self.pending() and self.fd >= 0:
-            self.close_now()
+            self.unread = True
+            self.last_look = True
+            self.poller.mark(self)
+
+    def finishing(self):
+        """Whether there is work left although no exchange is under way: an answer to send, or a last look."""
+        return self.fd >= 0 and self.exchange is None and (self.pending() > 0 or self.last_look)
 
     def close(self):
         """Close at once; an exchange in progress is cancelled."""

@@ -142,8 +142,11 @@ class Proxy:
             connection.close_if_idle()
 
     def busy(self):
-        """Exchanges and sessions in flight."""
-        return self.http.in_flight() + self.tcp.in_flight()
+        """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
+        busy = self.http.in_flight() + self.tcp.in_flight()
+        if self.http.draining:
+            busy += sum(connection.finishing() for connection in self.connections)
+        return busy
 
     def stats(self):
         """Counts for the status page."""

@@ -1,0 +1,38 @@
+"""Tiny HTTP endpoints in the test's own process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+
+
+class Endpoint:
+    """Answers every request with its name, after `delay` seconds; `active` and `served` count requests."""
+
+    def __init__(self, name: str, delay: float = 0) -> None:
+        self.name = name
+        self.delay = delay
+        self.active = 0
+        self.served = 0
+
+    async def start(self) -> None:
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = self.name.encode()
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                if length:
+                    await reader.readexactly(int(length[1]))
+                self.active += 1
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                self.active -= 1
+                self.served += 1
+                writer.write(answer)
+        writer.close()

@@ -1,0 +1,114 @@
+"""The access log of a running daemon: what it says, rotation, a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from daemon import Daemon, eventually, http_listener, route
+from traffic import ask_once, load, request
+
+Start = Callable[..., Daemon]
+TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
+TEXTS = {"time", "client", "method", "host", "target", "listener", "route", "pool", "endpoint", "reason", "cache"}
+NUMBERS = {"port", "status", "tries", "bytes_in", "bytes_out"}
+TIMES = {"total_us", "wait_us", "upstream_us", "transfer_us"}
+
+
+def config(log: str, http: str, oip: str) -> dict[str, Any]:
+    return {
+        "workers": 2,
+        "listeners": {"web": http_listener(route("/http/", "http"), route("/v2/", "oip"))},
+        "pools": {
+            "http": {"protocol": "http", "endpoints": [http]},
+            "oip": {"protocol": "oip", "endpoints": [oip]},
+        },
+        "cache": {"size": "8MiB"},
+        "log": {"access": log},
+    }
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def test_lines_are_json_with_all_fields(
+    start: Start, endpoint: Callable[..., Any], stub: Callable[[], str]
+) -> None:
+    one, model = await endpoint("a", 0.02), stub()
+    daemon = start(config("access.log", one.address, model))
+    port = daemon.port()
+    infer = request("POST", "/v2/models/m/infer", {"inputs": [TENSOR]})
+    await ask_once(port, request("GET", '/http/"quoted"?a=b', Host="example.org"))
+    await ask_once(port, infer)
+    await ask_once(port, infer)
+    await ask_once(port, request("POST", "/v2/models/m/infer", b"{"))
+    path = next(p for p in (daemon.folder / "access.log", Path("access.log")) if p.exists())
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
+    by_status = lines_of(path)
+    for line in by_status:
+        assert line.keys() == TEXTS | NUMBERS | TIMES
+        assert all(isinstance(line[name], str) for name in TEXTS)
+        assert all(isinstance(line[name], int) and line[name] >= 0 for name in NUMBERS | TIMES)
+        assert datetime.fromisoformat(line["time"]).tzinfo is not None
+        assert (line["client"], line["listener"]) == ("127.0.0.1", "web")
+        assert line["wait_us"] + line["upstream_us"] + line["transfer_us"] <= line["total_us"] + 3
+    http = next(line for line in by_status if line["route"] == "http")
+    assert (http["method"], http["host"], http["target"]) == ("GET", "example.org", '/http/"quoted"?a=b')
+    assert (http["status"], http["endpoint"], http["tries"], http["cache"]) == (200, one.address, 1, "")
+    assert http["bytes_out"] == 1
+    assert http["upstream_us"] >= 20_000
+    rest = [line for line in by_status if line["route"] == "oip"]
+    assert sorted((line["status"], line["cache"], line["tries"]) for line in rest) == [
+        (200, "hit", 0),
+        (200, "miss", 1),
+        (400, "", 0),
+    ]
+    assert next(line for line in rest if line["status"] == 400)["reason"] == "bad-request"
+    assert next(line for line in rest if line["cache"] == "miss")["endpoint"] == model
+
+
+async def test_rotation_loses_no_line(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    one = await endpoint("a")
+    path = tmp_path / "access.log"
+    daemon = start(config(str(path), one.address, "127.0.0.1:9"))
+    rotated = []
+    async with load(daemon.port(), [request("GET", "/http/")], clients=8) as running:
+        for i in range(5):
+            await running.until(50)
+            rotated.append(tmp_path / f"access.log.{i}")
+            path.rename(rotated[-1])
+            daemon.process.send_signal(signal.SIGUSR1)
+            await asyncio.to_thread(eventually, path.exists, "the new log")
+            await asyncio.to_thread(eventually, lambda: path.stat().st_size > 0, "lines in the new log")
+    assert running.reasons == []
+    everything = [*rotated, path]
+
+    def count() -> int:
+        return sum(len(lines_of(one)) for one in everything)
+
+    await asyncio.to_thread(eventually, lambda: count() == running.answers, "all lines", 20)
+    assert all(line["status"] == 200 for one in everything for line in lines_of(one))
+
+
+async def test_a_full_disk_does_not_stop_the_service(start: Start, endpoint: Callable[..., Any]) -> None:
+    one = await endpoint("a")
+    daemon = start(config("/dev/full", one.address, "127.0.0.1:9"))
+    port = daemon.port()
+    async with load(port, [request("GET", "/http/")], clients=8) as running:
+        await running.until(500)
+        await asyncio.to_thread(
+            eventually,
+            lambda: any(w["stats"].get("access_log_errors", 0) > 0 for w in daemon.status()["workers"]),
+            "the errors are counted",
+        )
+        await running.until(100)
+    assert running.reasons == []
+    assert os.path.exists("/dev/full")
+    assert daemon.stop() == 0

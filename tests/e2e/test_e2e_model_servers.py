@@ -1,0 +1,130 @@
+"""Managed model servers: killed under load, and scaled by it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon import Daemon, digits_pool, eventually, http_listener, route
+from traffic import DIGITS_INFER, HAVE_WRK, digit_request, digit_samples, load, wrk
+
+Start = Callable[..., Daemon]
+
+
+def digits_config(**pool: Any) -> dict[str, Any]:
+    return {
+        "workers": 2,
+        "listeners": {"web": http_listener(route("/v2", "digits"))},
+        "pools": {"digits": {**digits_pool(), **pool}},
+    }
+
+
+def ready_replicas(daemon: Daemon) -> dict[int, str]:
+    """pid -> address of the model servers that are ready."""
+    return {r["pid"]: r["address"] for r in daemon.pool("digits")["managed"]["replicas"] if r["state"] == "ready"}
+
+
+def kill_one(daemon: Daemon) -> tuple[int, str]:
+    replicas = ready_replicas(daemon)
+    assert len(replicas) == 2
+    pid = min(replicas)
+    os.kill(pid, signal.SIGKILL)
+    return pid, replicas[pid]
+
+
+def wait_replaced(daemon: Daemon, killed: int) -> None:
+    """Until there are two again and both have had requests since."""
+
+    def replaced() -> bool:
+        replicas = ready_replicas(daemon)
+        return len(replicas) == 2 and killed not in replicas
+
+    eventually(replaced, "the model server was not replaced")
+    before = daemon.requests_by_endpoint("digits")
+
+    def served() -> bool:
+        now = daemon.requests_by_endpoint("digits")
+        return all(now.get(address, 0) > before.get(address, 0) + 10 for address in ready_replicas(daemon).values())
+
+    eventually(served, "the new model server gets no requests")
+
+
+@pytest.mark.skipif(not HAVE_WRK, reason="wrk is not installed")
+def test_a_killed_model_server_fails_no_request_of_wrk(start: Start, tmp_path: Path) -> None:
+    daemon = start({**digits_config()})
+    eventually(lambda: len(ready_replicas(daemon)) == 2, "both model servers")
+    bodies = [
+        {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 64], "data": sample["image"]}]}
+        for sample in digit_samples()
+    ]
+    with wrk(tmp_path, daemon.port(), DIGITS_INFER, bodies, seconds=14, clients=16) as running:
+        eventually(lambda: sum(daemon.requests_by_endpoint("digits").values()) > 200, "load")
+        killed, _ = kill_one(daemon)
+        wait_replaced(daemon, killed)
+        assert running.process.poll() is None, "the load ended too early to show anything"
+        requests, errors = running.finish()
+    assert errors == {}
+    assert requests > 500
+    restarts = [r["restarts"] for r in daemon.pool("digits")["managed"]["replicas"]]
+    assert sorted(restarts) == [0, 1]
+    eventually(lambda: daemon.in_flight() == 0, "in-flight counts")
+
+
+async def test_killed_model_servers_fail_no_request(start: Start) -> None:
+    daemon = start(digits_config())
+    await asyncio.to_thread(eventually, lambda: len(ready_replicas(daemon)) == 2, "both model servers")
+    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+    async with load(daemon.port(), messages, clients=12) as running:
+        for _ in range(2):
+            await running.until(100)
+            killed, _ = await asyncio.to_thread(kill_one, daemon)
+            await asyncio.to_thread(wait_replaced, daemon, killed)
+    assert running.reasons == []
+    assert running.answers > 300
+    eventually(lambda: daemon.in_flight() == 0, "in-flight counts")
+    # Their connections lived through it: no client had to connect again.
+    assert all(client.answers > 0 for client in running.clients)
+
+
+async def test_load_adds_and_removes_model_servers_without_a_failed_request(start: Start) -> None:
+    step = {"window": "1s", "policies": [{"type": "percent", "value": 100, "period": "1s"}]}
+    scaling = {
+        "interval": "200ms",
+        "metrics": [{"type": "in_flight", "target": 2}],
+        "up": {**step, "window": "0s"},
+        "down": step,
+    }
+    daemon = start(digits_config(**digits_pool(min=1, max=3), scaling=scaling))
+    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+
+    async def replicas(number: int) -> None:
+        def reached() -> bool:
+            managed = daemon.pool("digits")["managed"]
+            return len(managed["replicas"]) == number and len(ready_replicas(daemon)) == number
+
+        await asyncio.to_thread(eventually, reached, f"{number} model servers")
+
+    await replicas(1)
+    # One connection goes on all the time, so that there is somebody to notice every step.
+    async with load(daemon.port(), messages, clients=1) as steady:
+        async with load(daemon.port(), messages, clients=24) as heavy:
+            await replicas(3)
+            addresses = set(ready_replicas(daemon).values())
+            await asyncio.to_thread(
+                eventually,
+                lambda: all(daemon.requests_by_endpoint("digits").get(a, 0) > 20 for a in addresses),
+                "all take part",
+            )
+        assert heavy.reasons == []
+        await replicas(1)
+        await steady.until(20)
+    assert steady.reasons == []
+    managed = daemon.pool("digits")["managed"]
+    assert managed["wanted"] == 1
+    assert managed["scaling"]["events"] >= 2
+    eventually(lambda: daemon.in_flight() == 0, "in-flight counts")

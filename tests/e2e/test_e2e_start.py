@@ -1,0 +1,101 @@
+"""A start that cannot succeed: one clear line, status 1, and whoever runs already goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from daemon import COMMAND, ROOT, Daemon, environment, http_listener, route
+from traffic import ask_once, request
+
+Start = Callable[..., Daemon]
+GET = request("GET", "/")
+
+
+def config(address: str, bind: str = "127.0.0.1:0") -> dict[str, Any]:
+    return {
+        "workers": 1,
+        "listeners": {"web": http_listener(route("/", "all"), bind=bind)},
+        "pools": {"all": {"protocol": "http", "endpoints": [address]}},
+    }
+
+
+def try_to_run(path: Path, *command: str) -> str:
+    """What a start that fails says."""
+    arguments = command or ("run",)
+    done = subprocess.run(
+        [*COMMAND, *arguments, "-c", str(path)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == 1, done
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def told(stderr: str) -> str:
+    """The one line that is not a log line of another level."""
+    lines = [line for line in stderr.splitlines() if line]
+    assert len(lines) == 1, stderr
+    return lines[0]
+
+
+async def test_a_taken_port(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    one = await endpoint("a")
+    daemon = start(config(one.address))
+    port = daemon.port()
+    pids = daemon.worker_pids()
+    second = tmp_path / "second.yaml"
+    description = config(one.address, f"127.0.0.1:{port}")
+    description["admin"] = {"bind": f"unix:{tmp_path}/second.sock"}
+    second.write_text(yaml.safe_dump(description))
+    line = told(await asyncio.to_thread(try_to_run, second))
+    assert f"127.0.0.1:{port}" in line
+    assert "in use" in line
+    # The admin address, too, is somebody's.
+    description = config(one.address)
+    description["admin"] = {"bind": f"unix:{daemon.socket}"}
+    second.write_text(yaml.safe_dump(description))
+    assert daemon.socket in await asyncio.to_thread(try_to_run, second)
+    assert daemon.process.poll() is None
+    assert daemon.worker_pids() == pids
+    assert (await ask_once(port, GET)).body == b"a"
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_files_that_cannot_be_read(tmp_path: Path, command: str) -> None:
+    missing = tmp_path / "missing.yaml"
+    assert str(missing) in told(try_to_run(missing, command))
+    assert str(tmp_path) in told(try_to_run(tmp_path, command))
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_bad_configuration_is_told_line_by_line(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "bad.yaml"
+    description = config("127.0.0.1:9")
+    description["pools"]["all"]["protocol"] = "smtp"
+    description["surprise"] = 1
+    path.write_text(yaml.safe_dump(description))
+    lines = try_to_run(path, command).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{path}:") for line in lines)
+    assert any("pools.all.protocol" in line for line in lines)
+    assert any("surprise" in line for line in lines)
+
+
+def test_an_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    log = tmp_path / "log"
+    log.mkdir()
+    description = {**config("127.0.0.1:9"), "log": {"access": str(log)}, "admin": {"bind": f"unix:{tmp_path}/a.sock"}}
+    path.write_text(yaml.safe_dump(description))
+    assert str(log) in try_to_run(path)
