@@ -12,7 +12,9 @@ LOAD = json_request(700)
 
 def right(answer: Answer) -> bool:
     """Both say in Cache-Status whether the answer was a hit; only a hit is what is to be measured."""
-    return answer.status == 200 and "hit" in answer.headers.get("cache-status", "").lower() and b"OUTPUT0" in answer.body
+    return (
+        answer.status == 200 and "hit" in answer.headers.get("cache-status", "").lower() and b"OUTPUT0" in answer.body
+    )
 
 
 def measure(bed: Bed) -> Sample:

@@ -17,7 +17,9 @@ def binary_request(size: int) -> Load:
     values = random.Random(1)
     tensor = struct.pack(f"<{size // 4}f", *(values.random() for _ in range(size // 4)))
     head = {
-        "inputs": [{"name": "INPUT0", "shape": [size // 4], "datatype": "FP32", "parameters": {"binary_data_size": size}}],
+        "inputs": [
+            {"name": "INPUT0", "shape": [size // 4], "datatype": "FP32", "parameters": {"binary_data_size": size}}
+        ],
         "parameters": {"binary_data_output": True},
     }
     text = json.dumps(head, separators=(",", ":")).encode()
