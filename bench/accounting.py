@@ -1,6 +1,7 @@
 """CPU time and memory of a group of processes, from the kernel's own books.
 
-CPU time is the first number of /proc/PID/task/TID/schedstat: nanoseconds on a CPU, kernel work on the task's behalf included.
+CPU time is the first number of /proc/PID/task/TID/schedstat: nanoseconds on a CPU, the kernel's work for the task
+included.
 """
 
 from __future__ import annotations
@@ -57,9 +58,7 @@ def cpu_between(before: CpuReading, after: CpuReading) -> int:
     Raises BenchError if a thread ended meanwhile: its last time is lost, and the figure would be too low.
     """
     if lost := before.tasks.keys() - after.tasks.keys():
-        raise BenchError(
-            f"{len(lost)} threads of the measured processes ended during the run, so their CPU time is unknown"
-        )
+        raise BenchError(f"{len(lost)} measured threads ended during the run, so their CPU time is unknown")
     return sum(ns - before.tasks.get(task, 0) for task, ns in after.tasks.items())
 
 

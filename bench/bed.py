@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import wrk
+from bench import machine, wrk
 from bench.accounting import cpu_between, read_cpu
 from bench.errors import BenchError
 from bench.machine import Cores, busy_ns, free_ports
 from bench.peers import Proxy, Setup
 from bench.peers.base import Job
-from bench.processes import Process, Processes, on_cores
+from bench.processes import Process, Processes, die_with_parent, on_cores
 from bench.results import Sample
 from bench.servers import Server
 
@@ -77,7 +77,7 @@ class Bed:
             connection.close()
 
     def ask_until(self, load: wrk.Load, right: Callable[[Answer], bool], timeout: float = 5.0) -> None:
-        """Repeats the request until the answer is right. Raises BenchError with the last answer if that never happens."""
+        """Repeats the request until the answer is right. Raises BenchError with the last answer if it never is."""
         limit = time.monotonic() + timeout
         while not right(answer := self.ask(load)):
             if time.monotonic() > limit:
@@ -119,7 +119,7 @@ class Bed:
         command = wrk.command(load, script, self.address, self.cores.load_threads, seconds)
         try:
             done = subprocess.run(
-                on_cores(self.cores.load, command), capture_output=True, text=True, timeout=seconds + 30, check=False
+                command, capture_output=True, text=True, timeout=seconds + 30, check=False, preexec_fn=die_with_parent
             )
         except subprocess.TimeoutExpired as error:
             raise BenchError(f"wrk did not end {error.timeout - seconds:.0f} s after its time") from error
@@ -136,18 +136,16 @@ def warnings(
     """What makes a run doubtful; all times in ns of CPU, `wall` in ns of real time."""
     found = []
     threads = cores.load_threads
-    limits = {
-        "load generator": load / threads,
-        "server": server / threads,
-        "load cores": (load + server) / len(cores.load),
+    shares = {
+        "the load generator": load / threads,
+        "the server": server / threads,
+        "the load's cores": (load + server) / len(cores.load),
     }
-    full = [name for name, used in limits.items() if used / wall >= SATURATED]
+    full = [name for name, used in shares.items() if used / wall >= SATURATED]
     if full and proxy / wall < SATURATED:
-        found.append(
-            f"{full[0]} saturated, not the proxy ({proxy / wall:.0%} of its core): requests/s is the load's limit"
-        )
+        found.append(f"saturated {full[0]}, not the proxy: requests/s and latencies are not the proxy's limit")
     if others / wall > DISTURBED:
-        found.append(f"other programs used {others / wall:.0%} of a core meanwhile")
+        found.append("other programs were busy on these cores")
     if errors:
         found.append("failed requests: " + ", ".join(f"{count} {kind}" for kind, count in errors.items()))
     return found
@@ -155,9 +153,8 @@ def warnings(
 
 @contextmanager
 def work_directory() -> Iterator[Path]:
-    """A private directory in memory where the machine has one (nginx's cache is to be in memory), removed afterwards."""
-    shared = Path("/dev/shm")
-    path = Path(tempfile.mkdtemp(prefix="tidegate-bench-", dir=shared if shared.is_dir() else None))
+    """A private directory below `machine.work_root()`, removed afterwards."""
+    path = Path(tempfile.mkdtemp(prefix="tidegate-bench-", dir=machine.work_root()))
     try:
         yield path
     finally:

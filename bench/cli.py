@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from bench.errors import BenchError, Cannot
 from bench.peers import OURS, PEERS, PROXIES, Setup
 from bench.processes import signals_as_exit
 from bench.results import Sample
+from bench.runner import Progress
 from bench.runner import run as run_suite
 from bench.scenarios import SCENARIOS, Scenario
 
@@ -90,7 +92,7 @@ def report(
     write.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
 
 
-def _known(names: list[str], choices: dict[str, object] | dict[str, Scenario], kind: str) -> list[str]:
+def _known(names: list[str], choices: Mapping[str, object], kind: str) -> list[str]:
     if unknown := [name for name in names if name not in choices]:
         raise BenchError(f"no such {kind}: {', '.join(unknown)} (there are: {', '.join(choices)})")
     return names
@@ -100,7 +102,7 @@ def _measure(scenarios: list[str], peers: list[str], runs: int, duration: int) -
     """Runs, saves, shows. Exits with 1 if a proxy failed in a scenario."""
     chosen = [SCENARIOS[name] for name in dict.fromkeys(_known(scenarios, SCENARIOS, "scenario"))]
     against = [name for name in dict.fromkeys(_known(peers, PROXIES, "peer")) if name != OURS]
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with signals_as_exit():
         results = run_suite(chosen, against, runs, Timing(duration=duration), _progress(console))
     path = store.save(results)
@@ -111,7 +113,7 @@ def _measure(scenarios: list[str], peers: list[str], runs: int, duration: int) -
         raise typer.Exit(1)
 
 
-def _progress(console: Console):  # type: ignore[no-untyped-def]
+def _progress(console: Console) -> Progress:
     def progress(scenario: Scenario, name: str, number: int, found: Sample | str) -> None:
         if isinstance(found, str):
             text = found

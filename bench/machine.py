@@ -7,6 +7,7 @@ import platform
 import random
 import resource
 import socket
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def raise_descriptor_limit() -> int:
 
 
 def connection_limit(descriptors: int) -> int:
-    """Connections a proxy may be configured for: two descriptors each, half a one for pipes to splice, some for itself."""
+    """Connections a proxy may be configured for: two descriptors each, half a one for splicing, some for itself."""
     return max(16, min(_MAX_CONNECTIONS, (descriptors - 200) * 2 // 5))
 
 
@@ -72,8 +73,20 @@ def free_ports(count: int) -> list[int]:
     raise BenchError(f"no {count} free ports on 127.0.0.1")
 
 
+def work_root() -> Path:
+    """Where runs keep their files, nginx's cache among them: TMPDIR if it is set, else memory if there is some."""
+    shared = Path("/dev/shm")
+    return Path(tempfile.gettempdir()) if "TMPDIR" in os.environ or not shared.is_dir() else shared
+
+
+def file_system(path: Path) -> str:
+    """The kind of file system a path is on ("tmpfs" is memory)."""
+    mounts = [p for p in psutil.disk_partitions(all=True) if path.resolve().is_relative_to(p.mountpoint)]
+    return max(mounts, key=lambda p: len(p.mountpoint)).fstype if mounts else "unknown"
+
+
 def busy_ns(cores: Iterable[int]) -> int:
-    """Nanoseconds that these CPUs were not idle since boot, by /proc/stat (a tick's precision), time stolen included."""
+    """Nanoseconds that these CPUs were not idle since boot, by /proc/stat (to a tick), time stolen included."""
     tick = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
     wanted = {f"cpu{core}" for core in cores}
     total = 0
@@ -96,6 +109,8 @@ def describe(cores: Cores) -> dict[str, object]:
         "kernel": platform.release(),
         "system": _system(),
         "architecture": platform.machine(),
+        "work_directory": str(work_root()),
+        "work_file_system": file_system(work_root()),
         "load_average_at_start": os.getloadavg(),
     }
 

@@ -27,11 +27,15 @@ def on_cores(cores: Iterable[int], command: Sequence[str]) -> list[str]:
     return ["taskset", "-c", ",".join(map(str, cores)), *command]
 
 
-def require(program: str, package: str) -> str:
+def program(name: str) -> str:
+    """A program's path; just its name if it is not installed. Daemons are found where a user's PATH does not look."""
+    return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") or name
+
+
+def require(name: str, package: str) -> str:
     """The program's path. Raises BenchError naming the package to install."""
-    found = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if found is None:
-        raise BenchError(f"{program} is missing; install it with: apt-get install {package}")
+    if (found := program(name)) == name:
+        raise BenchError(f"{name} is missing; install it with: apt-get install {package}")
     return found
 
 
@@ -66,7 +70,7 @@ class Process:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_die_with_parent,  # noqa: PLW1509 - this program has no other threads when it starts one
+                    preexec_fn=die_with_parent,
                 )
             except OSError as error:
                 raise BenchError(f"cannot start {name}: {error.strerror}") from error
@@ -95,9 +99,7 @@ class Process:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                 return
             if time.monotonic() > limit:
-                raise BenchError(
-                    f"{self.name} does not listen on port {port} after {timeout:.0f} s: {self.last_words()}"
-                )
+                raise BenchError(f"{self.name} does not listen after {timeout:.0f} s: {self.last_words()}")
             time.sleep(0.02)
 
     def stop(self, grace: float = 5.0) -> None:
@@ -141,5 +143,6 @@ class Processes:
             raise failure
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Called in a new process: the kernel is to send it SIGTERM when this program ends, however it ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

@@ -53,24 +53,25 @@ def verdict(scenario: Scenario, outcome: Outcome) -> Verdict:
         values = list(ours.by_round(metric.key).values()) if ours else []
         wanted = f"≤ {limit.at_most:,.{metric.digits}f}"
         if not values:
-            return Verdict("–", wanted, None)
+            return Verdict("-", wanted, None)
         middle = summarize(values).median
         return Verdict(f"{middle:,.{metric.digits}f}", wanted, middle <= limit.at_most)
     peer = best_peer(outcome, metric, limit.peers)
     found = ratio(outcome, metric, peer)
-    wanted = f"≤ {limit.at_most:g} × {' or '.join(limit.peers)}"
+    wanted = f"≤ {limit.at_most:g} x {' or '.join(limit.peers)}"
     if found is None:
-        return Verdict("–", wanted, None)
-    return Verdict(f"{_range(found)} × {peer}", wanted, found.median <= limit.at_most)
+        return Verdict("-", wanted, None)
+    return Verdict(f"{_range(found)} x {peer}", wanted, found.median <= limit.at_most)
 
 
 def value(summary: Summary, metric: Metric) -> str:
-    """`12.34 ±5%`: the median and the farthest run's distance from it."""
-    return f"{summary.median:,.{metric.digits}f} ±{summary.spread:.0%}"
+    """`12.34 ±5%`: the median and the farthest run's distance from it, if there was more than one."""
+    spread = f" ±{summary.spread:.0%}" if summary.count > 1 else ""
+    return f"{summary.median:,.{metric.digits}f}{spread}"
 
 
 def _range(found: Summary) -> str:
-    return f"{found.median:.2f} ({found.low:.2f} to {found.high:.2f})"
+    return f"{found.median:.2f}" + (f" ({found.low:.2f} to {found.high:.2f})" if found.count > 1 else "")
 
 
 def _word(subject: Subject) -> str:
@@ -84,7 +85,7 @@ def _cells(scenario: Scenario, outcome: Outcome, name: str) -> list[str]:
     for metric in scenario.metrics:
         text = value(summarize(list(subject.by_round(metric.key).values())), metric)
         if name == OURS and (found := ratio(outcome, metric, best_peer(outcome, metric))) is not None:
-            text += f" ({found.median:.2f}×)"
+            text += f" ({found.median:.2f}x)"
         cells.append(text)
     return cells
 
@@ -93,6 +94,8 @@ def notes(results: Results) -> Iterator[str]:
     """What a reader has to know before he believes the figures."""
     for name, reason in sorted(results.skipped.items()):
         yield f"{name} was skipped: {reason}"
+    if results.machine["work_file_system"] != "tmpfs":
+        yield f"files, nginx's cache among them, were on {results.machine['work_file_system']}, not in memory"
     for outcome in results.outcomes:
         for name, subject in outcome.subjects.items():
             if subject.cannot:
@@ -120,8 +123,8 @@ def conditions(results: Results) -> str:
 
 
 EXPLANATION = (
-    "Medians of the runs, ± the farthest run. × is the ratio to the best peer in that column, by pairs of runs that followed "
-    "each other. Absolute figures belong to this machine; the ratios are what compares."
+    "Medians of the runs, ± the farthest run; in brackets the ratio to the best peer of that column, by pairs of runs "
+    "that followed each other. Absolute figures belong to this machine; the ratios are what compares."
 )
 
 
@@ -129,7 +132,8 @@ def show(results: Results, console: Console) -> None:
     """The tables on a terminal."""
     for outcome in results.outcomes:
         scenario = SCENARIOS[outcome.scenario]
-        table = Table(title=f"{scenario.name}: {scenario.title}", title_justify="left", title_style="bold")
+        console.print(Text(f"{scenario.name}: {scenario.title}", style="bold"))
+        table = Table()
         table.add_column("")
         for metric in scenario.metrics:
             table.add_column(metric.title, justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ from typing import Any
 from bench.errors import BenchError
 
 FORMAT = 1
-DIRECTORY = Path(__file__).parent / "results"
+
+
+def directory() -> Path:
+    """Where results are kept: `results` beside this file, or what TIDEGATE_BENCH_RESULTS says."""
+    return Path(os.environ.get("TIDEGATE_BENCH_RESULTS") or Path(__file__).parent / "results")
 
 
 @dataclass
@@ -58,10 +63,11 @@ class Results:
     seconds: float = 0.0
 
 
-def save(results: Results, directory: Path = DIRECTORY) -> Path:
-    """Writes a new file named by the start's time; returns its path."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{results.started.replace(':', '').replace('-', '')}.json"
+def save(results: Results, where: Path | None = None) -> Path:
+    """Writes a new file, named by the time of the start; returns its path."""
+    where = where or directory()
+    where.mkdir(parents=True, exist_ok=True)
+    path = where / f"{results.started.replace(':', '').replace('-', '')}.json"
     path.write_text(json.dumps({"format": FORMAT, **asdict(results)}, indent=1) + "\n")
     return path
 
@@ -87,9 +93,10 @@ def load(path: Path) -> Results:
         raise BenchError(f"{path}: no result of the bench: {error}") from error
 
 
-def newest(directory: Path = DIRECTORY) -> Path:
+def newest(where: Path | None = None) -> Path:
     """The newest result. Raises BenchError if there is none."""
-    found = sorted(directory.glob("*.json"))
+    where = where or directory()
+    found = sorted(where.glob("*.json"))
     if not found:
-        raise BenchError(f"no results in {directory}: run the bench first")
+        raise BenchError(f"no results in {where}: run the bench first")
     return found[-1]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ def run(
 ) -> Results:
     """Measures Tidegate and `peers` in `scenarios`; `progress` is told each sample, or the reason there is none.
 
-    Raises BenchError if nothing can be measured at all. A proxy that fails in one scenario is recorded and left out there.
+    Raises BenchError if nothing can be measured at all. A proxy that fails in a scenario is recorded and dropped there.
     """
     require("taskset", "util-linux")
     wrk = version_of([require("wrk", "wrk"), "-v"], r"wrk \S*?([\d.][\w.-]*)") or "unknown"
@@ -38,15 +37,15 @@ def run(
     cores = machine.split_cores()
     connections = machine.connection_limit(machine.raise_descriptor_limit())
     began = time.monotonic()
-    found = {name: PROXIES[name].version() for name in (OURS, *peers)}
-    versions = {name: version for name, version in found.items() if version is not None}
+    known = {name: PROXIES[name].version() for name in (OURS, *peers)}
+    versions = {name: version for name, version in known.items() if version is not None}
     results = Results(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
         machine=machine.describe(cores),
         versions={**versions, "wrk": wrk},
         options={"runs": rounds, **asdict(timing), "scenarios": [s.name for s in scenarios], "peers": list(peers)},
-        skipped={n: f"not installed (apt-get install {PROXIES[n].package})" for n in found.keys() - versions.keys()},
+        skipped={n: f"not installed (apt-get install {PROXIES[n].package})" for n in known.keys() - versions.keys()},
     )
     with on_load_cores(cores):
         for scenario in scenarios:
@@ -54,14 +53,9 @@ def run(
             results.outcomes.append(outcome)
             for number in range(1, min(rounds, scenario.max_rounds) + 1):
                 for name, subject in outcome.subjects.items():
-                    if subject.cannot or subject.failed:
-                        continue
-                    progress(
-                        scenario,
-                        name,
-                        number,
-                        once(scenario, PROXIES[name], subject, number, cores, timing, connections),
-                    )
+                    if not (subject.cannot or subject.failed):
+                        found = once(scenario, PROXIES[name], subject, number, cores, timing, connections)
+                        progress(scenario, name, number, found)
     results.seconds = time.monotonic() - began
     return results
 

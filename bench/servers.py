@@ -16,7 +16,9 @@ _TOKEN = 2000  # nginx takes words of up to 4,096 bytes
 class Server(Protocol):
     """A server a scenario needs."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What its process is called in messages."""
 
     def command(self, directory: Path, port: int, workers: int, connections: int) -> list[str]:
         """Writes what it needs into `directory`; returns the command that serves 127.0.0.1:`port` in the foreground."""
@@ -57,7 +59,7 @@ class FixedHttp:
 
 @dataclass(frozen=True)
 class GrpcStub:
-    """`bench.stub_grpc`: answers ModelInfer with the request's tensors, or with a fixed FP32 tensor of `answer` bytes."""
+    """`bench.stub_grpc`: answers ModelInfer with the request's tensors, or a fixed FP32 tensor of `answer` bytes."""
 
     answer: int | None = None
     name: str = "grpc-server"

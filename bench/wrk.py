@@ -1,8 +1,8 @@
 """The load generator wrk: its script, its command line and what it reports.
 
-wrk is a closed loop (a connection sends its next request when the answer is there), so it finds the highest rate, and its
-latencies are those at that rate; a stall delays requests that it then does not count. They compare proxies under the same
-load and are no promise for a fixed rate.
+wrk is a closed loop (a connection sends its next request when the answer is there), so it finds the highest rate, and
+its latencies are those at that rate; a stall delays requests that it then does not count. They compare proxies under
+the same load and are no promise for a fixed rate.
 """
 
 from __future__ import annotations
@@ -17,21 +17,18 @@ from bench.errors import BenchError
 
 _MARK = "bench-result "
 
-# Written by wrk's own `done` hook, because its text rounds to three digits. Times are in µs.
-_DONE = (
-    """
+# Written by wrk's own `done` hook, because its text rounds to three digits. Times are in µs. MARK stands for _MARK.
+_DONE = """
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format(
-    '%s{"requests":%%.0f,"duration_us":%%.0f,"bytes":%%.0f,"connect":%%.0f,"read":%%.0f,"write":%%.0f,"status":%%.0f,'
-    .. '"timeout":%%.0f,"p50":%%.0f,"p90":%%.0f,"p99":%%.0f,"p999":%%.0f,"max":%%.0f,"mean":%%.1f}\\n',
+    'MARK{"requests":%.0f,"duration_us":%.0f,"bytes":%.0f,"connect":%.0f,"read":%.0f,"write":%.0f,"status":%.0f,'
+    .. '"timeout":%.0f,"p50":%.0f,"p90":%.0f,"p99":%.0f,"p999":%.0f,"max":%.0f,"mean":%.1f}\\n',
     summary.requests, summary.duration, summary.bytes, e.connect, e.read, e.write, e.status, e.timeout,
     latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9), latency.max,
     latency.mean))
 end
-"""
-    % _MARK
-)  # noqa: UP031 - the braces are Lua's and JSON's
+""".replace("MARK", _MARK)
 
 
 @dataclass(frozen=True)

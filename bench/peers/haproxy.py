@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.errors import Cannot
 from bench.peers.base import Job, Setup, Upstream, version_of
-from bench.processes import require
+from bench.processes import program, require
 
 _HTTP = """frontend web
     mode http
@@ -38,9 +38,7 @@ class HAProxy:
     package = "haproxy"
 
     def version(self) -> str | None:
-        return version_of(["/usr/sbin/haproxy", "-v"], r"version (\S+)") or version_of(
-            ["haproxy", "-v"], r"version (\S+)"
-        )
+        return version_of([program("haproxy"), "-v"], r"version (\S+)")
 
     def upstream(self, job: Job) -> Upstream:
         return "http"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 from bench.errors import Cannot
 from bench.nginx_conf import http_defaults, main_section
 from bench.peers.base import Job, Setup, Upstream, version_of
-from bench.processes import require
+from bench.processes import program, require
 
 _PROXY = """        location / {
             proxy_pass http://servers;
@@ -24,7 +22,8 @@ _PROXY = """        location / {
 """
 
 # open_file_cache saves opening the cache's file for each answer.
-_CACHE_ZONE = """    proxy_cache_path {directory}/cache levels=1:2 keys_zone=answers:10m max_size=64m inactive=1h use_temp_path=off;
+_CACHE_ZONE = """    proxy_cache_path {directory}/cache levels=1:2 keys_zone=answers:10m max_size=64m inactive=1h
+                     use_temp_path=off;
     open_file_cache max=1000 inactive=1h;
     open_file_cache_valid 1h;
 """
@@ -44,7 +43,7 @@ class Nginx:
     package = "nginx-light"
 
     def version(self) -> str | None:
-        return version_of(["/usr/sbin/nginx", "-v"], r"nginx/(\S+)") or version_of(["nginx", "-v"], r"nginx/(\S+)")
+        return version_of([program("nginx"), "-v"], r"nginx/(\S+)")
 
     def upstream(self, job: Job) -> Upstream:
         return "http"
@@ -88,10 +87,7 @@ class Nginx:
 @cache
 def _load_stream() -> str:
     """The line that loads the stream module ("" if it is built in). Raises Cannot if there is none."""
-    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if nginx is None:
-        raise Cannot("not installed")
-    built = subprocess.run([nginx, "-V"], capture_output=True, text=True, check=True).stderr
+    built = subprocess.run([require("nginx", Nginx.package), "-V"], capture_output=True, text=True, check=True).stderr
     if "--with-stream " in built + " ":
         return ""
     for directory in ("/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"):

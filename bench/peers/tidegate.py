@@ -21,11 +21,7 @@ class Tidegate:
 
     def config(self, setup: Setup) -> str:
         protocol = "oip" if self.upstream(setup.job) == "grpc" else setup.job
-        front = (
-            "protocol: tcp\n    pool: servers"
-            if setup.job == "tcp"
-            else "protocol: http\n    routes: [{pool: servers}]"
-        )
+        front = "tcp\n    pool: servers" if setup.job == "tcp" else "http\n    routes: [{pool: servers}]"
         cache = "cache:\n  size: 64MiB\n  ttl: 1h\n" if setup.job == "cache" else ""
         return f"""workers: 1
 admin:
@@ -33,7 +29,7 @@ admin:
 listeners:
   front:
     bind: 127.0.0.1:{setup.port}
-    {front}
+    protocol: {front}
     idle_timeout: 1h
     max_connections: {setup.max_connections}
 pools:

@@ -1,7 +1,7 @@
 """Memory that an idle keep-alive connection costs: many connections that have each had one answer and stay open.
 
-The growth of all the proxy's processes (PSS, so shared pages count once) from a few connections to many, divided by their
-number. The kernel's socket buffers are not in it; they are the same for every proxy.
+The growth of all the proxy's processes (PSS, so shared pages count once) from a few connections to many, divided by
+their number. The kernel's socket buffers are not in it; they are the same for every proxy.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def open_served(port: int, stack: ExitStack) -> socket.socket:
 
 
 def is_closed(connection: socket.socket) -> bool:
+    """Whether the other side has ended a connection on which nothing is expected."""
+    connection.setblocking(False)
     try:
-        return connection.recv(1, socket.MSG_DONTWAIT) == b""
+        return connection.recv(1) == b""
     except BlockingIOError:
         return False
     except OSError:

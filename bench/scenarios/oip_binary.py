@@ -1,7 +1,7 @@
 """A binary inference request with a 4 KiB tensor, and the tensor back.
 
-Tidegate turns it into gRPC for a stub model server that echoes the tensor. The peers, which cannot, pass the same bytes on
-as plain HTTP/1.1 to a server with a fixed answer of the same size.
+Tidegate turns it into gRPC for a stub model server that echoes the tensor. The peers, which cannot, pass the same bytes
+on as plain HTTP/1.1 to a server with a fixed answer of the same size.
 """
 
 from bench.bed import Answer, Bed

@@ -6,15 +6,9 @@ from lb.core.http2 cimport h2_stream
 from lb.core.link cimport tg_link
 from lb.core.poller cimport Source, Timed
 from lb.core.stream cimport Address, Stream, iovec
-
-
-cdef enum:
-    FAIL_CONNECT = 1                  # never sent: no connection
-    FAIL_REFUSED = 2                  # not processed: REFUSED_STREAM, or GOAWAY with a lower last stream
-    FAIL_RESET = 3                    # the connection or the stream died with the request sent
-    FAIL_TIMEOUT = 4                  # the deadline came first
-    FAIL_PROTOCOL = 5                 # the answer is not gRPC, or not one message
-    FAIL_TOO_LARGE = 6                # the answer is larger than the channel allows, or the request than gRPC does
+from lb.upstream.failure cimport (
+    FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
+)
 
 
 cdef class GrpcCall(Timed):

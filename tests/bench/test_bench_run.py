@@ -1,0 +1,193 @@
+"""Processes, their accounts, and one real run."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import machine
+from bench.accounting import CpuReading, cpu_between, memory, read_cpu
+from bench.errors import BenchError
+from bench.processes import Processes, require
+
+BURN = """
+import os, threading, time, sys
+def burn():
+    end = time.thread_time() + 0.2
+    while time.thread_time() < end: pass
+if os.fork() == 0:
+    burn()
+    while True: time.sleep(10)
+threading.Thread(target=burn).start()
+burn()
+open(sys.argv[1], "w").close()
+while True: time.sleep(10)
+"""
+PATH = os.environ["PATH"] + ":/usr/sbin"
+needs_tools = pytest.mark.skipif(
+    any(shutil.which(name, path=PATH) is None for name in ("wrk", "nginx", "haproxy", "taskset")),
+    reason="wrk, nginx, haproxy and taskset are needed",
+)
+needs_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two CPUs are needed")
+
+
+def wait_for(condition, seconds: float = 30.0):  # type: ignore[no-untyped-def]
+    limit = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < limit, "it did not happen in time"
+        time.sleep(0.02)
+    return found
+
+
+def test_cpu_time_of_children_and_threads_is_counted(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        process = processes.start("burn", [sys.executable, "-c", BURN, str(tmp_path / "done")])
+        wait_for((tmp_path / "done").exists)
+        pids = wait_for(lambda: found if len(found := process.pids()) == 2 else None)
+        wait_for(lambda: cpu_between(CpuReading({}), read_cpu(pids)) >= 400_000_000)
+        assert memory(pids).rss >= memory(pids).pss > 0
+
+
+def test_a_lost_thread_makes_the_reading_useless() -> None:
+    before = CpuReading({(1, 1): 5, (1, 2): 7})
+    assert cpu_between(before, CpuReading({(1, 1): 6, (1, 2): 9, (1, 3): 4})) == 7
+    with pytest.raises(BenchError, match="1 measured threads ended"):
+        cpu_between(before, CpuReading({(1, 1): 6}))
+
+
+def test_stopping_ends_a_deaf_process_and_its_children(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.fork();"
+        "open(sys.argv[1] + str(os.getpid()), 'w').close()\nwhile True: time.sleep(10)"
+    )
+    with Processes(tmp_path) as processes:
+        process = processes.start("deaf", [sys.executable, "-c", code, f"{tmp_path}/up-"])
+        wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 2)
+        pids = process.pids()
+        process.stop(grace=0.1)
+    # The child is no child of ours: who reaps it takes a moment, and a zombie runs no more.
+    gone = lambda pid: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE  # noqa: E731
+    wait_for(lambda: all(gone(pid) for pid in pids))
+
+
+def test_a_program_that_ends_early_is_quoted(tmp_path: Path) -> None:
+    with Processes(tmp_path) as processes:
+        process = processes.start("brief", [sys.executable, "-c", "import sys; sys.exit('no such thing')"])
+        with pytest.raises(BenchError, match="brief ended with code 1: no such thing"):
+            process.wait_listening(machine.free_ports(1)[0])
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(BenchError, match="apt-get install some-package"):
+        require("no-such-program-anywhere", "some-package")
+
+
+def test_cores_and_limits() -> None:
+    cores = machine.split_cores([3, 1, 2])
+    assert (cores.proxy, cores.load, cores.load_threads) == (1, (2, 3), 1)
+    with pytest.raises(BenchError, match="two CPUs"):
+        machine.split_cores([0])
+    assert machine.connection_limit(20_000) * 5 // 2 + 200 <= 20_000
+    assert machine.connection_limit(1_000_000) == 8000
+    assert len(set(machine.free_ports(5))) == 5
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Results in tmp_path/results, files of the run in tmp_path/work."""
+    (tmp_path / "work").mkdir()
+    (tmp_path / "results").mkdir()
+    own = {"TIDEGATE_BENCH_RESULTS": str(tmp_path / "results"), "TMPDIR": str(tmp_path / "work")}
+    return {**os.environ, **own}
+
+
+def bench(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "bench", *arguments]
+
+
+@needs_tools
+@needs_cores
+def test_a_short_run_of_one_scenario(tmp_path: Path) -> None:
+    own = environment(tmp_path)
+    command = bench("run", "http1", "--runs", "1", "--duration", "1", "--peers", "haproxy")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=own, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "results").glob("*.json")
+    found = json.loads(path.read_text())
+    subjects = found["outcomes"][0]["subjects"]
+    assert set(subjects) == {"tidegate", "haproxy"}
+    for subject in subjects.values():
+        (sample,) = subject["samples"]
+        assert sample["raw"]["wrk"]["requests"] > 0
+        assert sample["raw"]["wrk"]["errors"] == {}
+        assert sample["values"]["cpu_us"] > 0
+        assert subject["config"]
+    assert {"tidegate", "haproxy", "wrk"} <= found["versions"].keys()
+    assert not list((tmp_path / "work").iterdir())
+    report = subprocess.run(bench("report"), capture_output=True, text=True, timeout=60, env=own, check=True)
+    assert "| haproxy |" in report.stdout
+
+
+@needs_tools
+@needs_cores
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
+def test_an_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
+    command = bench("run", "http1", "--runs", "1", "--duration", "60", "--peers", "")
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **quiet, env=environment(tmp_path)) as process:
+        running = psutil.Process(process.pid)
+
+        def under_load() -> list[psutil.Process] | None:
+            found = running.children(recursive=True)
+            # wrk in its measured run; beside it the server, its worker, the proxy and its worker.
+            return found if len(found) >= 5 and any("60s" in child.cmdline() for child in found) else None
+
+        children = wait_for(under_load)
+        process.send_signal(number)
+        process.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    assert not list((tmp_path / "results").iterdir())
+    if number is not signal.SIGKILL:  # then nobody is left to remove its directory
+        assert not list((tmp_path / "work").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "http9"), "no such scenario: http9 (there are: http1"),
+        (("run", "http1", "--peers", "apache"), "no such peer: apache"),
+        (("config", "haproxy", "cached-post"), "haproxy cannot do cached-post"),
+        (("report", "/nonexistent.json"), "no result of the bench"),
+    ],
+)
+def test_mistakes_get_one_line(arguments: tuple[str, ...], message: str) -> None:
+    done = subprocess.run(bench(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("bench: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_report_is_put_between_its_marks(tmp_path: Path) -> None:
+    data = {"format": 1, "started": "s", "commit": "", "versions": {}, "skipped": {}, "outcomes": [], "seconds": 1}
+    names = ("cpu", "cpus", "architecture", "system", "kernel", "proxy_core", "work_file_system")
+    data["machine"] = dict.fromkeys(names, "x") | {"load_cores": []}
+    data["options"] = {"runs": 1, "duration": 1, "warmup": 1}
+    (tmp_path / "r.json").write_text(json.dumps(data))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
+    write = bench("report", str(tmp_path / "r.json"), "--write", str(page))
+    subprocess.run(write, check=True, timeout=60)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- bench: begin -->\n| scenario")
+    assert text.endswith("<!-- bench: end -->\nafter\n")
+    assert "old" not in text
+    page.write_text("no marks")
+    assert subprocess.run(write, capture_output=True, timeout=60, check=False).returncode == 1
