@@ -45,6 +45,7 @@ class Proxy:
         self.listeners = {}
         self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
         self.connections = set()
+        self.draining = False
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.context = infer.InferContext(self.poller, segment)
         self.access = AccessLog(access_log_fd)
@@ -137,6 +138,7 @@ class Proxy:
 
     def drain(self):
         """Close what is idle; every answer from now on closes its connection."""
+        self.draining = True
         self.http.drain()
         for connection in list(self.connections):
             connection.close_if_idle()
@@ -144,7 +146,7 @@ class Proxy:
     def busy(self):
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
         busy = self.http.in_flight() + self.tcp.in_flight()
-        if self.http.draining:
+        if self.draining:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy
 
