@@ -114,8 +114,8 @@ class Registry:
     def prepare(self, endpoints: Mapping[int, Initial], now: int) -> None:
         """Writes the control words of the endpoints that are new or come back, before any worker has the plan.
 
-        A worker takes the plan the moment it gets it, and must find somebody there, even if all that the plan names were
-        removed, or had weight 0, until now. `endpoints`: every slot of the plan.
+        A worker takes the plan the moment it gets it, and must find somebody there, even if all that the plan names
+        were removed, or had weight 0, until now. `endpoints`: every slot of the plan.
         """
         for key in self._endpoints.fresh:
             slot = self._endpoints.used[key]

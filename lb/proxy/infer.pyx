@@ -48,6 +48,7 @@ cdef enum:
     M_POST = 3                        # llhttp's number
     MAX_REPLY = 256 * 1024 * 1024
     RESERVE = 1024 * 1024             # of a body, at its beginning
+    GRPC_CANCELLED = 1
     GRPC_INVALID_ARGUMENT = 3
     GRPC_NOT_FOUND = 5
     GRPC_UNIMPLEMENTED = 12
@@ -365,6 +366,7 @@ cdef class InferExchange(Exchange):
         cdef InferCall call = self.call
         cdef InferResponse response
         cdef bytes reply
+        cdef bint going
         if status == 0:
             self.status = 200
             self.let_go(True)
@@ -382,9 +384,12 @@ cdef class InferExchange(Exchange):
             self.respond(response)
             return
         self.status = http_status(status)
-        self.let_go(status != GRPC_UNAVAILABLE)
-        if status == GRPC_UNAVAILABLE and self.may_retry(FAIL_RESET):
-            self.tries_left -= 1              # a server that is going away says so before it is out of the pool
+        # A server that is going away says UNAVAILABLE before it is out of the pool, and CANCELLED, which we did not ask
+        # for, of what it had taken just before (grpcio does).
+        going = status == GRPC_UNAVAILABLE or status == GRPC_CANCELLED
+        self.let_go(not going)
+        if going and self.may_retry(FAIL_RESET):
+            self.tries_left -= 1
             self.start_call()
             return
         text = message[:n].decode("utf-8", "replace")

@@ -173,3 +173,36 @@ def test_no_two_endpoints_ever_share_a_slot(steps: list) -> None:
                     del running[f"{n}:1"]
         plans.now += wait
         plans.registry.sweep(plans.now)
+
+
+def takes_requests(plans: Plans, slot: int) -> bool:
+    segment = plans.segment
+    return segment.health(slot) == 1 and segment.admin(slot) == ENABLED and segment.weight(slot) > 0
+
+
+@pytest.mark.parametrize("before", [{"b:1": 1}, {"b:1": 1, "a:1": 0}])
+def test_what_comes_back_takes_requests_before_the_plan_is_committed(before: dict[str, int]) -> None:
+    """A worker has the plan before the commit; were its only endpoint still drained, it would refuse everything."""
+    plans = Plans()
+    slot = plans.apply({"a:1": 1, "b:1": 1})["a:1"]
+    plans.apply(before)
+    assert not takes_requests(plans, slot)
+    staged = plans.stage({"a:1": 3})
+    assert takes_requests(plans, slot)
+    plans.registry.rollback()
+    assert not takes_requests(plans, slot)
+    assert plans.stage({"a:1": 3}) == staged
+    plans.registry.commit(staged, plans.now)
+    assert takes_requests(plans, slot)
+    assert plans.segment.weight(slot) == 3
+
+
+def test_what_is_drained_while_workers_take_the_plan_stays_so() -> None:
+    plans = Plans()
+    slot = plans.apply({"a:1": 1})["a:1"]
+    staged = plans.stage({"a:1": 1})
+    plans.registry.drain(slot)
+    plans.registry.commit(staged, plans.now)
+    assert plans.segment.admin(slot) == DRAIN
+    plans.apply({"a:1": 1})
+    assert plans.segment.admin(slot) == ENABLED

@@ -151,7 +151,7 @@ class Daemon:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait(20)
-        psutil.wait_procs(family, 20)
+        eventually(lambda: not any(alive(process.pid) for process in family), "the end of all processes")
 
 
 # Pieces of configurations.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -153,9 +155,6 @@ async def test_a_repetition_is_a_hit_from_any_worker_and_in_any_encoding(start: 
     # The cache outlives a worker and a reload.
     victim = worker_of(daemon.worker_pids(), first.local_port)
     await asyncio.to_thread(daemon.reload, config)
-    import os
-    import signal
-
     os.kill(victim or 0, signal.SIGKILL)
     assert (await second.ask(plain)).cache == hit
     third = await ask_once(daemon.port(), plain)

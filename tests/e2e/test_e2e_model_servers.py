@@ -126,5 +126,10 @@ async def test_load_adds_and_removes_model_servers_without_a_failed_request(star
     assert steady.reasons == []
     managed = daemon.pool("digits")["managed"]
     assert managed["wanted"] == 1
-    assert managed["scaling"]["events"] >= 2
+    changes = [(event["from"], event["to"]) for event in managed["scaling"]["events"]]
+    assert changes[0][0] == changes[-1][1] == 1
+    assert max(to for _, to in changes) == 3
+    ways = {dict(labels)["direction"]: n for labels, n in daemon.metrics("tidegate_scale_events_total").items()}
+    assert ways["up"] >= 1
+    assert ways["down"] >= 1
     eventually(lambda: daemon.in_flight() == 0, "in-flight counts")

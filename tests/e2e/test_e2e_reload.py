@@ -46,7 +46,7 @@ async def test_a_hundred_reloads_under_load(
         return [{"address": address, "weight": dice.randint(1, 5)} for address in chosen]
 
     async def settled() -> dict[int, int]:
-        """Descriptors of each process, once the same number is seen often enough: idle connections close after a while."""
+        """Descriptors of each process, once it is the same for a while: idle connections close after a time."""
         last: dict[int, int] = {}
         since = 0
         for _ in range(600):
@@ -134,13 +134,7 @@ async def test_a_port_that_is_taken_changes_nothing(start: Start, endpoint: Call
     good = config([one.address], ["127.0.0.1:9"])
     daemon = start(good)
     bad = config([taken.address], ["127.0.0.1:9"])
-    bad["listeners"]["second"] = http_listener(
-        route(
-            "/",
-            "http",
-        ),
-        bind=taken.address,
-    )
+    bad["listeners"]["second"] = http_listener({**route("/", "http"), "name": "second"}, bind=taken.address)
     outcome = await asyncio.to_thread(daemon.reload, bad)
     assert outcome["ok"] is False
     assert taken.address in outcome["error"]

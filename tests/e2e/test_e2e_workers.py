@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,13 +18,67 @@ TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
 INFER = request("POST", "/v2/models/m/infer", {"inputs": [TENSOR]})
 
 
-def config(http: list[str], oip: list[str] = []) -> dict[str, Any]:  # noqa: B006
+def config(http: list[str], oip: Sequence[str] = ()) -> dict[str, Any]:
     routes = [route("/http/", "http")]
     pools: dict[str, Any] = {"http": {"protocol": "http", "endpoints": http}}
     if oip:
         routes.append(route("/v2/", "oip"))
-        pools["oip"] = {"protocol": "oip", "endpoints": oip}
+        pools["oip"] = {"protocol": "oip", "endpoints": list(oip)}
     return {"workers": 2, "listeners": {"web": http_listener(*routes)}, "pools": pools}
+
+
+class Newcomers:
+    """Connects all the time. Whatever becomes of the requests, no connection is refused."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.connects = 0
+        self.refused = 0
+        self.stop = asyncio.Event()
+
+    async def run(self) -> None:
+        while not self.stop.is_set():
+            client = Client(self.port)
+            try:
+                await client.connect()
+                self.connects += 1
+                await asyncio.wait_for(client.ask(GET), 60)
+            except ConnectionRefusedError:
+                self.refused += 1
+            except (OSError, EOFError):
+                pass  # its worker was the one
+            client.close()
+
+
+def replaced(daemon: Daemon, victim: int) -> bool:
+    return all(w["state"] == "running" and w["pid"] != victim for w in daemon.status()["workers"])
+
+
+async def kill_a_worker_under_load(daemon: Daemon, port: int) -> None:
+    workers = daemon.worker_pids()
+    newcomers = Newcomers(port)
+    connecting = asyncio.create_task(newcomers.run())
+    async with load(port, [GET, INFER], clients=24) as running:
+        await running.until(300)
+        owners = {client.local_port: worker_of(workers, client.local_port) for client in running.clients}
+        assert None not in owners.values()
+        victim = owners[running.clients[0].local_port]
+        os.kill(victim or 0, signal.SIGKILL)
+        await asyncio.to_thread(eventually, lambda: replaced(daemon, victim or 0), "the worker was not replaced")
+        if any(owner != victim for owner in owners.values()):
+            await running.until(300)
+        failed = {owners[client.local_port] for client, _ in running.failures}
+        assert failed <= {victim}, running.failures
+        connects = newcomers.connects
+        while newcomers.connects < connects + 50:
+            await asyncio.sleep(0.01)
+    newcomers.stop.set()
+    await connecting
+    assert newcomers.refused == 0
+    await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
+    gauges = await asyncio.to_thread(daemon.metrics, "tidegate_route_in_flight")
+    assert gauges
+    assert not any(gauges.values())
 
 
 async def test_a_killed_worker_costs_only_its_own_exchanges(
@@ -34,54 +88,8 @@ async def test_a_killed_worker_costs_only_its_own_exchanges(
     daemon = start(config(web, [stub(), stub()]))
     port = daemon.port()
     for _ in range(3):
-        workers = daemon.worker_pids()
-        refused: list[str] = []
-        stop = asyncio.Event()
-
-        async def connect_all_the_time() -> int:
-            """New connections: whatever becomes of their requests, they are taken."""
-            connects = 0
-            while not stop.is_set():
-                client = Client(port)
-                try:
-                    await client.connect()
-                    connects += 1
-                    await asyncio.wait_for(client.ask(GET), 60)
-                except ConnectionRefusedError as error:
-                    refused.append(repr(error))
-                except (OSError, EOFError):
-                    pass  # its worker was the one
-                client.close()
-            return connects
-
-        connecting = asyncio.create_task(connect_all_the_time())
-        async with load(port, [GET, INFER], clients=24) as running:
-            await running.until(300)
-            owners = {client.local_port: worker_of(workers, client.local_port) for client in running.clients}
-            victim = next(pid for pid in owners.values() if pid is not None)
-            survivors = [c for c in running.clients if owners[c.local_port] not in (victim, None)]
-            os.kill(victim, signal.SIGKILL)
-            await running.until(300) if survivors else await asyncio.sleep(0)
-            await asyncio.to_thread(
-                eventually,
-                lambda: all(w["state"] == "running" and w["pid"] != victim for w in daemon.status()["workers"]),
-                "the worker was not replaced",
-            )
-            failed = {id(client) for client, _ in running.failures}
-            assert not failed & {id(client) for client in survivors}, running.failures
-            assert failed <= {id(c) for c in running.clients if owners[c.local_port] == victim}, running.failures
-        stop.set()
-        assert await connecting > 0
-        assert refused == []
-        await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
-        await asyncio.to_thread(
-            eventually,
-            lambda: not any(daemon.metrics("tidegate_route_in_flight").values()),
-            "in-flight gauges of the routes",
-        )
-        new = daemon.worker_pids()
-        assert victim not in new
-        assert len(set(new)) == 2
+        await kill_a_worker_under_load(daemon, port)
+    assert len(set(daemon.worker_pids())) == 2
     assert sum(w["restarts"] for w in daemon.status()["workers"]) == 3
     assert (await ask_once(port, GET)).status == 200
 

@@ -171,11 +171,10 @@ class Wrk:
     """wrk on a path with JSON bodies; `finish` gives (requests, failures by kind)."""
 
     def __init__(self, folder: Path, port: int, path: str, bodies: list[Any], seconds: int, clients: int = 32) -> None:
-        script = folder / "load.lua"
+        script, url = folder / "load.lua", f"http://127.0.0.1:{port}{path}"
         script.write_text(_WRK_SCRIPT % ", ".join(f"[==[{json.dumps(body)}]==]" for body in bodies))
         self.process = subprocess.Popen(
-            ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script)]
-            + [f"http://127.0.0.1:{port}{path}"],
+            ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "60s", "-s", str(script), url],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -564,8 +564,9 @@ async def test_without_endpoints_all_followers_are_told(site: Site) -> None:
 # Retries.
 
 
-async def test_unavailable_is_tried_on_another_endpoint(site: Site) -> None:
-    going, staying = ModelServer(failing(grpc.StatusCode.UNAVAILABLE, "shutting down")), ModelServer()
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+async def test_a_server_that_goes_away_is_passed_over(site: Site, code: grpc.StatusCode) -> None:
+    going, staying = ModelServer(failing(code, "shutting down")), ModelServer()
     gate = await gate_to(site, going, staying)
     assert [(await ask(gate, plain())).status for _ in range(6)] == [200] * 6
     assert going.requests
@@ -689,7 +690,7 @@ async def test_no_endpoint_available(site: Site) -> None:
 async def test_a_server_that_stops_gracefully_loses_nothing(site: Site) -> None:
     first, second = ModelServer(), ModelServer()
     gate = await gate_to(site, first, second)
-    failures: list[int] = []
+    failures: list[str] = []
     stop = asyncio.Event()
 
     async def client() -> int:
@@ -700,7 +701,7 @@ async def test_a_server_that_stops_gracefully_loses_nothing(site: Site) -> None:
                 writer.write(request("POST", INFER, json.dumps(plain()).encode(), close=False))
                 answer = await read_answer(reader)
                 if answer.status != 200:
-                    failures.append(answer.status)
+                    failures.append(f"{answer.status} {answer.body!r}")
                 n += 1
         return n
 
