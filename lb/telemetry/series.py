@@ -12,8 +12,9 @@ BOUNDS_US = (
 )  # fmt: skip
 # The counters behind the codes, in the order of the enum.
 _COUNTERS = (
-    "started", "finished", "bytes_in", "bytes_out", "retries", "connect_errors", "response_errors", "timeouts", "rejected",
-    "cache_hit", "cache_miss", "cache_stored", "cache_collapsed", "cache_bypass", "connections", "duration_ns",
+    "started", "finished", "bytes_in", "bytes_out", "retries", "connect_errors", "response_errors", "timeouts",
+    "rejected", "cache_hit", "cache_miss", "cache_stored", "cache_collapsed", "cache_bypass", "connections",
+    "duration_ns",
 )  # fmt: skip
 _HISTOGRAM = 24
 WORDS = 48
