@@ -57,4 +57,5 @@ cdef class Stream(Source):
     cdef size_t pending(self) noexcept
     # Takes a connected, non-blocking descriptor (an accepted one): 0 or IO_ERROR (then it is closed).
     cdef int register(self, int fd) noexcept
+    cdef int push_one(self, const char *data, size_t size) noexcept
     cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept

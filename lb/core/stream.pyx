@@ -221,6 +221,8 @@ cdef class Stream(Source):
         cdef int used = 0, first = 0, i
         cdef ssize_t n
         cdef size_t left
+        if count == 1 and tg_buffer_size(&self.out) == 0:
+            return self.push_one(<const char *>parts[0].iov_base, parts[0].iov_len)
         memset(&message, 0, sizeof(message))
         if tg_buffer_size(&self.out):
             vector[0].iov_base = tg_buffer_head(&self.out)
@@ -254,6 +256,25 @@ cdef class Stream(Source):
             if i < 0:
                 break
         return self.keep_rest(vector, first, used)
+
+    cdef int push_one(self, const char *data, size_t size) noexcept:
+        """One part with nothing before it: send(2) costs less than sendmsg(2)."""
+        cdef ssize_t n
+        while size:
+            n = send(self.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n < 0:
+                if errno == EINTR:
+                    continue
+                if errno != EAGAIN:
+                    self.error = errno
+                    return IO_ERROR
+                if tg_buffer_append(&self.out, data, size) < 0:
+                    self.error = ENOMEM
+                    return IO_ERROR
+                return 1
+            data += n
+            size -= <size_t>n
+        return 0
 
     cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept:
         """What the kernel did not take: the tail of `out` stays, the parts are copied behind it."""

@@ -15,6 +15,7 @@ cdef class Side(Stream):
     cdef Pipe pipe                    # bulk read from here on its way to `other`, or None
     cdef bint bulk                    # big reads: through the pipe
     cdef bint hangup
+    cdef bint blocked                 # what was read from here waits for room on the other side
     cdef bint ended                   # end of file was read
     cdef uint64_t bytes_read
 

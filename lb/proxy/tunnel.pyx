@@ -86,8 +86,9 @@ cdef class Side(Stream):
             if events & (EPOLLHUP | EPOLLERR):
                 tunnel.finish(True)               # the client left before there was anyone to talk to
             return
-        if events & EPOLLOUT and self.other is not None:
-            tunnel.relay(self.other)              # there is room again
+        # Edge-triggered epoll tells of room with every event: only who waits for it is served.
+        if events & EPOLLOUT and self.other is not None and self.other.blocked:
+            tunnel.relay(self.other)
             if tunnel.over:
                 return
         if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -208,6 +209,7 @@ cdef class Tunnel:
             if left == IO_ERROR:
                 self.finish(False)
                 return
+            source.blocked = left > 0
             if left:
                 break
             if source.ended:
@@ -232,9 +234,11 @@ cdef class Tunnel:
             if not source.bulk:
                 part.iov_base = source.poller.scratch
                 part.iov_len = <size_t>n
-                if target.push_parts(&part, 1) == IO_ERROR:
+                left = target.push_parts(&part, 1)
+                if left == IO_ERROR:
                     self.finish(False)
                     return
+                source.blocked = left > 0
                 if n == SMALL:
                     if source.pipe is None:
                         source.pipe = Pipe.__new__(Pipe)
