@@ -60,7 +60,7 @@ class AdminServer:
         await self._runner.setup()
         self._listening = sockets.listen(section.bind)
         await web.SockSite(self._runner, self._listening.socket).start()
-        log.info("admin on %s", section.bind)
+        log.info("admin on %s", self._listening.address)
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -44,7 +44,8 @@ class _Collector:
         for (pool, _), series in snapshot.endpoints.items():
             pools[(pool,)] = pools[(pool,)] + series if (pool,) in pools else series
         yield from _requests("pool", "pool (each try counts)", pools, ("pool",))
-        yield from _requests("endpoint", "endpoint (each try counts)", dict(snapshot.endpoints), ("pool", "endpoint"))
+        endpoints: dict[tuple[str, ...], Series] = dict(snapshot.endpoints.items())
+        yield from _requests("endpoint", "endpoint (each try counts)", endpoints, ("pool", "endpoint"))
         yield from _listeners(snapshot.listeners)
         yield from _endpoints(snapshot.status)
         yield from _daemon(snapshot.status)

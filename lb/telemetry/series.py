@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 CODES = ("1xx", "2xx", "3xx", "4xx", "5xx", "other")
 BOUNDS_US = (
     100, 250, 500, 1_000, 2_000, 3_000, 5_000, 7_500, 10_000, 15_000, 25_000, 50_000, 75_000, 100_000, 150_000, 250_000,
     500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+)  # fmt: skip
+# The counters behind the codes, in the order of the enum.
+_COUNTERS = (
+    "started", "finished", "bytes_in", "bytes_out", "retries", "connect_errors", "response_errors", "timeouts",
+    "rejected", "cache_hit", "cache_miss", "cache_stored", "cache_collapsed", "cache_bypass", "connections",
+    "duration_ns",
 )  # fmt: skip
 _HISTOGRAM = 24
 WORDS = 48
@@ -41,22 +48,17 @@ class Series:
         """From `Segment.series_total`."""
         if len(words) != WORDS:
             raise ValueError(f"a series has {WORDS} words, not {len(words)}")
-        return cls(tuple(words[:6]), *words[6:22], tuple(words[_HISTOGRAM:]))
+        counters: dict[str, Any] = dict(zip(_COUNTERS, words[len(CODES) : len(CODES) + len(_COUNTERS)], strict=True))
+        return cls(codes=tuple(words[: len(CODES)]), buckets=tuple(words[_HISTOGRAM:]), **counters)
 
     def __add__(self, other: Series) -> Series:
         """Both together, word by word."""
-        return Series(
-            tuple(a + b for a, b in zip(self.codes, other.codes, strict=True)),
-            *(a + b for a, b in zip(self._counters(), other._counters(), strict=True)),
-            tuple(a + b for a, b in zip(self.buckets, other.buckets, strict=True)),
-        )
+        return Series.of([a + b for a, b in zip(self.words(), other.words(), strict=True)])
 
-    def _counters(self) -> tuple[int, ...]:
-        return (
-            self.started, self.finished, self.bytes_in, self.bytes_out, self.retries, self.connect_errors,
-            self.response_errors, self.timeouts, self.rejected, self.cache_hit, self.cache_miss, self.cache_stored,
-            self.cache_collapsed, self.cache_bypass, self.connections, self.duration_ns,
-        )  # fmt: skip
+    def words(self) -> list[int]:
+        """What `of` takes."""
+        counters = [getattr(self, name) for name in _COUNTERS]
+        return [*self.codes, *counters, *[0] * (_HISTOGRAM - len(CODES) - len(counters)), *self.buckets]
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus' buckets: (upper bound in seconds, count at or below it), ending with +Inf."""

@@ -1,0 +1,98 @@
+"""The metrics page: what the counters say, in Prometheus' format, read back by its own parser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from lb.core.segment import Segment
+from lb.telemetry.metrics import Snapshot, exposition
+from lb.telemetry.series import BOUNDS_US, WORDS, Series
+
+STATUS: dict[str, Any] = {
+    "version": "1",
+    "started_at": 1.0,
+    "generation": 3,
+    "reloads": {"ok": 2, "failed": 1},
+    "last_reload": {"ok": False},
+    "workers": [{"index": 0, "state": "running", "restarts": 4, "stats": {"connections": 5}}],
+    "pools": [
+        {
+            "name": "p",
+            "endpoints": [{"address": "a", "health": "up", "admin": "drain", "weight": 2, "in_flight": 7}],
+            "managed": {
+                "wanted": 2,
+                "replicas": [{"state": "ready", "restarts": 1}],
+                "scaling": {"scaled_up": 3, "scaled_down": 1},
+            },
+        }
+    ],
+    "cache": None,
+}
+
+
+def samples(page: bytes) -> dict[tuple[str, ...], float]:
+    return {
+        (s.name, *(f"{k}={v}" for k, v in sorted(s.labels.items()))): s.value
+        for family in text_string_to_metric_families(page.decode())
+        for s in family.samples
+    }
+
+
+def test_the_segments_words_mean_what_the_page_says() -> None:
+    master = Segment.create(2)
+    for worker in (0, 1):
+        segment = Segment.attach(master.fd, worker)
+        segment.add_series(5, 1, 10)  # TG_S_CODE_2XX
+        segment.add_series(5, 4, 1)  # TG_S_CODE_5XX
+        segment.add_series(5, 6, 12)  # TG_S_STARTED
+        segment.add_series(5, 7, 11)  # TG_S_FINISHED
+        segment.add_series(5, 15, 2)  # TG_S_CACHE_HIT
+        segment.add_series(5, 21, 500_000_000)  # TG_S_DURATION_SUM_NS
+        segment.add_series(5, 24, 3)  # up to 100 us
+        segment.add_series(5, 47, 1)  # over a minute
+    series = Series.of(master.series_total(5))
+    found = samples(
+        exposition(Snapshot(STATUS, routes={"r": series}, endpoints={("p", "a"): series, ("p", "b"): series}))
+    )
+    assert found["tidegate_route_requests_total", "code=2xx", "route=r"] == 20
+    assert found["tidegate_route_requests_total", "code=5xx", "route=r"] == 2
+    assert found["tidegate_route_in_flight", "route=r"] == 2
+    assert found["tidegate_cache_requests_total", "result=hit", "route=r"] == 4
+    assert found["tidegate_route_request_duration_seconds_sum", "route=r"] == pytest.approx(1.0)
+    assert found["tidegate_route_request_duration_seconds_bucket", "le=0.0001", "route=r"] == 6
+    assert found["tidegate_route_request_duration_seconds_bucket", "le=60.0", "route=r"] == 6
+    assert found["tidegate_route_request_duration_seconds_bucket", "le=+Inf", "route=r"] == 8
+    assert found["tidegate_pool_requests_total", "code=2xx", "pool=p"] == 40
+
+
+def test_the_masters_state_is_shown() -> None:
+    found = samples(exposition(Snapshot(STATUS)))
+    assert found["tidegate_reloads_total", "result=failed"] == 1
+    assert found["tidegate_last_reload_success",] == 0
+    assert found["tidegate_worker_restarts_total", "worker=0"] == 4
+    assert found["tidegate_endpoint_up", "endpoint=a", "pool=p"] == 1
+    assert found["tidegate_endpoint_draining", "endpoint=a", "pool=p"] == 1
+    assert found["tidegate_endpoint_outstanding", "endpoint=a", "pool=p"] == 7
+    assert found["tidegate_replicas", "pool=p", "state=ready"] == 1
+    assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
+
+
+def test_bounds_are_those_of_the_compiled_side() -> None:
+    assert len(BOUNDS_US) == 23
+    assert list(BOUNDS_US) == sorted(BOUNDS_US)
+
+
+def test_a_series_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="48 words"):
+        Series.of([0] * (WORDS - 1))
+
+
+def test_series_add_up() -> None:
+    one = Series.of(list(range(WORDS)))
+    both = one + one
+    assert both.codes == tuple(2 * n for n in range(6))
+    assert both.duration_ns == 42
+    assert both.buckets == tuple(2 * n for n in range(24, 48))
