@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 from daemon import Daemon, eventually, http_listener, open_files, route
 from traffic import ask_once, load, request
 
@@ -45,12 +46,20 @@ async def test_a_hundred_reloads_under_load(
         chosen = dice.sample(addresses, dice.randint(1, len(addresses)))
         return [{"address": address, "weight": dice.randint(1, 5)} for address in chosen]
 
+    model_ports = {int(address.rpartition(":")[2]) for address in models}
+
+    def descriptors(pid: int) -> int:
+        """Without the connections to model servers: one for each is kept, once it was needed."""
+        connections = psutil.Process(pid).net_connections("tcp4")
+        kept = [c.raddr.port for c in connections if c.raddr and c.raddr.port in model_ports]
+        return open_files(pid) - len(set(kept))
+
     async def settled() -> dict[int, int]:
         """Descriptors of each process, once it is the same for a while: idle connections close after a time."""
         last: dict[int, int] = {}
         since = 0
         for _ in range(600):
-            now = {pid: open_files(pid) for pid in processes}
+            now = {pid: descriptors(pid) for pid in processes}
             since = since + 1 if now == last else 0
             if since >= 20:
                 return now
