@@ -30,7 +30,7 @@ cdef class GrpcCall(Timed):
     cdef Stream connection            # the one whose stream this call has
     cdef tg_link link
     cdef bint queued                  # waits for a stream
-    cdef bint refused                 # once, and was sent again
+    cdef int refused                  # how often, and was sent again
     cdef h2_stream stream
     cdef tg_buffer path
     cdef tg_buffer text               # the decoded grpc-message

@@ -47,7 +47,7 @@ cdef class GrpcCall(Timed):
         tg_buffer_clear(&self.text)
         tg_buffer_clear(&self.path)
         self.fail = 0
-        self.refused = False
+        self.refused = 0
         self.http = 0
         self.status = -1
         self.is_grpc = False

@@ -40,7 +40,7 @@ cdef class GrpcConnection(Stream):
     cdef void admit(self) noexcept
     cdef int submit(self, GrpcCall call) noexcept
     cdef void end(self, GrpcCall call, int fail) noexcept
-    # The peer refused a stream: sends it again, once (gRFC A6). Whether that was possible.
+    # The peer refused a stream, so it was not processed: sends it again, a few times. Whether that was possible.
     cdef bint again(self, GrpcCall call) noexcept
     cdef void detach(self, GrpcCall call) noexcept
     cdef void deliver(self) noexcept

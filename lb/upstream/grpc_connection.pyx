@@ -37,6 +37,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
         TCP_USER_TIMEOUT
 
 cdef enum:
+    REFUSALS = 4                      # a call is sent again so often when its stream is refused
     # Gathered for one write: about what a socket takes at once. What it does not take is copied.
     BUDGET = 256 * 1024
     FIELDS = 8
@@ -310,9 +311,10 @@ cdef class GrpcConnection(Stream):
         # opened the next; so a peer that refuses within its limit gets a little less than it.
         cdef uint32_t announced = self.session.peer_stream_limit()
         self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
-        if call.refused or self.retired:
+        # gRFC A6 has one such retry; with a limit that sinks at each, a few more find their place on a busy machine too.
+        if call.refused >= REFUSALS or self.retired:
             return False
-        call.refused = True
+        call.refused += 1
         self.detach(call)
         self.channel.put_back(call)
         return True
