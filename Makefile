@@ -78,6 +78,9 @@ lint: build
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
 	$(BIN)/lint-imports
 
+asan: build $(STAMPS)/test-packages
+	PYTHON=$(BIN)/python tests/asan.sh
+
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench
 

@@ -50,7 +50,7 @@ cdef enum:
     H_HTTP2_SETTINGS
 
 cdef enum:
-    MAX_FIELDS = 512                  # hard limit of a scan; listeners set theirs below it
+    MAX_FIELDS = 1024                 # hard limit of a scan; the configuration allows listeners 1000
     MAX_SPANS = 64
 
 cdef enum:
@@ -129,6 +129,8 @@ cdef int64_t parse_decimal(const char *text, size_t n) noexcept nogil
 # Marks the fields that the Connection field names as hop-by-hop (RFC 9110 section 7.6.1).
 cdef void mark_hop_by_hop(Scan *scan) noexcept nogil
 cdef bint has_token(const Field *field, const char *lower) noexcept nogil
+# Whether the message's Transfer-Encoding, if it has one, is chunked and nothing else.
+cdef bint plainly_chunked(const Scan *scan) noexcept nogil
 # The current "Date: …" line (RFC 9110 section 6.6.1), made once a second. `seconds` is the wall clock's.
 cdef int append_date(tg_buffer *out) noexcept
 cdef const char *reason_phrase(int status) noexcept nogil

@@ -118,7 +118,7 @@ cdef int on_header_field(llhttp_t *http, const char *at, size_t n) noexcept nogi
     cdef Field *field
     if scan.in_trailers:
         return 0
-    if scan.field_count >= scan.max_fields:
+    if scan.field_count >= scan.max_fields or scan.field_count >= MAX_FIELDS:
         scan.error = SCAN_TOO_MANY_FIELDS
         return HPE_USER
     field = &scan.fields[scan.field_count]
@@ -164,6 +164,8 @@ cdef int on_headers_complete(llhttp_t *http) noexcept nogil:
     cdef Scan *scan = <Scan *>http.data
     scan.head = True
     scan.in_trailers = True
+    if http.type == HTTP_RESPONSE and http.status_code < 200:
+        return 1                          # RFC 9110 section 15.2: no body, whatever its fields say
     return 1 if scan.skip_body else 0
 
 
@@ -358,6 +360,18 @@ cdef bint has_token(const Field *field, const char *lower) noexcept nogil:
             return True
         start = end
     return False
+
+
+cdef bint plainly_chunked(const Scan *scan) noexcept nogil:
+    cdef int i, count = 0
+    if scan.first[H_TRANSFER_ENCODING] < 0:
+        return True
+    for i in range(scan.first[H_TRANSFER_ENCODING], scan.field_count):
+        if scan.fields[i].id == H_TRANSFER_ENCODING:
+            count += 1
+            if not same_name(scan.fields[i].value, scan.fields[i].value_length, b"chunked"):
+                return False
+    return count == 1
 
 
 cdef void mark_hop_by_hop(Scan *scan) noexcept nogil:

@@ -35,6 +35,7 @@ cdef class Source(Timed):
     cdef uint64_t since               # the poller's batch in which it was added
     cdef bint level
     cdef bint dirty
+    cdef bint deferred
 
     # Readiness changed: a mask of EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR. Edge-triggered: whoever stops
     # short of EAGAIN must remember that there may be more.
@@ -53,6 +54,7 @@ cdef class Poller:
     cdef bint running                 # inside a batch: flush and burial happen at its end
     cdef bint flush_scheduled
     cdef list dirty
+    cdef list later
     cdef list graveyard
     cdef readonly Py_ssize_t sources
     cdef tg_timer *wheel
@@ -69,6 +71,8 @@ cdef class Poller:
     cdef void watch(self, Source source, bint on) noexcept
     # on_flush will be called at the end of this batch (outside of a batch: in the loop's next round).
     cdef void mark(self, Source source) noexcept
+    # As `mark`, but after the events of other sources had their turn: for who has more to do than one turn allows.
+    cdef void defer(self, Source source) noexcept
     # Give `timed` the deadline `when` (monotonic ns). One store in the common case.
     cdef void arm(self, Timed timed, uint64_t when) noexcept
     cdef void disarm(self, Timed timed) noexcept
@@ -79,5 +83,6 @@ cdef class Poller:
 
 cdef enum:
     TICK_NS = 20_000_000
+    READ_TURNS = 8                    # reads of one source in a row before the others get their turn
 cdef uint64_t NEVER
 cdef uint64_t monotonic_ns() noexcept nogil

@@ -102,6 +102,7 @@ cdef class Poller:
     def __init__(self, loop):
         self.loop = loop
         self.dirty = []
+        self.later = []
         self.graveyard = []
         self.batch = 1
         self.now = monotonic_ns()
@@ -179,6 +180,15 @@ cdef class Poller:
             self.flush_scheduled = True
             self.loop.call_soon(self.flush_callback)
 
+    cdef void defer(self, Source source) noexcept:
+        if source.deferred:
+            return
+        source.deferred = True
+        self.later.append(source)
+        if not self.flush_scheduled:
+            self.flush_scheduled = True
+            self.loop.call_soon(self.flush_callback)
+
     cdef void finish_batch(self) noexcept:
         cdef Py_ssize_t i = 0
         cdef Source source
@@ -196,6 +206,10 @@ cdef class Poller:
         self.flush_scheduled = False
         self.running = True
         self.now = monotonic_ns()
+        later, self.later = self.later, []
+        for source in later:
+            (<Source>source).deferred = False
+            self.mark(<Source>source)
         self.finish_batch()
         self.running = False
 

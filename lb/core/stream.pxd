@@ -49,13 +49,16 @@ cdef class Stream(Source):
     cdef int queue(self, const void *data, size_t size) noexcept
     # Sends `out`: 0 all gone, 1 something is left, IO_ERROR.
     cdef int push(self) noexcept
-    # Sends `out` and then the parts (at most 1000), without copying what the kernel takes at once; the rest is copied
+    # Sends `out` and then the parts, without copying what the kernel takes at once; the rest is copied
     # to `out`. 0 all gone, 1 something is left in `out`, IO_ERROR.
     cdef int push_parts(self, const iovec *parts, int count) noexcept
     # Shuts down our side for writing (a FIN after what was sent).
     cdef void shutdown_write(self) noexcept
     cdef size_t pending(self) noexcept
+    # The close will be a reset: the peer can tell that something is missing.
+    cdef void reset_on_close(self) noexcept
     # Takes a connected, non-blocking descriptor (an accepted one): 0 or IO_ERROR (then it is closed).
     cdef int register(self, int fd) noexcept
+    cdef int push_some(self, const iovec *parts, int count) noexcept
     cdef int push_one(self, const char *data, size_t size) noexcept
     cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept

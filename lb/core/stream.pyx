@@ -13,6 +13,9 @@ cdef extern from "<sys/socket.h>" nogil:
     ctypedef uint32_t socklen_t
     struct sockaddr:
         unsigned short sa_family
+    struct linger:
+        int l_onoff
+        int l_linger
     struct msghdr:
         void *msg_name
         socklen_t msg_namelen
@@ -30,6 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
         SOCK_CLOEXEC
         SOL_SOCKET
         SO_ERROR
+        SO_LINGER
         MSG_NOSIGNAL
         MSG_DONTWAIT
         SHUT_WR
@@ -76,6 +80,7 @@ cdef extern from "<unistd.h>" nogil:
 
 
 cdef enum:
+    PARTS = 1000                      # handed to the kernel at once; it takes 1024 (IOV_MAX)
     KEEP = 4096                       # bytes of `out` that an idle connection may keep
 
 
@@ -216,7 +221,15 @@ cdef class Stream(Source):
         return 0
 
     cdef int push_parts(self, const iovec *parts, int count) noexcept:
-        cdef iovec vector[1024]
+        while count > PARTS:
+            if self.push_some(parts, PARTS) == IO_ERROR:
+                return IO_ERROR
+            parts += PARTS
+            count -= PARTS
+        return self.push_some(parts, count)
+
+    cdef int push_some(self, const iovec *parts, int count) noexcept:
+        cdef iovec vector[PARTS + 1]
         cdef msghdr message
         cdef int used = 0, first = 0, i
         cdef ssize_t n
@@ -301,6 +314,13 @@ cdef class Stream(Source):
         if self.fd >= 0 and not self.shut:
             self.shut = True
             shutdown(self.fd, SHUT_WR)   # ENOTCONN: the peer is gone, and reading will tell
+
+    cdef void reset_on_close(self) noexcept:
+        cdef linger how
+        how.l_onoff = 1
+        how.l_linger = 0
+        if self.fd >= 0:
+            setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &how, sizeof(how))   # a Unix socket has no reset
 
     cdef size_t pending(self) noexcept:
         return tg_buffer_size(&self.out)

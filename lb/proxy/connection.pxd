@@ -17,6 +17,8 @@ cdef class HttpConnection(Client):
     cdef bint keep                    # another request may follow the one in progress
     cdef bint http10
     cdef bint chunking                # the answer goes out in chunks
+    cdef bint until_close             # the answer's end is the connection's
+    cdef bint head_request            # the answer has no body, whatever its fields say
     cdef bint closing                 # close when `out` is empty
     cdef bint last_look               # close after one more read finds nothing
     cdef bint lingering               # our side is shut; reading away what still comes
@@ -24,6 +26,7 @@ cdef class HttpConnection(Client):
     cdef bint hangup                  # the client closed, or shut down, its side
     cdef bint head_started            # a request's head has begun to come
     cdef uint64_t head_deadline
+    cdef uint64_t send_deadline       # for the client to take something of what waits for it; 0 = nothing waits
     cdef size_t lingered
 
     cdef void read_loop(self) noexcept

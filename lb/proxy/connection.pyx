@@ -12,9 +12,9 @@ from lb.core.buffer cimport (
 from lb.core.http1 cimport (
     H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
     append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser,
-    reason_phrase, worker_scan,
+    plainly_chunked, reason_phrase, worker_scan,
 )
-from lb.core.poller cimport Poller, monotonic_ns
+from lb.core.poller cimport READ_TURNS, Poller, monotonic_ns
 from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
@@ -35,6 +35,7 @@ cdef enum:
     LINGER_BYTES = 1024 * 1024
     DIRECT = 16 * 1024                # body pieces from this size on are sent without being queued first
     INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
+    OUT_LIMIT = 64 * 1024             # answers that wait for the client, before its next request is taken up
 
 
 cdef class HttpAcceptor(Acceptor):
@@ -76,10 +77,13 @@ cdef class HttpConnection(Client):
 
     cdef void on_ready(self, uint32_t events) noexcept:
         cdef Exchange exchange
-        if events & EPOLLOUT and self.pending():
+        cdef size_t waiting = self.pending()
+        if events & EPOLLOUT and waiting:
             if self.push() == IO_ERROR:
                 self.close_now()
                 return
+            if self.pending() < waiting:
+                self.send_deadline = 0
             if self.pending() == 0:
                 self.poller.mark(self)            # on_flush goes on from here
                 exchange = self.exchange          # it may end meanwhile, which drops ours
@@ -104,13 +108,18 @@ cdef class HttpConnection(Client):
         if self.closing:
             return False
         if self.exchange is None:
-            return tg_buffer_size(&self.inbox) < INBOX_LIMIT
+            return tg_buffer_size(&self.inbox) < INBOX_LIMIT and self.pending() < OUT_LIMIT
         return self.exchange.wants_body and not self.exchange.request_complete
 
     cdef void read_loop(self) noexcept:
         cdef Py_ssize_t n
         cdef size_t room = self.poller.scratch_size
+        cdef int turn = 0
         while self.fd >= 0 and self.unread and self.accepts_input():
+            if turn == READ_TURNS:
+                self.poller.defer(self)           # on_flush goes on
+                return
+            turn += 1
             n = self.receive(self.poller.scratch, room)
             if n == IO_AGAIN:
                 self.unread = False
@@ -140,10 +149,14 @@ cdef class HttpConnection(Client):
         cdef Scan *scan = worker_scan()
         cdef Exchange exchange
         cdef Py_ssize_t taken
-        cdef bint kept = False
+        cdef bint kept = False, partial
         if tg_buffer_size(&self.inbox):
+            # A head is parsed from its start again when more of it has come: line by line, not byte by byte.
+            partial = self.head_started and self.exchange is None and n and memchr(data, 10, n) == NULL
             if n and tg_buffer_append(&self.inbox, data, n) < 0:
                 self.close_now()
+                return
+            if partial and tg_buffer_size(&self.inbox) <= self.listener.max_header_bytes:
                 return
             data = tg_buffer_head(&self.inbox)
             n = tg_buffer_size(&self.inbox)
@@ -151,10 +164,15 @@ cdef class HttpConnection(Client):
         while n and self.fd >= 0 and not self.closing:
             if self.exchange is not None and (self.exchange.request_complete or not self.exchange.wants_body):
                 break
+            if self.exchange is None and self.pending() >= OUT_LIMIT:
+                break                             # on_flush goes on when the client has taken its answers
             scan.max_fields = self.listener.max_headers
             taken = self.parser.execute(scan, data, n)
             if taken < 0:
-                if scan.error == SCAN_TOO_MANY_FIELDS:
+                exchange = self.exchange
+                if exchange is not None:
+                    exchange.fail(400, b"bad-body", self.parser.why.decode("latin-1"))
+                elif scan.error == SCAN_TOO_MANY_FIELDS:
                     self.refuse(431, b"too many header fields")
                 else:
                     self.refuse(400, self.parser.why)
@@ -219,7 +237,8 @@ cdef class HttpConnection(Client):
             host[0] = field.value
             host_length[0] = field.value_length
         if scan.target_length and scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42):
-            # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host
+            # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. What follows it without a slash (a query)
+            # would have to be given one; nobody sends that.
             n = scan.target_length
             if n > 7 and memcmp(scan.target, b"http://", 7) == 0:
                 n = 7
@@ -237,9 +256,13 @@ cdef class HttpConnection(Client):
                 host_length[0] = <size_t>(slash - host[0])
                 scan.target_length -= <uint32_t>(slash - scan.target)
                 scan.target = slash
+            if host_length[0] == 0:
+                return False
             if scan.first[H_HOST] >= 0:
                 scan.fields[scan.first[H_HOST]].value = host[0]
                 scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
+        if not host_chars(host[0], host_length[0]):
+            return False
         # The port plays no part in routing; an IPv6 literal's own colons stand in brackets.
         n = host_length[0]
         while n and host[0][n - 1] >= 48 and host[0][n - 1] <= 57:
@@ -259,6 +282,7 @@ cdef class HttpConnection(Client):
         cdef bint other_method
         cdef int method = self.parser.http.method
         self.http10 = self.parser.http.http_minor == 0
+        self.head_request = method == M_HEAD
         self.keep = self.parser.keep_alive() and not self.home.draining and not self.listener.draining
         if self.parser.http.http_major != 1:
             self.refuse(505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
@@ -269,11 +293,15 @@ cdef class HttpConnection(Client):
         if self.http10 and scan.first[H_TRANSFER_ENCODING] >= 0:
             self.refuse(400, b"HTTP/1.0 knows no Transfer-Encoding")
             return
+        if not plainly_chunked(scan):
+            # Passing on what another coding hides as if it were the content would change it (RFC 9112 section 6.1).
+            self.refuse(501, b"no transfer coding but chunked is understood")
+            return
         if method == M_CONNECT:
             self.refuse(405, b"CONNECT is not served")
             return
         if not self.target_of(scan, &host, &host_length):
-            self.refuse(400, b"the request target is not a path")
+            self.refuse(400, b"the request target is not a path, or its host not a host")
             return
         query = <const char *>memchr(scan.target, 63, scan.target_length)
         path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
@@ -304,6 +332,7 @@ cdef class HttpConnection(Client):
         exchange.request_complete = False
         if route.timeout:
             exchange.expires = exchange.started + route.timeout
+            self.poller.arm(exchange, exchange.expires)
         if self.listener.access.enabled:
             tg_buffer_append(&exchange.target, host, host_length)
             exchange.host_length = host_length
@@ -313,7 +342,7 @@ cdef class HttpConnection(Client):
         if scan.first[H_CONTENT_LENGTH] >= 0 and self.parser.http.content_length + scan.body_bytes > route.max_body:
             exchange.fail(413, b"body-too-large", f"the request's body is over the limit of {route.max_body} bytes")
             return
-        if not scan.complete and scan.first[H_EXPECT] >= 0:
+        if not scan.complete and not self.http10 and scan.first[H_EXPECT] >= 0:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
                 self.send_continue()
         exchange.begin(scan, self.parser)
@@ -348,7 +377,7 @@ cdef class HttpConnection(Client):
 
     cdef void respond(self, Scan *scan, Parser upstream, const tg_buffer *extra) noexcept:
         cdef int status = upstream.http.status_code
-        cdef bint bodiless = status == 204 or status == 304 or self.exchange.head_method
+        cdef bint bodiless = status == 204 or status == 304 or self.head_request
         append_text(&self.out, b"HTTP/1.1 ")
         append_number(&self.out, <uint64_t>status)
         append_text(&self.out, b" ")
@@ -359,9 +388,11 @@ cdef class HttpConnection(Client):
         if extra != NULL:
             tg_buffer_append(&self.out, tg_buffer_head(extra), tg_buffer_size(extra))
         self.chunking = False
+        self.until_close = False
         if not bodiless and not upstream.has_length():
             if self.http10:
-                self.keep = False                 # the close delimits it
+                self.keep = False
+                self.until_close = True
             else:
                 self.chunking = True
                 append_text(&self.out, b"Transfer-Encoding: chunked\r\n")
@@ -400,13 +431,13 @@ cdef class HttpConnection(Client):
         self.connection_field()
         append_text(&self.out, b"\r\n")
         self.chunking = False
-        if exchange is None or not exchange.head_method:
+        if not self.head_request:
             self.respond_body(parts, count)
         if self.fd >= 0:
             self.respond_end()
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
-        cdef size_t size = 0
+        cdef size_t size = 0, waiting
         cdef int i, failed = 0
         if self.fd < 0:
             return
@@ -420,7 +451,10 @@ cdef class HttpConnection(Client):
             for i in range(count):
                 failed |= tg_buffer_append(&self.out, parts[i].iov_base, parts[i].iov_len)
         else:
+            waiting = self.pending() + size
             failed = self.push_parts(parts, count) == IO_ERROR
+            if self.pending() < waiting:
+                self.send_deadline = 0
         if self.chunking:
             failed |= append_text(&self.out, b"\r\n")
         if failed:
@@ -431,6 +465,7 @@ cdef class HttpConnection(Client):
     cdef void respond_end(self) noexcept:
         self.home.busy -= self.exchange is not None
         self.exchange = None
+        self.head_request = False
         if self.fd < 0:
             return
         if self.chunking:
@@ -443,6 +478,8 @@ cdef class HttpConnection(Client):
     cdef void abort(self) noexcept:
         self.home.busy -= self.exchange is not None
         self.exchange = None
+        if self.until_close:
+            self.reset_on_close()
         self.close_now()
 
     cdef void resume_request(self) noexcept:
@@ -452,20 +489,31 @@ cdef class HttpConnection(Client):
 
     cdef void on_flush(self) noexcept:
         cdef int left = 0
+        cdef size_t waiting = self.pending()
+        cdef Exchange exchange = self.exchange
         if self.fd < 0:
             return
-        if self.pending():
+        if waiting:
             left = self.push()
             if left == IO_ERROR:
                 self.close_now()
                 return
+            if self.pending() < waiting:
+                self.send_deadline = 0
+        if not left and exchange is not None:
+            exchange.client_drained()             # no event will tell of what went out at once
+            if self.fd < 0:
+                return
         if self.closing:
-            if not left and not self.lingering:
+            if self.lingering:
+                if self.unread and not self.deferred:
+                    self.read_loop()
+            elif not left:
                 self.linger()
         elif self.accepts_input():
             if tg_buffer_size(&self.inbox) and (self.exchange is not None or not self.head_started):
                 self.process(NULL, 0)
-            if self.fd >= 0 and self.unread:
+            if self.fd >= 0 and self.unread and not self.deferred:
                 self.read_loop()
         if self.last_look and self.fd >= 0:
             self.last_look = False
@@ -504,8 +552,12 @@ cdef class HttpConnection(Client):
         if self.lingering:
             return
         if self.pending():
-            self.poller.arm(self, self.poller.now + self.listener.send_timeout)
-        elif self.exchange is not None:
+            if self.send_deadline == 0:
+                self.send_deadline = self.poller.now + self.listener.send_timeout
+            self.poller.arm(self, self.send_deadline)
+            return
+        self.send_deadline = 0
+        if self.exchange is not None:
             if self.exchange.request_complete or not self.exchange.wants_body:
                 self.poller.disarm(self)
             else:
@@ -542,3 +594,15 @@ cdef class HttpConnection(Client):
     def close(self):
         """Close at once; an exchange in progress is cancelled."""
         self.close_now()
+
+
+cdef bint host_chars(const char *text, size_t n) noexcept nogil:
+    """Whether no byte makes another host of it for somebody else (RFC 9110 section 7.2: such a Host is refused)."""
+    cdef size_t i
+    cdef unsigned char c
+    for i in range(n):
+        c = <unsigned char>text[i]
+        # / ? # @ and backslash end, or begin, an authority
+        if c <= 32 or c >= 127 or c == 47 or c == 63 or c == 35 or c == 64 or c == 92:
+            return False
+    return True

@@ -126,10 +126,13 @@ cdef class Exchange(Http1Call):
         if self.state == X_ANSWERING and self.client.backlog() and self.client.poller.now < self.expires:
             self.arm_wait()               # the client is slow, not the endpoint; the client has a timeout of its own
             return
+        tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
+        if not self.request_complete and self.wants_body and self.state < X_ANSWERING:
+            self.fail(408, b"slow-body", "the request did not come in the time that its route allows")
+            return
         if self.endpoint >= 0:
             words = self.pool.series[self.endpoint]
             tg_add(&words[TG_S_TIMEOUTS], 1)
-        tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
         self.fail(504, b"timeout", "the endpoint did not answer in time")
 
     cdef void fail(self, int status, const char *reason, str message) noexcept:
@@ -149,7 +152,7 @@ cdef class Exchange(Http1Call):
             client.abort()
             return
         self.status = status
-        self.let_go(status == 499)
+        self.let_go(status < 500)         # a client's fault is not held against the endpoint
         body = orjson.dumps({"error": message})
         append_text(&head, b"Content-Type: application/json\r\n")
         if status == 503 or status == 429:

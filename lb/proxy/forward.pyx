@@ -9,7 +9,7 @@ from libc.string cimport memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
 from lb.core.http1 cimport (
     H_EXPECT, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Parser, Scan,
-    append_chunk_size, append_fields, append_text, mark_hop_by_hop, method_name,
+    append_chunk_size, append_fields, append_text, mark_hop_by_hop, method_name, plainly_chunked,
 )
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
@@ -139,26 +139,32 @@ cdef class ForwardExchange(Exchange):
                 self.wants_body = tg_buffer_size(&self.request) < <size_t>self.listener.retry_buffer
             else:
                 self.wants_body = self.upstream.pending() < HIGH_WATER
+                if not self.wants_body:
+                    self.arm_wait()               # nobody else watches an endpoint that takes no more of it
 
     cdef void spill(self, Scan *scan) noexcept:
         """Body bytes that are not kept: straight to the endpoint, behind what is left of `request`."""
-        cdef int i
+        cdef int i, failed = 0
+        cdef Http1Upstream upstream = self.upstream
         self.send_request()
-        if self.state == X_DONE or self.upstream is None:
+        if self.state == X_DONE or self.upstream is not upstream:
             return
         tg_buffer_free(&self.request)
         self.sent = 0
         for i in range(scan.span_count):
             if self.chunked:
-                append_chunk_size(&self.upstream.out, scan.spans[i].iov_len)
-            if self.upstream.push_parts(&scan.spans[i], 1) == IO_ERROR:
-                self.upstream.broken(FAIL_RESET)
+                failed |= append_chunk_size(&upstream.out, scan.spans[i].iov_len)
+            if failed or upstream.push_parts(&scan.spans[i], 1) == IO_ERROR:
+                upstream.broken(FAIL_RESET)
                 return
             if self.chunked:
-                append_text(&self.upstream.out, b"\r\n")
+                failed |= append_text(&upstream.out, b"\r\n")
         if scan.complete and self.chunked:
-            append_text(&self.upstream.out, b"0\r\n\r\n")
-        self.upstream.poller.mark(self.upstream)
+            failed |= append_text(&upstream.out, b"0\r\n\r\n")
+        if failed:
+            upstream.broken(FAIL_RESET)
+            return
+        upstream.poller.mark(upstream)
 
     # The endpoint.
 
@@ -180,6 +186,9 @@ cdef class ForwardExchange(Exchange):
         tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
         self.status = 502
         self.let_go(False)
+
+    cdef void on_connecting(self, Http1Upstream upstream) noexcept:
+        self.upstream = upstream
 
     cdef void on_connected(self, Http1Upstream upstream) noexcept:
         self.upstream = upstream
@@ -205,8 +214,9 @@ cdef class ForwardExchange(Exchange):
             self.arm_wait()
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
-        if not self.request_complete and not self.wants_body:
+        if not self.request_complete and not self.wants_body and self.state < X_ANSWERING:
             self.wants_body = True
+            self.client.poller.arm(self, self.expires)
             self.client.resume_request()
 
     # The answer.
@@ -220,6 +230,9 @@ cdef class ForwardExchange(Exchange):
                 if status == 101:
                     upstream.broken(FAIL_PROTOCOL)   # no upgrade was asked for
                 return                               # 100 and 103: we answered 100 ourselves
+            if not plainly_chunked(scan):
+                upstream.broken(FAIL_PROTOCOL)       # a coding that nobody asked for, and that we would not undo
+                return
             self.status = status
             self.first_byte_at = monotonic_ns()
             self.move(X_ANSWERING)

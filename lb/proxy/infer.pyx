@@ -244,6 +244,7 @@ cdef class InferExchange(Exchange):
         """The leader failed, or left: this follower takes part in a new flight."""
         self.following = False
         if self.state == X_REQUEST:
+            self.client.poller.arm(self, self.expires)
             self.fly()
 
     cdef void land(self, const char *message, size_t size) noexcept:
@@ -418,6 +419,9 @@ cdef class InferExchange(Exchange):
             self.fail(failure.status, b"upstream-protocol", str(failure))
         except MemoryError:
             self.fail(503, b"no-memory", "out of memory")
+        except Exception:                     # nothing above takes it: the exchange would never end
+            log.exception("an inference answer could not be rendered")
+            self.fail(500, b"internal", "internal error")
         return None
 
     cdef void respond(self, InferResponse response) noexcept:

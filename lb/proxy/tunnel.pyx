@@ -214,8 +214,8 @@ cdef class Tunnel:
                 break
             if source.ended:
                 target.shutdown_write()
-                if target.ended:
-                    self.finish(True)
+                if target.ended and not target.blocked:
+                    self.finish(True)             # else what it sent last still has to go out
                 return
             if source.bulk:
                 n = source.pipe.fill(source.fd, SPLICE_SIZE)
@@ -248,7 +248,7 @@ cdef class Tunnel:
                 elif not source.hangup:
                     break                         # drained; the edge will tell
         else:
-            source.poller.mark(source)            # more, after the others had their turn
+            source.poller.defer(source)           # more, after the others had their turn
         self.touch()
 
     cdef void let_go(self, bint ok) noexcept:
@@ -328,7 +328,7 @@ cdef class Tunnel:
             name = ""
         if not source or not isinstance(name, tuple):
             return b"PROXY UNKNOWN\r\n" if self.pool.send_proxy == "v1" else V2_SIGNATURE + b"\x20\x00\x00\x00"
-        target, port = name[0], name[1]
+        target, port = name[0].partition("%")[0], name[1]     # without the scope of a link-local address
         v6 = ":" in source
         if self.pool.send_proxy == "v1":
             family = "TCP6" if v6 else "TCP4"

@@ -9,6 +9,8 @@ from lb.core.stream cimport Address, Stream
 
 cdef class Http1Call(Timed):
     """What a connection serves: the proxy's exchange. Every method may close or give back the connection."""
+    # A new connection is under way: on_connected or on_broken follows, unless it is dropped before.
+    cdef void on_connecting(self, Http1Upstream upstream) noexcept
     # The connection is usable: send the request.
     cdef void on_connected(self, Http1Upstream upstream) noexcept
     # A scan of the answer: head, body spans, completion, any of them.
@@ -50,7 +52,8 @@ cdef class Http1Pool:
     cdef bint closed
     cdef readonly Py_ssize_t open
 
-    # A connection for `call`: on_connected is called before this returns for an idle one, and later for a new one.
+    # A connection for `call`: on_connected is called before this returns for an idle one, and on_connecting for a new
+    # one.
     # `fresh` never takes an idle one. False: the connect failed at once.
     cdef bint take(self, Http1Call call, bint fresh) noexcept
     # The exchange is over and the connection may serve another.

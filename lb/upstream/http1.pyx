@@ -2,10 +2,10 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport (
-    tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+    tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport Scan, new_response_parser, worker_scan
-from lb.core.poller cimport Poller, Timed
+from lb.core.http1 cimport MAX_FIELDS, Scan, new_response_parser, worker_scan
+from lb.core.poller cimport READ_TURNS, Poller, Timed
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,
 )
@@ -13,6 +13,9 @@ from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 
 
 cdef class Http1Call(Timed):
+
+    cdef void on_connecting(self, Http1Upstream upstream) noexcept:
+        pass
 
     cdef void on_connected(self, Http1Upstream upstream) noexcept:
         pass
@@ -59,13 +62,25 @@ cdef class Http1Upstream(Stream):
                 self.read_loop()
 
     cdef void on_flush(self) noexcept:
-        if self.fd >= 0 and self.pending() and self.push() == IO_ERROR:
+        if self.fd < 0:
+            return
+        if self.pending() and not self.connecting and self.push() == IO_ERROR:
             self.broken(FAIL_RESET)
+            return
+        if self.unread and not self.paused and not self.deferred:
+            self.unread = False
+            self.read_loop()
 
     cdef void read_loop(self) noexcept:
         cdef Py_ssize_t n
         cdef size_t room = self.poller.scratch_size
+        cdef int turn = 0
         while self.fd >= 0 and not self.paused:
+            if turn == READ_TURNS:
+                self.unread = True
+                self.poller.defer(self)
+                return
+            turn += 1
             n = self.receive(self.poller.scratch, room)
             if n == IO_AGAIN:
                 return
@@ -105,6 +120,7 @@ cdef class Http1Upstream(Stream):
             if call is None:
                 self.pool.drop(self)      # bytes behind the end of the answer
                 return -1
+            scan.max_fields = MAX_FIELDS - 1      # the scan is shared with the clients, whose listeners set theirs
             taken = self.parser.execute(scan, data, n)
             if taken < 0:
                 self.broken(FAIL_PROTOCOL)
@@ -113,6 +129,8 @@ cdef class Http1Upstream(Stream):
                 if n > <size_t>self.pool.max_head or (not stored and tg_buffer_append(&self.inbox, data, n) < 0):
                     self.broken(FAIL_PROTOCOL)
                     return -1
+                if stored:                        # an interim answer came before it
+                    tg_buffer_consume(&self.inbox, tg_buffer_size(&self.inbox) - n)
                 return 0
             data += taken
             n -= <size_t>taken
@@ -160,8 +178,7 @@ cdef class Http1Upstream(Stream):
             return
         self.paused = False
         if self.unread and self.fd >= 0:
-            self.unread = False
-            self.read_loop()
+            self.poller.defer(self)       # on_flush reads
 
 
 cdef class Http1Pool:
@@ -198,6 +215,7 @@ cdef class Http1Pool:
         self.open += 1
         if upstream.connecting:
             self.poller.arm(upstream, self.poller.now + self.connect_timeout)
+            call.on_connecting(upstream)
         else:
             call.on_connected(upstream)
         return True
@@ -205,10 +223,12 @@ cdef class Http1Pool:
     cdef void give(self, Http1Upstream upstream) noexcept:
         upstream.call = None
         upstream.used = True
-        upstream.paused = False
-        if self.closed or upstream.fd < 0 or upstream.pending() or len(self.idle) >= self.max_idle:
+        # Whatever the kernel still holds is an answer to nobody, or the end that no further event will tell of.
+        if (self.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup or upstream.unread
+                or len(self.idle) >= self.max_idle):
             self.drop(upstream)
             return
+        upstream.paused = False
         self.idle.append(upstream)
         if self.idle_timeout:
             self.poller.arm(upstream, self.poller.now + self.idle_timeout)
@@ -222,6 +242,7 @@ cdef class Http1Pool:
             except ValueError:
                 pass
         upstream.call = None
+        upstream.paused = False
         self.poller.remove(upstream)
         self.open -= 1
 

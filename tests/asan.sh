@@ -1,0 +1,32 @@
+#!/bin/sh
+# The tests of the compiled core under AddressSanitizer and UndefinedBehaviorSanitizer.
+#
+# Builds in a copy of the tree (build/asan), so that the modules in use stay as they are. Arguments go to pytest; without
+# any, the tests of every part that has compiled code run. PYTHON names the interpreter (default: the virtual environment's).
+set -eu
+cd "$(dirname "$0")/.."
+python=${PYTHON:-$PWD/.venv/bin/python}
+case $python in */*) python=$(cd "$(dirname "$python")" && pwd)/$(basename "$python") ;; esac
+tree=$PWD/build/asan
+mkdir -p "$tree"
+
+# Times of change are kept: only what changed is translated and compiled again.
+git ls-files -z --cached --others --exclude-standard -- lb bench backend tests examples configs proto setup.py pyproject.toml |
+    tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory="$tree" --keep-newer-files 2>/dev/null || true
+
+cd "$tree"
+export TIDEGATE_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1"
+export TIDEGATE_LDFLAGS="-fsanitize=address,undefined"
+"$python" setup.py -q build_ext --inplace
+
+# Python itself is not instrumented: the runtimes are loaded before it. It frees little at its end, so leaks are not
+# looked for here; its allocator is malloc's, so that its objects are watched too.
+compiler=${CC:-gcc}
+export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
+export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:${ASAN_OPTIONS:-}"
+export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
+export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE_SANITIZED=1
+if [ $# -eq 0 ]; then
+    set -- tests/core tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache
+fi
+exec "$python" -m pytest -q -p no:cacheprovider --timeout=600 "$@"
