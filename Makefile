@@ -13,7 +13,7 @@ BENCH_PACKAGES := haproxy nginx-light wrk nghttp2-client
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run test lint bench build clean asan proto docs help
+.PHONY: run test lint bench build clean asan fuzz proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
 	@echo "make bench   side by side with HAProxy and nginx"
 	@echo "make asan    the core's tests under AddressSanitizer"
+	@echo "make fuzz    HTTP/1.1 through the gate at random, for FUZZ_SECONDS (default 300)"
 	@echo "make proto   regenerate lb/wire from proto/"
 	@echo "make docs    regenerate the configuration reference and its JSON Schema"
 	@echo "make clean   remove everything that was built"
@@ -80,6 +81,9 @@ lint: build
 
 asan: build $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh
+
+fuzz: build
+	TIDEGATE_FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -q --timeout=0 tests/proxy/test_http1_fuzz.py
 
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench
