@@ -426,3 +426,36 @@ async def test_sources_are_kept_together(site: Site) -> None:
         seen.add(await read_all(reader))
         writer.close()
     assert len(seen) == 1
+
+
+async def test_what_waits_for_a_slow_client_survives_its_half_close(site: Site) -> None:
+    sizes = [size << 18 for size in range(1, 28)]
+
+    async def send(reader: Reader, writer: Writer) -> None:
+        size = int(await reader.readline())
+        writer.write(b"x" * size)
+        writer.close()  # after its last byte; before the client has it
+
+    gate = await site.gate([await site.endpoint(send)], listener=TCP)
+
+    async def session(size: int) -> int:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", gate.port))
+        await loop.sock_sendall(client, b"%d\n" % size)
+        held = -1
+        while held != gate.total(10)[8]:  # until the endpoints' bytes are on their way as far as they go
+            held = gate.total(10)[8]
+            await asyncio.sleep(0.3)
+        client.shutdown(socket.SHUT_WR)
+        await asyncio.sleep(0.1)
+        got = 0
+        while data := await loop.sock_recv(client, 1 << 20):
+            got += len(data)
+        client.close()
+        return got
+
+    assert await asyncio.gather(*(session(size) for size in sizes)) == sizes
+    await idle(gate)
