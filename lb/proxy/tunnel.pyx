@@ -214,8 +214,8 @@ cdef class Tunnel:
                 break
             if source.ended:
                 target.shutdown_write()
-                if target.ended and not target.blocked:
-                    self.finish(True)             # else what it sent last still has to go out
+                if target.ended:
+                    self.finish(True)
                 return
             if source.bulk:
                 n = source.pipe.fill(source.fd, SPLICE_SIZE)
