@@ -368,5 +368,3 @@ async def test_nothing_is_left_of_what_is_over(site: Site) -> None:
     counts = live()
     assert counts["HttpConnection"] == counts["ForwardExchange"] == 0, counts
     assert counts["Http1Upstream"] <= 16, counts
-
-
