@@ -237,8 +237,8 @@ cdef class HttpConnection(Client):
             host[0] = field.value
             host_length[0] = field.value_length
         if scan.target_length and scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42):
-            # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. What follows it without a slash (a query)
-            # would have to be given one; nobody sends that.
+            # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. What follows it without a slash (a
+            # query) would have to be given one; nobody sends that.
             n = scan.target_length
             if n > 7 and memcmp(scan.target, b"http://", 7) == 0:
                 n = 7
