@@ -311,7 +311,7 @@ cdef class GrpcConnection(Stream):
         # opened the next; so a peer that refuses within its limit gets a little less than it.
         cdef uint32_t announced = self.session.peer_stream_limit()
         self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
-        # gRFC A6 has one such retry; with a limit that sinks at each, a few more find their place on a busy machine too.
+        # gRFC A6 has one such retry; with a limit that sinks at each, a few more find their place under load.
         if call.refused >= REFUSALS or self.retired:
             return False
         call.refused += 1
