@@ -291,6 +291,8 @@ async def test_no_endpoint_answers_503(site: Site) -> None:
 
 async def answer_with(data: bytes, close: bool) -> Recorder:
     class Broken(Recorder):
+        held: list[asyncio.StreamWriter] = []
+
         async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             self.requests.append(b"")
@@ -298,6 +300,7 @@ async def answer_with(data: bytes, close: bool) -> Recorder:
             await writer.drain()
             if close:
                 writer.close()
+            self.held.append(writer)  # one that nobody holds is closed by asyncio
 
     return Broken()
 
