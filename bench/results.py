@@ -6,11 +6,30 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.errors import BenchError
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a sample. `digits` are those after the point in a table; `ratio`: whether a ratio to peers says much."""
+
+    key: str
+    title: str
+    better: Literal["lower", "higher"]
+    digits: int = 0
+    ratio: bool = True
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the project asks of itself for the headline: a ratio to the best of `peers`, or (none given) a value."""
+
+    at_most: float
+    peers: tuple[str, ...] = ()
 
 
 def directory() -> Path:
@@ -43,10 +62,21 @@ class Subject:
 
 @dataclass
 class Outcome:
-    """One scenario with all its subjects by the proxy's name, in the order they ran."""
+    """One scenario with all its subjects by the proxy's name, in the order they ran.
+
+    `metrics[0]` is the headline, of which less is better; `note` says what differs between the subjects' work.
+    """
 
     scenario: str
+    title: str
+    metrics: tuple[Metric, ...]
+    limit: Limit | None = None
+    note: str = ""
     subjects: dict[str, Subject] = field(default_factory=dict)
+
+    @property
+    def headline(self) -> Metric:
+        return self.metrics[0]
 
 
 @dataclass
@@ -77,20 +107,26 @@ def load(path: Path) -> Results:
     try:
         data = json.loads(path.read_text())
         if data.pop("format") != FORMAT:
-            raise BenchError(f"{path}: of another format than {FORMAT}")
-        outcomes = [
-            Outcome(
-                o["scenario"],
-                {
-                    name: Subject(**{**s, "samples": [Sample(**sample) for sample in s["samples"]]})
-                    for name, s in o["subjects"].items()
-                },
-            )
-            for o in data.pop("outcomes")
-        ]
-        return Results(**data, outcomes=outcomes)
+            raise BenchError(f"{path}: of another format than {FORMAT}; measure anew")
+        return Results(**{**data, "outcomes": [_outcome(o) for o in data["outcomes"]]})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"{path}: no result of the bench: {error}") from error
+
+
+def _outcome(data: dict[str, Any]) -> Outcome:
+    limit = data["limit"]
+    subjects = {
+        name: Subject(**{**subject, "samples": [Sample(**sample) for sample in subject["samples"]]})
+        for name, subject in data["subjects"].items()
+    }
+    return Outcome(
+        **{
+            **data,
+            "metrics": tuple(Metric(**metric) for metric in data["metrics"]),
+            "limit": None if limit is None else Limit(limit["at_most"], tuple(limit["peers"])),
+            "subjects": subjects,
+        }
+    )
 
 
 def newest(where: Path | None = None) -> Path:

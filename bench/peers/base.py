@@ -18,6 +18,18 @@ Upstream = Literal["http", "http2", "grpc", "tcp", "udp"]
 
 
 @dataclass(frozen=True)
+class Serve:
+    """Model servers that the proxy starts and scales itself: `model` is one of `bench.models`, `target` the requests
+    in flight on each that scaling aims at.
+    """
+
+    model: str
+    min: int
+    max: int
+    target: float
+
+
+@dataclass(frozen=True)
 class Task:
     """What a scenario asks of every proxy.
 
@@ -27,6 +39,7 @@ class Task:
     `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
     `queue_timeout` seconds and are then refused; 0 = no limit.
     `checks`: active health checks every second, two failures in a row take an endpoint out.
+    `serve`: the proxy runs the model servers itself; no peer does.
     """
 
     job: Job
@@ -36,6 +49,7 @@ class Task:
     endpoint_limit: int = 0
     queue_timeout: float = 0.5
     checks: bool = False
+    serve: Serve | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,8 @@ class Certificate:
 class Setup:
     """A task in one place: the proxy's port, the servers' ports, all on 127.0.0.1, and a directory of its own.
 
-    `certificate` is there if the task wants TLS; its subject is `localhost`.
+    `certificate` is there if the task wants TLS; its subject is `localhost`. `models` is the repository of the model
+    servers that the proxy runs itself.
     """
 
     task: Task
@@ -62,6 +77,7 @@ class Setup:
     directory: Path
     max_connections: int = 8_000
     certificate: Certificate | None = None
+    models: Path | None = None
 
 
 class Proxy(Protocol):
