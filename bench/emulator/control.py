@@ -158,7 +158,7 @@ class Control:
             elif isinstance(change, SlowNow):
                 server.slow(now, start, length, change.factor)
             else:
-                server.fail(start, length, change.how)
+                server.fail(now, start, length, change.how)
 
 
 class ControlConnection(asyncio.Protocol):

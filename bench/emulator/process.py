@@ -14,10 +14,10 @@ import uvloop
 from bench.emulator.agenda import Agenda
 from bench.emulator.control import Control, ControlConnection
 from bench.emulator.listener import Newcomer
-from bench.emulator.pacer import Pacer
 from bench.emulator.server import ModelServer
 from bench.emulator.spec import Fleet
 from bench.errors import BenchError
+from bench.load.pacer import Pacer
 
 _BACKLOG = 4096
 

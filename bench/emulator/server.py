@@ -106,7 +106,8 @@ class ModelServer:
         self._turning = True
         self._now = now
         try:
-            if self.due <= now:
+            if (due := self.due) <= now:
+                self._agenda.note_late(now - due)
                 self._advance(now, but)
             while self._inbox:
                 self._admit(self._inbox.popleft(), now)
@@ -161,11 +162,13 @@ class ModelServer:
 
     def slow(self, now: int, start: int, length: int | None, factor: float = STALLED) -> None:
         """Slower by `factor`, or stalled, from `start` on; without `length` until `clear`."""
+        self._spans = [span for span in self._spans if span.start + span.length > now]
         self._spans.append(_span(start, length, factor))
         self._replan(now)
 
-    def fail(self, start: int, length: int | None, how: FailHow) -> None:
+    def fail(self, now: int, start: int, length: int | None, how: FailHow) -> None:
         """Fails what arrives from `start` on; without `length` until `clear`."""
+        self._unplanned = [(span, why) for span, why in self._unplanned if span.start + span.length > now]
         self._unplanned.append((_span(start, length, STALLED), how))
 
     def clear(self, now: int) -> None:

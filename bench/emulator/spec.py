@@ -122,7 +122,7 @@ class Stall:
 
 @dataclass(frozen=True, config=_CLOSED)
 class Antagonist:
-    """A noisy neighbour: for the share `duty` of each period from `start_ms` on, all runs at 1/`factor` of its speed."""
+    """A noisy neighbour: for the share `duty` of each period, from `start_ms` on, all takes `factor` times as long."""
 
     period_ms: Period
     duty: Annotated[float, Field(gt=0, le=1)]
