@@ -15,7 +15,7 @@ from bench.wrk import Wrk
 
 DISTINCT = 10_000
 REQUESTS = tuple(json_request(700, seed) for seed in range(DISTINCT))
-LOAD = Wrk(REQUESTS, zipf=1.0)
+LOAD = Wrk(REQUESTS, popularity="zipf:1.0")
 PACE = Open(REQUESTS, 2000, zipf=1.0)
 
 SCENARIO = Scenario(
