@@ -7,8 +7,9 @@ STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 
 BUILD_PACKAGES := gcc libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libsodium-dev
-TEST_PACKAGES := curl nginx-light haproxy wrk systemd openssl
-BENCH_PACKAGES := haproxy nginx-light wrk nghttp2-client
+PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
+TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-server systemd openssl
+BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
@@ -19,7 +20,7 @@ help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
 	@echo "make test    build all and run the tests"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
-	@echo "make bench   side by side with HAProxy and nginx"
+	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
 	@echo "make asan    the core's tests under AddressSanitizer"
 	@echo "make fuzz    HTTP/1.1 through the gate at random, for FUZZ_SECONDS (default 300)"
 	@echo "make proto   regenerate lb/wire from proto/"
