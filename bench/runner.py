@@ -49,7 +49,14 @@ def run(
     )
     with on_load_cores(cores):
         for scenario in scenarios:
-            outcome = Outcome(scenario.name, {name: Subject() for name in versions})
+            outcome = Outcome(
+                scenario.name,
+                {name: Subject() for name in versions},
+                title=scenario.title,
+                metrics=scenario.metrics,
+                limit=scenario.limit,
+                note=scenario.note,
+            )
             results.outcomes.append(outcome)
             for number in range(1, min(rounds, scenario.max_rounds) + 1):
                 for name, subject in outcome.subjects.items():

@@ -4,30 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from bench.bed import Bed
 from bench.peers.base import Job, Upstream
-from bench.results import Sample
+from bench.results import Limit, Metric, Sample
 from bench.servers import Server
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of a sample. `digits` are those after the point in a table."""
-
-    key: str
-    title: str
-    better: Literal["lower", "higher"]
-    digits: int = 0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What the project asks of itself for the headline: a ratio to the best of `peers`, or (none given) a value."""
-
-    at_most: float
-    peers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -40,8 +21,9 @@ class Scenario:
     servers: Mapping[Upstream, Server]
     measure: Callable[[Bed], Sample]
     metrics: tuple[Metric, ...]
-    limit: Limit
+    limit: Limit | None
     max_rounds: int = 1000
+    note: str = ""
 
     @property
     def headline(self) -> Metric:
@@ -55,3 +37,5 @@ LOAD_METRICS = (
     Metric("p50_us", "p50 µs", "lower"),
     Metric("p99_us", "p99 µs", "lower"),
 )
+
+__all__ = ["LOAD_METRICS", "Limit", "Metric", "Scenario"]
