@@ -13,9 +13,14 @@ from bench.errors import BenchError
 FORMAT = 2
 
 
+def directory() -> Path:
+    """Where results are kept: `results` beside this file, or what TIDEGATE_BENCH_RESULTS says."""
+    return Path(os.environ.get("TIDEGATE_BENCH_RESULTS") or Path(__file__).parent / "results")
+
+
 @dataclass(frozen=True)
 class Metric:
-    """A figure of a sample. `digits` are those after the point in a table; `ratio`: whether a ratio to peers says much."""
+    """A figure of a sample. `digits` are those after the point in a table; `ratio` is whether a ratio makes sense."""
 
     key: str
     title: str
@@ -30,11 +35,6 @@ class Limit:
 
     at_most: float
     peers: tuple[str, ...] = ()
-
-
-def directory() -> Path:
-    """Where results are kept: `results` beside this file, or what TIDEGATE_BENCH_RESULTS says."""
-    return Path(os.environ.get("TIDEGATE_BENCH_RESULTS") or Path(__file__).parent / "results")
 
 
 @dataclass
@@ -64,19 +64,16 @@ class Subject:
 class Outcome:
     """One scenario with all its subjects by the proxy's name, in the order they ran.
 
-    `metrics[0]` is the headline, of which less is better; `note` says what differs between the subjects' work.
+    What a report needs of the scenario is kept with it, so that a scenario that has gone can still be reported;
+    `metrics[0]` is the headline, `note` says what differs between the work of the subjects.
     """
 
     scenario: str
-    title: str
-    metrics: tuple[Metric, ...]
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    title: str = ""
+    metrics: tuple[Metric, ...] = ()
     limit: Limit | None = None
     note: str = ""
-    subjects: dict[str, Subject] = field(default_factory=dict)
-
-    @property
-    def headline(self) -> Metric:
-        return self.metrics[0]
 
 
 @dataclass
@@ -106,26 +103,25 @@ def load(path: Path) -> Results:
     """Raises BenchError if the file is not one of ours."""
     try:
         data = json.loads(path.read_text())
-        if data.pop("format") != FORMAT:
-            raise BenchError(f"{path}: of another format than {FORMAT}; measure anew")
-        return Results(**{**data, "outcomes": [_outcome(o) for o in data["outcomes"]]})
+        if (found := data.pop("format")) != FORMAT:
+            raise BenchError(f"{path}: is of format {found}, this bench reads {FORMAT}: run the bench again")
+        outcomes = [_outcome(**outcome) for outcome in data.pop("outcomes")]
+        return Results(**data, outcomes=outcomes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"{path}: no result of the bench: {error}") from error
 
 
-def _outcome(data: dict[str, Any]) -> Outcome:
-    limit = data["limit"]
-    subjects = {
-        name: Subject(**{**subject, "samples": [Sample(**sample) for sample in subject["samples"]]})
-        for name, subject in data["subjects"].items()
-    }
+def _outcome(
+    subjects: dict[str, Any], metrics: list[dict[str, Any]], limit: dict[str, Any] | None, **plain: str
+) -> Outcome:
     return Outcome(
-        **{
-            **data,
-            "metrics": tuple(Metric(**metric) for metric in data["metrics"]),
-            "limit": None if limit is None else Limit(limit["at_most"], tuple(limit["peers"])),
-            "subjects": subjects,
-        }
+        **plain,
+        subjects={
+            name: Subject(**{**s, "samples": [Sample(**sample) for sample in s["samples"]]})
+            for name, s in subjects.items()
+        },
+        metrics=tuple(Metric(**metric) for metric in metrics),
+        limit=Limit(limit["at_most"], tuple(limit["peers"])) if limit else None,
     )
 
 

@@ -49,4 +49,4 @@ class Scenario:
     def outcome(self, proxies: Iterable[str]) -> Outcome:
         """An outcome without samples yet."""
         subjects = {name: Subject() for name in proxies}
-        return Outcome(self.name, self.title, self.metrics, self.limit, self.note, subjects)
+        return Outcome(self.name, subjects, self.title, self.metrics, self.limit, self.note)
