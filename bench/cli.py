@@ -99,7 +99,9 @@ def report(
     """Show a result as tables, as Markdown, as a page, or put it into a document."""
     results = store.load(file or store.newest())
     if html is not None:
-        html.write_text(reports.html(results))
+        from bench.report import page
+
+        html.write_text(page.html(results))
     if write is not None:
         _insert(write, reports.markdown(results, _plots(results, write)))
     if markdown:
@@ -127,11 +129,13 @@ def compare(
 
 def _plots(results: store.Results, document: Path) -> str:
     """Writes the plots into a folder named as the document; returns the folder as seen from the document."""
+    from bench.report import plots
+
     folder = document.with_suffix("")
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.svg"):
         old.unlink()
-    reports.write_plots(results, folder)
+    plots.write_all(results, folder)
     return folder.name
 
 

@@ -15,11 +15,12 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 from bench.errors import BenchError
 from bench.generator import Counted, Target
+from bench.load.request import Request
 from bench.marked import MARK, result_line
 from bench.peers.base import version_of
 from bench.processes import require
@@ -60,16 +61,6 @@ request = function()
   return ready[sequence[place]]
 end
 """
-
-
-@dataclass(frozen=True)
-class Request:
-    """An HTTP request; a body implies its Content-Length."""
-
-    path: str
-    method: str = "GET"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
 
 
 @dataclass(frozen=True)
