@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench.emulator.__main__ import main
 from bench.emulator.answers import Answers, infer_json, infer_response
 from bench.emulator.spec import (
     Antagonist,
@@ -88,16 +89,11 @@ def test_a_mistake_is_one_line_with_its_place(value: object, says: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def emulator(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bench.emulator", *arguments], capture_output=True, text=True, timeout=30
-    )
-
-
 def test_the_command_says_the_mistake_and_its_file(tmp_path: Path) -> None:
     file = tmp_path / "fleet.json"
     file.write_text('{"servers": [{"port": 0}], "control_port": 0, "sed": 1}')
-    ended = emulator(str(file))
+    command = [sys.executable, "-m", "bench.emulator", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert ended.stderr.count("\n") == 1
@@ -105,12 +101,13 @@ def test_the_command_says_the_mistake_and_its_file(tmp_path: Path) -> None:
     assert "sed" in ended.stderr
 
 
-def test_options_make_a_fleet() -> None:
+def test_options_make_a_fleet(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--servers", "2", "--port", "9001", "--control", "9000", "--execution", "parallel:4", "--seed", "3"]
-    ended = emulator(*arguments, "--time", "lognormal:5:0.5", "--max-queue", "7", "--print")
-    assert ended.stderr == ""
+    assert main([*arguments, "--time", "lognormal:5:0.5", "--max-queue", "7", "--print"]) == 0
     service = Service(Parallel(Lognormal(5.0, 0.5), 4), 7)
-    assert Fleet.from_json(ended.stdout) == Fleet((ServerSpec(9001, service), ServerSpec(9002, service)), 9000, 3)
+    assert Fleet.from_json(capsys.readouterr().out) == Fleet(
+        (ServerSpec(9001, service), ServerSpec(9002, service)), 9000, 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,11 +122,12 @@ def test_options_make_a_fleet() -> None:
         (["no-such-file.json"], "no-such-file.json"),
     ],
 )
-def test_wrong_options_are_one_line(arguments: list[str], says: str) -> None:
-    ended = emulator(*arguments)
-    assert ended.returncode == 1
-    assert says in ended.stderr
-    assert ended.stderr.count("\n") == 1
+def test_wrong_options_are_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert says in said.err
+    assert said.err.count("\n") == 1
 
 
 def test_both_protocols_give_the_same_answer() -> None:
