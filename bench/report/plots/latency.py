@@ -61,7 +61,7 @@ def histograms(outcome: Outcome) -> dict[str, HdrHistogram]:
     """All runs of each proxy merged; only those that have any."""
     found = {}
     for name in ours_first(outcome):
-        texts = [s.raw["latency"] for s in outcome.subjects[name].samples if "latency" in s.raw]
+        texts = [s.raw["latency"] for s in outcome.subjects[name].samples if s.raw.get("latency")]
         if (histogram := merged(texts, f"{outcome.scenario}, {name}")) is not None:
             found[name] = histogram
     return found
@@ -108,7 +108,8 @@ def sweep(outcome: Outcome, name: str) -> list[Point]:
     by_rate: dict[float, list[dict[str, object]]] = {}
     for sample in outcome.subjects[name].samples:
         for entry in sample.raw.get("sweep", ()):
-            by_rate.setdefault(entry["rate"], []).append(entry)
+            if entry["latency"]:
+                by_rate.setdefault(entry["rate"], []).append(entry)
     points = []
     for rate, entries in sorted(by_rate.items()):
         what = f"{outcome.scenario}, {name} at {rate:g}/s"
