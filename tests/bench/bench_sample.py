@@ -81,12 +81,10 @@ def subject(
 def load_outcome(
     scenario: str, title: str, cpu: dict[str, float], limit: Limit | None, runs: int = 5, note: str = ""
 ) -> Outcome:
-    subjects = {
-        name: subject(
-            name, value, runs, lambda n, name=name, v=value: raw(v * 9, n + len(name), 9000 * (name == "nginx"))
-        )
-        for name, value in cpu.items()
-    }
+    def more(name: str) -> Callable[[int], dict[str, Any]]:
+        return lambda number: raw(cpu[name] * 9, number + len(name), 9000 * (name == "nginx"))
+
+    subjects = {name: subject(name, value, runs, more(name)) for name, value in cpu.items()}
     return Outcome(scenario, subjects=subjects, title=title, metrics=LOAD_METRICS, limit=limit, note=note)
 
 

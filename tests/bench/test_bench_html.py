@@ -205,6 +205,7 @@ def test_long_series_keep_their_totals_and_their_peaks() -> None:
     assert latencies_[-1] == 77
     assert math.isnan(latencies_[0])
     assert points({"bin_s": 0.1}, rate) == ([], [])
+    assert points({"bin_s": 0.1, "servers": [1, 2, 3], "servers_bin_s": 0.5}, PANELS[3]) == ([0.0, 0.5, 1.0], [1, 2, 3])
 
 
 def test_the_shown_run_is_the_one_with_the_median_headline(results: Results) -> None:

@@ -198,9 +198,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BenchError, match=r"x\.json"):
             store.load(path)
     path.write_text('{"format": 1, "outcomes": []}')
-    with pytest.raises(BenchError, match="is of format 1, this bench reads 2: run the bench again"):
+    with pytest.raises(BenchError, match="format"):
         store.load(path)
-    bare = results(Outcome("x", metrics=(Metric("a", "b", "lower"),)))
+    bare = results(Outcome("x", title="t", metrics=(Metric("a", "b", "lower"),)))
     data = json.loads(store.save(bare, tmp_path).read_text())
     data["outcomes"][0]["metrics"] = []
     path.write_text(json.dumps(data))

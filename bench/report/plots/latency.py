@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from hdrh.histogram import HdrHistogram
 
@@ -130,4 +131,7 @@ def _percentile(x: int) -> str:
 
 
 def _rates(rates: list[float]) -> str:
-    return " to ".join(f"{rate:,.0f}" for rate in dict.fromkeys((rates[0], rates[-1]))) + " requests/s"
+    """The rates that were offered, as one where no run was a hundredth off."""
+    if rates[-1] <= 1.01 * rates[0]:
+        return f"{median(rates):,.0f} requests/s"
+    return f"{rates[0]:,.0f} to {rates[-1]:,.0f} requests/s"

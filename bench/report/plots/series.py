@@ -85,9 +85,10 @@ def typical(outcome: Outcome, name: str) -> Sample | None:
 def points(series: dict[str, Any], panel: Panel) -> tuple[list[float], list[float]]:
     """Times in s (the start of a bin) and what the panel shows of them, of at most 150 bins.
 
-    A bin without a latency is not a number, so that the line has a gap there.
+    A quantity may have bins of its own length, `KEY_bin_s`. A bin without a latency is not a number, so that the line
+    has a gap there.
     """
-    values, width = list(series.get(panel.key) or ()), float(series["bin_s"])
+    values, width = list(series.get(panel.key) or ()), float(series.get(f"{panel.key}_bin_s", series["bin_s"]))
     several = math.ceil(len(values) / _BINS)
     joined = [panel.join(values[i : i + several]) for i in range(0, len(values), several or 1)]
     if panel.log:
