@@ -93,9 +93,8 @@ def differences(a: Results, b: Results) -> list[str]:
     return found
 
 
-def show(a: Results, b: Results, console: Console) -> list[Agreement]:
-    """Prints the comparison on a terminal and returns it."""
-    found = compare(a, b)
+def show(found: list[Agreement], a: Results, b: Results, console: Console) -> None:
+    """Prints the comparison of two results on a terminal."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for title in ("scenario", "metric", "peer"):
         table.add_column(title, overflow="fold")
@@ -110,12 +109,10 @@ def show(a: Results, b: Results, console: Console) -> list[Agreement]:
         console.print(Text(f"! differs: {text}", style="yellow"))
     for text in verdict(found):
         console.print(Text(text, style="red" if disagreements(found) else ""))
-    return found
 
 
-def markdown(a: Results, b: Results) -> str:
-    """The comparison as Markdown; headlines are bold."""
-    found = compare(a, b)
+def markdown(found: list[Agreement], a: Results, b: Results) -> str:
+    """The comparison of two results as Markdown; headlines are bold."""
     rows = []
     for one in found:
         scenario, *cells = map(plain, _cells(one))
