@@ -114,6 +114,8 @@ def load(path: Path) -> Results:
 def _outcome(
     subjects: dict[str, Any], metrics: list[dict[str, Any]], limit: dict[str, Any] | None, **plain: str
 ) -> Outcome:
+    if not metrics:
+        raise ValueError(f"the scenario {plain['scenario']} has no metric")
     return Outcome(
         **plain,
         subjects={

@@ -39,11 +39,11 @@ def figures(outcome: Outcome) -> list[Figure]:
         for metric in bar_metrics(outcome):
             add("bars", metric.key, metric.title, metric)
     raw = [sample.raw for subject in outcome.subjects.values() for sample in subject.samples]
-    if any("latency" in r for r in raw):
+    if any(r.get("latency") for r in raw):
         add("latency", "latency", "latency by percentile, at a fixed rate, all runs together")
     if any(r.get("sweep") for r in raw):
         add("load", "load", "latency against load, the lines up and down are the runs")
-    if any("series" in r for r in raw):
+    if any(r.get("series") for r in raw):
         add("series", "series", "over time, the run with the median headline")
     return found
 

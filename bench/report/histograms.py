@@ -37,7 +37,8 @@ def merged(texts: Iterable[str], what: str) -> HdrHistogram | None:
 
 
 def curve(histogram: HdrHistogram) -> tuple[list[float], list[float]]:
-    """Points (1/(1-p), latency in µs) from the lowest value to the highest, evenly spaced on a logarithmic axis.
+    """Points (1/(1-p), latency in µs) from the lowest value to the highest, evenly spaced on a logarithmic axis; the
+    highest of n stands at n.
 
     The axis is that of HdrHistogram's own plotter (G. Tene): each decade is one more nine of the percentile.
     """
@@ -48,4 +49,5 @@ def curve(histogram: HdrHistogram) -> tuple[list[float], list[float]]:
     places = [10 ** (step / _PER_DECADE) for step in range(steps + 1)]
     if places[-1] < count:
         places.append(float(count))
-    return places, [float(histogram.get_value_at_percentile(100 * (1 - 1 / x))) for x in places]
+    below = [float(histogram.get_value_at_percentile(100 * (1 - 1 / x))) for x in places[:-1]]
+    return places, [*below, float(histogram.get_value_at_percentile(100))]

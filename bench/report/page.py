@@ -81,8 +81,8 @@ def _summary(results: Results) -> Markup:
     if any(line.doubtful for line in lines):
         caption += " (!): with doubtful runs, see the notes."
     rows = element("tbody", *(_row(line) for line in lines))
-    table = element("table", element("caption", caption), element("thead", head), rows)
-    return element("section", element("h2", "Summary"), element("div", table, class_="scroll"))
+    table = _table("The headline of each scenario", head, rows)
+    return element("section", element("h2", "Summary"), table, element("p", caption, class_="muted"))
 
 
 def _row(line: Line) -> Markup:
@@ -112,7 +112,7 @@ def _row(line: Line) -> Markup:
 
 def _scenario(outcome: Outcome, results: Results) -> Markup:
     names = ours_first(outcome)
-    head = element("tr", element("th", "", scope="col"), *(_proxy(name) for name in names))
+    head = element("tr", element("th", "Metric", scope="col"), *(_proxy(name) for name in names))
     rows = [
         element(
             "tr",
@@ -122,7 +122,7 @@ def _scenario(outcome: Outcome, results: Results) -> Markup:
         for metric in outcome.metrics
     ]
     caption = f"Medians, and below them Tidegate's ratio to that peer. Absolute figures: {_machine(results)} only."
-    table = element("table", element("caption", caption), element("thead", head), element("tbody", *rows))
+    table = _table(f"All figures of {outcome.scenario}", head, element("tbody", *rows))
     found = verdict(outcome)
     drawn = [
         element("figure", Markup(plots.draw(outcome, f)), element("figcaption", f.caption[0].upper() + f.caption[1:]))
@@ -134,12 +134,19 @@ def _scenario(outcome: Outcome, results: Results) -> Markup:
         element("h2", outcome.scenario),
         element("p", outcome.title, ". " if outcome.note else "", outcome.note),
         element("p", "Limit: ", words.against_limit(found, outcome.metrics[0]), class_="muted") if found else "",
-        element("div", table, class_="scroll"),
+        table,
+        element("p", caption, class_="muted"),
         element("div", *drawn, class_="plots") if drawn else "",
         element("ul", *(element("li", note) for note in own_notes), class_="muted") if own_notes else "",
         *(_configuration(name, outcome.subjects[name].config) for name in names if outcome.subjects[name].config),
         id=_anchor(outcome),
     )
+
+
+def _table(caption: str, head: Markup, body: Markup) -> Markup:
+    """A table that scrolls by itself where the page is narrow; its caption is for those who cannot see the heading."""
+    inner = element("table", element("caption", caption), element("thead", head), body)
+    return element("div", inner, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
 def _proxy(name: str) -> Markup:

@@ -68,9 +68,9 @@ def _row(line: Line) -> list[str | Text]:
     limit = Text(words.met(line.verdict), style=_MET[line.verdict.met] if line.verdict else "dim")
     return [
         Text(line.outcome.scenario + (" !" if line.doubtful else ""), style="bold"),
-        metric.title,
+        Text(metric.title),
         Text(ours, style="" if line.ours else "red"),
-        peer,
+        Text(peer),
         Text(words.ratio(found) if found else words.NOTHING, style=f"bold {style}".strip()),
         Text(found.standing if found else "", style=style),
         words.interval(found.ratio) if found else "",
@@ -84,9 +84,10 @@ def _details(outcome: Outcome) -> Table:
     table.add_column("")
     names = ours_first(outcome)
     for name in names:
-        table.add_column(name, justify="right", style="bold" if name == OURS else "")
+        table.add_column(Text(name), justify="right", style="bold" if name == OURS else "")
     for metric in outcome.metrics:
-        table.add_row(f"{metric.title}\n({words.direction(metric)})", *(_cell(outcome, name, metric) for name in names))
+        title = Text(metric.title).append(f"\n({words.direction(metric)})", style="dim")
+        table.add_row(title, *(_cell(outcome, name, metric) for name in names))
     return table
 
 

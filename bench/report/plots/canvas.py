@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ try:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 except ImportError as error:
     raise BenchError(f"plots need matplotlib (pip install 'tidegate[bench]'): {error}") from error
 
@@ -54,7 +55,7 @@ _STYLE: Any = {
 }
 
 
-__all__ = ["Axes", "Canvas", "draw", "duration", "legend", "line", "log_durations", "standalone"]
+__all__ = ["Axes", "Canvas", "MaxNLocator", "draw", "duration", "legend", "line", "log_durations", "standalone"]
 
 
 def draw(
@@ -83,15 +84,18 @@ def legend(canvas: Canvas, looks: dict[str, Look], markers: bool = False) -> Non
     canvas.legend(handles=handles, loc="outside upper left", ncols=5, handlelength=2.8, columnspacing=1.4)
 
 
-def log_durations(ax: Axes, label: str) -> None:
-    """A logarithmic axis of µs upwards, with ticks at 1, 2 and 5 where it spans few decades."""
+def log_durations(ax: Axes, label: str, decades: bool = False) -> None:
+    """A logarithmic axis of µs upwards, with ticks at 1, 2 and 5 where it spans few decades (unless `decades`)."""
+    ax.set_ylabel(label)
+    if not 0 < ax.dataLim.minposy < math.inf:
+        ax.set_yticks([])  # nothing was measured
+        return
     ax.set_yscale("log")
     low, high = ax.get_ylim()
-    few = high < 300 * low
+    few = high < (10 if decades else 300) * low
     ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(lambda value, _: duration(value))
-    ax.set_ylabel(label)
 
 
 def duration(us: float) -> str:
@@ -126,6 +130,7 @@ def _finish(svg: str, name: str, title: str, text: str) -> str:
     _flatten(root)
     for size in ("width", "height"):
         del root.attrib[size]
+    root.set("stroke-linejoin", "round")  # matplotlib's own, for all elements, by a style that would touch a whole page
     root.set("role", "img")
     root.set("aria-labelledby", f"{name}-title {name}-desc")
     for tag, words in (("desc", text), ("title", title)):
@@ -152,14 +157,15 @@ def _rename(element: ET.Element, name: str, referred: set[str]) -> None:
 
 
 def _flatten(parent: ET.Element) -> None:
-    """Removes metadata, groups that say nothing, and white space between elements."""
+    """Removes metadata, styles, groups and definitions that say nothing, and white space between elements."""
     children = []
     for child in parent:
         _flatten(child)
         child.tail = None
-        if child.tag == f"{{{_SVG}}}g" and not child.attrib:
+        kind = child.tag.removeprefix(f"{{{_SVG}}}")
+        if kind == "g" and not child.attrib:
             children += list(child)
-        elif child.tag != f"{{{_SVG}}}metadata":
+        elif kind not in ("metadata", "style") and (kind != "defs" or len(child)):
             children.append(child)
     parent[:] = children
     if children:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from hdrh.histogram import HdrHistogram
 
@@ -61,7 +62,7 @@ def histograms(outcome: Outcome) -> dict[str, HdrHistogram]:
     """All runs of each proxy merged; only those that have any."""
     found = {}
     for name in ours_first(outcome):
-        texts = [s.raw["latency"] for s in outcome.subjects[name].samples if "latency" in s.raw]
+        texts = [s.raw["latency"] for s in outcome.subjects[name].samples if s.raw.get("latency")]
         if (histogram := merged(texts, f"{outcome.scenario}, {name}")) is not None:
             found[name] = histogram
     return found
@@ -108,7 +109,8 @@ def sweep(outcome: Outcome, name: str) -> list[Point]:
     by_rate: dict[float, list[dict[str, object]]] = {}
     for sample in outcome.subjects[name].samples:
         for entry in sample.raw.get("sweep", ()):
-            by_rate.setdefault(entry["rate"], []).append(entry)
+            if entry["latency"]:
+                by_rate.setdefault(entry["rate"], []).append(entry)
     points = []
     for rate, entries in sorted(by_rate.items()):
         what = f"{outcome.scenario}, {name} at {rate:g}/s"
@@ -129,4 +131,7 @@ def _percentile(x: int) -> str:
 
 
 def _rates(rates: list[float]) -> str:
-    return " to ".join(f"{rate:,.0f}" for rate in dict.fromkeys((rates[0], rates[-1]))) + " requests/s"
+    """The rates that were offered, as one where no run was a hundredth off."""
+    if rates[-1] <= 1.01 * rates[0]:
+        return f"{median(rates):,.0f} requests/s"
+    return f"{rates[0]:,.0f} to {rates[-1]:,.0f} requests/s"

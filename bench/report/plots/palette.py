@@ -62,7 +62,7 @@ def dark_rules(used_in: str | None = None) -> str:
     """
     pairs = [(f"{what}: {ink.light}", what, ink.dark) for ink in INKS for what in ("fill", "stroke")]
     return "".join(
-        f'svg [style*="{pair}"]{{{what}:{dark}!important}}'
+        f'[style*="{pair}"]{{{what}:{dark}!important}}'
         for pair, what, dark in pairs
         if used_in is None or pair in used_in
     )

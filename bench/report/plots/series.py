@@ -41,7 +41,7 @@ def draw(outcome: Outcome, wanted: Figure) -> str:
     """The panels as SVG, of each proxy the run whose headline is the median."""
     found = {name: run for name in ours_first(outcome) if (run := typical(outcome, name)) is not None}
     series: dict[str, dict[str, Any]] = {name: run.raw["series"] for name, run in found.items()}
-    panels = [p for p in PANELS if any(any(s.get(p.key) or ()) for s in series.values())]
+    panels = [p for p in PANELS if any(any(s.get(p.key) or ()) for s in series.values())] or [PANELS[0]]
 
     def paint(page: canvas.Canvas, axes: list[canvas.Axes]) -> None:
         for ax, panel in zip(axes, panels, strict=True):
@@ -51,10 +51,11 @@ def draw(outcome: Outcome, wanted: Figure) -> str:
                 longest = max(series.values(), key=lambda one: len(one["sent"]) * one["bin_s"])
                 _line(ax, {**longest, "completed": longest["sent"]}, panel, color=MUTED.light, linewidth=1, zorder=1)
             if panel.log:
-                canvas.log_durations(ax, panel.label)
+                canvas.log_durations(ax, panel.label, decades=True)
             else:
                 ax.set_ylabel(panel.label)
                 ax.set_ylim(bottom=0)
+                ax.yaxis.set_major_locator(canvas.MaxNLocator(3, integer=True))
                 ax.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes[-1].set_xlabel("seconds; the thin grey line is what was sent")
         axes[-1].set_xlim(left=0)
@@ -75,7 +76,7 @@ def typical(outcome: Outcome, name: str) -> Sample | None:
     """The run with a series whose headline is the median (the lower of two in the middle); None if there is none."""
     key = outcome.metrics[0].key
     runs = sorted(
-        (s for s in outcome.subjects[name].samples if "series" in s.raw and key in s.values),
+        (s for s in outcome.subjects[name].samples if s.raw.get("series") and key in s.values),
         key=lambda s: s.values[key],
     )
     return runs[(len(runs) - 1) // 2] if runs else None
@@ -84,9 +85,10 @@ def typical(outcome: Outcome, name: str) -> Sample | None:
 def points(series: dict[str, Any], panel: Panel) -> tuple[list[float], list[float]]:
     """Times in s (the start of a bin) and what the panel shows of them, of at most 150 bins.
 
-    A bin without a latency is not a number, so that the line has a gap there.
+    A quantity may have bins of its own length, `KEY_bin_s`. A bin without a latency is not a number, so that the line
+    has a gap there.
     """
-    values, width = list(series.get(panel.key) or ()), float(series["bin_s"])
+    values, width = list(series.get(panel.key) or ()), float(series.get(f"{panel.key}_bin_s", series["bin_s"]))
     several = math.ceil(len(values) / _BINS)
     joined = [panel.join(values[i : i + several]) for i in range(0, len(values), several or 1)]
     if panel.log:
