@@ -48,6 +48,8 @@ class Envoy:
             raise Cannot("its cache keeps answers to GET only")
         if task.job == "udp" and task.checks:
             raise Cannot("it has no health checks by UDP")
+        if task.job == "udp" and task.balance == "least_request":
+            raise Cannot("its balancers do not count sessions of datagrams")
         files = {MAIN: _bootstrap(setup), CLUSTERS: _versioned(cluster(setup))}
         if task.job not in ("tcp", "udp"):
             files[ROUTES] = _versioned(routes(task))
@@ -73,7 +75,7 @@ class Envoy:
             process.check()
             if time.monotonic() > limit:
                 names = ", ".join(sorted(name for name, _ in missing))
-                raise BenchError(f"envoy did not take {names}: {process.last_words()}")
+                raise BenchError(f"envoy refused {names}: {process.last_words()}")
             time.sleep(0.01)
 
 

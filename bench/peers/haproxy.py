@@ -51,6 +51,8 @@ class HAProxy:
 
     def reload(self, setup: Setup, process: Process) -> None:
         """`reload` on the master's command line: as SIGUSR2, but it answers once the new worker serves."""
+        # The master executes itself again once a worker runs, and for a moment takes no commands.
+        process.wait_listening(setup.admin_port)
         try:
             with socket.create_connection(("127.0.0.1", setup.admin_port), timeout=30) as master:
                 master.sendall(b"reload\n")

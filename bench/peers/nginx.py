@@ -57,7 +57,8 @@ _CACHE_ZONE = """    proxy_cache_path {directory}/cache levels=1:2 keys_zone=ans
 
 _CACHE = """        proxy_cache answers;
         proxy_cache_methods GET HEAD POST;
-        # The body is part of the key, so it has to be in memory and in one piece.
+        # The body is part of the key, so it has to be in memory and in one piece. A key that does not fit into
+        # proxy_buffer_size is not kept; a larger one would make each hit, which reads into it, dearer.
         proxy_cache_key "$request_method $host$request_uri $request_body";
         client_body_in_single_buffer on;
         proxy_cache_valid 200 1h;
@@ -103,7 +104,7 @@ class Nginx:
         # The master would only log that it refuses a configuration.
         checked = subprocess.run(self.check_command(setup), capture_output=True, text=True, timeout=60, check=False)
         if checked.returncode:
-            raise BenchError(f"nginx refuses its configuration: {checked.stderr.strip().splitlines()[0]}")
+            raise BenchError(f"nginx refused to reload: {checked.stderr.strip().splitlines()[0]}")
         master, *workers = process.pids()
         os.kill(master, signal.SIGHUP)
         limit = time.monotonic() + _RELOAD_SECONDS

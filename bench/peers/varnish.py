@@ -5,9 +5,9 @@ Source: varnishd(1), vcl(7), vcl-backend(7), vmod_directors(3) of Varnish 7.7, v
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
+import time
 from pathlib import Path
 
 from bench.errors import BenchError, Cannot
@@ -117,14 +117,12 @@ class Varnish:
 
     def reload(self, setup: Setup, process: Process) -> None:
         """Compiles the new program, switches to it at once, and drops those that no request uses any more."""
-        file = setup.directory / _MAIN
-        name = f"bench_{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}"
-        loaded = _programs(setup)
-        if name not in loaded:
-            _tell(setup, "vcl.load", name, str(file))
+        name = f"bench_{time.monotonic_ns()}"  # one that is being discarded cannot be used again
+        _tell(setup, "vcl.load", name, str(setup.directory / _MAIN))
         _tell(setup, "vcl.use", name)
-        for old in loaded.keys() - {name}:
-            _tell(setup, "vcl.discard", old)
+        for old, state in _programs(setup).items():
+            if state == "available":
+                _tell(setup, "vcl.discard", old)
 
 
 def _home(setup: Setup) -> Path:
@@ -142,7 +140,7 @@ def _tell(setup: Setup, *command: str) -> str:
 
 
 def _programs(setup: Setup) -> dict[str, str]:
-    """The state of each program (VCL) it has, by name."""
+    """The programs (VCL) it has, by name: the active one, those available, those discarded but still in use."""
     # A head of version, command and time comes before the list itself.
     listed = [each for each in json.loads(_tell(setup, "vcl.list", "-j")) if isinstance(each, dict)]
     return {each["name"]: each["status"] for each in listed}

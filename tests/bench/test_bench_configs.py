@@ -31,7 +31,7 @@ EVERYWHERE = {("tcp", "routes"), ("udp", "routes"), ("udp", "tls"), ("udp", "end
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
     "haproxy": ({"udp", "cache"}, EVERYWHERE),
     "nginx": (set(), EVERYWHERE),
-    "envoy": ({"cache"}, EVERYWHERE | {("udp", "checks")}),
+    "envoy": ({"cache"}, EVERYWHERE | {("udp", "checks"), ("udp", "least_request")}),
     "varnish": (
         {"http2", "grpc", "tcp", "udp"},
         {(job, option) for job in ("http", "oip", "cache") for option in ("tls", "least_request")},
