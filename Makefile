@@ -8,19 +8,23 @@ CONFIG ?= configs/demo.yaml
 
 BUILD_PACKAGES := gcc libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libsodium-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
-TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-server systemd openssl
+TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl valgrind
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
+GUARD_PACKAGES := valgrind
 
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run test lint bench build clean asan fuzz proto docs help
+.PHONY: run test lint bench bench-guard bench-guard-update bench-micro build clean asan fuzz proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
 	@echo "make test    build all and run the tests"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
 	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
+	@echo "make bench-guard         instructions per request against the stored figures"
+	@echo "make bench-guard-update  store new ones"
+	@echo "make bench-micro         the hot functions, one by one"
 	@echo "make asan    the core's tests under AddressSanitizer"
 	@echo "make fuzz    HTTP/1.1 through the gate at random, for FUZZ_SECONDS (default 300)"
 	@echo "make proto   regenerate lb/wire from proto/"
@@ -49,6 +53,9 @@ $(STAMPS)/test-packages: Makefile
 
 $(STAMPS)/bench-packages: Makefile
 	$(call packages,bench-packages,$(BENCH_PACKAGES))
+
+$(STAMPS)/guard-packages: Makefile
+	$(call packages,guard-packages,$(GUARD_PACKAGES))
 
 $(STAMPS)/venv: $(STAMPS)/build-packages pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -88,6 +95,15 @@ fuzz: build
 
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench
+
+bench-guard: build $(STAMPS)/guard-packages
+	@$(BIN)/python -m bench.guard check
+
+bench-guard-update: build $(STAMPS)/guard-packages
+	@$(BIN)/python -m bench.guard update
+
+bench-micro: build
+	$(BIN)/python -m pytest -q bench/micro -o python_files='bench_*.py' --benchmark-sort=name --benchmark-columns=median,iqr,ops,rounds
 
 proto: build
 	$(BIN)/python proto/generate.py

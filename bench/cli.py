@@ -123,7 +123,7 @@ def compare(
         typer.echo(comparing.markdown(agreements, a, b), nl=False)
     else:
         comparing.show(agreements, a, b, _console())
-    if not all(agreement.agree for agreement in agreements if agreement.headline):
+    if comparing.disagreements(agreements):
         raise typer.Exit(1)
 
 

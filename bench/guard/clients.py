@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 
 from bench.errors import BenchError
 from bench.guard.rig import Rig
@@ -12,12 +13,13 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
 class RawClient:
-    """Sends the same bytes on one connection again and again, and expects `size` bytes for which `right` holds."""
+    """Sends `request` (the next of several, if it is an iterator) on one connection at every exchange, and expects
+    `size` bytes for which `right` holds."""
 
-    def __init__(self, rig: Rig, request: bytes, size: int, right: Callable[[bytes], bool]) -> None:
+    def __init__(self, rig: Rig, request: bytes | Iterator[bytes], size: int, right: Callable[[bytes], bool]) -> None:
         self._rig = rig
         self._socket = rig.connect()
-        self._request = request
+        self._requests = repeat(request) if isinstance(request, bytes) else request
         self._size = size
         self._right = right
 
@@ -33,8 +35,9 @@ class RawClient:
         self._socket.close()
 
     def _send(self) -> None:
-        if self._socket.send(self._request) != len(self._request):
-            raise BenchError(f"a request of {len(self._request)} bytes does not fit the socket's buffer")
+        request = next(self._requests)
+        if self._socket.send(request) != len(request):
+            raise BenchError(f"a request of {len(request)} bytes does not fit the socket's buffer")
 
     def _receive(self) -> bytes:
         self._rig.advance(self._socket)
@@ -51,7 +54,7 @@ class RawClient:
 class Http1Client(RawClient):
     """An HTTP/1.1 client whose answers have a Content-Length."""
 
-    def __init__(self, rig: Rig, request: bytes, right: Callable[[bytes], bool]) -> None:
+    def __init__(self, rig: Rig, request: bytes | Iterator[bytes], right: Callable[[bytes], bool]) -> None:
         super().__init__(rig, request, 0, right)
 
     def exchange(self) -> None:

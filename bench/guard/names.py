@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-_KIND = re.compile(r"__pyx_(f|fuse_\d+\w*|pf|pw|tp|getprop|setprop|gb)_")
+_KIND = re.compile(r"__pyx_(f|pf|pw)_")
 _COUNTER = re.compile(r"^\d+(?=[A-Za-z_])")
-_VERSION = re.compile(r"(\.so)[.\d]*$|(\.cpython-[\w-]+)?\.so$")
 _CLONE = re.compile(r"(\.(isra|constprop|part|cold|lto_priv)(\.\d+)?)+$")
 _ADDRESS = re.compile(r"0x[0-9a-f]+$")
 
@@ -17,7 +16,7 @@ def readable(obj: str, function: str) -> str:
     A library's functions that have no symbol are one: `libnghttp2:?`.
     """
     library = _library(obj)
-    function = re.sub(r"'\d+$", "", function)  # callgrind's mark of a recursion
+    function = re.sub(r"'\d+$|@.*$", "", function)  # callgrind's mark of a recursion; a symbol's version
     if _ADDRESS.match(function) or function == "???":
         return f"{library}:?"
     plain = _CLONE.sub("", function)
@@ -44,7 +43,7 @@ def _parts(mangled: str) -> list[str] | None:
 
 def _library(obj: str) -> str:
     name = obj.rpartition("/")[2]
-    return name.partition(".so")[0] if ".so" in name else name or "?"
+    return re.sub(r"(\.(cpython|abi3)[\w-]*)?\.so[.\d]*$", "", name) or "?"
 
 
 def _module(obj: str) -> str | None:

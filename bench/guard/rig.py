@@ -39,7 +39,7 @@ class Upstream(Protocol):
         """What to wait for when there is nothing to do."""
 
 
-class _Numbers:
+class Numbers:
     """Slots and series in the order in which a plan's compiler asks (lb.config.compile.Allocator)."""
 
     def __init__(self) -> None:
@@ -121,4 +121,4 @@ def _compile(config: str) -> Plan:
         path = Path(directory, "tidegate.yaml")
         path.write_text(config)
         loaded = load(path)
-    return compile_plan(loaded, generation=1, workers=1, allocator=_Numbers(), managed={})
+    return compile_plan(loaded, generation=1, workers=1, allocator=Numbers(), managed={})

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -34,6 +35,7 @@ def toolchain() -> dict[str, str]:
         "cython": _search(_CYTHON, module).replace("_", "."),
         "python": f"{platform.python_version()} ({platform.python_compiler()})",
         **_libraries(),
+        "orjson": version("orjson"),
         "libc": " ".join(platform.libc_ver()),
         "valgrind": _valgrind(),
     }
@@ -51,9 +53,9 @@ def _libraries() -> dict[str, str]:
     versions = {}
     for line in Path("/proc/self/maps").read_text().splitlines():
         name = os.path.realpath(line.rpartition(" ")[2]).rpartition("/")[2]
-        library, found, version = name.partition(".so.")
+        library, found, number = name.partition(".so.")
         if found and library in _LIBRARIES:
-            versions[library] = version
+            versions[library] = number
     if missing := [name for name in _LIBRARIES if name not in versions]:
         raise BenchError(f"{', '.join(missing)} is not loaded as a shared library: its version cannot be told")
     sodium = ctypes.CDLL(f"libsodium.so.{versions['libsodium'].partition('.')[0]}")

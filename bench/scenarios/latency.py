@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench import emulated
 from bench.bed import Answer, Bed
+from bench.emulator.client import ControlClient
 from bench.open_loop import Open, raw_of, report_of, share_above
 from bench.results import Metric, Sample
 from bench.scenarios.base import Measure
@@ -40,9 +40,9 @@ def fixed_rate(
 
     def measure(bed: Bed) -> Sample:
         CHECK(bed)
-        control = bed.control_ports[0]
+        control = ControlClient(bed.control_ports[0])
         bed.drive(pace, WARMUP_SECONDS)
-        emulated.begin(control)
+        control.start()
         counted, usage = bed.drive(pace, seconds)
         report = report_of(counted)
         failed = sum(report.failed.values())
@@ -55,7 +55,7 @@ def fixed_rate(
                 "failed_pct": 100 * failed / report.sent,
             },
             warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],
-            raw=raw_of(report) | {"usage": vars(usage), "servers": emulated.stats(control)},
+            raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats()},
         )
         if deadline_ms:
             late = share_above(report, deadline_ms * 1e3) * report.completed

@@ -1,7 +1,7 @@
-"""An inference request of 700 bytes of JSON to gRPC, and 16 numbers back as JSON; no cache."""
+"""An inference request of 700 bytes of JSON to gRPC, other numbers in each, and 16 numbers back as JSON; no cache."""
 
 from bench.guard.clients import Http1Client
-from bench.guard.inference import answer_message, json_request
+from bench.guard.inference import answer_message, json_requests
 from bench.guard.paths.base import Path, Run, http_config
 from bench.guard.rig import Rig
 from bench.guard.upstreams import GrpcServer
@@ -16,7 +16,7 @@ def right(answer: bytes) -> bool:
 def start() -> Run:
     server = GrpcServer(answer_message(OUTPUT))
     rig = Rig(http_config(server.address, "oip"), [server])
-    return Run(rig, Http1Client(rig, json_request(700), right), server)
+    return Run(rig, Http1Client(rig, json_requests(700), right), server)
 
 
 PATH = Path("oip-json", "inference POST, 700 bytes of JSON, to gRPC", start)
