@@ -31,18 +31,21 @@ help:
 	@echo "make docs    regenerate the configuration reference and its JSON Schema"
 	@echo "make clean   remove everything that was built"
 
-# Installs what is missing of $(2); without root it says what to run.
+# Installs what is missing of $(2); without root it says what to run and stops, or goes on if $(3) says `optional`.
 define packages
 	@missing=$$(for p in $(2); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	$(PYTHON) -c 'import os, sysconfig; raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || missing="$$missing python3-dev"; \
 	if [ -n "$$missing" ]; then \
 	  set -- $$missing; \
-	  if [ "$$(id -u)" != 0 ]; then echo "these packages are missing; as root run: apt-get install $$*" >&2; exit 1; fi; \
+	  if [ "$$(id -u)" != 0 ]; then \
+	    echo "these packages are missing; as root run: apt-get install $$*" >&2; \
+	    test "$(3)" = optional; exit; \
+	  fi; \
 	  echo "installing $$*"; \
 	  DEBIAN_FRONTEND=noninteractive apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$* >/dev/null || exit 1; \
-	fi
-	@mkdir -p $(STAMPS) && touch $(STAMPS)/$(1)
+	fi; \
+	mkdir -p $(STAMPS) && touch $(STAMPS)/$(1)
 endef
 
 $(STAMPS)/build-packages: Makefile
@@ -52,7 +55,7 @@ $(STAMPS)/test-packages: Makefile
 	$(call packages,test-packages,$(TEST_PACKAGES))
 
 $(STAMPS)/bench-packages: Makefile
-	$(call packages,bench-packages,$(BENCH_PACKAGES))
+	$(call packages,bench-packages,$(BENCH_PACKAGES),optional)
 
 $(STAMPS)/guard-packages: Makefile
 	$(call packages,guard-packages,$(GUARD_PACKAGES))

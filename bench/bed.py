@@ -65,7 +65,11 @@ class Usage:
 
 @dataclass
 class Bed:
-    """A proxy that serves, and what is around it. `control_ports` are the servers' own, off the proxy's way."""
+    """A proxy that serves, and what is around it.
+
+    `control_ports` are the servers' own, off the proxy's way; `started` is when the proxy was (CLOCK_MONOTONIC, ns);
+    `round` counts from 1.
+    """
 
     directory: Path
     cores: Cores
@@ -77,6 +81,7 @@ class Bed:
     config: str
     control_ports: tuple[int, ...]
     started: int
+    round: int
 
     @property
     def target(self) -> Target:
@@ -199,7 +204,7 @@ def work_directory() -> Iterator[Path]:
 
 @contextmanager
 def lay(
-    proxy: Proxy, task: Task, server: Server | None, cores: Cores, timing: Timing, connections: int
+    proxy: Proxy, task: Task, server: Server | None, cores: Cores, timing: Timing, connections: int, number: int
 ) -> Iterator[Bed]:
     """Starts the servers and a proxy before them, and stops both. Raises BenchError, or Cannot from the proxy.
 
@@ -228,4 +233,4 @@ def lay(
             started = processes.start(proxy.name, on_cores(own, proxy.command(setup)))
             # A pool of its own model servers may take connections only once one is ready.
             started.wait_listening(port, 60.0 if task.serve else 15.0, udp=task.job == "udp")
-            yield Bed(directory, cores, timing, proxy, setup, started, running, config, control_ports, began)
+            yield Bed(directory, cores, timing, proxy, setup, started, running, config, control_ports, began, number)

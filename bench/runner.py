@@ -78,7 +78,7 @@ def once(
     try:
         task = scenario.task_for(proxy.name)
         server = None if task.serve else scenario.servers[proxy.upstream(task)]
-        with lay(proxy, task, server, cores, timing, connections) as bed:
+        with lay(proxy, task, server, cores, timing, connections, number) as bed:
             subject.config = bed.config
             sample = scenario.measure(bed)
     except Cannot as reason:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from bench.bed import Answer, Bed
 from bench.emulator.client import ControlClient
@@ -11,7 +10,7 @@ from bench.open_loop import Open, raw_of, report_of, share_above
 from bench.results import Metric, Sample
 from bench.scenarios.base import Measure
 from bench.scenarios.inference import json_request
-from bench.scenarios.measures import Expect, at_rate
+from bench.scenarios.measures import Expect, swept
 
 REQUEST = json_request(700)
 NOTE = "Tidegate speaks gRPC to the model servers, the peers HTTP/1.1; the same process answers both."
@@ -62,7 +61,7 @@ def fixed_rate(
             sample.values["late_pct"] = 100 * (late + failed) / report.sent
             sample.values["goodput"] = (report.completed - late) * 1e9 / report.duration_ns
         if sweep:
-            sample.raw["sweep"] = [at_rate(bed, replace(pace, rate=rate), sweep_seconds) for rate in sweep]
+            sample.raw["sweep"] = swept(bed, pace, sweep, sweep_seconds)
         return sample
 
     return measure

@@ -23,6 +23,8 @@ LOAD_METRICS = (
 )
 SATURATION_METRICS = LOAD_METRICS[:2]
 PACED_SECONDS = 1.5
+# Latency at several rates makes a plot, not a ratio: these rounds are enough.
+SWEEP_ROUNDS = 2
 SWEEP_SECONDS = 1.0
 
 
@@ -55,7 +57,7 @@ def full_load(generator: Generator, check: Check, pace: Open | None = None, swee
         if pace is not None:
             paced(bed, pace, sample, PACED_SECONDS)
         if pace is not None and sweep:
-            sample.raw["sweep"] = [at_rate(bed, replace(pace, rate=rate), SWEEP_SECONDS) for rate in sweep]
+            sample.raw["sweep"] = swept(bed, pace, sweep, SWEEP_SECONDS)
         check(bed)
         return sample
 
@@ -70,8 +72,12 @@ def paced(bed: Bed, pace: Open, sample: Sample, seconds: float) -> None:
     sample.warnings += [f"at the fixed rate, {doubt}" for doubt in report.doubts()]
 
 
-def at_rate(bed: Bed, pace: Open, seconds: float) -> dict[str, object]:
-    """One point of latency against load."""
+def swept(bed: Bed, pace: Open, rates: Sequence[float], seconds: float) -> list[dict[str, object]]:
+    """Latency against load; nothing in later rounds."""
+    return [_at_rate(bed, replace(pace, rate=rate), seconds) for rate in rates] if bed.round <= SWEEP_ROUNDS else []
+
+
+def _at_rate(bed: Bed, pace: Open, seconds: float) -> dict[str, object]:
     report = report_of(bed.drive(pace, seconds)[0])
     failed = sum(report.failed.values())
     return {"rate": pace.rate, "latency": report.latency, "sent": report.sent, "failed": failed}

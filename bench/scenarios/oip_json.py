@@ -33,5 +33,4 @@ SCENARIO = Scenario(
     metrics=LOAD_METRICS,
     generators=(LOAD, PACE),
     note=NOTE,
-    default=True,
 )

@@ -13,7 +13,7 @@ from bench.wrk import Wrk
 ANSWER = '{"ok":true,"data":[1,2,3,4,5,6,7,8]}'
 REQUEST = Request("/")
 RATE = 2000
-SWEEP = (500, 1000, 2000, 4000, 8000)
+SWEEP = (500, 1000, 4000, 8000)
 
 
 def right(answer: Answer) -> bool:
