@@ -224,7 +224,7 @@ def lay(
         with Processes(directory) as processes:
             running = None
             if server is not None:
-                place = Place(behind, server_ports, control_ports, cores.load_threads, connections)
+                place = Place(behind, server_ports, cores.load_threads, connections, control_ports)
                 running = processes.start(server.name, on_cores(cores.load, server.command(place)))
                 for each in server_ports:
                     running.wait_listening(each, udp=task.job == "udp")

@@ -77,7 +77,7 @@ def once(
     """One run of one proxy, entered into `subject`; returns the sample, or why there is none."""
     try:
         task = scenario.task_for(proxy.name)
-        server = None if task.serve else scenario.servers[proxy.upstream(task)]
+        server = None if task.serve else scenario.server_for(proxy.upstream(task))
         with lay(proxy, task, server, cores, timing, connections, number) as bed:
             subject.config = bed.config
             sample = scenario.measure(bed)

@@ -46,6 +46,12 @@ class Scenario:
             raise Cannot(self.ours_only)
         return self.peer_task or self.task
 
+    def server_for(self, upstream: Upstream) -> Server:
+        """Raises Cannot where the scenario has no server that speaks so."""
+        if upstream not in self.servers:
+            raise Cannot(f"speaks only {upstream} to servers")
+        return self.servers[upstream]
+
     def outcome(self, proxies: Iterable[str]) -> Outcome:
         """An outcome without samples yet."""
         subjects = {name: Subject() for name in proxies}

@@ -9,12 +9,12 @@ from bench.scenarios.checks import INFER, expect_grpc
 from bench.scenarios.inference import grpc_message
 from bench.scenarios.measures import LOAD_METRICS, full_load
 from bench.servers import GrpcStub
-from bench.load.request import Request
+from bench.load.request import Request, frame
 
 MESSAGE = grpc_message(4096)
 REQUEST = Request(INFER, "POST", body=MESSAGE)
 LOAD = H2load(REQUEST, connections=8, streams=8, grpc=True)
-PACE = Open(REQUEST, 1000, protocol="grpc", connections=8)
+PACE = Open(Request(INFER, "POST", body=frame(MESSAGE)), 1000, protocol="grpc", connections=8)
 
 SCENARIO = Scenario(
     name="grpc-unary",
