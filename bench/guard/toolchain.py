@@ -17,6 +17,7 @@ from bench.processes import require
 
 _LIBRARIES = ("libllhttp", "libnghttp2", "libsodium")
 _COMPILER = re.compile(rb"(GCC: \([^)\0]*\) [\d.]+|clang version [\d.]+)")
+_FLAGS = re.compile(rb"GNU C\d+ [\d.]+ ([ -~]+)\0")  # DW_AT_producer, of gcc only
 _CYTHON = re.compile(rb"_cython_(\d+(?:_\d+)+)")
 
 
@@ -32,6 +33,7 @@ def toolchain() -> dict[str, str]:
         "architecture": platform.machine(),
         "processor": _level(),
         "compiler": _search(_COMPILER, module),
+        "flags": compiler_options(module),
         "cython": _search(_CYTHON, module).replace("_", "."),
         "python": f"{platform.python_version()} ({platform.python_compiler()})",
         **_libraries(),
@@ -46,6 +48,14 @@ def _search(pattern: re.Pattern[bytes], module: bytes) -> str:
     if found is None:
         raise BenchError("lb.core.poller does not say what compiled it; build it with: make build")
     return found[1].decode()
+
+
+def compiler_options(module: bytes) -> str:
+    """The compiler's options as debug information has them, without those that only name places or ask for it."""
+    found = _FLAGS.search(module)
+    if found is None:
+        return "not recorded"
+    return " ".join(flag for flag in found[1].decode().split() if "/" not in flag and flag != "-g")
 
 
 def _libraries() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from bench.guard.compare import Verdict, allowed, compare, differences
 from bench.guard.figures import STORED, Figures, Tolerance, load, merge, save
 from bench.guard.paths import PATHS
 from bench.guard.profile import Count
-from bench.guard.toolchain import toolchain
+from bench.guard.toolchain import compiler_options, toolchain
 
 BEFORE = Count(1000, 1000.0, 20.0, {"a": 600.0, "b": 300.0, "c": 99.0, "d": 1.2})
 TOOLS = {"architecture": "x86_64", "compiler": "GCC 12", "libc": "glibc 2.41"}
@@ -163,11 +164,14 @@ def test_an_unknown_path_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err.startswith("bench.guard: no such path: http9 (there are: http1, ")
 
 
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is needed")
 def test_the_toolchain_of_this_build() -> None:
-    pytest.importorskip("orjson")
-    try:
-        found = toolchain()
-    except BenchError as error:
-        pytest.skip(str(error))
+    found = toolchain()
     assert found.keys() >= {"architecture", "compiler", "cython", "libllhttp", "libnghttp2", "libsodium", "valgrind"}
     assert all(found.values())
+
+
+def test_compiler_options_without_places() -> None:
+    module = b"\0GNU C11 12.4.0 -mtune=generic -g -O2 -I/usr/include -std=gnu11\0GNU AS 2.40\0"
+    assert compiler_options(module) == "-mtune=generic -O2 -std=gnu11"
+    assert compiler_options(b"\0clang version 19\0") == "not recorded"
