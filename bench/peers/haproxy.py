@@ -64,12 +64,16 @@ class HAProxy:
 
 
 def _global(setup: Setup) -> str:
-    return f"""global
+    text = f"""global
     # One thread, for the one CPU that every proxy gets.
     nbthread 1
     maxconn {setup.max_connections}
-
 """
+    if setup.task.job in _H2:
+        text += """    # Large answers come with fewer stops for window updates than the default of 64 KiB makes.
+    tune.h2.be.initial-window-size 1048576
+"""
+    return text + "\n"
 
 
 def _defaults(task: Task) -> str:
@@ -126,12 +130,12 @@ def _backend(setup: Setup) -> str:
     task = setup.task
     lines = ["backend servers", f"    balance {_POLICIES[task.balance]}"]
     options = " proto h2" if task.job in _H2 else ""
-    if task.endpoint_limit:
-        lines.append("    # Of all requests to a server; what is over waits for `timeout queue`, then gets 503.")
-        options += f" maxconn {task.endpoint_limit}"
     if task.checks:
         lines += _checks(task)
         options += " check inter 1s fall 2 rise 1"
+    if task.endpoint_limit:
+        lines.append("    # maxconn is of requests; what is over waits for `timeout queue`, then gets 503.")
+        options += f" maxconn {task.endpoint_limit}"
     lines += [f"    server s{i} 127.0.0.1:{port}{options}" for i, port in enumerate(setup.server_ports, 1)]
     return "\n".join(lines) + "\n"
 
