@@ -96,6 +96,11 @@ class Engine:
         if exchange.recorded:
             self._recorder.finish(exchange, monotonic_ns(), failure)
 
+    def again(self, exchange: Exchange) -> None:
+        if exchange.recorded:
+            self._recorder.retried += 1
+        self.waiting.appendleft(exchange)
+
     def ready(self) -> None:
         waiting = self.waiting
         while waiting:

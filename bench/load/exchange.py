@@ -11,7 +11,18 @@ from bench.load.request import Request
 class Exchange:
     """Times are nanoseconds of CLOCK_MONOTONIC. `connection` is the client's own, None while it waits for one."""
 
-    __slots__ = ("connection", "deadline", "done", "intended", "recorded", "request", "sent", "stream", "which")
+    __slots__ = (
+        "connection",
+        "deadline",
+        "done",
+        "intended",
+        "recorded",
+        "request",
+        "retried",
+        "sent",
+        "stream",
+        "which",
+    )
 
     def __init__(self, request: Request, which: int, intended: int, deadline: int, recorded: bool) -> None:
         self.request = request
@@ -21,6 +32,7 @@ class Exchange:
         self.recorded = recorded
         self.sent = 0  # 0: not yet
         self.done = False
+        self.retried = False
         self.stream = 0  # its number on an HTTP/2 connection
         self.connection: Any = None
 
@@ -32,6 +44,9 @@ class Sink(Protocol):
 
     def finish(self, exchange: Exchange, failure: str | None) -> None:
         """It ended now, well or with a kind of failure. At most once per exchange."""
+
+    def again(self, exchange: Exchange) -> None:
+        """It was not looked at and is to be sent once more, before all that wait; `ready` must follow."""
 
     def ready(self) -> None:
         """There is room for requests that wait."""

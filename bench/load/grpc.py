@@ -17,6 +17,9 @@ from bench.load.spec import Spec
 
 _LAST_STREAM = 1 << 30  # the connection is replaced long before stream numbers end (2**31 - 1, odd ones only)
 
+_UNLIMITED = 1 << 31
+_REFUSED = "refused_stream"
+
 
 def headers(request: Request, authority: str, scheme: str) -> list[tuple[bytes, bytes]]:
     """The head of a call; metadata of the user's own comes last."""
@@ -70,17 +73,19 @@ class GrpcConnection(Connection):
         self._session = Session(self)
         self._calls: dict[int, Call] = {}
         self._bound: list[Exchange] = []
+        self._bearable = _UNLIMITED  # calls at once, of which a refusal has told
+        self.opened = False  # the server has told how many streams it allows
         self.draining = False
         self.dirty = False
 
     @property
     def room(self) -> bool:
-        return len(self._calls) + len(self._bound) < self._session.limit
+        return len(self._calls) + len(self._bound) < min(self._session.limit, self._bearable)
 
     def carry(self, exchange: Exchange) -> None:
         """Begins the call, or keeps it until the connection is open."""
         exchange.connection = self
-        if self.transport is None:
+        if not self.opened:
             self._bound.append(exchange)
             return
         exchange.sent = monotonic_ns()
@@ -105,12 +110,7 @@ class GrpcConnection(Connection):
             self.write(data)
 
     def up(self) -> None:
-        bound, self._bound = self._bound, []
-        for exchange in bound:
-            if not exchange.done:
-                self.carry(exchange)
         self.flush()
-        self.client.ready(self)
 
     def lose(self, failure: str) -> None:
         self.client.forget(self)
@@ -139,14 +139,21 @@ class GrpcConnection(Connection):
             self._session.receive(data)
         except SessionError:
             self.flush()
-            self.client.drop(self, "bad_answer")
-            self.abandon()
+            self._finish()
             return
         if self.client.sink.waiting:
             self.client.sink.ready()
         self.client.flush()
         self.flush()  # acknowledgements and window updates
-        self._rest()
+        if self._session.over:
+            self._finish()
+        else:
+            self._rest()
+
+    def _finish(self) -> None:
+        self.client.drop(self, "bad_answer")
+        if self.transport is not None:
+            self.transport.close()
 
     def _rest(self) -> None:
         if self.draining and not self._calls and self.transport is not None:
@@ -169,8 +176,28 @@ class GrpcConnection(Connection):
     def on_end(self, stream: int, reason: str | None) -> None:
         if (call := self._calls.pop(stream, None)) is not None:
             self.answered = True
-            call.exchange.connection = None
-            self.client.sink.finish(call.exchange, call.verdict(reason))
+            exchange = call.exchange
+            exchange.connection = None
+            if reason == _REFUSED and not exchange.retried:
+                # The server has not looked at it (RFC 9113, 8.7); gRPC clients repeat it once (gRFC A6).
+                exchange.retried = True
+                exchange.sent = exchange.stream = 0
+                # Servers may count a stream a little longer than its last frame shows; until another one ends, this
+                # one does not bear more than it has.
+                self._bearable = len(self._calls) or _UNLIMITED
+                self.client.sink.again(exchange)
+            else:
+                self._bearable = _UNLIMITED
+                self.client.sink.finish(exchange, call.verdict(reason))
+
+    def on_settings(self) -> None:
+        if self.opened:
+            return
+        self.opened = True
+        bound, self._bound = self._bound, []
+        for exchange in bound:
+            exchange.connection = None
+        self.client.sink.waiting.extendleft(reversed(bound))
 
     def on_draining(self) -> None:
         if not self.draining:
@@ -207,7 +234,7 @@ class GrpcClient(Client):
             self._turn.rotate(-1)
             if not connection.room:
                 continue
-            if connection.transport is not None:
+            if connection.opened:
                 connection.carry(exchange)
                 return True
             opening = opening or connection
@@ -215,11 +242,6 @@ class GrpcClient(Client):
             opening.carry(exchange)
             return True
         return False
-
-    def ready(self, connection: GrpcConnection) -> None:
-        """It is open."""
-        if self.sink.waiting:
-            self.sink.ready()
 
     def flush(self) -> None:
         while self.dirty:

@@ -8,7 +8,7 @@ from typing import Protocol
 import ngh2
 
 _WINDOW = (1 << 31) - 1  # flow control must not be what is measured
-_BEFORE_SETTINGS = 100  # streams until the server has told its own limit (RFC 9113, 6.5.2 recommends no less)
+_UNLIMITED = (1 << 31) - 1  # a server that names no limit has none (RFC 9113, 6.5.2)
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -23,6 +23,9 @@ class Handler(Protocol):
 
     def on_end(self, stream: int, reason: str | None) -> None:
         """No more will come. `reason` names the error code (RFC 9113, section 7) of a stream that was reset."""
+
+    def on_settings(self) -> None:
+        """The server has told its settings: only now `Session.limit` is its own."""
 
     def on_draining(self) -> None:
         """The server takes no new streams on this connection."""
@@ -42,7 +45,7 @@ class Session:
         self._connection.initiate_connection(settings)
         self._connection.set_local_window_size(_WINDOW)
         self._reported_draining = False
-        self.limit = _BEFORE_SETTINGS
+        self.limit = _UNLIMITED
 
     def request(self, headers: Headers, body: bytes) -> int:
         """Begins a stream and returns its number. Raises SessionError if the connection takes none."""
@@ -59,6 +62,11 @@ class Session:
 
     def outgoing(self) -> bytes:
         return self._connection.data_to_send()
+
+    @property
+    def over(self) -> bool:
+        """Both sides are through with the connection, in peace or by a fault, and what was to be said is written."""
+        return not (self._connection.want_read or self._connection.want_write)
 
     def receive(self, data: bytes) -> None:
         """Raises SessionError after telling what came before the fault."""
@@ -78,6 +86,7 @@ class Session:
                     handler.on_end(event.stream_id, _reason(event.error_code))
                 case ngh2.SettingsReceived():
                     self.limit = event.settings.get(ngh2.Setting.MAX_CONCURRENT_STREAMS, self.limit)
+                    handler.on_settings()
                 case ngh2.GoAwayReceived():
                     handler.on_draining()
                 case _:

@@ -18,6 +18,7 @@ class Recorder:
         self.sent = 0
         self.completed = 0
         self.dropped = 0
+        self.retried = 0
         self.failed: Counter[str] = Counter()
         self.latency = Recording()
         self.service = Recording()
@@ -66,6 +67,7 @@ class Recorder:
             completed=self.completed,
             failed=dict(self.failed),
             dropped=self.dropped,
+            retried=self.retried,
             began_ns=self.began,
             duration_ns=duration_ns,
             cpu_ns=cpu_ns,

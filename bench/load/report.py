@@ -40,16 +40,17 @@ class Report:
     """Figures of the measured part of a run; histograms are base64 HDR V2 strings with values in µs.
 
     `sent` requests were taken on, and each ended in `completed` or, by kind, in `failed`; `dropped` ones were not
-    taken on, because too many were outstanding. `latency` runs from the intended time to the whole right answer,
-    `service` from the actual sending, `lateness` from the intended time to when the generator got to it; `failure` is
-    the latency of what failed. `began_ns` is CLOCK_MONOTONIC; bytes are those above TCP and TLS; `cpu_ns` is the
-    generator's own.
+    taken on, because too many were outstanding; `retried` were sent twice, since the server refused their stream
+    unread. `latency` runs from the intended time to the whole right answer, `service` from the actual sending,
+    `lateness` from the intended time to when the generator got to it; `failure` is the latency of what failed.
+    `began_ns` is CLOCK_MONOTONIC; bytes are those above TCP and TLS; `cpu_ns` is the generator's own.
     """
 
     sent: int
     completed: int
     failed: dict[str, int]
     dropped: int
+    retried: int
     began_ns: int
     duration_ns: int
     cpu_ns: int
@@ -138,6 +139,7 @@ class Report:
             completed=self.completed + other.completed,
             failed=dict(Counter(self.failed) + Counter(other.failed)),
             dropped=self.dropped + other.dropped,
+            retried=self.retried + other.retried,
             began_ns=min(self.began_ns, other.began_ns),
             duration_ns=max(self.duration_ns, other.duration_ns),
             cpu_ns=self.cpu_ns + other.cpu_ns,

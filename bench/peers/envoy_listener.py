@@ -32,7 +32,7 @@ def _http_filter(task: Task, route_file: Path) -> str:
         codec_type: {"HTTP2" if task.job in _H2 else "HTTP1"}
         # x-forwarded-for with the client's address, as the other proxies do it.
         use_remote_address: true
-        # Its page on benchmarking advises against both: a random id for each request, statistics by response header.
+        # Its page on benchmarking advises against both: a random id for each request, statistics of each status code.
         generate_request_id: false
         http_filters:
         - name: envoy.filters.http.router
@@ -105,8 +105,6 @@ def routes(task: Task) -> str:
     """The one resource of the route file, as an item of a YAML list."""
     head = """- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
   name: routes
-  # Else each request is checked for whether a cluster of that name exists.
-  validate_clusters: false
   virtual_hosts:
   - name: all
     domains: ["*"]

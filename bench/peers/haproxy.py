@@ -6,6 +6,7 @@ Source: configuration.txt and management.txt (master CLI) of HAProxy 3.0.
 from __future__ import annotations
 
 import socket
+import time
 
 from bench.errors import BenchError, Cannot
 from bench.peers.base import Setup, Task, Upstream, route_prefix, version_of
@@ -15,6 +16,7 @@ from bench.processes import Process, program, require
 _H2 = ("http2", "grpc")
 _POLICIES = {"round_robin": "roundrobin", "least_request": "leastconn"}
 _MAIN, _MAP = "haproxy.cfg", "routes.map"
+_RELOAD_SECONDS = 15.0
 
 
 class HAProxy:
@@ -51,25 +53,38 @@ class HAProxy:
 
     def reload(self, setup: Setup, process: Process) -> None:
         """`reload` on the master's command line: as SIGUSR2, but it answers once the new worker serves."""
-        # The master executes itself again once a worker runs, and for a moment takes no commands.
-        process.wait_listening(setup.admin_port)
-        try:
-            with socket.create_connection(("127.0.0.1", setup.admin_port), timeout=30) as master:
-                master.sendall(b"reload\n")
-                answer = b"".join(iter(lambda: master.recv(4096), b"")).decode(errors="replace")
-        except OSError as error:
-            raise BenchError(f"haproxy's master does not answer on port {setup.admin_port}: {error}") from error
+        limit = time.monotonic() + _RELOAD_SECONDS
+        # The master executes itself again once a worker runs, and what it is told at that moment is lost.
+        while not (answer := _tell(setup, "reload")):
+            process.check()
+            if time.monotonic() > limit:
+                raise BenchError(f"haproxy's master does not answer on port {setup.admin_port}: {process.last_words()}")
+            time.sleep(0.02)
         if not answer.startswith("Success=1"):
-            raise BenchError(f"haproxy refused to reload: {' | '.join(answer.split(chr(10))[:4]) or 'no answer'}")
+            raise BenchError(f"haproxy refused to reload: {' | '.join(answer.splitlines()[:4])}")
+
+
+def _tell(setup: Setup, command: str) -> str:
+    """The master's answer to a command; "" if it takes none now."""
+    try:
+        with socket.create_connection(("127.0.0.1", setup.admin_port), timeout=_RELOAD_SECONDS) as master:
+            master.sendall(f"{command}\n".encode())
+            return b"".join(iter(lambda: master.recv(4096), b"")).decode(errors="replace")
+    except (ConnectionError, TimeoutError):
+        return ""
 
 
 def _global(setup: Setup) -> str:
-    return f"""global
+    text = f"""global
     # One thread, for the one CPU that every proxy gets.
     nbthread 1
     maxconn {setup.max_connections}
-
 """
+    if setup.task.job in _H2:
+        text += """    # Large answers come with fewer stops for window updates than the default of 64 KiB makes.
+    tune.h2.be.initial-window-size 1048576
+"""
+    return text + "\n"
 
 
 def _defaults(task: Task) -> str:
@@ -126,12 +141,12 @@ def _backend(setup: Setup) -> str:
     task = setup.task
     lines = ["backend servers", f"    balance {_POLICIES[task.balance]}"]
     options = " proto h2" if task.job in _H2 else ""
-    if task.endpoint_limit:
-        lines.append("    # Of all requests to a server; what is over waits for `timeout queue`, then gets 503.")
-        options += f" maxconn {task.endpoint_limit}"
     if task.checks:
         lines += _checks(task)
         options += " check inter 1s fall 2 rise 1"
+    if task.endpoint_limit:
+        lines.append("    # maxconn is of requests; what is over waits for `timeout queue`, then gets 503.")
+        options += f" maxconn {task.endpoint_limit}"
     lines += [f"    server s{i} 127.0.0.1:{port}{options}" for i, port in enumerate(setup.server_ports, 1)]
     return "\n".join(lines) + "\n"
 

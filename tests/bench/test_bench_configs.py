@@ -25,7 +25,7 @@ OPTIONS = {
     "endpoint_limit": {"endpoint_limit": 8},
     "checks": {"checks": True},
 }
-JOBS = ("http", "http2", "grpc", "tcp", "udp", "oip", "cache")
+JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache")
 # What a peer cannot do: jobs, and (job, option) pairs beyond those.
 EVERYWHERE = {("tcp", "routes"), ("udp", "routes"), ("udp", "tls"), ("udp", "endpoint_limit")}
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
@@ -34,7 +34,7 @@ CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
     "envoy": ({"cache"}, EVERYWHERE | {("udp", "checks"), ("udp", "least_request")}),
     "varnish": (
         {"http2", "grpc", "tcp", "udp"},
-        {(job, option) for job in ("http", "oip", "cache") for option in ("tls", "least_request")},
+        {(job, option) for job in ("http", "cache") for option in ("tls", "least_request")},
     ),
 }
 CASES = [(name, job, option) for name in CANNOT for job in JOBS for option in OPTIONS]
@@ -81,6 +81,16 @@ def test_configuration_is_valid(name: str, job: str, option: str, tmp_path: Path
     assert all(str(port) in shown for port in setup.server_ports)
     if task.routes > 1:
         assert shown.count("/route-") == task.routes
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", CANNOT)
+def test_inference_by_rest_is_http_to_a_peer(name: str, option: str, tmp_path: Path) -> None:
+    setup = setup_of(Task("http", **OPTIONS[option]), tmp_path)  # type: ignore[arg-type]
+    if ("http", option) not in CANNOT[name][1]:
+        inference = replace(setup, task=replace(setup.task, job="oip"))
+        assert PROXIES[name].files(inference) == PROXIES[name].files(setup)
+        assert PROXIES[name].upstream(inference.task) == "http"
 
 
 @pytest.mark.parametrize("name", CANNOT)
