@@ -16,24 +16,23 @@ from bench.guard.names import readable
 
 # Answered without the kernel, but by a system call under valgrind, which hides the vDSO.
 _NO_CALLS = frozenset({"clock_gettime", "gettimeofday", "time", "getcpu"})
+# Who calls these from elsewhere than the interpreter is the data path: the driver is Python.
+_LIBC = re.compile(r"(?:.*/)?libc[.-]")
+_INTERPRETER = re.compile(r"(?:.*/)?(?:libpython|python|libc[.-]|ld-|ld\.so)")
 _NAME = re.compile(r"\((\d+)\)(?: (.*))?")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What some code did itself, without what it called."""
-
-    instructions: int = 0
-    system_calls: int = 0
 
 
 @dataclass
 class Profile:
-    """One part of a profile: `trigger` says what ended it, `functions` has the self costs by (object, function)."""
+    """One part of a profile: `trigger` says what ended it, `functions` has the instructions by (object, function),
+    without what they called. `system_calls` are those that compiled code made through the C library; callgrind counts
+    the driver's too, however its counting is switched, and attributes all to one function of the C library.
+    """
 
     trigger: str = ""
     total: int = 0
-    functions: dict[tuple[str, str], Cost] = field(default_factory=dict)
+    functions: dict[tuple[str, str], int] = field(default_factory=dict)
+    system_calls: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,25 +51,28 @@ def parse(lines: Iterable[str]) -> Profile:
     events: list[str] = []
     names: dict[str, dict[str, str]] = {"ob": {}, "fn": {}}
     here = {"ob": "", "fn": ""}
-    found: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0])
-    skip = False
+    callee = {"ob": "", "fn": ""}
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    call = False
     for line in map(str.rstrip, lines):
         if not line:
             continue
         if line[0].isdigit() or line[0] in "+-*":
-            if skip:  # the inclusive cost of a call
-                skip = False
-                continue
             values = dict(zip(events, map(int, line.split()[1:]), strict=False))  # trailing zeros are left out
-            cost = found[here["ob"], here["fn"]]
-            cost[0] += values.get("Ir", 0)
-            cost[1] += values.get("sysCount", 0)
+            if call:  # the inclusive cost of a call
+                call = False
+                if _enters_kernel(here["ob"], **callee):
+                    profile.system_calls += values.get("sysCount", 0)
+                callee["ob"] = here["ob"]
+                continue
+            found[here["ob"], here["fn"]] += values.get("Ir", 0)
         elif line.startswith("calls="):
-            skip = True
+            call = True
         elif line.startswith(("ob=", "fn=")):
             here[line[:2]] = _name(names[line[:2]], line[3:])
-        elif line.startswith(("cob=", "cfn=")):
-            _name(names[line[1:3]], line[4:])  # a name may be given here first
+            callee["ob"] = here["ob"]
+        elif line.startswith(("cob=", "cfn=")):  # without an object it is the caller's
+            callee[line[1:3]] = _name(names[line[1:3]], line[4:])
         elif line.startswith("events: "):
             events = line.split()[1:]
         elif line.startswith("desc: Trigger: "):
@@ -79,8 +81,8 @@ def parse(lines: Iterable[str]) -> Profile:
             profile.total = int(line.split()[1])
     if "Ir" not in events:
         raise BenchError("callgrind wrote no profile that counts instructions")
-    profile.functions = {key: Cost(*cost) for key, cost in found.items()}
-    added = sum(cost.instructions for cost in profile.functions.values())
+    profile.functions = dict(found)
+    added = sum(found.values())
     if added != profile.total:
         raise BenchError(
             f"callgrind's profile adds up to {added} instructions and says {profile.total}: not understood"
@@ -91,15 +93,21 @@ def parse(lines: Iterable[str]) -> Profile:
 def per_request(profile: Profile, requests: int) -> Count:
     """The averages of a profile over `requests`."""
     functions: dict[str, int] = defaultdict(int)
-    calls = 0
-    for (obj, function), cost in profile.functions.items():
-        functions[readable(obj, function)] += cost.instructions
-        if function.partition("@")[0] not in _NO_CALLS:
-            calls += cost.system_calls
+    for (obj, function), instructions in profile.functions.items():
+        functions[readable(obj, function)] += instructions
     costliest = sorted(functions.items(), key=lambda item: (-item[1], item[0]))
     return Count(
-        requests, profile.total / requests, calls / requests, {name: n / requests for name, n in costliest if n}
+        requests,
+        profile.total / requests,
+        profile.system_calls / requests,
+        {name: n / requests for name, n in costliest if n},
     )
+
+
+def _enters_kernel(caller: str, ob: str, fn: str) -> bool:
+    """Whether a call from `caller` to a function of the C library is one of compiled code for the kernel."""
+    known = fn.partition("@")[0]
+    return bool(_LIBC.match(ob)) and not _INTERPRETER.match(caller) and known not in _NO_CALLS
 
 
 def _name(known: dict[str, str], text: str) -> str:
