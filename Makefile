@@ -7,7 +7,7 @@ STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 
 BUILD_PACKAGES := gcc libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libsodium-dev
-TEST_PACKAGES := curl nginx-light haproxy wrk systemd openssl
+TEST_PACKAGES := curl nginx-light haproxy wrk nghttp2-client systemd openssl
 BENCH_PACKAGES := haproxy nginx-light wrk nghttp2-client
 
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
