@@ -5,7 +5,10 @@ prior knowledge (RFC 9113, section 3.3), with TLS what ALPN chooses; it does not
 
 It judges an answer by `:status` alone. A gRPC call that fails has the status 200 and its `grpc-status` in the trailers,
 which h2load does not read: it counts as succeeded here, and only a functional check of the answer tells. A call that
-is reset, or whose connection breaks, counts as failed or errored.
+is reset counts as failed.
+
+When it runs for a time and a connection is closed on it, it says nothing of it and goes on with the others. Its rates
+tell all the same: those of the connections cover the time that each was open, that of the whole covers all of it.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ _STATUS = re.compile(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx
 _TRAFFIC = re.compile(r"^traffic: \S+ \((\d+)\) total, \S+ \((\d+)\) headers .*?, \S+ \((\d+)\) data$", re.MULTILINE)
 _TIMES = re.compile(r"^time (for request|for connect|to 1st byte): +(\S+) +(\S+) +(\S+) +(\S+) +(\S+)%$", re.MULTILINE)
 _TIME = re.compile(r"([\d.]+)(us|ms|s|m|h)")
+_RATE = re.compile(r"^finished in \S+ ([\d.]+) req/s, ", re.MULTILINE)
+_MEAN_RATE = re.compile(r"^req/s +: +[\d.]+ +[\d.]+ +([\d.]+) ", re.MULTILINE)
 _PROTOCOL = re.compile(r"^(?:Application protocol|Cipher|TLS Protocol): .+$", re.MULTILINE)
 
 
@@ -88,23 +93,29 @@ class H2load:
         `operations` are answers of 2xx and 3xx. What was in flight at the end is in no count.
         """
         finished, requests = _FINISHED.search(output), _REQUESTS.search(output)
-        status, traffic = _STATUS.search(output), _TRAFFIC.search(output)
-        if finished is None or requests is None or status is None or traffic is None:
+        status, traffic, rates = _STATUS.search(output), _TRAFFIC.search(output), _rates(output)
+        if finished is None or requests is None or status is None or traffic is None or rates is None:
             raise BenchError(f"h2load reported no result: {output.strip().splitlines()[-1:] or 'it printed nothing'}")
         counts = dict(zip(_REQUEST_KEYS, map(int, requests.groups()), strict=True))
         codes = dict(zip(("2xx", "3xx", "4xx", "5xx"), map(int, status.groups()), strict=True))
         sizes = dict(zip(("total", "headers", "data"), map(int, traffic.groups()), strict=True))
         operations = counts["succeeded"]
         duration = round(float(finished[1]) * _NS[finished[2]])
-        found = {"4xx": codes["4xx"], "5xx": codes["5xx"], "errored": counts["errored"], "timeout": counts["timeout"]}
-        # `failed` includes the answers of 4xx and 5xx and those that errored.
-        found["reset"] = counts["failed"] - sum(found.values()) + counts["timeout"]
+        found = {"4xx": codes["4xx"], "5xx": codes["5xx"], "errored": counts["errored"]}
+        found["reset"] = counts["failed"] - sum(found.values())  # it includes the three above
+        found |= {"timeout": counts["timeout"], "connections closed": self._closed(rates)}
         errors = {kind: count for kind, count in found.items() if count > 0}
         if operations <= 0 or duration <= 0:
             raise BenchError(f"h2load got no answer in {duration / 1e9:.1f} s (errors: {errors or 'none'})")
         raw = {"requests": counts, "status": codes, "bytes": sizes, "times_us": _times(output)}
         raw["protocol"] = _PROTOCOL.findall(output)
         return Counted(operations, duration, errors, sizes["total"], {"h2load": raw})
+
+    def _closed(self, rates: tuple[float, float]) -> int:
+        """How many connections' worth of time was lost, at least, if more than a tenth was."""
+        whole, mean = rates
+        lost = 1 - whole / (mean * self.connections) if mean else 0.0
+        return max(1, int(lost * self.connections)) if lost > 0.1 else 0
 
     def _body(self) -> bytes:
         """As it is sent; gRPC's prefix is a byte for "not compressed" and the length (gRPC over HTTP/2)."""
@@ -114,6 +125,12 @@ class H2load:
     def _headers(self) -> dict[str, str]:
         headers = {name.lower(): value for name, value in self.request.headers.items()}
         return headers | ({"content-type": "application/grpc", "te": "trailers"} if self.grpc else {})
+
+
+def _rates(output: str) -> tuple[float, float] | None:
+    """Requests per second of the whole and, on average, of a connection while it was open."""
+    whole, mean = _RATE.search(output), _MEAN_RATE.search(output)
+    return None if whole is None or mean is None else (float(whole[1]), float(mean[1]))
 
 
 def _times(output: str) -> dict[str, dict[str, float]]:

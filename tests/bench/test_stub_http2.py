@@ -86,13 +86,14 @@ class Client:
 
 
 def received(events: list[h2.events.Event]) -> bytes:
-    return b"".join(bytes(event.data or b"") for event in events if isinstance(event, h2.events.DataReceived))
+    parts: list[bytes] = [event.data or b"" for event in events if isinstance(event, h2.events.DataReceived)]
+    return b"".join(parts)
 
 
 def message(size: int) -> bytes:
     request = oip.ModelInferRequest(model_name="m", raw_input_contents=[bytes(size)])
     request.inputs.add(name="A", datatype="UINT8", shape=[size])
-    data = request.SerializeToString()
+    data: bytes = request.SerializeToString()
     return struct.pack(">BI", 0, len(data)) + data
 
 
