@@ -18,6 +18,7 @@ from bench import machine
 from bench.accounting import CpuReading, cpu_between, read_cpu
 from bench.errors import BenchError
 from bench.generator import Counted, Generator, Target
+from bench.load.request import Request
 from bench.machine import Cores, busy_ns, free_ports
 from bench.models import repository
 from bench.peers import Proxy, Setup, Task
@@ -25,7 +26,6 @@ from bench.peers.base import write_files
 from bench.peers.certificates import make_certificate
 from bench.processes import Process, Processes, die_with_parent, on_cores
 from bench.servers import Place, Server
-from bench.load.request import Request
 
 # A share of a core above which there is nothing left of it; and what others may use of one before a run is doubtful.
 SATURATED = 0.95

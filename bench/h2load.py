@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 from bench.errors import BenchError
 from bench.generator import Counted, Target
+from bench.load.request import Request
 from bench.peers.base import version_of
 from bench.processes import require
-from bench.load.request import Request
 
 _FINISHED = re.compile(r"^finished in ([\d.]+)(us|ms|s|m|h), ", re.MULTILINE)
 _NS = {"us": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}

@@ -95,5 +95,7 @@ def share_above(report: Report, us: float) -> float:
     """The share of the right answers that took longer than `us`."""
     found = report.histogram()
     total = found.get_total_count()
-    slow = sum(item.count_added_in_this_iter_step for item in found.get_recorded_iterator() if item.value_iterated_to > us)
+    slow = sum(
+        item.count_added_in_this_iter_step for item in found.get_recorded_iterator() if item.value_iterated_to > us
+    )
     return slow / total if total else 0.0

@@ -60,6 +60,6 @@ def _right(bed: Bed, ask: Callable[[], bool]) -> None:
             return
         problem = "with another message than expected"
     except grpc.RpcError as error:
-        problem = f"with {error.code().name}: {error.details()}"  # type: ignore[attr-defined]
+        problem = f"with {error.code().name}: {error.details()}"
     bed.check_processes()
     raise BenchError(f"{bed.proxy.name} answers gRPC {problem}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.bed import Bed
 from bench.h2load import H2load
+from bench.load.request import Request
 from bench.peers import Task
 from bench.results import Metric, Sample
 from bench.scenarios.base import Scenario
@@ -11,7 +12,6 @@ from bench.scenarios.checks import STREAM, expect_stream
 from bench.scenarios.inference import grpc_message
 from bench.scenarios.measures import full_load
 from bench.servers import GrpcStub
-from bench.load.request import Request
 
 MESSAGES = 100
 MESSAGE = grpc_message(64)

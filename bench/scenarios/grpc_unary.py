@@ -1,6 +1,7 @@
 """Unary gRPC inference calls with a 4 KiB tensor, and the tensor back: 8 connections of 8 streams."""
 
 from bench.h2load import H2load
+from bench.load.request import Request, frame
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.results import Limit
@@ -9,7 +10,6 @@ from bench.scenarios.checks import INFER, expect_grpc
 from bench.scenarios.inference import grpc_message
 from bench.scenarios.measures import LOAD_METRICS, full_load
 from bench.servers import GrpcStub
-from bench.load.request import Request, frame
 
 MESSAGE = grpc_message(4096)
 REQUEST = Request(INFER, "POST", body=MESSAGE)

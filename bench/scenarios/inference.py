@@ -52,4 +52,4 @@ def grpc_message(size: int) -> bytes:
     message.inputs.add(name="INPUT0", datatype="FP32", shape=[size // 4])
     values = random.Random(1)
     message.raw_input_contents.append(struct.pack(f"<{size // 4}f", *(values.random() for _ in range(size // 4))))
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())

@@ -1,5 +1,6 @@
 """1,000 rules by path, all in use: what finding the right one costs."""
 
+from bench.load.request import Request
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.peers.base import route_prefix
@@ -7,7 +8,6 @@ from bench.scenarios import proxy_http1
 from bench.scenarios.base import Scenario
 from bench.scenarios.measures import LOAD_METRICS, Expect, full_load
 from bench.servers import FixedHttp
-from bench.load.request import Request
 from bench.wrk import Wrk
 
 ROUTES = 1000

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from bench.bed import Answer, Bed, warnings
 from bench.generator import Generator
+from bench.load.request import Request
 from bench.open_loop import Open, raw_of, report_of
 from bench.results import Metric, Sample
 from bench.scenarios.base import Measure
-from bench.load.request import Request
 
 Check = Callable[[Bed], None]
 

@@ -55,11 +55,11 @@ def message() -> bytes:
     tensor = request.inputs.add(name="image", datatype="FP32", shape=[1, 64])
     tensor.contents.fp32_contents.extend(IMAGE)
     request.outputs.add(name="label")
-    return request.SerializeToString()
+    return bytes(request.SerializeToString())
 
 
 def right_message(data: bytes) -> bool:
-    return wire.ModelInferResponse.FromString(data).raw_output_contents[0] == LABEL.to_bytes(8, "little")
+    return bool(wire.ModelInferResponse.FromString(data).raw_output_contents[0] == LABEL.to_bytes(8, "little"))
 
 
 def providers() -> str:

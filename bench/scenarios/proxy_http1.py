@@ -1,13 +1,13 @@
 """HTTP/1.1 to HTTP/1.1: a small JSON answer on 32 keep-alive connections, and its latency at rising rates."""
 
 from bench.bed import Answer
+from bench.load.request import Request
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.results import Limit
 from bench.scenarios.base import Scenario
 from bench.scenarios.measures import LOAD_METRICS, Expect, full_load
 from bench.servers import FixedHttp
-from bench.load.request import Request
 from bench.wrk import Wrk
 
 ANSWER = '{"ok":true,"data":[1,2,3,4,5,6,7,8]}'

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 from bench.bed import Bed
+from bench.load.request import Request
 from bench.open_loop import Open, raw_of, report_of
 from bench.peers import Task
 from bench.peers.base import route_prefix, write_files
@@ -14,7 +15,6 @@ from bench.scenarios import proxy_http1
 from bench.scenarios.base import Scenario
 from bench.scenarios.measures import Expect
 from bench.servers import FixedHttp
-from bench.load.request import Request
 
 RELOADS = 5
 INTERVAL = 0.3

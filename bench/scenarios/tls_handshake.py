@@ -1,14 +1,15 @@
 """A TLS handshake for each request, none resumed: ECDSA with P-256."""
 
+from bench.handshakes import Handshakes
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.results import Metric
 from bench.scenarios import proxy_http1
 from bench.scenarios.base import Scenario
-from bench.scenarios.http1_new_connections import LOAD
 from bench.scenarios.measures import full_load
 from bench.servers import FixedHttp
 
+LOAD = Handshakes()
 PACE = Open(proxy_http1.REQUEST, 200, close=True)
 
 SCENARIO = Scenario(
