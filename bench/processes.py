@@ -97,7 +97,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait_listening(self, port: int, timeout: float = 15.0, udp: bool = False) -> None:
-        """Returns once the port takes connections (`udp`: is bound). Raises BenchError if the process ends or is slow."""
+        """Returns once the port takes connections (`udp`: is bound). Raises BenchError if the process ends first."""
         limit = time.monotonic() + timeout
         while True:
             self.check()

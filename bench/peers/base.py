@@ -34,7 +34,7 @@ class Task:
     """What a scenario asks of every proxy.
 
     `tls`: clients come by TLS (1.2 or 1.3, HTTP/2 by ALPN where the job is http2 or grpc), servers stay in clear.
-    `routes`: so many rules, each for the paths below `route_prefix(i)`, all to the same servers; 1 = no rule, all paths.
+    `routes`: so many rules, each for the paths below `route_prefix(i)`, all to the same servers; 1 = one for all paths.
     `balance`: how the endpoints of a request are chosen, by the proxy's own policy of that kind.
     `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
     `queue_timeout` seconds and are then refused; 0 = no limit.

@@ -20,4 +20,4 @@ def bench(arguments: Sequence[str]) -> None:
         raise TidegateError(
             f"the bench suite is not installed ({', '.join(missing)} missing): pip install 'tidegate[bench]'"
         )
-    os.execv(sys.executable, [sys.executable, "-m", "bench", *arguments])  # noqa: S606: the arguments are words already
+    os.execv(sys.executable, [sys.executable, "-m", "bench", *arguments])  # noqa: S606
