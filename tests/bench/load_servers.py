@@ -26,7 +26,7 @@ class Background:
     def __enter__(self) -> Self:
         ready = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, args=(ready,))
+        self._thread = threading.Thread(target=self._main, args=(ready,), daemon=True)
         self._thread.start()
         ready.wait()
         if self._failure:

@@ -30,19 +30,19 @@ def spec(address: str, rate: float = 400, **changes: Any) -> Spec:
 
 def test_a_constant_delay() -> None:
     with Grpc(Timing(delay=0.02)) as server:
-        report = run(spec(server.address, arrivals=Poisson(200), duration_s=1.0))
+        report = run(spec(server.address, arrivals=Poisson(400), duration_s=0.5))
     whole(report)
     assert report.sent == report.completed == server.calls == server.answers == pytest.approx(200, abs=71)
     assert 19_000 < report.percentile(50) < 40_000
 
 
 def test_a_stall_is_seen_by_all_whom_it_met() -> None:
-    """250 calls/s for 2 s, and none answered for 200 ms: 50 of 500 wait from 200 ms down to nothing."""
-    with Grpc(Timing(stall=(200, 0.2))) as server:
-        report = run(spec(server.address, 250, duration_s=2.0))
+    """250 calls/s for 1 s, and none answered for 200 ms: 50 of 250 wait from 200 ms down to nothing."""
+    with Grpc(Timing(stall=(100, 0.2))) as server:
+        report = run(spec(server.address, 250, duration_s=1.0))
     whole(report)
-    assert report.completed == server.answers == 500
-    assert 90_000 < report.percentile(95) < 160_000
+    assert report.completed == server.answers == 250
+    assert 90_000 < report.percentile(90) < 160_000
     assert 195_000 < report.percentile(100) < 400_000
     for low in range(20_000, 180_000, 40_000):
         assert 5 <= between(report, low, low + 40_000) <= 30, low
