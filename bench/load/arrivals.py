@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -57,8 +57,8 @@ class Trace:
     """The rate of a recorded trace (see `traces.read` for the columns), played `speed` times as fast.
 
     `start` and `stop` choose a part, in seconds of the trace. `factor` multiplies the requests of each bin; `mean_rate`
-    chooses the factor that gives this many requests per second on average instead. Speed keeps the number of requests
-    and so raises the rate.
+    chooses the factor that gives this many requests per second on average over what is played instead. Speed keeps the
+    number of requests and so raises the rate.
     """
 
     path: str
@@ -96,6 +96,9 @@ def schedule(arrivals: Arrivals, seed: int, warmup_s: float = 0.0, duration_s: f
         warmup = step([(arrivals.steps[0][0], warmup_s)], arrivals.poisson, rng)
         measured = step(arrivals.steps, arrivals.poisson, rng)
     else:
+        if duration_s is not None:  # so that a mean rate is that of what is played
+            played = arrivals.start + duration_s * arrivals.speed
+            arrivals = replace(arrivals, stop=played if arrivals.stop is None else min(played, arrivals.stop))
         measured = replay(arrivals, rng)
         seconds = length(arrivals)
         warmup = poisson(len(measured) / seconds, warmup_s, rng)

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.load.exchange import Exchange, Sink
 from bench.load.spec import Spec, target
 
-_AT_ONCE = 128  # connections being opened at the start: less than any usual listen backlog
+_AT_ONCE = 32  # opened together at the start: below any usual listen backlog, or a SYN is lost and waits a second
 _AGAIN_S = 0.1  # until a failed attempt is repeated of our own accord
 
 
@@ -39,8 +39,6 @@ class Connection(asyncio.Protocol, ABC):
     async def _dial(self) -> None:
         try:
             await self.client.connect(self)
-        except asyncio.CancelledError:
-            self.client.drop(self, "connect")
         except OSError as error:
             self.client.drop(self, kind_of(error))
 
@@ -50,6 +48,7 @@ class Connection(asyncio.Protocol, ABC):
             self.transport.abort()
         elif self._task is not None:
             self._task.cancel()
+            self.client.drop(self, "connect")  # a task that is cancelled before it began does not say so itself
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)

@@ -19,6 +19,7 @@ from bench.load.report import Report
 from bench.load.spec import Spec
 
 _OTHER_DESCRIPTORS = 64
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 def run(spec: Spec, measuring: Callable[[], None] = lambda: None) -> Report:
@@ -35,18 +36,22 @@ def run(spec: Spec, measuring: Callable[[], None] = lambda: None) -> Report:
     # What was made so far lives to the end: the collector need not look at it during the run.
     gc.collect()
     gc.freeze()
+    main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in _ENDING} if main else {}
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(spec, schedule, round(seconds * 1e9), measuring))
     finally:
         gc.unfreeze()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _run(spec: Spec, schedule: array[int], length_ns: int, measuring: Callable[[], None]) -> Report:
     engine = Engine(spec, schedule, length_ns, measuring)
     loop = asyncio.get_running_loop()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             loop.add_signal_handler(number, engine.stop)
     return await engine.run()
 

@@ -13,6 +13,7 @@ from typing import Self, cast
 
 import grpc
 import grpc.aio
+import ngh2
 import uvloop
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -26,7 +27,7 @@ class Background:
     def __enter__(self) -> Self:
         ready = threading.Event()
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, args=(ready,))
+        self._thread = threading.Thread(target=self._main, args=(ready,), daemon=True)
         self._thread.start()
         ready.wait()
         if self._failure:
@@ -221,3 +222,47 @@ class Grpc(Background):
         self.calls += 1
         await context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return request
+
+
+class Refusing(Background):
+    """An HTTP/2 server that refuses `times` streams and answers the next one, over and over, with gRPC status 0."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.calls = times, 0
+
+    async def start(self) -> Callable[[], Awaitable[None]]:
+        server = await asyncio.get_running_loop().create_server(lambda: _RefusingPeer(self), "127.0.0.1", 0)
+        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        async def end() -> None:
+            server.close()
+
+        return end
+
+
+class _RefusingPeer(asyncio.Protocol):
+    def __init__(self, server: Refusing) -> None:
+        self.server, self.session, self.refused = server, ngh2.Connection(ngh2.Role.SERVER), 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.session.initiate_connection({ngh2.Setting.MAX_CONCURRENT_STREAMS: 1})
+        self.transport.write(self.session.data_to_send())
+
+    def data_received(self, data: bytes) -> None:
+        self.session.receive_data(data)
+        for event in self.session.events():
+            if isinstance(event, ngh2.RequestReceived):
+                self._answer(event.stream_id)
+        self.transport.write(self.session.data_to_send())
+
+    def _answer(self, stream: int) -> None:
+        self.server.calls += 1
+        if self.refused < self.server.times:
+            self.refused += 1
+            self.session.reset_stream(stream, ngh2.ErrorCode.REFUSED_STREAM)
+            return
+        self.refused = 0
+        self.session.send_response(stream, [(b":status", b"200"), (b"content-type", b"application/grpc")])
+        self.session.send_data(stream, b"\0\0\0\0\5hello")
+        self.session.send_trailers(stream, [(b"grpc-status", b"0")])

@@ -114,6 +114,13 @@ def test_a_trace_scaled(tmp_path: Path) -> None:
     assert pvariance(spread[:10]) > 0  # not evenly, within a bin
 
 
+def test_a_mean_rate_is_that_of_what_is_played(tmp_path: Path) -> None:
+    path = write(tmp_path, "second,requests\n" + "".join(f"{i},{i}\n" for i in range(100)))
+    assert len(schedule(Trace(path, mean_rate=50), 1)) == pytest.approx(5000, abs=30)
+    assert len(schedule(Trace(path, mean_rate=50), 1, duration_s=10)) == pytest.approx(500, abs=10)
+    assert len(schedule(Trace(path, mean_rate=50, start=20, stop=40, speed=2), 1, 0, 5)) == pytest.approx(250, abs=10)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -11,14 +11,14 @@ from test_load_http import between, whole
 from bench.load import Constant, Request, Spec, run
 
 
-def spec(server: Stream, rate: float = 500, **changes: Any) -> Spec:
+def spec(server: Stream, rate: float = 1000, **changes: Any) -> Spec:
     given: dict[str, Any] = {
         "protocol": "tcp",
         "address": server.address,
         "requests": (Request(body=PING, answer=PONG),),
         "arrivals": Constant(rate),
         "warmup_s": 0.0,
-        "duration_s": 0.2,
+        "duration_s": 0.1,
         "timeout_s": 5.0,
     }
     return Spec(**(given | changes))
