@@ -10,6 +10,7 @@ from typing import Any
 import lb
 from bench.errors import BenchError, Cannot
 from bench.peers.base import Serve, Setup, Task, Upstream, route_prefix
+from bench.peers.limits import refuse_nonsense
 from bench.processes import Process
 
 # What it cannot do yet, by the task's job.
@@ -38,6 +39,7 @@ class Tidegate:
         task = setup.task
         if task.job in _MISSING:
             raise Cannot(_MISSING[task.job])
+        refuse_nonsense(task)
         if task.tls:
             raise Cannot("terminates no TLS yet")
         return {_FILE: f"{_head(setup)}{_pool(setup)}{_cache(task)}log: {{level: warning}}\n"}

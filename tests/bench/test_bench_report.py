@@ -9,7 +9,7 @@ from bench_sample import ATTACK, LOAD_METRICS, load_outcome, sample_results
 from rich.console import Console
 
 from bench import results as store
-from bench.bed import warnings
+from bench.bed import Usage, warnings
 from bench.errors import BenchError
 from bench.machine import Cores
 from bench.report import markdown, show, words
@@ -220,9 +220,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_doubtful_runs(cores: Cores, proxy: int, server: int, load: int, others: int, said: str | None) -> None:
-    found = warnings(cores, 100, proxy, server, load, others, {})
+    found = warnings(cores, Usage(100, proxy, server, load, others), {})
     assert (said is None and not found) or (said is not None and len(found) == 1 and said in found[0])
 
 
 def test_failed_requests_are_told() -> None:
-    assert warnings(Cores(0, (1,)), 100, 50, 0, 0, 0, {"status": 3}) == ["failed requests: 3 status"]
+    assert warnings(Cores(0, (1,)), Usage(100, 50, 0, 0, 0), {"status": 3}) == ["failed requests: 3 status"]
