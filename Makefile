@@ -7,37 +7,45 @@ STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 
 BUILD_PACKAGES := gcc libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libsodium-dev
-TEST_PACKAGES := curl nginx-light haproxy wrk systemd openssl
-BENCH_PACKAGES := haproxy nginx-light wrk nghttp2-client
+PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
+TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl valgrind
+BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
+GUARD_PACKAGES := valgrind
 
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run test lint bench build clean asan fuzz proto docs help
+.PHONY: run test lint bench bench-guard bench-guard-update bench-micro build clean asan fuzz proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
 	@echo "make test    build all and run the tests"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
-	@echo "make bench   side by side with HAProxy and nginx"
+	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
+	@echo "make bench-guard         instructions per request against the stored figures"
+	@echo "make bench-guard-update  store new ones"
+	@echo "make bench-micro         the hot functions, one by one"
 	@echo "make asan    the core's tests under AddressSanitizer"
 	@echo "make fuzz    HTTP/1.1 through the gate at random, for FUZZ_SECONDS (default 300)"
 	@echo "make proto   regenerate lb/wire from proto/"
 	@echo "make docs    regenerate the configuration reference and its JSON Schema"
 	@echo "make clean   remove everything that was built"
 
-# Installs what is missing of $(2); without root it says what to run.
+# Installs what is missing of $(2); without root it says what to run and stops, or goes on if $(3) says `optional`.
 define packages
 	@missing=$$(for p in $(2); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
 	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
 	$(PYTHON) -c 'import os, sysconfig; raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || missing="$$missing python3-dev"; \
 	if [ -n "$$missing" ]; then \
 	  set -- $$missing; \
-	  if [ "$$(id -u)" != 0 ]; then echo "these packages are missing; as root run: apt-get install $$*" >&2; exit 1; fi; \
+	  if [ "$$(id -u)" != 0 ]; then \
+	    echo "these packages are missing; as root run: apt-get install $$*" >&2; \
+	    test "$(3)" = optional; exit; \
+	  fi; \
 	  echo "installing $$*"; \
 	  DEBIAN_FRONTEND=noninteractive apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$* >/dev/null || exit 1; \
-	fi
-	@mkdir -p $(STAMPS) && touch $(STAMPS)/$(1)
+	fi; \
+	mkdir -p $(STAMPS) && touch $(STAMPS)/$(1)
 endef
 
 $(STAMPS)/build-packages: Makefile
@@ -47,7 +55,10 @@ $(STAMPS)/test-packages: Makefile
 	$(call packages,test-packages,$(TEST_PACKAGES))
 
 $(STAMPS)/bench-packages: Makefile
-	$(call packages,bench-packages,$(BENCH_PACKAGES))
+	$(call packages,bench-packages,$(BENCH_PACKAGES),optional)
+
+$(STAMPS)/guard-packages: Makefile
+	$(call packages,guard-packages,$(GUARD_PACKAGES))
 
 $(STAMPS)/venv: $(STAMPS)/build-packages pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -87,6 +98,15 @@ fuzz: build
 
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench
+
+bench-guard: build $(STAMPS)/guard-packages
+	@$(BIN)/python -m bench.guard check
+
+bench-guard-update: build $(STAMPS)/guard-packages
+	@$(BIN)/python -m bench.guard update
+
+bench-micro: build
+	$(BIN)/python -m pytest -q bench/micro -o python_files='bench_*.py' --benchmark-sort=name --benchmark-columns=median,iqr,ops,rounds
 
 proto: build
 	$(BIN)/python proto/generate.py

@@ -9,6 +9,7 @@ cdef enum:
     # What a path asks for.
     UNKNOWN = 0
     INFER
+    STREAM
     READY                             # a message whose field 1 is `true`, or SERVING
     SERVER_METADATA
     MODEL_METADATA
@@ -21,6 +22,8 @@ cdef inline bint ends_with(const char *path, size_t n, const char *end, size_t m
 cdef inline int method_of(const char *path, size_t n) noexcept nogil:
     if ends_with(path, n, b"/ModelInfer", 11):
         return INFER
+    if ends_with(path, n, b"/ModelStreamInfer", 17):
+        return STREAM
     if ends_with(path, n, b"/ModelReady", 11) or ends_with(path, n, b"/ServerLive", 11):
         return READY
     if ends_with(path, n, b"/ServerReady", 12) or ends_with(path, n, b".Health/Check", 13):
@@ -93,7 +96,7 @@ cdef inline int fill(tg_buffer *answer, int method, const uint8_t *body, size_t 
         return 13
     if (<size_t>body[1] << 24 | <size_t>body[2] << 16 | <size_t>body[3] << 8 | <size_t>body[4]) != size - 5:
         return 13
-    if method == UNKNOWN:
+    if method == UNKNOWN or method == STREAM:
         return 12
     if method == INFER and fixed != NULL:
         return 0 if tg_buffer_append(answer, fixed, fixed_size) == 0 else 8
@@ -113,4 +116,31 @@ cdef inline int fill(tg_buffer *answer, int method, const uint8_t *body, size_t 
     if rc < 0:
         return 3
     end_answer(answer)
+    return 0
+
+
+# The message that answers one of a dialogue, `body` with its prefix, appended to `answer`; a gRPC status. `fixed` is
+# the answer to each, with its prefix; NULL = a ModelStreamInferResponse whose field 2 is the echo.
+cdef inline int stream_answer(tg_buffer *answer, const uint8_t *body, size_t size, const char *fixed,
+                              size_t fixed_size) noexcept nogil:
+    cdef size_t start = tg_buffer_size(answer), length
+    cdef uint8_t *head
+    cdef int i
+    if body[0]:
+        return 13                     # compressed, which was not agreed on
+    if fixed != NULL:
+        return 0 if tg_buffer_append(answer, fixed, fixed_size) == 0 else 8
+    # The inner length comes before it is known, so it gets the five bytes that any length fits in.
+    if tg_buffer_append(answer, b"\0\0\0\0\0\x12\x80\x80\x80\x80\0", 11) < 0:
+        return 8
+    if echo(answer, body + 5, body + size) < 0:
+        answer.end = answer.start + start
+        return 3
+    head = <uint8_t *>tg_buffer_head(answer) + start
+    length = tg_buffer_size(answer) - start - 11
+    for i in range(5):
+        head[6 + i] = <uint8_t>(length >> 7 * i & 0x7f | (0x80 if i < 4 else 0))
+    length += 6
+    for i in range(4):
+        head[1 + i] = <uint8_t>(length >> 8 * (3 - i))
     return 0

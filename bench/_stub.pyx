@@ -1,21 +1,31 @@
 """A gRPC server that costs next to nothing, so that what stands before it is measured: one thread, epoll, nghttp2.
 
 It answers ModelInfer of the Open Inference Protocol with a fixed message or with the request turned into an answer (the
-inputs become the outputs), and the small methods that gateways and health checks call.
+inputs become the outputs), ModelStreamInfer with many messages or one for each, and the small methods that gateways and
+health checks call. Plain HTTP/2 requests get a fixed body.
 """
 
-from bench._answers cimport UNKNOWN, fill, method_of
+from bench._answers cimport UNKNOWN, method_of
+from bench._replies cimport Request, Settings, answer, go_on, is_dialogue, return_window
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, strerror
+from libc.string cimport memcmp, memcpy, memset, strerror
 from posix.unistd cimport close
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.link cimport link_append, link_empty, link_init, link_remove, tg_link
 from lb.core.nghttp2 cimport *
+
+cdef extern from "<nghttp2/nghttp2.h>" nogil:
+    int nghttp2_option_new(nghttp2_option **option)
+    void nghttp2_option_set_no_auto_window_update(nghttp2_option *option, int value)
+    int nghttp2_session_server_new2(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
+                                    void *user_data, const nghttp2_option *option)
+    int nghttp2_session_consume(nghttp2_session *session, int32_t stream_id, size_t size)
+    int nghttp2_session_consume_connection(nghttp2_session *session, size_t size)
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -58,14 +68,6 @@ cdef enum:
     EVENTS = 256
     SCRATCH = 256 * 1024
     WINDOW = 4 << 20
-    STATIC = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
-
-
-cdef struct Settings:
-    const char *fixed                 # the whole answer to ModelInfer, with its prefix; NULL = echo
-    size_t fixed_size
-    uint32_t max_streams
-    uint64_t requests
 
 
 cdef struct Connection:
@@ -76,60 +78,11 @@ cdef struct Connection:
     tg_link requests                  # that have a stream
 
 
-cdef struct Request:
-    tg_link link
-    int method
-    tg_buffer body
-    tg_buffer answer
-    size_t sent
-
-
 cdef tg_link FREE                     # requests to use again
 link_init(&FREE)
 cdef nghttp2_session_callbacks *CALLBACKS = NULL
-
-
-cdef void field(nghttp2_nv *nv, const char *name, size_t n, const char *value, size_t m) noexcept nogil:
-    nv.name = <uint8_t *>name
-    nv.namelen = n
-    nv.value = <uint8_t *>value
-    nv.valuelen = m
-    nv.flags = STATIC
-
-
-cdef ssize_t read_answer(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *data_flags,
-                         nghttp2_data_source *source, void *user_data) noexcept nogil:
-    cdef Request *request = <Request *>source.ptr
-    cdef nghttp2_nv trailer
-    cdef size_t n = min(length, tg_buffer_size(&request.answer) - request.sent)
-    memcpy(buf, tg_buffer_head(&request.answer) + request.sent, n)
-    request.sent += n
-    if request.sent == tg_buffer_size(&request.answer):
-        data_flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
-        field(&trailer, b"grpc-status", 11, b"0", 1)
-        if nghttp2_submit_trailer(session, stream_id, &trailer, 1):
-            return NGHTTP2_ERR_CALLBACK_FAILURE
-    return <ssize_t>n
-
-
-cdef int answer(nghttp2_session *session, int32_t stream_id, Request *request, Settings *settings) noexcept nogil:
-    cdef nghttp2_data_provider provider
-    cdef nghttp2_nv fields[3]
-    cdef const char *codes = b"0123456789"
-    cdef int status = fill(&request.answer, request.method, <const uint8_t *>tg_buffer_head(&request.body),
-                           tg_buffer_size(&request.body), settings.fixed, settings.fixed_size)
-    settings.requests += 1
-    field(&fields[0], b":status", 7, b"200", 3)
-    field(&fields[1], b"content-type", 12, b"application/grpc", 16)
-    if status == 0:
-        provider.source.ptr = request
-        provider.read_callback = read_answer
-        return nghttp2_submit_response(session, stream_id, fields, 2, &provider)
-    if status < 10:
-        field(&fields[2], b"grpc-status", 11, codes + status, 1)
-    else:
-        field(&fields[2], b"grpc-status", 11, b"12" if status == 12 else b"13", 2)
-    return nghttp2_submit_response(session, stream_id, fields, 3, NULL)
+cdef nghttp2_option *OPTIONS = NULL
+cdef uint64_t SERVED = 0              # requests, by the last `serve`
 
 
 cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept nogil:
@@ -144,7 +97,11 @@ cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, 
         if request == NULL:
             return NGHTTP2_ERR_CALLBACK_FAILURE
         request.link.owner = request
+    request.settings = (<Connection *>user_data).settings
     request.method = UNKNOWN
+    request.grpc = request.head = request.begun = request.ended = False
+    request.status = 0
+    request.owed = 0
     request.sent = 0
     link_append(&(<Connection *>user_data).requests, &request.link)
     nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, request)
@@ -154,19 +111,34 @@ cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, 
 cdef int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t namelen,
                    const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept nogil:
     cdef Request *request
+    if namelen != 5 and namelen != 7 and namelen != 12:
+        return 0
+    request = <Request *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    if request == NULL:
+        return 0
     if namelen == 5 and memcmp(name, b":path", 5) == 0:
-        request = <Request *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-        if request != NULL:
-            request.method = method_of(<const char *>value, valuelen)
+        request.method = method_of(<const char *>value, valuelen)
+    elif namelen == 7 and memcmp(name, b":method", 7) == 0:
+        request.head = valuelen == 4 and memcmp(value, b"HEAD", 4) == 0
+    elif namelen == 12 and memcmp(name, b"content-type", 12) == 0:
+        request.grpc = valuelen >= 16 and memcmp(value, b"application/grpc", 16) == 0
     return 0
 
 
 cdef int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
                        void *user_data) noexcept nogil:
     cdef Request *request = <Request *>nghttp2_session_get_stream_user_data(session, stream_id)
-    if request != NULL and tg_buffer_append(&request.body, data, length) < 0:
+    if request == NULL or not is_dialogue(request):
+        if request != NULL and tg_buffer_append(&request.body, data, length) < 0:
+            return NGHTTP2_ERR_CALLBACK_FAILURE
+        return NGHTTP2_ERR_CALLBACK_FAILURE if nghttp2_session_consume(session, stream_id, length) else 0
+    request.owed += length
+    if nghttp2_session_consume_connection(session, length):
         return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
+    if not request.ended:
+        if tg_buffer_append(&request.body, data, length) < 0 or go_on(session, stream_id, request):
+            return NGHTTP2_ERR_CALLBACK_FAILURE
+    return NGHTTP2_ERR_CALLBACK_FAILURE if return_window(session, stream_id, request) else 0
 
 
 cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept nogil:
@@ -176,7 +148,7 @@ cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *us
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
         return 0
     request = <Request *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-    if request != NULL and answer(session, frame.hd.stream_id, request, (<Connection *>user_data).settings):
+    if request != NULL and answer(session, frame.hd.stream_id, request):
         return NGHTTP2_ERR_CALLBACK_FAILURE
     return 0
 
@@ -203,6 +175,10 @@ cdef int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t e
 cdef int setup_callbacks() noexcept nogil:
     if nghttp2_session_callbacks_new(&CALLBACKS):
         return -1
+    if nghttp2_option_new(&OPTIONS):
+        return -1
+    # So that a stream whose answers are not read gets no window for more (see PENDING).
+    nghttp2_option_set_no_auto_window_update(OPTIONS, 1)
     nghttp2_session_callbacks_set_on_begin_headers_callback(CALLBACKS, on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(CALLBACKS, on_header)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(CALLBACKS, on_data_chunk)
@@ -239,7 +215,7 @@ cdef int take_connection(int epoll, int fd, Settings *settings) noexcept nogil:
     entries[1].value = WINDOW
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | <uint32_t>EPOLLET
     event.data.ptr = connection
-    if (nghttp2_session_server_new(&connection.session, CALLBACKS, connection)
+    if (nghttp2_session_server_new2(&connection.session, CALLBACKS, connection, OPTIONS)
             or nghttp2_submit_settings(connection.session, NGHTTP2_FLAG_NONE, entries, 2)
             or nghttp2_session_set_local_window_size(connection.session, NGHTTP2_FLAG_NONE, 0, 4 * WINDOW)
             or epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event)):
@@ -314,23 +290,41 @@ cdef int loop(int epoll, int listener, Settings *settings, char *scratch) except
                 take_connection(epoll, fd, settings)
 
 
-def serve(listener: int, fixed: bytes | None, max_streams: int) -> None:
+cdef void set_http(Settings *settings, bytes body):
+    cdef bytes digits = str(len(body)).encode()
+    settings.http = body
+    settings.http_size = len(body)
+    settings.http_length_size = len(digits)
+    memcpy(settings.http_length, <const char *>digits, settings.http_length_size)
+
+
+def serve(listener, bytes fixed, max_streams, bytes streamed=None, stream_messages=0, bytes http=None):
     """Serve on a listening, non-blocking descriptor until a signal handler raises.
 
-    `fixed` is the message that answers every ModelInfer; None echoes the inputs. Raises OSError, MemoryError.
+    `fixed` is the message that answers every ModelInfer; None echoes the inputs. A ModelStreamInfer gets the message
+    `streamed` `stream_messages` times, or (0) once for each of its own; None echoes those. `http` is the body that
+    answers plain HTTP/2; None answers 415. Raises OSError, MemoryError, ValueError: many of no message.
     """
+    global SERVED
     cdef Settings settings
     cdef epoll_event event
-    cdef bytes framed = b"" if fixed is None else b"\0" + len(fixed).to_bytes(4, "big") + fixed
+    cdef bytes framed = prefixed(fixed), framed_stream = prefixed(streamed)
+    if stream_messages and streamed is None:
+        raise ValueError("a stream of messages needs the message")
     cdef char *scratch = <char *>malloc(SCRATCH)
     cdef int epoll = epoll_create1(EPOLL_CLOEXEC)
     cdef int descriptor = listener
-    settings.fixed = NULL
+    memset(&settings, 0, sizeof(Settings))
     if fixed is not None:
         settings.fixed = framed
-    settings.fixed_size = len(framed)
+        settings.fixed_size = len(framed)
+    if streamed is not None:
+        settings.streamed = framed_stream
+        settings.streamed_size = len(framed_stream)
+    if http is not None:
+        set_http(&settings, http)
+    settings.stream_messages = stream_messages
     settings.max_streams = max_streams
-    settings.requests = 0
     event.events = EPOLLIN
     event.data.ptr = NULL
     try:
@@ -341,6 +335,17 @@ def serve(listener: int, fixed: bytes | None, max_streams: int) -> None:
         with nogil:
             loop(epoll, descriptor, &settings, scratch)
     finally:
+        SERVED = settings.requests
         free(scratch)
         if epoll >= 0:
             close(epoll)
+
+
+cdef bytes prefixed(bytes message):
+    """As gRPC sends it: not compressed, its length, the message."""
+    return None if message is None else b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def served():
+    """Whole requests that the last `serve` got."""
+    return SERVED

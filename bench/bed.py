@@ -1,10 +1,11 @@
-"""One run's arrangement: a fresh proxy on its core, a fresh server beside the load, and the measuring of the two."""
+"""One run's arrangement: a fresh proxy on its core, fresh servers beside the load, and an account of what both cost."""
 
 from __future__ import annotations
 
 import http.client
 import resource
 import shutil
+import ssl
 import subprocess
 import tempfile
 import time
@@ -13,15 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import machine, wrk
-from bench.accounting import cpu_between, read_cpu
+from bench import machine
+from bench.accounting import CpuReading, cpu_between, read_cpu
 from bench.errors import BenchError
+from bench.generator import Counted, Generator, Target
+from bench.load.request import Request
 from bench.machine import Cores, busy_ns, free_ports
-from bench.peers import Proxy, Setup
-from bench.peers.base import Job
+from bench.models import repository
+from bench.peers import Proxy, Setup, Task
+from bench.peers.base import write_files
+from bench.peers.certificates import make_certificate
 from bench.processes import Process, Processes, die_with_parent, on_cores
-from bench.results import Sample
-from bench.servers import Server
+from bench.servers import Place, Server
 
 # A share of a core above which there is nothing left of it; and what others may use of one before a run is doubtful.
 SATURATED = 0.95
@@ -30,10 +34,10 @@ DISTURBED = 0.05
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a run is warmed up (and dropped) and then measured."""
+    """Seconds that a run is warmed up (and dropped) and then measured at full load. wrk takes whole seconds only."""
 
     warmup: int = 1
-    duration: int = 2
+    duration: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,106 +49,143 @@ class Answer:
     body: bytes
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Nanoseconds: of real time, and of CPU by the proxy, the servers, the load generator and by anything else.
+
+    `proxy` is None where its processes came and went, so that nobody knows.
+    """
+
+    wall: int
+    proxy: int | None
+    server: int
+    load: int
+    others: int
+
+
 @dataclass
 class Bed:
-    """A proxy that serves, and what is around it."""
+    """A proxy that serves, and what is around it.
+
+    `control_ports` are the servers' own, off the proxy's way; `started` is when the proxy was (CLOCK_MONOTONIC, ns);
+    `round` counts from 1.
+    """
 
     directory: Path
     cores: Cores
     timing: Timing
-    port: int
+    kind: Proxy
+    setup: Setup
     proxy: Process
-    server: Process
+    server: Process | None
     config: str
-    connections: int
+    control_ports: tuple[int, ...]
+    started: int
+    round: int
 
     @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    def target(self) -> Target:
+        certificate = self.setup.certificate
+        authority = certificate.authority if certificate else None
+        return Target(self.setup.port, self.cores.load_threads, self.directory, authority)
 
-    def ask(self, load: wrk.Load) -> Answer:
-        """Sends a load's request once, on a connection of its own. Raises BenchError if there is no answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+    def ask(self, request: Request, timeout: float = 5.0) -> Answer:
+        """Sends a request by HTTP/1.1 once, on a connection of its own. Raises BenchError if there is no answer."""
+        connection = self._connect(timeout)
         try:
-            connection.request(load.method, load.path, load.body or None, dict(load.headers))
+            connection.request(request.method, request.path, request.body or None, dict(request.headers))
             answer = connection.getresponse()
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         except (OSError, http.client.HTTPException) as error:
-            self.proxy.check()
-            self.server.check()
+            self.check_processes()
             raise BenchError(f"{self.proxy.name} does not answer: {error!r}") from error
         finally:
             connection.close()
 
-    def ask_until(self, load: wrk.Load, right: Callable[[Answer], bool], timeout: float = 5.0) -> None:
+    def _connect(self, timeout: float) -> http.client.HTTPConnection:
+        if self.setup.certificate is None:
+            return http.client.HTTPConnection("127.0.0.1", self.setup.port, timeout=timeout)
+        context = ssl.create_default_context(cafile=str(self.setup.certificate.authority))
+        return http.client.HTTPSConnection("localhost", self.setup.port, timeout=timeout, context=context)
+
+    def ask_until(self, request: Request, right: Callable[[Answer], bool], timeout: float = 5.0) -> None:
         """Repeats the request until the answer is right. Raises BenchError with the last answer if it never is."""
         limit = time.monotonic() + timeout
-        while not right(answer := self.ask(load)):
+        while not right(answer := self.ask(request)):
             if time.monotonic() > limit:
                 raise BenchError(f"{self.proxy.name} answers {answer.status} {answer.body[:200]!r} {answer.headers}")
             time.sleep(0.05)
 
-    def drive(self, load: wrk.Load, right: Callable[[Answer], bool]) -> Sample:
-        """One measured run of wrk; the answer is checked before and after. Raises BenchError if it cannot count."""
-        self.ask_until(load, right)
-        script = self.directory / "load.lua"
-        script.write_text(wrk.script(load))
-        self._wrk(load, script, self.timing.warmup)
-        pids, server_pids = self.proxy.pids(), self.server.pids()
+    def check_processes(self) -> None:
+        """Raises BenchError with a process's last words if it has ended."""
+        self.proxy.check()
+        if self.server is not None:
+            self.server.check()
+
+    def drive(
+        self, generator: Generator, seconds: float, *, steady: bool = True, during: Callable[[], None] | None = None
+    ) -> tuple[Counted, Usage]:
+        """Runs a load to its end and accounts for it; `during` is called once while it runs.
+
+        Where the run is not `steady`, the proxy may replace its processes, and its CPU time stays unknown.
+        Raises BenchError if the generator or a process under test fails.
+        """
+        command = generator.command(self.target, seconds)
+        pids, server_pids = self.proxy.pids(), self.server.pids() if self.server else []
         cores = (self.cores.proxy, *self.cores.load)
         began, busy, used = time.monotonic_ns(), busy_ns(cores), resource.getrusage(resource.RUSAGE_CHILDREN)
         before, server_before = read_cpu(pids), read_cpu(server_pids)
-        result = self._wrk(load, script, self.timing.duration)
-        proxy_ns, server_ns = cpu_between(before, read_cpu(pids)), cpu_between(server_before, read_cpu(server_pids))
+        output = self._run(generator.name, command, seconds, during)
+        after, server_after = read_cpu(pids), read_cpu(server_pids)
         wall = time.monotonic_ns() - began
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        wrk_ns = int((after.ru_utime - used.ru_utime + after.ru_stime - used.ru_stime) * 1e9)
-        others = max(0, busy_ns(cores) - busy - proxy_ns - server_ns - wrk_ns)
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        load = int((ended.ru_utime - used.ru_utime + ended.ru_stime - used.ru_stime) * 1e9)
+        proxy = self._proxy_ns(pids, before, after) if steady else None
+        server = cpu_between(server_before, server_after)
+        others = 0 if proxy is None else max(0, busy_ns(cores) - busy - proxy - server - load)
+        return generator.parse(output), Usage(wall, proxy, server, load, others)
+
+    def _proxy_ns(self, pids: list[int], before: CpuReading, after: CpuReading) -> int:
         if (found := set(self.proxy.pids())) != set(pids):
             raise BenchError(f"processes of {self.proxy.name} came or went during the run: {sorted(found ^ set(pids))}")
-        self.ask_until(load, right)
-        return Sample(
-            values={
-                "rps": result.rate,
-                "p50_us": result.p50,
-                "p99_us": result.p99,
-                "cpu_us": proxy_ns / 1e3 / result.requests,
-            },
-            warnings=warnings(self.cores, wall, proxy_ns, server_ns, wrk_ns, others, result.errors),
-            raw={"wall_ns": wall, "proxy_cpu_ns": proxy_ns, "server_cpu_ns": server_ns, "wrk_cpu_ns": wrk_ns}
-            | {"others_cpu_ns": others, "wrk": vars(result)},
-        )
+        return cpu_between(before, after)
 
-    def _wrk(self, load: wrk.Load, script: Path, seconds: int) -> wrk.Result:
-        command = wrk.command(load, script, self.address, self.cores.load_threads, seconds)
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=seconds + 30, check=False, preexec_fn=die_with_parent
-            )
-        except subprocess.TimeoutExpired as error:
-            raise BenchError(f"wrk did not end {error.timeout - seconds:.0f} s after its time") from error
-        self.proxy.check()
-        self.server.check()
-        if done.returncode:
-            raise BenchError(f"wrk ended with code {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
-        return wrk.parse(done.stdout)
+    def _run(self, name: str, command: list[str], seconds: float, during: Callable[[], None] | None) -> str:
+        with subprocess.Popen(
+            on_cores(self.cores.load, command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=die_with_parent,
+        ) as process:
+            try:
+                if during is not None:
+                    during()
+                output, complaints = process.communicate(timeout=seconds + 60)
+            except subprocess.TimeoutExpired:
+                raise BenchError(f"{name} did not end a minute after its time") from None
+            finally:
+                process.kill()
+        self.check_processes()
+        if process.returncode:
+            raise BenchError(f"{name} ended with code {process.returncode}: {(complaints or output).strip()[-300:]}")
+        return output
 
 
-def warnings(
-    cores: Cores, wall: int, proxy: int, server: int, load: int, others: int, errors: dict[str, int]
-) -> list[str]:
-    """What makes a run doubtful; all times in ns of CPU, `wall` in ns of real time."""
+def warnings(cores: Cores, usage: Usage, errors: dict[str, int]) -> list[str]:
+    """What makes a run at full load doubtful."""
     found = []
     threads = cores.load_threads
     shares = {
-        "the load generator": load / threads,
-        "the server": server / threads,
-        "the load's cores": (load + server) / len(cores.load),
+        "the load generator": usage.load / threads,
+        "the server": usage.server / threads,
+        "the load's cores": (usage.load + usage.server) / len(cores.load),
     }
-    full = [name for name, used in shares.items() if used / wall >= SATURATED]
-    if full and proxy / wall < SATURATED:
-        found.append(f"saturated {full[0]}, not the proxy: requests/s and latencies are not the proxy's limit")
-    if others / wall > DISTURBED:
+    full = [name for name, used in shares.items() if used / usage.wall >= SATURATED]
+    if full and (usage.proxy or 0) / usage.wall < SATURATED:
+        found.append(f"saturated {full[0]}, not the proxy: the rate is not the proxy's limit")
+    if usage.others / usage.wall > DISTURBED:
         found.append("other programs were busy on these cores")
     if errors:
         found.append("failed requests: " + ", ".join(f"{count} {kind}" for kind, count in errors.items()))
@@ -162,20 +203,34 @@ def work_directory() -> Iterator[Path]:
 
 
 @contextmanager
-def lay(proxy: Proxy, job: Job, server: Server, cores: Cores, timing: Timing, connections: int) -> Iterator[Bed]:
-    """Starts a server and a proxy before it, and stops both. Raises BenchError, or Cannot from the proxy."""
+def lay(
+    proxy: Proxy, task: Task, server: Server | None, cores: Cores, timing: Timing, connections: int, number: int
+) -> Iterator[Bed]:
+    """Starts the servers and a proxy before them, and stops both. Raises BenchError, or Cannot from the proxy.
+
+    Without a server the proxy runs the model servers itself, on all cores.
+    """
     with work_directory() as directory:
         front, behind = directory / "proxy", directory / "server"
         front.mkdir()
         behind.mkdir()
-        port, server_port, admin_port = free_ports(3)
-        config = proxy.config(Setup(job, port, server_port, admin_port, front, connections))
-        path = front / f"{proxy.name}.conf"
-        path.write_text(config)
+        wanted, control = (server.ports, server.extra_ports) if server else (0, 0)
+        port, admin_port, *ports = free_ports(2 + wanted + control)
+        server_ports, control_ports = tuple(ports[:wanted]), tuple(ports[wanted:])
+        certificate = make_certificate(directory) if task.tls else None
+        models = repository(task.serve.model, directory) if task.serve else None
+        setup = Setup(task, port, server_ports, admin_port, front, connections, certificate, models)
+        config = write_files(proxy, setup)
         with Processes(directory) as processes:
-            command = server.command(behind, server_port, cores.load_threads, connections)
-            running = processes.start(server.name, on_cores(cores.load, command))
-            running.wait_listening(server_port)
-            started = processes.start(proxy.name, on_cores([cores.proxy], proxy.command(path)))
-            started.wait_listening(port)
-            yield Bed(directory, cores, timing, port, started, running, config, connections)
+            running = None
+            if server is not None:
+                place = Place(behind, server_ports, cores.load_threads, connections, control_ports)
+                running = processes.start(server.name, on_cores(cores.load, server.command(place)))
+                for each in server_ports:
+                    running.wait_listening(each, udp=task.job == "udp")
+            began = time.monotonic_ns()
+            own = [cores.proxy] if server is not None else [cores.proxy, *cores.load]
+            started = processes.start(proxy.name, on_cores(own, proxy.command(setup)))
+            # A pool of its own model servers may take connections only once one is ready.
+            started.wait_listening(port, 60.0 if task.serve else 15.0, udp=task.job == "udp")
+            yield Bed(directory, cores, timing, proxy, setup, started, running, config, control_ports, began, number)

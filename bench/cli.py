@@ -1,9 +1,9 @@
-"""`python -m bench`: what can be measured, measuring it, and reporting it."""
+"""`python -m bench`, `tidegate bench`: what can be measured, measuring it, reporting it, comparing two results."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from bench import compare as comparing
 from bench import report as reports
 from bench import results as store
 from bench.bed import Timing
 from bench.errors import BenchError, Cannot
 from bench.peers import OURS, PEERS, PROXIES, Setup
+from bench.peers.base import Certificate, show_files
 from bench.processes import signals_as_exit
 from bench.results import Sample
 from bench.runner import Progress
@@ -24,72 +26,125 @@ from bench.scenarios import SCENARIOS, Scenario
 
 app = typer.Typer(
     name="bench",
-    help="Tidegate side by side with its peers on one core. Without a command: every scenario, every peer.",
+    help="Tidegate side by side with its peers on one core. Without a command: the default scenarios, every peer.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-RUNS = 5
-DURATION = 2
+RUNS = 3
+DURATION = 1
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+
+FileArgument = Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A result; default: the newest.")]
 
 
 @app.callback(invoke_without_command=True)
 def _default(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        _measure(list(SCENARIOS), list(PEERS), RUNS, DURATION)
+        _measure([s for s in SCENARIOS.values() if s.default], PEERS, RUNS, DURATION)
 
 
 @app.command("list")
 def list_() -> None:
-    """Show the scenarios and the proxies that are here."""
+    """Show the scenarios (* are in the default run) and the proxies that are here."""
     for scenario in SCENARIOS.values():
-        typer.echo(f"{scenario.name:<14} {scenario.title}")
+        typer.echo(f"{scenario.name:<21}{'*' if scenario.default else ' '} {scenario.title}")
     typer.echo("")
     for name, proxy in PROXIES.items():
-        typer.echo(f"{name:<14} {proxy.version() or f'not installed (apt-get install {proxy.package})'}")
+        typer.echo(f"{name:<22} {proxy.version() or f'not installed ({proxy.install})'}")
 
 
 @app.command()
 def run(
-    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO...", help="Names from `list`.")],
+    scenarios: Annotated[list[str], typer.Argument(metavar="SCENARIO...", help="Names from `list`, or `all`.")],
     peers: Annotated[str, typer.Option(help="Peers to measure against, by comma; empty for none.")] = ",".join(PEERS),
     runs: Annotated[int, typer.Option(min=1, help="Runs of each proxy in each scenario.")] = RUNS,
-    duration: Annotated[int, typer.Option(min=1, help="Seconds that a run is measured.")] = DURATION,
+    duration: Annotated[int, typer.Option(min=1, help="Seconds at full load that a run is measured.")] = DURATION,
 ) -> None:
     """Measure some scenarios."""
-    _measure(scenarios, [name for name in peers.split(",") if name], runs, duration)
+    names = list(SCENARIOS) if scenarios == ["all"] else _known(scenarios, SCENARIOS, "scenario")
+    chosen = [SCENARIOS[name] for name in dict.fromkeys(names)]
+    _measure(chosen, [name for name in peers.split(",") if name], runs, duration)
 
 
 @app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""
-    proxy, wanted = (
-        PROXIES[_known([peer], PROXIES, "proxy")[0]],
-        SCENARIOS[_known([scenario], SCENARIOS, "scenario")[0]],
-    )
+    _known([peer], PROXIES, "proxy")
+    wanted = SCENARIOS[_known([scenario], SCENARIOS, "scenario")[0]]
     try:
-        typer.echo(proxy.config(Setup(wanted.job, 8080, 9000, 9900, Path("/tmp/bench"))), nl=False)
+        task = wanted.task_for(peer)
+        server = wanted.servers.get(PROXIES[peer].upstream(task))
+        ports = tuple(range(9000, 9000 + (server.ports if server else 1)))
+        place = Path("/tmp/bench")
+        files = (place / name for name in ("chain.pem", "key.pem", "both.pem", "authority.pem"))
+        certificate = Certificate(*files) if task.tls else None
+        models = place / "models" if task.serve else None
+        setup = Setup(task, 8080, ports, 9900, place, certificate=certificate, models=models)
+        typer.echo(show_files(PROXIES[peer].files(setup)), nl=False)
     except Cannot as reason:
         raise BenchError(f"{peer} cannot do {scenario}: {reason}") from None
 
 
 @app.command()
 def report(
-    file: Annotated[Path | None, typer.Argument(help="A result; default: the newest.")] = None,
-    write: Annotated[Path | None, typer.Option(help=f"Put it between {BEGIN} and {END} of this file.")] = None,
+    file: FileArgument = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown instead of terminal tables.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page with plots.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help=f"Put it between {BEGIN} and {END} of this file, its plots beside the file.")
+    ] = None,
 ) -> None:
-    """Print a result as Markdown, or put it into a document."""
-    text = reports.markdown(store.load(file or store.newest()))
-    if write is None:
-        typer.echo(text, nl=False)
-        return
-    before, found, rest = write.read_text().partition(BEGIN)
+    """Show a result as tables, as Markdown, as a page, or put it into a document."""
+    results = store.load(file or store.newest())
+    if html is not None:
+        from bench.report import page
+
+        html.write_text(page.html(results))
+    if write is not None:
+        _insert(write, reports.markdown(results, _plots(results, write)))
+    if markdown:
+        typer.echo(reports.markdown(results), nl=False)
+    elif html is None and write is None:
+        reports.show(results, _console())
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.json")],
+    second: Annotated[Path, typer.Argument(metavar="B.json")],
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
+) -> None:
+    """Say whether two results agree on every ratio within their spreads; exit with 1 if a headline does not."""
+    a, b = store.load(first), store.load(second)
+    agreements = comparing.compare(a, b)
+    if markdown:
+        typer.echo(comparing.markdown(agreements, a, b), nl=False)
+    else:
+        comparing.show(agreements, a, b, _console())
+    if comparing.disagreements(agreements):
+        raise typer.Exit(1)
+
+
+def _plots(results: store.Results, document: Path) -> str:
+    """Writes the plots into a folder named as the document; returns the folder as seen from the document."""
+    from bench.report import plots
+
+    folder = document.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.svg"):
+        old.unlink()
+    plots.write_all(results, folder)
+    return folder.name
+
+
+def _insert(document: Path, text: str) -> None:
+    before, found, rest = document.read_text().partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not found or not ended:
-        raise BenchError(f"{write}: has no {BEGIN} … {END}")
-    write.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+        raise BenchError(f"{document}: has no {BEGIN} … {END}")
+    document.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
 
 
 def _known(names: list[str], choices: Mapping[str, object], kind: str) -> list[str]:
@@ -98,13 +153,16 @@ def _known(names: list[str], choices: Mapping[str, object], kind: str) -> list[s
     return names
 
 
-def _measure(scenarios: list[str], peers: list[str], runs: int, duration: int) -> None:
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _measure(scenarios: Sequence[Scenario], peers: Sequence[str], runs: int, duration: int) -> None:
     """Runs, saves, shows. Exits with 1 if a proxy failed in a scenario."""
-    chosen = [SCENARIOS[name] for name in dict.fromkeys(_known(scenarios, SCENARIOS, "scenario"))]
-    against = [name for name in dict.fromkeys(_known(peers, PROXIES, "peer")) if name != OURS]
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    against = [name for name in dict.fromkeys(_known(list(peers), PROXIES, "peer")) if name != OURS]
+    console = _console()
     with signals_as_exit():
-        results = run_suite(chosen, against, runs, Timing(duration=duration), _progress(console))
+        results = run_suite(scenarios, against, runs, Timing(duration=duration), _progress(console))
     path = store.save(results)
     console.print()
     reports.show(results, console)
@@ -120,7 +178,7 @@ def _progress(console: Console) -> Progress:
         else:
             text = "  ".join(f"{found.values[m.key]:,.{m.digits}f} {m.title}" for m in scenario.metrics)
             text += "".join(f"  ! {warning}" for warning in found.warnings)
-        console.print(Text(f"{scenario.name:<12} {number}  {name:<9} {text}"), soft_wrap=True)
+        console.print(Text(f"{scenario.name:<20} {number}  {name:<9} {text}"), soft_wrap=True)
 
     return progress
 

@@ -91,12 +91,17 @@ class Process:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return " | ".join(line.strip() for line in lines[-3:]) or "it said nothing"
 
-    def wait_listening(self, port: int, timeout: float = 15.0) -> None:
-        """Returns once the port takes connections. Raises BenchError if the process ends or is too slow."""
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process itself. Raises BenchError if it has ended."""
+        self.check()
+        self._popen.send_signal(number)
+
+    def wait_listening(self, port: int, timeout: float = 15.0, udp: bool = False) -> None:
+        """Returns once the port takes connections (`udp`: is bound). Raises BenchError if the process ends first."""
         limit = time.monotonic() + timeout
         while True:
             self.check()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            if is_bound(port) if udp else accepts(port):
                 return
             if time.monotonic() > limit:
                 raise BenchError(f"{self.name} does not listen after {timeout:.0f} s: {self.last_words()}")
@@ -141,6 +146,20 @@ class Processes:
                 failure = again
         if failure is not None:
             raise failure
+
+
+def accepts(port: int) -> bool:
+    """Whether 127.0.0.1:`port` takes a TCP connection."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def is_bound(port: int) -> bool:
+    """Whether a UDP socket has 127.0.0.1:`port` or the port on all addresses, by /proc/net/udp."""
+    wanted = {f"{address}:{port:04X}" for address in ("0100007F", "00000000")}
+    rows = Path("/proc/net/udp").read_text().splitlines()[1:]
+    return any(row.split()[1] in wanted for row in rows)
 
 
 def die_with_parent() -> None:

@@ -6,16 +6,35 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.errors import BenchError
 
-FORMAT = 1
+FORMAT = 2
 
 
 def directory() -> Path:
     """Where results are kept: `results` beside this file, or what TIDEGATE_BENCH_RESULTS says."""
     return Path(os.environ.get("TIDEGATE_BENCH_RESULTS") or Path(__file__).parent / "results")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a sample. `digits` are those after the point in a table; `ratio` is whether a ratio makes sense."""
+
+    key: str
+    title: str
+    better: Literal["lower", "higher"]
+    digits: int = 0
+    ratio: bool = True
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What the project asks of itself for the headline: a ratio to the best of `peers`, or (none given) a value."""
+
+    at_most: float
+    peers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -43,10 +62,18 @@ class Subject:
 
 @dataclass
 class Outcome:
-    """One scenario with all its subjects by the proxy's name, in the order they ran."""
+    """One scenario with all its subjects by the proxy's name, in the order they ran.
+
+    What a report needs of the scenario is kept with it, so that a scenario that has gone can still be reported;
+    `metrics[0]` is the headline, `note` says what differs between the work of the subjects.
+    """
 
     scenario: str
     subjects: dict[str, Subject] = field(default_factory=dict)
+    title: str = ""
+    metrics: tuple[Metric, ...] = ()
+    limit: Limit | None = None
+    note: str = ""
 
 
 @dataclass
@@ -76,21 +103,28 @@ def load(path: Path) -> Results:
     """Raises BenchError if the file is not one of ours."""
     try:
         data = json.loads(path.read_text())
-        if data.pop("format") != FORMAT:
-            raise BenchError(f"{path}: of another format than {FORMAT}")
-        outcomes = [
-            Outcome(
-                o["scenario"],
-                {
-                    name: Subject(**{**s, "samples": [Sample(**sample) for sample in s["samples"]]})
-                    for name, s in o["subjects"].items()
-                },
-            )
-            for o in data.pop("outcomes")
-        ]
+        if (found := data.pop("format")) != FORMAT:
+            raise BenchError(f"{path}: is of format {found}, this bench reads {FORMAT}: run the bench again")
+        outcomes = [_outcome(**outcome) for outcome in data.pop("outcomes")]
         return Results(**data, outcomes=outcomes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(f"{path}: no result of the bench: {error}") from error
+
+
+def _outcome(
+    subjects: dict[str, Any], metrics: list[dict[str, Any]], limit: dict[str, Any] | None, **plain: str
+) -> Outcome:
+    if not metrics:
+        raise ValueError(f"the scenario {plain['scenario']} has no metric")
+    return Outcome(
+        **plain,
+        subjects={
+            name: Subject(**{**s, "samples": [Sample(**sample) for sample in s["samples"]]})
+            for name, s in subjects.items()
+        },
+        metrics=tuple(Metric(**metric) for metric in metrics),
+        limit=Limit(limit["at_most"], tuple(limit["peers"])) if limit else None,
+    )
 
 
 def newest(where: Path | None = None) -> Path:

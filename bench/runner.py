@@ -14,9 +14,9 @@ from pathlib import Path
 from bench import machine
 from bench.bed import Timing, lay
 from bench.errors import BenchError, Cannot
+from bench.generator import Generator
 from bench.machine import Cores
 from bench.peers import OURS, PROXIES, Proxy
-from bench.peers.base import version_of
 from bench.processes import require
 from bench.results import Outcome, Results, Sample, Subject
 from bench.scenarios import Scenario
@@ -32,7 +32,6 @@ def run(
     Raises BenchError if nothing can be measured at all. A proxy that fails in a scenario is recorded and dropped there.
     """
     require("taskset", "util-linux")
-    wrk = version_of([require("wrk", "wrk"), "-v"], r"wrk \S*?([\d.][\w.-]*)") or "unknown"
     require("nginx", "nginx-light")  # the server behind the proxies
     cores = machine.split_cores()
     connections = machine.connection_limit(machine.raise_descriptor_limit())
@@ -43,30 +42,43 @@ def run(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
         machine=machine.describe(cores),
-        versions={**versions, "wrk": wrk},
+        versions={**versions, **_generators(scenarios)},
         options={"runs": rounds, **asdict(timing), "scenarios": [s.name for s in scenarios], "peers": list(peers)},
-        skipped={n: f"not installed (apt-get install {PROXIES[n].package})" for n in known.keys() - versions.keys()},
+        skipped={n: f"not installed ({PROXIES[n].install})" for n in known.keys() - versions.keys()},
     )
     with on_load_cores(cores):
         for scenario in scenarios:
-            outcome = Outcome(scenario.name, {name: Subject() for name in versions})
+            outcome = scenario.outcome(versions)
             results.outcomes.append(outcome)
-            for number in range(1, min(rounds, scenario.max_rounds) + 1):
-                for name, subject in outcome.subjects.items():
-                    if not (subject.cannot or subject.failed):
-                        found = once(scenario, PROXIES[name], subject, number, cores, timing, connections)
-                        progress(scenario, name, number, found)
+            _rounds(scenario, outcome, min(rounds, scenario.max_rounds), cores, timing, connections, progress)
     results.seconds = time.monotonic() - began
     return results
+
+
+def _rounds(
+    scenario: Scenario,
+    outcome: Outcome,
+    rounds: int,
+    cores: Cores,
+    timing: Timing,
+    connections: int,
+    progress: Progress,
+) -> None:
+    for number in range(1, rounds + 1):
+        for name, subject in outcome.subjects.items():
+            if not (subject.cannot or subject.failed):
+                found = once(scenario, PROXIES[name], subject, number, cores, timing, connections)
+                progress(scenario, name, number, found)
 
 
 def once(
     scenario: Scenario, proxy: Proxy, subject: Subject, number: int, cores: Cores, timing: Timing, connections: int
 ) -> Sample | str:
     """One run of one proxy, entered into `subject`; returns the sample, or why there is none."""
-    server = scenario.servers[proxy.upstream(scenario.job)]
     try:
-        with lay(proxy, scenario.job, server, cores, timing, connections) as bed:
+        task = scenario.task_for(proxy.name)
+        server = None if task.serve else scenario.server_for(proxy.upstream(task))
+        with lay(proxy, task, server, cores, timing, connections, number) as bed:
             subject.config = bed.config
             sample = scenario.measure(bed)
     except Cannot as reason:
@@ -78,6 +90,15 @@ def once(
     sample.round = number
     subject.samples.append(sample)
     return sample
+
+
+def _generators(scenarios: Sequence[Scenario]) -> dict[str, str]:
+    """The versions of the load generators. Raises BenchError for one that is missing."""
+    needed: dict[str, Generator] = {g.name: g for scenario in scenarios for g in scenario.generators}
+    versions = {name: generator.version() for name, generator in needed.items()}
+    if missing := [name for name, version in versions.items() if version is None]:
+        raise BenchError(f"a load generator is missing: {', '.join(missing)}; `make bench` installs what is needed")
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 @contextmanager

@@ -29,6 +29,7 @@ export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE
 if [ $# -eq 0 ]; then
     # Without the test that stops a process after each instruction: instrumented code has many times as many.
     set -- tests/core tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache \
+        tests/bench/test_bench_udp.py tests/bench/test_stub_grpc.py tests/bench/test_stub_http2.py \
         --deselect tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock
 fi
 exec "$python" -m pytest -q -p no:cacheprovider --timeout=600 "$@"

@@ -1,4 +1,4 @@
-"""A proxy under test, as the bench sees it: how to configure it, start it and name it."""
+"""A proxy under test, as the bench sees it: what it is asked to do, how it is configured, started, reloaded, named."""
 
 from __future__ import annotations
 
@@ -8,45 +8,127 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-# What a proxy is asked to do with a connection: pass on HTTP/1.1 requests, pass on bytes, turn an inference request of
-# HTTP/1.1 into what the model server speaks, or answer a repeated inference request from its cache.
-Job = Literal["http", "tcp", "oip", "cache"]
-# What the server behind the proxy speaks.
-Upstream = Literal["http", "grpc"]
+from bench.processes import Process
+
+# What a proxy does with what arrives: pass on HTTP/1.1 requests, HTTP/2 requests, gRPC calls, bytes or datagrams; turn
+# inference requests of HTTP/1.1 into what the model server speaks; answer repeated inference requests from its cache.
+Job = Literal["http", "http2", "grpc", "tcp", "udp", "oip", "cache"]
+# What the server behind the proxy speaks; http2 and grpc by prior knowledge, in clear.
+Upstream = Literal["http", "http2", "grpc", "tcp", "udp"]
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Model servers that the proxy starts and scales itself: `model` is one of `bench.models`, `target` the requests
+    in flight on each that scaling aims at.
+    """
+
+    model: str
+    min: int
+    max: int
+    target: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a scenario asks of every proxy.
+
+    `tls`: clients come by TLS (1.2 or 1.3, HTTP/2 by ALPN where the job is http2 or grpc), servers stay in clear.
+    `routes`: so many rules, each for the paths below `route_prefix(i)`, all to the same servers; 1 = one for all paths.
+    `balance`: how the endpoints of a request are chosen, by the proxy's own policy of that kind.
+    `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
+    `queue_timeout` seconds and are then refused; 0 = no limit.
+    `checks`: active health checks every second, two failures in a row take an endpoint out.
+    `serve`: the proxy runs the model servers itself; no peer does.
+    """
+
+    job: Job
+    tls: bool = False
+    routes: int = 1
+    balance: Literal["round_robin", "least_request"] = "round_robin"
+    endpoint_limit: int = 0
+    queue_timeout: float = 0.5
+    checks: bool = False
+    serve: Serve | None = None
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Files in PEM: the chain, its key, both in one (as HAProxy wants them), and the authority that clients trust."""
+
+    chain: Path
+    key: Path
+    both: Path
+    authority: Path
 
 
 @dataclass(frozen=True)
 class Setup:
-    """One arrangement: the job, the proxy's port, the server's port, and what else a configuration needs."""
+    """A task in one place: the proxy's port, the servers' ports, all on 127.0.0.1, and a directory of its own.
 
-    job: Job
+    `certificate` is there if the task wants TLS; its subject is `localhost`. `models` is the repository of the model
+    servers that the proxy runs itself.
+    """
+
+    task: Task
     port: int
-    server_port: int
+    server_ports: tuple[int, ...]
     admin_port: int
     directory: Path
     max_connections: int = 8_000
+    certificate: Certificate | None = None
+    models: Path | None = None
 
 
 class Proxy(Protocol):
-    """A program that can stand between the load and the server."""
+    """A program that can stand between the load and the servers."""
 
     name: str
-    package: str
+    install: str  # the command that installs it, for messages
 
     def version(self) -> str | None:
         """Its version, or None if it is not installed."""
 
-    def upstream(self, job: Job) -> Upstream:
-        """What it speaks to the server for this job."""
+    def upstream(self, task: Task) -> Upstream:
+        """What it speaks to the server for this task."""
 
-    def config(self, setup: Setup) -> str:
-        """Its configuration for one CPU. Raises Cannot where it has no way to do the job."""
+    def files(self, setup: Setup) -> dict[str, str]:
+        """Its configuration for one CPU: text by file name, the main one first; all belong into `setup.directory`.
 
-    def command(self, path: Path) -> list[str]:
-        """The command that runs it in the foreground on the configuration at `path`."""
+        Raises Cannot where it has no way to do the task.
+        """
 
-    def check_command(self, path: Path) -> list[str]:
-        """The command that checks the configuration at `path` and exits with 0 if it is valid."""
+    def command(self, setup: Setup) -> list[str]:
+        """The command that runs it in the foreground on its written files."""
+
+    def check_command(self, setup: Setup) -> list[str]:
+        """The command that checks its written files and exits with 0 if they are valid."""
+
+    def reload(self, setup: Setup, process: Process) -> None:
+        """Puts newly written files into effect in the running process, as its manual says. Raises BenchError."""
+
+
+def route_prefix(number: int) -> str:
+    """The paths of a task's rule: `/route-0000/`, `/route-0001/`, …"""
+    return f"/route-{number:04d}/"
+
+
+def write_files(proxy: Proxy, setup: Setup) -> str:
+    """Writes its configuration, each file by rename so that a reader sees it whole; returns all of it as one text."""
+    files = proxy.files(setup)
+    for name, text in files.items():
+        target = setup.directory / name
+        partial = target.with_name(f".{name}.new")
+        partial.write_text(text)
+        partial.rename(target)
+    return show_files(files)
+
+
+def show_files(files: dict[str, str]) -> str:
+    """A configuration for reading; with several files each has its name above it."""
+    if len(files) == 1:
+        return next(iter(files.values()))
+    return "\n".join(f"# ---- {name}\n{text}" for name, text in files.items())
 
 
 def version_of(command: list[str], pattern: str) -> str | None:

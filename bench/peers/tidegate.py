@@ -2,46 +2,125 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import sys
-from pathlib import Path
+from typing import Any
 
 import lb
-from bench.peers.base import Job, Setup, Upstream
+from bench.errors import BenchError, Cannot
+from bench.peers.base import Serve, Setup, Task, Upstream, route_prefix
+from bench.peers.limits import refuse_nonsense
+from bench.processes import Process
+
+# What it cannot do yet, by the task's job.
+_MISSING = {
+    "http2": "has no HTTP/2 listener yet",
+    "grpc": "has no gRPC listener yet",
+    "udp": "has no UDP listener yet",
+}
+_FILE = "tidegate.yaml"
+_RELOAD_SECONDS = 30.0
 
 
 class Tidegate:
     name = "tidegate"
-    package = "tidegate"
+    install = "make build"
 
     def version(self) -> str | None:
         return lb.__version__
 
-    def upstream(self, job: Job) -> Upstream:
-        return "grpc" if job in ("oip", "cache") else "http"
+    def upstream(self, task: Task) -> Upstream:
+        if task.job in ("oip", "cache"):
+            return "grpc"
+        return task.job if task.job in ("http2", "grpc", "tcp", "udp") else "http"
 
-    def config(self, setup: Setup) -> str:
-        protocol = "oip" if self.upstream(setup.job) == "grpc" else setup.job
-        front = "tcp\n    pool: servers" if setup.job == "tcp" else "http\n    routes: [{pool: servers}]"
-        cache = "cache:\n  size: 64MiB\n  ttl: 1h\n" if setup.job == "cache" else ""
-        return f"""workers: 1
-admin:
-  bind: 127.0.0.1:{setup.admin_port}
+    def files(self, setup: Setup) -> dict[str, str]:
+        task = setup.task
+        if task.job in _MISSING:
+            raise Cannot(_MISSING[task.job])
+        refuse_nonsense(task)
+        if task.tls:
+            raise Cannot("terminates no TLS yet")
+        return {_FILE: f"{_head(setup)}{_pool(setup)}{_cache(task)}log: {{level: warning}}\n"}
+
+    def command(self, setup: Setup) -> list[str]:
+        return [sys.executable, "-m", "lb.cli", "run", "-c", str(setup.directory / _FILE)]
+
+    def check_command(self, setup: Setup) -> list[str]:
+        return [sys.executable, "-m", "lb.cli", "check", "-c", str(setup.directory / _FILE)]
+
+    def reload(self, setup: Setup, process: Process) -> None:
+        try:
+            answer = _ask(setup.admin_port, "POST", "/api/v1/reload")
+        except BenchError:
+            process.check()
+            raise
+        if not answer.get("ok"):
+            raise BenchError(f"{self.name} refused a reload: {answer.get('problems') or answer.get('error')}")
+
+
+def endpoints(admin_port: int) -> int:
+    """How many model servers take requests now. Raises BenchError if the admin server does not answer."""
+    (pool,) = _ask(admin_port, "GET", "/api/v1/status")["pools"]
+    return sum(endpoint["health"] == "up" and endpoint["admin"] == "enabled" for endpoint in pool["endpoints"])
+
+
+def _ask(port: int, method: str, path: str) -> dict[str, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_RELOAD_SECONDS)
+    try:
+        connection.request(method, path)
+        found: dict[str, Any] = json.loads(connection.getresponse().read())
+        return found
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise BenchError(f"tidegate's admin server does not answer {method} {path}: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def _head(setup: Setup) -> str:
+    task = setup.task
+    if task.job == "tcp":
+        front = "tcp\n    pool: servers\n"
+    elif task.routes == 1:
+        front = "http\n    routes: [{pool: servers}]\n"
+    else:
+        rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers" for i in range(task.routes))
+        front = "http\n    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
+    return f"""workers: 1
+admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
 listeners:
   front:
     bind: 127.0.0.1:{setup.port}
-    protocol: {front}
     idle_timeout: 1h
     max_connections: {setup.max_connections}
-pools:
-  servers:
-    protocol: {protocol}
-    endpoints: ["127.0.0.1:{setup.server_port}"]
-{cache}log:
-  level: warning
-"""
+    protocol: {front}"""
 
-    def command(self, path: Path) -> list[str]:
-        return [sys.executable, "-m", "lb.cli", "run", "-c", str(path)]
 
-    def check_command(self, path: Path) -> list[str]:
-        return [sys.executable, "-m", "lb.cli", "check", "-c", str(path)]
+def _pool(setup: Setup) -> str:
+    task = setup.task
+    protocol = "oip" if task.job in ("oip", "cache") else task.job
+    lines = [f"protocol: {protocol}", f"policy: {task.balance}"]
+    if task.serve is not None:
+        lines += _serve(task.serve, setup)
+    else:
+        lines.append("endpoints: [" + ", ".join(f'"127.0.0.1:{port}"' for port in setup.server_ports) + "]")
+    if task.checks:
+        kind = {"oip": "grpc", "http": "http"}.get(protocol, "tcp")
+        lines.append(f"health: {{type: {kind}, interval: 1s, fall: 2}}")
+    if task.endpoint_limit:
+        lines.append(f"# no limit of requests per endpoint (asked for: {task.endpoint_limit}) exists yet: all pass")
+    return "pools:\n  servers:\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def _serve(serve: Serve, setup: Setup) -> list[str]:
+    steps = "policies: [{type: replicas, value: 4, period: 1s}]"
+    return [
+        f'serve: {{models: "{setup.models}", min: {serve.min}, max: {serve.max}, threads: 1}}',
+        f"scaling: {{interval: 500ms, metrics: [{{type: in_flight, target: {serve.target:g}}}],",
+        f"          up: {{window: 0s, {steps}}}, down: {{window: 3s, {steps}}}}}",
+    ]
+
+
+def _cache(task: Task) -> str:
+    return "cache: {size: 64MiB, ttl: 1h}\n" if task.job == "cache" else ""

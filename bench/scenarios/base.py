@@ -1,57 +1,58 @@
-"""What a scenario is: a job for the proxies, a server, a way to measure, and the project's own limit."""
+"""What a scenario is: a task for the proxies, servers behind them, a way to measure, and the project's own limit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from bench.bed import Bed
-from bench.peers.base import Job, Upstream
-from bench.results import Sample
+from bench.errors import Cannot
+from bench.generator import Generator
+from bench.peers import OURS, Task
+from bench.peers.base import Upstream
+from bench.results import Limit, Metric, Outcome, Sample, Subject
 from bench.servers import Server
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of a sample. `digits` are those after the point in a table."""
-
-    key: str
-    title: str
-    better: Literal["lower", "higher"]
-    digits: int = 0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What the project asks of itself for the headline: a ratio to the best of `peers`, or (none given) a value."""
-
-    at_most: float
-    peers: tuple[str, ...] = ()
+Measure = Callable[[Bed], Sample]
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`measure` makes one sample on a bed; `metrics[0]` is the headline, a figure of which less is better."""
+    """`measure` makes one sample on a bed; `metrics[0]` is the headline, a figure of which less is better.
+
+    `peer_task` is what the peers do where they cannot do what we do; `note` then says what differs. `ours_only` is the
+    reason why no peer can take part at all. `default` puts it into the default run; `max_rounds` bounds long ones.
+    """
 
     name: str
     title: str
-    job: Job
+    task: Task
     servers: Mapping[Upstream, Server]
-    measure: Callable[[Bed], Sample]
+    measure: Measure
     metrics: tuple[Metric, ...]
-    limit: Limit
+    generators: tuple[Generator, ...]
+    limit: Limit | None = None
+    note: str = ""
+    peer_task: Task | None = None
+    ours_only: str = ""
+    default: bool = False
     max_rounds: int = 1000
 
-    @property
-    def headline(self) -> Metric:
-        return self.metrics[0]
+    def task_for(self, proxy: str) -> Task:
+        """Raises Cannot for a peer where none can do it."""
+        if proxy == OURS:
+            return self.task
+        if self.ours_only:
+            raise Cannot(self.ours_only)
+        return self.peer_task or self.task
 
+    def server_for(self, upstream: Upstream) -> Server:
+        """Raises Cannot where the scenario has no server that speaks so."""
+        if upstream not in self.servers:
+            raise Cannot(f"speaks only {upstream} to servers")
+        return self.servers[upstream]
 
-# Of every scenario that wrk drives.
-LOAD_METRICS = (
-    Metric("cpu_us", "CPU µs/request", "lower", 2),
-    Metric("rps", "requests/s", "higher"),
-    Metric("p50_us", "p50 µs", "lower"),
-    Metric("p99_us", "p99 µs", "lower"),
-)
+    def outcome(self, proxies: Iterable[str]) -> Outcome:
+        """An outcome without samples yet."""
+        subjects = {name: Subject() for name in proxies}
+        return Outcome(self.name, subjects, self.title, self.metrics, self.limit, self.note)

@@ -103,6 +103,17 @@ def status(
     show(client(config, admin, token_file).status(), as_json)
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    options_metavar="",
+)
+def bench(context: typer.Context) -> None:
+    """Measure Tidegate side by side with HAProxy, nginx, Envoy and Varnish (`tidegate bench --help`)."""
+    from lb.cli.bench import bench as run_bench
+
+    run_bench(context.args)
+
+
 @app.command()
 def version() -> None:
     """Show the versions of Tidegate and of what it runs on."""

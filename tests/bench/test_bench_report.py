@@ -1,91 +1,189 @@
-"""Results to tables: what is compared with what, and what is said about doubtful runs."""
+"""Results to tables: what is compared with what, where we lose, and what is said about doubtful runs."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
+from bench_sample import ATTACK, LOAD_METRICS, load_outcome, sample_results
 from rich.console import Console
 
 from bench import results as store
-from bench.bed import warnings
+from bench.bed import Usage, warnings
 from bench.errors import BenchError
 from bench.machine import Cores
-from bench.report import best_peer, markdown, show, verdict
-from bench.results import Outcome, Results, Sample, Subject
-from bench.scenarios import SCENARIOS
+from bench.report import markdown, show, words
+from bench.report.analysis import best_peer, summary, verdict, versus
+from bench.report.notes import confidence, losses
+from bench.results import Limit, Metric, Outcome, Results, Sample, Subject
+from bench.stats import Standing
+
+CPU = LOAD_METRICS[0]
 
 
 def subject(*cpu: float, **other: str) -> Subject:
-    return Subject(
-        config="c",
-        samples=[
-            Sample({"cpu_us": c, "rps": 1e6 / c, "p50_us": 1.0, "p99_us": 2.0}, round=i + 1) for i, c in enumerate(cpu)
-        ],
-        **other,
-    )
+    samples = [
+        Sample({"cpu_us": c, "rps": 1e6 / c, "p99_us": 2.0, "failed": 0.0}, round=i + 1) for i, c in enumerate(cpu)
+    ]
+    return Subject(config="c", samples=samples, **other)
+
+
+def outcome(limit: Limit | None = None, **subjects: Subject) -> Outcome:
+    return Outcome("x", subjects=subjects, title="t", metrics=LOAD_METRICS, limit=limit)
 
 
 def results(*outcomes: Outcome) -> Results:
-    return Results(
-        started="2030-01-02T03:04:05+00:00",
-        commit="abc",
-        machine={"cpu": "a CPU", "cpus": 2, "architecture": "x", "system": "s", "kernel": "k", "proxy_core": 0}
-        | {"load_cores": [1], "work_file_system": "tmpfs"},
-        versions={"tidegate": "1"},
-        options={"runs": 2, "duration": 2, "warmup": 1},
-        outcomes=list(outcomes),
+    found = sample_results()
+    found.outcomes = list(outcomes)
+    return found
+
+
+def shown(found: Results, width: int = 100) -> str:
+    out = io.StringIO()
+    show(found, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def test_headline_is_the_ratio_to_the_best_peer() -> None:
+    found = outcome(
+        Limit(1.0, ("haproxy",)), tidegate=subject(9.0, 11.0), haproxy=subject(20.0, 20.0), nginx=subject(10.0, 10.0)
     )
+    assert best_peer(found, CPU) == "nginx"
+    assert best_peer(found, CPU, ("haproxy",)) == "haproxy"
+    assert best_peer(found, LOAD_METRICS[1]) == "nginx"  # more requests/s are better
+    (line,) = summary(results(found))
+    assert line.peer == "nginx"
+    assert line.versus is not None
+    assert line.versus.standing is Standing.EVEN
+    assert words.full_ratio(line.versus) == "1.00x (0.90 to 1.10)"
+    # The limit is against the peers that it names.
+    assert line.verdict is not None
+    assert line.verdict.met is True
+    assert words.against_limit(line.verdict, CPU) == "CPU µs/request at most 1x haproxy: met (0.50x haproxy)"
 
 
-def test_headline_is_the_ratio_to_the_best_of_the_named_peers() -> None:
-    outcome = Outcome(
-        "http1", {"tidegate": subject(9.0, 11.0), "haproxy": subject(20.0, 20.0), "nginx": subject(10.0, 10.0)}
-    )
-    scenario = SCENARIOS["http1"]
-    assert best_peer(outcome, scenario.headline) == "nginx"
-    assert best_peer(outcome, scenario.headline, ("haproxy",)) == "haproxy"
-    found = verdict(scenario, outcome)
-    assert found.text == "1.00 (0.90 to 1.10) x nginx"
-    assert found.met is True
-    outcome.subjects["tidegate"] = subject(10.1, 10.1)
-    assert verdict(scenario, outcome).met is False
+def test_limits_against_a_peer_against_a_value_and_none() -> None:
+    missed = verdict(outcome(Limit(1.0, ("nginx",)), tidegate=subject(10.1, 10.1), nginx=subject(10.0, 10.0)))
+    assert missed is not None
+    assert missed.met is False
+    absolute = verdict(outcome(Limit(8192), tidegate=subject(8193.0)))
+    assert absolute is not None
+    assert absolute.met is False
+    assert verdict(outcome(None, tidegate=subject(1.0))) is None
 
 
-def test_nothing_is_claimed_without_both_sides() -> None:
-    scenario = SCENARIOS["cached-post"]
-    for subjects in (
+@pytest.mark.parametrize(
+    "subjects",
+    [
         {"tidegate": subject(1.0), "haproxy": subject(9.0)},
         {"tidegate": subject(1.0), "nginx": Subject(failed="it broke")},
         {"tidegate": Subject(failed="it broke"), "nginx": subject(1.0)},
         {"nginx": subject(1.0)},
-    ):
-        assert verdict(scenario, Outcome("cached-post", subjects)).met is None
+    ],
+)
+def test_nothing_is_claimed_without_both_sides(subjects: dict[str, Subject]) -> None:
+    found = verdict(outcome(Limit(1.0, ("nginx",)), **subjects))
+    assert found is not None
+    assert found.met is None
+    assert "not measured" in markdown(results(outcome(Limit(1.0, ("nginx",)), **subjects)))
+    assert shown(results(outcome(Limit(1.0, ("nginx",)), **subjects)))
 
 
-def test_an_absolute_limit_needs_no_peer() -> None:
-    outcome = Outcome("idle", {"tidegate": Subject(samples=[Sample({"pss_bytes": 8193.0, "rss_bytes": 1.0}, round=1)])})
-    assert verdict(SCENARIOS["idle"], outcome).met is False
+def test_a_single_run_has_no_interval_and_no_standing() -> None:
+    found = outcome(tidegate=subject(9.0), nginx=subject(10.0))
+    compared = versus(found, CPU, "nginx")
+    assert compared is not None
+    assert compared.standing is Standing.ONCE
+    assert words.full_ratio(compared) == "0.90x"
+    assert "no interval is claimed" in confidence(results(found))
+    assert "93.8%" in confidence(sample_results())
 
 
-def test_tables_say_what_failed_what_cannot_and_what_is_doubtful() -> None:
-    doubtful = subject(1.0, 2.0)
-    doubtful.samples[1].warnings.append("other programs were busy on these cores")
-    peers = {"haproxy": Subject(cannot="no POST"), "nginx": Subject(failed="boom")}
-    found = results(Outcome("cached-post", {"tidegate": doubtful, **peers}))
+def test_where_we_lose_is_complete() -> None:
+    found = sample_results()
+    said = "\n".join(losses(found))
+    for outcome_ in found.outcomes:
+        for metric in outcome_.metrics:
+            for peer in outcome_.subjects:
+                compared = versus(outcome_, metric, peer) if peer != "tidegate" else None
+                if compared and compared.standing is Standing.BEHIND:
+                    assert f"{outcome_.scenario}: {metric.title} ({metric.better} is better): behind" in said
+                    assert f"{peer} {words.full_ratio(compared)}" in said
+    assert "oip-binary-4k: CPU µs/request (lower is better): behind haproxy" in said
+    assert "oip-binary-4k: limit: CPU µs/request at most 1.2x haproxy: missed" in said
+    assert "idle-connections: PSS bytes/connection (lower is better): worse in the only run than haproxy 1.02x" in said
+    assert "proxy-http1" not in said
+    for text in losses(found):
+        assert text.split(":")[0] in markdown(found)
+
+
+def test_losses_name_failures_of_ours_and_counts_without_a_ratio() -> None:
+    broken = outcome(tidegate=subject(1.0, failed="it broke"), nginx=subject(1.0))
+    assert losses(results(broken)) == ["x: Tidegate failed after 1 run: it broke"]
+    assert losses(results(outcome(tidegate=Subject(cannot="no way")))) == ["x: Tidegate cannot: no way"]
+    assert losses(results(outcome(nginx=subject(1.0)))) == ["x: Tidegate was not run"]
+    lossy = outcome(tidegate=subject(1.0, 1.0), nginx=subject(1.0, 1.0))
+    for sample in lossy.subjects["tidegate"].samples:
+        sample.values["failed"] = 7.0
+    assert losses(results(lossy)) == [
+        "x: failed requests (lower is better): behind nginx (7 (7 to 7) against 0 (0 to 0))"
+    ]
+
+
+def test_terminal_fits_100_columns_and_says_standings_in_words() -> None:
+    text = shown(sample_results())
+    assert max(map(len, text.splitlines())) <= 100
+    rows = {line.split()[0]: line for line in text.splitlines() if line.strip()}
+    for scenario, word in (("proxy-http1", "ahead"), ("oip-binary-4k", "behind"), ("tcp-small", "even")):
+        assert any(scenario in line and word in line for line in text.splitlines()), (scenario, rows)
+    assert "\x1b" not in text  # no colour was needed for any of it
+
+
+def test_terminal_does_not_read_markup_in_what_others_wrote() -> None:
+    found = outcome(tidegate=subject(1.0, 2.0), nginx=Subject(failed="[red]boom[/red] [/]"))
+    assert "[red]boom[/red] [/]" in shown(results(found))
+
+
+def test_reports_say_what_failed_what_cannot_and_what_is_doubtful() -> None:
+    found = sample_results()
     found.machine["work_file_system"] = "ext4"
-    out = io.StringIO()
-    show(found, Console(file=out, width=200))
-    for text in (out.getvalue(), markdown(found)):
-        assert "haproxy cannot: no POST" in text
-        assert "nginx failed after 0 runs: boom" in text
-        assert "tidegate, run 2: other programs were busy" in text
+    for text in (shown(found, 250), markdown(found)):
+        assert "tcp-small: varnish cannot: it speaks HTTP only" in text
+        assert "oip-binary-4k: nginx failed after 0 runs" in text
+        assert "tidegate, run 1: other programs were busy" in text
+        assert "traefik was skipped: not installed" in text
         assert "on ext4, not in memory" in text
-        assert "a CPU" in text
+        assert "Example CPU" in text
         assert "belong to this machine" in text
+        assert "the peers pass the same bytes on" in text
+
+
+def test_markdown_tables_are_whole_and_text_is_escaped() -> None:
+    text = markdown(sample_results(), "benchmarks/")
+    assert ATTACK not in text
+    assert "<script>" not in text
+    widths: set[int] = set()
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            widths.add(line.replace("\\|", "").count("|"))
+            assert len(widths) == 1, line
+        else:
+            widths.clear()
+    assert "![proxy-http1: CPU µs/request](benchmarks/proxy-http1-cpu-us.svg)" in text
+    assert "(benchmarks/autoscale-trace-series.svg)" in text
+    assert "![" not in markdown(sample_results())
+
+
+def test_a_scenario_that_is_no_longer_known_is_reported_from_the_file_alone(tmp_path: Path) -> None:
+    found = results(load_outcome("gone-since", "of old", {"tidegate": 1.0, "nginx": 2.0}, None))
+    loaded = store.load(store.save(found, tmp_path))
+    assert loaded == found
+    assert markdown(loaded) == markdown(found)
+    assert "gone-since" in shown(loaded)
 
 
 def test_results_survive_the_file(tmp_path: Path) -> None:
-    found = results(Outcome("http1", {"tidegate": subject(1.0, 2.0), "haproxy": Subject(cannot="x")}))
+    found = sample_results()
     path = store.save(found, tmp_path)
     assert store.load(path) == found
     assert store.newest(tmp_path) == path
@@ -94,10 +192,20 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no results"):
         store.newest(tmp_path)
-    for text in ("", "[]", "{}", '{"format": 99}', '{"format": 1}'):
-        (path := tmp_path / "x.json").write_text(text)
+    path = tmp_path / "x.json"
+    for text in ("", "[]", "{}", '{"format": 99}', '{"format": 2}'):
+        path.write_text(text)
         with pytest.raises(BenchError, match=r"x\.json"):
             store.load(path)
+    path.write_text('{"format": 1, "outcomes": []}')
+    with pytest.raises(BenchError, match="format"):
+        store.load(path)
+    bare = results(Outcome("x", title="t", metrics=(Metric("a", "b", "lower"),)))
+    data = json.loads(store.save(bare, tmp_path).read_text())
+    data["outcomes"][0]["metrics"] = []
+    path.write_text(json.dumps(data))
+    with pytest.raises(BenchError, match="the scenario x has no metric"):
+        store.load(path)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +220,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_doubtful_runs(cores: Cores, proxy: int, server: int, load: int, others: int, said: str | None) -> None:
-    found = warnings(cores, 100, proxy, server, load, others, {})
+    found = warnings(cores, Usage(100, proxy, server, load, others), {})
     assert (said is None and not found) or (said is not None and len(found) == 1 and said in found[0])
 
 
 def test_failed_requests_are_told() -> None:
-    assert warnings(Cores(0, (1,)), 100, 50, 0, 0, 0, {"status": 3}) == ["failed requests: 3 status"]
+    assert warnings(Cores(0, (1,)), Usage(100, 50, 0, 0, 0), {"status": 3}) == ["failed requests: 3 status"]

@@ -115,7 +115,7 @@ def bench(*arguments: str) -> list[str]:
 @needs_cores
 def test_a_short_run_of_one_scenario(tmp_path: Path) -> None:
     own = environment(tmp_path)
-    command = bench("run", "http1", "--runs", "1", "--duration", "1", "--peers", "haproxy")
+    command = bench("run", "proxy-http1", "--runs", "1", "--duration", "1", "--peers", "haproxy")
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=own, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (tmp_path / "results").glob("*.json")
@@ -125,20 +125,43 @@ def test_a_short_run_of_one_scenario(tmp_path: Path) -> None:
     for subject in subjects.values():
         (sample,) = subject["samples"]
         assert sample["raw"]["wrk"]["requests"] > 0
-        assert sample["raw"]["wrk"]["errors"] == {}
+        assert sample["raw"]["wrk"]["status"] == 0
+        assert sample["raw"]["open_loop"]["failed"] == {}
+        assert {point["rate"] for point in sample["raw"]["sweep"]} == {500, 1000, 4000, 8000}
+        assert 0 < sample["values"]["p50_us"] <= sample["values"]["p99_us"]
         assert sample["values"]["cpu_us"] > 0
         assert subject["config"]
     assert {"tidegate", "haproxy", "wrk"} <= found["versions"].keys()
     assert not list((tmp_path / "work").iterdir())
-    report = subprocess.run(bench("report"), capture_output=True, text=True, timeout=60, env=own, check=True)
+    report = subprocess.run(
+        bench("report", "--markdown"), capture_output=True, text=True, timeout=60, env=own, check=True
+    )
     assert "| haproxy |" in report.stdout
+
+
+@needs_tools
+@needs_cores
+def test_a_proxy_is_reloaded_under_load_and_one_that_cannot_is_told(tmp_path: Path) -> None:
+    own = environment(tmp_path)
+    command = bench("run", "reload-under-load", "tls-keepalive", "--runs", "1", "--peers", "nginx")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=own, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (tmp_path / "results").glob("*.json")
+    reload, tls = json.loads(path.read_text())["outcomes"]
+    for subject in reload["subjects"].values():
+        (sample,) = subject["samples"]
+        assert len(sample["raw"]["reload_s"]) == 5
+        assert sample["raw"]["open_loop"]["sent"] == pytest.approx(3000, abs=5)
+    assert reload["subjects"]["tidegate"]["samples"][0]["values"]["failed"] == 0
+    assert tls["subjects"]["tidegate"]["cannot"]
+    assert tls["subjects"]["nginx"]["samples"]
 
 
 @needs_tools
 @needs_cores
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_an_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
-    command = bench("run", "http1", "--runs", "1", "--duration", "60", "--peers", "")
+    command = bench("run", "proxy-http1", "--runs", "1", "--duration", "60", "--peers", "")
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **quiet, env=environment(tmp_path)) as process:
         running = psutil.Process(process.pid)
@@ -164,9 +187,9 @@ def test_an_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "http9"), "no such scenario: http9 (there are: http1"),
-        (("run", "http1", "--peers", "apache"), "no such peer: apache"),
-        (("config", "haproxy", "cached-post"), "haproxy cannot do cached-post"),
+        (("run", "http9"), "no such scenario: http9 (there are: proxy-http1"),
+        (("run", "proxy-http1", "--peers", "apache"), "no such peer: apache"),
+        (("config", "haproxy", "cache-hit"), "haproxy cannot do cache-hit"),
         (("report", "/nonexistent.json"), "no result of the bench"),
     ],
 )
@@ -179,7 +202,7 @@ def test_mistakes_get_one_line(arguments: tuple[str, ...], message: str) -> None
 
 
 def test_a_report_is_put_between_its_marks(tmp_path: Path) -> None:
-    data = {"format": 1, "started": "s", "commit": "", "versions": {}, "skipped": {}, "outcomes": [], "seconds": 1}
+    data = {"format": 2, "started": "s", "commit": "", "versions": {}, "skipped": {}, "outcomes": [], "seconds": 1}
     names = ("cpu", "cpus", "architecture", "system", "kernel", "proxy_core", "work_file_system")
     data["machine"] = dict.fromkeys(names, "x") | {"load_cores": []}
     data["options"] = {"runs": 1, "duration": 1, "warmup": 1}

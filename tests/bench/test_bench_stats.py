@@ -1,10 +1,12 @@
 """Medians, spreads and paired ratios."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stats import paired_ratio, summarize
+from bench.stats import Standing, Summary, chance_apart, coverage, overlap, paired_ratio, standing, summarize
 
 
 def test_summary() -> None:
@@ -31,3 +33,61 @@ def test_ratio_is_by_round() -> None:
     assert (found.median, found.low, found.high, found.count) == (0.5, 0.5, 0.5, 2)
     assert paired_ratio({1: 1.0}, {2: 1.0}) is None
     assert paired_ratio({1: 1.0}, {1: 0.0}) is None
+
+
+def test_standing_needs_every_pair_to_say_the_same() -> None:
+    assert standing({1: 1.0, 2: 1.9}, {1: 2.0, 2: 2.0}, "lower") is Standing.AHEAD
+    assert standing({1: 1.0, 2: 1.9}, {1: 2.0, 2: 2.0}, "higher") is Standing.BEHIND
+    assert standing({1: 1.0, 2: 2.0}, {1: 2.0, 2: 2.0}, "lower") is Standing.EVEN
+    assert standing({1: 1.0, 2: 9.0}, {1: 2.0, 2: 2.0}, "lower") is Standing.EVEN
+    assert standing({1: 1.0}, {1: 2.0}, "lower") is Standing.ONCE
+    assert standing({1: 1.0}, {2: 2.0}, "lower") is None
+    # Counts of failures: no ratio to 0, and yet it is worse.
+    assert standing({1: 3.0, 2: 1.0}, {1: 0.0, 2: 0.0}, "lower") is Standing.BEHIND
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(0.1, 1e6)), min_size=2, max_size=9))
+def test_standing_is_whether_the_interval_of_ratios_excludes_one(pairs: list[tuple[float, float]]) -> None:
+    ours, theirs = ({i: pair[side] for i, pair in enumerate(pairs)} for side in (0, 1))
+    ratio = paired_ratio(ours, theirs)
+    assert ratio is not None
+    found = standing(ours, theirs, "lower")
+    if ratio.high < 1:
+        assert found is Standing.AHEAD
+    elif ratio.low > 1:
+        assert found is Standing.BEHIND
+    elif ratio.low < 1 < ratio.high:
+        assert found is Standing.EVEN
+
+
+def test_coverage_is_that_of_order_statistics() -> None:
+    assert [coverage(n) for n in (1, 2, 5)] == [0.0, 0.5, 0.9375]
+    rng = random.Random(1)
+    for count in (2, 3, 5):
+        # A skewed distribution, of which the median is known: 2**x with x uniform in (-1, 1) has the median 1.
+        hits = 0
+        for _ in range(4000):
+            values = [2 ** rng.uniform(-1, 1) for _ in range(count)]
+            hits += min(values) < 1 < max(values)
+        assert hits / 4000 == pytest.approx(coverage(count), abs=0.03)
+    with pytest.raises(ValueError, match="no values"):
+        coverage(0)
+
+
+def test_chance_of_lying_apart_is_that_of_like_draws() -> None:
+    assert chance_apart(5, 5) == pytest.approx(2 / 252)
+    assert chance_apart(1, 1) == 1.0
+    rng = random.Random(2)
+    apart = 0
+    for _ in range(8000):
+        one, other = ([rng.expovariate(1) for _ in range(3)] for _ in range(2))
+        apart += not overlap(summarize(one), summarize(other))
+    assert apart / 8000 == pytest.approx(chance_apart(3, 3), abs=0.015)
+
+
+def test_overlap() -> None:
+    one = Summary(2.0, 1.0, 3.0, 5)
+    assert overlap(one, Summary(3.5, 3.0, 4.0, 5))
+    assert overlap(one, Summary(2.0, 1.9, 2.1, 5))
+    assert not overlap(one, Summary(4.0, 3.1, 5.0, 5))
+    assert not overlap(Summary(4.0, 3.1, 5.0, 5), one)

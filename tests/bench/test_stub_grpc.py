@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from bench.marked import result_line
 from lb.wire import grpc_service_pb2 as oip
 from lb.wire import grpc_service_pb2_grpc as oip_grpc
 
@@ -25,6 +28,7 @@ class Stub:
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         self.channel = grpc.insecure_channel(self.address, options=LIMIT)
         self.inference = oip_grpc.GRPCInferenceServiceStub(self.channel)
+        self.counted: dict[str, Any] = {}
 
     def __enter__(self) -> Stub:
         return self
@@ -32,9 +36,9 @@ class Stub:
     def __exit__(self, *_: object) -> None:
         self.channel.close()
         self.process.terminate()
-        assert self.process.wait(20) == 0
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        output, _none = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0
+        self.counted = result_line("stub", output)
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -91,6 +95,77 @@ def test_a_fixed_answer() -> None:
         response = stub.inference.ModelInfer(infer_request(10), timeout=20)
         assert [(o.name, o.datatype, list(o.shape)) for o in response.outputs] == [("OUTPUT0", "FP32", [1, 1024])]
         assert len(response.raw_output_contents[0]) == 4096
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 0), (100, 64), (7, 1 << 20), (5000, 16)])
+def test_one_request_is_answered_by_many_messages(count: int, size: int) -> None:
+    with Stub("127.0.0.1:0", "--answer", str(size), "--stream-messages", str(count)) as stub:
+        answers = list(stub.inference.ModelStreamInfer(iter([infer_request(10)]), timeout=20))
+    assert len(answers) == count
+    assert {answer.error_message for answer in answers} == {""}
+    assert {len(answer.infer_response.raw_output_contents[0]) for answer in answers} == {size}
+    assert answers[-1].infer_response.outputs[0].name == "OUTPUT0"
+    assert stub.counted["requests"] == 1
+
+
+def test_each_message_of_a_stream_is_answered_as_it_comes(stub: Stub) -> None:
+    requests: queue.SimpleQueue[oip.ModelInferRequest | None] = queue.SimpleQueue()
+    answers = stub.inference.ModelStreamInfer(iter(requests.get, None), timeout=20)
+    for number, size in enumerate((10, 0, 300_000, 8 << 20, 1)):
+        request = infer_request(size)
+        request.id = str(number)
+        requests.put(request)  # the next one goes only when this one's answer is there
+        answer = next(answers)
+        assert not answer.error_message
+        assert answer.infer_response.id == str(number)
+        assert [o.name for o in answer.infer_response.outputs] == ["A", "B"]
+        assert list(answer.infer_response.raw_output_contents) == [bytes(size), b"abcd"]
+    requests.put(None)
+    assert list(answers) == []
+    assert answers.code() == grpc.StatusCode.OK
+
+
+def test_a_stream_is_answered_whole_after_its_end(stub: Stub) -> None:
+    answers = list(stub.inference.ModelStreamInfer((infer_request(size) for size in range(2000)), timeout=20))
+    assert [len(answer.infer_response.raw_output_contents[0]) for answer in answers] == list(range(2000))
+    assert list(stub.inference.ModelStreamInfer(iter([]), timeout=20)) == []
+
+
+def test_each_message_of_a_stream_with_a_fixed_answer() -> None:
+    with Stub("127.0.0.1:0", "--answer", "64") as stub:
+        answers = list(stub.inference.ModelStreamInfer(iter([infer_request(5)] * 3), timeout=20))
+    assert [len(answer.infer_response.raw_output_contents[0]) for answer in answers] == [64] * 3
+
+
+def test_a_bad_message_ends_a_stream_after_the_good_ones(stub: Stub) -> None:
+    call = stub.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    answers = call(iter([infer_request(1).SerializeToString(), b"\xff", b""]), timeout=20)
+    assert oip.ModelStreamInferResponse.FromString(next(answers)).infer_response.id == "42"
+    with pytest.raises(grpc.RpcError) as caught:
+        next(answers)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call(iter([b"\xff"]), timeout=20))
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_many_streams_at_once(stub: Stub) -> None:
+    calls = [stub.inference.ModelStreamInfer(iter([infer_request(50_000)] * 20), timeout=20) for _ in range(50)]
+    for call in calls:
+        assert [len(answer.infer_response.raw_output_contents[0]) for answer in call] == [50_000] * 20
+    cancelled = [stub.inference.ModelStreamInfer(iter([infer_request(50_000)] * 20), timeout=20) for _ in range(50)]
+    for call in cancelled:
+        next(call)
+        call.cancel()
+    assert stub.inference.ServerLive(oip.ServerLiveRequest(), timeout=20).live
+
+
+@pytest.mark.parametrize("options", [("--answer", "3"), ("--stream-messages", "3"), ("--http-answer", "@/none")])
+def test_options_that_make_no_sense(options: tuple[str, str]) -> None:
+    command = [sys.executable, "-m", "bench.stub_grpc", "--listen", "127.0.0.1:0", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode in (1, 2)
+    assert options[1] in done.stderr or options[0] in done.stderr
 
 
 def test_a_taken_address() -> None:

@@ -42,6 +42,16 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def test_the_bench_suite_is_a_command(tmp_path: Path) -> None:
+    done = tidegate("bench", "list", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "proxy-http1" in done.stdout
+    assert "SCENARIO" in tidegate("bench", "run", "--help", cwd=tmp_path).stdout
+    failed = tidegate("bench", "run", "nonsense", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("bench: no such scenario: nonsense")
+
+
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = tidegate("--help", cwd=tmp_path)
     assert done.returncode == 0

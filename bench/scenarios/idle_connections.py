@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from bench import accounting
 from bench.bed import Bed
 from bench.errors import BenchError
-from bench.results import Sample
-from bench.scenarios import http1
-from bench.scenarios.base import Limit, Metric, Scenario
+from bench.peers import Task
+from bench.results import Limit, Metric, Sample
+from bench.scenarios import proxy_http1
+from bench.scenarios.base import Scenario
 from bench.servers import FixedHttp
 
 FIRST = 200  # open before the first reading, so that what is set up once is not counted
@@ -25,13 +26,13 @@ _REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 def measure(bed: Bed) -> Sample:
     """Raises BenchError if connections are refused or closed."""
-    bed.ask_until(http1.LOAD, http1.right)
-    count = min(MORE, bed.connections - FIRST - 50)
+    proxy_http1.CHECK(bed)
+    count = min(MORE, bed.setup.max_connections - FIRST - 50)
     pids = bed.proxy.pids()
     with ExitStack() as stack:
-        held = [open_served(bed.port, stack) for _ in range(FIRST)]
+        held = [open_served(bed.setup.port, stack) for _ in range(FIRST)]
         before = settled(pids)
-        held += [open_served(bed.port, stack) for _ in range(count)]
+        held += [open_served(bed.setup.port, stack) for _ in range(count)]
         after = settled(pids)
         if closed := sum(is_closed(connection) for connection in held):
             raise BenchError(f"{bed.proxy.name} closed {closed} of {len(held)} idle connections")
@@ -45,7 +46,7 @@ def open_served(port: int, stack: ExitStack) -> socket.socket:
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
         connection.sendall(_REQUEST)
         received = b""
-        while http1.ANSWER.encode() not in received:
+        while proxy_http1.ANSWER.encode() not in received:
             if not (data := connection.recv(4096)):
                 raise BenchError(f"a connection was closed instead of answered: {received[:100]!r}")
             received += data
@@ -78,15 +79,17 @@ def settled(pids: list[int], timeout: float = 3.0) -> accounting.Memory:
 
 
 SCENARIO = Scenario(
-    name="idle",
+    name="idle-connections",
     title=f"memory of an idle keep-alive connection ({MORE:,} of them)",
-    job="http",
-    servers={"http": FixedHttp(http1.ANSWER)},
+    task=Task("http"),
+    servers={"http": FixedHttp(proxy_http1.ANSWER)},
     measure=measure,
     metrics=(
         Metric("pss_bytes", "PSS bytes/connection", "lower"),
         Metric("rss_bytes", "RSS bytes/connection", "lower"),
     ),
+    generators=(),
     limit=Limit(8192),
+    default=True,
     max_rounds=3,
 )

@@ -1,0 +1,7 @@
+"""`python -m bench.guard`."""
+
+import sys
+
+from bench.guard.cli import main
+
+sys.exit(main())

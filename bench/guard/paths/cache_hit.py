@@ -1,0 +1,22 @@
+"""The same inference request of 700 bytes of JSON again and again, answered from the cache."""
+
+from bench.guard.clients import Http1Client
+from bench.guard.inference import answer_message, json_request
+from bench.guard.paths.base import Path, Run, http_config
+from bench.guard.rig import Rig
+from bench.guard.upstreams import GrpcServer
+
+OUTPUT = 64
+
+
+def right(answer: bytes) -> bool:
+    return answer.startswith(b"HTTP/1.1 200 ") and b'"OUTPUT0"' in answer
+
+
+def start() -> Run:
+    server = GrpcServer(answer_message(OUTPUT))
+    rig = Rig(http_config(server.address, "oip", "cache: {size: 8MiB, ttl: 1h}\n"), [server])
+    return Run(rig, Http1Client(rig, json_request(700), right), server, cached=True)
+
+
+PATH = Path("cache-hit", "repeated inference POST of 700 bytes, from the cache", start)

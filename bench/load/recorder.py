@@ -1,0 +1,82 @@
+"""Counting what happens to the requests of the measured time."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from bench.load import histogram as histograms
+from bench.load.exchange import Exchange
+from bench.load.histogram import Recording
+from bench.load.report import BIN_NS, Report, Series
+
+
+class Recorder:
+    """Takes times in nanoseconds of CLOCK_MONOTONIC; `began` is the end of the warm-up."""
+
+    def __init__(self, began: int) -> None:
+        self.began = began
+        self.sent = 0
+        self.completed = 0
+        self.dropped = 0
+        self.retried = 0
+        self.failed: Counter[str] = Counter()
+        self.latency = Recording()
+        self.service = Recording()
+        self.lateness = Recording()
+        self.failure = Recording()
+        self.series = Series()
+
+    def drop(self) -> None:
+        self.dropped += 1
+
+    def arrive(self, intended: int, now: int) -> None:
+        """A request is taken on, `now` being when the generator got to it."""
+        self.sent += 1
+        self.lateness.record(now - intended)
+        self.series.sent[self._bin(intended)] += 1
+
+    def finish(self, exchange: Exchange, now: int, failure: str | None) -> None:
+        waited = now - exchange.intended
+        at, series = self._bin(now), self.series
+        if failure is not None:
+            self.failed[failure] += 1
+            self.failure.record(waited)
+            series.failed[at] += 1
+            return
+        self.completed += 1
+        self.latency.record(waited)
+        self.service.record(now - exchange.sent)
+        series.completed[at] += 1
+        us = waited // 1000
+        series.sum_us[at] += us
+        if us > series.max_us[at]:
+            series.max_us[at] = us
+
+    def _bin(self, at: int) -> int:
+        index = max(0, at - self.began) // BIN_NS
+        series = self.series
+        if index >= len(series.sent):
+            more = [0] * (index + 1 - len(series.sent))
+            for values in (series.sent, series.completed, series.failed, series.max_us, series.sum_us):
+                values.extend(more)
+        return index
+
+    def report(self, duration_ns: int, cpu_ns: int, bytes_in: int, bytes_out: int, interrupted: bool) -> Report:
+        return Report(
+            sent=self.sent,
+            completed=self.completed,
+            failed=dict(self.failed),
+            dropped=self.dropped,
+            retried=self.retried,
+            began_ns=self.began,
+            duration_ns=duration_ns,
+            cpu_ns=cpu_ns,
+            bytes_in=bytes_in,
+            bytes_out=bytes_out,
+            latency=histograms.encode(self.latency.histogram()),
+            service=histograms.encode(self.service.histogram()),
+            lateness=histograms.encode(self.lateness.histogram()),
+            failure=histograms.encode(self.failure.histogram()),
+            series=self.series,
+            interrupted=interrupted,
+        )

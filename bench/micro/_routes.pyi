@@ -1,0 +1,3 @@
+from typing import Any
+
+def find(table: Any, host: bytes, path: bytes, method: int) -> tuple[Any, bool]: ...

@@ -1,0 +1,101 @@
+"""Our open-loop generator (`bench.load`) as a generator of the bench: a fixed rate, whatever the answers do."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from bench.errors import BenchError
+from bench.generator import Counted, Target
+from bench.load.arrivals import Arrivals, Constant, Poisson
+from bench.load.report import Report
+from bench.load.request import Request
+from bench.load.spec import ProtocolName, Spec, Tls
+
+_MARK = "bench-result "
+_WARMUP_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Open:
+    """`rate` requests per second; several requests are sent in turn, or by Zipf's law with the exponent `zipf`.
+
+    `schedule` is used instead of `rate` where it is given. `close`: a new connection for each request.
+    """
+
+    request: Request | tuple[Request, ...]
+    rate: float
+    arrivals: Literal["constant", "poisson"] = "constant"
+    protocol: ProtocolName = "http"
+    connections: int = 32
+    close: bool = False
+    zipf: float | None = None
+    timeout: float = 10.0
+    schedule: Arrivals | None = None
+    name: str = "open-loop"
+
+    def version(self) -> str | None:
+        return version("tidegate")
+
+    def spec(self, target: Target, seconds: float) -> Spec:
+        kind = Poisson if self.arrivals == "poisson" else Constant
+        return Spec(
+            protocol=self.protocol,
+            address=target.address,
+            requests=self.request if isinstance(self.request, tuple) else (self.request,),
+            arrivals=self.schedule or kind(self.rate),
+            zipf=self.zipf,
+            connections=self.connections,
+            new_connections=self.close,
+            timeout_s=self.timeout,
+            warmup_s=_WARMUP_SECONDS,
+            duration_s=seconds,
+            tls=Tls(str(target.authority), "localhost") if target.authority else None,
+        )
+
+    def command(self, target: Target, seconds: float) -> list[str]:
+        path = target.directory / "open-loop.json"
+        path.write_text(self.spec(target, seconds).to_json())
+        return [sys.executable, "-m", "bench.load", str(path)]
+
+    def parse(self, output: str) -> Counted:
+        lines = [line for line in output.splitlines() if line.startswith(_MARK)]
+        if len(lines) != 1:
+            raise BenchError(f"the open-loop generator reported no result: {output.strip()[-200:]!r}")
+        report = Report.from_json(lines[0].removeprefix(_MARK))
+        if not report.completed:
+            raise BenchError(f"no request at the fixed rate was answered: {report.failed or 'none was sent'}")
+        return Counted(report.completed, report.duration_ns, report.failed, report.bytes_in, {"open_loop": report})
+
+
+def report_of(counted: Counted) -> Report:
+    """What the generator reported."""
+    found = counted.raw["open_loop"]
+    assert isinstance(found, Report)
+    return found
+
+
+def raw_of(report: Report) -> dict[str, Any]:
+    """A report for a sample's raw data: `latency` and `series` as reports of the bench read them, then the rest."""
+    rest = json.loads(report.to_json())
+    series = rest.pop("series")
+    bin_s = series.pop("bin_ns") / 1e9
+    return {
+        "rate": report.offered_rate,
+        "latency": rest.pop("latency"),
+        "series": {"bin_s": bin_s, **series},
+        "open_loop": rest,
+    }
+
+
+def share_above(report: Report, us: float) -> float:
+    """The share of the right answers that took longer than `us`."""
+    found = report.histogram()
+    total = found.get_total_count()
+    slow = sum(
+        item.count_added_in_this_iter_step for item in found.get_recorded_iterator() if item.value_iterated_to > us
+    )
+    return slow / total if total else 0.0

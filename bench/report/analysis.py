@@ -1,0 +1,139 @@
+"""What the samples say: medians, the best peer, ratios, standings and limits. Every form of the report asks here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.peers import OURS
+from bench.results import Metric, Outcome, Results, Subject
+from bench.stats import Standing, Summary, paired_ratio, standing, summarize
+
+
+@dataclass(frozen=True)
+class Versus:
+    """Ours against one peer in one metric; `ratio` is None where the metric has none."""
+
+    peer: str
+    ratio: Summary | None
+    standing: Standing
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Ours against the project's limit: `found` is the ratio or the value in question, None if it is missing."""
+
+    at_most: float
+    peers: tuple[str, ...]
+    peer: str | None
+    found: Summary | None
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.found is None else self.found.median <= self.at_most
+
+
+@dataclass(frozen=True)
+class Line:
+    """One scenario in the summary: its headline metric, ours, the best peer, and what comes of it.
+
+    `peer`, `theirs` and `versus` are None together, where no peer was measured; `versus` also where ours was not.
+    """
+
+    outcome: Outcome
+    metric: Metric
+    ours: Summary | None
+    peer: str | None
+    theirs: Summary | None
+    versus: Versus | None
+    verdict: Verdict | None
+    doubtful: bool
+
+
+def values(outcome: Outcome, name: str, metric: Metric) -> dict[int, float]:
+    """A proxy's figures by round; empty if it has none."""
+    subject = outcome.subjects.get(name)
+    if subject is None:
+        return {}
+    return {s.round: s.values[metric.key] for s in subject.samples if metric.key in s.values}
+
+
+def figure(outcome: Outcome, name: str, metric: Metric) -> Summary | None:
+    """A proxy's median; None if it has no figures."""
+    found = values(outcome, name, metric)
+    return summarize(list(found.values())) if found else None
+
+
+def peers(outcome: Outcome) -> list[str]:
+    return [name for name in outcome.subjects if name != OURS]
+
+
+def ours_first(outcome: Outcome) -> list[str]:
+    return [OURS] * (OURS in outcome.subjects) + peers(outcome)
+
+
+def best_peer(outcome: Outcome, metric: Metric, among: tuple[str, ...] = ()) -> str | None:
+    """The peer (of `among`, or any) with the best median; None if none was measured."""
+    medians = {
+        name: found.median
+        for name in peers(outcome)
+        if (not among or name in among) and (found := figure(outcome, name, metric)) is not None
+    }
+    if not medians:
+        return None
+    choose = min if metric.better == "lower" else max
+    return choose(medians, key=lambda name: medians[name])
+
+
+def versus(outcome: Outcome, metric: Metric, peer: str) -> Versus | None:
+    """Ours against a peer by the rounds that both have; None if there are none."""
+    ours, theirs = values(outcome, OURS, metric), values(outcome, peer, metric)
+    found = standing(ours, theirs, metric.better)
+    if found is None:
+        return None
+    return Versus(peer, paired_ratio(ours, theirs) if metric.ratio else None, found)
+
+
+def verdict(outcome: Outcome) -> Verdict | None:
+    """The headline against the scenario's limit; None if it has no limit."""
+    if (limit := outcome.limit) is None:
+        return None
+    metric = outcome.metrics[0]
+    if not limit.peers:
+        return Verdict(limit.at_most, (), None, figure(outcome, OURS, metric))
+    peer = best_peer(outcome, metric, limit.peers)
+    ours = values(outcome, OURS, metric)
+    found = paired_ratio(ours, values(outcome, peer, metric)) if peer else None
+    return Verdict(limit.at_most, limit.peers, peer, found)
+
+
+def summary(results: Results) -> Iterator[Line]:
+    """One line per scenario."""
+    for outcome in results.outcomes:
+        metric = outcome.metrics[0]
+        peer = best_peer(outcome, metric)
+        yield Line(
+            outcome,
+            metric,
+            figure(outcome, OURS, metric),
+            peer,
+            figure(outcome, peer, metric) if peer else None,
+            versus(outcome, metric, peer) if peer else None,
+            verdict(outcome),
+            any(
+                s.warnings for name in (OURS, peer) if name in outcome.subjects for s in outcome.subjects[name].samples
+            ),
+        )
+
+
+def missing(subject: Subject | None) -> str:
+    """One word for why a proxy has no figures."""
+    if subject is None:
+        return "not run"
+    return "cannot" if subject.cannot else "failed" if subject.failed else "no runs"
+
+
+def counts(results: Results) -> dict[Standing, int]:
+    """In how many scenarios the headline stands how."""
+    found = [line.versus.standing for line in summary(results) if line.versus]
+    return {kind: found.count(kind) for kind in Standing if kind in found}

@@ -1,0 +1,67 @@
+"""What the scenarios at a fixed rate share: requests by Poisson arrivals to emulated model servers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.bed import Answer, Bed
+from bench.emulator.client import ControlClient
+from bench.open_loop import Open, raw_of, report_of, share_above
+from bench.results import Metric, Sample
+from bench.scenarios.base import Measure
+from bench.scenarios.inference import json_request
+from bench.scenarios.measures import Expect, swept
+
+REQUEST = json_request(700)
+NOTE = "Tidegate speaks gRPC to the model servers, the peers HTTP/1.1; the same process answers both."
+WARMUP_SECONDS = 1.0
+
+P50 = Metric("p50_ms", "p50 ms", "lower", 1)
+P99 = Metric("p99_ms", "p99 ms", "lower", 1)
+P999 = Metric("p999_ms", "p99.9 ms", "lower", 1)
+FAILED = Metric("failed_pct", "failed %", "lower", 2, ratio=False)
+
+
+def answered(answer: Answer) -> bool:
+    return answer.status == 200 and b"outputs" in answer.body
+
+
+CHECK = Expect(REQUEST, answered)
+
+
+def fixed_rate(
+    pace: Open, seconds: float, *, deadline_ms: float = 0.0, sweep: Sequence[float] = (), sweep_seconds: float = 2.0
+) -> Measure:
+    """Poisson arrivals for so long, from the moment from which the servers' windows count.
+
+    With a deadline, `late_pct` is the share of requests that failed or were answered later.
+    """
+
+    def measure(bed: Bed) -> Sample:
+        CHECK(bed)
+        control = ControlClient(bed.control_ports[0])
+        bed.drive(pace, WARMUP_SECONDS)
+        control.start()
+        counted, usage = bed.drive(pace, seconds)
+        report = report_of(counted)
+        failed = sum(report.failed.values())
+        p50, p99, p999 = report.percentiles([50, 99, 99.9])
+        sample = Sample(
+            values={
+                "p50_ms": p50 / 1e3,
+                "p99_ms": p99 / 1e3,
+                "p999_ms": p999 / 1e3,
+                "failed_pct": 100 * failed / report.sent,
+            },
+            warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],
+            raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats()},
+        )
+        if deadline_ms:
+            late = share_above(report, deadline_ms * 1e3) * report.completed
+            sample.values["late_pct"] = 100 * (late + failed) / report.sent
+            sample.values["goodput"] = (report.completed - late) * 1e9 / report.duration_ns
+        if sweep:
+            sample.raw["sweep"] = swept(bed, pace, sweep, sweep_seconds)
+        return sample
+
+    return measure
