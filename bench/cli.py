@@ -22,7 +22,7 @@ from bench.processes import signals_as_exit
 from bench.results import Sample
 from bench.runner import Progress
 from bench.runner import run as run_suite
-from bench.scenarios import SCENARIOS, Scenario
+from bench.scenarios import SCENARIOS, Scenario, autoscale_trace
 
 app = typer.Typer(
     name="bench",
@@ -61,10 +61,19 @@ def run(
     peers: Annotated[str, typer.Option(help="Peers to measure against, by comma; empty for none.")] = ",".join(PEERS),
     runs: Annotated[int, typer.Option(min=1, help="Runs of each proxy in each scenario.")] = RUNS,
     duration: Annotated[int, typer.Option(min=1, help="Seconds at full load that a run is measured.")] = DURATION,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A CSV file of times and request counts for autoscale-trace.")
+    ] = None,
+    trace_where: Annotated[
+        str | None, typer.Option(metavar="COLUMN=VALUE", help="Take only these rows of the trace.")
+    ] = None,
 ) -> None:
     """Measure some scenarios."""
     names = list(SCENARIOS) if scenarios == ["all"] else _known(scenarios, SCENARIOS, "scenario")
-    chosen = [SCENARIOS[name] for name in dict.fromkeys(names)]
+    known = dict(SCENARIOS)
+    if trace is not None:
+        known["autoscale-trace"] = autoscale_trace.scenario(trace, trace_where)
+    chosen = [known[name] for name in dict.fromkeys(names)]
     _measure(chosen, [name for name in peers.split(",") if name], runs, duration)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+from hdrh.histogram import HdrHistogram
+
 from bench.errors import BenchError
 from bench.generator import Counted, Target
 from bench.load.arrivals import Arrivals, Constant, Poisson
@@ -91,11 +93,9 @@ def raw_of(report: Report) -> dict[str, Any]:
     }
 
 
-def share_above(report: Report, us: float) -> float:
-    """The share of the right answers that took longer than `us`."""
-    found = report.histogram()
-    total = found.get_total_count()
-    slow = sum(
-        item.count_added_in_this_iter_step for item in found.get_recorded_iterator() if item.value_iterated_to > us
-    )
+def share_above(histogram: HdrHistogram, us: float) -> float:
+    """The share of a histogram's values that are above `us`; 0 if it is empty."""
+    total = histogram.get_total_count()
+    counts = histogram.get_recorded_iterator()
+    slow = sum(item.count_added_in_this_iter_step for item in counts if item.value_iterated_to > us)
     return slow / total if total else 0.0

@@ -57,7 +57,7 @@ def fixed_rate(
             raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats()},
         )
         if deadline_ms:
-            late = share_above(report, deadline_ms * 1e3) * report.completed
+            late = share_above(report.histogram(), deadline_ms * 1e3) * report.completed
             sample.values["late_pct"] = 100 * (late + failed) / report.sent
             sample.values["goodput"] = (report.completed - late) * 1e9 / report.duration_ns
         if sweep:
