@@ -26,7 +26,7 @@ class Tolerance:
     difference of its own.
     """
 
-    same_toolchain: float = 1.0
+    same_toolchain: float = 2.0
     other_toolchain: float = 10.0
 
 
