@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import time
@@ -20,6 +21,8 @@ from bench.peers import OURS, PROXIES, Proxy
 from bench.processes import require
 from bench.results import Outcome, Results, Sample, Subject
 from bench.scenarios import Scenario
+
+log = logging.getLogger("tidegate.bench")
 
 Progress = Callable[[Scenario, str, int, Sample | str], None]
 
@@ -87,6 +90,10 @@ def once(
     except BenchError as error:
         subject.failed = str(error)
         return f"failed: {error}"
+    except Exception as error:  # a fault of the bench's own must not cost the half hour measured before
+        log.exception("%s, %s: the bench failed", scenario.name, proxy.name)
+        subject.failed = f"a fault of the bench: {error!r}"
+        return f"failed: {subject.failed}"
     sample.round = number
     subject.samples.append(sample)
     return sample

@@ -31,11 +31,15 @@ def measure(bed: Bed) -> Sample:
 
 def kill_model_server(bed: Bed) -> None:
     """SIGKILL to the one model server. Raises BenchError if there is not exactly one."""
-    servers = [pid for pid in bed.proxy.pids() if "backend" in psutil.Process(pid).cmdline()]
-    if len(servers) != 1:
-        raise BenchError(f"there should be one model server, not {len(servers)}")
-    psutil.Process(servers[0]).send_signal(signal.SIGKILL)
-    psutil.wait_procs([psutil.Process(servers[0])], timeout=5)
+    try:
+        servers = [process for pid in bed.proxy.pids() if "backend" in (process := psutil.Process(pid)).cmdline()]
+        if len(servers) != 1:
+            raise BenchError(f"there should be one model server, not {len(servers)}")
+        (server,) = servers
+        server.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess as gone:
+        raise BenchError(f"process {gone.pid} ended before it was killed") from gone
+    psutil.wait_procs([server], timeout=5)  # one object: the supervisor may reap it at once, and the number mean nothing
 
 
 SCENARIO = Scenario(
