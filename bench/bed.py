@@ -141,7 +141,7 @@ class Bed:
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         load = int((ended.ru_utime - used.ru_utime + ended.ru_stime - used.ru_stime) * 1e9)
         proxy = self._proxy_ns(pids, before, after) if steady else None
-        server = cpu_between(server_before, server_after)
+        server = cpu_between(server_before, server_after, at_least=True)
         others = 0 if proxy is None else max(0, busy_ns(cores) - busy - proxy - server - load)
         return generator.parse(output), Usage(wall, proxy, server, load, others)
 

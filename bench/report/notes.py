@@ -8,7 +8,7 @@ from bench.peers import OURS
 from bench.report import words
 from bench.report.analysis import Versus, figure, peers, summary, verdict, versus
 from bench.results import Metric, Outcome, Results
-from bench.stats import Standing, coverage
+from bench.stats import CONFIDENCE, Standing
 
 
 def losses(results: Results) -> list[str]:
@@ -81,22 +81,18 @@ def _runs(count: int) -> str:
 
 
 def confidence(results: Results) -> str:
-    """What the interval beside a ratio means, for the numbers of runs that there are."""
+    """What the interval beside a ratio means."""
     found = {line.versus.ratio.count for line in summary(results) if line.versus and line.versus.ratio}
-    several = sorted(n for n in found if n > 1)
     text = (
-        "The interval is that of the lowest and highest paired ratio. If the runs are independent, n of them enclose "
-        "the true median with the probability 1 - 2·(1/2)^n"
+        f"The interval is Student's, at {CONFIDENCE:.0%}, of the mean logarithm of the paired ratios: wide where there "
+        "are few runs, or they differ. Two results agree on a ratio if their intervals overlap (`compare`)."
     )
-    if several:
-        text += " (" + ", ".join(f"n = {n}: {coverage(n):.1%}" for n in several) + ")"
-    text += ", whatever the distribution (David and Nagaraja, Order Statistics, 3rd edition, 2003, section 7.1)."
-    return text + (" Where there is a single run no interval is claimed." if 1 in found or not several else "")
+    return text + (" Where there is a single run no interval is claimed." if 1 in found or found == set() else "")
 
 
 EXPLANATION = (
     "A ratio is Tidegate's figure divided by the peer's, by pairs of runs that followed each other; the median of them "
-    "is shown. “ahead” and “behind” mean better or worse in every pair, “even” that the interval includes 1, “one run” "
+    "is shown. “ahead” and “behind” mean better or worse in every pair, “even” neither, “one run” "
     "that nothing can be said. ± is the farthest run's distance from the median. Absolute figures belong to this "
     "machine; the ratios are what compares."
 )

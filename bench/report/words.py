@@ -39,8 +39,8 @@ def ratio(found: Versus) -> str:
 
 
 def interval(found: Summary | None) -> str:
-    """`0.67 to 0.98`; "" for a single run, of which no interval is claimed."""
-    return f"{times(found.low)} to {times(found.high)}" if found and found.count > 1 else ""
+    """`0.67 to 0.98`, the 99 % interval; "" for a single run, of which none is claimed."""
+    return f"{times(found.lower)} to {times(found.upper)}" if found and found.count > 1 else ""
 
 
 def full_ratio(found: Versus) -> str:

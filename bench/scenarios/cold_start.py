@@ -39,7 +39,8 @@ def kill_model_server(bed: Bed) -> None:
         server.send_signal(signal.SIGKILL)
     except psutil.NoSuchProcess as gone:
         raise BenchError(f"process {gone.pid} ended before it was killed") from gone
-    psutil.wait_procs([server], timeout=5)  # one object: the supervisor may reap it at once, and the number mean nothing
+    # One object: the supervisor may reap it at once, and the number mean nothing.
+    psutil.wait_procs([server], timeout=5)
 
 
 SCENARIO = Scenario(

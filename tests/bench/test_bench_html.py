@@ -20,6 +20,7 @@ from bench.report.plots.latency import sweep
 from bench.report.plots.palette import INKS, look
 from bench.report.plots.series import PANELS, points, typical
 from bench.results import Results
+from bench.stats import interval
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -91,7 +92,8 @@ def test_figures_on_the_page_are_those_of_the_samples(results: Results, tree: ET
                     ratios = sorted(ours[r] / found[r] for r in found)
                     assert f"{words.times(ratios[len(ratios) // 2])}x" in cell
                     if len(ratios) > 1:
-                        assert f"({words.times(ratios[0])} to {words.times(ratios[-1])})" in cell
+                        low, high = interval(ratios)
+                        assert f"({words.times(low)} to {words.times(high)})" in cell
                     assert cell.endswith(compared.standing)
 
 

@@ -16,7 +16,7 @@ from bench.report import markdown, show, words
 from bench.report.analysis import best_peer, summary, verdict, versus
 from bench.report.notes import confidence, losses
 from bench.results import Limit, Metric, Outcome, Results, Sample, Subject
-from bench.stats import Standing
+from bench.stats import Standing, interval
 
 CPU = LOAD_METRICS[0]
 
@@ -55,7 +55,8 @@ def test_headline_is_the_ratio_to_the_best_peer() -> None:
     assert line.peer == "nginx"
     assert line.versus is not None
     assert line.versus.standing is Standing.EVEN
-    assert words.full_ratio(line.versus) == "1.00x (0.90 to 1.10)"
+    low, high = interval([0.9, 1.1])
+    assert words.full_ratio(line.versus) == f"1.00x ({words.times(low)} to {words.times(high)})"
     # The limit is against the peers that it names.
     assert line.verdict is not None
     assert line.verdict.met is True
@@ -96,7 +97,7 @@ def test_a_single_run_has_no_interval_and_no_standing() -> None:
     assert compared.standing is Standing.ONCE
     assert words.full_ratio(compared) == "0.90x"
     assert "no interval is claimed" in confidence(results(found))
-    assert "93.8%" in confidence(sample_results())
+    assert "at 99%" in confidence(sample_results())
 
 
 def test_where_we_lose_is_complete() -> None:

@@ -1,12 +1,13 @@
 """Medians, spreads and paired ratios."""
 
+import math
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stats import Standing, Summary, chance_apart, coverage, overlap, paired_ratio, standing, summarize
+from bench.stats import CONFIDENCE, Standing, Summary, interval, overlap, paired_ratio, standing, summarize
 
 
 def test_summary() -> None:
@@ -60,34 +61,47 @@ def test_standing_is_whether_the_interval_of_ratios_excludes_one(pairs: list[tup
         assert found is Standing.EVEN
 
 
-def test_coverage_is_that_of_order_statistics() -> None:
-    assert [coverage(n) for n in (1, 2, 5)] == [0.0, 0.5, 0.9375]
+def test_the_interval_is_students() -> None:
+    # mean and deviation of the logarithms are 0 and 1, the quantile for two degrees of freedom is 9.925
+    low, high = interval([math.exp(-1), 1.0, math.exp(1)])
+    assert high == pytest.approx(math.exp(9.925 / math.sqrt(3)))
+    assert low == pytest.approx(1 / high)
+    assert interval([3.0]) == (3.0, 3.0)
+    assert interval([2.0, 2.0]) == pytest.approx((2.0, 2.0))
+    assert interval([0.0, 4.0]) == (0.0, 4.0)  # counts have no logarithm
+    assert interval([1e-300, 1e300])[1] > 1e300
+
+
+@given(st.lists(st.floats(0.1, 1e6), min_size=2, max_size=30))
+def test_the_median_is_in_the_interval(values: list[float]) -> None:
+    found = summarize(values)
+    assert found.lower * (1 - 1e-9) <= found.median <= found.upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_interval_covers_the_middle_as_often_as_it_says(count: int) -> None:
     rng = random.Random(1)
-    for count in (2, 3, 5):
-        # A skewed distribution, of which the median is known: 2**x with x uniform in (-1, 1) has the median 1.
-        hits = 0
-        for _ in range(4000):
-            values = [2 ** rng.uniform(-1, 1) for _ in range(count)]
-            hits += min(values) < 1 < max(values)
-        assert hits / 4000 == pytest.approx(coverage(count), abs=0.03)
-    with pytest.raises(ValueError, match="no values"):
-        coverage(0)
+    hits = 0
+    for _ in range(6000):
+        low, high = interval([rng.lognormvariate(0, 0.05) for _ in range(count)])
+        hits += low < 1 < high
+    assert hits / 6000 == pytest.approx(CONFIDENCE, abs=0.006)
 
 
-def test_chance_of_lying_apart_is_that_of_like_draws() -> None:
-    assert chance_apart(5, 5) == pytest.approx(2 / 252)
-    assert chance_apart(1, 1) == 1.0
+@pytest.mark.parametrize("count", [3, 5])
+def test_like_results_almost_never_lie_apart(count: int) -> None:
     rng = random.Random(2)
     apart = 0
-    for _ in range(8000):
-        one, other = ([rng.expovariate(1) for _ in range(3)] for _ in range(2))
+    for _ in range(6000):
+        one, other = ([rng.lognormvariate(0, 0.05) for _ in range(count)] for _ in range(2))
         apart += not overlap(summarize(one), summarize(other))
-    assert apart / 8000 == pytest.approx(chance_apart(3, 3), abs=0.015)
+    assert apart <= 6
+    assert not overlap(summarize([1.0, 1.01, 1.02]), summarize([1.5, 1.51, 1.52]))
 
 
 def test_overlap() -> None:
-    one = Summary(2.0, 1.0, 3.0, 5)
-    assert overlap(one, Summary(3.5, 3.0, 4.0, 5))
-    assert overlap(one, Summary(2.0, 1.9, 2.1, 5))
-    assert not overlap(one, Summary(4.0, 3.1, 5.0, 5))
-    assert not overlap(Summary(4.0, 3.1, 5.0, 5), one)
+    one = Summary(2.0, 1.0, 3.0, 5, 1.0, 3.0)
+    assert overlap(one, Summary(3.5, 3.0, 4.0, 5, 3.0, 4.0))
+    assert overlap(one, Summary(2.0, 1.9, 2.1, 5, 1.9, 2.1))
+    assert not overlap(one, Summary(4.0, 3.1, 5.0, 5, 3.1, 5.0))
+    assert not overlap(Summary(4.0, 3.1, 5.0, 5, 3.1, 5.0), one)
