@@ -19,14 +19,6 @@ from lb.core.buffer cimport (
 from lb.core.link cimport link_append, link_empty, link_init, link_remove, tg_link
 from lb.core.nghttp2 cimport *
 
-cdef extern from "<nghttp2/nghttp2.h>" nogil:
-    int nghttp2_option_new(nghttp2_option **option)
-    void nghttp2_option_set_no_auto_window_update(nghttp2_option *option, int value)
-    int nghttp2_session_server_new2(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
-                                    void *user_data, const nghttp2_option *option)
-    int nghttp2_session_consume(nghttp2_session *session, int32_t stream_id, size_t size)
-    int nghttp2_session_consume_connection(nghttp2_session *session, size_t size)
-
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
         EPOLLIN

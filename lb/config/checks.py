@@ -22,8 +22,18 @@ Check = Callable[[Config], list[Found]]
 # The key of an endpoint record in lb/core/segment.h, "pool|address" with a NUL.
 KEY_MAX = 127
 
-_HTTP_ONLY = ("header_timeout", "body_timeout", "max_header_bytes", "max_headers", "forwarded", "retry_buffer")
-_POOLS_OF = {"http": ("oip", "http"), "tcp": ("tcp",)}
+_HTTP_ONLY = (
+    "header_timeout",
+    "body_timeout",
+    "max_header_bytes",
+    "max_headers",
+    "forwarded",
+    "retry_buffer",
+    "http2",
+    "upgrades",
+    "upgrade_idle_timeout",
+)
+_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",)}
 
 
 def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
@@ -122,7 +132,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.protocol != "http":
         yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
     if pool.protocol == "tcp":
-        yield from _only(pool, path, ("response_timeout",), "only for protocols oip and http")
+        yield from _only(pool, path, ("response_timeout",), "not for protocol tcp")
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.serve is not None:

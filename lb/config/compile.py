@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lb.config.address import HostPort, parse_address
+from lb.config.http2 import Http2Config
 from lb.config.plan import (
     AccessLogPlan,
     CachePlan,
     EndpointPlan,
     EndpointSpec,
+    Http2Plan,
     ListenerPlan,
     Plan,
     PolicyPlan,
@@ -89,6 +91,21 @@ def _listener(
         max_connections=listener.max_connections,
         forwarded=listener.forwarded,
         retry_buffer=listener.retry_buffer,
+        http2=_http2(listener.http2),
+        upgrades=tuple(name.lower() for name in listener.upgrades),
+        upgrade_idle_timeout_ns=listener.upgrade_idle_timeout,
+    )
+
+
+def _http2(http2: Http2Config) -> Http2Plan:
+    return Http2Plan(
+        enabled=http2.enabled,
+        max_streams=http2.max_streams,
+        stream_window=http2.stream_window,
+        connection_window=http2.connection_window,
+        max_age_ns=http2.max_connection_age,
+        control_rate=http2.control_rate,
+        reset_rate=http2.reset_rate,
     )
 
 

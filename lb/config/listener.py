@@ -15,11 +15,13 @@ from lb.config.base import (
     Model,
     Name,
     Regex,
+    Token,
     did_you_mean,
     only_one,
     problem,
     refuse,
 )
+from lb.config.http2 import Http2Config
 from lb.config.units import HOUR, KIB, MIB, SECOND, Duration, Size
 
 # Those that llhttp parses, without PRI, which is no request of HTTP/1.1.
@@ -111,7 +113,7 @@ class ListenerConfig(Model):
     """An address on which clients connect, and how they are spoken to."""
 
     protocol: Annotated[Literal["http", "tcp"], refuse(("https", "tls", "udp"))]
-    """`http` understands HTTP/1.1 and routes by request; `tcp` passes bytes through to one pool."""
+    """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `tcp` passes bytes through to one pool."""
     bind: Bind
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port."""
     pool: str | None = None
@@ -145,3 +147,11 @@ class ListenerConfig(Model):
     retry_buffer: Size = Field(default=64 * KIB, le=16 * MIB)
     """A request up to this size is kept in memory until its answer begins, so that it can be tried on another
     endpoint; a larger one is tried once. `http` only."""
+    http2: Http2Config = Http2Config()
+    """HTTP/2 with clients. `http` only."""
+    upgrades: list[Token] = ["websocket"]
+    """Protocols that requests to pools of protocol `http` may change to (the `Upgrade` field); bytes then pass both
+    ways until one side closes. An upgrade to any other is not passed on, and the request answered as it is.
+    `websocket` also serves WebSockets over HTTP/2 (RFC 8441). `http` only."""
+    upgrade_idle_timeout: Duration = HOUR
+    """Longest silence in both directions behind an upgrade; then both sides are closed. `0s`: no limit. `http` only."""

@@ -39,7 +39,7 @@ class EndpointSpec:
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
     name: str
-    protocol: str  # oip | http | tcp
+    protocol: str  # oip | http | http2 | grpc | tcp
     policy: PolicyPlan
     endpoints: tuple[EndpointPlan, ...]
     connect_timeout_ns: int
@@ -67,6 +67,17 @@ class RoutePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Http2Plan:
+    enabled: bool
+    max_streams: int
+    stream_window: int
+    connection_window: int
+    max_age_ns: int  # 0 = none
+    control_rate: int  # per second
+    reset_rate: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerPlan:
     name: str
     bind: str
@@ -83,6 +94,9 @@ class ListenerPlan:
     max_connections: int  # per worker
     forwarded: str  # append | replace | preserve | off: what happens to X-Forwarded-*
     retry_buffer: int  # a request up to this many bytes is kept until its answer begins, so that it can be tried again
+    http2: Http2Plan
+    upgrades: tuple[str, ...]  # protocols that requests may change to, in lower case
+    upgrade_idle_timeout_ns: int  # silence both ways behind an upgrade; 0 = no limit
 
 
 @dataclass(frozen=True, slots=True)

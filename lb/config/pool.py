@@ -103,9 +103,11 @@ class PoolConfig(Model):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["serve"]}]})
 
-    protocol: Annotated[Literal["oip", "http", "tcp"], refuse(("grpc", "http2", "udp"))]
-    """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated), `http`
-    (HTTP/1.1) or `tcp` (bytes)."""
+    protocol: Annotated[Literal["oip", "http", "http2", "grpc", "tcp"], refuse(("udp",))]
+    """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated, gRPC passed
+    on), `http` (HTTP/1.1), `http2` (HTTP/2 without TLS, by prior knowledge), `grpc` (as `http2`, for requests that
+    speak gRPC) or `tcp` (bytes). Over HTTP/2 each worker has one connection to an endpoint, which all clients
+    share."""
     policy: Annotated[PolicyConfig, BeforeValidator(_policy, json_schema_input_type=str | PolicyConfig)] = PolicyConfig(
         type="least_request"
     )
@@ -124,7 +126,8 @@ class PoolConfig(Model):
     """Longest time to open a connection to an endpoint; then another is tried."""
     response_timeout: Duration = Field(default_factory=lambda data: 0 if data.get("protocol") == "tcp" else 60 * SECOND)
     """Longest time from the end of a request to the beginning of its answer; then 504. It must be longer than the
-    slowest inference. `0s`: no limit. Default: `60s`. `oip` and `http` only."""
+    slowest inference. `0s`: no limit. Default: `60s`. Not for `tcp`. A gRPC request has its own deadline besides
+    (`grpc-timeout`), and once its answer has begun only that."""
     idle_timeout: Duration = Field(default_factory=lambda data: HOUR if data.get("protocol") == "tcp" else 60 * SECOND)
     """Longest time an unused connection to an endpoint is kept. Keep it below the endpoint's own idle timeout, or
     requests meet connections that are just being closed. `0s`: no limit. Default: `60s`. `http` only; the

@@ -1,5 +1,7 @@
 """HTTP/1.x messages in both directions, parsed by llhttp. Bytes in, a `Scan` out: no I/O, no routes.
 
+The head in a `Scan` is the same whatever HTTP it came by: HTTP/2 fills one in too (lb.core.http2_head).
+
 One worker-wide `Scan` receives what one `execute` finds. A head is always parsed in one piece: when it is not
 complete, the caller keeps its bytes and offers them again with more behind them, so that a scan's spans are plain
 pointers and a connection needs no header table of its own.
@@ -52,6 +54,8 @@ cdef enum:
 cdef enum:
     MAX_FIELDS = 1024                 # hard limit of a scan; the configuration allows listeners 1000
     MAX_SPANS = 64
+    MAX_TRAILERS = 64
+    TRAILER_BYTES = 16 * 1024
 
 cdef enum:
     SCAN_OK = 0
@@ -69,8 +73,22 @@ cdef struct Field:
     bint hop                          # hop-by-hop: not passed on (RFC 9110 section 7.6.1)
 
 
+cdef struct Trailers:
+    # The trailer section as it comes: "name: value\r\n" lines.
+    tg_buffer lines
+    int count
+    int state
+
+
 cdef struct Scan:
     # The head: valid when `head` is set, for as long as the bytes given to execute are.
+    int version                       # of HTTP, times ten
+    int method                        # llhttp's number
+    int status
+    bint has_length
+    bint chunked
+    uint64_t content_length
+    bint websocket                    # HTTP/2: an extended CONNECT for a WebSocket (RFC 8441)
     const char *target
     uint32_t target_length
     const char *reason
@@ -86,7 +104,11 @@ cdef struct Scan:
     int span_count
     iovec spans[MAX_SPANS]
     size_t body_bytes                 # sum of the spans
+    # Behind a complete body; valid until the parser's next call. Those that may not stand there are marked `hop`.
+    int trailer_count
+    Field trailers[MAX_TRAILERS]
     # Inner state.
+    Trailers *lines
     bint in_trailers
     bint skip_body
     int error
@@ -97,6 +119,7 @@ cdef class Parser:
     cdef llhttp_t http
     cdef bint reading_body            # the head was complete: execute goes on where it stopped
     cdef bint headless                # responses: the request was HEAD
+    cdef Trailers trailers
     cdef const char *why              # what was wrong, after an error
 
     # Begin a new message.
@@ -108,12 +131,20 @@ cdef class Parser:
     # The peer's end of file: 0 fine here (scan.complete is set when it ends a message), -1 inside of a message.
     cdef int finish(self, Scan *scan) noexcept
     cdef bint keep_alive(self) noexcept
-    cdef bint chunked(self) noexcept
-    cdef bint has_length(self) noexcept
     cdef Py_ssize_t consumed(self, Scan *scan, Py_ssize_t n) noexcept
 
 
 cdef Scan *worker_scan() noexcept     # this process's Scan
+# Empties the head of a scan; then `scan_field` adds field after field: 0, or -1 when there are too many.
+cdef void scan_begin(Scan *scan) noexcept nogil
+cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char *value,
+                    size_t value_length) noexcept nogil
+# Takes a trailer section apart: field lines whose memory outlives the use of the scan. 0, or -1: too many.
+cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil
+# "Name: value\r\n" of each trailer that is passed on. 0 or -1.
+cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil
+# llhttp's number of a method, -1 = not one that HTTP/1.1 knows.
+cdef int method_number(const char *name, size_t n) noexcept nogil
 
 cdef Parser new_request_parser()
 cdef Parser new_response_parser()

@@ -6,8 +6,11 @@ colon. No lenient flag is set.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
+from libc.string cimport memchr, memcmp, memcpy, memset, strlen
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+    tg_buffer_tail,
+)
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -55,6 +58,9 @@ cdef extern from "<time.h>" nogil:
     time_t time(time_t *into)
     tm *gmtime_r(const time_t *when, tm *into)
     size_t strftime(char *into, size_t room, const char *form, const tm *parts)
+
+cdef enum:
+    METHODS = 35                      # llhttp's numbers from here on are not HTTP's (RTSP)
 
 cdef Scan SCAN
 cdef llhttp_settings_t SETTINGS
@@ -113,11 +119,32 @@ cdef int on_status(llhttp_t *http, const char *at, size_t n) noexcept nogil:
     return 0
 
 
+cdef int keep_trailer(Scan *scan, const char *at, size_t n, int state) noexcept nogil:
+    """A piece of a trailer's name (state 1) or value (2); state 0 ends the line."""
+    cdef Trailers *trailers = scan.lines
+    if trailers.count >= MAX_TRAILERS or tg_buffer_size(&trailers.lines) + n + 4 > TRAILER_BYTES:
+        scan.error = SCAN_TOO_MANY_FIELDS
+        return HPE_USER
+    if state != 1 and trailers.state == 1 and tg_buffer_append(&trailers.lines, b": ", 2) < 0:
+        return HPE_USER
+    trailers.state = state
+    if tg_buffer_append(&trailers.lines, at, n) < 0:
+        return HPE_USER
+    if state == 0:
+        trailers.count += 1
+        while (trailers.lines.data[trailers.lines.end - 1] == 32 or trailers.lines.data[trailers.lines.end - 1] == 9) \
+                and trailers.lines.data[trailers.lines.end - 2] != 58:
+            trailers.lines.end -= 1
+        if tg_buffer_append(&trailers.lines, b"\r\n", 2) < 0:
+            return HPE_USER
+    return 0
+
+
 cdef int on_header_field(llhttp_t *http, const char *at, size_t n) noexcept nogil:
     cdef Scan *scan = <Scan *>http.data
     cdef Field *field
     if scan.in_trailers:
-        return 0
+        return keep_trailer(scan, at, n, 1)
     if scan.field_count >= scan.max_fields or scan.field_count >= MAX_FIELDS:
         scan.error = SCAN_TOO_MANY_FIELDS
         return HPE_USER
@@ -132,7 +159,7 @@ cdef int on_header_value(llhttp_t *http, const char *at, size_t n) noexcept nogi
     cdef Scan *scan = <Scan *>http.data
     cdef Field *field
     if scan.in_trailers:
-        return 0
+        return keep_trailer(scan, at, n, 2)
     field = &scan.fields[scan.field_count]
     if field.value_length == 0:
         field.value = at
@@ -140,20 +167,25 @@ cdef int on_header_value(llhttp_t *http, const char *at, size_t n) noexcept nogi
     return 0
 
 
-cdef int on_header_value_complete(llhttp_t *http) noexcept nogil:
-    cdef Scan *scan = <Scan *>http.data
-    cdef Field *field
-    if scan.in_trailers:
-        return 0
-    field = &scan.fields[scan.field_count]
-    while field.value_length and field.value[field.value_length - 1] in (32, 9):
-        field.value_length -= 1
+cdef inline void count_field(Scan *scan) noexcept nogil:
+    cdef Field *field = &scan.fields[scan.field_count]
     classify(field)
     if field.id and scan.first[field.id] < 0:
         scan.first[field.id] = scan.field_count
     if field.id == H_HOST:
         scan.host_count += 1
     scan.field_count += 1
+
+
+cdef int on_header_value_complete(llhttp_t *http) noexcept nogil:
+    cdef Scan *scan = <Scan *>http.data
+    cdef Field *field
+    if scan.in_trailers:
+        return keep_trailer(scan, b"", 0, 0)
+    field = &scan.fields[scan.field_count]
+    while field.value_length and field.value[field.value_length - 1] in (32, 9):
+        field.value_length -= 1
+    count_field(scan)
     if scan.field_count < MAX_FIELDS:
         scan.fields[scan.field_count].name_length = 0
         scan.fields[scan.field_count].value_length = 0
@@ -164,6 +196,13 @@ cdef int on_headers_complete(llhttp_t *http) noexcept nogil:
     cdef Scan *scan = <Scan *>http.data
     scan.head = True
     scan.in_trailers = True
+    scan.version = http.http_major * 10 + http.http_minor
+    scan.method = http.method
+    scan.status = http.status_code
+    scan.has_length = (http.flags & F_CONTENT_LENGTH) != 0
+    scan.chunked = (http.flags & F_CHUNKED) != 0
+    scan.content_length = http.content_length if scan.has_length else 0
+    scan.websocket = False
     if http.type == HTTP_RESPONSE and http.status_code < 200:
         return 1                          # RFC 9110 section 15.2: no body, whatever its fields say
     return 1 if scan.skip_body else 0
@@ -183,11 +222,95 @@ cdef int on_message_complete(llhttp_t *http) noexcept nogil:
     return HPE_PAUSED
 
 
+cdef void scan_begin(Scan *scan) noexcept nogil:
+    scan.target_length = 0
+    scan.reason_length = 0
+    scan.field_count = 0
+    scan.host_count = 0
+    scan.fields[0].name_length = 0
+    scan.fields[0].value_length = 0
+    memset(scan.first, 0xff, sizeof(scan.first))
+
+
+cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char *value,
+                    size_t value_length) noexcept nogil:
+    cdef Field *field
+    if scan.field_count >= scan.max_fields or scan.field_count >= MAX_FIELDS:
+        return -1
+    field = &scan.fields[scan.field_count]
+    field.name = name
+    field.name_length = <uint32_t>name_length
+    field.value = value
+    field.value_length = <uint32_t>value_length
+    count_field(scan)
+    return 0
+
+
+cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil:
+    cdef const char *end = lines + n
+    cdef const char *stop
+    cdef const char *colon
+    cdef Field *field
+    scan.trailer_count = 0
+    while lines < end:
+        stop = <const char *>memchr(lines, 13, <size_t>(end - lines))
+        colon = <const char *>memchr(lines, 58, <size_t>(end - lines))
+        if stop == NULL or colon == NULL or colon > stop or scan.trailer_count >= MAX_TRAILERS:
+            return -1
+        field = &scan.trailers[scan.trailer_count]
+        field.name = lines
+        field.name_length = <uint32_t>(colon - lines)
+        field.value = colon + 2
+        field.value_length = <uint32_t>(stop - colon - 2)
+        classify(field)
+        # RFC 9110 section 6.5.1: nothing that frames or routes the message may come behind it.
+        if field.id in (H_HOST, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_COOKIE, H_EXPECT,
+                        H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO):
+            field.hop = True
+        scan.trailer_count += 1
+        lines = stop + 2
+    return 0
+
+
+cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil:
+    cdef int i
+    cdef const Field *field
+    for i in range(scan.trailer_count):
+        field = &scan.trailers[i]
+        if field.hop:
+            continue
+        if (tg_buffer_append(out, field.name, field.name_length) < 0 or tg_buffer_append(out, b": ", 2) < 0
+                or tg_buffer_append(out, field.value, field.value_length) < 0
+                or tg_buffer_append(out, b"\r\n", 2) < 0):
+            return -1
+    return 0
+
+
+cdef int method_number(const char *name, size_t n) noexcept nogil:
+    cdef int i
+    cdef const char *known
+    if n == 4 and memcmp(name, b"POST", 4) == 0:
+        return 3
+    if n == 3 and memcmp(name, b"GET", 3) == 0:
+        return 1
+    for i in range(METHODS):
+        known = llhttp_method_name(i)
+        if strlen(known) == n and memcmp(known, name, n) == 0:
+            return i
+    return -1
+
+
 cdef class Parser:
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.trailers.lines)
 
     cdef void reset(self) noexcept:
         llhttp_reset(&self.http)
         self.reading_body = False
+        self.trailers.count = 0
+        self.trailers.state = 0
+        tg_buffer_free(&self.trailers.lines)
 
     cdef Py_ssize_t execute(self, Scan *scan, const char *data, size_t n) noexcept:
         cdef int error
@@ -198,14 +321,10 @@ cdef class Parser:
         scan.error = SCAN_OK
         scan.in_trailers = self.reading_body
         scan.skip_body = self.headless
+        scan.trailer_count = 0
+        scan.lines = &self.trailers
         if not self.reading_body:
-            scan.target_length = 0
-            scan.reason_length = 0
-            scan.field_count = 0
-            scan.host_count = 0
-            scan.fields[0].name_length = 0
-            scan.fields[0].value_length = 0
-            memset(scan.first, 0xff, sizeof(scan.first))
+            scan_begin(scan)
         self.http.data = scan
         error = llhttp_execute(&self.http, data, n)
         if error == HPE_OK:
@@ -232,6 +351,8 @@ cdef class Parser:
             return 0
         if scan.complete:
             self.reading_body = False
+            if self.trailers.count:
+                scan_trailers(scan, tg_buffer_head(&self.trailers.lines), tg_buffer_size(&self.trailers.lines))
         return n
 
     cdef int finish(self, Scan *scan) noexcept:
@@ -240,6 +361,8 @@ cdef class Parser:
         scan.complete = False
         scan.span_count = 0
         scan.body_bytes = 0
+        scan.trailer_count = 0
+        scan.lines = &self.trailers
         if not self.reading_body:
             return 0
         self.http.data = scan
@@ -252,12 +375,6 @@ cdef class Parser:
 
     cdef bint keep_alive(self) noexcept:
         return llhttp_should_keep_alive(&self.http)
-
-    cdef bint chunked(self) noexcept:
-        return (self.http.flags & F_CHUNKED) != 0
-
-    cdef bint has_length(self) noexcept:
-        return (self.http.flags & F_CONTENT_LENGTH) != 0
 
 
 cdef Parser new_request_parser():

@@ -1,104 +1,163 @@
-"""The client side of one HTTP/2 connection: see http2.pxd for the contract."""
+"""One side of one HTTP/2 connection: see http2.pxd for the contract."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free
+from libc.string cimport memchr, memcpy
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head,
+    tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+)
 from lb.core.nghttp2 cimport *
 
 cdef enum:
-    # What a peer may have in flight towards us. A stream's window must hold bandwidth times delay of one big answer:
-    # 1 MiB covers 10 Gbit/s at 0.8 ms. The connection's holds 16 such answers; nobody stops reading here, so it bounds
-    # only bursts.
-    STREAM_WINDOW = 1 << 20
-    CONNECTION_WINDOW = 16 << 20
-    HEADER_LIST = 16 * 1024
     # Pieces of a body below this size are copied: that is cheaper than one more element of a gathered write.
     COPY_BELOW = 2048
     # Most pieces that one DATA frame (16 KiB at most) can add: eight big ones, small ones between, the frame header.
     FRAME_PIECES = 20
+    LOW_WATER = 16 * 1024             # bytes in a queue below which its owner may add to it again
+    TRAILERS = 64                     # most fields of the trailers that are sent
+    FIELD_OVERHEAD = 32               # RFC 9113 section 6.5.2
 
 
 cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef Http2Client client = <Http2Client>user_data
-    client.incoming = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    cdef Http2Session self = <Http2Session>user_data
+    cdef h2_stream *stream
+    tg_buffer_clear(&self.block)
+    self.block_fields = 0
+    self.block_size = 0
+    self.block_over = False
+    if self.server and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+        stream = self.on_request(frame.hd.stream_id)
+        self.incoming = stream
+        self.streams += 1
+        if stream == NULL:
+            return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
+        stream.id = frame.hd.stream_id
+        return nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, stream)
+    self.incoming = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
     return 0
 
 
 cdef int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t namelen,
                    const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept:
-    cdef Http2Client client = <Http2Client>user_data
-    if client.incoming != NULL:
-        client.on_field(client.incoming, <const char *>name, namelen, <const char *>value, valuelen)
+    cdef Http2Session self = <Http2Session>user_data
+    if self.incoming != NULL:
+        self.on_field(self.incoming, <const char *>name, namelen, <const char *>value, valuelen)
     return 0
 
 
 cdef int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
                        void *user_data) noexcept:
     cdef h2_stream *stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
+    # The connection's window only bounds bursts: a stream that nobody reads must not stop the others.
+    if nghttp2_session_consume_connection(session, length):
+        return NGHTTP2_ERR_CALLBACK_FAILURE
     if stream != NULL:
-        (<Http2Client>user_data).on_data(stream, <const char *>data, length)
+        (<Http2Session>user_data).on_data(stream, <const char *>data, length)
     return 0
 
 
 cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef Http2Client client = <Http2Client>user_data
+    cdef Http2Session self = <Http2Session>user_data
     cdef h2_stream *stream
     cdef bint last = frame.hd.flags & NGHTTP2_FLAG_END_STREAM
-    if frame.hd.type == NGHTTP2_SETTINGS:
+    cdef int kind = frame.hd.type
+    if kind == NGHTTP2_SETTINGS:
         if not frame.hd.flags & NGHTTP2_FLAG_ACK:
-            client.on_settings()
-    elif frame.hd.type == NGHTTP2_GOAWAY:
-        client.on_goaway(frame.goaway.last_stream_id, frame.goaway.error_code)
-    elif frame.hd.type == NGHTTP2_HEADERS or frame.hd.type == NGHTTP2_DATA or frame.hd.type == NGHTTP2_RST_STREAM:
+            self.on_settings()
+            self.on_control(H2_SETTINGS_FRAME)
+    elif kind == NGHTTP2_GOAWAY:
+        self.on_goaway(frame.goaway.last_stream_id, frame.goaway.error_code)
+    elif kind == NGHTTP2_HEADERS or kind == NGHTTP2_DATA or kind == NGHTTP2_RST_STREAM:
         stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        if kind == NGHTTP2_RST_STREAM:
+            if stream != NULL:
+                stream.reset_by_peer = True
+            self.on_control(H2_RESET_FRAME)
+            return 0
+        if kind == NGHTTP2_DATA and not last and frame.hd.length == 0:
+            self.on_control(H2_EMPTY_FRAME)
         if stream == NULL:
             return 0
-        if frame.hd.type == NGHTTP2_RST_STREAM:
-            stream.reset_by_peer = True
-            return 0
-        if frame.hd.type == NGHTTP2_HEADERS:
-            client.incoming = NULL
-            client.on_fields_end(stream, last)
+        if last:
+            stream.remote_ended = True
+        if kind == NGHTTP2_HEADERS:
+            self.incoming = NULL
+            self.on_fields_end(stream, last)
             # The event may have let go of the stream.
             if last and nghttp2_session_get_stream_user_data(session, frame.hd.stream_id) == NULL:
                 return 0
         if last:
-            client.on_end(stream)
+            self.on_end(stream)
+    elif kind == NGHTTP2_PING:
+        if not frame.hd.flags & NGHTTP2_FLAG_ACK:
+            self.on_control(H2_PING_FRAME)
+    else:
+        self.on_control(H2_OTHER_FRAME)
+    return 0
+
+
+cdef int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
+    cdef h2_stream *stream
+    if not frame.hd.flags & NGHTTP2_FLAG_END_STREAM or not (<Http2Session>user_data).server:
+        return 0
+    if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
+        return 0
+    stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    if stream != NULL and not stream.remote_ended:
+        # The answer is out: nobody waits for the rest of the request (RFC 9113 section 8.1).
+        return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
     return 0
 
 
 cdef int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data) noexcept:
-    cdef Http2Client client = <Http2Client>user_data
+    cdef Http2Session self = <Http2Session>user_data
     cdef h2_stream *stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
-    client.streams -= 1
-    if client.incoming == stream:
-        client.incoming = NULL
+    self.streams -= 1
+    if self.incoming == stream:
+        self.incoming = NULL
     if stream != NULL:
-        client.on_close(stream, error_code)
+        self.on_close(stream, error_code)
     return 0
 
 
 cdef ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *data_flags,
                        nghttp2_data_source *source, void *user_data) noexcept:
     cdef h2_stream *stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
+    cdef Http2Session self = <Http2Session>user_data
+    cdef size_t ready
     if stream == NULL:
         return NGHTTP2_ERR_DEFERRED          # let go of: its RST_STREAM is on the way
+    ready = stream.left
+    if stream.streaming:
+        ready = tg_buffer_size(&stream.queue)
+        if not ready and not stream.finished:
+            stream.deferred = True
+            return NGHTTP2_ERR_DEFERRED
     data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
-    if stream.left > length:
+    if ready > length:
         return <ssize_t>length
+    if stream.streaming and not stream.finished:
+        return <ssize_t>ready
     data_flags[0] |= NGHTTP2_DATA_FLAG_EOF
-    return <ssize_t>stream.left
+    if tg_buffer_size(&stream.trailers):
+        data_flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
+        if self.submit_trailers(stream) < 0:
+            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    return <ssize_t>ready
 
 
 cdef int send_body(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *framehd, size_t length,
                    nghttp2_data_source *source, void *user_data) noexcept:
-    cdef Http2Client client = <Http2Client>user_data
+    cdef Http2Session self = <Http2Session>user_data
     cdef h2_stream *stream
-    if client.collected >= client.budget or client.pieces + FRAME_PIECES > H2_PIECES:
+    if self.collected >= self.budget or self.pieces + FRAME_PIECES > H2_PIECES:
         return NGHTTP2_ERR_WOULDBLOCK        # asked again by the next `collect`
     stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-    if stream == NULL or stream.left < length:
+    if stream == NULL or (tg_buffer_size(&stream.queue) if stream.streaming else stream.left) < length:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    if client.put(<const char *>framehd, 9) < 0 or client.put_body(stream, length) < 0:
+    if self.put(<const char *>framehd, 9) < 0:
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    if (self.put_queue(stream, length) if stream.streaming else self.put_body(stream, length)) < 0:
         return NGHTTP2_ERR_CALLBACK_FAILURE
     return 0
 
@@ -109,6 +168,7 @@ cdef nghttp2_session_callbacks *make_callbacks() except NULL:
         raise MemoryError
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header)
+    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent)
     nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk)
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame)
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close)
@@ -116,46 +176,124 @@ cdef nghttp2_session_callbacks *make_callbacks() except NULL:
     return callbacks
 
 
+cdef nghttp2_option *make_options() except NULL:
+    cdef nghttp2_option *options = NULL
+    if nghttp2_option_new(&options):
+        raise MemoryError
+    nghttp2_option_set_no_auto_window_update(options, 1)     # `consume` says when
+    nghttp2_option_set_no_closed_streams(options, 1)         # they served only the priorities of RFC 7540
+    return options
+
+
 # Shared by all sessions, for the life of the process.
 cdef nghttp2_session_callbacks *CALLBACKS = make_callbacks()
+cdef nghttp2_option *OPTIONS = make_options()
 
 
-cdef class Http2Client:
-    """A subclass handles the events. Raises MemoryError when nghttp2 gives no session."""
+cdef int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
+    cdef uint32_t lengths[2]
+    cdef char *at
+    if tg_buffer_reserve(block, name_size + value_size + sizeof(lengths)) < 0:
+        return -1
+    lengths[0] = <uint32_t>name_size
+    lengths[1] = <uint32_t>value_size
+    at = tg_buffer_tail(block)
+    memcpy(at, lengths, sizeof(lengths))
+    memcpy(at + sizeof(lengths), name, name_size)
+    memcpy(at + sizeof(lengths) + name_size, value, value_size)
+    block.end += name_size + value_size + sizeof(lengths)
+    return 0
 
-    def __cinit__(self):
-        if nghttp2_session_client_new(&self.session, CALLBACKS, <void *>self):
-            raise MemoryError
+
+cdef class Http2Session:
+    """A subclass handles the events."""
 
     def __dealloc__(self):
         nghttp2_session_del(self.session)    # accepts NULL
         tg_buffer_free(&self.tail)
+        tg_buffer_free(&self.block)
 
-    cdef int begin(self) noexcept:
-        cdef nghttp2_settings_entry settings[3]
-        settings[0].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
-        settings[0].value = 0
-        settings[1].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
-        settings[1].value = STREAM_WINDOW
-        settings[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
-        settings[2].value = HEADER_LIST
-        if nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, settings, 3):
+    cdef int begin(self, bint server, const h2_options *options) noexcept:
+        cdef nghttp2_settings_entry settings[5]
+        cdef size_t n = 2
+        self.server = server
+        self.options = options[0]
+        if server:
+            if nghttp2_session_server_new2(&self.session, CALLBACKS, <void *>self, OPTIONS):
+                return -1
+        elif nghttp2_session_client_new2(&self.session, CALLBACKS, <void *>self, OPTIONS):
             return -1
-        if nghttp2_session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0, CONNECTION_WINDOW):
+        settings[0].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
+        settings[0].value = options.stream_window
+        settings[1].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+        settings[1].value = options.header_list
+        if not server:
+            settings[n].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
+            settings[n].value = 0
+            n += 1
+        if options.max_streams:
+            settings[n].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
+            settings[n].value = options.max_streams
+            n += 1
+        if options.connect_protocol:
+            settings[n].settings_id = NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL
+            settings[n].value = 1
+            n += 1
+        if nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, settings, n):
+            return -1
+        if nghttp2_session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0,
+                                                 <int32_t>options.connection_window):
             return -1
         return 0
 
     cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
         cdef nghttp2_data_provider provider
         cdef int32_t rc
+        cdef bint bodiless = (stream.streaming and stream.finished and not tg_buffer_size(&stream.queue)
+                              and not tg_buffer_size(&stream.trailers))
         provider.source.ptr = NULL           # the stream's user data says it; that pointer can be taken back
         provider.read_callback = read_body
-        rc = nghttp2_submit_request(self.session, NULL, fields, count, &provider, stream)
+        stream.deferred = False
+        rc = nghttp2_submit_request(self.session, NULL, fields, count, NULL if bodiless else &provider, stream)
         if rc < 0:
             return H2_NO_MEMORY if rc == NGHTTP2_ERR_NOMEM else H2_EXHAUSTED
         stream.id = rc
+        stream.sent = bodiless
         self.streams += 1
         return 0
+
+    cdef int respond(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint body) noexcept:
+        cdef nghttp2_data_provider provider
+        provider.source.ptr = NULL
+        provider.read_callback = read_body
+        stream.deferred = False
+        if nghttp2_submit_response(self.session, stream.id, fields, count, &provider if body else NULL):
+            return -1
+        if not body:
+            stream.sent = True
+        return 0
+
+    cdef int inform(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
+        return -1 if nghttp2_submit_headers(self.session, NGHTTP2_FLAG_NONE, stream.id, NULL, fields, count,
+                                            NULL) < 0 else 0
+
+    cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept:
+        if tg_buffer_append(&stream.queue, data, size) < 0:
+            return -1
+        if stream.deferred and size:
+            stream.deferred = False
+            nghttp2_session_resume_data(self.session, stream.id)
+        return 0
+
+    cdef void finish(self, h2_stream *stream) noexcept:
+        stream.finished = True
+        if stream.deferred:
+            stream.deferred = False
+            nghttp2_session_resume_data(self.session, stream.id)
+
+    cdef void consume(self, h2_stream *stream, size_t size) noexcept:
+        # Fails without memory, or when the stream is gone: then the peer's window stays as it is.
+        nghttp2_session_consume_stream(self.session, stream.id, size)
 
     cdef void reset(self, h2_stream *stream, uint32_t code) noexcept:
         self.forget(stream)
@@ -169,6 +307,13 @@ cdef class Http2Client:
 
     cdef int ping(self) noexcept:
         return nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+
+    cdef void warn_shutdown(self) noexcept:
+        nghttp2_submit_shutdown_notice(self.session)
+
+    cdef void stop_streams(self) noexcept:
+        nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.session),
+                              NGHTTP2_NO_ERROR, NULL, 0)
 
     cdef void terminate(self, uint32_t code) noexcept:
         nghttp2_session_terminate_session(self.session, code)
@@ -196,6 +341,14 @@ cdef class Http2Client:
                 self.vector[i].iov_base = self.tail.data + <size_t>self.vector[i].iov_base
         return 1 if self.collected else 0
 
+    cdef void keep_field(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
+        self.block_size += name_size + value_size + FIELD_OVERHEAD
+        self.block_fields += 1
+        if self.block_size > self.options.header_list or self.block_fields > self.options.max_fields:
+            self.block_over = True
+        if not self.block_over and block_add(&self.block, name, name_size, value, value_size) < 0:
+            self.block_over = True
+
     cdef int put(self, const char *data, size_t size) noexcept:
         """Copy: to the head, or behind the pieces once there are any."""
         cdef size_t offset
@@ -210,6 +363,17 @@ cdef class Http2Client:
             return 0
         self.in_tail[self.pieces] = True
         self.vector[self.pieces].iov_base = <void *>offset
+        self.vector[self.pieces].iov_len = size
+        self.pieces += 1
+        return 0
+
+    cdef int piece(self, const char *data, size_t size) noexcept:
+        """Bytes of a body: copied when they are few, else referred to where they are."""
+        if size < COPY_BELOW:
+            return self.put(data, size) if size else 0
+        self.collected += size
+        self.in_tail[self.pieces] = False
+        self.vector[self.pieces].iov_base = <void *>data
         self.vector[self.pieces].iov_len = size
         self.pieces += 1
         return 0
@@ -232,13 +396,7 @@ cdef class Http2Client:
             if stream.part >= stream.part_count:
                 return -1
             n = min(size, stream.parts[stream.part].iov_len - stream.offset)
-            if n >= COPY_BELOW:
-                self.collected += n
-                self.in_tail[self.pieces] = False
-                self.vector[self.pieces].iov_base = <char *>stream.parts[stream.part].iov_base + stream.offset
-                self.vector[self.pieces].iov_len = n
-                self.pieces += 1
-            elif n and self.put(<const char *>stream.parts[stream.part].iov_base + stream.offset, n) < 0:
+            if self.piece(<const char *>stream.parts[stream.part].iov_base + stream.offset, n) < 0:
                 return -1
             size -= n
             stream.offset += n
@@ -247,21 +405,55 @@ cdef class Http2Client:
                 stream.offset = 0
         return 0
 
+    cdef int put_queue(self, h2_stream *stream, size_t size) noexcept:
+        """`size` bytes from the start of the queue. They stay where they are until something is added to it."""
+        if self.piece(tg_buffer_head(&stream.queue), size) < 0:
+            return -1
+        tg_buffer_consume(&stream.queue, size)
+        stream.handed += size
+        stream.sent = stream.finished and not tg_buffer_size(&stream.queue)
+        if stream.wants_room and tg_buffer_size(&stream.queue) <= LOW_WATER:
+            stream.wants_room = False
+            self.on_room(stream)
+        return 0
+
+    cdef int submit_trailers(self, h2_stream *stream) noexcept:
+        """The field lines of `trailers`, which nghttp2 copies."""
+        cdef nghttp2_nv fields[TRAILERS]
+        cdef size_t count = 0
+        cdef const char *at = tg_buffer_head(&stream.trailers)
+        cdef const char *end = at + tg_buffer_size(&stream.trailers)
+        cdef const char *colon
+        cdef const char *stop
+        while at < end and count < TRAILERS:
+            stop = <const char *>memchr(at, 13, <size_t>(end - at))
+            colon = <const char *>memchr(at, 58, <size_t>(end - at))
+            if stop == NULL or colon == NULL or colon > stop:
+                break
+            h2_field(&fields[count], at, <size_t>(colon - at), colon + 2, <size_t>(stop - colon - 2),
+                     NGHTTP2_NV_FLAG_NONE)
+            count += 1
+            at = stop + 2
+        return -1 if nghttp2_submit_trailer(self.session, stream.id, fields, count) else 0
+
     cdef bint ended(self) noexcept:
         return not nghttp2_session_want_read(self.session) and not nghttp2_session_want_write(self.session)
 
     cdef uint32_t peer_stream_limit(self) noexcept:
         return nghttp2_session_get_remote_settings(self.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
 
+    cdef h2_stream *on_request(self, int32_t id) noexcept:
+        return NULL
+
     cdef void on_field(self, h2_stream *stream, const char *name, size_t name_size, const char *value,
                        size_t value_size) noexcept:
-        pass
+        self.keep_field(name, name_size, value, value_size)
 
     cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
         pass
 
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
-        pass
+        self.consume(stream, size)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
         pass
@@ -269,8 +461,14 @@ cdef class Http2Client:
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         pass
 
+    cdef void on_room(self, h2_stream *stream) noexcept:
+        pass
+
     cdef void on_settings(self) noexcept:
         pass
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
+        pass
+
+    cdef void on_control(self, int kind) noexcept:
         pass

@@ -1,14 +1,28 @@
-"""A Python view of Http2Client for tests and fuzzing: bytes in, bytes and recorded events out."""
+"""A Python view of Http2Session for tests and fuzzing: bytes in, bytes and recorded events out."""
 
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
-from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.http2 cimport Http2Client, h2_field, h2_stream
+from libc.string cimport memset
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.http2 cimport Http2Session, h2_field, h2_options, h2_stream
 from lb.core.nghttp2 cimport nghttp2_nv
 from lb.core.stream cimport iovec
 
 cdef enum:
     MOST_FIELDS = 16
+
+CONTROLS = ("ping", "settings", "reset", "empty", "other")
+
+
+cdef h2_options probe_options(uint32_t window, uint32_t header_list, uint32_t max_streams) noexcept:
+    cdef h2_options options
+    memset(&options, 0, sizeof(options))
+    options.stream_window = window
+    options.connection_window = 16 << 20
+    options.header_list = header_list
+    options.max_fields = 100
+    options.max_streams = max_streams
+    return options
 
 
 cdef class ProbeStream:
@@ -30,8 +44,9 @@ cdef class ProbeStream:
         return bool(self.stream.sent)
 
 
-cdef class Http2Probe(Http2Client):
-    """Records events as tuples in `events`; `streams_by_id` holds what was submitted and is not closed or let go of."""
+cdef class Http2Probe(Http2Session):
+    """A client. Records events as tuples in `events`; `streams_by_id` holds what was submitted and is not closed or let
+    go of."""
     cdef public list events
     cdef readonly dict streams_by_id
 
@@ -40,7 +55,8 @@ cdef class Http2Probe(Http2Client):
         self.streams_by_id = {}
 
     def start(self):
-        return self.begin()
+        cdef h2_options options = probe_options(1 << 20, 16 * 1024, 0)
+        return self.begin(False, &options)
 
     def request(self, fields, prefix: bytes, parts) -> ProbeStream:
         """Submit a request with `fields` (pairs of bytes) and a body of `prefix` (up to 8 bytes) and `parts`."""
@@ -128,6 +144,7 @@ cdef class Http2Probe(Http2Client):
 
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
         self.events.append(("data", stream.id, data[:size]))
+        self.consume(stream, size)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
         self.events.append(("end", stream.id))
@@ -142,3 +159,97 @@ cdef class Http2Probe(Http2Client):
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
         self.events.append(("goaway", last_stream, code))
+
+
+cdef class EchoStream:
+    """One request's memory on the server's side."""
+    cdef h2_stream stream
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.stream.queue)
+        tg_buffer_free(&self.stream.trailers)
+
+
+cdef class Http2Echo(Http2Session):
+    """A server that answers each request with its own body, as it comes, and the trailer `x-end: 1` if asked to.
+
+    Records events as tuples in `events`; `open` holds the streams. `refuse` refuses new ones.
+    """
+    cdef public list events
+    cdef readonly dict open
+    cdef list closed                      # whose bodies `collect` may still refer to
+    cdef public bint refuse
+    cdef public bint with_trailers
+
+    def __init__(self, window: int = 65536, header_list: int = 16384, max_streams: int = 16):
+        cdef h2_options options = probe_options(window, header_list, max_streams)
+        self.events = []
+        self.open = {}
+        self.closed = []
+        if self.begin(True, &options) < 0:
+            raise MemoryError
+
+    def receive(self, data: bytes) -> int:
+        return self.feed(data, len(data))
+
+    def gather(self, budget: int) -> tuple:
+        """(result of collect, all its bytes)."""
+        cdef tg_buffer head
+        cdef int rc, i
+        memset(&head, 0, sizeof(head))
+        rc = self.collect(&head, budget)
+        try:
+            taken = tg_buffer_head(&head)[:tg_buffer_size(&head)] if tg_buffer_size(&head) else b""
+            taken += b"".join([
+                (<const char *>self.vector[i].iov_base)[:self.vector[i].iov_len] for i in range(self.pieces)
+            ])
+        finally:
+            tg_buffer_free(&head)
+        self.closed.clear()                   # what was gathered is a copy now
+        return rc, taken
+
+    def leave(self):
+        self.warn_shutdown()
+
+    def stop(self):
+        self.stop_streams()
+
+    cdef h2_stream *on_request(self, int32_t id) noexcept:
+        cdef EchoStream echo
+        if self.refuse:
+            self.events.append(("refused", id))
+            return NULL
+        echo = EchoStream()
+        echo.stream.owner = <void *>echo
+        echo.stream.streaming = True
+        self.open[id] = echo
+        return &echo.stream
+
+    cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
+        cdef nghttp2_nv field
+        cdef EchoStream echo = <EchoStream>stream.owner
+        self.events.append(("fields", stream.id, int(self.block_fields), bool(self.block_over), bool(last)))
+        if echo.answered:                     # trailers
+            return
+        echo.answered = True
+        h2_field(&field, b":status", 7, b"200", 3, 0)
+        self.respond(stream, &field, 1, True)
+
+    cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
+        self.write(stream, data, size)
+        self.consume(stream, size)
+
+    cdef void on_end(self, h2_stream *stream) noexcept:
+        self.events.append(("end", stream.id))
+        if self.with_trailers:
+            tg_buffer_append(&stream.trailers, b"x-end: 1\r\n", 10)
+        self.finish(stream)
+
+    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
+        cdef EchoStream echo = <EchoStream>stream.owner
+        self.events.append(("close", stream.id, code, bool(stream.reset_by_peer)))
+        self.forget(stream)
+        self.closed.append(self.open.pop(echo.stream.id))
+
+    cdef void on_control(self, int kind) noexcept:
+        self.events.append(("control", CONTROLS[kind]))

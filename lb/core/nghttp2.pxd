@@ -3,7 +3,7 @@
 Functions that only touch their session may run without the GIL; whether they do is up to the callbacks the session has.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "<nghttp2/nghttp2.h>":
@@ -36,8 +36,12 @@ cdef extern from "<nghttp2/nghttp2.h>":
         nghttp2_frame_hd hd
         int32_t last_stream_id
         uint32_t error_code
+    ctypedef struct nghttp2_headers:
+        nghttp2_frame_hd hd
+        int cat
     ctypedef union nghttp2_frame:
         nghttp2_frame_hd hd
+        nghttp2_headers headers
         nghttp2_rst_stream rst_stream
         nghttp2_goaway goaway
     ctypedef union nghttp2_data_source:
@@ -63,18 +67,26 @@ cdef extern from "<nghttp2/nghttp2.h>":
         NGHTTP2_DATA_FLAG_NO_COPY
         NGHTTP2_DATA
         NGHTTP2_HEADERS
+        NGHTTP2_PRIORITY
         NGHTTP2_RST_STREAM
         NGHTTP2_SETTINGS
+        NGHTTP2_PING
         NGHTTP2_GOAWAY
+        NGHTTP2_WINDOW_UPDATE
+        NGHTTP2_HCAT_REQUEST
+        NGHTTP2_HCAT_RESPONSE
+        NGHTTP2_HCAT_HEADERS
         NGHTTP2_SETTINGS_ENABLE_PUSH
         NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
         NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
         NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+        NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL
         NGHTTP2_NO_ERROR
         NGHTTP2_PROTOCOL_ERROR
         NGHTTP2_INTERNAL_ERROR
         NGHTTP2_REFUSED_STREAM
         NGHTTP2_CANCEL
+        NGHTTP2_ENHANCE_YOUR_CALM
         NGHTTP2_ERR_WOULDBLOCK
         NGHTTP2_ERR_DEFERRED
         NGHTTP2_ERR_NOMEM
@@ -98,6 +110,9 @@ cdef extern from "<nghttp2/nghttp2.h>":
     void nghttp2_session_callbacks_set_on_frame_recv_callback(
         nghttp2_session_callbacks *callbacks,
         int (*callback)(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept) nogil
+    void nghttp2_session_callbacks_set_on_frame_send_callback(
+        nghttp2_session_callbacks *callbacks,
+        int (*callback)(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept) nogil
     void nghttp2_session_callbacks_set_on_data_chunk_recv_callback(
         nghttp2_session_callbacks *callbacks,
         int (*callback)(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
@@ -107,10 +122,13 @@ cdef extern from "<nghttp2/nghttp2.h>":
         int (*callback)(nghttp2_session *session, int32_t stream_id, uint32_t error_code,
                         void *user_data) noexcept) nogil
 
-    int nghttp2_session_client_new(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
-                                   void *user_data) nogil
-    int nghttp2_session_server_new(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
-                                   void *user_data) nogil
+    int nghttp2_option_new(nghttp2_option **option) nogil
+    void nghttp2_option_set_no_auto_window_update(nghttp2_option *option, int value) nogil
+    void nghttp2_option_set_no_closed_streams(nghttp2_option *option, int value) nogil
+    int nghttp2_session_client_new2(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
+                                    void *user_data, const nghttp2_option *option) nogil
+    int nghttp2_session_server_new2(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
+                                    void *user_data, const nghttp2_option *option) nogil
     void nghttp2_session_del(nghttp2_session *session) nogil
     ssize_t nghttp2_session_mem_recv(nghttp2_session *session, const uint8_t *data, size_t length) nogil
     ssize_t nghttp2_session_mem_send(nghttp2_session *session, const uint8_t **data) nogil
@@ -121,7 +139,18 @@ cdef extern from "<nghttp2/nghttp2.h>":
     int nghttp2_session_set_local_window_size(nghttp2_session *session, uint8_t flags, int32_t stream_id,
                                               int32_t window_size) nogil
     uint32_t nghttp2_session_get_remote_settings(nghttp2_session *session, int settings_id) nogil
+    int nghttp2_session_consume(nghttp2_session *session, int32_t stream_id, size_t size) nogil
+    int nghttp2_session_consume_connection(nghttp2_session *session, size_t size) nogil
+    int nghttp2_session_consume_stream(nghttp2_session *session, int32_t stream_id, size_t size) nogil
+    int nghttp2_session_resume_data(nghttp2_session *session, int32_t stream_id) nogil
+    int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session *session) nogil
     int nghttp2_session_terminate_session(nghttp2_session *session, uint32_t error_code) nogil
+    int nghttp2_submit_shutdown_notice(nghttp2_session *session) nogil
+    int nghttp2_submit_goaway(nghttp2_session *session, uint8_t flags, int32_t last_stream_id, uint32_t error_code,
+                              const uint8_t *opaque_data, size_t opaque_data_len) nogil
+    int32_t nghttp2_submit_headers(nghttp2_session *session, uint8_t flags, int32_t stream_id,
+                                   const nghttp2_priority_spec *priority, const nghttp2_nv *headers, size_t count,
+                                   void *stream_user_data) nogil
     int nghttp2_submit_settings(nghttp2_session *session, uint8_t flags, const nghttp2_settings_entry *entries,
                                 size_t count) nogil
     int nghttp2_submit_ping(nghttp2_session *session, uint8_t flags, const uint8_t *opaque_data) nogil

@@ -67,6 +67,8 @@ cdef class Poller:
     cdef int add(self, Source source, int fd, bint level) except -1
     # Unregisters and closes the descriptor; events of the current batch for it are dropped. Safe to call twice.
     cdef void remove(self, Source source) noexcept
+    # `target` takes the descriptor of `source` over, which is then as if removed. 0, or -1: nothing has changed.
+    cdef int hand_over(self, Source source, Source target) noexcept
     # Stop or go on watching a level-triggered source.
     cdef void watch(self, Source source, bint on) noexcept
     # on_flush will be called at the end of this batch (outside of a batch: in the loop's next round).

@@ -21,6 +21,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLEXCLUSIVE
         EPOLL_CTL_ADD
         EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
         EPOLL_CLOEXEC
     ctypedef union epoll_data_t:
         void *ptr
@@ -163,6 +164,24 @@ cdef class Poller:
         if self.running:
             self.graveyard.append(source)   # the rest of the batch may still point to it
         Py_DECREF(source)
+
+    cdef int hand_over(self, Source source, Source target) noexcept:
+        cdef epoll_event event
+        event.events = <uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+        event.data.ptr = <void *>target
+        if epoll_ctl(self.fd, EPOLL_CTL_MOD, source.fd, &event) < 0:
+            return -1
+        Py_INCREF(target)
+        target.fd = source.fd
+        target.poller = self
+        target.since = self.batch
+        target.level = False
+        source.fd = -1
+        source.deadline = UINT64_MAX
+        if self.running:
+            self.graveyard.append(source)   # the rest of the batch may still point to it
+        Py_DECREF(source)
+        return 0
 
     cdef void watch(self, Source source, bint on) noexcept:
         cdef epoll_event event

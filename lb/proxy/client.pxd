@@ -1,8 +1,8 @@
-"""What an exchange needs of the connection its request came on, whatever its protocol."""
+"""What an exchange needs of where its request came from: an HTTP/1.1 connection, or a stream of an HTTP/2 one."""
 
 from libc.stdint cimport uint16_t, uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Parser, Scan
+from lb.core.http1 cimport Scan
 from lb.core.stream cimport Stream, iovec
 from lb.proxy.listener cimport Listener
 
@@ -13,20 +13,27 @@ cdef class Client(Stream):
     cdef unsigned char ip_length
     cdef uint16_t port
 
-    # The answer's head, taken from an endpoint's answer; `extra` is header lines to add (may be NULL).
-    cdef void respond(self, Scan *scan, Parser upstream, const tg_buffer *extra) noexcept
+    # The answer's head, taken from an endpoint's answer; `extra` is header lines to add (may be NULL). `last` says that
+    # nothing follows, `status` 1xx that another head does.
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept
     # A complete answer of our own: `head` is "Name: value\r\n" lines besides Content-Length, `parts` its body.
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
     # Body bytes of the answer begun by `respond`; they are copied where they cannot be sent at once.
     cdef void respond_body(self, const iovec *parts, int count) noexcept
+    # The scan's trailers, to be sent with the end.
+    cdef void respond_trailers(self, Scan *scan) noexcept
+    # The endpoint granted the upgrade that the request asked for: from here on both bodies are raw bytes.
+    cdef void respond_upgrade(self, Scan *scan) noexcept
     # The answer is complete. The exchange is over: the client may begin the next one before this returns.
     cdef void respond_end(self) noexcept
     # The answer cannot be completed: cut the connection (or stream) so that the client can tell.
     cdef void abort(self) noexcept
     # The exchange can take more of the request's body again.
     cdef void resume_request(self) noexcept
-    # The answer may go out only with the connection closed behind it.
-    cdef void close_after(self) noexcept
+    # The answer began before the request was complete, whose rest has nowhere to go.
+    cdef void answered_early(self) noexcept
     cdef void send_continue(self) noexcept
     # Bytes of the answer that wait for the client to take them.
     cdef size_t backlog(self) noexcept
+    # The request never became an exchange: it is answered with `status` and a message of ours.
+    cdef void decline(self, int status, str message) noexcept

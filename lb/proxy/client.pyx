@@ -1,19 +1,25 @@
-"""What an exchange needs of the connection its request came on: see client.pxd."""
+"""What an exchange needs of where its request came from: see client.pxd."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Parser, Scan
+from lb.core.http1 cimport Scan
 from lb.core.stream cimport Stream, iovec
 
 
 cdef class Client(Stream):
 
-    cdef void respond(self, Scan *scan, Parser upstream, const tg_buffer *extra) noexcept:
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
         pass
 
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
         pass
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
+        pass
+
+    cdef void respond_trailers(self, Scan *scan) noexcept:
+        pass
+
+    cdef void respond_upgrade(self, Scan *scan) noexcept:
         pass
 
     cdef void respond_end(self) noexcept:
@@ -25,7 +31,7 @@ cdef class Client(Stream):
     cdef void resume_request(self) noexcept:
         pass
 
-    cdef void close_after(self) noexcept:
+    cdef void answered_early(self) noexcept:
         pass
 
     cdef void send_continue(self) noexcept:
@@ -33,3 +39,6 @@ cdef class Client(Stream):
 
     cdef size_t backlog(self) noexcept:
         return self.pending()
+
+    cdef void decline(self, int status, str message) noexcept:
+        pass

@@ -3,17 +3,19 @@
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Parser, Scan
-from lb.core.poller cimport Poller
+from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.listener cimport Acceptor
 
 
 cdef class HttpConnection(Client):
-    cdef HttpAcceptor home
+    cdef Intake intake
     cdef Parser parser
     cdef tg_buffer inbox              # bytes read and not parsed: a head in parts, or pipelined requests
     cdef Exchange exchange            # the one in progress, or None
+    cdef bint raw                     # both ways carry another protocol than HTTP (an upgrade)
+    cdef bint fresh                   # nothing has come yet: it may turn out to be HTTP/2
     cdef bint keep                    # another request may follow the one in progress
     cdef bint http10
     cdef bint chunking                # the answer goes out in chunks
@@ -28,13 +30,15 @@ cdef class HttpConnection(Client):
     cdef uint64_t head_deadline
     cdef uint64_t send_deadline       # for the client to take something of what waits for it; 0 = nothing waits
     cdef size_t lingered
+    cdef tg_buffer trailers           # of the answer, as lines
 
     cdef void read_loop(self) noexcept
     cdef void process(self, const char *data, size_t n) noexcept
     cdef void keep_bytes(self, const char *data, size_t n) noexcept
     cdef void begin(self, Scan *scan) noexcept
     cdef void refuse(self, int status, const char *reason) noexcept
-    cdef void reply(self, int status, str message) noexcept
+    cdef void pass_raw(self, const char *data, size_t n) noexcept
+    cdef bint is_http2(self, const char *data, size_t n) noexcept
     cdef size_t head_size(self, Scan *scan) noexcept
     cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept
     cdef void close_now(self) noexcept
@@ -46,7 +50,4 @@ cdef class HttpConnection(Client):
 
 
 cdef class HttpAcceptor(Acceptor):
-    cdef Poller poller
-    cdef object new_infer             # makes the exchanges of oip pools
-    cdef bint draining
-    cdef Py_ssize_t busy              # exchanges in flight
+    cdef Intake intake

@@ -5,28 +5,26 @@ Answers are queued and sent once at the end of the poller's batch, bulk bodies s
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_EXPECT, H_HOST, H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Field, Parser, Scan,
-    append_chunk_size, append_date, append_fields, append_number, append_text, has_token, new_request_parser,
-    plainly_chunked, reason_phrase, worker_scan,
+    H_CONTENT_LENGTH, H_HOST, H_TRANSFER_ENCODING, H_UPGRADE, SCAN_TOO_MANY_FIELDS, Field, Scan, append_chunk_size,
+    append_date, append_fields, append_number, append_text, append_trailers, new_request_parser, plainly_chunked,
+    reason_phrase, worker_scan,
 )
-from lb.core.poller cimport READ_TURNS, Poller, monotonic_ns
-from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, TG_S_STARTED, tg_add
+from lb.core.poller cimport READ_TURNS
+from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, tg_add
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
 )
+from lb.proxy.admission cimport Intake, routing_host
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
-from lb.proxy.forward cimport ForwardExchange
+from lb.proxy.http2_connection cimport PREFACE, PREFACE_SIZE, take_over
 from lb.proxy.listener cimport Acceptor, Listener
-from lb.proxy.route cimport Route, RouteTable
-from lb.upstream.pool cimport POOL_OIP
-
-import orjson
+from lb.proxy.refusal cimport Refusal, refusal
 
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
@@ -39,18 +37,18 @@ cdef enum:
 
 
 cdef class HttpAcceptor(Acceptor):
-    """Makes connections. `new_infer(client)` makes the exchanges with pools that speak the Open Inference Protocol."""
+    """Makes connections, whose requests go to `intake`."""
 
-    def __init__(self, Poller poller, new_infer):
-        self.poller = poller
-        self.new_infer = new_infer
+    def __init__(self, Intake intake):
+        self.intake = intake
 
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
         cdef HttpConnection connection = HttpConnection.__new__(HttpConnection)
-        connection.poller = self.poller
-        connection.home = self
+        connection.poller = self.intake.poller
+        connection.intake = self.intake
         connection.listener = listener
         connection.parser = new_request_parser()
+        connection.fresh = True
         memcpy(connection.ip, ip, <size_t>ip_length)
         connection.ip_length = <unsigned char>ip_length
         connection.port = <unsigned short>port
@@ -60,18 +58,12 @@ cdef class HttpAcceptor(Acceptor):
         (<set>listener.connections).add(connection)
         connection.set_timer()
 
-    def drain(self):
-        """From now on every answer closes its connection."""
-        self.draining = True
-
-    def in_flight(self):
-        return self.busy
-
 
 cdef class HttpConnection(Client):
 
     def __dealloc__(self):
         tg_buffer_free(&self.inbox)
+        tg_buffer_free(&self.trailers)
 
     # Reading.
 
@@ -93,7 +85,8 @@ cdef class HttpConnection(Client):
                         return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.hangup = True
-            if self.exchange is not None and (self.exchange.request_complete or events & (EPOLLHUP | EPOLLERR)):
+            if self.exchange is not None and (
+                    (self.exchange.request_complete and not self.raw) or events & (EPOLLHUP | EPOLLERR)):
                 self.close_now()                  # nobody waits for this answer any more
                 return
         if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -139,7 +132,10 @@ cdef class HttpConnection(Client):
 
     cdef void ended(self, bint error) noexcept:
         """The client's end of file, or a reset."""
-        if error or self.exchange is not None or not self.pending():
+        cdef Exchange exchange = self.exchange
+        if self.raw and exchange is not None and not error:
+            exchange.take_body(NULL, 0, 0, True)  # half-closed: the other way may go on
+        elif error or self.exchange is not None or not self.pending():
             self.close_now()
         else:
             self.closing = True                   # an answer is still going out
@@ -161,6 +157,13 @@ cdef class HttpConnection(Client):
             data = tg_buffer_head(&self.inbox)
             n = tg_buffer_size(&self.inbox)
             kept = True
+        if self.fresh and n and self.is_http2(data, n):
+            return
+        if self.raw:
+            self.pass_raw(data, n)
+            if kept:
+                tg_buffer_free(&self.inbox)
+            return
         while n and self.fd >= 0 and not self.closing:
             if self.exchange is not None and (self.exchange.request_complete or not self.exchange.wants_body):
                 break
@@ -197,7 +200,9 @@ cdef class HttpConnection(Client):
                 self.begin(scan)
             exchange = self.exchange
             if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
-                exchange.request_body(scan)
+                if scan.trailer_count:
+                    exchange.take_trailers(scan)
+                exchange.take_body(scan.spans, scan.span_count, scan.body_bytes, scan.complete)
             if scan.complete and self.fd >= 0:
                 self.parser.reset()
         if self.fd < 0:
@@ -211,6 +216,32 @@ cdef class HttpConnection(Client):
                 tg_buffer_consume(&self.inbox, tg_buffer_size(&self.inbox) - n)
         elif n:
             self.keep_bytes(data, n)
+
+    cdef void pass_raw(self, const char *data, size_t n) noexcept:
+        cdef Exchange exchange = self.exchange
+        cdef iovec span
+        span.iov_base = <void *>data
+        span.iov_len = n
+        if n and exchange is not None:
+            exchange.take_body(&span, 1, n, False)
+
+    cdef bint is_http2(self, const char *data, size_t n) noexcept:
+        """Whether these first bytes are HTTP/2's preface, as far as they go (RFC 9113 section 3.3). Then this
+        connection is another's, or waits for the rest of it; else it is HTTP/1.1's for good."""
+        cdef size_t known = min(n, <size_t>PREFACE_SIZE)
+        if not self.listener.http2.enabled or memcmp(data, PREFACE, known) != 0:
+            self.fresh = False
+            return False
+        if known == PREFACE_SIZE:
+            self.fresh = False
+            take_over(self, self.intake, data, n)
+            return True
+        if data != tg_buffer_head(&self.inbox):
+            self.keep_bytes(data, n)
+        if not self.head_started:
+            self.head_started = True
+            self.head_deadline = self.poller.now + self.listener.header_timeout
+        return True
 
     cdef void keep_bytes(self, const char *data, size_t n) noexcept:
         if tg_buffer_append(&self.inbox, data, n) < 0:
@@ -261,29 +292,16 @@ cdef class HttpConnection(Client):
             if scan.first[H_HOST] >= 0:
                 scan.fields[scan.first[H_HOST]].value = host[0]
                 scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
-        if not host_chars(host[0], host_length[0]):
-            return False
-        # The port plays no part in routing; an IPv6 literal's own colons stand in brackets.
-        n = host_length[0]
-        while n and host[0][n - 1] >= 48 and host[0][n - 1] <= 57:
-            n -= 1
-        if n and host[0][n - 1] == 58:
-            host_length[0] = n - 1
-        return True
+        return routing_host(host[0], host_length)
 
     cdef void begin(self, Scan *scan) noexcept:
         cdef const char *host
         cdef size_t host_length
-        cdef const char *query
-        cdef size_t path_length
-        cdef RouteTable table
-        cdef Route route
         cdef Exchange exchange
-        cdef bint other_method
-        cdef int method = self.parser.http.method
-        self.http10 = self.parser.http.http_minor == 0
+        cdef int method = scan.method
+        self.http10 = scan.version == 10
         self.head_request = method == M_HEAD
-        self.keep = self.parser.keep_alive() and not self.home.draining and not self.listener.draining
+        self.keep = self.parser.keep_alive() and not self.intake.draining and not self.listener.draining
         if self.parser.http.http_major != 1:
             self.refuse(505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
             return
@@ -303,68 +321,24 @@ cdef class HttpConnection(Client):
         if not self.target_of(scan, &host, &host_length):
             self.refuse(400, b"the request target is not a path, or its host not a host")
             return
-        query = <const char *>memchr(scan.target, 63, scan.target_length)
-        path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
-        table = <RouteTable>self.listener.table
-        route = table.find(host, host_length, scan.target, path_length, method, &other_method)
-        if route is None:
-            if not scan.complete:
-                self.keep = False
-            if other_method:
-                self.reply(405, "Method Not Allowed")
-            else:
-                self.reply(404, "Not Found")
+        exchange = self.intake.admit(self, scan, host, host_length)
+        if exchange is None:
             return
-        tg_add(&route.series[TG_S_STARTED], 1)
-        if route.pool.protocol == POOL_OIP:
-            exchange = <Exchange>self.home.new_infer()
-        else:
-            exchange = <Exchange>ForwardExchange.__new__(ForwardExchange)
-        exchange.started = monotonic_ns()
-        exchange.client = self
-        exchange.listener = self.listener
-        exchange.route = route
-        exchange.pool = route.pool
-        exchange.tries_left = route.pool.retries
-        exchange.method = method
-        exchange.http10 = self.http10
-        exchange.head_method = method == M_HEAD
-        exchange.request_complete = False
-        if route.timeout:
-            exchange.expires = exchange.started + route.timeout
-            self.poller.arm(exchange, exchange.expires)
-        if self.listener.access.enabled:
-            tg_buffer_append(&exchange.target, host, host_length)
-            exchange.host_length = host_length
-            tg_buffer_append(&exchange.target, scan.target, scan.target_length)
         self.exchange = exchange
-        self.home.busy += 1
-        if scan.first[H_CONTENT_LENGTH] >= 0 and self.parser.http.content_length + scan.body_bytes > route.max_body:
-            exchange.fail(413, b"body-too-large", f"the request's body is over the limit of {route.max_body} bytes")
-            return
-        if not scan.complete and not self.http10 and scan.first[H_EXPECT] >= 0:
-            if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
-                self.send_continue()
-        exchange.begin(scan, self.parser)
+        self.intake.start(exchange, scan)
 
     cdef void refuse(self, int status, const char *reason) noexcept:
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
         self.keep = False
         tg_add(&self.listener.series[TG_S_REJECTED], 1)
-        self.reply(status, reason.decode("latin-1"))
+        self.decline(status, reason.decode("latin-1"))
 
-    cdef void reply(self, int status, str message) noexcept:
-        """An answer without an exchange."""
-        cdef tg_buffer head
-        cdef iovec part
-        cdef bytes body = orjson.dumps({"error": message})
-        memset(&head, 0, sizeof(head))
-        append_text(&head, b"Content-Type: application/json\r\n")
-        part.iov_base = <char *>body
-        part.iov_len = <size_t>len(body)
+    cdef void decline(self, int status, str message) noexcept:
+        cdef Refusal answer = refusal(status, message, False)
+        if not worker_scan().complete:
+            self.keep = False                     # the rest of its body would be read as a request
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
-        self.respond_whole(status, &head, &part, 1)
-        tg_buffer_free(&head)
+        self.respond_whole(status, &answer.head, &answer.part, 1)
 
     # The answer (lb.proxy.client).
 
@@ -372,25 +346,34 @@ cdef class HttpConnection(Client):
         append_text(&self.out, b"HTTP/1.1 100 Continue\r\n\r\n")
         self.poller.mark(self)
 
-    cdef void close_after(self) noexcept:
+    cdef void answered_early(self) noexcept:
         self.keep = False
 
-    cdef void respond(self, Scan *scan, Parser upstream, const tg_buffer *extra) noexcept:
-        cdef int status = upstream.http.status_code
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
+        cdef int status = scan.status
         cdef bint bodiless = status == 204 or status == 304 or self.head_request
         append_text(&self.out, b"HTTP/1.1 ")
         append_number(&self.out, <uint64_t>status)
         append_text(&self.out, b" ")
         if scan.reason_length:
             tg_buffer_append(&self.out, scan.reason, scan.reason_length)
+        elif scan.version == 20:
+            append_text(&self.out, reason_phrase(status))
         append_text(&self.out, b"\r\n")
-        append_fields(&self.out, scan, 0)
+        # An interim answer has no length (RFC 9110 section 8.6).
+        append_fields(&self.out, scan, <uint64_t>1 << H_CONTENT_LENGTH if status < 200 else 0)
+        if status < 200:
+            append_text(&self.out, b"\r\n")
+            self.poller.mark(self)
+            return
         if extra != NULL:
             tg_buffer_append(&self.out, tg_buffer_head(extra), tg_buffer_size(extra))
         self.chunking = False
         self.until_close = False
-        if not bodiless and not upstream.has_length():
-            if self.http10:
+        if not bodiless and not scan.has_length:
+            if last:
+                append_text(&self.out, b"Content-Length: 0\r\n")
+            elif self.http10:
                 self.keep = False
                 self.until_close = True
             else:
@@ -401,7 +384,7 @@ cdef class HttpConnection(Client):
         self.poller.mark(self)
 
     cdef void connection_field(self) noexcept:
-        if self.home.draining or self.listener.draining:
+        if self.intake.draining or self.listener.draining:
             self.keep = False                     # since the request came, perhaps
         if not self.keep:
             append_text(&self.out, b"Connection: close\r\n")
@@ -462,21 +445,44 @@ cdef class HttpConnection(Client):
             return
         self.poller.mark(self)
 
+    cdef void respond_upgrade(self, Scan *scan) noexcept:
+        cdef Field *field
+        append_text(&self.out, b"HTTP/1.1 101 Switching Protocols\r\n")
+        append_fields(&self.out, scan, 0)
+        if scan.first[H_UPGRADE] >= 0:
+            field = &scan.fields[scan.first[H_UPGRADE]]
+            append_text(&self.out, b"Upgrade: ")
+            tg_buffer_append(&self.out, field.value, field.value_length)
+            append_text(&self.out, b"\r\n")
+        append_text(&self.out, b"Connection: Upgrade\r\n\r\n")
+        self.keep = False
+        self.raw = True
+        self.chunking = False
+        self.until_close = False
+        self.poller.mark(self)                    # which also takes up what came early
+
+    cdef void respond_trailers(self, Scan *scan) noexcept:
+        if self.chunking and append_trailers(&self.trailers, scan) < 0:
+            self.close_now()
+
     cdef void respond_end(self) noexcept:
-        self.home.busy -= self.exchange is not None
+        self.intake.busy -= self.exchange is not None
         self.exchange = None
         self.head_request = False
         if self.fd < 0:
             return
         if self.chunking:
             self.chunking = False
-            append_text(&self.out, b"0\r\n\r\n")
-        if not self.keep or self.home.draining or self.listener.draining:
+            append_text(&self.out, b"0\r\n")
+            tg_buffer_append(&self.out, tg_buffer_head(&self.trailers), tg_buffer_size(&self.trailers))
+            append_text(&self.out, b"\r\n")
+        tg_buffer_free(&self.trailers)
+        if not self.keep or self.intake.draining or self.listener.draining:
             self.closing = True
         self.poller.mark(self)                    # which also takes up the next request
 
     cdef void abort(self) noexcept:
-        self.home.busy -= self.exchange is not None
+        self.intake.busy -= self.exchange is not None
         self.exchange = None
         if self.until_close:
             self.reset_on_close()
@@ -543,7 +549,7 @@ cdef class HttpConnection(Client):
         (<set>self.listener.connections).discard(self)
         self.listener.closed_one()
         if exchange is not None:
-            self.home.busy -= 1
+            self.intake.busy -= 1
             exchange.client_gone()
 
     # Timeouts.
@@ -558,7 +564,7 @@ cdef class HttpConnection(Client):
             return
         self.send_deadline = 0
         if self.exchange is not None:
-            if self.exchange.request_complete or not self.exchange.wants_body:
+            if self.raw or self.exchange.request_complete or not self.exchange.wants_body:
                 self.poller.disarm(self)
             else:
                 self.poller.arm(self, self.poller.now + self.listener.body_timeout)
@@ -594,15 +600,3 @@ cdef class HttpConnection(Client):
     def close(self):
         """Close at once; an exchange in progress is cancelled."""
         self.close_now()
-
-
-cdef bint host_chars(const char *text, size_t n) noexcept nogil:
-    """Whether no byte makes another host of it for somebody else (RFC 9110 section 7.2: such a Host is refused)."""
-    cdef size_t i
-    cdef unsigned char c
-    for i in range(n):
-        c = <unsigned char>text[i]
-        # / ? # @ and backslash end, or begin, an authority
-        if c <= 32 or c >= 127 or c == 47 or c == 63 or c == 35 or c == 64 or c == 92:
-            return False
-    return True

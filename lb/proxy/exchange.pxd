@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Parser, Scan
+from lb.core.http1 cimport Scan
 from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
 from lb.proxy.listener cimport Listener
@@ -43,6 +43,7 @@ cdef class Exchange(Http1Call):
     cdef int cache
     cdef bint http10
     cdef bint head_method
+    cdef bint grpc                    # the client speaks gRPC: errors are told by grpc-status
     cdef bint request_complete
     cdef bint wants_body              # the client may go on sending
     cdef uint64_t bytes_in            # of the request's body
@@ -56,16 +57,20 @@ cdef class Exchange(Http1Call):
     cdef tg_buffer target             # host and target, kept for the access log only
     cdef size_t host_length           # of it, the host's part
 
-    # The request's head has come (the scan's body spans follow through request_body).
-    cdef void begin(self, Scan *scan, Parser parser) noexcept
-    # Body spans of the scan, and its completion.
-    cdef void request_body(self, Scan *scan) noexcept
+    # The request's head has come (the scan's body spans follow through `take_body`).
+    cdef void begin(self, Scan *scan) noexcept
+    # A piece of the request's body, its spans `size` bytes together; `last` completes it.
+    cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
+    # The scan's trailers, which come before the last piece is told.
+    cdef void take_trailers(self, Scan *scan) noexcept
     # The client left before its answer was complete.
     cdef void client_gone(self) noexcept
     # The client has taken what waited for it.
     cdef void client_drained(self) noexcept
 
     # Steps for the subclasses.
+    # The spans of a piece of the request's body.
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
     cdef void move(self, int state) noexcept
     cdef bint pick(self) noexcept
     cdef void let_go(self, bint ok) noexcept
@@ -76,6 +81,8 @@ cdef class Exchange(Http1Call):
     cdef void record(self) noexcept
     cdef void log_access(self, uint64_t duration) noexcept
     cdef int append_endpoint(self, tg_buffer *head) noexcept
+    # The X-Forwarded lines for the endpoint; adds to `skip` the fields of the request that they replace. 0 or -1.
+    cdef int append_forwarded(self, tg_buffer *out, Scan *scan, uint64_t *skip) noexcept
     cdef uint64_t find_key(self, Scan *scan) noexcept
 
 

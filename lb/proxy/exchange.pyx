@@ -1,8 +1,8 @@
 """One request with its answer: the steps that every exchange takes, top to bottom.
 
-    begin          route and admission are done by the connection and `admit`; the subclass builds its request
+    begin          route and admission are done (admission.pyx); the subclass builds its request
     pick           the policy chooses an endpoint; in-flight is counted
-    (subclass)     upstream: forward.pyx speaks HTTP/1.1, infer.pyx speaks gRPC
+    (subclass)     upstream: forward.pyx speaks HTTP/1.1, forward_http2.pyx HTTP/2, infer.pyx translates to gRPC
     fail           an answer of our own, with the status that says whose fault it was
     end            in-flight is given back, counters and the access log are written, the client goes on
 """
@@ -10,26 +10,28 @@
 import logging
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
-from libc.string cimport memchr, memcmp, memset, strlen
+from libc.string cimport memchr, memcmp, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport H_COOKIE, Field, Parser, Scan, append_text, method_name, same_name
+from lb.core.http1 cimport (
+    H_COOKIE, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Scan, append_text, method_name,
+    same_name,
+)
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
     TG_S_CODE_1XX, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_REJECTED, TG_S_RETRIES,
     TG_S_TIMEOUTS, tg_add, tg_bucket,
 )
-from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
+from lb.proxy.listener cimport FORWARDED_APPEND, FORWARDED_OFF, FORWARDED_PRESERVE
+from lb.proxy.refusal cimport Refusal, refusal
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_ROUTE, A_TARGET, set_object, set_text,
     tg_access, wall_ns,
 )
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, Pool
-
-import orjson
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -64,11 +66,23 @@ cdef class Exchange(Http1Call):
     def __dealloc__(self):
         tg_buffer_free(&self.target)
 
-    cdef void begin(self, Scan *scan, Parser parser) noexcept:
+    cdef void begin(self, Scan *scan) noexcept:
         pass
 
-    cdef void request_body(self, Scan *scan) noexcept:
+    cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        if self.request_complete:
+            return
+        self.bytes_in += size
+        if self.bytes_in > self.route.max_body:
+            self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
+            return
+        self.request_body(spans, count, size, last)
+
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         pass
+
+    cdef void take_trailers(self, Scan *scan) noexcept:
+        """Passed on by those that forward; nobody else asked for them."""
 
     cdef void client_drained(self) noexcept:
         pass
@@ -137,13 +151,10 @@ cdef class Exchange(Http1Call):
 
     cdef void fail(self, int status, const char *reason, str message) noexcept:
         """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
-        cdef tg_buffer head
-        cdef iovec part
-        cdef bytes body
+        cdef Refusal answer
         cdef Client client = self.client
         if self.state == X_DONE:
             return
-        memset(&head, 0, sizeof(head))
         self.reason = reason
         self.cancel_upstream()
         if self.state == X_ANSWERING:
@@ -153,16 +164,10 @@ cdef class Exchange(Http1Call):
             return
         self.status = status
         self.let_go(status < 500)         # a client's fault is not held against the endpoint
-        body = orjson.dumps({"error": message})
-        append_text(&head, b"Content-Type: application/json\r\n")
-        if status == 503 or status == 429:
-            append_text(&head, b"Retry-After: 1\r\n")
-        part.iov_base = <char *>body
-        part.iov_len = <size_t>len(body)
-        self.bytes_out = part.iov_len
+        answer = refusal(status, message, self.grpc)
+        self.bytes_out = answer.part.iov_len
         self.record()
-        client.respond_whole(status, &head, &part, 1)
-        tg_buffer_free(&head)
+        client.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
     cdef void client_gone(self) noexcept:
         """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
@@ -243,9 +248,36 @@ cdef class Exchange(Http1Call):
         if not self.route.expose_endpoint or self.last_endpoint < 0:
             return 0
         address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
-        append_text(head, b"X-Tidegate-Endpoint: ")
+        tg_buffer_append(head, b"X-Tidegate-Endpoint: ", 21)
         tg_buffer_append(head, <const char *>address, <size_t>len(address))
-        return append_text(head, b"\r\n")
+        return tg_buffer_append(head, b"\r\n", 2)
+
+    cdef int append_forwarded(self, tg_buffer *out, Scan *scan, uint64_t *skip) noexcept:
+        """X-Forwarded-For, -Proto, -Host: what came in is kept in front (append) or dropped (replace)."""
+        cdef int i, mode = self.listener.forwarded
+        cdef Field *field
+        if mode == FORWARDED_OFF or (mode == FORWARDED_PRESERVE and scan.first[H_X_FORWARDED_FOR] >= 0):
+            return 0
+        skip[0] |= (<uint64_t>1 << H_X_FORWARDED_FOR | <uint64_t>1 << H_X_FORWARDED_PROTO
+                    | <uint64_t>1 << H_X_FORWARDED_HOST)
+        append_text(out, b"X-Forwarded-For: ")
+        if mode == FORWARDED_APPEND:
+            for i in range(scan.field_count):
+                field = &scan.fields[i]
+                if field.id == H_X_FORWARDED_FOR and field.value_length:
+                    tg_buffer_append(out, field.value, field.value_length)
+                    append_text(out, b", ")
+        if self.client.ip_length:
+            tg_buffer_append(out, self.client.ip, self.client.ip_length)
+        else:
+            append_text(out, b"unix")
+        append_text(out, b"\r\nX-Forwarded-Proto: http\r\n")
+        if scan.first[H_HOST] >= 0:
+            field = &scan.fields[scan.first[H_HOST]]
+            append_text(out, b"X-Forwarded-Host: ")
+            tg_buffer_append(out, field.value, field.value_length)
+            return append_text(out, b"\r\n")
+        return 0
 
     cdef uint64_t find_key(self, Scan *scan) noexcept:
         """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""

@@ -4,18 +4,22 @@ The request is serialised once, into one buffer, and sent from there; while it f
 kept until the answer begins, so that another endpoint can be tried. Longer bodies stream through without being kept.
 """
 
-from libc.stdint cimport uint64_t
+import base64
+import os
+
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
 from lb.core.http1 cimport (
-    H_EXPECT, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Parser, Scan,
-    append_chunk_size, append_fields, append_text, mark_hop_by_hop, method_name, plainly_chunked,
+    H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, append_chunk_size, append_fields, append_text,
+    append_trailers, has_token, mark_hop_by_hop, method_name, plainly_chunked,
 )
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
-from lb.proxy.listener cimport FORWARDED_APPEND, FORWARDED_OFF, FORWARDED_PRESERVE
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
 
@@ -34,23 +38,27 @@ cdef class ForwardExchange(Exchange):
 
     def __dealloc__(self):
         tg_buffer_free(&self.request)
+        tg_buffer_free(&self.trailers)
 
     # The request, on its way in.
 
-    cdef void begin(self, Scan *scan, Parser parser) noexcept:
+    cdef void begin(self, Scan *scan) noexcept:
         self.key = self.find_key(scan)
         self.kept = True
-        self.chunked = parser.chunked()
+        self.chunked = scan.chunked
         self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE)
-        if self.build_head(scan, parser) < 0:
+        if self.build_head(scan) < 0:
             self.fail(503, b"no-memory", "out of memory")
             return
         # A request that is here whole goes out with its body in one write, from request_body.
+        if scan.websocket:
+            self.request_complete = True      # the head is all of it; what follows is for `switch`
         if not scan.complete:
             self.start_try(False)
 
-    cdef int build_head(self, Scan *scan, Parser parser) noexcept:
-        cdef const char *method = method_name(self.method)
+    cdef int build_head(self, Scan *scan) noexcept:
+        # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1.
+        cdef const char *method = method_name(M_GET if scan.websocket else self.method)
         cdef uint64_t skip = <uint64_t>1 << H_EXPECT
         cdef bytes name
         tg_buffer_append(&self.request, method, strlen(method))
@@ -58,75 +66,93 @@ cdef class ForwardExchange(Exchange):
         tg_buffer_append(&self.request, scan.target, scan.target_length)
         append_text(&self.request, b" HTTP/1.1\r\n")
         mark_hop_by_hop(scan)
+        self.upgrading = upgrade_wanted(scan) and self.listener.may_upgrade(scan)
         if scan.first[H_HOST] < 0:
             # HTTP/1.0 may come without; HTTP/1.1 may not go without.
             name = self.pool.name.encode()
             append_text(&self.request, b"Host: ")
             tg_buffer_append(&self.request, <const char *>name, <size_t>len(name))
             append_text(&self.request, b"\r\n")
-        if self.listener.forwarded != FORWARDED_OFF:
-            if self.listener.forwarded != FORWARDED_PRESERVE or scan.first[H_X_FORWARDED_FOR] < 0:
-                skip |= <uint64_t>1 << H_X_FORWARDED_FOR
-                skip |= <uint64_t>1 << H_X_FORWARDED_PROTO
-                skip |= <uint64_t>1 << H_X_FORWARDED_HOST
-                if self.append_forwarded(scan) < 0:
-                    return -1
+        if self.append_forwarded(&self.request, scan, &skip) < 0:
+            return -1
         if append_fields(&self.request, scan, skip) < 0:
             return -1
         if self.chunked:
             append_text(&self.request, b"Transfer-Encoding: chunked\r\n")
+        if self.upgrading:
+            return self.append_upgrade(scan)
+        if scan.first[H_TE] >= 0 and has_token(&scan.fields[scan.first[H_TE]], b"trailers"):
+            append_text(&self.request, b"TE: trailers\r\nConnection: TE\r\n")
         return tg_buffer_append(&self.request, b"\r\n", 2)
 
-    cdef int append_forwarded(self, Scan *scan) noexcept:
-        """X-Forwarded-For, -Proto, -Host: what came in is kept in front (append) or dropped (replace)."""
-        cdef int i
+    cdef int append_upgrade(self, Scan *scan) noexcept:
+        """The end of a head that asks for an upgrade, and may be asked to by a stream (RFC 8441 section 5)."""
         cdef Field *field
-        append_text(&self.request, b"X-Forwarded-For: ")
-        if self.listener.forwarded == FORWARDED_APPEND:
-            for i in range(scan.field_count):
-                field = &scan.fields[i]
-                if field.id == H_X_FORWARDED_FOR and field.value_length:
-                    tg_buffer_append(&self.request, field.value, field.value_length)
-                    append_text(&self.request, b", ")
-        if self.client.ip_length:
-            tg_buffer_append(&self.request, self.client.ip, self.client.ip_length)
-        else:
-            append_text(&self.request, b"unix")
-        append_text(&self.request, b"\r\nX-Forwarded-Proto: http\r\n")
-        if scan.first[H_HOST] >= 0:
-            field = &scan.fields[scan.first[H_HOST]]
-            append_text(&self.request, b"X-Forwarded-Host: ")
-            tg_buffer_append(&self.request, field.value, field.value_length)
-            return append_text(&self.request, b"\r\n")
-        return 0
+        cdef bytes key
+        if scan.websocket:
+            key = b"Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)) + b"\r\n"
+            tg_buffer_append(&self.request, <const char *>key, <size_t>len(key))
+            return append_text(&self.request, b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        field = &scan.fields[scan.first[H_UPGRADE]]
+        append_text(&self.request, b"Upgrade: ")
+        tg_buffer_append(&self.request, field.value, field.value_length)
+        return append_text(&self.request, b"\r\nConnection: Upgrade\r\n\r\n")
 
-    cdef void request_body(self, Scan *scan) noexcept:
-        cdef int i
-        self.bytes_in += scan.body_bytes
-        if self.bytes_in > self.route.max_body:
-            self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
+    cdef void take_trailers(self, Scan *scan) noexcept:
+        if self.chunked and append_trailers(&self.trailers, scan) < 0:
+            self.fail(503, b"no-memory", "out of memory")
+
+    cdef int append_end(self, tg_buffer *out) noexcept:
+        """The last chunk and the trailers (RFC 9112 section 7.1.2)."""
+        if append_text(out, b"0\r\n") < 0:
+            return -1
+        if tg_buffer_append(out, tg_buffer_head(&self.trailers), tg_buffer_size(&self.trailers)) < 0:
+            return -1
+        return append_text(out, b"\r\n")
+
+    cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef Http1Upstream upstream = self.upstream
+        if not self.upgraded:
+            Exchange.take_body(self, spans, count, size, last)
             return
+        if upstream is None or self.request_complete:
+            return
+        self.bytes_in += size
+        if count and upstream.push_parts(spans, count) == IO_ERROR:
+            upstream.broken(FAIL_RESET)
+            return
+        self.touch()
+        self.request_complete = last
+        self.wants_body = upstream.pending() < HIGH_WATER
+        if last and not upstream.pending():
+            upstream.shutdown_write()
+
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef int i
         if self.state >= X_ANSWERING and self.upstream is None:
             return
         if self.upstream is not None and not self.upstream.connecting:
-            if tg_buffer_size(&self.request) + scan.body_bytes > self.listener.retry_buffer:
+            if tg_buffer_size(&self.request) + size > self.listener.retry_buffer:
                 self.kept = False
         if self.kept:
-            for i in range(scan.span_count):
+            for i in range(count):
+                if spans[i].iov_len == 0:
+                    continue                      # as a chunk it would be the last
                 if self.chunked:
-                    append_chunk_size(&self.request, scan.spans[i].iov_len)
-                if tg_buffer_append(&self.request, scan.spans[i].iov_base, scan.spans[i].iov_len) < 0:
+                    append_chunk_size(&self.request, spans[i].iov_len)
+                if tg_buffer_append(&self.request, spans[i].iov_base, spans[i].iov_len) < 0:
                     self.fail(503, b"no-memory", "out of memory")
                     return
                 if self.chunked:
                     append_text(&self.request, b"\r\n")
-            if scan.complete and self.chunked:
-                append_text(&self.request, b"0\r\n\r\n")
+            if last and self.chunked and self.append_end(&self.request) < 0:
+                self.fail(503, b"no-memory", "out of memory")
+                return
         else:
-            self.spill(scan)
+            self.spill(spans, count, last)
             if self.state == X_DONE:
                 return
-        if scan.complete:
+        if last:
             self.request_complete = True
         if self.upstream is None:
             if self.state == X_NEW:
@@ -142,7 +168,7 @@ cdef class ForwardExchange(Exchange):
                 if not self.wants_body:
                     self.arm_wait()               # nobody else watches an endpoint that takes no more of it
 
-    cdef void spill(self, Scan *scan) noexcept:
+    cdef void spill(self, const iovec *spans, int count, bint last) noexcept:
         """Body bytes that are not kept: straight to the endpoint, behind what is left of `request`."""
         cdef int i, failed = 0
         cdef Http1Upstream upstream = self.upstream
@@ -151,16 +177,18 @@ cdef class ForwardExchange(Exchange):
             return
         tg_buffer_free(&self.request)
         self.sent = 0
-        for i in range(scan.span_count):
+        for i in range(count):
+            if spans[i].iov_len == 0:
+                continue
             if self.chunked:
-                failed |= append_chunk_size(&upstream.out, scan.spans[i].iov_len)
-            if failed or upstream.push_parts(&scan.spans[i], 1) == IO_ERROR:
+                failed |= append_chunk_size(&upstream.out, spans[i].iov_len)
+            if failed or upstream.push_parts(&spans[i], 1) == IO_ERROR:
                 upstream.broken(FAIL_RESET)
                 return
             if self.chunked:
                 failed |= append_text(&upstream.out, b"\r\n")
-        if scan.complete and self.chunked:
-            failed |= append_text(&upstream.out, b"0\r\n\r\n")
+        if last and self.chunked:
+            failed |= self.append_end(&upstream.out)
         if failed:
             upstream.broken(FAIL_RESET)
             return
@@ -214,6 +242,13 @@ cdef class ForwardExchange(Exchange):
             self.arm_wait()
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
+        if self.upgraded:
+            if self.request_complete:
+                upstream.shutdown_write()
+            elif not self.wants_body:
+                self.wants_body = True
+                self.client.resume_request()
+            return
         if not self.request_complete and not self.wants_body and self.state < X_ANSWERING:
             self.wants_body = True
             self.client.poller.arm(self, self.expires)
@@ -225,11 +260,16 @@ cdef class ForwardExchange(Exchange):
         cdef int status
         cdef tg_buffer extra
         if scan.head:
-            status = upstream.parser.http.status_code
+            status = scan.status
             if status < 200:
-                if status == 101:
+                if status == 101 and self.upgrading:
+                    self.switch(upstream, scan)
+                elif status == 101:
                     upstream.broken(FAIL_PROTOCOL)   # no upgrade was asked for
-                return                               # 100 and 103: we answered 100 ourselves
+                elif status != 100 and not self.http10:
+                    mark_hop_by_hop(scan)
+                    self.client.respond(scan, NULL, False)
+                return                               # 100: we sent it ourselves
             if not plainly_chunked(scan):
                 upstream.broken(FAIL_PROTOCOL)       # a coding that nobody asked for, and that we would not undo
                 return
@@ -237,12 +277,12 @@ cdef class ForwardExchange(Exchange):
             self.first_byte_at = monotonic_ns()
             self.move(X_ANSWERING)
             if not self.request_complete:
-                self.client.close_after()            # the rest of the body has nowhere to go
+                self.client.answered_early()
                 self.wants_body = False
             mark_hop_by_hop(scan)
             memset(&extra, 0, sizeof(extra))
             self.append_endpoint(&extra)
-            self.client.respond(scan, upstream.parser, &extra)
+            self.client.respond(scan, &extra, scan.complete and not scan.span_count and not scan.trailer_count)
             tg_buffer_free(&extra)
             if self.state == X_DONE:
                 return
@@ -252,6 +292,8 @@ cdef class ForwardExchange(Exchange):
             if self.state == X_DONE:
                 return
         if scan.complete:
+            if scan.trailer_count:
+                self.client.respond_trailers(scan)
             self.upstream = None
             if self.request_complete and upstream.parser.keep_alive():
                 (<Http1Pool>self.pool.channels[self.last_endpoint]).give(upstream)
@@ -262,6 +304,56 @@ cdef class ForwardExchange(Exchange):
         if self.client.backlog() > HIGH_WATER:
             upstream.pause()
         self.arm_wait()
+
+    # Behind an upgrade: bytes both ways, until one side has no more.
+
+    cdef void switch(self, Http1Upstream upstream, Scan *scan) noexcept:
+        self.status = 101
+        self.first_byte_at = monotonic_ns()
+        self.move(X_ANSWERING)
+        self.upgraded = True
+        self.request_complete = False
+        self.wants_body = True
+        self.kept = False
+        upstream.raw = True
+        mark_hop_by_hop(scan)
+        self.client.respond_upgrade(scan)
+        self.touch()
+
+    cdef void touch(self) noexcept:
+        cdef uint64_t timeout = self.listener.upgrade_idle_timeout
+        self.client.poller.arm(self, self.client.poller.now + timeout if timeout else UINT64_MAX)
+
+    cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept:
+        cdef iovec part
+        part.iov_base = <void *>data
+        part.iov_len = n
+        self.bytes_out += n
+        self.touch()
+        self.client.respond_body(&part, 1)
+        if self.state != X_DONE and self.client.backlog() > HIGH_WATER:
+            upstream.pause()
+
+    cdef void on_raw_end(self, Http1Upstream upstream) noexcept:
+        self.upstream = None
+        upstream.pool.drop(upstream)
+        self.end()
+
+    cdef void on_timer(self) noexcept:
+        cdef Http1Upstream upstream = self.upstream
+        if not self.upgraded:
+            Exchange.on_timer(self)
+        elif upstream is not None:
+            self.reason = b"idle"
+            self.on_raw_end(upstream)
+
+    cdef void client_gone(self) noexcept:
+        if not self.upgraded:
+            Exchange.client_gone(self)
+        elif self.state != X_DONE:
+            self.cancel_upstream()
+            self.let_go(True)
+            self.record()
 
     cdef void client_drained(self) noexcept:
         if self.upstream is not None:
@@ -298,3 +390,12 @@ cdef class ForwardExchange(Exchange):
         if upstream is not None:
             self.upstream = None
             upstream.pool.drop(upstream)
+
+
+cdef bint upgrade_wanted(Scan *scan) noexcept:
+    """Whether the request asks for another protocol (RFC 9110 section 7.8); one with a body does not get it."""
+    if scan.websocket:
+        return True
+    return (scan.version == 11 and scan.first[H_UPGRADE] >= 0 and scan.first[H_CONNECTION] >= 0
+            and not scan.chunked and scan.content_length == 0
+            and has_token(&scan.fields[scan.first[H_CONNECTION]], b"upgrade"))

@@ -11,7 +11,8 @@ from lb.core.stream cimport iovec
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport InferResponse
 from lb.proxy.exchange cimport Exchange
-from lb.upstream.grpc cimport GrpcCall, GrpcChannel
+from lb.upstream.grpc_call cimport GrpcCall
+from lb.upstream.http2 cimport Http2Channel
 
 
 cdef class InferContext:
@@ -50,6 +51,8 @@ cdef class InferExchange(Exchange):
     cdef bint answer_from_cache(self) noexcept
     cdef void fly(self) noexcept
     cdef void start_call(self) noexcept
+    cdef void launch(self, Http2Channel channel, InferCall call, const char *path, size_t n,
+                     uint64_t deadline) noexcept
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept
     cdef void answer_error(self, int grpc_status, str message) noexcept

@@ -18,8 +18,7 @@ from lb.core.buffer cimport (
 )
 from lb.core.hashing cimport hash64
 from lb.core.http1 cimport (
-    H_CONTENT_ENCODING, H_CONTENT_LENGTH, H_INFERENCE_LENGTH, Field, Parser, Scan, append_number, append_text,
-    method_name, parse_decimal,
+    H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, append_number, append_text, method_name, parse_decimal,
 )
 from lb.core.poller cimport Poller
 from lb.core.segment cimport (
@@ -35,7 +34,8 @@ from lb.proxy.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING, Exchange,
 )
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
-from lb.upstream.grpc cimport GrpcCall, GrpcChannel
+from lb.upstream.grpc_call cimport GrpcCall
+from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.pool cimport KEY_MODEL
 
 from lb.errors import TidegateError
@@ -80,7 +80,7 @@ cdef class InferContext:
 
     def channel(self, Address address, uint64_t connect_timeout):
         """A gRPC connection to an endpoint: one for all exchanges of this worker."""
-        return GrpcChannel(self.poller, address, connect_timeout, MAX_REPLY)
+        return Http2Channel(self.poller, address, connect_timeout, MAX_REPLY)
 
     def new(self):
         """An exchange, to be bound to its client and route by the connection."""
@@ -112,7 +112,7 @@ cdef class InferExchange(Exchange):
 
     # The request, on its way in.
 
-    cdef void begin(self, Scan *scan, Parser parser) noexcept:
+    cdef void begin(self, Scan *scan) noexcept:
         cdef span model, version
         cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
         cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
@@ -147,25 +147,21 @@ cdef class InferExchange(Exchange):
         else:
             self.key = self.find_key(scan)
         self.move(X_REQUEST)
-        if scan.first[H_CONTENT_LENGTH] >= 0:
-            # Checked against max_body by the connection; a lying client gets no more memory than it sends.
-            expected = min(parser.http.content_length + scan.body_bytes, <uint64_t>RESERVE)
+        if scan.has_length:
+            # Checked against max_body at admission; a lying client gets no more memory than it sends.
+            expected = min(scan.content_length, <uint64_t>RESERVE)
             if tg_buffer_reserve(&self.body, expected) < 0:
                 self.fail(503, b"no-memory", "out of memory")
 
-    cdef void request_body(self, Scan *scan) noexcept:
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef int i
         if self.state != X_REQUEST:
             return
-        self.bytes_in += scan.body_bytes
-        if self.bytes_in > self.route.max_body:
-            self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
-            return
-        for i in range(scan.span_count):
-            if tg_buffer_append(&self.body, scan.spans[i].iov_base, scan.spans[i].iov_len) < 0:
+        for i in range(count):
+            if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:
                 self.fail(503, b"no-memory", "out of memory")
                 return
-        if scan.complete:
+        if last:
             self.request_complete = True
             self.wants_body = False
             self.run()
@@ -284,7 +280,7 @@ cdef class InferExchange(Exchange):
     # The endpoint.
 
     cdef void start_call(self) noexcept:
-        cdef GrpcChannel channel
+        cdef Http2Channel channel
         cdef InferCall call
         cdef bytes path
         cdef uint64_t deadline = self.expires
@@ -297,7 +293,7 @@ cdef class InferExchange(Exchange):
         call = InferCall.__new__(InferCall)
         call.exchange = self
         self.call = call
-        channel = <GrpcChannel>self.pool.channels[self.endpoint]
+        channel = <Http2Channel>self.pool.channels[self.endpoint]
         if self.request is not None:
             if self.request.timeout_us and now + self.request.timeout_us * 1000 < deadline:
                 deadline = now + self.request.timeout_us * 1000
@@ -305,7 +301,7 @@ cdef class InferExchange(Exchange):
             call.part_count = self.request.part_count
             call.message_size = self.request.message_size
             self.move(X_WAITING)
-            channel.start(call, INFER_PATH, INFER_PATH_LENGTH, deadline)
+            self.launch(channel, call, INFER_PATH, INFER_PATH_LENGTH, deadline)
             return
         call.single.iov_base = <char *><bytes>self.management.request
         call.single.iov_len = <size_t>len(<bytes>self.management.request)
@@ -314,7 +310,14 @@ cdef class InferExchange(Exchange):
         call.message_size = call.single.iov_len
         self.move(X_WAITING)
         path = <bytes>self.management.grpc_path
-        channel.start(call, <const char *>path, <size_t>len(path), deadline)
+        self.launch(channel, call, <const char *>path, <size_t>len(path), deadline)
+
+    cdef void launch(self, Http2Channel channel, InferCall call, const char *path, size_t n,
+                     uint64_t deadline) noexcept:
+        if call.call_path(path, n) < 0:
+            self.fail(503, b"no-memory", "out of memory")
+            return
+        channel.start(call, deadline)
 
     cdef void call_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.pool.series[self.endpoint]
@@ -355,7 +358,7 @@ cdef class InferExchange(Exchange):
         self.call = None
         if call is not None and call.exchange is not None:
             call.exchange = None
-            (<GrpcChannel>self.pool.channels[self.last_endpoint]).cancel(call)
+            (<Http2Channel>self.pool.channels[self.last_endpoint]).cancel(call)
         if self.following:
             self.following = False
             self.context.flights.leave(self.digest, self)

@@ -1,6 +1,8 @@
 """A listening socket in one worker, and what its plan says of the connections it accepts."""
 
 from libc.stdint cimport uint64_t
+from lb.core.http1 cimport Scan
+from lb.core.http2 cimport h2_options
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport Segment
 from lb.telemetry.accesslog cimport AccessLog
@@ -11,6 +13,14 @@ cdef enum:
     FORWARDED_APPEND = 1
     FORWARDED_REPLACE = 2
     FORWARDED_PRESERVE = 3
+
+
+cdef struct Http2Limits:
+    bint enabled
+    h2_options options
+    uint64_t max_age                  # ns; 0 = none
+    uint64_t control_rate             # per second
+    uint64_t reset_rate
 
 
 cdef class Listener(Source):
@@ -33,10 +43,15 @@ cdef class Listener(Source):
     cdef readonly Py_ssize_t max_connections
     cdef readonly int forwarded
     cdef readonly size_t retry_buffer
+    cdef Http2Limits http2
+    cdef tuple upgrades               # protocols that requests may change to, in lower case
+    cdef readonly uint64_t upgrade_idle_timeout
     cdef Py_ssize_t open              # connections accepted here and not closed yet
     cdef bint paused
     cdef readonly bint draining
 
+    # Whether the protocol that a request asks to change to is one of `upgrades`.
+    cdef bint may_upgrade(self, Scan *scan) noexcept
     cdef void accept_all(self) noexcept
     cdef bint crowded(self) noexcept
     cdef void stop(self) noexcept

@@ -9,6 +9,7 @@ import logging
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport strerror, strlen
+from lb.core.http1 cimport H_UPGRADE, Field, Scan, same_name
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport (
     TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
@@ -103,6 +104,22 @@ cdef class Listener(Source):
         self.max_connections = plan.max_connections
         self.forwarded = FORWARDED[plan.forwarded]
         self.retry_buffer = plan.retry_buffer
+        self.upgrades = tuple(name.encode() for name in plan.upgrades)
+        self.upgrade_idle_timeout = plan.upgrade_idle_timeout_ns
+        self.update_http2(plan.http2)
+
+    def update_http2(self, plan):
+        self.http2.enabled = plan.enabled
+        self.http2.options.stream_window = plan.stream_window
+        self.http2.options.connection_window = plan.connection_window
+        self.http2.options.max_streams = plan.max_streams
+        # Counted with 32 bytes for each field (RFC 9113 section 6.5.2), which HTTP/1.1's head has not.
+        self.http2.options.header_list = <unsigned int>self.max_header_bytes + 32 * <unsigned int>self.max_headers
+        self.http2.options.max_fields = <unsigned int>self.max_headers + 4      # with the pseudo-header fields
+        self.http2.options.connect_protocol = b"websocket" in self.upgrades
+        self.http2.max_age = plan.max_age_ns
+        self.http2.control_rate = plan.control_rate
+        self.http2.reset_rate = plan.reset_rate
 
     def start(self, int fd):
         """Accept from `fd`, which now belongs to the listener. Raises OSError."""
@@ -112,6 +129,17 @@ cdef class Listener(Source):
         """Accept no more; connections that are open go on."""
         self.draining = True
         self.poller.remove(self)
+
+    cdef bint may_upgrade(self, Scan *scan) noexcept:
+        cdef const Field *field
+        cdef object name
+        if scan.websocket:
+            return True                           # the connection said that it serves it
+        field = &scan.fields[scan.first[H_UPGRADE]]
+        for name in self.upgrades:
+            if same_name(field.value, field.value_length, <const char *><bytes>name):
+                return True
+        return False
 
     cdef void on_ready(self, uint32_t events) noexcept:
         self.accept_all()

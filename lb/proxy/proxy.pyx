@@ -8,13 +8,14 @@ import os
 
 from lb.core.poller cimport Poller
 from lb.core.stream cimport Address
+from lb.proxy.admission cimport Intake
 from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
 from lb.proxy.route cimport Route, RouteTable
 from lb.proxy.tunnel cimport TunnelAcceptor
 from lb.telemetry.accesslog cimport AccessLog
-from lb.upstream.grpc cimport GrpcChannel
 from lb.upstream.http1 cimport Http1Pool
+from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
 
 from lb.errors import TidegateError
@@ -49,7 +50,8 @@ class Proxy:
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.context = infer.InferContext(self.poller, segment)
         self.access = AccessLog(access_log_fd)
-        self.http = HttpAcceptor(self.poller, self.context.new)
+        self.intake = Intake(self.poller, self.context.new)
+        self.http = HttpAcceptor(self.intake)
         self.tcp = TunnelAcceptor(self.poller)
 
     def apply(self, plan, sockets):
@@ -124,8 +126,8 @@ class Proxy:
         """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
         if isinstance(channel, Http1Pool):
             channel.close()
-        elif isinstance(channel, GrpcChannel):
-            if (<GrpcChannel>channel).active or (<GrpcChannel>channel).waiting:
+        elif isinstance(channel, Http2Channel):
+            if (<Http2Channel>channel).active or (<Http2Channel>channel).waiting:
                 self.poller.loop.call_later(RETIRE_SECONDS, self.retire, channel)
             else:
                 channel.close()
@@ -139,13 +141,13 @@ class Proxy:
     def drain(self):
         """Close what is idle; every answer from now on closes its connection."""
         self.draining = True
-        self.http.drain()
+        self.intake.drain()
         for connection in list(self.connections):
             connection.close_if_idle()
 
     def busy(self):
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
-        busy = self.http.in_flight() + self.tcp.in_flight()
+        busy = self.intake.in_flight() + self.tcp.in_flight()
         if self.draining:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy
@@ -154,7 +156,7 @@ class Proxy:
         """Counts for the status page."""
         return {
             "connections": len(self.connections),
-            "exchanges": self.http.in_flight(),
+            "exchanges": self.intake.in_flight(),
             "sessions": self.tcp.in_flight(),
             "sources": self.poller.sources,
             "access_log_dropped": self.access.dropped,

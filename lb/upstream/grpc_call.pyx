@@ -1,29 +1,36 @@
 """One unary gRPC call: see grpc_call.pxd. Source of the rules: gRPC's PROTOCOL-HTTP2.md."""
 
-from cpython.ref cimport Py_DECREF
-from libc.stdint cimport UINT64_MAX
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcmp
+from lb import __version__
 from lb.core.buffer cimport (
     tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
     tg_buffer_tail,
 )
-from lb.upstream.grpc_text cimport GRPC_OK, grpc_status, grpc_status_of_http, http_status, percent_decode
+from lb.core.http2 cimport Http2Session
+from lb.core.http2_head cimport FieldList
+from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
+from lb.upstream.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE
+from lb.upstream.grpc_text cimport (
+    GRPC_OK, grpc_status, grpc_status_of_http, grpc_timeout, http_status, percent_decode,
+)
 
 cdef enum:
     PREFIX = 5                        # compressed flag, length
-    # An answer's fields, trailers included; what we announce as MAX_HEADER_LIST_SIZE. A peer that sends more is broken.
+    # An answer's fields, trailers included: a unary call wants four of them. A peer that sends more is broken.
     MOST_FIELDS = 16 * 1024
+
+cdef uint64_t MOST_MESSAGE = 0xffffffff      # gRPC's length prefix has 32 bits
+cdef bytes AGENT_BYTES = b"tidegate/" + __version__.encode()
+cdef const char *AGENT = AGENT_BYTES
+cdef size_t AGENT_SIZE = len(AGENT_BYTES)
 
 
 cdef inline bint same(const char *name, size_t size, const char *other, size_t other_size) noexcept nogil:
     return size == other_size and memcmp(name, other, size) == 0
 
 
-cdef class GrpcCall(Timed):
-
-    def __cinit__(self):
-        self.link.owner = <void *>self
-        self.stream.owner = <void *>self
+cdef class GrpcCall(Http2Call):
 
     def __dealloc__(self):
         tg_buffer_free(&self.reply)
@@ -36,18 +43,14 @@ cdef class GrpcCall(Timed):
     cdef void on_failed(self, int kind) noexcept:
         pass
 
-    cdef void on_timer(self) noexcept:
-        cdef Dispatcher dispatcher = self.dispatcher     # which `expired` lets go
-        if dispatcher is not None:
-            dispatcher.expired(self)
+    cdef int call_path(self, const char *path, size_t n) noexcept:
+        tg_buffer_clear(&self.path)
+        return tg_buffer_append(&self.path, path, n)
 
-    cdef int prepare(self, const char *path, size_t n) noexcept:
-        """Forget an earlier run. -1: no memory for the path."""
+    cdef void reset_call(self) noexcept:
+        Http2Call.reset_call(self)
         tg_buffer_clear(&self.reply)
         tg_buffer_clear(&self.text)
-        tg_buffer_clear(&self.path)
-        self.fail = 0
-        self.refused = 0
         self.http = 0
         self.status = -1
         self.is_grpc = False
@@ -55,7 +58,27 @@ cdef class GrpcCall(Timed):
         self.head_size = 0
         self.expected = 0
         self.messages = 0
-        return tg_buffer_append(&self.path, path, n)
+
+    cdef int build(self, FieldList fields, uint64_t now) noexcept:
+        cdef int n
+        cdef bint round
+        if self.message_size > MOST_MESSAGE:
+            return FAIL_TOO_LARGE
+        fields.add_kept(b":method", 7, b"POST", 4, NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b":scheme", 7, b"http", 4, NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b":path", 5, tg_buffer_head(&self.path), tg_buffer_size(&self.path), NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b":authority", 10, <const char *>self.dispatcher.authority, len(self.dispatcher.authority),
+                        NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b"te", 2, b"trailers", 8, NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b"content-type", 12, b"application/grpc", 16, NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b"user-agent", 10, AGENT, AGENT_SIZE, NGHTTP2_NV_FLAG_NONE)
+        if self.deadline != UINT64_MAX:
+            n = grpc_timeout(self.timeout, self.deadline - now, &round)
+            # A value that will not come again would only push others out of the compression table.
+            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
+                            NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
+        self.prepare_body()
+        return 0
 
     cdef void prepare_body(self) noexcept:
         cdef size_t size = self.message_size
@@ -73,7 +96,9 @@ cdef class GrpcCall(Timed):
         self.stream.part = -1
         self.stream.offset = 0
 
-    cdef int take_field(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
+    cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
+                        size_t value_size) noexcept:
+        self.begun = True
         self.fields_size += name_size + value_size + 32      # as RFC 9113 6.5.2 counts
         if self.fields_size > MOST_FIELDS:
             return FAIL_TOO_LARGE
@@ -93,15 +118,16 @@ cdef class GrpcCall(Timed):
                 value_size == 16 or value[16] == c'+' or value[16] == c';')
         return 0
 
-    cdef void informational(self) noexcept:
-        self.http = 0
-        self.is_grpc = False
-        self.status = -1
+    cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
+        if self.http / 100 == 1:
+            self.http = 0
+            self.is_grpc = False
+            self.status = -1
+        elif not last and not self.is_grpc and self.status < 0:
+            over[0] = True                    # not gRPC: there is nothing to wait for
+        return 0
 
-    cdef bint hopeless(self) noexcept:
-        return not self.is_grpc and self.status < 0
-
-    cdef int take_data(self, const char *data, size_t size, size_t limit) noexcept:
+    cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
         cdef size_t n
         while size:
             if self.messages:
@@ -117,7 +143,7 @@ cdef class GrpcCall(Timed):
                     return FAIL_PROTOCOL      # compressed, though we accept no encoding
                 self.expected = (<size_t><unsigned char>self.head[1] << 24 | <size_t><unsigned char>self.head[2] << 16
                                  | <size_t><unsigned char>self.head[3] << 8 | <size_t><unsigned char>self.head[4])
-                if self.expected > limit or tg_buffer_reserve(&self.reply, self.expected) < 0:
+                if self.expected > self.dispatcher.max_reply or tg_buffer_reserve(&self.reply, self.expected) < 0:
                     return FAIL_TOO_LARGE
             n = min(size, self.expected - tg_buffer_size(&self.reply))
             if tg_buffer_append(&self.reply, data, n) < 0:
@@ -141,37 +167,8 @@ cdef class GrpcCall(Timed):
             text = b"HTTP status %d without grpc-status" % self.http
             tg_buffer_append(&self.text, <const char *>text, len(text))
 
-    cdef void conclude(self) noexcept:
-        cdef int fail = self.fail
-        self.dispatcher = None
-        self.connection = None
-        self.deadline = UINT64_MAX
-        if fail:
-            self.on_failed(fail)
+    cdef void over(self) noexcept:
+        if self.fail:
+            self.on_failed(self.fail)
         else:
             self.on_done(self.status, tg_buffer_head(&self.text), tg_buffer_size(&self.text))
-        Py_DECREF(self)                       # taken by GrpcChannel.start
-
-
-cdef class Dispatcher(Source):
-
-    cdef GrpcCall take(self):
-        return None
-
-    cdef void put_back(self, GrpcCall call) noexcept:
-        pass
-
-    cdef void expired(self, GrpcCall call) noexcept:
-        pass
-
-    cdef void opened(self, Stream connection) noexcept:
-        pass
-
-    cdef void served(self) noexcept:
-        pass
-
-    cdef void retired(self, Stream connection) noexcept:
-        pass
-
-    cdef void lost(self, Stream connection, bint was_up) noexcept:
-        pass

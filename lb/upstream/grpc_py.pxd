@@ -1,7 +1,7 @@
 """gRPC calls made by Python code."""
 
 from lb.core.stream cimport iovec
-from lb.upstream.grpc cimport GrpcCall
+from lb.upstream.grpc_call cimport GrpcCall
 
 
 cdef class PyCall(GrpcCall):

@@ -1,7 +1,7 @@
 from collections.abc import Callable, Sequence
 
 from lb.errors import UpstreamError
-from lb.upstream.grpc import GrpcCall, GrpcChannel
+from lb.upstream.http2 import Http2Channel
 
 KINDS: dict[int, str]
 
@@ -9,13 +9,13 @@ class CallFailed(UpstreamError):
     kind: int
     def __init__(self, kind: int, address: str) -> None: ...
 
-class PyCall(GrpcCall):
+class PyCall:
     def __init__(self, parts: Sequence[bytes], told: Callable[[int, int, str, bytes], None]) -> None: ...
-    def start(self, channel: GrpcChannel, path: bytes, timeout: float | None = None) -> None: ...
+    def start(self, channel: Http2Channel, path: bytes, timeout: float | None = None) -> None: ...
     def cancel(self) -> None: ...
 
 async def unary(
-    channel: GrpcChannel,
+    channel: Http2Channel,
     path: bytes,
     message: bytes,
     timeout: float | None = None,  # noqa: ASYNC109

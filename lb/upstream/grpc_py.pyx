@@ -6,7 +6,8 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.core.poller cimport NEVER, monotonic_ns
-from lb.upstream.grpc cimport FAIL_CONNECT, FAIL_REFUSED, FAIL_TIMEOUT, GrpcChannel
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_REFUSED, FAIL_TIMEOUT
+from lb.upstream.http2 cimport Http2Channel
 
 from lb.errors import UpstreamError
 
@@ -21,7 +22,7 @@ KINDS = {
 
 
 class CallFailed(UpstreamError):
-    """A call ended without an answer; `kind` is the FAIL number of lb/upstream/grpc_call.pxd."""
+    """A call ended without an answer; `kind` is the FAIL number of lb/upstream/failure.pxd."""
 
     def __init__(self, kind: int, address: str) -> None:
         super().__init__(f"{address}: {KINDS[kind]}")
@@ -58,19 +59,21 @@ cdef class PyCall(GrpcCall):
     def __dealloc__(self):
         free(self.vector)
 
-    def start(self, GrpcChannel channel not None, bytes path not None, timeout=None):
+    def start(self, Http2Channel channel not None, bytes path not None, timeout=None):
         """Starts the call; `timeout` in seconds, None waits for ever. RuntimeError when it runs already."""
         cdef uint64_t deadline = NEVER
         if self.dispatcher is not None:
             raise RuntimeError("the call runs already")
         if timeout is not None:
             deadline = monotonic_ns() + <uint64_t>max(0, int(timeout * 1e9))
-        channel.start(self, path, len(path), deadline)
+        if self.call_path(path, len(path)) < 0:
+            raise MemoryError
+        channel.start(self, deadline)
 
     def cancel(self):
         """`told` will not be called; nothing happens when it was called already."""
         if self.dispatcher is not None:
-            (<GrpcChannel>self.dispatcher).cancel(self)
+            (<Http2Channel>self.dispatcher).cancel(self)
 
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
         reply = tg_buffer_head(&self.reply)[:tg_buffer_size(&self.reply)] if tg_buffer_size(&self.reply) else b""
@@ -80,7 +83,7 @@ cdef class PyCall(GrpcCall):
         self.told(kind, 0, "", b"")
 
 
-async def unary(channel: GrpcChannel, path: bytes, message: bytes, timeout: float | None = None) -> tuple:
+async def unary(channel: Http2Channel, path: bytes, message: bytes, timeout: float | None = None) -> tuple:
     """Call `path` ("/package.Service/Method") with `message`; returns (status, status message, reply message).
 
     `timeout` is in seconds, None waits for ever. Raises CallFailed when no answer came.

@@ -12,6 +12,8 @@ cdef enum:
 # eight digits do not hold it, rounded up in the finest unit that does. Returns its length; `round` tells whether it is
 # a whole number of milliseconds, written exactly, and so likely to be said again.
 cdef int grpc_timeout(char *into, uint64_t ns, bint *round) noexcept nogil
+# The nanoseconds of a grpc-timeout value, 0 when it is none.
+cdef uint64_t grpc_timeout_ns(const char *value, size_t size) noexcept nogil
 # A grpc-status value; anything but a code of the specification is GRPC_UNKNOWN.
 cdef int grpc_status(const char *value, size_t size) noexcept nogil
 # An HTTP :status value, or 0.

@@ -9,6 +9,7 @@ cdef enum:
     UNITS = 6
     MOST = 99_999_999                 # eight digits
 
+cdef uint64_t LONGEST = 1 << 62              # 146 years: the sum with any clock still fits
 cdef uint64_t[6] UNIT_NS = [3_600_000_000_000, 60_000_000_000, 1_000_000_000, 1_000_000, 1_000, 1]
 cdef const char *UNIT = b"HMSmun"
 
@@ -41,6 +42,22 @@ cdef int grpc_timeout(char *into, uint64_t ns, bint *round) noexcept nogil:
         if value <= MOST:
             return write_number(into, value, UNIT[i])
     return write_number(into, MOST, c'H')
+
+
+cdef uint64_t grpc_timeout_ns(const char *value, size_t size) noexcept nogil:
+    cdef uint64_t number = 0
+    cdef size_t i
+    cdef int unit
+    if size < 2 or size > 9:
+        return 0
+    for i in range(size - 1):
+        if value[i] < c'0' or value[i] > c'9':
+            return 0
+        number = number * 10 + <uint64_t>(value[i] - c'0')
+    for unit in range(UNITS):
+        if value[size - 1] == UNIT[unit]:
+            return min(number, LONGEST / UNIT_NS[unit]) * UNIT_NS[unit]
+    return 0
 
 
 cdef int grpc_status(const char *value, size_t size) noexcept nogil:
@@ -132,3 +149,8 @@ def status_of_http(status: int) -> int:
 def parse_status(value: bytes) -> int:
     """The gRPC code that a grpc-status value says."""
     return grpc_status(value, len(value))
+
+
+def parse_timeout(value: bytes) -> int:
+    """The nanoseconds of a grpc-timeout value, 0 when it is none."""
+    return grpc_timeout_ns(value, len(value))

@@ -15,6 +15,9 @@ cdef class Http1Call(Timed):
     cdef void on_connected(self, Http1Upstream upstream) noexcept
     # A scan of the answer: head, body spans, completion, any of them.
     cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept
+    # Bytes behind an answer that made the connection another protocol's (`Http1Upstream.raw`); their end.
+    cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept
+    cdef void on_raw_end(self, Http1Upstream upstream) noexcept
     # What was queued has gone out.
     cdef void on_drained(self, Http1Upstream upstream) noexcept
     # The connection is of no use any more (and closed). kind: enum failure.
@@ -30,6 +33,7 @@ cdef class Http1Upstream(Stream):
     cdef bint paused                  # the client is slow: not reading
     cdef bint unread                  # there may be bytes in the kernel that were not read because of `paused`
     cdef bint hangup                  # the endpoint closed, or shut down, its side
+    cdef bint raw                     # what comes is not HTTP any more
     cdef bint answered                # a byte of this exchange's answer came
 
     cdef void read_loop(self) noexcept

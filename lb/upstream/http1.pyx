@@ -23,6 +23,12 @@ cdef class Http1Call(Timed):
     cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept:
         pass
 
+    cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept:
+        pass
+
+    cdef void on_raw_end(self, Http1Upstream upstream) noexcept:
+        pass
+
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
         pass
 
@@ -120,6 +126,11 @@ cdef class Http1Upstream(Stream):
             if call is None:
                 self.pool.drop(self)      # bytes behind the end of the answer
                 return -1
+            if self.raw:
+                call.on_raw(self, data, n)
+                if self.fd < 0:
+                    return -1
+                break
             scan.max_fields = MAX_FIELDS - 1      # the scan is shared with the clients, whose listeners set theirs
             taken = self.parser.execute(scan, data, n)
             if taken < 0:
@@ -138,7 +149,7 @@ cdef class Http1Upstream(Stream):
             call.on_answer(self, scan)
             if self.fd < 0:
                 return -1
-            if complete:
+            if complete and not self.raw:
                 self.parser.reset()
         if stored:
             tg_buffer_free(&self.inbox)
@@ -150,6 +161,9 @@ cdef class Http1Upstream(Stream):
         cdef Http1Call call = self.call
         if call is None:
             self.pool.drop(self)
+            return
+        if self.raw:
+            call.on_raw_end(self)
             return
         if self.parser.finish(scan) < 0 or not scan.complete:
             self.broken(FAIL_RESET)

@@ -9,6 +9,8 @@ cdef enum:
     POOL_HTTP = 0
     POOL_OIP = 1
     POOL_TCP = 2
+    POOL_HTTP2 = 3
+    POOL_GRPC = 4
 
 cdef enum:
     KEY_NONE = 0
@@ -24,7 +26,7 @@ cdef class Pool:
     cdef readonly int protocol
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
-    cdef readonly tuple channels      # per endpoint: Http1Pool, GrpcChannel, or Address (tcp)
+    cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef readonly int key_kind
     cdef readonly bytes key_name

@@ -1,4 +1,4 @@
-"""Http2Client against the `h2` library in memory: no sockets."""
+"""Http2Session against the `h2` library in memory: no sockets."""
 
 from __future__ import annotations
 

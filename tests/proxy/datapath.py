@@ -13,6 +13,7 @@ from lb.config.plan import (
     AccessLogPlan,
     CachePlan,
     EndpointPlan,
+    Http2Plan,
     ListenerPlan,
     Plan,
     PolicyPlan,
@@ -43,11 +44,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+HTTP2 = Http2Plan(
+    enabled=True, max_streams=128, stream_window=256 * 1024, connection_window=4 << 20, max_age_ns=0,
+    control_rate=200, reset_rate=200,
+)  # fmt: skip
 HTTP = ListenerPlan(
     name="web", bind="", protocol="http", series=1, pool=-1, routes=(), header_timeout_ns=10 * SECOND,
     body_timeout_ns=10 * SECOND, idle_timeout_ns=60 * SECOND, send_timeout_ns=10 * SECOND, max_header_bytes=16384,
     max_headers=100, max_connections=1000,
-    forwarded="append", retry_buffer=65536,
+    forwarded="append", retry_buffer=65536, http2=HTTP2, upgrades=("websocket",),
+    upgrade_idle_timeout_ns=60 * SECOND,
 )  # fmt: skip
 ROUTE = RoutePlan(
     name="all", series=2, pool=0, host="", path_kind="", path="", methods=(), cache=True, cache_ttl_ns=SECOND,

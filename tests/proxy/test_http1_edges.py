@@ -273,8 +273,17 @@ async def test_an_old_client_can_tell_that_an_answer_broke_off(site: Site) -> No
     await idle(gate)
 
 
-@pytest.mark.parametrize("interim", [b"100 Continue", b"103 Early Hints", b"142 Whatever\r\nContent-Length: 5"])
-async def test_interim_answers_are_passed_over(site: Site, interim: bytes) -> None:
+@pytest.mark.parametrize(
+    ("interim", "passed"),
+    [
+        (b"100 Continue", b""),
+        (b"103 Early Hints\r\nLink: </a>", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+        (b"142 Whatever\r\nContent-Length: 5", b"HTTP/1.1 142 Whatever\r\n\r\n"),
+    ],
+)
+async def test_interim_answers_are_passed_on(site: Site, interim: bytes, passed: bytes) -> None:
+    """All but 100, which the gate says itself; without what only a final answer may have (RFC 9110 section 8.6)."""
+
     async def endpoint(reader: Reader, writer: Writer) -> None:
         await reader.readuntil(b"\r\n\r\n")
         whole = b"HTTP/1.1 " + interim + b"\r\n\r\n" + OK
@@ -284,8 +293,28 @@ async def test_interim_answers_are_passed_over(site: Site, interim: bytes) -> No
 
     gate = await site.gate([await site.endpoint(endpoint)])
     answer = await gate.exchange(GET)
-    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.startswith(passed + b"HTTP/1.1 200 ")
     assert answer.endswith(b"\r\n\r\nok")
+
+
+async def test_trailers_pass_both_ways(site: Site) -> None:
+    requests: list[bytes] = []
+
+    async def endpoint(reader: Reader, writer: Writer) -> None:
+        requests.append(await reader.readuntil(b"\r\n0\r\n") + await reader.readuntil(b"\r\n\r\n"))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"1\r\na\r\n0\r\nX-Down:  2 \r\nHost: b\r\nX-Empty:\r\n\r\n"
+        )
+
+    gate = await site.gate([await site.endpoint(endpoint)])
+    answer = await gate.exchange(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nConnection: close, TE\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n0\r\nX-Up: 1\r\nHost: b\r\n\r\n"
+    )
+    assert requests[0].endswith(b"0\r\nX-Up: 1\r\n\r\n")
+    assert b"TE: trailers\r\nConnection: TE\r\n" in requests[0]
+    assert answer.endswith(b"1\r\na\r\n0\r\nX-Down: 2\r\nX-Empty: \r\n\r\n")
 
 
 async def test_a_long_answer_leaves_time_for_others(site: Site) -> None:

@@ -274,9 +274,12 @@ def check_answers(data: bytes) -> None:
             while data:
                 line, _, data = data.partition(b"\r\n")
                 n = int(line, 16)
-                data = data[n + 2 :] if n else data.removeprefix(b"\r\n")
-                if n == 0:
-                    break
+                if n:
+                    data = data[n + 2 :]
+                    continue
+                while line:  # the trailers
+                    line, _, data = data.partition(b"\r\n")
+                break
         else:
             assert re.search(rb"(?i)connection: close", head)
             return

@@ -17,8 +17,8 @@ from hyperframe.frame import DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFr
 
 from lb.core.poller import Poller
 from lb.core.stream import Address
-from lb.upstream.grpc import GrpcChannel
 from lb.upstream.grpc_py import PyCall
+from lb.upstream.http2 import Http2Channel
 
 SERVICE = b"/test.Service/"
 CONNECT, REFUSED, RESET, TIMEOUT, PROTOCOL, TOO_LARGE = 1, 2, 3, 4, 5, 6
@@ -53,10 +53,10 @@ class Outcome:
 
 
 @contextlib.asynccontextmanager
-async def channel_to(address: str, *, connect: float = 5.0, limit: int = 64 << 20) -> AsyncIterator[GrpcChannel]:
+async def channel_to(address: str, *, connect: float = 5.0, limit: int = 64 << 20) -> AsyncIterator[Http2Channel]:
     """A channel on its own poller; leaving checks that nothing is left behind."""
     poller = Poller(asyncio.get_running_loop())
-    channel = GrpcChannel(poller, Address(address), int(connect * 1e9), limit)
+    channel = Http2Channel(poller, Address(address), int(connect * 1e9), limit)
     try:
         yield channel
     finally:
@@ -65,7 +65,7 @@ async def channel_to(address: str, *, connect: float = 5.0, limit: int = 64 << 2
         poller.close()
 
 
-def start(channel: GrpcChannel, method: bytes = b"Echo", *parts: bytes, timeout: float | None = 30.0) -> Outcome:
+def start(channel: Http2Channel, method: bytes = b"Echo", *parts: bytes, timeout: float | None = 30.0) -> Outcome:
     outcome = Outcome(*parts)
     outcome.call.start(channel, SERVICE + method, timeout)
     return outcome

@@ -1,4 +1,4 @@
-"""GrpcChannel against real grpcio servers, each in its own process, over TCP and Unix sockets."""
+"""Http2Channel against real grpcio servers, each in its own process, over TCP and Unix sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GrpcChannel against a peer whose every frame is scripted."""
+"""Http2Channel against a peer whose every frame is scripted."""
 
 from __future__ import annotations
 

@@ -1,19 +1,22 @@
-"""One HTTP/2 connection of a gRPC channel: socket, session and the calls on it."""
+"""One HTTP/2 connection of a channel: socket, session and the calls on it."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
-from lb.core.http2 cimport Http2Client, h2_stream
+from lb.core.http2 cimport Http2Session, h2_stream
 from lb.core.link cimport tg_link
 from lb.core.stream cimport Stream
-from lb.upstream.grpc_call cimport Dispatcher, GrpcCall
+from lb.upstream.http2_call cimport Dispatcher, Http2Call
 
 
-cdef class Session(Http2Client):
-    # Turns events into the state of calls. No owner's code runs below nghttp2: calls that end are put on the
-    # connection's `over` list and told when nghttp2 is off the stack and what was gathered from them is written.
-    cdef void *connection             # the GrpcConnection, which owns this object
+cdef class Session(Http2Session):
+    # Turns events into the state of calls. Calls that end are put on the connection's `over` list and told when nghttp2
+    # is off the stack and what was gathered from them is written.
+    cdef void *connection             # the Http2Upstream, which owns this object
+
+    # The call is over as `fail`: RST_STREAM.
+    cdef void give_up(self, Http2Call call, int fail) noexcept
 
 
-cdef class GrpcConnection(Stream):
+cdef class Http2Upstream(Stream):
     cdef Dispatcher channel
     cdef Session session
     cdef tg_link calls                # that have a stream
@@ -32,17 +35,17 @@ cdef class GrpcConnection(Stream):
     # Gives waiting calls streams as far as the peer's limit allows, and writes.
     cdef void flush(self) noexcept
     # Takes a call off its stream (RST_STREAM CANCEL); it is in no list then.
-    cdef void abort(self, GrpcCall call) noexcept
+    cdef void abort(self, Http2Call call) noexcept
     # The connection is over: its calls fail as `kind`; the channel is told first.
     cdef void lose(self, int kind) noexcept
     # Says goodbye as far as the kernel takes it at once, then as `lose`.
     cdef void shut_down(self, int kind) noexcept
     cdef void admit(self) noexcept
-    cdef int submit(self, GrpcCall call) noexcept
-    cdef void end(self, GrpcCall call, int fail) noexcept
+    cdef int submit(self, Http2Call call) noexcept
+    cdef void end(self, Http2Call call, int fail) noexcept
     # The peer refused a stream, so it was not processed: sends it again, a few times. Whether that was possible.
-    cdef bint again(self, GrpcCall call) noexcept
-    cdef void detach(self, GrpcCall call) noexcept
+    cdef bint again(self, Http2Call call) noexcept
+    cdef void detach(self, Http2Call call) noexcept
     cdef void deliver(self) noexcept
     cdef void established(self) noexcept
     cdef void pump(self, bint to_the_end) noexcept

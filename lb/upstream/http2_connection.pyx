@@ -1,22 +1,16 @@
-"""One HTTP/2 connection of a gRPC channel: see grpc_connection.pxd."""
+"""One HTTP/2 connection of a channel: see http2_connection.pxd."""
 
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
-from lb import __version__
-from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
-from lb.core.http2 cimport H2_EXHAUSTED, Http2Client, h2_field, h2_stream
+from lb.core.http2 cimport H2_EXHAUSTED, Http2Session, h2_options, h2_stream
+from lb.core.http2_head cimport FieldList, worker_fields
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
-from lb.core.nghttp2 cimport (
-    NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE,
-    NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_REFUSED_STREAM, nghttp2_nv,
-)
+from lb.core.nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
-from lb.upstream.grpc_call cimport (
-    FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE, Dispatcher, GrpcCall,
-)
-from lb.upstream.grpc_text cimport grpc_timeout
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT
+from lb.upstream.http2_call cimport Dispatcher, Http2Call
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -40,70 +34,87 @@ cdef enum:
     REFUSALS = 4                      # a call is sent again so often when its stream is refused
     # Gathered for one write: about what a socket takes at once. What it does not take is copied.
     BUDGET = 256 * 1024
-    FIELDS = 8
-    STATIC = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
     # A peer whose host vanished is noticed by the kernel: probes after 15 s of silence, data unacknowledged for 20 s.
     KEEP_IDLE_S = 15
     KEEP_INTERVAL_S = 5
     KEEP_PROBES = 3
     USER_TIMEOUT_MS = 20_000
 
-cdef uint64_t MOST_MESSAGE = 0xffffffff      # gRPC's length prefix has 32 bits
-cdef bytes AGENT_BYTES = b"tidegate/" + __version__.encode()
-cdef const char *AGENT = AGENT_BYTES
-cdef size_t AGENT_SIZE = len(AGENT_BYTES)
+# What an endpoint may have in flight towards us. A stream's window must hold bandwidth times delay of one big answer:
+# 1 MiB covers 10 Gbit/s at 0.8 ms. The connection's holds 16 such answers and bounds only bursts.
+cdef h2_options OPTIONS
+OPTIONS.stream_window = 1 << 20
+OPTIONS.connection_window = 16 << 20
+OPTIONS.max_streams = 0
+OPTIONS.header_list = 64 * 1024
+OPTIONS.max_fields = 1000
+OPTIONS.connect_protocol = False
 
 
-cdef class Session(Http2Client):
+cdef class Session(Http2Session):
 
     cdef void on_field(self, h2_stream *stream, const char *name, size_t name_size, const char *value,
                        size_t value_size) noexcept:
-        cdef GrpcCall call = <GrpcCall>stream.owner
-        cdef int fail = call.take_field(name, name_size, value, value_size)
+        cdef Http2Call call = <Http2Call>stream.owner
+        cdef int fail = call.take_field(self, name, name_size, value, value_size)
         if fail:
-            self.reset(stream, NGHTTP2_CANCEL)
-            (<GrpcConnection>self.connection).end(call, fail)
+            self.give_up(call, fail)
 
     cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
-        cdef GrpcCall call = <GrpcCall>stream.owner
-        if call.http / 100 == 1:
-            call.informational()
-        elif not last and call.hopeless():
-            self.reset(stream, NGHTTP2_CANCEL)
+        cdef Http2Call call = <Http2Call>stream.owner
+        cdef bint over = False
+        cdef int fail
+        call.begun = True
+        fail = call.take_fields(self, last, &over)
+        if call.connection is None:
+            return                               # it was cancelled meanwhile
+        if fail:
+            self.give_up(call, fail)
+        elif over:
             call.judge()
-            (<GrpcConnection>self.connection).end(call, call.fail)
+            self.give_up(call, call.fail)
 
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
-        cdef GrpcConnection connection = <GrpcConnection>self.connection
-        cdef GrpcCall call = <GrpcCall>stream.owner
-        cdef int fail = call.take_data(data, size, connection.channel.max_reply)
+        cdef Http2Call call = <Http2Call>stream.owner
+        cdef size_t held = 0
+        cdef int fail = call.take_data(data, size, &held)
+        if call.connection is None:
+            return
         if fail:
-            self.reset(stream, NGHTTP2_CANCEL)
-            connection.end(call, fail)
+            self.give_up(call, fail)
+        elif held < size:
+            self.consume(stream, size - held)
+
+    cdef void give_up(self, Http2Call call, int fail) noexcept:
+        self.reset(&call.stream, NGHTTP2_CANCEL)
+        (<Http2Upstream>self.connection).end(call, fail)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
-        cdef GrpcCall call = <GrpcCall>stream.owner
+        cdef Http2Call call = <Http2Call>stream.owner
         if stream.sent:
             self.forget(stream)
         else:
             self.reset(stream, NGHTTP2_CANCEL)   # answered without reading it all: RFC 9113 8.1
         call.judge()
-        (<GrpcConnection>self.connection).end(call, call.fail)
+        (<Http2Upstream>self.connection).end(call, call.fail)
 
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
-        cdef GrpcCall call = <GrpcCall>stream.owner
+        cdef Http2Call call = <Http2Call>stream.owner
         cdef int fail = FAIL_RESET
         self.forget(stream)
-        if code == NGHTTP2_REFUSED_STREAM and not call.fields_size:
+        if code == NGHTTP2_REFUSED_STREAM and not call.begun:
             fail = FAIL_REFUSED
-            if stream.reset_by_peer and (<GrpcConnection>self.connection).again(call):
+            if stream.reset_by_peer and (<Http2Upstream>self.connection).again(call):
                 return
         elif not stream.reset_by_peer and code != NGHTTP2_NO_ERROR:
             fail = FAIL_PROTOCOL                 # nghttp2 found the answer malformed and reset the stream
-        (<GrpcConnection>self.connection).end(call, fail)
+        (<Http2Upstream>self.connection).end(call, fail)
+
+    cdef void on_room(self, h2_stream *stream) noexcept:
+        (<Http2Call>stream.owner).room()
 
     cdef void on_settings(self) noexcept:
-        cdef GrpcConnection connection = <GrpcConnection>self.connection
+        cdef Http2Upstream connection = <Http2Upstream>self.connection
         if not connection.up:
             connection.up = True
             connection.poller.disarm(connection)
@@ -111,10 +122,10 @@ cdef class Session(Http2Client):
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
         # nghttp2 closes the streams above `last_stream` as refused by itself.
-        (<GrpcConnection>self.connection).retire()
+        (<Http2Upstream>self.connection).retire()
 
 
-cdef class GrpcConnection(Stream):
+cdef class Http2Upstream(Stream):
 
     def __init__(self, Dispatcher channel not None):
         link_init(&self.calls)
@@ -127,7 +138,7 @@ cdef class GrpcConnection(Stream):
 
     def __repr__(self):
         state = "lost" if self.lost else "retired" if self.retired else "up" if self.up else "connecting"
-        return f"<GrpcConnection {self.channel.address.text} {state} active={self.active}>"
+        return f"<Http2Upstream {self.channel.address.text} {state} active={self.active}>"
 
     cdef int open(self) noexcept:
         if self.start_connect(self.channel.address) < 0:
@@ -148,7 +159,7 @@ cdef class GrpcConnection(Stream):
             setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes))
             setsockopt(self.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit))
         self.heard = self.poller.now
-        if self.session.begin() < 0:
+        if self.session.begin(False, &OPTIONS) < 0:
             self.lose(FAIL_CONNECT)
             return
         self.poller.mark(self)
@@ -253,41 +264,28 @@ cdef class GrpcConnection(Stream):
                 return rc
 
     cdef void admit(self) noexcept:
-        cdef GrpcCall call
+        cdef Http2Call call
         cdef uint32_t limit = min(self.limit, self.session.peer_stream_limit())
         while <uint32_t>self.session.streams < limit:
             call = self.channel.take()
             if call is None or self.submit(call) < 0:
                 return
 
-    cdef int submit(self, GrpcCall call) noexcept:
+    cdef int submit(self, Http2Call call) noexcept:
         """Open the call's stream. -1: this connection opens no more; the call waits again."""
-        cdef nghttp2_nv fields[FIELDS]
-        cdef size_t n = 7
+        cdef FieldList fields = worker_fields()
         cdef int rc
-        cdef bint round
         if call.deadline <= self.poller.now:
             self.end(call, FAIL_TIMEOUT)
             return 0
-        if call.message_size > MOST_MESSAGE:
-            self.end(call, FAIL_TOO_LARGE)
+        fields.clear()
+        rc = call.build(fields, self.poller.now)
+        if rc:
+            self.end(call, rc)
             return 0
-        h2_field(&fields[0], b":method", 7, b"POST", 4, STATIC)
-        h2_field(&fields[1], b":scheme", 7, b"http", 4, STATIC)
-        h2_field(&fields[2], b":path", 5, tg_buffer_head(&call.path), tg_buffer_size(&call.path), STATIC)
-        h2_field(&fields[3], b":authority", 10, <const char *>self.channel.authority, len(self.channel.authority),
-                 STATIC)
-        h2_field(&fields[4], b"te", 2, b"trailers", 8, STATIC)
-        h2_field(&fields[5], b"content-type", 12, b"application/grpc", 16, STATIC)
-        h2_field(&fields[6], b"user-agent", 10, AGENT, AGENT_SIZE, STATIC)
-        if call.deadline != UINT64_MAX:
-            rc = grpc_timeout(call.timeout, call.deadline - self.poller.now, &round)
-            # A value that will not come again would only push others out of the compression table.
-            h2_field(&fields[7], b"grpc-timeout", 12, call.timeout, <size_t>rc,
-                     STATIC if round else STATIC | NGHTTP2_NV_FLAG_NO_INDEX)
-            n = 8
-        call.prepare_body()
-        rc = self.session.submit(&call.stream, fields, n)
+        call.stream.reset_by_peer = False
+        call.stream.remote_ended = False
+        rc = self.session.submit(&call.stream, fields.fields, fields.count)
         if rc == H2_EXHAUSTED:
             self.channel.put_back(call)
             self.retire()
@@ -306,40 +304,40 @@ cdef class GrpcConnection(Stream):
             self.poller.arm(self, self.poller.now + self.channel.ping_after)
         return 0
 
-    cdef bint again(self, GrpcCall call) noexcept:
+    cdef bint again(self, Http2Call call) noexcept:
         # Servers count a stream until their write of its end has returned, which may be after we have read that end and
         # opened the next; so a peer that refuses within its limit gets a little less than it.
         cdef uint32_t announced = self.session.peer_stream_limit()
         self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
         # gRFC A6 has one such retry; with a limit that sinks at each, a few more find their place under load.
-        if call.refused >= REFUSALS or self.retired:
+        if call.refused >= REFUSALS or self.retired or not call.replayable():
             return False
         call.refused += 1
         self.detach(call)
         self.channel.put_back(call)
         return True
 
-    cdef void detach(self, GrpcCall call) noexcept:
+    cdef void detach(self, Http2Call call) noexcept:
         link_remove(&call.link)
         if call.connection is not None:
             call.connection = None
             self.active -= 1
             self.channel.active -= 1
 
-    cdef void end(self, GrpcCall call, int fail) noexcept:
+    cdef void end(self, Http2Call call, int fail) noexcept:
         self.detach(call)
         call.fail = fail
         self.poller.disarm(call)
         link_append(&self.over, &call.link)
 
     cdef void deliver(self) noexcept:
-        cdef GrpcCall call
+        cdef Http2Call call
         while not link_empty(&self.over):
-            call = <GrpcCall>self.over.next.owner
+            call = <Http2Call>self.over.next.owner
             link_remove(&call.link)
             call.conclude()
 
-    cdef void abort(self, GrpcCall call) noexcept:
+    cdef void abort(self, Http2Call call) noexcept:
         if call.connection is not None and not self.lost:
             self.session.reset(&call.stream, NGHTTP2_CANCEL)
             self.poller.mark(self)
@@ -359,7 +357,7 @@ cdef class GrpcConnection(Stream):
         self.connecting = False
         self.poller.remove(self)
         while not link_empty(&self.calls):
-            self.end(<GrpcCall>self.calls.next.owner, kind)
+            self.end(<Http2Call>self.calls.next.owner, kind)
         self.channel.lost(self, was_up)
         self.deliver()
 

@@ -1,13 +1,15 @@
-"""gRPC upstream, the channel: see grpc.pxd for the contract."""
+"""HTTP/2 upstream, the channel: see http2.pxd for the contract."""
 
 import logging
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
+from lb.core.buffer cimport tg_buffer_append
 from lb.core.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
 from lb.core.poller cimport Poller
 from lb.core.stream cimport Address, Stream
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
 
 log = logging.getLogger("tidegate.upstream")
 
@@ -19,7 +21,7 @@ cdef enum:
     SECOND = 1_000_000_000
 
 
-cdef class GrpcChannel(Dispatcher):
+cdef class Http2Channel(Dispatcher):
     """Calls to `address`. Keeps its connections until `close`.
 
     `connect_timeout_ns` bounds the way from the first packet to the peer's SETTINGS; an answer's message may have
@@ -40,7 +42,7 @@ cdef class GrpcChannel(Dispatcher):
         link_init(&self.queue)
 
     def __repr__(self):
-        return f"<GrpcChannel {self.address.text} active={self.active} waiting={self.waiting}>"
+        return f"<Http2Channel {self.address.text} active={self.active} waiting={self.waiting}>"
 
     def stats(self) -> dict:
         """Numbers for status pages and tests; `state` is idle, connecting, up, paused or closed."""
@@ -62,14 +64,14 @@ cdef class GrpcChannel(Dispatcher):
 
     def close(self):
         """Ends all connections: calls with a stream fail as FAIL_RESET, waiting ones as FAIL_CONNECT. Safe twice."""
-        cdef GrpcConnection connection
+        cdef Http2Upstream connection
         self.closed = True
         for connection in [*self.draining, self.current]:
             if connection is not None:
                 connection.shut_down(FAIL_RESET)
         self.fail_waiting()
 
-    cdef void start(self, GrpcCall call, const char *path, size_t n, uint64_t deadline) noexcept:
+    cdef void start(self, Http2Call call, uint64_t deadline) noexcept:
         if call.dispatcher is not None:
             log.error("%r: a call was started while it runs", self)
             return
@@ -79,12 +81,11 @@ cdef class GrpcChannel(Dispatcher):
         self.waiting += 1
         call.queued = True
         link_append(&self.queue, &call.link)
-        if call.prepare(path, n) < 0:
-            deadline = 0                      # no memory for the path: over at the next flush
+        call.reset_call()
         self.poller.arm(call, deadline)
         self.poller.mark(self)
 
-    cdef void cancel(self, GrpcCall call) noexcept:
+    cdef void cancel(self, Http2Call call) noexcept:
         if call.dispatcher is not self:
             return
         self.take_away(call)
@@ -92,9 +93,30 @@ cdef class GrpcChannel(Dispatcher):
         self.poller.disarm(call)
         Py_DECREF(call)
 
-    cdef void take_away(self, GrpcCall call) noexcept:
+    cdef int write(self, Http2Call call, const void *data, size_t size) noexcept:
+        cdef Http2Upstream connection = <Http2Upstream>call.connection
+        if connection is None:
+            return tg_buffer_append(&call.stream.queue, data, size)
+        self.poller.mark(connection)
+        return connection.session.write(&call.stream, data, size)
+
+    cdef void finish(self, Http2Call call) noexcept:
+        cdef Http2Upstream connection = <Http2Upstream>call.connection
+        if connection is None:
+            call.stream.finished = True
+            return
+        self.poller.mark(connection)
+        connection.session.finish(&call.stream)
+
+    cdef void consume(self, Http2Call call, size_t size) noexcept:
+        cdef Http2Upstream connection = <Http2Upstream>call.connection
+        if connection is not None and size:
+            connection.session.consume(&call.stream, size)
+            self.poller.mark(connection)
+
+    cdef void take_away(self, Http2Call call) noexcept:
         """Off its stream, out of the queue, or out of those that are over and were not told."""
-        cdef GrpcConnection connection = <GrpcConnection>call.connection
+        cdef Http2Upstream connection = <Http2Upstream>call.connection
         if connection is not None:
             connection.abort(call)
             return
@@ -103,20 +125,20 @@ cdef class GrpcChannel(Dispatcher):
             call.queued = False
             self.waiting -= 1
 
-    cdef void expired(self, GrpcCall call) noexcept:
+    cdef void expired(self, Http2Call call) noexcept:
         self.take_away(call)
         call.fail = FAIL_TIMEOUT
         call.conclude()
 
-    cdef GrpcCall take(self):
-        cdef GrpcCall call
+    cdef Http2Call take(self):
+        cdef Http2Call call
         if link_empty(&self.queue):
             return None
-        call = <GrpcCall>self.queue.next.owner
+        call = <Http2Call>self.queue.next.owner
         self.take_away(call)
         return call
 
-    cdef void put_back(self, GrpcCall call) noexcept:
+    cdef void put_back(self, Http2Call call) noexcept:
         call.queued = True
         self.waiting += 1
         link_after(&self.queue, &call.link)
@@ -131,18 +153,18 @@ cdef class GrpcChannel(Dispatcher):
         if connection is self.current:
             self.current = None
             self.draining.append(connection)
-            self.after(<GrpcConnection>connection)
+            self.after(<Http2Upstream>connection)
 
     cdef void lost(self, Stream connection, bint was_up) noexcept:
         if connection is self.current:
             self.current = None
             if not was_up:
                 self.connect_failures += 1
-            self.after(<GrpcConnection>connection)
+            self.after(<Http2Upstream>connection)
         elif connection in self.draining:
             self.draining.remove(connection)
 
-    cdef void after(self, GrpcConnection connection) noexcept:
+    cdef void after(self, Http2Upstream connection) noexcept:
         """`connection` takes no more calls. When it served none of those that wait, neither would the next: pause."""
         if not self.waiting or self.closed:
             return
@@ -155,7 +177,7 @@ cdef class GrpcChannel(Dispatcher):
         self.poller.mark(self)
 
     cdef void on_flush(self) noexcept:
-        cdef GrpcConnection connection
+        cdef Http2Upstream connection
         if link_empty(&self.queue):
             return
         if self.current is None:
@@ -168,9 +190,9 @@ cdef class GrpcChannel(Dispatcher):
             connection.flush()
 
     cdef void connect(self) noexcept:
-        cdef GrpcConnection connection
+        cdef Http2Upstream connection
         try:
-            connection = GrpcConnection(self)
+            connection = Http2Upstream(self)
         except MemoryError:
             self.fail_waiting()
             return
@@ -182,11 +204,11 @@ cdef class GrpcChannel(Dispatcher):
     cdef void fail_waiting(self) noexcept:
         """Those that wait now; whom they start from their callbacks waits for the next flush."""
         cdef tg_link failing
-        cdef GrpcCall call
+        cdef Http2Call call
         link_init(&failing)
         link_splice(&failing, &self.queue)
         while not link_empty(&failing):
-            call = <GrpcCall>failing.next.owner
+            call = <Http2Call>failing.next.owner
             self.take_away(call)
             call.fail = FAIL_CONNECT
             call.conclude()

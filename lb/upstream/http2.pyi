@@ -1,6 +1,4 @@
-class GrpcCall: ...
-
-class GrpcChannel:
+class Http2Channel:
     address: object  # lb.core.stream.Address
     active: int
     waiting: int

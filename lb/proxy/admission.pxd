@@ -1,0 +1,24 @@
+"""From a request's head to its exchange: the route is found, and the exchange that suits its pool is made."""
+
+from lb.core.http1 cimport Scan
+from lb.core.poller cimport Poller
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport Exchange
+
+
+cdef class Intake:
+    """What the connections of a worker share: where their exchanges come from, and whether more are wanted."""
+    cdef Poller poller
+    cdef object new_infer             # makes the exchanges of oip pools
+    cdef bint draining
+    cdef Py_ssize_t busy              # exchanges in flight
+
+    # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
+    # None: the request was declined. `host` is without port.
+    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
+    cdef Exchange new_exchange(self, Client client, Scan *scan, int protocol)
+    cdef void start(self, Exchange exchange, Scan *scan) noexcept
+
+
+# The part of a host, or authority, to route by: without its port. False: it is none (RFC 9110 section 7.2).
+cdef bint routing_host(const char *host, size_t *host_length) noexcept nogil

@@ -1,0 +1,31 @@
+"""An exchange with a pool that speaks HTTP/2, gRPC in all its kinds included: one stream in front, one behind."""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Field, Scan
+from lb.proxy.exchange cimport Exchange
+from lb.upstream.http2_call cimport Http2Call
+
+
+cdef class StreamCall(Http2Call):
+    cdef Http2Exchange exchange       # None once it is over or cancelled
+    cdef tg_buffer fields             # the request's, as a block
+    cdef char timeout[12]             # the value of grpc-timeout
+    cdef bint head_seen
+    cdef size_t held                  # bytes of the answer that the endpoint may not send anew yet
+
+
+cdef class Http2Exchange(Exchange):
+    cdef StreamCall call
+    cdef int grpc_status              # of the trailers; -1 = none came
+    cdef bint idempotent
+
+    cdef int build_fields(self, Scan *scan) noexcept
+    cdef void start_try(self) noexcept
+    cdef void answer_head(self, Scan *scan, bint last) noexcept
+    cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept
+    cdef void answer_trailers(self, Scan *scan) noexcept
+    cdef void find_grpc_status(self, const Field *fields, int count) noexcept
+    cdef void call_over(self, int kind, bint begun) noexcept
+    cdef bint may_retry(self, int kind, bint begun) noexcept
+    cdef void request_room(self) noexcept

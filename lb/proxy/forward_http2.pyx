@@ -1,0 +1,312 @@
+"""An exchange with a pool that speaks HTTP/2: see forward_http2.pxd.
+
+Both bodies stream, and flow control is tied from end to end: the endpoint is given window as the client takes what
+came, the client as the endpoint does. The request's fields and what waits of its body are kept until the stream is
+open, and another endpoint can be tried for as long as nothing of the body was handed over.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.string cimport memchr, memset, strlen
+from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.http1 cimport (
+    H_EXPECT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop, method_name, same_name,
+    worker_scan,
+)
+from lb.core.http2 cimport Http2Session, block_add
+from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
+from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
+from lb.core.poller cimport monotonic_ns
+from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
+from lb.core.stream cimport iovec
+from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_WAITING, Exchange
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
+from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns
+from lb.upstream.http2 cimport Http2Channel
+
+cdef enum:
+    HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
+    UNAVAILABLE = 14                  # of gRPC: the server says that it cannot take requests
+    # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
+    M_DELETE = 0
+    M_GET = 1
+    M_HEAD = 2
+    M_PUT = 4
+    M_OPTIONS = 6
+    M_TRACE = 7
+
+
+cdef class StreamCall(Http2Call):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.fields)
+
+    cdef int build(self, FieldList fields, uint64_t now) noexcept:
+        cdef Http2Exchange exchange = self.exchange
+        cdef int n
+        cdef bint round
+        fields.add_block(&self.fields)
+        if exchange.grpc and exchange.expires != UINT64_MAX:
+            n = grpc_timeout(self.timeout, exchange.expires - now if exchange.expires > now else 1, &round)
+            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
+                            NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
+        self.stream.streaming = True
+        self.head_seen = False
+        self.held = 0
+        return 0
+
+    cdef bint replayable(self) noexcept:
+        return self.stream.handed == 0
+
+    cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
+        cdef Scan *scan = worker_scan()
+        cdef Http2Exchange exchange = self.exchange
+        if session.block_over:
+            return FAIL_TOO_LARGE
+        scan.max_fields = <int>session.options.max_fields
+        if self.head_seen:
+            if read_trailers(scan, &session.block) != HEAD_OK:
+                return FAIL_PROTOCOL
+            exchange.answer_trailers(scan)
+            return 0
+        if read_response(scan, &session.block, last) != HEAD_OK or scan.status == 101:
+            return FAIL_PROTOCOL
+        if scan.status < 200:
+            self.begun = False
+            if scan.status != 100 and not exchange.http10:     # 100 was sent by ourselves
+                exchange.client.respond(scan, NULL, False)
+            return 0
+        self.head_seen = True
+        exchange.answer_head(scan, last)
+        return 0
+
+    cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
+        if not self.head_seen:
+            return FAIL_PROTOCOL
+        self.exchange.answer_data(data, size, held)
+        self.held += held[0]
+        return 0
+
+    cdef void judge(self) noexcept:
+        if not self.head_seen:
+            self.fail = FAIL_PROTOCOL
+
+    cdef void room(self) noexcept:
+        if self.exchange is not None:
+            self.exchange.request_room()
+
+    cdef void over(self) noexcept:
+        cdef Http2Exchange exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.call_over(self.fail, self.begun)
+
+
+cdef class Http2Exchange(Exchange):
+
+    def __cinit__(self):
+        self.grpc_status = -1
+
+    # The request, on its way in.
+
+    cdef void begin(self, Scan *scan) noexcept:
+        self.key = self.find_key(scan)
+        self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE)
+        self.call = StreamCall.__new__(StreamCall)
+        self.call.stream.finished = scan.complete
+        if self.build_fields(scan) < 0:
+            self.fail(503, b"no-memory", "out of memory")
+            return
+        if self.expires != UINT64_MAX:
+            self.client.poller.arm(self, self.expires)
+        self.start_try()
+
+    cdef int build_fields(self, Scan *scan) noexcept:
+        cdef tg_buffer *block = &self.call.fields
+        cdef const char *method = method_name(self.method)
+        cdef tg_buffer lines
+        cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
+        cdef Field *field
+        cdef bytes name
+        cdef int i, failed
+        mark_hop_by_hop(scan)
+        failed = block_add(block, b":method", 7, method, strlen(method))
+        failed |= block_add(block, b":scheme", 7, b"http", 4)
+        failed |= block_add(block, b":path", 5, scan.target, scan.target_length)
+        if scan.first[H_HOST] >= 0:
+            field = &scan.fields[scan.first[H_HOST]]
+            failed |= block_add(block, b":authority", 10, field.value, field.value_length)
+        else:
+            name = self.pool.name.encode()
+            failed |= block_add(block, b":authority", 10, <const char *>name, <size_t>len(name))
+        memset(&lines, 0, sizeof(lines))
+        failed |= self.append_forwarded(&lines, scan, &skip)
+        failed |= add_lines(block, &lines)
+        tg_buffer_free(&lines)
+        for i in range(scan.field_count):
+            field = &scan.fields[i]
+            if field.hop or (field.id and (skip >> field.id) & 1):
+                continue
+            if self.grpc and same_name(field.name, field.name_length, b"grpc-timeout"):
+                # What is left of it is said when the stream is opened.
+                allowed = grpc_timeout_ns(field.value, field.value_length)
+                if allowed and self.started + allowed < self.expires:
+                    self.expires = self.started + allowed
+                continue
+            failed |= block_add(block, field.name, field.name_length, field.value, field.value_length)
+        if scan.first[H_TE] >= 0 and has_token(&scan.fields[scan.first[H_TE]], b"trailers"):
+            failed |= block_add(block, b"te", 2, b"trailers", 8)
+        return failed
+
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef Http2Channel channel
+        cdef int i
+        if self.state == X_DONE or self.endpoint < 0:
+            return
+        channel = <Http2Channel>self.pool.channels[self.endpoint]
+        for i in range(count):
+            if channel.write(self.call, spans[i].iov_base, spans[i].iov_len) < 0:
+                self.fail(503, b"no-memory", "out of memory")
+                return
+        if last:
+            self.request_complete = True
+            channel.finish(self.call)
+            if self.state == X_PICKED:
+                self.sent_at = monotonic_ns()
+                self.move(X_WAITING)
+                self.arm_wait()
+        elif tg_buffer_size(&self.call.stream.queue) > HIGH_WATER:
+            self.call.stream.wants_room = True
+            self.wants_body = False
+
+    cdef void take_trailers(self, Scan *scan) noexcept:
+        if append_trailers(&self.call.stream.trailers, scan) < 0:
+            self.fail(503, b"no-memory", "out of memory")
+
+    cdef void request_room(self) noexcept:
+        if self.state != X_DONE and not self.wants_body:
+            self.wants_body = True
+            self.client.resume_request()
+
+    # The endpoint.
+
+    cdef void start_try(self) noexcept:
+        if not self.pick():
+            return
+        self.call.exchange = self
+        (<Http2Channel>self.pool.channels[self.endpoint]).start(self.call, self.expires)
+        if self.request_complete:
+            self.move(X_WAITING)
+            self.arm_wait()
+
+    cdef void cancel_upstream(self) noexcept:
+        if self.call is not None and self.call.exchange is not None:
+            self.call.exchange = None
+            (<Http2Channel>self.pool.channels[self.last_endpoint]).cancel(self.call)
+
+    cdef void call_over(self, int kind, bint begun) noexcept:
+        cdef uint64_t *words
+        if kind == 0:
+            if not self.request_complete:
+                self.client.answered_early()
+            self.end()
+            return
+        if self.state == X_ANSWERING:
+            self.fail(502, b"upstream-reset", "")
+            return
+        if kind == FAIL_CONNECT or kind == FAIL_REFUSED or kind == FAIL_RESET or kind == FAIL_PROTOCOL \
+                or kind == FAIL_TOO_LARGE:
+            words = self.pool.series[self.endpoint]
+            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            self.status = 502
+            self.let_go(False)
+            if self.may_retry(kind, begun):
+                self.tries_left -= 1
+                self.start_try()
+                return
+        if kind == FAIL_CONNECT:
+            self.fail(502, b"connect", "could not connect to the endpoint")
+        elif kind == FAIL_PROTOCOL:
+            self.fail(502, b"upstream-protocol", "the endpoint's answer is not valid HTTP/2")
+        elif kind == FAIL_TOO_LARGE:
+            self.fail(502, b"upstream-too-large", "the head of the endpoint's answer is over the limit")
+        elif kind == FAIL_REFUSED or kind == FAIL_RESET:
+            self.fail(502, b"upstream-reset", "the endpoint ended the stream without an answer")
+        else:
+            self.on_timer()                   # the exchange's deadline, met while the call waited for a stream
+
+    cdef bint may_retry(self, int kind, bint begun) noexcept:
+        """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
+        still here."""
+        if self.tries_left <= 0 or self.call.stream.handed:
+            return False
+        return kind == FAIL_CONNECT or kind == FAIL_REFUSED or (kind == FAIL_RESET and not begun and self.idempotent)
+
+    # The answer.
+
+    cdef void answer_head(self, Scan *scan, bint last) noexcept:
+        cdef tg_buffer extra
+        self.status = scan.status
+        self.first_byte_at = monotonic_ns()
+        self.move(X_ANSWERING)
+        if self.grpc:
+            self.client.poller.arm(self, self.expires)     # a stream of messages may be silent for long
+        else:
+            self.arm_wait()
+        mark_hop_by_hop(scan)
+        if last:
+            self.find_grpc_status(scan.fields, scan.field_count)
+        memset(&extra, 0, sizeof(extra))
+        self.append_endpoint(&extra)
+        self.client.respond(scan, &extra, last)
+        tg_buffer_free(&extra)
+
+    cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept:
+        cdef iovec part
+        part.iov_base = <void *>data
+        part.iov_len = size
+        self.bytes_out += size
+        if not self.grpc:
+            self.arm_wait()
+        self.client.respond_body(&part, 1)
+        if self.state != X_DONE and self.client.backlog() > HIGH_WATER:
+            held[0] = size
+
+    cdef void answer_trailers(self, Scan *scan) noexcept:
+        self.find_grpc_status(scan.trailers, scan.trailer_count)
+        self.client.respond_trailers(scan)
+
+    cdef void find_grpc_status(self, const Field *fields, int count) noexcept:
+        cdef int i
+        if self.grpc:
+            for i in range(count):
+                if same_name(fields[i].name, fields[i].name_length, b"grpc-status"):
+                    self.grpc_status = grpc_status(fields[i].value, fields[i].value_length)
+            if self.grpc_status == UNAVAILABLE:
+                self.reason = b"grpc-unavailable"
+
+    cdef void let_go(self, bint ok) noexcept:
+        Exchange.let_go(self, ok and self.grpc_status != UNAVAILABLE)
+
+    cdef void client_drained(self) noexcept:
+        cdef StreamCall call = self.call
+        cdef size_t held = call.held
+        if held and call.exchange is not None:
+            call.held = 0
+            (<Http2Channel>self.pool.channels[self.last_endpoint]).consume(call, held)
+
+
+cdef int add_lines(tg_buffer *block, const tg_buffer *lines) noexcept:
+    """Field lines "Name: value\\r\\n" as fields of a block."""
+    cdef const char *at = tg_buffer_head(lines)
+    cdef const char *end = at + tg_buffer_size(lines)
+    cdef const char *stop
+    cdef const char *colon
+    while at < end:
+        stop = <const char *>memchr(at, 13, <size_t>(end - at))
+        colon = <const char *>memchr(at, 58, <size_t>(end - at))
+        if stop == NULL or colon == NULL or colon > stop:
+            return -1
+        if block_add(block, at, <size_t>(colon - at), colon + 2, <size_t>(stop - colon - 2)) < 0:
+            return -1
+        at = stop + 2
+    return 0

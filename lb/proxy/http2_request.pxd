@@ -1,0 +1,54 @@
+"""One request on an HTTP/2 connection: a stream in front, an exchange behind."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.core.http1 cimport Scan
+from lb.core.http2 cimport Http2Session, h2_stream
+from lb.core.link cimport tg_link
+from lb.core.poller cimport Source
+from lb.core.stream cimport iovec
+from lb.proxy.admission cimport Intake
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport Exchange
+
+
+cdef class Http2Host(Http2Session):
+    """The server's side of a connection: turns events into requests."""
+    cdef Intake intake
+    cdef Source connection            # which owns this object; `detach` cuts the tie
+    cdef Client peer                  # whose listener and address the requests have; the connection too
+    cdef tg_link requests             # that have a stream
+    cdef tg_link over                 # that have none any more; what was gathered from them may not be written yet
+    cdef readonly int active          # length of `requests`
+    cdef bint flooded
+    cdef uint64_t control_due         # when the frames counted so far would be paid off (GCRA)
+    cdef uint64_t reset_due
+
+    cdef void setup(self, Client connection, Intake intake) noexcept
+    # Frees the requests that are over: nothing refers to their bodies.
+    cdef void bury(self) noexcept
+    # The connection is gone: every exchange loses its client.
+    cdef void lose(self) noexcept
+    cdef void detach(self, Http2Request request) noexcept
+
+
+cdef class Http2Request(Client):
+    cdef Http2Host host
+    cdef Exchange exchange
+    cdef h2_stream stream
+    cdef tg_link link
+    cdef size_t held                  # bytes of the body that the peer may not send anew yet
+    cdef bint started                 # its head has come
+    cdef bint gone                    # it has no stream any more
+    cdef bint answered                # its answer's head is on its way
+    cdef bint head_request
+    cdef bint grpc
+    # What the last look of the timer saw, to tell whether anything moved since.
+    cdef uint64_t seen_out
+    cdef uint64_t seen_in
+
+    cdef void begin(self, Scan *scan) noexcept
+    cdef void malformed(self, int problem) noexcept
+    cdef void stop(self, uint32_t code) noexcept
+    cdef void watch(self) noexcept
+    cdef void mark(self) noexcept
+    cdef bint let_go(self) noexcept

@@ -1,0 +1,380 @@
+"""One request on an HTTP/2 connection: see http2_request.pxd.
+
+Events come from below nghttp2, which allows to submit frames but not to send them: everything here only queues, and the
+connection writes at the end of the batch.
+"""
+
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
+from lb.core.http1 cimport (
+    H_CONTENT_LENGTH, H_HOST, Scan, append_date, append_number, append_text, append_trailers, same_name,
+    worker_scan,
+)
+from lb.core.http2 cimport (
+    H2_OTHER_FRAME, H2_RESET_FRAME, Http2Session, h2_stream,
+)
+from lb.core.http2_head cimport (
+    HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, FieldList, read_request, read_trailers, worker_fields,
+)
+from lb.core.link cimport link_append, link_empty, link_init, link_remove
+from lb.core.nghttp2 cimport (
+    NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR,
+)
+from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, tg_add
+from lb.core.stream cimport iovec
+from lb.proxy.admission cimport Intake, routing_host
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport Exchange
+from lb.proxy.refusal cimport Refusal, refusal, speaks_grpc
+
+cdef enum:
+    M_HEAD = 2                        # llhttp's number
+    HIGH_WATER = 64 * 1024            # bytes of an answer that wait, before the exchange is told when they went
+    BURST_SECONDS = 5                 # of control frames that may come at once
+    SECOND = 1_000_000_000
+
+
+cdef class Http2Host(Http2Session):
+
+    cdef void setup(self, Client connection, Intake intake) noexcept:
+        self.intake = intake
+        self.connection = connection
+        self.peer = connection
+        link_init(&self.requests)
+        link_init(&self.over)
+
+    cdef h2_stream *on_request(self, int32_t id) noexcept:
+        cdef Http2Request request
+        cdef Client peer = self.peer
+        if peer is None:
+            return NULL
+        request = Http2Request.__new__(Http2Request)
+        request.host = self
+        request.poller = peer.poller
+        request.listener = peer.listener
+        memcpy(request.ip, peer.ip, sizeof(peer.ip))
+        request.ip_length = peer.ip_length
+        request.port = peer.port
+        request.stream.owner = <void *>request
+        request.stream.streaming = True
+        request.link.owner = <void *>request
+        Py_INCREF(request)                # `bury` gives it back
+        link_append(&self.requests, &request.link)
+        self.active += 1
+        return &request.stream
+
+    cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
+        cdef Http2Request request = <Http2Request>stream.owner
+        cdef Scan *scan = worker_scan()
+        cdef int problem
+        if not request.started:
+            request.started = True
+            if self.block_over:
+                request.malformed(HEAD_TOO_MANY)
+                return
+            scan.max_fields = request.listener.max_headers
+            problem = read_request(scan, &self.block, last)
+            if problem != HEAD_OK:
+                request.malformed(problem)
+                return
+            request.begin(scan)
+        elif request.exchange is not None:
+            if self.block_over or read_trailers(scan, &self.block) != HEAD_OK:
+                request.malformed(0)
+                return
+            request.exchange.take_trailers(scan)
+
+    cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
+        cdef Http2Request request = <Http2Request>stream.owner
+        cdef Exchange exchange = request.exchange
+        cdef iovec span
+        if exchange is None:
+            return                        # answered already: no more of it is wanted
+        span.iov_base = <void *>data
+        span.iov_len = size
+        exchange.take_body(&span, 1, size, False)
+        if request.exchange is not exchange:
+            return                        # which ended it
+        if exchange.wants_body:
+            self.consume(stream, size)
+        else:
+            request.held += size
+        request.watch()
+
+    cdef void on_end(self, h2_stream *stream) noexcept:
+        cdef Exchange exchange = (<Http2Request>stream.owner).exchange
+        if exchange is not None:
+            exchange.take_body(NULL, 0, 0, True)
+
+    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
+        cdef Http2Request request = <Http2Request>stream.owner
+        cdef Exchange exchange = request.exchange
+        self.forget(stream)
+        self.detach(request)
+        if request.let_go():
+            exchange.client_gone()
+
+    cdef void on_room(self, h2_stream *stream) noexcept:
+        cdef Exchange exchange = (<Http2Request>stream.owner).exchange
+        if exchange is not None:
+            exchange.client_drained()
+
+    cdef void on_control(self, int kind) noexcept:
+        """A leaky bucket over the frames that are cheap to send: PING, SETTINGS, empty DATA; RST_STREAM, each of which
+        may have cost a request; and at a sixteenth those that honest peers send with every DATA frame."""
+        cdef uint64_t now, cost
+        cdef uint64_t *due = &self.control_due
+        if self.peer is None or self.flooded:
+            return
+        now = self.peer.poller.now
+        if kind == H2_RESET_FRAME:
+            due = &self.reset_due
+            cost = SECOND // self.peer.listener.http2.reset_rate
+        else:
+            cost = SECOND // self.peer.listener.http2.control_rate
+            if kind == H2_OTHER_FRAME:
+                cost //= 16
+        due[0] = max(due[0], now) + cost
+        if due[0] - now > <uint64_t>BURST_SECONDS * SECOND:
+            self.flooded = True
+            tg_add(&self.peer.listener.series[TG_S_REJECTED], 1)
+            self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
+
+    cdef void detach(self, Http2Request request) noexcept:
+        request.gone = True
+        link_remove(&request.link)
+        self.active -= 1
+        link_append(&self.over, &request.link)
+        request.poller.disarm(request)
+
+    cdef void bury(self) noexcept:
+        cdef Http2Request request
+        while not link_empty(&self.over):
+            request = <Http2Request>self.over.next.owner
+            link_remove(&request.link)
+            Py_DECREF(request)
+
+    cdef void lose(self) noexcept:
+        cdef Http2Request request
+        cdef Exchange exchange
+        self.peer = None
+        self.connection = None
+        while not link_empty(&self.requests):
+            request = <Http2Request>self.requests.next.owner
+            exchange = request.exchange
+            self.forget(&request.stream)
+            self.detach(request)
+            if request.let_go():
+                exchange.client_gone()
+
+
+cdef class Http2Request(Client):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.stream.queue)
+        tg_buffer_free(&self.stream.trailers)
+
+    cdef void begin(self, Scan *scan) noexcept:
+        cdef const char *host = NULL
+        cdef size_t host_length = 0
+        cdef Exchange exchange
+        self.head_request = scan.method == M_HEAD
+        self.grpc = speaks_grpc(scan)
+        if scan.first[H_HOST] >= 0:
+            host = scan.fields[scan.first[H_HOST]].value
+            host_length = scan.fields[scan.first[H_HOST]].value_length
+        if scan.host_count > 1 or host_length == 0 or not routing_host(host, &host_length):
+            self.decline(400, "exactly one valid authority is needed")
+            return
+        if scan.target_length == 0 or (scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42)):
+            self.decline(400, "the request target is not a path")
+            return
+        exchange = self.host.intake.admit(self, scan, host, host_length)
+        if exchange is None:
+            return
+        self.exchange = exchange
+        self.host.intake.start(exchange, scan)
+        self.watch()
+
+    cdef void malformed(self, int problem) noexcept:
+        """A head that cannot be taken."""
+        if self.exchange is None and problem == HEAD_TOO_MANY:
+            self.decline(431, "the header fields are too large, or too many")
+        elif self.exchange is None and problem == HEAD_METHOD:
+            self.decline(501, "the method is not known here")
+        else:
+            self.stop(NGHTTP2_PROTOCOL_ERROR)
+
+    cdef void stop(self, uint32_t code) noexcept:
+        """Resets the stream; the exchange, if there is one, loses its client."""
+        cdef Exchange exchange = self.exchange
+        if self.gone:
+            return
+        self.host.reset(&self.stream, code)
+        self.host.detach(self)
+        self.mark()
+        if self.let_go():
+            exchange.client_gone()
+
+    cdef bint let_go(self) noexcept:
+        """Whether there was an exchange, which this request does not count any more."""
+        if self.exchange is None:
+            return False
+        self.exchange = None
+        self.host.intake.busy -= 1
+        return True
+
+    cdef void mark(self) noexcept:
+        if self.host.connection is not None:
+            self.poller.mark(self.host.connection)
+
+    cdef void watch(self) noexcept:
+        """A look at the stream in a while, unless one is due: whether its two sides move."""
+        cdef uint64_t wait = self.listener.send_timeout
+        if self.deadline != <uint64_t>-1 or self.exchange is None:
+            return
+        if not self.exchange.request_complete and self.listener.body_timeout and not self.grpc:
+            wait = min(wait, self.listener.body_timeout) if wait else self.listener.body_timeout
+        if wait:
+            self.seen_out = self.stream.handed
+            self.seen_in = self.exchange.bytes_in
+            self.poller.arm(self, self.poller.now + wait)
+
+    cdef void on_timer(self) noexcept:
+        cdef Exchange exchange = self.exchange
+        if exchange is None:
+            if tg_buffer_size(&self.stream.queue) and self.stream.handed == self.seen_out:
+                self.stop(NGHTTP2_CANCEL)
+            return
+        if tg_buffer_size(&self.stream.queue):
+            if self.stream.handed == self.seen_out:
+                self.stop(NGHTTP2_CANCEL)         # a client that opens no window, or does not read
+                return
+        elif (not exchange.request_complete and exchange.wants_body and not self.grpc and not self.answered
+                and exchange.bytes_in == self.seen_in):
+            exchange.fail(408, b"slow-body", "the request's body did not come in time")
+            return
+        self.watch()
+
+    # The answer (lb.proxy.client).
+
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
+        cdef FieldList fields = worker_fields()
+        cdef int failed
+        if self.gone:
+            return
+        fields.clear()
+        fields.add_status(scan.status)
+        # An interim answer has no length (RFC 9110 section 8.6).
+        fields.add_fields(scan, <uint64_t>1 << H_CONTENT_LENGTH if scan.status < 200 else 0)
+        if scan.status < 200:
+            failed = self.host.inform(&self.stream, fields.fields, fields.count)
+        else:
+            if extra != NULL:
+                fields.add_lines(extra)
+            self.answered = True
+            failed = self.host.respond(&self.stream, fields.fields, fields.count, not last)
+        if failed:
+            self.stop(NGHTTP2_INTERNAL_ERROR)
+            return
+        self.mark()
+
+    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+        cdef FieldList fields = worker_fields()
+        cdef tg_buffer date, number
+        cdef size_t size = 0
+        cdef int i
+        cdef bint body
+        if self.gone:
+            return
+        memset(&date, 0, sizeof(date))
+        memset(&number, 0, sizeof(number))
+        for i in range(count):
+            size += parts[i].iov_len
+        body = size > 0 and not self.head_request
+        append_date(&date)
+        fields.clear()
+        fields.add_status(status)
+        fields.add_lines(&date)
+        fields.add_lines(head)
+        if not self.grpc:
+            append_text(&number, b"Content-Length: ")
+            append_number(&number, size)
+            append_text(&number, b"\r\n")
+            fields.add_lines(&number)
+        self.answered = True
+        i = self.host.respond(&self.stream, fields.fields, fields.count, body)
+        tg_buffer_free(&date)
+        tg_buffer_free(&number)
+        if i:
+            self.stop(NGHTTP2_INTERNAL_ERROR)
+            return
+        if body:
+            self.respond_body(parts, count)
+        self.respond_end()
+
+    cdef void respond_body(self, const iovec *parts, int count) noexcept:
+        cdef int i
+        if self.gone:
+            return
+        for i in range(count):
+            if self.host.write(&self.stream, parts[i].iov_base, parts[i].iov_len) < 0:
+                self.stop(NGHTTP2_INTERNAL_ERROR)
+                return
+        if tg_buffer_size(&self.stream.queue) > HIGH_WATER:
+            self.stream.wants_room = True
+        self.watch()
+        self.mark()
+
+    cdef void respond_upgrade(self, Scan *scan) noexcept:
+        """RFC 8441 section 5: 200 stands for 101, and the fields of HTTP/1.1's handshake stay behind."""
+        cdef int i
+        scan.status = 200
+        for i in range(scan.field_count):
+            if same_name(scan.fields[i].name, scan.fields[i].name_length, b"sec-websocket-accept"):
+                scan.fields[i].hop = True
+        self.respond(scan, NULL, False)
+
+    cdef void respond_trailers(self, Scan *scan) noexcept:
+        if append_trailers(&self.stream.trailers, scan) < 0:
+            self.stop(NGHTTP2_INTERNAL_ERROR)
+
+    cdef void respond_end(self) noexcept:
+        if self.gone:
+            return
+        self.host.finish(&self.stream)
+        self.let_go()
+        if not tg_buffer_size(&self.stream.queue):
+            self.poller.disarm(self)              # else the look at what is left of it is due
+        self.mark()
+
+    cdef void abort(self) noexcept:
+        if self.let_go() and not self.gone:
+            self.host.reset(&self.stream, NGHTTP2_INTERNAL_ERROR)
+            self.host.detach(self)
+            self.mark()
+
+    cdef void resume_request(self) noexcept:
+        if self.held and not self.gone:
+            self.host.consume(&self.stream, self.held)
+            self.held = 0
+            self.mark()
+
+    cdef void send_continue(self) noexcept:
+        cdef FieldList fields = worker_fields()
+        if self.gone:
+            return
+        fields.clear()
+        fields.add_status(100)
+        self.host.inform(&self.stream, fields.fields, fields.count)
+        self.mark()
+
+    cdef size_t backlog(self) noexcept:
+        return tg_buffer_size(&self.stream.queue)
+
+    cdef void decline(self, int status, str message) noexcept:
+        cdef Refusal answer = refusal(status, message, self.grpc)
+        tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
+        self.respond_whole(answer.status, &answer.head, &answer.part, 1)

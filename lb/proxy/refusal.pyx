@@ -1,0 +1,59 @@
+"""Answers of our own: see refusal.pxd."""
+
+from libc.string cimport memset
+from lb.core.buffer cimport tg_buffer_append, tg_buffer_free
+from lb.core.http1 cimport H_CONTENT_TYPE, Field, Scan, append_number, append_text, same_name
+
+import urllib.parse
+
+import orjson
+
+# gRPC's own table for answers without a status ("HTTP to gRPC Status Code Mapping"), but for what we know better: an
+# exchange that ran out of time, and a request over a limit.
+cdef dict GRPC = {
+    400: 13, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 415: 13, 429: 14, 431: 8, 502: 14, 503: 14, 504: 4,
+}
+cdef enum:
+    GRPC_UNKNOWN = 2
+
+
+cdef class Refusal:
+
+    def __cinit__(self):
+        memset(&self.head, 0, sizeof(self.head))
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.head)
+
+
+cdef Refusal refusal(int status, str message, bint grpc):
+    cdef Refusal made = Refusal()
+    cdef bytes text
+    if grpc:
+        made.status = 200
+        made.body = b""
+        text = urllib.parse.quote(message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}").encode()
+        append_text(&made.head, b"Content-Type: application/grpc\r\nGrpc-Status: ")
+        append_number(&made.head, <unsigned long>GRPC.get(status, GRPC_UNKNOWN))
+        append_text(&made.head, b"\r\nGrpc-Message: ")
+        tg_buffer_append(&made.head, <const char *>text, <size_t>len(text))
+        append_text(&made.head, b"\r\n")
+    else:
+        made.status = status
+        made.body = orjson.dumps({"error": message})
+        append_text(&made.head, b"Content-Type: application/json\r\n")
+        if status == 503 or status == 429:
+            append_text(&made.head, b"Retry-After: 1\r\n")
+    made.part.iov_base = <char *>made.body
+    made.part.iov_len = <size_t>len(made.body)
+    return made
+
+
+cdef bint speaks_grpc(Scan *scan) noexcept:
+    cdef Field *field
+    if scan.first[H_CONTENT_TYPE] < 0:
+        return False
+    field = &scan.fields[scan.first[H_CONTENT_TYPE]]
+    if field.value_length < 16 or not same_name(field.value, 16, b"application/grpc"):
+        return False
+    return field.value_length == 16 or field.value[16] in (c'+', c';', c' ')
