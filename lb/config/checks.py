@@ -23,7 +23,6 @@ Check = Callable[[Config], list[Found]]
 KEY_MAX = 127
 
 _HTTP_ONLY = (
-    "header_timeout",
     "body_timeout",
     "max_header_bytes",
     "max_headers",
@@ -33,7 +32,7 @@ _HTTP_ONLY = (
     "upgrades",
     "upgrade_idle_timeout",
 )
-_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",)}
+_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",)}
 
 
 def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
@@ -73,15 +72,22 @@ def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
     path = f"listeners.{name}"
+    if listener.protocol != "tls":
+        yield from _only(listener, path, ("sni_routes",), "only for protocol tls")
+    if listener.protocol == "tls":
+        yield from _passthrough(config, broken, path, listener)
+        return
     if listener.protocol == "tcp":
         if listener.routes:
             yield f"{path}.routes", "only for protocol http; a tcp listener has one pool"
         yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
+        yield from _only(listener, path, ("header_timeout",), "only for protocols http and tls")
         if listener.pool is None:
             yield f"{path}.pool", "is required for protocol tcp"
         else:
             yield from _reference(config, broken, f"{path}.pool", listener.pool, "tcp")
         return
+    yield from _only(listener, path, ("half_close_timeout",), "only for protocols tcp and tls")
     if listener.pool is not None:
         yield f"{path}.pool", "only for protocol tcp; an http listener has routes"
     if not listener.routes:
@@ -89,6 +95,27 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
     for i, route in enumerate(listener.routes):
         yield from _reference(config, broken, f"{path}.routes[{i}].pool", route.pool, "http")
         yield from _route(config, broken, f"{path}.routes[{i}]", route)
+
+
+def _passthrough(config: Config, broken: Set[str], path: str, listener: ListenerConfig) -> Iterator[Found]:
+    if listener.routes:
+        yield f"{path}.routes", "only for protocol http; a tls listener has sni_routes"
+    yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
+    if listener.pool is not None:
+        yield from _reference(config, broken, f"{path}.pool", listener.pool, "tls")
+    elif not listener.sni_routes:
+        yield f"{path}.sni_routes", "a tls listener needs at least one rule, or a pool"
+    taken: dict[str, int] = {}
+    for i, route in enumerate(listener.sni_routes):
+        place = f"{path}.sni_routes[{i}]"
+        yield from _reference(config, broken, f"{place}.pool", route.pool, "tls")
+        for name in route.sni or [""]:
+            if name in taken and taken[name] != i:
+                yield place, f"is never reached: rule {taken[name]} takes every connection for {name or 'any name'}"
+            elif not route.alpn and not route.source:
+                taken[name] = i
+    if listener.pool is not None and "" in taken:
+        yield f"{path}.pool", f"is never reached: rule {taken['']} takes what no other does"
 
 
 def _reference(config: Config, broken: Set[str], path: str, name: str, protocol: str) -> Iterator[Found]:
@@ -143,6 +170,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.policy.key", "a pool of protocol tcp knows only source: true"
     if pool.health is not None:
         yield from _health(f"{path}.health", pool.health)
+        if pool.send_proxy.version != "off" and pool.health.type != "tcp":
+            yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
     seen: dict[str, int] = {}
     for i, endpoint in enumerate(pool.endpoints):
         address = parse_address(endpoint.address)

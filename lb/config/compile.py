@@ -18,9 +18,12 @@ from lb.config.plan import (
     Plan,
     PolicyPlan,
     PoolPlan,
+    ProxyProtocolPlan,
     RoutePlan,
+    SniRoutePlan,
 )
 from lb.config.schema import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
+from lb.config.tcp import UNIX, ProxyProtocolConfig
 from lb.errors import ConfigError
 
 
@@ -91,6 +94,13 @@ def _listener(
         max_connections=listener.max_connections,
         forwarded=listener.forwarded,
         retry_buffer=listener.retry_buffer,
+        half_close_timeout_ns=listener.half_close_timeout,
+        max_connections_per_source=listener.max_connections_per_source,
+        proxy_protocol=_proxy_protocol(listener.proxy_protocol),
+        sni_routes=tuple(
+            SniRoutePlan(pools[route.pool], tuple(route.sni), tuple(route.alpn), tuple(route.source))
+            for route in listener.sni_routes
+        ),
         http2=_http2(listener.http2),
         upgrades=tuple(name.lower() for name in listener.upgrades),
         upgrade_idle_timeout_ns=listener.upgrade_idle_timeout,
@@ -107,6 +117,13 @@ def _http2(http2: Http2Config) -> Http2Plan:
         control_rate=http2.control_rate,
         reset_rate=http2.reset_rate,
     )
+
+
+def _proxy_protocol(config: ProxyProtocolConfig | None) -> ProxyProtocolPlan | None:
+    if config is None:
+        return None
+    networks = tuple(peer for peer in config.from_ if peer != UNIX)
+    return ProxyProtocolPlan(networks, UNIX in config.from_, config.required, config.timeout)
 
 
 def _route(config: Config, name: str, route: RouteConfig, pools: Mapping[str, int], allocator: Allocator) -> RoutePlan:
@@ -151,7 +168,9 @@ def _pool(name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, all
         idle_timeout_ns=pool.idle_timeout,
         retries=pool.retries,
         max_idle=pool.max_idle,
-        send_proxy="" if pool.send_proxy == "off" else pool.send_proxy,
+        send_proxy="" if pool.send_proxy.version == "off" else pool.send_proxy.version,
+        send_unique_id=pool.send_proxy.unique_id,
+        send_checksum=pool.send_proxy.checksum,
     )
 
 

@@ -17,10 +17,13 @@ from lb.config.schema import (
     PathMatch,
     PolicyConfig,
     PoolConfig,
+    ProxyProtocolConfig,
     RouteConfig,
     ScalingConfig,
+    SendProxyConfig,
     ServeConfig,
     ShutdownConfig,
+    SniRouteConfig,
 )
 
 EXAMPLES: dict[type[BaseModel], str] = {
@@ -68,6 +71,22 @@ method: [GET, HEAD]
 """,
     PathMatch: """
 regex: ^/v2/models/[a-z]+/infer$
+""",
+    ProxyProtocolConfig: """
+from: [10.0.0.0/8, "2001:db8:1::/48"]
+required: true
+timeout: 2s
+""",
+    SniRouteConfig: """
+sni: [db.example.org, "*.db.example.org"]
+alpn: postgresql
+source: 10.0.0.0/8
+pool: db
+""",
+    SendProxyConfig: """
+version: v2
+unique_id: true
+checksum: true
 """,
     PoolConfig: """
 protocol: oip

@@ -39,7 +39,8 @@ def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         model = model_at(root, error["loc"][:-1])
-        return "unknown key" + did_you_mean(str(error["loc"][-1]), model.model_fields if model else ())
+        known = [field.alias or name for name, field in model.model_fields.items()] if model else []
+        return "unknown key" + did_you_mean(str(error["loc"][-1]), known)
     if kind == "literal_error":
         known = [word.strip(" '") for word in str(context["expected"]).replace(" or ", ",").split(",")]
         return f"{error['input']!r} is not one of {', '.join(known)}" + did_you_mean(str(error["input"]), known)

@@ -22,6 +22,7 @@ from lb.config.base import (
     refuse,
 )
 from lb.config.http2 import Http2Config
+from lb.config.tcp import ProxyProtocolConfig, SniRouteConfig
 from lb.config.units import HOUR, KIB, MIB, SECOND, Duration, Size
 
 # Those that llhttp parses, without PRI, which is no request of HTTP/1.1.
@@ -112,24 +113,37 @@ class RouteConfig(Model):
 class ListenerConfig(Model):
     """An address on which clients connect, and how they are spoken to."""
 
-    protocol: Annotated[Literal["http", "tcp"], refuse(("https", "tls", "udp"))]
-    """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `tcp` passes bytes through to one pool."""
+    protocol: Annotated[Literal["http", "tcp", "tls"], refuse(("https", "udp"))]
+    """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `tcp` passes bytes through to one pool; `tls` passes TLS
+    through undecrypted, to the pool that the name in the ClientHello (SNI) leads to."""
     bind: Bind
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port."""
     pool: str | None = None
-    """Name of the pool that takes the connections. Protocol `tcp` only, and needed there."""
+    """Name of the pool that takes the connections. Needed for `tcp`; for `tls` it takes those that no rule does, which
+    otherwise are refused with the alert `unrecognized_name`."""
     routes: list[RouteConfig] = []
     """The rules that choose a pool, first match first. Protocol `http` only, and needed there; a request that none
     of them takes is answered with 404."""
+    sni_routes: list[SniRouteConfig] = []
+    """The rules that choose a pool by the ClientHello. Protocol `tls` only."""
+    proxy_protocol: ProxyProtocolConfig | None = None
+    """Reads the client's address from a PROXY protocol header. Default: no header is expected, and the client is who
+    connects. The address counts for everything: limits, affinity, source networks, logs and `X-Forwarded-For`."""
     header_timeout: Duration = 10 * SECOND
     """Longest time from the first byte of a request's head to its end; then 408. It ends clients that trickle their
-    headers to hold connections. `http` only."""
+    headers to hold connections. For `tls`, longest time for the ClientHello. `http` and `tls` only."""
     body_timeout: Duration = 30 * SECOND
     """Longest silence while a request's body is awaited; then 408. `http` only."""
-    idle_timeout: Duration = Field(default_factory=lambda data: HOUR if data.get("protocol") == "tcp" else 75 * SECOND)
+    idle_timeout: Duration = Field(
+        default_factory=lambda data: HOUR if data.get("protocol") in ("tcp", "tls") else 75 * SECOND
+    )
     """Longest time a connection stays open without a request (`http`) or without a byte in either direction
-    (`tcp`). Default: `75s` for `http`, `1h` for `tcp`. Keep it above the idle timeout of the clients' own
-    connection pools, or they meet connections that are just being closed. `0s`: no limit."""
+    (`tcp`, `tls`). Default: `75s` for `http`, `1h` for `tcp` and `tls`. Keep it above the idle timeout of the clients'
+    own connection pools, or they meet connections that are just being closed. `0s`: no limit."""
+    half_close_timeout: Duration = 0
+    """The same once one side has ended its direction and the other has not. `0s`: as `idle_timeout`. Shorter frees
+    sessions whose other side is gone; keep it above the longest answer that begins after the client's end. `tcp` and
+    `tls` only."""
     send_timeout: Duration = 30 * SECOND
     """Longest time a client may take none of the bytes offered to it; then its connection is closed."""
     max_header_bytes: Size = Field(default=16 * KIB, ge=1 * KIB, le=1 * MIB)
@@ -139,6 +153,10 @@ class ListenerConfig(Model):
     max_connections: Integer = Field(default=20_000, ge=1, le=1_000_000)
     """Most connections of this listener in each worker; further ones wait in the kernel's queue. An idle
     connection costs a worker some kilobytes."""
+    max_connections_per_source: Integer = Field(default=0, ge=0, le=1_000_000)
+    """Most connections of this listener that one network has in each worker, a network being one IPv4 address or one
+    IPv6 /64; further ones are closed at once. 0: no limit. Counted by the address of the client, also when a PROXY
+    protocol header tells it."""
     forwarded: Literal["append", "replace", "preserve", "off"] = "append"
     """What endpoints see in `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`: `append` adds this hop
     to what the client sent, `replace` drops what the client sent (for listeners on the open internet),

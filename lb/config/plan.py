@@ -48,6 +48,8 @@ class PoolPlan:
     retries: int  # further tries on another endpoint
     max_idle: int  # idle upstream connections kept per worker and endpoint (http)
     send_proxy: str = ""  # "" | v1 | v2: PROXY protocol towards the endpoint (tcp)
+    send_unique_id: bool = False  # a unique id for connections that came without one (v2)
+    send_checksum: bool = False  # CRC-32C of the header (v2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,32 @@ class Http2Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class SniRoutePlan:
+    """A rule of a listener that passes TLS through; all conditions that are given have to hold."""
+
+    pool: int  # index into Plan.pools
+    sni: tuple[str, ...] = ()  # lower case, "*.example.org" = any one or more labels below; () = any, or none
+    alpn: tuple[str, ...] = ()  # one of these is offered; () = any
+    sources: tuple[str, ...] = ()  # networks; () = any
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocolPlan:
+    """Who may send a PROXY protocol header."""
+
+    networks: tuple[str, ...]
+    unix: bool  # and clients of a Unix socket
+    required: bool
+    timeout_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerPlan:
     name: str
     bind: str
-    protocol: str  # http | tcp
+    protocol: str  # http | tcp | tls
     series: int
-    pool: int  # tcp: index into Plan.pools; http: -1
+    pool: int  # tcp: index into Plan.pools; tls: that of what no rule takes, -1 = none; http: -1
     routes: tuple[RoutePlan, ...]  # http: first match wins, in this order
     header_timeout_ns: int  # from the first byte of a request's head to its end
     body_timeout_ns: int  # between two reads of a request's body
@@ -97,6 +119,10 @@ class ListenerPlan:
     http2: Http2Plan
     upgrades: tuple[str, ...]  # protocols that requests may change to, in lower case
     upgrade_idle_timeout_ns: int  # silence both ways behind an upgrade; 0 = no limit
+    half_close_timeout_ns: int = 0  # silence of a session that one side has ended; 0 = idle_timeout_ns (tcp, tls)
+    max_connections_per_source: int = 0  # per worker; 0 = no limit
+    proxy_protocol: ProxyProtocolPlan | None = None
+    sni_routes: tuple[SniRoutePlan, ...] = ()  # tls
 
 
 @dataclass(frozen=True, slots=True)

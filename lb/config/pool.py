@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from lb.config.base import Address, Boolean, HttpPath, Integer, Model, Number, Token, only_one, refuse
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
+from lb.config.tcp import SendProxyConfig, expand_send_proxy
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
 
 
@@ -136,9 +137,12 @@ class PoolConfig(Model):
     """Further tries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
     max_idle: Integer = Field(default=256, ge=0, le=65_536)
     """Unused connections kept for each worker and endpoint. `http` only."""
-    send_proxy: Literal["off", "v1", "v2"] = "off"
-    """Whether a PROXY protocol header, of which version, tells the endpoint the client's address. `tcp` only; the
-    endpoint must expect it."""
+    send_proxy: Annotated[
+        SendProxyConfig, BeforeValidator(expand_send_proxy, json_schema_input_type=str | SendProxyConfig)
+    ] = SendProxyConfig(version="off")
+    """Whether a PROXY protocol header tells the endpoint the client's address: `off`, `v1`, `v2`, or a mapping with
+    options. `tcp` only, since the connections of other pools carry the requests of many clients; the endpoint must
+    expect it."""
 
     @model_validator(mode="after")
     def _source(self) -> PoolConfig:

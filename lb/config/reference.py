@@ -99,7 +99,8 @@ def _section(paths: list[str], model: type[BaseModel]) -> str:
     lines += ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
     hints = _hints(model)
     for name, field in model.model_fields.items():
-        cells = (f"`{name}`", _value(hints[name], field), _default(hints[name], field), _prose(field.description or ""))
+        key, text = field.alias or name, _prose(field.description or "")
+        cells = (f"`{key}`", _value(hints[name], field), _default(hints[name], field), text)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -17,6 +17,7 @@ from lb.config.listener import ListenerConfig, MatchConfig, PathMatch, RouteConf
 from lb.config.pool import EndpointConfig, HealthConfig, KeyConfig, PolicyConfig, PoolConfig
 from lb.config.scaling import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
 from lb.config.serve import BackoffConfig, CrashLoopConfig, ServeConfig
+from lb.config.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
 from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
 
 __all__ = [
@@ -36,10 +37,13 @@ __all__ = [
     "PathMatch",
     "PolicyConfig",
     "PoolConfig",
+    "ProxyProtocolConfig",
     "RouteConfig",
     "ScalingConfig",
+    "SendProxyConfig",
     "ServeConfig",
     "ShutdownConfig",
+    "SniRouteConfig",
     "StepConfig",
 ]
 

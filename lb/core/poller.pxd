@@ -81,6 +81,8 @@ cdef class Poller:
     cdef void dispatch(self) noexcept
     cdef void finish_batch(self) noexcept
     cdef void link(self, tg_timer *node, uint64_t tick) noexcept
+    # Unregisters without closing: the descriptor, which is the caller's now, or -1 when it had to be closed.
+    cdef int detach(self, Source source) noexcept
 
 
 cdef enum:

@@ -183,6 +183,24 @@ cdef class Poller:
         Py_DECREF(source)
         return 0
 
+    cdef int detach(self, Source source) noexcept:
+        cdef epoll_event event
+        cdef int fd = source.fd
+        if fd < 0:
+            return -1
+        if epoll_ctl(self.fd, EPOLL_CTL_DEL, fd, &event) < 0:
+            # It would go on telling of a source that may be gone by then; closing ends that, too.
+            log.error("epoll_ctl: %s", strerror(errno).decode())
+            close(fd)
+            fd = -1
+        source.fd = -1
+        source.deadline = UINT64_MAX
+        self.sources -= 1
+        if self.running:
+            self.graveyard.append(source)
+        Py_DECREF(source)
+        return fd
+
     cdef void watch(self, Source source, bint on) noexcept:
         cdef epoll_event event
         event.events = EPOLLIN | EPOLLEXCLUSIVE      # which EPOLL_CTL_MOD does not allow: delete and add

@@ -53,7 +53,7 @@ cdef class HttpAcceptor(Acceptor):
         connection.ip_length = <unsigned char>ip_length
         connection.port = <unsigned short>port
         if connection.register(fd) == IO_ERROR:
-            listener.closed_one()
+            listener.closed_one(ip, <size_t>ip_length)
             return
         (<set>listener.connections).add(connection)
         connection.set_timer()
@@ -547,7 +547,7 @@ cdef class HttpConnection(Client):
         self.exchange = None
         self.poller.remove(self)
         (<set>self.listener.connections).discard(self)
-        self.listener.closed_one()
+        self.listener.closed_one(self.ip, self.ip_length)
         if exchange is not None:
             self.intake.busy -= 1
             exchange.client_gone()

@@ -147,7 +147,7 @@ cdef class Http2Connection(Client):
             return
         self.poller.remove(self)
         (<set>self.listener.connections).discard(self)
-        self.listener.closed_one()
+        self.listener.closed_one(self.ip, self.ip_length)
         self.host.lose()
         self.host.bury()
 

@@ -1,10 +1,12 @@
 """A listening socket in one worker, and what its plan says of the connections it accepts."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.http1 cimport Scan
 from lb.core.http2 cimport h2_options
+from lb.core.ip cimport Networks
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport Segment
+from lb.core.sources cimport Sources
 from lb.telemetry.accesslog cimport AccessLog
 
 
@@ -25,8 +27,8 @@ cdef struct Http2Limits:
 
 cdef class Listener(Source):
     cdef readonly str name
-    cdef readonly bint tcp
-    cdef object table                 # RouteTable, or the Pool of a tcp listener
+    cdef readonly str protocol
+    cdef object table                 # RouteTable (http), Pool (tcp) or SniTable (tls)
     cdef object factory               # makes the connection: factory.accepted(listener, fd)
     cdef AccessLog access
     cdef object connections           # the worker's set of all client connections
@@ -49,6 +51,20 @@ cdef class Listener(Source):
     cdef Py_ssize_t open              # connections accepted here and not closed yet
     cdef bint paused
     cdef readonly bint draining
+    # What is decided before the protocol begins (lb.proxy.preface), and what that said of the connection which is just
+    # being handed over.
+    cdef public object preface        # the PrefaceAcceptor
+    cdef object greeting              # its Greeting, or None
+    cdef bint prefaced
+    cdef bint passthrough             # TLS that is not ended here: a ClientHello is awaited
+    cdef Networks proxy_from          # who may send a PROXY header; None = nobody is asked
+    cdef bint proxy_unix
+    cdef bint proxy_required
+    cdef uint64_t proxy_timeout
+    cdef readonly uint64_t half_close_timeout   # 0 = as idle_timeout
+    cdef uint32_t max_per_source      # 0 = no limit
+    cdef readonly Sources sources     # open connections by network
+    cdef readonly uint64_t over_limit   # connections closed because their network had enough
 
     # Whether the protocol that a request asks to change to is one of `upgrades`.
     cdef bint may_upgrade(self, Scan *scan) noexcept
@@ -56,7 +72,12 @@ cdef class Listener(Source):
     cdef bint crowded(self) noexcept
     cdef void stop(self) noexcept
     cdef void resume(self) noexcept
-    cdef void closed_one(self) noexcept
+    # The client is known: counted, and given to the protocol; or closed, when its network has enough.
+    cdef void hand_over(self, int fd, const char *ip, int ip_length, int port, bint unix) noexcept
+    # To be called once for every connection that was handed over, with the text that it was handed over with.
+    cdef void closed_one(self, const char *ip, size_t ip_length) noexcept
+    # The same for one that was closed before.
+    cdef void uncounted_closed(self) noexcept
 
 
 cdef class Acceptor:

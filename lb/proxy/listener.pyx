@@ -8,12 +8,15 @@ import logging
 
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, errno
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport strerror, strlen
+from libc.string cimport memset, strerror
+from posix.unistd cimport close
 from lb.core.http1 cimport H_UPGRADE, Field, Scan, same_name
+from lb.core.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_set, tg_ip
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport (
     TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
 )
+from lb.core.sources cimport Sources
 from lb.telemetry.accesslog cimport AccessLog
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -23,8 +26,6 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr_storage:
         unsigned short ss_family
     enum:
-        AF_INET
-        AF_INET6
         SOCK_NONBLOCK
         SOCK_CLOEXEC
     int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
@@ -55,7 +56,6 @@ cdef extern from "<netinet/tcp.h>" nogil:
         TCP_NODELAY
 
 cdef extern from "<arpa/inet.h>" nogil:
-    const char *inet_ntop(int family, const void *address, char *text, socklen_t size)
     uint16_t ntohs(uint16_t value)
 
 log = logging.getLogger("tidegate.listener")
@@ -77,7 +77,8 @@ cdef class Acceptor:
 
 
 cdef class Listener(Source):
-    """`plan` is a ListenerPlan; `table` its RouteTable (http) or Pool (tcp); `connections` the worker's set of them."""
+    """`plan` is a ListenerPlan; `table` its RouteTable (http), Pool (tcp) or SniTable (tls); `connections` the worker's
+    set of them. `preface` is to be set before the start."""
 
     def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections,
                  AccessLog access):
@@ -85,12 +86,14 @@ cdef class Listener(Source):
         self.factory = factory
         self.connections = connections
         self.access = access
+        self.sources = Sources()
         self.update(plan, segment, table)
 
     def update(self, plan, Segment segment, table):
         """Take over a new plan; connections that are open follow it from their next request on."""
+        proxy = plan.proxy_protocol
         self.name = plan.name
-        self.tcp = plan.protocol == "tcp"
+        self.protocol = plan.protocol
         self.table = table
         self.segment = segment
         self.series_index = plan.series
@@ -104,6 +107,14 @@ cdef class Listener(Source):
         self.max_connections = plan.max_connections
         self.forwarded = FORWARDED[plan.forwarded]
         self.retry_buffer = plan.retry_buffer
+        self.half_close_timeout = plan.half_close_timeout_ns
+        self.max_per_source = plan.max_connections_per_source
+        self.passthrough = plan.protocol == "tls"
+        self.prefaced = self.passthrough or proxy is not None
+        self.proxy_from = None if proxy is None else Networks(proxy.networks)
+        self.proxy_unix = proxy is not None and proxy.unix
+        self.proxy_required = proxy is not None and proxy.required
+        self.proxy_timeout = 0 if proxy is None else proxy.timeout_ns
         self.upgrades = tuple(name.encode() for name in plan.upgrades)
         self.upgrade_idle_timeout = plan.upgrade_idle_timeout_ns
         self.update_http2(plan.http2)
@@ -159,8 +170,9 @@ cdef class Listener(Source):
     cdef void accept_all(self) noexcept:
         cdef sockaddr_storage address
         cdef socklen_t length
-        cdef int fd, _turn, port, one = 1
-        cdef char ip[46]
+        cdef int fd, _turn, port, ip_length, one = 1
+        cdef char ip[IP_TEXT]
+        cdef tg_ip peer
         cdef bint unix
         for _turn in range(ACCEPTS):
             if self.open >= self.max_connections:
@@ -185,14 +197,14 @@ cdef class Listener(Source):
                     return
                 log.error("listener %s: accept: %s", self.name, strerror(errno).decode())
                 return
-            ip[0] = 0
+            memset(&peer, 0, sizeof(peer))
             port = 0
             unix = False
             if address.ss_family == AF_INET:
-                inet_ntop(AF_INET, &(<sockaddr_in *>&address).sin_addr, ip, sizeof(ip))
+                ip_set(&peer, AF_INET, &(<sockaddr_in *>&address).sin_addr)
                 port = ntohs((<sockaddr_in *>&address).sin_port)
             elif address.ss_family == AF_INET6:
-                inet_ntop(AF_INET6, &(<sockaddr_in6 *>&address).sin6_addr, ip, sizeof(ip))
+                ip_set(&peer, AF_INET6, &(<sockaddr_in6 *>&address).sin6_addr)
                 port = ntohs((<sockaddr_in6 *>&address).sin6_port)
             else:
                 unix = True
@@ -201,7 +213,20 @@ cdef class Listener(Source):
             self.open += 1
             tg_add(&self.series[TG_S_CONNECTIONS], 1)
             tg_add(&self.series[TG_S_STARTED], 1)
-            (<Acceptor>self.factory).accepted(self, fd, ip, <int>strlen(ip), port, unix)
+            ip_length = ip_format(&peer, ip)
+            if self.prefaced:
+                (<Acceptor>self.preface).accepted(self, fd, ip, ip_length, port, unix)
+            else:
+                self.hand_over(fd, ip, ip_length, port, unix)
+
+    cdef void hand_over(self, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        if not self.sources.enter(ip, <size_t>ip_length, self.max_per_source):
+            close(fd)
+            self.over_limit += 1
+            tg_add(&self.series[TG_S_REJECTED], 1)
+            self.uncounted_closed()
+            return
+        (<Acceptor>self.factory).accepted(self, fd, ip, ip_length, port, unix)
 
     cdef void stop(self) noexcept:
         """Stop watching for a while (the limit is reached, or resources are out)."""
@@ -219,7 +244,11 @@ cdef class Listener(Source):
         if self.open < self.max_connections:
             self.resume()
 
-    cdef void closed_one(self) noexcept:
+    cdef void closed_one(self, const char *ip, size_t ip_length) noexcept:
+        self.sources.leave(ip, ip_length)
+        self.uncounted_closed()
+
+    cdef void uncounted_closed(self) noexcept:
         self.open -= 1
         tg_add(&self.series[TG_S_FINISHED], 1)
         if self.paused and self.deadline == <uint64_t>-1 and self.open < self.max_connections:

@@ -11,7 +11,9 @@ from lb.core.stream cimport Address
 from lb.proxy.admission cimport Intake
 from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
+from lb.proxy.preface cimport PrefaceAcceptor
 from lb.proxy.route cimport Route, RouteTable
+from lb.proxy.sni cimport SniTable
 from lb.proxy.tunnel cimport TunnelAcceptor
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.http1 cimport Http1Pool
@@ -53,6 +55,8 @@ class Proxy:
         self.intake = Intake(self.poller, self.context.new)
         self.http = HttpAcceptor(self.intake)
         self.tcp = TunnelAcceptor(self.poller)
+        self.preface = PrefaceAcceptor(self.poller)
+        self.over_limit = 0         # connections refused by listeners that are gone
 
     def apply(self, plan, sockets):
         """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
@@ -72,18 +76,22 @@ class Proxy:
         for listener in plan.listeners:
             if listener.protocol == "tcp":
                 tables[listener.name] = pools[listener.pool]
+            elif listener.protocol == "tls":
+                rest = pools[listener.pool] if listener.pool >= 0 else None
+                tables[listener.name] = SniTable(listener.sni_routes, pools, rest)
             else:
                 tables[listener.name] = RouteTable([Route(r, pools[r.pool], self.segment) for r in listener.routes])
         made = {}
         for listener in plan.listeners:
             fd = sockets[listener.name]
             old = self.listeners.get(listener.name)
-            if old is not None and self.descriptors[listener.name] == fd and old.tcp == (listener.protocol == "tcp"):
+            if old is not None and self.descriptors[listener.name] == fd and old.protocol == listener.protocol:
                 continue
-            factory = self.tcp if listener.protocol == "tcp" else self.http
+            factory = self.tcp if listener.protocol in ("tcp", "tls") else self.http
             made[listener.name] = Listener(
                 self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access
             )
+            made[listener.name].preface = self.preface
         self.commit(plan, sockets, tables, channels, made)
 
     def make_pool(self, plan, channels):
@@ -108,7 +116,7 @@ class Proxy:
         for name, listener in made.items():
             listener.start(duplicate(sockets[name]))
         for name in [n for n in self.listeners if n in made or n not in tables]:
-            self.listeners.pop(name).halt()
+            self.give_up(self.listeners.pop(name))
         for listener in plan.listeners:
             if listener.name not in made:
                 self.listeners[listener.name].update(listener, self.segment, tables[listener.name])
@@ -135,8 +143,13 @@ class Proxy:
     def stop_accepting(self):
         """Leave new connections to others; those that are open go on."""
         for listener in self.listeners.values():
-            listener.halt()
+            self.give_up(listener)
         self.listeners = {}
+
+    def give_up(self, listener):
+        """No new connections; its count outlives it."""
+        listener.halt()
+        self.over_limit += listener.over_limit
 
     def drain(self):
         """Close what is idle; every answer from now on closes its connection."""
@@ -161,6 +174,8 @@ class Proxy:
             "sources": self.poller.sources,
             "access_log_dropped": self.access.dropped,
             "access_log_errors": self.access.write_errors,
+            "refused_source-limit": self.over_limit + sum([each.over_limit for each in self.listeners.values()]),
+            **self.preface.stats(),
         }
 
     def close(self):

@@ -5,6 +5,7 @@ from lb.core.poller cimport Poller
 from lb.core.splice cimport Pipe
 from lb.core.stream cimport Stream
 from lb.proxy.listener cimport Acceptor, Listener
+from lb.proxy.preface cimport Greeting
 from lb.upstream.pool cimport Pool
 
 
@@ -12,7 +13,7 @@ cdef class Side(Stream):
     """One of the two sockets of a session."""
     cdef Tunnel tunnel
     cdef Side other
-    cdef Pipe pipe                    # bulk read from here on its way to `other`, or None
+    cdef Pipe pipe                    # bulk read from here on its way to `other`; None unless `bulk`
     cdef bint bulk                    # big reads: through the pipe
     cdef bint hangup
     cdef bint blocked                 # what was read from here waits for room on the other side
@@ -24,6 +25,7 @@ cdef class Tunnel:
     cdef TunnelAcceptor home
     cdef Listener listener
     cdef Pool pool
+    cdef Greeting greeting            # what the client's first bytes said, or None
     cdef Side client
     cdef Side endpoint
     cdef int index                    # of the endpoint in the pool, -1 = none held
@@ -45,14 +47,18 @@ cdef class Tunnel:
     cdef void connect_failed(self) noexcept
     cdef void connected(self) noexcept
     cdef void relay(self, Side source) noexcept
+    cdef void leave_bulk(self, Side source) noexcept
     cdef int pass_on(self, Side source) noexcept
     cdef void touch(self) noexcept
     cdef void finish(self, bint ok) noexcept
     cdef void let_go(self, bint ok) noexcept
     cdef void log_access(self, uint64_t took, bint ok) noexcept
-    cdef bytes proxy_header(self)
 
 
 cdef class TunnelAcceptor(Acceptor):
     cdef Poller poller
     cdef Py_ssize_t busy
+    cdef list pipes                   # empty ones, for whoever has bulk next
+
+    cdef Pipe take_pipe(self)
+    cdef void give_pipe(self, Pipe pipe) noexcept

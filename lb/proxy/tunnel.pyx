@@ -5,9 +5,6 @@ direction to splice(2) until it runs dry. A slow receiver stops the reading from
 one pipe, waits.
 """
 
-import socket
-import struct
-
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.hashing cimport hash64
@@ -20,9 +17,11 @@ from lb.core.splice cimport Pipe
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
+from lb.proxy.announce cimport announce
 from lb.proxy.listener cimport Acceptor, Listener
+from lb.proxy.preface cimport Greeting
 from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_ENDPOINT, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
 from lb.upstream.pool cimport KEY_NONE, Pool
 
@@ -30,6 +29,7 @@ cdef enum:
     SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
     SPLICE_SIZE = 512 * 1024
     TURNS = 16                        # reads before others get theirs
+    SPARE_PIPES = 32                  # kept open in a worker: making one takes two system calls
 
 
 cdef class TunnelAcceptor(Acceptor):
@@ -37,13 +37,31 @@ cdef class TunnelAcceptor(Acceptor):
 
     def __init__(self, Poller poller):
         self.poller = poller
+        self.pipes = []
+
+    cdef Pipe take_pipe(self):
+        """An empty pipe, or None when the process is out of descriptors."""
+        cdef Pipe pipe
+        if self.pipes:
+            return <Pipe>self.pipes.pop()
+        pipe = Pipe.__new__(Pipe)
+        return pipe if pipe.open() else None
+
+    cdef void give_pipe(self, Pipe pipe) noexcept:
+        if pipe is not None and pipe.held == 0 and len(self.pipes) < SPARE_PIPES:
+            self.pipes.append(pipe)               # else it closes with its last reference
 
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
         cdef Tunnel tunnel = Tunnel.__new__(Tunnel)
         cdef Side side = Side.__new__(Side)
+        cdef Greeting greeting = <Greeting>listener.greeting
         tunnel.home = self
         tunnel.listener = listener
-        tunnel.pool = <Pool>listener.table
+        tunnel.greeting = greeting
+        if greeting is not None and greeting.pool is not None:
+            tunnel.pool = greeting.pool           # by the ClientHello
+        else:
+            tunnel.pool = <Pool>listener.table
         tunnel.client = side
         tunnel.index = -1
         tunnel.last = -1
@@ -162,14 +180,13 @@ cdef class Tunnel:
             self.connect()
 
     cdef void connected(self) noexcept:
-        cdef bytes header
-        cdef iovec part
         self.endpoint.poller.disarm(self.endpoint)
         if self.pool.send_proxy:
-            header = self.proxy_header()
-            part.iov_base = <char *>header
-            part.iov_len = <size_t>len(header)
-            if self.endpoint.push_parts(&part, 1) == IO_ERROR:
+            if announce(&self.endpoint.out, self.pool, self.client.fd, self.greeting) < 0:
+                self.reason = "proxy-header"
+                self.finish(False)
+                return
+            if self.endpoint.push() == IO_ERROR:
                 self.finish(False)
                 return
         self.touch()
@@ -178,8 +195,11 @@ cdef class Tunnel:
             self.relay(self.endpoint)
 
     cdef void touch(self) noexcept:
-        if self.listener.idle_timeout:
-            self.client.poller.arm(self.client, self.client.poller.now + self.listener.idle_timeout)
+        cdef uint64_t silence = self.listener.idle_timeout
+        if self.listener.half_close_timeout and (self.client.ended or self.endpoint.ended):
+            silence = self.listener.half_close_timeout
+        if silence:
+            self.client.poller.arm(self.client, self.client.poller.now + silence)
 
     cdef int pass_on(self, Side source) noexcept:
         """What was read and not taken yet goes first: 0 all gone, 1 the receiver is full, IO_ERROR."""
@@ -216,6 +236,8 @@ cdef class Tunnel:
                 target.shutdown_write()
                 if target.ended:
                     self.finish(True)
+                else:
+                    self.touch()
                 return
             if source.bulk:
                 n = source.pipe.fill(source.fd, SPLICE_SIZE)
@@ -225,9 +247,12 @@ cdef class Tunnel:
                 self.finish(False)
                 return
             if n == IO_AGAIN:
-                source.bulk = False
+                if source.bulk:
+                    self.leave_bulk(source)
                 break
             if n == 0:
+                if source.bulk:
+                    self.leave_bulk(source)
                 source.ended = True
                 continue                          # half-close: passed on once all before it is
             source.bytes_read += <uint64_t>n
@@ -240,16 +265,19 @@ cdef class Tunnel:
                     return
                 source.blocked = left > 0
                 if n == SMALL:
-                    if source.pipe is None:
-                        source.pipe = Pipe.__new__(Pipe)
-                        if not source.pipe.open():
-                            source.pipe = None
+                    source.pipe = self.home.take_pipe()
                     source.bulk = source.pipe is not None
                 elif not source.hangup:
                     break                         # drained; the edge will tell
         else:
             source.poller.defer(source)           # more, after the others had their turn
         self.touch()
+
+    cdef void leave_bulk(self, Side source) noexcept:
+        """The pipe is empty, or its session over: idle sessions hold none."""
+        source.bulk = False
+        self.home.give_pipe(source.pipe)
+        source.pipe = None
 
     cdef void let_go(self, bint ok) noexcept:
         cdef uint64_t *words
@@ -279,19 +307,19 @@ cdef class Tunnel:
         tg_add(&words[TG_S_BYTES_IN], self.client.bytes_read)
         if self.endpoint is not None:
             tg_add(&words[TG_S_BYTES_OUT], self.endpoint.bytes_read)
+            self.leave_bulk(self.endpoint)
             self.endpoint.tunnel = None
             self.endpoint.other = None
-            self.endpoint.pipe = None
             self.endpoint.poller.remove(self.endpoint)
         if self.listener.access.enabled:
             self.log_access(took, ok)
+        self.leave_bulk(self.client)
         self.client.tunnel = None
         self.client.other = None
-        self.client.pipe = None
         self.client.poller.remove(self.client)
         self.home.busy -= 1
         (<set>self.listener.connections).discard(self)
-        self.listener.closed_one()
+        self.listener.closed_one(self.ip, <size_t>self.ip_length)
 
     cdef void log_access(self, uint64_t took, bint ok) noexcept:
         cdef tg_access *record = self.listener.access.begin()
@@ -306,7 +334,12 @@ cdef class Tunnel:
         if self.endpoint is not None:
             record.bytes_out = self.endpoint.bytes_read
         set_text(record, A_CLIENT, self.ip, <size_t>self.ip_length)
-        set_text(record, A_METHOD, b"TCP", 3)
+        if self.listener.passthrough:
+            set_text(record, A_METHOD, b"TLS", 3)
+        else:
+            set_text(record, A_METHOD, b"TCP", 3)
+        if self.greeting is not None:
+            set_text(record, A_HOST, self.greeting.sni, self.greeting.sni_length)
         set_object(record, A_LISTENER, self.listener.name)
         set_object(record, A_POOL, self.pool.name)
         if self.last >= 0:
@@ -314,29 +347,6 @@ cdef class Tunnel:
         if not ok:
             set_object(record, A_REASON, self.reason)
         self.listener.access.commit()
-
-    cdef bytes proxy_header(self):
-        """The PROXY protocol's header, version 1 or 2 (proxy-protocol.txt of HAProxy, 2.1 and 2.2)."""
-        source = (<bytes>self.ip[:self.ip_length]).decode()
-        try:
-            with socket.socket(fileno=self.client.fd) as view:
-                try:
-                    name = view.getsockname()
-                finally:
-                    view.detach()
-        except OSError:
-            name = ""
-        if not source or not isinstance(name, tuple):
-            return b"PROXY UNKNOWN\r\n" if self.pool.send_proxy == "v1" else V2_SIGNATURE + b"\x20\x00\x00\x00"
-        target, port = name[0].partition("%")[0], name[1]     # without the scope of a link-local address
-        v6 = ":" in source
-        if self.pool.send_proxy == "v1":
-            family = "TCP6" if v6 else "TCP4"
-            return f"PROXY {family} {source} {target} {self.port} {port}\r\n".encode()
-        family = socket.AF_INET6 if v6 else socket.AF_INET
-        addresses = socket.inet_pton(family, source) + socket.inet_pton(family, target)
-        addresses += struct.pack("!HH", self.port, port)
-        return V2_SIGNATURE + struct.pack("!BBH", 0x21, 0x21 if v6 else 0x11, len(addresses)) + addresses
 
     # From Python.
 
@@ -349,6 +359,3 @@ cdef class Tunnel:
 
     def close(self):
         self.finish(False)
-
-
-cdef bytes V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

@@ -168,6 +168,17 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         "worker_connections", "Client connections", ("worker",),
         (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),
     )  # fmt: skip
+    yield _counter(
+        "connections_refused",
+        "Connections closed before they could ask for anything",
+        ("worker", "reason"),
+        (
+            ((str(w["index"]), key.removeprefix("refused_")), n)
+            for w in workers
+            for key, n in (w["stats"] or {}).items()
+            if key.startswith("refused_")
+        ),
+    )
 
 
 def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:

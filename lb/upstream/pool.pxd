@@ -34,7 +34,9 @@ cdef class Pool:
     cdef readonly uint64_t response_timeout
     cdef readonly uint64_t idle_timeout
     cdef readonly int retries
-    cdef readonly str send_proxy
+    cdef readonly str send_proxy      # "", v1, v2
+    cdef readonly bint send_unique_id
+    cdef readonly bint send_checksum
 
     # Chooses an endpoint and counts one more in flight there: its index, or -1 when none takes requests.
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept

@@ -32,6 +32,8 @@ cdef class Pool:
         self.idle_timeout = plan.idle_timeout_ns
         self.retries = plan.retries
         self.send_proxy = plan.send_proxy
+        self.send_unique_id = plan.send_unique_id
+        self.send_checksum = plan.send_checksum
         self.series = <uint64_t **>calloc(len(plan.endpoints) + 1, sizeof(uint64_t *))
         if self.series == NULL:
             raise MemoryError

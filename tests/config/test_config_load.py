@@ -98,7 +98,7 @@ log: {level: 3, access: ["x"]}
         "1: wrokers: unknown key; did you mean workers?",
         "3: listeners.a.colour: unknown key",
         "3: listeners.a.routes[1].pool: there is no pool 'nobody'",
-        "4: listeners.b.protocol: 'htp' is not one of http, tcp; did you mean http?",
+        "4: listeners.b.protocol: 'htp' is not one of http, tcp, tls; did you mean http?",
         "5: listeners.c.bind: 127.0.0.1:8080 is taken by listeners.a",
         "7: pools.app.retries: must be at most 10",
         "8: pools.broken: exactly one of endpoints, serve is needed; none is given",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,11 +27,13 @@ SECOND = 1_000_000_000
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def listening_socket() -> tuple[int, int]:
-    """A listening descriptor on a free loopback port, and the port."""
-    made = socket.socket()
+def listening_socket(dual_stack: bool = False) -> tuple[int, int]:
+    """A listening descriptor on a free loopback port, and the port. `dual_stack`: one of IPv6 that takes IPv4, too."""
+    made = socket.socket(socket.AF_INET6 if dual_stack else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    made.bind(("127.0.0.1", 0))
+    if dual_stack:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    made.bind(("::" if dual_stack else "127.0.0.1", 0))
     made.listen(1024)
     port = made.getsockname()[1]
     return made.detach(), port
@@ -130,11 +132,20 @@ class Site:
         pool: dict[str, Any] | None = None,
         route: dict[str, Any] | None = None,
         cache_size: int = 0,
+        more_pools: Sequence[list[str]] = (),
+        dual_stack: bool = False,
     ) -> Gate:
-        """A data path in front of `addresses`; `cache_size` bytes of result cache, 0 for none."""
-        tcp = (listener or {}).get("protocol") == "tcp"
-        endpoints = tuple(EndpointPlan(a, i, 10 + i, 1) for i, a in enumerate(addresses))
-        pools = (replace(POOL, endpoints=endpoints, **{"protocol": "tcp" if tcp else "http", **(pool or {})}),)
+        """A data path in front of `addresses`; `cache_size` bytes of result cache, 0 for none. `more_pools` are further
+        pools like the first, by their addresses."""
+        tcp = (listener or {}).get("protocol") in ("tcp", "tls")
+        made_pools = []
+        for each in (addresses, *more_pools):
+            first = sum(len(p.endpoints) for p in made_pools)
+            numbered = tuple(EndpointPlan(a, first + i, 10 + first + i, 1) for i, a in enumerate(each))
+            settings = {"protocol": "tcp" if tcp else "http", **(pool or {})}
+            made_pools.append(replace(POOL, name=f"pool{first or ''}", endpoints=numbered, **settings))
+        pools = tuple(made_pools)
+        endpoints = [endpoint for each in pools for endpoint in each.endpoints]
         routes = () if tcp else (replace(ROUTE, **(route or {})),)
         made = replace(HTTP, **{"routes": routes, "pool": 0 if tcp else -1, **(listener or {})})
         cache = CachePlan(cache_size, 1 << 20) if cache_size else None
@@ -143,7 +154,7 @@ class Site:
         for endpoint in endpoints:
             master.set_health(endpoint.slot, True, 0)
             master.set_weight(endpoint.slot, 1)
-        fd, port = listening_socket()
+        fd, port = listening_socket(dual_stack)
         proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0))
         proxy.apply(plan, {"web": fd})
         gate = Gate(proxy, master, plan, port)

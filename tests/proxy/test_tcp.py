@@ -359,6 +359,43 @@ async def test_a_session_with_traffic_one_way_is_not_silent(site: Site) -> None:
     writer.close()
 
 
+async def test_a_half_closed_session_has_a_timeout_of_its_own(site: Site) -> None:
+    async def never_done(reader: Reader, writer: Writer) -> None:
+        assert await reader.read(-1) == b"all"
+        await asyncio.sleep(3600)
+
+    gate = await site.gate(
+        [await site.endpoint(never_done)],
+        listener={**TCP, "idle_timeout_ns": 3600 * SECOND, "half_close_timeout_ns": SECOND // 5},
+    )
+    reader, writer = await gate.connect()
+    await asyncio.sleep(0.6)
+    assert gate.proxy.busy() == 1  # silent, and whole
+    writer.write(b"all")
+    writer.write_eof()
+    assert await read_all(reader) == b""
+    writer.close()
+    await idle(gate)
+
+
+async def test_idle_sessions_hold_no_pipes(site: Site) -> None:
+    """Bulk takes a pipe per direction; it goes back when the direction runs dry, for the next to use."""
+    gate = await site.gate([await site.endpoint(echo)], listener=TCP)
+    before = psutil.Process().num_fds()
+    data = BLOCK * 4
+    held = []
+    for _ in range(40):
+        reader, writer = await gate.connect()
+        writer.write(data)
+        assert await asyncio.wait_for(reader.readexactly(len(data)), 20) == data
+        held.append(writer)
+    # Four sockets of each session are in this process, and at most 32 spare pipes are kept.
+    assert psutil.Process().num_fds() - before <= 4 * len(held) + 64
+    for writer in held:
+        writer.close()
+    await idle(gate)
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_client_that_leaves_frees_everything(site: Site, how: str) -> None:
     ends: list[bytes] = []

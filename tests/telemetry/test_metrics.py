@@ -17,7 +17,7 @@ STATUS: dict[str, Any] = {
     "generation": 3,
     "reloads": {"ok": 2, "failed": 1},
     "last_reload": {"ok": False},
-    "workers": [{"index": 0, "state": "running", "restarts": 4, "stats": {"connections": 5}}],
+    "workers": [{"index": 0, "state": "running", "restarts": 4, "stats": {"connections": 5, "refused_no-route": 2}}],
     "pools": [
         {
             "name": "p",
@@ -73,6 +73,8 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_reloads_total", "result=failed"] == 1
     assert found["tidegate_last_reload_success",] == 0
     assert found["tidegate_worker_restarts_total", "worker=0"] == 4
+    assert found["tidegate_worker_connections", "worker=0"] == 5
+    assert found["tidegate_connections_refused_total", "reason=no-route", "worker=0"] == 2
     assert found["tidegate_endpoint_up", "endpoint=a", "pool=p"] == 1
     assert found["tidegate_endpoint_draining", "endpoint=a", "pool=p"] == 1
     assert found["tidegate_endpoint_outstanding", "endpoint=a", "pool=p"] == 7
