@@ -15,8 +15,6 @@ from bench.processes import Process
 
 # What it cannot do yet, by the task's job.
 _MISSING = {
-    "http2": "has no HTTP/2 listener yet",
-    "grpc": "has no gRPC listener yet",
     "udp": "has no UDP listener yet",
 }
 _FILE = "tidegate.yaml"

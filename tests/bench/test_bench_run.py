@@ -55,10 +55,28 @@ def test_cpu_time_of_children_and_threads_is_counted(tmp_path: Path) -> None:
         assert memory(pids).rss >= memory(pids).pss > 0
 
 
-def test_a_lost_thread_makes_the_reading_useless() -> None:
+THREAD = """
+import threading, time
+def burn():
+    end = time.thread_time() + 0.3
+    while time.thread_time() < end: pass
+threading.Thread(target=burn).start()
+input()
+"""
+
+
+def test_what_a_thread_used_that_ended_is_in_the_sum_of_its_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", THREAD], stdin=subprocess.PIPE) as process:
+        before = wait_for(lambda: found if len((found := read_cpu([process.pid])).tasks) == 2 else None)
+        after = wait_for(lambda: found if len((found := read_cpu([process.pid])).tasks) == 1 else None)
+        process.communicate(b"\n")
+    assert 0.2e9 < cpu_between(before, after) < 1e9
+
+
+def test_a_lost_process_makes_the_reading_useless() -> None:
     before = CpuReading({(1, 1): 5, (1, 2): 7})
     assert cpu_between(before, CpuReading({(1, 1): 6, (1, 2): 9, (1, 3): 4})) == 7
-    with pytest.raises(BenchError, match="1 measured threads ended"):
+    with pytest.raises(BenchError, match="threads of process 1 ended"):
         cpu_between(before, CpuReading({(1, 1): 6}))
 
 
