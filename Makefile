@@ -6,16 +6,16 @@ BIN := $(VENV)/bin
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 
-BUILD_PACKAGES := gcc libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libsodium-dev
+BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libre2-dev libsodium-dev libssl-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
-TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl valgrind
+TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl valgrind dnsmasq-base
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run test lint bench bench-guard bench-guard-update bench-micro build clean asan fuzz proto docs help
+.PHONY: run test lint soak bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -25,8 +25,10 @@ help:
 	@echo "make bench-guard         instructions per request against the stored figures"
 	@echo "make bench-guard-update  store new ones"
 	@echo "make bench-micro         the hot functions, one by one"
-	@echo "make asan    the core's tests under AddressSanitizer"
-	@echo "make fuzz    HTTP/1.1 through the gate at random, for FUZZ_SECONDS (default 300)"
+	@echo "make asan    the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer (asan-short: those of CI)"
+	@echo "make soak    mixed traffic with reloads and restarts for SOAK_SECONDS (default 600), looking for leaks"
+	@echo "make fuzz    every fuzz target, and HTTP/1.1 through the gate at random, for FUZZ_SECONDS each (default 300)"
+	@echo "make fuzz-corpus         write the corpora's made inputs anew"
 	@echo "make proto   regenerate lb/wire from proto/"
 	@echo "make docs    regenerate the configuration reference and its JSON Schema"
 	@echo "make clean   remove everything that was built"
@@ -93,8 +95,21 @@ lint: build
 asan: build $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh
 
+asan-short: build $(STAMPS)/test-packages
+	PYTHON=$(BIN)/python tests/asan.sh tests/core tests/endpoints tests/fuzz tests/telemetry/test_accesslog.py \
+	  tests/proxy/test_http1.py tests/proxy/test_http1_edges.py tests/proxy/test_forwarded.py tests/proxy/test_rate.py \
+	  tests/proxy/test_grpc_web.py tests/proxy/test_tcp.py tests/inference/test_oip_fuzz.py
+
 fuzz: build
+	$(BIN)/python tests/fuzz/run.py --seconds $${FUZZ_SECONDS:-300}
 	TIDEGATE_FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -q --timeout=0 tests/proxy/test_http1_fuzz.py
+	TIDEGATE_DIFFERENTIAL_EXAMPLES=5000 $(BIN)/python -m pytest -q --timeout=0 tests/differential
+
+fuzz-corpus: build
+	$(BIN)/python tests/fuzz/corpus.py
+
+soak: build $(STAMPS)/test-packages
+	TIDEGATE_SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s --timeout=0 tests/soak
 
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench

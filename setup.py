@@ -19,14 +19,25 @@ LIBRARIES = {
     "libllhttp": ("libllhttp-dev", "9.0"),
     "libnghttp2": ("libnghttp2-dev", "1.52"),
     "libsodium": ("libsodium-dev", "1.0.18"),
+    "openssl": ("libssl-dev", "3.0"),
+    "re2": ("libre2-dev", "0"),  # older ones give the number of their interface as version
 }
 # module -> the C libraries it links
 LINKS = {
     "lb.core.http1": ["libllhttp"],
     "lb.core.http2": ["libnghttp2"],
     "lb.core.hashing": ["libsodium"],
+    "lb.core.regex": ["re2"],
+    "lb.core.certificate": ["openssl"],
+    "lb.core.tls": ["openssl"],
+    "lb.core.tls_context": ["openssl"],
+    "lb.core.tls_peer": ["openssl"],
     "bench._stub": ["libnghttp2"],
 }
+
+
+# modules that are C++, since what they link to is
+CPLUSPLUS = {"lb.core.regex"}
 
 
 def stop(message: str) -> None:
@@ -41,9 +52,8 @@ def pkg_config(library: str) -> dict[str, list[str]]:
         stop(f"{library} {version} or newer is missing; install it with: apt-get install {package}")
 
     def flags(option: str) -> list[str]:
-        return subprocess.run(
-            ["pkg-config", option, library], check=True, capture_output=True, text=True
-        ).stdout.split()
+        words = subprocess.run(["pkg-config", option, library], check=True, capture_output=True, text=True).stdout
+        return list(dict.fromkeys(words.split()))  # RE2 names Abseil's libraries hundreds of times
 
     return {
         "include_dirs": [f[2:] for f in flags("--cflags-only-I")],
@@ -68,7 +78,7 @@ def extension(source: Path) -> Extension:
     flags = [
         "-O2",
         "-g",
-        "-std=gnu11",
+        "-std=gnu++17" if module in CPLUSPLUS else "-std=gnu11",
         "-fno-strict-aliasing",
         "-Wno-unused-function",
         "-fno-plt",
@@ -82,7 +92,8 @@ def extension(source: Path) -> Extension:
         library_dirs=links["library_dirs"],
         libraries=links["libraries"],
         extra_compile_args=flags,
-        extra_link_args=os.environ.get("TIDEGATE_LDFLAGS", "").split(),
+        extra_link_args=["-Wl,--as-needed", *os.environ.get("TIDEGATE_LDFLAGS", "").split()],
+        language="c++" if module in CPLUSPLUS else "c",
         depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/**/*.h"))],
     )
 

@@ -17,7 +17,7 @@ git ls-files -z --cached --others --exclude-standard -- lb bench backend tests e
 cd "$tree"
 export TIDEGATE_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1"
 export TIDEGATE_LDFLAGS="-fsanitize=address,undefined"
-"$python" setup.py -q build_ext --inplace
+"$python" setup.py -q build_ext --inplace -j "$(nproc)"
 
 # Python itself is not instrumented: the runtimes are loaded before it. It frees little at its end, so leaks are not
 # looked for here; its allocator is malloc's, so that its objects are watched too.
@@ -29,6 +29,7 @@ export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE
 if [ $# -eq 0 ]; then
     # Without the test that stops a process after each instruction: instrumented code has many times as many.
     set -- tests/core tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache \
+        tests/fuzz tests/telemetry/test_accesslog.py \
         tests/bench/test_bench_udp.py tests/bench/test_stub_grpc.py tests/bench/test_stub_http2.py \
         --deselect tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock
 fi

@@ -9,6 +9,8 @@ from itertools import repeat
 from bench.errors import BenchError
 from bench.guard.rig import Rig
 
+_DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE = 0, 1, 4, 8
+_END_STREAM, _END_HEADERS = 1, 4
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 
 
@@ -78,3 +80,50 @@ def http1_request(method: str, path: str, headers: Mapping[str, str], body: byte
     if body:
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+class GrpcClient(RawClient):
+    """A gRPC client on one HTTP/2 connection: a call at a time, its fields by number of the dynamic table (RFC 7541)
+    from the second on, as clients send them."""
+
+    _FIRST = b"\x83\x86\x41\x10tidegate.example\x44\x0d/test/Guarded\x5f\x10application/grpc\x40\x02te\x08trailers"
+    _AGAIN = b"\x83\x86\xc1\xc0\xbf\xbe"
+
+    def __init__(self, rig: Rig, message: bytes, right: Callable[[bytes], bool]) -> None:
+        super().__init__(rig, b"", 0, right)
+        self._message = frame(_DATA, _END_STREAM, 0, b"\0" + len(message).to_bytes(4, "big") + message)
+        self._stream = 1
+        self._received = bytearray()
+        window = (1 << 31) - 1
+        settings = frame(_SETTINGS, 0, 0, b"\0\4" + window.to_bytes(4, "big"))
+        update = frame(_WINDOW_UPDATE, 0, 0, (window - 65_535).to_bytes(4, "big"))
+        self._begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + update
+
+    def exchange(self) -> None:
+        head = self._AGAIN if self._stream > 1 else self._FIRST
+        number = self._stream.to_bytes(4, "big")
+        request = frame(_HEADERS, _END_HEADERS, self._stream, head) + self._message[:5] + number + self._message[9:]
+        self._requests = repeat((b"" if self._stream > 1 else self._begin) + request)
+        self._send()
+        answer = b""
+        while True:
+            kind, flags, stream, payload = self._frame()
+            if kind == _DATA and stream == self._stream:
+                answer += payload
+            if kind in (_DATA, _HEADERS) and flags & _END_STREAM and stream == self._stream:
+                break
+        self._stream += 2
+        self._check(answer, len(answer))
+
+    def _frame(self) -> tuple[int, int, int, bytes]:
+        while len(self._received) < 9 or len(self._received) < 9 + int.from_bytes(self._received[:3], "big"):
+            self._received += self._receive()
+        size = int.from_bytes(self._received[:3], "big")
+        found = bytes(self._received[: 9 + size])
+        del self._received[: 9 + size]
+        return found[3], found[4], int.from_bytes(found[5:9], "big"), found[9:]
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """An HTTP/2 frame (RFC 9113 section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload

@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass, field
 
 from bench.errors import BenchError
+from bench.guard.clients import frame as _frame
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _SETTINGS, _PING = 0, 1, 4, 6
@@ -151,7 +152,3 @@ class GrpcServer(Server):
             + _frame(_DATA, 0, stream, self._data)
             + _frame(_HEADERS, _END_HEADERS | _END_STREAM, stream, trailers)
         )
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload

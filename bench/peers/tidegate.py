@@ -8,15 +8,11 @@ import sys
 from typing import Any
 
 import lb
-from bench.errors import BenchError, Cannot
+from bench.errors import BenchError
 from bench.peers.base import Serve, Setup, Task, Upstream, route_prefix
-from bench.peers.limits import refuse_nonsense
+from bench.peers.limits import certificate, refuse_nonsense
 from bench.processes import Process
 
-# What it cannot do yet, by the task's job.
-_MISSING = {
-    "udp": "has no UDP listener yet",
-}
 _FILE = "tidegate.yaml"
 _RELOAD_SECONDS = 30.0
 
@@ -35,11 +31,7 @@ class Tidegate:
 
     def files(self, setup: Setup) -> dict[str, str]:
         task = setup.task
-        if task.job in _MISSING:
-            raise Cannot(_MISSING[task.job])
         refuse_nonsense(task)
-        if task.tls:
-            raise Cannot("terminates no TLS yet")
         return {_FILE: f"{_head(setup)}{_pool(setup)}{_cache(task)}log: {{level: warning}}\n"}
 
     def command(self, setup: Setup) -> list[str]:
@@ -78,21 +70,31 @@ def _ask(port: int, method: str, path: str) -> dict[str, Any]:
 
 def _head(setup: Setup) -> str:
     task = setup.task
-    if task.job == "tcp":
-        front = "tcp\n    pool: servers\n"
-    elif task.routes == 1:
-        front = "http\n    routes: [{pool: servers}]\n"
+    secured = _tls(setup) if task.tls else ""
+    if task.job in ("tcp", "udp"):
+        front = f"{task.job}\n{secured}    pool: servers\n"
     else:
-        rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers" for i in range(task.routes))
-        front = "http\n    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
+        front = f"{'https' if task.tls else 'http'}\n{secured}{_routes(task)}"
+    limit = "" if task.job == "udp" else f"    max_connections: {setup.max_connections}\n"
     return f"""workers: 1
 admin: {{bind: "127.0.0.1:{setup.admin_port}"}}
 listeners:
   front:
     bind: 127.0.0.1:{setup.port}
     idle_timeout: 1h
-    max_connections: {setup.max_connections}
-    protocol: {front}"""
+{limit}    protocol: {front}"""
+
+
+def _tls(setup: Setup) -> str:
+    files = certificate(setup)
+    return f'    tls: {{certificates: [{{cert: "{files.chain}", key: "{files.key}"}}]}}\n'
+
+
+def _routes(task: Task) -> str:
+    if task.routes == 1:
+        return "    routes: [{pool: servers}]\n"
+    rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers" for i in range(task.routes))
+    return "    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
 
 
 def _pool(setup: Setup) -> str:

@@ -45,6 +45,13 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
         )
         for note in last["notes"]:
             yield Text(f"needs a restart: {note}", "yellow")
+    tls = document.get("tls") or {"certificates": (), "problems": ()}
+    for problem in tls["problems"]:
+        yield Text(f"changed certificates are not used: {problem}", "red")
+    for certificate in tls["certificates"]:
+        if certificate["state"] != "valid":
+            at = datetime.fromtimestamp(certificate["not_after"]).strftime("%Y-%m-%d %H:%M")
+            yield Text(f"{certificate['owner']}: {certificate['file']} is {certificate['state']} (ends {at})", "red")
     slow = [name for name, compiled in document["compiled"].items() if not compiled]
     if slow:
         yield Text(f"not compiled: {', '.join(slow)}", "red")

@@ -90,10 +90,17 @@ def _path(value: Path, info: ValidationInfo) -> Path:
 
 
 def _regex(value: str) -> str:
+    # Whether RE2 takes the pattern is for a check of a layer above to say (lb.proxy.checks): RE2 is compiled code.
+    if not value or not value.isascii() or not value.isprintable() or len(value) > 4096:
+        raise problem("regex", "not a regular expression: 1 to 4096 printable ASCII characters are")
+    return value
+
+
+def _octets_regex(value: str) -> str:
     try:
-        re.compile(value.encode())  # paths are bytes
+        re.compile(value.encode("latin-1"))
     except (re.error, ValueError, OverflowError, RecursionError) as error:
-        raise problem("regex", f"not a regular expression: {error}") from None
+        raise problem("regex", f"not a regular expression over bytes: {error}") from None
     return value
 
 
@@ -126,6 +133,14 @@ FilePath = Annotated[Path, AfterValidator(_path)]
 """A path; a relative one starts from the folder of the configuration file."""
 
 Regex = Annotated[str, AfterValidator(_regex)]
+Octets = Annotated[
+    str,
+    *text(r"[\x00-\xff]{0,1200}", "is not made of bytes: characters up to \\xff, at most 1200"),
+]
+"""Bytes, each spelled as the character of its number."""
+
+OctetsRegex = Annotated[str, AfterValidator(_octets_regex)]
+"""A regular expression over bytes, spelled like Octets."""
 HostPattern = Annotated[str, AfterValidator(_host_pattern)]
 HttpPath = Annotated[str, *text(r"/[!-~]{0,4095}", "is not a path: it begins with / and has no spaces")]
 Token = Annotated[

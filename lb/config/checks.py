@@ -13,9 +13,13 @@ from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_address, parse_bind
 from lb.config.base import Model, did_you_mean
+from lb.config.check_routes import Found as Found
+from lb.config.check_routes import check_table
 from lb.config.schema import Config, HealthConfig, ListenerConfig, PoolConfig, RouteConfig
+from lb.config.tls_checks import check_tls
+from lb.config.tracing import check_tracing
+from lb.config.udp_checks import check_udp_listener, check_udp_pool
 
-Found = tuple[str, str]
 Check = Callable[[Config], list[Found]]
 """A check that a part above this one adds to the loader's own, such as that of the balancing policies."""
 
@@ -24,15 +28,23 @@ KEY_MAX = 127
 
 _HTTP_ONLY = (
     "body_timeout",
+    "min_body_rate",
     "max_header_bytes",
     "max_headers",
     "forwarded",
+    "trusted_proxies",
+    "forwarded_header",
+    "via",
+    "request_id",
     "retry_buffer",
+    "normalize_path",
     "http2",
     "upgrades",
     "upgrade_idle_timeout",
 )
-_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",)}
+_INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
+_STREAM_ONLY = ("send_timeout", "max_connections", "max_connections_per_source", "proxy_protocol", "half_close_timeout")
+_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
 
 
 def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
@@ -44,6 +56,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *_route_names(config),
         *(p for name, pool in config.pools.items() for p in _pool(name, pool)),
         *_cache(config, broken),
+        *check_tls(config.listeners, config.pools),
     ]
 
 
@@ -59,21 +72,31 @@ def _presence(config: Config, broken: Set[str]) -> Iterator[Found]:
 
 
 def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
-    taken: list[tuple[str, HostPort | UnixPath]] = []
+    taken: list[tuple[str, bool, HostPort | UnixPath]] = []
     if "admin" not in broken:
-        taken.append(("admin", parse_bind(config.admin.bind)))
+        taken.append(("admin", False, parse_bind(config.admin.bind)))
     for name, listener in config.listeners.items():
-        bind = parse_bind(listener.bind)
-        other = next((other for other, theirs in taken if overlap(bind, theirs)), None)
+        bind, udp = parse_bind(listener.bind), listener.protocol == "udp"
+        other = next((other for other, kind, theirs in taken if kind == udp and overlap(bind, theirs)), None)
         if other is not None:
             yield f"listeners.{name}.bind", f"{listener.bind} is taken by {other}"
-        taken.append((f"listeners.{name}", bind))
+        taken.append((f"listeners.{name}", udp, bind))
 
 
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
     path = f"listeners.{name}"
     if listener.protocol != "tls":
         yield from _only(listener, path, ("sni_routes",), "only for protocol tls")
+    if listener.protocol == "udp":
+        yield from check_udp_listener(path, listener)
+        yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
+        yield from _only(listener, path, _STREAM_ONLY, "only for protocols http and tcp")
+        if listener.pool is None:
+            yield f"{path}.pool", "is required for protocol udp"
+        else:
+            yield from _reference(config, broken, f"{path}.pool", listener.pool, "udp")
+        return
+    yield from _only(listener, path, ("udp",), "only for protocol udp")
     if listener.protocol == "tls":
         yield from _passthrough(config, broken, path, listener)
         return
@@ -89,12 +112,16 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
         return
     yield from _only(listener, path, ("half_close_timeout",), "only for protocols tcp and tls")
     if listener.pool is not None:
-        yield f"{path}.pool", "only for protocol tcp; an http listener has routes"
+        yield f"{path}.pool", "only for protocols tcp and udp; an http listener has routes"
     if not listener.routes:
         yield f"{path}.routes", "is required for protocol http: at least one route"
     for i, route in enumerate(listener.routes):
-        yield from _reference(config, broken, f"{path}.routes[{i}].pool", route.pool, "http")
+        for where, pool in _pools_of(f"{path}.routes[{i}]", route):
+            yield from _reference(config, broken, where, pool, "http")
         yield from _route(config, broken, f"{path}.routes[{i}]", route)
+    yield from check_table(path, listener)
+    if listener.forwarded_header and listener.forwarded == "off":
+        yield f"{path}.forwarded_header", "has no effect with forwarded: off"
 
 
 def _passthrough(config: Config, broken: Set[str], path: str, listener: ListenerConfig) -> Iterator[Found]:
@@ -131,16 +158,58 @@ def _reference(config: Config, broken: Set[str], path: str, name: str, protocol:
         )
 
 
+def _pools_of(path: str, route: RouteConfig) -> Iterator[tuple[str, str]]:
+    """The pools that a route names, each with its place."""
+    if route.pool is not None:
+        yield f"{path}.pool", route.pool
+    for i, share in enumerate(route.pools):
+        yield f"{path}.pools[{i}].pool", share.pool
+    if route.mirror is not None:
+        yield f"{path}.mirror.pool", route.mirror.pool
+
+
 def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> Iterator[Found]:
     explicit = route.model_fields_set
+    protocols = {config.pools[name].protocol for name in route.pool_names if name in config.pools}
     if route.cache_ttl is not None and not route.cache:
         yield f"{path}.cache_ttl", "has no effect with cache: false"
     wanted = [key for key in ("cache", "cache_ttl") if key in explicit and getattr(route, key) and route.cache]
     for key in wanted:
         if config.cache is None and "cache" not in broken:
             yield f"{path}.{key}", "there is no cache; add a section cache: {}"
-        elif route.pool in config.pools and config.pools[route.pool].protocol != "oip":
-            yield f"{path}.{key}", f"only for pools of protocol oip, and {route.pool!r} is not one"
+        elif protocols and "oip" not in protocols:
+            names = " and ".join(repr(name) for name in route.pool_names)
+            yield f"{path}.{key}", f"only for pools of protocol oip, and {names} is not one"
+    if "oip" in protocols:
+        yield from _inference(path, route)
+    if route.mirror is not None and route.mirror.pool in config.pools and protocols:
+        if protocols != {config.pools[route.mirror.pool].protocol}:
+            yield (
+                f"{path}.mirror.pool",
+                f"must speak what the route's pools speak: {' and '.join(sorted(protocols))}",
+            )
+        if route.mirror.pool in route.pool_names:
+            yield f"{path}.mirror.pool", "answers the route already: it would get each request twice"
+
+
+def _inference(path: str, route: RouteConfig) -> Iterator[Found]:
+    """What has no effect on an inference: a message of its own goes to the model server, its answer is made here."""
+    if route.request_headers is not None:
+        yield f"{path}.request_headers", "only for pools of protocol http"
+    if route.rewrite is not None and route.rewrite.host is not None:
+        yield f"{path}.rewrite.host", "only for pools of protocol http"
+    changes = route.response_headers
+    if changes is None:
+        return
+    if changes.remove:
+        yield f"{path}.response_headers.remove", "only for pools of protocol http"
+    for section, names in (("set", changes.set), ("add", changes.add)):
+        for name in names:
+            if name.lower() in _INFERENCE_FIELDS:
+                yield (
+                    f"{path}.response_headers.{section}.{name}",
+                    "is set by Tidegate for pools of protocol oip",
+                )
 
 
 def _route_names(config: Config) -> Iterator[Found]:
@@ -158,16 +227,19 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from _only(pool, path, ("send_proxy",), "only for protocol tcp")
     if pool.protocol != "http":
         yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
-    if pool.protocol == "tcp":
-        yield from _only(pool, path, ("response_timeout",), "not for protocol tcp")
+    if pool.protocol in ("tcp", "udp"):
+        yield from _only(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
+    if pool.protocol == "udp":
+        yield from _only(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
+        yield from check_udp_pool(path, pool)
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.serve is not None:
         yield from _serve(path, pool)
     if pool.policy.key is not None and pool.policy.key.model and pool.protocol != "oip":
         yield f"{path}.policy.key.model", "only for pools of protocol oip"
-    if pool.policy.key is not None and pool.protocol == "tcp" and not pool.policy.key.source:
-        yield f"{path}.policy.key", "a pool of protocol tcp knows only source: true"
+    if pool.policy.key is not None and pool.protocol in ("tcp", "udp") and not pool.policy.key.source:
+        yield f"{path}.policy.key", f"a pool of protocol {pool.protocol} knows only source: true"
     if pool.health is not None:
         yield from _health(f"{path}.health", pool.health)
         if pool.send_proxy.version != "off" and pool.health.type != "tcp":
@@ -206,6 +278,10 @@ def _health(path: str, health: HealthConfig) -> Iterator[Found]:
         yield from _only(health, path, ("path", "status", "host"), "only for type http")
     if health.type != "grpc":
         yield from _only(health, path, ("service",), "only for type grpc")
+    if health.type != "udp":
+        yield from _only(health, path, ("send", "expect", "answered"), "only for type udp")
+    elif health.expect is not None and not health.answered:
+        yield f"{path}.expect", "has no effect with answered: false"
 
 
 def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
@@ -234,6 +310,7 @@ def _files(config: Config) -> Iterator[Found]:
         else:
             if empty:
                 yield "admin.token_file", f"{token}: is empty"
+    yield from check_tracing(config.tracing)
     if config.log.access not in ("", "-"):
         yield from _folder("log.access", Path(config.log.access).parent)
 

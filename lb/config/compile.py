@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from lb.config.address import HostPort, parse_address
+from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
+from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
+from lb.config.limits import limits_plan
 from lb.config.plan import (
     AccessLogPlan,
     CachePlan,
@@ -24,6 +27,9 @@ from lb.config.plan import (
 )
 from lb.config.schema import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
 from lb.config.tcp import UNIX, ProxyProtocolConfig
+from lb.config.tls import NOTHING, Material, pool_tls_plan, tls_plan
+from lb.config.tracing import tracing_plan
+from lb.config.udp import udp_plan
 from lb.errors import ConfigError
 
 
@@ -35,7 +41,8 @@ class Allocator(Protocol):
         ...
 
     def series(self, kind: str, name: str) -> int:
-        """Index of a series of counters; `kind` is listener, route or endpoint (whose name is `pool|address`)."""
+        """Index of a series of counters; `kind` is listener, route or endpoint (whose name is `pool|address`), or for
+        datagrams udp-listener or udp-endpoint."""
         ...
 
 
@@ -53,27 +60,38 @@ def compile_plan(
     workers: int,
     allocator: Allocator,
     managed: Mapping[str, Sequence[EndpointSpec]],
+    material: Material = NOTHING,
+    tickets: tuple[bytes, ...] = (),
 ) -> Plan:
     """The plan of `config`.
 
     `managed` has the endpoints, by pool, that are not in the file as they are: the ready servers of a managed pool,
     and what the host names of a pool resolve to (lb.discovery.static). A pool that is not in it has the endpoints of
-    the file, none if it is managed. Raises ConfigError when the file's endpoints hold a host name.
+    the file, none if it is managed. `material` is what the files of TLS sections hold, `tickets` the keys of session
+    tickets. Raises ConfigError when the file's endpoints hold a host name.
     """
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
         workers=workers,
-        listeners=tuple(_listener(config, n, li, indices, allocator) for n, li in config.listeners.items()),
-        pools=tuple(_pool(name, pool, managed.get(name), allocator) for name, pool in config.pools.items()),
+        listeners=tuple(_listener(config, n, li, indices, allocator, material) for n, li in config.listeners.items()),
+        pools=tuple(_pool(name, pool, managed.get(name), allocator, material) for name, pool in config.pools.items()),
         cache=CachePlan(config.cache.size, config.cache.max_object) if config.cache else None,
         access_log=AccessLogPlan(config.log.access),
         drain_timeout_ns=config.shutdown.drain_timeout,
+        tracing=tracing_plan(config.tracing),
+        limits=limits_plan(config.limits),
+        tickets=tickets if any(listener.tls is not None for listener in config.listeners.values()) else (),
     )
 
 
 def _listener(
-    config: Config, name: str, listener: ListenerConfig, pools: Mapping[str, int], allocator: Allocator
+    config: Config,
+    name: str,
+    listener: ListenerConfig,
+    pools: Mapping[str, int],
+    allocator: Allocator,
+    material: Material,
 ) -> ListenerPlan:
     return ListenerPlan(
         name=name,
@@ -94,6 +112,8 @@ def _listener(
         max_connections=listener.max_connections,
         forwarded=listener.forwarded,
         retry_buffer=listener.retry_buffer,
+        min_body_rate=listener.min_body_rate,
+        hop=_hop(config, listener),
         half_close_timeout_ns=listener.half_close_timeout,
         max_connections_per_source=listener.max_connections_per_source,
         proxy_protocol=_proxy_protocol(listener.proxy_protocol),
@@ -104,6 +124,27 @@ def _listener(
         http2=_http2(listener.http2),
         upgrades=tuple(name.lower() for name in listener.upgrades),
         upgrade_idle_timeout_ns=listener.upgrade_idle_timeout,
+        normalize=compile_normalize(listener.normalize_path) if listener.protocol in ("http", "https") else None,
+        tls=(
+            tls_plan(listener.protocol, listener.tls, listener.http2.enabled, material)
+            if listener.tls is not None
+            else None
+        ),
+        udp=udp_plan(listener.udp, name, allocator) if listener.protocol == "udp" else None,
+    )
+
+
+def _hop(config: Config, listener: ListenerConfig) -> HopPlan:
+    tracing = config.tracing
+    return HopPlan(
+        trusted_proxies=tuple(listener.trusted_proxies),
+        port=port_of(listener.bind),
+        forwarded_header=listener.forwarded_header,
+        via=listener.via,
+        request_id=listener.request_id,
+        tracing=tracing is not None,
+        trace_ratio=tracing.ratio if tracing is not None else 0.0,
+        trace_parent=tracing.parent if tracing is not None else "any",
     )
 
 
@@ -127,28 +168,17 @@ def _proxy_protocol(config: ProxyProtocolConfig | None) -> ProxyProtocolPlan | N
 
 
 def _route(config: Config, name: str, route: RouteConfig, pools: Mapping[str, int], allocator: Allocator) -> RoutePlan:
-    kind, path = "", ""
-    if route.match.path is not None:
-        ((kind, path),) = route.match.path.model_dump(exclude_none=True).items()
-    cached = config.cache is not None and route.cache and config.pools[route.pool].protocol == "oip"
-    default_ttl = config.cache.ttl if config.cache is not None else 0
-    return RoutePlan(
-        name=name,
-        series=allocator.series("route", name),
-        pool=pools[route.pool],
-        host=route.match.host or "",
-        path_kind=kind,
-        path=path,
-        methods=tuple(route.match.method or ()),
-        cache=cached,
-        cache_ttl_ns=(default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0,
-        timeout_ns=route.timeout or 0,
-        max_body=route.max_body,
-        expose_endpoint=route.expose_endpoint,
+    cached = (
+        config.cache is not None and route.cache and any(config.pools[p].protocol == "oip" for p in route.pool_names)
     )
+    default_ttl = config.cache.ttl if config.cache is not None else 0
+    ttl = (default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0
+    return compile_route(route, name, allocator.series("route", name), pools, CacheRule(cached, ttl))
 
 
-def _pool(name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, allocator: Allocator) -> PoolPlan:
+def _pool(
+    name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, allocator: Allocator, material: Material
+) -> PoolPlan:
     specs = _literal(name, pool) if given is None else given
     return PoolPlan(
         name=name,
@@ -160,6 +190,8 @@ def _pool(name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, all
                 slot=allocator.endpoint(name, spec.address),
                 series=allocator.series("endpoint", f"{name}|{spec.address}"),
                 weight=spec.weight,
+                host=spec.host,
+                datagrams=_datagrams(name, pool, spec, allocator),
             )
             for spec in specs
         ),
@@ -171,7 +203,12 @@ def _pool(name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, all
         send_proxy="" if pool.send_proxy.version == "off" else pool.send_proxy.version,
         send_unique_id=pool.send_proxy.unique_id,
         send_checksum=pool.send_proxy.checksum,
+        tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
     )
+
+
+def _datagrams(name: str, pool: PoolConfig, spec: EndpointSpec, allocator: Allocator) -> int:
+    return allocator.series("udp-endpoint", f"{name}|{spec.address}") if pool.protocol == "udp" else -1
 
 
 def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
@@ -183,8 +220,5 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:
-    kind, name = "", ""
-    if policy.key is not None:
-        ((kind, value),) = policy.key.model_dump(exclude_defaults=True).items()
-        name = value if isinstance(value, str) else ""
-    return PolicyPlan(policy.type, kind, name.lower() if kind == "header" else name, policy.options or None)
+    kind, name = key_of(policy.key)
+    return PolicyPlan(policy.type, kind, name, policy.options or None)

@@ -40,8 +40,31 @@ _RESOLVERS = {
 
 
 class _Loader(yaml.CSafeLoader):
-    yaml_implicit_resolvers = {}
+    """PyYAML's, with our scalars. What a node's place in the tree would say of its tag is left out: nobody uses it, and
+    it took most of the time."""
 
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
+        pass
+
+    def ascend_resolver(self) -> None:
+        pass
+
+    def resolve(self, kind: type[Node], value: Any, implicit: tuple[bool, bool] | bool) -> str:
+        """The tag of a node that has none. `implicit`: whether a scalar is plain, and may be anything but text."""
+        if kind is ScalarNode and isinstance(implicit, tuple) and implicit[0]:
+            for tag, pattern in self.yaml_implicit_resolvers.get(value[:1], ()):
+                if pattern.match(value):
+                    return tag
+        return _DEFAULT_TAGS[kind]
+
+
+_DEFAULT_TAGS: dict[type[Node], str] = {
+    ScalarNode: _TAG + "str",
+    SequenceNode: _TAG + "seq",
+    MappingNode: _TAG + "map",
+}
 
 for _kind, (_pattern, _first) in _RESOLVERS.items():
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_pattern})\Z", re.ASCII), _first)

@@ -7,24 +7,43 @@ from pydantic import BaseModel
 from lb.config.schema import (
     AdminConfig,
     CacheConfig,
+    CertificateConfig,
     Config,
     EndpointConfig,
+    FieldsConfig,
+    GrpcMatch,
     HealthConfig,
     KeyConfig,
+    LimitsConfig,
     ListenerConfig,
     LogConfig,
     MatchConfig,
+    MirrorConfig,
+    ModelMatch,
+    NormalizeConfig,
     PathMatch,
     PolicyConfig,
     PoolConfig,
+    PoolTlsConfig,
     ProxyProtocolConfig,
+    RateKeyConfig,
+    RateLimitConfig,
+    RedirectConfig,
+    RespondConfig,
+    RetryConfig,
+    RewriteConfig,
     RouteConfig,
     ScalingConfig,
     SendProxyConfig,
     ServeConfig,
+    ShareConfig,
     ShutdownConfig,
     SniRouteConfig,
+    TextMatch,
+    TlsConfig,
+    TracingConfig,
 )
+from lb.config.udp import UdpConfig
 
 EXAMPLES: dict[type[BaseModel], str] = {
     Config: """
@@ -56,6 +75,29 @@ forwarded: replace
 routes:
   - pool: digits
 """,
+    TlsConfig: """
+certificates:
+  - {cert: /etc/tidegate/example.org.pem, key: /etc/tidegate/example.org.key}
+  - {cert: /etc/tidegate/models.pem, key: /etc/tidegate/models.key, names: ["*.models.example.org"]}
+client_auth: optional
+client_ca: /etc/tidegate/clients.pem
+""",
+    CertificateConfig: """
+cert: /etc/tidegate/example.org.pem
+key: /etc/tidegate/example.org.key
+names: [example.org, www.example.org]
+""",
+    PoolTlsConfig: """
+ca_file: /etc/tidegate/inside.pem
+server_name: models.example.org
+cert: /etc/tidegate/tidegate.pem
+key: /etc/tidegate/tidegate.key
+""",
+    UdpConfig: """
+responses: 1
+max_datagram: 4KiB
+max_sessions_per_source: 1000
+""",
     RouteConfig: """
 name: chat
 match: {host: chat.example.org, path: {prefix: /v2/models/chat/}, method: POST}
@@ -70,7 +112,50 @@ path: {exact: /v2/health/ready}
 method: [GET, HEAD]
 """,
     PathMatch: """
-regex: ^/v2/models/[a-z]+/infer$
+template: /v2/models/{model}/infer
+""",
+    TextMatch: """
+prefix: "Bearer "
+""",
+    GrpcMatch: """
+service: inference.GRPCInferenceService
+method: ModelInfer
+""",
+    ModelMatch: """
+prefix: llm-
+""",
+    NormalizeConfig: """
+escaped_slash: reject
+""",
+    ShareConfig: """
+pool: chat-next
+weight: 5
+""",
+    MirrorConfig: """
+pool: chat-next
+percent: 1
+""",
+    RewriteConfig: """
+path: /v2/models/{model}/infer
+host: internal.example.org
+""",
+    RedirectConfig: """
+status: 308
+scheme: https
+""",
+    RespondConfig: """
+status: 403
+headers: {Content-Type: text/plain}
+body: not from here
+""",
+    FieldsConfig: """
+set: {X-Api: "1"}
+remove: [Cookie]
+""",
+    RetryConfig: """
+attempts: 2
+on: [connect, reset, 5xx]
+budget: 20
 """,
     ProxyProtocolConfig: """
 from: [10.0.0.0/8, "2001:db8:1::/48"]
@@ -137,6 +222,23 @@ ttl: 10m
     LogConfig: """
 level: info
 access: /var/log/tidegate/access.log
+""",
+    RateLimitConfig: """
+rate: 100/s
+burst: 200
+key: {header: x-tenant}
+""",
+    RateKeyConfig: """
+cookie: session
+""",
+    TracingConfig: """
+endpoint: http://127.0.0.1:4317
+ratio: 0.05
+parent: trusted
+""",
+    LimitsConfig: """
+max_in_flight: 20000
+max_memory: 2GiB
 """,
     ShutdownConfig: """
 drain_timeout: 1m

@@ -1,129 +1,46 @@
-"""Listeners and routes: where clients connect and where their requests go."""
+"""Listeners: where clients connect."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from lb.config.base import (
-    Bind,
-    Boolean,
-    HostPattern,
-    HttpPath,
-    Integer,
-    Model,
-    Name,
-    Regex,
-    Token,
-    did_you_mean,
-    only_one,
-    problem,
-    refuse,
-)
+from lb.config.base import Bind, Boolean, Integer, Model, Token
+from lb.config.hop import Network, Pseudonym
 from lb.config.http2 import Http2Config
+from lb.config.match import Normalize, NormalizeConfig
+from lb.config.route import RouteConfig
 from lb.config.tcp import ProxyProtocolConfig, SniRouteConfig
-from lb.config.units import HOUR, KIB, MIB, SECOND, Duration, Size
+from lb.config.tls import TlsConfig
+from lb.config.udp import UdpConfig
+from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, Size
 
-# Those that llhttp parses, without PRI, which is no request of HTTP/1.1.
-# fmt: off
-METHODS = frozenset((
-    "ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
-    "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE",
-    "PUT", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
-))
-# fmt: on
-
-
-class PathMatch(Model):
-    """How a request's path is compared, without its query. Exactly one of the three."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in ("exact", "prefix", "regex")]})
-
-    exact: HttpPath | None = None
-    """The whole path, byte for byte."""
-    prefix: HttpPath | None = None
-    """The beginning of the path: `/v2/` takes `/v2/models` but not `/v2`."""
-    regex: Regex | None = None
-    """A regular expression (Python's syntax) that is looked for in the path; `^` and `$` bind it to the path's ends.
-    Slower than the other two."""
-
-    @model_validator(mode="after")
-    def _one(self) -> PathMatch:
-        only_one(self, ("exact", "prefix", "regex"))
-        return self
-
-
-def _methods(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _known(values: list[str]) -> list[str]:
-    names = [value.upper() for value in values]
-    for name in names:
-        if name not in METHODS:
-            raise problem("method", f"{name!r} is not a method of HTTP" + did_you_mean(name, METHODS))
-    return names
-
-
-class MatchConfig(Model):
-    """Conditions of a route; all that are given have to hold. An empty match takes every request."""
-
-    host: HostPattern | None = None
-    """Host of the request, without its port: a name, or `*.example.org` for any name below `example.org`. Default:
-    any."""
-    path: PathMatch | None = None
-    """Path of the request. Default: any."""
-    method: (
-        Annotated[
-            list[str],
-            Field(min_length=1),
-            BeforeValidator(_methods, json_schema_input_type=str | list[str]),
-            AfterValidator(_known),
-        ]
-        | None
-    ) = None
-    """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Default: any."""
-
-
-class RouteConfig(Model):
-    """One rule of an HTTP listener. Rules are tried in their order and the first that matches takes the request."""
-
-    name: Name | None = None
-    """Name in metrics, logs and status. Default: the listener's name and the rule's number from 0, as in `web/0`."""
-    match: MatchConfig = MatchConfig()
-    """Which requests the rule takes. Default: all."""
-    pool: str
-    """Name of the pool that answers."""
-    cache: Boolean = True
-    """Whether answers may come from the result cache. It matters only for pools of protocol `oip` and only when
-    the file has a `cache` section. Switch it off for models whose answer changes for the same input."""
-    cache_ttl: Duration | None = None
-    """How long an answer stays in the cache. Default: the `ttl` of the `cache` section."""
-    timeout: Duration | None = None
-    """Longest time for the whole exchange, from the end of the request's head to the end of the answer; then the
-    client gets 504. Default: no limit beyond the pool's."""
-    max_body: Size = 64 * MIB
-    """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take."""
-    expose_endpoint: Boolean = False
-    """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
-    balancing at work, and tells clients about the inside of the site: off by default."""
+_IDLE = {"tcp": HOUR, "tls": HOUR, "udp": MINUTE}
 
 
 class ListenerConfig(Model):
     """An address on which clients connect, and how they are spoken to."""
 
-    protocol: Annotated[Literal["http", "tcp", "tls"], refuse(("https", "udp"))]
-    """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `tcp` passes bytes through to one pool; `tls` passes TLS
-    through undecrypted, to the pool that the name in the ClientHello (SNI) leads to."""
+    protocol: Literal["http", "https", "tcp", "tls", "udp"]
+    """`http` understands HTTP/1.1 and HTTP/2 and routes by request; `https` is the same through TLS; `tcp` passes bytes
+    through to one pool, `udp` datagrams; `tls` passes TLS through undecrypted, to the pool that the name in the
+    ClientHello (SNI) leads to. What is said of `http` below holds for `https`, too."""
     bind: Bind
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port."""
+    tls: TlsConfig | None = None
+    """How TLS is ended here. Needed for protocol `https`; with protocol `tcp` the bytes inside of TLS are passed on.
+    Default: no TLS."""
     pool: str | None = None
-    """Name of the pool that takes the connections. Needed for `tcp`; for `tls` it takes those that no rule does, which
-    otherwise are refused with the alert `unrecognized_name`."""
+    """Name of the pool that takes the connections or sessions. Needed for `tcp` and `udp`; for `tls` it
+    takes those that no rule does, which otherwise are refused with the alert `unrecognized_name`."""
     routes: list[RouteConfig] = []
-    """The rules that choose a pool, first match first. Protocol `http` only, and needed there; a request that none
-    of them takes is answered with 404."""
+    """The rules that say what becomes of a request. Of those that match, the most particular takes it, wherever it
+    stands (see docs/howto/routing.md); of equals the first. Protocol `http` only, and needed there; a request that
+    none of them takes is answered with 404."""
+    normalize_path: Normalize = NormalizeConfig()
+    """How paths are brought into one form before routes look at them, so that no other spelling of a path gets round a
+    route. `http` only."""
     sni_routes: list[SniRouteConfig] = []
     """The rules that choose a pool by the ClientHello. Protocol `tls` only."""
     proxy_protocol: ProxyProtocolConfig | None = None
@@ -134,12 +51,15 @@ class ListenerConfig(Model):
     headers to hold connections. For `tls`, longest time for the ClientHello. `http` and `tls` only."""
     body_timeout: Duration = 30 * SECOND
     """Longest silence while a request's body is awaited; then 408. `http` only."""
-    idle_timeout: Duration = Field(
-        default_factory=lambda data: HOUR if data.get("protocol") in ("tcp", "tls") else 75 * SECOND
-    )
+    min_body_rate: Size = Field(default=100, le=1 * GIB)
+    """Least speed of a request's body, in bytes a second over each `body_timeout`; a slower one is answered with 408.
+    Each time that many bytes have come the time begins anew, so a fast start earns no credit for a trickle. The time in
+    which an endpoint takes no more of the body does not count. `0B`: any speed will do. `http` only."""
+    idle_timeout: Duration = Field(default_factory=lambda data: _IDLE.get(data.get("protocol", ""), 75 * SECOND))
     """Longest time a connection stays open without a request (`http`) or without a byte in either direction
-    (`tcp`, `tls`). Default: `75s` for `http`, `1h` for `tcp` and `tls`. Keep it above the idle timeout of the clients'
-    own connection pools, or they meet connections that are just being closed. `0s`: no limit."""
+    (`tcp`, `tls`), and a session without a datagram (`udp`). Default: `75s` for `http`, `1h` for `tcp` and `tls`, `1m`
+    for `udp`. Keep it above the idle timeout of the clients' own connection pools, or they meet connections that are
+    just being closed. `0s`: no limit, which `udp` cannot have."""
     half_close_timeout: Duration = 0
     """The same once one side has ended its direction and the other has not. `0s`: as `idle_timeout`. Shorter frees
     sessions whose other side is gone; keep it above the longest answer that begins after the client's end. `tcp` and
@@ -162,6 +82,19 @@ class ListenerConfig(Model):
     to what the client sent, `replace` drops what the client sent (for listeners on the open internet),
     `preserve` passes on what the client sent and sets it only where it is missing, `off` passes headers on as
     they are. `http` only."""
+    trusted_proxies: list[Network] = []
+    """Networks of the proxies in front whose word is taken: the client is then the right-most address in
+    `X-Forwarded-For` that is not one of theirs, in logs, keys and limits, and their `X-Forwarded-Proto`, `-Host` and
+    `-Port` are passed on. What anybody else sends in these fields is dropped. Clients on a Unix socket count as trusted
+    when this is not empty. Default: nobody is trusted. `http` only."""
+    forwarded_header: Boolean = False
+    """Whether endpoints also get `Forwarded` (RFC 7239), by the rules of `forwarded`. `http` only."""
+    via: Pseudonym = "tidegate"
+    """Name of this hop in the `Via` that endpoints get (RFC 9110 section 7.6.3). Empty: no `Via` of ours. `http`
+    only."""
+    request_id: Boolean = False
+    """Whether each request gets an `X-Request-Id` of 32 hexadecimal digits, unless a trusted proxy sent one; it also
+    stands in the access log. `http` only."""
     retry_buffer: Size = Field(default=64 * KIB, le=16 * MIB)
     """A request up to this size is kept in memory until its answer begins, so that it can be tried on another
     endpoint; a larger one is tried once. `http` only."""
@@ -173,3 +106,5 @@ class ListenerConfig(Model):
     `websocket` also serves WebSockets over HTTP/2 (RFC 8441). `http` only."""
     upgrade_idle_timeout: Duration = HOUR
     """Longest silence in both directions behind an upgrade; then both sides are closed. `0s`: no limit. `http` only."""
+    udp: UdpConfig = UdpConfig()
+    """Sessions and datagrams. `udp` only."""

@@ -14,6 +14,7 @@ from lb.config.base import nearest
 from lb.config.checks import Check, Found, check_config, check_files
 from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
 from lb.config.explain import message, where
+from lb.config.pause import collector_paused
 from lb.config.schema import Config
 from lb.config.units import FileContext
 from lb.errors import ConfigError
@@ -29,6 +30,11 @@ def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True) -> Con
     Raises ConfigError with one line `FILE:LINE: path.to.key: message` for every problem. Blocks on the file system and,
     where a check resolves names, on the network.
     """
+    with collector_paused():
+        return _load(path, checks, files)
+
+
+def _load(path: Path, checks: Sequence[Check], files: bool) -> Config:
     try:
         with open(path, "rb") as stream:
             raw = stream.read(MAX_BYTES + 1)

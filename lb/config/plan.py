@@ -6,8 +6,26 @@ indices, slots and series of the shared segment), so that later code never check
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
+
+from lb.config.hop import HopPlan
+from lb.config.limits import LimitsPlan
+from lb.config.rate import RatePlan
+from lb.config.route_plan import (
+    AnswerPlan,
+    ConditionPlan,
+    FieldsPlan,
+    MirrorPlan,
+    NormalizePlan,
+    RetryPlan,
+    RewritePlan,
+    SplitPlan,
+)
+from lb.config.tls_plan import PoolTlsPlan, TlsPlan
+from lb.config.tracing import TracingPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +44,8 @@ class EndpointPlan:
     slot: int  # record in the shared segment
     series: int
     weight: int
+    host: str = ""  # the name in the configuration that became this address; "" = there was none
+    datagrams: int = -1  # series of its datagrams (udp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +54,13 @@ class EndpointSpec:
 
     address: str  # as in EndpointPlan
     weight: int = 1
+    host: str = ""  # as in EndpointPlan
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
     name: str
-    protocol: str  # oip | http | http2 | grpc | tcp
+    protocol: str  # oip | http | http2 | grpc | tcp | udp
     policy: PolicyPlan
     endpoints: tuple[EndpointPlan, ...]
     connect_timeout_ns: int
@@ -50,15 +71,16 @@ class PoolPlan:
     send_proxy: str = ""  # "" | v1 | v2: PROXY protocol towards the endpoint (tcp)
     send_unique_id: bool = False  # a unique id for connections that came without one (v2)
     send_checksum: bool = False  # CRC-32C of the header (v2)
+    tls: PoolTlsPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
     name: str
     series: int
-    pool: int  # index into Plan.pools
+    pool: int  # index into Plan.pools; -1 = the route answers itself, or splits
     host: str  # lower case, "" = any, "*.example.org" = any one or more labels below
-    path_kind: str  # "" (any) | exact | prefix | regex
+    path_kind: str  # "" (any) | exact | prefix | template | regex | model (exact: /v2/models/NAME and what is below it)
     path: str
     methods: tuple[str, ...]  # () = any
     cache: bool
@@ -66,6 +88,19 @@ class RoutePlan:
     timeout_ns: int  # whole exchange; 0 = none
     max_body: int
     expose_endpoint: bool = False  # X-Tidegate-Endpoint in answers
+    host_regex: bool = False  # `host` is a regular expression
+    conditions: tuple[ConditionPlan, ...] = ()
+    split: SplitPlan | None = None
+    mirror: MirrorPlan | None = None
+    answer: AnswerPlan | None = None  # no pool is asked
+    rewrite: RewritePlan | None = None  # of the path; of a redirect, the path it leads to
+    rewrite_host: str = ""
+    request_fields: FieldsPlan | None = None
+    response_fields: FieldsPlan | None = None
+    response_timeout_ns: int = -1  # as in PoolPlan, whose it replaces; -1 = the pool's
+    max_in_flight: int = 0  # exchanges of the route in all workers; 0 = no limit
+    retry: RetryPlan | None = None  # None = the pool's `retries`
+    rate_limit: RatePlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +135,28 @@ class ProxyProtocolPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class UdpPlan:
+    """Limits are per worker."""
+
+    series: int  # of the listener's datagrams
+    max_sessions: int
+    max_sessions_per_source: int  # 0 = none
+    max_datagram: int
+    responses: int  # answers to each datagram of a client, -1 = not known
+    requests: int  # a client's datagrams in a session, 0 = any number
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerPlan:
     name: str
     bind: str
-    protocol: str  # http | tcp | tls
+    protocol: str  # http | https | tcp | tls | udp
     series: int
-    pool: int  # tcp: index into Plan.pools; tls: that of what no rule takes, -1 = none; http: -1
-    routes: tuple[RoutePlan, ...]  # http: first match wins, in this order
+    pool: int  # tcp and udp: index into Plan.pools; tls: that of what no rule takes, -1 = none; http: -1
+    routes: tuple[RoutePlan, ...]  # http: the most particular match wins, of equals the first
     header_timeout_ns: int  # from the first byte of a request's head to its end
     body_timeout_ns: int  # between two reads of a request's body
-    idle_timeout_ns: int  # keep-alive without a request; a silent TCP session
+    idle_timeout_ns: int  # keep-alive without a request; a silent TCP or UDP session
     send_timeout_ns: int  # a client that takes none of the bytes offered to it
     max_header_bytes: int
     max_headers: int
@@ -123,6 +170,11 @@ class ListenerPlan:
     max_connections_per_source: int = 0  # per worker; 0 = no limit
     proxy_protocol: ProxyProtocolPlan | None = None
     sni_routes: tuple[SniRoutePlan, ...] = ()  # tls
+    min_body_rate: int = 0  # bytes a second over each body_timeout; 0 = any speed
+    hop: HopPlan = field(default_factory=HopPlan)
+    normalize: NormalizePlan | None = None  # None = paths are taken as they come
+    tls: TlsPlan | None = None
+    udp: UdpPlan | None = None  # protocol udp
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +197,9 @@ class Plan:
     cache: CachePlan | None
     access_log: AccessLogPlan
     drain_timeout_ns: int
+    tracing: TracingPlan | None = None
+    limits: LimitsPlan = field(default_factory=LimitsPlan)
+    tickets: tuple[bytes, ...] = field(default=(), repr=False)  # keys of TLS session tickets, newest first
 
     def to_wire(self) -> dict[str, Any]:
         """The plan as plain types, for msgpack."""
@@ -159,20 +214,49 @@ class Plan:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return value
+    """`value`, a dataclass or a tuple, as plain types. Fields that have their default are left out: of ten thousand
+    plain routes that is most of the frame."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value] if value and not isinstance(value[0], str | int) else list(value)
+    if isinstance(value, type) or not is_dataclass(value):
+        return value
+    plain = {}
+    kind: Any = type(value)
+    for name, default, flat in _layout(kind):
+        got = getattr(value, name)
+        if got != default:
+            plain[name] = got if flat else _plain(got)
+    return plain
 
 
-def _typed(kind: Any, value: Any) -> Any:
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{name: _typed(hints[name], v) for name, v in value.items()})
-    if get_origin(kind) is tuple:
-        (item, *_) = get_args(kind)
-        return tuple(_typed(item, v) for v in value)
-    if value is not None and any(is_dataclass(a) for a in get_args(kind)):
-        return _typed(next(a for a in get_args(kind) if is_dataclass(a)), value)
-    return value
+@cache
+def _layout(kind: type) -> tuple[tuple[str, Any, bool], ...]:
+    """Name, default, and whether the value is plain as it is, for each field of the dataclass `kind`."""
+    readers = _readers(kind)
+    return tuple((f.name, f.default, readers[f.name] is None) for f in fields(kind))
+
+
+def _typed(kind: type, value: Any) -> Any:
+    readers = _readers(kind)
+    return kind(**{name: reader(v) if (reader := readers[name]) else v for name, v in value.items()})
+
+
+@cache
+def _readers(kind: type) -> dict[str, Callable[[Any], Any] | None]:
+    """For each field of the dataclass `kind`, what makes its value from plain types; None where nothing is to be made.
+
+    Looked up once: resolving the annotations costs far more than reading a route.
+    """
+    return {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return lambda value: _typed(hint, value)
+    if get_origin(hint) is tuple:
+        item = _reader(get_args(hint)[0])
+        return (lambda value: tuple(map(item, value))) if item else tuple
+    for part in get_args(hint):
+        if isinstance(part, type) and is_dataclass(part):  # X | None
+            return lambda value: None if value is None else _typed(part, value)
+    return None

@@ -6,10 +6,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from lb.config.base import Address, Boolean, HttpPath, Integer, Model, Number, Token, only_one, refuse
+from lb.config.base import (
+    Address,
+    Boolean,
+    HttpPath,
+    Integer,
+    Model,
+    Number,
+    Octets,
+    OctetsRegex,
+    Token,
+    only_one,
+)
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
 from lb.config.tcp import SendProxyConfig, expand_send_proxy
+from lb.config.tls import PoolTlsConfig
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
 
 
@@ -24,7 +36,7 @@ class KeyConfig(Model):
     query: str | None = Field(default=None, min_length=1, max_length=256)
     """Value of this parameter of the query."""
     source: Boolean = False
-    """Address of the client (`source: true`). The only key that a `tcp` listener has."""
+    """Address of the client (`source: true`). The only key that a `tcp` or `udp` listener has."""
     model: Boolean = False
     """Name of the model that is asked for (`model: true`), so that each endpoint keeps few models warm. `oip`
     only."""
@@ -72,9 +84,9 @@ def _endpoint(value: Any) -> Any:
 class HealthConfig(Model):
     """Active checks of every endpoint, made by the master."""
 
-    type: Literal["tcp", "http", "grpc"]
+    type: Literal["tcp", "http", "grpc", "udp"]
     """`tcp`: a connection is taken. `http`: a GET is answered with one of `status`. `grpc`: the standard health
-    service (`grpc.health.v1`) answers SERVING."""
+    service (`grpc.health.v1`) answers SERVING. `udp`: the datagram `send` is answered."""
     interval: Duration = Field(default=2 * SECOND, ge=10 * MILLISECOND)
     """Time from the start of one check to the start of the next. Shorter finds failures sooner and costs the
     endpoint more."""
@@ -97,6 +109,15 @@ class HealthConfig(Model):
     """`Host` header of the check. Default: the endpoint's address. `http` only."""
     service: str = Field(default="", max_length=255)
     """Service name that is asked about; empty asks about the server as a whole. `grpc` only."""
+    send: Octets = ""
+    """The datagram that asks. Each character is one byte; what is no letter is written as `"\\x00"` in double quotes.
+    Default: an empty datagram, which few servers answer. `udp` only."""
+    expect: OctetsRegex | None = None
+    """A regular expression (Python's syntax) that has to be found in the answer. Default: any answer is good. `udp`
+    only."""
+    answered: Boolean = True
+    """Whether an answer is needed. `false` is for servers that never answer: the check fails only when the system of
+    the endpoint says that nobody is there (ICMP), and looks no further than that. `udp` only."""
 
 
 class PoolConfig(Model):
@@ -104,11 +125,11 @@ class PoolConfig(Model):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["serve"]}]})
 
-    protocol: Annotated[Literal["oip", "http", "http2", "grpc", "tcp"], refuse(("udp",))]
+    protocol: Literal["oip", "http", "http2", "grpc", "tcp", "udp"]
     """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated, gRPC passed
     on), `http` (HTTP/1.1), `http2` (HTTP/2 without TLS, by prior knowledge), `grpc` (as `http2`, for requests that
-    speak gRPC) or `tcp` (bytes). Over HTTP/2 each worker has one connection to an endpoint, which all clients
-    share."""
+    speak gRPC), `tcp` (bytes) or `udp` (datagrams). Over HTTP/2 each worker has one connection to an endpoint, which
+    all clients share."""
     policy: Annotated[PolicyConfig, BeforeValidator(_policy, json_schema_input_type=str | PolicyConfig)] = PolicyConfig(
         type="least_request"
     )
@@ -125,7 +146,9 @@ class PoolConfig(Model):
     """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
     connect_timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
     """Longest time to open a connection to an endpoint; then another is tried."""
-    response_timeout: Duration = Field(default_factory=lambda data: 0 if data.get("protocol") == "tcp" else 60 * SECOND)
+    response_timeout: Duration = Field(
+        default_factory=lambda data: 0 if data.get("protocol") in ("tcp", "udp") else 60 * SECOND
+    )
     """Longest time from the end of a request to the beginning of its answer; then 504. It must be longer than the
     slowest inference. `0s`: no limit. Default: `60s`. Not for `tcp`. A gRPC request has its own deadline besides
     (`grpc-timeout`), and once its answer has begun only that."""
@@ -143,6 +166,9 @@ class PoolConfig(Model):
     """Whether a PROXY protocol header tells the endpoint the client's address: `off`, `v1`, `v2`, or a mapping with
     options. `tcp` only, since the connections of other pools carry the requests of many clients; the endpoint must
     expect it."""
+    tls: PoolTlsConfig | None = None
+    """TLS towards the endpoints; an empty mapping (`tls: {}`) verifies them by the system's authorities. Health checks
+    use the same. Default: no TLS."""
 
     @model_validator(mode="after")
     def _source(self) -> PoolConfig:

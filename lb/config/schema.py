@@ -13,11 +13,28 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, mode
 
 from lb.config.address import is_loopback, parse_bind
 from lb.config.base import Bind, FilePath, Model, Name, problem
-from lb.config.listener import ListenerConfig, MatchConfig, PathMatch, RouteConfig
+from lb.config.limits import LimitsConfig
+from lb.config.listener import ListenerConfig
+from lb.config.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
 from lb.config.pool import EndpointConfig, HealthConfig, KeyConfig, PolicyConfig, PoolConfig
+from lb.config.rate import RateKeyConfig, RateLimitConfig
+from lb.config.route import (
+    FieldsConfig,
+    MirrorConfig,
+    PathRewriteConfig,
+    RedirectConfig,
+    RegexRewriteConfig,
+    RespondConfig,
+    RetryConfig,
+    RewriteConfig,
+    RouteConfig,
+    ShareConfig,
+)
 from lb.config.scaling import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
 from lb.config.serve import BackoffConfig, CrashLoopConfig, ServeConfig
 from lb.config.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
+from lb.config.tls import CertificateConfig, PoolTlsConfig, TlsConfig
+from lb.config.tracing import TracingConfig
 from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
 
 __all__ = [
@@ -25,26 +42,46 @@ __all__ = [
     "BackoffConfig",
     "BehaviorConfig",
     "CacheConfig",
+    "CertificateConfig",
     "Config",
     "CrashLoopConfig",
     "EndpointConfig",
+    "FieldsConfig",
+    "GrpcMatch",
     "HealthConfig",
     "KeyConfig",
+    "LimitsConfig",
     "ListenerConfig",
     "LogConfig",
     "MatchConfig",
     "MetricConfig",
+    "MirrorConfig",
+    "ModelMatch",
+    "NormalizeConfig",
     "PathMatch",
+    "PathRewriteConfig",
     "PolicyConfig",
     "PoolConfig",
+    "PoolTlsConfig",
     "ProxyProtocolConfig",
+    "RateKeyConfig",
+    "RateLimitConfig",
+    "RedirectConfig",
+    "RegexRewriteConfig",
+    "RespondConfig",
+    "RetryConfig",
+    "RewriteConfig",
     "RouteConfig",
     "ScalingConfig",
     "SendProxyConfig",
     "ServeConfig",
+    "ShareConfig",
     "ShutdownConfig",
     "SniRouteConfig",
     "StepConfig",
+    "TextMatch",
+    "TlsConfig",
+    "TracingConfig",
 ]
 
 # TG_MAX_WORKERS of lb/core/segment.h.
@@ -127,5 +164,9 @@ class Config(Model):
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
     log: LogConfig = LogConfig()
     """Logging."""
+    tracing: TracingConfig | None = None
+    """Distributed tracing. Default: none."""
+    limits: LimitsConfig = LimitsConfig()
+    """Limits of each worker."""
     shutdown: ShutdownConfig = ShutdownConfig()
     """Stopping."""

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from lb.config.plan import Plan
 from lb.control import sockets
+from lb.control.datagrams import datagram_totals
 from lb.control.master import Master
 from lb.errors import StartError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
@@ -126,6 +127,7 @@ def snapshot(master: Master) -> Snapshot:
         listeners={x.name: read(x.series) for x in plan.listeners},
         routes={r.name: read(r.series) for x in plan.listeners for r in x.routes},
         endpoints={(p, a): read(i) for p, a, i in _endpoints(plan)},
+        datagrams=datagram_totals(plan, master.segment, master.sockets),
     )
 
 

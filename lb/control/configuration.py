@@ -10,19 +10,25 @@ from lb.balancing.registry import check_policies
 from lb.config.load import load
 from lb.config.plan import EndpointSpec
 from lb.config.schema import Config
+from lb.config.tls import NOTHING, Material
+from lb.control.certificates import CertificateFacts, TlsFiles
 from lb.discovery.static import StaticEndpoints
+from lb.proxy.checks import check_routes
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checked configuration, and what the endpoints it writes down resolved to, by pool."""
+    """A checked configuration, what the endpoints it writes down resolved to, by pool, and what its TLS files held."""
 
     config: Config
     endpoints: Mapping[str, tuple[EndpointSpec, ...]]
+    material: Material = NOTHING
+    certificates: tuple[CertificateFacts, ...] = ()
 
 
 def load_configuration(path: Path) -> Loaded:
     """Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread."""
     static = StaticEndpoints()
-    config = load(path, checks=(static.check, check_policies))
-    return Loaded(config, static.endpoints)
+    tls = TlsFiles()
+    config = load(path, checks=(static.check, check_policies, check_routes, tls.check))
+    return Loaded(config, static.endpoints, tls.material, tls.facts)

@@ -47,8 +47,9 @@ class Publication:
     """What workers get: a plan, the listening sockets it needs, and how to log."""
 
     plan: Plan
-    sockets: Mapping[str, tuple[int, int]]  # listener -> (id of the socket, descriptor)
+    sockets: Sequence[Mapping[str, tuple[int, int]]]  # for each worker: listener -> (id of the socket, descriptor)
     log_level: str
+    wire: Mapping[str, Any]  # the plan as plain types: made once, not for each worker
 
 
 @dataclass(slots=True)
@@ -306,7 +307,8 @@ class Fleet:
     def _send(self, member: Member, publication: Publication) -> None:
         if member.channel is None:
             return
-        new = [(number, fd) for number, fd in publication.sockets.values() if number not in member.known]
+        sockets = publication.sockets[member.index]
+        new = [(number, fd) for number, fd in sockets.values() if number not in member.known]
         for start in range(0, len(new), MAX_FDS):
             part = new[start : start + MAX_FDS]
             member.channel.send({"type": "sockets", "ids": [n for n, _ in part]}, [fd for _, fd in part])
@@ -316,8 +318,8 @@ class Fleet:
             {
                 "type": "plan",
                 "generation": publication.plan.generation,
-                "plan": publication.plan.to_wire(),
-                "sockets": {listener: number for listener, (number, _) in publication.sockets.items()},
+                "plan": publication.wire,
+                "sockets": {listener: number for listener, (number, _) in sockets.items()},
                 "log_level": publication.log_level,
             }
         )
@@ -325,7 +327,7 @@ class Fleet:
     def _commit(self, member: Member, publication: Publication) -> None:
         if member.channel is not None:
             member.channel.send({"type": "commit", "generation": publication.plan.generation})
-            member.known = {number for number, _ in publication.sockets.values()}
+            member.known = {number for number, _ in publication.sockets[member.index].values()}
 
     def _revert(self, members: Sequence[Member], generation: int) -> None:
         for member in members:
@@ -333,7 +335,7 @@ class Fleet:
                 member.channel.send({"type": "revert", "generation": generation})
                 if self._current is not None:
                     member.sent = member.generation = self._current.plan.generation
-                    member.known = {number for number, _ in self._current.sockets.values()}
+                    member.known = {number for number, _ in self._current.sockets[member.index].values()}
 
     def _send_log(self, member: Member) -> None:
         fd = self._access_log()

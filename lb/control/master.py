@@ -21,6 +21,7 @@ from lb.config.compile import worker_count
 from lb.config.plan import Plan
 from lb.config.schema import Config
 from lb.control import status
+from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
 from lb.control.fleet import Fleet, FleetSettings
 from lb.control.logs import AccessLog, set_level
@@ -31,6 +32,7 @@ from lb.control.reload import ReloadResult, decide
 from lb.control.servers import ModelServers, ServerContext
 from lb.control.sockets import SocketTable
 from lb.control.systemd import Notifier
+from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, StartError, TidegateError
 from lb.health.monitor import HealthMonitor, Target
@@ -38,8 +40,9 @@ from lb.health.monitor import HealthMonitor, Target
 log = logging.getLogger("tidegate.master")
 
 ENDPOINT_CAPACITY = 4096
-SERIES_CAPACITY = 4096
+SERIES_CAPACITY = 32_768
 _TICK = 1.0  # seconds
+_CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
 
 
 class Service(Protocol):
@@ -78,6 +81,7 @@ class Master:
     managed: ManagedPools
     fleet: Fleet
     publisher: Publisher
+    certificates: CertificateWatch
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -190,11 +194,16 @@ class Master:
         loaded = await asyncio.to_thread(load_configuration, self.config_path)
         config = loaded.config
         set_level(config.log.level)
+        workers = worker_count(config)
         # The ports before the processes: a taken one is the likeliest thing to fail.
-        self.sockets.commit(self.sockets.stage({name: listener.bind for name, listener in config.listeners.items()}))
+        self.sockets.commit(
+            self.sockets.stage(
+                {name: listener.bind for name, listener in config.listeners.items()},
+                {name: workers for name, listener in config.listeners.items() if listener.protocol == "udp"},
+            )
+        )
         for address in self.sockets.unclaimed:
             log.warning("no listener uses the socket %s passed by the service manager", address)
-        workers = worker_count(config)
         cache_size = config.cache.size if config.cache else 0
         self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size)
         cleanup.callback(self.segment.close)
@@ -217,20 +226,23 @@ class Master:
         self.fleet = Fleet(
             workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno, self._recover_cache
         )
+        tickets = TicketRing(self._clock.now())
         parts = Parts(
-            self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor
+            self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor, tickets
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
+        self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
         await self.publisher.publish()
+        self.certificates.started()
         for factory in self._options.services:
             service = factory(self)
             await service.start()
             services.push_async_callback(service.stop)
         ticking.push_async_callback(_cancel, asyncio.create_task(self._tick()))
-        for work in (self._reload_on_hangup(), self.publisher.follow_endpoints()):
+        for work in (self._reload_on_hangup(), self.publisher.follow_endpoints(), self._watch_certificates()):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
     def _started(self) -> None:
@@ -275,6 +287,12 @@ class Master:
             self._hangup.clear()
             await self.reload()
 
+    async def _watch_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(_CERTIFICATES)
+            async with self._reloading:
+                await self.certificates.look()
+
     async def _reload(self) -> ReloadResult:
         try:
             if self.state != "running":
@@ -286,6 +304,7 @@ class Master:
             log.error("reload failed, the old configuration stays: %s", error)
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()
             return ReloadResult(False, time.time(), self._generation(), str(error), problems)
+        self.certificates.started()
         for note in decision.notes:
             log.warning("needs a restart: %s", note)
         log.info("reloaded: plan %d", self._generation())

@@ -22,9 +22,11 @@ from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
 from lb.control.registry import UP, Initial, Registry
 from lb.control.sockets import Listening, SocketTable
+from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import TidegateError
 from lb.health.monitor import HealthMonitor, Target
+from lb.health.tls import check_tls
 
 log = logging.getLogger("tidegate.master")
 
@@ -42,6 +44,7 @@ class Parts:
     fleet: Fleet
     managed: ManagedPools
     monitor: HealthMonitor
+    tickets: TicketRing
 
 
 class Publisher:
@@ -68,7 +71,10 @@ class Publisher:
             config = loaded.config
             with self._transaction() as undo:
                 plan = self._compile(loaded)
-                staged = parts.sockets.stage({listener.name: listener.bind for listener in plan.listeners})
+                staged = parts.sockets.stage(
+                    {listener.name: listener.bind for listener in plan.listeners},
+                    {listener.name: self._workers for listener in plan.listeners if listener.protocol == "udp"},
+                )
                 undo.callback(parts.sockets.discard, staged)
                 access_log = parts.access_log.stage(config.log.access)
                 undo.callback(access_log.discard)
@@ -77,7 +83,8 @@ class Publisher:
                 if unchanged and before is not None and replace(plan, generation=before.generation) == before:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
-                    await parts.fleet.publish(Publication(plan, _descriptors(staged), config.log.level))
+                    sockets = [_descriptors(staged, worker) for worker in range(self._workers)]
+                    await parts.fleet.publish(Publication(plan, sockets, config.log.level, plan.to_wire()))
                 parts.registry.commit(initial, self._clock.now())
                 undo.pop_all()
             parts.sockets.commit(staged)
@@ -139,6 +146,8 @@ class Publisher:
             workers=self._workers,
             allocator=self._parts.registry,
             managed={**loaded.endpoints, **self._parts.managed.endpoints(loaded.config, self.plan)},
+            material=loaded.material,
+            tickets=self._parts.tickets.keys,
         )
 
     def _trust_unchecked(self, plan: Plan, config: Config) -> None:
@@ -152,8 +161,9 @@ class Publisher:
                     self._parts.segment.set_health(endpoint.slot, True, self._clock.now())
 
 
-def _descriptors(staged: dict[str, Listening]) -> dict[str, tuple[int, int]]:
-    return {name: (listening.id, listening.socket.fileno()) for name, listening in staged.items()}
+def _descriptors(staged: dict[str, Listening], worker: int) -> dict[str, tuple[int, int]]:
+    of_worker = {name: listening.of(worker) for name, listening in staged.items()}
+    return {name: (listening.id, listening.socket.fileno()) for name, listening in of_worker.items()}
 
 
 def _initial(plan: Plan, config: Config) -> Iterator[tuple[int, Initial]]:
@@ -168,4 +178,4 @@ def _targets(plan: Plan, config: Config) -> Iterator[Target]:
         health = config.pools[pool.name].health
         if health is not None:
             for endpoint in pool.endpoints:
-                yield Target(pool.name, endpoint.address, endpoint.slot, health)
+                yield Target(pool.name, endpoint.address, endpoint.slot, health, check_tls(pool, endpoint))

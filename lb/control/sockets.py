@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lb.config.address import HostPort, UnixPath, parse_bind
+from lb.control.datagrams import open_group
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")
@@ -22,17 +23,34 @@ log = logging.getLogger("tidegate.master")
 BACKLOG = 4096  # the kernel lowers it to net.core.somaxconn
 
 _ids = itertools.count(1)
+_Socket = socket.socket
 
 
 @dataclass(slots=True)
 class Listening:
-    """One open listening socket; `id` is never used twice in a master's life, so that workers can name it."""
+    """One open listening socket; `id` is never used twice in a master's life, so that workers can name it.
+
+    A udp listener has one for each worker; `socket` is the first worker's and `others` are the rest.
+    """
 
     bind: str
     socket: socket.socket
     inherited: bool = False
     id: int = field(default_factory=lambda: next(_ids))
     inode: tuple[int, int] | None = None  # of a Unix socket's path: only what is still ours is unlinked
+    others: tuple[Listening, ...] = ()
+
+    @property
+    def datagram(self) -> bool:
+        return self.socket.type == socket.SOCK_DGRAM
+
+    @property
+    def sockets(self) -> list[_Socket]:
+        return [self.socket, *(other.socket for other in self.others)]
+
+    def of(self, worker: int) -> Listening:
+        """What the worker takes from."""
+        return self.others[worker - 1] if self.others and worker else self
 
     @property
     def address(self) -> str:
@@ -42,7 +60,8 @@ class Listening:
     def close(self) -> None:
         """Closes the socket and removes a Unix socket's path, if that still is the one we made."""
         path = self.bind.removeprefix("unix:") if self.inode else ""
-        self.socket.close()
+        for sock in self.sockets:
+            sock.close()
         if path and _inode(path) == self.inode:
             try:
                 os.unlink(path)
@@ -68,16 +87,22 @@ class SocketTable:
         """Addresses passed by the service manager that no listener uses."""
         return [listening.bind for listening in self._spare]
 
-    def stage(self, binds: Mapping[str, str]) -> dict[str, Listening]:
+    def stage(self, binds: Mapping[str, str], datagrams: Mapping[str, int] | None = None) -> dict[str, Listening]:
         """Sockets for all listeners of `binds` (listener -> bind): open ones that fit, else new ones.
 
-        Raises StartError, with none left open.
+        `datagrams` names those that take datagrams, with the number of sockets each needs. Raises StartError, with none
+        left open.
         """
         staged: dict[str, Listening] = {}
-        known = {_key(name, listening.bind): listening for name, listening in self._open.items()}
+        groups = datagrams or {}
+        known = {_key(name, x.bind, x.datagram): x for name, x in self._open.items()}
         try:
             for name, bind in binds.items():
-                staged[name] = known.get(_key(name, bind)) or self._claim(bind) or listen(bind)
+                staged[name] = (
+                    known.get(_key(name, bind, name in groups))
+                    or (listen_datagrams(bind, groups[name]) if name in groups else self._claim(bind))
+                    or listen(bind)
+                )
         except StartError:
             self.discard(staged)
             raise
@@ -119,9 +144,9 @@ class SocketTable:
             listening.close()
 
 
-def _key(listener: str, bind: str) -> tuple[str, str]:
+def _key(listener: str, bind: str, datagram: bool) -> tuple[str, str, bool]:
     """What makes it the same socket: the address, and with port 0, which is another port each time, the listener."""
-    return (listener if bind.endswith(":0") else "", bind)
+    return (listener if bind.endswith(":0") else "", bind, datagram)
 
 
 def listen(bind: str) -> Listening:
@@ -141,6 +166,18 @@ def listen(bind: str) -> Listening:
         sock.close()
         raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
     return Listening(bind, sock)
+
+
+def listen_datagrams(bind: str, count: int) -> Listening:
+    """`count` bound datagram sockets, one for each worker. Raises StartError with one line that says what to do."""
+    address = parse_bind(bind)
+    if isinstance(address, UnixPath):
+        raise StartError(f"cannot listen on {bind}: datagrams need an IP address")
+    try:
+        first, *rest = open_group(address, count)
+    except OSError as error:
+        raise StartError(f"cannot listen on {bind} (udp): {_reason(error)}") from error
+    return Listening(bind, first, others=tuple(Listening(bind, sock) for sock in rest))
 
 
 def format_address(sock: socket.socket) -> str:
@@ -197,7 +234,7 @@ def _inode(path: str) -> tuple[int, int] | None:
 def _reason(error: Exception) -> str:
     match error:
         case OSError(errno=errno.EADDRINUSE):
-            return "the address is in use (ss -ltnp shows by whom)"
+            return "the address is in use (ss -lntup shows by whom)"
         case OSError(errno=errno.EACCES):
             return "not permitted (a port below 1024 needs CAP_NET_BIND_SERVICE; a path needs a writable folder)"
         case OSError(errno=errno.EADDRNOTAVAIL):

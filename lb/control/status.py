@@ -4,7 +4,9 @@
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check}], managed}],
-     cache: {size, entries, bytes, capacity, hits, misses, …} | None}
+     cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
+     tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
+           expires_in_s}], problems, reloads}}
 
 Times `…_at` are Unix seconds; durations end in `_s`.
 """
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import lb
 from lb.cache.store import ResultCache
 from lb.config.plan import CachePlan, Plan, PoolPlan
+from lb.core.buckets import Buckets
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -46,6 +49,8 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "listeners": _listeners(master, plan) if plan else [],
         "pools": _pools(master, plan) if plan else [],
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
+        "rate_limits": _rate_limits(master),
+        "tls": master.certificates.status(),
     }
 
 
@@ -65,6 +70,11 @@ def compiled_modules() -> tuple[tuple[str, bool], ...]:
 
 def _cache(master: Master, plan: CachePlan) -> dict[str, Any]:
     return {"size": plan.size, **ResultCache(master.segment, plan.max_object).stats()}
+
+
+def _rate_limits(master: Master) -> dict[str, int]:
+    buckets = Buckets(master.segment)
+    return {"buckets": buckets.capacity, "evicted": buckets.evicted}
 
 
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:

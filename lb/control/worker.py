@@ -30,6 +30,7 @@ from lb.clock import MonotonicClock
 from lb.config.plan import Plan
 from lb.control.channel import Channel, Message
 from lb.control.logs import set_level, setup_logging
+from lb.core.heap import keep_large_blocks
 from lb.core.segment import Segment
 from lb.errors import StartError, TidegateError
 
@@ -220,6 +221,7 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
         return 1
     for fd in (options.channel, options.segment):
         os.set_inheritable(fd, False)
+    keep_large_blocks()
     try:
         uvloop.run(_run(options, data_path or _proxy))
     except TidegateError as error:

@@ -44,6 +44,8 @@ TG_ATOMICS(_i32, int32_t)
 
 static inline void tg_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void tg_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+/* Orders a store before a later load, which neither acquire nor release does. */
+static inline void tg_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 /* Tell the core that this is a spin loop. */
 static inline void tg_pause(void) {

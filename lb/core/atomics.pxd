@@ -21,4 +21,5 @@ cdef extern from "atomics.h" nogil:
     void tg_store_i32_relaxed(int32_t *p, int32_t v) noexcept
     void tg_fence_acquire() noexcept
     void tg_fence_release() noexcept
+    void tg_fence_full() noexcept
     void tg_pause() noexcept

@@ -9,6 +9,8 @@ cdef extern from "hashing.h":
 
 # SipHash-2-4 with a fixed key: the same in every worker, after every restart and on every machine.
 cdef uint64_t hash64(const void *data, size_t n) noexcept nogil
+# The same under a key of the caller's: for tables whose keys strangers choose.
+cdef uint64_t hash64_keyed(const void *data, size_t n, const unsigned char *key) noexcept nogil
 
 # Keyed BLAKE2b-256 in pieces: init, update any number of times, final once. 0, or -1 for a failure of the library.
 cdef int tg_digest_init(tg_digest *digest, const unsigned char key[32]) noexcept nogil

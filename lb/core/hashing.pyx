@@ -38,8 +38,12 @@ cdef inline crypto_generichash_blake2b_state *aligned(tg_digest *digest) noexcep
 
 
 cdef uint64_t hash64(const void *data, size_t n) noexcept nogil:
+    return hash64_keyed(data, n, AFFINITY_KEY)
+
+
+cdef uint64_t hash64_keyed(const void *data, size_t n, const unsigned char *key) noexcept nogil:
     cdef unsigned char out[8]
-    crypto_shorthash_siphash24(out, <const unsigned char *> data, n, AFFINITY_KEY)
+    crypto_shorthash_siphash24(out, <const unsigned char *> data, n, key)
     # Little-endian by definition, whatever the machine.
     cdef uint64_t value = 0
     cdef int i

@@ -50,6 +50,12 @@ cdef enum:
     H_CACHE_CONTROL
     H_INFERENCE_LENGTH
     H_HTTP2_SETTINGS
+    H_FORWARDED
+    H_VIA
+    H_X_FORWARDED_PORT
+    H_X_REQUEST_ID
+    H_TRACEPARENT
+    H_TRACESTATE
 
 cdef enum:
     MAX_FIELDS = 1024                 # hard limit of a scan; the configuration allows listeners 1000
@@ -96,7 +102,7 @@ cdef struct Scan:
     int field_count
     int max_fields
     Field fields[MAX_FIELDS]
-    int first[24]                     # first field of an id, -1 = none
+    int first[32]                     # first field of an id, -1 = none
     int host_count
     # What this call of execute found.
     bint head

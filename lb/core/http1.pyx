@@ -72,7 +72,7 @@ cdef struct Known:
     uint16_t id
     bint hop
 
-cdef Known KNOWN[21]
+cdef Known KNOWN[27]
 cdef int KNOWN_BY_LENGTH[40]          # first entry of KNOWN with that length, -1 = none
 cdef int KNOWN_COUNT = 0
 
@@ -598,14 +598,19 @@ cdef void set_up() noexcept:
     memset(KNOWN_BY_LENGTH, 0xff, sizeof(KNOWN_BY_LENGTH))
     # In the order of their lengths.
     know(b"te", H_TE, True)
+    know(b"via", H_VIA, False)
     know(b"host", H_HOST, False)
     know(b"cookie", H_COOKIE, False)
     know(b"expect", H_EXPECT, False)
     know(b"upgrade", H_UPGRADE, True)
     know(b"trailer", H_TRAILER, True)
+    know(b"forwarded", H_FORWARDED, False)
     know(b"connection", H_CONNECTION, True)
     know(b"keep-alive", H_KEEP_ALIVE, True)
+    know(b"tracestate", H_TRACESTATE, False)
+    know(b"traceparent", H_TRACEPARENT, False)
     know(b"content-type", H_CONTENT_TYPE, False)
+    know(b"x-request-id", H_X_REQUEST_ID, False)
     know(b"cache-control", H_CACHE_CONTROL, False)
     know(b"content-length", H_CONTENT_LENGTH, False)
     know(b"http2-settings", H_HTTP2_SETTINGS, True)
@@ -613,6 +618,7 @@ cdef void set_up() noexcept:
     know(b"content-encoding", H_CONTENT_ENCODING, False)
     know(b"proxy-connection", H_PROXY_CONNECTION, True)
     know(b"x-forwarded-host", H_X_FORWARDED_HOST, False)
+    know(b"x-forwarded-port", H_X_FORWARDED_PORT, False)
     know(b"transfer-encoding", H_TRANSFER_ENCODING, True)
     know(b"x-forwarded-proto", H_X_FORWARDED_PROTO, False)
     know(b"proxy-authenticate", H_PROXY_AUTHENTICATE, True)

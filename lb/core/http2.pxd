@@ -70,6 +70,9 @@ cdef inline void h2_field(nghttp2_nv *nv, const char *name, size_t name_size, co
 
 # Adds a field to a block: two 32-bit lengths, name, value. 0 or -1.
 cdef int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value, size_t value_size) noexcept
+# The same with the name in lower case (RFC 9113 section 8.2).
+cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
+                         size_t value_size) noexcept
 
 
 cdef class Http2Session:

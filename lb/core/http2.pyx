@@ -205,6 +205,19 @@ cdef int block_add(tg_buffer *block, const char *name, size_t name_size, const c
     return 0
 
 
+cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
+                         size_t value_size) noexcept:
+    cdef size_t i
+    cdef char *at
+    if block_add(block, name, name_size, value, value_size) < 0:
+        return -1
+    at = tg_buffer_tail(block) - name_size - value_size
+    for i in range(name_size):
+        if c'A' <= at[i] <= c'Z':
+            at[i] |= 32
+    return 0
+
+
 cdef class Http2Session:
     """A subclass handles the events."""
 

@@ -40,7 +40,7 @@ cdef class FieldList:
     cdef void add_fields(self, const Scan *scan, uint64_t skip) noexcept
     # Lines "Name: value\r\n" of our own making.
     cdef void add_lines(self, const tg_buffer *lines) noexcept
-    # The fields of a gathered block, as they are.
+    # The fields of a block, names in lower case, which stay until the HEADERS frame is sent: not copied.
     cdef void add_block(self, const tg_buffer *block) noexcept
 
 

@@ -254,7 +254,7 @@ cdef class FieldList:
         cdef const char *end = at + tg_buffer_size(block)
         cdef entry field
         while next_entry(&at, end, &field):
-            self.add(field.name, field.name_size, field.value, field.value_size)
+            self.add_kept(field.name, field.name_size, field.value, field.value_size, NGHTTP2_NV_FLAG_NONE)
 
 
 cdef FieldList FIELDS = FieldList()

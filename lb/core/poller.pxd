@@ -42,6 +42,8 @@ cdef class Source(Timed):
     cdef void on_ready(self, uint32_t events) noexcept
     # Called once at the end of the batch in which the source was marked dirty.
     cdef void on_flush(self) noexcept
+    # Called by `Poller.remove` while the descriptor is still open: the last chance to say goodbye.
+    cdef void on_close(self) noexcept
 
 
 cdef class Poller:
@@ -83,6 +85,10 @@ cdef class Poller:
     cdef void link(self, tg_timer *node, uint64_t tick) noexcept
     # Unregisters without closing: the descriptor, which is the caller's now, or -1 when it had to be closed.
     cdef int detach(self, Source source) noexcept
+    # As `add`, edge-triggered for input (and errors) only: for datagrams, whose sender never waits for room. A socket
+    # tells of room each time a datagram has left, which nobody would want to hear.
+    cdef int add_input(self, Source source, int fd) except -1
+    cdef int register(self, Source source, int fd, uint32_t mask) except -1
 
 
 cdef enum:

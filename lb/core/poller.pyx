@@ -81,6 +81,9 @@ cdef class Source(Timed):
     cdef void on_flush(self) noexcept:
         pass
 
+    cdef void on_close(self) noexcept:
+        pass
+
 
 cdef class Poller:
     """A worker's epoll, its receive buffer and its timer wheel, driven by `loop` (uvloop or asyncio).
@@ -137,8 +140,21 @@ cdef class Poller:
         self.fd = -1
 
     cdef int add(self, Source source, int fd, bint level) except -1:
+        if level:
+            self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLEXCLUSIVE))
+        else:
+            self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
+        source.level = level
+        return 0
+
+    cdef int add_input(self, Source source, int fd) except -1:
+        self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLET))
+        source.level = False
+        return 0
+
+    cdef int register(self, Source source, int fd, uint32_t mask) except -1:
         cdef epoll_event event
-        event.events = EPOLLIN | EPOLLEXCLUSIVE if level else <uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+        event.events = mask
         event.data.ptr = <void *>source
         if epoll_ctl(self.fd, EPOLL_CTL_ADD, fd, &event) < 0:
             raise OSError(errno, strerror(errno).decode())
@@ -146,7 +162,6 @@ cdef class Poller:
         source.fd = fd
         source.poller = self
         source.since = self.batch
-        source.level = level
         self.sources += 1
         return 0
 
@@ -154,6 +169,7 @@ cdef class Poller:
         cdef epoll_event event
         if source.fd < 0:
             return
+        source.on_close()
         if source.level:
             # Other processes hold the same open file, so that closing alone would leave it registered here.
             epoll_ctl(self.fd, EPOLL_CTL_DEL, source.fd, &event)

@@ -5,6 +5,7 @@
  *   endpoints   identity and control words written by the master, load words by the workers
  *   in-flight   one column per worker, so that a dead worker's column can be cleared and nothing leaks
  *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
+ *   buckets     rate limits: sets of token buckets, written by every worker (lb/core/buckets)
  *   cache       the result cache; its inner layout belongs to lb/cache
  */
 #ifndef TIDEGATE_SEGMENT_H
@@ -14,7 +15,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 1u
+#define TG_LAYOUT_VERSION 2u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -34,6 +35,10 @@ typedef struct {
     uint64_t cache_size;
     uint64_t size; /* of the whole segment */
     unsigned char cache_secret[32]; /* keys the digest of cached requests; random per segment */
+    uint64_t buckets_offset;
+    uint32_t bucket_sets;             /* a power of two */
+    uint32_t reserved;
+    unsigned char bucket_secret[16]; /* keys the hash that places a bucket: nobody outside can aim at another's set */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -54,6 +59,19 @@ typedef struct {
     _Atomic uint32_t consecutive_errors;
     _Atomic uint32_t ejected_until_s;
 } tg_endpoint;
+
+/* Rate limits: TG_BUCKET_WAYS buckets whose keys have the same low bits. A key finds its bucket in one cache line and
+ * charges it in the other. All zero is an empty set. */
+#define TG_BUCKET_WAYS 8u
+typedef struct {
+    _Alignas(64) _Atomic uint64_t keys[TG_BUCKET_WAYS]; /* hash of what is limited; 0 = never used */
+    _Atomic uint64_t times[TG_BUCKET_WAYS];             /* CLOCK_MONOTONIC ns at which the bucket is full again */
+} tg_bucket_set;
+
+/* The line before the sets. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t evicted; /* buckets that made room before they were full again */
+} tg_bucket_head;
 
 /* Words of a series (a route or an endpoint). Counters only grow; every word has one writer, the stripe's worker. */
 enum tg_series_word {
@@ -79,6 +97,13 @@ enum tg_series_word {
     TG_S_CACHE_BYPASS,
     TG_S_CONNECTIONS,     /* opened */
     TG_S_DURATION_SUM_NS,
+    /* A listener has no cache: these words of its series count TLS handshakes, connections that became HTTP/2, and those
+     * of them that were ended for a flood of frames. */
+    TG_S_TLS_FULL = TG_S_CACHE_HIT,
+    TG_S_TLS_RESUMED = TG_S_CACHE_MISS,
+    TG_S_TLS_FAILED = TG_S_CACHE_STORED,
+    TG_S_HTTP2 = TG_S_CACHE_COLLAPSED,
+    TG_S_HTTP2_FLOODED = TG_S_CACHE_BYPASS,
     TG_S_HISTOGRAM = 24,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
     TG_S_WORDS = 48
 };

@@ -38,6 +38,11 @@ cdef extern from "segment.h" nogil:
         TG_S_CACHE_BYPASS
         TG_S_CONNECTIONS
         TG_S_DURATION_SUM_NS
+        TG_S_TLS_FULL
+        TG_S_TLS_RESUMED
+        TG_S_TLS_FAILED
+        TG_S_HTTP2
+        TG_S_HTTP2_FLOODED
         TG_S_HISTOGRAM
         TG_S_WORDS
     ctypedef struct tg_header:
@@ -55,7 +60,16 @@ cdef extern from "segment.h" nogil:
         uint64_t cache_size
         uint64_t size
         unsigned char cache_secret[32]
+        uint64_t buckets_offset
+        uint32_t bucket_sets
+        unsigned char bucket_secret[16]
+    enum: TG_BUCKET_WAYS
     # The words are _Atomic in C: read and write them only through lb.core.atomics.
+    ctypedef struct tg_bucket_set:
+        uint64_t keys[8]
+        uint64_t times[8]
+    ctypedef struct tg_bucket_head:
+        uint64_t evicted
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health

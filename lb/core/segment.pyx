@@ -40,9 +40,10 @@ cdef inline uint64_t pages(uint64_t size) noexcept nogil:
 
 
 cdef void lay_out(
-    tg_header *header, uint32_t workers, uint32_t endpoints, uint32_t series, uint64_t cache_size
+    tg_header *header, uint32_t workers, uint32_t endpoints, uint32_t series, uint64_t cache_size,
+    uint32_t bucket_sets
 ) noexcept nogil:
-    """Fill in everything that follows from the four numbers. Columns and stripes start on pages of their own."""
+    """Fill in everything that follows from the five numbers. Columns and stripes start on pages of their own."""
     header.magic = TG_MAGIC
     header.version = TG_LAYOUT_VERSION
     header.workers = workers
@@ -53,7 +54,9 @@ cdef void lay_out(
     header.inflight_stride = pages(endpoints * sizeof(int32_t))
     header.series_offset = header.inflight_offset + workers * header.inflight_stride
     header.series_stride = pages(<uint64_t> series * TG_S_WORDS * sizeof(uint64_t))
-    header.cache_offset = header.series_offset + workers * header.series_stride
+    header.bucket_sets = bucket_sets
+    header.buckets_offset = header.series_offset + workers * header.series_stride
+    header.cache_offset = header.buckets_offset + pages(sizeof(tg_bucket_head) + bucket_sets * sizeof(tg_bucket_set))
     header.cache_size = pages(cache_size)
     header.size = header.cache_offset + header.cache_size
 
@@ -92,8 +95,9 @@ cdef class Segment:
         return 0
 
     @staticmethod
-    def create(workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0):
-        """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages).
+    def create(workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0, bucket_sets=16384):
+        """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
+        the number of sets of eight rate limit buckets, a power of two.
 
         Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
         ValueError for a number out of range, StartError when the system refuses.
@@ -104,11 +108,15 @@ cdef class Segment:
             raise ValueError(f"capacities must be 1 to {MAX_CAPACITY}")
         if not 0 <= cache_size <= MAX_CACHE_SIZE:
             raise ValueError(f"cache_size must be 0 to {MAX_CACHE_SIZE}")
+        if not 1 <= bucket_sets <= MAX_CAPACITY or bucket_sets & (bucket_sets - 1):
+            raise ValueError(f"bucket_sets must be a power of two, at most {MAX_CAPACITY}")
         cdef tg_header header
         memset(&header, 0, sizeof(header))
-        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size)
+        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets)
         cdef bytes secret = os.urandom(32)
         memcpy(header.cache_secret, <const char *> secret, 32)
+        secret = os.urandom(16)
+        memcpy(header.bucket_secret, <const char *> secret, 16)
 
         cdef Segment self = Segment.__new__(Segment)
         try:
@@ -158,10 +166,15 @@ cdef class Segment:
                 or not 1 <= header.endpoint_capacity <= MAX_CAPACITY
                 or not 1 <= header.series_capacity <= MAX_CAPACITY
                 or header.cache_size > MAX_CACHE_SIZE
+                or not 1 <= header.bucket_sets <= MAX_CAPACITY
+                or header.bucket_sets & (header.bucket_sets - 1)
             ):
                 raise TidegateError("shared segment has an impossible header")
             memcpy(&expected, header, sizeof(expected))
-            lay_out(&expected, header.workers, header.endpoint_capacity, header.series_capacity, header.cache_size)
+            lay_out(
+                &expected, header.workers, header.endpoint_capacity, header.series_capacity, header.cache_size,
+                header.bucket_sets,
+            )
             # Field by field: the padding of a struct is not ours to compare.
             if (
                 expected.endpoints_offset != header.endpoints_offset
@@ -169,6 +182,7 @@ cdef class Segment:
                 or expected.inflight_stride != header.inflight_stride
                 or expected.series_offset != header.series_offset
                 or expected.series_stride != header.series_stride
+                or expected.buckets_offset != header.buckets_offset
                 or expected.cache_offset != header.cache_offset
                 or expected.cache_size != header.cache_size
                 or expected.size != header.size
@@ -270,6 +284,12 @@ cdef class Segment:
         """Bytes of the result cache's region; 0 = no cache."""
         self.check_open()
         return self.header.cache_size
+
+    @property
+    def bucket_sets(self):
+        """Number of sets of rate limit buckets."""
+        self.check_open()
+        return self.header.bucket_sets
 
     @property
     def cache_secret(self):

@@ -1,14 +1,12 @@
-"""Byte streams over sockets (TCP and Unix), with an output queue. Knows nothing of protocols."""
+"""Byte streams over sockets (TCP and Unix), plain or through TLS, with an output queue. Knows nothing of protocols."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer
+from lb.core.iovec cimport iovec
 from lb.core.poller cimport Source
+from lb.core.tls cimport Tls
+from lb.core.tls_peer cimport Peer
 
-
-cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -27,13 +25,15 @@ cdef enum:
 cdef class Address:
     """A resolved socket address: "127.0.0.1:80", "[::1]:80" or "unix:/path" ("unix:@name" is abstract)."""
     cdef readonly str text
+    cdef readonly Peer tls            # how connections to it are secured; None: they are not
     cdef readonly int family
     cdef char storage[128]            # struct sockaddr_*
     cdef uint32_t length
 
 
 cdef class Stream(Source):
-    cdef tg_buffer out                # bytes accepted for sending that the kernel has not taken yet
+    cdef tg_buffer out                # bytes accepted for sending that the kernel (or TLS) has not taken yet
+    cdef Tls tls                      # None: plain. An accepted stream gets it before `register`.
     cdef bint connecting
     cdef bint shut                    # our side is shut down
     cdef int error                    # errno of the last failure
@@ -41,9 +41,10 @@ cdef class Stream(Source):
     # >0 bytes read, 0 the peer shut down its side, IO_AGAIN, IO_ERROR.
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept
     # Starts a non-blocking connect and registers with the poller: 0 (connected or under way: see `connecting`) or
-    # IO_ERROR. The first EPOLLOUT ends it: call `finish_connect` from on_ready while `connecting`.
+    # IO_ERROR. Call `finish_connect` from on_ready while `connecting`. An address with TLS is connected when the
+    # handshake is over and the endpoint has proved to be who it should.
     cdef int start_connect(self, Address address) noexcept
-    # 0 when connected, IO_AGAIN, or IO_ERROR.
+    # 0 when connected, IO_AGAIN (TLS: call again at the next event), or IO_ERROR.
     cdef int finish_connect(self) noexcept
     # Appends to `out`; the caller marks the stream dirty. 0 or -1 (no memory).
     cdef int queue(self, const void *data, size_t size) noexcept
@@ -52,13 +53,21 @@ cdef class Stream(Source):
     # Sends `out` and then the parts, without copying what the kernel takes at once; the rest is copied
     # to `out`. 0 all gone, 1 something is left in `out`, IO_ERROR.
     cdef int push_parts(self, const iovec *parts, int count) noexcept
-    # Shuts down our side for writing (a FIN after what was sent).
+    # Shuts down our side for writing (TLS: close_notify, then a FIN, after what was sent). Some of it may have to wait:
+    # `pending` says so, and `push` goes on.
     cdef void shutdown_write(self) noexcept
+    # Bytes that the kernel has not taken; with TLS some of them are encrypted already.
     cdef size_t pending(self) noexcept
     # The close will be a reset: the peer can tell that something is missing.
     cdef void reset_on_close(self) noexcept
+    # The close will be without TLS's goodbye: the peer can tell that something is missing.
+    cdef void cut_short(self) noexcept
+    # The protocol agreed on by ALPN: ALPN_… of lb.core.tls_context.
+    cdef int alpn(self) noexcept
     # Takes a connected, non-blocking descriptor (an accepted one): 0 or IO_ERROR (then it is closed).
     cdef int register(self, int fd) noexcept
     cdef int push_some(self, const iovec *parts, int count) noexcept
     cdef int push_one(self, const char *data, size_t size) noexcept
+    cdef int push_tls(self, const iovec *parts, int count) noexcept
+    cdef void tls_failed(self) noexcept
     cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept

@@ -8,6 +8,9 @@ from libc.string cimport memcpy, memset
 from lb.core.buffer cimport (
     tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
+from lb.core.tls cimport TLS_AGAIN, TLS_ERROR, new_client_tls
+from lb.core.tls_context cimport ALPN_NONE
+from lb.core.tls_peer cimport Peer
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef uint32_t socklen_t
@@ -85,10 +88,14 @@ cdef enum:
 
 
 cdef class Address:
-    """Parses `text`; raises ValueError when it is not an address with a literal IP or a Unix path."""
+    """Parses `text`; raises ValueError when it is not an address with a literal IP or a Unix path.
 
-    def __cinit__(self, str text):
+    `tls`: whom connections to it must prove to be with.
+    """
+
+    def __cinit__(self, str text, Peer tls=None):
         self.text = text
+        self.tls = tls
         memset(self.storage, 0, sizeof(self.storage))
         if text.startswith("unix:"):
             self.parse_unix(os.fsencode(text[5:]))
@@ -145,6 +152,11 @@ cdef class Stream(Source):
 
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept:
         cdef ssize_t n
+        if self.tls is not None:
+            n = self.tls.receive(into, size)
+            if n == TLS_ERROR:
+                self.tls_failed()
+            return n
         while True:
             n = recv(self.fd, into, size, MSG_DONTWAIT)
             if n >= 0:
@@ -178,9 +190,22 @@ cdef class Stream(Source):
         self.shut = False
         self.error = 0
         tg_buffer_clear(&self.out)
+        self.tls = None
+        if address.tls is not None:
+            try:
+                self.tls = new_client_tls(address.tls)
+            except MemoryError:
+                pass
+            if self.tls is None:
+                self.error = ENOMEM
+                close(fd)
+                return IO_ERROR
+            self.connecting = True        # until the handshake is over; the first event begins it
         return self.register(fd)
 
     cdef int register(self, int fd) noexcept:
+        if self.tls is not None:
+            self.tls.attach(fd)
         try:
             self.poller.add(self, fd, False)
         except OSError as failure:
@@ -197,14 +222,29 @@ cdef class Stream(Source):
         if value:
             self.error = value
             return IO_ERROR
+        if self.tls is not None:
+            value = self.tls.handshake()
+            if value == TLS_AGAIN:
+                return IO_AGAIN
+            if value == TLS_ERROR:
+                self.tls_failed()
+                return IO_ERROR
         self.connecting = False
         return 0
+
+    cdef void tls_failed(self) noexcept:
+        """Takes over the error; what an operator has to know of an endpoint is logged."""
+        self.error = self.tls.error
+        if self.tls.reason is not None:
+            self.tls.peer.report(self.tls.reason, self.poller.now)
 
     cdef int queue(self, const void *data, size_t size) noexcept:
         return tg_buffer_append(&self.out, data, size)
 
     cdef int push(self) noexcept:
         cdef ssize_t n
+        if self.tls is not None:
+            return self.push_tls(NULL, 0)
         while self.out.end > self.out.start:
             n = send(self.fd, tg_buffer_head(&self.out), tg_buffer_size(&self.out), MSG_NOSIGNAL | MSG_DONTWAIT)
             if n < 0:
@@ -234,6 +274,8 @@ cdef class Stream(Source):
         cdef int used = 0, first = 0, i
         cdef ssize_t n
         cdef size_t left
+        if self.tls is not None:
+            return self.push_tls(parts, count)
         if count == 1 and tg_buffer_size(&self.out) == 0:
             return self.push_one(<const char *>parts[0].iov_base, parts[0].iov_len)
         memset(&message, 0, sizeof(message))
@@ -289,6 +331,42 @@ cdef class Stream(Source):
             size -= <size_t>n
         return 0
 
+    cdef int push_tls(self, const iovec *parts, int count) noexcept:
+        """`out`, then the parts, through TLS; `count` is at most PARTS."""
+        cdef iovec vector[PARTS + 1]
+        cdef int used = 0, first = 0, i
+        cdef Py_ssize_t taken
+        cdef size_t left
+        if tg_buffer_size(&self.out):
+            vector[0].iov_base = tg_buffer_head(&self.out)
+            vector[0].iov_len = tg_buffer_size(&self.out)
+            used = 1
+        for i in range(count):
+            if parts[i].iov_len:
+                vector[used] = parts[i]
+                used += 1
+        taken = self.tls.write(vector, used)
+        if taken == TLS_ERROR:
+            self.error = self.tls.error
+            return IO_ERROR
+        left = <size_t>taken
+        while first < used and left >= vector[first].iov_len:
+            left -= vector[first].iov_len
+            first += 1
+        if first < used:
+            vector[first].iov_base = <char *>vector[first].iov_base + left
+            vector[first].iov_len -= left
+        i = self.keep_rest(vector, first, used)
+        if i:
+            return i
+        if self.out.capacity > KEEP:
+            tg_buffer_free(&self.out)
+        if tg_buffer_size(&self.tls.held):
+            return 1
+        if self.shut:
+            shutdown(self.fd, SHUT_WR)        # which had to wait; saying it twice does no harm
+        return 0
+
     cdef int keep_rest(self, const iovec *vector, int first, int used) noexcept:
         """What the kernel did not take: the tail of `out` stays, the parts are copied behind it."""
         cdef int i = first
@@ -313,14 +391,33 @@ cdef class Stream(Source):
     cdef void shutdown_write(self) noexcept:
         if self.fd >= 0 and not self.shut:
             self.shut = True
+            if self.tls is not None:
+                self.tls.close_notify()
+                if tg_buffer_size(&self.tls.held):
+                    return                    # `push` goes on
             shutdown(self.fd, SHUT_WR)   # ENOTCONN: the peer is gone, and reading will tell
 
     cdef void reset_on_close(self) noexcept:
         cdef linger how
         how.l_onoff = 1
         how.l_linger = 0
+        self.cut_short()
         if self.fd >= 0:
             setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &how, sizeof(how))   # a Unix socket has no reset
 
+    cdef void cut_short(self) noexcept:
+        if self.tls is not None:
+            self.tls.closed = True
+
+    cdef void on_close(self) noexcept:
+        if self.tls is not None:
+            self.tls.close_notify()           # RFC 8446 section 6.1
+            self.tls.failed = True            # whoever still comes must not reach another's descriptor
+
     cdef size_t pending(self) noexcept:
+        if self.tls is not None:
+            return tg_buffer_size(&self.out) + tg_buffer_size(&self.tls.held)
         return tg_buffer_size(&self.out)
+
+    cdef int alpn(self) noexcept:
+        return ALPN_NONE if self.tls is None else self.tls.alpn()

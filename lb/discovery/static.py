@@ -93,9 +93,11 @@ def _specs(
         if isinstance(answer, ConfigError):
             problems.append((path, str(answer)))
             continue
+        parsed = parse_address(endpoint.address)
+        host = parsed.host.rstrip(".") if isinstance(parsed, HostPort) and not parsed.literal else ""
         for address in answer:
             if owners.setdefault(address, i) == i:
-                specs.append(EndpointSpec(address, endpoint.weight))
+                specs.append(EndpointSpec(address, endpoint.weight, host))
             elif endpoint.address != pool.endpoints[owners[address]].address:  # the same text is reported by the loader
                 problems.append((path, f"{endpoint.address} is {address}, which endpoint {owners[address]} is already"))
     return tuple(specs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,10 @@ def sockaddr(address: str) -> Sockaddr:
 
 def explain(error: OSError) -> str:
     """An operating system's error as a reason: "Connection refused", not its number or its address."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: the certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).replace('_', ' ').lower()}"
     if error.errno == errno.ENOTCONN:
         return "the queue of connections is full"
     return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__

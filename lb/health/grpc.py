@@ -10,7 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lb.config.schema import HealthConfig
 from lb.config.units import MILLISECOND
-from lb.health.check import CheckFailed, sockaddr
+from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.tls import CheckTls
 
 _OPTIONS = (
     # Without these, a channel would share its connection, and the back-off after a failed one, with those before it.
@@ -24,7 +25,8 @@ _OPTIONS = (
 class GrpcCheck:
     """Passes when the status of `service` ("" = the whole server) is SERVING; a server without the protocol fails."""
 
-    def __init__(self, config: HealthConfig) -> None:
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
+        self._tls = tls
         # gRPC goes on connecting for these times, 20 s if not told, after the channel is closed: a socket per check.
         connect_ms = max(100, config.timeout // MILLISECOND)
         self._options = (
@@ -36,13 +38,25 @@ class GrpcCheck:
 
     async def run(self, address: str) -> None:
         # A connection of its own, so that each check also proves that the endpoint still accepts.
-        async with grpc.aio.insecure_channel(_target(address), options=self._options) as channel:
+        async with self._channel(address) as channel:
             try:
                 answer = await health_pb2_grpc.HealthStub(channel).Check(self._request)
             except grpc.aio.AioRpcError as e:
                 raise CheckFailed(self._reason(e)) from e
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise CheckFailed(f"status {_status_name(answer.status)}")
+
+    def _channel(self, address: str) -> grpc.aio.Channel:
+        if self._tls is None:
+            return grpc.aio.insecure_channel(_target(address), options=self._options)
+        plan = self._tls.plan
+        try:
+            roots = self._tls.roots()
+        except OSError as e:
+            raise CheckFailed(explain(e)) from e
+        credentials = grpc.ssl_channel_credentials(roots, plan.key or None, plan.certificate or None)
+        named = (("grpc.ssl_target_name_override", self._tls.name), ("grpc.default_authority", self._tls.name))
+        return grpc.aio.secure_channel(_target(address), credentials, options=(*self._options, *named))
 
     def _reason(self, error: grpc.aio.AioRpcError) -> str:
         code = error.code()

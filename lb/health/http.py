@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.tls import CheckTls
 
 
 class HttpCheck:
     """Passes on an HTTP/1.1 answer whose status is in `status`; redirects are answers, the body is not read."""
 
-    def __init__(self, config: HealthConfig) -> None:
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
+        self._tls = tls
         self._path = config.path
         self._status = frozenset(config.status)
         self._host = config.host
@@ -30,8 +33,9 @@ class HttpCheck:
             authority = address
         headers = {"User-Agent": "tidegate-health", "Host": self._host or authority}
         # The path is sent as it was configured, not normalised.
-        url = URL(f"http://{authority}{self._path}", encoded=True)
+        url = URL(f"{'http' if self._tls is None else 'https'}://{authority}{self._path}", encoded=True)
         try:
+            secure: dict[str, Any] = {} if self._tls is None else _secure(self._tls)
             # A connection of its own, so that each check also proves that the endpoint still accepts.
             async with (
                 aiohttp.ClientSession(
@@ -40,10 +44,13 @@ class HttpCheck:
                     cookie_jar=aiohttp.DummyCookieJar(),
                     auto_decompress=False,
                 ) as session,
-                session.get(url, headers=headers, allow_redirects=False) as response,
+                session.get(url, headers=headers, allow_redirects=False, **secure) as response,
             ):
                 status = response.status
                 response.close()
+        except aiohttp.ClientConnectorCertificateError as e:
+            error = e.certificate_error
+            raise CheckFailed(explain(error) if isinstance(error, OSError) else str(error)) from e
         except aiohttp.ClientConnectorError as e:
             raise CheckFailed(explain(e.os_error)) from e
         except aiohttp.ServerDisconnectedError as e:
@@ -56,3 +63,7 @@ class HttpCheck:
             raise CheckFailed(explain(e)) from e
         if status not in self._status:
             raise CheckFailed(f"status {status}")
+
+
+def _secure(tls: CheckTls) -> dict[str, Any]:
+    return {"ssl": tls.context(("http/1.1",)), "server_hostname": tls.server_name}

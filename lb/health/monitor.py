@@ -14,6 +14,7 @@ from lb.config.schema import HealthConfig
 from lb.health.check import Check, CheckFailed
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
+from lb.health.tls import CheckTls
 
 log = logging.getLogger("tidegate.health")
 
@@ -28,6 +29,7 @@ class Target:
     address: str
     slot: int
     health: HealthConfig
+    tls: CheckTls | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -59,7 +61,7 @@ class HealthMonitor:
         on_change: Callable[[Target, bool, str], None],
         clock: Clock,
         rng: random.Random | None = None,
-        build_check: Callable[[HealthConfig], Check] = build,
+        build_check: Callable[[HealthConfig, CheckTls | None], Check] = build,
     ) -> None:
         self._on_change = on_change
         self._clock = clock
@@ -77,7 +79,7 @@ class HealthMonitor:
             old = self._watches.get(key)
             if old is None:
                 self._watches[key] = self._begin(target)
-            elif old.target.health != target.health:
+            elif (old.target.health, old.target.tls) != (target.health, target.tls):
                 self._end(old)
                 self._watches[key] = self._resume(old, target)
 
@@ -128,7 +130,7 @@ class HealthMonitor:
 
     async def _run(self, watch: _Watch) -> None:
         health = watch.target.health
-        check = self._build(health)
+        check = self._build(health, watch.target.tls)
         delay = watch.first_delay
         while True:
             await asyncio.sleep(delay)

@@ -9,10 +9,17 @@ from lb.health.check import Check
 from lb.health.grpc import GrpcCheck
 from lb.health.http import HttpCheck
 from lb.health.tcp import TcpCheck
+from lb.health.tls import CheckTls
+from lb.health.udp import UdpCheck
 
-CHECKS: Mapping[str, Callable[[HealthConfig], Check]] = {"tcp": TcpCheck, "http": HttpCheck, "grpc": GrpcCheck}
+CHECKS: Mapping[str, Callable[[HealthConfig, CheckTls | None], Check]] = {
+    "tcp": TcpCheck,
+    "http": HttpCheck,
+    "grpc": GrpcCheck,
+    "udp": UdpCheck,
+}
 
 
-def build(config: HealthConfig) -> Check:
-    """The check that `config` asks for; the schema admits only types that are registered here."""
-    return CHECKS[config.type](config)
+def build(config: HealthConfig, tls: CheckTls | None = None) -> Check:
+    """The check that `config` asks for, through `tls`; the schema admits only types that are registered here."""
+    return CHECKS[config.type](config, tls)

@@ -7,13 +7,14 @@ import socket
 
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.tls import CheckTls, handshake
 
 
 class TcpCheck:
-    """Passes when a connection is established."""
+    """Passes when a connection is established, with TLS when the handshake has been good, too."""
 
-    def __init__(self, config: HealthConfig) -> None:
-        pass
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
+        self._tls = tls
 
     async def run(self, address: str) -> None:
         target = sockaddr(address)
@@ -27,5 +28,7 @@ class TcpCheck:
                 # a connection. A TCP connect to a free ephemeral port may meet itself (simultaneous open).
                 if sock.getpeername() == sock.getsockname() and target.family != socket.AF_UNIX:
                     raise CheckFailed("Connection refused (nothing listens there)")
+                if self._tls is not None:
+                    await handshake(sock, self._tls)
         except OSError as e:
             raise CheckFailed(explain(e)) from e

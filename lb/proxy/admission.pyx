@@ -1,28 +1,36 @@
 """From a request's head to its exchange: see admission.pxd."""
 
-from libc.string cimport memchr
 from lb.core.buffer cimport tg_buffer_append
 from lb.core.http1 cimport H_EXPECT, Scan, has_token
 from lb.core.poller cimport Poller, monotonic_ns
-from lb.core.segment cimport TG_S_STARTED, tg_add
+from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
+from lb.proxy.actions cimport admit as apply_actions
+from lb.proxy.answer cimport AnswerExchange
 from lb.proxy.client cimport Client
+from lb.proxy.conditions cimport facts_of, tg_facts
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forward_http2 cimport Http2Exchange
-from lb.proxy.refusal cimport speaks_grpc
+from lb.proxy.forward_web cimport WebExchange, web_kind_of
+from lb.proxy.grpc_web cimport WEB_BINARY, WEB_NONE
+from lb.proxy.normalize cimport normalize
+from lb.proxy.overload cimport Overload
+from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
 from lb.proxy.route cimport Route, RouteTable
-from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP
+from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
 cdef enum:
-    M_HEAD = 2                        # llhttp's number
+    M_GET = 1                         # llhttp's numbers
+    M_HEAD = 2
 
 
 cdef class Intake:
     """`new_infer()` makes the exchanges with pools that speak the Open Inference Protocol."""
 
-    def __init__(self, Poller poller, new_infer):
+    def __init__(self, Poller poller, new_infer, Overload overload):
         self.poller = poller
         self.new_infer = new_infer
+        self.overload = overload
 
     def drain(self):
         """From now on every answer is its connection's last."""
@@ -32,65 +40,96 @@ cdef class Intake:
         return self.busy
 
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length):
-        cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
-        cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
+        cdef tg_facts facts
         cdef Route route
+        cdef Pool pool
         cdef Exchange exchange
         cdef bint other_method = False
-        route = (<RouteTable>client.listener.table).find(host, host_length, scan.target, path_length, scan.method,
-                                                         &other_method)
+        # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
+        cdef int method = M_GET if scan.websocket else scan.method
+        if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
+            client.decline(400, "the path has no normal form")
+            return None
+        facts_of(&facts, scan, host, host_length, method, client.ip, client.ip_length)
+        route = (<RouteTable>client.listener.table).find(&facts, &other_method)
         if route is None:
             if other_method:
                 client.decline(405, "Method Not Allowed")
             else:
                 client.decline(404, "Not Found")
             return None
-        tg_add(&route.series[TG_S_STARTED], 1)
-        exchange = self.new_exchange(client, scan, route.pool.protocol)
+        pool = route.choose(&facts)
+        exchange = self.new_exchange(client, scan, pool)
         if exchange is None:
-            client.decline(415, f"the pool {route.pool.name} speaks gRPC only")
+            client.decline(415, f"the pool {pool.name} speaks gRPC only")
             return None
+        tg_add(&route.series[TG_S_STARTED], 1)
         exchange.started = monotonic_ns()
         exchange.client = client
         exchange.listener = client.listener
         exchange.route = route
-        exchange.pool = route.pool
-        exchange.tries_left = route.pool.retries
-        exchange.method = scan.method
+        exchange.pool = pool
+        if route.retry is not None:
+            exchange.tries_left = route.retry.attempts
+        elif pool is not None:
+            exchange.tries_left = pool.retries
+        exchange.version = scan.version
+        exchange.method = method
         exchange.http10 = scan.version == 10
         exchange.head_method = scan.method == M_HEAD
         exchange.request_complete = False
+        if client.listener.hop.wants_ids:
+            exchange.ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
         if route.timeout:
             exchange.expires = exchange.started + route.timeout
             self.poller.arm(exchange, exchange.expires)
-        if client.listener.access.enabled:
+        if exchange.recorded():
             tg_buffer_append(&exchange.target, host, host_length)
             exchange.host_length = host_length
             tg_buffer_append(&exchange.target, scan.target, scan.target_length)
         self.busy += 1
         return exchange
 
-    cdef Exchange new_exchange(self, Client client, Scan *scan, int protocol):
-        """None: the pool cannot be spoken to in what the request speaks."""
+    cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool):
+        """The exchange with `pool`, or the route's own answer where that is None. None: the pool cannot be spoken to in
+        what the request speaks."""
         cdef Exchange exchange
+        cdef int protocol = -1 if pool is None else pool.protocol
         cdef bint grpc = scan.version == 20 and speaks_grpc(scan)
-        if protocol == POOL_HTTP:
+        cdef int web
+        if pool is None:
+            exchange = <Exchange>AnswerExchange.__new__(AnswerExchange)
+        elif protocol == POOL_HTTP:
             exchange = <Exchange>ForwardExchange.__new__(ForwardExchange)
         elif protocol == POOL_HTTP2 or grpc and (protocol == POOL_GRPC or protocol == POOL_OIP):
             exchange = <Exchange>Http2Exchange.__new__(Http2Exchange)
-        elif protocol == POOL_OIP:
-            exchange = <Exchange>self.new_infer()
         else:
-            return None
-        exchange.grpc = grpc
+            web = web_kind_of(scan)
+            if web != WEB_NONE:
+                exchange = <Exchange>WebExchange.__new__(WebExchange)
+                exchange.grpc = SPEAKS_WEB if web == WEB_BINARY else SPEAKS_WEB_TEXT
+                return exchange
+            if protocol != POOL_OIP:
+                return None
+            exchange = <Exchange>self.new_infer()
+        exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
         return exchange
 
     cdef void start(self, Exchange exchange, Scan *scan) noexcept:
+        if self.overload.refuses(self.busy):
+            tg_add(&exchange.route.series[TG_S_REJECTED], 1)
+            exchange.request_complete = scan.complete     # then the connection can go on
+            exchange.fail(503, b"overloaded", "too much is in flight here")
+            return
+        if exchange.route.rate is not None and not exchange.admit(scan):
+            return
         if scan.has_length and scan.content_length > exchange.route.max_body:
             exchange.fail(413, b"body-too-large",
                           f"the request's body is over the limit of {exchange.route.max_body} bytes")
             return
-        if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0:
+        if exchange.route.acts and not apply_actions(exchange, scan):
+            return
+        if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
                 exchange.client.send_continue()
         exchange.begin(scan)

@@ -13,6 +13,8 @@ cdef class Client(Stream):
     cdef unsigned char ip_length
     cdef uint16_t port
 
+    # How the client was spoken to: http or https.
+    cdef const char *scheme(self) noexcept
     # The answer's head, taken from an endpoint's answer; `extra` is header lines to add (may be NULL). `last` says that
     # nothing follows, `status` 1xx that another head does.
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept

@@ -7,6 +7,9 @@ from lb.core.stream cimport Stream, iovec
 
 cdef class Client(Stream):
 
+    cdef const char *scheme(self) noexcept:
+        return b"http" if self.listener.tls is None else b"https"
+
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
         pass
 

@@ -7,6 +7,8 @@ from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.listener cimport Acceptor
+from lb.proxy.overload cimport Overload
+from lb.proxy.pace cimport tg_pace
 
 
 cdef class HttpConnection(Client):
@@ -28,6 +30,8 @@ cdef class HttpConnection(Client):
     cdef bint hangup                  # the client closed, or shut down, its side
     cdef bint head_started            # a request's head has begun to come
     cdef uint64_t head_deadline
+    cdef tg_pace pace                 # of the request's body
+    cdef uint64_t body_deadline       # for it to be fast enough
     cdef uint64_t send_deadline       # for the client to take something of what waits for it; 0 = nothing waits
     cdef size_t lingered
     cdef tg_buffer trailers           # of the answer, as lines
@@ -44,9 +48,11 @@ cdef class HttpConnection(Client):
     cdef void close_now(self) noexcept
     cdef void linger(self) noexcept
     cdef void ended(self, bint error) noexcept
+    cdef void watch_record(self) noexcept
     cdef void connection_field(self) noexcept
     cdef void set_timer(self) noexcept
     cdef bint accepts_input(self) noexcept
+    cdef void begin_pace(self) noexcept
 
 
 cdef class HttpAcceptor(Acceptor):

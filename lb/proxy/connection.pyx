@@ -6,6 +6,7 @@ Answers are queued and sent once at the end of the poller's batch, bulk bodies s
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
+from posix.unistd cimport close
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -15,16 +16,18 @@ from lb.core.http1 cimport (
     reason_phrase, worker_scan,
 )
 from lb.core.poller cimport READ_TURNS
-from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, tg_add
+from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
 )
+from lb.core.tls cimport handshake_turn
 from lb.proxy.admission cimport Intake, routing_host
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.http2_connection cimport PREFACE, PREFACE_SIZE, take_over
 from lb.proxy.listener cimport Acceptor, Listener
-from lb.proxy.refusal cimport Refusal, refusal
+from lb.proxy.pace cimport pace_advance, pace_start
+from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
 
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
@@ -52,6 +55,13 @@ cdef class HttpAcceptor(Acceptor):
         memcpy(connection.ip, ip, <size_t>ip_length)
         connection.ip_length = <unsigned char>ip_length
         connection.port = <unsigned short>port
+        if listener.tls is not None:
+            try:
+                connection.tls = listener.new_tls()
+            except MemoryError:
+                close(fd)
+                listener.closed_one(ip, <size_t>ip_length)
+                return
         if connection.register(fd) == IO_ERROR:
             listener.closed_one(ip, <size_t>ip_length)
             return
@@ -108,6 +118,9 @@ cdef class HttpConnection(Client):
         cdef Py_ssize_t n
         cdef size_t room = self.poller.scratch_size
         cdef int turn = 0
+        if self.tls is not None and self.tls.handshaking and not handshake_turn(self.poller.now):
+            self.poller.defer(self)               # on_flush goes on
+            return
         while self.fd >= 0 and self.unread and self.accepts_input():
             if turn == READ_TURNS:
                 self.poller.defer(self)           # on_flush goes on
@@ -116,6 +129,8 @@ cdef class HttpConnection(Client):
             n = self.receive(self.poller.scratch, room)
             if n == IO_AGAIN:
                 self.unread = False
+                if self.tls is not None:
+                    self.watch_record()
                 return
             if n == IO_ERROR or n == 0:
                 self.unread = False
@@ -130,10 +145,24 @@ cdef class HttpConnection(Client):
                 continue
             self.process(self.poller.scratch, <size_t>n)
 
+    cdef void watch_record(self) noexcept:
+        """A client could trickle a TLS record as it could a head, and nothing of it would show here before its end: a
+        record that has begun counts as a head that has."""
+        if self.exchange is not None or self.tls.handshaking or tg_buffer_size(&self.inbox):
+            return
+        if not self.tls.partial():
+            self.head_started = False
+        elif not self.head_started:
+            self.head_started = True
+            self.head_deadline = self.poller.now + self.listener.header_timeout
+
     cdef void ended(self, bint error) noexcept:
         """The client's end of file, or a reset."""
         cdef Exchange exchange = self.exchange
-        if self.raw and exchange is not None and not error:
+        if error and self.tls is not None and self.tls.plain_http:
+            self.tls = None
+            self.refuse(400, b"this port speaks TLS: use https")
+        elif self.raw and exchange is not None and not error:
             exchange.take_body(NULL, 0, 0, True)  # half-closed: the other way may go on
         elif error or self.exchange is not None or not self.pending():
             self.close_now()
@@ -200,6 +229,8 @@ cdef class HttpConnection(Client):
                 self.begin(scan)
             exchange = self.exchange
             if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
+                self.body_deadline = pace_advance(&self.pace, self.poller.now, scan.body_bytes,
+                                                  self.listener.body_quota, self.listener.body_timeout)
                 if scan.trailer_count:
                     exchange.take_trailers(scan)
                 exchange.take_body(scan.spans, scan.span_count, scan.body_bytes, scan.complete)
@@ -325,6 +356,8 @@ cdef class HttpConnection(Client):
         if exchange is None:
             return
         self.exchange = exchange
+        if not scan.complete:
+            self.begin_pace()
         self.intake.start(exchange, scan)
 
     cdef void refuse(self, int status, const char *reason) noexcept:
@@ -334,7 +367,7 @@ cdef class HttpConnection(Client):
         self.decline(status, reason.decode("latin-1"))
 
     cdef void decline(self, int status, str message) noexcept:
-        cdef Refusal answer = refusal(status, message, False)
+        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, NULL)
         if not worker_scan().complete:
             self.keep = False                     # the rest of its body would be read as a request
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
@@ -408,9 +441,10 @@ cdef class HttpConnection(Client):
         append_text(&self.out, b"\r\n")
         append_date(&self.out)
         tg_buffer_append(&self.out, tg_buffer_head(head), tg_buffer_size(head))
-        append_text(&self.out, b"Content-Length: ")
-        append_number(&self.out, size)
-        append_text(&self.out, b"\r\n")
+        if status != 204 and status != 304:       # RFC 9110 section 8.6
+            append_text(&self.out, b"Content-Length: ")
+            append_number(&self.out, size)
+            append_text(&self.out, b"\r\n")
         self.connection_field()
         append_text(&self.out, b"\r\n")
         self.chunking = False
@@ -484,12 +518,19 @@ cdef class HttpConnection(Client):
     cdef void abort(self) noexcept:
         self.intake.busy -= self.exchange is not None
         self.exchange = None
+        self.cut_short()
         if self.until_close:
             self.reset_on_close()
         self.close_now()
 
     cdef void resume_request(self) noexcept:
+        self.begin_pace()                         # the time in which we wanted none of it does not count
         self.poller.mark(self)
+
+    cdef void begin_pace(self) noexcept:
+        pace_start(&self.pace, self.poller.now)
+        self.body_deadline = pace_advance(&self.pace, self.poller.now, 0, self.listener.body_quota,
+                                          self.listener.body_timeout)
 
     # The end of a batch: send, then go on with what waits.
 
@@ -557,6 +598,9 @@ cdef class HttpConnection(Client):
     cdef void set_timer(self) noexcept:
         if self.lingering:
             return
+        if self.tls is not None and self.tls.handshaking:
+            self.poller.arm(self, self.tls.deadline)
+            return
         if self.pending():
             if self.send_deadline == 0:
                 self.send_deadline = self.poller.now + self.listener.send_timeout
@@ -567,7 +611,7 @@ cdef class HttpConnection(Client):
             if self.raw or self.exchange.request_complete or not self.exchange.wants_body:
                 self.poller.disarm(self)
             else:
-                self.poller.arm(self, self.poller.now + self.listener.body_timeout)
+                self.poller.arm(self, min(self.poller.now + self.listener.body_timeout, self.body_deadline))
         elif self.head_started:
             self.poller.arm(self, self.head_deadline)
         else:
@@ -575,6 +619,8 @@ cdef class HttpConnection(Client):
 
     cdef void on_timer(self) noexcept:
         cdef Exchange exchange = self.exchange
+        if self.tls is not None and self.tls.handshaking:
+            tg_add(&self.listener.series[TG_S_TLS_FAILED], 1)
         if self.lingering or self.pending() or (self.exchange is None and not self.head_started):
             self.close_now()
         elif self.exchange is None:

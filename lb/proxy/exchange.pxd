@@ -1,10 +1,12 @@
 """One request with its answer, from the route to the record. `docs/life-of-a-request.md` tells the same in words."""
 
 from libc.stdint cimport uint64_t
+from lb.core.buckets cimport tg_verdict
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Scan
 from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
+from lb.proxy.forwarded cimport tg_ids
 from lb.proxy.listener cimport Listener
 from lb.proxy.route cimport Route
 from lb.upstream.http1 cimport Http1Call
@@ -38,24 +40,28 @@ cdef class Exchange(Http1Call):
     cdef int tries_left
     cdef int tries
     cdef uint64_t key
+    cdef int version                  # of HTTP, times ten: how the request came
     cdef int method
     cdef int status
     cdef int cache
     cdef bint http10
     cdef bint head_method
-    cdef bint grpc                    # the client speaks gRPC: errors are told by grpc-status
+    cdef int grpc                     # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
     cdef bint request_complete
     cdef bint wants_body              # the client may go on sending
     cdef uint64_t bytes_in            # of the request's body
     cdef uint64_t bytes_out           # of the answer's body
     cdef uint64_t started             # monotonic ns
     cdef uint64_t picked_at           # of the last try
+    cdef uint64_t connected_at        # of the last try, where a record is kept
     cdef uint64_t sent_at
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
     cdef const char *reason           # why it ended other than well
     cdef tg_buffer target             # host and target, kept for the access log only
     cdef size_t host_length           # of it, the host's part
+    cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
+    cdef tg_verdict rate              # of the route's rate limit
 
     # The request's head has come (the scan's body spans follow through `take_body`).
     cdef void begin(self, Scan *scan) noexcept
@@ -74,6 +80,8 @@ cdef class Exchange(Http1Call):
     cdef void move(self, int state) noexcept
     cdef bint pick(self) noexcept
     cdef void let_go(self, bint ok) noexcept
+    cdef uint64_t response_limit(self) noexcept
+    cdef uint64_t try_limit(self) noexcept
     cdef void arm_wait(self) noexcept
     cdef void fail(self, int status, const char *reason, str message) noexcept
     cdef void cancel_upstream(self) noexcept
@@ -81,9 +89,13 @@ cdef class Exchange(Http1Call):
     cdef void record(self) noexcept
     cdef void log_access(self, uint64_t duration) noexcept
     cdef int append_endpoint(self, tg_buffer *head) noexcept
-    # The X-Forwarded lines for the endpoint; adds to `skip` the fields of the request that they replace. 0 or -1.
-    cdef int append_forwarded(self, tg_buffer *out, Scan *scan, uint64_t *skip) noexcept
     cdef uint64_t find_key(self, Scan *scan) noexcept
+    # The client's address: the peer's, or what trusted proxies say.
+    cdef const char *source(self, size_t *n) noexcept
+    # Whether a record will be kept of it: the log is on, or its trace is recorded.
+    cdef bint recorded(self) noexcept
+    # Within the rate limit that the route has. False: answered with 429.
+    cdef bint admit(self, Scan *scan) noexcept
 
 
 cdef void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil

@@ -10,28 +10,27 @@
 import logging
 
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
-from libc.string cimport memchr, memcmp, strlen
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport (
-    H_COOKIE, H_HOST, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO, Field, Scan, append_text, method_name,
-    same_name,
-)
+from lb.core.http1 cimport Scan, method_name
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
     TG_S_CODE_1XX, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_REJECTED, TG_S_RETRIES,
     TG_S_TIMEOUTS, tg_add, tg_bucket,
 )
+from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.client cimport Client
-from lb.proxy.listener cimport FORWARDED_APPEND, FORWARDED_OFF, FORWARDED_PRESERVE
+from lb.proxy.keys cimport find_value
 from lb.proxy.refusal cimport Refusal, refusal
 from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_ROUTE, A_TARGET, set_object, set_text,
-    tg_access, wall_ns,
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
+    set_text, tg_access, wall_ns,
 )
 from lb.upstream.http1 cimport Http1Call
-from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, Pool
+from lb.upstream.pool cimport KEY_NONE, Pool
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -65,6 +64,7 @@ cdef class Exchange(Http1Call):
 
     def __dealloc__(self):
         tg_buffer_free(&self.target)
+        free(self.ids)
 
     cdef void begin(self, Scan *scan) noexcept:
         pass
@@ -126,11 +126,25 @@ cdef class Exchange(Http1Call):
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         self.pool.release(endpoint, now, took, ok)
 
+    cdef uint64_t response_limit(self) noexcept:
+        """Longest wait for an answer to begin, in nanoseconds; 0 = none. The route's own goes before its pool's."""
+        return self.pool.response_timeout if self.route.response_timeout < 0 else <uint64_t>self.route.response_timeout
+
+    cdef uint64_t try_limit(self) noexcept:
+        """The same for a single try, which the route may give up sooner."""
+        cdef uint64_t limit = self.response_limit()
+        if self.route.retry is None or self.route.retry.per_try_timeout == 0:
+            return limit
+        return min(limit, self.route.retry.per_try_timeout) if limit else self.route.retry.per_try_timeout
+
     cdef void arm_wait(self) noexcept:
         """Wait for the endpoint: for its response timeout, and never past the exchange's own deadline."""
         cdef uint64_t when = self.expires
-        if self.pool.response_timeout and self.client.poller.now + self.pool.response_timeout < when:
-            when = self.client.poller.now + self.pool.response_timeout
+        cdef uint64_t limit = self.pool.response_timeout
+        if self.route.timed:
+            limit = self.try_limit() if self.state == X_WAITING else self.response_limit()
+        if limit and self.client.poller.now + limit < when:
+            when = self.client.poller.now + limit
         self.client.poller.arm(self, when)
 
     cdef void on_timer(self) noexcept:
@@ -152,6 +166,7 @@ cdef class Exchange(Http1Call):
     cdef void fail(self, int status, const char *reason, str message) noexcept:
         """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
         cdef Refusal answer
+        cdef tg_buffer fields
         cdef Client client = self.client
         if self.state == X_DONE:
             return
@@ -164,7 +179,11 @@ cdef class Exchange(Http1Call):
             return
         self.status = status
         self.let_go(status < 500)         # a client's fault is not held against the endpoint
-        answer = refusal(status, message, self.grpc)
+        memset(&fields, 0, sizeof(fields))
+        if self.rate.wait and status == 429:
+            self.route.rate.append_refusal(&fields, &self.rate)
+        answer = refusal(status, message, self.grpc, &fields)
+        tg_buffer_free(&fields)
         self.bytes_out = answer.part.iov_len
         self.record()
         client.respond_whole(answer.status, &answer.head, &answer.part, 1)
@@ -203,13 +222,16 @@ cdef class Exchange(Http1Call):
             tg_add(&words[TG_S_CACHE_COLLAPSED], 1)
         elif self.cache == CACHE_BYPASS:
             tg_add(&words[TG_S_CACHE_BYPASS], 1)
-        if self.listener.access.enabled:
+        if self.recorded():
             self.log_access(duration)
 
     cdef void log_access(self, uint64_t duration) noexcept:
-        cdef tg_access *record = self.listener.access.begin()
+        cdef tg_access *record
         cdef const char *method
+        cdef const char *source
         cdef uint64_t first
+        cdef size_t n
+        record = self.listener.access.begin()
         if record == NULL:
             return
         record.wall_ns = wall_ns() - <int64_t>duration
@@ -218,6 +240,8 @@ cdef class Exchange(Http1Call):
             first = self.first_byte_at if self.first_byte_at else self.started + duration
             record.wait_ns = self.picked_at - self.started
             record.upstream_ns = first - self.picked_at
+            if self.connected_at > self.picked_at:
+                record.connect_ns = self.connected_at - self.picked_at
             record.transfer_ns = self.started + duration - first
         else:
             record.wait_ns = duration
@@ -227,15 +251,24 @@ cdef class Exchange(Http1Call):
         record.tries = <unsigned short>self.tries
         record.port = self.client.port
         record.cache = <unsigned short>self.cache
+        record.version = <unsigned short>self.version
+        if self.ids != NULL:
+            memcpy(record.trace_id, self.ids.trace.trace_id, sizeof(record.trace_id))
+            memcpy(record.span_id, self.ids.trace.span_id, sizeof(record.span_id))
+            memcpy(record.parent_id, self.ids.trace.parent_id, sizeof(record.parent_id))
+            record.trace_flags = self.ids.trace.flags
+            set_text(record, A_REQUEST_ID, self.ids.request_id, self.ids.request_id_length)
         method = method_name(self.method)
         set_text(record, A_METHOD, method, strlen(method))
-        set_text(record, A_CLIENT, self.client.ip, self.client.ip_length)
+        source = self.source(&n)
+        set_text(record, A_CLIENT, source, n)
         set_text(record, A_HOST, tg_buffer_head(&self.target), self.host_length)
         set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length,
                  tg_buffer_size(&self.target) - self.host_length)
         set_object(record, A_LISTENER, self.listener.name)
         set_object(record, A_ROUTE, self.route.name)
-        set_object(record, A_POOL, self.pool.name)
+        if self.pool is not None:             # the route's own answer has none
+            set_object(record, A_POOL, self.pool.name)
         if self.last_endpoint >= 0:
             set_object(record, A_ENDPOINT, self.pool.endpoints.addresses[self.last_endpoint])
         if self.reason != NULL:
@@ -243,8 +276,11 @@ cdef class Exchange(Http1Call):
         self.listener.access.commit()
 
     cdef int append_endpoint(self, tg_buffer *head) noexcept:
-        """X-Tidegate-Endpoint, where the route asks for it and an endpoint answered."""
+        """What the route adds to answers: what the rate limit leaves, and X-Tidegate-Endpoint when an endpoint
+        answered."""
         cdef bytes address
+        if self.route.rate is not None:
+            self.route.rate.append_fields(head, &self.rate)
         if not self.route.expose_endpoint or self.last_endpoint < 0:
             return 0
         address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
@@ -252,75 +288,36 @@ cdef class Exchange(Http1Call):
         tg_buffer_append(head, <const char *>address, <size_t>len(address))
         return tg_buffer_append(head, b"\r\n", 2)
 
-    cdef int append_forwarded(self, tg_buffer *out, Scan *scan, uint64_t *skip) noexcept:
-        """X-Forwarded-For, -Proto, -Host: what came in is kept in front (append) or dropped (replace)."""
-        cdef int i, mode = self.listener.forwarded
-        cdef Field *field
-        if mode == FORWARDED_OFF or (mode == FORWARDED_PRESERVE and scan.first[H_X_FORWARDED_FOR] >= 0):
-            return 0
-        skip[0] |= (<uint64_t>1 << H_X_FORWARDED_FOR | <uint64_t>1 << H_X_FORWARDED_PROTO
-                    | <uint64_t>1 << H_X_FORWARDED_HOST)
-        append_text(out, b"X-Forwarded-For: ")
-        if mode == FORWARDED_APPEND:
-            for i in range(scan.field_count):
-                field = &scan.fields[i]
-                if field.id == H_X_FORWARDED_FOR and field.value_length:
-                    tg_buffer_append(out, field.value, field.value_length)
-                    append_text(out, b", ")
-        if self.client.ip_length:
-            tg_buffer_append(out, self.client.ip, self.client.ip_length)
-        else:
-            append_text(out, b"unix")
-        append_text(out, b"\r\nX-Forwarded-Proto: http\r\n")
-        if scan.first[H_HOST] >= 0:
-            field = &scan.fields[scan.first[H_HOST]]
-            append_text(out, b"X-Forwarded-Host: ")
-            tg_buffer_append(out, field.value, field.value_length)
-            return append_text(out, b"\r\n")
-        return 0
-
     cdef uint64_t find_key(self, Scan *scan) noexcept:
         """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""
         cdef Pool pool = self.pool
-        cdef const char *name
-        cdef size_t n, start, end
-        cdef int i
-        cdef Field *field
+        cdef const char *text
+        cdef size_t n
         if pool.key_kind == KEY_NONE:
             return 0
-        name = <const char *>pool.key_name
-        n = <size_t>len(pool.key_name)
-        if pool.key_kind == KEY_HEADER:
-            for i in range(scan.field_count):
-                field = &scan.fields[i]
-                if field.name_length == n and same_name(field.name, n, name):
-                    return hash64(field.value, field.value_length)
-        elif pool.key_kind == KEY_COOKIE:
-            for i in range(scan.field_count):
-                field = &scan.fields[i]
-                if field.id == H_COOKIE and find_pair(field.value, field.value_length, 59, name, n, &start, &end):
-                    return hash64(field.value + start, end - start)
-        elif pool.key_kind == KEY_QUERY:
-            name = <const char *>memchr(scan.target, 63, scan.target_length)
-            if name != NULL and find_pair(name + 1, scan.target_length - <size_t>(name + 1 - scan.target), 38,
-                                          <const char *>pool.key_name, n, &start, &end):
-                return hash64(name + 1 + start, end - start)
-        return hash64(self.client.ip, self.client.ip_length)
+        if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):
+            return hash64(text, n)
+        text = self.source(&n)
+        return hash64(text, n)
 
+    cdef const char *source(self, size_t *n) noexcept:
+        if self.ids != NULL and self.ids.source_length:
+            n[0] = self.ids.source_length
+            return self.ids.source
+        n[0] = self.client.ip_length
+        return self.client.ip
 
-cdef bint find_pair(const char *text, size_t size, char separator, const char *name, size_t n,
-                    size_t *start, size_t *end) noexcept:
-    """`name=value` among pairs that `separator` parts (cookies, a query): the value's bounds."""
-    cdef size_t i = 0, stop
-    while i < size:
-        while i < size and text[i] == 32:
-            i += 1
-        stop = i
-        while stop < size and text[stop] != separator:
-            stop += 1
-        if stop - i > n and text[i + n] == 61 and memcmp(text + i, name, n) == 0:
-            start[0] = i + n + 1
-            end[0] = stop
+    cdef bint recorded(self) noexcept:
+        if not self.listener.access.enabled:
+            return False
+        return self.listener.access.writing or (self.ids != NULL and self.ids.trace.flags & TRACE_SAMPLED)
+
+    cdef bint admit(self, Scan *scan) noexcept:
+        cdef size_t n
+        cdef const char *source = self.source(&n)
+        if self.route.rate is None or self.route.rate.admit(scan, source, n, self.started, &self.rate):
             return True
-        i = stop + 1
-    return False
+        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        self.request_complete = scan.complete     # then the connection can go on
+        self.fail(429, b"rate-limit", "too many requests; Retry-After says when to ask again")
+        return False

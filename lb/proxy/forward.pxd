@@ -26,6 +26,7 @@ cdef class ForwardExchange(Exchange):
     cdef void send_request(self) noexcept
     cdef bint may_retry(self, int kind, bint answered) noexcept
     cdef int build_head(self, Scan *scan) noexcept
+    cdef bint try_again(self, int kind, int status) noexcept
     cdef void try_failed(self, int kind) noexcept
     cdef void spill(self, const iovec *spans, int count, bint last) noexcept
     cdef int append_end(self, tg_buffer *out) noexcept

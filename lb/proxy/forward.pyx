@@ -17,9 +17,13 @@ from lb.core.http1 cimport (
     append_trailers, has_token, mark_hop_by_hop, method_name, plainly_chunked,
 )
 from lb.core.poller cimport monotonic_ns
-from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
+from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
+from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
+from lb.proxy.fields cimport replace_host
+from lb.proxy.forwarded cimport tg_hop
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy, is_retryable
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
 
@@ -57,24 +61,30 @@ cdef class ForwardExchange(Exchange):
             self.start_try(False)
 
     cdef int build_head(self, Scan *scan) noexcept:
-        # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1.
-        cdef const char *method = method_name(M_GET if scan.websocket else self.method)
+        cdef const char *method = method_name(self.method)
         cdef uint64_t skip = <uint64_t>1 << H_EXPECT
+        cdef tg_hop hop
         cdef bytes name
         tg_buffer_append(&self.request, method, strlen(method))
         tg_buffer_append(&self.request, b" ", 1)
         tg_buffer_append(&self.request, scan.target, scan.target_length)
         append_text(&self.request, b" HTTP/1.1\r\n")
         mark_hop_by_hop(scan)
+        if append_client_certificate(&self.request, self.client, scan) < 0:
+            return -1
         self.upgrading = upgrade_wanted(scan) and self.listener.may_upgrade(scan)
-        if scan.first[H_HOST] < 0:
+        if scan.first[H_HOST] < 0 and self.route.new_host is None:
             # HTTP/1.0 may come without; HTTP/1.1 may not go without.
             name = self.pool.name.encode()
             append_text(&self.request, b"Host: ")
             tg_buffer_append(&self.request, <const char *>name, <size_t>len(name))
             append_text(&self.request, b"\r\n")
-        if self.append_forwarded(&self.request, scan, &skip) < 0:
+        hop.text = &self.request
+        if self.listener.hop.collect(scan, self.ids, self.client.ip, self.client.ip_length, self.client.scheme(),
+                                     scan.version, &hop) < 0:
             return -1
+        if self.route.new_host is not None and replace_host(scan, self.route.new_host) < 0:
+            return -1                         # after X-Forwarded-Host, which says what the client asked for
         if append_fields(&self.request, scan, skip) < 0:
             return -1
         if self.chunked:
@@ -167,6 +177,8 @@ cdef class ForwardExchange(Exchange):
                 self.wants_body = self.upstream.pending() < HIGH_WATER
                 if not self.wants_body:
                     self.arm_wait()               # nobody else watches an endpoint that takes no more of it
+        if self.request_complete and self.route.mirror is not None and not self.upgrading:
+            self.route.mirror.offer(self.client.poller, &self.request, self.kept, self.key, self.head_method)
 
     cdef void spill(self, const iovec *spans, int count, bint last) noexcept:
         """Body bytes that are not kept: straight to the endpoint, behind what is left of `request`."""
@@ -220,6 +232,8 @@ cdef class ForwardExchange(Exchange):
 
     cdef void on_connected(self, Http1Upstream upstream) noexcept:
         self.upstream = upstream
+        if self.recorded():
+            self.connected_at = monotonic_ns()
         upstream.parser.headless = self.head_method
         self.send_request()
         if not self.request_complete and self.state < X_ANSWERING:
@@ -272,6 +286,11 @@ cdef class ForwardExchange(Exchange):
                 return                               # 100: we sent it ourselves
             if not plainly_chunked(scan):
                 upstream.broken(FAIL_PROTOCOL)       # a coding that nobody asked for, and that we would not undo
+                return
+            if is_retryable(status) and self.try_again(RETRY_5XX, status):
+                return
+            if self.route.response_fields is not None and self.route.response_fields.apply(scan) < 0:
+                upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
                 return
             self.status = status
             self.first_byte_at = monotonic_ns()
@@ -342,7 +361,9 @@ cdef class ForwardExchange(Exchange):
     cdef void on_timer(self) noexcept:
         cdef Http1Upstream upstream = self.upstream
         if not self.upgraded:
-            Exchange.on_timer(self)
+            if not (self.state == X_WAITING and self.client.poller.now < self.expires
+                    and self.try_again(RETRY_TIMEOUT, 504)):
+                Exchange.on_timer(self)
         elif upstream is not None:
             self.reason = b"idle"
             self.on_raw_end(upstream)
@@ -381,14 +402,36 @@ cdef class ForwardExchange(Exchange):
         """Safe when nothing was sent; or when nothing came back, all can be sent again, and repeating does no harm."""
         if self.tries_left <= 0 or not self.kept:
             return False
-        if kind == FAIL_CONNECT:
-            return True
-        return kind == FAIL_RESET and not answered and self.idempotent
+        if kind != FAIL_CONNECT and not (kind == FAIL_RESET and not answered and self.idempotent):
+            return False
+        return self.route.retry is None or self.route.retry.allows(
+            RETRY_CONNECT if kind == FAIL_CONNECT else RETRY_RESET, monotonic_ns())
+
+    cdef bint try_again(self, int kind, int status) noexcept:
+        """Another try although the connection is well, where the route asks for that: with `status` the last one has
+        failed. False: this one has to do."""
+        cdef RetryPolicy policy = self.route.retry
+        if policy is None or self.tries_left <= 0 or not (self.kept and self.request_complete and self.idempotent):
+            return False
+        if not policy.allows(kind, monotonic_ns()):
+            return False
+        self.cancel_upstream()
+        self.status = status
+        if kind == RETRY_TIMEOUT and self.endpoint >= 0:
+            tg_add(&self.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
+        self.let_go(False)
+        self.tries_left -= 1
+        self.client.poller.arm(self, self.expires)   # until the next try waits
+        self.start_try(False)
+        return True
 
     cdef void cancel_upstream(self) noexcept:
         cdef Http1Upstream upstream = self.upstream
         if upstream is not None:
             self.upstream = None
+            # In the middle of an exchange: the endpoint is to know at once, and the port is free again. Clients that
+            # give up quickly would else have every port wait out a close.
+            upstream.reset_on_close()
             upstream.pool.drop(upstream)
 
 

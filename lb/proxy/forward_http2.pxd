@@ -21,6 +21,7 @@ cdef class Http2Exchange(Exchange):
     cdef bint idempotent
 
     cdef int build_fields(self, Scan *scan) noexcept
+    cdef int add_client_certificate(self, Scan *scan) noexcept
     cdef void start_try(self) noexcept
     cdef void answer_head(self, Scan *scan, bint last) noexcept
     cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept

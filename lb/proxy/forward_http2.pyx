@@ -6,25 +6,30 @@ open, and another endpoint can be tried for as long as nothing of the body was h
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memchr, memset, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from libc.string cimport memset, strlen
+from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http1 cimport (
     H_EXPECT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop, method_name, same_name,
     worker_scan,
 )
-from lb.core.http2 cimport Http2Session, block_add
+from lb.core.http2 cimport Http2Session, block_add, block_add_lower
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
+from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_WAITING, Exchange
+from lb.proxy.fields cimport replace_host
+from lb.proxy.forwarded cimport tg_hop
+from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns
 from lb.upstream.http2 cimport Http2Channel
 
 cdef enum:
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
+    CERTIFICATE_FIELD = 23            # length of "X-Forwarded-Client-Cert"
     UNAVAILABLE = 14                  # of gRPC: the server says that it cannot take requests
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
     M_DELETE = 0
@@ -33,6 +38,10 @@ cdef enum:
     M_PUT = 4
     M_OPTIONS = 6
     M_TRACE = 7
+
+
+# What the hop adds to a request, until it is in the request's block.
+cdef tg_buffer hop_lines
 
 
 cdef class StreamCall(Http2Call):
@@ -44,6 +53,7 @@ cdef class StreamCall(Http2Call):
         cdef Http2Exchange exchange = self.exchange
         cdef int n
         cdef bint round
+        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
         fields.add_block(&self.fields)
         if exchange.grpc and exchange.expires != UINT64_MAX:
             n = grpc_timeout(self.timeout, exchange.expires - now if exchange.expires > now else 1, &round)
@@ -123,14 +133,19 @@ cdef class Http2Exchange(Exchange):
     cdef int build_fields(self, Scan *scan) noexcept:
         cdef tg_buffer *block = &self.call.fields
         cdef const char *method = method_name(self.method)
-        cdef tg_buffer lines
+        cdef tg_hop hop
         cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
         cdef Field *field
         cdef bytes name
         cdef int i, failed
         mark_hop_by_hop(scan)
-        failed = block_add(block, b":method", 7, method, strlen(method))
-        failed |= block_add(block, b":scheme", 7, b"http", 4)
+        tg_buffer_clear(&hop_lines)
+        hop.text = &hop_lines
+        failed = self.listener.hop.collect(scan, self.ids, self.client.ip, self.client.ip_length, self.client.scheme(),
+                                           scan.version, &hop)
+        if self.route.new_host is not None:   # after X-Forwarded-Host, which says what the client asked for
+            failed |= replace_host(scan, self.route.new_host)
+        failed |= block_add(block, b":method", 7, method, strlen(method))
         failed |= block_add(block, b":path", 5, scan.target, scan.target_length)
         if scan.first[H_HOST] >= 0:
             field = &scan.fields[scan.first[H_HOST]]
@@ -138,10 +153,10 @@ cdef class Http2Exchange(Exchange):
         else:
             name = self.pool.name.encode()
             failed |= block_add(block, b":authority", 10, <const char *>name, <size_t>len(name))
-        memset(&lines, 0, sizeof(lines))
-        failed |= self.append_forwarded(&lines, scan, &skip)
-        failed |= add_lines(block, &lines)
-        tg_buffer_free(&lines)
+        for i in range(hop.count):
+            failed |= block_add(block, hop.fields[i].name, strlen(hop.fields[i].name),
+                                tg_buffer_head(&hop_lines) + hop.fields[i].start, hop.fields[i].length)
+        failed |= self.add_client_certificate(scan)
         for i in range(scan.field_count):
             field = &scan.fields[i]
             if field.hop or (field.id and (skip >> field.id) & 1):
@@ -152,9 +167,21 @@ cdef class Http2Exchange(Exchange):
                 if allowed and self.started + allowed < self.expires:
                     self.expires = self.started + allowed
                 continue
-            failed |= block_add(block, field.name, field.name_length, field.value, field.value_length)
+            failed |= block_add_lower(block, field.name, field.name_length, field.value, field.value_length)
         if scan.first[H_TE] >= 0 and has_token(&scan.fields[scan.first[H_TE]], b"trailers"):
             failed |= block_add(block, b"te", 2, b"trailers", 8)
+        return failed
+
+    cdef int add_client_certificate(self, Scan *scan) noexcept:
+        cdef tg_buffer line
+        cdef int failed
+        memset(&line, 0, sizeof(line))
+        failed = append_client_certificate(&line, self.client, scan)
+        if tg_buffer_size(&line) > CERTIFICATE_FIELD + 4:
+            failed |= block_add_lower(&self.call.fields, tg_buffer_head(&line), CERTIFICATE_FIELD,
+                                      tg_buffer_head(&line) + CERTIFICATE_FIELD + 2,
+                                      tg_buffer_size(&line) - CERTIFICATE_FIELD - 4)
+        tg_buffer_free(&line)
         return failed
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
@@ -239,7 +266,10 @@ cdef class Http2Exchange(Exchange):
         still here."""
         if self.tries_left <= 0 or self.call.stream.handed:
             return False
-        return kind == FAIL_CONNECT or kind == FAIL_REFUSED or (kind == FAIL_RESET and not begun and self.idempotent)
+        if kind != FAIL_CONNECT and kind != FAIL_REFUSED and (kind != FAIL_RESET or begun or not self.idempotent):
+            return False
+        return self.route.retry is None or self.route.retry.allows(
+            RETRY_RESET if kind == FAIL_RESET else RETRY_CONNECT, monotonic_ns())
 
     # The answer.
 
@@ -253,6 +283,8 @@ cdef class Http2Exchange(Exchange):
         else:
             self.arm_wait()
         mark_hop_by_hop(scan)
+        if self.route.response_fields is not None:
+            self.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without
         if last:
             self.find_grpc_status(scan.fields, scan.field_count)
         memset(&extra, 0, sizeof(extra))
@@ -293,20 +325,3 @@ cdef class Http2Exchange(Exchange):
         if held and call.exchange is not None:
             call.held = 0
             (<Http2Channel>self.pool.channels[self.last_endpoint]).consume(call, held)
-
-
-cdef int add_lines(tg_buffer *block, const tg_buffer *lines) noexcept:
-    """Field lines "Name: value\\r\\n" as fields of a block."""
-    cdef const char *at = tg_buffer_head(lines)
-    cdef const char *end = at + tg_buffer_size(lines)
-    cdef const char *stop
-    cdef const char *colon
-    while at < end:
-        stop = <const char *>memchr(at, 13, <size_t>(end - at))
-        colon = <const char *>memchr(at, 58, <size_t>(end - at))
-        if stop == NULL or colon == NULL or colon > stop:
-            return -1
-        if block_add(block, at, <size_t>(colon - at), colon + 2, <size_t>(stop - colon - 2)) < 0:
-            return -1
-        at = stop + 2
-    return 0

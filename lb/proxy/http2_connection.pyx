@@ -10,6 +10,7 @@ import random
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.poller cimport READ_TURNS
+from lb.core.segment cimport TG_S_HTTP2, tg_add
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
@@ -34,10 +35,13 @@ cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexc
     connection.host = Http2Host.__new__(Http2Host)
     connection.host.setup(connection, intake)
     connection.age_limit = UINT64_MAX
+    connection.tls = old.tls
+    old.tls = None
     if old.poller.hand_over(old, connection) < 0:
         return                                    # the old one's timeout will end it
     (<set>old.listener.connections).discard(old)
     (<set>old.listener.connections).add(connection)
+    tg_add(&old.listener.series[TG_S_HTTP2], 1)
     if connection.host.begin(True, &old.listener.http2.options) < 0:
         connection.close_now()
         return
@@ -83,7 +87,7 @@ cdef class Http2Connection(Client):
 
     cdef bint take(self, const char *data, size_t n) noexcept:
         """False: nothing more is taken from this client."""
-        if self.host.feed(data, n) < 0:
+        if self.host.take(data, n) < 0:
             self.closing = True                   # what nghttp2 has to say of it is still written
             return False
         if self.host.incoming == NULL:

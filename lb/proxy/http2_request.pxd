@@ -3,12 +3,14 @@
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.http1 cimport Scan
 from lb.core.http2 cimport Http2Session, h2_stream
+from lb.core.http2_resets cimport tg_frames
 from lb.core.link cimport tg_link
 from lb.core.poller cimport Source
 from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
+from lb.proxy.pace cimport tg_pace
 
 
 cdef class Http2Host(Http2Session):
@@ -20,10 +22,14 @@ cdef class Http2Host(Http2Session):
     cdef tg_link over                 # that have none any more; what was gathered from them may not be written yet
     cdef readonly int active          # length of `requests`
     cdef bint flooded
+    cdef tg_frames frames
+    cdef bint resets                  # some are in what is being read
     cdef uint64_t control_due         # when the frames counted so far would be paid off (GCRA)
     cdef uint64_t reset_due
 
     cdef void setup(self, Client connection, Intake intake) noexcept
+    # As `feed`; a stream that the same bytes reset begins no request.
+    cdef int take(self, const char *data, size_t size) noexcept
     # Frees the requests that are over: nothing refers to their bodies.
     cdef void bury(self) noexcept
     # The connection is gone: every exchange loses its client.
@@ -42,13 +48,16 @@ cdef class Http2Request(Client):
     cdef bint answered                # its answer's head is on its way
     cdef bint head_request
     cdef bint grpc
-    # What the last look of the timer saw, to tell whether anything moved since.
-    cdef uint64_t seen_out
-    cdef uint64_t seen_in
+    cdef uint64_t seen_out            # what the last look of the timer saw, to tell whether anything moved since
+    cdef tg_pace pace                 # of the request's body
+    cdef uint64_t body_deadline       # for it to be fast enough
 
     cdef void begin(self, Scan *scan) noexcept
     cdef void malformed(self, int problem) noexcept
     cdef void stop(self, uint32_t code) noexcept
+    cdef void begin_pace(self) noexcept
+    cdef void advance(self, size_t came) noexcept
+    cdef bint awaits_body(self) noexcept
     cdef void watch(self) noexcept
     cdef void mark(self) noexcept
     cdef bint let_go(self) noexcept

@@ -18,16 +18,19 @@ from lb.core.http2 cimport (
 from lb.core.http2_head cimport (
     HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, FieldList, read_request, read_trailers, worker_fields,
 )
+from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
 from lb.core.nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR,
 )
-from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, tg_add
+from lb.core.poller cimport NEVER
+from lb.core.segment cimport TG_S_CODE_1XX, TG_S_HTTP2_FLOODED, tg_add
 from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake, routing_host
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
-from lb.proxy.refusal cimport Refusal, refusal, speaks_grpc
+from lb.proxy.pace cimport pace_advance, pace_start
+from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal, speaks_grpc
 
 cdef enum:
     M_HEAD = 2                        # llhttp's number
@@ -44,6 +47,11 @@ cdef class Http2Host(Http2Session):
         self.peer = connection
         link_init(&self.requests)
         link_init(&self.over)
+        frames_begin(&self.frames)
+
+    cdef int take(self, const char *data, size_t size) noexcept:
+        self.resets = frames_look(&self.frames, data, size)
+        return self.feed(data, size)
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
         cdef Http2Request request
@@ -57,6 +65,7 @@ cdef class Http2Host(Http2Session):
         memcpy(request.ip, peer.ip, sizeof(peer.ip))
         request.ip_length = peer.ip_length
         request.port = peer.port
+        request.tls = peer.tls            # to be asked about the client; it is the connection that speaks through it
         request.stream.owner = <void *>request
         request.stream.streaming = True
         request.link.owner = <void *>request
@@ -71,6 +80,8 @@ cdef class Http2Host(Http2Session):
         cdef int problem
         if not request.started:
             request.started = True
+            if self.resets and reset_ahead(<uint32_t>stream.id):
+                return
             if self.block_over:
                 request.malformed(HEAD_TOO_MANY)
                 return
@@ -94,6 +105,7 @@ cdef class Http2Host(Http2Session):
             return                        # answered already: no more of it is wanted
         span.iov_base = <void *>data
         span.iov_len = size
+        request.advance(size)
         exchange.take_body(&span, 1, size, False)
         if request.exchange is not exchange:
             return                        # which ended it
@@ -139,7 +151,7 @@ cdef class Http2Host(Http2Session):
         due[0] = max(due[0], now) + cost
         if due[0] - now > <uint64_t>BURST_SECONDS * SECOND:
             self.flooded = True
-            tg_add(&self.peer.listener.series[TG_S_REJECTED], 1)
+            tg_add(&self.peer.listener.series[TG_S_HTTP2_FLOODED], 1)
             self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
 
     cdef void detach(self, Http2Request request) noexcept:
@@ -195,6 +207,7 @@ cdef class Http2Request(Client):
         if exchange is None:
             return
         self.exchange = exchange
+        self.begin_pace()
         self.host.intake.start(exchange, scan)
         self.watch()
 
@@ -232,15 +245,28 @@ cdef class Http2Request(Client):
 
     cdef void watch(self) noexcept:
         """A look at the stream in a while, unless one is due: whether its two sides move."""
-        cdef uint64_t wait = self.listener.send_timeout
-        if self.deadline != <uint64_t>-1 or self.exchange is None:
+        cdef uint64_t when = self.poller.now + self.listener.send_timeout if self.listener.send_timeout else NEVER
+        if self.deadline != NEVER or self.exchange is None:
             return
-        if not self.exchange.request_complete and self.listener.body_timeout and not self.grpc:
-            wait = min(wait, self.listener.body_timeout) if wait else self.listener.body_timeout
-        if wait:
-            self.seen_out = self.stream.handed
-            self.seen_in = self.exchange.bytes_in
-            self.poller.arm(self, self.poller.now + wait)
+        if self.awaits_body():
+            when = min(when, self.body_deadline)
+        self.seen_out = self.stream.handed
+        self.poller.arm(self, when)
+
+    cdef bint awaits_body(self) noexcept:
+        """Whether the client has to go on; gRPC messages may be as far apart as the call's deadline allows."""
+        return (self.exchange is not None and not self.exchange.request_complete and self.exchange.wants_body
+                and not self.grpc and not self.answered)
+
+    cdef void begin_pace(self) noexcept:
+        pace_start(&self.pace, self.poller.now)
+        self.advance(0)
+
+    cdef void advance(self, size_t came) noexcept:
+        self.body_deadline = pace_advance(&self.pace, self.poller.now, came, self.listener.body_quota,
+                                          self.listener.body_timeout)
+        if self.body_deadline == NEVER and self.listener.body_timeout:
+            self.body_deadline = self.poller.now + self.listener.body_timeout
 
     cdef void on_timer(self) noexcept:
         cdef Exchange exchange = self.exchange
@@ -252,8 +278,7 @@ cdef class Http2Request(Client):
             if self.stream.handed == self.seen_out:
                 self.stop(NGHTTP2_CANCEL)         # a client that opens no window, or does not read
                 return
-        elif (not exchange.request_complete and exchange.wants_body and not self.grpc and not self.answered
-                and exchange.bytes_in == self.seen_in):
+        elif self.awaits_body() and self.poller.now >= self.body_deadline:
             exchange.fail(408, b"slow-body", "the request's body did not come in time")
             return
         self.watch()
@@ -299,7 +324,7 @@ cdef class Http2Request(Client):
         fields.add_status(status)
         fields.add_lines(&date)
         fields.add_lines(head)
-        if not self.grpc:
+        if not self.grpc and status != 204 and status != 304:       # RFC 9110 section 8.6
             append_text(&number, b"Content-Length: ")
             append_number(&number, size)
             append_text(&number, b"\r\n")
@@ -357,6 +382,7 @@ cdef class Http2Request(Client):
             self.mark()
 
     cdef void resume_request(self) noexcept:
+        self.begin_pace()                         # the time in which we wanted none of it does not count
         if self.held and not self.gone:
             self.host.consume(&self.stream, self.held)
             self.held = 0
@@ -375,6 +401,6 @@ cdef class Http2Request(Client):
         return tg_buffer_size(&self.stream.queue)
 
     cdef void decline(self, int status, str message) noexcept:
-        cdef Refusal answer = refusal(status, message, self.grpc)
+        cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, NULL)
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)

@@ -20,7 +20,7 @@ from lb.core.hashing cimport hash64
 from lb.core.http1 cimport (
     H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, append_number, append_text, method_name, parse_decimal,
 )
-from lb.core.poller cimport Poller
+from lb.core.poller cimport Poller, monotonic_ns
 from lb.core.segment cimport (
     TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add,
 )
@@ -33,6 +33,8 @@ from lb.inference.status cimport http_status
 from lb.proxy.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING, Exchange,
 )
+from lb.proxy.mirror_infer cimport mirror_inference
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
@@ -47,7 +49,7 @@ log = logging.getLogger("tidegate.proxy")
 cdef enum:
     M_POST = 3                        # llhttp's number
     MAX_REPLY = 256 * 1024 * 1024
-    RESERVE = 1024 * 1024             # of a body, at its beginning
+    RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     GRPC_CANCELLED = 1
     GRPC_INVALID_ARGUMENT = 3
     GRPC_NOT_FOUND = 5
@@ -285,11 +287,13 @@ cdef class InferExchange(Exchange):
         cdef bytes path
         cdef uint64_t deadline = self.expires
         cdef uint64_t now = self.client.poller.now
+        cdef uint64_t limit
         if not self.pick():
             self.release_followers(GRPC_UNAVAILABLE, "")
             return
-        if self.pool.response_timeout and now + self.pool.response_timeout < deadline:
-            deadline = now + self.pool.response_timeout
+        limit = self.try_limit()
+        if limit and now + limit < deadline:
+            deadline = now + limit
         call = InferCall.__new__(InferCall)
         call.exchange = self
         self.call = call
@@ -302,6 +306,9 @@ cdef class InferExchange(Exchange):
             call.message_size = self.request.message_size
             self.move(X_WAITING)
             self.launch(channel, call, INFER_PATH, INFER_PATH_LENGTH, deadline)
+            if self.route.mirror is not None and self.tries == 1:
+                mirror_inference(self.route.mirror, self.client.poller, call.parts, call.part_count, call.message_size,
+                                 INFER_PATH, INFER_PATH_LENGTH, self.key)
             return
         call.single.iov_base = <char *><bytes>self.management.request
         call.single.iov_len = <size_t>len(<bytes>self.management.request)
@@ -347,11 +354,21 @@ cdef class InferExchange(Exchange):
     cdef bint may_retry(self, int kind) noexcept:
         """An inference is a pure function of its request: asking another endpoint again does no harm, whatever became
         of the first. The exception is a sequence, whose state lives in one endpoint. Management calls only read."""
+        cdef RetryPolicy policy = self.route.retry
+        cdef int rule = RETRY_CONNECT
         if self.tries_left <= 0:
             return False
-        if kind == FAIL_CONNECT or kind == FAIL_REFUSED:
-            return True
-        return kind == FAIL_RESET and (self.request is None or len(self.request.sequence) == 0)
+        if kind != FAIL_CONNECT and kind != FAIL_REFUSED:
+            if self.request is not None and len(self.request.sequence):
+                return False
+            if kind == FAIL_RESET:
+                rule = RETRY_RESET | RETRY_5XX        # a server that goes away says UNAVAILABLE, or nothing
+            elif kind == FAIL_TIMEOUT and policy is not None and self.client.poller.now < self.expires and not (
+                    self.request is not None and self.request.timeout_us):
+                rule = RETRY_TIMEOUT
+            else:
+                return False
+        return policy is None or policy.allows(rule, monotonic_ns())
 
     cdef void cancel_upstream(self) noexcept:
         cdef InferCall call = self.call
@@ -438,6 +455,8 @@ cdef class InferExchange(Exchange):
             append_number(&head, <uint64_t>response.json_length)
             append_text(&head, b"\r\n")
         self.append_endpoint(&head)
+        if self.route.response_fields is not None:
+            self.route.response_fields.append(&head)
         if self.cache == CACHE_HIT:
             append_text(&head, b"Cache-Status: tidegate; hit\r\n")
         elif self.cache == CACHE_MISS:

@@ -7,14 +7,10 @@ from lb.core.ip cimport Networks
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport Segment
 from lb.core.sources cimport Sources
+from lb.core.tls cimport Tls
+from lb.core.tls_context cimport ServerContext
+from lb.proxy.forwarded cimport Forwarding
 from lb.telemetry.accesslog cimport AccessLog
-
-
-cdef enum:
-    FORWARDED_OFF = 0
-    FORWARDED_APPEND = 1
-    FORWARDED_REPLACE = 2
-    FORWARDED_PRESERVE = 3
 
 
 cdef struct Http2Limits:
@@ -38,16 +34,20 @@ cdef class Listener(Source):
     cdef int skips                    # accepts left to less loaded workers in a row
     cdef readonly uint64_t header_timeout
     cdef readonly uint64_t body_timeout
+    cdef readonly uint64_t body_quota  # bytes that a body must bring within each body_timeout; 0 = any
     cdef readonly uint64_t idle_timeout
     cdef readonly uint64_t send_timeout
     cdef readonly size_t max_header_bytes
     cdef readonly int max_headers
     cdef readonly Py_ssize_t max_connections
-    cdef readonly int forwarded
+    cdef readonly Forwarding hop
     cdef readonly size_t retry_buffer
     cdef Http2Limits http2
     cdef tuple upgrades               # protocols that requests may change to, in lower case
     cdef readonly uint64_t upgrade_idle_timeout
+    cdef readonly int normalize       # flags of lb.proxy.normalize
+    cdef readonly ServerContext tls   # what connections are secured with; None: nothing
+    cdef uint64_t handshake_timeout
     cdef Py_ssize_t open              # connections accepted here and not closed yet
     cdef bint paused
     cdef readonly bint draining
@@ -68,6 +68,8 @@ cdef class Listener(Source):
 
     # Whether the protocol that a request asks to change to is one of `upgrades`.
     cdef bint may_upgrade(self, Scan *scan) noexcept
+    # TLS for a connection that was just accepted; raises MemoryError. Not for listeners without TLS.
+    cdef Tls new_tls(self)
     cdef void accept_all(self) noexcept
     cdef bint crowded(self) noexcept
     cdef void stop(self) noexcept

@@ -17,6 +17,11 @@ from lb.core.segment cimport (
     TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
 )
 from lb.core.sources cimport Sources
+from lb.core.tls cimport Tls, new_server_tls
+from lb.core.tls_context cimport ServerContext
+from lb.proxy.forwarded cimport Forwarding
+from lb.proxy.normalize cimport normalize_flags
+from lb.proxy.pace cimport pace_quota
 from lb.telemetry.accesslog cimport AccessLog
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -65,10 +70,6 @@ cdef enum:
     BACK_OFF_NS = 100_000_000
     SKIPS = 64                        # looks at a connection before it is taken although others have fewer
 
-cdef dict FORWARDED = {
-    "off": FORWARDED_OFF, "append": FORWARDED_APPEND, "replace": FORWARDED_REPLACE, "preserve": FORWARDED_PRESERVE,
-}
-
 
 cdef class Acceptor:
 
@@ -78,18 +79,18 @@ cdef class Acceptor:
 
 cdef class Listener(Source):
     """`plan` is a ListenerPlan; `table` its RouteTable (http), Pool (tcp) or SniTable (tls); `connections` the worker's
-    set of them. `preface` is to be set before the start."""
+    set of them; `tls` what secures them, or None. `preface` is to be set before the start."""
 
     def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections,
-                 AccessLog access):
+                 AccessLog access, ServerContext tls=None):
         self.poller = poller
         self.factory = factory
         self.connections = connections
         self.access = access
         self.sources = Sources()
-        self.update(plan, segment, table)
+        self.update(plan, segment, table, tls)
 
-    def update(self, plan, Segment segment, table):
+    def update(self, plan, Segment segment, table, ServerContext tls=None):
         """Take over a new plan; connections that are open follow it from their next request on."""
         proxy = plan.proxy_protocol
         self.name = plan.name
@@ -100,13 +101,17 @@ cdef class Listener(Source):
         self.series = segment.series(plan.series)
         self.header_timeout = plan.header_timeout_ns
         self.body_timeout = plan.body_timeout_ns
+        self.body_quota = pace_quota(plan.min_body_rate, plan.body_timeout_ns)
         self.idle_timeout = plan.idle_timeout_ns
         self.send_timeout = plan.send_timeout_ns
         self.max_header_bytes = plan.max_header_bytes
         self.max_headers = plan.max_headers
         self.max_connections = plan.max_connections
-        self.forwarded = FORWARDED[plan.forwarded]
+        self.hop = Forwarding(plan)
         self.retry_buffer = plan.retry_buffer
+        self.tls = tls
+        self.handshake_timeout = plan.tls.handshake_timeout_ns if plan.tls is not None else 0
+        self.normalize = normalize_flags(plan.normalize)
         self.half_close_timeout = plan.half_close_timeout_ns
         self.max_per_source = plan.max_connections_per_source
         self.passthrough = plan.protocol == "tls"
@@ -154,6 +159,12 @@ cdef class Listener(Source):
 
     cdef void on_ready(self, uint32_t events) noexcept:
         self.accept_all()
+
+    cdef Tls new_tls(self):
+        cdef Tls tls = new_server_tls(self.tls, self.series, self.poller.now + self.handshake_timeout)
+        if tls is None:
+            raise MemoryError
+        return tls
 
     cdef bint crowded(self) noexcept:
         """Whether another worker has fewer connections of this listener. All workers wake for a connection, and a fast

@@ -8,10 +8,13 @@ import os
 
 from lb.core.poller cimport Poller
 from lb.core.stream cimport Address
+from lb.core.tls_context cimport ServerContext, TicketKeys
+from lb.core.tls_peer cimport ClientContext, Peer
 from lb.proxy.admission cimport Intake
 from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
 from lb.proxy.preface cimport PrefaceAcceptor
+from lb.proxy.overload cimport Overload
 from lb.proxy.route cimport Route, RouteTable
 from lb.proxy.sni cimport SniTable
 from lb.proxy.tunnel cimport TunnelAcceptor
@@ -21,7 +24,9 @@ from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
 
 from lb.errors import TidegateError
-from lb.proxy import infer
+from lb.proxy import infer, mirror
+from lb.proxy.udp_listeners import UdpListeners
+from lb.telemetry.tracing import SpanExporter
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -49,14 +54,19 @@ class Proxy:
         self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
         self.connections = set()
         self.draining = False
+        self.tickets = TicketKeys()
+        self.contexts = {}          # (listener, TlsPlan) or PoolTlsPlan -> what TLS begins from, while it is unchanged
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.context = infer.InferContext(self.poller, segment)
         self.access = AccessLog(access_log_fd)
-        self.intake = Intake(self.poller, self.context.new)
+        self.spans = None           # the exporter in use
+        self.overload = Overload(loop)
+        self.intake = Intake(self.poller, self.context.new, self.overload)
         self.http = HttpAcceptor(self.intake)
         self.tcp = TunnelAcceptor(self.poller)
         self.preface = PrefaceAcceptor(self.poller)
         self.over_limit = 0         # connections refused by listeners that are gone
+        self.udp = UdpListeners(self.poller, segment, self.access)
 
     def apply(self, plan, sockets):
         """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
@@ -70,39 +80,103 @@ class Proxy:
 
     def prepare(self, plan, sockets):
         channels = {}
+        contexts = {}
         self.context.prepare(plan)
-        pools = [self.make_pool(pool, channels) for pool in plan.pools]
+        if plan.tickets:
+            self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
+        pools = [self.make_pool(pool, channels, contexts) for pool in plan.pools]
         tables = {}
-        for listener in plan.listeners:
+        udp = self.udp.prepare(plan, sockets, pools)
+        streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
+        for listener in streams:
             if listener.protocol == "tcp":
                 tables[listener.name] = pools[listener.pool]
             elif listener.protocol == "tls":
                 rest = pools[listener.pool] if listener.pool >= 0 else None
                 tables[listener.name] = SniTable(listener.sni_routes, pools, rest)
             else:
-                tables[listener.name] = RouteTable([Route(r, pools[r.pool], self.segment) for r in listener.routes])
+                tables[listener.name] = RouteTable([
+                    Route(r, pools[r.pool] if r.pool >= 0 else None, self.segment, pools) for r in listener.routes
+                ])
         made = {}
-        for listener in plan.listeners:
+        secured = {listener.name: self.server_context(listener, contexts) for listener in streams}
+        for listener in streams:
             fd = sockets[listener.name]
             old = self.listeners.get(listener.name)
             if old is not None and self.descriptors[listener.name] == fd and old.protocol == listener.protocol:
                 continue
             factory = self.tcp if listener.protocol in ("tcp", "tls") else self.http
             made[listener.name] = Listener(
-                self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access
+                self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access,
+                secured[listener.name],
             )
             made[listener.name].preface = self.preface
-        self.commit(plan, sockets, tables, channels, made)
+        spans = self.make_spans(plan.tracing)
+        try:
+            self.commit(plan, sockets, tables, channels, made, secured, udp)
+        except OSError:
+            if spans is not None and spans is not self.spans:
+                spans.close()
+            raise
+        self.contexts = contexts
+        self.spans = spans
+        self.access.export(spans)
 
-    def make_pool(self, plan, channels):
+    def make_spans(self, plan):
+        """The exporter that `plan` (TracingPlan or None) wants: the one in use if that will do."""
+        if plan is None:
+            return None
+        if self.spans is not None and self.spans.plan == plan:
+            return self.spans
+        return SpanExporter(plan)
+
+    def server_context(self, listener, contexts):
+        """What the TLS connections of a listener begin from, or None; the same object while its plan is the same."""
+        tls = listener.tls
+        if tls is None:
+            return None
+        key = (listener.name, tls)
+        context = self.contexts.get(key)
+        if context is None:
+            old = self.listeners.get(listener.name)
+            context = ServerContext(
+                [(one.chain, one.key, one.names) for one in tls.certificates], self.tickets, name=listener.name,
+                min_version=tls.min_version, ciphers=tls.ciphers, alpn=tls.alpn, client_auth=tls.client_auth,
+                client_ca=tls.client_ca, previous=old.tls if old is not None else None,
+            )
+        contexts[key] = context
+        return context
+
+    def client_context(self, pool, contexts):
+        tls = pool.tls
+        key = (pool.name, tls)
+        context = self.contexts.get(key)
+        if context is None:
+            context = ClientContext(
+                ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name,
+                min_version=tls.min_version, alpn=tls.alpn, verify=tls.verify,
+            )
+        contexts[key] = context
+        return context
+
+    def make_address(self, plan, endpoint, context):
+        if context is None:
+            return Address(endpoint.address)
+        name = endpoint.host
+        if not name and not endpoint.address.startswith("unix:"):
+            name = endpoint.address.rpartition(":")[0].strip("[]")
+        return Address(endpoint.address, Peer(context, name, f"pool {plan.name}: {endpoint.address}"))
+
+    def make_pool(self, plan, channels, contexts):
         made = []
+        context = self.client_context(plan, contexts) if plan.tls is not None else None
         for endpoint in plan.endpoints:
             settings = (plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
-            key = (plan.protocol, plan.name, endpoint.address, *settings)
+            key = (plan.protocol, plan.name, endpoint.address, endpoint.host, context, *settings)
             channel = channels.get(key) or self.channels.get(key)
             if channel is None:
-                address = Address(endpoint.address)
-                if plan.protocol == "tcp":
+                address = self.make_address(plan, endpoint, context)
+                if plan.protocol in ("tcp", "udp"):
                     channel = address
                 elif plan.protocol == "http":
                     channel = Http1Pool(self.poller, address, *settings)
@@ -112,14 +186,16 @@ class Proxy:
             made.append(channel)
         return Pool(plan, self.segment, made)
 
-    def commit(self, plan, sockets, tables, channels, made):
+    def commit(self, plan, sockets, tables, channels, made, secured, udp):
         for name, listener in made.items():
             listener.start(duplicate(sockets[name]))
+        self.udp.commit(udp)
         for name in [n for n in self.listeners if n in made or n not in tables]:
             self.give_up(self.listeners.pop(name))
         for listener in plan.listeners:
-            if listener.name not in made:
-                self.listeners[listener.name].update(listener, self.segment, tables[listener.name])
+            if listener.name in tables and listener.name not in made:
+                self.listeners[listener.name].update(
+                    listener, self.segment, tables[listener.name], secured[listener.name])
         self.listeners.update(made)
         self.descriptors = dict(sockets)
         old, self.channels = self.channels, channels
@@ -129,6 +205,7 @@ class Proxy:
         self.plan = plan
         self.context.commit(plan)
         self.access.enable(plan.access_log.path != "")
+        self.overload.limit(plan.limits.max_in_flight, plan.limits.max_memory)
 
     def retire(self, channel):
         """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
@@ -145,6 +222,7 @@ class Proxy:
         for listener in self.listeners.values():
             self.give_up(listener)
         self.listeners = {}
+        self.udp.stop_accepting()
 
     def give_up(self, listener):
         """No new connections; its count outlives it."""
@@ -160,7 +238,7 @@ class Proxy:
 
     def busy(self):
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
-        busy = self.intake.in_flight() + self.tcp.in_flight()
+        busy = self.intake.in_flight() + self.tcp.in_flight() + self.udp.in_flight()
         if self.draining:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy
@@ -171,11 +249,14 @@ class Proxy:
             "connections": len(self.connections),
             "exchanges": self.intake.in_flight(),
             "sessions": self.tcp.in_flight(),
+            "udp_sessions": self.udp.in_flight(),
             "sources": self.poller.sources,
             "access_log_dropped": self.access.dropped,
             "access_log_errors": self.access.write_errors,
             "refused_source-limit": self.over_limit + sum([each.over_limit for each in self.listeners.values()]),
             **self.preface.stats(),
+            "refused_overload": self.overload.refused,
+            **mirror.counts(),
         }
 
     def close(self):
@@ -183,9 +264,11 @@ class Proxy:
         self.stop_accepting()
         for connection in list(self.connections):
             connection.close()
+        self.udp.close()
         for channel in self.channels.values():
             if not isinstance(channel, Address):
                 channel.close()
         self.channels = {}
         self.access.close()
+        self.overload.close()
         self.poller.close()

@@ -5,6 +5,14 @@ from lb.core.http1 cimport Scan
 from lb.core.stream cimport iovec
 
 
+cdef enum:
+    # How a client is told what went wrong.
+    SPEAKS_HTTP = 0                   # by the status of HTTP
+    SPEAKS_GRPC = 1                   # by a gRPC status (Trailers-Only), HTTP's being 200
+    SPEAKS_WEB = 2                    # the same in gRPC-Web
+    SPEAKS_WEB_TEXT = 3
+
+
 cdef class Refusal:
     cdef int status                   # of HTTP
     cdef tg_buffer head               # field lines
@@ -12,7 +20,8 @@ cdef class Refusal:
     cdef bytes body
 
 
-# The answer to a request that failed with an HTTP `status`; `grpc` puts it into a gRPC status (Trailers-Only).
-cdef Refusal refusal(int status, str message, bint grpc)
+# The answer to a request that failed with an HTTP `status`; `speaks` says how. `fields` are lines to add, in
+# the place of the Retry-After that some answers have (may be NULL).
+cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *fields)
 # Whether a request speaks gRPC: its content type says so (gRPC over HTTP2, section Requests), gRPC-Web's does not.
 cdef bint speaks_grpc(Scan *scan) noexcept

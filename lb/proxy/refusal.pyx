@@ -1,7 +1,7 @@
 """Answers of our own: see refusal.pxd."""
 
 from libc.string cimport memset
-from lb.core.buffer cimport tg_buffer_append, tg_buffer_free
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http1 cimport H_CONTENT_TYPE, Field, Scan, append_number, append_text, same_name
 
 import urllib.parse
@@ -26,14 +26,17 @@ cdef class Refusal:
         tg_buffer_free(&self.head)
 
 
-cdef Refusal refusal(int status, str message, bint grpc):
+cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *fields):
     cdef Refusal made = Refusal()
     cdef bytes text
-    if grpc:
+    if speaks != SPEAKS_HTTP:
         made.status = 200
         made.body = b""
         text = urllib.parse.quote(message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}").encode()
-        append_text(&made.head, b"Content-Type: application/grpc\r\nGrpc-Status: ")
+        append_text(&made.head, b"Content-Type: application/grpc")
+        if speaks != SPEAKS_GRPC:
+            append_text(&made.head, b"-web+proto" if speaks == SPEAKS_WEB else b"-web-text+proto")
+        append_text(&made.head, b"\r\nGrpc-Status: ")
         append_number(&made.head, <unsigned long>GRPC.get(status, GRPC_UNKNOWN))
         append_text(&made.head, b"\r\nGrpc-Message: ")
         tg_buffer_append(&made.head, <const char *>text, <size_t>len(text))
@@ -42,8 +45,10 @@ cdef Refusal refusal(int status, str message, bint grpc):
         made.status = status
         made.body = orjson.dumps({"error": message})
         append_text(&made.head, b"Content-Type: application/json\r\n")
-        if status == 503 or status == 429:
+        if (status == 503 or status == 429) and (fields == NULL or not tg_buffer_size(fields)):
             append_text(&made.head, b"Retry-After: 1\r\n")
+    if fields != NULL:
+        tg_buffer_append(&made.head, tg_buffer_head(fields), tg_buffer_size(fields))
     made.part.iov_base = <char *>made.body
     made.part.iov_len = <size_t>len(made.body)
     return made

@@ -1,31 +1,81 @@
-"""Routes: which pool answers a request. The first that matches, in the order of the configuration."""
+"""Routes: what becomes of a request. `RouteTable.find` gives the most particular one that matches, which
+docs/howto/routing.md explains."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
+from lb.core.segment cimport Segment
+from lb.core.textmap cimport TextMap
+from lb.proxy.conditions cimport tg_facts
+from lb.proxy.fields cimport FieldRules
+from lb.proxy.mirror cimport Mirror
+from lb.proxy.rate cimport RateLimit
+from lb.proxy.retry cimport RetryPolicy
+from lb.proxy.rewrite cimport Rewrite
+from lb.proxy.split cimport Split
 from lb.upstream.pool cimport Pool
+
+
+cdef class Answer:
+    """An answer that a route gives itself: a redirect, or a fixed one."""
+    cdef readonly int status
+    cdef readonly bint redirect
+    cdef bytes head                   # "Name: value\r\n" lines
+    cdef bytes body
+    cdef bytes scheme                 # of a redirect; b"" = the request's own
+    cdef bytes host
+    cdef bint drop_query
 
 
 cdef class Route:
     cdef readonly str name
-    cdef readonly Pool pool
+    cdef readonly Pool pool           # None: it answers itself, or splits
     cdef uint64_t *series             # this worker's words
+    cdef unsigned int series_index
+    cdef Segment segment
     cdef readonly bint cache
     cdef readonly uint64_t cache_ttl
     cdef readonly uint64_t timeout
+    cdef readonly int64_t response_timeout   # -1 = the pool's, 0 = none
     cdef readonly uint64_t max_body
+    cdef readonly int64_t max_in_flight      # 0 = no limit
     cdef readonly bint expose_endpoint
-    cdef bytes host
-    cdef bint host_suffix             # "*.example.org": host holds ".example.org"
-    cdef int path_kind
-    cdef bytes path
-    cdef object regex
+    cdef readonly RateLimit rate      # None = as often as they like
     cdef uint64_t methods             # set of llhttp methods; 0 = any
+    cdef tuple conditions             # of Condition; None = none
+    cdef tuple host_place             # where a table puts it
+    cdef list path_places
+    # What it does; None = nothing of that kind.
+    cdef readonly Answer answer
+    cdef readonly Split split
+    cdef readonly Mirror mirror
+    cdef readonly Rewrite rewrite
+    cdef readonly FieldRules request_fields
+    cdef readonly FieldRules response_fields
+    cdef readonly RetryPolicy retry
+    cdef bytes new_host
+    # What most routes have nothing of, said once, so that a request does not ask for each part of it.
+    cdef bint acts                    # there is something for lb.proxy.actions.admit to do
+    cdef bint timed                   # it has waits of its own
 
-    cdef bint matches_host(self, const char *host, size_t n) noexcept
-    cdef bint matches_path(self, const char *path, size_t n) noexcept
+    cdef bint holds(self, tg_facts *facts) noexcept
+    # The pool that is to answer: the only one, or the one that the split chooses.
+    cdef Pool choose(self, tg_facts *facts)
+    # Whether another exchange, which has been counted already, is one too many.
+    cdef bint full(self) noexcept
 
 
 cdef class RouteTable:
-    cdef tuple routes
-    # The route of a request, or None; then *other_method says that only the method was wrong. `host` is without port.
-    cdef Route find(self, const char *host, size_t host_length, const char *path, size_t path_length, int method,
-                    bint *other_method)
+    cdef TextMap hosts
+    cdef TextMap suffixes             # ".example.org" of "*.example.org"
+    cdef tuple host_regexes
+    cdef tuple host_regex_numbers
+    cdef int any_host
+    cdef tuple indices                # by number of the host: its PathIndex
+    cdef tuple leaves                 # by number of the host: by number of the pattern: its routes, in order
+    cdef readonly Py_ssize_t size
+
+    # The route of a request, or None; then *other_method says that only the method was wrong.
+    cdef Route find(self, tg_facts *facts, bint *other_method)
+    # The same for a request whose model is known from its body (gRPC): as if its path were /v2/models/MODEL/infer.
+    cdef Route find_model(self, tg_facts *facts, const char *model, size_t n, bint *other_method)
+    cdef Route within(self, int host, tg_facts *facts, bint *other_method)
+    cdef Route first(self, tuple routes, tg_facts *facts, bint *other_method)

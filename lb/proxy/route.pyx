@@ -1,89 +1,288 @@
-"""Routes: see route.pxd."""
+"""Routes: see route.pxd.
 
-import re
+A table is compiled once, by the worker that uses it: hosts to numbers, for each host an index of its paths (paths.pyx),
+for each path its routes in the order of the configuration. The plan carries the routes, not the index: it would be no
+smaller, and has to be made of live routes anyway.
+"""
 
 from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
-from lb.core.http1 cimport method_name
-from lb.core.segment cimport Segment
+from libc.string cimport memcpy
+from lb.core.buckets cimport Buckets
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
+from lb.core.http1 cimport H_HOST, MAX_FIELDS, Parser, Scan, method_name, new_request_parser, worker_scan
+from lb.core.regex cimport Regex
+from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
+from lb.core.textmap cimport TEXT_ABSENT, TextMap
+from lb.proxy.conditions cimport Condition, facts_of, tg_facts
+from lb.proxy.fields cimport FieldRules
+from lb.proxy.mirror cimport Mirror
+from lb.proxy.paths cimport PathIndex
+from lb.proxy.rate cimport RateLimit
+from lb.proxy.retry cimport RetryPolicy
+from lb.proxy.rewrite cimport Rewrite
+from lb.proxy.split cimport Split
 from lb.upstream.pool cimport Pool
 
-cdef extern from "<strings.h>" nogil:
-    int strncasecmp(const char *a, const char *b, size_t n)
+from lb.config.template import Template
 
 cdef enum:
-    PATH_ANY = 0
-    PATH_EXACT = 1
-    PATH_PREFIX = 2
-    PATH_REGEX = 3
+    HOST_ROOM = 256                   # longer ones are no names (RFC 1035 section 2.3.4); only expressions see them
 
-cdef dict KINDS = {"": PATH_ANY, "exact": PATH_EXACT, "prefix": PATH_PREFIX, "regex": PATH_REGEX}
 # llhttp numbers its methods from 0; those above 34 are not HTTP (RTSP).
 cdef dict METHODS = {method_name(i).decode(): i for i in range(35)}
 
+cdef tg_buffer model_path
+
+
+cdef class Answer:
+    """An answer of a plan (`AnswerPlan`)."""
+
+    def __init__(self, plan):
+        self.status = plan.status
+        self.redirect = plan.redirect
+        self.head = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in plan.fields)
+        self.body = plan.body.encode()
+        self.scheme = plan.scheme.encode("ascii")
+        self.host = plan.host.encode("ascii")
+        self.drop_query = plan.drop_query
+
 
 cdef class Route:
-    """A route of a plan (`RoutePlan`), bound to its pool and to this worker's stripe of counters.
+    """A route of a plan (`RoutePlan`), bound to its pools and to this worker's stripe of counters.
 
-    Raises ValueError for a method that HTTP does not know.
+    `pools` are those of the plan, which a split or a mirror may name. Raises ValueError for a method that HTTP does not
+    know, and for a bad expression, or a rate that cannot be counted.
     """
 
-    def __init__(self, plan, Pool pool, Segment segment):
+    def __init__(self, plan, Pool pool, Segment segment, pools=()):
         self.name = plan.name
         self.pool = pool
+        self.segment = segment
+        self.series_index = plan.series
         self.series = segment.series(plan.series)
         self.cache = plan.cache
         self.cache_ttl = plan.cache_ttl_ns
         self.timeout = plan.timeout_ns
+        self.response_timeout = plan.response_timeout_ns
         self.max_body = plan.max_body
+        self.max_in_flight = plan.max_in_flight
         self.expose_endpoint = plan.expose_endpoint
-        host = plan.host.encode("ascii")
-        self.host_suffix = host.startswith(b"*.")
-        self.host = host[1:] if self.host_suffix else host
-        self.path_kind = KINDS[plan.path_kind]
-        self.path = plan.path.encode()
-        self.regex = re.compile(self.path) if self.path_kind == PATH_REGEX else None
+        if plan.rate_limit is not None:
+            self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
         for method in plan.methods:
             if method not in METHODS:
                 raise ValueError(f"not an HTTP method: {method}")
             self.methods |= <uint64_t>1 << <int>METHODS[method]
+        if plan.conditions:
+            self.conditions = tuple([Condition(condition) for condition in plan.conditions])
+        self.host_place = host_of(plan)
+        self.path_places = paths_of(plan)
+        if plan.rewrite_host:
+            self.new_host = plan.rewrite_host.encode("ascii")
+        if plan.answer is not None:
+            self.answer = Answer(plan.answer)
+        if plan.split is not None:
+            self.split = Split(plan.split, pools)
+        if plan.mirror is not None:
+            self.mirror = Mirror(plan.mirror, pools[plan.mirror.pool])
+        if plan.rewrite is not None:
+            self.rewrite = Rewrite(plan.rewrite)
+        if plan.request_fields is not None:
+            self.request_fields = FieldRules(plan.request_fields)
+        if plan.response_fields is not None:
+            self.response_fields = FieldRules(plan.response_fields)
+        if plan.retry is not None:
+            self.retry = RetryPolicy(plan.retry)
+        self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry)
+        self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
 
-    cdef bint matches_host(self, const char *host, size_t n) noexcept:
-        cdef size_t own = len(self.host)
-        if own == 0:
-            return True
-        if self.host_suffix:
-            return n > own and strncasecmp(host + n - own, <const char *>self.host, own) == 0
-        return n == own and strncasecmp(host, <const char *>self.host, n) == 0
+    def __repr__(self):
+        return f"Route({self.name!r})"
 
-    cdef bint matches_path(self, const char *path, size_t n) noexcept:
-        cdef size_t own = len(self.path)
-        if self.path_kind == PATH_PREFIX:
-            return n >= own and memcmp(path, <const char *>self.path, own) == 0
-        if self.path_kind == PATH_EXACT:
-            return n == own and memcmp(path, <const char *>self.path, own) == 0
-        if self.path_kind == PATH_REGEX:
-            return self.regex.search(path[:n]) is not None
+    cdef bint holds(self, tg_facts *facts) noexcept:
+        cdef Py_ssize_t i
+        if self.conditions is not None:
+            for i in range(len(self.conditions)):
+                if not (<Condition>self.conditions[i]).holds(facts):
+                    return False
         return True
+
+    cdef Pool choose(self, tg_facts *facts):
+        return self.pool if self.split is None else self.split.choose(facts)
+
+    cdef bint full(self) noexcept:
+        cdef unsigned int worker
+        cdef uint64_t *words
+        cdef uint64_t running = 0
+        if self.max_in_flight == 0:
+            return False
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            running += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+        return running > <uint64_t>self.max_in_flight
 
 
 cdef class RouteTable:
+    """A table of `routes`, in the order of the configuration. Raises ValueError for a bad expression."""
 
-    def __init__(self, routes):
-        self.routes = tuple(routes)
-
-    cdef Route find(self, const char *host, size_t host_length, const char *path, size_t path_length, int method,
-                    bint *other_method):
+    def __init__(self, list routes):
         cdef Route route
-        cdef object item
+        hosts = {}                            # (kind, text) -> number
+        places = []                           # by number: (kind, key) of a path -> (kind, text), routes
+        for route in routes:
+            number = hosts.setdefault(route.host_place, len(hosts))
+            if number == len(places):
+                places.append({})
+            for kind, key, text in route.path_places:
+                places[number].setdefault((kind, key), ((kind, text), []))[1].append(route)
+        self.size = len(routes)
+        self.indices = tuple([PathIndex([pattern for pattern, _ in paths.values()]) for paths in places])
+        self.leaves = tuple([tuple([tuple(found) for _, found in paths.values()]) for paths in places])
+        self.hosts = TextMap({text.encode("ascii"): n for (kind, text), n in hosts.items() if kind == "exact"})
+        self.suffixes = TextMap({text.encode("ascii"): n for (kind, text), n in hosts.items() if kind == "suffix"})
+        regexes = [(Regex(text.encode("ascii"), True), n) for (kind, text), n in hosts.items() if kind == "regex"]
+        self.host_regexes = tuple([regex for regex, _ in regexes])
+        self.host_regex_numbers = tuple([number for _, number in regexes])
+        self.any_host = hosts.get(("any", ""), -1)
+
+    cdef Route find(self, tg_facts *facts, bint *other_method):
+        cdef char host[HOST_ROOM]
+        cdef size_t n = facts.host_length, i
+        cdef Py_ssize_t k
+        cdef int number
+        cdef char c
+        cdef Route route
         other_method[0] = False
-        for item in self.routes:
-            route = <Route>item
-            if not route.matches_path(path, path_length) or not route.matches_host(host, host_length):
-                continue
-            if route.methods and not (route.methods >> method) & 1:
-                other_method[0] = True
-                continue
-            other_method[0] = False
-            return route
+        if n and facts.host[n - 1] == 46:
+            n -= 1                            # "example.org." is the same name, absolute (RFC 3986 section 3.2.2)
+        if n and n <= HOST_ROOM and (self.hosts.size or self.suffixes.size):
+            for i in range(n):
+                c = facts.host[i]
+                host[i] = c | 32 if 65 <= c <= 90 else c
+            number = self.hosts.find(host, n)
+            if number != TEXT_ABSENT:
+                route = self.within(number, facts, other_method)
+                if route is not None:
+                    return route
+            if self.suffixes.size:
+                for i in range(1, n):
+                    if host[i] != 46:
+                        continue
+                    number = self.suffixes.find(host + i, n - i)
+                    if number != TEXT_ABSENT:
+                        route = self.within(number, facts, other_method)
+                        if route is not None:
+                            return route
+        for k in range(len(self.host_regexes)):
+            if (<Regex>self.host_regexes[k]).search(facts.host, n):
+                route = self.within(<int>self.host_regex_numbers[k], facts, other_method)
+                if route is not None:
+                    return route
+        if self.any_host >= 0:
+            return self.within(self.any_host, facts, other_method)
         return None
+
+    cdef Route within(self, int host, tg_facts *facts, bint *other_method):
+        """The route among those of one host."""
+        cdef PathIndex index = <PathIndex>self.indices[host]
+        cdef tuple leaves = <tuple>self.leaves[host]
+        cdef int left = 0 if index.simple else index.find(facts.path, facts.path_length)
+        cdef Py_ssize_t k
+        cdef Route route
+        while left:
+            left -= 1
+            route = self.first(<tuple>leaves[index.hits[left]], facts, other_method)
+            if route is not None:
+                return route
+        for k in range(index.regex_count):
+            if index.regex_matches(k, facts.path, facts.path_length):
+                route = self.first(<tuple>leaves[<int>index.regex_numbers[k]], facts, other_method)
+                if route is not None:
+                    return route
+        if index.any >= 0:
+            return self.first(<tuple>leaves[index.any], facts, other_method)
+        return None
+
+    cdef Route first(self, tuple routes, tg_facts *facts, bint *other_method):
+        """The first of `routes` whose method and conditions fit."""
+        cdef Py_ssize_t i
+        cdef Route route
+        for i in range(len(routes)):
+            route = <Route>routes[i]
+            if route.methods and not (route.methods >> facts.method) & 1:
+                if not other_method[0] and route.holds(facts):
+                    other_method[0] = True
+            elif route.conditions is None or route.holds(facts):
+                other_method[0] = False
+                return route
+        return None
+
+    cdef Route find_model(self, tg_facts *facts, const char *model, size_t n, bint *other_method):
+        cdef tg_facts named
+        cdef const char *digits = b"0123456789ABCDEF"
+        cdef char escape[3]
+        cdef size_t i
+        cdef unsigned char c
+        cdef int failed
+        memcpy(&named, facts, sizeof(named))
+        tg_buffer_clear(&model_path)
+        failed = tg_buffer_append(&model_path, b"/v2/models/", 11)
+        for i in range(n):
+            c = <unsigned char>model[i]
+            if 48 <= c <= 57 or 65 <= (c & 0xDF) <= 90 or c == 45 or c == 46 or c == 95 or c == 126:
+                failed |= tg_buffer_append(&model_path, model + i, 1)
+            else:
+                escape[0] = 37
+                escape[1] = digits[c >> 4]
+                escape[2] = digits[c & 15]
+                failed |= tg_buffer_append(&model_path, escape, 3)
+        failed |= tg_buffer_append(&model_path, b"/infer", 6)
+        if failed:
+            other_method[0] = False
+            return None
+        named.path = tg_buffer_head(&model_path)
+        named.path_length = tg_buffer_size(&model_path)
+        return self.find(&named, other_method)
+
+    def __len__(self):
+        return self.size
+
+    def lookup(self, bytes request not None, bytes ip=b"", bytes model=None):
+        """The route of a request, given as HTTP/1.1 from a client at `ip`, or None; and whether only its method was
+        wrong. `model` is one that its body names. For tests and tools: Host has no port. Raises ValueError for what is
+        no request."""
+        cdef Parser parser = new_request_parser()
+        cdef Scan *scan = worker_scan()
+        cdef tg_facts facts
+        cdef bint other_method = False
+        cdef const char *host = NULL
+        cdef size_t n = 0
+        scan.max_fields = MAX_FIELDS - 1
+        if parser.execute(scan, <const char *>request, <size_t>len(request)) < 0 or not scan.head:
+            raise ValueError("not a request with its whole head")
+        if scan.first[H_HOST] >= 0:
+            host = scan.fields[scan.first[H_HOST]].value
+            n = scan.fields[scan.first[H_HOST]].value_length
+        facts_of(&facts, scan, host, n, scan.method, <const char *>ip, <size_t>len(ip))
+        if model is not None:
+            found = self.find_model(&facts, <const char *>model, <size_t>len(model), &other_method)
+            return found, bool(other_method)
+        return self.find(&facts, &other_method), bool(other_method)
+
+
+cdef tuple host_of(plan):
+    """Kind and text of a route's host, as the table keeps them."""
+    if plan.host_regex:
+        return "regex", plan.host
+    if plan.host.startswith("*."):
+        return "suffix", plan.host[1:]
+    return ("exact" if plan.host else "any"), plan.host
+
+
+cdef list paths_of(plan):
+    """A route's places among the paths of its host: kind, what tells the path from others of the kind, and its text."""
+    if plan.path_kind == "model":
+        return [("exact", plan.path, plan.path), ("prefix", plan.path + "/", plan.path + "/")]
+    if plan.path_kind == "template":
+        return [("template", Template.parse(plan.path).key, plan.path)]
+    return [(plan.path_kind, plan.path, plan.path)]

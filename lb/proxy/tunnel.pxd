@@ -20,6 +20,9 @@ cdef class Side(Stream):
     cdef bint ended                   # end of file was read
     cdef uint64_t bytes_read
 
+    cdef void take_handshake(self) noexcept
+    cdef bint flush_tls(self) noexcept
+
 
 cdef class Tunnel:
     cdef TunnelAcceptor home

@@ -7,16 +7,18 @@ one pipe, waits.
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from posix.unistd cimport close
 from lb.core.hashing cimport hash64
 from lb.core.poller cimport Poller, monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
-    TG_S_REJECTED, TG_S_RETRIES, tg_add, tg_bucket,
+    TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED, tg_add, tg_bucket,
 )
 from lb.core.splice cimport Pipe
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
+from lb.core.tls cimport TLS_ERROR, handshake_turn
 from lb.proxy.announce cimport announce
 from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.preface cimport Greeting
@@ -77,10 +79,21 @@ cdef class TunnelAcceptor(Acceptor):
         (<set>listener.connections).add(tunnel)
         if tunnel.pool.key_kind != KEY_NONE:
             tunnel.key = hash64(ip, <size_t>ip_length)
+        if listener.tls is not None:
+            try:
+                side.tls = listener.new_tls()
+            except MemoryError:
+                close(fd)
+                tunnel.finish(False)
+                return
         if side.register(fd) == IO_ERROR:
             tunnel.finish(False)
             return
-        tunnel.connect()
+        if side.tls is None:
+            tunnel.connect()
+        else:
+            # The endpoint hears of a client when the handshake is over, and its certificate was good.
+            self.poller.arm(side, side.tls.deadline)
 
     def in_flight(self):
         return self.busy
@@ -90,16 +103,23 @@ cdef class Side(Stream):
 
     cdef void on_ready(self, uint32_t events) noexcept:
         cdef Tunnel tunnel = self.tunnel
+        cdef int rc
         if tunnel is None:
-            return
-        if self.connecting:
-            if self.finish_connect() == IO_ERROR:
-                tunnel.connect_failed()
-            else:
-                tunnel.connected()
             return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.hangup = True
+        if self.connecting:
+            rc = self.finish_connect()
+            if rc == IO_ERROR:
+                tunnel.connect_failed()
+            elif rc == 0:
+                tunnel.connected()
+            return
+        if self.tls is not None and self.tls.handshaking:
+            self.take_handshake()
+            return
+        if self.tls is not None and events & EPOLLOUT and self.pending() and not self.flush_tls():
+            return
         if tunnel.endpoint is None or tunnel.endpoint.connecting:
             if events & (EPOLLHUP | EPOLLERR):
                 tunnel.finish(True)               # the client left before there was anyone to talk to
@@ -114,8 +134,38 @@ cdef class Side(Stream):
 
     cdef void on_flush(self) noexcept:
         cdef Tunnel tunnel = self.tunnel      # what ends the session drops `self.tunnel`, perhaps the last reference
-        if tunnel is not None and not tunnel.over:
+        if tunnel is None or tunnel.over:
+            return
+        if self.tls is not None and self.tls.handshaking and not self.connecting:
+            self.take_handshake()
+        elif self.other is not None:
             tunnel.relay(self)
+
+    cdef void take_handshake(self) noexcept:
+        """A step of the client's TLS handshake; the session begins behind the last one."""
+        cdef Tunnel tunnel = self.tunnel
+        cdef int rc
+        if not handshake_turn(self.poller.now):
+            self.poller.defer(self)
+            return
+        rc = self.tls.handshake()
+        if rc == 0:
+            tunnel.connect()
+        elif rc == TLS_ERROR:
+            tunnel.reason = "tls"
+            tunnel.finish(False)
+
+    cdef bint flush_tls(self) noexcept:
+        """Sends on what was encrypted already, which nobody else may be waiting for. False: the session is over."""
+        cdef Tunnel tunnel = self.tunnel
+        cdef int left = self.push()
+        if left == IO_ERROR:
+            tunnel.finish(False)
+            return False
+        if left == 0 and self.ended and self.other is not None and self.other.ended and not self.other.pending():
+            tunnel.finish(True)
+            return False
+        return True
 
     cdef void on_timer(self) noexcept:
         cdef Tunnel tunnel = self.tunnel
@@ -123,6 +173,10 @@ cdef class Side(Stream):
             return
         if self.connecting:
             tunnel.connect_failed()
+        elif self.tls is not None and self.tls.handshaking:
+            tg_add(&tunnel.listener.series[TG_S_TLS_FAILED], 1)
+            tunnel.reason = "tls"
+            tunnel.finish(False)
         else:
             tunnel.finish(True)
 
@@ -234,7 +288,7 @@ cdef class Tunnel:
                 break
             if source.ended:
                 target.shutdown_write()
-                if target.ended:
+                if target.ended and not target.pending():
                     self.finish(True)
                 else:
                     self.touch()
@@ -265,7 +319,9 @@ cdef class Tunnel:
                     return
                 source.blocked = left > 0
                 if n == SMALL:
-                    source.pipe = self.home.take_pipe()
+                    # The kernel can move what it need not encrypt.
+                    if source.tls is None and target.tls is None:
+                        source.pipe = self.home.take_pipe()
                     source.bulk = source.pipe is not None
                 elif not source.hangup:
                     break                         # drained; the edge will tell
@@ -299,6 +355,11 @@ cdef class Tunnel:
         if self.over:
             return
         self.over = True
+        if not ok:
+            # The other side can tell that something is missing.
+            self.client.cut_short()
+            if self.endpoint is not None:
+                self.endpoint.cut_short()
         self.let_go(ok)
         took = monotonic_ns() - self.started
         tg_add(&words[TG_S_CODE_OTHER], 1)

@@ -1,4 +1,5 @@
-"""The access log: records go into a ring in memory; a thread writes them as JSON lines, without the GIL."""
+"""The access log: records go into a ring in memory; a thread writes them as JSON lines, without the GIL, and hands
+those of sampled traces to an exporter."""
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
@@ -9,6 +10,7 @@ cdef struct tg_access:
     uint64_t total_ns
     uint64_t wait_ns                  # until an endpoint was chosen (body, cache, queue)
     uint64_t upstream_ns              # from there to the answer's first byte
+    uint64_t connect_ns               # of which until there was a connection to it
     uint64_t transfer_ns              # from there to its last
     uint64_t bytes_in
     uint64_t bytes_out
@@ -16,7 +18,13 @@ cdef struct tg_access:
     uint16_t tries
     uint16_t port
     uint16_t cache                    # index into CACHE_NAMES
-    uint16_t lengths[9]
+    uint16_t version                  # of HTTP, as the client spoke it: 10, 11, 20; 0 = not HTTP
+    uint16_t tls                      # version on the wire (0x0303 = TLS 1.2, 0x0304 = 1.3); 0 = plain
+    uint16_t trace_flags              # of trace_id, which is not all zero where there is a trace
+    unsigned char trace_id[16]
+    unsigned char span_id[8]
+    unsigned char parent_id[8]        # all zero = the trace began here
+    uint16_t lengths[10]
     char client[46]
     char method[18]
     char host[128]
@@ -26,6 +34,7 @@ cdef struct tg_access:
     char pool[48]
     char endpoint[112]
     char reason[32]
+    char request_id[128]
 
 
 cdef enum:
@@ -38,10 +47,15 @@ cdef enum:
     A_POOL
     A_ENDPOINT
     A_REASON
+    A_REQUEST_ID
+    A_TEXTS = 10                      # how many there are
 
 
 cdef class AccessLog:
-    cdef readonly bint enabled
+    cdef readonly bint enabled        # the ring takes records: they are written, or exported, or both
+    cdef readonly bint writing        # all of them
+    cdef object exporter              # takes those of sampled traces; None = nobody does
+    cdef list retired                 # exporters that the thread has to close
     cdef int fd
     cdef tg_access *ring
     cdef uint64_t head                # written by the data path
@@ -55,7 +69,7 @@ cdef class AccessLog:
     cdef tg_access *begin(self) noexcept
     # The record is complete.
     cdef void commit(self) noexcept
-    cdef size_t drain(self) noexcept nogil
+    cdef void drain(self, uint64_t head) noexcept nogil
 
 
 cdef void set_text(tg_access *record, int which, const char *text, size_t n) noexcept nogil

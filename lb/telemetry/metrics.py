@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from lb.telemetry import datagrams
+from lb.telemetry.datagrams import DatagramTotals
 from lb.telemetry.series import CODES, Series
 
 __all__ = ["CONTENT_TYPE_LATEST", "Snapshot", "exposition"]
@@ -23,6 +25,7 @@ class Snapshot:
     listeners: Mapping[str, Series] = field(default_factory=dict)
     routes: Mapping[str, Series] = field(default_factory=dict)
     endpoints: Mapping[tuple[str, str], Series] = field(default_factory=dict)  # (pool, address)
+    datagrams: DatagramTotals = field(default_factory=DatagramTotals)
 
 
 def exposition(snapshot: Snapshot) -> bytes:
@@ -47,10 +50,13 @@ class _Collector:
         endpoints: dict[tuple[str, ...], Series] = dict(snapshot.endpoints.items())
         yield from _requests("endpoint", "endpoint (each try counts)", endpoints, ("pool", "endpoint"))
         yield from _listeners(snapshot.listeners)
+        yield from datagrams.families(snapshot.datagrams)
         yield from _endpoints(snapshot.status)
         yield from _daemon(snapshot.status)
         yield from _managed(snapshot.status)
         yield from _cache(snapshot.status)
+        yield from _tls(snapshot)
+        yield from _http2(snapshot)
 
 
 def _counter(name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
@@ -164,6 +170,21 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("worker",),
         (((str(w["index"]),), w["restarts"]) for w in workers),
     )
+    for name, text, key in (
+        (
+            "worker_overload_refused",
+            "Requests refused because the worker had too much in flight or in memory",
+            "refused_overload",
+        ),
+        ("worker_records_dropped", "Access records for which the ring had no room", "access_log_dropped"),
+    ):
+        yield _counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
+    yield _counter(
+        "rate_limit_evictions",
+        "Rate limit buckets that made room for others before they were full again",
+        (),
+        [((), status.get("rate_limits", {}).get("evicted", 0))],
+    )
     yield _gauge(
         "worker_connections", "Client connections", ("worker",),
         (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),
@@ -222,3 +243,38 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         "corrupt",
     ):
         yield _counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])
+
+
+def _tls(snapshot: Snapshot) -> Iterator[Metric]:
+    tls = snapshot.status.get("tls") or {"certificates": (), "reloads": {}}
+    rows = {(c["owner"], c["file"]): c["not_after"] for c in tls["certificates"]}
+    yield _gauge(
+        "tls_certificate_not_after_seconds",
+        "Unix time at which a certificate in use expires",
+        ("owner", "file"),
+        rows.items(),
+    )
+    yield _counter(
+        "tls_certificate_reloads",
+        "Changes of certificates on disk, by whether they were taken into use",
+        ("result",),
+        (((result,), n) for result, n in tls["reloads"].items()),
+    )
+    # A listener has no cache: these words of its series count handshakes (lb/core/segment.h).
+    results = (("full", "cache_hit"), ("resumed", "cache_miss"), ("failed", "cache_stored"))
+    yield _counter(
+        "tls_handshakes",
+        "TLS handshakes of clients",
+        ("listener", "result"),
+        (((n, result), getattr(s, word)) for n, s in snapshot.listeners.items() for result, word in results),
+    )
+
+
+def _http2(snapshot: Snapshot) -> Iterator[Metric]:
+    # Two more words that a listener has no other use for.
+    for name, text, word in (
+        ("http2_connections", "Connections of clients that speak HTTP/2", "cache_collapsed"),
+        ("http2_floods", "HTTP/2 connections ended for a flood of control frames or resets", "cache_bypass"),
+    ):
+        rows = (((n,), getattr(s, word)) for n, s in snapshot.listeners.items())
+        yield _counter(name, text, ("listener",), rows)

@@ -65,7 +65,7 @@ cdef class GrpcCall(Http2Call):
         if self.message_size > MOST_MESSAGE:
             return FAIL_TOO_LARGE
         fields.add_kept(b":method", 7, b"POST", 4, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":scheme", 7, b"http", 4, NGHTTP2_NV_FLAG_NONE)
+        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
         fields.add_kept(b":path", 5, tg_buffer_head(&self.path), tg_buffer_size(&self.path), NGHTTP2_NV_FLAG_NONE)
         fields.add_kept(b":authority", 10, <const char *>self.dispatcher.authority, len(self.dispatcher.authority),
                         NGHTTP2_NV_FLAG_NONE)

@@ -43,9 +43,12 @@ cdef class Http1Upstream(Stream):
 
     cdef void on_ready(self, uint32_t events) noexcept:
         cdef Http1Call call = self.call       # it may let go of this connection, which drops ours
+        cdef int rc
         if self.connecting:
-            if self.finish_connect() == IO_ERROR:
+            rc = self.finish_connect()
+            if rc == IO_ERROR:
                 self.broken(FAIL_CONNECT)
+            if rc:
                 return
             self.poller.disarm(self)
             call.on_connected(self)

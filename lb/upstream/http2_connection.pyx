@@ -165,11 +165,14 @@ cdef class Http2Upstream(Stream):
         self.poller.mark(self)
 
     cdef void on_ready(self, uint32_t events) noexcept:
+        cdef int rc
         if self.connecting:
-            if not events & <uint32_t>(EPOLLOUT | EPOLLERR | EPOLLHUP):
+            if self.tls is None and not events & <uint32_t>(EPOLLOUT | EPOLLERR | EPOLLHUP):
                 return
-            if self.finish_connect() < 0:
+            rc = self.finish_connect()
+            if rc == IO_ERROR:
                 self.lose(FAIL_CONNECT)
+            if rc:
                 return
             self.established()
             if self.lost:

@@ -11,6 +11,7 @@ cdef enum:
     POOL_TCP = 2
     POOL_HTTP2 = 3
     POOL_GRPC = 4
+    POOL_UDP = 5
 
 cdef enum:
     KEY_NONE = 0
@@ -26,7 +27,7 @@ cdef class Pool:
     cdef readonly int protocol
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
-    cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp)
+    cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef readonly int key_kind
     cdef readonly bytes key_name

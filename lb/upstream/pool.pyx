@@ -7,7 +7,9 @@ from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing import registry
 
-cdef dict PROTOCOLS = {"http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC}
+cdef dict PROTOCOLS = {
+    "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
+}
 cdef dict KEYS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
     "model": KEY_MODEL,

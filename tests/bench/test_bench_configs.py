@@ -29,7 +29,7 @@ JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache")
 # What a peer cannot do: jobs, and (job, option) pairs beyond those.
 EVERYWHERE = {("tcp", "routes"), ("udp", "routes"), ("udp", "tls"), ("udp", "endpoint_limit")}
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
-    "tidegate": ({"http2", "grpc", "udp"}, EVERYWHERE | {(job, "tls") for job in ("http", "tcp", "cache")}),
+    "tidegate": (set(), EVERYWHERE),
     "haproxy": ({"udp", "cache"}, EVERYWHERE),
     "nginx": (set(), EVERYWHERE),
     "envoy": ({"cache"}, EVERYWHERE | {("udp", "checks"), ("udp", "least_request")}),

@@ -161,18 +161,18 @@ def test_a_short_run_of_one_scenario(tmp_path: Path) -> None:
 @needs_cores
 def test_a_proxy_is_reloaded_under_load_and_one_that_cannot_is_told(tmp_path: Path) -> None:
     own = environment(tmp_path)
-    command = bench("run", "reload-under-load", "tls-keepalive", "--runs", "1", "--peers", "nginx")
+    command = bench("run", "reload-under-load", "udp", "--runs", "1", "--peers", "haproxy")
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=own, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (tmp_path / "results").glob("*.json")
-    reload, tls = json.loads(path.read_text())["outcomes"]
+    reload, udp = json.loads(path.read_text())["outcomes"]
     for subject in reload["subjects"].values():
         (sample,) = subject["samples"]
         assert len(sample["raw"]["reload_s"]) == 5
         assert sample["raw"]["open_loop"]["sent"] == pytest.approx(3000, abs=5)
     assert reload["subjects"]["tidegate"]["samples"][0]["values"]["failed"] == 0
-    assert tls["subjects"]["tidegate"]["cannot"]
-    assert tls["subjects"]["nginx"]["samples"]
+    assert udp["subjects"]["haproxy"]["cannot"]
+    assert udp["subjects"]["tidegate"]["samples"]
 
 
 @needs_tools

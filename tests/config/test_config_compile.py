@@ -78,7 +78,9 @@ def test_same_names_keep_their_numbers_over_a_reload() -> None:
     assert compiled("http.yaml", numbers=numbers) == compiled("http.yaml", numbers=numbers)
 
 
-@pytest.mark.parametrize("name", ["demo.yaml", "http.yaml", "tcp.yaml", "affinity.yaml", "production.yaml"])
+@pytest.mark.parametrize(
+    "name", ["demo.yaml", "http.yaml", "tcp.yaml", "udp.yaml", "affinity.yaml", "production.yaml", "routing.yaml"]
+)
 def test_plans_survive_the_wire(name: str) -> None:
     plan = compiled(name)
     assert Plan.from_wire(msgpack.unpackb(msgpack.packb(plan.to_wire()))) == plan

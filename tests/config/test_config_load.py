@@ -16,6 +16,7 @@ from lb.config.schema import Config
 from lb.config.units import KIB, MIB, SECOND
 from lb.discovery.static import StaticEndpoints
 from lb.errors import ConfigError
+from lb.proxy.checks import check_routes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 INVALID = sorted((CONFIGS / "invalid").glob("*.yaml"))
@@ -73,7 +74,7 @@ def test_invalid_examples_have_exactly_the_expected_problem(path: Path) -> None:
     expected = path.read_bytes().split(b"\n")[0].decode().removeprefix("# expect: ")
     assert re.match(rf"{re.escape(path.name)}:(\d+: )?", expected)
     with pytest.raises(ConfigError) as caught:
-        load(path, checks=[StaticEndpoints(no_dns).check])
+        load(path, checks=[StaticEndpoints(no_dns).check, check_routes])
     (problem,) = caught.value.problems
     assert expected in problem.replace(f"{path.parent}/", "")
 
@@ -84,7 +85,7 @@ def test_every_problem_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
         """\
 wrokers: 2
 listeners:
-  a: {bind: "127.0.0.1:8080", protocol: http, routes: [{pool: app}, {pool: nobody}], colour: red}
+  a: {bind: "127.0.0.1:8080", protocol: http, routes: [{pool: app}, {pool: nobody, match: {host: b}}], colour: red}
   b: {bind: "127.0.0.1:8080", protocol: htp, routes: []}
   c: {bind: "127.0.0.1:8080", protocol: tcp, pool: broken}
 pools:
@@ -98,7 +99,7 @@ log: {level: 3, access: ["x"]}
         "1: wrokers: unknown key; did you mean workers?",
         "3: listeners.a.colour: unknown key",
         "3: listeners.a.routes[1].pool: there is no pool 'nobody'",
-        "4: listeners.b.protocol: 'htp' is not one of http, tcp, tls; did you mean http?",
+        "4: listeners.b.protocol: 'htp' is not one of http, https, tcp, tls, udp; did you mean http?",
         "5: listeners.c.bind: 127.0.0.1:8080 is taken by listeners.a",
         "7: pools.app.retries: must be at most 10",
         "8: pools.broken: exactly one of endpoints, serve is needed; none is given",

@@ -82,7 +82,7 @@ def test_schema_takes_the_examples(path: Path) -> None:
         "yes-is-not-true",
         "log-level",
         "bad-name",
-        "https-not-yet",
+        "tls-version",
         "two-path-matches",
         "relative-path-match",
         "endpoints-and-serve",

@@ -71,7 +71,11 @@ def test_every_address_of_a_name_is_an_endpoint_with_its_weight() -> None:
     static = StaticEndpoints(lookup)
     assert static.check(config_of({"address": "two.test:80", "weight": 3}, "127.0.0.1:1")) == []
     assert static.endpoints == {
-        "a": (EndpointSpec("10.0.0.1:80", 3), EndpointSpec("10.0.0.2:80", 3), EndpointSpec("127.0.0.1:1", 1))
+        "a": (
+            EndpointSpec("10.0.0.1:80", 3, "two.test"),
+            EndpointSpec("10.0.0.2:80", 3, "two.test"),
+            EndpointSpec("127.0.0.1:1", 1),
+        )
     }
 
 

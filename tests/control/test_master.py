@@ -182,7 +182,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path: Path) -> None:
         taken.listen()
         bind = f"127.0.0.1:{taken.getsockname()[1]}"
         error = fails(tmp_path, configuration(tmp_path, listeners={"web": listener(bind)}))
-    assert error == f"tidegate: cannot listen on {bind}: the address is in use (ss -ltnp shows by whom)\n"
+    assert error == f"tidegate: cannot listen on {bind}: the address is in use (ss -lntup shows by whom)\n"
 
 
 def test_a_bad_configuration_is_one_line_each(tmp_path: Path) -> None:

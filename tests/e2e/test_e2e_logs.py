@@ -16,9 +16,12 @@ from traffic import ask_once, load, request
 
 Start = Callable[..., Daemon]
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
-TEXTS = {"time", "client", "method", "host", "target", "listener", "route", "pool", "endpoint", "reason", "cache"}
+TEXTS = {
+    "time", "client", "method", "host", "target", "listener", "route", "pool", "endpoint", "reason", "cache",
+    "protocol", "tls", "trace_id", "request_id",
+}  # fmt: skip
 NUMBERS = {"port", "status", "tries", "bytes_in", "bytes_out"}
-TIMES = {"total_us", "wait_us", "upstream_us", "transfer_us"}
+TIMES = {"total_us", "wait_us", "connect_us", "upstream_us", "transfer_us"}
 
 
 def config(log: str, http: str, oip: str) -> dict[str, Any]:

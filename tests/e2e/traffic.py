@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import shutil
+import ssl
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -40,13 +41,16 @@ class Answer:
 class Client:
     """One connection, which is made on first use and never made again."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
+        self.tls = tls
         self.local_port = 0
         self.answers = 0
 
     async def connect(self) -> Client:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 24)
+        self.reader, self.writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, limit=1 << 24, ssl=self.tls, server_hostname="example.org" if self.tls else None
+        )
         self.local_port = self.writer.get_extra_info("sockname")[1]
         return self
 
@@ -119,12 +123,14 @@ class Load:
 
 
 @contextlib.asynccontextmanager
-async def load(port: int, messages: list[bytes], clients: int = 16, bodies: bool = False) -> AsyncIterator[Load]:
+async def load(
+    port: int, messages: list[bytes], clients: int = 16, bodies: bool = False, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Load]:
     """`clients` connections, each with one of `messages` under way at any time. A client that fails once is out.
 
     `bodies` counts the answers by their bodies. At the end every client finishes what it is doing.
     """
-    running = Load([Client(port) for _ in range(clients)])
+    running = Load([Client(port, tls) for _ in range(clients)])
     stop = asyncio.Event()
 
     async def work(client: Client, turn: int) -> None:

@@ -87,6 +87,36 @@ async def grpc_server(
 
 
 @contextlib.contextmanager
+def answering(family: socket.AddressFamily, folder: Path, answer: bytes | None) -> Iterator[tuple[str, list[bytes]]]:
+    """A datagram socket that gives `answer` to whatever comes; with None it stays silent. What came is in the list."""
+    came: list[bytes] = []
+    loop = asyncio.get_running_loop()
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        if family == socket.AF_UNIX:
+            sock.bind(str(folder / "s.sock"))
+            address = f"unix:{folder / 's.sock'}"
+        else:
+            host = "127.0.0.1" if family == socket.AF_INET else "::1"
+            sock.bind((host, 0))
+            port = sock.getsockname()[1]
+            address = f"{host}:{port}" if family == socket.AF_INET else f"[{host}]:{port}"
+
+        def readable() -> None:
+            data, sender = sock.recvfrom(65536)
+            came.append(data)
+            if answer is not None:
+                with contextlib.suppress(OSError):
+                    sock.sendto(answer, sender)
+
+        loop.add_reader(sock, readable)
+        try:
+            yield address, came
+        finally:
+            loop.remove_reader(sock)
+
+
+@contextlib.contextmanager
 def full(folder: Path) -> Iterator[str]:
     """A TCP listener whose queue of connections is full: further SYNs are dropped, so a connect waits."""
     sock, address = listening(socket.AF_INET, folder, backlog=0)

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from health_servers import NOT_SERVING, SERVING, full, grpc_server, listening, speaking
+from health_servers import NOT_SERVING, SERVING, answering, full, grpc_server, listening, speaking
 
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed
@@ -30,8 +30,22 @@ async def well(kind: str, family: socket.AddressFamily, folder: Path) -> AsyncIt
     if kind == "grpc":
         async with grpc_server(family, folder, {"": SERVING}) as (address, _):
             yield address
+    elif kind == "udp":
+        with answering(family, folder, b"") as (address, _):
+            yield address
     else:
         async with speaking(family, folder, OK) as (address, _):
+            yield address
+
+
+@contextlib.contextmanager
+def hanging(kind: str, folder: Path) -> Iterator[str]:
+    """An endpoint that lets a check wait."""
+    if kind == "udp":
+        with answering(socket.AF_INET, folder, None) as (address, _):
+            yield address
+    else:
+        with full(folder) as address:
             yield address
 
 
@@ -83,7 +97,7 @@ class TestContract:
     @pytest.mark.parametrize("kind", TYPES)
     async def test_a_cancelled_check_closes_its_sockets(self, kind: str, tmp_path: Path) -> None:
         check = build(HealthConfig(type=kind, timeout="50ms"))
-        with full(tmp_path) as address:
+        with hanging(kind, tmp_path) as address:
 
             async def cancelled() -> None:
                 with pytest.raises(TimeoutError):
@@ -188,3 +202,40 @@ async def test_grpc_fails_on_what_is_not_grpc(tmp_path: Path, answer: bytes) -> 
     async with speaking(socket.AF_INET, tmp_path, answer) as (address, _):
         with pytest.raises(CheckFailed):
             await asyncio.wait_for(build(HealthConfig(type="grpc")).run(address), 30)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expect", "reason"),
+    [
+        (b"pong", None, None),
+        (b"\x00\xffpong\n", "^\\x00\xff.*g\n$", None),
+        (b"pong", "^ping", "not what was expected"),
+        (b"", "x", "not what was expected"),
+    ],
+)
+async def test_udp_judges_the_answer(tmp_path: Path, answer: bytes, expect: str | None, reason: str | None) -> None:
+    with answering(socket.AF_INET, tmp_path, answer) as (address, came):
+        check = build(HealthConfig(type="udp", send="\x00\xffping", expect=expect))
+        if reason is None:
+            await asyncio.wait_for(check.run(address), 20)
+        else:
+            with pytest.raises(CheckFailed, match=reason):
+                await asyncio.wait_for(check.run(address), 20)
+    assert came == [b"\x00\xffping"]
+
+
+@pytest.mark.parametrize("answer", [None, b"unasked"])
+async def test_udp_without_an_answer_passes_unless_refused(tmp_path: Path, answer: bytes | None) -> None:
+    check = build(HealthConfig(type="udp", send="x", answered=False, timeout="200ms"))
+    with answering(socket.AF_INET, tmp_path, answer) as (address, came):
+        await asyncio.wait_for(check.run(address), 20)
+        assert came == [b"x"]
+    with pytest.raises(CheckFailed, match=r"(?i)refused"):
+        await asyncio.wait_for(check.run(address), 20)
+
+
+async def test_udp_sends_no_more_than_bytes() -> None:
+    with pytest.raises(ValueError, match="not made of bytes"):
+        HealthConfig(type="udp", send="snowman \u2603")
+    with pytest.raises(ValueError, match="not a regular expression"):
+        HealthConfig(type="udp", expect="(")

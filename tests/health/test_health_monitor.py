@@ -19,6 +19,7 @@ from lb.clock import MonotonicClock
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed
 from lb.health.monitor import HealthMonitor, Target
+from lb.health.tls import CheckTls
 
 FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
 
@@ -44,7 +45,7 @@ class Scripted:
         self.most = 0
         self.gate: asyncio.Event | None = None
 
-    def __call__(self, config: HealthConfig) -> Scripted:
+    def __call__(self, config: HealthConfig, tls: CheckTls | None = None) -> Scripted:
         return self
 
     async def run(self, address: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,14 +109,15 @@ class Site:
     def __init__(self) -> None:
         self.servers: list[asyncio.Server] = []
         self.gates: list[Gate] = []
+        self.descriptors: dict[int, int] = {}  # port -> listening descriptor, to apply another plan with
         self.models: list[Any] = []  # oip_site.ModelServer
 
-    async def endpoint(self, handler: Handler) -> str:
+    async def endpoint(self, handler: Handler, tls: ssl.SSLContext | None = None) -> str:
         async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 await handler(reader, writer)
 
-        server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1 << 24)
+        server = await asyncio.start_server(guarded, "127.0.0.1", 0, limit=1 << 24, ssl=tls)
         self.servers.append(server)
         return f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
@@ -134,9 +136,10 @@ class Site:
         cache_size: int = 0,
         more_pools: Sequence[list[str]] = (),
         dual_stack: bool = False,
+        tickets: tuple[bytes, ...] = (),
     ) -> Gate:
         """A data path in front of `addresses`; `cache_size` bytes of result cache, 0 for none. `more_pools` are further
-        pools like the first, by their addresses."""
+        pools like the first, by their addresses; `tickets` seal TLS sessions."""
         tcp = (listener or {}).get("protocol") in ("tcp", "tls")
         made_pools = []
         for each in (addresses, *more_pools):
@@ -149,12 +152,13 @@ class Site:
         routes = () if tcp else (replace(ROUTE, **(route or {})),)
         made = replace(HTTP, **{"routes": routes, "pool": 0 if tcp else -1, **(listener or {})})
         cache = CachePlan(cache_size, 1 << 20) if cache_size else None
-        plan = Plan(1, 1, (made,), pools, cache, AccessLogPlan(""), 10 * SECOND)
+        plan = Plan(1, 1, (made,), pools, cache, AccessLogPlan(""), 10 * SECOND, tickets=tickets)
         master = Segment.create(1, cache_size=cache_size)
         for endpoint in endpoints:
             master.set_health(endpoint.slot, True, 0)
             master.set_weight(endpoint.slot, 1)
         fd, port = listening_socket(dual_stack)
+        self.descriptors[port] = fd
         proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0))
         proxy.apply(plan, {"web": fd})
         gate = Gate(proxy, master, plan, port)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 
@@ -152,10 +153,15 @@ class H2Client:
 
 @contextlib.asynccontextmanager
 async def h2_client(
-    port: int, *, manual: bool = False, settings: dict[h2.settings.SettingCodes, int] | None = None
+    port: int,
+    *,
+    manual: bool = False,
+    settings: dict[h2.settings.SettingCodes, int] | None = None,
+    secured: ssl.SSLContext | None = None,
+    name: str | None = None,
 ) -> AsyncIterator[H2Client]:
-    """A connection to the gate on `port`, by prior knowledge."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    """A connection to the gate on `port`, by prior knowledge or, where it is `secured`, to the host `name`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=secured, server_hostname=name)
     client = H2Client(reader, writer, manual)
     client.start(settings)
     try:

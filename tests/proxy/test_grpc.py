@@ -30,7 +30,7 @@ class Service:
         self.server = grpc.aio.server(options=UNLIMITED)
         self.address = ""
 
-    async def start(self) -> None:
+    async def start(self, credentials: grpc.ServerCredentials | None = None) -> None:
         handlers = {
             "Unary": grpc.unary_unary_rpc_method_handler(self.unary),
             "Fail": grpc.unary_unary_rpc_method_handler(self.fail),
@@ -40,7 +40,10 @@ class Service:
             "Both": grpc.stream_stream_rpc_method_handler(self.both),
         }
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Kinds", handlers),))
-        port = self.server.add_insecure_port("127.0.0.1:0")
+        if credentials is None:
+            port = self.server.add_insecure_port("127.0.0.1:0")
+        else:
+            port = self.server.add_secure_port("127.0.0.1:0", credentials)
         await self.server.start()
         self.address = f"127.0.0.1:{port}"
 

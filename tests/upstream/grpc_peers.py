@@ -53,10 +53,12 @@ class Outcome:
 
 
 @contextlib.asynccontextmanager
-async def channel_to(address: str, *, connect: float = 5.0, limit: int = 64 << 20) -> AsyncIterator[Http2Channel]:
+async def channel_to(
+    address: str, *, connect: float = 5.0, limit: int = 64 << 20, tls: object = None
+) -> AsyncIterator[Http2Channel]:
     """A channel on its own poller; leaving checks that nothing is left behind."""
     poller = Poller(asyncio.get_running_loop())
-    channel = Http2Channel(poller, Address(address), int(connect * 1e9), limit)
+    channel = Http2Channel(poller, Address(address, tls), int(connect * 1e9), limit)
     try:
         yield channel
     finally:

@@ -1,0 +1,80 @@
+"""Routes of one listener that can never take a request: mistakes that no single field shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lb.config.compile_route import compile_normalize, conditions_of, path_of
+from lb.config.listener import ListenerConfig
+from lb.config.match import MatchConfig
+from lb.config.normal import normal_path
+from lb.config.route_plan import NormalizePlan
+from lb.config.template import Template
+
+Found = tuple[str, str]
+
+_Place = tuple[str, bool, str, str]
+
+
+class _Seen:
+    """The routes so far with one host and one path."""
+
+    def __init__(self, first: int, match: MatchConfig) -> None:
+        self.matches = [(first, match)]
+        self.by_text: dict[str, int] = {}
+        self.open = first if _unconditional(match) else -1
+
+    def twin(self, number: int, match: MatchConfig) -> int:
+        """Number of the first route with this match. Texts are made only where routes share a place."""
+        for earlier, other in self.matches:
+            self.by_text.setdefault(_text(other), earlier)
+        self.matches.clear()
+        return self.by_text.setdefault(_text(match), number)
+
+
+def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
+    """Routes that others hide, and paths that no request has once it is normalised."""
+    plan = compile_normalize(listener.normalize_path)
+    seen: dict[_Place, _Seen] = {}
+    for i, route in enumerate(listener.routes):
+        match = route.match
+        kind, text = path_of(match)
+        if plan is not None and match.path is not None and (problem := _spelled(kind, text, plan)):
+            yield f"{path}.routes[{i}].match.path.{kind}", problem
+        if kind == "template":  # names do not tell templates apart
+            text = Template.parse(text).key.decode("latin-1")
+        place = (match.host or match.host_regex or "", match.host_regex is not None, kind, text)
+        known = seen.get(place)
+        if known is None:
+            seen[place] = _Seen(i, match)
+            continue
+        where = f"{path}.routes[{i}].match"
+        twin = known.twin(i, match)
+        if twin != i:
+            yield where, f"is never reached: routes[{twin}] has the same"
+        elif known.open >= 0:
+            yield where, f"is never reached: routes[{known.open}] takes every request with that host and path"
+        elif _unconditional(match):
+            known.open = i
+
+
+def _spelled(kind: str, text: str, plan: NormalizePlan) -> str:
+    """What is wrong where normalisation leaves no path that reads like `text`; else nothing."""
+    if kind == "regex" or not ("%" in text or "//" in text or "/." in text):
+        return ""
+    # What follows a prefix's last slash may still become a longer segment, so nothing is said of it.
+    end = text.rindex("/") + 1 if kind == "prefix" else len(text)
+    normal = normal_path(text[:end], plan)
+    if normal is None:
+        return f"{text!r} is never reached: normalize_path refuses such paths"
+    if normal != text[:end]:
+        return f"{text!r} is never reached: normalize_path makes {normal + text[end:]!r} of such a path"
+    return ""
+
+
+def _unconditional(match: MatchConfig) -> bool:
+    return not match.method and next(conditions_of(match), None) is None
+
+
+def _text(match: MatchConfig) -> str:
+    return repr(match)

@@ -1,0 +1,288 @@
+"""Routes: which requests, where they go, and what is changed or answered on the way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lb.config.base import Boolean, Integer, Model, Name, Number, Regex, Token, problem, text
+from lb.config.match import MatchConfig
+from lb.config.pool import KeyConfig
+from lb.config.rate import RateLimitConfig
+from lb.config.template import Template, parts_of, substitution_of
+from lb.config.units import KIB, MIB, MILLISECOND, Duration, Size
+
+# A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
+# section 6).
+FRAMING = frozenset(
+    (
+        "connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-connection", "te",
+        "trailer", "transfer-encoding", "upgrade",
+    )
+)  # fmt: skip
+FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
+
+FieldValue = Annotated[str, *text(r"(?:[!-~](?:[ \t!-~]{0,4094}[!-~])?)?", "is not a header's value: visible ASCII")]
+Replacement = Annotated[
+    str, *text(r'/[!"$->@-~]{0,4095}', "is not a path: it begins with / and has no spaces, '?' or '#'")
+]
+Host = Annotated[
+    str,
+    *text(
+        r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?",
+        "is not a host such as example.org or example.org:8080",
+    ),
+]
+
+
+class ShareConfig(Model):
+    """One pool of a split."""
+
+    pool: str
+    """Name of the pool."""
+    weight: Integer = Field(default=1, ge=0, le=1_000_000)
+    """Share of the requests relative to the other pools; 0 takes none."""
+
+
+class MirrorConfig(Model):
+    """Copies of requests for another pool, whose answers are thrown away. A copy never delays its original: where a
+    limit below is reached, no copy is made, and the status page counts it."""
+
+    pool: str
+    """Name of the pool that gets the copies, of the same protocol as those that answer the route."""
+    percent: Number = Field(default=100, gt=0, le=100)
+    """Share of the requests that are copied. With pools of protocol `http`, a request that is larger than the
+    listener's `retry_buffer` is not; with `oip`, one that the cache answers is not."""
+    max_in_flight: Integer = Field(default=64, ge=1, le=10_000)
+    """Most copies under way, in each worker."""
+    max_bytes: Size = Field(default=16 * MIB, ge=64 * KIB)
+    """Most memory that the copies under way take, in each worker."""
+
+
+class RegexRewriteConfig(Model):
+    """A substitution in the path."""
+
+    pattern: Regex
+    """A regular expression (RE2's syntax); every match in the path is replaced."""
+    substitution: Annotated[str, *text(r'[!"$->@-~]{0,4096}', "is not a part of a path: no spaces, '?' or '#'")]
+    r"""What replaces it; `\1` to `\9` are its groups, `\0` is the match, `\\` is a backslash."""
+
+
+class PathRewriteConfig(Model):
+    """How a path is replaced. At most one of `prefix`, `path` and `regex`; the query stays."""
+
+    prefix: Replacement | None = None
+    """Replaces the prefix that the route matched (`match.path.prefix`)."""
+    path: Replacement | None = None
+    """Replaces the whole path; `{name}` is what that name of the route's template stood for."""
+    regex: RegexRewriteConfig | None = None
+    """Replaces parts of the path."""
+
+    @model_validator(mode="after")
+    def _one(self) -> PathRewriteConfig:
+        given = [name for name in ("prefix", "path", "regex") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise problem("rewrite", f"{' and '.join(given)} each give a new path: one of them is enough")
+        if self.regex is not None:
+            try:
+                substitution_of(self.regex.substitution)
+            except ValueError as error:
+                raise problem("substitution", f"regex.substitution: {error}") from None
+        return self
+
+
+class RewriteConfig(PathRewriteConfig):
+    """What the endpoint sees instead of what the client sent."""
+
+    host: Host | None = None
+    """`Host` for the endpoint. `X-Forwarded-Host` still says what the client asked for."""
+
+
+class RedirectConfig(PathRewriteConfig):
+    """An answer that sends the client elsewhere. What is not given stays as it was."""
+
+    status: Annotated[Integer, Field(ge=301, le=308)] = 302
+    """301 or 308 (for good), 302, 303 or 307 (for now); 307 and 308 keep method and body."""
+    scheme: Literal["http", "https"] | None = None
+    """Scheme to go to."""
+    host: Host | None = None
+    """Host to go to, with its port unless it is the scheme's own."""
+    drop_query: Boolean = False
+    """Whether the query is left out."""
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> RedirectConfig:
+        if self.status not in (301, 302, 303, 307, 308):
+            raise problem("redirect", "status must be 301, 302, 303, 307 or 308")
+        if not any((self.scheme, self.host, self.prefix, self.path, self.regex, self.drop_query)):
+            raise problem("redirect", "leads back to where it came from; give it a scheme, host, path, prefix or regex")
+        return self
+
+
+class RespondConfig(Model):
+    """An answer of its own."""
+
+    status: Annotated[Integer, Field(ge=200, le=599)] = 200
+    """Status code."""
+    headers: Annotated[dict[Token, FieldValue], Field(max_length=32)] = {}
+    """Headers, such as `Content-Type`."""
+    body: Annotated[str, Field(max_length=64 * KIB)] = ""
+    """Text of the answer."""
+
+    @model_validator(mode="after")
+    def _bodiless(self) -> RespondConfig:
+        for name in self.headers:
+            if name.lower() in FRAMING or name.lower() == "date":
+                raise problem("fields", f"{name} is set by Tidegate itself")
+        if self.body and self.status in (204, 205, 304):
+            raise problem("respond", f"an answer with status {self.status} has no body")
+        return self
+
+
+class FieldsConfig(Model):
+    """Changes to headers, in the order `remove`, `set`, `add`. Headers that say where a message ends or that belong to
+    a single connection cannot be changed."""
+
+    set: Annotated[dict[Token, FieldValue], Field(max_length=16)] = {}
+    """Replaces all lines of that name by one."""
+    add: Annotated[dict[Token, FieldValue], Field(max_length=16)] = {}
+    """Adds a line to those that are there."""
+    remove: Annotated[list[Token], Field(max_length=32)] = []
+    """Removes all lines of that name."""
+
+    @model_validator(mode="after")
+    def _allowed(self) -> FieldsConfig:
+        for name in (*self.set, *self.add, *self.remove):
+            if name.lower() in FRAMING:
+                raise problem("fields", f"{name} is set by Tidegate itself" + _instead(name.lower()))
+        return self
+
+
+def _instead(name: str) -> str:
+    return "; rewrite.host changes it" if name == "host" else ""
+
+
+class RetryConfig(Model):
+    """When a request is tried again on another endpoint of its pool. With `http`: only what is kept whole
+    (`retry_buffer` of the listener) and whose answer has not begun; and only methods that may be repeated, unless
+    nothing was sent. With `oip`: every inference but those of a sequence."""
+
+    attempts: Integer = Field(default=1, ge=0, le=10)
+    """Most further tries."""
+    on: Annotated[list[Literal["connect", "reset", "5xx", "timeout"]], Field(min_length=1)] = ["connect", "reset"]
+    """After what: `connect` no connection came about, `reset` the connection broke before the answer, `5xx` the answer
+    was 502, 503 or 504 (`oip`: the same as `reset`, UNAVAILABLE included), `timeout` `per_try_timeout` went by."""
+    per_try_timeout: Duration | None = Field(default=None, ge=MILLISECOND)
+    """Longest time from a try's request to the beginning of its answer. Default: the route's `response_timeout`."""
+    budget: Integer = Field(default=20, ge=0, le=100)
+    """Retries at most, in percent of the requests of the last seconds, so that retries do not finish off a pool that is
+    overloaded; 100 is no limit."""
+    budget_min: Integer = Field(default=10, ge=0, le=10_000)
+    """Retries a second, in each worker, that the budget always allows."""
+
+    @model_validator(mode="after")
+    def _timeout(self) -> RetryConfig:
+        if "timeout" in self.on and self.per_try_timeout is None:
+            raise problem("retry", "timeout needs a per_try_timeout")
+        return self
+
+
+class RouteConfig(Model):
+    """One rule of an HTTP listener: which requests it takes, and what becomes of them. Of the rules that match, the
+    most particular takes the request (see docs/howto/routing.md); of equals the first. Exactly one of `pool`,
+    `pools`, `redirect` and `respond`."""
+
+    name: Name | None = None
+    """Name in metrics, logs and status. Default: the listener's name and the rule's number from 0, as in `web/0`."""
+    match: MatchConfig = MatchConfig()
+    """Which requests the rule takes. Default: all."""
+    pool: str | None = None
+    """Name of the pool that answers."""
+    pools: Annotated[list[ShareConfig], Field(max_length=64)] = []
+    """Pools that share the requests by weight, for canaries and splits."""
+    sticky: KeyConfig | None = None
+    """What requests are told apart by when `pools` share them, so that like ones go to the same pool. A request without
+    it goes by chance. Default: all by chance."""
+    redirect: RedirectConfig | None = None
+    """Sends the client elsewhere."""
+    respond: RespondConfig | None = None
+    """Answers without asking anybody."""
+    rewrite: RewriteConfig | None = None
+    """Changes path and host for the endpoint."""
+    request_headers: FieldsConfig | None = None
+    """Changes headers of the request for the endpoint."""
+    response_headers: FieldsConfig | None = None
+    """Changes headers of the answer for the client."""
+    mirror: MirrorConfig | None = None
+    """Sends copies of requests to another pool as well."""
+    cache: Boolean = True
+    """Whether answers may come from the result cache. It matters only for pools of protocol `oip` and only when
+    the file has a `cache` section. Switch it off for models whose answer changes for the same input."""
+    cache_ttl: Duration | None = None
+    """How long an answer stays in the cache. Default: the `ttl` of the `cache` section."""
+    timeout: Duration | None = None
+    """Longest time for the whole exchange, from the end of the request's head to the end of the answer; then the
+    client gets 504. Default: no limit beyond the pool's."""
+    response_timeout: Duration | None = None
+    """Longest time from the end of a request to the beginning of its answer; then 504. Default: the pool's."""
+    max_body: Size = 64 * MIB
+    """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take."""
+    rate_limit: RateLimitConfig | None = None
+    """How often each client may ask. Default: no limit."""
+    max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Most requests of this route under way, in all workers together; further ones are answered with 503. Default: no
+    limit."""
+    retry: RetryConfig | None = None
+    """When a request is tried again. Default: the pool's `retries`, when a connection cannot be opened or breaks."""
+    expose_endpoint: Boolean = False
+    """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
+    balancing at work, and tells clients about the inside of the site: off by default."""
+
+    @model_validator(mode="after")
+    def _one(self) -> RouteConfig:
+        given = [name for name in ("pool", "pools", "redirect", "respond") if getattr(self, name)]
+        if len(given) != 1:
+            what = f"not {' and '.join(given)} together" if given else "none is given"
+            raise problem("only_one", f"exactly one of pool, pools, redirect, respond is needed; {what}")
+        if self.pools and not any(share.weight for share in self.pools):
+            raise problem("pools", "pools: none has a weight above 0")
+        if self.sticky is not None and not self.pools:
+            raise problem("sticky", "sticky is only for pools, which share the requests")
+        if self.sticky is not None and self.sticky.model:
+            raise problem("sticky", "sticky.model is not known when the route is chosen; match the model instead")
+        if not (self.pool or self.pools):
+            self._without_endpoint()
+        self._rewrites()
+        return self
+
+    def _without_endpoint(self) -> None:
+        for name in ("rewrite", "mirror", "request_headers", "response_headers", "retry", "response_timeout"):
+            if getattr(self, name) is not None:
+                raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")
+
+    def _rewrites(self) -> None:
+        rewrite = self.rewrite or self.redirect
+        if self.request_headers is not None:
+            for name in (*self.request_headers.set, *self.request_headers.add):
+                if name.lower() in FORWARDED:
+                    raise problem(
+                        "fields", f"request_headers: {name} is set by Tidegate; see forwarded of the listener"
+                    )
+        if rewrite is None:
+            return
+        path = self.match.path
+        where = "rewrite" if self.rewrite is not None else "redirect"
+        if rewrite.prefix is not None and (path is None or path.prefix is None):
+            raise problem("rewrite", f"{where}.prefix replaces match.path.prefix, which is not given")
+        if rewrite.path is not None:
+            template = path.template if path is not None else None
+            try:
+                parts_of(rewrite.path, Template.parse(template).names if template is not None else ())
+            except ValueError as error:
+                raise problem("rewrite", f"{where}.path: {error}") from None
+
+    @property
+    def pool_names(self) -> list[str]:
+        """The pools that may answer."""
+        return [self.pool] if self.pool is not None else [share.pool for share in self.pools]

@@ -1,0 +1,64 @@
+"""What concerns TLS together with the rest of a listener or pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from lb.config.address import UnixPath, parse_address
+from lb.config.listener import ListenerConfig
+from lb.config.pool import PoolConfig
+from lb.config.tls import HTTPS_ALPN, PoolTlsConfig, TlsConfig
+
+
+def check_tls(listeners: Mapping[str, ListenerConfig], pools: Mapping[str, PoolConfig]) -> Iterator[tuple[str, str]]:
+    """Problems as (path, message)."""
+    for name, listener in listeners.items():
+        path = f"listeners.{name}.tls"
+        if listener.protocol == "https" and listener.tls is None:
+            yield path, "is required for protocol https: at least certificates with cert and key"
+        elif listener.protocol in ("http", "tls") and listener.tls is not None:
+            yield path, "only for protocols https and tcp; a listener that speaks TLS has protocol https"
+        elif listener.tls is not None:
+            yield from _listener(path, listener.protocol, listener.tls)
+    for name, pool in pools.items():
+        if pool.tls is not None:
+            yield from _pool(f"pools.{name}.tls", pool, pool.tls)
+
+
+def _listener(path: str, protocol: str, tls: TlsConfig) -> Iterator[tuple[str, str]]:
+    if tls.client_auth == "none" and tls.client_ca is not None:
+        yield f"{path}.client_ca", "has no effect without client_auth: optional or required"
+    if tls.client_auth != "none" and tls.client_ca is None:
+        yield f"{path}.client_ca", f"is required for client_auth: {tls.client_auth}"
+    if tls.ciphers and tls.min_version == "tls1.3":
+        yield f"{path}.ciphers", "has no effect with min_version: tls1.3, whose suites are fixed"
+    if protocol == "https":
+        for i, offered in enumerate(tls.alpn or ()):
+            if offered not in HTTPS_ALPN:
+                yield (
+                    f"{path}.alpn[{i}]",
+                    f"{offered!r} is not spoken by listeners of protocol https; known: {', '.join(HTTPS_ALPN)}",
+                )
+
+
+def _pool(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[str, str]]:
+    for one, other in (("cert", "key"), ("key", "cert")):
+        if getattr(tls, one) is None and getattr(tls, other) is not None:
+            yield f"{path}.{other}", f"is of no use without {one}"
+    if tls.server_name is not None and tls.server_name.startswith("*."):
+        yield f"{path}.server_name", "is one name; a wildcard cannot be asked for"
+    if tls.insecure_skip_verify and tls.ca_file is not None:
+        yield f"{path}.ca_file", "has no effect with insecure_skip_verify: true"
+    if pool.protocol == "udp":
+        yield path, "not for protocol udp"
+    if pool.serve is not None:
+        yield path, "not together with serve: model servers of this machine are spoken to on Unix sockets"
+    if pool.send_proxy.version != "off":
+        yield path, "not together with send_proxy yet"
+    if pool.health is not None and pool.health.type == "grpc" and tls.insecure_skip_verify:
+        yield f"{path}.insecure_skip_verify", "not with checks of type grpc, which cannot skip it; use type tcp"
+    if tls.server_name is None and not tls.insecure_skip_verify:
+        for endpoint in pool.endpoints:
+            if isinstance(parse_address(endpoint.address), UnixPath):
+                yield f"{path}.server_name", f"is required: {endpoint.address} has no name to check"
+                return

@@ -1,0 +1,132 @@
+"""Notices certificates that change on disk, that run out, and ticket keys that have served their time.
+
+`look` is called every second by the master, off the data path. Files are judged by what `stat` says of them; those that
+differ are read, checked and published as a new plan. A set that cannot be used, such as a new certificate whose key has
+not come yet, leaves the one in force where it is and is tried again when it changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from lb.clock import Clock
+from lb.config.schema import Config
+from lb.config.tls import tls_files
+from lb.control.certificates import TlsFiles, say_state, warn
+from lb.control.configuration import Loaded
+from lb.control.publisher import Publisher
+from lb.control.tickets import TicketRing
+from lb.errors import TidegateError
+
+log = logging.getLogger("tidegate.tls")
+
+Signature = tuple[tuple[str, tuple[int, ...] | None], ...]
+
+
+class CertificateWatch:
+    """One watch over what `publisher` has in force. Everything on the loop; files are looked at in a thread."""
+
+    def __init__(
+        self, publisher: Publisher, tickets: TicketRing, clock: Clock, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._publisher = publisher
+        self._tickets = tickets
+        self._clock = clock
+        self._wall = wall
+        self._done: Signature | None = None  # what the files looked like when they were last dealt with
+        self._last: Signature | None = None  # what they looked like at the last look
+        self._states: dict[tuple[str, str], str] = {}
+        self.problems: tuple[str, ...] = ()  # why the files on disk are not in force
+        self.reloads = {"ok": 0, "failed": 0}
+
+    async def look(self) -> None:
+        """One look at everything. Never raises for what is wrong with files or workers: that is logged and shown."""
+        loaded = self._publisher.loaded
+        if self._tickets.rotate(self._clock.now()) and any(li.tls for li in loaded.config.listeners.values()):
+            await self._publish(None, "new session ticket keys")
+        signature = await asyncio.to_thread(_signature, loaded.config)
+        before, self._last = self._last, signature
+        # Whoever writes files may not be through with them: they have to look the same twice.
+        if signature == before and signature != self._done:
+            await self._changed(signature)
+        self._watch_states()
+
+    def started(self) -> None:
+        """A configuration took effect, with files that were just read."""
+        self.problems = ()
+        self._states.clear()
+        loaded = self._publisher.loaded
+        warn(loaded.config, loaded.certificates, self._wall())
+        self._states = {(f.file, f.fingerprint): f.state(self._wall()) for f in loaded.certificates}
+
+    def status(self) -> dict[str, Any]:
+        """For the status page: certificates in force, and why those on disk are not."""
+        now = self._wall()
+        return {
+            "certificates": [fact.to_dict(now) for fact in self._publisher.loaded.certificates],
+            "problems": list(self.problems),
+            "reloads": dict(self.reloads),
+        }
+
+    async def _changed(self, signature: Signature) -> None:
+        loaded = self._publisher.loaded
+        files = TlsFiles()
+        found = await asyncio.to_thread(files.check, loaded.config)
+        self._done = signature
+        if found:
+            self.problems = tuple(f"{where}: {what}" for where, what in found)
+            self.reloads["failed"] += 1
+            for problem in self.problems:
+                log.error("changed certificates are not used, the old ones stay: %s", problem)
+            return
+        self.problems = ()
+        if files.material == loaded.material:
+            return
+        wanted = replace(loaded, material=files.material, certificates=files.facts)
+        if await self._publish(wanted, "changed certificates"):
+            self.reloads["ok"] += 1
+            old = {fact.fingerprint for fact in loaded.certificates}
+            for fact in files.facts:
+                if fact.fingerprint not in old:
+                    log.info("%s: new certificate from %s (%s)", fact.owner, fact.file, fact.subject)
+        else:
+            self.reloads["failed"] += 1
+            self._done = None  # a worker may have died of something else: try again
+
+    async def _publish(self, wanted: Loaded | None, what: str) -> bool:
+        try:
+            await self._publisher.publish(wanted)
+        except TidegateError as error:
+            log.error("%s were not published: %s", what, error)
+            self.problems = (f"{what} were not published: {error}",)
+            return False
+        return True
+
+    def _watch_states(self) -> None:
+        """Time alone makes a certificate run out: each change of its state is said once."""
+        now = self._wall()
+        states = {}
+        for fact in self._publisher.loaded.certificates:
+            key, state = (fact.file, fact.fingerprint), fact.state(now)
+            states[key] = state
+            if self._states.get(key, "valid") != state:
+                say_state(fact, state)
+        self._states = states
+
+
+def _signature(config: Config) -> Signature:
+    return tuple((str(path), _stat(str(path))) for path in sorted({file.path for file in tls_files(config)}))
+
+
+def _stat(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,153 @@
+"""The files of a configuration's TLS sections: read together, checked by what workers load them with.
+
+`TlsFiles.check` is a hook for lb.config.load, so that a file which cannot be used is reported with its line; `material`
+then holds what compile_plan needs, and `facts` what people want to know.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lb.config.schema import Config
+from lb.config.tls import NOTHING, Material, TlsFile, tls_files
+from lb.core import certificate
+from lb.core.tls_context import check_ciphers
+
+log = logging.getLogger("tidegate.tls")
+
+# Far beyond the longest chain and the largest bundle of authorities in use.
+MAX_FILE = 8 << 20
+DAY = 24 * 3600
+EXPIRING = 14 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateFacts:
+    """A certificate in use. Times are Unix seconds."""
+
+    owner: str  # as "listeners.web"
+    file: str
+    subject: str
+    issuer: str
+    names: tuple[str, ...]
+    not_before: int
+    not_after: int
+    fingerprint: str  # SHA-256 of its DER form
+
+    def state(self, now: float) -> str:
+        """valid, expiring (in the next 14 days, or the last third of a short life), expired or future, at the Unix time
+        `now`."""
+        if now < self.not_before:
+            return "future"
+        if now >= self.not_after:
+            return "expired"
+        soon = min(EXPIRING, (self.not_after - self.not_before) // 3)
+        return "expiring" if now >= self.not_after - soon else "valid"
+
+    def to_dict(self, now: float) -> dict[str, Any]:
+        return {**asdict(self), "state": self.state(now), "expires_in_s": int(self.not_after - now)}
+
+
+class TlsFiles:
+    """One reading of the TLS files. Blocks on the file system."""
+
+    def __init__(self) -> None:
+        self.material: Material = NOTHING
+        self.facts: tuple[CertificateFacts, ...] = ()
+
+    def check(self, config: Config) -> list[tuple[str, str]]:
+        """Reads every file once; problems as (path, message), which never show anything of a key."""
+        problems: list[tuple[str, str]] = []
+        files: dict[Path, bytes] = {}
+        names: dict[Path, tuple[str, ...]] = {}
+        facts: list[CertificateFacts] = []
+        for file in tls_files(config):
+            try:
+                content = files[file.path] if file.path in files else _read(file.path)
+                files[file.path] = content
+                if file.kind == "certificate":
+                    fact = _certificate(file, content)
+                    names[file.path] = fact.names
+                    facts.append(fact)
+                elif file.kind == "key":
+                    _key(file, content, files)
+                else:
+                    certificate.count_authorities(content)
+            except OSError as error:
+                problems.append((file.where, f"{file.path}: {error.strerror}"))
+            except ValueError as error:
+                problems.append((file.where, f"{file.path}: {error}"))
+        for name, listener in config.listeners.items():
+            if listener.tls is not None and listener.tls.ciphers:
+                try:
+                    check_ciphers(listener.tls.ciphers)
+                except ValueError as error:
+                    problems.append((f"listeners.{name}.tls.ciphers", str(error)))
+        self.material, self.facts = Material(files, names), tuple(facts)
+        return problems
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb") as stream:
+        content = stream.read(MAX_FILE + 1)
+    if len(content) > MAX_FILE:
+        raise ValueError("is too large for a file of certificates")
+    return content
+
+
+def _certificate(file: TlsFile, content: bytes) -> CertificateFacts:
+    info = certificate.inspect(content)
+    if file.served and not file.default and not file.named and not info.dns:
+        raise ValueError("the certificate has no DNS name; say with `names` whom it is for")
+    return CertificateFacts(
+        owner=file.where.rpartition(".tls.")[0],
+        file=str(file.path),
+        subject=info.subject,
+        issuer=info.issuer,
+        names=tuple(name.lower() for name in info.dns),
+        not_before=info.not_before,
+        not_after=info.not_after,
+        fingerprint=info.fingerprint,
+    )
+
+
+def _key(file: TlsFile, content: bytes, files: dict[Path, bytes]) -> None:
+    if file.key_of is not None and file.key_of in files:  # else its certificate has been reported
+        certificate.inspect(files[file.key_of], content)
+
+
+def warn(config: Config, facts: Sequence[CertificateFacts], now: float) -> None:
+    """Logs what is in force and should not be, at the Unix time `now`: for every start and reload."""
+    for fact in facts:
+        say_state(fact, fact.state(now))
+    for file in tls_files(config):
+        if file.kind == "key" and _readable_by_everyone(file.path):
+            log.warning("%s: the key %s can be read by everyone on this machine", file.where, file.path)
+    for name, pool in config.pools.items():
+        if pool.tls is not None and pool.tls.insecure_skip_verify:
+            log.warning("pools.%s.tls: insecure_skip_verify is on: anybody can pose as its endpoints", name)
+
+
+def say_state(fact: CertificateFacts, state: str) -> None:
+    """Logs a certificate that is in a state other than valid."""
+    if state == "expired":
+        log.error("%s: the certificate %s has expired (%s)", fact.owner, fact.file, fact.subject)
+    elif state == "expiring":
+        day = time.strftime("%Y-%m-%d", time.gmtime(fact.not_after))
+        log.warning("%s: the certificate %s expires on %s (%s)", fact.owner, fact.file, day, fact.subject)
+    elif state == "future":
+        log.error("%s: the certificate %s is not valid yet (%s)", fact.owner, fact.file, fact.subject)
+
+
+def _readable_by_everyone(path: Path) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:
+        return False

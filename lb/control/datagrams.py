@@ -1,0 +1,91 @@
+"""The sockets of a udp listener: one for each worker, all bound to one address, and all kept open by the master.
+
+The kernel gives every flow (both addresses and ports) to one of the sockets by its hash (SO_REUSEPORT, socket(7)), so a
+session stays with its worker without a word between workers. A worker that dies loses its sessions, but no datagram:
+they wait in its socket for the worker that takes its place.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+from lb.config.address import HostPort
+from lb.config.plan import Plan
+from lb.core.segment import Segment
+from lb.telemetry.datagrams import DatagramSeries, DatagramTotals
+
+# What the socket module does not name (Linux): asm-generic/socket.h, linux/in.h, linux/sock_diag.h.
+_SO_MEMINFO = 55
+_IP_PKTINFO = 8
+_MEMINFO = struct.Struct("=9I")  # the last is SK_MEMINFO_DROPS
+
+
+class _Sockets(Protocol):
+    def __getitem__(self, listener: str) -> _Group: ...
+
+
+class _Group(Protocol):
+    @property
+    def sockets(self) -> Sequence[socket.socket]: ...
+
+
+def open_group(address: HostPort, count: int) -> list[socket.socket]:
+    """`count` non-blocking sockets bound to `address`; port 0 is the same free port for all. Raises OSError.
+
+    The first is bound before it allows others beside it: so it meets whoever has the address already, a second daemon
+    of the same user included, who would otherwise share the flows in silence.
+    """
+    made: list[socket.socket] = []
+    try:
+        made.append(_open(address.host, address.port, beside=False))
+        if count > 1:
+            made[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        while len(made) < count:
+            made.append(_open(address.host, made[0].getsockname()[1], beside=True))
+    except OSError:
+        for sock in made:
+            sock.close()
+        raise
+    return made
+
+
+def _open(host: str, port: int, beside: bool) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Before the bind: what is queued without its destination could not be answered from there.
+        if host == "0.0.0.0":  # noqa: S104
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+        elif host == "::":
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        if beside:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def kernel_drops(sockets: Sequence[socket.socket]) -> int:
+    """Datagrams that found the sockets' buffers full (SO_MEMINFO)."""
+    return sum(_MEMINFO.unpack(s.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1] for s in sockets)
+
+
+def datagram_totals(plan: Plan, segment: Segment, sockets: _Sockets) -> DatagramTotals:
+    """What the counters of `plan` say now."""
+
+    def read(index: int) -> DatagramSeries:
+        return DatagramSeries.of(segment.series_total(index))
+
+    listeners = [listener for listener in plan.listeners if listener.udp is not None]
+    return DatagramTotals(
+        listeners={x.name: read(x.udp.series) for x in listeners if x.udp is not None},
+        endpoints={(p.name, e.address): read(e.datagrams) for p in plan.pools for e in p.endpoints if e.datagrams >= 0},
+        kernel_drops={x.name: kernel_drops(sockets[x.name].sockets) for x in listeners},
+    )

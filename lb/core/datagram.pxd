@@ -1,0 +1,93 @@
+"""Batches of datagrams and the addresses of both ends: see datagram.h for the contract."""
+
+from libc.stdint cimport uint16_t, uint32_t
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_TRUNC
+    struct msghdr:
+        int msg_flags
+    struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+
+
+cdef extern from "datagram.h" nogil:
+    enum:
+        TG_BATCH
+        TG_LAST
+        TG_DATAGRAM_MAX
+    # enum tg_failure
+    enum:
+        TG_FAIL_FULL
+        TG_FAIL_PEER
+        TG_FAIL_OTHER
+    # enum tg_udp_word; nameless here because Cython does not index by a named enum
+    enum:
+        TG_U_IN
+        TG_U_OUT
+        TG_U_BYTES_IN
+        TG_U_BYTES_OUT
+        TG_U_READS
+        TG_U_WRITES
+        TG_U_STARTED
+        TG_U_FINISHED
+        TG_U_DROP_SESSIONS
+        TG_U_DROP_SOURCE
+        TG_U_DROP_SIZE
+        TG_U_DROP_NO_ENDPOINT
+        TG_U_DROP_UNREACHABLE
+        TG_U_DROP_RESOURCES
+        TG_U_DROP_ENDPOINT_FULL
+        TG_U_DROP_CLIENT_FULL
+        TG_U_DROP_DRAINING
+        TG_U_DROP_ERROR
+        TG_U_ENDED_IDLE
+        TG_U_ENDED_ANSWERED
+        TG_U_ENDED_REFUSED
+        TG_U_ENDED_DOWN
+        TG_U_ENDED_CLOSED
+    ctypedef struct tg_flow_key:
+        unsigned char address[16]
+        unsigned char local[16]
+        uint32_t scope
+        uint16_t port
+        uint16_t family
+    ctypedef struct tg_requests:
+        mmsghdr messages[64]
+        unsigned char next[64]
+        void *touched[64]
+    ctypedef struct tg_train:
+        pass
+    ctypedef struct tg_answers:
+        mmsghdr reads[64]
+        mmsghdr writes[64]
+        unsigned int slot
+        unsigned int used
+
+    int tg_failure_of(int error) noexcept
+    bint tg_flow_same(const tg_flow_key *a, const tg_flow_key *b) noexcept
+    int tg_flow_text(const tg_flow_key *key, char *into) noexcept
+    int tg_flow_port(const tg_flow_key *key) noexcept
+    void tg_source_of(const tg_flow_key *key, unsigned char *into) noexcept
+
+    int tg_requests_open(tg_requests *r) noexcept
+    void tg_requests_close(tg_requests *r) noexcept
+    int tg_requests_receive(tg_requests *r, int fd, size_t limit) noexcept
+    void tg_request_reset(tg_requests *r, unsigned int i) noexcept
+    int tg_request_key(tg_requests *r, unsigned int i, bint wildcard, tg_flow_key *key) noexcept
+
+    void tg_train_add(tg_train *t, unsigned int at, const tg_requests *r, unsigned int i) noexcept
+    size_t tg_train_size(const tg_train *t, unsigned int first, unsigned int end) noexcept
+    int tg_train_send(tg_train *t, int fd, unsigned int first, unsigned int end) noexcept
+
+    int tg_answers_open(tg_answers *a) noexcept
+    void tg_answers_close(tg_answers *a) noexcept
+    int tg_answers_receive(tg_answers *a, int fd, unsigned int want, size_t limit) noexcept
+    void tg_answer_put(tg_answers *a, unsigned int i, const tg_flow_key *key, bint wildcard) noexcept
+    size_t tg_answers_size(const tg_answers *a, unsigned int first, unsigned int end) noexcept
+    int tg_answers_send(tg_answers *a, int fd, unsigned int first) noexcept
+
+    int tg_datagram_connect(int family, const void *address, uint32_t length) noexcept
+    int tg_datagram_prepare(int fd, int *wildcard) noexcept

@@ -1,0 +1,23 @@
+"""Random numbers of a worker: see chance.pxd. SplitMix64 (Steele, Lea, Flood 2014), seeded by the kernel."""
+
+import os
+
+from libc.stdint cimport uint64_t
+
+cdef uint64_t state = int.from_bytes(os.urandom(8), "little")
+
+
+cdef uint64_t spread(uint64_t key) noexcept nogil:
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ULL
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EBULL
+    return key ^ (key >> 31)
+
+
+cdef uint64_t random64() noexcept nogil:
+    global state
+    state += 0x9E3779B97F4A7C15ULL
+    return spread(state)
+
+
+cdef uint64_t random_below(uint64_t n) noexcept nogil:
+    return random64() % n

@@ -1,0 +1,69 @@
+"""Checks of the configuration that need the data path's own code: regular expressions, as RE2 takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lb.config.checks import Found
+from lb.config.match import MatchConfig, TextMatch
+from lb.config.route import PathRewriteConfig, RouteConfig
+from lb.config.schema import Config
+from lb.config.template import substitution_of
+from lb.core.regex import Regex
+
+
+def check_routes(config: Config) -> list[Found]:
+    """A problem for each expression that RE2 refuses, and for each group that an expression does not have."""
+    return [
+        found
+        for name, listener in config.listeners.items()
+        for i, route in enumerate(listener.routes)
+        for found in _route(f"listeners.{name}.routes[{i}]", route)
+    ]
+
+
+def _route(path: str, route: RouteConfig) -> Iterator[Found]:
+    for where, pattern in _patterns(f"{path}.match", route.match):
+        if isinstance(made := _compiled(pattern), str):
+            yield where, made
+    for name, rewrite in (("rewrite", route.rewrite), ("redirect", route.redirect)):
+        if rewrite is not None:
+            yield from _substitution(f"{path}.{name}.regex", rewrite)
+
+
+def _patterns(path: str, match: MatchConfig) -> Iterator[tuple[str, str]]:
+    if match.host_regex is not None:
+        yield f"{path}.host_regex", match.host_regex
+    if match.path is not None and match.path.regex is not None:
+        yield f"{path}.path.regex", match.path.regex
+    if match.model is not None and match.model.regex is not None:
+        yield f"{path}.model.regex", match.model.regex
+    texts: tuple[tuple[str, dict[str, TextMatch]], ...] = (
+        ("headers", match.headers),
+        ("query", match.query),
+        ("cookies", match.cookies),
+    )
+    for section, matches in texts:
+        for name, text in matches.items():
+            if text.regex is not None:
+                yield f"{path}.{section}.{name}.regex", text.regex
+
+
+def _substitution(path: str, rewrite: PathRewriteConfig) -> Iterator[Found]:
+    if rewrite.regex is None:
+        return
+    made = _compiled(rewrite.regex.pattern)
+    if isinstance(made, str):
+        yield f"{path}.pattern", made
+        return
+    for part in substitution_of(rewrite.regex.substitution):
+        if isinstance(part, int) and part > made.groups:
+            yield f"{path}.substitution", rf"there is no group \{part} in the pattern; it has {made.groups}"
+
+
+def _compiled(pattern: str) -> Regex | str:
+    """The expression, or what is wrong with it."""
+    try:
+        return Regex(pattern.encode())
+    except ValueError as error:
+        return f"not a regular expression: {error}"

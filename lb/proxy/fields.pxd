@@ -1,0 +1,19 @@
+"""Changes to the fields of a head: remove, set, add. They are made in the scan, so that whatever protocol the head goes
+on in, nobody else has to know of them."""
+
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Scan
+
+
+cdef class FieldRules:
+    cdef tuple removed                # names in lower case, those of `lines` that replace included
+    cdef tuple lines                  # (name, value)
+
+    # Changes the fields of a head that is about to be passed on. 0, or -1 when the scan has no room for more.
+    cdef int apply(self, Scan *scan) noexcept
+    # Appends the lines of `set` and `add` to an answer of our own. 0 or -1 (no memory).
+    cdef int append(self, tg_buffer *head) noexcept
+
+
+# Replaces the value of Host (and, in HTTP/2, of :authority, which stands for it), or adds it. 0 or -1.
+cdef int replace_host(Scan *scan, bytes host) noexcept

@@ -1,0 +1,6 @@
+from collections.abc import Iterable
+
+class TrustedProxies:
+    count: int
+    def __init__(self, networks: Iterable[str]) -> None: ...
+    def __contains__(self, text: str) -> bool: ...

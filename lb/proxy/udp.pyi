@@ -1,0 +1,19 @@
+from typing import Any
+
+from lb.config.plan import ListenerPlan
+from lb.core.segment import Segment
+from lb.proxy.udp_pool import UdpPool
+from lb.proxy.udp_session import UdpBuffers
+
+class UdpListener:
+    name: str
+    open: int
+
+    def __init__(
+        self, poller: Any, buffers: UdpBuffers, access: Any, plan: ListenerPlan, segment: Segment, upstream: UdpPool
+    ) -> None: ...
+    def reserve(self, sessions: int) -> None: ...
+    def update(self, plan: ListenerPlan, segment: Segment, upstream: UdpPool) -> None: ...
+    def start(self, fd: int) -> None: ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,6 @@
+class UdpBuffers:
+    sessions: int
+    most: int
+
+    def __init__(self, most: int) -> None: ...
+    def drain(self) -> None: ...

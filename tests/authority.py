@@ -1,0 +1,118 @@
+"""Certificates for tests: an authority that issues whatever is asked, good or not."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+DAY = datetime.timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate with its chain, and its key; PEM."""
+
+    chain: bytes
+    key: bytes
+
+    def write(self, folder: Path, name: str = "server") -> tuple[str, str]:
+        """The paths of both, written as name.pem and name.key."""
+        chain, key = folder / f"{name}.pem", folder / f"{name}.key"
+        for path, content in ((chain, self.chain), (key, self.key)):
+            new = path.with_suffix(path.suffix + ".new")
+            new.write_bytes(content)
+            new.chmod(0o600)
+            new.rename(path)
+        return str(chain), str(key)
+
+
+class Authority:
+    """A root of its own; `pem` is what clients trust."""
+
+    def __init__(self, name: str = "Test authority") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        now = datetime.datetime.now(datetime.UTC)
+        self._certificate = (
+            x509.CertificateBuilder()
+            .subject_name(self._name)
+            .issuer_name(self._name)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 400 * DAY)
+            .not_valid_after(now + 400 * DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        self.pem = self._certificate.public_bytes(serialization.Encoding.PEM)
+
+    def issue(
+        self,
+        *names: str,
+        subject: str = "",
+        uris: tuple[str, ...] = (),
+        start: float = -1,
+        days: float = 30,
+        client: bool = False,
+        use_rsa: bool = False,
+    ) -> Pair:
+        """A certificate for names and IP addresses, valid from `start` days from now until `days` from now."""
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+        key = rsa.generate_private_key(65537, 2048) if use_rsa else ec.generate_private_key(ec.SECP256R1())
+        now = datetime.datetime.now(datetime.UTC)
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject or (names or ("none",))[0])]))
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + start * DAY)
+            .not_valid_after(now + days * DAY)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+        )
+        alternatives: list[x509.GeneralName] = [_general(name) for name in names]
+        alternatives += [x509.UniformResourceIdentifier(uri) for uri in uris]
+        if alternatives:
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return Pair(
+            certificate.public_bytes(serialization.Encoding.PEM) + self.pem,
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        )
+
+    def client_context(self) -> ssl.SSLContext:
+        """A client that trusts this authority and nobody else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self.pem.decode())
+        return context
+
+
+def server_context(pair: Pair, folder: Path, client_authority: Authority | None = None) -> ssl.SSLContext:
+    """A server with a certificate, which asks for one of `client_authority` if there is one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair.write(folder, "endpoint"))
+    if client_authority is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=client_authority.pem.decode())
+    return context
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

@@ -1,0 +1,76 @@
+"""Datagrams in the configuration: what a file says and what the plan has of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_config_compile import Numbers, compiled, config_of
+
+from lb.config.compile import compile_plan
+from lb.config.load import load
+from lb.config.plan import UdpPlan
+from lb.config.schema import Config
+from lb.config.units import KIB, MINUTE, SECOND
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_the_example() -> None:
+    numbers = Numbers()
+    plan = compiled("udp.yaml", numbers=numbers)
+    dns, syslog = plan.listeners
+    series = numbers.series_of
+    assert dns.udp == UdpPlan(series["udp-listener", "dns"], 10_000, 1000, 4 * KIB, 1, 0)
+    assert syslog.udp == UdpPlan(series["udp-listener", "syslog"], 20_000, 0, 64 * KIB, 0, 1000)
+    assert (dns.idle_timeout_ns, syslog.idle_timeout_ns) == (5 * SECOND, MINUTE)
+    assert (dns.pool, syslog.pool, dns.routes) == (0, 1, ())
+    assert dns.series == series["listener", "dns"] != series["udp-listener", "dns"]
+    assert [e.datagrams for p in plan.pools for e in p.endpoints] == [
+        series["udp-endpoint", f"{p.name}|{e.address}"] for p in plan.pools for e in p.endpoints
+    ]
+    assert len(set(series.values())) == len(series)
+    assert plan.pools[0].response_timeout_ns == 0
+
+
+def test_the_checks_of_the_example_are_bytes() -> None:
+    check = load(CONFIGS / "udp.yaml", files=False).pools["dns"].health
+    assert check is not None
+    # A question (RFC 1035 4.1): identifier, recursion desired, one question; the root, NS, IN.
+    assert check.send.encode("latin-1") == b"TG\1\0" + b"\0\1\0\0\0\0\0\0" + b"\0" + b"\0\2\0\1"
+    assert check.expect is not None
+    assert check.expect.encode("latin-1").startswith(b"^TG[\\x80-")
+
+
+def test_other_listeners_and_pools_have_nothing_of_it() -> None:
+    plan = compiled("tcp.yaml")
+    assert [x.udp for x in plan.listeners] == [None, None]
+    assert {e.datagrams for p in plan.pools for e in p.endpoints} == {-1}
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, -1), (0, 0), (3, 3)])
+def test_an_unknown_number_of_answers_is_not_none(given: int | None, expected: int) -> None:
+    config = Config.model_validate(
+        {
+            "listeners": {"d": {"bind": "127.0.0.1:0", "protocol": "udp", "pool": "p", "udp": {"responses": given}}},
+            "pools": config_of(p={"protocol": "udp", "endpoints": ["127.0.0.1:1"]}).pools,
+        }
+    )
+    (listener,) = compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={}).listeners
+    assert listener.udp is not None
+    assert listener.udp.responses == expected
+
+
+def test_datagrams_and_streams_may_have_one_address(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(
+        """\
+listeners:
+  a: {bind: "127.0.0.1:5353", protocol: udp, pool: u}
+  b: {bind: "127.0.0.1:5353", protocol: tcp, pool: t}
+pools:
+  u: {protocol: udp, endpoints: ["127.0.0.1:53"]}
+  t: {protocol: tcp, endpoints: ["127.0.0.1:53"]}
+"""
+    )
+    assert load(path).listeners.keys() == {"a", "b"}

@@ -1,0 +1,1 @@
+"""Makes the modules of this folder importable in all tests below it."""

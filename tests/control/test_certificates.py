@@ -1,0 +1,239 @@
+"""The files of TLS sections: what is wrong with them, when they are read again, and keys of session tickets."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from authority import Authority, Pair
+
+from lb.clock import MonotonicClock
+from lb.config.compile import compile_plan
+from lb.config.plan import Plan
+from lb.config.schema import Config
+from lb.control.certificate_watch import CertificateWatch
+from lb.control.certificates import DAY, TlsFiles, warn
+from lb.control.configuration import Loaded
+from lb.control.tickets import KEPT, PERIOD_NS, SIZE, TicketRing
+from lb.errors import TidegateError
+
+AUTHORITY = Authority()
+PAIR = AUTHORITY.issue("example.org", "www.Example.org", days=30)
+
+
+def config(folder: Path, **changes: Any) -> Config:
+    one = {"cert": str(folder / "server.pem"), "key": str(folder / "server.key")}
+    tls = {"certificates": [one], **changes}
+    listener = {"bind": "127.0.0.1:0", "protocol": "https", "tls": tls, "routes": [{"pool": "app"}]}
+    pool = {"protocol": "http", "endpoints": ["127.0.0.1:1"]}
+    return Config.model_validate({"listeners": {"web": listener}, "pools": {"app": pool}})
+
+
+def load(folder: Path, pair: Pair = PAIR, **changes: Any) -> Loaded:
+    pair.write(folder)
+    wanted = config(folder, **changes)
+    files = TlsFiles()
+    assert files.check(wanted) == []
+    return Loaded(wanted, {}, files.material, files.facts)
+
+
+class Counter:
+    def endpoint(self, pool: str, address: str) -> int:
+        return 0
+
+    def series(self, kind: str, name: str) -> int:
+        return 0
+
+
+def test_files_become_a_plan_that_survives_the_wire_and_hides_its_keys(tmp_path: Path) -> None:
+    loaded = load(tmp_path)
+    plan = compile_plan(
+        loaded.config,
+        generation=1,
+        workers=1,
+        allocator=Counter(),
+        managed={},
+        material=loaded.material,
+        tickets=(b"k",),
+    )
+    (listener,) = plan.listeners
+    assert listener.tls is not None
+    assert listener.tls.certificates[0].names == ("example.org", "www.example.org")
+    assert listener.tls.alpn == ("h2", "http/1.1")
+    assert plan.tickets == (b"k",)
+    assert Plan.from_wire(plan.to_wire()) == plan
+    for shown in (repr(plan), repr(loaded), repr(loaded.material)):
+        assert "PRIVATE" not in shown
+        assert "tickets" not in shown
+
+
+def test_facts(tmp_path: Path) -> None:
+    (fact,) = load(tmp_path).certificates
+    assert (fact.owner, fact.subject, fact.issuer) == ("listeners.web", "CN=example.org", "CN=Test authority")
+    assert fact.state(fact.not_before - 1) == "future"
+    assert fact.state(fact.not_before) == "valid"
+    assert fact.state(fact.not_after - 11 * DAY) == "valid"
+    assert fact.state(fact.not_after - 10 * DAY) == "expiring"
+    assert fact.state(fact.not_after) == "expired"
+    assert fact.to_dict(fact.not_after - 60)["expires_in_s"] == 60
+
+
+def test_every_problem_has_its_place(tmp_path: Path) -> None:
+    PAIR.write(tmp_path)
+    other = AUTHORITY.issue("other.test").write(tmp_path, "other")
+    nameless = AUTHORITY.issue("10.0.0.1").write(tmp_path, "nameless")
+    (tmp_path / "empty.pem").write_bytes(b"")
+    certificates = [
+        {"cert": str(tmp_path / "server.pem"), "key": other[1]},
+        {"cert": nameless[0], "key": nameless[1]},
+        {"cert": str(tmp_path / "none.pem"), "key": other[1]},
+    ]
+    wanted = config(
+        tmp_path,
+        certificates=certificates,
+        client_auth="required",
+        client_ca=str(tmp_path / "empty.pem"),
+        ciphers="nonsense",
+    )
+    found = dict(TlsFiles().check(wanted))
+    assert found == {
+        "listeners.web.tls.certificates[0].key": f"{other[1]}: the key does not belong to the certificate",
+        "listeners.web.tls.certificates[1].cert": (
+            f"{nameless[0]}: the certificate has no DNS name; say with `names` whom it is for"
+        ),
+        "listeners.web.tls.certificates[2].cert": f"{tmp_path}/none.pem: No such file or directory",
+        "listeners.web.tls.client_ca": f"{tmp_path}/empty.pem: holds no certificate in PEM",
+        "listeners.web.tls.ciphers": "'nonsense' names no cipher suite that OpenSSL knows",
+    }
+
+
+def test_what_should_not_be_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded = load(tmp_path)
+    (tmp_path / "server.key").chmod(0o644)
+    warn(loaded.config, loaded.certificates, loaded.certificates[0].not_after)
+    assert "has expired" in caplog.text
+    assert "can be read by everyone" in caplog.text
+    assert "BEGIN" not in caplog.text
+
+
+class Publisher:
+    """Takes what it is given, unless told to fail."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
+        self.published: list[Loaded | None] = []
+        self.failing = False
+
+    async def publish(self, loaded: Loaded | None = None) -> None:
+        if self.failing:
+            raise TidegateError("no worker is running")
+        self.published.append(loaded)
+        self.loaded = loaded or self.loaded
+
+
+def watching(loaded: Loaded, wall: Any = None) -> tuple[CertificateWatch, Publisher, SimpleNamespace]:
+    clock = SimpleNamespace(time=MonotonicClock().now())
+    clock.now = lambda: clock.time
+    publisher = Publisher(loaded)
+    ring = TicketRing(clock.now())
+    watch = CertificateWatch(publisher, ring, clock, *([wall] if wall else []))  # type: ignore[arg-type]
+    watch.started()
+    return watch, publisher, clock
+
+
+async def test_changed_files_are_taken_once_they_rest(tmp_path: Path) -> None:
+    watch, publisher, _ = watching(load(tmp_path))
+    for _ in range(3):
+        await watch.look()
+    assert publisher.published == []
+    os.utime(tmp_path / "server.pem")  # touched, not changed
+    for _ in range(3):
+        await watch.look()
+    assert publisher.published == []
+    AUTHORITY.issue("new.test").write(tmp_path)
+    await watch.look()
+    assert publisher.published == []  # somebody may still be writing
+    await watch.look()
+    assert [loaded.certificates[0].names for loaded in publisher.published if loaded] == [("new.test",)]
+    assert watch.status()["certificates"][0]["subject"] == "CN=new.test"
+    assert watch.reloads == {"ok": 1, "failed": 0}
+
+
+async def test_broken_files_change_nothing_until_they_are_mended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    watch, publisher, _ = watching(load(tmp_path))
+    new = AUTHORITY.issue("new.test")
+    (tmp_path / "server.pem").write_bytes(new.chain)  # its key has not come yet
+    for _ in range(5):
+        await watch.look()
+    assert publisher.published == []
+    assert "does not belong" in watch.status()["problems"][0]
+    assert watch.reloads["failed"] == 1
+    assert caplog.text.count("does not belong") == 1
+    (tmp_path / "server.key").unlink()
+    for _ in range(3):
+        await watch.look()
+    assert "No such file" in watch.status()["problems"][0]
+    new.write(tmp_path)
+    for _ in range(3):
+        await watch.look()
+    assert watch.status()["problems"] == []
+    assert len(publisher.published) == 1
+
+
+async def test_a_publication_that_fails_is_tried_again(tmp_path: Path) -> None:
+    watch, publisher, _ = watching(load(tmp_path))
+    publisher.failing = True
+    AUTHORITY.issue("new.test").write(tmp_path)
+    for _ in range(3):
+        await watch.look()
+    assert "no worker is running" in watch.status()["problems"][0]
+    publisher.failing = False
+    await watch.look()
+    assert publisher.loaded.certificates[0].names == ("new.test",)
+    assert watch.status()["problems"] == []
+
+
+async def test_running_out_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    loaded = load(tmp_path)
+    end = loaded.certificates[0].not_after
+    times = [end - 20 * DAY]
+    watch, _, _ = watching(loaded, lambda: times[-1])
+    await watch.look()
+    assert "expire" not in caplog.text
+    for when, text in ((end - 10 * DAY, " expires on "), (end + 1, "has expired")):
+        times.append(when)
+        for _ in range(3):
+            await watch.look()
+        assert caplog.text.count(text) == 1
+
+
+async def test_ticket_keys_change_and_old_ones_stay_for_a_while(tmp_path: Path) -> None:
+    watch, publisher, clock = watching(load(tmp_path))
+    clock.time += PERIOD_NS - 1
+    await watch.look()
+    assert publisher.published == []
+    clock.time += 1
+    await watch.look()
+    await asyncio.sleep(0)
+    assert publisher.published == [None]
+
+
+def test_the_ring_of_ticket_keys() -> None:
+    ring = TicketRing(0)
+    seen = [ring.keys[0]]
+    assert not ring.rotate(PERIOD_NS - 1)
+    for i in range(1, 6):
+        assert ring.rotate(i * PERIOD_NS)
+        assert ring.keys[0] not in seen
+        assert ring.keys[1:KEPT] == tuple(reversed(seen[-(KEPT - 1) :]))
+        seen.append(ring.keys[0])
+    assert all(len(key) == SIZE for key in seen)
+    assert len(ring.keys) == KEPT

@@ -1,0 +1,202 @@
+"""The corpora in tests/fuzz/corpus: one folder for each target, one input in each file.
+
+`python tests/fuzz/corpus.py` writes those that are made from real messages (`made-…`); findings stay beside them
+under the name that the engine gave them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CORPUS = HERE / "corpus"
+GENERATED = "made-"
+
+ID, SPAN = b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7"
+GET = b"GET /a?b=c HTTP/1.1\r\nHost: example.org\r\n"
+TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1.5, -2]}
+
+
+def load(target: str) -> dict[str, bytes]:
+    """The inputs of a target by their names; at least one, which is empty, even where there is no folder."""
+    folder = CORPUS / target
+    found = {path.name: path.read_bytes() for path in sorted(folder.glob("*"))} if folder.is_dir() else {}
+    return found or {"empty": b""}
+
+
+def http1_requests() -> list[bytes]:
+    return [
+        GET + b"\r\n",
+        b"GET http://example.org:80/a HTTP/1.1\r\nHost: b\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+        b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n"
+        b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+        GET
+        + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n\x81\x00",
+        GET + b"Connection: close, X-A\r\nX-A: b\r\nTE: trailers\r\nKeep-Alive: timeout=5\r\n\r\n" + GET + b"\r\n",
+        GET + b"".join(b"X-%d: %d\r\n" % (i, i) for i in range(90)) + b"\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ]
+
+
+def http1_responses() -> list[bytes]:
+    return [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.0 404 Not Found\r\nServer: x\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\n\r\n",
+        b'HTTP/1.1 304 Not Modified\r\nETag: "a"\r\n\r\n',
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x01x",
+        b"HTTP/1.1 500 \r\nContent-Length: 0\r\n\r\n",
+    ]
+
+
+def chunked() -> list[bytes]:
+    return [
+        b"0\r\n\r\n",
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b'a;x=y;z="q"\r\n0123456789\r\nFF\r\n' + b"x" * 255 + b"\r\n000\r\n\r\n",
+        b"1\r\na\r\n" * 100 + b"0\r\nTrailer: x\r\n\r\n",
+        b"ffffffff\r\nx",
+        b"5\r\nhello0\r\n\r\n",
+    ]
+
+
+def forwarded() -> list[bytes]:
+    return [
+        b"X-Forwarded-For: 203.0.113.9, 10.0.0.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: a\r\n"
+        b"X-Forwarded-Port: 1",
+        b"X-Forwarded-For: [2001:db8::1]:443\r\nX-Forwarded-For: 10.2.3.4:80 , , 10.0.0.1",
+        b'Forwarded: for="[::1]";proto=http;by=a, for=b\r\nVia: 1.0 fred, 1.1 p (comment)',
+        b"X-Request-Id: abc\r\ntraceparent: 00-" + ID + b"-" + SPAN + b"-01\r\ntracestate: a=b,c=d",
+        b"traceparent: 00-" + ID + b"-" + SPAN + b"-01\r\ntraceparent: 00-" + ID + b"-" + SPAN + b"-00",
+        b"Connection: x-forwarded-for, via\r\nX-Forwarded-For: unknown\r\nVia: a",
+    ]
+
+
+def traceparents() -> list[bytes]:
+    tail = ID + b"-" + SPAN
+    return [
+        b"00-" + tail + b"-01",
+        b"cc-" + tail + b"-00-more",
+        b"ff-" + tail + b"-01",
+        b"00-" + b"0" * 32 + b"-" + SPAN + b"-01",
+    ]
+
+
+def web_texts() -> list[bytes]:
+    frame = b"\0\0\0\0\x05hello"
+    texts = [
+        b"",
+        base64.b64encode(frame),
+        base64.b64encode(frame[:4]) + base64.b64encode(frame[4:]),
+        b"QQ==QUI=QUJD",
+        b"QQ=",
+        b"Q",
+    ]
+    return [bytes([step]) + text for step, text in enumerate(texts)]
+
+
+def inference_requests() -> list[bytes]:
+    whole = json.dumps({"id": "1", "inputs": [TENSOR], "outputs": [{"name": "y"}], "parameters": {"a": 1}}).encode()
+    text = {"name": "s", "datatype": "BYTES", "shape": [2], "data": ["a", "\u00e9"]}
+    binary = json.dumps(
+        {"inputs": [{"name": "x", "datatype": "INT8", "shape": [3], "parameters": {"binary_data_size": 3}}]}
+    ).encode()
+    nested = {"name": "n", "datatype": "BOOL", "shape": [1, 2], "data": [[True, False]]}
+    return [
+        struct.pack("<h", -1) + whole,
+        struct.pack("<h", -1) + json.dumps({"inputs": [text, nested]}).encode(),
+        struct.pack("<h", len(binary)) + binary + b"abc",
+    ]
+
+
+def inference_responses() -> list[bytes]:
+    from lb.wire.grpc_service_pb2 import ModelInferResponse
+
+    raw = ModelInferResponse(model_name="m", model_version="1", id="7")
+    output = raw.outputs.add(name="y", datatype="FP32", shape=[2])
+    output.parameters["k"].string_param = "v"
+    raw.raw_output_contents.append(struct.pack("<2f", 1.5, float("nan")))
+    typed = ModelInferResponse(model_name="m")
+    typed.outputs.add(name="y", datatype="INT64", shape=[2]).contents.int64_contents.extend([1, -1])
+    typed.outputs.add(name="z", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"\xff")
+    messages = [raw.SerializeToString(), typed.SerializeToString()]
+    return [bytes([flag]) + message for flag in (0, 1) for message in messages]
+
+
+def http2_answers() -> list[bytes]:
+    import h2.config
+    import h2.connection
+
+    from lb.core.http2_probe import Http2Probe
+
+    probe = Http2Probe()
+    probe.start()
+    for _ in range(2):
+        probe.request(
+            [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a"), (b":authority", b"a")], b"", [b"x"]
+        )
+    server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+    server.initiate_connection()
+    while True:
+        rc, head, pieces = probe.gather(1 << 16)
+        if not rc:
+            break
+        server.receive_data(head + b"".join(data for _, data in pieces))
+    server.send_headers(1, [(":status", "200"), ("content-type", "application/grpc")])
+    server.send_data(1, b"\0\0\0\0\x02ok")
+    server.send_headers(1, [("grpc-status", "0")], end_stream=True)
+    server.reset_stream(3, 8)
+    server.ping(b"12345678")
+    server.close_connection(0)
+    talk = server.data_to_send()
+    refusal = b"\x00\x00\x04\x03\x00\x00\x00\x00\x01\x00\x00\x00\x07"
+    return [
+        bytes([0x9F]) + talk,
+        bytes([0x40]) + talk[: len(talk) // 2],
+        bytes([0x80]) + refusal,
+        b"\x01HTTP/1.1 400 Bad Request\r\n\r\n",
+    ]
+
+
+MAKERS = {
+    "http1_request": http1_requests,
+    "http1_response": http1_responses,
+    "http1_chunked": chunked,
+    "forwarded_fields": forwarded,
+    "traceparent": traceparents,
+    "grpc_web_text": web_texts,
+    "oip_request": inference_requests,
+    "oip_response": inference_responses,
+    "http2_client": http2_answers,
+}
+
+
+def write() -> int:
+    """Writes the made inputs anew; how many there are."""
+    count = 0
+    for target, maker in MAKERS.items():
+        folder = CORPUS / target
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob(f"{GENERATED}*"):
+            old.unlink()
+        for number, data in enumerate(maker()):
+            (folder / f"{GENERATED}{number:02}").write_bytes(data)
+            count += 1
+    return count
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(HERE.parents[1]))
+    print(f"{write()} inputs in {CORPUS}")

@@ -1,0 +1,218 @@
+"""Fuzz targets: each takes any bytes and either returns or raises what its contract names.
+
+A target fails by an exception that it does not expect (AssertionError among them), by a crash, or by a report of a
+sanitizer. Targets of parts that this build does not have are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import importlib.util
+import re
+import struct
+from collections.abc import Callable
+from types import ModuleType
+
+from lb.config.hop import HopPlan
+from lb.config.plan import Http2Plan, ListenerPlan
+from lb.core import http1, trace
+from lb.core.http2_probe import Http2Probe
+from lb.errors import TidegateError
+from lb.inference.errors import OipError
+from lb.inference.request import parse as parse_inference
+from lb.inference.response import render_bytes
+from lb.proxy import forwarded, grpc_web
+from lb.wire.grpc_service_pb2 import ModelInferRequest
+
+Target = Callable[[bytes], None]
+
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+HTTP2 = Http2Plan(
+    enabled=True, max_streams=128, stream_window=65536, connection_window=65536, max_age_ns=0, control_rate=200,
+    reset_rate=200,
+)  # fmt: skip
+LISTENER = ListenerPlan(
+    name="web", bind="", protocol="http", series=0, pool=-1, routes=(), header_timeout_ns=1, body_timeout_ns=1,
+    idle_timeout_ns=1, send_timeout_ns=1, max_header_bytes=16384, max_headers=100, max_connections=1,
+    forwarded="append", retry_buffer=0, http2=HTTP2, upgrades=(), upgrade_idle_timeout_ns=1,
+    hop=HopPlan(("10.0.0.0/8",), 80, forwarded_header=True, via="gate", request_id=True, tracing=True, trace_ratio=0.5),
+)  # fmt: skip
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def http1_message(data: bytes, response: bool) -> None:
+    try:
+        fields, body, complete, consumed = http1.parse(data, response)
+    except ValueError:
+        return
+    assert 0 <= consumed <= len(data)
+    assert len(body) <= len(data)
+    if fields is None:
+        assert not complete
+        return
+    for name, value in fields:
+        # What is passed on must not become another field, or another message, at the next hop.
+        assert TOKEN.fullmatch(name), name
+        assert not set(value) & {0, 10, 13}, value
+        assert value == value.rstrip(b" \t")
+        assert name in data
+        assert value in data
+
+
+def http1_request(data: bytes) -> None:
+    http1_message(data, False)
+
+
+def http1_response(data: bytes) -> None:
+    http1_message(data, True)
+
+
+def http1_chunked(data: bytes) -> None:
+    """A chunked body behind a good head: what is taken is what a plain reader of RFC 9112 section 7.1 finds."""
+    try:
+        _, body, complete, consumed = http1.parse(POST + data)
+    except ValueError:
+        return
+    if complete:
+        assert consumed > len(POST)
+        assert body == chunked_body(data)
+
+
+def chunked_body(data: bytes) -> bytes:
+    found = []
+    while True:
+        line, _, data = data.partition(b"\r\n")
+        size = int(re.match(rb"[0-9A-Fa-f]+", line)[0], 16)  # type: ignore[index]
+        if size == 0:
+            return b"".join(found)
+        found.append(data[:size])
+        assert data[size : size + 2] == b"\r\n"
+        data = data[size + 2 :]
+
+
+def forwarded_fields(data: bytes) -> None:
+    """Fields of a request, and what becomes of them: always whole lines, whatever came."""
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + data.rstrip(b"\r\n") + b"\r\n\r\n"
+    try:
+        pairs, lines, left, source = forwarded.forward(LISTENER, head, "10.1.1.1")
+    except ValueError:
+        return
+    assert lines.count(b"\r\n") == len(pairs)
+    assert lines.count(b"\r") == lines.count(b"\n") == len(pairs)
+    assert not {name.lower() for name in left} & {b"x-request-id", b"traceparent", b"via", b"forwarded"}
+    assert re.fullmatch(r"[0-9a-f.:]{2,45}", source)
+    ids = dict(pairs)
+    assert trace.parse(ids[b"traceparent"]) is not None
+    assert re.fullmatch(rb"[!-~]{1,128}", ids[b"x-request-id"])
+
+
+def traceparent(data: bytes) -> None:
+    taken = trace.parse(data)
+    match = re.fullmatch(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", data, re.DOTALL)
+    good = (
+        match is not None
+        and match[1] != b"ff"
+        and (match[1] != b"00" or match[5] is None)
+        and match[2].strip(b"0") != b""
+        and match[3].strip(b"0") != b""
+    )
+    assert (taken is not None) == good
+    if taken is not None and match is not None:
+        assert taken == (match[2].decode(), match[3].decode(), int(match[4], 16) & 3)
+
+
+def grpc_web_text(data: bytes) -> None:
+    """The first byte says in what pieces the text comes; that must not change what it means."""
+    step = (data[0] if data else 0) % 7 + 1
+    text = data[1:]
+    pieces = [text[i : i + step] for i in range(0, len(text), step)]
+    try:
+        whole: bytes | None = grpc_web.decode_pieces([text])
+    except ValueError:
+        whole = None
+    try:
+        parts: bytes | None = grpc_web.decode_pieces(pieces)
+    except ValueError:
+        parts = None
+    assert whole == parts
+    if whole is not None:
+        groups = [text[i : i + 4] for i in range(0, len(text), 4)]
+        assert whole == b"".join(base64.b64decode(group, validate=True) for group in groups)
+
+
+def oip_request(data: bytes) -> None:
+    """Two bytes of the JSON part's length (-1: all of it), then a body in JSON or binary form."""
+    if len(data) < 2:
+        return
+    (length,) = struct.unpack("<h", data[:2])
+    request = None
+    status = 0
+    try:
+        request = parse_inference(b"m", b"", data[2:], max(-1, length))
+    except OipError as refusal:
+        status = refusal.status
+    if request is None:
+        assert status == 400
+        return
+    message = ModelInferRequest.FromString(request.message())
+    assert len(message.inputs) == len(message.raw_input_contents)
+
+
+def oip_response(data: bytes) -> None:
+    """A model server's answer, as JSON or, by the first byte, with binary tensors."""
+    binary = bool(data[:1] and data[0] & 1)
+    body = b'{"parameters":{"binary_data_output":%s},"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[1]}]}'
+    request = parse_inference(b"m", b"", body % (b"true" if binary else b"false"), -1)
+    with contextlib.suppress(TidegateError):
+        render_bytes(request, data[1:])
+
+
+def http2_client(data: bytes) -> None:
+    """What an endpoint sends: the first byte says in what pieces, and how many streams are open meanwhile."""
+    probe = Http2Probe()
+    assert probe.start() == 0
+    step = (data[0] if data else 0) % 31 + 1
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/a"), (b":authority", b"a")]
+    for _ in range((data[0] if data else 0) >> 6):
+        probe.request(fields, b"", [b"body"])
+    for i in range(1, len(data), step):
+        if probe.receive(data[i : i + step]) < 0:
+            break
+        for _ in range(20):
+            rc, _, _ = probe.gather(1 << 16)
+            if rc <= 0:
+                break
+
+
+def module(name: str) -> ModuleType | None:
+    """A part that may not be there."""
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+def parser_of(part: ModuleType) -> Target:
+    """`parse(bytes)` of another part, which says by ValueError what it does not take."""
+
+    def target(data: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            part.parse(data)
+
+    return target
+
+
+TARGETS: dict[str, Target] = {
+    "http1_request": http1_request,
+    "http1_response": http1_response,
+    "http1_chunked": http1_chunked,
+    "forwarded_fields": forwarded_fields,
+    "traceparent": traceparent,
+    "grpc_web_text": grpc_web_text,
+    "oip_request": oip_request,
+    "oip_response": oip_response,
+    "http2_client": http2_client,
+}
+# Parsers that other parts bring: a module with `parse(bytes)`.
+for _name, _module in (("proxy_header", "lb.core.proxy_header"), ("client_hello", "lb.core.client_hello")):
+    if (_part := module(_module)) is not None and hasattr(_part, "parse"):
+        TARGETS[_name] = parser_of(_part)

@@ -1,0 +1,136 @@
+"""gRPC-Web: content types, bodies in base64, trailers in the body, and who may call from a page."""
+
+from __future__ import annotations
+
+import base64
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lb.proxy.grpc_web import cross_origin, decode_pieces, encode_pieces, kind_of, trailers_frame
+
+relaxed = settings(deadline=None)  # the machine may be busy
+
+
+@pytest.mark.parametrize(
+    ("content_type", "kind", "rest"),
+    [
+        (b"application/grpc-web", 1, b""),
+        (b"application/grpc-web+proto", 1, b"+proto"),
+        (b"Application/GRPC-Web+json; charset=utf-8", 1, b"+json"),
+        (b"application/grpc-web-text", 2, b""),
+        (b"application/grpc-web-text+proto", 2, b"+proto"),
+        (b"application/grpc-web;x", 1, b""),
+        (b"application/grpc", 0, b""),
+        (b"application/grpc+proto", 0, b""),
+        (b"application/grpc-webby", 0, b""),
+        (b"application/grpc-web-texts", 0, b""),
+        (b"", 0, b""),
+    ],
+)
+def test_kinds(content_type: bytes, kind: int, rest: bytes) -> None:
+    assert kind_of(content_type) == (kind, rest)
+
+
+@relaxed
+@given(st.binary(max_size=400), st.lists(st.integers(0, 600), max_size=8))
+def test_whatever_is_encoded_can_be_decoded_in_any_pieces(data: bytes, cuts: list[int]) -> None:
+    text = base64.b64encode(data)
+    cuts = sorted(min(cut, len(text)) for cut in cuts)
+    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    assert decode_pieces(pieces) == data
+
+
+@relaxed
+@given(st.lists(st.binary(max_size=50), max_size=10), st.integers(1, 7))
+def test_padding_may_stand_in_the_middle(writes: list[bytes], step: int) -> None:
+    text = b"".join(base64.b64encode(write) for write in writes)
+    assert decode_pieces([text[i : i + step] for i in range(0, len(text), step)]) == b"".join(writes)
+
+
+@relaxed
+@given(st.lists(st.binary(max_size=50), max_size=16))
+def test_encoding_is_the_standard_one(pieces: list[bytes]) -> None:
+    assert encode_pieces(pieces) == base64.b64encode(b"".join(pieces))
+
+
+@relaxed
+@given(st.binary(max_size=60))
+def test_text_that_is_none_is_refused(data: bytes) -> None:
+    """Whatever is taken is what the standard library takes, group by group."""
+    try:
+        got = decode_pieces([data])
+    except ValueError:
+        return
+    groups = [data[i : i + 4] for i in range(0, len(data), 4)]
+    assert got == b"".join(base64.b64decode(group, validate=True) for group in groups)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"A",
+        b"AA",
+        b"AAA",
+        b"AA=A",
+        b"A===",
+        b"====",
+        b"AA==A",
+        b"AA\n==",
+        b"AAA-",
+        b"AB==",
+        b"AAB=",
+        b"=AAA",
+        b"\x80AAA",
+    ],
+)
+def test_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"base64|group"):
+        decode_pieces([text])
+
+
+def test_trailers() -> None:
+    frame = trailers_frame([(b"grpc-status", b"5"), (b"grpc-message", b"no%20such")])
+    flag, length = struct.unpack(">BI", frame[:5])
+    assert flag == 0x80
+    assert frame[5:] == b"grpc-status: 5\r\ngrpc-message: no%20such\r\n"
+    assert length == len(frame) - 5
+    assert trailers_frame([]) == b"\x80\0\0\0\0"
+
+
+def test_long_trailers_have_their_length() -> None:
+    frame = trailers_frame([(b"x", b"y" * 100_000)])
+    assert struct.unpack(">I", frame[1:5])[0] == len(frame) - 5 == 100_005
+
+
+def test_preflight_of_a_known_page() -> None:
+    lines = cross_origin(["https://app.example.org"], b"https://app.example.org", b"x-grpc-web,content-type")
+    assert lines is not None
+    assert lines.decode().splitlines() == [
+        "Access-Control-Allow-Origin: https://app.example.org",
+        "Vary: Origin",
+        "Access-Control-Expose-Headers: grpc-status, grpc-message, grpc-status-details-bin",
+        "Access-Control-Allow-Methods: POST",
+        "Access-Control-Max-Age: 86400",
+        "Access-Control-Allow-Headers: x-grpc-web,content-type",
+    ]
+
+
+def test_pages_that_are_not_known_are_refused() -> None:
+    for origin in (b"https://evil.example", b"", b"https://app.example.org.evil.example", b"null"):
+        assert cross_origin(["https://app.example.org"], origin) is None
+
+
+def test_any_page() -> None:
+    lines = cross_origin(["*"], b"https://anybody.example")
+    assert lines is not None
+    assert lines.startswith(b"Access-Control-Allow-Origin: *\r\n")
+
+
+def test_names_that_would_break_the_answer_are_not_repeated() -> None:
+    lines = cross_origin(["*"], b"https://a.example", b"x-a\r\nSet-Cookie: b")
+    assert lines is not None
+    assert b"Allow-Headers" not in lines
+    assert b"Cookie" not in lines

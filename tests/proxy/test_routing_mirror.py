@@ -1,0 +1,170 @@
+"""Copies of requests: they arrive, and whatever becomes of them, the original goes on as if there were none."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from datapath import Gate, Site, free_port, settle
+from oip_site import INFER, ModelServer, echo
+from routing_site import curl, routing_gate, shown
+
+
+async def mirrored(site: Site, main: list[str], copy: Any, **mirror: Any) -> Gate:
+    pools = {"main": main, "copy": copy}
+    return await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy", **mirror}}], pools)
+
+
+def stat(gate: Gate, name: str) -> int:
+    return gate.proxy.stats()[name]
+
+
+async def test_a_copy_is_the_same_request(site: Site) -> None:
+    made, pools = await shown(site, "main", "copy")
+    gate = await mirrored(site, pools["main"], pools["copy"])
+    before = stat(gate, "mirrored")
+    assert (await curl(gate, "/x?y", "-d", "body", "-H", "X-A: 1")).body == "main"
+    await settle(lambda: len(made["copy"].requests) == 1, "the copy arrives")
+    assert made["copy"].last == made["main"].last
+    assert (await curl(gate, "/", "-I")).status == 200
+    assert (await curl(gate, "/")).body == "main"
+    await settle(lambda: len(made["copy"].requests) == 3, "the copies arrive")
+    await settle(lambda: gate.in_flight() == 0, "the copies' endpoints are given back")
+    assert stat(gate, "mirrored") - before == 3
+    copy = gate.plan.pools[1].endpoints[0]
+    assert gate.total(copy.series)[6] == gate.total(copy.series)[7] == 3
+
+
+async def test_a_share_of_the_requests(site: Site) -> None:
+    made, pools = await shown(site, "main", "copy")
+    gate = await mirrored(site, pools["main"], pools["copy"], percent=25, max_in_flight=10_000)
+    reader, writer = await gate.connect()
+    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 800)
+    for _ in range(800):
+        await reader.readuntil(b"\r\n\r\nmain")
+    writer.close()
+    await settle(lambda: gate.in_flight() == 0, "the copies are over")
+    # 800 draws at 1/4: 200, with a standard deviation of 12.2; 5 of them either way.
+    assert 139 <= len(made["copy"].requests) <= 261
+
+
+@pytest.mark.parametrize("fault", ["dead", "silent", "closing", "not-http", "no-endpoint"])
+async def test_a_bad_mirror_harms_nobody(site: Site, fault: str) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async def not_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp\r\n")
+        await reader.read(-1)
+
+    _, pools = await shown(site, "main")
+    handlers = {"silent": silent, "closing": closing, "not-http": not_http}
+    address = await site.endpoint(handlers[fault]) if fault in handlers else f"127.0.0.1:{free_port()}"
+    copy: dict[str, Any] = {"endpoints": [address], "response_timeout": 200_000_000}
+    if fault == "no-endpoint":
+        copy["endpoints"] = [{"address": address, "weight": 0}]
+    gate = await mirrored(site, pools["main"], copy)
+    before = stat(gate, "mirror_failed")
+    began = time.monotonic()
+    for _ in range(5):
+        assert (await curl(gate, "/")).body == "main"
+    assert time.monotonic() - began < 10
+    await settle(lambda: stat(gate, "mirror_failed") - before == 5, "every copy is counted as failed")
+    await settle(lambda: gate.in_flight() == 0, "the copies' endpoints are given back")
+    assert gate.proxy.busy() == 0
+
+
+async def test_a_huge_answer_is_not_read_to_its_end(site: Site) -> None:
+    written = 0
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+            written += 65536
+
+    _, pools = await shown(site, "main")
+    gate = await mirrored(site, pools["main"], [await site.endpoint(endless)])
+    assert (await curl(gate, "/")).body == "main"
+    await settle(lambda: written > 0 and gate.in_flight() == 0, "the copy is over")
+    assert written < 32 << 20
+
+
+async def test_limits_of_copies(site: Site) -> None:
+    made, pools = await shown(site, "main", "copy")
+    made["copy"].delay = 3
+    gate = await mirrored(site, pools["main"], pools["copy"], max_in_flight=2)
+    before = stat(gate, "mirrored"), stat(gate, "mirror_skipped")
+    for _ in range(5):
+        assert (await curl(gate, "/")).body == "main"
+    assert (stat(gate, "mirrored") - before[0], stat(gate, "mirror_skipped") - before[1]) == (2, 3)
+
+
+async def test_a_request_that_was_not_kept_is_not_copied(site: Site) -> None:
+    made, pools = await shown(site, "main", "copy")
+    gate = await mirrored(site, pools["main"], pools["copy"])
+    before = stat(gate, "mirror_skipped")
+    reader, writer = await gate.connect()
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n")
+    for _ in range(30):
+        writer.write(bytes(10_000))
+        await writer.drain()
+        await asyncio.sleep(0.005)
+    await reader.readuntil(b"\r\n\r\nmain")
+    writer.close()
+    assert stat(gate, "mirror_skipped") - before == 1
+    assert made["copy"].requests == []
+
+
+# Inferences.
+
+BODY = '{"inputs": [{"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}]}'
+
+
+async def inference_gate(site: Site, main: ModelServer, copy: str, **mirror: Any) -> Gate:
+    pools = {
+        "main": {"protocol": "oip", "endpoints": [await site.model(main)]},
+        "copy": {"protocol": "oip", "endpoints": [copy], "response_timeout": 300_000_000},
+    }
+    return await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy", **mirror}}], pools)
+
+
+async def test_an_inference_is_copied(site: Site) -> None:
+    main, copy = ModelServer(), ModelServer()
+    gate = await inference_gate(site, main, await site.model(copy))
+    for _ in range(3):
+        assert (await curl(gate, INFER, "-d", BODY)).status == 200
+    await settle(lambda: len(copy.requests) == 3 and gate.in_flight() == 0, "the copies arrive and end")
+    assert copy.requests == main.requests
+    await curl(gate, "/v2/health/live")
+    assert len(copy.requests) == 3  # questions about the server are not copied
+
+
+@pytest.mark.parametrize("fault", ["dead", "slow", "huge"])
+async def test_a_bad_mirror_harms_no_inference(site: Site, fault: str) -> None:
+    async def slow(request: Any, context: Any) -> Any:
+        await asyncio.sleep(3)
+
+    async def huge(request: Any, context: Any) -> Any:
+        answer = await echo(request, context)
+        answer.raw_output_contents.append(bytes(3 << 20))
+        return answer
+
+    copy = f"127.0.0.1:{free_port()}"
+    if fault != "dead":
+        copy = await site.model(ModelServer(slow if fault == "slow" else huge))
+    gate = await inference_gate(site, ModelServer(), copy)
+    before = stat(gate, "mirrored"), stat(gate, "mirror_failed")
+    for _ in range(3):
+        assert (await curl(gate, INFER, "-d", BODY)).status == 200
+    await settle(lambda: gate.in_flight() == 0, "the copies are over")
+    assert stat(gate, "mirrored") - before[0] == 3
+    assert stat(gate, "mirror_failed") - before[1] == (0 if fault == "huge" else 3)

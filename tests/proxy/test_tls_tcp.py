@@ -1,0 +1,167 @@
+"""TLS ended at a TCP listener, and begun towards a TCP pool: the bytes inside of it are passed on."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import ssl
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from authority import Authority, server_context
+from datapath import SECOND, Gate, Site, settle
+
+from lb.config.tls_plan import CertificatePlan, PoolTlsPlan, TlsPlan
+
+AUTHORITY = Authority()
+PAIR = AUTHORITY.issue("default.test", "127.0.0.1")
+BLOCK = random.Random(7).randbytes(4 << 20)
+TLS = TlsPlan(
+    certificates=(CertificatePlan(("default.test",), PAIR.chain, PAIR.key),),
+    min_version="tls1.2",
+    ciphers="",
+    alpn=(),
+    client_auth="none",
+    client_ca=b"",
+    handshake_timeout_ns=10 * SECOND,
+)
+LISTENER: dict[str, Any] = {"protocol": "tcp", "tls": TLS}
+POOL: dict[str, Any] = {
+    "tls": PoolTlsPlan(
+        ca=AUTHORITY.pem, certificate=b"", key=b"", server_name="", min_version="tls1.2", alpn=(), verify=True
+    )
+}
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+async def through(gate: Gate, size: int, secured: bool = True) -> None:
+    context = AUTHORITY.client_context() if secured else None
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", gate.port, ssl=context, server_hostname="default.test" if secured else None, limit=1 << 24
+    )
+
+    async def send() -> None:
+        for i in range(0, size, 1 << 18):
+            writer.write(BLOCK[i : min(size, i + (1 << 18))])
+            await writer.drain()
+
+    _, received = await asyncio.wait_for(asyncio.gather(send(), reader.readexactly(size)), 60)
+    assert received == BLOCK[:size]
+    writer.close()
+
+
+async def idle(gate: Gate) -> None:
+    await settle(lambda: gate.in_flight() == 0 and gate.proxy.busy() == 0, "a session is left")
+    assert gate.proxy.stats()["connections"] == 0
+
+
+async def test_tls_is_ended_at_the_listener(site: Site) -> None:
+    gate = await site.gate([await site.endpoint(echo)], listener=LISTENER)
+    for size in (1, 65536, 65537, len(BLOCK)):
+        await through(gate, size)
+    await idle(gate)
+
+
+async def test_tls_is_begun_towards_the_pool(site: Site, tmp_path: Path) -> None:
+    endpoint = await site.endpoint(echo, server_context(PAIR, tmp_path))
+    gate = await site.gate([endpoint], listener={"protocol": "tcp"}, pool=POOL)
+    for size in (1, 65536, len(BLOCK)):
+        await through(gate, size, secured=False)
+    await idle(gate)
+
+
+async def test_tls_on_both_sides(site: Site, tmp_path: Path) -> None:
+    endpoint = await site.endpoint(echo, server_context(PAIR, tmp_path))
+    gate = await site.gate([endpoint], listener=LISTENER, pool=POOL)
+    await asyncio.gather(*(through(gate, 300_000) for _ in range(8)))
+    await idle(gate)
+
+
+async def test_the_endpoint_hears_of_nobody_without_a_handshake(site: Site) -> None:
+    met = 0
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal met
+        met += 1
+        await echo(reader, writer)
+
+    slow = {**LISTENER, "tls": replace(TLS, handshake_timeout_ns=SECOND // 5)}
+    gate = await site.gate([await site.endpoint(count)], listener=slow)
+    assert len(await gate.exchange(b"not TLS at all\r\n")) < 100
+    reader, writer = await gate.connect()
+    assert await asyncio.wait_for(reader.read(-1), 20) == b""
+    writer.close()
+    await idle(gate)
+    assert met == 0
+    await through(gate, 10)
+    assert met == 1
+
+
+async def test_an_endpoint_that_is_not_believed(site: Site, tmp_path: Path) -> None:
+    bad = server_context(Authority("Other").issue("127.0.0.1"), tmp_path)
+    gate = await site.gate([await site.endpoint(echo, bad)], listener={"protocol": "tcp"}, pool=POOL)
+    assert await gate.exchange(b"") == b""
+    await idle(gate)
+
+
+def half_close(port: int) -> bytes:
+    """Sends close_notify behind its data, and reads what comes until the other side's."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    secured = AUTHORITY.client_context().wrap_bio(incoming, outgoing, server_hostname="default.test")
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as plain:
+
+        def pump() -> None:
+            if outgoing.pending:
+                plain.sendall(outgoing.read())
+
+        def fill() -> None:
+            pump()
+            data = plain.recv(65536)
+            if data:
+                incoming.write(data)
+            else:
+                incoming.write_eof()
+
+        while True:
+            try:
+                secured.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                fill()
+        secured.write(b"0123456789")
+        try:
+            secured.unwrap()
+        except ssl.SSLWantReadError:
+            pump()
+        while True:
+            try:
+                data = secured.read(65536)
+            except ssl.SSLWantReadError:
+                fill()
+                continue
+            except ssl.SSLZeroReturnError:
+                return received
+            if not data:
+                return received
+            received += data
+
+
+async def test_half_close_passes_through(site: Site) -> None:
+    async def answer_at_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        data = await reader.read(-1)
+        writer.write(b"%d bytes" % len(data) + bytes(300_000))
+        await writer.drain()
+        writer.close()
+
+    gate = await site.gate([await site.endpoint(answer_at_the_end)], listener=LISTENER)
+    assert await asyncio.to_thread(half_close, gate.port) == b"10 bytes" + bytes(300_000)
+    await idle(gate)

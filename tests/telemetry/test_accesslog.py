@@ -1,0 +1,178 @@
+"""The ring and its thread: lines, spans for an exporter, switching both on and off."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lb.telemetry.accesslog import AccessLog
+
+TRACE, SPAN, PARENT = bytes(range(1, 17)), b"spanspan", b"parentid"
+
+
+class Exporter:
+    def __init__(self, fails: bool = False) -> None:
+        self.spans: list[Mapping[str, Any]] = []
+        self.closed = 0
+        self.fails = fails
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        self.spans.append(record)
+        if self.fails:
+            raise RuntimeError("no")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "access.log"
+
+
+def made(path: Path) -> AccessLog:
+    return AccessLog(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_line_has_every_field(path: Path) -> None:
+    log = made(path)
+    log.enable(True)
+    texts = {
+        "client": "203.0.113.1", "method": "GET", "host": "a", "target": '/"\\\x01\xff', "listener": "web",
+        "route": "web/0", "pool": "app", "endpoint": "127.0.0.1:1", "reason": "timeout", "request_id": "abc",
+    }  # fmt: skip
+    assert log.write_sample(trace_id=TRACE, flags=1, status=504, version=20, tls=0x0304, texts=texts)
+    log.close()
+    (line,) = lines(path)
+    assert {name: line[name] for name in texts} == texts
+    assert (line["protocol"], line["tls"], line["status"], line["tries"]) == ("HTTP/2", "TLSv1.3", 504, 1)
+    assert line["trace_id"] == TRACE.hex()
+    assert [line[f"{name}_us"] for name in ("total", "wait", "connect", "upstream", "transfer")] == [
+        4000, 1000, 500, 2000, 1000,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "tls", "names"),
+    [(10, 0, ("HTTP/1.0", "")), (11, 0x0303, ("HTTP/1.1", "TLSv1.2")), (0, 0, ("", ""))],
+)
+def test_names_of_protocols(path: Path, version: int, tls: int, names: tuple[str, str]) -> None:
+    log = made(path)
+    log.enable(True)
+    log.write_sample(version=version, tls=tls)
+    log.close()
+    (line,) = lines(path)
+    assert (line["protocol"], line["tls"], line["trace_id"]) == (*names, "")
+
+
+def test_texts_are_cut_at_their_room(path: Path) -> None:
+    log = made(path)
+    log.enable(True)
+    log.write_sample(texts=dict.fromkeys(("client", "target", "request_id", "reason"), "x" * 1000))
+    log.close()
+    (line,) = lines(path)
+    assert [len(line[name]) for name in ("client", "target", "request_id", "reason")] == [46, 256, 128, 32]
+
+
+def test_an_exporter_gets_sampled_traces_only(path: Path) -> None:
+    log, exporter = made(path), Exporter()
+    log.export(exporter)
+    assert log.enabled
+    assert not log.writing
+    log.write_sample(trace_id=TRACE, span_id=SPAN, flags=0)
+    log.write_sample(trace_id=TRACE, span_id=SPAN, parent_id=PARENT, flags=3, texts={"target": "/a?b", "route": "r"})
+    log.write_sample(trace_id=TRACE, span_id=SPAN, flags=1)
+    eventually(lambda: len(exporter.spans) == 2)
+    first, second = exporter.spans
+    assert (first["trace_id"], first["span_id"], first["parent_id"], first["trace_flags"]) == (TRACE, SPAN, PARENT, 3)
+    assert (first["target"], first["route"], first["total_ns"], first["protocol"]) == (
+        "/a?b",
+        "r",
+        4_000_000,
+        "HTTP/1.1",
+    )
+    assert second["parent_id"] == b""
+    log.close()
+    assert exporter.closed == 1
+    assert path.read_text() == ""
+
+
+def test_written_and_exported_together(path: Path) -> None:
+    log, exporter = made(path), Exporter()
+    log.enable(True)
+    log.export(exporter)
+    for _ in range(100):
+        assert log.write_sample(trace_id=TRACE, flags=1)
+    log.close()
+    assert len(lines(path)) == len(exporter.spans) == 100
+    assert exporter.closed == 1
+
+
+def test_another_exporter_replaces_the_first(path: Path) -> None:
+    log, first, second = made(path), Exporter(), Exporter()
+    log.export(first)
+    log.export(first)
+    assert first.closed == 0
+    log.export(second)
+    eventually(lambda: first.closed == 1)
+    log.write_sample(trace_id=TRACE, flags=1)
+    log.export(None)
+    assert (len(first.spans), len(second.spans), second.closed) == (0, 1, 1)
+    assert not log.enabled
+    assert not log.write_sample()
+
+
+def test_writing_goes_on_without_an_exporter_and_the_other_way_round(path: Path) -> None:
+    log, exporter = made(path), Exporter()
+    log.enable(True)
+    log.export(exporter)
+    log.export(None)
+    log.write_sample()
+    eventually(lambda: len(lines(path)) == 1)
+    eventually(lambda: exporter.closed == 1)
+    other = Exporter()
+    log.export(other)
+    log.enable(False)
+    log.write_sample(trace_id=TRACE, flags=1)
+    eventually(lambda: len(other.spans) == 1)
+    log.close()
+    assert len(lines(path)) == 1
+
+
+def test_an_exporter_that_fails_costs_spans_only(path: Path) -> None:
+    log, exporter = made(path), Exporter(fails=True)
+    log.enable(True)
+    log.export(exporter)
+    for _ in range(3):
+        log.write_sample(trace_id=TRACE, flags=1)
+    log.close()
+    assert len(exporter.spans) == 3
+    assert len(lines(path)) == 3
+
+
+def test_a_full_ring_drops_and_counts(path: Path) -> None:
+    log = made(path)
+    assert not log.write_sample()  # off
+    assert log.dropped == 0
+    log.enable(True)
+    written = sum(log.write_sample() for _ in range(20_000))
+    log.close()
+    assert written + log.dropped == 20_000
+    assert len(lines(path)) == written
