@@ -147,6 +147,8 @@ cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char
                     size_t value_length) noexcept nogil
 # Takes a trailer section apart: field lines whose memory outlives the use of the scan. 0, or -1: too many.
 cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil
+# Its id, and `hop` where a trailer section may not have it.
+cdef void classify_trailer(Field *field) noexcept nogil
 # "Name: value\r\n" of each trailer that is passed on. 0 or -1.
 cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil
 # llhttp's number of a method, -1 = not one that HTTP/1.1 knows.

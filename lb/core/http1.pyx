@@ -15,6 +15,19 @@ from lb.core.buffer cimport (
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
 
+cdef extern from * nogil:
+    """
+    #include <llhttp.h>
+
+    /* llhttp_status_name aborts the process on a number it does not know. */
+    static const char *tg_status_name(int status) {
+    #define TG_STATUS_CASE(number, name, text) case number: return #text;
+        switch (status) { HTTP_STATUS_MAP(TG_STATUS_CASE) default: return NULL; }
+    #undef TG_STATUS_CASE
+    }
+    """
+    const char *tg_status_name(int status)
+
 cdef extern from "<llhttp.h>" nogil:
     ctypedef int (*llhttp_data_cb)(llhttp_t *, const char *, size_t) noexcept nogil
     ctypedef int (*llhttp_cb)(llhttp_t *) noexcept nogil
@@ -48,7 +61,6 @@ cdef extern from "<llhttp.h>" nogil:
     const char *llhttp_get_error_reason(const llhttp_t *parser)
     const char *llhttp_get_error_pos(const llhttp_t *parser)
     const char *llhttp_method_name(int method)
-    const char *llhttp_status_name(int status)
     const char *llhttp_errno_name(int error)
 
 cdef extern from "<time.h>" nogil:
@@ -246,6 +258,14 @@ cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char
     return 0
 
 
+cdef void classify_trailer(Field *field) noexcept nogil:
+    classify(field)
+    # RFC 9110 section 6.5.1: nothing that frames or routes the message may come behind it.
+    if field.id in (H_HOST, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_COOKIE, H_EXPECT,
+                    H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO):
+        field.hop = True
+
+
 cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil:
     cdef const char *end = lines + n
     cdef const char *stop
@@ -262,11 +282,7 @@ cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil:
         field.name_length = <uint32_t>(colon - lines)
         field.value = colon + 2
         field.value_length = <uint32_t>(stop - colon - 2)
-        classify(field)
-        # RFC 9110 section 6.5.1: nothing that frames or routes the message may come behind it.
-        if field.id in (H_HOST, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_COOKIE, H_EXPECT,
-                        H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO):
-            field.hop = True
+        classify_trailer(field)
         scan.trailer_count += 1
         lines = stop + 2
     return 0
@@ -533,7 +549,7 @@ cdef int append_date(tg_buffer *out) noexcept:
 
 
 cdef const char *reason_phrase(int status) noexcept nogil:
-    cdef const char *phrase = llhttp_status_name(status)
+    cdef const char *phrase = tg_status_name(status)
     if status == 200:
         return b"OK"
     if status == 400:

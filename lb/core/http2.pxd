@@ -1,7 +1,7 @@
 """One side of one HTTP/2 connection (RFC 9113): bytes in, events out; no I/O. nghttp2 does the protocol."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from lb.core.buffer cimport tg_buffer
+from lb.core.buffer cimport tg_buffer, tg_buffer_size
 from lb.core.nghttp2 cimport nghttp2_nv, nghttp2_session
 from lb.core.stream cimport iovec
 
@@ -45,6 +45,8 @@ ctypedef struct h2_stream:
     bint deferred                     # nghttp2 waits until there is something in it again
     bint wants_room                   # tell `on_room` when little is left in it
     uint64_t handed                   # bytes of it that were handed over
+    size_t keep                       # up to so many bytes of it stay after that, so that it can be sent again
+    size_t kept                       # bytes at the head of `queue` that were handed over and stay
     tg_buffer queue
     tg_buffer trailers                # field lines, sent behind the queue when it is `finished`
 
@@ -66,6 +68,22 @@ cdef inline void h2_field(nghttp2_nv *nv, const char *name, size_t name_size, co
     nv.value = <uint8_t *>value
     nv.valuelen = value_size
     nv.flags = flags
+
+
+# Bytes of a streamed body that wait to be handed over.
+cdef inline size_t h2_waiting(const h2_stream *stream) noexcept nogil:
+    return tg_buffer_size(&stream.queue) - stream.kept
+
+
+# Whether a streamed body is here from its beginning.
+cdef inline bint h2_whole(const h2_stream *stream) noexcept nogil:
+    return stream.handed == stream.kept
+
+
+# A streamed body that is whole is to be sent from its beginning.
+cdef inline void h2_rewind(h2_stream *stream) noexcept nogil:
+    stream.handed = 0
+    stream.kept = 0
 
 
 # Adds a field to a block: two 32-bit lengths, name, value. 0 or -1.

@@ -129,7 +129,7 @@ cdef ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *buf
         return NGHTTP2_ERR_DEFERRED          # let go of: its RST_STREAM is on the way
     ready = stream.left
     if stream.streaming:
-        ready = tg_buffer_size(&stream.queue)
+        ready = h2_waiting(stream)
         if not ready and not stream.finished:
             stream.deferred = True
             return NGHTTP2_ERR_DEFERRED
@@ -153,7 +153,7 @@ cdef int send_body(nghttp2_session *session, nghttp2_frame *frame, const uint8_t
     if self.collected >= self.budget or self.pieces + FRAME_PIECES > H2_PIECES:
         return NGHTTP2_ERR_WOULDBLOCK        # asked again by the next `collect`
     stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
-    if stream == NULL or (tg_buffer_size(&stream.queue) if stream.streaming else stream.left) < length:
+    if stream == NULL or (h2_waiting(stream) if stream.streaming else stream.left) < length:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if self.put(<const char *>framehd, 9) < 0:
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -262,7 +262,7 @@ cdef class Http2Session:
     cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
         cdef nghttp2_data_provider provider
         cdef int32_t rc
-        cdef bint bodiless = (stream.streaming and stream.finished and not tg_buffer_size(&stream.queue)
+        cdef bint bodiless = (stream.streaming and stream.finished and not h2_waiting(stream)
                               and not tg_buffer_size(&stream.trailers))
         provider.source.ptr = NULL           # the stream's user data says it; that pointer can be taken back
         provider.read_callback = read_body
@@ -419,13 +419,17 @@ cdef class Http2Session:
         return 0
 
     cdef int put_queue(self, h2_stream *stream, size_t size) noexcept:
-        """`size` bytes from the start of the queue. They stay where they are until something is added to it."""
-        if self.piece(tg_buffer_head(&stream.queue), size) < 0:
+        """`size` bytes that wait in the queue. They stay where they are until something is added to it."""
+        if self.piece(tg_buffer_head(&stream.queue) + stream.kept, size) < 0:
             return -1
-        tg_buffer_consume(&stream.queue, size)
+        if stream.handed == stream.kept and stream.handed + size <= stream.keep:
+            stream.kept += size
+        else:
+            tg_buffer_consume(&stream.queue, stream.kept + size)
+            stream.kept = 0
         stream.handed += size
-        stream.sent = stream.finished and not tg_buffer_size(&stream.queue)
-        if stream.wants_room and tg_buffer_size(&stream.queue) <= LOW_WATER:
+        stream.sent = stream.finished and not h2_waiting(stream)
+        if stream.wants_room and h2_waiting(stream) <= LOW_WATER:
             stream.wants_room = False
             self.on_room(stream)
         return 0

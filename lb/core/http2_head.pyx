@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
 from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, method_number, parse_decimal,
-    same_name, scan_begin, scan_field,
+    H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, method_number,
+    parse_decimal, same_name, scan_begin, scan_field,
 )
 from lb.core.http2 cimport h2_field
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_NV_FLAG_NONE
@@ -198,8 +198,7 @@ cdef int read_trailers(Scan *scan, tg_buffer *block) noexcept:
         into.name_length = field.name_size
         into.value = field.value
         into.value_length = field.value_size
-        into.id = 0
-        into.hop = is_name(&field, b"host", 4) or is_name(&field, b"content-length", 14)
+        classify_trailer(into)
         scan.trailer_count += 1
     return HEAD_OK
 

@@ -4,7 +4,10 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.http1 cimport Field, Scan, worker_scan
 from lb.core.http2 cimport Http2Session, h2_field, h2_options, h2_stream
+from lb.core.http2_head cimport read_request, read_trailers
+from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead, tg_frames
 from lb.core.nghttp2 cimport nghttp2_nv
 from lb.core.stream cimport iovec
 
@@ -164,6 +167,7 @@ cdef class Http2Probe(Http2Session):
 cdef class EchoStream:
     """One request's memory on the server's side."""
     cdef h2_stream stream
+    cdef bint answered
 
     def __dealloc__(self):
         tg_buffer_free(&self.stream.queue)
@@ -173,13 +177,15 @@ cdef class EchoStream:
 cdef class Http2Echo(Http2Session):
     """A server that answers each request with its own body, as it comes, and the trailer `x-end: 1` if asked to.
 
-    Records events as tuples in `events`; `open` holds the streams. `refuse` refuses new ones.
+    Records events as tuples in `events`; `open` holds the streams. `refuse` refuses new ones; `reads` also reads the
+    heads and trailers, as a gate does.
     """
     cdef public list events
     cdef readonly dict open
     cdef list closed                      # whose bodies `collect` may still refer to
     cdef public bint refuse
     cdef public bint with_trailers
+    cdef public bint reads
 
     def __init__(self, window: int = 65536, header_list: int = 16384, max_streams: int = 16):
         cdef h2_options options = probe_options(window, header_list, max_streams)
@@ -229,11 +235,29 @@ cdef class Http2Echo(Http2Session):
         cdef nghttp2_nv field
         cdef EchoStream echo = <EchoStream>stream.owner
         self.events.append(("fields", stream.id, int(self.block_fields), bool(self.block_over), bool(last)))
+        if self.reads and not self.block_over:
+            self.events.append(self.read(stream, not echo.answered, last))
         if echo.answered:                     # trailers
             return
         echo.answered = True
         h2_field(&field, b":status", 7, b"200", 3, 0)
         self.respond(stream, &field, 1, True)
+
+    cdef tuple read(self, h2_stream *stream, bint first, bint last):
+        """("head" or "trailers", stream, result, target, fields)."""
+        cdef Scan *scan = worker_scan()
+        cdef Field *field = &scan.fields[0] if first else &scan.trailers[0]
+        cdef str kind = "head" if first else "trailers"
+        cdef int problem, count, i
+        scan.max_fields = 100
+        problem = read_request(scan, &self.block, last) if first else read_trailers(scan, &self.block)
+        if problem:
+            return kind, stream.id, problem, b"", []
+        count = scan.field_count if first else scan.trailer_count
+        fields = [
+            (field[i].name[:field[i].name_length], field[i].value[:field[i].value_length]) for i in range(count)
+        ]
+        return kind, stream.id, 0, scan.target[:scan.target_length] if first else b"", fields
 
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
         self.write(stream, data, size)
@@ -253,3 +277,15 @@ cdef class Http2Echo(Http2Session):
 
     cdef void on_control(self, int kind) noexcept:
         self.events.append(("control", CONTROLS[kind]))
+
+
+def resets_in(pieces: list, streams: list) -> list:
+    """For each piece of what a client sends, preface first: which of `streams` are known to be reset in it."""
+    cdef tg_frames frames
+    cdef bytes piece
+    found = []
+    frames_begin(&frames)
+    for piece in pieces:
+        seen = frames_look(&frames, piece, <size_t>len(piece))
+        found.append({stream for stream in streams if reset_ahead(stream)} if seen else set())
+    return found

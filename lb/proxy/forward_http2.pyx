@@ -1,8 +1,8 @@
 """An exchange with a pool that speaks HTTP/2: see forward_http2.pxd.
 
 Both bodies stream, and flow control is tied from end to end: the endpoint is given window as the client takes what
-came, the client as the endpoint does. The request's fields and what waits of its body are kept until the stream is
-open, and another endpoint can be tried for as long as nothing of the body was handed over.
+came, the client as the endpoint does. The request's fields are kept, and its body while it fits the listener's
+`retry_buffer` and the answer has not begun, so that another stream or endpoint can be tried.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
@@ -12,7 +12,7 @@ from lb.core.http1 cimport (
     H_EXPECT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop, method_name, same_name,
     worker_scan,
 )
-from lb.core.http2 cimport Http2Session, block_add, block_add_lower
+from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.poller cimport monotonic_ns
@@ -60,12 +60,13 @@ cdef class StreamCall(Http2Call):
             fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
                             NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
         self.stream.streaming = True
+        h2_rewind(&self.stream)
         self.head_seen = False
         self.held = 0
         return 0
 
     cdef bint replayable(self) noexcept:
-        return self.stream.handed == 0
+        return h2_whole(&self.stream)
 
     cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
         cdef Scan *scan = worker_scan()
@@ -86,6 +87,7 @@ cdef class StreamCall(Http2Call):
                 exchange.client.respond(scan, NULL, False)
             return 0
         self.head_seen = True
+        self.stream.keep = 0                  # what is kept goes with the next part of the body
         exchange.answer_head(scan, last)
         return 0
 
@@ -123,6 +125,7 @@ cdef class Http2Exchange(Exchange):
         self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE)
         self.call = StreamCall.__new__(StreamCall)
         self.call.stream.finished = scan.complete
+        self.call.stream.keep = self.listener.retry_buffer
         if self.build_fields(scan) < 0:
             self.fail(503, b"no-memory", "out of memory")
             return
@@ -201,7 +204,7 @@ cdef class Http2Exchange(Exchange):
                 self.sent_at = monotonic_ns()
                 self.move(X_WAITING)
                 self.arm_wait()
-        elif tg_buffer_size(&self.call.stream.queue) > HIGH_WATER:
+        elif h2_waiting(&self.call.stream) > HIGH_WATER:
             self.call.stream.wants_room = True
             self.wants_body = False
 
@@ -264,7 +267,7 @@ cdef class Http2Exchange(Exchange):
     cdef bint may_retry(self, int kind, bint begun) noexcept:
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
         still here."""
-        if self.tries_left <= 0 or self.call.stream.handed:
+        if self.tries_left <= 0 or not h2_whole(&self.call.stream):
             return False
         if kind != FAIL_CONNECT and kind != FAIL_REFUSED and (kind != FAIL_RESET or begun or not self.idempotent):
             return False

@@ -90,25 +90,33 @@ def test_what_the_kernel_dropped_is_counted(descriptors: None) -> None:
     close(group)
 
 
+def port_free_for_both() -> int:
+    with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+        stream.bind(("127.0.0.1", 0))
+        datagram.bind(stream.getsockname())
+        return int(stream.getsockname()[1])
+
+
 def test_a_table_keeps_groups_as_it_keeps_sockets(descriptors: None) -> None:
     table = SocketTable()
-    table.commit(table.stage({"web": "127.0.0.1:0", "dns": "127.0.0.1:0"}, {"dns": 3}))
+    port = port_free_for_both()
+    bind = f"127.0.0.1:{port}"
+    table.commit(table.stage({"web": "127.0.0.1:0", "dns": bind}, {"dns": 3}))
     web, dns = table["web"], table["dns"]
     assert (web.datagram, dns.datagram) == (False, True)
     assert len({dns.of(worker).id for worker in range(3)}) == 3
     assert {web.of(worker).id for worker in range(3)} == {web.id}
-    port = dns.address.rpartition(":")[2]
     # One address for streams and for datagrams is two different things.
-    both = {"web": f"127.0.0.1:{port}", "dns": "127.0.0.1:0"}
+    both = {"web": bind, "dns": bind}
     table.commit(table.stage(both, {"dns": 3}))
     assert table["dns"] is dns
     assert table["web"].address == dns.address
     with pytest.raises(StartError):
         table.stage({**both, "new": "127.0.0.1:0", "bad": "192.0.2.1:53"}, {"dns": 3, "new": 3, "bad": 3})
     table.discard(table.stage({**both, "new": "127.0.0.1:0"}, {"dns": 3, "new": 3}))
-    table.commit(table.stage({"dns": "127.0.0.1:0"}))  # now for streams
+    table.commit(table.stage({"dns": bind}))  # now for streams
     assert not table["dns"].datagram
-    close(open_group(HostPort("127.0.0.1", int(port), True), 1))
+    close(open_group(HostPort("127.0.0.1", port, True), 1))
     table.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -14,6 +15,9 @@ async def site() -> AsyncIterator[Site]:
     yield made
     for gate in made.gates:
         gate.proxy.close()
+        gate.segment.close()
+    for fd in made.descriptors.values():
+        os.close(fd)
     for server in made.servers:
         server.close()
     for model in made.models:

@@ -36,15 +36,19 @@ class Answer:
 
 
 class H2Client:
-    """One connection. `manual` leaves flow control to the test: nothing is acknowledged on its own."""
+    """One connection. `manual` leaves flow control to the test: nothing is acknowledged on its own. `encoding` is what
+    the fields of answers are read as; latin-1 takes all of them."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, manual: bool) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, manual: bool, encoding: str = "utf-8"
+    ) -> None:
         self.reader = reader
         self.writer = writer
         self.manual = manual
-        config = h2.config.H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
+        config = h2.config.H2Configuration(client_side=True, header_encoding=encoding, validate_outbound_headers=False)
         self.h2 = h2.connection.H2Connection(config)
         self.answers: dict[int, Answer] = {}
+        self.failure: h2.exceptions.ProtocolError | None = None  # what the library refused of what came
         self.goaway: h2.events.ConnectionTerminated | None = None
         self.closed = asyncio.Event()
         self.window = asyncio.Event()
@@ -63,11 +67,15 @@ class H2Client:
             self.writer.write(data)
 
     async def _read(self) -> None:
-        with contextlib.suppress(ConnectionError, h2.exceptions.ProtocolError):
+        try:
             while data := await self.reader.read(1 << 16):
                 for event in self.h2.receive_data(data):
                     self._take(event)
                 self.flush()
+        except ConnectionError:
+            pass
+        except h2.exceptions.ProtocolError as failure:
+            self.failure = failure
         self.closed.set()
         for answer in self.answers.values():
             answer.done.set()
@@ -110,23 +118,32 @@ class H2Client:
         end: bool = True,
     ) -> int:
         """Opens a stream; its id."""
+        return self.open(
+            [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path), *fields], end=end
+        )
+
+    def open(self, head: Iterable[tuple[str | bytes, str | bytes]], *, end: bool) -> int:
+        """Opens a stream with all the fields of its head; its id."""
         stream = self.h2.get_next_available_stream_id()
         self.answers[stream] = Answer()
-        head = [(":method", method), (":scheme", "http"), (":authority", authority), (":path", path), *fields]
         self.h2.send_headers(stream, head, end_stream=end)
         self.flush()
         return stream
 
-    async def send(self, stream: int, body: bytes, *, end: bool = True) -> None:
-        """Sends as the gate's window allows."""
+    async def send(
+        self, stream: int, body: bytes, *, end: bool = True, piece: int = 1 << 24, padding: int | None = None
+    ) -> None:
+        """Sends as the gate's window allows, at most `piece` bytes of the body and `padding` in a frame."""
         at = 0
+        around = 0 if padding is None else padding + 1
         while at < len(body):
-            room = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(body) - at)
-            if room == 0:
+            window = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size)
+            room = min(window - around, piece, len(body) - at)
+            if room <= 0:
                 self.window.clear()
                 await asyncio.wait_for(self.window.wait(), 10)
                 continue
-            self.h2.send_data(stream, body[at : at + room])
+            self.h2.send_data(stream, body[at : at + room], pad_length=padding)
             at += room
             self.flush()
             await self.writer.drain()
@@ -159,10 +176,11 @@ async def h2_client(
     settings: dict[h2.settings.SettingCodes, int] | None = None,
     secured: ssl.SSLContext | None = None,
     name: str | None = None,
+    encoding: str = "utf-8",
 ) -> AsyncIterator[H2Client]:
     """A connection to the gate on `port`, by prior knowledge or, where it is `secured`, to the host `name`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=secured, server_hostname=name)
-    client = H2Client(reader, writer, manual)
+    client = H2Client(reader, writer, manual, encoding)
     client.start(settings)
     try:
         yield client

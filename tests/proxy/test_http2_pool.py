@@ -8,6 +8,10 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import h2.config
+import h2.connection
+import h2.errors
+import h2.events
 import pytest
 from datapath import Site, free_port, settle
 from h2_client import h2_client
@@ -117,3 +121,87 @@ async def test_a_client_that_does_not_read_holds_the_endpoint_back(site: Site, t
             client.h2.reset_stream(stream)
             client.flush()
             await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
+
+
+@pytest.mark.parametrize("status", [242, 555, 999])
+async def test_a_status_without_a_name(site: Site, status: int) -> None:
+    """HTTP/1.1 wants a reason phrase, for which HTTP/2 has no place."""
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        while data := await reader.read(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    connection.send_headers(event.stream_id, [(":status", str(status))], end_stream=True)
+            writer.write(connection.data_to_send())
+
+    gate = await site.gate([await site.endpoint(handler)], pool=HTTP2_POOL)
+    answer = await gate.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 %d Unknown\r\n" % status)
+
+
+class Refusing:
+    """Reads requests to their ends; the first is not processed: by `how`, a GOAWAY or a stream refused."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+        self.bodies: list[bytes] = []
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        bodies: dict[int, bytes] = {}
+        while True:
+            writer.write(connection.data_to_send())
+            data = await reader.read(1 << 16)
+            if not data:
+                return
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    bodies[event.stream_id] = b""
+                elif isinstance(event, h2.events.DataReceived):
+                    bodies[event.stream_id] += event.data
+                    connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    self.bodies.append(bodies[event.stream_id])
+                    if len(self.bodies) > 1:
+                        connection.send_headers(event.stream_id, [(":status", "200")])
+                        connection.send_data(event.stream_id, b"%d" % len(self.bodies[-1]), end_stream=True)
+                    elif self.how == "refused":
+                        connection.reset_stream(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+                    else:
+                        connection.close_connection(last_stream_id=0)
+                        writer.write(connection.data_to_send())
+                        writer.close()
+                        return
+
+
+@pytest.mark.parametrize("how", ["goaway", "refused"])
+@pytest.mark.parametrize("parts", [[100], [1000, 1, 30_000], [65_536]], ids=["one", "three", "most"])
+async def test_a_request_that_was_not_processed_is_sent_again_with_its_body(
+    site: Site, how: str, parts: list[int]
+) -> None:
+    endpoint = Refusing(how)
+    gate = await site.gate([await site.endpoint(endpoint.handle)], pool=HTTP2_POOL)
+    async with h2_client(gate.port) as client:
+        stream = client.request("/", method="POST", end=False)
+        for i, size in enumerate(parts):
+            await client.send(stream, bytes([65 + i]) * size, end=i == len(parts) - 1)
+            await asyncio.sleep(0.05)
+        answer = await asyncio.wait_for(client.answer(stream), 10)
+    assert (answer.status, answer.body) == (200, b"%d" % sum(parts))
+    body = b"".join(bytes([65 + i]) * size for i, size in enumerate(parts))
+    assert endpoint.bodies == [body, body]
+    assert gate.in_flight() == 0
+
+
+@pytest.mark.parametrize("how", ["goaway", "refused"])
+async def test_a_request_over_the_retry_buffer_is_not(site: Site, how: str) -> None:
+    endpoint = Refusing(how)
+    gate = await site.gate([await site.endpoint(endpoint.handle)], pool=HTTP2_POOL)
+    async with h2_client(gate.port) as client:
+        answer = await asyncio.wait_for(client.fetch("/", body=bytes(65_537)), 10)
+    assert answer.status == 502
+    assert endpoint.bodies == [bytes(65_537)]
+    assert gate.in_flight() == 0
