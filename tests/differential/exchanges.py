@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import h11
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("TIDEGATE_DIFFERENTIAL_EXAMPLES", "150"))
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -23,6 +29,7 @@ HOP = {
 # What Tidegate tells the endpoint of the way.
 ADDED = {b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port", b"via"}
 NEVER = HOP | ADDED | {b"host", b"content-length", b"forwarded"}
+LARGEST_HEAD = 1 << 17  # h11's own limit is below what a head may have here
 
 
 @dataclass(frozen=True)
@@ -132,19 +139,24 @@ class Seen:
     target: bytes
     fields: Fields
     body: bytes = b""
+    trailers: Fields = field(default_factory=list)
+
+
+class Answering(Protocol):
+    def response(self) -> tuple[bytes, bool]: ...
 
 
 @dataclass
 class Server:
-    """Answers each request with what `next` says; keeps what came. `violations` are what h11 refused."""
+    """Answers each request with what `pick` says for it; keeps what came. `violations` are what h11 refused."""
 
-    next: Exchange | None = None
+    pick: Callable[[Seen], Answering] | None = None
     seen: list[Seen] = field(default_factory=list)
     begun: int = 0  # connections on which a byte came
     violations: list[str] = field(default_factory=list)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        state = h11.Connection(h11.SERVER)
+        state = h11.Connection(h11.SERVER, LARGEST_HEAD)
         current: Seen | None = None
         try:
             while True:
@@ -162,10 +174,11 @@ class Server:
                     current.body += event.data
                 elif isinstance(event, h11.EndOfMessage):
                     assert current is not None
-                    assert self.next is not None
+                    assert self.pick is not None
+                    current.trailers = list(event.headers)
                     self.seen.append(current)
+                    raw, closes = self.pick(current).response()
                     current = None
-                    raw, closes = self.next.response()
                     writer.write(raw)
                     await writer.drain()
                     if closes:
@@ -190,37 +203,60 @@ class Server:
 class Answer:
     """An answer as the client had it."""
 
-    status: int
-    reason: bytes
-    fields: Fields
-    body: bytes
+    status: int = 0
+    reason: bytes = b""
+    fields: Fields = field(default_factory=list)
+    body: bytes = b""
+    trailers: Fields = field(default_factory=list)
+    interim: list[tuple[int, Fields]] = field(default_factory=list)
 
 
-async def ask(port: int, exchange: Exchange) -> Answer:
+async def ask(port: int, method: bytes, request: bytes) -> Answer:
     """The answer to one request on a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(exchange.request())
-        state = h11.Connection(h11.CLIENT)
-        state.send(h11.Request(method=exchange.method, target="/", headers=[("Host", "a")]))
+        writer.write(request)
+        state = h11.Connection(h11.CLIENT, LARGEST_HEAD)
+        state.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
         state.send(h11.EndOfMessage())
-        answer = Answer(0, b"", [], b"")
+        answer = Answer()
         while True:
             event = state.next_event()
             if event is h11.NEED_DATA:
                 state.receive_data(await asyncio.wait_for(reader.read(65536), 20))
             elif isinstance(event, h11.Response):
-                answer = Answer(event.status_code, bytes(event.reason), list(event.headers), b"")
+                answer.status, answer.reason = event.status_code, bytes(event.reason)
+                answer.fields = list(event.headers)
             elif isinstance(event, h11.Data):
                 answer.body += event.data
             elif isinstance(event, h11.EndOfMessage):
+                answer.trailers = list(event.headers)
                 return answer
             else:
                 assert isinstance(event, h11.InformationalResponse), event
+                answer.interim.append((event.status_code, list(event.headers)))
     finally:
         writer.close()
+
+
+def often(examples: int) -> settings:
+    return settings(
+        deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck), print_blob=True, database=None
+    )
 
 
 def own(fields: Fields, but: set[bytes]) -> Fields:
     """The fields that belong to the message itself, in their order."""
     return [(name, value) for name, value in fields if name not in HOP and name not in but]
+
+
+def length(fields: Fields) -> int | None:
+    """Said once, or not at all."""
+    (said,) = [int(value) for name, value in fields if name == b"content-length"] or [None]
+    return said
+
+
+def same_length(fields: Fields, other: Fields, body: bytes) -> bool:
+    """Where one has none, the other may say that there is no body, as Tidegate does when it knows that in time."""
+    a, b = length(fields), length(other)
+    return a == b or (not body and not a and not b)

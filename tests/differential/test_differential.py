@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from datapath import SECOND, Gate, Site
-from exchanges import ADDED, Exchange, Server, ask, exchanges, own
-from hypothesis import HealthCheck, given, settings
+from exchanges import ADDED, EXAMPLES, Exchange, Server, ask, exchanges, often, own, same_length
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.config.hop import HopPlan
-
-EXAMPLES = int(os.environ.get("TIDEGATE_DIFFERENTIAL_EXAMPLES", "150"))
-
-
-def often(examples: int) -> settings:
-    return settings(
-        deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck), print_blob=True, database=None
-    )
 
 
 @dataclass
@@ -36,17 +27,20 @@ class Rig:
     direct: int
 
     def both(self, exchange: Exchange) -> None:
-        self.server.next = exchange
+        self.server.pick = lambda seen: exchange
         self.server.seen.clear()
-        plain = self.runner.run(ask(self.direct, exchange))
-        gated = self.runner.run(ask(self.gate.port, exchange))
+        plain = self.runner.run(ask(self.direct, exchange.method, exchange.request()))
+        gated = self.runner.run(ask(self.gate.port, exchange.method, exchange.request()))
         assert self.server.violations == []
         sent, passed = self.server.seen
         assert (passed.method, passed.target, passed.body) == (sent.method, sent.target, sent.body)
         assert own(passed.fields, ADDED) == own(sent.fields, ADDED)
+        assert passed.trailers == sent.trailers
         assert {name for name, _ in passed.fields} >= ADDED - {b"x-forwarded-port"}
         assert (gated.status, gated.reason, gated.body) == (plain.status, plain.reason, plain.body)
-        assert own(gated.fields, set()) == own(plain.fields, set())
+        assert own(gated.fields, {b"content-length"}) == own(plain.fields, {b"content-length"})
+        assert same_length(gated.fields, plain.fields, plain.body)
+        assert (gated.trailers, gated.interim) == (plain.trailers, plain.interim)
 
 
 @pytest.fixture

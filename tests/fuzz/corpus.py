@@ -170,6 +170,72 @@ def http2_answers() -> list[bytes]:
     ]
 
 
+def http2_requests() -> list[bytes]:
+    import h2.config
+    import h2.connection
+
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    head = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/x?y")]
+    client.send_headers(1, [*head, ("cookie", "a=b"), ("cookie", "c=d"), ("te", "trailers")])
+    client.send_data(1, b"hello")
+    client.send_headers(1, [("x-checksum", "1")], end_stream=True)
+    client.send_headers(3, [(":method", "GET"), *head[1:]], end_stream=True)
+    client.reset_stream(3, 8)
+    client.ping(b"12345678")
+    client.send_headers(5, [(":method", "OPTIONS"), *head[1:3], (":path", "*")], end_stream=True)
+    client.close_connection()
+    talk = client.data_to_send()
+    plain = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+    get = b"\x82\x86\x84\x41\x01a"
+    return [
+        b"\xff" + talk,
+        b"\x06" + talk[: len(talk) * 2 // 3],
+        b"\xff" + plain + b"\0\0\6\1\5\0\0\0\1" + get + b"\0\0\4\3\0\0\0\0\1\0\0\0\x08",
+        b"\xff" + plain + b"\0\0\1\1\1\0\0\0\1\x82" + b"\0\0\5\x09\4\0\0\0\1" + get[1:],
+        b"\xff" + plain + b"\0\0\x0c\1\5\0\0\0\1" + get + b"\0\2X-\1b",
+    ]
+
+
+def proxy_headers() -> list[bytes]:
+    magic = b"\r\n\r\n\0\r\nQUIT\n"
+    ends4 = bytes([192, 0, 2, 1, 198, 51, 100, 1]) + struct.pack(">HH", 1000, 443)
+    ends6 = bytes.fromhex("20010db8000000000000000000000001" * 2) + struct.pack(">HH", 1, 2)
+    tls = b"\x01\0\0\0\0" + b"\x21\0\7TLSv1.3"
+    tlvs = b"\x01\0\2h2" + b"\x02\0\1a" + b"\x05\0\4abcd" + b"\x20" + struct.pack(">H", len(tls)) + tls
+    return [
+        b"PROXY TCP4 192.0.2.1 198.51.100.1 1000 443\r\nGET /",
+        b"PROXY TCP6 2001:db8::1 ::1 1 65535\r\n",
+        b"PROXY UNKNOWN and more\r\n",
+        magic + b"\x20\0\0\0",
+        magic + b"\x21\x11" + struct.pack(">H", 12) + ends4,
+        magic + b"\x21\x21" + struct.pack(">H", 36 + len(tlvs)) + ends6 + tlvs + b"behind",
+        magic + b"\x21\x11" + struct.pack(">H", 12 + len(tlvs)) + ends4 + tlvs,
+    ]
+
+
+def client_hellos() -> list[bytes]:
+    import ssl
+
+    found = []
+    for name, protocols in (("models.example.org", ["h2", "http/1.1"]), (None, [])):
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        if protocols:
+            context.set_alpn_protocols(protocols)
+        out = ssl.MemoryBIO()
+        try:
+            context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name).do_handshake()
+        except ssl.SSLWantReadError:
+            found.append(out.read())
+    record, _ = found
+    half = (len(record) - 5) // 2
+    # The same in two records (RFC 8446 section 5.1).
+    found.append(record[:3] + struct.pack(">H", half) + record[5 : 5 + half]
+                 + record[:3] + struct.pack(">H", len(record) - 5 - half) + record[5 + half :])  # fmt: skip
+    return found
+
+
 MAKERS = {
     "http1_request": http1_requests,
     "http1_response": http1_responses,
@@ -180,7 +246,13 @@ MAKERS = {
     "oip_request": inference_requests,
     "oip_response": inference_responses,
     "http2_client": http2_answers,
+    "http2_server": http2_requests,
+    "http2_resets": http2_requests,
+    "proxy_header": proxy_headers,
+    "client_hello": client_hellos,
 }
+# What libraries spell as they like, and anew each time.
+LIBRARIES = {"http2_client", "http2_server", "http2_resets", "client_hello"}
 
 
 def write() -> int:

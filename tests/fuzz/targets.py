@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib
-import importlib.util
 import re
 import struct
 from collections.abc import Callable
-from types import ModuleType
 
 from lb.config.hop import HopPlan
 from lb.config.plan import Http2Plan, ListenerPlan
-from lb.core import http1, trace
-from lb.core.http2_probe import Http2Probe
+from lb.core import client_hello, http1, trace
+from lb.core import proxy_header as proxy
+from lb.core.http2_probe import Http2Echo, Http2Probe, resets_in
 from lb.errors import TidegateError
 from lb.inference.errors import OipError
 from lb.inference.request import parse as parse_inference
@@ -186,19 +184,76 @@ def http2_client(data: bytes) -> None:
                 break
 
 
-def module(name: str) -> ModuleType | None:
-    """A part that may not be there."""
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+def http2_server(data: bytes) -> None:
+    """What a client sends: the first byte says in what pieces. A head that is taken is fit for HTTP/1.1, too."""
+    echo = Http2Echo()
+    echo.reads = True
+    step = (data[0] if data else 0) + 1
+    for i in range(1, len(data), step):
+        if echo.receive(data[i : i + step]) < 0:
+            break
+        for _ in range(20):
+            rc, _ = echo.gather(1 << 16)
+            if rc <= 0:
+                break
+    for event in echo.events:
+        if event[0] in ("head", "trailers") and event[2] == 0:
+            assert not set(event[3]) & set(b"\0\r\n "), event
+            for name, value in event[4]:
+                assert TOKEN.fullmatch(name), event
+                assert not set(value) & {0, 10, 13}, event
 
 
-def parser_of(part: ModuleType) -> Target:
-    """`parse(bytes)` of another part, which says by ValueError what it does not take."""
+def http2_resets(data: bytes) -> None:
+    """The first byte says in what pieces the frames come; each piece's resets are those whose headers end in it."""
+    step = (data[0] if data else 0) % 40 + 1
+    talk = data[1:]
+    ends, at = {}, 24
+    while at + 9 <= len(talk):
+        if talk[at + 3] == 3:
+            ends[at + 8] = int.from_bytes(talk[at + 5 : at + 9], "big") & 0x7FFFFFFF
+        at += 9 + int.from_bytes(talk[at : at + 3], "big")
+    pieces = [talk[i : i + step] for i in range(0, len(talk), step)]
+    wanted: list[set[int]] = []
+    for number in range(len(pieces)):
+        places = {}  # streams so far apart that they share a place displace each other
+        for end, stream in ends.items():
+            if end // step == number:
+                places[(stream >> 1) % 8192] = stream
+        wanted.append(set(places.values()))
+    assert resets_in(pieces, [0, 1, *ends.values()]) == wanted
 
-    def target(data: bytes) -> None:
-        with contextlib.suppress(ValueError):
-            part.parse(data)
 
-    return target
+def proxy_header(data: bytes) -> None:
+    """Whatever is taken was all there, and says addresses of one family; a part of it asks for more."""
+    try:
+        taken = proxy.parse(data)
+    except ValueError:
+        return
+    if taken is None:
+        return
+    size, said = taken
+    assert 0 < size <= len(data)
+    assert (said["source"] is None) == (said["target"] is None)
+    assert not (said["local"] and said["source"])
+    assert proxy.parse(data[:size]) == taken
+    for part in {size // 2, size - 1}:
+        assert proxy.parse(data[:part]) is None
+
+
+def hello(data: bytes) -> None:
+    """A ClientHello that is taken stays the same with more behind it, and is not there yet in its parts."""
+    try:
+        taken = client_hello.parse(data)
+    except ValueError:
+        return
+    if taken is None:
+        return
+    name, protocols = taken
+    assert not set(name) & set("\0\r\n /")
+    assert all(protocols)
+    assert client_hello.parse(data + b"more") == taken
+    assert client_hello.parse(data[:5]) is None
 
 
 TARGETS: dict[str, Target] = {
@@ -211,8 +266,8 @@ TARGETS: dict[str, Target] = {
     "oip_request": oip_request,
     "oip_response": oip_response,
     "http2_client": http2_client,
+    "http2_server": http2_server,
+    "http2_resets": http2_resets,
+    "proxy_header": proxy_header,
+    "client_hello": hello,
 }
-# Parsers that other parts bring: a module with `parse(bytes)`.
-for _name, _module in (("proxy_header", "lb.core.proxy_header"), ("client_hello", "lb.core.client_hello")):
-    if (_part := module(_module)) is not None and hasattr(_part, "parse"):
-        TARGETS[_name] = parser_of(_part)

@@ -21,7 +21,8 @@ class Server:
     """HTTP/1.1: `/big` and `/medium` are answered with so many bytes, all else with two; a body is read to its end."""
 
     async def start(self) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        # Every stream that an attacker opens may become a connection here: the queue is as long as a server's.
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=4096)
         self.address = f"127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
 
     def close(self) -> None:
