@@ -147,7 +147,8 @@ class Bed:
 
     def _proxy_ns(self, pids: list[int], before: CpuReading, after: CpuReading) -> int:
         if (found := set(self.proxy.pids())) != set(pids):
-            raise BenchError(f"processes of {self.proxy.name} came or went during the run: {sorted(found ^ set(pids))}")
+            changed, said = sorted(found ^ set(pids)), self.proxy.last_words()
+            raise BenchError(f"processes of {self.proxy.name} came or went during the run: {changed}; it said: {said}")
         return cpu_between(before, after)
 
     def _run(self, name: str, command: list[str], seconds: float, during: Callable[[], None] | None) -> str:

@@ -1,4 +1,4 @@
-"""Unary gRPC inference calls with a 4 KiB tensor, and the tensor back: 8 connections of 8 streams."""
+"""Unary gRPC inference calls with a tensor of 4 KiB or 1 MiB, and the tensor back."""
 
 from bench.h2load import H2load
 from bench.load.request import Request, frame
@@ -11,18 +11,23 @@ from bench.scenarios.inference import grpc_message
 from bench.scenarios.measures import LOAD_METRICS, full_load
 from bench.servers import GrpcStub
 
-MESSAGE = grpc_message(4096)
-REQUEST = Request(INFER, "POST", body=MESSAGE)
-LOAD = H2load(REQUEST, connections=8, streams=8, grpc=True)
-PACE = Open(Request(INFER, "POST", body=frame(MESSAGE)), 1000, protocol="grpc", connections=8)
 
-SCENARIO = Scenario(
-    name="grpc-unary",
-    title="gRPC to gRPC, unary, 4 KiB FP32 tensor there and back, 8 connections of 8 streams",
-    task=Task("grpc"),
-    servers={"grpc": GrpcStub()},
-    measure=full_load(LOAD, expect_grpc(MESSAGE, lambda answer: MESSAGE[-4096:] in answer), PACE),
-    metrics=LOAD_METRICS,
-    generators=(LOAD, PACE),
-    limit=Limit(1.0, ("haproxy", "nginx", "envoy")),
-)
+def scenario(name: str, size: int, text: str, connections: int, streams: int, rate: float, limit: Limit) -> Scenario:
+    """`size` is the tensor's, in bytes; `rate` the fixed one, in requests/s."""
+    message = grpc_message(size)
+    load = H2load(Request(INFER, "POST", body=message), connections=connections, streams=streams, grpc=True)
+    pace = Open(Request(INFER, "POST", body=frame(message)), rate, protocol="grpc", connections=connections)
+    return Scenario(
+        name=name,
+        title=f"gRPC to gRPC, unary, {text} FP32 tensor there and back, {connections} connections of {streams} streams",
+        task=Task("grpc"),
+        servers={"grpc": GrpcStub()},
+        measure=full_load(load, expect_grpc(message, lambda answer: message[-size:] in answer), pace),
+        metrics=LOAD_METRICS,
+        generators=(load, pace),
+        limit=limit,
+    )
+
+
+SCENARIO = scenario("grpc-unary", 4096, "4 KiB", 8, 8, 1000, Limit(0.4, ("haproxy",)))
+LARGE = scenario("grpc-unary-1m", 1 << 20, "1 MiB", 4, 2, 50, Limit(1.0, ("haproxy", "envoy")))

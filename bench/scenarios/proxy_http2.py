@@ -1,4 +1,4 @@
-"""HTTP/2 by prior knowledge on both sides: 8 connections of 8 streams, each request balanced on its own."""
+"""HTTP/2 by prior knowledge on both sides, each request balanced on its own: many streams at a time, or one."""
 
 from bench.h2load import H2load
 from bench.peers import Task
@@ -9,15 +9,20 @@ from bench.scenarios.checks import expect_http2
 from bench.scenarios.measures import SATURATION_METRICS, full_load
 from bench.servers import FixedHttp2
 
-LOAD = H2load(proxy_http1.REQUEST, connections=8, streams=8)
 
-SCENARIO = Scenario(
-    name="proxy-http2",
-    title="HTTP/2 to HTTP/2, small JSON answer, 8 connections of 8 streams",
-    task=Task("http2"),
-    servers={"http2": FixedHttp2(proxy_http1.ANSWER)},
-    measure=full_load(LOAD, expect_http2("/", proxy_http1.ANSWER.encode())),
-    metrics=SATURATION_METRICS,
-    generators=(LOAD,),
-    limit=Limit(1.0, ("haproxy", "nginx", "envoy")),
-)
+def scenario(name: str, connections: int, streams: int, text: str, limit: Limit) -> Scenario:
+    load = H2load(proxy_http1.REQUEST, connections=connections, streams=streams)
+    return Scenario(
+        name=name,
+        title=f"HTTP/2 to HTTP/2, small JSON answer, {connections} connections of {text}",
+        task=Task("http2"),
+        servers={"http2": FixedHttp2(proxy_http1.ANSWER)},
+        measure=full_load(load, expect_http2("/", proxy_http1.ANSWER.encode())),
+        metrics=SATURATION_METRICS,
+        generators=(load,),
+        limit=limit,
+    )
+
+
+SCENARIO = scenario("proxy-http2", 8, 8, "8 streams", Limit(0.4, ("haproxy",)))
+SINGLE = scenario("proxy-http2-single", 32, 1, "one stream", Limit(0.95, ("haproxy",)))

@@ -1,4 +1,4 @@
-"""Datagrams of 100 bytes there and back, 32 clients."""
+"""Datagrams of 512 bytes there and back, 32 clients."""
 
 from bench.bed import Bed, warnings
 from bench.peers import Task
@@ -7,7 +7,7 @@ from bench.scenarios.base import Scenario
 from bench.servers import UdpEcho
 from bench.udp import Udp
 
-LOAD = Udp(connections=32, size=100)
+LOAD = Udp(connections=32, size=512)
 
 
 def measure(bed: Bed) -> Sample:
@@ -22,7 +22,7 @@ def measure(bed: Bed) -> Sample:
 
 SCENARIO = Scenario(
     name="udp",
-    title="UDP, datagrams of 100 bytes echoed, 32 clients",
+    title="UDP, datagrams of 512 bytes echoed, 32 clients",
     task=Task("udp"),
     servers={"udp": UdpEcho()},
     measure=measure,
