@@ -8,7 +8,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -54,12 +53,6 @@ def configuration(folder: Path, **sections: Any) -> dict[str, Any]:
 
 def listener(bind: str, pool: str = "up") -> dict[str, Any]:
     return {"bind": bind, "protocol": "http", "routes": [{"match": {"path": {"prefix": "/"}}, "pool": pool}]}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Daemon:

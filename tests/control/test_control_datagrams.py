@@ -6,6 +6,7 @@ import os
 import socket
 
 import pytest
+from ports import free_port
 
 from lb.config.address import HostPort
 from lb.control.datagrams import kernel_drops, open_group
@@ -90,16 +91,9 @@ def test_what_the_kernel_dropped_is_counted(descriptors: None) -> None:
     close(group)
 
 
-def port_free_for_both() -> int:
-    with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
-        stream.bind(("127.0.0.1", 0))
-        datagram.bind(stream.getsockname())
-        return int(stream.getsockname()[1])
-
-
 def test_a_table_keeps_groups_as_it_keeps_sockets(descriptors: None) -> None:
     table = SocketTable()
-    port = port_free_for_both()
+    port = free_port()
     bind = f"127.0.0.1:{port}"
     table.commit(table.stage({"web": "127.0.0.1:0", "dns": bind}, {"dns": 3}))
     web, dns = table["web"], table["dns"]

@@ -12,7 +12,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from control_daemon import ROOT, STANDIN, Daemon, alive, ask, configuration, daemon, eventually, free_port, listener
+from control_daemon import ROOT, STANDIN, Daemon, alive, ask, configuration, daemon, eventually, listener
+from ports import free_port
 
 
 def fails(folder: Path, config: dict | str, path: Path | None = None) -> str:

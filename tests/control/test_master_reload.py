@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_daemon import Daemon, alive, ask, configuration, daemon, eventually, free_port, listener, open_files
+from control_daemon import Daemon, alive, ask, configuration, daemon, eventually, listener, open_files
+from ports import free_port
 
 
 def reload(running: Daemon, config: dict[str, Any] | str) -> dict[str, Any]:

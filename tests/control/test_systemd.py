@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from control_daemon import ROOT, STANDIN, Daemon, configuration, daemon, eventually, free_port, listener
+from control_daemon import ROOT, STANDIN, Daemon, configuration, daemon, eventually, listener
+from ports import free_port
 
 from lb.control.systemd import Notifier, take_sockets
 

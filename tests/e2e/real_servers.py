@@ -18,7 +18,8 @@ from typing import Any
 
 from authority import Authority
 from daemon import Daemon, eventually, http_listener
-from proxy_peers import free_port, haproxy, nginx
+from ports import free_port
+from proxy_peers import haproxy, nginx
 
 # The names of pools, the protocol of each, and what their answers have in x-spoken.
 UPSTREAMS = {

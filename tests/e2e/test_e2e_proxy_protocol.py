@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from daemon import Daemon, eventually
-from proxy_peers import free_port, haproxy, nginx
+from ports import free_port
+from proxy_peers import haproxy, nginx
 
 Start = Callable[..., Daemon]
 

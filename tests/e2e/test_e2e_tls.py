@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from authority import Authority, Pair
 from daemon import Daemon, eventually, open_files, route
+from ports import free_port
 from traffic import load, request
 
 Start = Callable[..., Daemon]
@@ -240,8 +241,7 @@ def nginx(folder: Path, pair: Pair, verify: str) -> Iterator[str]:
     folder.mkdir()
     pair.write(folder)
     (folder / "clients.pem").write_bytes(CLIENTS.pem)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, verify=verify))
     process = subprocess.Popen(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")])
     try:

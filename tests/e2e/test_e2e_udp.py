@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ import psutil
 import pytest
 from daemon import Daemon, alive, eventually, open_files
 from datagrams import LISTENER, ForgedSender, UdpClient, echoes, udp_load
+from ports import free_port
 
 Start = Callable[..., Daemon]
 DNSMASQ = shutil.which("dnsmasq", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -46,11 +46,7 @@ def name_server() -> Iterator[Callable[[str], str]]:
     processes = []
 
     def make(answer: str) -> str:
-        # dnsmasq takes the port for TCP as well, and only TCP's are kept apart from those of connections that end.
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = tcp.getsockname()[1]
-            udp.bind(("127.0.0.1", port))
+        port = free_port()
         processes.append(
             subprocess.Popen(
                 [str(DNSMASQ), "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts",

@@ -40,13 +40,6 @@ def listening_socket(dual_stack: bool = False) -> tuple[int, int]:
     return made.detach(), port
 
 
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 HTTP2 = Http2Plan(
     enabled=True, max_streams=128, stream_window=256 * 1024, connection_window=4 << 20, max_age_ns=0,
     control_rate=200, reset_rate=200,

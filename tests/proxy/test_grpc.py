@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
-from datapath import SECOND, Gate, Site, free_port, settle
+from datapath import SECOND, Gate, Site, settle
 from oip_site import OIP, ModelServer
+from ports import free_port
 
 from lb.wire import grpc_service_pb2 as wire
 

@@ -6,8 +6,9 @@ import base64
 from typing import Any
 
 import pytest
-from datapath import Gate, Site, free_port
+from datapath import Gate, Site
 from h2_client import h2_client
+from ports import free_port
 from test_grpc import GRPC_POOL, service
 
 BINARY = "application/grpc-web+proto"

@@ -6,7 +6,8 @@ import asyncio
 import re
 
 import pytest
-from datapath import SECOND, Site, free_port, settle
+from datapath import SECOND, Site, settle
+from ports import free_port
 
 
 class Recorder:

@@ -13,8 +13,9 @@ import h2.connection
 import h2.errors
 import h2.events
 import pytest
-from datapath import Site, free_port, settle
+from datapath import Site, settle
 from h2_client import h2_client
+from ports import free_port
 
 HTTP2_POOL = {"protocol": "http2"}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
-from datapath import SECOND, Gate, Site, free_port, settle
+from datapath import SECOND, Gate, Site, settle
 from oip_site import (
     INFER,
     OIP,
@@ -29,6 +29,7 @@ from oip_site import (
     request,
     tensor,
 )
+from ports import free_port
 
 from lb.wire import grpc_service_pb2 as wire
 

@@ -7,8 +7,9 @@ import math
 from typing import Any
 
 import pytest
-from datapath import Gate, Site, free_port, settle
+from datapath import Gate, Site, settle
 from oip_site import INFER, ModelServer, echo
+from ports import free_port
 from routing_site import curl, routing_gate, shown
 
 H = "-H"

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from datapath import SECOND, Gate, Site, free_port, settle
+from datapath import SECOND, Gate, Site, settle
+from ports import free_port
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter

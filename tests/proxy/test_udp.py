@@ -15,7 +15,8 @@ from dataclasses import replace
 import psutil
 import pytest
 from datapath import SECOND, settle
-from udp_site import UdpSite, address_of, bound, free_port, silent
+from ports import free_port
+from udp_site import UdpSite, address_of, bound, silent
 
 from lb.config.plan import EndpointPlan, PolicyPlan
 from lb.telemetry.datagrams import DROPS, ENDS

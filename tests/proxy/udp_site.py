@@ -39,12 +39,6 @@ def address_of(sock: socket.socket) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A UDP port that nothing is bound to."""
-    with bound(host) as probe:
-        return int(probe.getsockname()[1])
-
-
 def echo(data: bytes) -> list[bytes]:
     return [data]
 

@@ -1,0 +1,33 @@
+"""Ports for servers that have to be told theirs."""
+
+from __future__ import annotations
+
+import random
+import socket
+from pathlib import Path
+
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port that nothing holds by TCP or UDP over IPv4, and that this process never gave out before.
+
+    It lies below the range that outgoing connections take theirs from, so that none of them is met there later.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    candidates = range(10_000, lowest) if lowest > 12_000 else range(20_000, 60_000)
+    for port in random.sample(candidates, len(candidates)):
+        if port not in _given and _is_free(port):
+            _given.add(port)
+            return port
+    raise AssertionError("no port is free")
+
+
+def _is_free(port: int) -> bool:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        with socket.socket(type=kind) as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                return False
+    return True
