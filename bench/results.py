@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bench.errors import BenchError
 
-FORMAT = 2
+FORMAT = 3
 
 
 def directory() -> Path:
@@ -72,7 +72,7 @@ class Outcome:
     subjects: dict[str, Subject] = field(default_factory=dict)
     title: str = ""
     metrics: tuple[Metric, ...] = ()
-    limit: Limit | None = None
+    limits: tuple[Limit, ...] = ()
     note: str = ""
 
 
@@ -112,7 +112,7 @@ def load(path: Path) -> Results:
 
 
 def _outcome(
-    subjects: dict[str, Any], metrics: list[dict[str, Any]], limit: dict[str, Any] | None, **plain: str
+    subjects: dict[str, Any], metrics: list[dict[str, Any]], limits: list[dict[str, Any]], **plain: str
 ) -> Outcome:
     if not metrics:
         raise ValueError(f"the scenario {plain['scenario']} has no metric")
@@ -123,7 +123,7 @@ def _outcome(
             for name, s in subjects.items()
         },
         metrics=tuple(Metric(**metric) for metric in metrics),
-        limit=Limit(limit["at_most"], tuple(limit["peers"])) if limit else None,
+        limits=tuple(Limit(limit["at_most"], tuple(limit["peers"])) for limit in limits),
     )
 
 

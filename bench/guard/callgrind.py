@@ -17,13 +17,18 @@ from bench.errors import BenchError
 from bench.guard.driver import DONE
 from bench.guard.profile import Count, Profile, parse, per_request
 from bench.processes import die_with_parent, require
+from lb.control.process import FREE_BLOCKS
 
 MARK = "tg_guard_mark"
 # What an event loop calls of the data path: these and all below them are counted, the rest of the program is not.
 ENTRIES = ("__pyx_pw_2lb_4core_6poller_6Poller_*_run", "__pyx_pw_2lb_4core_6poller_6Poller_*_flush_later")
 # The hashes of strings must be the same in every run. valgrind's processor is an emulated one, but libc's choice to
 # copy with `rep movsb` above some size is worth nothing there.
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-ERMS,-FSRM"}
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "LC_ALL": "C.UTF-8",
+    "GLIBC_TUNABLES": f"glibc.cpu.hwcaps=-ERMS,-FSRM:{FREE_BLOCKS}",
+}
 # Any further variable would move the stack, and libc's string functions look at addresses.
 _KEPT = ("PATH", "HOME", "TMPDIR", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 _TIMEOUT_S = 600

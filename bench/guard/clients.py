@@ -83,16 +83,20 @@ def http1_request(method: str, path: str, headers: Mapping[str, str], body: byte
 
 
 class GrpcClient(RawClient):
-    """A gRPC client on one HTTP/2 connection: a call at a time, its fields by number of the dynamic table (RFC 7541)
-    from the second on, as clients send them."""
+    """A gRPC client on one HTTP/2 connection: `at_once` calls begin with one write, an exchange takes one answer.
+
+    From the second call on, fields go by number of the dynamic table (RFC 7541), as clients send them.
+    """
 
     _FIRST = b"\x83\x86\x41\x10tidegate.example\x44\x0d/test/Guarded\x5f\x10application/grpc\x40\x02te\x08trailers"
     _AGAIN = b"\x83\x86\xc1\xc0\xbf\xbe"
 
-    def __init__(self, rig: Rig, message: bytes, right: Callable[[bytes], bool]) -> None:
+    def __init__(self, rig: Rig, message: bytes, right: Callable[[bytes], bool], at_once: int = 1) -> None:
         super().__init__(rig, b"", 0, right)
         self._message = frame(_DATA, _END_STREAM, 0, b"\0" + len(message).to_bytes(4, "big") + message)
-        self._stream = 1
+        self._at_once = at_once
+        self._next = 1
+        self._open: dict[int, bytes] = {}
         self._received = bytearray()
         window = (1 << 31) - 1
         settings = frame(_SETTINGS, 0, 0, b"\0\4" + window.to_bytes(4, "big"))
@@ -100,20 +104,26 @@ class GrpcClient(RawClient):
         self._begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + update
 
     def exchange(self) -> None:
-        head = self._AGAIN if self._stream > 1 else self._FIRST
-        number = self._stream.to_bytes(4, "big")
-        request = frame(_HEADERS, _END_HEADERS, self._stream, head) + self._message[:5] + number + self._message[9:]
-        self._requests = repeat((b"" if self._stream > 1 else self._begin) + request)
-        self._send()
-        answer = b""
+        if not self._open:
+            calls = b"".join(self._call() for _ in range(self._at_once))
+            self._requests = repeat(self._begin + calls)
+            self._begin = b""
+            self._send()
         while True:
             kind, flags, stream, payload = self._frame()
-            if kind == _DATA and stream == self._stream:
-                answer += payload
-            if kind in (_DATA, _HEADERS) and flags & _END_STREAM and stream == self._stream:
-                break
-        self._stream += 2
-        self._check(answer, len(answer))
+            if kind == _DATA and stream in self._open:
+                self._open[stream] += payload
+            if kind in (_DATA, _HEADERS) and flags & _END_STREAM and stream in self._open:
+                answer = self._open.pop(stream)
+                self._check(answer, len(answer))
+                return
+
+    def _call(self) -> bytes:
+        stream, self._next = self._next, self._next + 2
+        self._open[stream] = b""
+        head = self._AGAIN if stream > 1 else self._FIRST
+        number = stream.to_bytes(4, "big")
+        return frame(_HEADERS, _END_HEADERS, stream, head) + self._message[:5] + number + self._message[9:]
 
     def _frame(self) -> tuple[int, int, int, bytes]:
         while len(self._received) < 9 or len(self._received) < 9 + int.from_bytes(self._received[:3], "big"):

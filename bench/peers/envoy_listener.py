@@ -30,8 +30,9 @@ def _http_filter(task: Task, route_file: Path) -> str:
         "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
         stat_prefix: front
         codec_type: {"HTTP2" if task.job in _H2 else "HTTP1"}
-        # x-forwarded-for with the client's address, as the other proxies do it.
+        # What every proxy here tells of the client; x-forwarded-host is added by the routes.
         use_remote_address: true
+        append_x_forwarded_port: true
         # Its page on benchmarking advises against both: a random id for each request, statistics of each status code.
         generate_request_id: false
         http_filters:
@@ -105,6 +106,8 @@ def routes(task: Task) -> str:
     """The one resource of the route file, as an item of a YAML list."""
     head = """- "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
   name: routes
+  request_headers_to_add:
+  - {header: {key: x-forwarded-host, value: "%REQ(:authority)%"}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}
   virtual_hosts:
   - name: all
     domains: ["*"]

@@ -122,7 +122,13 @@ def _frontend(setup: Setup) -> str:
         bind += " proto h2"
     lines = ["frontend front", f"    {bind}"]
     if task.job != "tcp":
-        lines.append("    option forwardfor")
+        lines += [
+            "    # What every proxy here tells of the client.",
+            "    option forwardfor",
+            f"    http-request set-header X-Forwarded-Proto {'https' if task.tls else 'http'}",
+            "    http-request set-header X-Forwarded-Host %[req.hdr(host)]",
+            f"    http-request set-header X-Forwarded-Port {setup.port}",
+        ]
     if task.routes > 1:
         lines += [
             "    # A map is a tree by prefix: one look-up whatever the number of rules, where each use_backend with a",

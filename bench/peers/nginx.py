@@ -28,7 +28,11 @@ _PROXY = """        # HTTP/1.1 without `Connection: close`: connections to the s
         proxy_http_version 1.1;
         proxy_set_header Connection "";
         proxy_set_header Host $host;
+        # What every proxy here tells of the client.
         proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        proxy_set_header X-Forwarded-Host $http_host;
+        proxy_set_header X-Forwarded-Port $server_port;
         proxy_connect_timeout 5s;
         proxy_read_timeout 1h;
         proxy_send_timeout 1h;
@@ -43,7 +47,11 @@ _GRPC = """        http2 on;
         # The default of 128 would hold back a client that multiplexes more calls.
         http2_max_concurrent_streams 1000;
         grpc_set_header Host $host;
+        # What every proxy here tells of the client.
         grpc_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        grpc_set_header X-Forwarded-Proto $scheme;
+        grpc_set_header X-Forwarded-Host $http_host;
+        grpc_set_header X-Forwarded-Port $server_port;
         grpc_connect_timeout 5s;
         grpc_read_timeout 1h;
         grpc_send_timeout 1h;

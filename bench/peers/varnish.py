@@ -178,7 +178,7 @@ def _vcl(setup: Setup) -> str:
     parts += [_backend(task, number, port) for number, port in enumerate(setup.server_ports, 1)]
     names = "".join(f"    servers.add_backend(s{i});\n" for i in range(1, len(setup.server_ports) + 1))
     parts.append(f"\nsub vcl_init {{\n    new servers = directors.round_robin();\n{names}}}\n")
-    parts.append(_receive(task))
+    parts.append(_receive(task, setup.port))
     if task.job == "cache":
         parts.append(_CACHE)
     return "".join(parts)
@@ -199,11 +199,19 @@ def _backend(task: Task, number: int, port: int) -> str:
     return f"\nbackend s{number} {{\n" + "".join(f"    {line}\n" for line in lines) + "}\n"
 
 
-def _receive(task: Task) -> str:
-    body, action = "", "pass"
+def _told(port: int) -> str:
+    return f"""    # What every proxy here tells of the client; X-Forwarded-For it adds by itself.
+    set req.http.X-Forwarded-Proto = "http";
+    set req.http.X-Forwarded-Host = req.http.Host;
+    set req.http.X-Forwarded-Port = "{port}";
+"""
+
+
+def _receive(task: Task, port: int) -> str:
+    body, action = _told(port), "pass"
     if task.job == "cache":
         action = "hash"
-        body = f"""    # The body is to be part of the key, so it has to be read first.
+        body += f"""    # The body is to be part of the key, so it has to be read first.
     if (!std.cache_req_body({_BODY})) {{
         return (synth(413));
     }}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.peers import OURS
-from bench.results import Metric, Outcome, Results, Subject
+from bench.results import Limit, Metric, Outcome, Results, Subject
 from bench.stats import Standing, Summary, paired_ratio, standing, summarize
 
 
@@ -94,10 +94,22 @@ def versus(outcome: Outcome, metric: Metric, peer: str) -> Versus | None:
     return Versus(peer, paired_ratio(ours, theirs) if metric.ratio else None, found)
 
 
+def verdicts(outcome: Outcome) -> list[Verdict]:
+    """The headline against each of the scenario's limits."""
+    return [_verdict(outcome, limit) for limit in outcome.limits]
+
+
 def verdict(outcome: Outcome) -> Verdict | None:
-    """The headline against the scenario's limit; None if it has no limit."""
-    if (limit := outcome.limit) is None:
-        return None
+    """The limit that is missed by most; if none is, one that was not measured, else the one with least to spare. None
+    if the scenario has no limit."""
+    return max(verdicts(outcome), key=_need, default=None)
+
+
+def _need(one: Verdict) -> float:
+    return 1.0 if one.found is None else one.found.median / one.at_most
+
+
+def _verdict(outcome: Outcome, limit: Limit) -> Verdict:
     metric = outcome.metrics[0]
     if not limit.peers:
         return Verdict(limit.at_most, (), None, figure(outcome, OURS, metric))

@@ -6,7 +6,7 @@ import re
 
 from bench.peers import OURS
 from bench.report import words
-from bench.report.analysis import Line, figure, missing, ours_first, summary, verdict, versus
+from bench.report.analysis import Line, figure, missing, ours_first, summary, verdicts, versus
 from bench.report.figures import figures
 from bench.report.notes import EXPLANATION, conditions, confidence, losses, notes
 from bench.results import Metric, Outcome, Results
@@ -74,8 +74,8 @@ def _scenario(outcome: Outcome, plots: str) -> list[str]:
     if outcome.note:
         lines[-1] += " " + plain(outcome.note)
     lines += ["", *table(["", *map(plain, names)], rows, "l" + "r" * len(names))]
-    if (found_verdict := verdict(outcome)) is not None:
-        lines += ["", f"Limit: {plain(words.against_limit(found_verdict, outcome.metrics[0]))}."]
+    for one in verdicts(outcome):
+        lines += ["", f"Limit: {plain(words.against_limit(one, outcome.metrics[0]))}."]
     if plots and (found := figures(outcome)):
         lines += ["", *(f"![{plain(f.title)}]({plots.rstrip('/')}/{f.name}.svg)" for f in found)]
     return lines

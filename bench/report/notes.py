@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bench.peers import OURS
 from bench.report import words
-from bench.report.analysis import Versus, figure, peers, summary, verdict, versus
+from bench.report.analysis import Versus, figure, peers, summary, verdicts, versus
 from bench.results import Metric, Outcome, Results
 from bench.stats import CONFIDENCE, Standing
 
@@ -32,8 +32,9 @@ def _losses(outcome: Outcome) -> Iterator[str]:
             yield f"{metric.title} ({words.direction(metric)}): behind {', '.join(behind)}"
         if worse := [_against(outcome, metric, v) for v in found if _worse_once(metric, v)]:
             yield f"{metric.title} ({words.direction(metric)}): worse in the only run than {', '.join(worse)}"
-    if (found_verdict := verdict(outcome)) is not None and found_verdict.met is False:
-        yield f"limit: {words.against_limit(found_verdict, outcome.metrics[0])}"
+    for one in verdicts(outcome):
+        if one.met is False:
+            yield f"limit: {words.against_limit(one, outcome.metrics[0])}"
 
 
 def _against(outcome: Outcome, metric: Metric, found: Versus) -> str:

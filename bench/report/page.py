@@ -14,7 +14,7 @@ from bench.report.analysis import (
     missing,
     ours_first,
     summary,
-    verdict,
+    verdicts,
     versus,
 )
 from bench.report.figures import figures
@@ -51,7 +51,7 @@ def html(results: Results) -> str:
 def _opening(results: Results) -> Markup:
     found = counts(results)
     parts = [f"{kind} in {found[kind]}" for kind in Standing if kind in found]
-    limits = [v for outcome in results.outcomes if (v := verdict(outcome)) is not None]
+    limits = [one for outcome in results.outcomes for one in verdicts(outcome)]
     lead = (
         f"{len(results.outcomes)} scenarios; the headline against the best peer: {', '.join(parts) or 'not measured'}"
     )
@@ -123,7 +123,6 @@ def _scenario(outcome: Outcome, results: Results) -> Markup:
     ]
     caption = f"Medians, and below them Tidegate's ratio to that peer. Absolute figures: {_machine(results)} only."
     table = _table(f"All figures of {outcome.scenario}", head, element("tbody", *rows))
-    found = verdict(outcome)
     drawn = [
         element("figure", Markup(plots.draw(outcome, f)), element("figcaption", f.caption[0].upper() + f.caption[1:]))
         for f in figures(outcome)
@@ -133,7 +132,10 @@ def _scenario(outcome: Outcome, results: Results) -> Markup:
         "section",
         element("h2", outcome.scenario),
         element("p", outcome.title, ". " if outcome.note else "", outcome.note),
-        element("p", "Limit: ", words.against_limit(found, outcome.metrics[0]), class_="muted") if found else "",
+        *(
+            element("p", "Limit: ", words.against_limit(one, outcome.metrics[0]), class_="muted")
+            for one in verdicts(outcome)
+        ),
         table,
         element("p", caption, class_="muted"),
         element("div", *drawn, class_="plots") if drawn else "",

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from bench.peers import OURS
 from bench.report import words
-from bench.report.analysis import Line, figure, missing, ours_first, summary, verdict, versus
+from bench.report.analysis import Line, figure, missing, ours_first, summary, verdicts, versus
 from bench.report.notes import EXPLANATION, conditions, confidence, losses, notes
 from bench.results import Metric, Outcome, Results
 from bench.stats import Standing
@@ -27,9 +27,9 @@ def show(results: Results, console: Console) -> None:
         if outcome.note:
             console.print(Text(outcome.note, style="dim"))
         console.print(_details(outcome))
-        if (found_verdict := verdict(outcome)) is not None:
-            text = f"limit: {words.against_limit(found_verdict, outcome.metrics[0])}"
-            console.print(Text(text, style=_MET[found_verdict.met]))
+        for one in verdicts(outcome):
+            text = f"limit: {words.against_limit(one, outcome.metrics[0])}"
+            console.print(Text(text, style=_MET[one.met]))
     console.print()
     if found := losses(results):
         console.print(Text("Where Tidegate loses", style="bold"))

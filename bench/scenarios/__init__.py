@@ -31,11 +31,13 @@ SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
         proxy_http1.SCENARIO,
+        proxy_http1.LARGE,
         http1_new_connections.SCENARIO,
         many_routes.SCENARIO,
         proxy_http2.SCENARIO,
         proxy_http2.SINGLE,
         grpc_unary.SCENARIO,
+        grpc_unary.PAGE,
         grpc_unary.LARGE,
         grpc_stream.SCENARIO,
         oip_json.SCENARIO,

@@ -31,7 +31,7 @@ class Scenario:
     measure: Measure
     metrics: tuple[Metric, ...]
     generators: tuple[Generator, ...]
-    limit: Limit | None = None
+    limits: tuple[Limit, ...] = ()
     note: str = ""
     peer_task: Task | None = None
     ours_only: str = ""
@@ -55,4 +55,4 @@ class Scenario:
     def outcome(self, proxies: Iterable[str]) -> Outcome:
         """An outcome without samples yet."""
         subjects = {name: Subject() for name in proxies}
-        return Outcome(self.name, subjects, self.title, self.metrics, self.limit, self.note)
+        return Outcome(self.name, subjects, self.title, self.metrics, self.limits, self.note)

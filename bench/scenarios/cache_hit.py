@@ -32,6 +32,6 @@ SCENARIO = Scenario(
     measure=full_load(LOAD, Expect(REQUEST, right), PACE),
     metrics=LOAD_METRICS,
     generators=(LOAD, PACE),
-    limit=Limit(0.7, ("nginx", "varnish")),
+    limits=(Limit(0.7, ("nginx", "varnish")),),
     default=True,
 )

@@ -1,4 +1,4 @@
-"""Unary gRPC inference calls with a tensor of 4 KiB or 1 MiB, and the tensor back."""
+"""Unary gRPC inference calls with a tensor of 256 bytes (an 8 x 8 image), 4 KiB or 1 MiB, and the tensor back."""
 
 from bench.h2load import H2load
 from bench.load.request import Request, frame
@@ -12,7 +12,7 @@ from bench.scenarios.measures import LOAD_METRICS, full_load
 from bench.servers import GrpcStub
 
 
-def scenario(name: str, size: int, text: str, connections: int, streams: int, rate: float, limit: Limit) -> Scenario:
+def scenario(name: str, size: int, text: str, connections: int, streams: int, rate: float, *limits: Limit) -> Scenario:
     """`size` is the tensor's, in bytes; `rate` the fixed one, in requests/s."""
     message = grpc_message(size)
     load = H2load(Request(INFER, "POST", body=message), connections=connections, streams=streams, grpc=True)
@@ -25,9 +25,11 @@ def scenario(name: str, size: int, text: str, connections: int, streams: int, ra
         measure=full_load(load, expect_grpc(message, lambda answer: message[-size:] in answer), pace),
         metrics=LOAD_METRICS,
         generators=(load, pace),
-        limit=limit,
+        limits=limits,
     )
 
 
-SCENARIO = scenario("grpc-unary", 4096, "4 KiB", 8, 8, 1000, Limit(0.4, ("haproxy",)))
+SMALL = (Limit(0.4, ("haproxy",)), Limit(0.25, ("envoy",)), Limit(0.125, ("nginx",)))
+SCENARIO = scenario("grpc-unary", 256, "256 B", 8, 8, 1000, *SMALL)
+PAGE = scenario("grpc-unary-4k", 4096, "4 KiB", 8, 8, 1000)
 LARGE = scenario("grpc-unary-1m", 1 << 20, "1 MiB", 4, 2, 50, Limit(1.0, ("haproxy", "envoy")))

@@ -109,7 +109,7 @@ SCENARIO = Scenario(
     measure=measured(_REQUEST, proxy_http1.CHECK),
     metrics=METRICS,
     generators=(),
-    limit=Limit(4096),
+    limits=(Limit(4096),),
     default=True,
     max_rounds=3,
 )
@@ -121,6 +121,6 @@ HTTP2 = Scenario(
     measure=measured(_HTTP2_REQUEST, expect_http2("/", proxy_http1.ANSWER.encode())),
     metrics=METRICS,
     generators=(),
-    limit=Limit(24 * 1024),
+    limits=(Limit(24 * 1024),),
     max_rounds=3,
 )

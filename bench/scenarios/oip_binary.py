@@ -19,7 +19,7 @@ from bench.wrk import Wrk
 _HEAD = 160
 
 
-def scenario(name: str, size: int, text: str, connections: int, rate: float, limit: Limit | None) -> Scenario:
+def scenario(name: str, size: int, text: str, connections: int, rate: float, *limits: Limit) -> Scenario:
     """`size` is the tensor's, in bytes; `rate` the fixed one, in requests/s."""
     request = binary_request(size)
 
@@ -44,11 +44,11 @@ def scenario(name: str, size: int, text: str, connections: int, rate: float, lim
         measure=full_load(load, Expect(request, right), pace),
         metrics=LOAD_METRICS,
         generators=(load, pace),
-        limit=limit,
+        limits=limits,
         note=NOTE,
-        default=limit is not None,
+        default=size == 4096,
     )
 
 
 SCENARIO = scenario("oip-binary", 4096, "4 KiB", 32, 2000, Limit(0.85, ("haproxy",)))
-LARGE = scenario("oip-binary-1m", 1 << 20, "1 MiB", 8, 50, None)
+LARGE = scenario("oip-binary-1m", 1 << 20, "1 MiB", 8, 50, Limit(1.0, ("haproxy", "envoy")))

@@ -10,7 +10,7 @@ from bench.scenarios.measures import SATURATION_METRICS, full_load
 from bench.servers import FixedHttp2
 
 
-def scenario(name: str, connections: int, streams: int, text: str, limit: Limit) -> Scenario:
+def scenario(name: str, connections: int, streams: int, text: str, *limits: Limit) -> Scenario:
     load = H2load(proxy_http1.REQUEST, connections=connections, streams=streams)
     return Scenario(
         name=name,
@@ -20,9 +20,11 @@ def scenario(name: str, connections: int, streams: int, text: str, limit: Limit)
         measure=full_load(load, expect_http2("/", proxy_http1.ANSWER.encode())),
         metrics=SATURATION_METRICS,
         generators=(load,),
-        limit=limit,
+        limits=limits,
     )
 
 
-SCENARIO = scenario("proxy-http2", 8, 8, "8 streams", Limit(0.4, ("haproxy",)))
+SCENARIO = scenario(
+    "proxy-http2", 8, 8, "8 streams", Limit(0.4, ("haproxy",)), Limit(0.25, ("envoy",)), Limit(0.125, ("nginx",))
+)
 SINGLE = scenario("proxy-http2-single", 32, 1, "one stream", Limit(0.95, ("haproxy",)))

@@ -3,7 +3,7 @@
 from bench.bed import Bed, warnings
 from bench.bulk import Bulk
 from bench.peers import Task
-from bench.results import Metric, Sample
+from bench.results import Limit, Metric, Sample
 from bench.scenarios.base import Scenario
 from bench.servers import BulkServer
 
@@ -29,4 +29,5 @@ SCENARIO = Scenario(
     measure=measure,
     metrics=(Metric("cpu_ms", "CPU ms/GiB", "lower", 1), Metric("gbit", "Gbit/s", "higher", 1)),
     generators=(LOAD,),
+    limits=(Limit(1.0, ("haproxy",)),),
 )

@@ -18,6 +18,6 @@ SCENARIO = Scenario(
     measure=full_load(proxy_http1.LOAD, proxy_http1.CHECK, PACE),
     metrics=LOAD_METRICS,
     generators=(proxy_http1.LOAD, PACE),
-    limit=Limit(1.0, ("haproxy",)),
+    limits=(Limit(1.0, ("haproxy",)),),
     default=True,
 )

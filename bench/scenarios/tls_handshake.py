@@ -3,7 +3,7 @@
 from bench.handshakes import Handshakes
 from bench.open_loop import Open
 from bench.peers import Task
-from bench.results import Metric
+from bench.results import Limit, Metric
 from bench.scenarios import proxy_http1
 from bench.scenarios.base import Scenario
 from bench.scenarios.measures import full_load
@@ -25,4 +25,5 @@ SCENARIO = Scenario(
         Metric("p99_us", "p99 µs", "lower"),
     ),
     generators=(LOAD, PACE),
+    limits=(Limit(1.2, ("nginx",)),),
 )

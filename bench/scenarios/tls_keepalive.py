@@ -2,6 +2,7 @@
 
 from bench.open_loop import Open
 from bench.peers import Task
+from bench.results import Limit
 from bench.scenarios import proxy_http1
 from bench.scenarios.base import Scenario
 from bench.scenarios.measures import LOAD_METRICS, full_load
@@ -17,4 +18,5 @@ SCENARIO = Scenario(
     measure=full_load(proxy_http1.LOAD, proxy_http1.CHECK, PACE),
     metrics=LOAD_METRICS,
     generators=(proxy_http1.LOAD, PACE),
+    limits=(Limit(1.2, ("nginx",)),),
 )

@@ -2,7 +2,7 @@
 
 from bench.bed import Bed, warnings
 from bench.peers import Task
-from bench.results import Metric, Sample
+from bench.results import Limit, Metric, Sample
 from bench.scenarios.base import Scenario
 from bench.servers import UdpEcho
 from bench.udp import Udp
@@ -28,4 +28,5 @@ SCENARIO = Scenario(
     measure=measure,
     metrics=(Metric("cpu_us", "CPU µs/echo", "lower", 2), Metric("rps", "echoes/s", "higher")),
     generators=(LOAD,),
+    limits=(Limit(1.0, ("nginx",)),),
 )

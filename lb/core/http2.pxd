@@ -98,6 +98,7 @@ cdef class Http2Session:
     cdef readonly int streams         # open streams, forgotten ones included, as the peer counts them
     cdef h2_options options
     cdef bint server
+    cdef h2_stream *found             # the one looked up last, which is asked for again with nearly every event
     # The header block that is being read.
     cdef h2_stream *incoming          # its stream, NULL = nobody's
     cdef tg_buffer block              # its fields as `block_add` writes them
@@ -150,6 +151,8 @@ cdef class Http2Session:
     cdef uint32_t peer_stream_limit(self) noexcept
     # Keeps a field of the block; beyond the limits it sets `block_over` instead.
     cdef void keep_field(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept
+    # The stream of that number; NULL when it is unknown or forgotten.
+    cdef h2_stream *find(self, int32_t id) noexcept
     cdef int put(self, const char *data, size_t size) noexcept
     cdef int put_body(self, h2_stream *stream, size_t size) noexcept
     cdef int put_queue(self, h2_stream *stream, size_t size) noexcept

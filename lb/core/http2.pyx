@@ -33,7 +33,7 @@ cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, 
             return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
         stream.id = frame.hd.stream_id
         return nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, stream)
-    self.incoming = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    self.incoming = self.find(frame.hd.stream_id)
     return 0
 
 
@@ -47,7 +47,7 @@ cdef int on_header(nghttp2_session *session, const nghttp2_frame *frame, const u
 
 cdef int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
                        void *user_data) noexcept:
-    cdef h2_stream *stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
+    cdef h2_stream *stream = (<Http2Session>user_data).find(stream_id)
     # The connection's window only bounds bursts: a stream that nobody reads must not stop the others.
     if nghttp2_session_consume_connection(session, length):
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -68,7 +68,7 @@ cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *us
     elif kind == NGHTTP2_GOAWAY:
         self.on_goaway(frame.goaway.last_stream_id, frame.goaway.error_code)
     elif kind == NGHTTP2_HEADERS or kind == NGHTTP2_DATA or kind == NGHTTP2_RST_STREAM:
-        stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+        stream = self.find(frame.hd.stream_id)
         if kind == NGHTTP2_RST_STREAM:
             if stream != NULL:
                 stream.reset_by_peer = True
@@ -84,7 +84,7 @@ cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *us
             self.incoming = NULL
             self.on_fields_end(stream, last)
             # The event may have let go of the stream.
-            if last and nghttp2_session_get_stream_user_data(session, frame.hd.stream_id) == NULL:
+            if last and self.find(frame.hd.stream_id) == NULL:
                 return 0
         if last:
             self.on_end(stream)
@@ -102,7 +102,7 @@ cdef int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, voi
         return 0
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
         return 0
-    stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    stream = (<Http2Session>user_data).find(frame.hd.stream_id)
     if stream != NULL and not stream.remote_ended:
         # The answer is out: nobody waits for the rest of the request (RFC 9113 section 8.1).
         return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
@@ -111,19 +111,20 @@ cdef int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, voi
 
 cdef int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data) noexcept:
     cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
+    cdef h2_stream *stream = self.find(stream_id)
     self.streams -= 1
     if self.incoming == stream:
         self.incoming = NULL
     if stream != NULL:
         self.on_close(stream, error_code)
+    self.found = NULL
     return 0
 
 
 cdef ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *data_flags,
                        nghttp2_data_source *source, void *user_data) noexcept:
-    cdef h2_stream *stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, stream_id)
     cdef Http2Session self = <Http2Session>user_data
+    cdef h2_stream *stream = self.find(stream_id)
     cdef size_t ready
     if stream == NULL:
         return NGHTTP2_ERR_DEFERRED          # let go of: its RST_STREAM is on the way
@@ -152,7 +153,7 @@ cdef int send_body(nghttp2_session *session, nghttp2_frame *frame, const uint8_t
     cdef h2_stream *stream
     if self.collected >= self.budget or self.pieces + FRAME_PIECES > H2_PIECES:
         return NGHTTP2_ERR_WOULDBLOCK        # asked again by the next `collect`
-    stream = <h2_stream *>nghttp2_session_get_stream_user_data(session, frame.hd.stream_id)
+    stream = self.find(frame.hd.stream_id)
     if stream == NULL or (h2_waiting(stream) if stream.streaming else stream.left) < length:
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if self.put(<const char *>framehd, 9) < 0:
@@ -313,8 +314,17 @@ cdef class Http2Session:
         # Fails only without memory: then the peer goes on sending into a stream nobody looks at.
         nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, stream.id, code)
 
+    cdef h2_stream *find(self, int32_t id) noexcept:
+        cdef h2_stream *stream = self.found
+        if stream == NULL or stream.id != id:
+            stream = <h2_stream *>nghttp2_session_get_stream_user_data(self.session, id)
+            self.found = stream
+        return stream
+
     cdef void forget(self, h2_stream *stream) noexcept:
         nghttp2_session_set_stream_user_data(self.session, stream.id, NULL)
+        if self.found == stream:
+            self.found = NULL
         if self.incoming == stream:
             self.incoming = NULL
 

@@ -276,13 +276,13 @@ cdef class Poller:
                 if count < 0 and errno != EINTR:
                     log.error("epoll_wait: %s", strerror(errno).decode())
                 return
-            self.now = monotonic_ns()
             self.batch += 1
             self.running = True
             for i in range(count):
                 source = <Source>events[i].data.ptr
                 # Removed, or removed and registered anew, by an earlier event of this batch.
                 if source.fd >= 0 and source.since != self.batch:
+                    self.now = monotonic_ns()
                     source.on_ready(events[i].events)
             self.finish_batch()
             self.running = False

@@ -2,7 +2,7 @@
 
 from lb.core.buffer cimport tg_buffer_append
 from lb.core.http1 cimport H_EXPECT, Scan, has_token
-from lb.core.poller cimport Poller, monotonic_ns
+from lb.core.poller cimport Poller
 from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.actions cimport admit as apply_actions
 from lb.proxy.answer cimport AnswerExchange
@@ -64,7 +64,7 @@ cdef class Intake:
             client.decline(415, f"the pool {pool.name} speaks gRPC only")
             return None
         tg_add(&route.series[TG_S_STARTED], 1)
-        exchange.started = monotonic_ns()
+        exchange.started = client.poller.now
         exchange.client = client
         exchange.listener = client.listener
         exchange.route = route

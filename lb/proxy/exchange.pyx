@@ -97,7 +97,7 @@ cdef class Exchange(Http1Call):
 
     cdef bint pick(self) noexcept:
         """An endpoint by the pool's policy, not the one that just failed. False: none takes requests (answered 503)."""
-        self.picked_at = monotonic_ns()
+        self.picked_at = self.client.poller.now
         self.endpoint = self.pool.acquire(self.picked_at, self.key, self.last_endpoint)
         if self.endpoint < 0:
             tg_add(&self.route.series[TG_S_REJECTED], 1)
@@ -118,7 +118,7 @@ cdef class Exchange(Http1Call):
         if endpoint < 0:
             return
         self.endpoint = -1
-        now = monotonic_ns()
+        now = self.client.poller.now
         took = now - self.picked_at
         words = self.pool.series[endpoint]
         count_answer(words, self.status, took)

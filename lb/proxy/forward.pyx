@@ -233,7 +233,7 @@ cdef class ForwardExchange(Exchange):
     cdef void on_connected(self, Http1Upstream upstream) noexcept:
         self.upstream = upstream
         if self.recorded():
-            self.connected_at = monotonic_ns()
+            self.connected_at = self.client.poller.now
         upstream.parser.headless = self.head_method
         self.send_request()
         if not self.request_complete and self.state < X_ANSWERING:
@@ -293,7 +293,7 @@ cdef class ForwardExchange(Exchange):
                 upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
                 return
             self.status = status
-            self.first_byte_at = monotonic_ns()
+            self.first_byte_at = self.client.poller.now
             self.move(X_ANSWERING)
             if not self.request_complete:
                 self.client.answered_early()
@@ -328,7 +328,7 @@ cdef class ForwardExchange(Exchange):
 
     cdef void switch(self, Http1Upstream upstream, Scan *scan) noexcept:
         self.status = 101
-        self.first_byte_at = monotonic_ns()
+        self.first_byte_at = self.client.poller.now
         self.move(X_ANSWERING)
         self.upgraded = True
         self.request_complete = False

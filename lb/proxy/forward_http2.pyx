@@ -201,7 +201,7 @@ cdef class Http2Exchange(Exchange):
             self.request_complete = True
             channel.finish(self.call)
             if self.state == X_PICKED:
-                self.sent_at = monotonic_ns()
+                self.sent_at = self.client.poller.now
                 self.move(X_WAITING)
                 self.arm_wait()
         elif h2_waiting(&self.call.stream) > HIGH_WATER:
@@ -279,7 +279,7 @@ cdef class Http2Exchange(Exchange):
     cdef void answer_head(self, Scan *scan, bint last) noexcept:
         cdef tg_buffer extra
         self.status = scan.status
-        self.first_byte_at = monotonic_ns()
+        self.first_byte_at = self.client.poller.now
         self.move(X_ANSWERING)
         if self.grpc:
             self.client.poller.arm(self, self.expires)     # a stream of messages may be silent for long

@@ -79,13 +79,13 @@ def subject(
 
 
 def load_outcome(
-    scenario: str, title: str, cpu: dict[str, float], limit: Limit | None, runs: int = 5, note: str = ""
+    scenario: str, title: str, cpu: dict[str, float], limits: tuple[Limit, ...], runs: int = 5, note: str = ""
 ) -> Outcome:
     def more(name: str) -> Callable[[int], dict[str, Any]]:
         return lambda number: raw(cpu[name] * 9, number + len(name), 9000 * (name == "nginx"))
 
     subjects = {name: subject(name, value, runs, more(name)) for name, value in cpu.items()}
-    return Outcome(scenario, subjects=subjects, title=title, metrics=LOAD_METRICS, limit=limit, note=note)
+    return Outcome(scenario, subjects=subjects, title=title, metrics=LOAD_METRICS, limits=limits, note=note)
 
 
 def sample_results(runs: int = 5) -> Results:
@@ -99,7 +99,7 @@ def _sample_results(runs: int) -> Results:
         "proxy-http1",
         "HTTP/1.1 to HTTP/1.1, small JSON answer, 32 connections",
         {"tidegate": 14.9, "haproxy": 18.5, "nginx": 17.0, "envoy": 44.0, "varnish": 31.0},
-        Limit(1.0, ("haproxy", "nginx")),
+        (Limit(1.0, ("haproxy", "nginx")),),
         runs,
     )
     http1.subjects["tidegate"].samples[0].warnings.append("other programs were busy on these cores")
@@ -107,13 +107,17 @@ def _sample_results(runs: int) -> Results:
         "oip-binary-4k",
         "binary inference request, 4 KiB tensor",
         {"tidegate": 23.0, "haproxy": 18.0, "envoy": 40.0},
-        Limit(1.2, ("haproxy",)),
+        (Limit(1.2, ("haproxy",)),),
         runs,
         "Tidegate turns the request into gRPC, the peers pass the same bytes on as HTTP/1.1.",
     )
     oip.subjects["nginx"] = Subject(config="x", failed=ATTACK)
     tcp = load_outcome(
-        "tcp-small", "TCP relay of small requests", {"tidegate": 14.0, "haproxy": 14.1}, Limit(1.0, ("haproxy",)), runs
+        "tcp-small",
+        "TCP relay of small requests",
+        {"tidegate": 14.0, "haproxy": 14.1},
+        (Limit(1.0, ("haproxy",)),),
+        runs,
     )
     tcp.subjects["varnish"] = Subject(cannot="it speaks HTTP only")
     scale = Outcome(
@@ -134,7 +138,7 @@ def _sample_results(runs: int) -> Results:
         },
         title="memory of an idle keep-alive connection",
         metrics=(Metric("pss_bytes", "PSS bytes/connection", "lower"),),
-        limit=Limit(8192),
+        limits=(Limit(8192),),
     )
     return Results(
         started="2030-01-02T03:04:05+00:00",

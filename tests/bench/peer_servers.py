@@ -6,10 +6,10 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -50,12 +50,17 @@ class Held:
 
 @dataclass
 class Server:
-    """`requests` counts those other than of health checks."""
+    """`requests` counts those other than of health checks; `told` is what the last one's fields X-Forwarded-… say."""
 
     name: str
     port: int
     held: Held
     requests: int = 0
+    told: dict[str, str] = field(default_factory=dict)
+
+
+def _told(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): value for name, value in fields if name.lower().startswith("x-forwarded-")}
 
 
 @contextmanager
@@ -73,6 +78,7 @@ def http_server(name: str) -> Iterator[Server]:
             else:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found.requests += 1
+            found.told = _told(self.headers.items())
             if self.path.endswith("/hold"):
                 found.held.wait()
             answer = f"{name} {self.command} {self.path} ".encode() + body
@@ -161,10 +167,11 @@ class _AnyMethod(grpc.GenericRpcHandler):
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         method = details.method
 
-        def answer(request: bytes, _context: grpc.ServicerContext) -> bytes:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
             if method.startswith("/grpc.health."):
                 return b"\x08\x01"
             self._server.requests += 1
+            self._server.told = _told(context.invocation_metadata())
             if method.endswith("/hold"):
                 self._server.held.wait()
             return f"{self._server.name} {method} ".encode() + request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import socket
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ from peer_clients import CACHES, GENERAL, HTTP, call, curl, get, say, until
 from peer_servers import Running, grpc_server, http_server, running, tcp_server, udp_server
 
 from bench.machine import free_ports
-from bench.peers import PROXIES
+from bench.peers import OURS, PROXIES
 from bench.peers.base import Task
 from bench.processes import Processes, require
 from lb.wire import grpc_service_pb2 as oip
@@ -59,6 +60,29 @@ def test_http(name: str, tmp_path: Path) -> None:
             assert kept.getresponse().read() == f"A GET /{number} ".encode()
             assert kept.sock is not None  # the proxy did not close it
         kept.close()
+
+
+@pytest.mark.parametrize("name", [OURS, *HTTP])
+def test_all_tell_the_server_the_same(name: str, tmp_path: Path) -> None:
+    with http_server("A") as server, running(name, Task("http"), tmp_path, server.port) as proxy:
+        assert get(proxy.setup.port)[0] == 200
+        check_told(server.told, proxy)
+
+
+@pytest.mark.parametrize("name", [OURS, *GENERAL])
+def test_all_tell_the_grpc_server_the_same(name: str, tmp_path: Path) -> None:
+    with grpc_server("A") as server, running(name, Task("grpc"), tmp_path, server.port) as proxy:
+        with grpc.insecure_channel(proxy.address) as channel:
+            assert call(channel) == b"A /test/say hello"
+        check_told(server.told, proxy)
+
+
+def check_told(told: dict[str, str], proxy: Running) -> None:
+    client = told.pop("x-forwarded-for")
+    # Envoy says for a loopback client what this machine is called elsewhere.
+    assert client == "127.0.0.1" or (proxy.proxy.name == "envoy" and ipaddress.ip_address(client))
+    said = {"proto": "http", "host": proxy.address, "port": str(proxy.setup.port)}
+    assert told == {f"x-forwarded-{name}": value for name, value in said.items()}
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])

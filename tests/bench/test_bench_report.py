@@ -13,7 +13,7 @@ from bench.bed import Usage, warnings
 from bench.errors import BenchError
 from bench.machine import Cores
 from bench.report import markdown, show, words
-from bench.report.analysis import best_peer, summary, verdict, versus
+from bench.report.analysis import best_peer, summary, verdict, verdicts, versus
 from bench.report.notes import confidence, losses
 from bench.results import Limit, Metric, Outcome, Results, Sample, Subject
 from bench.stats import Standing, interval
@@ -28,8 +28,8 @@ def subject(*cpu: float, **other: str) -> Subject:
     return Subject(config="c", samples=samples, **other)
 
 
-def outcome(limit: Limit | None = None, **subjects: Subject) -> Outcome:
-    return Outcome("x", subjects=subjects, title="t", metrics=LOAD_METRICS, limit=limit)
+def outcome(*limits: Limit, **subjects: Subject) -> Outcome:
+    return Outcome("x", subjects=subjects, title="t", metrics=LOAD_METRICS, limits=limits)
 
 
 def results(*outcomes: Outcome) -> Results:
@@ -70,7 +70,21 @@ def test_limits_against_a_peer_against_a_value_and_none() -> None:
     absolute = verdict(outcome(Limit(8192), tidegate=subject(8193.0)))
     assert absolute is not None
     assert absolute.met is False
-    assert verdict(outcome(None, tidegate=subject(1.0))) is None
+    assert verdict(outcome(tidegate=subject(1.0))) is None
+
+
+def test_of_several_limits_the_one_in_most_need_is_told() -> None:
+    limits = Limit(0.5, ("haproxy",)), Limit(0.25, ("nginx",)), Limit(0.5, ("envoy",))
+    ours = {"tidegate": subject(3.0, 3.0), "haproxy": subject(10.0, 10.0), "nginx": subject(10.0, 10.0)}
+    found = outcome(*limits, **ours)
+    assert [one.met for one in verdicts(found)] == [True, False, None]
+    missed = verdict(found)
+    assert missed is not None
+    assert missed.peer == "nginx"
+    unknown = verdict(outcome(limits[0], limits[2], **ours))
+    assert unknown is not None
+    assert unknown.met is None
+    assert "limit: CPU µs/request at most 0.25x nginx: missed (0.30x nginx)" in "\n".join(losses(results(found)))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +190,7 @@ def test_markdown_tables_are_whole_and_text_is_escaped() -> None:
 
 
 def test_a_scenario_that_is_no_longer_known_is_reported_from_the_file_alone(tmp_path: Path) -> None:
-    found = results(load_outcome("gone-since", "of old", {"tidegate": 1.0, "nginx": 2.0}, None))
+    found = results(load_outcome("gone-since", "of old", {"tidegate": 1.0, "nginx": 2.0}, ()))
     loaded = store.load(store.save(found, tmp_path))
     assert loaded == found
     assert markdown(loaded) == markdown(found)

@@ -26,9 +26,9 @@ needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="va
 def test_every_path_serves(name: str) -> None:
     run = PATHS[name].start()
     try:
-        run.repeat(3)
-        run.repeat(700)  # more than the codec remembers, and than one window of HTTP/2
-        assert run.server.requests == (1 if run.cached else 703)
+        run.repeat(8)
+        run.repeat(704)  # more than the codec remembers, and than one window of HTTP/2
+        assert run.server.requests == (1 if run.cached else 712)
     finally:
         run.close()
 

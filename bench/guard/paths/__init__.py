@@ -4,7 +4,16 @@ from bench.guard.paths import cache_hit, grpc, http1, oip_binary, oip_json, tcp
 from bench.guard.paths.base import Path, Run
 
 PATHS: dict[str, Path] = {
-    path.name: path for path in (http1.PATH, grpc.PATH, cache_hit.PATH, oip_json.PATH, oip_binary.PATH, tcp.PATH)
+    path.name: path
+    for path in (
+        http1.PATH,
+        grpc.PATH,
+        grpc.BATCH,
+        cache_hit.PATH,
+        oip_json.PATH,
+        oip_binary.PATH,
+        tcp.PATH,
+    )
 }
 
 __all__ = ["PATHS", "Path", "Run"]
