@@ -181,6 +181,49 @@ async def test_pipelined_requests_are_answered_in_order(site: Site) -> None:
     await idle(gate)
 
 
+@pytest.mark.parametrize("piece", [1 << 30, 300_000, 70_001])
+async def test_large_bodies_arrive_whole_however_they_are_cut(site: Site, piece: int) -> None:
+    """Bodies of known length are received where they stay; the next request may come with the last piece."""
+    gate = await gate_to(site, ModelServer())
+    dice = random.Random(piece)
+    sizes = [5 * MIB, 20 * MIB, 32 * 1024, 64 * 1024 + 4, 400, MIB]  # some of which end in another request's bytes
+    tensors = [dice.randbytes(size) for size in sizes]
+    everything = b""
+    for number, data in enumerate(tensors):
+        body, headers = binary((tensor([], shape=[len(data) // 4]), data), id=str(number))
+        everything += request("POST", INFER, body, headers, close=False)
+    reader, writer = await gate.connect()
+
+    async def send() -> None:
+        for at in range(0, len(everything), piece):
+            writer.write(everything[at : at + piece])
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    sending = asyncio.create_task(send())
+    for number, data in enumerate(tensors):
+        answer = await read_answer(reader)
+        assert (answer.status, answer.json["id"]) == (200, str(number))
+        assert answer.binary == data
+    await sending
+    writer.close()
+    await idle(gate)
+
+
+async def test_a_client_that_leaves_in_a_large_body_leaves_nothing(site: Site) -> None:
+    model = ModelServer()
+    gate = await gate_to(site, model)
+    body, headers = binary((tensor([], shape=[MIB]), bytes(4 * MIB)))
+    for sent in (1000, MIB, 3 * MIB):
+        _, writer = await gate.connect()
+        writer.write(request("POST", INFER, body, headers)[:sent])
+        await writer.drain()
+        writer.close()
+    await settle(lambda: gate.total(2)[7] == 3, "an exchange is left")
+    assert model.requests == []
+    await idle(gate)
+
+
 async def test_concurrent_clients_share_a_connection_to_the_endpoint(site: Site) -> None:
     gate = await gate_to(site, ModelServer())
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import grpc
 import psutil
 from daemon import open_files
 
@@ -31,7 +34,7 @@ class StreamEndpoint:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, reuse_address=True)
         self._port = self._server.sockets[0].getsockname()[1]
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """As a process that is killed: the port is closed and every connection reset."""
         if self._server is not None:
             self._server.close()
@@ -72,7 +75,7 @@ class DatagramEndpoint:
         self._sock = sock
         asyncio.get_running_loop().add_reader(sock, self._readable, sock)
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
             self._sock.close()
@@ -84,15 +87,107 @@ class DatagramEndpoint:
             sock.sendto(data, sender)
 
 
-Endpoint = StreamEndpoint | DatagramEndpoint
+class GrpcEndpoint:
+    """A grpcio server that echoes, one message or a stream of them; stopped, it cuts off what runs."""
+
+    def __init__(self) -> None:
+        self.running = 0  # calls that hang
+        self._port = 0
+        self._server: grpc.aio.Server | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        kinds = {
+            "Unary": grpc.unary_unary_rpc_method_handler(self._unary),
+            "Both": grpc.stream_stream_rpc_method_handler(self._both),
+            "Hang": grpc.unary_unary_rpc_method_handler(self._hang),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("soak.Echo", kinds),))
+        try:
+            self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        await server.start()
+        self._server = server
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def _unary(self, request: bytes, _context: Any) -> bytes:
+        return request
+
+    async def _both(self, requests: AsyncIterator[bytes], _context: Any) -> AsyncIterator[bytes]:
+        async for request in requests:
+            yield request
+
+    async def _hang(self, request: bytes, _context: Any) -> bytes:
+        self.running += 1
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.running -= 1
+        return request
 
 
-async def http_client(port: int, stop: asyncio.Event, counts: Counter[str]) -> None:
+Endpoint = StreamEndpoint | DatagramEndpoint | GrpcEndpoint
+
+
+async def grpc_client(
+    port: int, stop: asyncio.Event, counts: Counter[str], trust: grpc.ChannelCredentials | None = None
+) -> None:
+    """Calls of three kinds on channels of thirty; some are cancelled, some have too little time."""
+    while not stop.is_set():
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        target = f"localhost:{port}"
+        opened = (
+            grpc.aio.insecure_channel(target, options)
+            if trust is None
+            else grpc.aio.secure_channel(target, trust, options)
+        )
+        async with opened as channel:
+            for number in range(30):
+                try:
+                    await _call(channel, number, counts)
+                except grpc.aio.AioRpcError as error:
+                    counts[f"grpc {error.code().name.lower()}"] += 1
+
+
+async def _call(channel: grpc.aio.Channel, number: int, counts: Counter[str]) -> None:
+    if number % 10 == 0:
+        messages = [b"z" * size for size in (1, 100, 20_000, 200_000)]
+        both = channel.stream_stream("/soak.Echo/Both")(iter(messages), timeout=20)
+        assert [len(message) async for message in both] == [len(message) for message in messages]
+        counts["grpc streamed"] += 1
+    elif number % 10 == 3:
+        hanging = channel.unary_unary("/soak.Echo/Hang")(b"?", timeout=20)
+        await asyncio.sleep(0.01)
+        hanging.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await hanging
+        counts["grpc given up"] += 1
+    elif number % 10 == 6:
+        await channel.unary_unary("/soak.Echo/Hang")(b"?", timeout=0.05)
+    else:
+        message = b"m" * (10_000 if number % 2 else 10)
+        assert await channel.unary_unary("/soak.Echo/Unary")(message, timeout=20) == message
+        counts["grpc ok"] += 1
+
+
+async def http_client(
+    port: int, stop: asyncio.Event, counts: Counter[str], trust: ssl.SSLContext | None = None
+) -> None:
     """Requests on kept connections, fifty on each."""
     request = b"GET /soak HTTP/1.1\r\nHost: soak\r\n\r\n"
+    named = None if trust is None else "localhost"
     while not stop.is_set():
         with contextlib.suppress(ConnectionError):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trust, server_hostname=named)
             try:
                 for _ in range(50):
                     writer.write(request)

@@ -11,18 +11,34 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import ssl
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from authority import Authority
 from daemon import Daemon, eventually, http_listener, open_files, route
-from soak_site import DatagramEndpoint, Endpoint, Ledger, StreamEndpoint, http_client, tcp_client, udp_client
+from soak_site import (
+    DatagramEndpoint,
+    Endpoint,
+    GrpcEndpoint,
+    Ledger,
+    StreamEndpoint,
+    grpc_client,
+    http_client,
+    tcp_client,
+    udp_client,
+)
 
 SECONDS = float(os.environ.get("TIDEGATE_SOAK_SECONDS", "0"))
+GRPC_ENDS = {f"grpc {end}" for end in ("ok", "streamed", "given up", "deadline_exceeded", "unavailable", "cancelled")}
 MOST_GROWTH = 4 << 20  # of one process, after the first quarter
-CLIENTS = {"http": 16, "tcp": 8, "udp": 8}
+CLIENTS = {"http": 12, "https": 4, "grpc": 4, "grpc over tls": 4, "tcp": 8, "udp": 8}
+AUTHORITY = Authority()
 
 pytestmark = pytest.mark.skipif(not SECONDS, reason="make soak")
 
@@ -35,7 +51,7 @@ def daemon(tmp_path: Path) -> Iterator[list[Daemon]]:
         one.kill()
 
 
-def config(endpoints: dict[str, list[Endpoint]], dice: random.Random) -> dict[str, Any]:
+def config(endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tuple[str, str]) -> dict[str, Any]:
     """Another one each time: weights, limits, timeouts, policies, a listener more or less."""
 
     def some(kind: str) -> list[dict[str, Any]]:
@@ -44,8 +60,10 @@ def config(endpoints: dict[str, list[Endpoint]], dice: random.Random) -> dict[st
 
     health = {"interval": "200ms", "timeout": "500ms", "fall": 2, "rise": 1}
     policies = ("least_request", "round_robin", "power_of_two")
+    routes = [route("/soak.Echo/", "grpc"), route("/", "http")]
     listeners = {
-        "web": http_listener(route("/", "http"), idle_timeout=f"{dice.randint(2, 4)}s"),
+        "web": http_listener(*routes, idle_timeout=f"{dice.randint(2, 4)}s", http2={"max_connection_age": "30s"}),
+        "secure": http_listener(*routes, protocol="https", tls={"certificates": [{"cert": pair[0], "key": pair[1]}]}),
         "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "tcp", "max_connections": dice.randint(500, 1000)},
         "dgram": {
             "bind": "127.0.0.1:0", "protocol": "udp", "pool": "udp", "idle_timeout": "2s",
@@ -61,6 +79,10 @@ def config(endpoints: dict[str, list[Endpoint]], dice: random.Random) -> dict[st
             "http": {
                 "protocol": "http", "endpoints": some("http"), "policy": dice.choice(policies), "retries": 2,
                 "idle_timeout": "2s", "health": {"type": "tcp", **health},
+            },
+            "grpc": {
+                "protocol": "grpc", "endpoints": some("grpc"), "policy": dice.choice(policies), "retries": 2,
+                "health": {"type": "tcp", **health},
             },
             "tcp": {"protocol": "tcp", "endpoints": some("tcp"), "retries": 2, "health": {"type": "tcp", **health}},
             "udp": {"protocol": "udp", "endpoints": some("udp"), "health": {"type": "udp", "send": "?", **health}},
@@ -92,16 +114,16 @@ async def at_rest(daemon: Daemon) -> dict[int, int]:
 
 
 async def disturb(
-    daemon: Daemon, endpoints: dict[str, list[Endpoint]], dice: random.Random, done: Counter[str]
+    daemon: Daemon, endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tuple[str, str], done: Counter[str]
 ) -> None:
     """A reload, or an endpoint that dies and comes back; one at a time."""
     if dice.random() < 0.5:
-        outcome = await asyncio.to_thread(daemon.reload, config(endpoints, dice))
+        outcome = await asyncio.to_thread(daemon.reload, config(endpoints, dice, pair))
         assert outcome["ok"], outcome
         done["reloads"] += 1
         return
     victim = dice.choice(endpoints[dice.choice(sorted(endpoints))])
-    victim.stop()
+    await victim.stop()
     await asyncio.sleep(dice.uniform(0.1, 1.5))
     async with asyncio.timeout(60):
         while True:
@@ -116,7 +138,12 @@ async def disturb(
 async def traffic(daemon: Daemon, seconds: float, disturbed: Any, counts: Counter[str]) -> None:
     """Clients of every kind for so long, while `disturbed()` is awaited again and again."""
     stop = asyncio.Event()
-    kinds = {"http": (http_client, "web"), "tcp": (tcp_client, "raw"), "udp": (udp_client, "dgram")}
+    https = partial(http_client, trust=ssl.create_default_context(cadata=AUTHORITY.pem.decode()))
+    secure = partial(grpc_client, trust=grpc.ssl_channel_credentials(AUTHORITY.pem))
+    kinds: dict[str, tuple[Any, str]] = {
+        "http": (http_client, "web"), "https": (https, "secure"), "grpc": (grpc_client, "web"),
+        "grpc over tls": (secure, "secure"), "tcp": (tcp_client, "raw"), "udp": (udp_client, "dgram"),
+    }  # fmt: skip
     ports = {name: daemon.port(name) for _, name in kinds.values()}
     tasks = [
         asyncio.create_task(work(ports[name], stop, counts))
@@ -139,10 +166,12 @@ async def test_nothing_leaks(daemon: list[Daemon], tmp_path: Path) -> None:
         "http": [StreamEndpoint(http=True) for _ in range(3)],
         "tcp": [StreamEndpoint(http=False) for _ in range(3)],
         "udp": [DatagramEndpoint() for _ in range(3)],
+        "grpc": [GrpcEndpoint() for _ in range(3)],
     }
+    pair = AUTHORITY.issue("localhost", "127.0.0.1").write(tmp_path)
     for one in (e for group in endpoints.values() for e in group):
         await one.start()
-    running = Daemon(tmp_path, config(endpoints, dice)).wait_ready()
+    running = Daemon(tmp_path, config(endpoints, dice, pair)).wait_ready()
     daemon.append(running)
     workers = running.worker_pids()
     names = {running.process.pid: "master", **{pid: f"worker {i}" for i, pid in enumerate(workers)}}
@@ -154,7 +183,7 @@ async def test_nothing_leaks(daemon: list[Daemon], tmp_path: Path) -> None:
         await asyncio.sleep(1)
 
     async def disturbed() -> None:
-        await disturb(running, endpoints, dice, done)
+        await disturb(running, endpoints, dice, pair, done)
         await asyncio.sleep(1)
         ledger.sample()
 
@@ -162,7 +191,7 @@ async def test_nothing_leaks(daemon: list[Daemon], tmp_path: Path) -> None:
     before = await at_rest(running)
     await traffic(running, SECONDS, disturbed, counts)
     # One listener may be there or not; the same plan as before the start is compared with.
-    await asyncio.to_thread(running.reload, config(endpoints, random.Random(11)))
+    await asyncio.to_thread(running.reload, config(endpoints, random.Random(11), pair))
     after = await at_rest(running)
     print(
         f"\nsoak of {SECONDS:.0f} s: {dict(done)}, {dict(sorted(counts.items()))}\n{ledger.report(names.__getitem__)}"
@@ -176,5 +205,14 @@ async def test_nothing_leaks(daemon: list[Daemon], tmp_path: Path) -> None:
     assert counts["http ok"]
     assert counts["tcp ok"]
     assert counts["udp ok"]
+    assert counts["grpc ok"]
+    assert counts["grpc streamed"]
+    assert counts["grpc given up"]
+    assert counts["grpc deadline_exceeded"]
     # Requests that can be repeated are, so that a restart costs none of them but those whose answer had begun.
     assert counts["http failed"] + counts["http cut"] <= 2 * done["restarts"], counts
+    # A call is not repeated once the server may have begun with it.
+    assert counts["grpc unavailable"] <= 4 * done["restarts"], counts
+    assert {key for key in counts if key.startswith("grpc ")} <= GRPC_ENDS
+    # A call that was cancelled, or ran out of time, left no stream behind.
+    assert [one.running for one in endpoints["grpc"] if isinstance(one, GrpcEndpoint)] == [0, 0, 0]
