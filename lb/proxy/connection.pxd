@@ -51,6 +51,7 @@ cdef class HttpConnection(Client):
     cdef void watch_record(self) noexcept
     cdef void connection_field(self) noexcept
     cdef void set_timer(self) noexcept
+    cdef bint takes_input(self) noexcept
     cdef bint accepts_input(self) noexcept
     cdef void begin_pace(self) noexcept
 

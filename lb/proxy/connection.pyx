@@ -105,14 +105,20 @@ cdef class HttpConnection(Client):
         if self.fd >= 0:
             self.set_timer()
 
+    cdef bint takes_input(self) noexcept:
+        """Whether there is someone to take what has come."""
+        if self.exchange is None:
+            return self.pending() < OUT_LIMIT
+        return self.exchange.wants_body and not self.exchange.request_complete
+
     cdef bint accepts_input(self) noexcept:
+        """Whether more may come."""
         if self.lingering:
             return True
         if self.closing:
             return False
-        if self.exchange is None:
-            return tg_buffer_size(&self.inbox) < INBOX_LIMIT and self.pending() < OUT_LIMIT
-        return self.exchange.wants_body and not self.exchange.request_complete
+        return self.takes_input() and (self.exchange is not None
+                                     or tg_buffer_size(&self.inbox) < INBOX_LIMIT + self.listener.max_header_bytes)
 
     cdef void read_loop(self) noexcept:
         cdef Py_ssize_t n
@@ -557,7 +563,7 @@ cdef class HttpConnection(Client):
                     self.read_loop()
             elif not left:
                 self.linger()
-        elif self.accepts_input():
+        elif self.takes_input():
             if tg_buffer_size(&self.inbox) and (self.exchange is not None or not self.head_started):
                 self.process(NULL, 0)
             if self.fd >= 0 and self.unread and not self.deferred:

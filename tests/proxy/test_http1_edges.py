@@ -397,3 +397,20 @@ async def test_nothing_is_left_of_what_is_over(site: Site) -> None:
     counts = live()
     assert counts["HttpConnection"] == counts["ForwardExchange"] == 0, counts
     assert counts["Http1Upstream"] <= 16, counts
+
+
+async def test_a_head_of_more_than_what_is_read_ahead(site: Site) -> None:
+    requests: list[bytes] = []
+    gate = await site.gate([await site.endpoint(answering(OK, requests))], listener={"max_header_bytes": 1 << 20})
+    value = b"x" * 50_000
+    lines = b"".join(b"X-%d: %b\r\n" % (i, value) for i in range(20))
+    for cut in (1, 300_000, 700_000):
+        reader, writer = await gate.connect()
+        head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" + lines + b"\r\n"
+        writer.write(head[:cut])
+        await asyncio.sleep(0.05)
+        writer.write(head[cut:])
+        assert (await asyncio.wait_for(reader.read(), 20)).endswith(b"\r\n\r\nok")
+        writer.close()
+    assert [request.count(value) for request in requests] == [20, 20, 20]
+    await idle(gate)
