@@ -117,8 +117,9 @@ cdef class HttpConnection(Client):
             return True
         if self.closing:
             return False
-        return self.takes_input() and (self.exchange is not None
-                                     or tg_buffer_size(&self.inbox) < INBOX_LIMIT + self.listener.max_header_bytes)
+        if self.exchange is None and tg_buffer_size(&self.inbox) >= INBOX_LIMIT + self.listener.max_header_bytes:
+            return False
+        return self.takes_input()
 
     cdef void read_loop(self) noexcept:
         cdef Py_ssize_t n
