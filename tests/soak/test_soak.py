@@ -60,10 +60,18 @@ def config(endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tupl
 
     health = {"interval": "200ms", "timeout": "500ms", "fall": 2, "rise": 1}
     policies = ("least_request", "round_robin", "power_of_two")
-    routes = [route("/soak.Echo/", "grpc"), route("/", "http")]
+
+    def routes(listener: str) -> list[dict[str, Any]]:
+        pools = {"grpc": "/soak.Echo/", "http": "/"}
+        return [{**route(prefix, pool), "name": f"{listener}-{pool}"} for pool, prefix in pools.items()]
+
     listeners = {
-        "web": http_listener(*routes, idle_timeout=f"{dice.randint(2, 4)}s", http2={"max_connection_age": "30s"}),
-        "secure": http_listener(*routes, protocol="https", tls={"certificates": [{"cert": pair[0], "key": pair[1]}]}),
+        "web": http_listener(
+            *routes("web"), idle_timeout=f"{dice.randint(2, 4)}s", http2={"max_connection_age": "30s"}
+        ),
+        "secure": http_listener(
+            *routes("secure"), protocol="https", tls={"certificates": [{"cert": pair[0], "key": pair[1]}]}
+        ),
         "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "tcp", "max_connections": dice.randint(500, 1000)},
         "dgram": {
             "bind": "127.0.0.1:0", "protocol": "udp", "pool": "udp", "idle_timeout": "2s",
