@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from bench import machine
+from bench import results as store
 from bench.accounting import CpuReading, cpu_between, memory, read_cpu
 from bench.errors import BenchError
 from bench.processes import Processes, require
@@ -220,7 +221,15 @@ def test_mistakes_get_one_line(arguments: tuple[str, ...], message: str) -> None
 
 
 def test_a_report_is_put_between_its_marks(tmp_path: Path) -> None:
-    data = {"format": 2, "started": "s", "commit": "", "versions": {}, "skipped": {}, "outcomes": [], "seconds": 1}
+    data = {
+        "format": store.FORMAT,
+        "started": "s",
+        "commit": "",
+        "versions": {},
+        "skipped": {},
+        "outcomes": [],
+        "seconds": 1,
+    }
     names = ("cpu", "cpus", "architecture", "system", "kernel", "proxy_core", "work_file_system")
     data["machine"] = dict.fromkeys(names, "x") | {"load_cores": []}
     data["options"] = {"runs": 1, "duration": 1, "warmup": 1}

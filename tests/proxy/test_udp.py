@@ -411,7 +411,7 @@ async def test_sessions_take_half_of_the_descriptors_at_most(site: UdpSite, capl
     half = max(map(int, os.listdir("/proc/self/fd"))) + 100  # other tests may have left much open
     resource.setrlimit(resource.RLIMIT_NOFILE, (2 * half, hard))
     try:
-        gate = site.gate([endpoint.address])
+        gate = site.gate([endpoint.address], udp={"max_sessions": 2 * half})
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert f"half of its open files are {half}" in caplog.text
