@@ -25,6 +25,7 @@ from bench.peers import Proxy, Setup, Task
 from bench.peers.base import write_files
 from bench.peers.certificates import make_certificate
 from bench.processes import Process, Processes, die_with_parent, on_cores
+from bench.results import LOADS_RATE
 from bench.servers import Place, Server
 
 # A share of a core above which there is nothing left of it; and what others may use of one before a run is doubtful.
@@ -185,7 +186,7 @@ def warnings(cores: Cores, usage: Usage, errors: dict[str, int]) -> list[str]:
     }
     full = [name for name, used in shares.items() if used / usage.wall >= SATURATED]
     if full and (usage.proxy or 0) / usage.wall < SATURATED:
-        found.append(f"saturated {full[0]}, not the proxy: the rate is not the proxy's limit")
+        found.append(f"saturated {full[0]}, not the proxy: {LOADS_RATE}")
     if usage.others / usage.wall > DISTURBED:
         found.append("other programs were busy on these cores")
     if errors:

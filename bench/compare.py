@@ -7,7 +7,8 @@ Two ratios agree if their intervals (`bench.stats`: Student's, at 99 %) have a p
   (simulated: 0.019 % for three runs each, 0.023 % for five). Of the ratios of a full run none disagrees by chance then.
 - Intervals that overlap are no proof of equality: a wide interval overlaps with anything. The table shows their width;
   that of five runs is about two of their standard deviations to each side, that of three nearly six.
-- Nothing is concluded from a single run, which has no interval.
+- Nothing is concluded from a single run, which has no interval, nor of rates that were the load generator's limit: they
+  are its own, and move with what else its core has to do.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from bench.report import words
 from bench.report.analysis import best_peer, peers, versus
 from bench.report.document import plain
 from bench.report.document import table as markdown_table
-from bench.results import Metric, Outcome, Results
+from bench.results import LOADS_RATE, Metric, Outcome, Results
 from bench.stats import Summary, overlap
 
 _WORDS = {True: "agree", False: "disagree", None: "cannot say"}
+_RATES = ("rps", "gbit")
 _STYLES = {True: "green", False: "bold red", None: "dim"}
 
 
@@ -52,7 +54,7 @@ class Agreement:
         """Whether the intervals overlap; False if a proxy failed in one result only; None if nothing can be said."""
         if self.a is None or self.b is None:
             return False if self.reason.startswith("failed") else None
-        if self.a.count < 2 or self.b.count < 2:
+        if self.reason:
             return None
         return overlap(self.a, self.b)
 
@@ -144,7 +146,7 @@ def _scenario(a: Outcome, b: Outcome) -> Iterator[Agreement]:
             if one is None and other is None:
                 continue
             headline = place == 0 and metric == a.metrics[0] and peer in best
-            yield Agreement(a.scenario, metric, peer, one, other, headline, _reason(a, b, one, other, peer))
+            yield Agreement(a.scenario, metric, peer, one, other, headline, _reason(a, b, metric, one, other, peer))
 
 
 def _ratio(outcome: Outcome, metric: Metric, peer: str) -> Summary | None:
@@ -152,10 +154,14 @@ def _ratio(outcome: Outcome, metric: Metric, peer: str) -> Summary | None:
     return found.ratio if found else None
 
 
-def _reason(a: Outcome, b: Outcome, one: Summary | None, other: Summary | None, peer: str) -> str:
-    """Why there is no second ratio, or "" if there are two; a failure comes first."""
+def _reason(a: Outcome, b: Outcome, metric: Metric, one: Summary | None, other: Summary | None, peer: str) -> str:
+    """Why nothing can be said of two ratios, "" if something can; a failure comes first."""
     if one is not None and other is not None:
-        return "one run has no interval" if min(one.count, other.count) < 2 else ""
+        if min(one.count, other.count) < 2:
+            return "one run has no interval"
+        subjects = (outcome.subjects[name] for outcome in (a, b) for name in (OURS, peer))
+        limited = any(warning.endswith(LOADS_RATE) for s in subjects for x in s.samples for warning in x.warnings)
+        return "the rate is the load's" if limited and metric.key in _RATES else ""
     lacking, which = (a, "first") if one is None else (b, "second")
     for name in (OURS, peer):
         subject = lacking.subjects.get(name)

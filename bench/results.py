@@ -11,6 +11,8 @@ from typing import Any, Literal
 from bench.errors import BenchError
 
 FORMAT = 3
+# How the warning ends that a sample has whose load, and not the proxy, had no core left.
+LOADS_RATE = "the rate is not the proxy's limit"
 
 
 def directory() -> Path:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench import compare as comparing
 from bench.compare import Agreement, compare, differences, disagreements
-from bench.results import Results, Sample, Subject
+from bench.results import LOADS_RATE, Results, Sample, Subject
 
 
 def pair(change: Callable[[Results], None]) -> tuple[Results, Results]:
@@ -77,6 +77,22 @@ def test_a_failure_in_one_disagrees_and_an_absence_says_nothing() -> None:
     absent = one(compare(*pair(leave_out)), "tcp-small", "cpu_us", "haproxy")
     assert absent.agrees is None
     assert absent.reason == "not in the second"
+
+
+def test_rates_that_were_the_loads_say_nothing() -> None:
+    def change(results: Results) -> None:
+        for sample in results.outcomes[0].subjects["tidegate"].samples:
+            sample.values["rps"] *= 2
+            sample.values["cpu_us"] *= 2
+
+    assert one(compare(*pair(change)), "proxy-http1", "rps", "nginx").agrees is False
+    a, b = pair(change)
+    a.outcomes[0].subjects["nginx"].samples[2].warnings.append(
+        f"saturated the load's cores, not the proxy: {LOADS_RATE}"
+    )
+    assert one(compare(a, b), "proxy-http1", "rps", "nginx").agrees is None
+    assert one(compare(a, b), "proxy-http1", "rps", "haproxy").agrees is False
+    assert one(compare(a, b), "proxy-http1", "cpu_us", "nginx").agrees is False  # CPU time still holds
 
 
 def test_single_runs_say_nothing() -> None:
