@@ -46,6 +46,14 @@ class Numbers:
         self._endpoints: dict[tuple[str, str], int] = {}
         self._series: dict[tuple[str, str], int] = {}
 
+    @property
+    def endpoints(self) -> int:
+        return len(self._endpoints)
+
+    @property
+    def all_series(self) -> int:
+        return len(self._series)
+
     def endpoint(self, pool: str, address: str) -> int:
         return self._endpoints.setdefault((pool, address), len(self._endpoints))
 
@@ -64,8 +72,14 @@ class Rig:
         self.upstreams = upstreams
         self.loop = StepLoop()
         self.ports: dict[str, int] = {}
-        plan = _compile(config)
-        self.master = Segment.create(1, cache_size=plan.cache.size if plan.cache else 0)
+        numbers = Numbers()
+        plan = _compile(config, numbers)
+        self.master = Segment.create(
+            1,
+            endpoint_capacity=max(1, numbers.endpoints),
+            series_capacity=max(1, numbers.all_series),
+            cache_size=plan.cache.size if plan.cache else 0,
+        )
         for endpoint in (e for pool in plan.pools for e in pool.endpoints):
             self.master.set_weight(endpoint.slot, endpoint.weight)
             self.master.set_health(endpoint.slot, True, 0)
@@ -116,9 +130,9 @@ class Rig:
             raise BenchError(f"no answer to a request in {_PATIENCE_MS // 1000} s: the data path lost it")
 
 
-def _compile(config: str) -> Plan:
+def _compile(config: str, numbers: Numbers) -> Plan:
     with tempfile.TemporaryDirectory(prefix="tidegate-guard-") as directory:
         path = Path(directory, "tidegate.yaml")
         path.write_text(config)
         loaded = load(path)
-    return compile_plan(loaded, generation=1, workers=1, allocator=Numbers(), managed={})
+    return compile_plan(loaded, generation=1, workers=1, allocator=numbers, managed={})

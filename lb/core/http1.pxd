@@ -56,6 +56,8 @@ cdef enum:
     H_X_REQUEST_ID
     H_TRACEPARENT
     H_TRACESTATE
+    H_GRPC_TIMEOUT
+    H_GRPC_STATUS
 
 cdef enum:
     MAX_FIELDS = 1024                 # hard limit of a scan; the configuration allows listeners 1000

@@ -84,7 +84,7 @@ cdef struct Known:
     uint16_t id
     bint hop
 
-cdef Known KNOWN[27]
+cdef Known KNOWN[29]
 cdef int KNOWN_BY_LENGTH[40]          # first entry of KNOWN with that length, -1 = none
 cdef int KNOWN_COUNT = 0
 
@@ -624,8 +624,10 @@ cdef void set_up() noexcept:
     know(b"connection", H_CONNECTION, True)
     know(b"keep-alive", H_KEEP_ALIVE, True)
     know(b"tracestate", H_TRACESTATE, False)
+    know(b"grpc-status", H_GRPC_STATUS, False)
     know(b"traceparent", H_TRACEPARENT, False)
     know(b"content-type", H_CONTENT_TYPE, False)
+    know(b"grpc-timeout", H_GRPC_TIMEOUT, False)
     know(b"x-request-id", H_X_REQUEST_ID, False)
     know(b"cache-control", H_CACHE_CONTROL, False)
     know(b"content-length", H_CONTENT_LENGTH, False)

@@ -4,6 +4,7 @@ from libc.stdint cimport uint16_t, uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Scan
 from lb.core.stream cimport Stream, iovec
+from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.listener cimport Listener
 
 
@@ -13,6 +14,8 @@ cdef class Client(Stream):
     cdef unsigned char ip_length
     cdef uint16_t port
 
+    # Room to keep what the requests of this connection are given for the next hop; NULL: it has none.
+    cdef tg_hop_cache *hop_cache(self) noexcept
     # How the client was spoken to: http or https.
     cdef const char *scheme(self) noexcept
     # The answer's head, taken from an endpoint's answer; `extra` is header lines to add (may be NULL). `last` says that

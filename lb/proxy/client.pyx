@@ -3,9 +3,13 @@
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Scan
 from lb.core.stream cimport Stream, iovec
+from lb.proxy.forwarded cimport tg_hop_cache
 
 
 cdef class Client(Stream):
+
+    cdef tg_hop_cache *hop_cache(self) noexcept:
+        return NULL
 
     cdef const char *scheme(self) noexcept:
         return b"http" if self.listener.tls is None else b"https"

@@ -7,10 +7,12 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
 from lb.core.http1 cimport (
-    H_EXPECT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop, method_name, same_name,
-    worker_scan,
+    H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop,
+    method_name, worker_scan,
 )
 from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
@@ -21,7 +23,7 @@ from lb.core.stream cimport iovec
 from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
-from lb.proxy.forwarded cimport tg_hop
+from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns
@@ -137,15 +139,23 @@ cdef class Http2Exchange(Exchange):
         cdef tg_buffer *block = &self.call.fields
         cdef const char *method = method_name(self.method)
         cdef tg_hop hop
+        cdef tg_hop_cache *cache = NULL
         cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
         cdef Field *field
         cdef bytes name
-        cdef int i, failed
+        cdef size_t begun
+        cdef bint known = False
+        cdef int i, failed = 0
         mark_hop_by_hop(scan)
-        tg_buffer_clear(&hop_lines)
-        hop.text = &hop_lines
-        failed = self.listener.hop.collect(scan, self.ids, self.client.ip, self.client.ip_length, self.client.scheme(),
-                                           scan.version, &hop)
+        if self.ids == NULL:
+            cache = self.client.hop_cache()
+            if cache != NULL:
+                known = self.listener.hop.cached(scan, cache)
+        if not known:
+            tg_buffer_clear(&hop_lines)
+            hop.text = &hop_lines
+            failed = self.listener.hop.collect(scan, self.ids, self.client.ip, self.client.ip_length,
+                                               self.client.scheme(), scan.version, &hop)
         if self.route.new_host is not None:   # after X-Forwarded-Host, which says what the client asked for
             failed |= replace_host(scan, self.route.new_host)
         failed |= block_add(block, b":method", 7, method, strlen(method))
@@ -156,15 +166,21 @@ cdef class Http2Exchange(Exchange):
         else:
             name = self.pool.name.encode()
             failed |= block_add(block, b":authority", 10, <const char *>name, <size_t>len(name))
-        for i in range(hop.count):
-            failed |= block_add(block, hop.fields[i].name, strlen(hop.fields[i].name),
-                                tg_buffer_head(&hop_lines) + hop.fields[i].start, hop.fields[i].length)
+        if known:
+            failed |= tg_buffer_append(block, tg_buffer_head(&cache.block), tg_buffer_size(&cache.block))
+        else:
+            begun = tg_buffer_size(block)
+            for i in range(hop.count):
+                failed |= block_add(block, hop.fields[i].name, hop.fields[i].name_length,
+                                    tg_buffer_head(&hop_lines) + hop.fields[i].start, hop.fields[i].length)
+            if cache != NULL and not failed:
+                self.listener.hop.keep(cache, tg_buffer_head(block) + begun, tg_buffer_size(block) - begun)
         failed |= self.add_client_certificate(scan)
         for i in range(scan.field_count):
             field = &scan.fields[i]
             if field.hop or (field.id and (skip >> field.id) & 1):
                 continue
-            if self.grpc and same_name(field.name, field.name_length, b"grpc-timeout"):
+            if field.id == H_GRPC_TIMEOUT and self.grpc:
                 # What is left of it is said when the stream is opened.
                 allowed = grpc_timeout_ns(field.value, field.value_length)
                 if allowed and self.started + allowed < self.expires:
@@ -314,7 +330,7 @@ cdef class Http2Exchange(Exchange):
         cdef int i
         if self.grpc:
             for i in range(count):
-                if same_name(fields[i].name, fields[i].name_length, b"grpc-status"):
+                if fields[i].id == H_GRPC_STATUS:
                     self.grpc_status = grpc_status(fields[i].value, fields[i].value_length)
             if self.grpc_status == UNAVAILABLE:
                 self.reason = b"grpc-unavailable"

@@ -34,6 +34,7 @@ cdef struct tg_ids:
 
 cdef struct tg_hop_field:
     const char *name                  # in lower case, for HTTP/2
+    size_t name_length
     size_t start                      # of the value, from the head of the text
     size_t length
 
@@ -46,6 +47,14 @@ cdef struct tg_hop:
     char *at
     int count
     tg_hop_field fields[HOP_FIELDS]
+
+
+cdef struct tg_hop_cache:
+    # What a connection's requests are given while they bring none of it themselves, for the host that they name.
+    uint64_t serial                   # of the Forwarding that made it; 0 = nothing yet
+    bint wanted                       # the last request's fields may be kept
+    tg_buffer host
+    tg_buffer block                   # as the protocol of the pool wants it
 
 
 @cython.final
@@ -62,6 +71,7 @@ cdef class Forwarding:
     cdef size_t via_length            # 0 = no Via
     cdef char port[5]                 # of the listener, in digits
     cdef size_t port_length           # 0 = not told
+    cdef uint64_t serial              # none has the same
     cdef size_t room                  # bytes that the fields take, besides what comes with a request
 
     # The ids of a request from `peer` (text; empty for a Unix socket), from malloc: free() them. NULL: none are wanted,
@@ -71,6 +81,10 @@ cdef class Forwarding:
     # `scheme` is http or https, `version` 10, 11 or 20: how the request came. 0, or -1 when memory is out.
     cdef int collect(self, Scan *scan, const tg_ids *ids, const char *peer, size_t n, const char *scheme, int version,
                      tg_hop *hop) noexcept
+    # Whether `cache` has what `collect` would make of a request over this connection that has no ids. When it has not,
+    # but could have, the cache is made ready for `keep`; `block` is then what the pool's protocol makes of it.
+    cdef bint cached(self, const Scan *scan, tg_hop_cache *cache) noexcept
+    cdef void keep(self, tg_hop_cache *cache, const char *block, size_t n) noexcept
     cdef void add_x_forwarded(self, Scan *scan, int mode, bint known, const char *peer, size_t n, const char *scheme,
                               size_t scheme_length, tg_hop *hop) noexcept
     cdef void add_forwarded(self, Scan *scan, int mode, const char *peer, size_t n, const char *scheme,

@@ -13,9 +13,10 @@ word about itself.
 cimport cython
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcpy, strlen
+from libc.string cimport memchr, memcmp, memcpy, strlen
 from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+    tg_buffer_tail,
 )
 from lb.core.http1 cimport (
     H_FORWARDED, H_HOST, H_TRACEPARENT, H_TRACESTATE, H_VIA, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST,
@@ -31,6 +32,8 @@ cdef enum:
     PARENT_ANY = 0                    # whose traceparent is continued
     PARENT_TRUSTED = 1
     PARENT_IGNORE = 2
+
+cdef uint64_t SERIAL = 0
 
 cdef dict MODES = {
     "off": FORWARDED_OFF, "append": FORWARDED_APPEND, "replace": FORWARDED_REPLACE, "preserve": FORWARDED_PRESERVE,
@@ -59,6 +62,7 @@ cdef inline void open_field(tg_hop *hop, const char *name, const char *title, si
     """`title` is "Name: " as HTTP/1.1 has it, of n bytes."""
     put(hop, title, n)
     hop.fields[hop.count].name = name
+    hop.fields[hop.count].name_length = n - 2
     hop.fields[hop.count].start = <size_t>(hop.at - hop.begun)
 
 
@@ -130,6 +134,9 @@ cdef class Forwarding:
 
     def __init__(self, plan):
         hop = plan.hop
+        global SERIAL
+        SERIAL += 1
+        self.serial = SERIAL
         self.mode = MODES[plan.forwarded]
         self.trusted = TrustedProxies(hop.trusted_proxies)
         self.standard = hop.forwarded_header and self.mode != FORWARDED_OFF
@@ -154,6 +161,29 @@ cdef class Forwarding:
             self.room += REQUEST_ID_ROOM
         if self.tracing:
             self.room += TRACE_ROOM
+
+    cdef bint cached(self, const Scan *scan, tg_hop_cache *cache) noexcept:
+        cdef const Field *host
+        if (scan.first[H_X_FORWARDED_FOR] >= 0 or scan.first[H_X_FORWARDED_PROTO] >= 0 or scan.first[H_FORWARDED] >= 0
+                or scan.first[H_X_FORWARDED_HOST] >= 0 or scan.first[H_X_FORWARDED_PORT] >= 0
+                or scan.first[H_VIA] >= 0 or scan.first[H_HOST] < 0):
+            cache.wanted = False
+            return False
+        host = &scan.fields[scan.first[H_HOST]]
+        if (cache.serial == self.serial and tg_buffer_size(&cache.host) == host.value_length
+                and memcmp(tg_buffer_head(&cache.host), host.value, host.value_length) == 0):
+            return True
+        cache.serial = 0
+        tg_buffer_clear(&cache.host)
+        cache.wanted = tg_buffer_append(&cache.host, host.value, host.value_length) == 0
+        return False
+
+    cdef void keep(self, tg_hop_cache *cache, const char *block, size_t n) noexcept:
+        if not cache.wanted:
+            return
+        tg_buffer_clear(&cache.block)
+        if tg_buffer_append(&cache.block, block, n) == 0:
+            cache.serial = self.serial
 
     cdef tg_ids *identify(self, const Scan *scan, const char *peer, size_t n) noexcept:
         cdef tg_ids *ids

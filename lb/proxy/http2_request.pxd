@@ -10,6 +10,7 @@ from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
+from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.pace cimport tg_pace
 
 
@@ -26,6 +27,7 @@ cdef class Http2Host(Http2Session):
     cdef bint resets                  # some are in what is being read
     cdef uint64_t control_due         # when the frames counted so far would be paid off (GCRA)
     cdef uint64_t reset_due
+    cdef tg_hop_cache hop
 
     cdef void setup(self, Client connection, Intake intake) noexcept
     # As `feed`; a stream that the same bytes reset begins no request.

@@ -29,6 +29,7 @@ from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake, routing_host
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
+from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.pace cimport pace_advance, pace_start
 from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal, speaks_grpc
 
@@ -40,6 +41,10 @@ cdef enum:
 
 
 cdef class Http2Host(Http2Session):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.hop.host)
+        tg_buffer_free(&self.hop.block)
 
     cdef void setup(self, Client connection, Intake intake) noexcept:
         self.intake = intake
@@ -282,6 +287,9 @@ cdef class Http2Request(Client):
             exchange.fail(408, b"slow-body", "the request's body did not come in time")
             return
         self.watch()
+
+    cdef tg_hop_cache *hop_cache(self) noexcept:
+        return &self.host.hop
 
     # The answer (lb.proxy.client).
 

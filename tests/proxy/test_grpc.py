@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from datapath import SECOND, Gate, Site, settle
+from h2_client import H2Client, h2_client
 from oip_site import OIP, ModelServer
 from ports import free_port
 
+from lb.config.hop import HopPlan
 from lb.wire import grpc_service_pb2 as wire
 
 GRPC_POOL = {"protocol": "grpc"}
@@ -246,3 +249,45 @@ async def test_inference_by_grpc_to_a_pool_of_model_servers(site: Site) -> None:
     assert {a.id for a in answers} == {"7"}
     assert answers[0].raw_output_contents[0] == b"\0\0\x80?"
     assert [len(m.requests) for m in models] == [20, 20]  # one client connection, balanced by request
+
+
+async def test_what_the_endpoint_is_told_of_a_client_is_each_requests_own(site: Site) -> None:
+    """Over one connection, where it is kept from request to request: the same as over connections of their own."""
+    asked: list[tuple[str, tuple[tuple[str, str], ...]]] = [
+        ("a.example", ()),
+        ("a.example", ()),
+        ("b.example", ()),
+        ("a.example", (("x-forwarded-for", "203.0.113.9"),)),
+        ("a.example", ()),
+        ("a.example", (("via", "1.1 other"),)),
+        ("longer.example.org", (("x-forwarded-host", "c"),)),
+        ("longer.example.org", ()),
+        ("a.example", (("forwarded", "for=198.51.100.1"), ("x-forwarded-proto", "gopher"))),
+        ("a.example", ()),
+    ]
+
+    async def ask(client: H2Client, authority: str, fields: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+        own = (("content-type", "application/grpc"), ("te", "trailers"), *fields)
+        answer = await client.fetch("/test.Kinds/Unary", body=b"\0\0\0\0\1x", authority=authority, fields=own)
+        assert answer.body == b"\0\0\0\0\1x"
+        told = server.metadata.pop()
+        return {name: told[name] for name in told if name.startswith("x-forwarded") or name in ("via", "forwarded")}
+
+    async with service() as server:
+        gate = await site.gate([server.address], pool=GRPC_POOL, listener={"hop": HopPlan(via="gate")})
+        alone = []
+        for one in asked:
+            async with h2_client(gate.port) as client:
+                alone.append(await ask(client, *one))
+        async with h2_client(gate.port) as client:
+            together = [await ask(client, *one) for one in asked]
+            (listener,) = gate.plan.listeners
+            renamed = replace(gate.plan, generation=2, listeners=(replace(listener, hop=HopPlan(via="renamed")),))
+            gate.proxy.apply(renamed, {"web": site.descriptors[gate.port]})
+            assert (await ask(client, "a.example", ()))["via"] == "2.0 renamed"
+    assert together == alone
+    assert together[1]["x-forwarded-for"] == "127.0.0.1"
+    assert together[1]["x-forwarded-host"] == "a.example"
+    assert together[1]["via"] == "2.0 gate"
+    assert together[3]["x-forwarded-for"] == "203.0.113.9, 127.0.0.1"
+    assert together[5]["via"] == "1.1 other, 2.0 gate"

@@ -1,12 +1,13 @@
 """The guarded paths by name. A new one is a module beside the others and a line here."""
 
-from bench.guard.paths import cache_hit, grpc, http1, oip_binary, oip_json, tcp
+from bench.guard.paths import cache_hit, grpc, http1, oip_binary, oip_json, routes, tcp
 from bench.guard.paths.base import Path, Run
 
 PATHS: dict[str, Path] = {
     path.name: path
     for path in (
         http1.PATH,
+        routes.PATH,
         grpc.PATH,
         grpc.BATCH,
         cache_hit.PATH,
