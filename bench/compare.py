@@ -23,14 +23,13 @@ from rich.text import Text
 
 from bench.peers import OURS
 from bench.report import words
-from bench.report.analysis import best_peer, peers, versus
+from bench.report.analysis import best_peer, loads_rate, peers, versus
 from bench.report.document import plain
 from bench.report.document import table as markdown_table
-from bench.results import LOADS_RATE, Metric, Outcome, Results
+from bench.results import Metric, Outcome, Results
 from bench.stats import Summary, overlap
 
 _WORDS = {True: "agree", False: "disagree", None: "cannot say"}
-_RATES = ("rps", "gbit")
 _STYLES = {True: "green", False: "bold red", None: "dim"}
 
 
@@ -157,16 +156,14 @@ def _ratio(outcome: Outcome, metric: Metric, peer: str) -> Summary | None:
 def _reason(a: Outcome, b: Outcome, metric: Metric, one: Summary | None, other: Summary | None, peer: str) -> str:
     """Why nothing can be said of two ratios, "" if something can; a failure comes first."""
     if one is not None and other is not None:
-        if min(one.count, other.count) < 2:
-            return "one run has no interval"
-        subjects = (outcome.subjects[name] for outcome in (a, b) for name in (OURS, peer))
-        limited = any(warning.endswith(LOADS_RATE) for s in subjects for x in s.samples for warning in x.warnings)
-        return "the rate is the load's" if limited and metric.key in _RATES else ""
+        return "one run has no interval" if min(one.count, other.count) < 2 else ""
     lacking, which = (a, "first") if one is None else (b, "second")
     for name in (OURS, peer):
         subject = lacking.subjects.get(name)
         if subject is not None and subject.failed:
             return f"failed in the {which}: {name}"
+        if loads_rate(lacking, metric, name):
+            return f"the rate is the load's in the {which}"
     return f"not in the {which}"
 
 

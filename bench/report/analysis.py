@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.peers import OURS
-from bench.results import Limit, Metric, Outcome, Results, Subject
+from bench.results import LOADS_RATE, Limit, Metric, Outcome, Results, Subject
 from bench.stats import Standing, Summary, paired_ratio, standing, summarize
+
+_RATES = ("rps", "gbit")
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,17 @@ def best_peer(outcome: Outcome, metric: Metric, among: tuple[str, ...] = ()) -> 
     return choose(medians, key=lambda name: medians[name])
 
 
+def loads_rate(outcome: Outcome, metric: Metric, name: str) -> bool:
+    """Whether the metric is a rate that was the load's limit in a run of the proxy: it says nothing of the proxy."""
+    subject = outcome.subjects.get(name)
+    samples = subject.samples if subject is not None and metric.key in _RATES else []
+    return any(warning.endswith(LOADS_RATE) for sample in samples for warning in sample.warnings)
+
+
 def versus(outcome: Outcome, metric: Metric, peer: str) -> Versus | None:
-    """Ours against a peer by the rounds that both have; None if there are none."""
+    """Ours against a peer by the rounds that both have; None if there are none, or for rates that were the load's."""
+    if loads_rate(outcome, metric, OURS) or loads_rate(outcome, metric, peer):
+        return None
     ours, theirs = values(outcome, OURS, metric), values(outcome, peer, metric)
     found = standing(ours, theirs, metric.better)
     if found is None:

@@ -94,8 +94,8 @@ def confidence(results: Results) -> str:
 EXPLANATION = (
     "A ratio is Tidegate's figure divided by the peer's, by pairs of runs that followed each other; the median of them "
     "is shown. “ahead” and “behind” mean better or worse in every pair, “even” neither, “one run” "
-    "that nothing can be said. ± is the farthest run's distance from the median. Absolute figures belong to this "
-    "machine; the ratios are what compares."
+    "that nothing can be said; a rate that was the load's limit has no ratio. ± is the farthest run's distance from "
+    "the median. Absolute figures belong to this machine; the ratios are what compares."
 )
 
 

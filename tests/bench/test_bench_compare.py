@@ -90,7 +90,9 @@ def test_rates_that_were_the_loads_say_nothing() -> None:
     a.outcomes[0].subjects["nginx"].samples[2].warnings.append(
         f"saturated the load's cores, not the proxy: {LOADS_RATE}"
     )
-    assert one(compare(a, b), "proxy-http1", "rps", "nginx").agrees is None
+    limited = one(compare(a, b), "proxy-http1", "rps", "nginx")
+    assert limited.agrees is None
+    assert limited.reason == "the rate is the load's in the first"
     assert one(compare(a, b), "proxy-http1", "rps", "haproxy").agrees is False
     assert one(compare(a, b), "proxy-http1", "cpu_us", "nginx").agrees is False  # CPU time still holds
 

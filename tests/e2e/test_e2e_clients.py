@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +14,7 @@ import httpx
 import pytest
 from daemon import eventually
 from real_servers import BLOB, DIGEST, UPSTREAMS, Site, real_site
-from traffic import HAVE_WRK, wrk
+from traffic import wrk
 
 from bench.generator import Target
 from bench.h2load import H2load
@@ -75,8 +74,6 @@ CURLS = {
 
 @pytest.fixture(params=CURLS)
 def curl(request: pytest.FixtureRequest) -> Curl:
-    if shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
     return CURLS[request.param]
 
 
@@ -223,7 +220,6 @@ def reload_twice(site: Site, upstream: str) -> None:
     eventually(lambda: answered(site, upstream) > before + 200, "answers after the reload")
 
 
-@pytest.mark.skipif(not HAVE_WRK, reason="wrk is not installed")
 def test_wrk_through_a_reload(site: Site, upstream: str, tmp_path: Path) -> None:
     with wrk(tmp_path, site.web, f"/{upstream}/ok", [{"a": 1}, {"b": "x" * 500}], seconds=2) as running:
         reload_twice(site, upstream)
@@ -233,7 +229,6 @@ def test_wrk_through_a_reload(site: Site, upstream: str, tmp_path: Path) -> None
     assert requests > 600
 
 
-@pytest.mark.skipif(shutil.which("h2load") is None, reason="h2load is not installed")
 @pytest.mark.parametrize("secure", [False, True], ids=["h2c", "tls"])
 def test_h2load_through_a_reload(site: Site, upstream: str, secure: bool, tmp_path: Path) -> None:
     tool = H2load(Request(path=f"/{upstream}/ok"), connections=4, streams=8)
