@@ -37,7 +37,8 @@ class Task:
     `routes`: so many rules, each for the paths below `route_prefix(i)`, all to the same servers; 1 = one for all paths.
     `balance`: how the endpoints of a request are chosen, by the proxy's own policy of that kind.
     `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
-    `queue_timeout` seconds and are then refused; 0 = no limit.
+    `queue_timeout` seconds and are then refused; 0 = no limit. `deadline`: seconds after which an answer is of no use,
+    for whoever can do something with that; 0 = none.
     `checks`: active health checks every second, two failures in a row take an endpoint out.
     `serve`: the proxy runs the model servers itself; no peer does.
     """
@@ -48,6 +49,7 @@ class Task:
     balance: Literal["round_robin", "least_request"] = "round_robin"
     endpoint_limit: int = 0
     queue_timeout: float = 0.5
+    deadline: float = 0.0
     checks: bool = False
     serve: Serve | None = None
 

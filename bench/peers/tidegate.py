@@ -92,7 +92,8 @@ def _tls(setup: Setup) -> str:
 
 def _routes(task: Task) -> str:
     if task.routes == 1:
-        return "    routes: [{pool: servers}]\n"
+        deadline = f", timeout: {task.deadline * 1000:g}ms" if task.deadline else ""
+        return f"    routes: [{{pool: servers{deadline}}}]\n"
     rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers" for i in range(task.routes))
     return "    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
 
@@ -109,7 +110,7 @@ def _pool(setup: Setup) -> str:
         kind = {"oip": "grpc", "http": "http"}.get(protocol, "tcp")
         lines.append(f"health: {{type: {kind}, interval: 1s, fall: 2}}")
     if task.endpoint_limit:
-        lines.append(f"# no limit of requests per endpoint (asked for: {task.endpoint_limit}) exists yet: all pass")
+        lines.append(f"max_in_flight: {task.endpoint_limit}")
     return "pools:\n  servers:\n" + "".join(f"    {line}\n" for line in lines)
 
 

@@ -1,27 +1,29 @@
-"""Twice as many requests as the model servers can do: how many are answered in time, and is anybody served at all?
+"""Half as many requests again as the model servers can do: how many are answered in time, and how soon?
 
-Four servers do 100 requests/s each; 800 come. An answer counts within half a second. Where a proxy can limit the
-requests on an endpoint (4 at once here) and refuse those that waited too long (400 ms), it does.
+Twelve servers, eight of 10 ms and four of 30 ms, do 915 requests/s; 1,400 come. An answer counts within 250 ms.
+Tidegate is told the deadline and that a server takes one request at a time. The peers have no deadlines: those with a
+queue get one request at a time and a queue timeout tuned by hand to the deadline, their best.
 """
 
 from bench.emulated import Emulated
-from bench.emulator.spec import Constant, Serial, Service
+from bench.emulator.spec import Lognormal, Serial, Service
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.results import Metric
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import NOTE, P50, P99, REQUEST, fixed_rate
 
-PACE = Open(REQUEST, 800, arrivals="poisson", connections=2000, timeout=2.0)
-SERVERS = Emulated((Service(Serial(Constant(10.0))),) * 4)
+DEADLINE = 0.25  # seconds
+PACE = Open(REQUEST, 1400, arrivals="poisson", connections=2000, timeout=2.0)
+SERVERS = Emulated((Service(Serial(Lognormal(10, 0.2))),) * 8 + (Service(Serial(Lognormal(30, 0.2))),) * 4)
 
 SCENARIO = Scenario(
     name="overload",
-    title="800 requests/s to four model servers that do 400, an answer counts within 500 ms",
-    task=Task("oip", balance="least_request", endpoint_limit=4, queue_timeout=0.4),
-    peer_task=Task("http", balance="least_request", endpoint_limit=4, queue_timeout=0.4),
+    title="1,400 requests/s to twelve model servers that do 915, an answer counts within 250 ms",
+    task=Task("oip", balance="least_request", endpoint_limit=1, deadline=DEADLINE),
+    peer_task=Task("http", balance="least_request", endpoint_limit=1, queue_timeout=DEADLINE),
     servers={"http": SERVERS, "grpc": SERVERS},
-    measure=fixed_rate(PACE, 5, deadline_ms=500),
+    measure=fixed_rate(PACE, 5, deadline_ms=DEADLINE * 1000),
     metrics=(
         Metric("late_pct", "late or failed %", "lower", 1),
         Metric("goodput", "in time/s", "higher"),

@@ -84,12 +84,14 @@ def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
 def _pools(pools: Sequence[dict[str, Any]]) -> Table:
     table = _table("pool", "endpoint", "health", "admin", "weight", "in flight", "last check")
     for pool in pools:
-        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']})"
+        waiting = f", {pool['queue']['waiting']} waiting" if pool["queue"] else ""
+        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting})"
         if not pool["endpoints"]:
             table.add_row(*map(_cell, (name, "none", "-", "-", "-", "-", "-")))
         for e in pool["endpoints"]:
             last = (e["check"] or {}).get("last", {}).get("reason", "-")
-            row = (name, e["address"], e["health"], e["admin"], e["weight"], e["in_flight"], last)
+            limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
+            row = (name, e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
             table.add_row(*map(_cell, row))
             name = ""
     return table

@@ -231,7 +231,10 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from _only(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
     if pool.protocol == "udp":
         yield from _only(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
+        yield from _only(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
         yield from check_udp_pool(path, pool)
+    elif pool.max_in_flight is None and all(endpoint.max_in_flight is None for endpoint in pool.endpoints):
+        yield from _only(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.serve is not None:

@@ -25,6 +25,7 @@ from lb.config.plan import (
     RoutePlan,
     SniRoutePlan,
 )
+from lb.config.queue import queue_plan
 from lb.config.schema import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
 from lb.config.tcp import UNIX, ProxyProtocolConfig
 from lb.config.tls import NOTHING, Material, pool_tls_plan, tls_plan
@@ -41,8 +42,8 @@ class Allocator(Protocol):
         ...
 
     def series(self, kind: str, name: str) -> int:
-        """Index of a series of counters; `kind` is listener, route or endpoint (whose name is `pool|address`), or for
-        datagrams udp-listener or udp-endpoint."""
+        """Index of a series of counters; `kind` is listener, route, pool (its queue) or endpoint (whose name is
+        `pool|address`), or for datagrams udp-listener or udp-endpoint."""
         ...
 
 
@@ -180,6 +181,7 @@ def _pool(
     name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, allocator: Allocator, material: Material
 ) -> PoolPlan:
     specs = _literal(name, pool) if given is None else given
+    limited = pool.max_in_flight is not None or any(spec.max_in_flight for spec in specs)
     return PoolPlan(
         name=name,
         protocol=pool.protocol,
@@ -192,6 +194,7 @@ def _pool(
                 weight=spec.weight,
                 host=spec.host,
                 datagrams=_datagrams(name, pool, spec, allocator),
+                max_in_flight=spec.max_in_flight or pool.max_in_flight or 0,
             )
             for spec in specs
         ),
@@ -204,6 +207,11 @@ def _pool(
         send_unique_id=pool.send_proxy.unique_id,
         send_checksum=pool.send_proxy.checksum,
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
+        queue=(
+            queue_plan(pool.queue, allocator.series("pool", name))
+            if limited and pool.queue.max and pool.protocol != "udp"
+            else None
+        ),
     )
 
 
@@ -216,7 +224,7 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
         address = parse_address(endpoint.address)
         if isinstance(address, HostPort) and not address.literal:
             raise ConfigError([f"pools.{name}.endpoints[{i}]: {endpoint.address} has not been resolved"])
-    return [EndpointSpec(endpoint.address, endpoint.weight) for endpoint in pool.endpoints]
+    return [EndpointSpec(e.address, e.weight, max_in_flight=e.max_in_flight or 0) for e in pool.endpoints]
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lb.config.match import HOW, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.plan import RoutePlan
 from lb.config.pool import KeyConfig
+from lb.config.queue import PRIORITIES
 from lb.config.rate import rate_plan
 from lb.config.route import FieldsConfig, MirrorConfig, PathRewriteConfig, RedirectConfig, RespondConfig, RouteConfig
 from lb.config.route_plan import (
@@ -65,6 +66,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         max_in_flight=route.max_in_flight or 0,
         retry=_retry(route),
         rate_limit=rate_plan(route.rate_limit),
+        priority=PRIORITIES.index(route.priority),
     )
 
 

@@ -46,6 +46,7 @@ class EndpointPlan:
     weight: int
     host: str = ""  # the name in the configuration that became this address; "" = there was none
     datagrams: int = -1  # series of its datagrams (udp)
+    max_in_flight: int = 0  # over all workers; 0 = no limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,16 @@ class EndpointSpec:
     address: str  # as in EndpointPlan
     weight: int = 1
     host: str = ""  # as in EndpointPlan
+    max_in_flight: int = 0  # as in EndpointPlan; 0 = the pool's
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlan:
+    series: int
+    max: int  # waiting, in all workers; 0 = nobody waits
+    timeout_ns: int
+    overload_after_ns: int
+    overload_share: float  # of the time that is left, which may be spent waiting during an overload
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,7 @@ class PoolPlan:
     send_unique_id: bool = False  # a unique id for connections that came without one (v2)
     send_checksum: bool = False  # CRC-32C of the header (v2)
     tls: PoolTlsPlan | None = None
+    queue: QueuePlan | None = None  # None = no endpoint has a limit, or nobody waits for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,7 @@ class RoutePlan:
     max_in_flight: int = 0  # exchanges of the route in all workers; 0 = no limit
     retry: RetryPlan | None = None  # None = the pool's `retries`
     rate_limit: RatePlan | None = None
+    priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low
 
 
 @dataclass(frozen=True, slots=True)

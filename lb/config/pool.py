@@ -18,6 +18,7 @@ from lb.config.base import (
     Token,
     only_one,
 )
+from lb.config.queue import QueueConfig
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
 from lb.config.tcp import SendProxyConfig, expand_send_proxy
@@ -75,6 +76,8 @@ class EndpointConfig(Model):
     address it has becomes an endpoint."""
     weight: Integer = Field(default=1, ge=0, le=1000)
     """Share of the requests relative to the other endpoints; 0 takes no new ones."""
+    max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Most requests that this endpoint has at once, from all workers together. Default: the pool's."""
 
 
 def _endpoint(value: Any) -> Any:
@@ -142,6 +145,14 @@ class PoolConfig(Model):
     """Model servers that Tidegate starts and watches over itself, instead of `endpoints`. `oip` only."""
     health: HealthConfig | None = None
     """Active checks. Default: none; a managed model server is then judged by its process and its own readiness."""
+    max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Most requests (`tcp` and `udp`: sessions) that each endpoint has at once, from all workers together: HAProxy's
+    `maxconn` of a server, nginx' `max_conns`. When all have as many, requests wait in the `queue`. For model servers
+    that work on one batch at a time, a little more than a batch keeps the wait here, where it can be put in order,
+    rather than there. What a worker that died had under way counts for one second longer, in which endpoints notice.
+    Default: no limit."""
+    queue: QueueConfig = QueueConfig()
+    """How requests wait for an endpoint; see `max_in_flight`. Not for `udp`, whose datagrams do not wait."""
     scaling: ScalingConfig | None = None
     """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
     connect_timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)

@@ -233,6 +233,9 @@ class RouteConfig(Model):
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Most requests of this route under way, in all workers together; further ones are answered with 503. Default: no
     limit."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Who goes first where requests wait for an endpoint, in the `queue` of a pool with `max_in_flight`; a request of a
+    higher priority passes all those of lower ones."""
     retry: RetryConfig | None = None
     """When a request is tried again. Default: the pool's `retries`, when a connection cannot be opened or breaks."""
     expose_endpoint: Boolean = False

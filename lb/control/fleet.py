@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -18,6 +19,9 @@ from lb.errors import StartError, TidegateError
 log = logging.getLogger("tidegate.master")
 
 SECOND = 1_000_000_000
+# What a dead worker had in flight counts for this many seconds longer: the endpoints, whose connections the kernel has
+# closed, go on with it until they notice.
+NOTICE = 1.0
 
 
 class PublishError(TidegateError):
@@ -27,7 +31,8 @@ class PublishError(TidegateError):
 class SegmentLike(Protocol):
     @property
     def fd(self) -> int: ...
-    def clear_worker(self, worker: int) -> None: ...
+    def clear_worker(self, worker: int) -> list[tuple[int, int]]: ...
+    def forget(self, lost: list[tuple[int, int]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ class Fleet:
         self._settings = settings
         self._clock = clock
         self._access_log = access_log
+        # They outlive the workers, so that nobody has to be told of a new one.
+        self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(size)] if size > 1 else []
         self._current: Publication | None = None
         self._stopping = False
         self._changed = asyncio.Event()
@@ -227,6 +234,7 @@ class Fleet:
                 self._loop,
                 member.index,
                 self._segment.fd,
+                self._bells,
                 self._settings.command,
                 lambda code: self._exited(member, code),
             )
@@ -252,7 +260,8 @@ class Fleet:
         pid = member.process.pid if member.process else 0
         member.process = member.channel = None
         member.last_exit = describe_exit(code)
-        self._segment.clear_worker(member.index)
+        if lost := self._segment.clear_worker(member.index):
+            self._loop.call_later(NOTICE, self._segment.forget, lost)
         self._recover()
         if self._stopping:
             member.state = "stopped"

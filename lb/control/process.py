@@ -30,20 +30,22 @@ class WorkerProcess:
         loop: asyncio.AbstractEventLoop,
         index: int,
         segment_fd: int,
+        bells: Sequence[int],
         command: Sequence[str],
         on_exit: Callable[[int], None],
     ) -> None:
-        """Raises StartError when no process can be made."""
+        """`bells` are the eventfds by which workers wake each other. Raises StartError when no process can be made."""
         self._loop = loop
         self._on_exit = on_exit
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         arguments = ["--index", str(index), "--channel", str(theirs.fileno())]
         arguments += ["--segment", str(segment_fd), "--parent", str(os.getpid())]
+        arguments += ["--bells", *map(str, bells)]
         try:
             self._process = subprocess.Popen(
                 [*command, *arguments],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), segment_fd),
+                pass_fds=(theirs.fileno(), segment_fd, *bells),
                 env=worker_environment(),
             )
         except OSError as error:

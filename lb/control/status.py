@@ -24,6 +24,7 @@ import lb
 from lb.cache.store import ResultCache
 from lb.config.plan import CachePlan, Plan, PoolPlan
 from lb.core.buckets import Buckets
+from lb.telemetry.series import Series
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -101,10 +102,19 @@ def _pools(master: Master, plan: Plan) -> list[dict[str, Any]]:
             "protocol": pool.protocol,
             "policy": pool.policy.type,
             "endpoints": _endpoints(master, pool, checks.get(pool.name, {})),
+            "queue": _queue(master, pool),
             "managed": managed.get(pool.name),
         }
         for pool in plan.pools
     ]
+
+
+def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
+    """Who waits for an endpoint; None where nobody does."""
+    if pool.queue is None:
+        return None
+    series = Series.of(master.segment.series_total(pool.queue.series))
+    return {"waiting": max(0, series.started - series.finished), "max": pool.queue.max}
 
 
 def _endpoints(master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -116,6 +126,7 @@ def _endpoints(master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]]
             "health": HEALTH.get(segment.health(endpoint.slot), "unknown"),
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),
+            "max_in_flight": endpoint.max_in_flight or None,
             "check": checks.get(endpoint.address),
         }
         for endpoint in pool.endpoints

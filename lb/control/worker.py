@@ -58,7 +58,7 @@ class DataPath(Protocol):
     def close(self) -> None: ...
 
 
-DataPathFactory = Callable[[asyncio.AbstractEventLoop, Segment, int], DataPath]
+DataPathFactory = Callable[[asyncio.AbstractEventLoop, Segment, int, Sequence[int]], DataPath]
 
 
 @dataclass(slots=True)
@@ -211,6 +211,7 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
     )
     for option in ("index", "channel", "segment", "parent"):
         parser.add_argument(f"--{option}", type=int, required=True)
+    parser.add_argument("--bells", type=int, nargs="*", default=[])
     options = parser.parse_args(argv)
     setproctitle.setproctitle(f"tidegate: worker {options.index}")
     setup_logging(f"worker {options.index}")
@@ -219,7 +220,7 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if not _die_with(options.parent):
         return 1
-    for fd in (options.channel, options.segment):
+    for fd in (options.channel, options.segment, *options.bells):
         os.set_inheritable(fd, False)
     keep_large_blocks()
     try:
@@ -234,18 +235,17 @@ async def _run(options: argparse.Namespace, factory: DataPathFactory) -> None:
     loop = asyncio.get_running_loop()
     segment = Segment.attach(options.segment, options.index)
     access_log_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    worker = Worker(
-        loop, options.index, socket.socket(fileno=options.channel), factory(loop, segment, access_log_fd), access_log_fd
-    )
+    data_path = factory(loop, segment, access_log_fd, options.bells)
+    worker = Worker(loop, options.index, socket.socket(fileno=options.channel), data_path, access_log_fd)
     loop.add_signal_handler(signal.SIGTERM, worker.terminated)
     worker.start()
     await worker.finished
 
 
-def _proxy(loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int) -> DataPath:
+def _proxy(loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int, bells: Sequence[int]) -> DataPath:
     from lb.proxy.proxy import Proxy
 
-    return Proxy(loop, segment, access_log_fd)
+    return Proxy(loop, segment, access_log_fd, bells)
 
 
 def _die_with(parent: int) -> bool:

@@ -3,7 +3,8 @@
  * Fixed offsets, C11 atomics, one writer per word wherever that is possible:
  *   header      written once by the master
  *   endpoints   identity and control words written by the master, load words by the workers
- *   in-flight   one column per worker, so that a dead worker's column can be cleared and nothing leaks
+ *   in-flight   one column per worker, so that a dead worker's column can be cleared and nothing leaks; one more, the
+ *               master's, for what dead workers had until the endpoints must have noticed
  *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/core/buckets)
  *   cache       the result cache; its inner layout belongs to lb/cache
@@ -15,7 +16,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 2u
+#define TG_LAYOUT_VERSION 3u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -104,6 +105,13 @@ enum tg_series_word {
     TG_S_TLS_FAILED = TG_S_CACHE_STORED,
     TG_S_HTTP2 = TG_S_CACHE_COLLAPSED,
     TG_S_HTTP2_FLOODED = TG_S_CACHE_BYPASS,
+    /* The series of a pool is that of its queue: waiting = started - finished, the time waited is the duration, and these
+     * words are where the worker's first stands in the order of all workers (a state, not a counter), those that gave up
+     * as they could not be served in time, those that were shed under a standing overload, and whose client left. */
+    TG_S_QUEUE_HEAD = TG_S_CACHE_HIT,
+    TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
+    TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
+    TG_S_QUEUE_LEFT = TG_S_CACHE_COLLAPSED,
     TG_S_HISTOGRAM = 24,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
     TG_S_WORDS = 48
 };

@@ -43,6 +43,10 @@ cdef extern from "segment.h" nogil:
         TG_S_TLS_FAILED
         TG_S_HTTP2
         TG_S_HTTP2_FLOODED
+        TG_S_QUEUE_HEAD
+        TG_S_QUEUE_HOPELESS
+        TG_S_QUEUE_SHED
+        TG_S_QUEUE_LEFT
         TG_S_HISTOGRAM
         TG_S_WORDS
     ctypedef struct tg_header:

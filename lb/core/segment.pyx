@@ -9,6 +9,7 @@ from libc.string cimport memcpy, memset, strerror
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mprotect, munmap
 
 from lb.core.atomics cimport (
+    tg_fence_release,
     tg_fetch_add32,
     tg_load32,
     tg_load64_relaxed,
@@ -52,7 +53,7 @@ cdef void lay_out(
     header.endpoints_offset = pages(sizeof(tg_header))
     header.inflight_offset = header.endpoints_offset + pages(endpoints * sizeof(tg_endpoint))
     header.inflight_stride = pages(endpoints * sizeof(int32_t))
-    header.series_offset = header.inflight_offset + workers * header.inflight_stride
+    header.series_offset = header.inflight_offset + (workers + 1) * header.inflight_stride
     header.series_stride = pages(<uint64_t> series * TG_S_WORDS * sizeof(uint64_t))
     header.bucket_sets = bucket_sets
     header.buckets_offset = header.series_offset + workers * header.series_stride
@@ -223,9 +224,9 @@ cdef class Segment:
 
     cdef int32_t inflight_total(self, uint32_t slot) noexcept nogil:
         cdef int32_t total = 0
-        cdef uint32_t worker
-        for worker in range(self.header.workers):
-            total += tg_load_i32_relaxed(self.inflight_of(worker, slot))
+        cdef uint32_t column
+        for column in range(self.header.workers + 1):
+            total += tg_load_i32_relaxed(self.inflight_of(column, slot))
         return total
 
     cdef uint64_t *series(self, uint32_t index) noexcept nogil:
@@ -379,23 +380,43 @@ cdef class Segment:
         return self.inflight_total(slot)
 
     def clear_worker(self, worker):
-        """Forget what a dead worker had running: its in-flight column, and finished = started in its stripe.
+        """Take over what a dead worker had running: its in-flight column, and finished = started in its stripe.
 
-        Only for a worker whose process is gone: the words have one writer.
+        The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number)
+        of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the words
+        have one writer.
         """
         self.check_open()
         if not 0 <= worker < self.header.workers:
             raise IndexError(f"worker {worker} is not in 0 to {self.header.workers - 1}")
         cdef uint32_t i
+        cdef int32_t had
+        cdef int32_t *orphans
         cdef uint64_t *words
+        lost = []
         for i in range(self.header.endpoint_capacity):
             # Look first: a write would allocate the untouched pages of the column.
-            if tg_load_i32_relaxed(self.inflight_of(worker, i)):
+            had = tg_load_i32_relaxed(self.inflight_of(worker, i))
+            if had:
+                # There before it is gone here: whoever counts meanwhile may see too many, never too few.
+                orphans = self.inflight_of(self.header.workers, i)
+                tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) + had)
+                tg_fence_release()
                 tg_store_i32_relaxed(self.inflight_of(worker, i), 0)
+                lost.append((i, had))
         for i in range(self.header.series_capacity):
             words = self.series_of(worker, i)
             if words[TG_S_FINISHED] != words[TG_S_STARTED]:
                 tg_store64_relaxed(words + TG_S_FINISHED, words[TG_S_STARTED])
+        return lost
+
+    def forget(self, lost):
+        """What `clear_worker` gave is not in flight any more."""
+        cdef int32_t *orphans
+        for slot, had in lost:
+            self.record(slot)
+            orphans = self.inflight_of(self.header.workers, slot)
+            tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> had)
 
     def series_total(self, index):
         """The TG_S_WORDS counters of a series (enum tg_series_word), summed over all workers."""

@@ -12,21 +12,26 @@ cdef class EndpointSet:
     cdef readonly int worker          # whose in-flight column `acquire` and `release` write
     cdef readonly tuple addresses
     cdef Segment segment
-    cdef uint32_t workers
+    cdef uint32_t columns             # of in-flight counts: the workers', and that of those who died
     cdef size_t stride                # bytes from one worker's in-flight word of an endpoint to the next worker's
     cdef tg_endpoint **records
     cdef int32_t **inflight_words     # of each endpoint, the word of worker 0
     cdef int32_t **own                # of each endpoint, this worker's word
+    cdef int32_t *limits              # of each endpoint, the most requests in flight; 0 = no limit
+    cdef readonly bint limited        # any endpoint has one
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)
     cpdef int inflight(self, int i)
     cpdef int weight(self, int i)
+    cpdef int limit(self, int i)
 
     # For compiled callers that hold an index of this set (0 <= i < size).
     cdef void acquire(self, int i) noexcept
+    cdef bint take(self, int i) noexcept                     # acquire, unless that would be over the limit
     cdef void release(self, int i) noexcept
     cdef int effective_weight(self, int i) noexcept nogil    # 0: takes no new requests
+    cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
     cdef int running(self, int i) noexcept nogil             # in flight, exactly
 
     cdef int check(self, int i) except -1

@@ -8,19 +8,25 @@ cimport cython
 from libc.stdint cimport INT32_MAX, int32_t, uint32_t
 from libc.stdlib cimport calloc, free
 
-from lb.core.atomics cimport tg_load32, tg_load32_relaxed, tg_load_i32_relaxed, tg_store_i32_relaxed
+from lb.core.atomics cimport (
+    tg_fence_full, tg_load32, tg_load32_relaxed, tg_load_i32_relaxed, tg_pause, tg_store_i32_relaxed,
+)
 from lb.core.segment cimport TG_ADMIN_ENABLED, TG_HEALTH_UP, Segment, tg_endpoint
+
+cdef enum:
+    TURNS = 4                         # tries for the last place, against workers that try at the same moment
 
 
 @cython.final
 cdef class EndpointSet:
-    """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint.
+    """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint. `limits`
+    are the most requests that each may have in flight, over all workers; 0 is no limit.
 
-    Raises ValueError when the two differ in length or the segment was attached without a worker's number, IndexError
+    Raises ValueError when they differ in length or the segment was attached without a worker's number, IndexError
     when a slot is outside the segment. The segment must stay open as long as the set is used.
     """
 
-    def __init__(self, Segment segment not None, addresses, slots):
+    def __init__(self, Segment segment not None, addresses, slots, limits=None):
         cdef int i
         if self.records is not NULL:
             raise RuntimeError("an EndpointSet is initialised once")
@@ -30,30 +36,37 @@ cdef class EndpointSet:
         slots = [int(slot) for slot in slots]
         if len(addresses) != len(slots):
             raise ValueError(f"{len(addresses)} addresses but {len(slots)} slots")
+        limits = [0] * len(slots) if limits is None else [int(limit) for limit in limits]
+        if len(limits) != len(slots):
+            raise ValueError(f"{len(limits)} limits but {len(slots)} slots")
         for slot in slots:
             if not 0 <= slot < capacity:
                 raise IndexError(f"endpoint slot {slot} is not in 0 to {capacity - 1}")
         self.segment = segment
         self.worker = segment.worker
-        self.workers = segment.header.workers
+        self.columns = segment.header.workers + 1
         self.stride = segment.header.inflight_stride
         self.addresses = tuple(addresses)
         # One more than needed: calloc(0) may give NULL.
         self.records = <tg_endpoint **> calloc(len(slots) + 1, sizeof(tg_endpoint *))
         self.inflight_words = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.own = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
-        if self.records is NULL or self.inflight_words is NULL or self.own is NULL:
+        self.limits = <int32_t *> calloc(len(slots) + 1, sizeof(int32_t))
+        if self.records is NULL or self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
             raise MemoryError
         for i, slot in enumerate(slots):
             self.records[i] = segment.endpoint(slot)
             self.inflight_words[i] = segment.inflight_of(0, slot)
             self.own[i] = segment.inflight_word(slot)
+            self.limits[i] = limits[i]
+            self.limited |= limits[i] > 0
         self.size = len(slots)
 
     def __dealloc__(self):
         free(self.records)
         free(self.inflight_words)
         free(self.own)
+        free(self.limits)
 
     def __len__(self):
         return self.size
@@ -72,7 +85,7 @@ cdef class EndpointSet:
         return 0
 
     cpdef bint available(self, int i):
-        """Whether the endpoint takes new requests: up, enabled, and of a weight above 0."""
+        """Whether the endpoint takes new requests: up, enabled, of a weight above 0, and below its limit."""
         self.check(i)
         return self.effective_weight(i) > 0
 
@@ -85,6 +98,16 @@ cdef class EndpointSet:
         """The endpoint's weight as the master last set it, whether or not it takes requests."""
         self.check(i)
         return <int> min(tg_load32_relaxed(&self.records[i].weight), <uint32_t> INT32_MAX)
+
+    cpdef int limit(self, int i):
+        """The most requests that the endpoint may have in flight; 0 = no limit."""
+        self.check(i)
+        return self.limits[i]
+
+    def take_checked(self, int i):
+        """`take` for callers in Python: whether there was room; IndexError when `i` is out of range."""
+        self.check(i)
+        return self.take(i)
 
     def acquire_checked(self, int i):
         """`acquire` for callers in Python; IndexError when `i` is out of range."""
@@ -103,10 +126,39 @@ cdef class EndpointSet:
     cdef void acquire(self, int i) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) + 1)
 
+    cdef bint take(self, int i) noexcept:
+        """Count one more in flight, unless the endpoint would then have more than its limit.
+
+        Exact among workers without a lock: each adds itself, then looks at the sum. Of those that try at the same
+        moment the last to add itself sees all the others, so that no more than fit go on; it may be that each sees the
+        others and all step back, and so they try again, some a little later than others.
+        """
+        cdef int32_t limit = self.limits[i]
+        cdef int turn, _pause
+        if limit == 0:
+            self.acquire(i)
+            return True
+        for turn in range(TURNS):
+            self.acquire(i)
+            tg_fence_full()
+            if self.running(i) <= limit:
+                return True
+            self.release(i)
+            if self.running(i) >= limit:
+                return False
+            for _pause in range((self.worker + 1) << turn):
+                tg_pause()
+        return False
+
     cdef void release(self, int i) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) - 1)
 
     cdef int effective_weight(self, int i) noexcept nogil:
+        if self.limits[i] and self.running(i) >= self.limits[i]:
+            return 0
+        return self.standing_weight(i)
+
+    cdef int standing_weight(self, int i) noexcept nogil:
         cdef tg_endpoint *record = self.records[i]
         # Acquire: when a slot changes hands its weight is zeroed first, so health is read before weight.
         if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) != TG_ADMIN_ENABLED:
@@ -117,7 +169,7 @@ cdef class EndpointSet:
         # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.
         cdef const char *word = <const char *> self.inflight_words[i]
         cdef int total = 0
-        for _ in range(self.workers):
+        for _ in range(self.columns):
             total += tg_load_i32_relaxed(<const int32_t *> word)
             word += self.stride
         return total

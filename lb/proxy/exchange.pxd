@@ -16,6 +16,7 @@ from lb.upstream.pool cimport Pool
 cdef enum:
     X_NEW = 0                         # the head is being looked at
     X_REQUEST                         # the request's body is being gathered
+    X_QUEUED                          # no endpoint has room: it waits in the pool's queue
     X_PICKED                          # an endpoint is chosen, the request is on its way to it
     X_WAITING                         # the request is sent; the answer has not begun
     X_ANSWERING                       # the answer has begun: no retry, no status of our own any more
@@ -39,6 +40,7 @@ cdef class Exchange(Http1Call):
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
     cdef int tries_left
     cdef int tries
+    cdef bint fresh                   # the next try wants a new connection
     cdef uint64_t key
     cdef int version                  # of HTTP, times ten: how the request came
     cdef int method
@@ -75,10 +77,18 @@ cdef class Exchange(Http1Call):
     cdef void client_drained(self) noexcept
 
     # Steps for the subclasses.
+    # The request goes to the endpoint that was chosen.
+    cdef void launch(self) noexcept
+    # When its answer has to be there; NEVER = no matter.
+    cdef uint64_t due(self) noexcept
     # The spans of a piece of the request's body.
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
     cdef void move(self, int state) noexcept
-    cdef bint pick(self) noexcept
+    # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
+    cdef void pick(self) noexcept
+    cdef void picked(self, int endpoint) noexcept
+    cdef void leave_queue(self, bint timed_out) noexcept
+    cdef void refuse(self, int why) noexcept
     cdef void let_go(self, bint ok) noexcept
     cdef uint64_t response_limit(self) noexcept
     cdef uint64_t try_limit(self) noexcept

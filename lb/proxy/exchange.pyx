@@ -1,8 +1,8 @@
 """One request with its answer: the steps that every exchange takes, top to bottom.
 
     begin          route and admission are done (admission.pyx); the subclass builds its request
-    pick           the policy chooses an endpoint; in-flight is counted
-    (subclass)     upstream: forward.pyx speaks HTTP/1.1, forward_http2.pyx HTTP/2, infer.pyx translates to gRPC
+    pick           the policy chooses an endpoint; in-flight is counted. When none has room, the exchange waits its turn
+    launch         upstream (the subclass): forward.pyx speaks HTTP/1.1, forward_http2.pyx HTTP/2, infer.pyx translates
     fail           an answer of our own, with the status that says whose fault it was
     end            in-flight is given back, counters and the access log are written, the client goes on
 """
@@ -14,7 +14,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport Scan, method_name
+from lb.core.http1 cimport Scan, append_number, append_text, method_name
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
@@ -31,15 +31,17 @@ from lb.telemetry.accesslog cimport (
 )
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL
 
 log = logging.getLogger("tidegate.proxy")
 
 # Which state may follow which: a bit per follower.
-cdef int FOLLOWERS[6]
-FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_PICKED | 1 << X_DONE
-FOLLOWERS[X_REQUEST] = 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
-FOLLOWERS[X_PICKED] = 1 << X_PICKED | 1 << X_WAITING | 1 << X_ANSWERING | 1 << X_DONE
-FOLLOWERS[X_WAITING] = 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
+cdef int FOLLOWERS[7]
+FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_REQUEST] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_QUEUED] = 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_PICKED] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_WAITING | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_WAITING] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
 FOLLOWERS[X_ANSWERING] = 1 << X_DONE
 FOLLOWERS[X_DONE] = 0
 
@@ -95,20 +97,77 @@ cdef class Exchange(Http1Call):
             log.error("exchange: state %d cannot follow %d", state, self.state)
         self.state = state
 
-    cdef bint pick(self) noexcept:
-        """An endpoint by the pool's policy, not the one that just failed. False: none takes requests (answered 503)."""
+    cdef void launch(self) noexcept:
+        pass
+
+    cdef uint64_t due(self) noexcept:
+        return self.expires
+
+    cdef void pick(self) noexcept:
+        """An endpoint by the pool's policy, not the one that just failed; in line when none has room."""
+        cdef uint64_t now = self.client.poller.now
+        cdef int found = self.pool.acquire(now, self.key, self.last_endpoint)
+        cdef int verdict = Q_NOBODY
+        if found >= 0:
+            self.picked(found)
+            return
+        if found == TAKEN_FULL:
+            verdict = Q_FULL
+            if self.pool.queue is not None:
+                verdict = self.pool.queue.join(self, self.route.priority, self.due(), now)
+        if verdict != Q_WAITS:
+            self.refuse(verdict)
+            return
+        self.move(X_QUEUED)
+        self.client.poller.arm(self, min(self.due(), self.pool.queue.patience_of(self)))
+
+    cdef void picked(self, int endpoint) noexcept:
         self.picked_at = self.client.poller.now
-        self.endpoint = self.pool.acquire(self.picked_at, self.key, self.last_endpoint)
-        if self.endpoint < 0:
-            tg_add(&self.route.series[TG_S_REJECTED], 1)
-            self.fail(503, b"no-endpoint", f"no endpoint of pool {self.pool.name} is available")
-            return False
+        self.endpoint = endpoint
         if self.tries:
             tg_add(&self.route.series[TG_S_RETRIES], 1)
         self.tries += 1
-        self.last_endpoint = self.endpoint
+        self.last_endpoint = endpoint
         self.move(X_PICKED)
-        return True
+        self.launch()
+
+    # The queue (lb.upstream.queue.Waiter).
+
+    cdef int take_endpoint(self, uint64_t now) noexcept:
+        return self.pool.acquire_next(now, self.key, self.last_endpoint)
+
+    cdef void admitted(self, int endpoint) noexcept:
+        self.client.poller.arm(self, self.expires)
+        self.picked(endpoint)
+
+    cdef void turned_away(self, int why) noexcept:
+        self.refuse(why)
+
+    cdef void move_to(self, object pool) noexcept:
+        self.pool = pool
+        self.last_endpoint = -1               # an index of the old one
+
+    cdef void leave_queue(self, bint timed_out) noexcept:
+        if self.queue is not None:
+            self.queue.leave(self, timed_out)
+
+    cdef void refuse(self, int why) noexcept:
+        """No endpoint for it, and no place in the queue (any more)."""
+        if why == Q_HOPELESS and self.client.poller.now >= self.due():
+            tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
+            self.fail(504, b"timeout", f"no endpoint of pool {self.pool.name} had room in time")
+            return
+        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        if why == Q_NOBODY:
+            self.fail(503, b"no-endpoint", f"no endpoint of pool {self.pool.name} is available")
+        elif why == Q_HOPELESS:
+            self.fail(503, b"queue-late", f"the queue of pool {self.pool.name} is too long to answer in time")
+        elif why == Q_SHED:
+            self.fail(503, b"queue-shed", f"pool {self.pool.name} is overloaded")
+        elif why == Q_TIMEOUT:
+            self.fail(503, b"queue-timeout", f"the endpoints of pool {self.pool.name} were busy for too long")
+        else:
+            self.fail(503, b"queue-full", f"the endpoints of pool {self.pool.name} are busy, and its queue is full")
 
     cdef void let_go(self, bint ok) noexcept:
         """The try is over: give the endpoint back, with what it took and how it ended."""
@@ -151,6 +210,10 @@ cdef class Exchange(Http1Call):
         cdef uint64_t *words
         if self.state == X_DONE:
             return
+        if self.state == X_QUEUED:
+            self.leave_queue(True)
+            self.refuse(Q_HOPELESS if self.client.poller.now >= self.due() else Q_TIMEOUT)
+            return
         if self.state == X_ANSWERING and self.client.backlog() and self.client.poller.now < self.expires:
             self.arm_wait()               # the client is slow, not the endpoint; the client has a timeout of its own
             return
@@ -171,6 +234,7 @@ cdef class Exchange(Http1Call):
         if self.state == X_DONE:
             return
         self.reason = reason
+        self.leave_queue(False)
         self.cancel_upstream()
         if self.state == X_ANSWERING:
             self.let_go(False)
@@ -182,6 +246,10 @@ cdef class Exchange(Http1Call):
         memset(&fields, 0, sizeof(fields))
         if self.rate.wait and status == 429:
             self.route.rate.append_refusal(&fields, &self.rate)
+        elif status == 503 and self.pool is not None and self.pool.queue is not None:
+            append_text(&fields, b"Retry-After: ")
+            append_number(&fields, self.pool.queue.retry_after(self.client.poller.now))
+            append_text(&fields, b"\r\n")
         answer = refusal(status, message, self.grpc, &fields)
         tg_buffer_free(&fields)
         self.bytes_out = answer.part.iov_len
@@ -192,6 +260,7 @@ cdef class Exchange(Http1Call):
         """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
         if self.state == X_DONE:
             return
+        self.leave_queue(False)
         self.cancel_upstream()
         self.status = 499
         self.reason = b"client-gone"

@@ -209,17 +209,19 @@ cdef class ForwardExchange(Exchange):
     # The endpoint.
 
     cdef void start_try(self, bint fresh) noexcept:
-        cdef Http1Pool channel
-        while self.pick():
-            channel = <Http1Pool>self.pool.channels[self.endpoint]
-            self.sent = 0
-            if channel.take(self, fresh):
-                return
-            self.try_failed(FAIL_CONNECT)
-            if not self.may_retry(FAIL_CONNECT, False):
-                self.fail(502, b"connect", "could not connect to the endpoint")
-                return
-            self.tries_left -= 1
+        self.fresh = fresh
+        self.pick()
+
+    cdef void launch(self) noexcept:
+        self.sent = 0
+        if (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.fresh):
+            return
+        self.try_failed(FAIL_CONNECT)
+        if not self.may_retry(FAIL_CONNECT, False):
+            self.fail(502, b"connect", "could not connect to the endpoint")
+            return
+        self.tries_left -= 1
+        self.pick()
 
     cdef void try_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.pool.series[self.endpoint]

@@ -21,7 +21,7 @@ from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
 from lb.proxy.client_certificate cimport append_client_certificate
-from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_WAITING, Exchange
+from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_QUEUED, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET
@@ -206,9 +206,10 @@ cdef class Http2Exchange(Exchange):
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef Http2Channel channel
         cdef int i
-        if self.state == X_DONE or self.endpoint < 0:
+        if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED):
             return
-        channel = <Http2Channel>self.pool.channels[self.endpoint]
+        # In the queue it is nobody's yet, and the call's own channel is as good as any.
+        channel = <Http2Channel>self.pool.channels[max(self.endpoint, 0)]
         for i in range(count):
             if channel.write(self.call, spans[i].iov_base, spans[i].iov_len) < 0:
                 self.fail(503, b"no-memory", "out of memory")
@@ -236,8 +237,9 @@ cdef class Http2Exchange(Exchange):
     # The endpoint.
 
     cdef void start_try(self) noexcept:
-        if not self.pick():
-            return
+        self.pick()
+
+    cdef void launch(self) noexcept:
         self.call.exchange = self
         (<Http2Channel>self.pool.channels[self.endpoint]).start(self.call, self.expires)
         if self.request_complete:

@@ -51,8 +51,8 @@ cdef class InferExchange(Exchange):
     cdef bint answer_from_cache(self) noexcept
     cdef void fly(self) noexcept
     cdef void start_call(self) noexcept
-    cdef void launch(self, Http2Channel channel, InferCall call, const char *path, size_t n,
-                     uint64_t deadline) noexcept
+    cdef void send_call(self, Http2Channel channel, InferCall call, const char *path, size_t n,
+                        uint64_t deadline) noexcept
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept
     cdef void answer_error(self, int grpc_status, str message) noexcept

@@ -282,16 +282,21 @@ cdef class InferExchange(Exchange):
     # The endpoint.
 
     cdef void start_call(self) noexcept:
+        self.pick()
+
+    cdef uint64_t due(self) noexcept:
+        """The request's own `timeout` counts from its beginning."""
+        if self.request is None or not self.request.timeout_us:
+            return self.expires
+        return min(self.expires, self.started + self.request.timeout_us * 1000)
+
+    cdef void launch(self) noexcept:
         cdef Http2Channel channel
         cdef InferCall call
         cdef bytes path
-        cdef uint64_t deadline = self.expires
+        cdef uint64_t deadline = self.due()
         cdef uint64_t now = self.client.poller.now
-        cdef uint64_t limit
-        if not self.pick():
-            self.release_followers(GRPC_UNAVAILABLE, "")
-            return
-        limit = self.try_limit()
+        cdef uint64_t limit = self.try_limit()
         if limit and now + limit < deadline:
             deadline = now + limit
         call = InferCall.__new__(InferCall)
@@ -299,13 +304,11 @@ cdef class InferExchange(Exchange):
         self.call = call
         channel = <Http2Channel>self.pool.channels[self.endpoint]
         if self.request is not None:
-            if self.request.timeout_us and now + self.request.timeout_us * 1000 < deadline:
-                deadline = now + self.request.timeout_us * 1000
             call.parts = self.request.parts
             call.part_count = self.request.part_count
             call.message_size = self.request.message_size
             self.move(X_WAITING)
-            self.launch(channel, call, INFER_PATH, INFER_PATH_LENGTH, deadline)
+            self.send_call(channel, call, INFER_PATH, INFER_PATH_LENGTH, deadline)
             if self.route.mirror is not None and self.tries == 1:
                 mirror_inference(self.route.mirror, self.client.poller, call.parts, call.part_count, call.message_size,
                                  INFER_PATH, INFER_PATH_LENGTH, self.key)
@@ -317,10 +320,10 @@ cdef class InferExchange(Exchange):
         call.message_size = call.single.iov_len
         self.move(X_WAITING)
         path = <bytes>self.management.grpc_path
-        self.launch(channel, call, <const char *>path, <size_t>len(path), deadline)
+        self.send_call(channel, call, <const char *>path, <size_t>len(path), deadline)
 
-    cdef void launch(self, Http2Channel channel, InferCall call, const char *path, size_t n,
-                     uint64_t deadline) noexcept:
+    cdef void send_call(self, Http2Channel channel, InferCall call, const char *path, size_t n,
+                        uint64_t deadline) noexcept:
         if call.call_path(path, n) < 0:
             self.fail(503, b"no-memory", "out of memory")
             return

@@ -6,6 +6,7 @@
 import logging
 import os
 
+from lb.core.bell cimport Bells
 from lb.core.poller cimport Poller
 from lb.core.stream cimport Address
 from lb.core.tls_context cimport ServerContext, TicketKeys
@@ -22,6 +23,7 @@ from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.http1 cimport Http1Pool
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport PoolQueue
 
 from lb.errors import TidegateError
 from lb.proxy import infer, mirror
@@ -43,10 +45,11 @@ def duplicate(fd):
 class Proxy:
     """The data path of a worker on `loop` (uvloop or asyncio), with its column and stripe of `segment`.
 
-    `access_log` is the descriptor that access records are written to, -1 = none.
+    `access_log` is the descriptor that access records are written to, -1 = none. `bells` are the eventfds of all
+    workers, none where there is one worker.
     """
 
-    def __init__(self, loop, segment, access_log_fd: int = -1):
+    def __init__(self, loop, segment, access_log_fd: int = -1, bells=()):
         self.poller = Poller(loop)
         self.segment = segment
         self.plan = None
@@ -56,6 +59,8 @@ class Proxy:
         self.draining = False
         self.tickets = TicketKeys()
         self.contexts = {}          # (listener, TlsPlan) or PoolTlsPlan -> what TLS begins from, while it is unchanged
+        self.bells = Bells(self.poller, segment.worker, bells)
+        self.queues = {}            # pool -> PoolQueue: who waits goes on waiting after a reload
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.context = infer.InferContext(self.poller, segment)
         self.access = AccessLog(access_log_fd)
@@ -84,7 +89,11 @@ class Proxy:
         self.context.prepare(plan)
         if plan.tickets:
             self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
-        pools = [self.make_pool(pool, channels, contexts) for pool in plan.pools]
+        queues = {
+            pool.name: self.queues.get(pool.name) or PoolQueue(self.poller, self.segment, self.bells, pool.name)
+            for pool in plan.pools if pool.queue is not None
+        }
+        pools = [self.make_pool(pool, channels, contexts, queues.get(pool.name)) for pool in plan.pools]
         tables = {}
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
@@ -113,7 +122,7 @@ class Proxy:
             made[listener.name].preface = self.preface
         spans = self.make_spans(plan.tracing)
         try:
-            self.commit(plan, sockets, tables, channels, made, secured, udp)
+            self.commit(plan, sockets, tables, channels, made, secured, udp, pools, queues)
         except OSError:
             if spans is not None and spans is not self.spans:
                 spans.close()
@@ -167,7 +176,7 @@ class Proxy:
             name = endpoint.address.rpartition(":")[0].strip("[]")
         return Address(endpoint.address, Peer(context, name, f"pool {plan.name}: {endpoint.address}"))
 
-    def make_pool(self, plan, channels, contexts):
+    def make_pool(self, plan, channels, contexts, queue):
         made = []
         context = self.client_context(plan, contexts) if plan.tls is not None else None
         for endpoint in plan.endpoints:
@@ -184,9 +193,9 @@ class Proxy:
                     channel = self.context.channel(address, plan.connect_timeout_ns)
             channels[key] = channel
             made.append(channel)
-        return Pool(plan, self.segment, made)
+        return Pool(plan, self.segment, made, queue)
 
-    def commit(self, plan, sockets, tables, channels, made, secured, udp):
+    def commit(self, plan, sockets, tables, channels, made, secured, udp, pools, queues):
         for name, listener in made.items():
             listener.start(duplicate(sockets[name]))
         self.udp.commit(udp)
@@ -202,10 +211,21 @@ class Proxy:
         for key, channel in old.items():
             if key not in channels:
                 self.retire(channel)
+        self.commit_queues(plan, pools, queues)
         self.plan = plan
         self.context.commit(plan)
         self.access.enable(plan.access_log.path != "")
         self.overload.limit(plan.limits.max_in_flight, plan.limits.max_memory)
+
+    def commit_queues(self, plan, pools, queues):
+        """Who waits for a pool goes on waiting for its new form; where nobody needs to any more, they find that out."""
+        for pool, pool_plan in zip(pools, plan.pools, strict=True):
+            if pool.queue is not None:
+                pool.queue.adopt(pool, pool_plan.queue)
+            elif pool.name in self.queues:
+                self.queues[pool.name].release(pool)
+        old, self.queues = self.queues, queues
+        self.bells.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
 
     def retire(self, channel):
         """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
@@ -270,5 +290,6 @@ class Proxy:
                 channel.close()
         self.channels = {}
         self.access.close()
+        self.bells.close()
         self.overload.close()
         self.poller.close()

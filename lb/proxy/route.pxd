@@ -37,6 +37,7 @@ cdef class Route:
     cdef readonly int64_t response_timeout   # -1 = the pool's, 0 = none
     cdef readonly uint64_t max_body
     cdef readonly int64_t max_in_flight      # 0 = no limit
+    cdef readonly int priority               # in its pool's queue: 0 goes first
     cdef readonly bint expose_endpoint
     cdef readonly RateLimit rate      # None = as often as they like
     cdef uint64_t methods             # set of llhttp methods; 0 = any

@@ -66,6 +66,7 @@ cdef class Route:
         self.response_timeout = plan.response_timeout_ns
         self.max_body = plan.max_body
         self.max_in_flight = plan.max_in_flight
+        self.priority = plan.priority
         self.expose_endpoint = plan.expose_endpoint
         if plan.rate_limit is not None:
             self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))

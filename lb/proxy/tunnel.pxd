@@ -7,6 +7,7 @@ from lb.core.stream cimport Stream
 from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.preface cimport Greeting
 from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport Waiter
 
 
 cdef class Side(Stream):
@@ -24,7 +25,7 @@ cdef class Side(Stream):
     cdef bint flush_tls(self) noexcept
 
 
-cdef class Tunnel:
+cdef class Tunnel(Waiter):
     cdef TunnelAcceptor home
     cdef Listener listener
     cdef Pool pool
@@ -46,6 +47,8 @@ cdef class Tunnel:
     cdef object __weakref__
 
     cdef void connect(self) noexcept
+    cdef void open(self, int index) noexcept
+    cdef void refuse(self, str reason) noexcept
     cdef bint give_up_try(self) noexcept
     cdef void connect_failed(self) noexcept
     cdef void connected(self) noexcept

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport close
 from lb.core.hashing cimport hash64
-from lb.core.poller cimport Poller, monotonic_ns
+from lb.core.poller cimport NEVER, Poller, monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
     TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED, tg_add, tg_bucket,
@@ -26,6 +26,7 @@ from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
 from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_WAITS, TAKEN_FULL
 
 cdef enum:
     SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
@@ -181,32 +182,72 @@ cdef class Side(Stream):
             tunnel.finish(True)
 
 
-cdef class Tunnel:
+cdef class Tunnel(Waiter):
     """A session; kept alive by its listener's set of connections until it is over."""
 
     cdef void connect(self) noexcept:
-        """Choose an endpoint and connect; the next one when that fails at once."""
+        """Choose an endpoint and connect; wait for one when none has room."""
+        cdef uint64_t now = monotonic_ns()
+        cdef int found = self.pool.acquire(now, self.key, self.last)
+        cdef int verdict = Q_NOBODY
+        if found >= 0:
+            self.open(found)
+            return
+        if found == TAKEN_FULL:
+            verdict = Q_FULL
+            if self.pool.queue is not None:
+                verdict = self.pool.queue.join(self, NORMAL, NEVER, now)
+        if verdict == Q_WAITS:
+            self.home.poller.arm(self, self.pool.queue.patience_of(self))
+        else:
+            self.turned_away(verdict)
+
+    cdef int take_endpoint(self, uint64_t now) noexcept:
+        return self.pool.acquire_next(now, self.key, self.last)
+
+    cdef void admitted(self, int endpoint) noexcept:
+        self.home.poller.disarm(self)
+        self.open(endpoint)
+
+    cdef void turned_away(self, int why) noexcept:
+        if why == Q_NOBODY:
+            self.refuse("no-endpoint")
+        elif why == Q_FULL:
+            self.refuse("queue-full")
+        else:
+            self.refuse("queue-late" if why == Q_HOPELESS else "queue-shed")
+
+    cdef void move_to(self, object pool) noexcept:
+        self.pool = pool
+        self.last = -1                        # an index of the old one
+
+    cdef void on_timer(self) noexcept:
+        if self.queue is not None:
+            self.queue.leave(self, True)
+            self.refuse("queue-timeout")
+
+    cdef void refuse(self, str reason) noexcept:
+        tg_add(&self.listener.series[TG_S_REJECTED], 1)
+        self.reason = reason
+        self.finish(False)
+
+    cdef void open(self, int index) noexcept:
+        """Connect to an endpoint; to the next one when that fails at once."""
         cdef Side side
-        while True:
-            self.picked_at = monotonic_ns()
-            self.index = self.pool.acquire(self.picked_at, self.key, self.last)
-            if self.index < 0:
-                tg_add(&self.listener.series[TG_S_REJECTED], 1)
-                self.reason = "no-endpoint"
-                self.finish(False)
-                return
-            self.last = self.index
-            self.tries += 1
-            side = Side.__new__(Side)
-            side.tunnel = self
-            side.poller = self.home.poller
-            side.other = self.client
-            self.client.other = side
-            self.endpoint = side
-            if side.start_connect(<Address>self.pool.channels[self.index]) != IO_ERROR:
-                break
-            if not self.give_up_try():
-                return
+        self.picked_at = monotonic_ns()
+        self.index = index
+        self.last = index
+        self.tries += 1
+        side = Side.__new__(Side)
+        side.tunnel = self
+        side.poller = self.home.poller
+        side.other = self.client
+        self.client.other = side
+        self.endpoint = side
+        if side.start_connect(<Address>self.pool.channels[index]) == IO_ERROR:
+            if self.give_up_try():
+                self.connect()
+            return
         if side.connecting:
             side.poller.arm(side, side.poller.now + self.pool.connect_timeout)
         else:
@@ -360,6 +401,8 @@ cdef class Tunnel:
             self.client.cut_short()
             if self.endpoint is not None:
                 self.endpoint.cut_short()
+        if self.queue is not None:
+            self.queue.leave(self, False)
         self.let_go(ok)
         took = monotonic_ns() - self.started
         tg_add(&words[TG_S_CODE_OTHER], 1)

@@ -25,6 +25,7 @@ class Snapshot:
     listeners: Mapping[str, Series] = field(default_factory=dict)
     routes: Mapping[str, Series] = field(default_factory=dict)
     endpoints: Mapping[tuple[str, str], Series] = field(default_factory=dict)  # (pool, address)
+    queues: Mapping[str, Series] = field(default_factory=dict)  # by pool; see TG_S_QUEUE_HEAD in segment.h
     datagrams: DatagramTotals = field(default_factory=DatagramTotals)
 
 
@@ -49,6 +50,7 @@ class _Collector:
         yield from _requests("pool", "pool (each try counts)", pools, ("pool",))
         endpoints: dict[tuple[str, ...], Series] = dict(snapshot.endpoints.items())
         yield from _requests("endpoint", "endpoint (each try counts)", endpoints, ("pool", "endpoint"))
+        yield from _queues(snapshot.queues)
         yield from _listeners(snapshot.listeners)
         yield from datagrams.families(snapshot.datagrams)
         yield from _endpoints(snapshot.status)
@@ -116,6 +118,35 @@ def _cache_use(routes: Mapping[str, Series]) -> Iterator[Metric]:
         "Requests by what the result cache did with them",
         ("route", "result"),
         (((name, result), getattr(s, f"cache_{result}")) for name, s in routes.items() for result in results),
+    )
+
+
+def _queues(queues: Mapping[str, Series]) -> Iterator[Metric]:
+    yield _gauge(
+        "pool_queue_length",
+        "Requests that wait for an endpoint of the pool",
+        ("pool",),
+        (((name,), max(0, s.started - s.finished)) for name, s in queues.items()),
+    )
+    wait = HistogramMetricFamily(
+        "tidegate_pool_queue_wait_seconds", "Time that requests waited for an endpoint", labels=("pool",)
+    )
+    for name, s in queues.items():
+        wait.add_metric((name,), s.cumulative(), s.duration_ns / 1e9)
+    yield wait
+    reasons = {
+        "full": "rejected",
+        "late": "cache_miss",
+        "shed": "cache_stored",
+        "timeout": "timeouts",
+        "left": "cache_collapsed",
+    }
+    yield _counter(
+        "pool_queue_ended",
+        "Requests that got no endpoint: the queue was full, they would have been late, they were shed in an overload, "
+        "they waited too long, or their client left",
+        ("pool", "reason"),
+        (((name, reason), getattr(s, word)) for name, s in queues.items() for reason, word in reasons.items()),
     )
 
 

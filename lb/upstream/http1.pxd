@@ -3,11 +3,12 @@
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Parser, Scan
-from lb.core.poller cimport Poller, Timed
+from lb.core.poller cimport Poller
 from lb.core.stream cimport Address, Stream
+from lb.upstream.queue cimport Waiter
 
 
-cdef class Http1Call(Timed):
+cdef class Http1Call(Waiter):
     """What a connection serves: the proxy's exchange. Every method may close or give back the connection."""
     # A new connection is under way: on_connected or on_broken follows, unless it is dropped before.
     cdef void on_connecting(self, Http1Upstream upstream) noexcept

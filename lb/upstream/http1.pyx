@@ -5,14 +5,14 @@ from lb.core.buffer cimport (
     tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http1 cimport MAX_FIELDS, Scan, new_response_parser, worker_scan
-from lb.core.poller cimport READ_TURNS, Poller, Timed
+from lb.core.poller cimport READ_TURNS, Poller
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,
 )
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 
 
-cdef class Http1Call(Timed):
+cdef class Http1Call(Waiter):
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:
         pass

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
+from lb.upstream.queue cimport PoolQueue
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -27,6 +28,7 @@ cdef class Pool:
     cdef readonly int protocol
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
+    cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef readonly int key_kind
@@ -39,7 +41,11 @@ cdef class Pool:
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum
 
-    # Chooses an endpoint and counts one more in flight there: its index, or -1 when none takes requests.
+    # Chooses an endpoint and counts one more in flight there: its index, TAKEN_NOBODY when none takes requests, or
+    # TAKEN_FULL when those that do have no room, or others wait for it.
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept
+    # The same for one whose turn it is.
+    cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept
+    cdef bint crowded(self) noexcept
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it.
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept

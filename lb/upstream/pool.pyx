@@ -4,8 +4,12 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.endpoints.set cimport EndpointSet
+from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 
 from lb.balancing import registry
+
+cdef enum:
+    TURNS = 4                         # choices, where other workers take the last place of each just before
 
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
@@ -17,13 +21,18 @@ cdef dict KEYS = {
 
 
 cdef class Pool:
-    """A pool of a plan (`PoolPlan`). `channels` are the connections to each endpoint, in the plan's order."""
+    """A pool of a plan (`PoolPlan`). `channels` are the connections to each endpoint, in the plan's order; `queue` is
+    where its requests wait when all endpoints have as many as they may, None where they do not."""
 
-    def __init__(self, plan, Segment segment, channels):
+    def __init__(self, plan, Segment segment, channels, PoolQueue queue=None):
         cdef int i
         self.name = plan.name
         self.protocol = PROTOCOLS[plan.protocol]
-        self.endpoints = EndpointSet(segment, [e.address for e in plan.endpoints], [e.slot for e in plan.endpoints])
+        self.endpoints = EndpointSet(
+            segment, [e.address for e in plan.endpoints], [e.slot for e in plan.endpoints],
+            [e.max_in_flight for e in plan.endpoints],
+        )
+        self.queue = queue
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]
@@ -46,20 +55,38 @@ cdef class Pool:
         free(self.series)
 
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept:
+        if self.queue is not None and self.queue.somebody():
+            return TAKEN_FULL
+        return self.acquire_next(now, key, exclude)
+
+    cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept:
         cdef int index
-        try:
-            index = self.policy.pick(now, key, exclude)
-        except Exception as failure:     # a plug-in's fault must not take the data path with it
-            report(self.name, failure)
-            return -1
-        if index >= 0:
-            self.endpoints.acquire(index)
-            tg_add(&self.series[index][TG_S_STARTED], 1)
-        return index
+        for _ in range(TURNS):
+            try:
+                index = self.policy.pick(now, key, exclude)
+            except Exception as failure:     # a plug-in's fault must not take the data path with it
+                report(self.name, failure)
+                return TAKEN_NOBODY
+            if index < 0:
+                return TAKEN_FULL if self.endpoints.limited and self.crowded() else TAKEN_NOBODY
+            if self.endpoints.take(index):
+                tg_add(&self.series[index][TG_S_STARTED], 1)
+                return index
+        return TAKEN_FULL
+
+    cdef bint crowded(self) noexcept:
+        """Whether an endpoint takes requests, if not now."""
+        cdef int i
+        for i in range(self.endpoints.size):
+            if self.endpoints.standing_weight(i) > 0:
+                return True
+        return False
 
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
         self.endpoints.release(index)
         tg_add(&self.series[index][TG_S_FINISHED], 1)
+        if self.queue is not None:
+            self.queue.released(now, latency if ok else 0)
         if latency:
             try:
                 self.policy.observe(index, now, latency, ok)

@@ -60,7 +60,7 @@ def test_counts_of_another_worker_and_of_a_dead_one():
         fleet.load(0, 3, worker=1)
         assert {policy.pick(0, 0, -1) for _ in range(10)} == {1}
         fleet.load(1, 1, worker=0)
-        fleet.master.clear_worker(1)
+        fleet.master.forget(fleet.master.clear_worker(1))
         assert {policy.pick(0, 0, -1) for _ in range(10)} == {0}
 
 

@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,9 @@ class _Accepting:
 class StandInProxy:
     """The interface of lb.proxy.proxy.Proxy over asyncio streams."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1, bells: Sequence[int] = ()
+    ) -> None:
         self._loop = loop
         self._segment = segment
         self._log_fd = access_log_fd

@@ -26,7 +26,10 @@ class Process:
 class Segment:
     fd: int = -1
 
-    def clear_worker(self, worker: int) -> None: ...
+    def clear_worker(self, worker: int) -> list[tuple[int, int]]:
+        return []
+
+    def forget(self, lost: list[tuple[int, int]]) -> None: ...
 
 
 async def test_a_silent_worker_stops_the_watchdog_and_is_killed_once() -> None:

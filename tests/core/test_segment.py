@@ -112,8 +112,12 @@ def test_inflight_is_summed_and_a_dead_workers_column_cleared(master):
             worker.add_inflight(10, number + 1)
             worker.add_inflight(63, 1)
     assert (master.inflight(10), master.inflight(63), master.inflight(11)) == (6, 3, 0)
-    master.clear_worker(2)
+    lost = master.clear_worker(2)
+    assert sorted(lost) == [(10, 3), (63, 1)]
+    assert (master.inflight(10), master.inflight(63)) == (6, 3)
+    master.forget(lost)
     assert (master.inflight(10), master.inflight(63)) == (3, 2)
+    assert master.clear_worker(2) == []
 
 
 def test_series_are_summed_and_gaps_of_a_dead_worker_closed(master):
@@ -143,7 +147,7 @@ def test_counters_outlive_the_death_of_a_worker(master):
     assert child.returncode == -9
     assert master.series_total(0)[1] == 41
     assert master.inflight(2) == 4
-    master.clear_worker(1)
+    master.forget(master.clear_worker(1))
     assert master.inflight(2) == 0
     with attached(master, 1) as replacement:
         replacement.add_series(0, 1)

@@ -8,12 +8,14 @@ import re
 
 
 class Endpoint:
-    """Answers every request with its name, after `delay` seconds; `active` and `served` count requests."""
+    """Answers every request with its name, after `delay` seconds; `active`, its highest `peak`, and `served` count
+    requests. One that was begun is finished, whether or not its client is still there, as a model server would."""
 
     def __init__(self, name: str, delay: float = 0) -> None:
         self.name = name
         self.delay = delay
         self.active = 0
+        self.peak = 0
         self.served = 0
 
     async def start(self) -> None:
@@ -30,6 +32,7 @@ class Endpoint:
                 if length:
                     await reader.readexactly(int(length[1]))
                 self.active += 1
+                self.peak = max(self.peak, self.active)
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 self.active -= 1

@@ -1,6 +1,9 @@
 """Endpoint sets: the segment's records and in-flight columns as a worker sees them."""
 
+import contextlib
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -62,8 +65,92 @@ def test_inflight_is_the_sum_over_all_workers(segments):
     assert master.inflight(4) == 7
     sets[0].release_checked(1)
     assert sets[2].inflight(1) == 6
-    master.clear_worker(2)
+    lost = master.clear_worker(2)
+    assert lost == [(4, 5)]
+    assert [endpoints.inflight(1) for endpoints in sets] == [6, 6, 6], "the endpoint may still work on them"
+    master.forget(lost)
     assert [endpoints.inflight(1) for endpoints in sets] == [1, 1, 1]
+
+
+def test_a_limit_makes_an_endpoint_unavailable(segments):
+    master, *workers = segments
+    for slot in (3, 4, 5):
+        master.set_weight(slot, 1)
+        master.set_health(slot, True, 0)
+    first, second = (EndpointSet(worker, ADDRESSES, [3, 4, 5], [2, 0, 1]) for worker in workers[:2])
+    assert [first.limit(i) for i in range(3)] == [2, 0, 1]
+    assert first.take_checked(0)
+    assert second.take_checked(0)
+    assert not first.take_checked(0)
+    assert not second.take_checked(0)
+    assert [first.available(i) for i in range(3)] == [False, True, True]
+    assert first.inflight(0) == 2
+    second.release_checked(0)
+    assert first.available(0)
+    assert all(first.take_checked(1) for _ in range(100)), "0 is no limit"
+    assert EndpointSet(workers[2], ADDRESSES[:1], [3]).available(0), "the limit is the set's, not the segment's"
+
+
+def test_limits_are_counted_with_those_of_dead_workers(segments):
+    master, *workers = segments
+    first, second = (EndpointSet(worker, ADDRESSES[:1], [3], [1]) for worker in workers[:2])
+    assert first.take_checked(0)
+    lost = master.clear_worker(0)
+    assert not second.take_checked(0)
+    master.forget(lost)
+    assert second.take_checked(0)
+
+
+def test_as_many_limits_as_endpoints(segments):
+    with pytest.raises(ValueError, match="2 limits but 3 slots"):
+        EndpointSet(segments[1], ADDRESSES, [3, 4, 5], [1, 2])
+
+
+CONTENDER = """
+import os, sys, time
+from lb.core.segment import Segment
+from lb.endpoints.set import EndpointSet
+fd, worker, limit, rounds = map(int, sys.argv[1:])
+segment = Segment.attach(fd, worker)
+endpoints = EndpointSet(segment, ["a"], [0], [limit])
+sys.stdin.readline()
+worst = taken = 0
+while taken < rounds:
+    if endpoints.take_checked(0):
+        taken += 1
+        segment.add_series(worker, 0, 1)
+        # Came and left are read in this order, so that nobody is counted who is not there.
+        counts = [segment.series_total(w)[:2] for w in range(4)]
+        worst = max(worst, sum(came - left for came, left in counts))
+        segment.add_series(worker, 1, 1)
+        endpoints.release_checked(0)
+print(worst)
+"""
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_is_exact_between_processes_that_contend(limit):
+    """Each counts itself in words of its own while it holds a place; nobody may ever see more than `limit` of them."""
+    with contextlib.ExitStack() as stack:
+        master = Segment.create(4, endpoint_capacity=8, series_capacity=8)
+        stack.callback(master.close)
+        master.set_weight(0, 1)
+        master.set_health(0, True, 0)
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", CONTENDER, str(master.fd), str(worker), str(limit), "4000"],
+                pass_fds=[master.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+            for worker in range(4)
+        ]  # fmt: skip
+        for child in children:
+            stack.callback(child.kill)
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        seen = [int(child.communicate(timeout=120)[0]) for child in children]
+        assert max(seen) == limit
+        assert master.inflight(0) == 0
 
 
 def test_count_outlives_the_set(segments):

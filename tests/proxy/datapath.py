@@ -130,14 +130,20 @@ class Site:
         more_pools: Sequence[list[str]] = (),
         dual_stack: bool = False,
         tickets: tuple[bytes, ...] = (),
+        cap: int = 0,
+        workers: int = 1,
+        bells: Sequence[int] = (),
     ) -> Gate:
         """A data path in front of `addresses`; `cache_size` bytes of result cache, 0 for none. `more_pools` are further
-        pools like the first, by their addresses; `tickets` seal TLS sessions."""
+        pools like the first, by their addresses; `tickets` seal TLS sessions. `cap` is the most requests in flight at
+        each endpoint, 0 for any number. It is the first of `workers`, of which `bells` are the eventfds."""
         tcp = (listener or {}).get("protocol") in ("tcp", "tls")
         made_pools = []
         for each in (addresses, *more_pools):
             first = sum(len(p.endpoints) for p in made_pools)
-            numbered = tuple(EndpointPlan(a, first + i, 10 + first + i, 1) for i, a in enumerate(each))
+            numbered = tuple(
+                EndpointPlan(a, first + i, 10 + first + i, 1, max_in_flight=cap) for i, a in enumerate(each)
+            )
             settings = {"protocol": "tcp" if tcp else "http", **(pool or {})}
             made_pools.append(replace(POOL, name=f"pool{first or ''}", endpoints=numbered, **settings))
         pools = tuple(made_pools)
@@ -146,13 +152,13 @@ class Site:
         made = replace(HTTP, **{"routes": routes, "pool": 0 if tcp else -1, **(listener or {})})
         cache = CachePlan(cache_size, 1 << 20) if cache_size else None
         plan = Plan(1, 1, (made,), pools, cache, AccessLogPlan(""), 10 * SECOND, tickets=tickets)
-        master = Segment.create(1, cache_size=cache_size)
+        master = Segment.create(workers, cache_size=cache_size)
         for endpoint in endpoints:
             master.set_health(endpoint.slot, True, 0)
             master.set_weight(endpoint.slot, 1)
         fd, port = listening_socket(dual_stack)
         self.descriptors[port] = fd
-        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0))
+        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0), -1, bells)
         proxy.apply(plan, {"web": fd})
         gate = Gate(proxy, master, plan, port)
         self.gates.append(gate)

@@ -110,6 +110,7 @@ class GrpcEndpoint:
         try:
             self._port = server.add_insecure_port(f"127.0.0.1:{self._port}")
         except RuntimeError as error:
+            await server.stop(None)  # one that is dropped instead keeps grpcio's thread, and the process, for ever
             raise OSError(str(error)) from error
         await server.start()
         self._server = server

@@ -1,0 +1,106 @@
+"""Those who wait for an endpoint while every one of the pool has as much in flight as it may.
+
+One queue for a pool and worker; those of all workers are one queue to the outside. Each publishes in its series how many
+wait and where its first stands, so that who comes next is decided over all workers, and how many wait is bounded over all.
+Whoever gives an endpoint back serves its own first, or rings the bell of the worker whose first comes before.
+"""
+
+from libc.stdint cimport uint64_t
+from lb.core.bell cimport Bells
+from lb.core.poller cimport Source, Timed
+from lb.core.segment cimport Segment
+from lb.endpoints.set cimport EndpointSet
+
+
+cdef enum verdict:
+    Q_WAITS = 0
+    Q_FULL                            # too many wait
+    Q_HOPELESS                        # it could not be served in time
+    Q_SHED                            # it could, but the overload lasts, and the queue is kept short
+    Q_TIMEOUT                         # it has waited as long as one may
+    Q_NOBODY                          # no endpoint is left that could have room some day
+
+cdef enum priority:
+    HIGH = 0
+    NORMAL
+    LOW
+
+cdef enum taken:
+    TAKEN_NOBODY = -1                 # no endpoint takes requests
+    TAKEN_FULL = -2                   # those that do have as many as they may
+
+
+cdef class Waiter(Timed):
+    cdef PoolQueue queue              # None: it does not wait
+    cdef uint64_t place               # its key in the order
+    cdef uint64_t number              # among equal keys
+    cdef uint64_t queued_at
+    cdef uint64_t wanted_by           # when the answer has to be there; NEVER = no matter
+
+    # An endpoint for it, counted in flight: an index of its pool, or TAKEN_…
+    cdef int take_endpoint(self, uint64_t now) noexcept
+    # It waits no more: it has this endpoint.
+    cdef void admitted(self, int endpoint) noexcept
+    # It waits no more, and gets none.
+    cdef void turned_away(self, int why) noexcept
+    # Its pool has another form since a reload.
+    cdef void move_to(self, object pool) noexcept
+
+
+cdef struct tg_waiter:
+    uint64_t key
+    uint64_t number
+    void *waiter
+
+
+cdef class PoolQueue(Source):
+    cdef readonly str name
+    cdef Segment segment
+    cdef EndpointSet endpoints
+    cdef Bells bells
+    cdef int series
+    cdef uint64_t *words              # of the series, this worker's
+    cdef int own
+    cdef int workers
+    cdef uint64_t most                # that may wait, in all workers
+    cdef uint64_t timeout
+    cdef uint64_t patience            # for how long people wait until that is an overload
+    cdef double share                 # of the time that is left, which may be spent waiting during one
+    cdef tg_waiter *line              # from `first`, by key and number
+    cdef size_t first
+    cdef size_t count
+    cdef size_t room
+    cdef uint64_t numbers
+    cdef uint64_t busy_since          # while somebody waits: somebody has at every moment since
+    cdef double service               # mean time that a request keeps its endpoint, in nanoseconds; 0 = not known
+    cdef uint64_t learned_at
+    cdef uint64_t places              # requests that the endpoints may have at once
+    cdef uint64_t counted_at
+    cdef bint impatient               # the next look does not wait for other workers
+
+    # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be
+    # there; NEVER = none), and is told what becomes of it. Else it is not, and is not told.
+    cdef int join(self, Waiter waiter, int priority, uint64_t due, uint64_t now) noexcept
+    # Before its turn: because its time is over, or its client has left.
+    cdef void leave(self, Waiter waiter, bint timed_out) noexcept
+    # When it has waited as long as it may.
+    cdef uint64_t patience_of(self, Waiter waiter) noexcept
+    # Whether anybody waits, in any worker, so that nobody may pass.
+    cdef bint somebody(self) noexcept
+    # An endpoint has room again, after `latency` ns of work (0: not known).
+    cdef void released(self, uint64_t now, uint64_t latency) noexcept
+    # Seconds after which a client that was refused may try again: 1 at least.
+    cdef unsigned long retry_after(self, uint64_t now) noexcept
+
+    cdef uint64_t waiting(self, int worker) noexcept
+    cdef uint64_t waiting_elsewhere(self) noexcept
+    cdef int ahead_elsewhere(self) noexcept
+    cdef size_t rank(self, uint64_t key, uint64_t number) noexcept
+    cdef double wait_of(self, uint64_t key, uint64_t now) noexcept
+    cdef double service_time(self, uint64_t now) noexcept
+    cdef uint64_t count_places(self, uint64_t now) noexcept
+    cdef bint overloaded(self, uint64_t now) noexcept
+    cdef int insert(self, Waiter waiter) noexcept
+    cdef void take_out(self, size_t at) noexcept
+    cdef void publish(self) noexcept
+    cdef void over(self, Waiter waiter, uint64_t now) noexcept

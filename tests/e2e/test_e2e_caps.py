@@ -1,0 +1,70 @@
+"""No endpoint has more than its `max_in_flight`, whatever the workers do and whatever becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from daemon import Daemon, eventually, http_listener, route, worker_of
+from endpoints import Endpoint
+from traffic import ask_once, load, request
+
+Start = Callable[..., Daemon]
+GET = request("GET", "/x")
+CAP = 2
+
+
+def config(addresses: list[str], **pool: Any) -> dict[str, Any]:
+    settings = {"protocol": "http", "endpoints": addresses, "max_in_flight": CAP, **pool}
+    return {"workers": 4, "listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": settings}}
+
+
+async def test_four_workers_and_a_cap_of_two(start: Start, endpoint: Callable[..., Any]) -> None:
+    endpoints: list[Endpoint] = [await endpoint(name, 0.01) for name in "abc"]
+    daemon = start(config([e.address for e in endpoints]))
+    port = daemon.port()
+    async with load(port, [GET], clients=48) as running:
+        await running.until(1500)
+        owners = {c.local_port: worker_of(daemon.worker_pids(), c.local_port) for c in running.clients}
+        assert len(set(owners.values())) > 1, "all connections came to one worker"
+        assert not running.failures
+    assert [e.peak for e in endpoints] == [CAP] * 3
+    await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
+
+
+async def test_a_cap_holds_across_the_death_of_workers(start: Start, endpoint: Callable[..., Any]) -> None:
+    endpoints: list[Endpoint] = [await endpoint(name, 0.05) for name in "ab"]
+    daemon = start(config([e.address for e in endpoints]))
+    port = daemon.port()
+    statuses: Counter[int] = Counter()
+    cut = 0
+    stop = asyncio.Event()
+
+    async def client() -> None:
+        nonlocal cut
+        while not stop.is_set():
+            try:
+                statuses[(await ask_once(port, GET)).status] += 1
+            except (OSError, EOFError):
+                cut += 1  # its worker was the one
+
+    clients = [asyncio.create_task(client()) for _ in range(24)]
+    for index in range(4):
+        await asyncio.to_thread(eventually, lambda index=index: statuses[200] > 60 * (index + 1), "answers")
+        victim = daemon.worker_pids()[index]
+        os.kill(victim, signal.SIGKILL)
+        await asyncio.to_thread(
+            eventually, lambda victim=victim: victim not in daemon.worker_pids(), "the worker was not replaced"
+        )
+    stop.set()
+    await asyncio.gather(*clients)
+    assert set(statuses) == {200}
+    assert cut <= 24 * 4
+    assert [e.peak for e in endpoints] == [CAP] * 2
+    await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
+    waiting = await asyncio.to_thread(daemon.metrics, "tidegate_pool_queue_length")
+    assert list(waiting.values()) == [0]
