@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -18,20 +21,49 @@ from lb.endpoints.set import EndpointSet
 _STRIDE = 0x9E3779B97F4A7C15
 
 
-@pytest.mark.parametrize("size", [8, 256])
-@pytest.mark.parametrize("policy", sorted(registry.POLICIES))
-def test_pick(benchmark: BenchmarkFixture, policy: str, size: int) -> None:
+# Policies, and the options that make them do more.
+_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in registry.POLICIES if name != "first"},
+    "first": ("first", {"fill": 2}),
+    "power_of_two, 5": ("power_of_two", {"choices": 5}),
+}
+_NOW = 10**12
+
+
+@contextmanager
+def _built(case: str, size: int) -> Iterator[tuple[EndpointSet, Callable[[], int]]]:
+    """The endpoints, and a choice among them for the next of many keys."""
+    name, options = _CASES[case]
     with worker_segment(size) as segment:
-        made = registry.build(PolicyPlan(policy), EndpointSet(segment, addresses(size), range(size)))
+        endpoints = EndpointSet(segment, addresses(size), range(size))
+        made = registry.build(PolicyPlan(name, options=options), endpoints)
         numbers = count()
 
         def pick() -> int:
-            return made.pick(0, next(numbers) * _STRIDE % 2**64, -1)
+            return made.pick(_NOW, next(numbers) * _STRIDE % 2**64, -1)
 
+        yield endpoints, pick
+
+
+@pytest.mark.parametrize("size", [16, 1000])
+@pytest.mark.parametrize("case", sorted(_CASES))
+def test_pick_idle(benchmark: BenchmarkFixture, case: str, size: int) -> None:
+    with _built(case, size) as (_, pick):
         assert 0 <= benchmark(pick) < size
-        # Nothing is in flight, so every policy spreads over all of them.
+        # Nothing is in flight, so every policy spreads over all of them, but for the one that is made not to.
         chosen = Counter(pick() for _ in range(size * 100))
-        assert set(chosen) == set(range(size))
+        assert set(chosen) == ({0} if case == "first" else set(range(size)))
+
+
+@pytest.mark.parametrize("size", [16, 1000])
+@pytest.mark.parametrize("case", sorted(_CASES))
+def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
+    """One to three requests in flight at every endpoint."""
+    with _built(case, size) as (endpoints, pick):
+        for i in range(size):
+            for _ in range(1 + i % 3):
+                endpoints.acquire_checked(i)
+        assert 0 <= benchmark(pick) < size
 
 
 @pytest.mark.parametrize("size", [64, 1024])

@@ -5,8 +5,13 @@ from lb.balancing.policy cimport Policy
 from lb.endpoints.set cimport EndpointSet
 
 
+# As a C global: a name of the module would be looked up and boxed at every use.
+cdef int _ALWAYS_ALL
+
+
 cdef class LeastRequest(Policy):
     cdef int start
+    cdef int64_t ceiling
 
     @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=int64_t, load=int64_t,
                    best_load=int64_t, best_weight=int64_t)

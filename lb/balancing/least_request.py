@@ -9,6 +9,9 @@ from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
 
+# Up to this many endpoints a walk over all of them costs less than it is worth to think about.
+_ALWAYS_ALL = 32
+
 
 class LeastRequest(Policy):
     """The least (in flight + 1) / weight; of equal ones the next in turn, so that idle endpoints share evenly.
@@ -16,12 +19,17 @@ class LeastRequest(Policy):
     With the one that is about to be added counted, a weight says how much an endpoint can do: one of weight 10 gets
     ten before one of weight 1 gets its first (shortest expected delay). For shares of the traffic whatever the load,
     as for a canary, round_robin is the policy.
+
+    In a large pool the walk ends at an idle endpoint of the highest weight, which none can beat. A weight that is
+    raised beyond all others while the pool runs is known once a walk has passed it, after one round of choices.
     """
 
     def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
         Policy.__init__(self, endpoints, options)
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        # At least every weight, those of endpoints that may come up later included.
+        self.ceiling = max((endpoints.weight(i) for i in range(endpoints.size)), default=0)
 
     def pick(self, now: int, key: int, exclude: int) -> int:
         endpoints = self.endpoints
@@ -38,6 +46,10 @@ class LeastRequest(Policy):
                 # load / weight < best_load / best_weight, without the rounding of a division.
                 if best < 0 or load * best_weight < best_load * weight:
                     best, best_load, best_weight = i, load, weight
+                if weight >= self.ceiling:
+                    self.ceiling = weight
+                    if load == 1 and endpoints.size > _ALWAYS_ALL:
+                        break
             i += 1
         if best < 0:
             return self.last_resort(exclude)

@@ -1,8 +1,15 @@
-"""The options of a policy: the keys that stand beside `type` and `key` in a pool's `policy`."""
+"""The options of the policies: the keys that stand beside `type` and `key` in a pool's `policy`.
+
+Plain Python for all policies, since pydantic reads the source of these classes for their documentation.
+"""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
+
+from lb.config.base import Integer
+
+MOST_CHOICES = 32
 
 
 class PolicyOptions(BaseModel):
@@ -12,3 +19,14 @@ class PolicyOptions(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
     )
+
+
+class ChoiceOptions(PolicyOptions):
+    choices: Integer = Field(default=2, ge=2, le=MOST_CHOICES)
+    """How many endpoints are drawn and compared. More spread the load more evenly, cost more, and let workers that
+    choose at the same moment meet more often."""
+
+
+class FirstOptions(PolicyOptions):
+    fill: Integer = Field(ge=1, le=1_000_000)
+    """Requests in flight per unit of weight at an endpoint before the next one is used."""

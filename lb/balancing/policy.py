@@ -13,7 +13,8 @@ from lb.endpoints.set import EndpointSet
 class Policy:
     """Base of all policies, also of those written in plain Python."""
 
-    Options = PolicyOptions
+    # As a comment: Cython takes an annotation for the declaration of a field.
+    Options = PolicyOptions  # type: type[PolicyOptions]
     """The options of this policy: a subclass of PolicyOptions, closed like it."""
     needs_key = False
     """Whether the policy chooses by the request's key, so that the pool's `policy` needs a `key`."""

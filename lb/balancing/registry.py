@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from lb.balancing import plugins
+from lb.balancing.first import First
 from lb.balancing.guard import Guard
 from lb.balancing.least_request import LeastRequest
 from lb.balancing.maglev import Maglev
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
+from lb.balancing.random import Random
 from lb.balancing.round_robin import RoundRobin
 from lb.config.base import did_you_mean
 from lb.config.explain import message, where
 from lb.config.plan import PolicyPlan
 from lb.config.schema import Config, PolicyConfig
+from lb.config.units import FileContext
 from lb.endpoints.set import EndpointSet
 from lb.errors import ConfigError
 
 PolicyType = type[Policy]
 
+# Options come from a file: a duration without a unit is a mistake there. What has a path would start from here.
+_FROM_FILE = FileContext(Path())
+
 POLICIES: dict[str, PolicyType] = {
+    "first": First,
     "least_request": LeastRequest,
     "maglev": Maglev,
     "power_of_two": PowerOfTwo,
+    "random": Random,
     "round_robin": RoundRobin,
 }
 
@@ -65,7 +74,7 @@ def build(plan: PolicyPlan, endpoints: EndpointSet) -> Policy:
     problems = [f"policy {plan.type!r}: {path}: {text}" for path, text in _option_problems(kind, plan.options or {})]
     if problems:
         raise ConfigError(problems)
-    options = kind.Options.model_validate(plan.options or {})
+    options = kind.Options.model_validate(plan.options or {}, context=_FROM_FILE)
     if plan.type in POLICIES:
         return kind(endpoints, options)
     try:
@@ -98,7 +107,7 @@ def _problems(policy: PolicyConfig) -> Iterator[tuple[str, str]]:
 
 def _option_problems(kind: PolicyType, options: dict[str, Any]) -> Iterator[tuple[str, str]]:
     try:
-        kind.Options.model_validate(options)
+        kind.Options.model_validate(options, context=_FROM_FILE)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             yield where(detail["loc"]), message(detail, kind.Options, detail["input"])

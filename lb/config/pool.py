@@ -54,9 +54,11 @@ class PolicyConfig(Model):
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(min_length=1)
-    """Name of the policy: `least_request`, `round_robin`, `power_of_two`, `maglev`, or one that a plug-in adds."""
+    """Name of the policy: `least_request`, `power_of_two`, `round_robin`, `random`, `first`,
+    `maglev`, or one that a plug-in adds. What each does and its options:
+    [Choose a balancing policy](howto/choose-a-policy.md)."""
     key: KeyConfig | None = None
-    """What requests are told apart by. Needed by `maglev`."""
+    """What requests are told apart by. Needed by `maglev`, and only by it."""
 
     @property
     def options(self) -> dict[str, Any]:

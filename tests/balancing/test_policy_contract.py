@@ -17,3 +17,17 @@ class TestPowerOfTwo(PolicyContract):
 
 class TestMaglev(PolicyContract):
     policy = "maglev"
+
+
+class TestFirst(PolicyContract):
+    policy = "first"
+    options = {"fill": 2}
+
+
+class TestPowerOfMany(PolicyContract):
+    policy = "power_of_two"
+    options = {"choices": 32}
+
+
+class TestRandom(PolicyContract):
+    policy = "random"

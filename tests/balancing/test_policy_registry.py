@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from fleet import Fleet
@@ -14,6 +15,7 @@ from lb.config.load import load
 from lb.config.plan import PolicyPlan
 from lb.errors import ConfigError, TidegateError
 
+ROOT = Path(__file__).parents[2]
 HEAD = "from lb.balancing.options import PolicyOptions\nfrom lb.balancing.policy import Policy\n"
 
 
@@ -43,11 +45,27 @@ def install(tmp_path, monkeypatch):
 
 
 def test_built_in_names():
-    assert set(registry.POLICIES) == {"round_robin", "least_request", "power_of_two", "maglev"}
+    options = {name: set(registry.options_model(name).model_fields) for name in registry.POLICIES}
+    assert options == {
+        "first": {"fill"},
+        "least_request": set(),
+        "maglev": set(),
+        "power_of_two": {"choices"},
+        "random": set(),
+        "round_robin": set(),
+    }
     assert set(registry.names()) >= set(registry.POLICIES)
-    for name in registry.POLICIES:
-        assert registry.options_model(name) is PolicyOptions
     assert [name for name in registry.POLICIES if registry.find(name).needs_key] == ["maglev"]
+
+
+def test_every_policy_and_option_is_documented_and_under_contract():
+    page = (ROOT / "docs" / "howto" / "choose-a-policy.md").read_text()
+    contract = (ROOT / "tests" / "balancing" / "test_policy_contract.py").read_text()
+    for name in registry.POLICIES:
+        assert f"| `{name}`" in page
+        assert f'policy = "{name}"' in contract
+        for option in registry.options_model(name).model_fields:
+            assert f"| `{option}`" in page
 
 
 def test_unknown_name():
@@ -224,6 +242,8 @@ pools:
             "pools.p.policy.key: has no effect: round_robin does not choose by a key",
         ),
         ("round_robbin", "pools.p.policy: there is no policy 'round_robbin'; did you mean round_robin?"),
+        ("first", "pools.p.policy.fill: is required"),
+        ("{type: power_of_two, choices: 40}", "pools.p.policy.choices: must be at most 32"),
         ("maglev2", "pools.p.policy: there is no policy 'maglev2'; did you mean maglev?"),
     ],
 )
@@ -236,7 +256,15 @@ def test_lines_of_the_loader(tmp_path, policy, problem):
 
 
 @pytest.mark.parametrize(
-    "policy", ["round_robin", "least_request", "power_of_two", "{type: maglev, key: {cookie: sid}}"]
+    "policy",
+    [
+        "round_robin",
+        "least_request",
+        "random",
+        "{type: power_of_two, choices: 3}",
+        "{type: first, fill: 8}",
+        "{type: maglev, key: {cookie: sid}}",
+    ],
 )
 def test_good_policies_pass_the_loader(tmp_path, policy):
     file = tmp_path / "tidegate.yaml"

@@ -1,17 +1,20 @@
 """Power of two choices: the law of the draws, and the comparison."""
 
+from math import comb
+
 import pytest
 from fleet import Fleet
 from statistics_checks import agrees
 
-from lb.balancing.options import PolicyOptions
+from lb.balancing.options import ChoiceOptions
 from lb.balancing.power_of_two import PowerOfTwo
+from lb.errors import ConfigError
 
 DRAWS = 40_000
 
 
-def seeded(fleet, seed=7):
-    return PowerOfTwo(fleet.sets[0], PolicyOptions(), seed=seed)
+def seeded(fleet, seed=7, choices=2):
+    return PowerOfTwo(fleet.sets[0], ChoiceOptions(choices=choices), seed=seed)
 
 
 def counts(policy, size, exclude=-1, draws=DRAWS):
@@ -28,6 +31,40 @@ def test_two_different_endpoints_are_drawn(size):
         for i in range(size):
             fleet.load(i, i)
         assert agrees(counts(seeded(fleet), size), [size - 1 - i for i in range(size)])
+
+
+@pytest.mark.parametrize(("size", "choices"), [(5, 3), (10, 5), (40, 32), (64, 8)])
+def test_as_many_different_endpoints_are_drawn_as_asked_for(size, choices):
+    """With all loads different, rank r wins when it is drawn and the others are of the ranks behind it."""
+    with Fleet([1] * size) as fleet:
+        for i in range(size):
+            fleet.load(i, i)
+        expected = [comb(size - 1 - i, choices - 1) for i in range(size)]
+        # Pooled where the law gives less than a handful.
+        rare = [i for i in range(size) if DRAWS * expected[i] < 5 * sum(expected)]
+        found = counts(seeded(fleet, choices=choices), size)
+        often = [i for i in range(size) if i not in rare]
+        assert agrees(
+            [*(found[i] for i in often), sum(found[i] for i in rare)],
+            [*(expected[i] for i in often), sum(expected[i] for i in rare)],
+        )
+
+
+@pytest.mark.parametrize("choices", [2, 5, 32])
+def test_more_choices_than_endpoints(choices):
+    with Fleet([3, 1, 1]) as fleet:
+        for i in range(3):
+            fleet.load(i, 9 - i)
+        assert counts(seeded(fleet, choices=choices), 3, exclude=2, draws=100)[2] == 0
+        if choices > 2:
+            # All are compared: 9/3 per weight is the least, whatever was drawn first.
+            assert counts(seeded(fleet, choices=choices), 3, draws=100) == [100, 0, 0]
+
+
+@pytest.mark.parametrize("choices", [1, 33, 2.5, "2"])
+def test_number_of_choices_is_checked(choices):
+    with Fleet([1]) as fleet, pytest.raises(ConfigError, match="policy 'power_of_two': choices: must be"):
+        fleet.build("power_of_two", choices=choices)
 
 
 @pytest.mark.parametrize("weights", [[1, 1, 1], [3, 2, 1], [1000, 1], [7] * 12, [100] + [1] * 30, [0, 5, 0, 1, 1]])

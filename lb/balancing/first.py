@@ -1,0 +1,37 @@
+"""The first endpoint with room, so that the others can stay idle (HAProxy's `balance first`)."""
+
+from __future__ import annotations
+
+from lb.balancing.options import FirstOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class First(Policy):
+    """In the order of the configuration, the first available endpoint with fewer than `fill` in flight per weight,
+    counted over all workers; when all are full, the least (in flight + 1) / weight, the first of equal ones.
+
+    The load sits on as few endpoints as can bear it; those at the end of the list can be switched off.
+    """
+
+    Options = FirstOptions
+
+    def __init__(self, endpoints: EndpointSet, options: FirstOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.fill = options.fill
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        endpoints = self.endpoints
+        best = -1
+        best_load = 0
+        best_weight = 1
+        for i in range(endpoints.size):
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight == 0:
+                continue
+            load = endpoints.running(i)
+            if load < self.fill * weight:
+                return i
+            if best < 0 or (load + 1) * best_weight < best_load * weight:
+                best, best_load, best_weight = i, load + 1, weight
+        return best if best >= 0 else self.last_resort(exclude)

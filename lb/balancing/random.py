@@ -1,0 +1,25 @@
+"""Endpoints at random, by weight."""
+
+from __future__ import annotations
+
+from lb.balancing.draw import Draw
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class Random(Policy):
+    """Any available endpoint, with a probability in proportion to its weight.
+
+    Shares as round_robin's, without a turn that workers or several load balancers could fall into step with. `seed`
+    makes the draws repeatable (0: random).
+    """
+
+    def __init__(self, endpoints: EndpointSet, options: PolicyOptions, seed: int = 0) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.draw = Draw(endpoints, seed)
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        self.draw.begin(exclude)
+        index = self.draw.another()
+        return index if index >= 0 else self.last_resort(exclude)
