@@ -90,7 +90,7 @@ def extension(source: Path) -> Extension:
         [str(relative)],
         include_dirs=[str(ROOT / "lb" / "core"), str(ROOT / "lb" / "cache"), *links["include_dirs"]],
         library_dirs=links["library_dirs"],
-        libraries=links["libraries"],
+        libraries=[*links["libraries"], "m"],  # left out again where nothing needs it
         extra_compile_args=flags,
         extra_link_args=["-Wl,--as-needed", *os.environ.get("TIDEGATE_LDFLAGS", "").split()],
         language="c++" if module in CPLUSPLUS else "c",

@@ -58,9 +58,10 @@ def test_pick_idle(benchmark: BenchmarkFixture, case: str, size: int) -> None:
 @pytest.mark.parametrize("size", [16, 1000])
 @pytest.mark.parametrize("case", sorted(_CASES))
 def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
-    """One to three requests in flight at every endpoint."""
+    """One to three requests in flight at every endpoint, and latencies of about a millisecond."""
     with _built(case, size) as (endpoints, pick):
         for i in range(size):
+            endpoints.set_latency_checked(i, 1e6 + 1e3 * (i * 7 % size), _NOW - i)
             for _ in range(1 + i % 3):
                 endpoints.acquire_checked(i)
         assert 0 <= benchmark(pick) < size

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from lb.config.base import Integer
+from lb.config.units import MILLISECOND, SECOND, Duration
 
 MOST_CHOICES = 32
 
@@ -25,6 +26,16 @@ class ChoiceOptions(PolicyOptions):
     choices: Integer = Field(default=2, ge=2, le=MOST_CHOICES)
     """How many endpoints are drawn and compared. More spread the load more evenly, cost more, and let workers that
     choose at the same moment meet more often."""
+
+
+class DecayOptions(PolicyOptions):
+    decay: Duration = Field(default=10 * SECOND, ge=MILLISECOND)
+    """Time in which what is known of an endpoint's latency fades to a third (1/e). Shorter forgets a bad moment sooner
+    and is led more by chance."""
+
+
+class PeakEwmaOptions(ChoiceOptions, DecayOptions):
+    """Those of power_of_two, and how fast latencies fade."""
 
 
 class FirstOptions(PolicyOptions):

@@ -12,8 +12,10 @@ from lb.balancing import plugins
 from lb.balancing.first import First
 from lb.balancing.guard import Guard
 from lb.balancing.least_request import LeastRequest
+from lb.balancing.least_time import LeastTime
 from lb.balancing.maglev import Maglev
 from lb.balancing.options import PolicyOptions
+from lb.balancing.peak_ewma import PeakEwma
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
 from lb.balancing.random import Random
@@ -34,7 +36,9 @@ _FROM_FILE = FileContext(Path())
 POLICIES: dict[str, PolicyType] = {
     "first": First,
     "least_request": LeastRequest,
+    "least_time": LeastTime,
     "maglev": Maglev,
+    "peak_ewma": PeakEwma,
     "power_of_two": PowerOfTwo,
     "random": Random,
     "round_robin": RoundRobin,

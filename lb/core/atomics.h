@@ -8,6 +8,7 @@
 #define TIDEGATE_ATOMICS_H
 
 #include <stdint.h>
+#include <string.h>
 
 #define TG_ATOMICS(bits, type)                                                                                          \
     static inline type tg_load##bits##_f(const type *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }                \
@@ -37,6 +38,21 @@ TG_ATOMICS(_i32, int32_t)
 #define tg_store64_relaxed(p, v) tg_store64_relaxed_f((uint64_t *)(p), (v))
 #define tg_fetch_add64(p, v) tg_fetch_add64_f((uint64_t *)(p), (v))
 #define tg_cas64(p, expected, desired) tg_cas64_f((uint64_t *)(p), (expected), (desired))
+
+/* The bits of a double in a 64-bit word. */
+static inline double tg_load_double_relaxed_f(const uint64_t *p) {
+    uint64_t bits = __atomic_load_n(p, __ATOMIC_RELAXED);
+    double v;
+    memcpy(&v, &bits, sizeof(v));
+    return v;
+}
+static inline void tg_store_double_relaxed_f(uint64_t *p, double v) {
+    uint64_t bits;
+    memcpy(&bits, &v, sizeof(bits));
+    __atomic_store_n(p, bits, __ATOMIC_RELAXED);
+}
+#define tg_load_double_relaxed(p) tg_load_double_relaxed_f((const uint64_t *)(p))
+#define tg_store_double_relaxed(p, v) tg_store_double_relaxed_f((uint64_t *)(p), (v))
 
 #define tg_load_i32(p) tg_load_i32_f((const int32_t *)(p))
 #define tg_load_i32_relaxed(p) tg_load_i32_relaxed_f((const int32_t *)(p))

@@ -16,6 +16,8 @@ cdef extern from "atomics.h" nogil:
     void tg_store64_relaxed(uint64_t *p, uint64_t v) noexcept
     uint64_t tg_fetch_add64(uint64_t *p, uint64_t v) noexcept
     bint tg_cas64(uint64_t *p, uint64_t expected, uint64_t desired) noexcept
+    double tg_load_double_relaxed(const uint64_t *p) noexcept      # the word holds a double's bits
+    void tg_store_double_relaxed(uint64_t *p, double v) noexcept
     int32_t tg_load_i32(const int32_t *p) noexcept
     int32_t tg_load_i32_relaxed(const int32_t *p) noexcept
     void tg_store_i32_relaxed(int32_t *p, int32_t v) noexcept

@@ -53,8 +53,8 @@ typedef struct {
     _Atomic uint32_t weight;              /* 0 takes no new requests */
     _Atomic uint32_t generation;          /* counts reuse of the slot */
     _Atomic uint64_t health_changed_ns;   /* CLOCK_MONOTONIC */
-    _Alignas(64) _Atomic uint64_t latency_ewma_ns;
-    _Atomic uint64_t latency_updated_ns;
+    _Alignas(64) _Atomic uint64_t latency_ewma_ns; /* bits of a double: at 10^5 samples a second changes are below 1 ns */
+    _Atomic uint64_t latency_updated_ns;           /* CLOCK_MONOTONIC; both are written by policies, in any worker */
     _Atomic uint64_t report_utilization_ppm; /* last load report */
     _Atomic uint64_t report_updated_ns;
     _Atomic uint32_t consecutive_errors;

@@ -1,7 +1,7 @@
 """The endpoints of a pool as one worker sees them, over their records in the shared segment."""
 
 cimport cython
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from lb.core.segment cimport Segment, tg_endpoint
 
@@ -25,6 +25,8 @@ cdef class EndpointSet:
     cpdef int inflight(self, int i)
     cpdef int weight(self, int i)
     cpdef int limit(self, int i)
+    cpdef double latency(self, int i)
+    cpdef uint64_t latency_at(self, int i)
 
     # For compiled callers that hold an index of this set (0 <= i < size).
     cdef void acquire(self, int i) noexcept
@@ -33,5 +35,8 @@ cdef class EndpointSet:
     cdef int effective_weight(self, int i) noexcept nogil    # 0: takes no new requests
     cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
     cdef int running(self, int i) noexcept nogil             # in flight, exactly
+    cdef double latency_ns(self, int i) noexcept nogil       # 0: nothing is known
+    cdef uint64_t latency_updated(self, int i) noexcept nogil
+    cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
 
     cdef int check(self, int i) except -1

@@ -1,15 +1,25 @@
 """The endpoints of a pool as one worker sees them, over their records in the shared segment (design.md section 4).
 
 An EndpointSet keeps no state of its own: health, drain and weight are the master's words, in-flight counts are one
-column per worker. So two workers, or the sets before and after a reload, see the same thing at the same time.
+column per worker, and an average of latencies is written by all. So two workers, or the sets before and after a
+reload, see the same thing at the same time.
 """
 
 cimport cython
-from libc.stdint cimport INT32_MAX, int32_t, uint32_t
+from libc.stdint cimport INT32_MAX, int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lb.core.atomics cimport (
-    tg_fence_full, tg_load32, tg_load32_relaxed, tg_load_i32_relaxed, tg_pause, tg_store_i32_relaxed,
+    tg_fence_full,
+    tg_load32,
+    tg_load32_relaxed,
+    tg_load64_relaxed,
+    tg_load_double_relaxed,
+    tg_load_i32_relaxed,
+    tg_pause,
+    tg_store64_relaxed,
+    tg_store_double_relaxed,
+    tg_store_i32_relaxed,
 )
 from lb.core.segment cimport TG_ADMIN_ENABLED, TG_HEALTH_UP, Segment, tg_endpoint
 
@@ -109,6 +119,21 @@ cdef class EndpointSet:
         self.check(i)
         return self.take(i)
 
+    cpdef double latency(self, int i):
+        """The average latency in ns that the pool's policy keeps for the endpoint; 0: nothing is known."""
+        self.check(i)
+        return self.latency_ns(i)
+
+    cpdef uint64_t latency_at(self, int i):
+        """When that average was last written, in monotonic ns; 0: never."""
+        self.check(i)
+        return self.latency_updated(i)
+
+    def set_latency_checked(self, i, latency_ns, now):
+        """`set_latency` for callers in Python; IndexError when `i` is out of range."""
+        self.check(i)
+        self.set_latency(i, latency_ns, now)
+
     def acquire_checked(self, int i):
         """`acquire` for callers in Python; IndexError when `i` is out of range."""
         self.check(i)
@@ -173,3 +198,16 @@ cdef class EndpointSet:
             total += tg_load_i32_relaxed(<const int32_t *> word)
             word += self.stride
         return total
+
+    # Every worker writes these two words, and nothing holds them together: a sample that comes while another is being
+    # added may be lost, and one's average be seen with the other's time. The error is one sample's, and soon gone.
+
+    cdef double latency_ns(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].latency_ewma_ns)
+
+    cdef uint64_t latency_updated(self, int i) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].latency_updated_ns)
+
+    cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
+        tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
+        tg_store64_relaxed(&self.records[i].latency_updated_ns, now)

@@ -51,6 +51,7 @@ cdef class Tunnel(Waiter):
     cdef void refuse(self, str reason) noexcept
     cdef bint give_up_try(self) noexcept
     cdef void connect_failed(self) noexcept
+    cdef void observe_connect(self, bint ok) noexcept
     cdef void connected(self) noexcept
     cdef void relay(self, Side source) noexcept
     cdef void leave_bulk(self, Side source) noexcept

@@ -257,6 +257,7 @@ cdef class Tunnel(Waiter):
         """The connect failed. True: another endpoint may be tried (nothing was sent: always safe)."""
         cdef uint64_t *words = self.pool.series[self.index]
         tg_add(&words[TG_S_CONNECT_ERRORS], 1)
+        self.observe_connect(False)
         self.let_go(False)
         if self.tries_left <= 0:
             self.reason = "connect"
@@ -274,8 +275,14 @@ cdef class Tunnel(Waiter):
         if self.give_up_try():
             self.connect()
 
+    cdef void observe_connect(self, bint ok) noexcept:
+        """All that a policy learns from a session: how long it lasts is not the endpoint's doing."""
+        cdef uint64_t now = monotonic_ns()
+        self.pool.observe(self.index, now, max(now - self.picked_at, <uint64_t>1), ok)
+
     cdef void connected(self) noexcept:
         self.endpoint.poller.disarm(self.endpoint)
+        self.observe_connect(True)
         if self.pool.send_proxy:
             if announce(&self.endpoint.out, self.pool, self.client.fd, self.greeting) < 0:
                 self.reason = "proxy-header"

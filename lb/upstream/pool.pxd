@@ -49,3 +49,5 @@ cdef class Pool:
     cdef bint crowded(self) noexcept
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it.
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept
+    # Let the policy learn from a latency before the request is over.
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept

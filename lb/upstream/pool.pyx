@@ -88,10 +88,13 @@ cdef class Pool:
         if self.queue is not None:
             self.queue.released(now, latency if ok else 0)
         if latency:
-            try:
-                self.policy.observe(index, now, latency, ok)
-            except Exception as failure:
-                report(self.name, failure)
+            self.observe(index, now, latency, ok)
+
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
+        try:
+            self.policy.observe(index, now, latency, ok)
+        except Exception as failure:
+            report(self.name, failure)
 
 
 cdef object report(str pool, object failure):

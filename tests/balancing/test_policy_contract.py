@@ -24,6 +24,19 @@ class TestFirst(PolicyContract):
     options = {"fill": 2}
 
 
+class TestLeastTime(PolicyContract):
+    policy = "least_time"
+
+
+class TestPeakEwma(PolicyContract):
+    policy = "peak_ewma"
+
+
+class TestPeakEwmaOfMany(PolicyContract):
+    policy = "peak_ewma"
+    options = {"choices": 32}
+
+
 class TestPowerOfMany(PolicyContract):
     policy = "power_of_two"
     options = {"choices": 32}

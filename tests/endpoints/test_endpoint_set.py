@@ -219,3 +219,27 @@ def test_closed_segment_is_noticed():
 def test_cannot_be_subclassed():
     with pytest.raises(TypeError):
         type("Mine", (EndpointSet,), {})
+
+
+def test_average_latency_is_shared_and_outlives_the_set(segments):
+    master, first, second, _ = segments
+    endpoints = EndpointSet(first, ADDRESSES, [3, 4, 5])
+    assert (endpoints.latency(1), endpoints.latency_at(1)) == (0.0, 0)
+    endpoints.set_latency_checked(1, 1234.5678, 2**63 + 5)
+    other = EndpointSet(second, ADDRESSES[:2], [4, 5])
+    assert (other.latency(0), other.latency_at(0)) == (1234.5678, 2**63 + 5)
+    assert [endpoints.latency(i) for i in (0, 2)] == [0, 0]
+    master.set_key(4, "pool|another")
+    assert (other.latency(0), other.latency_at(0)) == (0.0, 0)
+
+
+def test_average_latency_of_no_endpoint(segments):
+    _, worker, *_ = segments
+    endpoints = EndpointSet(worker, ADDRESSES, [0, 1, 2])
+    for call in (endpoints.latency, endpoints.latency_at, lambda i: endpoints.set_latency_checked(i, 1.0, 1)):
+        for i in (-1, 3):
+            with pytest.raises(IndexError, match="not in 0 to 2"):
+                call(i)
+    worker.close()
+    with pytest.raises(ValueError, match="closed"):
+        endpoints.latency(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import struct
@@ -14,6 +15,10 @@ import psutil
 import pytest
 from datapath import SECOND, Gate, Site, settle
 from ports import free_port
+
+from lb.config.plan import PolicyPlan
+from lb.core.segment import Segment
+from lb.endpoints.set import EndpointSet
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
@@ -450,9 +455,34 @@ async def test_many_sessions_at_once(site: Site) -> None:
     assert gate.total(10)[5] == gate.total(11)[5] == 100  # round robin
 
 
-async def test_sources_are_kept_together(site: Site) -> None:
-    from lb.config.plan import PolicyPlan
+async def test_policy_learns_the_time_to_connect(site: Site) -> None:
+    hold = asyncio.Event()
 
+    async def stay(reader: Reader, writer: Writer) -> None:
+        await hold.wait()
+        writer.close()
+
+    dead = f"127.0.0.1:{free_port()}"
+    gate = await site.gate([dead, await site.endpoint(stay)], listener=TCP, pool={"policy": PolicyPlan("least_time")})
+    (plan,) = gate.plan.pools
+    segment = Segment.attach(os.dup(gate.segment.fd), 0)
+    endpoints = EndpointSet(segment, ["dead", "alive"], [e.slot for e in plan.endpoints])
+    reader, writer = await gate.connect()
+    writer.write(b"x")
+    await settle(lambda: endpoints.latency(1) > 0, "nothing was learnt")
+    # The refusal counts too, and what is learnt is not how long the session lasts.
+    assert 0 < endpoints.latency(0) < 5e9
+    learnt = endpoints.latency(1), endpoints.latency_at(1)
+    await asyncio.sleep(0.05)
+    hold.set()
+    assert await read_all(reader) == b""
+    writer.close()
+    await idle(gate)
+    assert (endpoints.latency(1), endpoints.latency_at(1)) == learnt
+    segment.close()
+
+
+async def test_sources_are_kept_together(site: Site) -> None:
     gate = await site.gate(
         [await site.endpoint(named(b"%d" % i)) for i in range(5)],
         listener=TCP,

@@ -1,0 +1,50 @@
+"""The endpoint with the lowest average latency for the requests it has in flight (nginx's `least_time last_byte`)."""
+
+from __future__ import annotations
+
+from lb.balancing.latency import Latencies
+from lb.balancing.options import DecayOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class LeastTime(Policy):
+    """Of all available endpoints the least average * (in flight + 1) / weight; of equal ones the next in turn.
+
+    The request that would be added counts with what time has left of the average, those in flight with all of it: an
+    endpoint that was slow a while ago gets one request to show itself by, not all of them until that one ends. One of
+    which nothing is known is treated alike.
+    """
+
+    Options = DecayOptions
+
+    def __init__(self, endpoints: EndpointSet, options: DecayOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        # Workers start at different endpoints: else the first of all of them would meet at one.
+        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.latencies = Latencies(endpoints, options.decay, False)
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        endpoints = self.endpoints
+        best = -1
+        best_load = 0.0
+        i = self.start
+        for _ in range(endpoints.size):
+            if i == endpoints.size:
+                i = 0
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                pending = endpoints.running(i) * self.latencies.pending(i)
+                # What is in flight may decide already, and costs no exponential.
+                if best < 0 or pending < best_load * weight:
+                    load = (self.latencies.faded(i, now) + pending) / weight
+                    if best < 0 or load < best_load:
+                        best, best_load = i, load
+            i += 1
+        if best < 0:
+            return self.last_resort(exclude)
+        self.start = best + 1
+        return best
+
+    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        self.latencies.add(index, now, latency_ns, ok)

@@ -1,0 +1,59 @@
+"""The one with the lower expected latency of a few endpoints drawn at random, quick to notice a slow one.
+
+As Finagle's balancer of that name (com.twitter.finagle.loadbalancer.PeakEwma): a latency above the average replaces
+it, lower ones wear it down, and without any it fades to 0.
+"""
+
+from __future__ import annotations
+
+from lb.balancing.draw import Draw
+from lb.balancing.latency import Latencies
+from lb.balancing.options import PeakEwmaOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class PeakEwma(Policy):
+    """Of `choices` different available endpoints, drawn in proportion to their weights, the one with the least
+    average * (in flight + 1) / weight.
+
+    An endpoint of which nothing is known is taken when it is idle, and then not before one that is known. Equal ones
+    go to the first drawn. `seed` makes the draws repeatable (0: random).
+    """
+
+    Options = PeakEwmaOptions
+
+    def __init__(self, endpoints: EndpointSet, options: PeakEwmaOptions, seed: int = 0) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.choices = options.choices
+        self.draw = Draw(endpoints, seed)
+        self.latencies = Latencies(endpoints, options.decay, True)
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        draw = self.draw
+        draw.begin(exclude)
+        best = draw.another()
+        if best < 0:
+            return self.last_resort(exclude)
+        best_load = self.load(best, now)
+        for _ in range(self.choices - 1):
+            i = draw.another()
+            if i < 0:
+                break
+            load = self.load(i, now)
+            if load < best_load:
+                best, best_load = i, load
+        return best
+
+    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        self.latencies.add(index, now, latency_ns, ok)
+
+    def load(self, index: int, now: int) -> float:
+        running = self.endpoints.running(index)
+        # At least 1: the weight may have become 0 since the draw.
+        weight = max(self.endpoints.effective_weight(index), 1)
+        average = self.latencies.faded(index, now)
+        if average > 0:
+            return average * (running + 1) / weight
+        # Finagle adds the number to the penalty. Multiplied it orders them alike, and by weight.
+        return self.latencies.pending(index) * running / weight
