@@ -1,4 +1,4 @@
-"""The choice of an endpoint, and the table behind consistent hashing."""
+"""The choice of an endpoint, and the tables behind consistent hashing."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro.fleet import addresses, worker_segment
 from lb.balancing import registry
+from lb.balancing.ring import Ring
 from lb.balancing.slots import SLOTS, SlotTable
 from lb.config.plan import PolicyPlan
 from lb.endpoints.set import EndpointSet
@@ -26,6 +27,9 @@ _CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in registry.POLICIES if name != "first"},
     "first": ("first", {"fill": 2}),
     "power_of_two, 5": ("power_of_two", {"choices": 5}),
+    "maglev, bounded": ("maglev", {"bounded_load": 1.25}),
+    "rendezvous, bounded": ("rendezvous", {"bounded_load": 1.25}),
+    "ring_hash, bounded": ("ring_hash", {"bounded_load": 1.25}),
 }
 _NOW = 10**12
 
@@ -65,6 +69,14 @@ def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
             for _ in range(1 + i % 3):
                 endpoints.acquire_checked(i)
         assert 0 <= benchmark(pick) < size
+
+
+@pytest.mark.parametrize("size", [16, 1000])
+def test_ring(benchmark: BenchmarkFixture, size: int) -> None:
+    members = [(address, 1) for address in addresses(size)]
+    ring = benchmark(Ring, members, 160)
+    assert ring.size == 160 * size
+    assert {ring.owner(n * _STRIDE % 2**64) for n in range(100 * size)} == set(range(size))
 
 
 @pytest.mark.parametrize("size", [64, 1024])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lb.config.base import Integer
+from lb.config.base import Integer, Number
 from lb.config.units import MILLISECOND, SECOND, Duration
 
 MOST_CHOICES = 32
@@ -36,6 +36,18 @@ class DecayOptions(PolicyOptions):
 
 class PeakEwmaOptions(ChoiceOptions, DecayOptions):
     """Those of power_of_two, and how fast latencies fade."""
+
+
+class HashOptions(PolicyOptions):
+    bounded_load: Number | None = Field(default=None, ge=1, le=1000)
+    """Most requests in flight at an endpoint, as a multiple of its share of those at the whole pool; a key whose
+    endpoint has that many goes to the next in its order. Default: no bound. Close to 1 is even and moves many keys;
+    1.25 is a usual value."""
+
+
+class RingHashOptions(HashOptions):
+    points: Integer = Field(default=160, ge=1, le=10_000)
+    """Points on the ring per unit of weight. The shares of keys are even to about 1/sqrt(points)."""
 
 
 class FirstOptions(PolicyOptions):

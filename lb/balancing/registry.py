@@ -19,6 +19,8 @@ from lb.balancing.peak_ewma import PeakEwma
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
 from lb.balancing.random import Random
+from lb.balancing.rendezvous import Rendezvous
+from lb.balancing.ring_hash import RingHash
 from lb.balancing.round_robin import RoundRobin
 from lb.config.base import did_you_mean
 from lb.config.explain import message, where
@@ -41,6 +43,8 @@ POLICIES: dict[str, PolicyType] = {
     "peak_ewma": PeakEwma,
     "power_of_two": PowerOfTwo,
     "random": Random,
+    "rendezvous": Rendezvous,
+    "ring_hash": RingHash,
     "round_robin": RoundRobin,
 }
 

@@ -19,6 +19,7 @@ from array import array
 from collections.abc import Sequence
 from itertools import accumulate
 
+from lb.balancing.bound import Bound
 from lb.core.hashing import hash64_bytes
 from lb.endpoints.set import EndpointSet
 
@@ -116,8 +117,9 @@ class SlotTable:
         owner = self.owners[key % _M]
         return owner if owner != _NOBODY else -1
 
-    def first_available(self, key: int, endpoints: EndpointSet, exclude: int) -> int:
-        """The owner of the slot if only the available endpoints but `exclude` were members; -1 when there is none.
+    def first_available(self, key: int, endpoints: EndpointSet, exclude: int, bound: Bound | None) -> int:
+        """The owner of the slot if only the available endpoints but `exclude` were members, and of these only those
+        with room in `bound`, if there is one; -1 when there is none.
 
         So an endpoint that is down and one that is removed send their keys to the same places.
         """
@@ -129,6 +131,6 @@ class SlotTable:
             if index == exclude or self.weights[place] == 0 or endpoints.effective_weight(index) == 0:
                 continue
             arrival = self.arrival(place, self.position_of(place, slot))
-            if arrival < earliest:
+            if arrival < earliest and (bound is None or bound.room(index)):
                 best, earliest = index, arrival
         return best

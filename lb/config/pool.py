@@ -55,10 +55,10 @@ class PolicyConfig(Model):
 
     type: str = Field(min_length=1)
     """Name of the policy: `least_request`, `power_of_two`, `peak_ewma`, `least_time`, `round_robin`, `random`, `first`,
-    `maglev`, or one that a plug-in adds. What each does and its options:
+    `maglev`, `ring_hash`, `rendezvous`, or one that a plug-in adds. What each does and its options:
     [Choose a balancing policy](howto/choose-a-policy.md)."""
     key: KeyConfig | None = None
-    """What requests are told apart by. Needed by `maglev`, and only by it."""
+    """What requests are told apart by. Needed by `maglev`, `ring_hash` and `rendezvous`, and only by these."""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from libc.stdint cimport uint64_t
 cdef extern from "hashing.h":
     ctypedef struct tg_digest:
         pass
+    # For numbers that are hashes already, or made from them.
+    uint64_t tg_mix64(uint64_t x) noexcept nogil
 
 # SipHash-2-4 with a fixed key: the same in every worker, after every restart and on every machine.
 cdef uint64_t hash64(const void *data, size_t n) noexcept nogil

@@ -44,3 +44,26 @@ class TestPowerOfMany(PolicyContract):
 
 class TestRandom(PolicyContract):
     policy = "random"
+
+
+class TestRendezvous(PolicyContract):
+    policy = "rendezvous"
+
+
+class TestRingHash(PolicyContract):
+    policy = "ring_hash"
+
+
+class TestMaglevBounded(PolicyContract):
+    policy = "maglev"
+    options = {"bounded_load": 1.25}
+
+
+class TestRendezvousBounded(PolicyContract):
+    policy = "rendezvous"
+    options = {"bounded_load": 1.0}
+
+
+class TestRingHashBounded(PolicyContract):
+    policy = "ring_hash"
+    options = {"bounded_load": 1.25}

@@ -50,14 +50,20 @@ def test_built_in_names():
         "first": {"fill"},
         "least_request": set(),
         "least_time": {"decay"},
-        "maglev": set(),
+        "maglev": {"bounded_load"},
         "peak_ewma": {"choices", "decay"},
         "power_of_two": {"choices"},
         "random": set(),
+        "rendezvous": {"bounded_load"},
+        "ring_hash": {"bounded_load", "points"},
         "round_robin": set(),
     }
     assert set(registry.names()) >= set(registry.POLICIES)
-    assert [name for name in registry.POLICIES if registry.find(name).needs_key] == ["maglev"]
+    assert {name for name in registry.POLICIES if registry.find(name).needs_key} == {
+        "maglev",
+        "rendezvous",
+        "ring_hash",
+    }
 
 
 def test_every_policy_and_option_is_documented_and_under_contract():
@@ -250,6 +256,14 @@ pools:
             "pools.p.policy.decay: must be a duration with its unit, such as 250ms, 2s or 5m",
         ),
         ("{type: power_of_two, choices: 40}", "pools.p.policy.choices: must be at most 32"),
+        (
+            "{type: ring_hash, key: {source: true}, bounded_load: 0.5}",
+            "pools.p.policy.bounded_load: must be at least 1",
+        ),
+        (
+            "{type: least_request, bounded_load: 1.25}",
+            "pools.p.policy.bounded_load: unknown key",
+        ),
         ("maglev2", "pools.p.policy: there is no policy 'maglev2'; did you mean maglev?"),
     ],
 )
@@ -272,6 +286,8 @@ def test_lines_of_the_loader(tmp_path, policy, problem):
         "{type: least_time, decay: 1m}",
         "{type: first, fill: 8}",
         "{type: maglev, key: {cookie: sid}}",
+        "{type: rendezvous, key: {source: true}, bounded_load: 2}",
+        "{type: ring_hash, key: {header: x}, points: 100, bounded_load: 1.25}",
     ],
 )
 def test_good_policies_pass_the_loader(tmp_path, policy):

@@ -1,0 +1,17 @@
+cimport cython
+from libc.stdint cimport int64_t
+
+from lb.endpoints.set cimport EndpointSet
+
+
+cdef class Bound:
+    cdef EndpointSet endpoints
+    cdef double factor
+    cdef double total
+    cdef double weight
+
+    cdef bint fits(self, int index) noexcept
+
+    @cython.locals(i=int, weight=int, weights=int64_t, total=int64_t)
+    cdef void measure(self) noexcept
+    cdef bint room(self, int index) noexcept

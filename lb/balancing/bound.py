@@ -1,0 +1,47 @@
+"""Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018): who still has room for a key.
+
+An endpoint of weight w has room while it has fewer requests in flight than
+
+    ceil(factor * (L + 1) * w / W)
+
+with L in flight and W of weight at all available endpoints together, counted over all workers. Since these capacities
+add up to more than L, some available endpoint always has room.
+"""
+
+from __future__ import annotations
+
+from lb.endpoints.set import EndpointSet
+
+
+class Bound:
+    """The capacities of `endpoints` for a `factor` of at least 1, at the time of the last `measure`."""
+
+    def __init__(self, endpoints: EndpointSet, factor: float) -> None:
+        self.endpoints = endpoints
+        self.factor = factor
+        self.total = 0.0
+        self.weight = 0.0
+
+    def fits(self, index: int) -> bool:
+        """Measure, and say whether the available endpoint `index` has room."""
+        # Every capacity is at least 1: an idle endpoint needs no walk over the pool.
+        if self.endpoints.running(index) == 0:
+            return True
+        self.measure()
+        return self.room(index)
+
+    def measure(self) -> None:
+        total = 1
+        weights = 0
+        for i in range(self.endpoints.size):
+            weight = self.endpoints.effective_weight(i)
+            if weight > 0:
+                weights += weight
+                total += self.endpoints.running(i)
+        self.total = self.factor * total
+        self.weight = weights
+
+    def room(self, index: int) -> bool:
+        """Whether the endpoint has room. A whole number is below ceil(x) just if it is below x, so nothing is divided
+        or rounded."""
+        return self.endpoints.running(index) * self.weight < self.total * self.endpoints.effective_weight(index)

@@ -1,0 +1,37 @@
+"""What the policies have in common that send like requests to one endpoint, by the hash of the request's key."""
+
+from __future__ import annotations
+
+from lb.balancing.bound import Bound
+from lb.balancing.options import HashOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+
+class HashPolicy(Policy):
+    """The first available endpoint in an order of all endpoints that each key has for itself.
+
+    A policy gives the order, by `first`. With a `bounded_load`, the first that has room as well; should only the
+    excluded one have room, the bound gives way.
+    """
+
+    Options = HashOptions
+    needs_key = True
+
+    def __init__(self, endpoints: EndpointSet, options: HashOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.bound = None if options.bounded_load is None else Bound(endpoints, options.bounded_load)
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        index = self.first(key, exclude, None)
+        if index < 0:
+            return self.last_resort(exclude)
+        if self.bound is None or self.bound.fits(index):
+            return index
+        other = self.first(key, exclude, self.bound)
+        return other if other >= 0 else index
+
+    def first(self, key: int, exclude: int, bound: Bound | None) -> int:
+        """The first in the order of `key` that is available, is not `exclude` and has room in `bound` if there is one;
+        -1 when there is none."""
+        raise NotImplementedError
