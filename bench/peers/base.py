@@ -36,6 +36,8 @@ class Task:
     `tls`: clients come by TLS (1.2 or 1.3, HTTP/2 by ALPN where the job is http2 or grpc), servers stay in clear.
     `routes`: so many rules, each for the paths below `route_prefix(i)`, all to the same servers; 1 = one for all paths.
     `balance`: how the endpoints of a request are chosen, by the proxy's own policy of that kind.
+    `policy`: Tidegate's, where it has one of its own for the purpose; "" = as `balance` says.
+    `serial`: proxies with a queue that waits patiently (HAProxy) give an endpoint one request at a time.
     `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
     `queue_timeout` seconds and are then refused; 0 = no limit. `deadline`: seconds after which an answer is of no use,
     for whoever can do something with that; 0 = none.
@@ -47,6 +49,8 @@ class Task:
     tls: bool = False
     routes: int = 1
     balance: Literal["round_robin", "least_request"] = "round_robin"
+    policy: str = ""
+    serial: bool = False
     endpoint_limit: int = 0
     queue_timeout: float = 0.5
     deadline: float = 0.0

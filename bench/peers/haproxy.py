@@ -150,9 +150,10 @@ def _backend(setup: Setup) -> str:
     if task.checks:
         lines += _checks(task)
         options += " check inter 1s fall 2 rise 1"
-    if task.endpoint_limit:
+    limit = task.endpoint_limit or int(task.serial)
+    if limit:
         lines.append("    # maxconn is of requests; what is over waits for `timeout queue`, then gets 503.")
-        options += f" maxconn {task.endpoint_limit}"
+        options += f" maxconn {limit}"
     lines += [f"    server s{i} 127.0.0.1:{port}{options}" for i, port in enumerate(setup.server_ports, 1)]
     return "\n".join(lines) + "\n"
 

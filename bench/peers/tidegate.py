@@ -101,7 +101,7 @@ def _routes(task: Task) -> str:
 def _pool(setup: Setup) -> str:
     task = setup.task
     protocol = "oip" if task.job in ("oip", "cache") else task.job
-    lines = [f"protocol: {protocol}", f"policy: {task.balance}"]
+    lines = [f"protocol: {protocol}", f"policy: {task.policy or task.balance}"]
     if task.serve is not None:
         lines += _serve(task.serve, setup)
     else:

@@ -1,4 +1,4 @@
-"""Four model servers of which one stands still for a second: how many requests wait with it?"""
+"""Twelve model servers of which one or another stands still for 2 s out of 5: how many requests wait with it?"""
 
 from dataclasses import replace
 
@@ -8,19 +8,26 @@ from bench.open_loop import Open
 from bench.peers import Task
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import FAILED, NOTE, P50, P99, P999, REQUEST, fixed_rate
-from bench.scenarios.uneven_endpoints import server
+from bench.scenarios.uneven_endpoints import SERVICES
 
-PACE = Open(REQUEST, 400, arrivals="poisson", connections=256)
-STALLING = replace(server(5), stalls=(Stall(1500, 1000),))
-SERVERS = Emulated((server(5), server(5), server(5), STALLING))
+PACE = Open(REQUEST, 600, arrivals="poisson", connections=1024)
+SECONDS = 15
+# Who stalls, drawn once: fast ones and a slow one, in turn from 1.5 s on.
+STALLING = (3, 9, 6)
+SERVERS = Emulated(
+    tuple(
+        replace(service, stalls=tuple(Stall(1500 + 5000 * n, 2000) for n, one in enumerate(STALLING) if one == i))
+        for i, service in enumerate(SERVICES)
+    )
+)
 
 SCENARIO = Scenario(
     name="stalling-endpoint",
-    title="four model servers, one stalls for 1 s, 400 requests/s by Poisson arrivals",
-    task=Task("oip", balance="least_request", checks=True),
-    peer_task=Task("http", balance="least_request", checks=True),
+    title="twelve model servers, one at a time stalls for 2 s, 600 requests/s by Poisson arrivals",
+    task=Task("oip", policy="shortest_expected_delay"),
+    peer_task=Task("http", balance="least_request", serial=True),
     servers={"http": SERVERS, "grpc": SERVERS},
-    measure=fixed_rate(PACE, 5),
+    measure=fixed_rate(PACE, SECONDS),
     metrics=(P99, P50, P999, FAILED),
     generators=(PACE,),
     note=NOTE,

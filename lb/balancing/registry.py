@@ -22,6 +22,7 @@ from lb.balancing.random import Random
 from lb.balancing.rendezvous import Rendezvous
 from lb.balancing.ring_hash import RingHash
 from lb.balancing.round_robin import RoundRobin
+from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
 from lb.config.base import did_you_mean
 from lb.config.explain import message, where
 from lb.config.plan import PolicyPlan
@@ -46,6 +47,7 @@ POLICIES: dict[str, PolicyType] = {
     "rendezvous": Rendezvous,
     "ring_hash": RingHash,
     "round_robin": RoundRobin,
+    "shortest_expected_delay": ShortestExpectedDelay,
 }
 
 

@@ -59,6 +59,7 @@ typedef struct {
     _Atomic uint64_t report_updated_ns;
     _Atomic uint32_t consecutive_errors;
     _Atomic uint32_t ejected_until_s;
+    _Atomic uint64_t progress_ns; /* CLOCK_MONOTONIC: when it last answered, or got something to do; by policies, too */
 } tg_endpoint;
 
 /* Rate limits: TG_BUCKET_WAYS buckets whose keys have the same low bits. A key finds its bucket in one cache line and

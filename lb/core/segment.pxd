@@ -83,6 +83,7 @@ cdef extern from "segment.h" nogil:
         uint64_t health_changed_ns
         uint64_t latency_ewma_ns
         uint64_t latency_updated_ns
+        uint64_t progress_ns
         uint64_t report_utilization_ppm
         uint64_t report_updated_ns
         uint32_t consecutive_errors

@@ -368,6 +368,7 @@ cdef class Segment:
         tg_store64_relaxed(&record.health_changed_ns, 0)
         tg_store64_relaxed(&record.latency_ewma_ns, 0)
         tg_store64_relaxed(&record.latency_updated_ns, 0)
+        tg_store64_relaxed(&record.progress_ns, 0)
         tg_store64_relaxed(&record.report_utilization_ppm, 0)
         tg_store64_relaxed(&record.report_updated_ns, 0)
         tg_store32_relaxed(&record.consecutive_errors, 0)

@@ -37,6 +37,8 @@ cdef class EndpointSet:
     cdef int running(self, int i) noexcept nogil             # in flight, exactly
     cdef double latency_ns(self, int i) noexcept nogil       # 0: nothing is known
     cdef uint64_t latency_updated(self, int i) noexcept nogil
+    cdef uint64_t progress(self, int i) noexcept nogil       # when it last answered, or got something to do
+    cdef void set_progress(self, int i, uint64_t now) noexcept nogil
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
 
     cdef int check(self, int i) except -1

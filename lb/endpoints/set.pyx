@@ -208,6 +208,12 @@ cdef class EndpointSet:
     cdef uint64_t latency_updated(self, int i) noexcept nogil:
         return tg_load64_relaxed(&self.records[i].latency_updated_ns)
 
+    cdef uint64_t progress(self, int i) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].progress_ns)
+
+    cdef void set_progress(self, int i, uint64_t now) noexcept nogil:
+        tg_store64_relaxed(&self.records[i].progress_ns, now)
+
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
         tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
         tg_store64_relaxed(&self.records[i].latency_updated_ns, now)

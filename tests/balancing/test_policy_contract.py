@@ -28,6 +28,10 @@ class TestLeastTime(PolicyContract):
     policy = "least_time"
 
 
+class TestShortestExpectedDelay(PolicyContract):
+    policy = "shortest_expected_delay"
+
+
 class TestPeakEwma(PolicyContract):
     policy = "peak_ewma"
 

@@ -50,6 +50,7 @@ def test_built_in_names():
         "first": {"fill"},
         "least_request": set(),
         "least_time": {"decay"},
+        "shortest_expected_delay": {"decay"},
         "maglev": {"bounded_load"},
         "peak_ewma": {"choices", "decay"},
         "power_of_two": {"choices"},

@@ -1,0 +1,35 @@
+cimport cython
+from libc.stdint cimport uint64_t
+
+from lb.balancing.policy cimport Policy
+from lb.endpoints.set cimport EndpointSet
+
+
+# As C globals: names of the module would be looked up and boxed at every use.
+cdef int _WINDOW
+cdef double _NEW
+cdef double _MOST
+cdef double _FAIR
+cdef double _LEAST_LEFT
+cdef double _LATE
+cdef double _UNKNOWN_NS
+
+
+cdef class ShortestExpectedDelay(Policy):
+    cdef int start
+    cdef double decay
+    cdef double[::1] company
+
+    @cython.locals(endpoints=EndpointSet, i=int, seen=int, best=int, running=int, weight=int, delay=double, best_delay=double)
+    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+
+    @cython.locals(service=double, running=int, elapsed=double, left=double)
+    cdef double delay(self, int index, uint64_t now) noexcept
+
+    @cython.locals(endpoints=EndpointSet, service=double, sample=double)
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
+
+    cdef double since(self, uint64_t moment, uint64_t now) noexcept
+
+    @cython.locals(highest=double, i=int)
+    cdef double highest(self) noexcept

@@ -1,0 +1,113 @@
+"""The endpoint where a request would be done first, by what each has to do and how fast it has done such work of late.
+
+Shortest expected delay (as IPVS' `sed`, which takes the speeds from weights; Banawan and Zahorjan 1989) with speeds
+that are learned. What is learned is not how long requests take, which grows with the number in flight, but how far
+apart an endpoint's answers are while it has something to do: its service time, whether it works on one request after
+another, on several at once, or on batches. Work that is late is taken into account while it is: a request that has been
+at an endpoint for far longer than usual says that the endpoint stands still, long before an average of answers could.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from lb.balancing.options import DecayOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+# Endpoints that are compared, of many: the best of so many is hardly worse than the best of all.
+_WINDOW = 64
+# Weight of a new sample in the average, and how many averages one sample counts for at most: a stall is seen by the
+# work that is late, and must not be remembered as the endpoint's speed.
+_NEW = 0.1
+_MOST = 3.0
+# A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
+_FAIR = 0.5
+# What is left of a request that is almost due, and from when it is taken for stuck, in service times.
+_LEAST_LEFT = 0.3
+_LATE = 1.5
+# More than any delay.
+_UNKNOWN_NS = 1e15
+
+
+class ShortestExpectedDelay(Policy):
+    """The least (what is left of the request being served + in flight * service time) / weight, the new request
+    included; of equal ones the next in turn.
+
+    A request that has taken more than 1.5 service times is expected to take as long again. An idle endpoint's service
+    time fades, so that a slow one is tried again; one of which nothing is known gets one request to show itself by.
+    """
+
+    Options = DecayOptions
+
+    def __init__(self, endpoints: EndpointSet, options: DecayOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        # Workers start at different endpoints: else the first of all of them would meet at one.
+        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.decay = float(options.decay)
+        # Of each endpoint, how many this worker's requests find there, themselves included: an average.
+        self.company = array("d", (1.0,)) * endpoints.size
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        endpoints = self.endpoints
+        best = -1
+        best_delay = 0.0
+        i = self.start
+        for seen in range(endpoints.size):
+            if seen >= _WINDOW and best >= 0:
+                break
+            if i == endpoints.size:
+                i = 0
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                delay = self.delay(i, now) / weight
+                if best < 0 or delay < best_delay:
+                    best, best_delay = i, delay
+            i += 1
+        if best < 0:
+            best = self.last_resort(exclude)
+            if best < 0:
+                return -1
+        self.start = best + 1 if endpoints.size <= _WINDOW else i
+        running = endpoints.running(best)
+        if running == 0:
+            endpoints.set_progress(best, now)
+        self.company[best] += (running + 1 - self.company[best]) * _NEW
+        return best
+
+    def delay(self, index: int, now: int) -> float:
+        """Nanoseconds until a request that goes to `index` now is expected to be done."""
+        service = self.endpoints.latency_ns(index)
+        running = self.endpoints.running(index)
+        if service <= 0:
+            return running * _UNKNOWN_NS
+        if running <= 0:
+            return service * self.decay / (self.decay + self.since(self.endpoints.latency_updated(index), now))
+        elapsed = self.since(self.endpoints.progress(index), now)
+        left = max(service - elapsed, service * _LEAST_LEFT) if elapsed < service * _LATE else elapsed
+        return left + running * service
+
+    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        """An answer came: it took its endpoint the time since the answer before it, or since it was sent. Of a batch
+        that is so for the first answer only; for the others it is about their share of the time."""
+        endpoints = self.endpoints
+        service = endpoints.latency_ns(index)
+        sample = min(float(latency_ns), self.since(endpoints.progress(index), now))
+        sample = max(sample, latency_ns * _FAIR / self.company[index])
+        if not ok:
+            # An endpoint that refuses at once must not look fast.
+            sample = max(sample, service if service > 0 else self.highest())
+        if service > 0:
+            sample = service + (min(sample, service * _MOST) - service) * _NEW
+        endpoints.set_latency(index, max(sample, 1.0), now)
+        endpoints.set_progress(index, now)
+
+    def since(self, moment: int, now: int) -> float:
+        # Another worker may have been later than this event.
+        return float(now - moment) if now > moment else 0.0
+
+    def highest(self) -> float:
+        highest = 0.0
+        for i in range(self.endpoints.size):
+            highest = max(highest, self.endpoints.latency_ns(i))
+        return highest

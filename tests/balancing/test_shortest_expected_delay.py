@@ -1,0 +1,201 @@
+"""Shortest expected delay: what is learnt from answers, and what is expected of work that is under way.
+
+Expected numbers are worked out by hand from the formulas in the module's docstring.
+"""
+
+import heapq
+import math
+import random
+from collections import Counter
+
+import pytest
+from fleet import Fleet
+
+MS = 1_000_000
+S = 1_000_000_000
+T0 = 1_000 * S
+POLICY = "shortest_expected_delay"
+
+
+def service(fleet, index=0):
+    return fleet.sets[0].latency(index) / MS
+
+
+def busy(fleet, made, index, count, now):
+    """Endpoint `index` gets `count` requests at `now`."""
+    for i in range(len(fleet.addresses)):
+        if i != index:
+            fleet.down(i)
+    for _ in range(count):
+        assert made.pick(now, 0, -1) == index
+        fleet.load(index, 1)
+    for i in range(len(fleet.addresses)):
+        fleet.up(i)
+
+
+def test_service_time_is_what_lies_between_answers():
+    with Fleet([1]) as fleet:
+        made = fleet.build(POLICY)
+        busy(fleet, made, 0, 3, T0)
+        made.observe(0, T0 + 10 * MS, 10 * MS, True)
+        assert service(fleet) == 10
+        # Sent with the first, it waited for it: 20 ms in all, 10 of them its own.
+        made.observe(0, T0 + 20 * MS, 20 * MS, True)
+        assert service(fleet) == pytest.approx(10)
+        made.observe(0, T0 + 35 * MS, 35 * MS, True)
+        assert service(fleet) == pytest.approx(10.5)  # 10 + (15 - 10) / 10
+        # Idle for a second; what was sent then took 4 ms.
+        made.observe(0, T0 + S, 4 * MS, True)
+        assert service(fleet) == pytest.approx(9.85)  # 10.5 + (4 - 10.5) / 10
+
+
+@pytest.mark.parametrize("size", [2, 8, 32])
+def test_a_batch_is_as_fast_as_its_answers_are_close(size):
+    with Fleet([1]) as fleet:
+        made = fleet.build(POLICY)
+        now = T0
+        for _ in range(100):
+            for _ in range(size):
+                assert made.pick(now, 0, -1) == 0
+                fleet.load(0, 1)
+            now += 40 * MS
+            for _ in range(size):
+                fleet.load(0, -1)
+                made.observe(0, now, 40 * MS, True)
+        # Within a factor of two of its share of the 40 ms, whenever one looks.
+        assert 20 / size < service(fleet) < 80 / size
+
+
+def test_one_stall_is_not_a_speed():
+    with Fleet([1]) as fleet:
+        made = fleet.build(POLICY)
+        made.observe(0, T0, 10 * MS, True)
+        made.observe(0, T0 + 3 * S, 2 * S, True)
+        assert service(fleet) == pytest.approx(12)  # as if it had been 30 ms: 10 + (30 - 10) / 10
+
+
+def test_an_endpoint_that_fails_at_once_does_not_look_fast():
+    with Fleet([1, 1]) as fleet:
+        made = fleet.build(POLICY)
+        made.observe(0, T0, 50 * MS, True)
+        made.observe(0, T0 + S, 1, False)
+        assert service(fleet) == pytest.approx(50)
+        made.observe(1, T0 + S, 1, False)
+        assert service(fleet, 1) == pytest.approx(50)  # nothing is known of it: as slow as the slowest
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "running", "slowest_that_loses"),
+    [
+        (0, 1, 20),  # 10 are left, and 10 for the request itself
+        (4, 1, 16),
+        (9, 1, 13),  # 3 at least
+        (14, 1, 13),
+        (16, 1, 26),  # late: as long again
+        (500, 1, 510),
+        (4, 3, 36),
+    ],
+)
+def test_what_is_left_of_work_under_way(elapsed, running, slowest_that_loses):
+    """Endpoint 0 takes 10 ms a request; the idle endpoint 1 is chosen if it takes less than what 0 needs in all."""
+    for other, expected in ((slowest_that_loses - 0.5, 1), (slowest_that_loses + 0.5, 0)):
+        with Fleet([1, 1]) as fleet:
+            made = fleet.build(POLICY)
+            now = T0 + elapsed * MS
+            fleet.sets[0].set_latency_checked(0, 10.0 * MS, T0)
+            fleet.sets[0].set_latency_checked(1, other * MS, now)
+            busy(fleet, made, 0, running, T0)
+            assert made.pick(now, 0, -1) == expected, other
+
+
+def test_weights_are_how_much_an_endpoint_can_do():
+    with Fleet([1, 4]) as fleet:
+        made = fleet.build(POLICY)
+        for i in range(2):
+            fleet.sets[0].set_latency_checked(i, 10.0 * MS, T0)
+        busy(fleet, made, 1, 2, T0)
+        assert made.pick(T0, 0, -1) == 1  # 30 / 4 against 10 / 1
+        fleet.load(1, 3)
+        assert made.pick(T0, 0, -1) == 0  # 60 / 4
+
+
+def test_an_unknown_endpoint_gets_one_request():
+    with Fleet([1, 1, 1]) as fleet:
+        made = fleet.build(POLICY)
+        fleet.sets[0].set_latency_checked(0, 10.0 * MS, T0)
+        assert made.pick(T0, 0, -1) == 1
+        fleet.load(1, 1)
+        assert made.pick(T0, 0, -1) == 2
+        fleet.load(2, 1)
+        assert {made.pick(T0, 0, -1) for _ in range(5)} == {0}
+        fleet.load(0, 50)
+        assert made.pick(T0, 0, -1) == 0
+
+
+def test_a_slow_endpoint_is_tried_again():
+    with Fleet([1, 1]) as fleet:
+        made = fleet.build(POLICY, decay="10s")
+        fleet.sets[0].set_latency_checked(0, 1000.0 * MS, T0)
+        later = T0 + 90 * S  # 1000 * 10 / (10 + 90) = 100
+        for other, expected in ((95, 1), (105, 0)):
+            fleet.sets[0].set_latency_checked(1, other * 1.0 * MS, later)
+            assert made.pick(later, 0, -1) == expected
+
+
+def test_equal_ones_take_turns():
+    with Fleet([1] * 5, workers=3) as fleet:
+        made = fleet.build(POLICY, 2)
+        for i in range(5):
+            fleet.sets[0].set_latency_checked(i, 7.0 * MS, T0)
+        assert [made.pick(T0, 0, -1) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
+
+
+def test_of_many_it_compares_sixty_four_and_all_get_their_turn():
+    with Fleet([1] * 1000) as fleet:
+        made = fleet.build(POLICY)
+        for i in range(1000):
+            fleet.sets[0].set_latency_checked(i, (10 + i % 64) * 1.0 * MS, T0)
+        chosen = Counter(made.pick(T0, 0, -1) for _ in range(1000))
+        assert {i % 64 for i in chosen} == {0}, "each window has one of the fastest"
+        assert len(chosen) == 16
+        for i in range(999):
+            fleet.down(i)
+        assert made.pick(T0, 0, -1) == 999
+
+
+def p99(policy, rate, seconds=60):
+    """The 99th percentile in ms of a simulated pool: eight endpoints of 10 ms and four of 30 ms, each one request at a
+    time (lognormal, sigma 0.2), Poisson arrivals."""
+    dice = random.Random(7)
+    speeds = [10] * 8 + [30] * 4
+    with Fleet([1] * 12) as fleet:
+        made = fleet.build(policy)
+        lines = [[] for _ in speeds]
+        events = [(T0, 0, -1)]
+        latencies = []
+        number = 0
+        while events:
+            now, _, index = heapq.heappop(events)
+            number += 1
+            if index < 0:
+                if now < T0 + seconds * S:
+                    heapq.heappush(events, (now + round(dice.expovariate(rate) * S), number, -1))
+                index = made.pick(now, 0, -1)
+                fleet.load(index, 1)
+                lines[index].append(now)
+                if len(lines[index]) > 1:
+                    continue
+            else:
+                sent = lines[index].pop(0)
+                fleet.load(index, -1)
+                made.observe(index, now, now - sent, True)
+                latencies.append((now - sent) / MS)
+                if not lines[index]:
+                    continue
+            took = speeds[index] * math.exp(dice.gauss(0, 0.2)) * MS
+            heapq.heappush(events, (now + round(took), number, index))
+        return sorted(latencies)[len(latencies) * 99 // 100]
+
+
+def test_uneven_endpoints_cost_far_less_than_with_counting():
+    assert p99(POLICY, 700) < 0.6 * p99("least_request", 700)
