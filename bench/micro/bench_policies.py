@@ -26,7 +26,6 @@ _STRIDE = 0x9E3779B97F4A7C15
 _CASES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in registry.POLICIES if name != "first"},
     "first": ("first", {"fill": 2}),
-    "shortest_expected_delay": ("shortest_expected_delay", {}),
     "power_of_two, 5": ("power_of_two", {"choices": 5}),
     "maglev, bounded": ("maglev", {"bounded_load": 1.25}),
     "rendezvous, bounded": ("rendezvous", {"bounded_load": 1.25}),

@@ -5,6 +5,7 @@ from lb.endpoints.set cimport EndpointSet
 
 cdef class Policy:
     cdef readonly EndpointSet endpoints
+    cdef readonly bint learns
 
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)

@@ -25,6 +25,8 @@ class Policy:
         if not isinstance(options, type(self).Options):
             raise TypeError(f"options must be {type(self).Options.__name__}, not {type(options).__name__}")
         self.endpoints = endpoints
+        # Whether it has an `observe` to be told by.
+        self.learns = type(self).observe is not Policy.observe
 
     def pick(self, now: int, key: int, exclude: int) -> int:
         """The index of the endpoint that gets the next request, or -1 when none takes any.

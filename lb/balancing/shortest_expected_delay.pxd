@@ -20,7 +20,8 @@ cdef class ShortestExpectedDelay(Policy):
     cdef double decay
     cdef double[::1] company
 
-    @cython.locals(endpoints=EndpointSet, i=int, seen=int, best=int, running=int, weight=int, delay=double, best_delay=double)
+    @cython.locals(endpoints=EndpointSet, i=int, seen=int, best=int, running=int, weight=int, delay=double,
+                   best_delay=double)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
     @cython.locals(service=double, running=int, elapsed=double, left=double)

@@ -27,6 +27,13 @@ cdef enum:
     TURNS = 4                         # tries for the last place, against workers that try at the same moment
 
 
+cdef inline int weight_of(const tg_endpoint *record) noexcept nogil:
+    # Acquire: when a slot changes hands its weight is zeroed first, so health is read before weight.
+    if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) != TG_ADMIN_ENABLED:
+        return 0
+    return <int> min(tg_load32_relaxed(&record.weight), <uint32_t> INT32_MAX)
+
+
 @cython.final
 cdef class EndpointSet:
     """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint. `limits`
@@ -181,14 +188,10 @@ cdef class EndpointSet:
     cdef int effective_weight(self, int i) noexcept nogil:
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        return self.standing_weight(i)
+        return weight_of(self.records[i])
 
     cdef int standing_weight(self, int i) noexcept nogil:
-        cdef tg_endpoint *record = self.records[i]
-        # Acquire: when a slot changes hands its weight is zeroed first, so health is read before weight.
-        if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) != TG_ADMIN_ENABLED:
-            return 0
-        return <int> min(tg_load32_relaxed(&record.weight), <uint32_t> INT32_MAX)
+        return weight_of(self.records[i])
 
     cdef int running(self, int i) noexcept nogil:
         # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.

@@ -87,7 +87,7 @@ cdef class Pool:
         tg_add(&self.series[index][TG_S_FINISHED], 1)
         if self.queue is not None:
             self.queue.released(now, latency if ok else 0)
-        if latency:
+        if latency and self.policy.learns:
             self.observe(index, now, latency, ok)
 
     cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:

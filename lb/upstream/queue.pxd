@@ -1,8 +1,8 @@
 """Those who wait for an endpoint while every one of the pool has as much in flight as it may.
 
-One queue for a pool and worker; those of all workers are one queue to the outside. Each publishes in its series how many
-wait and where its first stands, so that who comes next is decided over all workers, and how many wait is bounded over all.
-Whoever gives an endpoint back serves its own first, or rings the bell of the worker whose first comes before.
+One queue for a pool and worker; those of all workers are one queue to the outside. Each publishes in its series how
+many wait and where its first stands, so that who comes next is decided over all workers, and how many wait is bounded
+over all. Whoever gives an endpoint back serves its own first, or rings the bell of the worker whose first comes before.
 """
 
 from libc.stdint cimport uint64_t

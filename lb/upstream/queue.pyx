@@ -7,12 +7,13 @@
 The order is by priority, then by deadline (earliest deadline first), then by arrival. Without a deadline of its own a
 request has that of the queue, which makes equal ones first come, first served, over all workers.
 
-When its turn will come is predicted: so many before it, served at places / mean service time. A request that could not be
-answered in time is refused now, while its client can still do something about it, and takes no endpoint's time from
-others. That alone would keep a queue as long as deadlines allow for as long as the load stays too high, and serve everybody
-at the last moment (bufferbloat; Nichols and Jacobson 2012, "Controlling queue delay"). So when somebody has waited at every
-moment of `overload_after`, the queue is standing, not a burst: from then on a request may spend only a share of the time that
-it has in the queue. As many are served as before, since endpoints stay busy, but each of them sooner.
+When its turn will come is predicted: so many before it, served at places / mean service time. A request that could not
+be answered in time is refused now, while its client can still do something about it, and takes no endpoint's time from
+others. That alone would keep a queue as long as deadlines allow for as long as the load stays too high, and serve
+everybody at the last moment (bufferbloat; Nichols and Jacobson 2012, "Controlling queue delay"). So when somebody has
+waited at every moment of `overload_after`, the queue is standing, not a burst: from then on a request may spend only a
+share of the time that it has in the queue. As many are served as before, since endpoints stay busy, but each of them
+sooner.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -265,8 +266,8 @@ cdef class PoolQueue(Source):
     cdef bint overloaded(self, uint64_t now) noexcept:
         return now > self.busy_since + self.patience
 
-    # The line: a sorted array. Its length is bounded, and moving some pointers is cheaper than any tree's step; the first
-    # goes without moving anybody.
+    # The line: a sorted array. Its length is bounded, and moving some pointers is cheaper than any tree's step; the
+    # first goes without moving anybody.
 
     cdef size_t rank(self, uint64_t key, uint64_t number) noexcept:
         """How many come before one with this key and number."""

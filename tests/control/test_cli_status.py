@@ -17,6 +17,7 @@ ENDPOINT = {
     "health": "up",
     "admin": "enabled",
     "in_flight": 3,
+    "max_in_flight": 4,
     "check": {"last": {"reason": "passed"}},
 }
 REPLICA = {
@@ -62,6 +63,7 @@ DOCUMENT: dict[str, Any] = {
             "name": "digits",
             "protocol": "oip",
             "policy": "maglev",
+            "queue": {"waiting": 7, "max": 1024},
             "endpoints": [ENDPOINT],
             "managed": {
                 "wanted": 1,
@@ -69,7 +71,7 @@ DOCUMENT: dict[str, Any] = {
                 "scaling": {"wanted": 1, "min": 1, "max": 4, "reason": "no decision yet"},
             },
         },
-        {"name": "empty", "protocol": "http", "policy": "round_robin", "endpoints": [], "managed": None},
+        {"name": "empty", "protocol": "http", "policy": "round_robin", "endpoints": [], "queue": None, "managed": None},
     ],
 }
 
@@ -88,9 +90,10 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         "needs a restart: workers: 2",
         "not compiled: lb.core.poller",
         "127.0.0.1:80 (passed by systemd)",
-        "digits (oip, maglev)",
+        "digits (oip, maglev, 7 waiting)",
+        "3 of 4",
         ENDPOINT["address"],
-        "empty (http, round_robin)  none",
+        "empty (http, round_robin)        none",
         "exit code 1: no such model",
         "1 wanted, 1 to 4: no decision yet",
     ):
