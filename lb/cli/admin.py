@@ -2,6 +2,7 @@
 
 GET  /api/v1/status   the status document (lb.control.status)
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
+POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
 """
 
 from __future__ import annotations
@@ -45,13 +46,25 @@ class AdminClient:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body
 
-    def _ask(self, method: str, path: str, timeout: float) -> tuple[int, dict[str, Any]]:
+    def operate(self, pool: str, address: str, **wish: Any) -> dict[str, Any]:
+        """Have the daemon set `admin` or `weight` of an endpoint; its row of the status document. Raises AdminError."""
+        document = {"pool": pool, "address": address, **wish}
+        code, body = self._ask("POST", "/api/v1/endpoint", _STATUS_TIMEOUT, document)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+        found: dict[str, Any] = body["endpoint"]
+        return found
+
+    def _ask(
+        self, method: str, path: str, timeout: float, document: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
         headers = {"Accept": "application/json"}
+        sent = None if document is None else json.dumps(document)
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
         connection = _connection(self.address, timeout)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, body=sent, headers=headers)
             response = connection.getresponse()
             body = json.loads(response.read())
         except (OSError, http.client.HTTPException) as error:

@@ -103,6 +103,80 @@ def status(
     show(client(config, admin, token_file).status(), as_json)
 
 
+PoolArgument = Annotated[str, typer.Argument(metavar="POOL", help="Name of the pool.")]
+EndpointArgument = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="Its address, as `tidegate status` shows it.")
+]
+
+
+@app.command()
+def drain(
+    pool: PoolArgument,
+    endpoint: EndpointArgument,
+    wait: Annotated[
+        float | None,
+        typer.Option(help="Seconds to wait for what it has in flight; exit with 1 if some is left.", min=0),
+    ] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+) -> None:
+    """Give an endpoint no new requests; what it has it finishes. Holds until `enable`, over reloads."""
+    from lb.cli.admin import client
+    from lb.cli.endpoint import set_state
+
+    raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "drain", wait))
+
+
+@app.command()
+def maintenance(
+    pool: PoolArgument,
+    endpoint: EndpointArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+) -> None:
+    """As drain, and without health checks: the endpoint may be taken away. Holds until `enable`, over reloads."""
+    from lb.cli.admin import client
+    from lb.cli.endpoint import set_state
+
+    raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "maintenance"))
+
+
+@app.command()
+def enable(
+    pool: PoolArgument,
+    endpoint: EndpointArgument,
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+) -> None:
+    """Give an endpoint requests again, after drain or maintenance."""
+    from lb.cli.admin import client
+    from lb.cli.endpoint import set_state
+
+    raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "enabled"))
+
+
+@app.command()
+def weight(
+    pool: PoolArgument,
+    endpoint: EndpointArgument,
+    value: Annotated[str, typer.Argument(metavar="WEIGHT", help="0 to 1000, or `default`: the configuration's.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+) -> None:
+    """Set the weight of an endpoint, until the configuration's own changes or the endpoint goes."""
+    from lb.cli.admin import client
+    from lb.cli.endpoint import set_weight
+
+    if value != "default" and not (value.isascii() and value.isdigit() and int(value) <= 1000):
+        raise typer.BadParameter("it is a number from 0 to 1000, or `default`", param_hint="WEIGHT")
+    number: int | str = value if value == "default" else int(value)
+    raise typer.Exit(set_weight(client(config, admin, token_file), pool, endpoint, number))
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     options_metavar="",

@@ -1,6 +1,8 @@
 """The admin server: metrics, health of the daemon itself, status, reload, and the dashboard. Runs in the master.
 
-    GET  /metrics  /healthz  /readyz  /api/v1/status  /      POST /api/v1/reload
+    GET  /metrics  /healthz  /readyz  /api/v1/status  /
+    POST /api/v1/reload
+         /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
 
 Loopback without a token by default. With a token, everything but the two probes asks for `Authorization: Bearer TOKEN`.
 """
@@ -12,16 +14,17 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lb.config.plan import Plan
 from lb.control import sockets
 from lb.control.datagrams import datagram_totals
 from lb.control.master import Master
-from lb.errors import StartError
+from lb.errors import ConfigError, StartError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
 from lb.telemetry.series import Series
 
@@ -29,7 +32,19 @@ log = logging.getLogger("tidegate.admin")
 
 _OPEN = frozenset({"/healthz", "/readyz"})
 _PAGE = Path(__file__).with_name("dashboard.html")
+_STATES = ("enabled", "drain", "maintenance")  # enum tg_admin
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Wish(BaseModel):
+    """The body of POST /api/v1/endpoint."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    pool: str
+    address: str
+    admin: Literal["enabled", "drain", "maintenance"] | None = None
+    weight: Annotated[int, Field(ge=0, le=1000)] | Literal["default"] | None = None
 
 
 class AdminServer:
@@ -55,6 +70,7 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
                 web.post("/api/v1/reload", self._reload),
+                web.post("/api/v1/endpoint", self._operate),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
@@ -111,6 +127,19 @@ class AdminServer:
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload()
         return _json(result.to_dict(), 200 if result.ok else 409)
+
+    async def _operate(self, request: web.Request) -> web.Response:
+        """What an operator wants of one endpoint; either of `admin` and `weight` may be left out."""
+        try:
+            wish = Wish.model_validate_json(await request.read())
+        except ValidationError as error:
+            detail = error.errors(include_url=False)[0]
+            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+        admin = None if wish.admin is None else _STATES.index(wish.admin)
+        try:
+            return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
 
 
 def snapshot(master: Master) -> Snapshot:

@@ -166,6 +166,24 @@ class Master:
         """Publishes the configuration in force with the managed endpoints of now: see Publisher.publish."""
         await self.publisher.publish()
 
+    def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> dict[str, Any]:
+        """An operator's word on an endpoint (Publisher.operate); its row of the status document. Raises ConfigError."""
+        self.publisher.operate(pool, address, admin, weight)
+        log.info(
+            "an operator set endpoint %s of pool %s: %s",
+            address,
+            pool,
+            ", ".join(
+                [
+                    *([f"state {status.ADMIN[admin]}"] if admin is not None else []),
+                    *([f"weight {weight}"] if weight is not None else []),
+                ]
+            ),
+        )
+        pools = {row["name"]: row for row in self.status()["pools"]}
+        found: dict[str, Any] = next(e for e in pools[pool]["endpoints"] if e["address"] == address)
+        return found
+
     def status(self) -> dict[str, Any]:
         """The document of /api/v1/status and `tidegate status`: see lb.control.status."""
         return status.document(self, self._clock.now())

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lb.clock import Clock
+from lb.config.base import did_you_mean
 from lb.config.compile import compile_plan
 from lb.config.plan import Plan
 from lb.config.schema import Config
@@ -20,11 +21,11 @@ from lb.control.configuration import Loaded
 from lb.control.fleet import Fleet, Publication
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
-from lb.control.registry import UP, Initial, Registry
+from lb.control.registry import MAINTENANCE, UP, Initial, Registry
 from lb.control.sockets import Listening, SocketTable
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
-from lb.errors import TidegateError
+from lb.errors import ConfigError, TidegateError
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.tls import check_tls
 
@@ -93,7 +94,7 @@ class Publisher:
                 parts.fleet.reopen_log()
             set_level(config.log.level)
             parts.managed.apply(config, before, plan)
-            parts.monitor.update(list(_targets(plan, config)))
+            self._check(plan, config)
             self._trust_unchecked(plan, config)
 
     def endpoints_changed(self, pool: str) -> None:
@@ -108,6 +109,39 @@ class Publisher:
         slot = self._parts.registry.slot(pool, address)
         if slot is not None:
             self._parts.segment.set_health(slot, False, self._clock.now())
+
+    def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> None:
+        """An operator's word on an endpoint: its state (enum tg_admin) and its weight ("default": the configuration's);
+        None leaves as it is. Raises ConfigError when there is no such pool or endpoint."""
+        slot = self._slot_of(pool, address)
+        if admin is not None:
+            if self._parts.registry.in_maintenance(slot) and admin != MAINTENANCE:
+                self._begin_anew(pool, slot)
+            self._parts.registry.operate(slot, admin)
+        if weight is not None:
+            self._parts.registry.operate_weight(slot, weight if isinstance(weight, int) else None)
+        if admin is not None and self.plan is not None:
+            self._check(self.plan, self.loaded.config)
+
+    def _begin_anew(self, pool: str, slot: int) -> None:
+        """After maintenance an endpoint counts as a new one until its first checks."""
+        health = self.loaded.config.pools[pool].health
+        if health is not None:
+            self._parts.segment.set_health(slot, health.initial == "up", self._clock.now())
+
+    def _slot_of(self, pool: str, address: str) -> int:
+        pools = {plan.name: plan for plan in self.plan.pools} if self.plan is not None else {}
+        if pool not in pools:
+            raise ConfigError([f"there is no pool {pool!r}{did_you_mean(pool, pools)}"])
+        known = {endpoint.address: endpoint.slot for endpoint in pools[pool].endpoints}
+        if address not in known:
+            raise ConfigError([f"pool {pool!r} has no endpoint {address!r}; it has {', '.join(known) or 'none'}"])
+        return known[address]
+
+    def _check(self, plan: Plan, config: Config) -> None:
+        """Nobody asks how an endpoint in maintenance is; its health stays as it was."""
+        targets = [t for t in _targets(plan, config) if not self._parts.registry.in_maintenance(t.slot)]
+        self._parts.monitor.update(targets)
 
     def inflight(self, pool: str, address: str) -> int:
         """Requests in flight at an endpoint, over all workers."""

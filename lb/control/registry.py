@@ -16,7 +16,7 @@ from lb.errors import StartError
 
 LINGER_NS = 5_000_000_000  # an exchange that began under an old plan may still look at the record
 
-ENABLED, DRAIN = 0, 1  # enum tg_admin
+ENABLED, DRAIN, MAINTENANCE = 0, 1, 2  # enum tg_admin
 UP, DOWN = 1, 2  # enum tg_health
 
 
@@ -81,6 +81,7 @@ class Registry:
         self._endpoints = _Table("endpoints", endpoint_capacity)
         self._series = _Table("counter series", series_capacity)
         self._drained: set[int] = set()  # by us, not by an operator
+        self._wanted: dict[int, int] = {}  # what an operator wants of a slot, if not ENABLED
         self._enabled: set[int] = set()  # by the transaction under way
         self._raised: set[int] = set()  # from weight 0, by the transaction under way
         self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
@@ -136,7 +137,7 @@ class Registry:
         self._enabled = self._drained & endpoints.keys()
         self._drained -= self._enabled
         for slot in self._enabled:
-            self._segment.set_admin(slot, ENABLED)
+            self._segment.set_admin(slot, self._wanted.get(slot, ENABLED))
 
     def commit(self, endpoints: Mapping[int, Initial], now: int) -> None:
         """The plan is everywhere: re-weights, and retires what the plan does not name."""
@@ -159,6 +160,23 @@ class Registry:
         self._drained.add(slot)
         self._segment.set_admin(slot, DRAIN)
 
+    def operate(self, slot: int, admin: int) -> None:
+        """An operator's word on an endpoint: ENABLED, DRAIN or MAINTENANCE. It outlives reloads and the workers, and
+        ends with the endpoint. Of one that the plan no longer names it is kept for its return."""
+        if admin == ENABLED:
+            self._wanted.pop(slot, None)
+        else:
+            self._wanted[slot] = admin
+        if slot not in self._drained:
+            self._segment.set_admin(slot, admin)
+
+    def operate_weight(self, slot: int, weight: int | None) -> None:
+        """An operator's weight of an endpoint, until the configuration's changes; None: the configuration's."""
+        self._segment.set_weight(slot, self._weights[slot] if weight is None else weight)
+
+    def in_maintenance(self, slot: int) -> bool:
+        return self._wanted.get(slot) == MAINTENANCE
+
     def sweep(self, now: int) -> int:
         """Frees the retired records that nobody uses any more; returns how many endpoint slots are still draining."""
         for key, since in self._endpoints.unused():
@@ -167,6 +185,7 @@ class Registry:
                 self._endpoints.release(key)
                 self._weights.pop(slot, None)
                 self._drained.discard(slot)
+                self._wanted.pop(slot, None)
                 self._segment.clear_slot(slot)
         for key, since in self._series.unused():
             # An endpoint's series goes with its slot, whose last exchange may still count.

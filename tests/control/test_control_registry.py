@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.control.registry import DRAIN, ENABLED, LINGER_NS, Initial, Registry
+from lb.control.registry import DRAIN, ENABLED, LINGER_NS, MAINTENANCE, Initial, Registry
 from lb.core.segment import Segment
 from lb.errors import StartError
 
@@ -206,3 +206,47 @@ def test_what_is_drained_while_workers_take_the_plan_stays_so() -> None:
     assert plans.segment.admin(slot) == DRAIN
     plans.apply({"a:1": 1})
     assert plans.segment.admin(slot) == ENABLED
+
+
+def test_an_operators_word_comes_before_and_after_our_own() -> None:
+    plans = Plans()
+    slot = plans.apply({"a": 1, "b": 1})["a"]
+    plans.registry.operate(slot, MAINTENANCE)
+    assert plans.segment.admin(slot) == MAINTENANCE
+    assert plans.registry.in_maintenance(slot)
+    # Removed, it is drained by us; it comes back as the operator left it.
+    plans.apply({"b": 1})
+    assert plans.segment.admin(slot) == DRAIN
+    plans.registry.operate(slot, DRAIN)
+    assert plans.apply({"a": 1, "b": 1})["a"] == slot
+    assert plans.segment.admin(slot) == DRAIN
+    plans.registry.operate(slot, ENABLED)
+    assert plans.segment.admin(slot) == ENABLED
+    # Enabled by an operator while it is drained by us: it stays so until a plan names it.
+    plans.apply({"b": 1})
+    plans.registry.operate(slot, ENABLED)
+    assert plans.segment.admin(slot) == DRAIN
+
+
+def test_an_operators_word_ends_with_the_endpoint() -> None:
+    plans = Plans()
+    slot = plans.apply({"a": 1, "b": 1})["a"]
+    plans.registry.operate(slot, MAINTENANCE)
+    plans.apply({"b": 1})
+    plans.registry.sweep(10 * LINGER_NS)
+    assert plans.apply({"c": 1, "b": 1})["c"] == slot
+    assert plans.segment.admin(slot) == ENABLED
+    assert not plans.registry.in_maintenance(slot)
+
+
+def test_an_operators_weight_holds_until_the_configurations_changes() -> None:
+    plans = Plans()
+    slot = plans.apply({"a": 2, "b": 1})["a"]
+    plans.registry.operate_weight(slot, 7)
+    plans.apply({"a": 2, "b": 1})
+    assert plans.segment.weight(slot) == 7
+    plans.registry.operate_weight(slot, None)
+    assert plans.segment.weight(slot) == 2
+    plans.registry.operate_weight(slot, 7)
+    plans.apply({"a": 3, "b": 1})
+    assert plans.segment.weight(slot) == 3

@@ -1,0 +1,136 @@
+"""An operator drains, enables, re-weights endpoints, and takes them away, while clients go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from daemon import COMMAND, Daemon, environment, eventually, http_listener, route
+from endpoints import Endpoint
+from traffic import ask_once, load, request
+
+Start = Callable[..., Daemon]
+GET = request("GET", "/x")
+
+
+def config(addresses: list[str], **pool: Any) -> dict[str, Any]:
+    settings = {"protocol": "http", "endpoints": addresses, **pool}
+    return {"listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": settings}}
+
+
+def tidegate(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, as an operator types it."""
+    return subprocess.run(
+        [*COMMAND, *arguments, "-c", str(daemon.path)],
+        capture_output=True, text=True, env=environment(), timeout=60, check=False,
+    )  # fmt: skip
+
+
+async def operate(daemon: Daemon, *arguments: str) -> str:
+    done = await asyncio.to_thread(tidegate, daemon, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+async def test_a_drained_endpoint_finishes_and_gets_nothing_more(start: Start, endpoint: Callable[..., Any]) -> None:
+    first: Endpoint = await endpoint("a", 0.02)
+    second: Endpoint = await endpoint("b", 0.02)
+    daemon = start(config([first.address, second.address]))
+    port = daemon.port()
+    async with load(port, [GET], clients=16) as running:
+        await running.until(100)
+        said = await operate(daemon, "drain", "http", first.address, "--wait", "20")
+        assert said == f"http {first.address}: drain, weight 1, 0 in flight\n"
+        assert first.active == 0
+        served = first.served
+        await running.until(100)
+        assert (await asyncio.to_thread(daemon.reload))["ok"]
+        await running.until(100)
+        assert first.served == served, "it got requests, drained"
+        await operate(daemon, "enable", "http", first.address)
+        await asyncio.to_thread(eventually, lambda: first.served > served, "it gets none, enabled")
+        assert not running.failures
+
+
+async def test_drain_says_when_something_is_left(start: Start, endpoint: Callable[..., Any]) -> None:
+    slow: Endpoint = await endpoint("a", 3)
+    daemon = start(config([slow.address]))
+    task = asyncio.create_task(ask_once(daemon.port(), GET))
+    await asyncio.to_thread(eventually, lambda: slow.active == 1, "the request")
+    done = await asyncio.to_thread(tidegate, daemon, "drain", "http", slow.address, "--wait", "0.3")
+    assert done.returncode == 1
+    assert "1 requests are still there after 0.3 s" in done.stderr
+    assert (await ask_once(daemon.port(), GET)).status == 503
+    assert (await task).status == 200
+
+
+async def test_weights(start: Start, endpoint: Callable[..., Any]) -> None:
+    first: Endpoint = await endpoint("a")
+    second: Endpoint = await endpoint("b")
+    daemon = start(config([first.address, second.address], policy="round_robin"))
+    port = daemon.port()
+
+    async def shares() -> tuple[int, int]:
+        before = first.served, second.served
+        for _ in range(40):
+            assert (await ask_once(port, GET)).status == 200
+        return first.served - before[0], second.served - before[1]
+
+    await operate(daemon, "weight", "http", first.address, "3")
+    one, other = await shares()
+    assert abs(one - 30) <= 3, (one, other)
+    await operate(daemon, "weight", "http", first.address, "0")
+    assert await shares() == (0, 40)
+    assert (await asyncio.to_thread(daemon.reload))["ok"]
+    assert await shares() == (0, 40), "a reload that changes nothing took it back"
+    assert "weight 1," in await operate(daemon, "weight", "http", first.address, "default")
+    one, other = await shares()
+    assert abs(one - 20) <= 3, (one, other)
+
+
+async def test_nobody_asks_an_endpoint_in_maintenance(start: Start, endpoint: Callable[..., Any]) -> None:
+    first: Endpoint = await endpoint("a")
+    second: Endpoint = await endpoint("b")
+    health = {"type": "tcp", "interval": "50ms", "timeout": "1s", "fall": 1, "rise": 1}
+    daemon = start(config([first.address, second.address], health=health))
+    port = daemon.port()
+
+    def row(address: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(e for e in daemon.pool("http")["endpoints"] if e["address"] == address)
+        return found
+
+    await operate(daemon, "maintenance", "http", first.address)
+    first.server.close()
+    await first.server.wait_closed()
+    await asyncio.sleep(0.3)
+    assert row(first.address)["check"] is None
+    assert row(first.address)["health"] == "up"
+    assert {(await ask_once(port, GET)).body for _ in range(10)} == {b"b"}
+    assert (await asyncio.to_thread(daemon.reload))["ok"]
+    assert row(first.address)["admin"] == "maintenance"
+    assert row(first.address)["check"] is None
+    # It is not back yet: checks find that out, as with a new endpoint.
+    await operate(daemon, "enable", "http", first.address)
+    await asyncio.to_thread(eventually, lambda: row(first.address)["health"] == "down", "it counts as up")
+    assert (await ask_once(port, GET)).status == 200
+
+
+async def test_mistakes(start: Start, endpoint: Callable[..., Any]) -> None:
+    only: Endpoint = await endpoint("a")
+    daemon = start(config([only.address]))
+    for arguments, complaint in (
+        (("drain", "htp", only.address), "there is no pool 'htp'; did you mean http?"),
+        (("enable", "http", "127.0.0.1:1"), f"pool 'http' has no endpoint '127.0.0.1:1'; it has {only.address}"),
+        (("weight", "http", only.address, "1001"), "a number from 0 to 1000"),
+        (("weight", "http", only.address, "-1"), ""),
+    ):
+        done = await asyncio.to_thread(tidegate, daemon, *arguments)
+        assert done.returncode != 0
+        assert complaint in done.stderr.replace("\n", " ")
+        assert "Traceback" not in done.stderr
+    assert json.loads(daemon.admin("/api/v1/endpoint", "POST")[1])["error"]
+    assert daemon.admin("/api/v1/endpoint", "POST")[0] == 400
+    assert (await ask_once(daemon.port(), GET)).status == 200
