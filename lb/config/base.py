@@ -44,7 +44,13 @@ def problem(kind: str, message: str) -> PydanticCustomError:
 
 def only_one(model: BaseModel, names: tuple[str, ...]) -> None:
     """Raise unless exactly one of the fields `names` is set to something other than its default."""
-    given = [name for name in names if getattr(model, name) != type(model).model_fields[name].default]
+    fields = type(model).model_fields
+    given = [
+        name
+        for name in names
+        if name in model.model_fields_set
+        and getattr(model, name) != fields[name].get_default(call_default_factory=True, validated_data={})
+    ]
     if len(given) != 1:
         what = f"not {' and '.join(given)} together" if given else "none is given"
         raise problem("only_one", f"exactly one of {', '.join(names)} is needed; {what}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -60,6 +61,9 @@ class _Loader(yaml.CSafeLoader):
         return _DEFAULT_TAGS[kind]
 
 
+_TEXT = _TAG + "str"
+_MERGE = _TAG + "merge"
+_PLAIN = {_TAG + kind: convert for kind, convert in _SCALARS.items()}
 _DEFAULT_TAGS: dict[type[Node], str] = {
     ScalarNode: _TAG + "str",
     SequenceNode: _TAG + "seq",
@@ -87,13 +91,28 @@ class Problem:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
 class Document:
-    """Values of a file; `lines` maps paths such as `listeners.web.routes[0].pool` to line numbers from 1."""
+    """Values of a file, and the mistakes of its form. Where they stand is found out when it is asked for, which for a
+    file without mistakes is never."""
 
-    data: dict[str, Any]
-    lines: dict[str, int] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    def __init__(self, root: MappingNode) -> None:
+        """Raises MalformedError when it is too deep, or too much."""
+        self._root = root
+        self.data: dict[str, Any] = {}
+        self.problems: list[Problem] = []
+        try:
+            self.data = _mapping(root, 0, [0])
+        except _NotPlainError:
+            self.data, self.problems = self._built.data, self._built.problems
+
+    @cached_property
+    def _built(self) -> _Builder:
+        return _Builder(self._root)
+
+    @property
+    def lines(self) -> dict[str, int]:
+        """Line numbers from 1 by path, such as `listeners.web.routes[0].pool`."""
+        return self._built.lines
 
     def line(self, path: str) -> int:
         """Line of `path`, or of the nearest part around it that the file has."""
@@ -128,9 +147,7 @@ def parse(raw: bytes) -> Document:
         raise MalformedError("empty: a configuration needs at least listeners and pools")
     if not isinstance(root, MappingNode):
         raise MalformedError("not a mapping: a configuration begins with keys such as listeners:", _line(root))
-    document = Document({}, {"": 1})
-    document.data.update(_Builder(document).mapping(root, "", 0))
-    return document
+    return Document(root)
 
 
 def _compose(text: str) -> Node | None:
@@ -152,19 +169,58 @@ def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-class _Builder:
-    """Turns nodes into values and fills the document's lines and problems."""
+class _NotPlainError(Exception):
+    """There is more to a document than values: a merge key, a mistake."""
 
-    def __init__(self, document: Document) -> None:
-        self._lines = document.lines
-        self._problems = document.problems
+
+def _mapping(node: MappingNode, depth: int, count: list[int]) -> dict[str, Any]:
+    """The values of a mapping that is as most are: what _Builder gives, in a third of the time."""
+    count[0] += 1
+    if depth > MAX_DEPTH or count[0] > MAX_NODES:
+        raise _NotPlainError
+    result = {}
+    for key, value in node.value:
+        if type(key) is not ScalarNode or key.tag == _MERGE:
+            raise _NotPlainError
+        result[key.value] = _plain(value, depth + 1, count)
+    if len(result) != len(node.value):
+        raise _NotPlainError
+    return result
+
+
+def _plain(node: Node, depth: int, count: list[int]) -> Any:
+    if type(node) is MappingNode:
+        return _mapping(node, depth, count)
+    count[0] += 1
+    if depth > MAX_DEPTH or count[0] > MAX_NODES:
+        raise _NotPlainError
+    if type(node) is SequenceNode:
+        return [_plain(item, depth + 1, count) for item in node.value]
+    if node.tag == _TEXT:
+        return node.value
+    convert = _PLAIN.get(node.tag)
+    if convert is None or node.value == "":
+        raise _NotPlainError
+    try:
+        return convert(node.value)
+    except ValueError:
+        raise _NotPlainError from None
+
+
+class _Builder:
+    """Turns nodes into values, and says where each stands and what is wrong."""
+
+    def __init__(self, root: MappingNode) -> None:
+        self.lines = {"": 1}
+        self.problems: list[Problem] = []
         self._nodes = 0
+        self.data = self.mapping(root, "", 0)
 
     def mapping(self, node: MappingNode, path: str, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key, (key_node, value) in self._pairs(node, path, depth).items():
             below = join(path, key)
-            self._lines[below] = _line(key_node)
+            self.lines[below] = _line(key_node)
             result[key] = self._value(value, below, depth + 1)
         return result
 
@@ -174,7 +230,7 @@ class _Builder:
         self._enter(node, depth)
         if isinstance(node, SequenceNode):
             for i, item in enumerate(node.value):
-                self._lines[join(path, i)] = _line(item)
+                self.lines[join(path, i)] = _line(item)
             return [self._value(item, join(path, i), depth + 1) for i, item in enumerate(node.value)]
         assert isinstance(node, ScalarNode)
         return self._scalar(node, path)
@@ -187,12 +243,12 @@ class _Builder:
             raise MalformedError(f"more than {MAX_NODES} values, aliases included", _line(node))
 
     def _report(self, node: Node, path: str, message: str) -> None:
-        self._problems.append(Problem(_line(node), path, message))
+        self.problems.append(Problem(_line(node), path, message))
 
     def _scalar(self, node: ScalarNode, path: str) -> Any:
         kind = node.tag.removeprefix(_TAG)
         if kind == "null" and node.value == "" and not node.style:
-            self._problems.append(Problem(self._lines[path], path, "has no value; give it one or remove it"))
+            self.problems.append(Problem(self.lines[path], path, "has no value; give it one or remove it"))
             return None
         if kind == "merge":  # "<<" as a value is just text
             kind = "str"

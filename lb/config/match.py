@@ -171,13 +171,13 @@ class MatchConfig(Model):
         | None
     ) = None
     """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Default: any."""
-    headers: Annotated[dict[Token, Text], Field(max_length=32)] = {}
+    headers: Annotated[dict[Token, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Headers, by name: plain text for the whole value, or a mapping. Of several lines with that name one has to
     match."""
-    query: Annotated[dict[Parameter, Text], Field(max_length=32)] = {}
+    query: Annotated[dict[Parameter, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Parameters of the query, by name. Names and values are compared as they read when they are decoded; of several
     with that name one has to match."""
-    cookies: Annotated[dict[Token, Text], Field(max_length=32)] = {}
+    cookies: Annotated[dict[Token, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Cookies, by name. Of several with that name one has to match."""
     source: (
         Annotated[

@@ -125,7 +125,7 @@ class RespondConfig(Model):
 
     status: Annotated[Integer, Field(ge=200, le=599)] = 200
     """Status code."""
-    headers: Annotated[dict[Token, FieldValue], Field(max_length=32)] = {}
+    headers: Annotated[dict[Token, FieldValue], Field(max_length=32)] = Field(default_factory=dict)
     """Headers, such as `Content-Type`."""
     body: Annotated[str, Field(max_length=64 * KIB)] = ""
     """Text of the answer."""
@@ -144,11 +144,11 @@ class FieldsConfig(Model):
     """Changes to headers, in the order `remove`, `set`, `add`. Headers that say where a message ends or that belong to
     a single connection cannot be changed."""
 
-    set: Annotated[dict[Token, FieldValue], Field(max_length=16)] = {}
+    set: Annotated[dict[Token, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
     """Replaces all lines of that name by one."""
-    add: Annotated[dict[Token, FieldValue], Field(max_length=16)] = {}
+    add: Annotated[dict[Token, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
     """Adds a line to those that are there."""
-    remove: Annotated[list[Token], Field(max_length=32)] = []
+    remove: Annotated[list[Token], Field(max_length=32)] = Field(default_factory=list)
     """Removes all lines of that name."""
 
     @model_validator(mode="after")
@@ -199,7 +199,7 @@ class RouteConfig(Model):
     """Which requests the rule takes. Default: all."""
     pool: str | None = None
     """Name of the pool that answers."""
-    pools: Annotated[list[ShareConfig], Field(max_length=64)] = []
+    pools: Annotated[list[ShareConfig], Field(max_length=64)] = Field(default_factory=list)
     """Pools that share the requests by weight, for canaries and splits."""
     sticky: KeyConfig | None = None
     """What requests are told apart by when `pools` share them, so that like ones go to the same pool. A request without
