@@ -14,8 +14,8 @@ class MetricConfig(Model):
     """One measure, averaged over the ready model servers, and the value that scaling aims at."""
 
     type: Literal["in_flight", "cpu"]
-    """`in_flight`: requests a model server works on at once. `cpu`: percent of one core that it uses, so that 100
-    is one busy core."""
+    """`in_flight`: requests a model server works on at once, and its share of those that wait in the pool's `queue`.
+    `cpu`: percent of one core that it uses, so that 100 is one busy core."""
     target: Number = Field(gt=0, le=1_000_000)
     """The value to hold. Lower keeps more spare servers."""
 

@@ -83,7 +83,8 @@ class _Samples:
 
 
 class Autoscaler:
-    """Scales `target` between `minimum` and `maximum`; `inflight(address)` counts the requests an endpoint has now.
+    """Scales `target` between `minimum` and `maximum`; `inflight(address)` counts the requests an endpoint has now,
+    `waiting()` those that wait for any.
 
     `sample` and `step` are the loop's body and read no clock, so that tests and simulations can drive them.
     """
@@ -97,6 +98,7 @@ class Autoscaler:
         minimum: int,
         maximum: int,
         inflight: Callable[[str], int],
+        waiting: Callable[[], int],
         clock: Clock,
     ) -> None:
         self.pool = pool
@@ -104,6 +106,7 @@ class Autoscaler:
         self._settings = settings
         self._limits = (minimum, maximum)
         self._inflight = inflight
+        self._waiting = waiting
         self._clock = clock
         self._state = ScalerState()
         self._samples = _Samples()
@@ -133,12 +136,13 @@ class Autoscaler:
     def sample(self) -> None:
         """Take one look at every ready replica."""
         use = self._target.cpu()
-        for replica in self._target.replicas():
-            if replica.state != State.READY or replica.address is None:
-                continue
-            self._samples.add("in_flight", replica.address, self._inflight(replica.address))
-            if replica.address in use:
-                self._samples.add("cpu", replica.address, use[replica.address])
+        ready = [r.address for r in self._target.replicas() if r.state == State.READY and r.address is not None]
+        # Endpoints with a limit never have more than that, however many are wanted: those who wait are load, too.
+        share = self._waiting() / len(ready) if ready else 0.0
+        for address in ready:
+            self._samples.add("in_flight", address, self._inflight(address) + share)
+            if address in use:
+                self._samples.add("cpu", address, use[address])
 
     def step(self, now: int) -> Decision:
         """Decide on the samples since the last decision, and act on it."""

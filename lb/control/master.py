@@ -234,6 +234,7 @@ class Master:
             runtime,
             lambda pool, address: self.publisher.endpoint_exited(pool, address),
             lambda pool, address: self.publisher.inflight(pool, address),
+            lambda pool: self.publisher.waiting(pool),
             self._clock,
         )
         self.managed = ManagedPools(

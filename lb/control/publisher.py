@@ -28,6 +28,7 @@ from lb.core.segment import Segment
 from lb.errors import ConfigError, TidegateError
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.tls import check_tls
+from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")
 
@@ -147,6 +148,14 @@ class Publisher:
         """Requests in flight at an endpoint, over all workers."""
         slot = self._parts.registry.slot(pool, address)
         return 0 if slot is None else self._parts.segment.inflight(slot)
+
+    def waiting(self, pool: str) -> int:
+        """Requests that wait for an endpoint of a pool, over all workers."""
+        for plan in self.plan.pools if self.plan is not None else ():
+            if plan.name == pool and plan.queue is not None:
+                series = Series.of(self._parts.segment.series_total(plan.queue.series))
+                return max(0, series.started - series.finished)
+        return 0
 
     def sweep(self) -> None:
         """Frees what removed endpoints held in the segment, once it is unused."""

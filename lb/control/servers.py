@@ -16,11 +16,12 @@ from lb.control.supervisor import Supervisor
 
 @dataclass(frozen=True, slots=True)
 class ServerContext:
-    """What model servers need of the master. The callables take (pool, address)."""
+    """What model servers need of the master. The callables take (pool, address); `waiting` takes the pool."""
 
     runtime_dir: Path
     exited: Callable[[str, str], None]  # the process behind an endpoint is gone
     inflight: Callable[[str, str], int]
+    waiting: Callable[[str], int]
     clock: Clock
 
 
@@ -92,6 +93,7 @@ class ModelServers:
                 minimum=serve.min,
                 maximum=serve.max,
                 inflight=self._inflight,
+                waiting=lambda: self._context.waiting(self._name),
                 clock=self._context.clock,
             )
             self._autoscaler.start()

@@ -34,6 +34,7 @@ class FakePool:
         self.list: list[Replica] = []
         self.use: dict[str, float] = {}
         self.inflight: dict[str, float] = {}
+        self.waiting = 0
         self.calls: list[int] = []
         self.slow = False
         self.wanted = 0
@@ -65,6 +66,7 @@ class FakePool:
             minimum=low,
             maximum=high,
             inflight=lambda address: self.inflight.get(address, 0),  # type: ignore[arg-type,return-value]
+            waiting=lambda: self.waiting,
             clock=ManualClock(),
         )
 
@@ -157,6 +159,17 @@ async def until(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.02)
 
 
+def test_those_who_wait_are_load() -> None:
+    pool = FakePool(2)
+    scaler = pool.scaler(settings())
+    pool.load(4)  # as many as the endpoints may have
+    pool.waiting = 6
+    scaler.sample()
+    decision = scaler.step(15 * SECOND)
+    assert decision.replicas == 5  # (4 + 6) / 2 of each, target 2
+    assert scaler.status()["metrics"]["in_flight"]["average"] == 5
+
+
 async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
     pool = FakePool(2)
     calls = []
@@ -166,8 +179,9 @@ async def test_a_failing_measure_leaves_the_pool_as_it_is(caplog: pytest.LogCapt
         raise RuntimeError("no segment")
 
     scaler = Autoscaler(
-        "digits", pool, settings(interval="100ms"), minimum=1, maximum=4, inflight=inflight, clock=MonotonicClock()
-    )
+        "digits", pool, settings(interval="100ms"), minimum=1, maximum=4,
+        inflight=inflight, waiting=lambda: 0, clock=MonotonicClock(),
+    )  # fmt: skip
     scaler.start()
     await until(lambda: len(calls) > 5)
     await scaler.stop()
@@ -196,7 +210,10 @@ async def test_rising_load_adds_model_servers_and_falling_load_removes_them(tmp_
     config = settings(
         interval="200ms", down={"window": "1s", "policies": [{"type": "replicas", "value": 1, "period": "1s"}]}
     )
-    scaler = Autoscaler("digits", supervisor, config, minimum=1, maximum=3, inflight=inflight, clock=MonotonicClock())
+    scaler = Autoscaler(
+        "digits", supervisor, config, minimum=1, maximum=3,
+        inflight=inflight, waiting=lambda: 0, clock=MonotonicClock(),
+    )  # fmt: skip
     await supervisor.start()
     scaler.start()
     await until(lambda: len(supervisor.endpoints()) == 1)
