@@ -68,7 +68,7 @@ class ShortestExpectedDelay(Policy):
             best = self.last_resort(exclude)
             if best < 0:
                 return -1
-        self.start = best + 1 if endpoints.size <= _WINDOW else i
+        self.start = best + 1
         running = endpoints.running(best)
         if running == 0:
             endpoints.set_progress(best, now)
