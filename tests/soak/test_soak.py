@@ -178,9 +178,18 @@ async def test_nothing_leaks(daemon: list[Daemon], tmp_path: Path) -> None:
         "udp": [DatagramEndpoint() for _ in range(3)],
         "grpc": [GrpcEndpoint() for _ in range(3)],
     }
-    pair = AUTHORITY.issue("localhost", "127.0.0.1").write(tmp_path)
     for one in (e for group in endpoints.values() for e in group):
         await one.start()
+    try:
+        await soak(daemon, tmp_path, endpoints, dice)
+    finally:
+        # A server of grpcio that is not stopped keeps a thread, and the process, for ever.
+        for one in (e for group in endpoints.values() for e in group):
+            await one.stop()
+
+
+async def soak(daemon: list[Daemon], tmp_path: Path, endpoints: dict[str, list[Endpoint]], dice: random.Random) -> None:
+    pair = AUTHORITY.issue("localhost", "127.0.0.1").write(tmp_path)
     running = Daemon(tmp_path, config(endpoints, dice, pair)).wait_ready()
     daemon.append(running)
     workers = running.worker_pids()
