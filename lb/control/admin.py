@@ -24,6 +24,7 @@ from lb.config.plan import Plan
 from lb.control import sockets
 from lb.control.datagrams import datagram_totals
 from lb.control.master import Master
+from lb.control.status import ADMIN
 from lb.errors import ConfigError, StartError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
 from lb.telemetry.series import Series
@@ -32,7 +33,7 @@ log = logging.getLogger("tidegate.admin")
 
 _OPEN = frozenset({"/healthz", "/readyz"})
 _PAGE = Path(__file__).with_name("dashboard.html")
-_STATES = ("enabled", "drain", "maintenance")  # enum tg_admin
+_STATES = {name: number for number, name in ADMIN.items()}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -135,7 +136,7 @@ class AdminServer:
         except ValidationError as error:
             detail = error.errors(include_url=False)[0]
             return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
-        admin = None if wish.admin is None else _STATES.index(wish.admin)
+        admin = None if wish.admin is None else _STATES[wish.admin]
         try:
             return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
         except ConfigError as error:

@@ -211,6 +211,8 @@ class Fleet:
                     limit = self._loop.time() + 3600
         finally:
             hurry.cancel()
+            while self._bells:
+                os.close(self._bells.pop())
 
     def kill(self) -> None:
         self._stopping = True

@@ -169,19 +169,9 @@ class Master:
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> dict[str, Any]:
         """An operator's word on an endpoint (Publisher.operate); its row of the status document. Raises ConfigError."""
         self.publisher.operate(pool, address, admin, weight)
-        log.info(
-            "an operator set endpoint %s of pool %s: %s",
-            address,
-            pool,
-            ", ".join(
-                [
-                    *([f"state {status.ADMIN[admin]}"] if admin is not None else []),
-                    *([f"weight {weight}"] if weight is not None else []),
-                ]
-            ),
-        )
-        pools = {row["name"]: row for row in self.status()["pools"]}
-        found: dict[str, Any] = next(e for e in pools[pool]["endpoints"] if e["address"] == address)
+        rows = next(row["endpoints"] for row in self.status()["pools"] if row["name"] == pool)
+        found: dict[str, Any] = next(row for row in rows if row["address"] == address)
+        log.info("an operator set %s of pool %s: %s, weight %d", address, pool, found["admin"], found["weight"])
         return found
 
     def status(self) -> dict[str, Any]:

@@ -24,7 +24,6 @@ import lb
 from lb.cache.store import ResultCache
 from lb.config.plan import CachePlan, Plan, PoolPlan
 from lb.core.buckets import Buckets
-from lb.telemetry.series import Series
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -113,8 +112,7 @@ def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
     """Who waits for an endpoint; None where nobody does."""
     if pool.queue is None:
         return None
-    series = Series.of(master.segment.series_total(pool.queue.series))
-    return {"waiting": max(0, series.started - series.finished), "max": pool.queue.max}
+    return {"waiting": master.publisher.waiting(pool.name), "max": pool.queue.max}
 
 
 def _endpoints(master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
