@@ -71,11 +71,17 @@ cdef class Http1Upstream(Stream):
                 self.read_loop()
 
     cdef void on_flush(self) noexcept:
+        cdef Http1Call call = self.call
         if self.fd < 0:
             return
-        if self.pending() and not self.connecting and self.push() == IO_ERROR:
-            self.broken(FAIL_RESET)
-            return
+        if self.pending() and not self.connecting:
+            if self.push() == IO_ERROR:
+                self.broken(FAIL_RESET)
+                return
+            if self.pending() == 0 and call is not None:
+                call.on_drained(self)     # the edge that comes for this room finds nothing left to send
+                if self.fd < 0:
+                    return
         if self.unread and not self.paused and not self.deferred:
             self.unread = False
             self.read_loop()
