@@ -18,14 +18,14 @@ from bench.load.request import Request
 from bench.load.spec import ProtocolName, Spec, Tls
 
 _MARK = "bench-result "
-_WARMUP_SECONDS = 0.3
 
 
 @dataclass(frozen=True)
 class Open:
     """`rate` requests per second; several requests are sent in turn, or by Zipf's law with the exponent `zipf`.
 
-    `schedule` is used instead of `rate` where it is given. `close`: a new connection for each request.
+    `schedule` is used instead of `rate` where it is given. `close`: a new connection for each request. Requests of the
+    first `warmup` seconds, and of the `cooldown` that follows at the end, are not counted.
     """
 
     request: Request | tuple[Request, ...]
@@ -37,6 +37,8 @@ class Open:
     zipf: float | None = None
     timeout: float = 10.0
     schedule: Arrivals | None = None
+    warmup: float = 0.3
+    cooldown: float = 0.0
     name: str = "open-loop"
 
     def version(self) -> str | None:
@@ -53,7 +55,8 @@ class Open:
             connections=self.connections,
             new_connections=self.close,
             timeout_s=self.timeout,
-            warmup_s=_WARMUP_SECONDS,
+            warmup_s=self.warmup,
+            cooldown_s=self.cooldown,
             duration_s=seconds,
             tls=Tls(str(target.authority), "localhost") if target.authority else None,
         )

@@ -133,15 +133,16 @@ class Engine:
             self._pacer.arm(self._recorder.began)
 
     def _arrive(self, index: int, intended: int) -> None:
-        recorded = intended >= self._recorder.began
+        recorded = 0 <= intended - self._recorder.began < self._length_ns
         if self._outstanding >= self._spec.max_outstanding:
             if recorded:
                 self._recorder.drop()
             return
-        if recorded:
-            self._recorder.arrive(intended, monotonic_ns())
         which = self._chosen[index] if self._chosen is not None else index % len(self._spec.requests)
-        exchange = Exchange(self._spec.requests[which], which, intended, intended + self._timeout_ns, recorded)
+        request = self._spec.requests[which]
+        if recorded:
+            self._recorder.arrive(intended, monotonic_ns(), request.label)
+        exchange = Exchange(request, which, intended, intended + self._timeout_ns, recorded)
         self._outstanding += 1
         self._deadlines.append(exchange)
         if self.waiting or not self._client.send(exchange):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 from bench.load import histogram as histograms
 from bench.load.exchange import Exchange
 from bench.load.histogram import Recording
-from bench.load.report import BIN_NS, Report, Series
+from bench.load.report import BIN_NS, Labelled, Report, Series
+
+
+class _Label:
+    """The requests with one label."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.completed = 0
+        self.failed = 0
+        self.latency = Recording()
+
+    def report(self) -> Labelled:
+        return Labelled(self.sent, self.completed, self.failed, histograms.encode(self.latency.histogram()))
 
 
 class Recorder:
@@ -25,28 +38,37 @@ class Recorder:
         self.lateness = Recording()
         self.failure = Recording()
         self.series = Series()
+        self.labels: defaultdict[str, _Label] = defaultdict(_Label)
 
     def drop(self) -> None:
         self.dropped += 1
 
-    def arrive(self, intended: int, now: int) -> None:
+    def arrive(self, intended: int, now: int, label: str = "") -> None:
         """A request is taken on, `now` being when the generator got to it."""
         self.sent += 1
         self.lateness.record(now - intended)
         self.series.sent[self._bin(intended)] += 1
+        if label:
+            self.labels[label].sent += 1
 
     def finish(self, exchange: Exchange, now: int, failure: str | None) -> None:
         waited = now - exchange.intended
         at, series = self._bin(now), self.series
+        label = exchange.request.label
         if failure is not None:
             self.failed[failure] += 1
             self.failure.record(waited)
             series.failed[at] += 1
+            if label:
+                self.labels[label].failed += 1
             return
         self.completed += 1
         self.latency.record(waited)
         self.service.record(now - exchange.sent)
         series.completed[at] += 1
+        if label:
+            self.labels[label].completed += 1
+            self.labels[label].latency.record(waited)
         us = waited // 1000
         series.sum_us[at] += us
         if us > series.max_us[at]:
@@ -79,4 +101,5 @@ class Recorder:
             failure=histograms.encode(self.failure.histogram()),
             series=self.series,
             interrupted=interrupted,
+            labels={name: label.report() for name, label in self.labels.items()},
         )

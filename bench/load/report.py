@@ -36,6 +36,29 @@ class Series:
 
 
 @dataclass
+class Labelled:
+    """Figures of the requests with one label, as those of `Report`; `failed` is of all kinds together."""
+
+    sent: int = 0
+    completed: int = 0
+    failed: int = 0
+    latency: str = ""
+
+    def histogram(self) -> HdrHistogram:
+        return histograms.decode(self.latency)
+
+    def merge(self, other: Labelled) -> Labelled:
+        found = self.histogram()
+        found.add(other.histogram())
+        return Labelled(
+            self.sent + other.sent,
+            self.completed + other.completed,
+            self.failed + other.failed,
+            histograms.encode(found),
+        )
+
+
+@dataclass
 class Report:
     """Figures of the measured part of a run; histograms are base64 HDR V2 strings with values in µs.
 
@@ -62,6 +85,7 @@ class Report:
     failure: str
     series: Series
     interrupted: bool = False
+    labels: dict[str, Labelled] = field(default_factory=dict)
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -133,6 +157,9 @@ class Report:
         def added(mine: list[int], theirs: list[int]) -> list[int]:
             return [a + b for a, b in zip_longest(mine, theirs, fillvalue=0)]
 
+        labels = dict(self.labels)
+        for name, theirs in other.labels.items():
+            labels[name] = labels[name].merge(theirs) if name in labels else theirs
         a, b = self.series, other.series
         return Report(
             sent=self.sent + other.sent,
@@ -158,6 +185,7 @@ class Report:
                 added(a.sum_us, b.sum_us),
             ),
             interrupted=self.interrupted or other.interrupted,
+            labels=labels,
         )
 
 

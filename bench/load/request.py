@@ -23,7 +23,7 @@ class Request:
     bytes of body. grpc: `path` is the method ("/package.Service/Method"), `body` one framed message (see `frame`),
     `headers` metadata; right is grpc-status 0 and, if given, one message that equals `answer` or has `answer_length`
     bytes (both without frame). tcp: `body` is the message; the answer is complete after len(`answer`) or
-    `answer_length` bytes.
+    `answer_length` bytes. Requests with a `label` are also counted by it.
     """
 
     path: str = "/"
@@ -33,6 +33,7 @@ class Request:
     status: int = 200
     answer: bytes | None = None
     answer_length: int | None = None
+    label: str = ""
 
     __pydantic_config__ = ConfigDict(extra="forbid", ser_json_bytes="base64", val_json_bytes="base64")
 

@@ -28,7 +28,8 @@ def run(spec: Spec, measuring: Callable[[], None] = lambda: None) -> Report:
     In the main thread, SIGINT or SIGTERM ends it early, still with a report: the first lets outstanding requests end,
     the second does not. Raises BenchError if it cannot begin.
     """
-    schedule = arrivals.schedule(spec.arrivals, spec.seed, spec.warmup_s, spec.duration_s)
+    sending = None if spec.duration_s is None else spec.duration_s + spec.cooldown_s
+    schedule = arrivals.schedule(spec.arrivals, spec.seed, spec.warmup_s, sending)
     seconds = arrivals.length(spec.arrivals) if spec.duration_s is None else spec.duration_s
     if isinstance(spec.arrivals, (arrivals.Steps, arrivals.Trace)):
         seconds = min(seconds, arrivals.length(spec.arrivals))

@@ -45,8 +45,9 @@ class Spec:
 
     `address` is "HOST:PORT" (IPv6 in brackets) or "unix:PATH". `requests` are sent in turn or, with `zipf`, by
     popularity. `connections` is the most that are open; with `new_connections` each request has one of its own. A
-    request has `timeout_s` from its intended time. Warm-up requests are sent and not recorded. `duration_s` may be
-    left out for step and trace arrivals. What exceeds `max_outstanding` unanswered requests is dropped and counted.
+    request has `timeout_s` from its intended time. Requests of the warm-up, and of the cool-down at the end,
+    are sent and not recorded. `duration_s` may be left out for step and trace arrivals, which then have no cool-down.
+    What exceeds `max_outstanding` unanswered requests is dropped and counted.
     Raises BenchError on construction for values that cannot be.
     """
 
@@ -60,6 +61,7 @@ class Spec:
     timeout_s: float = 10.0
     warmup_s: float = 1.0
     duration_s: float | None = None
+    cooldown_s: float = 0.0
     seed: int = 1
     max_outstanding: int = 100_000
     tls: Tls | None = None
@@ -76,6 +78,8 @@ class Spec:
             raise BenchError("connections and max_outstanding must be 1 or more")
         if self.timeout_s <= 0 or self.warmup_s < 0 or (self.duration_s is not None and self.duration_s <= 0):
             raise BenchError("timeout and duration must be above 0, and the warm-up 0 or more seconds")
+        if self.cooldown_s < 0 or (self.cooldown_s and self.duration_s is None):
+            raise BenchError("a cool-down takes 0 or more seconds, and comes after a duration")
         if self.new_connections and self.protocol == "grpc":
             raise BenchError("a new connection per request is for http and tcp")
 

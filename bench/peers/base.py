@@ -29,6 +29,19 @@ class Serve:
     target: float
 
 
+# The header that says which of a task's classes a request is of.
+CLASS_HEADER = "x-class"
+
+
+@dataclass(frozen=True)
+class Class:
+    """Requests with `name` in CLASS_HEADER: an answer is of use within `deadline` seconds, high priority goes first."""
+
+    name: str
+    deadline: float
+    priority: Literal["high", "normal", "low"]
+
+
 @dataclass(frozen=True)
 class Task:
     """What a scenario asks of every proxy.
@@ -41,6 +54,7 @@ class Task:
     `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
     `queue_timeout` seconds and are then refused; 0 = no limit. `deadline`: seconds after which an answer is of no use,
     for whoever can do something with that; 0 = none.
+    `classes`: requests of different deadlines and priorities, for whoever can tell them apart in its queue.
     `checks`: active health checks every second, two failures in a row take an endpoint out.
     `serve`: the proxy runs the model servers itself; no peer does.
     """
@@ -54,6 +68,7 @@ class Task:
     endpoint_limit: int = 0
     queue_timeout: float = 0.5
     deadline: float = 0.0
+    classes: tuple[Class, ...] = ()
     checks: bool = False
     serve: Serve | None = None
 

@@ -20,7 +20,7 @@ from bench.errors import BenchError, Cannot
 from bench.peers.base import Setup, Task, Upstream, version_of
 from bench.peers.envoy_cluster import cluster
 from bench.peers.envoy_listener import listener, routes
-from bench.peers.limits import refuse_nonsense
+from bench.peers.limits import refuse_classes, refuse_nonsense
 from bench.processes import Process
 
 MAIN, CLUSTERS, ROUTES, LISTENERS = "envoy.yaml", "cds.yaml", "rds.yaml", "lds.yaml"
@@ -44,6 +44,7 @@ class Envoy:
     def files(self, setup: Setup) -> dict[str, str]:
         task = setup.task
         refuse_nonsense(task)
+        refuse_classes(task)
         if task.job == "cache":
             raise Cannot("its cache keeps answers to GET only")
         if task.job == "udp" and task.checks:

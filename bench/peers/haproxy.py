@@ -9,11 +9,12 @@ import socket
 import time
 
 from bench.errors import BenchError, Cannot
-from bench.peers.base import Setup, Task, Upstream, route_prefix, version_of
+from bench.peers.base import CLASS_HEADER, Setup, Task, Upstream, route_prefix, version_of
 from bench.peers.limits import GRPC_HEALTH, certificate, refuse_nonsense
 from bench.processes import Process, program, require
 
 _H2 = ("http2", "grpc")
+_PRIORITIES = {"high": -1, "normal": 0, "low": 1}
 _POLICIES = {"round_robin": "roundrobin", "least_request": "leastconn"}
 _MAIN, _MAP = "haproxy.cfg", "routes.map"
 _RELOAD_SECONDS = 15.0
@@ -150,6 +151,13 @@ def _backend(setup: Setup) -> str:
     if task.checks:
         lines += _checks(task)
         options += " check inter 1s fall 2 rise 1"
+    for each in task.classes:
+        here = f"{{ req.hdr({CLASS_HEADER}) {each.name} }}"
+        lines += [
+            f"    http-request set-priority-class int({_PRIORITIES[each.priority]}) if {here}",
+            "    # Among those of a class: as far ahead as its answers are due.",
+            f"    http-request set-priority-offset int({each.deadline * 1000:g}) if {here}",
+        ]
     limit = task.endpoint_limit or int(task.serial)
     if limit:
         lines.append("    # maxconn is of requests; what is over waits for `timeout queue`, then gets 503.")

@@ -15,8 +15,16 @@ def refuse_nonsense(task: Task) -> None:
         raise Cannot("bytes and datagrams have no path to route by")
     if task.tls and task.job == "udp":
         raise Cannot("it speaks no DTLS")
+    if task.classes and task.job in ("tcp", "udp"):
+        raise Cannot("bytes and datagrams have no head that says of which class they are")
     if task.endpoint_limit and task.job == "udp":
         raise Cannot("datagrams are no requests that could be counted")
+
+
+def refuse_classes(task: Task) -> None:
+    """Raises Cannot for a task of several classes; for proxies that have no queue by priority."""
+    if task.classes:
+        raise Cannot("it has no queue in which one request goes before another")
 
 
 def certificate(setup: Setup) -> Certificate:

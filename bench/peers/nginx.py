@@ -16,7 +16,7 @@ from bench.accounting import tree
 from bench.errors import BenchError, Cannot
 from bench.nginx_conf import http_defaults, main_section
 from bench.peers.base import Setup, Task, Upstream, route_prefix, version_of
-from bench.peers.limits import certificate, refuse_nonsense
+from bench.peers.limits import certificate, refuse_classes, refuse_nonsense
 from bench.processes import Process, program, require
 
 _PACKAGE = "nginx-light"
@@ -92,6 +92,7 @@ class Nginx:
     def files(self, setup: Setup) -> dict[str, str]:
         task = setup.task
         refuse_nonsense(task)
+        refuse_classes(task)
         main = main_section(setup.directory, 1, setup.max_connections)
         if task.job in ("tcp", "udp"):
             return {_MAIN: f"{_load_stream()}{main}{_stream(setup)}"}

@@ -9,7 +9,7 @@ from typing import Any
 
 import lb
 from bench.errors import BenchError
-from bench.peers.base import Serve, Setup, Task, Upstream, route_prefix
+from bench.peers.base import CLASS_HEADER, Serve, Setup, Task, Upstream, route_prefix
 from bench.peers.limits import certificate, refuse_nonsense
 from bench.processes import Process
 
@@ -91,6 +91,12 @@ def _tls(setup: Setup) -> str:
 
 
 def _routes(task: Task) -> str:
+    if task.classes:
+        return "    routes:\n" + "".join(
+            f"      - {{match: {{headers: {{{CLASS_HEADER}: {each.name}}}}}, pool: servers,"
+            f" timeout: {each.deadline * 1000:g}ms, priority: {each.priority}}}\n"
+            for each in task.classes
+        )
     if task.routes == 1:
         deadline = f", timeout: {task.deadline * 1000:g}ms" if task.deadline else ""
         return f"    routes: [{{pool: servers{deadline}}}]\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, Cannot
 from bench.peers.base import Setup, Task, Upstream, route_prefix, version_of
-from bench.peers.limits import refuse_nonsense
+from bench.peers.limits import refuse_classes, refuse_nonsense
 from bench.processes import Process, program, require
 
 _PACKAGE = "varnish"
@@ -86,6 +86,7 @@ class Varnish:
     def files(self, setup: Setup) -> dict[str, str]:
         task = setup.task
         refuse_nonsense(task)
+        refuse_classes(task)
         if task.job in _CANNOT:
             raise Cannot(_CANNOT[task.job])
         if task.tls:

@@ -14,7 +14,7 @@ from bench.scenarios.base import Scenario
 from bench.scenarios.latency import NOTE, P50, P99, REQUEST, fixed_rate
 
 DEADLINE = 0.25  # seconds
-PACE = Open(REQUEST, 1400, arrivals="poisson", connections=2000, timeout=2.0)
+PACE = Open(REQUEST, 1400, arrivals="poisson", connections=2000, timeout=2.0, warmup=1.0, cooldown=1.0)
 SERVERS = Emulated((Service(Serial(Lognormal(10, 0.2))),) * 8 + (Service(Serial(Lognormal(30, 0.2))),) * 4)
 
 SCENARIO = Scenario(

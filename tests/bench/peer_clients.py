@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import grpc
 
@@ -16,11 +16,13 @@ GENERAL = ["haproxy", "nginx", "envoy"]  # those with HTTP/2, TCP and TLS
 CACHES = ["nginx", "varnish"]
 
 
-def get(port: int, path: str = "/", body: bytes | None = None) -> tuple[int, bytes, dict[str, str]]:
+def get(
+    port: int, path: str = "/", body: bytes | None = None, fields: Mapping[str, str] | None = None
+) -> tuple[int, bytes, dict[str, str]]:
     """One request on a connection of its own; with a body it is a POST."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
-        connection.request("GET" if body is None else "POST", path, body)
+        connection.request("GET" if body is None else "POST", path, body, fields or {})
         answer = connection.getresponse()
         return answer.status, answer.read(), {k.lower(): v for k, v in answer.getheaders()}
     finally:

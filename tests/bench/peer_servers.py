@@ -50,13 +50,15 @@ class Held:
 
 @dataclass
 class Server:
-    """`requests` counts those other than of health checks; `told` is what the last one's fields X-Forwarded-… say."""
+    """`requests` counts those other than of health checks, `paths` are theirs over HTTP; `told` is what the last one's
+    fields X-Forwarded-… say."""
 
     name: str
     port: int
     held: Held
     requests: int = 0
     told: dict[str, str] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
 
 
 def _told(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -78,6 +80,7 @@ def http_server(name: str) -> Iterator[Server]:
             else:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             found.requests += 1
+            found.paths.append(self.path)
             found.told = _told(self.headers.items())
             if self.path.endswith("/hold"):
                 found.held.wait()

@@ -11,7 +11,7 @@ import pytest
 from bench.errors import BenchError, Cannot
 from bench.machine import free_ports
 from bench.peers import OURS, PROXIES
-from bench.peers.base import Proxy, Setup, Task, show_files, write_files
+from bench.peers.base import Class, Proxy, Setup, Task, show_files, write_files
 from bench.peers.certificates import make_certificate
 from bench.scenarios import SCENARIOS, Scenario
 from bench.scenarios.inference import binary_request, json_answer, json_request
@@ -24,18 +24,27 @@ OPTIONS = {
     "least_request": {"balance": "least_request"},
     "endpoint_limit": {"endpoint_limit": 8},
     "checks": {"checks": True},
+    "classes": {"endpoint_limit": 1, "classes": (Class("a", 0.1, "high"), Class("b", 1, "low"))},
 }
 JOBS = ("http", "http2", "grpc", "tcp", "udp", "cache")
 # What a peer cannot do: jobs, and (job, option) pairs beyond those.
-EVERYWHERE = {("tcp", "routes"), ("udp", "routes"), ("udp", "tls"), ("udp", "endpoint_limit")}
+EVERYWHERE = {
+    ("tcp", "routes"),
+    ("udp", "routes"),
+    ("udp", "tls"),
+    ("udp", "endpoint_limit"),
+    ("tcp", "classes"),
+    ("udp", "classes"),
+}
+NO_CLASSES = {(job, "classes") for job in JOBS}
 CANNOT: dict[str, tuple[set[str], set[tuple[str, str]]]] = {
     "tidegate": (set(), EVERYWHERE),
     "haproxy": ({"udp", "cache"}, EVERYWHERE),
-    "nginx": (set(), EVERYWHERE),
-    "envoy": ({"cache"}, EVERYWHERE | {("udp", "checks"), ("udp", "least_request")}),
+    "nginx": (set(), EVERYWHERE | NO_CLASSES),
+    "envoy": ({"cache"}, EVERYWHERE | NO_CLASSES | {("udp", "checks"), ("udp", "least_request")}),
     "varnish": (
         {"http2", "grpc", "tcp", "udp"},
-        {(job, option) for job in ("http", "cache") for option in ("tls", "least_request")},
+        {(job, option) for job in ("http", "cache") for option in ("tls", "least_request", "classes")},
     ),
 }
 CASES = [(name, job, option) for name in CANNOT for job in JOBS for option in OPTIONS]

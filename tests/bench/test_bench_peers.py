@@ -21,7 +21,7 @@ from peer_servers import Running, grpc_server, http_server, running, tcp_server,
 
 from bench.machine import free_ports
 from bench.peers import OURS, PROXIES
-from bench.peers.base import Task
+from bench.peers.base import CLASS_HEADER, Class, Task
 from bench.processes import Processes, require
 from lb.wire import grpc_service_pb2 as oip
 from lb.wire import grpc_service_pb2_grpc as oip_grpc
@@ -227,6 +227,32 @@ def test_endpoint_limit(name: str, job: str, tmp_path: Path) -> None:
         server.held.release()
         assert all(each.result() for each in waiting)
         assert name == "nginx" or third.result()
+
+
+@pytest.mark.parametrize("name", ["haproxy", OURS])
+def test_classes(name: str, tmp_path: Path) -> None:
+    """Of those that wait the one of high priority goes first, although it came last."""
+    classes = (Class("interactive", 20, "high"), Class("batch", 20, "low"))
+    task = Task("http", endpoint_limit=1, queue_timeout=15, classes=classes)
+    with ExitStack() as stack:
+        server = stack.enter_context(http_server("A"))
+        proxy = stack.enter_context(running(name, task, tmp_path, server.port))
+        pool = stack.enter_context(ThreadPoolExecutor(3))
+        stack.callback(server.held.release)
+        before = len(server.paths)
+
+        def ask(path: str, kind: str) -> int:
+            return get(proxy.setup.port, path, fields={CLASS_HEADER: kind})[0]
+
+        asked = [pool.submit(ask, "/hold", "batch")]
+        server.held.wait_for(1)
+        for path, kind in (("/second", "batch"), ("/third", "interactive")):
+            asked.append(pool.submit(ask, path, kind))
+            time.sleep(0.5)  # until it waits
+        assert len(server.paths) == before + 1
+        server.held.release()
+        assert [each.result() for each in asked] == [200] * 3
+        assert server.paths[before:] == ["/hold", "/third", "/second"]
 
 
 def asker(proxy: Running, job: str, stack: ExitStack) -> Callable[[], bool]:

@@ -116,6 +116,28 @@ def test_warm_up_is_sent_and_not_recorded() -> None:
     assert report.series.sent[:3] == [10, 10, 10]
 
 
+def test_a_cool_down_is_sent_and_not_recorded() -> None:
+    with Stream(timing=Timing(stall=(10, 0.1))) as server:
+        report = run(spec(server, arrivals=Constant(100), duration_s=0.3, cooldown_s=0.2))
+    whole(report)
+    assert (report.sent, server.answers) == (30, 50)
+
+
+def test_labels_are_counted_apart() -> None:
+    with Stream() as server:
+        requests = (Request("/a", label="a"), Request("/b", label="b"), Request("/b", label="b"), Request("/c"))
+        report = run(spec(server, arrivals=Constant(100), duration_s=0.4, requests=requests))
+        wrong = run(spec(server, arrivals=Constant(100), duration_s=0.1, requests=(Request(status=500, label="a"),)))
+    assert {name: (each.sent, each.completed, each.failed) for name, each in report.labels.items()} == {
+        "a": (10, 10, 0),
+        "b": (20, 20, 0),
+    }
+    assert report.labels["b"].histogram().get_total_count() == 20
+    both = report.merge(wrong).labels
+    assert (both["a"].sent, both["a"].completed, both["a"].failed) == (20, 10, 10)
+    assert both["b"] == report.labels["b"]
+
+
 def test_a_server_that_refuses() -> None:
     with socket.socket() as bound:  # bound and not listening
         bound.bind(("127.0.0.1", 0))
