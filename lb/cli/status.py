@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-_GOOD = {"running", "up", "enabled", "ready"}
-_BAD = {"down", "crash_loop", "backoff", "stopped"}
+_GOOD = {"running", "up", "enabled", "ready", "current"}
+_BAD = {"down", "crash_loop", "backoff", "stopped", "stale", "waiting"}
 
 
 def show(document: dict[str, Any], as_json: bool, console: Console | None = None) -> None:
@@ -28,6 +28,9 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     console.print(_workers(document["workers"]))
     console.print(_listeners(document["listeners"]))
     console.print(_pools(document["pools"]))
+    discovered = [pool for pool in document["pools"] if pool.get("discovery")]
+    if discovered:
+        console.print(_discovery(discovered))
     managed = [pool for pool in document["pools"] if pool["managed"]]
     if managed:
         console.print(_managed(managed))
@@ -94,6 +97,17 @@ def _pools(pools: Sequence[dict[str, Any]]) -> Table:
             row = (name, e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
             table.add_row(*map(_cell, row))
             name = ""
+    return table
+
+
+def _discovery(pools: Sequence[dict[str, Any]]) -> Table:
+    table = _table("discovery", "source", "state", "endpoints", "age", "next look", "error")
+    for pool in pools:
+        d = pool["discovery"]
+        more = f" (and {d['left_out']} left out)" if d["left_out"] else ""
+        age, coming = (f"{d[key]:.0f} s" if d[key] is not None else "-" for key in ("age_s", "next_look_s"))
+        row = (pool["name"], f"{d['source']} {d['target']}", d["state"], f"{d['endpoints']}{more}", age, coming)
+        table.add_row(*map(_cell, (*row, d["error"] or "-")))
     return table
 
 

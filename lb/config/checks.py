@@ -11,20 +11,18 @@ import os
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
-from lb.config.address import HostPort, UnixPath, overlap, parse_address, parse_bind
+from lb.config.address import HostPort, UnixPath, overlap, parse_bind
 from lb.config.base import Model, did_you_mean
 from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
+from lb.config.endpoint_checks import check_endpoints
 from lb.config.schema import Config, HealthConfig, ListenerConfig, PoolConfig, RouteConfig
 from lb.config.tls_checks import check_tls
 from lb.config.tracing import check_tracing
-from lb.config.udp_checks import check_udp_listener, check_udp_pool
+from lb.config.udp_checks import check_udp_listener
 
 Check = Callable[[Config], list[Found]]
 """A check that a part above this one adds to the loader's own, such as that of the balancing policies."""
-
-# The key of an endpoint record in lb/core/segment.h, "pool|address" with a NUL.
-KEY_MAX = 127
 
 _HTTP_ONLY = (
     "body_timeout",
@@ -232,8 +230,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.protocol == "udp":
         yield from _only(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
         yield from _only(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
-        yield from check_udp_pool(path, pool)
-    elif pool.max_in_flight is None and all(endpoint.max_in_flight is None for endpoint in pool.endpoints):
+    elif pool.discover is None and _unlimited(pool):
         yield from _only(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
@@ -247,18 +244,11 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from _health(f"{path}.health", pool.health)
         if pool.send_proxy.version != "off" and pool.health.type != "tcp":
             yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
-    seen: dict[str, int] = {}
-    for i, endpoint in enumerate(pool.endpoints):
-        address = parse_address(endpoint.address)
-        if seen.setdefault(endpoint.address, i) != i:
-            yield f"{path}.endpoints[{i}]", f"{endpoint.address} is endpoint {seen[endpoint.address]} already"
-        if isinstance(address, HostPort) and address.port == 0:
-            yield f"{path}.endpoints[{i}]", "port 0 cannot be connected to"
-        if len(f"{name}|{endpoint.address}".encode()) > KEY_MAX:
-            yield (
-                f"{path}.endpoints[{i}]",
-                f"the names of pool and address are longer than {KEY_MAX - 1} bytes together",
-            )
+    yield from check_endpoints(f"{path}.endpoints", name, pool, pool.endpoints)
+
+
+def _unlimited(pool: PoolConfig) -> bool:
+    return pool.max_in_flight is None and all(endpoint.max_in_flight is None for endpoint in pool.endpoints)
 
 
 def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
@@ -304,6 +294,8 @@ def _files(config: Config) -> Iterator[Found]:
     for name, pool in config.pools.items():
         if pool.serve is not None:
             yield from _folder(f"pools.{name}.serve.models", pool.serve.models)
+        if pool.discover is not None and pool.discover.file is not None:
+            yield from _folder(f"pools.{name}.discover.file.path", pool.discover.file.path.parent)
     token = config.admin.token_file
     if token is not None:
         try:

@@ -134,6 +134,31 @@ def join(path: str, key: str | int) -> str:
 
 def parse(raw: bytes) -> Document:
     """The document in `raw`. Raises MalformedError when there is no mapping to go on with."""
+    root = _root(raw)
+    if root is None or _is_empty(root):
+        raise MalformedError("empty: a configuration needs at least listeners and pools")
+    if not isinstance(root, MappingNode):
+        raise MalformedError("not a mapping: a configuration begins with keys such as listeners:", _line(root))
+    return Document(root)
+
+
+def parse_list(raw: bytes, key: str) -> Document:
+    """The document in `raw`, which is a mapping, or only the list that such a mapping would have at `key`.
+
+    Raises MalformedError when it is neither.
+    """
+    root = _root(raw)
+    if root is None or _is_empty(root):
+        raise MalformedError("empty: a list is needed, [] if nothing is to be in it")
+    if isinstance(root, SequenceNode):
+        name = ScalarNode(_TEXT, key, root.start_mark, root.start_mark)
+        root = MappingNode(_DEFAULT_TAGS[MappingNode], [(name, root)], root.start_mark, root.end_mark)
+    if not isinstance(root, MappingNode):
+        raise MalformedError(f"not a list, nor a mapping with the key {key}", _line(root))
+    return Document(root)
+
+
+def _root(raw: bytes) -> Node | None:
     if len(raw) > MAX_BYTES:
         raise MalformedError(f"larger than {MAX_BYTES >> 20}MiB")
     try:
@@ -142,12 +167,11 @@ def parse(raw: bytes) -> Document:
         raise MalformedError(
             f"not UTF-8 text: byte 0x{raw[error.start]:02x}", raw.count(b"\n", 0, error.start) + 1
         ) from None
-    root = _compose(text)
-    if root is None or (isinstance(root, ScalarNode) and root.tag == _TAG + "null"):
-        raise MalformedError("empty: a configuration needs at least listeners and pools")
-    if not isinstance(root, MappingNode):
-        raise MalformedError("not a mapping: a configuration begins with keys such as listeners:", _line(root))
-    return Document(root)
+    return _compose(text)
+
+
+def _is_empty(root: Node | None) -> bool:
+    return root is None or (isinstance(root, ScalarNode) and root.tag == _TAG + "null")
 
 
 def _compose(text: str) -> Node | None:

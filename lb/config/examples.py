@@ -9,8 +9,11 @@ from lb.config.schema import (
     CacheConfig,
     CertificateConfig,
     Config,
+    DiscoverConfig,
+    DnsSourceConfig,
     EndpointConfig,
     FieldsConfig,
+    FileSourceConfig,
     GrpcMatch,
     HealthConfig,
     KeyConfig,
@@ -192,6 +195,20 @@ source: true
     EndpointConfig: """
 address: unix:/run/models/digits.sock
 weight: 2
+""",
+    DiscoverConfig: """
+dns: {name: _oip._tcp.models.internal, type: SRV}
+initial: required
+max_endpoints: 64
+""",
+    DnsSourceConfig: """
+name: models.internal
+port: 9001
+resolvers: [10.0.0.2, "10.0.0.3:5353"]
+max_ttl: 1m
+""",
+    FileSourceConfig: """
+path: endpoints.yaml
 """,
     HealthConfig: """
 type: http

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from lb.config.base import nearest
@@ -45,15 +45,23 @@ def _load(path: Path, checks: Sequence[Check], files: bool) -> Config:
     try:
         document = parse(raw)
     except MalformedError as error:
-        place = f"{path}:{error.line}" if error.line is not None else f"{path}"
-        raise ConfigError([f"{place}: {error}"]) from None
+        raise malformed(path, error) from None
     config, problems = _validate(document, Path(path).absolute().parent, [*checks, check_files] if files else checks)
     if config is None or problems:
-        lines = [
-            f"{path}:{p.line}: {p.path}: {p.message}" if p.path else f"{path}:{p.line}: {p.message}" for p in problems
-        ]
-        raise ConfigError([_printable(line) for line in lines])
+        raise listed(path, problems)
     return config
+
+
+def malformed(path: Path, error: MalformedError) -> ConfigError:
+    """The error of a file that is not what it should be as a whole."""
+    place = f"{path}:{error.line}" if error.line is not None else f"{path}"
+    return ConfigError([f"{place}: {error}"])
+
+
+def listed(path: Path, problems: Sequence[Problem]) -> ConfigError:
+    """The error of a file with `problems`."""
+    lines = [f"{path}:{p.line}: {p.path}: {p.message}" if p.path else f"{path}:{p.line}: {p.message}" for p in problems]
+    return ConfigError([_printable(line) for line in lines])
 
 
 def _validate(document: Document, base: Path, checks: Sequence[Check]) -> tuple[Config | None, list[Problem]]:
@@ -71,7 +79,7 @@ def _validate(document: Document, base: Path, checks: Sequence[Check]) -> tuple[
         for detail in details:
             path = where(detail["loc"])
             if document.known(path) not in reported or detail["type"] == "extra_forbidden":
-                problems.add(_problem(document, path, detail))
+                problems.add(field_problem(document, detail, Config))
         data, parts = _without(data, details)
         broken |= parts
         config = _rest(data, context)
@@ -84,11 +92,13 @@ def _validate(document: Document, base: Path, checks: Sequence[Check]) -> tuple[
     return config, sorted(problems)
 
 
-def _problem(document: Document, path: str, detail: ErrorDetails) -> Problem:
+def field_problem(document: Document, detail: ErrorDetails, root: type[BaseModel]) -> Problem:
+    """An error of validating `root` with what `document` holds, as a problem in its file."""
+    path = where(detail["loc"])
     known = document.known(path)
     # An error inside a short spelling (an endpoint as plain text) has a longer path than the file.
     shown = path if detail["type"] == "missing" else known
-    return Problem(document.lines[known], shown, message(detail, Config, _at(document.data, detail["loc"])))
+    return Problem(document.lines[known], shown, message(detail, root, _at(document.data, detail["loc"])))
 
 
 def _rest(data: dict[str, Any], context: FileContext) -> Config | None:

@@ -18,6 +18,7 @@ from lb.config.base import (
     Token,
     only_one,
 )
+from lb.config.discover import DiscoverConfig
 from lb.config.queue import QueueConfig
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
@@ -87,6 +88,9 @@ def _endpoint(value: Any) -> Any:
     return {"address": value} if isinstance(value, str) else value
 
 
+EndpointList = list[Annotated[EndpointConfig, BeforeValidator(_endpoint, json_schema_input_type=str | EndpointConfig)]]
+
+
 class HealthConfig(Model):
     """Active checks of every endpoint, made by the master."""
 
@@ -126,10 +130,13 @@ class HealthConfig(Model):
     the endpoint says that nobody is there (ICMP), and looks no further than that. `udp` only."""
 
 
-class PoolConfig(Model):
-    """A group of endpoints that answer the same requests. It has either `endpoints` or `serve`."""
+_SOURCES = ("endpoints", "discover", "serve")
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["endpoints"]}, {"required": ["serve"]}]})
+
+class PoolConfig(Model):
+    """A group of endpoints that answer the same requests. It has one of `endpoints`, `discover` and `serve`."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in _SOURCES]})
 
     protocol: Literal["oip", "http", "http2", "grpc", "tcp", "udp"]
     """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated, gRPC passed
@@ -140,10 +147,11 @@ class PoolConfig(Model):
         type="least_request"
     )
     """How an endpoint is chosen: a policy's name, or a mapping with its options."""
-    endpoints: list[
-        Annotated[EndpointConfig, BeforeValidator(_endpoint, json_schema_input_type=str | EndpointConfig)]
-    ] = []
+    endpoints: EndpointList = []
     """The servers: addresses, or mappings with an address and a weight."""
+    discover: DiscoverConfig | None = None
+    """Where endpoints are found while the daemon runs, instead of `endpoints`:
+    [Discover endpoints](howto/discover-endpoints.md)."""
     serve: ServeConfig | None = None
     """Model servers that Tidegate starts and watches over itself, instead of `endpoints`. `oip` only."""
     health: HealthConfig | None = None
@@ -186,5 +194,5 @@ class PoolConfig(Model):
 
     @model_validator(mode="after")
     def _source(self) -> PoolConfig:
-        only_one(self, ("endpoints", "serve"))
+        only_one(self, _SOURCES)
         return self

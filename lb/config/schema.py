@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, mode
 
 from lb.config.address import is_loopback, parse_bind
 from lb.config.base import Bind, FilePath, Model, Name, problem
+from lb.config.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
 from lb.config.limits import LimitsConfig
 from lb.config.listener import ListenerConfig
 from lb.config.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
@@ -45,8 +46,11 @@ __all__ = [
     "CertificateConfig",
     "Config",
     "CrashLoopConfig",
+    "DiscoverConfig",
+    "DnsSourceConfig",
     "EndpointConfig",
     "FieldsConfig",
+    "FileSourceConfig",
     "GrpcMatch",
     "HealthConfig",
     "KeyConfig",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lb.config.address import UnixPath, parse_address
+from lb.config.endpoint_checks import unnamed
 from lb.config.listener import ListenerConfig
 from lb.config.pool import PoolConfig
 from lb.config.tls import HTTPS_ALPN, PoolTlsConfig, TlsConfig
@@ -57,8 +57,6 @@ def _pool(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[str
         yield path, "not together with send_proxy yet"
     if pool.health is not None and pool.health.type == "grpc" and tls.insecure_skip_verify:
         yield f"{path}.insecure_skip_verify", "not with checks of type grpc, which cannot skip it; use type tcp"
-    if tls.server_name is None and not tls.insecure_skip_verify:
-        for endpoint in pool.endpoints:
-            if isinstance(parse_address(endpoint.address), UnixPath):
-                yield f"{path}.server_name", f"is required: {endpoint.address} has no name to check"
-                return
+    address = unnamed(pool, pool.endpoints)
+    if address is not None:
+        yield f"{path}.server_name", f"is required: {address} has no name to check"

@@ -1,11 +1,11 @@
-"""What a udp listener and a udp pool may not say, for lb.config.checks: problems as (path, message)."""
+"""What a udp listener may not say, for lb.config.checks: problems as (path, message)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lb.config.address import UnixPath, parse_address, parse_bind
-from lb.config.schema import ListenerConfig, PoolConfig
+from lb.config.address import UnixPath, parse_bind
+from lb.config.schema import ListenerConfig
 
 Found = tuple[str, str]
 
@@ -18,10 +18,3 @@ def check_udp_listener(path: str, listener: ListenerConfig) -> Iterator[Found]:
         yield f"{path}.idle_timeout", "must be more than 0s for protocol udp: nothing else ends a session for sure"
     if isinstance(parse_bind(listener.bind), UnixPath):
         yield f"{path}.bind", "a udp listener has an IP address"
-
-
-def check_udp_pool(path: str, pool: PoolConfig) -> Iterator[Found]:
-    """Problems of a pool of protocol udp that its fields alone do not show."""
-    for i, endpoint in enumerate(pool.endpoints):
-        if isinstance(parse_address(endpoint.address), UnixPath):
-            yield f"{path}.endpoints[{i}]", "an endpoint of protocol udp has an IP address or a host name"

@@ -12,6 +12,7 @@ from lb.config.plan import EndpointSpec
 from lb.config.schema import Config
 from lb.config.tls import NOTHING, Material
 from lb.control.certificates import CertificateFacts, TlsFiles
+from lb.discovery.registry import check_discovery
 from lb.discovery.static import StaticEndpoints
 from lb.proxy.checks import check_routes
 
@@ -30,5 +31,5 @@ def load_configuration(path: Path) -> Loaded:
     """Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread."""
     static = StaticEndpoints()
     tls = TlsFiles()
-    config = load(path, checks=(static.check, check_policies, check_routes, tls.check))
+    config = load(path, checks=(static.check, check_policies, check_discovery, check_routes, tls.check))
     return Loaded(config, static.endpoints, tls.material, tls.facts)

@@ -23,6 +23,7 @@ from lb.config.schema import Config
 from lb.control import status
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
+from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, FleetSettings
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
@@ -71,14 +72,15 @@ class MasterOptions:
 class Master:
     """Runs the daemon: `run` returns its exit status. Everything happens on the running loop.
 
-    For services: `segment`, `fleet`, `publisher`, `managed`, `monitor`, `sockets` and `registry` exist from their start
-    on; `state` is starting, running or stopping.
+    For services: `segment`, `fleet`, `publisher`, `managed`, `discovered`, `monitor`, `sockets` and `registry` exist
+    from their start on; `state` is starting, running or stopping.
     """
 
     segment: Segment
     registry: Registry
     monitor: HealthMonitor
     managed: ManagedPools
+    discovered: DiscoveredPools
     fleet: Fleet
     publisher: Publisher
     certificates: CertificateWatch
@@ -232,19 +234,29 @@ class Master:
             lambda pool: self.publisher.endpoints_changed(pool),
         )
         cleanup.push_async_callback(self._stop_model_servers)
+        self.discovered = DiscoveredPools(lambda pool: self.publisher.endpoints_changed(pool), self._clock)
+        cleanup.push_async_callback(self.discovered.close)
         self.fleet = Fleet(
             workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno, self._recover_cache
         )
         tickets = TicketRing(self._clock.now())
         parts = Parts(
-            self.segment, self.registry, self.sockets, self.access_log, self.fleet, self.managed, self.monitor, tickets
+            self.segment,
+            self.registry,
+            self.sockets,
+            self.access_log,
+            self.fleet,
+            self.managed,
+            self.discovered,
+            self.monitor,
+            tickets,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
         services = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         cleanup.push_async_callback(self._drain)
         await self.fleet.start()
-        await self.publisher.publish()
+        await self.publisher.publish(loaded)
         self.certificates.started()
         for factory in self._options.services:
             service = factory(self)

@@ -18,6 +18,7 @@ from lb.config.compile import compile_plan
 from lb.config.plan import Plan
 from lb.config.schema import Config
 from lb.control.configuration import Loaded
+from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, Publication
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
@@ -45,6 +46,7 @@ class Parts:
     access_log: AccessLog
     fleet: Fleet
     managed: ManagedPools
+    discovered: DiscoveredPools
     monitor: HealthMonitor
     tickets: TicketRing
 
@@ -63,10 +65,19 @@ class Publisher:
         self._changed = asyncio.Event()
 
     async def publish(self, loaded: Loaded | None = None) -> None:
-        """Compiles `loaded` (default: what is in force) with the managed endpoints of now, and has it applied.
+        """Compiles `loaded` (default: what is in force) with the managed and discovered endpoints of now, and has it
+        applied. With `loaded`, waits for the sources that it brings, as they ask for it.
 
         Raises TidegateError with everything as it was before.
         """
+        if loaded is None:
+            await self._publish(None)
+            return
+        # Not under the lock: what happens to other pools meanwhile is published as ever.
+        async with self._parts.discovered.prepared(loaded.config, self.plan):
+            await self._publish(loaded)
+
+    async def _publish(self, loaded: Loaded | None) -> None:
         async with self._lock:
             parts, before = self._parts, self.plan
             unchanged, loaded = loaded is None, loaded or self.loaded
@@ -95,11 +106,13 @@ class Publisher:
                 parts.fleet.reopen_log()
             set_level(config.log.level)
             parts.managed.apply(config, before, plan)
+            parts.discovered.apply(config)
             self._check(plan, config)
             self._trust_unchecked(plan, config)
 
     def endpoints_changed(self, pool: str) -> None:
-        """A managed pool has other endpoints: those that are gone take no more requests from this moment on."""
+        """A pool has other endpoints. Model servers that are gone take no more requests from this moment on, endpoints
+        that discovery no longer finds none once the plan without them is everywhere."""
         for name, address, slot in list(self._parts.registry.slots()):
             if name == pool and not self._parts.managed.alive(pool, address):
                 self._parts.registry.drain(slot)
@@ -163,7 +176,7 @@ class Publisher:
             self._parts.registry.sweep(self._clock.now())
 
     async def follow_endpoints(self) -> None:
-        """Publishes every change of managed endpoints, for ever."""
+        """Publishes every change of managed and discovered endpoints, for ever."""
         while True:
             await self._changed.wait()
             self._changed.clear()
@@ -188,7 +201,11 @@ class Publisher:
             generation=self._attempt,
             workers=self._workers,
             allocator=self._parts.registry,
-            managed={**loaded.endpoints, **self._parts.managed.endpoints(loaded.config, self.plan)},
+            managed={
+                **loaded.endpoints,
+                **self._parts.managed.endpoints(loaded.config, self.plan),
+                **self._parts.discovered.endpoints(loaded.config),
+            },
             material=loaded.material,
             tickets=self._parts.tickets.keys,
         )

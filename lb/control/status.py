@@ -3,7 +3,9 @@
     {version, state, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
-     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check}], managed}],
+     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check}], managed,
+             discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
+             looks, failures, changes, error} | None}],
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
@@ -47,7 +49,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "compiled": dict(compiled_modules()),
         "workers": [member.describe(now) for member in master.fleet.members],
         "listeners": _listeners(master, plan) if plan else [],
-        "pools": _pools(master, plan) if plan else [],
+        "pools": _pools(master, plan, now) if plan else [],
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
         "rate_limits": _rate_limits(master),
         "tls": master.certificates.status(),
@@ -93,8 +95,8 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _pools(master: Master, plan: Plan) -> list[dict[str, Any]]:
-    checks, managed = master.monitor.status(), master.managed.status()
+def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
+    checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
     return [
         {
             "name": pool.name,
@@ -103,6 +105,7 @@ def _pools(master: Master, plan: Plan) -> list[dict[str, Any]]:
             "endpoints": _endpoints(master, pool, checks.get(pool.name, {})),
             "queue": _queue(master, pool),
             "managed": managed.get(pool.name),
+            "discovery": discovery.get(pool.name),
         }
         for pool in plan.pools
     ]

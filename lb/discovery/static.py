@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lb.config.address import HostPort, UnixPath, parse_address
 from lb.config.plan import EndpointSpec
-from lb.config.schema import Config, PoolConfig
+from lb.config.schema import Config, EndpointConfig, PoolConfig
+from lb.discovery.source import DiscoveryError, Found, Source
 from lb.errors import ConfigError
 
 # Lookups wait for the network; in turn, a few dead name servers would add up to minutes.
@@ -61,11 +63,38 @@ class StaticEndpoints:
 
     def check(self, config: Config) -> list[tuple[str, str]]:
         """Resolve every endpoint of `config`; problems as (path, message). Blocks while names are looked up."""
-        pools = {name: pool for name, pool in config.pools.items() if pool.serve is None}
+        pools = {name: pool for name, pool in config.pools.items() if pool.endpoints}
         answers = _resolve_all({e.address for pool in pools.values() for e in pool.endpoints}, self._lookup)
         problems: list[tuple[str, str]] = []
-        self.endpoints = {name: _specs(name, pool, answers, problems) for name, pool in pools.items()}
+        self.endpoints = {
+            name: _specs(f"pools.{name}.endpoints", pool.endpoints, answers, problems) for name, pool in pools.items()
+        }
         return problems
+
+
+class StaticSource(Source):
+    """A list that never changes, as a source: `options` are the endpoints. Host names are looked up once.
+
+    Other sources use it for lists that they have read.
+    """
+
+    def __init__(
+        self, pool: str, options: Sequence[EndpointConfig], config: PoolConfig, lookup: Lookup = system_lookup
+    ) -> None:
+        super().__init__(pool, options, config)
+        self._lookup = lookup
+
+    async def look(self) -> Found:
+        """Raises DiscoveryError when a name cannot be resolved, or two of them lead to one address."""
+        answers = await asyncio.to_thread(_resolve_all, {e.address for e in self.options}, self._lookup)
+        problems: list[tuple[str, str]] = []
+        specs = _specs("endpoints", self.options, answers, problems)
+        if problems:
+            raise DiscoveryError("; ".join(f"{path}: {text}" for path, text in problems))
+        return Found(specs, None)
+
+    def describe(self) -> str:
+        return f"{len(self.options)} endpoints"
 
 
 def _resolve_all(addresses: Iterable[str], lookup: Lookup) -> dict[str, tuple[str, ...] | ConfigError]:
@@ -81,15 +110,15 @@ def _resolve_all(addresses: Iterable[str], lookup: Lookup) -> dict[str, tuple[st
 
 
 def _specs(
-    name: str,
-    pool: PoolConfig,
+    place: str,
+    endpoints: Sequence[EndpointConfig],
     answers: Mapping[str, tuple[str, ...] | ConfigError],
     problems: list[tuple[str, str]],
 ) -> tuple[EndpointSpec, ...]:
     owners: dict[str, int] = {}
     specs: list[EndpointSpec] = []
-    for i, endpoint in enumerate(pool.endpoints):
-        path, answer = f"pools.{name}.endpoints[{i}]", answers[endpoint.address]
+    for i, endpoint in enumerate(endpoints):
+        path, answer = f"{place}[{i}]", answers[endpoint.address]
         if isinstance(answer, ConfigError):
             problems.append((path, str(answer)))
             continue
@@ -98,6 +127,6 @@ def _specs(
         for address in answer:
             if owners.setdefault(address, i) == i:
                 specs.append(EndpointSpec(address, endpoint.weight, host, endpoint.max_in_flight or 0))
-            elif endpoint.address != pool.endpoints[owners[address]].address:  # the same text is reported by the loader
+            elif endpoint.address != endpoints[owners[address]].address:  # the same text is reported by the loader
                 problems.append((path, f"{endpoint.address} is {address}, which endpoint {owners[address]} is already"))
     return tuple(specs)

@@ -56,6 +56,7 @@ class _Collector:
         yield from _endpoints(snapshot.status)
         yield from _daemon(snapshot.status)
         yield from _managed(snapshot.status)
+        yield from _discovery(snapshot.status)
         yield from _cache(snapshot.status)
         yield from _tls(snapshot)
         yield from _http2(snapshot)
@@ -252,6 +253,50 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
         "Changes of the number of model servers wished for",
         ("pool", "direction"),
         (((n, way), s[f"scaled_{way}"]) for n, s in scaled for way in ("up", "down")),
+    )
+
+
+def _discovery(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [((p["name"], p["discovery"]["source"]), p["discovery"]) for p in status["pools"] if p.get("discovery")]
+    if not rows:
+        return
+    labels = ("pool", "source")
+    yield _gauge(
+        "discovery_current",
+        "Whether the last look at a source of endpoints went well",
+        labels,
+        ((key, int(row["state"] == "current")) for key, row in rows),
+    )
+    yield _gauge(
+        "discovery_endpoints", "Endpoints that a source gives", labels, ((key, row["endpoints"]) for key, row in rows)
+    )
+    yield _gauge(
+        "discovery_endpoints_left_out",
+        "Endpoints that a source gives beyond max_endpoints",
+        labels,
+        ((key, row["left_out"]) for key, row in rows),
+    )
+    yield _gauge(
+        "discovery_age_seconds",
+        "Time since a source last answered well",
+        labels,
+        ((key, row["age_s"]) for key, row in rows if row["age_s"] is not None),
+    )
+    yield _counter(
+        "discovery_looks",
+        "Looks at a source of endpoints",
+        (*labels, "result"),
+        (
+            ((*key, result), n)
+            for key, row in rows
+            for result, n in (("ok", row["looks"] - row["failures"]), ("failed", row["failures"]))
+        ),
+    )
+    yield _counter(
+        "discovery_changes",
+        "Changes of the endpoints that a source gives",
+        labels,
+        ((key, row["changes"]) for key, row in rows),
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lb.config.load import load
 from lb.config.schema import Config
 from lb.config.units import KIB, MIB, SECOND
+from lb.discovery.registry import check_discovery
 from lb.discovery.static import StaticEndpoints
 from lb.errors import ConfigError
 from lb.proxy.checks import check_routes
@@ -74,7 +75,7 @@ def test_invalid_examples_have_exactly_the_expected_problem(path: Path) -> None:
     expected = path.read_bytes().split(b"\n")[0].decode().removeprefix("# expect: ")
     assert re.match(rf"{re.escape(path.name)}:(\d+: )?", expected)
     with pytest.raises(ConfigError) as caught:
-        load(path, checks=[StaticEndpoints(no_dns).check, check_routes])
+        load(path, checks=[StaticEndpoints(no_dns).check, check_discovery, check_routes])
     (problem,) = caught.value.problems
     assert expected in problem.replace(f"{path.parent}/", "")
 
@@ -102,7 +103,7 @@ log: {level: 3, access: ["x"]}
         "4: listeners.b.protocol: 'htp' is not one of http, https, tcp, tls, udp; did you mean http?",
         "5: listeners.c.bind: 127.0.0.1:8080 is taken by listeners.a",
         "7: pools.app.retries: must be at most 10",
-        "8: pools.broken: exactly one of endpoints, serve is needed; none is given",
+        "8: pools.broken: exactly one of endpoints, discover, serve is needed; none is given",
         "9: pools.other.endpoints[1]: 127.0.0.1:1 is endpoint 0 already",
         "10: log.access: must be text",
         "10: log.level: 3 is not one of debug, info, warning, error",

@@ -1,0 +1,148 @@
+"""Questions to name servers, by dnspython: the only module that knows it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import dns.asyncresolver
+import dns.exception
+import dns.message
+import dns.name
+import dns.nameserver
+import dns.rdataclass
+import dns.rdatatype
+import dns.resolver
+
+from lb.config.address import HostPort, parse_address
+from lb.config.schema import DnsSourceConfig
+from lb.config.units import SECOND
+from lb.discovery.source import DiscoveryError
+
+_ROUNDS = 2  # how often each name server is asked, as `attempts` of resolv.conf(5)
+_MOST_ALIASES = 8  # CNAMEs that we follow where the name server did not
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a question got. Without values the TTL is that of the denial: the lesser of the SOA record's TTL and its
+    minimum (RFC 2308 section 5)."""
+
+    values: tuple[str, ...]
+    ttl_ns: int
+    nxdomain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An SRV record; `host` is empty where it says that there is no service. `known` are the addresses that came with
+    it, and how long they count, in ns."""
+
+    priority: int
+    weight: int
+    port: int
+    host: str
+    known: tuple[list[str], int] | None
+
+
+class Queries:
+    """Questions under the settings of `options`. Raises DiscoveryError when no name server gives a proper answer."""
+
+    def __init__(self, options: DnsSourceConfig) -> None:
+        self._options = options
+
+    async def addresses(self, name: str, family: str) -> Records:
+        """Records of type A or AAAA (`family`), as text."""
+        records, rrset, _ = await self._ask(name, family)
+        return Records(tuple(dict.fromkeys(r.to_text() for r in rrset)), records.ttl_ns, records.nxdomain)
+
+    async def services(self, name: str) -> tuple[Records, tuple[Target, ...]]:
+        """Records of type SRV."""
+        records, rrset, response = await self._ask(name, "SRV")
+        targets = tuple(
+            Target(r.priority, r.weight, r.port, "" if r.target == dns.name.root else r.target.to_text().lower(), known)
+            for r in rrset
+            for known in [_additional(response, r.target)]
+        )
+        return records, targets
+
+    async def _ask(
+        self, name: str, kind: str
+    ) -> tuple[Records, dns.rdataset.Rdataset | tuple[()], dns.message.Message | None]:
+        try:
+            resolver = await asyncio.to_thread(self._resolver)
+        except (dns.exception.DNSException, OSError) as error:
+            raise DiscoveryError(f"no name server is known: {error}") from None
+        wanted: dns.name.Name | str = name
+        ttl = dns.ttl.MAX_TTL
+        for _ in range(_MOST_ALIASES):
+            try:
+                answer = await resolver.resolve(wanted, kind, raise_on_no_answer=False)
+            except dns.resolver.NXDOMAIN as error:
+                return Records((), _denial(error) * SECOND, nxdomain=True), (), None
+            except (dns.exception.DNSException, OSError, EOFError) as error:
+                raise DiscoveryError(f"{kind} {name}: {_reason(error)}") from None
+            ttl = min(ttl, answer.chaining_result.minimum_ttl)
+            if answer.rrset is not None:
+                return Records((), ttl * SECOND), answer.rrset, answer.response
+            alias = answer.canonical_name
+            if alias == answer.qname:
+                return Records((), ttl * SECOND), (), None
+            wanted = alias
+        raise DiscoveryError(f"{kind} {name}: more than {_MOST_ALIASES} aliases")
+
+    def _resolver(self) -> dns.asyncresolver.Resolver:
+        given = self._options.resolvers
+        resolver = dns.asyncresolver.Resolver(configure=not given)
+        if given:
+            parsed = [address for address in map(parse_address, given) if isinstance(address, HostPort)]
+            resolver.nameservers = [dns.nameserver.Do53Nameserver(a.host, a.port) for a in parsed]
+        resolver.use_search_by_default = not given
+        resolver.timeout = self._options.timeout / SECOND
+        resolver.lifetime = resolver.timeout * max(1, len(resolver.nameservers)) * _ROUNDS
+        return resolver
+
+
+def _denial(error: dns.resolver.NXDOMAIN) -> int:
+    """How long a name counts as not existing, in seconds: of those tried (search list), the shortest."""
+    ttls = []
+    responses: dict[dns.name.Name, dns.message.QueryMessage] = error.kwargs["responses"]
+    for response in responses.values():
+        try:
+            ttls.append(response.resolve_chaining().minimum_ttl)
+        except dns.exception.DNSException:
+            ttls.append(dns.message.NEGATIVE_TTL_WITHOUT_SOA)
+    return min(ttls, default=dns.message.NEGATIVE_TTL_WITHOUT_SOA)
+
+
+def _additional(response: dns.message.Message | None, host: dns.name.Name) -> tuple[list[str], int] | None:
+    """The addresses of `host` that came along, or None: then they have to be asked for."""
+    hosts: list[str] = []
+    ttl = dns.ttl.MAX_TTL
+    for rrset in response.additional if response is not None else ():
+        if rrset.name == host and rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+            hosts += sorted(r.to_text() for r in rrset)
+            ttl = min(ttl, rrset.ttl)
+    return (hosts, ttl * SECOND) if hosts else None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong with each name server, or what dnspython says."""
+    if isinstance(error, dns.resolver.NoNameservers | dns.resolver.LifetimeTimeout):
+        last = {}
+        for server, _, port, problem, _ in error.kwargs.get("errors") or ():
+            last[f"{server}"] = f"{_server(str(server), port)}: {_problem(problem)}"
+        if last:
+            return "; ".join(last.values())
+    return str(error) or type(error).__name__
+
+
+def _server(text: str, port: int) -> str:
+    host = text.removeprefix("Do53:").rpartition("@")[0] or text.removeprefix("Do53:")
+    return str(HostPort(host, port, True))
+
+
+def _problem(problem: object) -> str:
+    if isinstance(problem, dns.exception.Timeout):
+        return "no answer in time"
+    return str(problem) or type(problem).__name__
