@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import FirstOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -35,3 +36,19 @@ class First(Policy):
             if best < 0 or (load + 1) * best_weight < best_load * weight:
                 best, best_load, best_weight = i, load + 1, weight
         return best if best >= 0 else self.last_resort(exclude)
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        scores = []
+        for i in range(endpoints.size):
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                load = endpoints.running(i)
+                room = load < self.fill * weight
+                # Those with room by their place, before all others by what they have.
+                score = float(i) if room else endpoints.size + (load + 1) / weight
+                scores.append(Score(i, score, f"{load} of {self.fill * weight}, {'room' if room else 'full'}"))
+        rule = (
+            "the first with less than fill * weight in flight; if all have as much the least (in flight + 1) / weight"
+        )
+        return Explained(rule, scores)

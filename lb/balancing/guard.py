@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lb.balancing.explained import Explained
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -26,6 +27,9 @@ class Guard(Policy):
                 f"policy {self.name!r} chose {index!r} of {self.endpoints.size} endpoints, not an index or -1"
             )
         return index
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        return self.inner.explain(now, key, exclude)
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.inner.observe(index, now, latency_ns, ok)

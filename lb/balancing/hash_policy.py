@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lb.balancing.bound import Bound
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import HashOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -35,3 +36,16 @@ class HashPolicy(Policy):
         """The first in the order of `key` that is available, is not `exclude` and has room in `bound` if there is one;
         -1 when there is none."""
         raise NotImplementedError
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        chosen, owner = self.pick(now, key, exclude), self.first(key, exclude, None)
+        scores = []
+        for i in range(endpoints.size):
+            if i == exclude or endpoints.effective_weight(i) == 0:
+                continue
+            note = "first in the order of the key" if i == owner else ""
+            if i == owner and i != chosen:
+                note += ", but over its bounded load"
+            scores.append(Score(i, float(i != chosen), note))
+        return Explained("the first available in the order that the key has for itself", scores)

@@ -5,6 +5,7 @@ The count is exact: it is the sum of every worker's column in the shared segment
 
 from __future__ import annotations
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -55,3 +56,12 @@ class LeastRequest(Policy):
             return self.last_resort(exclude)
         self.start = best + 1
         return best
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        scores = []
+        for i in range(endpoints.size):
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                scores.append(Score(i, (endpoints.running(i) + 1) / weight))
+        return Explained("the least (in flight + 1) / weight; of equal ones the next in turn", scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.latency import Latencies
 from lb.balancing.options import DecayOptions
 from lb.balancing.policy import Policy
@@ -48,3 +49,14 @@ class LeastTime(Policy):
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.latencies.add(index, now, latency_ns, ok)
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        scores = []
+        for i in range(self.endpoints.size):
+            weight = self.endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                faded, each = self.latencies.faded(i, now), self.latencies.pending(i)
+                note = f"{faded / 1e6:.3g} ms + {self.endpoints.running(i)} in flight" if faded > 0 else "nothing known"
+                scores.append(Score(i, (faded + self.endpoints.running(i) * each) / weight, note))
+        rule = "the least (average that time has left + in flight * average) / weight, in ns"
+        return Explained(f"{rule}; of equal ones the next in turn", scores)

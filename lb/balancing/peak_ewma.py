@@ -7,6 +7,7 @@ it, lower ones wear it down, and without any it fades to 0.
 from __future__ import annotations
 
 from lb.balancing.draw import Draw
+from lb.balancing.explained import Explained, Score
 from lb.balancing.latency import Latencies
 from lb.balancing.options import PeakEwmaOptions
 from lb.balancing.policy import Policy
@@ -57,3 +58,13 @@ class PeakEwma(Policy):
             return average * (running + 1) / weight
         # Finagle adds the number to the penalty. Multiplied it orders them alike, and by weight.
         return self.latencies.pending(index) * running / weight
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        scores = []
+        for i in range(self.endpoints.size):
+            if i != exclude and self.endpoints.effective_weight(i) > 0:
+                average = self.latencies.faded(i, now)
+                note = f"average {average / 1e6:.3g} ms" if average > 0 else "nothing known"
+                scores.append(Score(i, self.load(i, now), note))
+        rule = "the least average * (in flight + 1) / weight, in ns, of {} drawn by weight"
+        return Explained(rule.format(self.choices), scores, True)

@@ -6,6 +6,7 @@ needs and may be rebuilt at any reload. One object serves one pool in one worker
 
 from __future__ import annotations
 
+from lb.balancing.explained import Explained
 from lb.balancing.options import PolicyOptions
 from lb.endpoints.set import EndpointSet
 
@@ -40,6 +41,11 @@ class Policy:
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         """A request to endpoint `index` ended at `now` after `latency_ns`; `ok` says that the endpoint did its
         part."""
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        """How `pick` with these arguments would come about; for people, and off the data path. Must not change
+        anything. A policy that does not have it is shown without scores."""
+        return Explained("what the policy itself says, which does not explain itself", [])
 
     def last_resort(self, exclude: int) -> int:
         """What is left when no other endpoint takes requests: the excluded one if it does, else -1."""

@@ -7,6 +7,7 @@ the same moment do not all choose the same endpoint.
 from __future__ import annotations
 
 from lb.balancing.draw import Draw
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ChoiceOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -46,3 +47,12 @@ class PowerOfTwo(Policy):
             if load * best_weight < best_load * weight:
                 best, best_load, best_weight = i, load, weight
         return best
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        scores = []
+        for i in range(endpoints.size):
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                scores.append(Score(i, endpoints.running(i) / weight))
+        return Explained(f"the least in flight / weight of {self.choices} drawn by weight", scores, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lb.balancing.draw import Draw
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -23,3 +24,10 @@ class Random(Policy):
         self.draw.begin(exclude)
         index = self.draw.another()
         return index if index >= 0 else self.last_resort(exclude)
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        weights = {i: endpoints.effective_weight(i) for i in range(endpoints.size) if i != exclude}
+        total = sum(weights.values())
+        scores = [Score(i, 0.0, f"{weight / total:.1%} of the draws") for i, weight in weights.items() if weight > 0]
+        return Explained("one drawn by weight", scores, True)

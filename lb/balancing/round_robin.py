@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -61,3 +62,19 @@ class RoundRobin(Policy):
     def restart(self) -> None:
         for i in range(self.endpoints.size):
             self.current[i] = 0
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        places = range(endpoints.size)
+        current = [self.current[i] for i in places]
+        weights = [self.weights[i] for i in places]
+        ahead = self.ahead
+        index = self.pick(now, key, exclude)
+        scores = []
+        for i in places:
+            self.current[i], self.weights[i] = current[i], weights[i]
+            weight = endpoints.effective_weight(i)
+            if i != exclude and weight > 0:
+                scores.append(Score(i, float(i != index), f"current value {current[i]}, {weight} more each turn"))
+        self.ahead = ahead
+        return Explained("in turn by weight: the highest current value; every worker has its own turn", scores)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import DecayOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -101,6 +102,18 @@ class ShortestExpectedDelay(Policy):
             sample = service + (min(sample, service * _MOST) - service) * _NEW
         endpoints.set_latency(index, max(sample, 1.0), now)
         endpoints.set_progress(index, now)
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        scores = []
+        for i in range(endpoints.size):
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                service = endpoints.latency_ns(i)
+                note = f"service time {service / 1e6:.3g} ms" if service > 0 else "nothing known"
+                scores.append(Score(i, self.delay(i, now) / weight, note))
+        rule = "the least expected delay / weight, in ns; of equal ones the next in turn"
+        return Explained(f"{rule}; of more than {_WINDOW} endpoints the first {_WINDOW} from its turn on", scores)
 
     def since(self, moment: int, now: int) -> float:
         # Another worker may have been later than this event.

@@ -2,6 +2,7 @@
 
 GET  /api/v1/status   the status document (lb.control.status)
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
+POST /api/v1/explain  what would become of a request
 POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
 """
 
@@ -54,6 +55,13 @@ class AdminClient:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
         found: dict[str, Any] = body["endpoint"]
         return found
+
+    def explain(self, question: dict[str, Any]) -> dict[str, Any]:
+        """What would become of a request (lb.control.admin.Question). Raises AdminError."""
+        code, body = self._ask("POST", "/api/v1/explain", _STATUS_TIMEOUT, question)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+        return body
 
     def _ask(
         self, method: str, path: str, timeout: float, document: dict[str, Any] | None = None

@@ -177,6 +177,40 @@ def weight(
     raise typer.Exit(set_weight(client(config, admin, token_file), pool, endpoint, number))
 
 
+@app.command()
+def explain(
+    target: Annotated[
+        str, typer.Argument(metavar="LISTENER|POOL", help="Name of a listener, or of a pool to leave out the routes.")
+    ],
+    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Path with query.")] = "/",
+    method: Annotated[str, typer.Option("--method", "-X", help="Method of the request.")] = "GET",
+    host: Annotated[str, typer.Option(help="Host of the request.")] = "",
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME: VALUE", help="A header; any number of them.")
+    ] = None,
+    source: Annotated[str, typer.Option(help="IP address of the client.")] = "127.0.0.1",
+    model: Annotated[str, typer.Option(help="The model that a gRPC message names.")] = "",
+    key: Annotated[str | None, typer.Option(help="What to choose by, instead of what the pool's `key` finds.")] = None,
+    pool: Annotated[str, typer.Option(help="Which pool, where the route splits.")] = "",
+    worker: Annotated[int | None, typer.Option(help="Number of the worker to ask. Default: the first.", min=0)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the document as JSON.")] = False,
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+) -> None:
+    """Show what would become of a request: its route, the candidates of its pool, their scores, and the choice.
+
+    Nothing is sent to any endpoint.
+    """
+    from lb.cli.admin import client
+    from lb.cli.explain import explain as explain_request
+
+    headers = [tuple(part.strip() for part in text.partition(":")[::2]) for text in header or []]
+    asked = {"method": method, "target": path, "host": host, "headers": headers, "source": source, "model": model}
+    question = {**asked, "key": key, "pool": pool, "worker": worker}
+    explain_request(client(config, admin, token_file), target, question, as_json)
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     options_metavar="",

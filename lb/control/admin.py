@@ -2,6 +2,7 @@
 
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
     POST /api/v1/reload
+         /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
 
 Loopback without a token by default. With a token, everything but the two probes asks for `Authorization: Bearer TOKEN`.
@@ -48,6 +49,23 @@ class Wish(BaseModel):
     weight: Annotated[int, Field(ge=0, le=1000)] | Literal["default"] | None = None
 
 
+class Question(BaseModel):
+    """The body of POST /api/v1/explain: a request to a listener, or a choice of a pool."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    listener: str = ""
+    pool: str = ""
+    method: str = "GET"
+    target: str = "/"
+    host: str = ""
+    headers: list[tuple[str, str]] = []
+    source: str = "127.0.0.1"
+    model: str = ""
+    key: str | None = None
+    worker: Annotated[int, Field(ge=0)] | None = None
+
+
 class AdminServer:
     """A service of the master (lb.control.master.Service) on its configuration's `admin.bind`."""
 
@@ -71,6 +89,7 @@ class AdminServer:
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
                 web.post("/api/v1/reload", self._reload),
+                web.post("/api/v1/explain", self._explain),
                 web.post("/api/v1/endpoint", self._operate),
             ]
         )
@@ -129,18 +148,37 @@ class AdminServer:
         result = await self._master.reload()
         return _json(result.to_dict(), 200 if result.ok else 409)
 
+    async def _explain(self, request: web.Request) -> web.Response:
+        """What would become of a request, and why; nothing is sent to any endpoint."""
+        try:
+            question = Question.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _invalid(error)
+        if not question.listener and not question.pool:
+            return _json({"error": "listener or pool: one is needed"}, 400)
+        try:
+            return _json(await self._master.explain(question.model_dump(exclude={"worker"}), question.worker))
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
+        except StartError as error:
+            return _json({"error": str(error)}, 503)
+
     async def _operate(self, request: web.Request) -> web.Response:
         """What an operator wants of one endpoint; either of `admin` and `weight` may be left out."""
         try:
             wish = Wish.model_validate_json(await request.read())
         except ValidationError as error:
-            detail = error.errors(include_url=False)[0]
-            return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+            return _invalid(error)
         admin = None if wish.admin is None else _STATES[wish.admin]
         try:
             return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
+
+
+def _invalid(error: ValidationError) -> web.Response:
+    detail = error.errors(include_url=False)[0]
+    return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
 
 
 def snapshot(master: Master) -> Snapshot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from lb.config.plan import Plan
 from lb.control.backoff import Restarts, RestartSettings
 from lb.control.channel import MAX_FDS, Channel, Message
 from lb.control.process import COMMAND, WorkerProcess, describe_exit
-from lb.errors import StartError, TidegateError
+from lb.errors import ConfigError, StartError, TidegateError
 
 log = logging.getLogger("tidegate.master")
 
@@ -22,6 +23,7 @@ SECOND = 1_000_000_000
 # What a dead worker had in flight counts for this many seconds longer: the endpoints, whose connections the kernel has
 # closed, go on with it until they notice.
 NOTICE = 1.0
+_EXPLAIN = 5.0  # seconds for a worker to explain a choice
 
 
 class PublishError(TidegateError):
@@ -78,6 +80,7 @@ class Member:
     stats: dict[str, int] = field(default_factory=dict)
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
+    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations, by number
     answer: asyncio.Future[str] | None = None  # of the publication under way: "" or what went wrong
 
     def settle(self, outcome: str) -> None:
@@ -124,6 +127,7 @@ class Fleet:
         self._current: Publication | None = None
         self._stopping = False
         self._changed = asyncio.Event()
+        self._numbers = itertools.count()  # of explanations
         self.members = [Member(i, Restarts(settings.restarts)) for i in range(size)]
 
     async def start(self) -> None:
@@ -165,6 +169,26 @@ class Fleet:
                 if member.sent != publication.plan.generation:  # it came up while the others answered
                     self._send(member, publication)
                 self._commit(member, publication)
+
+    async def explain(self, asked: Mapping[str, Any], worker: int | None) -> dict[str, Any]:
+        """What `worker` (default: the first that runs) would do with a request, a lb.proxy.explain.Described as plain
+        types. Raises ConfigError with what cannot be asked, StartError when nobody answers."""
+        running = [m for m in self.members if m.state == "running" and worker in (None, m.index)]
+        if not running or running[0].channel is None:
+            raise StartError("no worker is running" if worker is None else f"worker {worker} is not running")
+        member, number = running[0], next(self._numbers)
+        answer = member.asked[number] = self._loop.create_future()
+        try:
+            running[0].channel.send({"type": "explain", "number": number, "asked": dict(asked)})
+            async with asyncio.timeout(_EXPLAIN):
+                message = await answer
+        except TimeoutError:
+            raise StartError(f"worker {member.index} did not answer in time") from None
+        finally:
+            del member.asked[number]
+        if message["error"]:
+            raise ConfigError([message["error"]])
+        return {"worker": member.index, **message["answer"]}
 
     def reopen_log(self) -> None:
         """Passes the access log's new descriptor to every worker."""
@@ -300,6 +324,10 @@ class Fleet:
                 member.busy, member.stats = message["busy"], message["stats"]
             case "applied":
                 self._applied(member, message["generation"], message["error"])
+            case "explained":
+                future = member.asked.get(message["number"])
+                if future is not None and not future.done():
+                    future.set_result(message)
             case other:
                 log.error("worker %d sent an unknown frame: %s", member.index, other)
         self._changed.set()

@@ -176,6 +176,20 @@ class Master:
         log.info("an operator set %s of pool %s: %s, weight %d", address, pool, found["admin"], found["weight"])
         return found
 
+    async def explain(self, asked: dict[str, Any], worker: int | None) -> dict[str, Any]:
+        """What a worker would do with a request (Fleet.explain), with the state of each endpoint as status shows it.
+
+        Raises ConfigError with what cannot be asked, StartError when no worker answers."""
+        found = await self.fleet.explain(asked, worker)
+        if found["pool"] is not None:
+            rows = next(
+                (row["endpoints"] for row in self.status()["pools"] if row["name"] == found["pool"]["name"]), ()
+            )
+            known = {row["address"]: row for row in rows}
+            for row in found["pool"]["endpoints"]:
+                row.update({key: known.get(row["address"], {}).get(key, "unknown") for key in ("health", "admin")})
+        return found
+
     def status(self) -> dict[str, Any]:
         """The document of /api/v1/status and `tidegate status`: see lb.control.status."""
         return status.document(self, self._clock.now())

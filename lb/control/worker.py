@@ -1,8 +1,8 @@
 """A worker: a fresh interpreter that runs the data path and does what the master says over its channel.
 
 Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
-`revert` (keep or undo the last plan), `log` (a new access log descriptor) and `stop` (drain, then exit 0). Frames to
-the master: `hello`, `applied`, `beat`.
+`revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer
+`explained`) and `stop` (drain, then exit 0). Frames to the master: `hello`, `applied`, `explained`, `beat`.
 
 Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here.
 A master that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once,
@@ -21,7 +21,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import setproctitle
 import uvloop
@@ -33,6 +33,7 @@ from lb.control.logs import set_level, setup_logging
 from lb.core.heap import keep_large_blocks
 from lb.core.segment import Segment
 from lb.errors import StartError, TidegateError
+from lb.proxy.explain import Described
 
 BEAT = 1.0  # seconds between two heartbeats
 _DRAIN_POLL = 0.05
@@ -54,6 +55,7 @@ class DataPath(Protocol):
     def stop_accepting(self) -> None: ...
     def drain(self) -> None: ...
     def busy(self) -> int: ...
+    def explain(self, asked: Described) -> dict[str, Any]: ...
     def stats(self) -> dict[str, int]: ...
     def close(self) -> None: ...
 
@@ -90,6 +92,7 @@ class Worker:
             "commit": self._on_commit,
             "revert": self._on_revert,
             "log": self._on_log,
+            "explain": self._on_explain,
             "stop": self._on_stop,
         }
 
@@ -179,6 +182,18 @@ class Worker:
         for fd in fds:
             os.dup2(fd, self._access_log_fd, inheritable=False)
             os.close(fd)
+
+    def _on_explain(self, message: Message, fds: list[int]) -> None:
+        answer = {"type": "explained", "number": message["number"], "answer": None, "error": ""}
+        try:
+            asked = {**message["asked"], "headers": tuple((name, value) for name, value in message["asked"]["headers"])}
+            answer["answer"] = self._data_path.explain(Described(**asked))
+        except TidegateError as error:
+            answer["error"] = str(error)
+        except Exception as unexpected:
+            log.exception("a request was not explained")
+            answer["error"] = f"internal error: {unexpected!r}"
+        self._channel.send(answer)
 
     def _on_stop(self, message: Message, fds: list[int]) -> None:
         self.drain(message["drain_timeout_ns"])

@@ -5,6 +5,7 @@
 
 import logging
 import os
+from time import monotonic_ns
 
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Poller
@@ -27,6 +28,7 @@ from lb.upstream.queue cimport PoolQueue
 
 from lb.errors import TidegateError
 from lb.proxy import infer, mirror
+from lb.proxy.explain import Described, Tables, explain
 from lb.proxy.udp_listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 
@@ -53,6 +55,7 @@ class Proxy:
         self.poller = Poller(loop)
         self.segment = segment
         self.plan = None
+        self.tables = None          # of the plan, for `explain`
         self.listeners = {}
         self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
         self.connections = set()
@@ -213,6 +216,7 @@ class Proxy:
                 self.retire(channel)
         self.commit_queues(plan, pools, queues)
         self.plan = plan
+        self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)
         self.access.enable(plan.access_log.path != "")
         self.overload.limit(plan.limits.max_in_flight, plan.limits.max_memory)
@@ -255,6 +259,12 @@ class Proxy:
         self.intake.drain()
         for connection in list(self.connections):
             connection.close_if_idle()
+
+    def explain(self, asked: Described):
+        """What would become of a request: see lb.proxy.explain. Raises TidegateError."""
+        if self.tables is None:
+            raise TidegateError("there is no plan yet")
+        return explain(self.tables, asked, monotonic_ns())
 
     def busy(self):
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""

@@ -48,6 +48,31 @@ class PolicyContract:
                     assert policy.pick(now, key, -1) in (available or {-1})
                     assert policy.pick(now, key, exclude) in (available - {exclude} or available or {-1})
 
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(
+        states=st.lists(endpoint_states, min_size=1, max_size=8),
+        loads=st.lists(st.integers(0, 5), min_size=8, max_size=8),
+        exclude=st.integers(-1, 9),
+        key=st.sampled_from(KEYS),
+    )
+    def test_explains_its_choice_and_changes_nothing(self, states, loads, exclude, key):
+        with Fleet([weight for weight, _, _ in states]) as fleet:
+            for i, (_, healthy, admin) in enumerate(states):
+                (fleet.up if healthy else fleet.down)(i)
+                fleet.admin(i, admin)
+                fleet.load(i, loads[i])
+            policy, other = self.build(fleet), self.build(fleet)
+            for turn in range(9):
+                explained = policy.explain(turn, key, exclude)
+                assert explained.rule
+                indices = [score.index for score in explained.scores]
+                picked, expected = policy.pick(turn, key, exclude), other.pick(turn, key, exclude)
+                if not explained.by_chance:
+                    assert picked == expected, "being asked changed it"
+                if indices:
+                    assert indices == sorted(fleet.available - {exclude})
+                    assert picked in (indices if explained.by_chance else explained.best())
+
     def test_no_endpoints(self):
         with Fleet([]) as fleet:
             policy = self.build(fleet)

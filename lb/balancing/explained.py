@@ -1,0 +1,28 @@
+"""What a policy says of a choice, for `tidegate explain`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Score:
+    """An endpoint that could be chosen: of all scores the lowest is. `note` has what went into it."""
+
+    index: int
+    score: float
+    note: str = ""
+
+
+@dataclass(slots=True)
+class Explained:
+    """`rule` says in words what decides. `by_chance`: only some that are drawn are compared, or none."""
+
+    rule: str
+    scores: list[Score] = field(default_factory=list)
+    by_chance: bool = False
+
+    def best(self) -> list[int]:
+        """The indices with the lowest score."""
+        lowest = min((one.score for one in self.scores), default=0.0)
+        return [one.index for one in self.scores if one.score == lowest]

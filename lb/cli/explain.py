@@ -1,0 +1,67 @@
+"""`tidegate explain`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lb.cli.admin import AdminClient, AdminError
+
+
+def explain(client: AdminClient, target: str, question: dict[str, Any], as_json: bool) -> None:
+    """Asks what would become of a request to `target`, a listener's or a pool's name, and prints it.
+
+    A name that both have is the listener's. Raises AdminError.
+    """
+    status = client.status()
+    if target in [row["name"] for row in status["listeners"]]:
+        question = {**question, "listener": target}
+    elif target in [row["name"] for row in status["pools"]]:
+        question = {**question, "pool": target}
+    else:
+        raise AdminError(f"there is no listener and no pool {target!r}")
+    found = client.explain(question)
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    for line in _lines(found):
+        console.print(line)
+
+
+def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
+    route, pool = found["route"], found["pool"]
+    if route is not None:
+        matched = ", ".join(route["matched"]) or "it takes every request"
+        yield Text(f"route    {route['name']}: {matched}; no more particular route matches")
+    if "reason" in found:
+        yield Text(f"reason   {found['reason']}")
+    if pool is None:
+        return
+    yield Text(f"pool     {pool['name']}: {pool['policy']}, as worker {found['worker']} sees it")
+    if pool["key"] is not None:
+        yield Text(f"key      {pool['key']['value']} ({pool['key']['from']})")
+    yield Text(f"rule     {pool['rule']}")
+    yield _table(pool["endpoints"])
+    choice = pool["choice"]
+    yield Text(f"choice   {choice['address'] or 'not certain'}: {choice['why']}")
+
+
+def _table(endpoints: list[dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("", "endpoint", "health", "admin", "weight", "in flight", "latency", "score", "note"):
+        table.add_column(column, overflow="fold")
+    for e in endpoints:
+        limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
+        latency = f"{e['latency_ms']} ms" if e["latency_ms"] else "-"
+        note = e["note"] if e["available"] else "takes no requests now"
+        score = "-" if e["score"] is None else f"{e['score']:g}"
+        row = ("*" if e["best"] else "", e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}")
+        table.add_row(*(Text(str(cell)) for cell in (*row, latency, score, note)))
+    return table

@@ -1,0 +1,229 @@
+"""What a worker would do with a request that is only described: route, pool, endpoint, and why (`tidegate explain`).
+
+It asks the tables and policies of the plan in force, changes nothing, and is off the data path: in plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+from lb.balancing.explained import Explained
+from lb.config.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
+from lb.core.hashing import hash64_bytes
+from lb.errors import ClientError
+from lb.proxy.normalize import normal_target
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A request to a listener, or to a pool alone (`listener` empty)."""
+
+    listener: str = ""
+    pool: str = ""
+    method: str = "GET"
+    target: str = "/"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    source: str = "127.0.0.1"
+    model: str = ""  # what a gRPC message would name
+    key: str | None = None  # instead of what the pool's `key` finds
+
+    def text(self, target: bytes) -> bytes:
+        """The request's head as HTTP/1.1."""
+        lines = [f"{self.method} ".encode() + target + b" HTTP/1.1"]
+        fields = [("Host", self.host or "localhost"), *((n, v) for n, v in self.headers if n.lower() != "host")]
+        lines += [f"{name}: {value}".encode() for name, value in fields]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Tables:
+    """Of the plan in force: what listeners decide by (RouteTable, Pool or SniTable), and the pools in the plan's
+    order."""
+
+    plan: Plan
+    listeners: Mapping[str, Any]
+    pools: Sequence[Any] = field(default_factory=list)
+
+
+def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
+    """The explanation as plain types: see docs/howto/explain-a-choice.md. Raises ClientError for what cannot be
+    asked."""
+    try:
+        source = ip_address(asked.source)
+    except ValueError:
+        raise ClientError(f"{asked.source!r} is not an IP address") from None
+    answer: dict[str, Any] = {"route": None, "pool": None}
+    index = _pool_index(tables.plan, asked.pool)
+    if asked.listener:
+        listener = next((li for li in tables.plan.listeners if li.name == asked.listener), None)
+        if listener is None:
+            known = ", ".join(li.name for li in tables.plan.listeners)
+            raise ClientError(f"there is no listener {asked.listener!r}; there are {known}")
+        if listener.protocol in ("http", "https"):
+            index = _route(tables, listener, asked, str(source), answer)
+        elif listener.protocol == "tls":
+            raise ClientError(f"listener {listener.name} passes TLS through: ask for a pool of its sni_routes instead")
+        else:
+            index = listener.pool
+    if index >= 0:
+        answer["pool"] = _pool(tables.plan.pools[index], tables.pools[index], asked, str(source), now)
+    return answer
+
+
+def _pool_index(plan: Plan, name: str) -> int:
+    if not name:
+        return -1
+    for index, pool in enumerate(plan.pools):
+        if pool.name == name:
+            return index
+    raise ClientError(f"there is no pool {name!r}; there are {', '.join(pool.name for pool in plan.pools)}")
+
+
+def _route(tables: Tables, listener: ListenerPlan, asked: Described, source: str, answer: dict[str, Any]) -> int:
+    """Says which route it is; the pool that it leads to, -1 if to none."""
+    target = asked.target.encode()
+    if any(ord(c) < 33 for c in asked.method + asked.target + asked.host) or any(
+        c in "\r\n\0" for pair in asked.headers for part in pair for c in part
+    ):
+        raise ClientError("a method, path, host or header holds what no request can")
+    if listener.normalize is not None:
+        normal = normal_target(target, listener.normalize)
+        if normal is None:
+            answer["reason"] = "the path has no normal form: 400"
+            return -1
+        target = normal
+    host = asked.host.rpartition(":")[0] if asked.host.rpartition(":")[2].isdigit() else asked.host
+    try:
+        text = Described(method=asked.method, host=host, headers=asked.headers, source=source).text(target)
+        model = asked.model.encode() or None
+        found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model)
+    except ValueError as error:
+        raise ClientError(f"no request: {error}") from None
+    if found is None:
+        answer["reason"] = "a route matches but for its method: 405" if other_method else "no route matches: 404"
+        return -1
+    plan = next(route for route in listener.routes if route.name == found.name)
+    answer["route"] = {"name": plan.name, "matched": _conditions(plan), "target": target.decode("utf-8", "replace")}
+    if plan.answer is not None:
+        answer["reason"] = f"the route answers itself: {plan.answer.status}"
+        return -1
+    if plan.split is None:
+        return plan.pool
+    shares = ", ".join(f"{tables.plan.pools[share.pool].name} {share.weight}" for share in plan.split.shares)
+    wanted = _pool_index(tables.plan, asked.pool)
+    if wanted in [share.pool for share in plan.split.shares]:
+        answer["reason"] = f"the route splits ({shares}); this is the share that was asked for"
+        return wanted
+    answer["reason"] = f"the route splits: {shares}; name one of these pools to see its choice"
+    return -1
+
+
+def _conditions(route: RoutePlan) -> list[str]:
+    """What a request had to have, in words."""
+    words = []
+    if route.host:
+        words.append(f"host {'~ ' if route.host_regex else ''}{route.host}")
+    if route.path_kind:
+        words.append(f"path {route.path_kind} {route.path}")
+    if route.methods:
+        words.append(f"method {' or '.join(route.methods)}")
+    for condition in route.conditions:
+        value = condition.value or ", ".join(condition.networks)
+        negation = "not " if condition.invert else ""
+        words.append(" ".join(filter(None, (negation + condition.what, condition.name, condition.how, value))))
+    return words
+
+
+def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) -> dict[str, Any]:
+    found, hashed = _key(plan, asked, source)
+    endpoints, policy = pool.endpoints, pool.policy
+    explained = Explained("the policy failed", [])
+    try:
+        explained = policy.explain(now, hashed, -1)
+        best = explained.best()
+    except Exception as error:  # a plug-in's
+        best = []
+        explained.rule = f"the policy failed to explain itself: {type(error).__name__}: {error}"
+    scores = {one.index: one for one in explained.scores}
+    rows = []
+    for i, endpoint in enumerate(plan.endpoints):
+        score = scores.get(i)
+        rows.append(
+            {
+                "address": endpoint.address,
+                "available": bool(endpoints.available(i)),
+                "weight": endpoints.weight(i),
+                "in_flight": endpoints.inflight(i),
+                "max_in_flight": endpoint.max_in_flight or None,
+                "latency_ms": round(endpoints.latency(i) / 1e6, 3) or None,
+                "score": None if score is None else round(score.score, 6),
+                "note": "" if score is None else score.note,
+                "best": i in best,
+            }
+        )
+    return {
+        "name": plan.name,
+        "policy": plan.policy.type,
+        "key": found,
+        "rule": explained.rule,
+        "endpoints": rows,
+        "choice": _choice(plan, best, explained),
+    }
+
+
+def _choice(plan: PoolPlan, best: list[int], explained: Explained) -> dict[str, Any]:
+    """The endpoint, if there is only one that it can be, and why."""
+    names = [plan.endpoints[i].address for i in best]
+    if not names:
+        why = "no endpoint takes requests now" if not explained.scores else explained.rule
+        return {"address": None, "why": why}
+    if len(explained.scores) == 1:
+        return {"address": names[0], "why": "no other endpoint takes requests now"}
+    if explained.by_chance:
+        return {"address": None, "why": f"by chance; of those that are drawn the best is taken, at best {names[0]}"}
+    if len(names) > 1:
+        return {"address": None, "why": f"{len(names)} are equally good: whose turn it is"}
+    return {"address": names[0], "why": "it has the lowest score"}
+
+
+def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] | None, int]:
+    """The key and where it is from, and its hash, as lb.proxy.exchange finds it."""
+    policy = plan.policy
+    if not policy.key:
+        return None, 0
+    value, place = asked.key, "given"
+    if value is None:
+        place = f"{policy.key} {policy.key_name}".strip()
+        value = _value(policy.key, policy.key_name, asked)
+    if value is None and policy.key == "model":
+        return {"from": "no model", "value": ""}, 0
+    if value is None:
+        place = "source" if policy.key == "source" else f"source, since there is no {place}"
+        value = source
+    return {"from": place, "value": value}, hash64_bytes(value.encode())
+
+
+def _value(kind: str, name: str, asked: Described) -> str | None:
+    """What the request has of the kind header, cookie, query or model; None for source, and if it has none."""
+    if kind == "header":
+        return next((v.strip() for n, v in asked.headers if n.lower() == name.lower()), None)
+    if kind == "cookie":
+        return _pair("; ".join(v for n, v in asked.headers if n.lower() == "cookie"), ";", name)
+    if kind == "query":
+        return _pair(asked.target.partition("?")[2], "&", name)
+    if kind == "model":
+        parts = asked.target.partition("?")[0].split("/")
+        return asked.model or (parts[3] if parts[1:3] == ["v2", "models"] and len(parts) > 3 else None)
+    return None
+
+
+def _pair(text: str, separator: str, name: str) -> str | None:
+    for pair in text.split(separator):
+        found, equals, value = pair.strip(" ").partition("=")
+        if equals and found == name:
+            return value
+    return None

@@ -1,0 +1,3 @@
+from lb.config.route_plan import NormalizePlan
+
+def normal_target(target: bytes, plan: NormalizePlan) -> bytes | None: ...

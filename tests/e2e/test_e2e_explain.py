@@ -1,0 +1,141 @@
+"""`tidegate explain` says what then happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from daemon import COMMAND, Daemon, environment, eventually, http_listener
+from traffic import ask_once, request
+
+Start = Callable[..., Daemon]
+
+
+def tidegate(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line, as an operator types it."""
+    return subprocess.run(
+        [*COMMAND, *arguments, "-c", str(daemon.path)],
+        capture_output=True, text=True, env=environment(), timeout=60, check=False,
+    )  # fmt: skip
+
+
+async def explained(daemon: Daemon, *arguments: str) -> dict[str, Any]:
+    done = await asyncio.to_thread(tidegate, daemon, "explain", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+async def refused(daemon: Daemon, *arguments: str) -> str:
+    done = await asyncio.to_thread(tidegate, daemon, "explain", *arguments)
+    assert done.returncode == 1, done.stdout
+    return done.stderr.removeprefix("tidegate: ").strip()
+
+
+def site(addresses: list[str]) -> dict[str, Any]:
+    def pool(policy: Any, **settings: Any) -> dict[str, Any]:
+        return {"protocol": "http", "policy": policy, "endpoints": addresses, **settings}
+
+    routes = [
+        {"name": "tenants", "match": {"host": "a.test", "path": {"prefix": "/v2/"}}, "pool": "keyed"},
+        {"name": "posts", "match": {"path": {"exact": "/p"}, "method": "POST"}, "pool": "plain"},
+        {"name": "split", "match": {"path": {"prefix": "/s"}}, "pools": [
+            {"pool": "plain", "weight": 3}, {"pool": "keyed", "weight": 1},
+        ]},
+        {"name": "fixed", "match": {"headers": {"x-fixed": "yes"}}, "respond": {"status": 418}},
+        {"name": "chance", "match": {"path": {"prefix": "/r"}}, "pool": "chance"},
+    ]  # fmt: skip
+    for route in routes:
+        if "respond" not in route:
+            route["expose_endpoint"] = True
+    return {
+        "listeners": {
+            "web": http_listener(*routes, normalize_path={}),
+            "raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "bytes"},
+        },
+        "pools": {
+            "keyed": pool({"type": "maglev", "key": {"header": "x-session"}}),
+            "plain": pool("least_request"),
+            "chance": pool("random"),
+            "bytes": {"protocol": "tcp", "endpoints": addresses},
+        },
+    }
+
+
+async def test_the_choice_by_a_key_is_the_one_that_is_made(start: Start, endpoint: Callable[..., Any]) -> None:
+    addresses = [(await endpoint(name)).address for name in "abc"]
+    daemon = await asyncio.to_thread(start, site(addresses))
+    port = await asyncio.to_thread(daemon.port)
+    chosen = set()
+    for session in ("s1", "s2", "s3", "s4", "s5", ""):
+        headers = ("-H", f"X-Session: {session}") if session else ()
+        found = await explained(daemon, "web", "/v2//x", "--host", "A.test:80", *headers)
+        fields = {"x_session": session} if session else {}
+        answer = await ask_once(port, request("GET", "/v2/x", **{"Host": "a.test", **fields}))
+        choice = found["pool"]["choice"]
+        assert (choice["address"], choice["why"]) == (answer.headers["x-tidegate-endpoint"], "it has the lowest score")
+        assert found["route"] == {"name": "tenants", "matched": ["host a.test", "path prefix /v2/"], "target": "/v2/x"}
+        place = "header x-session" if session else "source, since there is no header x-session"
+        assert found["pool"]["key"] == {"from": place, "value": session or "127.0.0.1"}
+        chosen.add(choice["address"])
+    assert len(chosen) > 1
+    given = await explained(daemon, "keyed", "--key", "s1")
+    same = await explained(daemon, "web", "/v2/x", "--host", "a.test", "-H", "X-Session: s1")
+    assert (given["route"], given["pool"]["choice"]) == (None, same["pool"]["choice"])
+
+
+async def test_candidates_show_why_they_are_none(start: Start, endpoint: Callable[..., Any]) -> None:
+    first, second, third = [await endpoint(name, 60) for name in "abc"]
+    daemon = await asyncio.to_thread(start, site([e.address for e in (first, second, third)]))
+    port = await asyncio.to_thread(daemon.port)
+    assert (await asyncio.to_thread(tidegate, daemon, "drain", "plain", third.address)).returncode == 0
+    waiting = asyncio.create_task(ask_once(port, request("POST", "/p")))
+    await asyncio.to_thread(eventually, lambda: first.active + second.active == 1, "a request under way")
+    busy, idle = (first, second) if first.active else (second, first)
+    for worker in ("0", "1"):
+        found = await explained(daemon, "web", "/p", "-X", "POST", "--worker", worker)
+        assert found["worker"] == int(worker)
+        rows = {row["address"]: row for row in found["pool"]["endpoints"]}
+        assert (rows[busy.address]["in_flight"], rows[busy.address]["score"]) == (1, 2)
+        assert (rows[idle.address]["score"], rows[idle.address]["best"]) == (1, True)
+        row = rows[third.address]
+        assert (row["available"], row["admin"], row["health"], row["score"]) == (False, "drain", "up", None)
+        assert found["pool"]["choice"] == {"address": idle.address, "why": "it has the lowest score"}
+    text = (await asyncio.to_thread(tidegate, daemon, "explain", "web", "/p", "-X", "POST")).stdout
+    assert "route    posts: path exact /p, method POST; no more particular route matches" in text
+    assert f"choice   {idle.address}: it has the lowest score" in text
+    assert "takes no requests now" in text
+    waiting.cancel()
+
+
+async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable[..., Any]) -> None:
+    addresses = [(await endpoint(name)).address for name in "ab"]
+    daemon = await asyncio.to_thread(start, site(addresses))
+    nothing = await explained(daemon, "web", "/nowhere")
+    assert (nothing["route"], nothing["pool"], nothing["reason"]) == (None, None, "no route matches: 404")
+    assert (await explained(daemon, "web", "/p"))["reason"] == "a route matches but for its method: 405"
+    fixed = await explained(daemon, "web", "/x", "-H", "x-fixed: yes")
+    assert (fixed["route"]["name"], fixed["reason"]) == ("fixed", "the route answers itself: 418")
+    assert fixed["route"]["matched"] == ["header x-fixed exact yes"]
+    split = await explained(daemon, "web", "/s")
+    assert (split["pool"], split["reason"].partition(";")[0]) == (None, "the route splits: plain 3, keyed 1")
+    share = await explained(daemon, "web", "/s", "--pool", "keyed")
+    assert share["pool"]["name"] == "keyed"
+    chance = (await explained(daemon, "web", "/r"))["pool"]
+    assert (chance["choice"]["address"], chance["rule"]) == (None, "one drawn by weight")
+    assert [row["note"] for row in chance["endpoints"]] == ["50.0% of the draws"] * 2
+    equal = (await explained(daemon, "raw"))["pool"]
+    assert equal["choice"] == {"address": None, "why": "2 are equally good: whose turn it is"}
+
+    assert await refused(daemon, "wen") == "there is no listener and no pool 'wen'"
+    assert await refused(daemon, "web", "/x y") == "a method, path, host or header holds what no request can"
+    assert await refused(daemon, "web", "-H", "a: b\r\nc: d") == (
+        "a method, path, host or header holds what no request can"
+    )
+    assert await refused(daemon, "web", "--source", "nobody") == "'nobody' is not an IP address"
+    assert await refused(daemon, "web", "--worker", "7") == "worker 7 is not running"
+    code, _ = await asyncio.to_thread(daemon.admin, "/api/v1/explain", "POST")
+    assert code == 400
