@@ -79,7 +79,7 @@ class DiscoveredPools:
             for name, pool in config.pools.items():
                 if pool.discover is not None and self._find(name, pool) is None:
                     fresh.append(self._start(name, pool, _before(running, name)))
-            await asyncio.gather(*(_wait_known(watched) for watched in fresh))
+            await _wait_all_known(fresh)
             yield
         finally:
             self._wanted.remove(config)
@@ -136,6 +136,15 @@ class DiscoveredPools:
                 if watched.task.cancel():
                     self._ended.add(watched.task)
                     watched.task.add_done_callback(self._ended.discard)
+
+
+async def _wait_all_known(fresh: Sequence[_Watched]) -> None:
+    tasks = [asyncio.ensure_future(_wait_known(watched)) for watched in fresh]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # one that failed ends the wait of the others
+            task.cancel()
 
 
 async def _wait_known(watched: _Watched) -> None:
