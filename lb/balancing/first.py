@@ -31,7 +31,7 @@ class First(Policy):
             if weight == 0:
                 continue
             load = endpoints.running(i)
-            if load < self.fill * weight:
+            if load * endpoints.unit < self.fill * weight:
                 return i
             if best < 0 or (load + 1) * best_weight < best_load * weight:
                 best, best_load, best_weight = i, load + 1, weight

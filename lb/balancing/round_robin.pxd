@@ -13,7 +13,7 @@ cdef class RoundRobin(Policy):
     @cython.locals(index=int)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
-    @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=int, total=int64_t, changed=bint)
+    @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=int, known=int, total=int64_t, changed=bint)
     cdef int turn(self, int exclude) noexcept
 
     @cython.locals(i=int)

@@ -45,9 +45,12 @@ class RoundRobin(Policy):
                 weight = endpoints.effective_weight(i)
                 if weight == 0 or i == exclude:
                     continue
-                if weight != self.weights[i]:
+                known = self.weights[i]
+                if weight != known:
                     self.weights[i] = weight
-                    changed = True
+                    # A share that grows little by little is no new weight: to restart at each step would keep whoever
+                    # has the smallest from its turn.
+                    changed = changed or endpoints.unit == 1 or weight > 2 * known or 2 * weight < known
                 total += weight
                 self.current[i] += weight
                 if best < 0 or self.current[i] > self.current[best]:

@@ -88,13 +88,14 @@ def _pools(pools: Sequence[dict[str, Any]]) -> Table:
     table = _table("pool", "endpoint", "health", "admin", "weight", "in flight", "last check")
     for pool in pools:
         waiting = f", {pool['queue']['waiting']} waiting" if pool["queue"] else ""
-        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting})"
+        panic = ", in a panic" if pool.get("panic") else ""
+        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting}{panic})"
         if not pool["endpoints"]:
             table.add_row(*map(_cell, (name, "none", "-", "-", "-", "-", "-")))
         for e in pool["endpoints"]:
             last = (e["check"] or {}).get("last", {}).get("reason", "-")
             limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
-            row = (name, e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
+            row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
             table.add_row(*map(_cell, row))
             name = ""
     return table
@@ -109,6 +110,17 @@ def _discovery(pools: Sequence[dict[str, Any]]) -> Table:
         row = (pool["name"], f"{d['source']} {d['target']}", d["state"], f"{d['endpoints']}{more}", age, coming)
         table.add_row(*map(_cell, (*row, d["error"] or "-")))
     return table
+
+
+def _health(endpoint: dict[str, Any]) -> str:
+    """Its health, and its standing if that is not good."""
+    steering = endpoint.get("steering")
+    health: str = endpoint["health"]
+    if not steering or steering["standing"] == "well":
+        return health
+    if steering["standing"] == "probation":
+        return f"{health}, on probation"
+    return f"{health}, ejected for {steering['ejected_for_s']:g} s: {steering['reason']}"
 
 
 def _managed(pools: Sequence[dict[str, Any]]) -> Table:

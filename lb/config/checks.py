@@ -230,6 +230,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.protocol == "udp":
         yield from _only(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
         yield from _only(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
+        yield from _only(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
     elif pool.discover is None and _unlimited(pool):
         yield from _only(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
     if pool.scaling is not None and pool.serve is None:
@@ -240,6 +241,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.policy.key.model", "only for pools of protocol oip"
     if pool.policy.key is not None and pool.protocol in ("tcp", "udp") and not pool.policy.key.source:
         yield f"{path}.policy.key", f"a pool of protocol {pool.protocol} knows only source: true"
+    if pool.outlier is not None and pool.outlier.base_ejection_time > pool.outlier.max_ejection_time:
+        yield f"{path}.outlier.base_ejection_time", "is longer than max_ejection_time"
     if pool.health is not None:
         yield from _health(f"{path}.health", pool.health)
         if pool.send_proxy.version != "off" and pool.health.type != "tcp":

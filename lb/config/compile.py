@@ -11,6 +11,7 @@ from lb.config.compile_route import CacheRule, compile_normalize, compile_route,
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
 from lb.config.limits import limits_plan
+from lb.config.outlier import outlier_plan
 from lb.config.plan import (
     AccessLogPlan,
     CachePlan,
@@ -212,6 +213,8 @@ def _pool(
             if limited and pool.queue.max and pool.protocol != "udp"
             else None
         ),
+        shaped=pool.shaped,
+        outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,
     )
 
 

@@ -47,6 +47,8 @@ class EndpointPlan:
     host: str = ""  # the name in the configuration that became this address; "" = there was none
     datagrams: int = -1  # series of its datagrams (udp)
     max_in_flight: int = 0  # over all workers; 0 = no limit
+    priority: int = 0  # 0 first
+    zone: str = ""  # "" = none is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ class EndpointSpec:
     weight: int = 1
     host: str = ""  # as in EndpointPlan
     max_in_flight: int = 0  # as in EndpointPlan; 0 = the pool's
+    priority: int = 0  # as in EndpointPlan
+    zone: str = ""  # as in EndpointPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,16 @@ class QueuePlan:
     timeout_ns: int
     overload_after_ns: int
     overload_share: float  # of the time that is left, which may be spent waiting during an overload
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierPlan:
+    """What a worker decides about an endpoint by itself."""
+
+    consecutive_5xx: int  # 0 = never
+    consecutive_gateway_failure: int  # 0 = never
+    most: int  # endpoints that may be ejected at once
+    probes: int  # requests in flight at an endpoint on probation
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,8 @@ class PoolPlan:
     send_checksum: bool = False  # CRC-32C of the header (v2)
     tls: PoolTlsPlan | None = None
     queue: QueuePlan | None = None  # None = no endpoint has a limit, or nobody waits for it
+    shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
+    outlier: OutlierPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)

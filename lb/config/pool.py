@@ -19,6 +19,7 @@ from lb.config.base import (
     only_one,
 )
 from lb.config.discover import DiscoverConfig
+from lb.config.outlier import OutlierConfig
 from lb.config.queue import QueueConfig
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
@@ -156,6 +157,13 @@ class PoolConfig(Model):
     """Model servers that Tidegate starts and watches over itself, instead of `endpoints`. `oip` only."""
     health: HealthConfig | None = None
     """Active checks. Default: none; a managed model server is then judged by its process and its own readiness."""
+    outlier: OutlierConfig | None = None
+    """Ejection of endpoints by the answers they give; an empty mapping (`outlier: {}`) takes the defaults. Not for
+    `udp`. Default: none. How it works: [Ride out failures](howto/ride-out-failures.md)."""
+    panic_threshold: Integer | None = Field(default=None, ge=0, le=100)
+    """When less than this percentage of the endpoints is up and not ejected, requests go to all of them but for those
+    that an operator drained or put into maintenance, rather than overload the few that are left (Envoy's panic
+    threshold). 0: never. Default: 50, as Envoy, with `outlier`; else 0."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Most requests (`tcp` and `udp`: sessions) that each endpoint has at once, from all workers together: HAProxy's
     `maxconn` of a server, nginx' `max_conns`. When all have as many, requests wait in the `queue`. For model servers
@@ -191,6 +199,18 @@ class PoolConfig(Model):
     tls: PoolTlsConfig | None = None
     """TLS towards the endpoints; an empty mapping (`tls: {}`) verifies them by the system's authorities. Health checks
     use the same. Default: no TLS."""
+
+    @property
+    def panic(self) -> int:
+        """`panic_threshold` with its default."""
+        if self.panic_threshold is None:
+            return 0 if self.outlier is None else 50
+        return self.panic_threshold
+
+    @property
+    def shaped(self) -> bool:
+        """Whether more than health, the operator and weights decides what an endpoint gets."""
+        return self.outlier is not None or self.panic > 0
 
     @model_validator(mode="after")
     def _source(self) -> PoolConfig:

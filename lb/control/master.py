@@ -32,6 +32,7 @@ from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide
 from lb.control.servers import ModelServers, ServerContext
 from lb.control.sockets import SocketTable
+from lb.control.steering import Steering
 from lb.control.systemd import Notifier
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
@@ -72,13 +73,14 @@ class MasterOptions:
 class Master:
     """Runs the daemon: `run` returns its exit status. Everything happens on the running loop.
 
-    For services: `segment`, `fleet`, `publisher`, `managed`, `discovered`, `monitor`, `sockets` and `registry` exist
-    from their start on; `state` is starting, running or stopping.
+    For services: `segment`, `fleet`, `publisher`, `managed`, `discovered`, `monitor`, `steering`, `sockets` and
+    `registry` exist from their start on; `state` is starting, running or stopping.
     """
 
     segment: Segment
     registry: Registry
     monitor: HealthMonitor
+    steering: Steering
     managed: ManagedPools
     discovered: DiscoveredPools
     fleet: Fleet
@@ -232,6 +234,7 @@ class Master:
         self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size)
         cleanup.callback(self.segment.close)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
+        self.steering = Steering(self.segment, self._clock)
         self.monitor = HealthMonitor(self._on_health, self._clock)
         cleanup.push_async_callback(self.monitor.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
@@ -263,6 +266,7 @@ class Master:
             self.managed,
             self.discovered,
             self.monitor,
+            self.steering,
             tickets,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
@@ -277,7 +281,12 @@ class Master:
             await service.start()
             services.push_async_callback(service.stop)
         ticking.push_async_callback(_cancel, asyncio.create_task(self._tick()))
-        for work in (self._reload_on_hangup(), self.publisher.follow_endpoints(), self._watch_certificates()):
+        for work in (
+            self._reload_on_hangup(),
+            self.publisher.follow_endpoints(),
+            self._watch_certificates(),
+            self.steering.run(),
+        ):
             cleanup.push_async_callback(_cancel, asyncio.create_task(work))
 
     def _started(self) -> None:
@@ -360,6 +369,7 @@ class Master:
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.segment.set_health(target.slot, up, self._clock.now())
+        self.steering.look()
 
     def _generation(self) -> int:
         return self.plan.generation if self.plan else 0

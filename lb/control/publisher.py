@@ -24,6 +24,7 @@ from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
 from lb.control.registry import MAINTENANCE, UP, Initial, Registry
 from lb.control.sockets import Listening, SocketTable
+from lb.control.steering import Steering
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, TidegateError
@@ -48,6 +49,7 @@ class Parts:
     managed: ManagedPools
     discovered: DiscoveredPools
     monitor: HealthMonitor
+    steering: Steering
     tickets: TicketRing
 
 
@@ -93,6 +95,8 @@ class Publisher:
                 undo.callback(access_log.discard)
                 initial = dict(_initial(plan, config))
                 parts.registry.prepare(initial, self._clock.now())
+                undo.callback(self._steer_back)
+                parts.steering.update(plan, config)
                 if unchanged and before is not None and replace(plan, generation=before.generation) == before:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
@@ -110,6 +114,10 @@ class Publisher:
             self._check(plan, config)
             self._trust_unchecked(plan, config)
 
+    def _steer_back(self) -> None:
+        if self.plan is not None:
+            self._parts.steering.update(self.plan, self.loaded.config)
+
     def endpoints_changed(self, pool: str) -> None:
         """A pool has other endpoints. Model servers that are gone take no more requests from this moment on, endpoints
         that discovery no longer finds none once the plan without them is everywhere."""
@@ -123,6 +131,7 @@ class Publisher:
         slot = self._parts.registry.slot(pool, address)
         if slot is not None:
             self._parts.segment.set_health(slot, False, self._clock.now())
+            self._parts.steering.look()
 
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> None:
         """An operator's word on an endpoint: its state (enum tg_admin) and its weight ("default": the configuration's);
@@ -136,6 +145,7 @@ class Publisher:
             self._parts.registry.operate_weight(slot, weight if isinstance(weight, int) else None)
         if admin is not None and self.plan is not None:
             self._check(self.plan, self.loaded.config)
+        self._parts.steering.look()
 
     def _begin_anew(self, pool: str, slot: int) -> None:
         """After maintenance an endpoint counts as a new one until its first checks."""

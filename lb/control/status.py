@@ -3,7 +3,8 @@
     {version, state, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
-     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check}], managed,
+     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check, steering}], panic,
+             panics, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
@@ -97,18 +98,23 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
 
 def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
-    return [
-        {
-            "name": pool.name,
-            "protocol": pool.protocol,
-            "policy": pool.policy.type,
-            "endpoints": _endpoints(master, pool, checks.get(pool.name, {})),
-            "queue": _queue(master, pool),
-            "managed": managed.get(pool.name),
-            "discovery": discovery.get(pool.name),
-        }
-        for pool in plan.pools
-    ]
+    rows = []
+    for pool in plan.pools:
+        steering = master.steering.status(pool.name) or {"panic": False, "panics": 0, "endpoints": {}}
+        rows.append(
+            {
+                "name": pool.name,
+                "protocol": pool.protocol,
+                "policy": pool.policy.type,
+                "endpoints": _endpoints(master, pool, checks.get(pool.name, {}), steering["endpoints"]),
+                "panic": steering["panic"],
+                "panics": steering["panics"],
+                "queue": _queue(master, pool),
+                "managed": managed.get(pool.name),
+                "discovery": discovery.get(pool.name),
+            }
+        )
+    return rows
 
 
 def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
@@ -118,7 +124,9 @@ def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
     return {"waiting": master.publisher.waiting(pool.name), "max": pool.queue.max}
 
 
-def _endpoints(master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def _endpoints(
+    master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]], steering: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
     segment = master.segment
     return [
         {
@@ -129,6 +137,7 @@ def _endpoints(master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]]
             "in_flight": segment.inflight(endpoint.slot),
             "max_in_flight": endpoint.max_in_flight or None,
             "check": checks.get(endpoint.address),
+            "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
         }
         for endpoint in pool.endpoints
     ]

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 3u
+#define TG_LAYOUT_VERSION 4u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -45,6 +45,25 @@ typedef struct {
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
 enum tg_admin { TG_ADMIN_ENABLED = 0, TG_ADMIN_DRAIN = 1, TG_ADMIN_MAINTENANCE = 2 };
 
+/* What the endpoint's own answers say of it (lb/endpoints/standing). One word holds all of a transition, so that a process
+ * that dies between two instructions leaves either the old or the new standing: the state in the low bits, why it was
+ * ejected (enum tg_ejection) from TG_EJECTION_SHIFT on. */
+enum tg_standing { TG_STANDING_WELL = 0, TG_STANDING_EJECTED = 1, TG_STANDING_PROBATION = 2, TG_STANDING_MASK = 3 };
+enum tg_ejection {
+    TG_EJECTION_NONE = 0,
+    TG_EJECTION_CONSECUTIVE_5XX = 1,
+    TG_EJECTION_CONSECUTIVE_GATEWAY = 2,
+    TG_EJECTION_PROBATION = 3, /* a failure while on probation */
+    TG_EJECTION_SUCCESS_RATE = 4,
+    TG_EJECTION_FAILURE_PERCENTAGE = 5,
+    TG_EJECTION_LATENCY = 6
+};
+#define TG_EJECTION_SHIFT 8u
+
+/* The whole of an endpoint's share, in thousandths, and the bit of a pool in panic beside what is held back of it. */
+#define TG_SHARE_WHOLE 1000u
+#define TG_SHARE_PANIC 0x80000000u
+
 /* One endpoint of one pool. 256 bytes: identity, then a line of control words, then a line of load words. */
 typedef struct {
     char key[128]; /* "pool|address", NUL terminated: for people who look into a dump */
@@ -53,11 +72,17 @@ typedef struct {
     _Atomic uint32_t weight;              /* 0 takes no new requests */
     _Atomic uint32_t generation;          /* counts reuse of the slot */
     _Atomic uint64_t health_changed_ns;   /* CLOCK_MONOTONIC */
+    _Atomic uint32_t held_back;           /* thousandths of its weight that it does not get; TG_SHARE_PANIC; the master's */
+    _Atomic uint32_t standing;            /* enum tg_standing and tg_ejection; by compare-and-swap, in any process */
+    _Atomic uint64_t probation_ns;        /* CLOCK_MONOTONIC: since when; the master's */
+    _Atomic uint32_t probation_good;      /* good answers on probation */
+    _Atomic uint32_t consecutive_5xx;     /* failures in a row; the next two by the workers */
+    _Atomic uint32_t consecutive_gateway; /* those of them that count as 502, 503 or 504 */
     _Alignas(64) _Atomic uint64_t latency_ewma_ns; /* bits of a double: at 10^5 samples a second changes are below 1 ns */
     _Atomic uint64_t latency_updated_ns;           /* CLOCK_MONOTONIC; both are written by policies, in any worker */
     _Atomic uint64_t report_utilization_ppm; /* last load report */
     _Atomic uint64_t report_updated_ns;
-    _Atomic uint32_t consecutive_errors;
+    _Atomic uint32_t consecutive_errors; /* of datagrams: lb/proxy/udp_pool */
     _Atomic uint32_t ejected_until_s;
     _Atomic uint64_t progress_ns; /* CLOCK_MONOTONIC: when it last answered, or got something to do; by policies, too */
 } tg_endpoint;
@@ -113,6 +138,9 @@ enum tg_series_word {
     TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
     TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
     TG_S_QUEUE_LEFT = TG_S_CACHE_COLLAPSED,
+    /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
+    TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,
+    TG_S_JUDGED_FAULT = TG_S_CACHE_MISS,
     TG_S_HISTOGRAM = 24,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
     TG_S_WORDS = 48
 };

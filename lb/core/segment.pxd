@@ -14,6 +14,17 @@ cdef extern from "segment.h" nogil:
         TG_ADMIN_ENABLED
         TG_ADMIN_DRAIN
         TG_ADMIN_MAINTENANCE
+    enum:
+        TG_STANDING_WELL
+        TG_STANDING_EJECTED
+        TG_STANDING_PROBATION
+        TG_STANDING_MASK
+        TG_EJECTION_CONSECUTIVE_5XX
+        TG_EJECTION_CONSECUTIVE_GATEWAY
+        TG_EJECTION_PROBATION
+        TG_EJECTION_SHIFT
+        TG_SHARE_WHOLE
+    const uint32_t TG_SHARE_PANIC
     # enum tg_series_word; nameless here because Cython does not index by a named enum
     enum:
         TG_S_CODE_1XX
@@ -47,6 +58,8 @@ cdef extern from "segment.h" nogil:
         TG_S_QUEUE_HOPELESS
         TG_S_QUEUE_SHED
         TG_S_QUEUE_LEFT
+        TG_S_JUDGED_GOOD
+        TG_S_JUDGED_FAULT
         TG_S_HISTOGRAM
         TG_S_WORDS
     ctypedef struct tg_header:
@@ -81,6 +94,12 @@ cdef extern from "segment.h" nogil:
         uint32_t weight
         uint32_t generation
         uint64_t health_changed_ns
+        uint32_t held_back
+        uint32_t standing
+        uint64_t probation_ns
+        uint32_t probation_good
+        uint32_t consecutive_5xx
+        uint32_t consecutive_gateway
         uint64_t latency_ewma_ns
         uint64_t latency_updated_ns
         uint64_t progress_ns

@@ -19,6 +19,9 @@ cdef class EndpointSet:
     cdef int32_t **own                # of each endpoint, this worker's word
     cdef int32_t *limits              # of each endpoint, the most requests in flight; 0 = no limit
     cdef readonly bint limited        # any endpoint has one
+    cdef readonly int unit            # what an effective weight of 1 is: 1, or TG_SHARE_WHOLE where shares are given
+    cdef bint shaped                  # standing, shares and panic have a say
+    cdef int probes                   # most requests in flight at an endpoint on probation
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)
@@ -40,5 +43,10 @@ cdef class EndpointSet:
     cdef uint64_t progress(self, int i) noexcept nogil       # when it last answered, or got something to do
     cdef void set_progress(self, int i, uint64_t now) noexcept nogil
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
+
+    # Of a shaped set only: effective_weight but for the limit, and the limit with that of a probation.
+    cdef int shaped_weight(self, int i) noexcept nogil
+    cdef int32_t shaped_limit(self, int i) noexcept nogil
+    cpdef shape(self, bint whole, int probes)
 
     cdef int check(self, int i) except -1

@@ -21,10 +21,21 @@ from lb.core.atomics cimport (
     tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
-from lb.core.segment cimport TG_ADMIN_ENABLED, TG_HEALTH_UP, Segment, tg_endpoint
+from lb.core.segment cimport (
+    TG_ADMIN_ENABLED,
+    TG_HEALTH_UP,
+    TG_SHARE_PANIC,
+    TG_SHARE_WHOLE,
+    TG_STANDING_EJECTED,
+    TG_STANDING_MASK,
+    TG_STANDING_PROBATION,
+    Segment,
+    tg_endpoint,
+)
 
 cdef enum:
     TURNS = 4                         # tries for the last place, against workers that try at the same moment
+    HEAVIEST = 1_000_000              # a weight, so that it can be multiplied by a share
 
 
 cdef inline int weight_of(const tg_endpoint *record) noexcept nogil:
@@ -78,12 +89,25 @@ cdef class EndpointSet:
             self.limits[i] = limits[i]
             self.limited |= limits[i] > 0
         self.size = len(slots)
+        self.unit = 1
+        self.probes = 1
 
     def __dealloc__(self):
         free(self.records)
         free(self.inflight_words)
         free(self.own)
         free(self.limits)
+
+    cpdef shape(self, bint whole, int probes):
+        """From now on standing, shares and panic have a say in what the endpoints get (lb.endpoints.standing).
+
+        Effective weights are then in units of TG_SHARE_WHOLE. `whole`: an endpoint gets its weight or nothing, in units
+        of 1, for policies that must not move keys as a share changes. `probes`: the most requests in flight at an
+        endpoint on probation.
+        """
+        self.shaped = True
+        self.unit = 1 if whole else TG_SHARE_WHOLE
+        self.probes = probes
 
     def __len__(self):
         return self.size
@@ -105,6 +129,11 @@ cdef class EndpointSet:
         """Whether the endpoint takes new requests: up, enabled, of a weight above 0, and below its limit."""
         self.check(i)
         return self.effective_weight(i) > 0
+
+    def effective_weight_checked(self, int i):
+        """The weight by which a policy chooses now, in units of `unit`; 0: takes no new requests."""
+        self.check(i)
+        return self.effective_weight(i)
 
     cpdef int inflight(self, int i):
         """Requests in flight at the endpoint, exactly: the sum over all workers."""
@@ -165,7 +194,7 @@ cdef class EndpointSet:
         moment the last to add itself sees all the others, so that no more than fit go on; it may be that each sees the
         others and all step back, and so they try again, some a little later than others.
         """
-        cdef int32_t limit = self.limits[i]
+        cdef int32_t limit = self.shaped_limit(i) if self.shaped else self.limits[i]
         cdef int turn, _pause
         if limit == 0:
             self.acquire(i)
@@ -188,10 +217,39 @@ cdef class EndpointSet:
     cdef int effective_weight(self, int i) noexcept nogil:
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        return weight_of(self.records[i])
+        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
 
     cdef int standing_weight(self, int i) noexcept nogil:
-        return weight_of(self.records[i])
+        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
+
+    cdef int shaped_weight(self, int i) noexcept nogil:
+        cdef const tg_endpoint *record = self.records[i]
+        cdef uint32_t standing, held_back = tg_load32(&record.held_back)
+        cdef uint32_t health = tg_load32(&record.health)
+        cdef uint32_t weight, share
+        if tg_load32(&record.admin) != TG_ADMIN_ENABLED:
+            return 0
+        share = TG_SHARE_WHOLE - min(held_back & ~TG_SHARE_PANIC, <uint32_t> TG_SHARE_WHOLE)
+        if not held_back & TG_SHARE_PANIC:
+            if health != TG_HEALTH_UP:
+                return 0
+            standing = tg_load32_relaxed(&record.standing) & TG_STANDING_MASK
+            if standing and (standing == TG_STANDING_EJECTED or self.running(i) >= self.probes):
+                return 0
+        weight = min(tg_load32_relaxed(&record.weight), <uint32_t> HEAVIEST)
+        if self.unit == 1:
+            return <int> weight if share else 0
+        return <int> (weight * share)
+
+    cdef int32_t shaped_limit(self, int i) noexcept nogil:
+        cdef const tg_endpoint *record = self.records[i]
+        cdef int32_t limit = self.limits[i]
+        if (
+            tg_load32_relaxed(&record.standing) & TG_STANDING_MASK != TG_STANDING_PROBATION
+            or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC
+        ):
+            return limit
+        return min(limit, self.probes) if limit else self.probes
 
     cdef int running(self, int i) noexcept nogil:
         # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.

@@ -90,6 +90,7 @@ cdef class Exchange(Http1Call):
     cdef void leave_queue(self, bint timed_out) noexcept
     cdef void refuse(self, int why) noexcept
     cdef void let_go(self, bint ok) noexcept
+    cdef int verdict(self, bint ok) noexcept
     cdef uint64_t response_limit(self) noexcept
     cdef uint64_t try_limit(self) noexcept
     cdef void arm_wait(self) noexcept

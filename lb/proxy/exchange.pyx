@@ -30,6 +30,7 @@ from lb.telemetry.accesslog cimport (
     set_text, tg_access, wall_ns,
 )
 from lb.upstream.http1 cimport Http1Call
+from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL
 
@@ -183,7 +184,15 @@ cdef class Exchange(Http1Call):
         count_answer(words, self.status, took)
         tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
+        if self.pool.outlier is not None:
+            self.pool.outlier.judge(endpoint, self.verdict(ok), self.picked_at)
         self.pool.release(endpoint, now, took, ok)
+
+    cdef int verdict(self, bint ok) noexcept:
+        """What the end of a try says of the endpoint (lb.upstream.outlier)."""
+        if ok and self.reason != NULL and self.status < 500:
+            return VERDICT_NONE               # an answer of our own, for a client's fault
+        return verdict_of(self.status, ok)
 
     cdef uint64_t response_limit(self) noexcept:
         """Longest wait for an answer to begin, in nanoseconds; 0 = none. The route's own goes before its pool's."""

@@ -20,6 +20,7 @@ from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
+from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_QUEUED, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
@@ -28,6 +29,7 @@ from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns
 from lb.upstream.http2 cimport Http2Channel
+from lb.upstream.outlier cimport verdict_of
 
 cdef enum:
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
@@ -339,6 +341,11 @@ cdef class Http2Exchange(Exchange):
 
     cdef void let_go(self, bint ok) noexcept:
         Exchange.let_go(self, ok and self.grpc_status != UNAVAILABLE)
+
+    cdef int verdict(self, bint ok) noexcept:
+        if self.grpc_status > 0 and self.status == 200:
+            return verdict_of(http_status(self.grpc_status), True)
+        return Exchange.verdict(self, ok)
 
     cdef void client_drained(self) noexcept:
         cdef StreamCall call = self.call

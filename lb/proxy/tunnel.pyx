@@ -25,6 +25,7 @@ from lb.proxy.preface cimport Greeting
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
+from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_WAITS, TAKEN_FULL
 
@@ -278,6 +279,8 @@ cdef class Tunnel(Waiter):
     cdef void observe_connect(self, bint ok) noexcept:
         """All that a policy learns from a session: how long it lasts is not the endpoint's doing."""
         cdef uint64_t now = monotonic_ns()
+        if self.pool.outlier is not None:
+            self.pool.outlier.judge(self.index, VERDICT_GOOD if ok else VERDICT_GATEWAY, self.picked_at)
         self.pool.observe(self.index, now, max(now - self.picked_at, <uint64_t>1), ok)
 
     cdef void connected(self) noexcept:

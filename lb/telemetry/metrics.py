@@ -180,6 +180,32 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge(
         "endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows)
     )
+    yield from _steering(status["pools"], [(k, e["steering"]) for k, e in rows if e.get("steering")])
+
+
+def _steering(
+    pools: Sequence[Mapping[str, Any]], rows: Sequence[tuple[tuple[str, str], Mapping[str, Any]]]
+) -> Iterator[Metric]:
+    labels = ("pool", "endpoint")
+    yield _gauge(
+        "endpoint_ejected", "Whether it is ejected for its answers", labels,
+        ((k, s["standing"] == "ejected") for k, s in rows),
+    )  # fmt: skip
+    yield _gauge(
+        "endpoint_probation", "Whether it is on probation after an ejection", labels,
+        ((k, s["standing"] == "probation") for k, s in rows),
+    )  # fmt: skip
+    yield _counter(
+        "endpoint_ejections", "Ejections by what it was ejected for", (*labels, "reason"),
+        (((*k, reason), n) for k, s in rows for reason, n in s["ejections"].items()),
+    )  # fmt: skip
+    yield _gauge("endpoint_share", "The part of its weight that it gets", labels, ((k, s["share"]) for k, s in rows))
+    steered = [p for p in pools if any(p["name"] == pool for (pool, _), _ in rows)]
+    yield _gauge(
+        "pool_panic", "Whether too few of its endpoints are healthy to leave out the others", ("pool",),
+        (((p["name"],), p["panic"]) for p in steered),
+    )  # fmt: skip
+    yield _counter("pool_panics", "Panics so far", ("pool",), (((p["name"],), p["panics"]) for p in steered))
 
 
 def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
+from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport PoolQueue
 from lb.endpoints.set cimport EndpointSet
 
@@ -29,6 +30,7 @@ cdef class Pool:
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
+    cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef readonly int key_kind
@@ -47,6 +49,8 @@ cdef class Pool:
     # The same for one whose turn it is.
     cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef bint crowded(self) noexcept
+    cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
+    cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it.
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept
     # Let the policy learn from a latency before the request is over.

@@ -1,9 +1,10 @@
 """A pool at work in one worker: see pool.pxd."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.endpoints.set cimport EndpointSet
+from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 
 from lb.balancing import registry
@@ -33,6 +34,9 @@ cdef class Pool:
             [e.max_in_flight for e in plan.endpoints],
         )
         self.queue = queue
+        if plan.shaped:
+            probes = plan.outlier.probes if plan.outlier is not None else 1
+            self.endpoints.shape(registry.find(plan.policy.type).needs_key, probes)
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]
@@ -50,6 +54,9 @@ cdef class Pool:
             raise MemoryError
         for i, endpoint in enumerate(plan.endpoints):
             self.series[i] = segment.series(endpoint.series)
+        if plan.outlier is not None:
+            self.outlier = Outlier(plan.outlier, segment, plan.endpoints)
+            self.outlier.series = self.series
 
     def __dealloc__(self):
         free(self.series)
@@ -60,6 +67,20 @@ cdef class Pool:
         return self.acquire_next(now, key, exclude)
 
     cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept:
+        cdef int found = self.choose(now, key, exclude)
+        if found == TAKEN_NOBODY and self.outlier is not None:
+            return self.choose_on_probation(now, key, exclude)
+        return found
+
+    cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept:
+        """When nobody else is left, endpoints on probation take what there is."""
+        cdef int found, probes = self.endpoints.probes
+        self.endpoints.probes = INT32_MAX
+        found = self.choose(now, key, exclude)
+        self.endpoints.probes = probes
+        return found
+
+    cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept:
         cdef int index
         for _ in range(TURNS):
             try:

@@ -1,0 +1,243 @@
+"""Steers what endpoints get, beside weights and health checks: ends ejections, judges intervals, declares panics.
+
+Workers eject by themselves when too many answers in a row are bad (lb.upstream.outlier). Everything that takes time is
+done here, by one look at each pool a few times a second: the decisions are those of lb.health.outlier and
+lb.health.shares, and are written to the shared segment, where all workers see them at their next choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lb.clock import Clock
+from lb.config.plan import EndpointPlan, Plan, PoolPlan
+from lb.config.schema import Config, PoolConfig
+from lb.core.segment import Segment
+from lb.endpoints.standing import Standings
+from lb.health.outlier import (
+    EJECTED,
+    PROBATION,
+    REASONS,
+    WELL,
+    Move,
+    Record,
+    Seen,
+    Volume,
+    find_outliers,
+    follow,
+)
+from lb.health.shares import WHOLE, Member, decide_shares
+
+log = logging.getLogger("tidegate.health")
+
+LOOK = 0.1  # seconds between two looks
+_UP, _ENABLED = 1, 0  # enum tg_health, tg_admin
+_GOOD, _FAULT, _HISTOGRAM = 15, 16, 24  # TG_S_JUDGED_GOOD, TG_S_JUDGED_FAULT, TG_S_HISTOGRAM
+_NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """The live side of an endpoint: its record of ejections, and its counters at the last interval's end."""
+
+    plan: EndpointPlan
+    generation: int
+    record: Record = field(default_factory=Record)
+    counted: Volume = field(default_factory=Volume)
+
+
+@dataclass(slots=True)
+class _Pool:
+    plan: PoolPlan
+    config: PoolConfig
+    standings: Standings
+    endpoints: list[_Endpoint]
+    judged_at: int
+    panic: bool = False
+    panics: int = 0
+
+
+class Steering:
+    """One for the daemon; `update` with every plan, `look` at any time, `run` for ever. All on the loop."""
+
+    def __init__(self, segment: Segment, clock: Clock) -> None:
+        self._segment = segment
+        self._clock = clock
+        self._pools: dict[str, _Pool] = {}
+        self._wanted = asyncio.Event()
+
+    def update(self, plan: Plan, config: Config) -> None:
+        """Steer the pools of `plan` from now on; what is known of endpoints that stay survives."""
+        now = self._clock.now()
+        before, self._pools = self._pools, {}
+        for pool in plan.pools:
+            old = before.pop(pool.name, None)
+            if pool.shaped:
+                self._pools[pool.name] = self._take(pool, config.pools[pool.name], old, now)
+            elif old is not None:
+                _let_be(old)
+        for old in before.values():
+            _let_be(old)
+        self.look()
+        if self._pools:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+
+    def _take(self, plan: PoolPlan, config: PoolConfig, old: _Pool | None, now: int) -> _Pool:
+        known = {(e.plan.address, e.plan.slot, e.generation): e for e in old.endpoints} if old is not None else {}
+        endpoints = []
+        for endpoint in plan.endpoints:
+            generation = self._segment.generation(endpoint.slot)
+            found = known.get((endpoint.address, endpoint.slot, generation))
+            if found is None:
+                found = _Endpoint(endpoint, generation, counted=self._volume(endpoint))
+            found.plan = endpoint
+            endpoints.append(found)
+        standings = Standings(self._segment, [endpoint.slot for endpoint in plan.endpoints])
+        pool = _Pool(plan, config, standings, endpoints, old.judged_at if old is not None else now)
+        if old is not None:
+            pool.panic, pool.panics = old.panic, old.panics
+        if config.outlier is None:
+            for i, each in enumerate(endpoints):
+                standings.release(i)
+                each.record = Record(ejections=each.record.ejections)
+        return pool
+
+    async def run(self) -> None:
+        """Looks at the pools for ever, while there are any to steer."""
+        while True:
+            await self._wanted.wait()
+            self.look()
+            await asyncio.sleep(LOOK)
+
+    def look(self) -> None:
+        """Sees what has changed, and acts on it at once."""
+        now = self._clock.now()
+        for pool in self._pools.values():
+            if pool.config.outlier is not None:
+                self._follow(pool, now)
+                self._judge(pool, now)
+            self._share(pool)
+
+    def _follow(self, pool: _Pool, now: int) -> None:
+        settings, standings = pool.config.outlier, pool.standings
+        assert settings is not None
+        over = standings.ejected() - settings.most(standings.size)
+        for i, endpoint in enumerate(pool.endpoints):
+            standing, reason = standings.state(i)
+            if standing == WELL and endpoint.record.standing == WELL and not endpoint.record.multiplier:
+                continue
+            good = standings.answered_well(i) if standing == PROBATION else 0
+            record, move = follow(endpoint.record, Seen(standing, reason, good, over), settings, now)
+            if move is Move.NOTE:
+                self._say(pool, endpoint, record, now)
+            elif move is Move.UNDO:
+                standings.release(i)
+                over -= 1
+            elif move is Move.PROBE:
+                standings.begin_probation(i, now)
+                self._inform(pool, endpoint, f"is on probation for {settings.probation_requests} requests")
+            elif move is Move.REINSTATE:
+                if standing == EJECTED:
+                    standings.release(i)
+                elif not standings.reinstate(i):
+                    continue  # ejected anew just now: seen at the next look
+                self._inform(pool, endpoint, "takes requests again")
+            endpoint.record = record
+
+    def _say(self, pool: _Pool, endpoint: _Endpoint, record: Record, now: int, why: str = "") -> None:
+        log.warning(
+            "pool %s: endpoint %s is ejected for %.1f s (ejection %d in a row): %s%s",
+            pool.plan.name, endpoint.plan.address, (record.until - now) / 1e9, record.multiplier,
+            REASONS.get(record.reason, "unknown"), f": {why}" if why else "",
+        )  # fmt: skip
+
+    def _inform(self, pool: _Pool, endpoint: _Endpoint, text: str) -> None:
+        log.info("pool %s: endpoint %s %s after its ejection", pool.plan.name, endpoint.plan.address, text)
+
+    def _judge(self, pool: _Pool, now: int) -> None:
+        settings, standings = pool.config.outlier, pool.standings
+        assert settings is not None
+        if now - pool.judged_at < settings.interval:
+            return
+        pool.judged_at = now
+        volumes = []
+        for i, endpoint in enumerate(pool.endpoints):
+            total = self._volume(endpoint.plan)
+            # What came of an ejection or a probation says nothing of an endpoint that is well.
+            judged = standings.state(i)[0] == WELL and self._healthy(endpoint.plan)
+            volumes.append(total.since(endpoint.counted) if judged else Volume())
+            endpoint.counted = total
+        for outlier in find_outliers(volumes, settings):
+            if standings.eject_checked(outlier.index, outlier.reason, settings.most(standings.size)):
+                endpoint = pool.endpoints[outlier.index]
+                endpoint.record, _ = follow(endpoint.record, Seen(EJECTED, outlier.reason), settings, now)
+                self._say(pool, endpoint, endpoint.record, now, outlier.text)
+
+    def _volume(self, endpoint: EndpointPlan) -> Volume:
+        words = self._segment.series_total(endpoint.series)
+        return Volume(words[_GOOD], words[_FAULT], tuple(words[_HISTOGRAM:]))
+
+    def _healthy(self, endpoint: EndpointPlan) -> bool:
+        return self._segment.health(endpoint.slot) == _UP
+
+    def _share(self, pool: _Pool) -> None:
+        members = [
+            Member(
+                self._segment.admin(endpoint.plan.slot) == _ENABLED,
+                self._healthy(endpoint.plan) and pool.standings.state(i)[0] != EJECTED,
+            )
+            for i, endpoint in enumerate(pool.endpoints)
+        ]
+        shares = decide_shares(members, pool.config.panic)
+        for i, (thousandths, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
+            pool.standings.hold_back(i, WHOLE - thousandths, panic)
+        panic = any(shares.panic)
+        if panic != pool.panic:
+            pool.panic = panic
+            pool.panics += panic
+            healthy = sum(member.healthy and member.enabled for member in members)
+            text = "in a panic: all endpoints get requests" if panic else "no longer in a panic"
+            log.log(
+                logging.WARNING if panic else logging.INFO,
+                "pool %s is %s, %d of %d are healthy", pool.plan.name, text, healthy, len(members),
+            )  # fmt: skip
+
+    def status(self, pool: str) -> dict[str, Any] | None:
+        """{panic, panics, endpoints: {address: {standing, reason, ejected_for_s, ejections: {reason: n}, share}}} of a
+        steered pool; None for others."""
+        found = self._pools.get(pool)
+        if found is None:
+            return None
+        now = self._clock.now()
+        return {"panic": found.panic, "panics": found.panics, "endpoints": dict(_rows(found, now))}
+
+
+def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for i, endpoint in enumerate(pool.endpoints):
+        standing, reason = pool.standings.state(i)
+        held_back, panic = pool.standings.held_back(i)
+        known = standing == EJECTED and endpoint.record.standing == EJECTED
+        yield (
+            endpoint.plan.address,
+            {
+                "standing": _NAMES[standing],
+                "reason": REASONS.get(reason, "unknown") if standing == EJECTED else "",
+                "ejected_for_s": round(max(0, endpoint.record.until - now) / 1e9, 1) if known else 0.0,
+                "ejections": dict(endpoint.record.ejections),
+                "share": (WHOLE - held_back) / WHOLE,
+                "panic": panic,
+            },
+        )
+
+
+def _let_be(pool: _Pool) -> None:
+    """Nothing of what is known of the pool has a say any more."""
+    for i in range(pool.standings.size):
+        pool.standings.release(i)
+        pool.standings.hold_back(i, 0, False)

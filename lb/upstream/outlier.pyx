@@ -1,0 +1,74 @@
+"""What is decided about an endpoint in the worker, at once: too many failures in a row, or one while on probation.
+
+All else is the master's: how long an ejection lasts, and what the counts of an interval say (lb.health.outlier).
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from lb.core.atomics cimport tg_fetch_add32, tg_load32_relaxed, tg_load64_relaxed, tg_store32_relaxed
+from lb.core.segment cimport (
+    TG_EJECTION_CONSECUTIVE_5XX,
+    TG_EJECTION_CONSECUTIVE_GATEWAY,
+    TG_EJECTION_PROBATION,
+    TG_S_JUDGED_FAULT,
+    TG_S_JUDGED_GOOD,
+    TG_STANDING_EJECTED,
+    TG_STANDING_PROBATION,
+    Segment,
+    tg_add,
+    tg_endpoint,
+)
+from lb.endpoints.standing cimport Standings
+
+
+cdef int verdict_of(int status, bint ok) noexcept nogil:
+    if status == 499:
+        return VERDICT_NONE
+    if status >= 500:
+        return VERDICT_GATEWAY if 502 <= status <= 504 else VERDICT_FAULT
+    return VERDICT_GOOD if ok else VERDICT_GATEWAY
+
+
+cdef class Outlier:
+    """Over `endpoints`, the EndpointPlans of a pool, by its OutlierPlan `plan`. Whoever makes one sets `series`."""
+
+    def __init__(self, plan, Segment segment not None, endpoints):
+        self.standings = Standings(segment, [endpoint.slot for endpoint in endpoints])
+        self.rank = segment.worker
+        self.consecutive_5xx = plan.consecutive_5xx
+        self.consecutive_gateway = plan.consecutive_gateway_failure
+        self.most = plan.most
+
+    cdef void judge(self, int index, int verdict, uint64_t started) noexcept:
+        cdef tg_endpoint *record = self.standings.records[index]
+        cdef uint32_t standing = self.standings.standing(index)
+        cdef uint32_t failures
+        if verdict == VERDICT_NONE:
+            return
+        tg_add(&self.series[index][TG_S_JUDGED_GOOD if verdict == VERDICT_GOOD else TG_S_JUDGED_FAULT], 1)
+        if standing == TG_STANDING_EJECTED:
+            return                        # the end of what it was ejected for
+        if standing == TG_STANDING_PROBATION:
+            if started < tg_load64_relaxed(&record.probation_ns):
+                return                    # begun before it was ejected
+            if verdict == VERDICT_GOOD:
+                tg_fetch_add32(&record.probation_good, 1)
+            else:
+                # Should it have to stay, for too many others being ejected, it begins anew.
+                tg_store32_relaxed(&record.probation_good, 0)
+                self.standings.eject(index, TG_EJECTION_PROBATION, self.most, self.rank)
+            return
+        # Look before each zero: all workers read this line, and a write would take it from them.
+        if verdict != VERDICT_GATEWAY and tg_load32_relaxed(&record.consecutive_gateway):
+            tg_store32_relaxed(&record.consecutive_gateway, 0)
+        if verdict == VERDICT_GOOD:
+            if tg_load32_relaxed(&record.consecutive_5xx):
+                tg_store32_relaxed(&record.consecutive_5xx, 0)
+            return
+        failures = tg_fetch_add32(&record.consecutive_5xx, 1) + 1
+        if self.consecutive_5xx and failures >= self.consecutive_5xx:
+            self.standings.eject(index, TG_EJECTION_CONSECUTIVE_5XX, self.most, self.rank)
+        if verdict == VERDICT_GATEWAY:
+            failures = tg_fetch_add32(&record.consecutive_gateway, 1) + 1
+            if self.consecutive_gateway and failures >= self.consecutive_gateway:
+                self.standings.eject(index, TG_EJECTION_CONSECUTIVE_GATEWAY, self.most, self.rank)

@@ -1,0 +1,68 @@
+"""Policies over endpoints whose standing and share have a say (EndpointSet.shape)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from fleet import Fleet
+
+from lb.balancing import registry
+from lb.core.hashing import hash64_bytes
+from lb.endpoints.standing import Standings
+
+HASHES = ("maglev", "ring_hash", "rendezvous")
+KEYS = [hash64_bytes(b"key %d" % i) for i in range(2000)]
+REASON = 1
+
+
+def owners(policy):
+    return [policy.pick(0, key, -1) for key in KEYS]
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_an_ejection_moves_the_keys_of_the_ejected_only_and_its_end_brings_them_back(name):
+    with Fleet([1, 2, 1, 3, 1, 1]) as fleet:
+        standings = Standings(fleet.master, fleet.slots)
+        fleet.sets[0].shape(True, 10**6)
+        policy = fleet.build(name)
+        before = owners(policy)
+        assert standings.eject_checked(3, REASON, 2)
+        during = owners(policy)
+        assert all(now == then for now, then in zip(during, before, strict=True) if then != 3)
+        assert 3 not in during
+        moved = Counter(now for now, then in zip(during, before, strict=True) if then == 3)
+        assert set(moved) == {0, 1, 2, 4, 5}, "spread over all others"
+        standings.begin_probation(3, 1)
+        assert owners(policy) == before
+        standings.reinstate(3)
+        assert owners(policy) == before
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_a_part_of_a_share_moves_no_keys(name):
+    with Fleet([1, 2, 1]) as fleet:
+        standings = Standings(fleet.master, fleet.slots)
+        fleet.sets[0].shape(True, 1)
+        policy = fleet.build(name)
+        before = owners(policy)
+        standings.hold_back(1, 900, False)
+        assert owners(policy) == before
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.POLICIES)))
+def test_nobody_who_is_ejected_is_chosen_unless_there_is_a_panic(name):
+    with Fleet([1, 1, 1, 1]) as fleet:
+        standings = Standings(fleet.master, fleet.slots)
+        fleet.sets[0].shape(name in HASHES, 1)
+        policy = fleet.build(name, **({"fill": 2} if name == "first" else {}))
+        assert standings.eject_checked(0, REASON, 3)
+        assert standings.eject_checked(2, REASON, 3)
+        assert {policy.pick(i, KEYS[i], -1) for i in range(200)} <= {1, 3}
+        assert policy.pick(0, KEYS[0], 1) == 3
+        for i in (1, 3):
+            assert standings.eject_checked(i, REASON, 4)
+        assert policy.pick(0, KEYS[0], -1) == -1
+        for i in range(4):
+            standings.hold_back(i, 0, True)
+        assert all(0 <= policy.pick(i, KEYS[i], -1) < 4 for i in range(200))

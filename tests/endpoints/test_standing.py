@@ -1,0 +1,203 @@
+"""Standings: who is ejected and who is not, over all processes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from lb.core.segment import Segment
+from lb.endpoints.set import EndpointSet
+from lb.endpoints.standing import Standings
+
+WELL, EJECTED, PROBATION = 0, 1, 2
+REASON = 4
+ADDRESSES = [f"192.0.2.{i}:1" for i in range(4)]
+
+
+@pytest.fixture
+def master():
+    segment = Segment.create(2, endpoint_capacity=8, series_capacity=1)
+    for slot in range(8):
+        segment.set_weight(slot, 2)
+        segment.set_health(slot, True, 1)
+    yield segment
+    segment.close()
+
+
+@pytest.fixture
+def endpoints(master):
+    worker = Segment.attach(os.dup(master.fd), 0)
+    yield EndpointSet(worker, ADDRESSES, [4, 5, 6, 7])
+    worker.close()
+
+
+def test_from_well_to_ejected_to_probation_to_well(master):
+    standings = Standings(master, [4, 5, 6, 7])
+    assert standings.state(1) == (WELL, 0)
+    assert not standings.reinstate(1)
+    assert not standings.begin_probation(1, 5)
+    assert standings.eject_checked(1, REASON, 1)
+    assert standings.state(1) == (EJECTED, REASON)
+    assert not standings.eject_checked(1, REASON, 4), "it is ejected already"
+    assert not standings.eject_checked(2, REASON, 1), "one is the most"
+    assert (standings.state(2), standings.ejected()) == ((WELL, 0), 1)
+    assert standings.begin_probation(1, 5)
+    assert standings.state(1) == (PROBATION, 0)
+    assert standings.eject_checked(1, 3, 1)
+    assert standings.begin_probation(1, 6)
+    assert standings.reinstate(1)
+    assert [standings.state(i) for i in range(4)] == [(WELL, 0)] * 4
+
+
+def test_an_ejection_that_is_one_too_many_leaves_a_probation_as_it_was(master):
+    standings = Standings(master, [4, 5])
+    assert standings.eject_checked(0, REASON, 1)
+    assert standings.begin_probation(0, 5)
+    assert standings.eject_checked(1, REASON, 1)
+    assert not standings.eject_checked(0, 3, 1)
+    assert standings.state(0) == (PROBATION, 0)
+
+
+def test_a_slot_that_changes_hands_is_well(master):
+    standings = Standings(master, [4])
+    standings.eject_checked(0, REASON, 1)
+    standings.hold_back(0, 700, True)
+    master.set_key(4, "pool|other")
+    assert (standings.state(0), standings.held_back(0)) == ((WELL, 0), (0, False))
+
+
+def test_wrong_arguments(master):
+    with pytest.raises(IndexError):
+        Standings(master, [8])
+    standings = Standings(master, [1, 2])
+    for i in (-1, 2):
+        with pytest.raises(IndexError):
+            standings.state(i)
+    with pytest.raises(ValueError, match="1001"):
+        standings.hold_back(0, 1001, False)
+
+
+def test_only_a_shaped_set_looks_at_standing_and_share(master, endpoints):
+    standings = Standings(master, [4, 5, 6, 7])
+    standings.eject_checked(0, REASON, 4)
+    standings.hold_back(1, 900, False)
+    assert [endpoints.effective_weight_checked(i) for i in range(4)] == [2] * 4
+    endpoints.shape(False, 1)
+    assert endpoints.unit == 1000
+    assert [endpoints.effective_weight_checked(i) for i in range(4)] == [0, 200, 2000, 2000]
+    endpoints.shape(True, 1)
+    standings.hold_back(2, 1000, False)
+    assert [endpoints.effective_weight_checked(i) for i in range(4)] == [0, 2, 0, 2]
+
+
+def test_a_panic_overrides_health_and_ejection_but_no_operator(master, endpoints):
+    standings = Standings(master, [4, 5, 6, 7])
+    endpoints.shape(False, 1)
+    standings.eject_checked(0, REASON, 4)
+    master.set_health(5, False, 2)
+    master.set_admin(6, 1)
+    master.set_admin(7, 2)
+    assert [endpoints.available(i) for i in range(4)] == [False] * 4
+    for i in range(4):
+        standings.hold_back(i, 0, True)
+    assert [endpoints.available(i) for i in range(4)] == [True, True, False, False]
+
+
+def test_a_probation_has_few_in_flight_over_all_workers(master, endpoints):
+    other_segment = Segment.attach(os.dup(master.fd), 1)
+    other = EndpointSet(other_segment, ADDRESSES, [4, 5, 6, 7])
+    standings = Standings(master, [4, 5, 6, 7])
+    for each in (endpoints, other):
+        each.shape(False, 2)
+    standings.eject_checked(0, REASON, 4)
+    standings.begin_probation(0, 5)
+    assert endpoints.take_checked(0)
+    assert other.take_checked(0)
+    assert not endpoints.take_checked(0)
+    assert not other.available(0)
+    endpoints.release_checked(0)
+    assert other.available(0)
+    standings.reinstate(0)
+    assert all(other.take_checked(0) for _ in range(5))
+    other_segment.close()
+
+
+# Ejects endpoints of its own, over and over, until it has succeeded often enough; fails when it sees too many ejected.
+CONTENDER = """
+import sys
+from lb.core.segment import Segment
+from lb.endpoints.standing import Standings
+fd, worker, most, wanted = map(int, sys.argv[1:])
+segment = Segment.attach(fd, worker)
+standings = Standings(segment, range(8))
+mine = (2 * worker, 2 * worker + 1)
+sys.stdin.readline()
+done = 0
+while done < wanted:
+    for i in mine:
+        if standings.eject_checked(i, 1, most):
+            done += 1
+            # What came is read before what left: so many at least were ejected to stay at one moment.
+            segment.add_series(i, 0, 1)
+            came = sum(segment.series_total(j)[0] for j in range(8))
+            left = sum(segment.series_total(j)[1] for j in range(8))
+            assert came - left <= most, (came, left)
+            segment.add_series(i, 1, 1)
+            standings.release(i)
+"""
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_the_most_is_exact_between_processes_that_contend(most):
+    with contextlib.ExitStack() as stack:
+        master = Segment.create(4, endpoint_capacity=8, series_capacity=8)
+        stack.callback(master.close)
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", CONTENDER, str(master.fd), str(worker), str(most), "3000"],
+                pass_fds=[master.fd], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )
+            for worker in range(4)
+        ]  # fmt: skip
+        for child in children:
+            stack.callback(child.kill)
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        for child in children:
+            child.communicate(timeout=120)
+        assert [child.returncode for child in children] == [0] * 4
+        assert Standings(master, range(8)).ejected() == 0
+
+
+KILLED = """
+import sys
+from lb.core.segment import Segment
+from lb.endpoints.standing import Standings
+segment = Segment.attach(int(sys.argv[1]), 0)
+standings = Standings(segment, range(8))
+print("begun", flush=True)
+while True:
+    for i in range(8):
+        standings.eject_checked(i, 1, 2)
+    for i in range(8):
+        standings.release(i)
+"""
+
+
+def test_a_process_that_dies_leaves_standings_that_mean_something(master):
+    """Killed at any instruction: at most one too many is ejected, and every word is a standing that there is."""
+    for _ in range(5):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(master.fd)], pass_fds=[master.fd], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGKILL)
+        child.communicate(timeout=30)
+        standings = Standings(master, range(8))
+        assert standings.ejected() <= 3
+        assert all(standings.state(i) in {(WELL, 0), (EJECTED, 1)} for i in range(8))
