@@ -243,6 +243,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.policy.key", f"a pool of protocol {pool.protocol} knows only source: true"
     if pool.outlier is not None and pool.outlier.base_ejection_time > pool.outlier.max_ejection_time:
         yield f"{path}.outlier.base_ejection_time", "is longer than max_ejection_time"
+    if pool.slow_start is not None and pool.policy.key is not None:
+        yield f"{path}.slow_start", f"not with {pool.policy.type}, which chooses by a key"
     if pool.health is not None:
         yield from _health(f"{path}.health", pool.health)
         if pool.send_proxy.version != "off" and pool.health.type != "tcp":

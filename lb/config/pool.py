@@ -23,6 +23,7 @@ from lb.config.outlier import OutlierConfig
 from lb.config.queue import QueueConfig
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
+from lb.config.slow_start import SlowStartConfig, expand_slow_start
 from lb.config.tcp import SendProxyConfig, expand_send_proxy
 from lb.config.tls import PoolTlsConfig
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
@@ -164,6 +165,12 @@ class PoolConfig(Model):
     """When less than this percentage of the endpoints is up and not ejected, requests go to all of them but for those
     that an operator drained or put into maintenance, rather than overload the few that are left (Envoy's panic
     threshold). 0: never. Default: 50, as Envoy, with `outlier`; else 0."""
+    slow_start: (
+        Annotated[SlowStartConfig, BeforeValidator(expand_slow_start, json_schema_input_type=str | SlowStartConfig)]
+        | None
+    ) = None
+    """How the share of an endpoint that comes up grows: a duration, or a mapping with options. Not with policies that
+    choose by a key, which would move other endpoints' keys. Default: it has its share at once."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Most requests (`tcp` and `udp`: sessions) that each endpoint has at once, from all workers together: HAProxy's
     `maxconn` of a server, nginx' `max_conns`. When all have as many, requests wait in the `queue`. For model servers
@@ -210,7 +217,7 @@ class PoolConfig(Model):
     @property
     def shaped(self) -> bool:
         """Whether more than health, the operator and weights decides what an endpoint gets."""
-        return self.outlier is not None or self.panic > 0
+        return self.outlier is not None or self.panic > 0 or self.slow_start is not None
 
     @model_validator(mode="after")
     def _source(self) -> PoolConfig:

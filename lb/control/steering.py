@@ -30,7 +30,7 @@ from lb.health.outlier import (
     find_outliers,
     follow,
 )
-from lb.health.shares import WHOLE, Member, decide_shares
+from lb.health.shares import WHOLE, Member, decide_shares, grown
 
 log = logging.getLogger("tidegate.health")
 
@@ -42,12 +42,14 @@ _NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
 
 @dataclass(slots=True)
 class _Endpoint:
-    """The live side of an endpoint: its record of ejections, and its counters at the last interval's end."""
+    """The live side of an endpoint: its record of ejections, its counters at the last interval's end, and since when
+    (monotonic ns) it has been ready for its whole share; -1: from the beginning, None: it is not."""
 
     plan: EndpointPlan
     generation: int
     record: Record = field(default_factory=Record)
     counted: Volume = field(default_factory=Volume)
+    ready_since: int | None = None
 
 
 @dataclass(slots=True)
@@ -96,6 +98,8 @@ class Steering:
             found = known.get((endpoint.address, endpoint.slot, generation))
             if found is None:
                 found = _Endpoint(endpoint, generation, counted=self._volume(endpoint))
+                if old is None:  # everybody is new: there is nobody to leave the load to meanwhile
+                    found.ready_since = -1
             found.plan = endpoint
             endpoints.append(found)
         standings = Standings(self._segment, [endpoint.slot for endpoint in plan.endpoints])
@@ -122,7 +126,7 @@ class Steering:
             if pool.config.outlier is not None:
                 self._follow(pool, now)
                 self._judge(pool, now)
-            self._share(pool)
+            self._share(pool, now)
 
     def _follow(self, pool: _Pool, now: int) -> None:
         settings, standings = pool.config.outlier, pool.standings
@@ -186,14 +190,8 @@ class Steering:
     def _healthy(self, endpoint: EndpointPlan) -> bool:
         return self._segment.health(endpoint.slot) == _UP
 
-    def _share(self, pool: _Pool) -> None:
-        members = [
-            Member(
-                self._segment.admin(endpoint.plan.slot) == _ENABLED,
-                self._healthy(endpoint.plan) and pool.standings.state(i)[0] != EJECTED,
-            )
-            for i, endpoint in enumerate(pool.endpoints)
-        ]
+    def _share(self, pool: _Pool, now: int) -> None:
+        members = [self._member(pool, i, endpoint, now) for i, endpoint in enumerate(pool.endpoints)]
         shares = decide_shares(members, pool.config.panic)
         for i, (thousandths, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
             pool.standings.hold_back(i, WHOLE - thousandths, panic)
@@ -207,6 +205,20 @@ class Steering:
                 logging.WARNING if panic else logging.INFO,
                 "pool %s is %s, %d of %d are healthy", pool.plan.name, text, healthy, len(members),
             )  # fmt: skip
+
+    def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
+        enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED
+        standing = pool.standings.state(i)[0] if pool.config.outlier is not None else WELL
+        up = self._healthy(endpoint.plan)
+        if not (enabled and up and standing == WELL):
+            endpoint.ready_since = None
+        elif endpoint.ready_since is None:
+            endpoint.ready_since = now
+        slow_start, part = pool.config.slow_start, 1.0
+        if slow_start is not None and endpoint.ready_since != -1 and standing != PROBATION:
+            # Who is not ready yet begins with the minimum, the moment it is.
+            part = grown(slow_start, now if endpoint.ready_since is None else endpoint.ready_since, now)
+        return Member(enabled, up and standing != EJECTED, part)
 
     def status(self, pool: str) -> dict[str, Any] | None:
         """{panic, panics, endpoints: {address: {standing, reason, ejected_for_s, ejections: {reason: n}, share}}} of a

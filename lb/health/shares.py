@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lb.config.slow_start import SlowStartConfig
+
 WHOLE = 1000  # TG_SHARE_WHOLE
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An endpoint: whether an operator lets it take requests, and whether it is up and not ejected."""
+    """An endpoint: whether an operator lets it take requests, whether it is up and not ejected, and the part of its
+    share that it has grown into, above 0 and up to 1."""
 
     enabled: bool
     healthy: bool
+    grown: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +36,11 @@ def decide_shares(members: Sequence[Member], panic_threshold: int) -> Shares:
     count."""
     counted = [member for member in members if member.enabled]
     panic = bool(counted) and 100 * sum(m.healthy for m in counted) < panic_threshold * len(counted)
-    return Shares((WHOLE,) * len(members), (panic,) * len(members))
+    return Shares(tuple(max(1, round(WHOLE * member.grown)) for member in members), (panic,) * len(members))
+
+
+def grown(settings: SlowStartConfig, since: int, now: int) -> float:
+    """The part of its share that an endpoint has grown into at `now`, having begun at `since` (both monotonic ns): as
+    Envoy's slow start, never below the minimum."""
+    passed = min(max(now - since, 0) / settings.window, 1.0)
+    return max(settings.min_weight_percent / 100, float(passed ** (1 / settings.aggression)))

@@ -66,3 +66,52 @@ def test_nobody_who_is_ejected_is_chosen_unless_there_is_a_panic(name):
         for i in range(4):
             standings.hold_back(i, 0, True)
         assert all(0 <= policy.pick(i, KEYS[i], -1) < 4 for i in range(200))
+
+
+@pytest.mark.parametrize(("name", "slack"), [("round_robin", 0.01), ("random", 0.15), ("power_of_two", 0.15)])
+def test_a_part_of_a_share_is_that_part_of_the_requests(name, slack):
+    """Of endpoints of weights 2, 1 and 1, the first has a tenth of its own: 0.2, 1 and 1 of 2.2."""
+    with Fleet([2, 1, 1]) as fleet:
+        fleet.sets[0].shape(False, 1)
+        Standings(fleet.master, fleet.slots).hold_back(0, 900, False)
+        policy = fleet.build(name, **({"choices": 2} if name == "power_of_two" else {}))
+        counts = Counter(policy.pick(0, 0, -1) for _ in range(20_000))
+        for i, weight in enumerate((0.2, 1, 1)):
+            assert counts[i] == pytest.approx(20_000 * weight / 2.2, rel=slack)
+
+
+def test_least_request_keeps_loads_in_proportion_to_shares():
+    with Fleet([1, 1, 1]) as fleet:
+        fleet.sets[0].shape(False, 1)
+        Standings(fleet.master, fleet.slots).hold_back(0, 750, False)
+        policy = fleet.build("least_request")
+        for _ in range(90):
+            fleet.load(policy.pick(0, 0, -1), 1)
+        assert [fleet.sets[0].inflight(i) for i in range(3)] == [10, 40, 40]
+
+
+def test_first_fills_by_shares():
+    with Fleet([1, 1]) as fleet:
+        fleet.sets[0].shape(False, 1)
+        Standings(fleet.master, fleet.slots).hold_back(0, 500, False)
+        policy = fleet.build("first", fill=4)
+        picks = []
+        for _ in range(6):
+            picks.append(policy.pick(0, 0, -1))
+            fleet.load(picks[-1], 1)
+        assert picks == [0, 0, 1, 1, 1, 1]
+
+
+def test_round_robin_gives_the_least_share_its_turns_while_it_grows():
+    """A step of the share after every ten requests, far fewer than a round of shares has."""
+    with Fleet([1] * 4) as fleet:
+        fleet.sets[0].shape(False, 1)
+        standings = Standings(fleet.master, fleet.slots)
+        policy = fleet.build("round_robin")
+        counts, wanted = Counter(), 0.0
+        for share in range(100, 1000, 5):
+            standings.hold_back(0, 1000 - share, False)
+            counts += Counter(policy.pick(0, 0, -1) for _ in range(10))
+            wanted += 10 * share / (3000 + share)
+        assert counts[0] == pytest.approx(wanted, rel=0.05)
+        assert max(counts[i] for i in (1, 2, 3)) - min(counts[i] for i in (1, 2, 3)) <= 5

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from daemon import Daemon, eventually, http_listener, route
+from test_e2e_operate import operate
 from traffic import load, request
 
 Start = Callable[..., Daemon]
@@ -184,3 +185,26 @@ async def test_a_panic_spreads_over_all_and_ends(start: Start, moody: Callable[[
     assert list(panics.values()) == [1]
     assert "is in a panic: all endpoints get requests" in daemon.log
     assert "is no longer in a panic" in daemon.log
+
+
+async def test_an_endpoint_that_comes_up_starts_slowly(start: Start, moody: Callable[[str], Any]) -> None:
+    """Enabled again, it begins with a part of its share, which grows to the whole."""
+    a, b = [await moody(name) for name in "ab"]
+    daemon = start(config([a, b], slow_start="8s"))
+    assert standing(daemon, a)["share"] == 1, "nobody starts slowly with the daemon"
+    async with load(daemon.port(), [GET], clients=8) as running:
+        await operate(daemon, "drain", "http", b.address)
+        await running.until(50)
+        await operate(daemon, "enable", "http", b.address)
+        for _ in range(2):
+            before = standing(daemon, b)["share"]
+            a.served.clear()
+            b.served.clear()
+            await running.until(400)
+            after = standing(daemon, b)["share"]
+            assert 0.8 * before <= b.served[200] / a.served[200] <= 1.2 * after
+            if after == 1:
+                break
+            await until(lambda: standing(daemon, b)["share"] == 1, "the whole share")
+        assert not running.failures
+    assert before == 1
