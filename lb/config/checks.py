@@ -16,7 +16,8 @@ from lb.config.base import Model, did_you_mean
 from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
 from lb.config.endpoint_checks import check_endpoints
-from lb.config.schema import Config, HealthConfig, ListenerConfig, PoolConfig, RouteConfig
+from lb.config.health_checks import check_health
+from lb.config.schema import Config, ListenerConfig, PoolConfig, RouteConfig
 from lb.config.tls_checks import check_tls
 from lb.config.tracing import check_tracing
 from lb.config.udp_checks import check_udp_listener
@@ -246,7 +247,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.slow_start is not None and pool.policy.key is not None:
         yield f"{path}.slow_start", f"not with {pool.policy.type}, which chooses by a key"
     if pool.health is not None:
-        yield from _health(f"{path}.health", pool.health)
+        yield from check_health(f"{path}.health", pool)
         if pool.send_proxy.version != "off" and pool.health.type != "tcp":
             yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
     yield from check_endpoints(f"{path}.endpoints", name, pool, pool.endpoints)
@@ -269,17 +270,6 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.serve.backoff.initial", "is longer than max"
     for provider in {p for p in serve.providers if serve.providers.count(p) > 1}:
         yield f"{path}.serve.providers", f"{provider} is there twice"
-
-
-def _health(path: str, health: HealthConfig) -> Iterator[Found]:
-    if health.type != "http":
-        yield from _only(health, path, ("path", "status", "host"), "only for type http")
-    if health.type != "grpc":
-        yield from _only(health, path, ("service",), "only for type grpc")
-    if health.type != "udp":
-        yield from _only(health, path, ("send", "expect", "answered"), "only for type udp")
-    elif health.expect is not None and not health.answered:
-        yield f"{path}.expect", "has no effect with answered: false"
 
 
 def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:

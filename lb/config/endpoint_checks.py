@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from lb.config.address import HostPort, UnixPath, parse_address
 from lb.config.pool import EndpointConfig, PoolConfig
+from lb.config.tls import PoolTlsConfig
 
 # The key of an endpoint record in lb/core/segment.h, "pool|address" with a NUL.
 KEY_MAX = 127
@@ -29,8 +30,14 @@ def check_endpoints(
 
 
 def unnamed(pool: PoolConfig, endpoints: Sequence[EndpointConfig]) -> str | None:
-    """The first address without a name that its certificate could be checked for, where the pool needs one."""
-    tls = pool.tls
+    """The first address without a name that its certificate could be checked for, where the pool, or its checks, need
+    one."""
+    checks = pool.health.tls if pool.health is not None else None
+    return unnamed_towards(pool.tls, endpoints) or unnamed_towards(checks, endpoints)
+
+
+def unnamed_towards(tls: PoolTlsConfig | None, endpoints: Sequence[EndpointConfig]) -> str | None:
+    """The same of one section."""
     if tls is None or tls.server_name is not None or tls.insecure_skip_verify:
         return None
     return next((e.address for e in endpoints if isinstance(parse_address(e.address), UnixPath)), None)

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from lb.config.schema import (
     AdminConfig,
+    BodyMatchConfig,
     CacheConfig,
     CertificateConfig,
     Config,
@@ -213,10 +214,17 @@ path: endpoints.yaml
     HealthConfig: """
 type: http
 path: /healthz
-status: [200, 204]
+status: [200-299, 401]
+headers: {X-Probe: tidegate}
+body: {contains: '"ready":true'}
 interval: 5s
 timeout: 2s
 initial: down
+fast_interval: 500ms
+""",
+    BodyMatchConfig: """
+regex: '"status": *"(ok|degraded)"'
+limit: 16KiB
 """,
     ServeConfig: """
 models: /var/lib/tidegate/models

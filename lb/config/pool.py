@@ -6,19 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from lb.config.base import (
-    Address,
-    Boolean,
-    HttpPath,
-    Integer,
-    Model,
-    Number,
-    Octets,
-    OctetsRegex,
-    Token,
-    only_one,
-)
+from lb.config.base import Address, Boolean, Integer, Model, Token, only_one
 from lb.config.discover import DiscoverConfig
+from lb.config.health import HealthConfig
 from lb.config.outlier import OutlierConfig
 from lb.config.queue import QueueConfig
 from lb.config.scaling import ScalingConfig
@@ -91,45 +81,6 @@ def _endpoint(value: Any) -> Any:
 
 
 EndpointList = list[Annotated[EndpointConfig, BeforeValidator(_endpoint, json_schema_input_type=str | EndpointConfig)]]
-
-
-class HealthConfig(Model):
-    """Active checks of every endpoint, made by the master."""
-
-    type: Literal["tcp", "http", "grpc", "udp"]
-    """`tcp`: a connection is taken. `http`: a GET is answered with one of `status`. `grpc`: the standard health
-    service (`grpc.health.v1`) answers SERVING. `udp`: the datagram `send` is answered."""
-    interval: Duration = Field(default=2 * SECOND, ge=10 * MILLISECOND)
-    """Time from the start of one check to the start of the next. Shorter finds failures sooner and costs the
-    endpoint more."""
-    jitter: Number = Field(default=0.1, ge=0, le=1)
-    """Share of `interval` by which each check is moved at random, so that checks do not march in step."""
-    timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
-    """Longest time for one check; then it has failed."""
-    rise: Integer = Field(default=2, ge=1, le=100)
-    """Good checks in a row after which a bad endpoint takes requests again."""
-    fall: Integer = Field(default=3, ge=1, le=100)
-    """Failed checks in a row after which an endpoint takes no requests. 1 reacts at once and flaps easily."""
-    initial: Literal["up", "down"] = "up"
-    """What a new endpoint counts as before its first check. `down` keeps requests away until `rise` checks were
-    good."""
-    path: HttpPath = "/"
-    """Path that is asked for. `http` only."""
-    status: list[Annotated[Integer, Field(ge=100, le=599)]] = Field(default=[200], min_length=1)
-    """Status codes that count as good. `http` only."""
-    host: str | None = Field(default=None, min_length=1, max_length=255)
-    """`Host` header of the check. Default: the endpoint's address. `http` only."""
-    service: str = Field(default="", max_length=255)
-    """Service name that is asked about; empty asks about the server as a whole. `grpc` only."""
-    send: Octets = ""
-    """The datagram that asks. Each character is one byte; what is no letter is written as `"\\x00"` in double quotes.
-    Default: an empty datagram, which few servers answer. `udp` only."""
-    expect: OctetsRegex | None = None
-    """A regular expression (Python's syntax) that has to be found in the answer. Default: any answer is good. `udp`
-    only."""
-    answered: Boolean = True
-    """Whether an answer is needed. `false` is for servers that never answer: the check fails only when the system of
-    the endpoint says that nobody is there (ICMP), and looks no further than that. `udp` only."""
 
 
 _SOURCES = ("endpoints", "discover", "serve")

@@ -14,10 +14,11 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, mode
 from lb.config.address import is_loopback, parse_bind
 from lb.config.base import Bind, FilePath, Model, Name, problem
 from lb.config.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
+from lb.config.health import BodyMatchConfig, HealthConfig
 from lb.config.limits import LimitsConfig
 from lb.config.listener import ListenerConfig
 from lb.config.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
-from lb.config.pool import EndpointConfig, HealthConfig, KeyConfig, PolicyConfig, PoolConfig
+from lb.config.pool import EndpointConfig, KeyConfig, PolicyConfig, PoolConfig
 from lb.config.rate import RateKeyConfig, RateLimitConfig
 from lb.config.route import (
     FieldsConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "AdminConfig",
     "BackoffConfig",
     "BehaviorConfig",
+    "BodyMatchConfig",
     "CacheConfig",
     "CertificateConfig",
     "Config",

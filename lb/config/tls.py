@@ -108,14 +108,18 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
         if listener.tls.client_ca is not None and listener.tls.client_auth != "none":
             yield TlsFile(f"{where}.client_ca", listener.tls.client_ca, "authorities")
     for name, pool in config.pools.items():
-        if pool.tls is None:
-            continue
-        where = f"pools.{name}.tls"
-        if pool.tls.ca_file is not None:
-            yield TlsFile(f"{where}.ca_file", pool.tls.ca_file, "authorities")
-        if pool.tls.cert is not None and pool.tls.key is not None:
-            yield TlsFile(f"{where}.cert", pool.tls.cert, "certificate")
-            yield TlsFile(f"{where}.key", pool.tls.key, "key", pool.tls.cert)
+        if pool.tls is not None:
+            yield from _files_towards(f"pools.{name}.tls", pool.tls)
+        if pool.health is not None and pool.health.tls is not None:
+            yield from _files_towards(f"pools.{name}.health.tls", pool.health.tls)
+
+
+def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
+    if tls.ca_file is not None:
+        yield TlsFile(f"{where}.ca_file", tls.ca_file, "authorities")
+    if tls.cert is not None and tls.key is not None:
+        yield TlsFile(f"{where}.cert", tls.cert, "certificate")
+        yield TlsFile(f"{where}.key", tls.key, "key", tls.cert)
 
 
 @dataclass(frozen=True, slots=True)

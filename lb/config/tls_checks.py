@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from lb.config.endpoint_checks import unnamed
+from lb.config.endpoint_checks import unnamed_towards
+from lb.config.health import HealthConfig
 from lb.config.listener import ListenerConfig
 from lb.config.pool import PoolConfig
 from lb.config.tls import HTTPS_ALPN, PoolTlsConfig, TlsConfig
@@ -22,7 +23,10 @@ def check_tls(listeners: Mapping[str, ListenerConfig], pools: Mapping[str, PoolC
             yield from _listener(path, listener.protocol, listener.tls)
     for name, pool in pools.items():
         if pool.tls is not None:
-            yield from _pool(f"pools.{name}.tls", pool, pool.tls)
+            yield from _towards(f"pools.{name}.tls", pool, pool.tls)
+            yield from _pool(f"pools.{name}.tls", pool)
+        if pool.health is not None:
+            yield from _checks(f"pools.{name}", pool, pool.health)
 
 
 def _listener(path: str, protocol: str, tls: TlsConfig) -> Iterator[tuple[str, str]]:
@@ -41,7 +45,8 @@ def _listener(path: str, protocol: str, tls: TlsConfig) -> Iterator[tuple[str, s
                 )
 
 
-def _pool(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[str, str]]:
+def _towards(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[str, str]]:
+    """Of TLS towards the endpoints of a pool, by requests or by checks."""
     for one, other in (("cert", "key"), ("key", "cert")):
         if getattr(tls, one) is None and getattr(tls, other) is not None:
             yield f"{path}.{other}", f"is of no use without {one}"
@@ -53,10 +58,22 @@ def _pool(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[str
         yield path, "not for protocol udp"
     if pool.serve is not None:
         yield path, "not together with serve: model servers of this machine are spoken to on Unix sockets"
-    if pool.send_proxy.version != "off":
-        yield path, "not together with send_proxy yet"
-    if pool.health is not None and pool.health.type == "grpc" and tls.insecure_skip_verify:
-        yield f"{path}.insecure_skip_verify", "not with checks of type grpc, which cannot skip it; use type tcp"
-    address = unnamed(pool, pool.endpoints)
+    address = unnamed_towards(tls, pool.endpoints)
     if address is not None:
         yield f"{path}.server_name", f"is required: {address} has no name to check"
+
+
+def _pool(path: str, pool: PoolConfig) -> Iterator[tuple[str, str]]:
+    if pool.send_proxy.version != "off":
+        yield path, "not together with send_proxy yet"
+
+
+def _checks(path: str, pool: PoolConfig, health: HealthConfig) -> Iterator[tuple[str, str]]:
+    where, tls = (f"{path}.tls", pool.tls) if health.tls is None else (f"{path}.health.tls", health.tls)
+    if health.tls is not None:
+        yield from _towards(where, pool, health.tls)
+    if tls is not None and health.type in ("grpc", "oip") and tls.insecure_skip_verify:
+        yield (
+            f"{where}.insecure_skip_verify",
+            f"not with checks of type {health.type}, which cannot skip it; use type tcp",
+        )

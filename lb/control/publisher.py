@@ -17,6 +17,7 @@ from lb.config.base import did_you_mean
 from lb.config.compile import compile_plan
 from lb.config.plan import Plan
 from lb.config.schema import Config
+from lb.config.tls import pool_tls_plan
 from lb.control.configuration import Loaded
 from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, Publication
@@ -111,7 +112,7 @@ class Publisher:
             set_level(config.log.level)
             parts.managed.apply(config, before, plan)
             parts.discovered.apply(config)
-            self._check(plan, config)
+            self._check(plan)
             self._trust_unchecked(plan, config)
 
     def _steer_back(self) -> None:
@@ -144,7 +145,7 @@ class Publisher:
         if weight is not None:
             self._parts.registry.operate_weight(slot, weight if isinstance(weight, int) else None)
         if admin is not None and self.plan is not None:
-            self._check(self.plan, self.loaded.config)
+            self._check(self.plan)
         self._parts.steering.look()
 
     def _begin_anew(self, pool: str, slot: int) -> None:
@@ -162,9 +163,9 @@ class Publisher:
             raise ConfigError([f"pool {pool!r} has no endpoint {address!r}; it has {', '.join(known) or 'none'}"])
         return known[address]
 
-    def _check(self, plan: Plan, config: Config) -> None:
+    def _check(self, plan: Plan) -> None:
         """Nobody asks how an endpoint in maintenance is; its health stays as it was."""
-        targets = [t for t in _targets(plan, config) if not self._parts.registry.in_maintenance(t.slot)]
+        targets = [t for t in _targets(plan, self.loaded) if not self._parts.registry.in_maintenance(t.slot)]
         self._parts.monitor.update(targets)
 
     def inflight(self, pool: str, address: str) -> int:
@@ -243,9 +244,11 @@ def _initial(plan: Plan, config: Config) -> Iterator[tuple[int, Initial]]:
             yield endpoint.slot, Initial(endpoint.weight, health is None or health.initial == "up")
 
 
-def _targets(plan: Plan, config: Config) -> Iterator[Target]:
+def _targets(plan: Plan, loaded: Loaded) -> Iterator[Target]:
     for pool in plan.pools:
-        health = config.pools[pool.name].health
+        health = loaded.config.pools[pool.name].health
         if health is not None:
+            own = pool_tls_plan(pool.protocol, health.tls, loaded.material) if health.tls is not None else None
             for endpoint in pool.endpoints:
-                yield Target(pool.name, endpoint.address, endpoint.slot, health, check_tls(pool, endpoint))
+                tls = check_tls(pool, endpoint, own)
+                yield Target(pool.name, endpoint.address, endpoint.slot, health, tls)

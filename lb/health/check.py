@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,11 +18,16 @@ class CheckFailed(TidegateError):
     """The endpoint did not pass; the message is the reason an operator reads."""
 
 
+Models = Mapping[str, bool]
+"""What an endpoint says of its models: name -> whether it is ready there."""
+
+
 class Check(Protocol):
     """A check of one pool; built from its `HealthConfig`, used for all of its addresses."""
 
-    async def run(self, address: str) -> None:
-        """Return if the endpoint at `address` is well, else raise `CheckFailed`, and nothing else.
+    async def run(self, address: str) -> Models | None:
+        """Return if the endpoint at `address` is well, else raise `CheckFailed`, and nothing else. What is returned is
+        what it says of its models, None from a check that does not ask.
 
         The caller limits the time by cancelling; a cancelled check has closed its sockets when it ends.
         """
@@ -50,6 +56,13 @@ def sockaddr(address: str) -> Sockaddr:
     if not parsed.literal:
         raise CheckFailed(f"{address!r} is a name, not an IP address")
     return Sockaddr(socket.AF_INET6 if ":" in parsed.host else socket.AF_INET, (parsed.host, parsed.port))
+
+
+def at_port(address: str, port: int | None) -> str:
+    """`address` with another port; None, and a Unix socket, leave it as it is."""
+    if port is None or address.startswith("unix:"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
 
 
 def explain(error: OSError) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lb.clock import Clock
 from lb.config.schema import HealthConfig
-from lb.health.check import Check, CheckFailed
+from lb.health.check import Check, CheckFailed, Models, at_port
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
 from lb.health.tls import CheckTls
@@ -51,7 +51,8 @@ class _Watch:
 
 
 class HealthMonitor:
-    """Checks targets and reports changes: `on_change(target, up, reason)` is called in the loop, once per transition.
+    """Checks targets and reports changes: `on_change(target, up, reason)` is called in the loop, once per transition,
+    and `on_models(target, models)` after every good check that asked for models.
 
     A target begins as `health.initial` says, without a call. `update` and `close` need a running loop.
     """
@@ -62,8 +63,10 @@ class HealthMonitor:
         clock: Clock,
         rng: random.Random | None = None,
         build_check: Callable[[HealthConfig, CheckTls | None], Check] = build,
+        on_models: Callable[[Target, Models], None] | None = None,
     ) -> None:
         self._on_change = on_change
+        self._on_models = on_models
         self._clock = clock
         self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
         self._build = build_check
@@ -131,16 +134,28 @@ class HealthMonitor:
     async def _run(self, watch: _Watch) -> None:
         health = watch.target.health
         check = self._build(health, watch.target.tls)
+        address = at_port(watch.target.address, health.port)
         delay = watch.first_delay
         while True:
             await asyncio.sleep(delay)
             begun = self._clock.now()
-            reason = await _ask(check, watch.target.address, health.timeout)
+            answer = await _ask(check, address, health.timeout)
             now = self._clock.now()
-            self._record(watch, reason, now - begun, now)
-            interval = health.interval * (1 + health.jitter * self._random.uniform(-1, 1))
+            # Models first: who comes up with this answer gets no request for those that are not ready there.
+            if isinstance(answer, Mapping):
+                self._tell_models(watch.target, answer)
+            self._record(watch, answer if isinstance(answer, str) else None, now - begun, now)
+            interval = interval_of(health, watch.machine) * (1 + health.jitter * self._random.uniform(-1, 1))
             # Start to start, so that slow answers do not stretch the interval.
             delay = max(0, interval - (now - begun)) / SECOND
+
+    def _tell_models(self, target: Target, models: Models) -> None:
+        if self._on_models is None:
+            return
+        try:
+            self._on_models(target, models)
+        except Exception:
+            log.exception("pool %s: endpoint %s: its models were not handled", target.pool, target.address)
 
     def _record(self, watch: _Watch, reason: str | None, took: int, now: int) -> None:
         ok = reason is None
@@ -162,11 +177,20 @@ class HealthMonitor:
             log.exception("pool %s: endpoint %s: its change of state was not handled", target.pool, target.address)
 
 
-async def _ask(check: Check, address: str, timeout_ns: int) -> str | None:
-    """Run one check within its time: None if it passed, else the reason."""
+def interval_of(health: HealthConfig, machine: RiseFall) -> int:
+    """Nanoseconds to the next check: HAProxy's inter, fastinter and downinter."""
+    if machine.changing:
+        return health.fast_interval or health.interval
+    if machine.state is State.DOWN:
+        return health.down_interval or health.interval
+    return health.interval
+
+
+async def _ask(check: Check, address: str, timeout_ns: int) -> str | Models | None:
+    """Run one check within its time: what it learned of models (None: nothing) if it passed, else the reason."""
     try:
         async with asyncio.timeout(timeout_ns / SECOND):
-            await check.run(address)
+            return await check.run(address)
     except CheckFailed as e:
         return str(e)
     except TimeoutError:
@@ -175,4 +199,3 @@ async def _ask(check: Check, address: str, timeout_ns: int) -> str | None:
         # A defect of a check must not end the checking of its endpoint: it counts as a failure and is logged in full.
         log.exception("the check of %s failed in an unforeseen way", address)
         return f"{type(e).__name__}: {e}"
-    return None

@@ -8,6 +8,7 @@ from lb.config.schema import HealthConfig
 from lb.health.check import Check
 from lb.health.grpc import GrpcCheck
 from lb.health.http import HttpCheck
+from lb.health.oip import OipCheck
 from lb.health.tcp import TcpCheck
 from lb.health.tls import CheckTls
 from lb.health.udp import UdpCheck
@@ -16,6 +17,7 @@ CHECKS: Mapping[str, Callable[[HealthConfig, CheckTls | None], Check]] = {
     "tcp": TcpCheck,
     "http": HttpCheck,
     "grpc": GrpcCheck,
+    "oip": OipCheck,
     "udp": UdpCheck,
 }
 

@@ -61,6 +61,11 @@ class RiseFall:
         self.state, self.since, self._count = to, now, 0
         return transition
 
+    @property
+    def changing(self) -> bool:
+        """Whether the last result contradicts the state, and further ones like it will change it."""
+        return self._count > 0
+
     def with_limits(self, rise: int, fall: int) -> RiseFall:
         """The same state and history under new limits, for a changed configuration."""
         other = RiseFall(rise, fall, self.state, self.since)

@@ -39,12 +39,13 @@ class CheckTls:
         return Path(system).read_bytes() if system else None
 
 
-def check_tls(pool: PoolPlan, endpoint: EndpointPlan) -> CheckTls | None:
-    """The TLS of an endpoint's checks; None: they are plain."""
-    if pool.tls is None:
+def check_tls(pool: PoolPlan, endpoint: EndpointPlan, own: PoolTlsPlan | None = None) -> CheckTls | None:
+    """The TLS of an endpoint's checks: their `own`, or the pool's; None: they are plain."""
+    tls = own or pool.tls
+    if tls is None:
         return None
     address = "" if endpoint.address.startswith("unix:") else endpoint.address.rpartition(":")[0].strip("[]")
-    return CheckTls(pool.tls, pool.tls.server_name or endpoint.host or address)
+    return CheckTls(tls, tls.server_name or endpoint.host or address)
 
 
 @lru_cache(maxsize=64)

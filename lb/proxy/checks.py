@@ -14,6 +14,18 @@ from lb.core.regex import Regex
 
 def check_routes(config: Config) -> list[Found]:
     """A problem for each expression that RE2 refuses, and for each group that an expression does not have."""
+    bodies = [
+        (f"pools.{name}.health.body.regex", pool.health.body.regex)
+        for name, pool in config.pools.items()
+        if pool.health is not None and pool.health.body is not None and pool.health.body.regex is not None
+    ]
+    return [
+        *((where, made) for where, pattern in bodies if isinstance(made := _compiled(pattern), str)),
+        *_routes(config),
+    ]
+
+
+def _routes(config: Config) -> list[Found]:
     return [
         found
         for name, listener in config.listeners.items()

@@ -8,9 +8,21 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from health_servers import NOT_SERVING, SERVING, answering, full, grpc_server, listening, speaking
+from health_servers import (
+    NOT_SERVING,
+    SERVING,
+    Inference,
+    answering,
+    full,
+    grpc_server,
+    inference_server,
+    listening,
+    speaking,
+)
+from pydantic import ValidationError
 
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed
@@ -29,6 +41,9 @@ def open_fds() -> int:
 async def well(kind: str, family: socket.AddressFamily, folder: Path) -> AsyncIterator[str]:
     if kind == "grpc":
         async with grpc_server(family, folder, {"": SERVING}) as (address, _):
+            yield address
+    elif kind == "oip":
+        async with inference_server(family, folder, Inference()) as address:
             yield address
     elif kind == "udp":
         with answering(family, folder, b"") as (address, _):
@@ -87,7 +102,7 @@ class TestContract:
     @pytest.mark.parametrize("kind", TYPES)
     async def test_recovers_as_soon_as_the_endpoint_does(self, kind: str, tmp_path: Path) -> None:
         check = build(HealthConfig(type=kind))
-        name = "g.sock" if kind == "grpc" else "s.sock"
+        name = "g.sock" if kind in ("grpc", "oip") else "s.sock"
         for _ in range(5):
             with pytest.raises(CheckFailed):
                 await check.run(f"unix:{tmp_path / name}")
@@ -166,6 +181,116 @@ async def test_http_judges_the_status(tmp_path: Path, answer: bytes, status: lis
                 await asyncio.wait_for(check.run(address), 20)
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "good"),
+    [
+        (["200-399"], 302, True),
+        (["200-299", 404], 404, True),
+        (["200-299", 404], 403, False),
+        (["503-503"], 503, True),
+    ],
+)
+async def test_http_takes_ranges_of_codes(tmp_path: Path, status: list[int | str], code: int, good: bool) -> None:
+    answer = f"HTTP/1.1 {code} X\r\nContent-Length: 0\r\n\r\n".encode()
+    async with speaking(socket.AF_INET, tmp_path, answer) as (address, _):
+        check = build(HealthConfig(type="http", status=status))
+        if good:
+            await asyncio.wait_for(check.run(address), 20)
+        else:
+            with pytest.raises(CheckFailed, match=f"status {code}"):
+                await asyncio.wait_for(check.run(address), 20)
+
+
+async def test_http_asks_with_method_and_headers(tmp_path: Path) -> None:
+    check = build(HealthConfig(type="http", method="options", headers={"X-Probe": "yes", "user-agent": "mine/1"}))
+    async with speaking(socket.AF_INET, tmp_path, OK) as (address, heads):
+        await check.run(address)
+    lines = heads[0].decode().split("\r\n")
+    assert lines[0] == "OPTIONS / HTTP/1.1"
+    assert "X-Probe: yes" in lines
+    assert [line for line in lines if line.lower().startswith("user-agent")] == ["user-agent: mine/1"]
+
+
+def answer_of(body: bytes, code: int = 200) -> bytes:
+    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (code, len(body), body)
+
+
+@pytest.mark.parametrize(
+    ("body", "answer", "reason"),
+    [
+        ({"contains": "ready: ja\u00e9"}, answer_of("{ready: ja\u00e9}".encode()), None),
+        ({"contains": "ready"}, answer_of(b"down"), "'ready' was not found in the body"),
+        ({"contains": "ready"}, answer_of(b""), "'ready' was not found"),
+        ({"regex": '"load": *[0-9]{1,2},'}, answer_of(b'{"load": 73, "x": 1}'), None),
+        ({"regex": '"load": *[0-9]{1,2},'}, answer_of(b'{"load": 173, "x": 1}'), "was not found in the body"),
+        ({"regex": "^ok$"}, answer_of(b"ok"), None),
+        # Behind the limit nothing is looked at, and a body that never ends is not awaited.
+        ({"contains": "ready", "limit": "16B"}, answer_of(b"." * 12 + b"ready"), "was not found in the body"),
+        ({"contains": "ready", "limit": "17B"}, answer_of(b"." * 12 + b"ready"), None),
+        ({"contains": "ready"}, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nready", None),
+        ({"regex": "x", "limit": "8B"}, b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n........x", "not found"),
+        ({"contains": "ready"}, answer_of(b"ready", 500), "status 500$"),
+    ],
+)
+async def test_http_looks_into_the_body(
+    tmp_path: Path, body: dict[str, Any], answer: bytes, reason: str | None
+) -> None:
+    check = build(HealthConfig(type="http", body=body))
+    async with speaking(socket.AF_INET, tmp_path, answer) as (address, _):
+        if reason is None:
+            await asyncio.wait_for(check.run(address), 20)
+        else:
+            with pytest.raises(CheckFailed, match=reason):
+                await asyncio.wait_for(check.run(address), 20)
+
+
+async def test_http_reads_no_more_of_an_endless_body_than_its_limit(tmp_path: Path) -> None:
+    sent = 0
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"400\r\n" + b"." * 1024 + b"\r\n")
+                await writer.drain()
+                sent += 1024
+        writer.close()
+        gone.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        check = build(HealthConfig(type="http", body={"contains": "x", "limit": "4KiB"}))
+        with pytest.raises(CheckFailed, match="not found"):
+            await asyncio.wait_for(check.run(address), 20)
+        await asyncio.wait_for(gone.wait(), 20)
+    assert sent >= 4096
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"status": ["399-200"]},
+        {"status": ["2xx"]},
+        {"status": [99]},
+        {"status": [True]},
+        {"method": "FETCH"},
+        {"method": "CONNECT"},
+        {"headers": {"Host": "a"}},
+        {"headers": {"X": "a\r\nY: b"}},
+        {"body": {}},
+        {"body": {"contains": "a", "regex": "b"}},
+        {"models": "all"},
+        {"models": ["a/b"]},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        HealthConfig(type="http", **settings)
+
+
 async def test_http_sends_path_and_host_as_configured(tmp_path: Path) -> None:
     async with speaking(socket.AF_INET, tmp_path, OK) as (address, heads):
         await build(HealthConfig(type="http", path="/a//b/../c%2Fd?x=%41", host="models.example.org")).run(address)
@@ -195,6 +320,54 @@ async def test_grpc_judges_the_service(
         else:
             with pytest.raises(CheckFailed, match=reason):
                 await asyncio.wait_for(check.run(address), 20)
+
+
+@pytest.mark.parametrize("statuses", [None, {"": NOT_SERVING}])
+async def test_grpc_takes_unimplemented_for_alive_when_told(tmp_path: Path, statuses: dict[str, int] | None) -> None:
+    async with grpc_server(socket.AF_INET, tmp_path, statuses) as (address, _):
+        check = build(HealthConfig(type="grpc", unimplemented="up"))
+        if statuses is None:
+            await asyncio.wait_for(check.run(address), 20)
+        else:  # a server that has the protocol is believed
+            with pytest.raises(CheckFailed, match="NOT_SERVING"):
+                await asyncio.wait_for(check.run(address), 20)
+
+
+STATES = {"a": "READY", "b": "UNAVAILABLE", "c": "LOADING"}
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        (None, None),
+        (["a", "b", "c", "none"], {"a": True, "b": False, "c": False, "none": False}),
+        ("index", {"a": True, "b": False, "c": False}),
+    ],
+)
+async def test_oip_tells_which_models_are_ready(tmp_path: Path, models: Any, expected: dict[str, bool] | None) -> None:
+    async with inference_server(socket.AF_INET, tmp_path, Inference(STATES)) as address:
+        assert await asyncio.wait_for(build(HealthConfig(type="oip", models=models)).run(address), 20) == expected
+
+
+async def test_oip_takes_a_model_for_ready_when_any_version_is(tmp_path: Path) -> None:
+    versions = {"a:1": "UNAVAILABLE", "a:2": "READY", "b:1": "LOADING", "b:2": "UNAVAILABLE"}
+    async with inference_server(socket.AF_INET, tmp_path, Inference(versions)) as address:
+        found = await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
+    assert found == {"a": True, "b": False}
+
+
+async def test_oip_fails_when_the_server_is_not_ready_and_asks_no_further(tmp_path: Path) -> None:
+    inference = Inference(STATES, ready=False)
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        with pytest.raises(CheckFailed, match="not ready"):
+            await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
+    assert inference.asked == ["ServerReady"]
+
+
+async def test_oip_fails_on_a_server_without_the_protocol(tmp_path: Path) -> None:
+    async with grpc_server(socket.AF_INET, tmp_path, {"": SERVING}) as (address, _):
+        with pytest.raises(CheckFailed, match="UNIMPLEMENTED"):
+            await asyncio.wait_for(build(HealthConfig(type="oip")).run(address), 20)
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b""])

@@ -18,7 +18,8 @@ from health_servers import NOT_SERVING, SERVING, grpc_server
 from lb.clock import MonotonicClock
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed
-from lb.health.monitor import HealthMonitor, Target
+from lb.health.monitor import HealthMonitor, Target, interval_of
+from lb.health.rise_fall import RiseFall, State
 from lb.health.tls import CheckTls
 
 FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
@@ -44,11 +45,12 @@ class Scripted:
         self.running: Counter[str] = Counter()
         self.most = 0
         self.gate: asyncio.Event | None = None
+        self.models: dict[str, bool] | None = None
 
     def __call__(self, config: HealthConfig, tls: CheckTls | None = None) -> Scripted:
         return self
 
-    async def run(self, address: str) -> None:
+    async def run(self, address: str) -> dict[str, bool] | None:
         self.runs[address] += 1
         self.running[address] += 1
         self.most = max(self.most, self.running[address])
@@ -60,6 +62,7 @@ class Scripted:
                 raise answer
             if answer is not None:
                 raise CheckFailed(answer)
+            return self.models
         finally:
             self.running[address] -= 1
 
@@ -191,6 +194,68 @@ async def test_first_checks_are_spread_over_the_interval(harness: Harness) -> No
     assert sum(harness.check.runs.values()) < 5
     harness.monitor.update([target(f"d:{i}", slot=i, interval="1h", initial="down", jitter=0) for i in range(1, 200)])
     await until(lambda: sum(harness.check.runs.values()) >= 199)
+
+
+def test_the_interval_follows_the_state() -> None:
+    health = HealthConfig(type="tcp", interval="4s", fast_interval="1s", down_interval="30s", rise=2, fall=2)
+    plain = HealthConfig(type="tcp", interval="4s", rise=2, fall=2)
+    machine = RiseFall(2, 2, State.UP, 0)
+    seen = []
+    for ok in (True, False, True, False, False, False, True, False, True, True):
+        machine.observe(ok, 0)
+        seen.append(interval_of(health, machine) // 1_000_000_000)
+        assert interval_of(plain, machine) == 4_000_000_000
+    #               good  bad  good  bad down bad good bad good up
+    assert seen == [4, 1, 4, 1, 30, 30, 1, 30, 1, 4]
+
+
+async def test_checks_come_faster_while_an_endpoint_changes(harness: Harness) -> None:
+    harness.check.answers["a:1"] = "ill"
+    harness.monitor.update(
+        [
+            target(
+                "a:1",
+                interval="1h",
+                fast_interval="10ms",
+                initial="down",
+                jitter=0,
+                rise=5,
+                fall=5,
+                down_interval="10ms",
+            )
+        ]
+    )
+    await until(lambda: harness.check.runs["a:1"] > 3)
+    harness.check.answers["a:1"] = None
+    await until(lambda: harness.changes)
+    runs = harness.check.runs["a:1"]
+    await asyncio.sleep(0.1)
+    assert harness.check.runs["a:1"] == runs, "steady again: the next check is an hour away"
+
+
+async def test_models_are_told_after_good_checks_and_before_the_endpoint_comes_up() -> None:
+    told: list[Any] = []
+    check = Scripted()
+    check.models = {"m": False}
+    monitor = HealthMonitor(
+        lambda t, up, _: told.append(up), MonotonicClock(), random.Random(1), check, lambda t, m: told.append(dict(m))
+    )
+    monitor.update([target("a:1", initial="down", rise=2)])
+    await until(lambda: True in told)
+    assert told[: told.index(True) + 1] == [{"m": False}, {"m": False}, True]
+    check.answers["a:1"] = "ill"
+    await until(lambda: False in told)
+    models = told.count({"m": False})
+    runs = check.runs["a:1"]
+    await until(lambda: check.runs["a:1"] > runs + 3)
+    assert told.count({"m": False}) == models
+    await monitor.close()
+
+
+async def test_a_port_of_its_own_is_asked(harness: Harness) -> None:
+    harness.monitor.update([target("127.0.0.1:8001", port=8000), target("[::1]:8001", 1, port=8000)])
+    await until(lambda: harness.check.runs["127.0.0.1:8000"] and harness.check.runs["[::1]:8000"])
+    assert set(harness.monitor.status()["pool"]) == {"127.0.0.1:8001", "[::1]:8001"}
 
 
 async def test_close_ends_running_checks_and_may_be_called_again() -> None:

@@ -12,6 +12,7 @@ import grpc.aio
 import pytest
 from authority import Authority, Pair, server_context
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from health_servers import Inference
 
 from lb.config.plan import EndpointPlan, PolicyPlan, PoolPlan
 from lb.config.schema import HealthConfig
@@ -30,8 +31,9 @@ TYPES = sorted(CHECKS.keys() - {"udp"})  # a pool of UDP has no TLS
 
 @contextlib.asynccontextmanager
 async def serving(kind: str, pair: Pair, folder: Path, clients: Authority | None = None) -> AsyncIterator[str]:
-    if kind == "grpc":
+    if kind in ("grpc", "oip"):
         server = grpc.aio.server()
+        server.add_generic_rpc_handlers((Inference().handlers(),))
         servicer = health.aio.HealthServicer()
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -130,3 +132,13 @@ def test_whom_a_check_expects() -> None:
     named = check_tls(replace(pool, tls=replace(PLAN, server_name="a.test")), EndpointPlan("1.2.3.4:1", 0, 0, 1))
     assert named is not None
     assert named.name == "a.test"
+
+
+def test_checks_may_have_tls_of_their_own() -> None:
+    endpoint = EndpointPlan("10.0.0.1:443", 0, 0, 1, "models.test")
+    own = replace(PLAN, server_name="probe.test")
+    plain = PoolPlan("app", "http", PolicyPlan("round_robin"), (), 1, 0, 0, 0, 1)
+    for pool in (plain, replace(plain, tls=PLAN)):
+        found = check_tls(pool, endpoint, own)
+        assert found is not None
+        assert (found.plan, found.name) == (own, "probe.test")

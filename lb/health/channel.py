@@ -1,0 +1,67 @@
+"""gRPC connections of checks: one for each, plain or through TLS, and gRPC's errors as reasons."""
+
+from __future__ import annotations
+
+import socket
+
+import grpc
+import grpc.aio
+
+from lb.config.units import MILLISECOND
+from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.tls import CheckTls
+
+_LARGEST = 4 * 1024 * 1024  # of an answer, gRPC's own default
+
+_OPTIONS = (
+    # Without these, a channel would share its connection, and the back-off after a failed one, with those before it.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.enable_retries", 0),
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.max_receive_message_length", _LARGEST),
+)
+
+
+class Channels:
+    """Makes the channels of one check, whose time is `timeout` nanoseconds."""
+
+    def __init__(self, timeout: int, tls: CheckTls | None = None) -> None:
+        self._tls = tls
+        # gRPC goes on connecting for these times, 20 s if not told, after the channel is closed: a socket per check.
+        connect_ms = max(100, timeout // MILLISECOND)
+        self._options = (
+            *_OPTIONS,
+            ("grpc.min_reconnect_backoff_ms", connect_ms),
+            ("grpc.initial_reconnect_backoff_ms", connect_ms),
+        )
+
+    def open(self, address: str) -> grpc.aio.Channel:
+        """A connection of its own, so that each check also proves that the endpoint still accepts; to be closed.
+
+        Raises CheckFailed for what is no address, and when the files of TLS cannot be read.
+        """
+        if self._tls is None:
+            return grpc.aio.insecure_channel(_target(address), options=self._options)
+        plan = self._tls.plan
+        try:
+            roots = self._tls.roots()
+        except OSError as e:
+            raise CheckFailed(explain(e)) from e
+        credentials = grpc.ssl_channel_credentials(roots, plan.key or None, plan.certificate or None)
+        named = (("grpc.ssl_target_name_override", self._tls.name), ("grpc.default_authority", self._tls.name))
+        return grpc.aio.secure_channel(_target(address), credentials, options=(*self._options, *named))
+
+
+def reason(error: grpc.aio.AioRpcError) -> str:
+    """A failed call as an operator reads it."""
+    details = " ".join((error.details() or "").split())
+    return f"{error.code().name}: {details}" if details else str(error.code().name)
+
+
+def _target(address: str) -> str:
+    """The address in a form that gRPC takes literally, without its name resolution."""
+    target = sockaddr(address)
+    if target.family == socket.AF_UNIX:
+        return address
+    return f"{'ipv4' if target.family == socket.AF_INET else 'ipv6'}:{address}"
