@@ -1,6 +1,7 @@
 """A client of the daemon's admin API.
 
 GET  /api/v1/status   the status document (lb.control.status)
+GET  /api/v1/transitions   the last changes of endpoints, newest first
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
 POST /api/v1/explain  what would become of a request
 POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
@@ -13,7 +14,7 @@ import json
 import socket
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from lb.config.load import load
 from lb.errors import ConfigError, TidegateError
@@ -39,6 +40,16 @@ class AdminClient:
         if code != 200:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body
+
+    def transitions(self, last: int, pool: str | None = None, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """The last changes of what endpoints are taken for, newest first. Raises AdminError."""
+        wanted = {"last": str(last), "pool": pool, "endpoint": endpoint}
+        query = urlencode({name: value for name, value in wanted.items() if value is not None})
+        code, body = self._ask("GET", f"/api/v1/transitions?{query}", _STATUS_TIMEOUT)
+        if code != 200:
+            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+        found: list[dict[str, Any]] = body["transitions"]
+        return found
 
     def reload(self) -> dict[str, Any]:
         """The outcome, good or bad. Raises AdminError."""

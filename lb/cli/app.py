@@ -103,6 +103,23 @@ def status(
     show(client(config, admin, token_file).status(), as_json)
 
 
+@app.command()
+def transitions(
+    pool: Annotated[str | None, typer.Argument(metavar="[POOL]", help="Only of this pool.")] = None,
+    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", help="Only of this endpoint.")] = None,
+    last: Annotated[int, typer.Option(help="How many at most.", min=1)] = 20,
+    config: ConfigOption = DEFAULT_CONFIG,
+    admin: AdminOption = "",
+    token_file: TokenOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
+) -> None:
+    """Show the last changes of endpoints, oldest first: when, which, from what to what, and why."""
+    from lb.cli.admin import client
+    from lb.cli.transitions import show
+
+    show(client(config, admin, token_file).transitions(last, pool, endpoint), as_json)
+
+
 PoolArgument = Annotated[str, typer.Argument(metavar="POOL", help="Name of the pool.")]
 EndpointArgument = Annotated[
     str, typer.Argument(metavar="ENDPOINT", help="Its address, as `tidegate status` shows it.")

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 _GOOD = {"running", "up", "enabled", "ready", "current"}
-_BAD = {"down", "crash_loop", "backoff", "stopped", "stale", "waiting"}
+_BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "waiting"}
 
 
 def show(document: dict[str, Any], as_json: bool, console: Console | None = None) -> None:
@@ -61,7 +61,7 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
 
 
 def _workers(workers: Sequence[dict[str, Any]]) -> Table:
-    table = _table("worker", "pid", "state", "plan", "busy", "restarts", "last exit")
+    table = table_of("worker", "pid", "state", "plan", "busy", "restarts", "last exit")
     for w in workers:
         row = (
             w["index"],
@@ -72,43 +72,46 @@ def _workers(workers: Sequence[dict[str, Any]]) -> Table:
             w["restarts"],
             w["last_exit"] or "-",
         )
-        table.add_row(*map(_cell, row))
+        table.add_row(*map(cell, row))
     return table
 
 
 def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
-    table = _table("listener", "address", "protocol")
+    table = table_of("listener", "address", "protocol")
     for listener in listeners:
         address = listener["address"] + (" (passed by systemd)" if listener["inherited"] else "")
-        table.add_row(*map(_cell, (listener["name"], address, listener["protocol"])))
+        table.add_row(*map(cell, (listener["name"], address, listener["protocol"])))
     return table
 
 
 def _pools(pools: Sequence[dict[str, Any]]) -> Table:
-    table = _table("pool", "endpoint", "health", "admin", "weight", "in flight", "last check")
+    table = table_of("pool", "endpoint", "health", "admin", "weight", "in flight", "last check")
     for pool in pools:
         waiting = f", {pool['queue']['waiting']} waiting" if pool["queue"] else ""
         panic = ", in a panic" if pool.get("panic") else ""
         name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting}{panic})"
         if not pool["endpoints"]:
-            table.add_row(*map(_cell, (name, "none", "-", "-", "-", "-", "-")))
+            table.add_row(*map(cell, (name, "none", "-", "-", "-", "-", "-")))
         for e in pool["endpoints"]:
             last = (e["check"] or {}).get("last", {}).get("reason", "-")
             limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
+            unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
+            if unready:
+                last += f"; not ready: {', '.join(unready)}"
             row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
-            table.add_row(*map(_cell, row))
+            table.add_row(*map(cell, row))
             name = ""
     return table
 
 
 def _discovery(pools: Sequence[dict[str, Any]]) -> Table:
-    table = _table("discovery", "source", "state", "endpoints", "age", "next look", "error")
+    table = table_of("discovery", "source", "state", "endpoints", "age", "next look", "error")
     for pool in pools:
         d = pool["discovery"]
         more = f" (and {d['left_out']} left out)" if d["left_out"] else ""
         age, coming = (f"{d[key]:.0f} s" if d[key] is not None else "-" for key in ("age_s", "next_look_s"))
         row = (pool["name"], f"{d['source']} {d['target']}", d["state"], f"{d['endpoints']}{more}", age, coming)
-        table.add_row(*map(_cell, (*row, d["error"] or "-")))
+        table.add_row(*map(cell, (*row, d["error"] or "-")))
     return table
 
 
@@ -124,25 +127,27 @@ def _health(endpoint: dict[str, Any]) -> str:
 
 
 def _managed(pools: Sequence[dict[str, Any]]) -> Table:
-    table = _table("model server", "pid", "state", "restarts", "last error")
+    table = table_of("model server", "pid", "state", "restarts", "last error")
     for pool in pools:
         for r in pool["managed"]["replicas"]:
             row = (f"{pool['name']}/{r['index']}", r["pid"] or "-", r["state"], r["restarts"], r["last_error"] or "-")
-            table.add_row(*map(_cell, row))
+            table.add_row(*map(cell, row))
         scaling = pool["managed"]["scaling"]
         if scaling is not None:
             limits = f"{scaling['wanted']} wanted, {scaling['min']} to {scaling['max']}: {scaling['reason']}"
-            table.add_row(*map(_cell, (f"{pool['name']} scaling", "", "", "", limits)))
+            table.add_row(*map(cell, (f"{pool['name']} scaling", "", "", "", limits)))
     return table
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """A table without lines, as all commands print them."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
 
 
-def _cell(value: object) -> Text:
+def cell(value: object) -> Text:
+    """A value, in colour where it is a state."""
     text = str(value)
     return Text(text, "green" if text in _GOOD else "red" if text in _BAD else "")

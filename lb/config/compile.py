@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from lb.config.address import HostPort, parse_address
@@ -64,20 +65,25 @@ def compile_plan(
     managed: Mapping[str, Sequence[EndpointSpec]],
     material: Material = NOTHING,
     tickets: tuple[bytes, ...] = (),
+    models: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Plan:
     """The plan of `config`.
 
     `managed` has the endpoints, by pool, that are not in the file as they are: the ready servers of a managed pool,
     and what the host names of a pool resolve to (lb.discovery.static). A pool that is not in it has the endpoints of
     the file, none if it is managed. `material` is what the files of TLS sections hold, `tickets` the keys of session
-    tickets. Raises ConfigError when the file's endpoints hold a host name.
+    tickets, `models` those of each pool whose readiness is known. Raises ConfigError when the file's endpoints hold a
+    host name.
     """
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
         workers=workers,
         listeners=tuple(_listener(config, n, li, indices, allocator, material) for n, li in config.listeners.items()),
-        pools=tuple(_pool(name, pool, managed.get(name), allocator, material) for name, pool in config.pools.items()),
+        pools=tuple(
+            replace(_pool(name, pool, managed.get(name), allocator, material), models=(models or {}).get(name, ()))
+            for name, pool in config.pools.items()
+        ),
         cache=CachePlan(config.cache.size, config.cache.max_object) if config.cache else None,
         access_log=AccessLogPlan(config.log.access),
         drain_timeout_ns=config.shutdown.drain_timeout,

@@ -100,6 +100,7 @@ class PoolPlan:
     queue: QueuePlan | None = None  # None = no endpoint has a limit, or nobody waits for it
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     outlier: OutlierPlan | None = None
+    models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """The admin server: metrics, health of the daemon itself, status, reload, and the dashboard. Runs in the master.
 
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
+         /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
@@ -25,7 +26,7 @@ from lb.config.plan import Plan
 from lb.control import sockets
 from lb.control.datagrams import datagram_totals
 from lb.control.master import Master
-from lb.control.status import ADMIN
+from lb.control.registry import ADMIN
 from lb.errors import ConfigError, StartError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
 from lb.telemetry.series import Series
@@ -88,6 +89,7 @@ class AdminServer:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/api/v1/status", self._status),
+                web.get("/api/v1/transitions", self._transitions),
                 web.post("/api/v1/reload", self._reload),
                 web.post("/api/v1/explain", self._explain),
                 web.post("/api/v1/endpoint", self._operate),
@@ -143,6 +145,14 @@ class AdminServer:
 
     async def _status(self, request: web.Request) -> web.Response:
         return _json(self._master.status())
+
+    async def _transitions(self, request: web.Request) -> web.Response:
+        """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for."""
+        last = request.query.get("last", "100")
+        if not (last.isascii() and last.isdigit() and int(last) >= 1):
+            return _json({"error": "last: is a number from 1"}, 400)
+        found = self._master.transitions.last(int(last), request.query.get("pool"), request.query.get("endpoint"))
+        return _json({"transitions": [change.describe() for change in found]})
 
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload()

@@ -27,6 +27,7 @@ from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, FleetSettings
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
+from lb.control.models import ModelReadiness
 from lb.control.publisher import Parts, Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide
@@ -37,7 +38,9 @@ from lb.control.systemd import Notifier
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, StartError, TidegateError
+from lb.health.check import Models
 from lb.health.monitor import HealthMonitor, Target
+from lb.health.transitions import TransitionLog
 
 log = logging.getLogger("tidegate.master")
 
@@ -86,6 +89,7 @@ class Master:
     fleet: Fleet
     publisher: Publisher
     certificates: CertificateWatch
+    models: ModelReadiness
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -102,6 +106,7 @@ class Master:
         self.reloads = {"ok": 0, "failed": 0}
         self.sockets = SocketTable(options.inherited)
         self.access_log = AccessLog()
+        self.transitions = TransitionLog()
 
     @property
     def config(self) -> Config:
@@ -235,7 +240,8 @@ class Master:
         cleanup.callback(self.segment.close)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.steering = Steering(self.segment, self._clock)
-        self.monitor = HealthMonitor(self._on_health, self._clock)
+        self.monitor = HealthMonitor(self._on_health, self._clock, on_models=self._on_models)
+        self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
         cleanup.push_async_callback(self.monitor.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(_runtime_directory())
@@ -268,6 +274,8 @@ class Master:
             self.monitor,
             self.steering,
             tickets,
+            self.models,
+            self.transitions,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)
@@ -368,8 +376,10 @@ class Master:
             self.publisher.sweep()
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
-        self.segment.set_health(target.slot, up, self._clock.now())
-        self.steering.look()
+        self.publisher.judge(target.pool, target.address, target.slot, up, reason)
+
+    def _on_models(self, target: Target, models: Models) -> None:
+        self.publisher.models_told(target, models)
 
     def _generation(self) -> int:
         return self.plan.generation if self.plan else 0

@@ -23,14 +23,17 @@ from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, Publication
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
-from lb.control.registry import MAINTENANCE, UP, Initial, Registry
+from lb.control.models import ModelReadiness
+from lb.control.registry import ADMIN, HEALTH, MAINTENANCE, UP, Initial, Registry
 from lb.control.sockets import Listening, SocketTable
 from lb.control.steering import Steering
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, TidegateError
+from lb.health.check import Models
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.tls import check_tls
+from lb.health.transitions import TransitionLog
 from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")
@@ -52,6 +55,8 @@ class Parts:
     monitor: HealthMonitor
     steering: Steering
     tickets: TicketRing
+    models: ModelReadiness
+    transitions: TransitionLog
 
 
 class Publisher:
@@ -112,6 +117,11 @@ class Publisher:
             set_level(config.log.level)
             parts.managed.apply(config, before, plan)
             parts.discovered.apply(config)
+            parts.models.follow(
+                _models_of(config), {p.name: [(e.address, e.slot) for e in p.endpoints] for p in plan.pools}
+            )
+            if parts.models.names() != {p.name: p.models for p in plan.pools if p.name in parts.models.names()}:
+                self._changed.set()
             self._check(plan)
             self._trust_unchecked(plan, config)
 
@@ -131,28 +141,43 @@ class Publisher:
         """The process behind an endpoint is gone: no worker sends it anything from this moment on."""
         slot = self._parts.registry.slot(pool, address)
         if slot is not None:
-            self._parts.segment.set_health(slot, False, self._clock.now())
-            self._parts.steering.look()
+            self.judge(pool, address, slot, False, "its process exited")
+
+    def judge(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
+        """What an endpoint is taken for from this moment on, in all workers, and why."""
+        before = HEALTH.get(self._parts.segment.health(slot), "unknown")
+        self._parts.segment.set_health(slot, up, self._clock.now())
+        self._parts.steering.look()
+        self._parts.transitions.add(pool, address, "health", before, "up" if up else "down", reason)
+
+    def models_told(self, target: Target, models: Models) -> None:
+        """What a check learned of an endpoint's models; the workers are told of new ones by a plan."""
+        if self._parts.models.report(target, models):
+            self._changed.set()
 
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> None:
         """An operator's word on an endpoint: its state (enum tg_admin) and its weight ("default": the configuration's);
         None leaves as it is. Raises ConfigError when there is no such pool or endpoint."""
         slot = self._slot_of(pool, address)
+        segment, transitions = self._parts.segment, self._parts.transitions
+        before = ADMIN.get(segment.admin(slot)), segment.weight(slot)
         if admin is not None:
             if self._parts.registry.in_maintenance(slot) and admin != MAINTENANCE:
-                self._begin_anew(pool, slot)
+                self._begin_anew(pool, address, slot)
             self._parts.registry.operate(slot, admin)
         if weight is not None:
             self._parts.registry.operate_weight(slot, weight if isinstance(weight, int) else None)
+        transitions.add(pool, address, "admin", before[0], ADMIN.get(segment.admin(slot)), "an operator")
+        transitions.add(pool, address, "weight", before[1], segment.weight(slot), "an operator")
         if admin is not None and self.plan is not None:
             self._check(self.plan)
         self._parts.steering.look()
 
-    def _begin_anew(self, pool: str, slot: int) -> None:
+    def _begin_anew(self, pool: str, address: str, slot: int) -> None:
         """After maintenance an endpoint counts as a new one until its first checks."""
         health = self.loaded.config.pools[pool].health
         if health is not None:
-            self._parts.segment.set_health(slot, health.initial == "up", self._clock.now())
+            self.judge(pool, address, slot, health.initial == "up", "maintenance is over; it has not been checked yet")
 
     def _slot_of(self, pool: str, address: str) -> int:
         pools = {plan.name: plan for plan in self.plan.pools} if self.plan is not None else {}
@@ -219,7 +244,13 @@ class Publisher:
             },
             material=loaded.material,
             tickets=self._parts.tickets.keys,
+            models=self._listed_models(loaded.config),
         )
+
+    def _listed_models(self, config: Config) -> dict[str, tuple[str, ...]]:
+        """The models of each pool that asks for them: as its bits are given out, or are about to be."""
+        listed, known = _models_of(config), self._parts.models.names()
+        return {pool: known.get(pool) or tuple(models) for pool, models in listed.items()}
 
     def _trust_unchecked(self, plan: Plan, config: Config) -> None:
         """An endpoint without active checks counts as up, whatever was found while it had some."""
@@ -229,7 +260,7 @@ class Publisher:
             for endpoint in pool.endpoints:
                 up = self._parts.segment.health(endpoint.slot) == UP
                 if not up and self._parts.managed.alive(pool.name, endpoint.address):
-                    self._parts.segment.set_health(endpoint.slot, True, self._clock.now())
+                    self.judge(pool.name, endpoint.address, endpoint.slot, True, "nothing checks it")
 
 
 def _descriptors(staged: dict[str, Listening], worker: int) -> dict[str, tuple[int, int]]:
@@ -252,3 +283,13 @@ def _targets(plan: Plan, loaded: Loaded) -> Iterator[Target]:
             for endpoint in pool.endpoints:
                 tls = check_tls(pool, endpoint, own)
                 yield Target(pool.name, endpoint.address, endpoint.slot, health, tls)
+
+
+def _models_of(config: Config) -> dict[str, list[str]]:
+    """The pools whose checks ask for models, with those that the configuration names: none where it is for the servers
+    to say."""
+    found = {}
+    for name, pool in config.pools.items():
+        if pool.health is not None and pool.health.models is not None:
+            found[name] = pool.health.models if isinstance(pool.health.models, list) else []
+    return found

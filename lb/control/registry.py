@@ -18,6 +18,8 @@ LINGER_NS = 5_000_000_000  # an exchange that began under an old plan may still 
 
 ENABLED, DRAIN, MAINTENANCE = 0, 1, 2  # enum tg_admin
 UP, DOWN = 1, 2  # enum tg_health
+HEALTH = {0: "unknown", UP: "up", DOWN: "down"}
+ADMIN = {ENABLED: "enabled", DRAIN: "drain", MAINTENANCE: "maintenance"}
 
 
 class SegmentLike(Protocol):

@@ -3,8 +3,8 @@
     {version, state, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
-     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check, steering}], panic,
-             panics, managed,
+     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check, steering, models}],
+             panic, panics, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+from collections.abc import Mapping
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -26,13 +27,12 @@ from typing import TYPE_CHECKING, Any
 import lb
 from lb.cache.store import ResultCache
 from lb.config.plan import CachePlan, Plan, PoolPlan
+from lb.control.registry import ADMIN, HEALTH
 from lb.core.buckets import Buckets
+from lb.health.check import Models
 
 if TYPE_CHECKING:
     from lb.control.master import Master
-
-HEALTH = {0: "unknown", 1: "up", 2: "down"}  # enum tg_health
-ADMIN = {0: "enabled", 1: "drain", 2: "maintenance"}  # enum tg_admin
 
 
 def document(master: Master, now: int) -> dict[str, Any]:
@@ -98,6 +98,7 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
 
 def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
+    models = master.models.status()
     rows = []
     for pool in plan.pools:
         steering = master.steering.status(pool.name) or {"panic": False, "panics": 0, "endpoints": {}}
@@ -106,7 +107,9 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                 "name": pool.name,
                 "protocol": pool.protocol,
                 "policy": pool.policy.type,
-                "endpoints": _endpoints(master, pool, checks.get(pool.name, {}), steering["endpoints"]),
+                "endpoints": _endpoints(
+                    master, pool, checks.get(pool.name, {}), steering["endpoints"], models.get(pool.name, {})
+                ),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "queue": _queue(master, pool),
@@ -125,7 +128,11 @@ def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
 
 
 def _endpoints(
-    master: Master, pool: PoolPlan, checks: dict[str, dict[str, Any]], steering: dict[str, dict[str, Any]]
+    master: Master,
+    pool: PoolPlan,
+    checks: dict[str, dict[str, Any]],
+    steering: dict[str, dict[str, Any]],
+    models: Mapping[str, Models],
 ) -> list[dict[str, Any]]:
     segment = master.segment
     return [
@@ -138,6 +145,7 @@ def _endpoints(
             "max_in_flight": endpoint.max_in_flight or None,
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
+            "models": models.get(endpoint.address),
         }
         for endpoint in pool.endpoints
     ]

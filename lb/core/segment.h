@@ -78,6 +78,7 @@ typedef struct {
     _Atomic uint32_t probation_good;      /* good answers on probation */
     _Atomic uint32_t consecutive_5xx;     /* failures in a row; the next two by the workers */
     _Atomic uint32_t consecutive_gateway; /* those of them that count as 502, 503 or 504 */
+    _Atomic uint64_t models_unready;      /* a bit for each model of the plan's list that is not ready here */
     _Alignas(64) _Atomic uint64_t latency_ewma_ns; /* bits of a double: at 10^5 samples a second changes are below 1 ns */
     _Atomic uint64_t latency_updated_ns;           /* CLOCK_MONOTONIC; both are written by policies, in any worker */
     _Atomic uint64_t report_utilization_ppm; /* last load report */

@@ -100,6 +100,7 @@ cdef extern from "segment.h" nogil:
         uint32_t probation_good
         uint32_t consecutive_5xx
         uint32_t consecutive_gateway
+        uint64_t models_unready
         uint64_t latency_ewma_ns
         uint64_t latency_updated_ns
         uint64_t progress_ns

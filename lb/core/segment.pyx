@@ -336,6 +336,16 @@ cdef class Segment:
         """The endpoint's weight."""
         return tg_load32(&self.record(slot).weight)
 
+    def set_models_unready(self, slot, mask):
+        """Say which models are not ready at the endpoint: a bit for each of the plan's `models` of its pool."""
+        cdef tg_endpoint *record = self.record(slot)
+        cdef uint64_t word = mask
+        tg_store64_relaxed(&record.models_unready, word)
+
+    def models_unready(self, slot):
+        """The bits of the models that are not ready at the endpoint."""
+        return tg_load64_relaxed(&self.record(slot).models_unready)
+
     def set_key(self, slot, key):
         """Give the slot to the endpoint `key` ("pool|address"; cut to 127 bytes): a new generation, no load history."""
         cdef tg_endpoint *record = self.record(slot)
@@ -366,6 +376,7 @@ cdef class Segment:
         tg_store32(&record.admin, TG_ADMIN_ENABLED)
         tg_fetch_add32(&record.generation, 1)
         tg_store64_relaxed(&record.health_changed_ns, 0)
+        tg_store64_relaxed(&record.models_unready, 0)
         tg_store64_relaxed(&record.latency_ewma_ns, 0)
         tg_store64_relaxed(&record.latency_updated_ns, 0)
         tg_store64_relaxed(&record.progress_ns, 0)

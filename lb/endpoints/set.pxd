@@ -22,6 +22,9 @@ cdef class EndpointSet:
     cdef readonly int unit            # what an effective weight of 1 is: 1, or TG_SHARE_WHOLE where shares are given
     cdef bint shaped                  # standing, shares and panic have a say
     cdef int probes                   # most requests in flight at an endpoint on probation
+    # Bits of models: while it is set, an endpoint that says of one of them that it is not ready takes no requests. Set
+    # around a choice by whoever makes it (a worker has one thread), and 0 otherwise.
+    cdef uint64_t wanted
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)

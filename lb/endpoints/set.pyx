@@ -45,6 +45,11 @@ cdef inline int weight_of(const tg_endpoint *record) noexcept nogil:
     return <int> min(tg_load32_relaxed(&record.weight), <uint32_t> INT32_MAX)
 
 
+cdef inline bint lacks_model(const tg_endpoint *record, uint64_t wanted) noexcept nogil:
+    # Bits are never written together with another word: relaxed will do.
+    return (tg_load64_relaxed(&record.models_unready) & wanted) != 0
+
+
 @cython.final
 cdef class EndpointSet:
     """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint. `limits`
@@ -150,6 +155,10 @@ cdef class EndpointSet:
         self.check(i)
         return self.limits[i]
 
+    def want(self, uint64_t bits):
+        """For tests and tools: what the compiled data path does with `wanted` around a choice."""
+        self.wanted = bits
+
     def take_checked(self, int i):
         """`take` for callers in Python: whether there was room; IndexError when `i` is out of range."""
         self.check(i)
@@ -217,9 +226,11 @@ cdef class EndpointSet:
     cdef int effective_weight(self, int i) noexcept nogil:
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
+        return self.standing_weight(i)
 
     cdef int standing_weight(self, int i) noexcept nogil:
+        if self.wanted and lacks_model(self.records[i], self.wanted):
+            return 0
         return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
 
     cdef int shaped_weight(self, int i) noexcept nogil:

@@ -43,6 +43,7 @@ class Call:
     grpc_path: bytes
     request: bytes
     render: Callable[[int, str, bytes], Reply]
+    model: str = ""  # that it is about; "" = the server as a whole
 
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
@@ -102,7 +103,8 @@ def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[
             return error(502, f"the endpoint's answer is not a {answer.DESCRIPTOR.name}")
         return show(parsed)
 
-    return Call(SERVICE + name, request.SerializeToString(), render)
+    # Requests about a model, and no others, name it as `name`.
+    return Call(SERVICE + name, request.SerializeToString(), render, getattr(request, "name", ""))
 
 
 def _json(value: Any) -> Reply:

@@ -42,6 +42,8 @@ cdef class Exchange(Http1Call):
     cdef int tries
     cdef bint fresh                   # the next try wants a new connection
     cdef uint64_t key
+    cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
+    cdef bytes wanted_model
     cdef int version                  # of HTTP, times ten: how the request came
     cdef int method
     cdef int status
@@ -87,6 +89,10 @@ cdef class Exchange(Http1Call):
     # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
     cdef void pick(self) noexcept
     cdef void picked(self, int endpoint) noexcept
+    # From now on only endpoints will do where this model is ready, if the pool knows of it.
+    cdef void want_model(self, bytes name) noexcept
+    # There are none, but others that take requests.
+    cdef void model_not_ready(self) noexcept
     cdef void leave_queue(self, bint timed_out) noexcept
     cdef void refuse(self, int why) noexcept
     cdef void let_go(self, bint ok) noexcept

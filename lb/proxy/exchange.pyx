@@ -107,8 +107,12 @@ cdef class Exchange(Http1Call):
     cdef void pick(self) noexcept:
         """An endpoint by the pool's policy, not the one that just failed; in line when none has room."""
         cdef uint64_t now = self.client.poller.now
-        cdef int found = self.pool.acquire(now, self.key, self.last_endpoint)
+        cdef int found
         cdef int verdict = Q_NOBODY
+        if self.wanted:
+            found = self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, False)
+        else:
+            found = self.pool.acquire(now, self.key, self.last_endpoint)
         if found >= 0:
             self.picked(found)
             return
@@ -135,6 +139,8 @@ cdef class Exchange(Http1Call):
     # The queue (lb.upstream.queue.Waiter).
 
     cdef int take_endpoint(self, uint64_t now) noexcept:
+        if self.wanted:
+            return self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, True)
         return self.pool.acquire_next(now, self.key, self.last_endpoint)
 
     cdef void admitted(self, int endpoint) noexcept:
@@ -146,6 +152,7 @@ cdef class Exchange(Http1Call):
 
     cdef void move_to(self, object pool) noexcept:
         self.pool = pool
+        self.want_model(self.wanted_model)    # whose bit may be another there
         self.last_endpoint = -1               # an index of the old one
 
     cdef void leave_queue(self, bint timed_out) noexcept:
@@ -158,6 +165,9 @@ cdef class Exchange(Http1Call):
             tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
             self.fail(504, b"timeout", f"no endpoint of pool {self.pool.name} had room in time")
             return
+        if why == Q_NOBODY and self.wanted and self.pool.crowded():
+            self.model_not_ready()
+            return
         tg_add(&self.route.series[TG_S_REJECTED], 1)
         if why == Q_NOBODY:
             self.fail(503, b"no-endpoint", f"no endpoint of pool {self.pool.name} is available")
@@ -169,6 +179,17 @@ cdef class Exchange(Http1Call):
             self.fail(503, b"queue-timeout", f"the endpoints of pool {self.pool.name} were busy for too long")
         else:
             self.fail(503, b"queue-full", f"the endpoints of pool {self.pool.name} are busy, and its queue is full")
+
+    cdef void want_model(self, bytes name) noexcept:
+        self.wanted_model = name
+        self.wanted = 0
+        if name is not None and self.pool.models is not None:
+            self.wanted = self.pool.model_bit(name)
+
+    cdef void model_not_ready(self) noexcept:
+        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        name = self.wanted_model.decode("utf-8", "replace")
+        self.fail(503, b"model-not-ready", f"no endpoint of pool {self.pool.name} has model {name} ready")
 
     cdef void let_go(self, bint ok) noexcept:
         """The try is over: give the endpoint back, with what it took and how it ended."""

@@ -19,6 +19,12 @@ cdef class Http2Exchange(Exchange):
     cdef StreamCall call
     cdef int grpc_status              # of the trailers; -1 = none came
     cdef bint idempotent
+    cdef bint any_endpoint            # if the model is ready nowhere: the call is not an inference
+
+    # Whether the endpoint depends on the model that the request's first message names.
+    cdef bint awaits_model(self, Scan *scan) noexcept
+    # Looks for its name in what has come; True: the endpoint can be chosen now.
+    cdef bint find_model(self) noexcept
 
     cdef int build_fields(self, Scan *scan) noexcept
     cdef int add_client_certificate(self, Scan *scan) noexcept

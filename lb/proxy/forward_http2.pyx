@@ -6,7 +6,7 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memset, strlen
+from libc.string cimport memcmp, memset, strlen
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -20,9 +20,10 @@ from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
+from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
-from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_QUEUED, X_WAITING, Exchange
+from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET
@@ -43,6 +44,9 @@ cdef enum:
     M_OPTIONS = 6
     M_TRACE = 7
 
+
+cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
+cdef size_t MODEL_METHODS_LENGTH = 37
 
 # What the hop adds to a request, until it is in the request's block.
 cdef tg_buffer hop_lines
@@ -135,6 +139,33 @@ cdef class Http2Exchange(Exchange):
             return
         if self.expires != UINT64_MAX:
             self.client.poller.arm(self, self.expires)
+        if self.pool.models is not None and self.awaits_model(scan):
+            self.move(X_REQUEST)
+            return
+        self.start_try()
+
+    cdef bint awaits_model(self, Scan *scan) noexcept:
+        """Of the protocol's methods those about a model, whose requests all name it in their first field."""
+        cdef size_t n = scan.target_length
+        if n <= MODEL_METHODS_LENGTH or memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) != 0:
+            return False
+        self.any_endpoint = memcmp(scan.target + n - 5, b"Infer", 5) != 0
+        return True
+
+    cdef bint find_model(self) noexcept:
+        cdef const char *name
+        cdef size_t size
+        cdef int found = first_model(tg_buffer_head(&self.call.stream.queue), tg_buffer_size(&self.call.stream.queue),
+                                     &name, &size)
+        if found == MODEL_FOUND:
+            self.want_model(name[:size])
+        return found != MODEL_UNKNOWN or tg_buffer_size(&self.call.stream.queue) > HIGH_WATER
+
+    cdef void model_not_ready(self) noexcept:
+        if not self.any_endpoint:
+            Exchange.model_not_ready(self)
+            return
+        self.want_model(None)
         self.start_try()
 
     cdef int build_fields(self, Scan *scan) noexcept:
@@ -208,9 +239,9 @@ cdef class Http2Exchange(Exchange):
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef Http2Channel channel
         cdef int i
-        if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED):
+        if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED and self.state != X_REQUEST):
             return
-        # In the queue it is nobody's yet, and the call's own channel is as good as any.
+        # Before an endpoint is chosen it is nobody's yet, and the call's own channel is as good as any.
         channel = <Http2Channel>self.pool.channels[max(self.endpoint, 0)]
         for i in range(count):
             if channel.write(self.call, spans[i].iov_base, spans[i].iov_len) < 0:
@@ -226,6 +257,8 @@ cdef class Http2Exchange(Exchange):
         elif h2_waiting(&self.call.stream) > HIGH_WATER:
             self.call.stream.wants_room = True
             self.wants_body = False
+        if self.state == X_REQUEST and (self.find_model() or last):
+            self.start_try()
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if append_trailers(&self.call.stream.trailers, scan) < 0:

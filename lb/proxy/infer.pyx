@@ -131,6 +131,8 @@ cdef class InferExchange(Exchange):
                 self.fail(failure.status, b"bad-request", str(failure))
                 return
             self.version = version.data[:version.size]
+            if self.pool.models is not None:
+                self.want_model(self.model)
         else:
             self.path = scan.target[:path_length]
             self.verb = method_name(self.method)
@@ -485,6 +487,17 @@ cdef class InferExchange(Exchange):
             self.answer_management(made)
             return
         self.management = made
+        if self.pool.models is not None and made.model:
+            self.want_model(made.model.encode())
+        self.start_call()
+
+    cdef void model_not_ready(self) noexcept:
+        """An inference cannot be answered. What else is asked of the model, such as whether it is ready, any endpoint
+        can."""
+        if self.management is None:
+            Exchange.model_not_ready(self)
+            return
+        self.want_model(None)
         self.start_call()
 
     cdef void management_answered(self, int status, str message, bytes reply) noexcept:

@@ -42,12 +42,17 @@ cdef class Pool:
     cdef readonly str send_proxy      # "", v1, v2
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum
+    cdef readonly dict models         # name as UTF-8 -> its bit, of those whose readiness is known; None: of none
 
+    # The bit of a model, for the set's `wanted`; 0 = its readiness is not known. Only where `models` is not None.
+    cdef uint64_t model_bit(self, bytes name) noexcept
     # Chooses an endpoint and counts one more in flight there: its index, TAKEN_NOBODY when none takes requests, or
     # TAKEN_FULL when those that do have no room, or others wait for it.
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept
     # The same for one whose turn it is.
     cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept
+    # Either (`turn`: the latter) for a request that only endpoints can answer that have these models ready.
+    cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept
     cdef bint crowded(self) noexcept
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept

@@ -49,6 +49,8 @@ cdef class Pool:
         self.send_proxy = plan.send_proxy
         self.send_unique_id = plan.send_unique_id
         self.send_checksum = plan.send_checksum
+        if plan.models:
+            self.models = {name.encode(): 1 << bit for bit, name in enumerate(plan.models) if name}
         self.series = <uint64_t **>calloc(len(plan.endpoints) + 1, sizeof(uint64_t *))
         if self.series == NULL:
             raise MemoryError
@@ -60,6 +62,10 @@ cdef class Pool:
 
     def __dealloc__(self):
         free(self.series)
+
+    cdef uint64_t model_bit(self, bytes name) noexcept:
+        found = self.models.get(name)
+        return 0 if found is None else <uint64_t>found
 
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept:
         if self.queue is not None and self.queue.somebody():
@@ -94,6 +100,13 @@ cdef class Pool:
                 tg_add(&self.series[index][TG_S_STARTED], 1)
                 return index
         return TAKEN_FULL
+
+    cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept:
+        cdef int index
+        self.endpoints.wanted = wanted
+        index = self.acquire_next(now, key, exclude) if turn else self.acquire(now, key, exclude)
+        self.endpoints.wanted = 0
+        return index
 
     cdef bint crowded(self) noexcept:
         """Whether an endpoint takes requests, if not now."""

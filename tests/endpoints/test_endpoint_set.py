@@ -45,6 +45,30 @@ def test_available_only_when_up_enabled_and_weighted(segments):
     assert not endpoints.available(0)
 
 
+def test_a_model_that_is_not_ready_counts_only_for_who_wants_it(segments):
+    master, worker, *_ = segments
+    endpoints = EndpointSet(worker, ADDRESSES, [5, 0, 7])
+    for slot in (5, 0, 7):
+        master.set_health(slot, UP, 1)
+        master.set_weight(slot, 2)
+    master.set_models_unready(0, 1 << 63 | 1 << 3)
+    master.set_models_unready(7, 1 << 4)
+    assert [endpoints.available(i) for i in range(3)] == [True] * 3
+    for wanted, available in ((1 << 63, [True, False, True]), (1 << 4, [True, True, False]), (1 << 5, [True] * 3)):
+        endpoints.want(wanted)
+        assert [endpoints.available(i) for i in range(3)] == available
+    endpoints.want(1 << 3)
+    master.set_key(0, "pool|another")
+    assert master.models_unready(0) == 0
+    master.set_weight(0, 2)
+    master.set_health(0, UP, 1)
+    assert endpoints.available(1)
+    with pytest.raises(OverflowError):
+        master.set_models_unready(5, 1 << 64)
+    with pytest.raises(OverflowError):
+        master.set_models_unready(5, -1)
+
+
 def test_weight_beyond_int_is_capped(segments):
     master, worker, *_ = segments
     endpoints = EndpointSet(worker, ADDRESSES, [0, 1, 2])

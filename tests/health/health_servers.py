@@ -7,12 +7,10 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
-from lb.wire import grpc_service_pb2 as wire
+from readiness import Inference
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -91,51 +89,6 @@ def grpc_port(server: grpc.aio.Server, family: socket.AddressFamily, folder: Pat
         return address
     host = "127.0.0.1" if family == socket.AF_INET else "[::1]"
     return f"{host}:{server.add_insecure_port(f'{host}:0')}"
-
-
-class Inference:
-    """The readiness half of the Open Inference Protocol. `models` is name -> state in the index; `asked` are the calls.
-
-    As Triton does it: a model that is not loaded is UNAVAILABLE to ModelReady, an unknown one NOT_FOUND."""
-
-    def __init__(self, models: dict[str, str] | None = None, ready: bool = True) -> None:
-        self.models = models or {}
-        self.ready = ready
-        self.asked: list[str] = []
-
-    def handlers(self) -> grpc.GenericRpcHandler:
-        methods = {name: getattr(self, name) for name in ("ServerReady", "ModelReady", "RepositoryIndex")}
-        return grpc.method_handlers_generic_handler(
-            "inference.GRPCInferenceService",
-            {
-                name: grpc.unary_unary_rpc_method_handler(
-                    method,
-                    getattr(wire, f"{name}Request").FromString,
-                    getattr(wire, f"{name}Response").SerializeToString,
-                )
-                for name, method in methods.items()
-            },
-        )
-
-    async def ServerReady(self, request: Any, context: Any) -> Any:
-        self.asked.append("ServerReady")
-        return wire.ServerReadyResponse(ready=self.ready)
-
-    async def ModelReady(self, request: Any, context: Any) -> Any:
-        self.asked.append(f"ModelReady {request.name}")
-        state = self.models.get(request.name)
-        if state is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
-        if state == "UNAVAILABLE":
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "no available versions")
-        return wire.ModelReadyResponse(ready=state == "READY")
-
-    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        self.asked.append("RepositoryIndex")
-        index = wire.RepositoryIndexResponse.ModelIndex
-        return wire.RepositoryIndexResponse(
-            models=[index(name=name.partition(":")[0], state=state) for name, state in self.models.items()]
-        )
 
 
 @contextlib.asynccontextmanager

@@ -14,7 +14,6 @@ import pytest
 from health_servers import (
     NOT_SERVING,
     SERVING,
-    Inference,
     answering,
     full,
     grpc_server,
@@ -23,6 +22,7 @@ from health_servers import (
     speaking,
 )
 from pydantic import ValidationError
+from readiness import Inference
 
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 from authority import Authority, Pair, server_context
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from health_servers import Inference
+from readiness import Inference
 
 from lb.config.plan import EndpointPlan, PolicyPlan, PoolPlan
 from lb.config.schema import HealthConfig

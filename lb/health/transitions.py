@@ -1,0 +1,54 @@
+"""The last changes of what endpoints are taken for: when, which, from what to what, and why. In memory, and bounded."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change; `what` is health, admin, weight, or `model NAME` for the readiness of one."""
+
+    at: float  # Unix seconds
+    pool: str
+    endpoint: str
+    what: str
+    before: str
+    after: str
+    reason: str
+
+    def describe(self) -> dict[str, Any]:
+        """As the admin API shows it: `before` and `after` are called `from` and `to` there."""
+        plain = asdict(self)
+        return {{"before": "from", "after": "to"}.get(key, key): value for key, value in plain.items()}
+
+
+class TransitionLog:
+    """Keeps the last `kept` changes. What does not change anything is not taken."""
+
+    def __init__(self, kept: int = KEPT, clock: Callable[[], float] = time.time) -> None:
+        self._changes: deque[Change] = deque(maxlen=kept)
+        self._clock = clock
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def add(self, pool: str, endpoint: str, what: str, before: object, after: object, reason: str) -> None:
+        if before != after:
+            self._changes.append(Change(self._clock(), pool, endpoint, what, str(before), str(after), reason))
+
+    def last(self, count: int, pool: str | None = None, endpoint: str | None = None) -> list[Change]:
+        """The newest `count`, newest first; of one pool or endpoint if that is given."""
+        found: list[Change] = []
+        for change in reversed(self._changes):
+            if len(found) >= count:
+                break
+            if pool in (None, change.pool) and endpoint in (None, change.endpoint):
+                found.append(change)
+        return found

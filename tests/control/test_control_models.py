@@ -1,0 +1,126 @@
+"""The bits of models: who gets which, and what the endpoints' words say."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from lb.config.schema import HealthConfig
+from lb.control.models import LINGER_NS, ModelReadiness
+from lb.health.monitor import Target
+from lb.health.transitions import TransitionLog
+
+INDEX = HealthConfig(type="oip", models="index")
+
+
+class Words:
+    def __init__(self) -> None:
+        self.masks: dict[int, int] = {}
+
+    def set_models_unready(self, slot: int, mask: int) -> None:
+        assert 0 <= mask < 1 << 64
+        self.masks[slot] = mask
+
+
+class Rig:
+    def __init__(self, listed: list[str] | None = None, endpoints: int = 2) -> None:
+        self.now = 0
+        self.words = Words()
+        self.transitions = TransitionLog()
+        self.models = ModelReadiness(self.words, self.transitions, lambda: self.now)
+        self.listed = listed or []
+        self.health = HealthConfig(type="oip", models=listed) if listed else INDEX
+        self.follow(endpoints)
+
+    def follow(self, endpoints: int) -> None:
+        self.models.follow({"p": self.listed}, {"p": [(f"e:{i}", i) for i in range(endpoints)]})
+
+    def report(self, slot: int, **models: bool) -> bool:
+        return self.models.report(Target("p", f"e:{slot}", slot, self.health), models)
+
+    def unready(self, slot: int) -> set[str]:
+        """The models whose bit is set, by the names that the plan would have."""
+        names = self.models.names()["p"]
+        return {name for bit, name in enumerate(names) if name and self.words.masks.get(slot, 0) >> bit & 1}
+
+
+def test_a_listed_model_has_its_bit_before_anybody_reports() -> None:
+    rig = Rig(["a", "b"])
+    assert rig.models.names() == {"p": ("a", "b")}
+    assert not rig.report(0, a=True, b=False)
+    assert rig.unready(0) == {"b"}
+    assert rig.unready(1) == set()  # who has said nothing counts as ready, as `initial` would have it
+
+
+def test_a_model_that_another_endpoint_names_is_not_ready_here() -> None:
+    rig = Rig()
+    assert rig.report(0, a=True)
+    assert rig.report(1, b=True)
+    assert (rig.unready(0), rig.unready(1)) == ({"b"}, {"a"})
+    assert not rig.report(1, b=True)
+    assert not rig.report(1, a=True, b=True)
+    assert (rig.unready(0), rig.unready(1)) == ({"b"}, set())
+
+
+def test_a_model_that_nobody_names_any_more_is_unknown_and_its_bit_rests() -> None:
+    rig = Rig()
+    rig.report(0, a=True, b=True)
+    rig.report(1, a=True)
+    assert rig.report(0, a=True)
+    assert rig.models.names() == {"p": ("a",)}
+    assert rig.report(0, a=True, c=True)
+    assert rig.models.names() == {"p": ("a", "", "c")}, "a worker may still take that bit for b"
+    rig.now = LINGER_NS
+    assert rig.report(0, a=True, c=True, d=True)
+    assert rig.models.names() == {"p": ("a", "d", "c")}
+    assert (rig.unready(0), rig.unready(1)) == (set(), {"c", "d"})
+
+
+def test_no_more_than_64_are_tracked_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    many: dict[str, bool] = {f"m{i:02}": False for i in range(66)}
+    rig.report(0, **many)
+    names = rig.models.names()["p"]
+    assert len(names) == 64
+    assert rig.words.masks[0] == (1 << 64) - 1
+    rig.report(0, **{**many, "m00": True})
+    said = [r.getMessage() for r in caplog.records if "more than 64" in r.getMessage()]
+    assert len(said) == 1
+    assert "m64, m65" in said[0]
+
+
+def test_what_gone_endpoints_said_is_forgotten() -> None:
+    rig = Rig()
+    rig.report(0, a=True)
+    rig.report(1, b=True)
+    rig.follow(1)
+    assert rig.models.names() == {"p": ("a",)}
+    assert rig.unready(0) == set()
+    assert rig.models.status() == {"p": {"e:0": {"a": True}}}
+
+
+def test_a_pool_whose_checks_ask_no_more_has_no_bits_left() -> None:
+    rig = Rig()
+    rig.report(0, a=False)
+    assert rig.words.masks[0] == 1
+    rig.models.follow({}, {})
+    assert rig.words.masks[0] == 0
+    assert rig.models.names() == {}
+    assert not rig.report(0, a=False), "a check that was under way when the configuration changed"
+
+
+def test_changes_are_kept_and_logged_with_their_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tidegate.health")
+    rig = Rig()
+    for models in ({"a": True, "b": False}, {"a": True, "b": True}, {"b": True}):
+        rig.report(0, **models)
+    found: list[Any] = [(c.what, c.before, c.after, c.reason) for c in reversed(rig.transitions.last(9))]
+    assert found == [
+        ("model b", "unknown", "unready", "the server says so"),
+        ("model b", "unready", "ready", "the server says so"),
+        ("model a", "ready", "unready", "the server does not name it any more"),
+    ]
+    assert [r.levelname for r in caplog.records] == ["WARNING", "INFO", "WARNING"]
+    assert caplog.records[0].getMessage() == "pool p: endpoint e:0: model b is unready: the server says so"

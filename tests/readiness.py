@@ -1,0 +1,54 @@
+"""A server of the Open Inference Protocol that says which of its models are ready."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from lb.wire import grpc_service_pb2 as wire
+
+
+class Inference:
+    """The readiness half of the Open Inference Protocol. `models` is name -> state in the index; `asked` are the calls.
+
+    As Triton does it: a model that is not loaded is UNAVAILABLE to ModelReady, an unknown one NOT_FOUND."""
+
+    def __init__(self, models: dict[str, str] | None = None, ready: bool = True) -> None:
+        self.models = models or {}
+        self.ready = ready
+        self.asked: list[str] = []
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        methods = {name: getattr(self, name) for name in ("ServerReady", "ModelReady", "RepositoryIndex")}
+        return grpc.method_handlers_generic_handler(
+            "inference.GRPCInferenceService",
+            {
+                name: grpc.unary_unary_rpc_method_handler(
+                    method,
+                    getattr(wire, f"{name}Request").FromString,
+                    getattr(wire, f"{name}Response").SerializeToString,
+                )
+                for name, method in methods.items()
+            },
+        )
+
+    async def ServerReady(self, request: Any, context: Any) -> Any:
+        self.asked.append("ServerReady")
+        return wire.ServerReadyResponse(ready=self.ready)
+
+    async def ModelReady(self, request: Any, context: Any) -> Any:
+        self.asked.append(f"ModelReady {request.name}")
+        state = self.models.get(request.name)
+        if state is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
+        if state == "UNAVAILABLE":
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "no available versions")
+        return wire.ModelReadyResponse(ready=state == "READY")
+
+    async def RepositoryIndex(self, request: Any, context: Any) -> Any:
+        self.asked.append("RepositoryIndex")
+        index = wire.RepositoryIndexResponse.ModelIndex
+        return wire.RepositoryIndexResponse(
+            models=[index(name=name.partition(":")[0], state=state) for name, state in self.models.items()]
+        )
