@@ -20,8 +20,9 @@ def set_state(client: AdminClient, pool: str, address: str, admin: str, wait: fl
     if wait is not None:
         row = _emptied(client, pool, row, time.monotonic() + wait)
     print(describe(pool, row))
-    if wait is not None and row["in_flight"]:
-        print(f"{row['in_flight']} requests are still there after {wait:g} s", file=sys.stderr)
+    if wait is not None and _left(row):
+        open_ = f" and {row['sequences']} sequences" if row.get("sequences") else ""
+        print(f"{row['in_flight']} requests{open_} are still there after {wait:g} s", file=sys.stderr)
         return 1
     return 0
 
@@ -34,12 +35,18 @@ def set_weight(client: AdminClient, pool: str, address: str, weight: int | str) 
 
 def describe(pool: str, row: dict[str, Any]) -> str:
     """A line for an endpoint's row of the status document."""
-    return f"{pool} {row['address']}: {row['admin']}, weight {row['weight']}, {row['in_flight']} in flight"
+    open_ = f", {row['sequences']} sequences" if row.get("sequences") else ""
+    return f"{pool} {row['address']}: {row['admin']}, weight {row['weight']}, {row['in_flight']} in flight{open_}"
+
+
+def _left(row: dict[str, Any]) -> int:
+    """What an endpoint still has to do."""
+    return int(row["in_flight"]) + int(row.get("sequences", 0))
 
 
 def _emptied(client: AdminClient, pool: str, row: dict[str, Any], deadline: float) -> dict[str, Any]:
-    while row["in_flight"] and time.monotonic() < deadline:
+    while _left(row) and time.monotonic() < deadline:
         time.sleep(_LOOK)
         rows = [e for p in client.status()["pools"] if p["name"] == pool for e in p["endpoints"]]
-        row = next((e for e in rows if e["address"] == row["address"]), {**row, "in_flight": 0})
+        row = next((e for e in rows if e["address"] == row["address"]), {**row, "in_flight": 0, "sequences": 0})
     return row

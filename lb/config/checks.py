@@ -226,6 +226,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from _only(pool, path, ("send_proxy",), "only for protocol tcp")
     if pool.protocol != "http":
         yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
+    if pool.protocol != "oip":
+        yield from _only(pool.affinity, f"{path}.affinity", ("sequence",), "only for protocol oip")
     if pool.protocol in ("tcp", "udp"):
         yield from _only(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
     if pool.protocol == "udp":

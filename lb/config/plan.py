@@ -83,6 +83,12 @@ class OutlierPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SequencePlan:
+    idle_ns: int  # an open sequence without a request
+    drain_ns: int  # longest time for which an endpoint that was removed serves the sequences that it has
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     name: str
     protocol: str  # oip | http | http2 | grpc | tcp | udp
@@ -101,6 +107,8 @@ class PoolPlan:
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     outlier: OutlierPlan | None = None
     models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
+    sequence: SequencePlan | None = None  # None = a sequence is as good as any request
+    leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
 
 
 @dataclass(frozen=True, slots=True)

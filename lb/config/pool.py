@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from lb.config.affinity import AffinityConfig
 from lb.config.base import Address, Boolean, Integer, Model, Token, only_one
 from lb.config.discover import DiscoverConfig
 from lb.config.health import HealthConfig
@@ -132,6 +133,8 @@ class PoolConfig(Model):
     """How requests wait for an endpoint; see `max_in_flight`. Not for `udp`, whose datagrams do not wait."""
     scaling: ScalingConfig | None = None
     """Automatic number of model servers between `min` and `max` of `serve`. Default: always `min`."""
+    affinity: AffinityConfig = AffinityConfig()
+    """Which requests stay with the endpoint that had the ones before."""
     connect_timeout: Duration = Field(default=1 * SECOND, ge=MILLISECOND)
     """Longest time to open a connection to an endpoint; then another is tried."""
     response_timeout: Duration = Field(

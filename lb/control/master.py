@@ -249,6 +249,7 @@ class Master:
             runtime,
             lambda pool, address: self.publisher.endpoint_exited(pool, address),
             lambda pool, address: self.publisher.inflight(pool, address),
+            lambda pool, address: self.publisher.busy(pool, address),
             lambda pool: self.publisher.waiting(pool),
             self._clock,
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from lb.clock import Clock
 from lb.config.base import did_you_mean
 from lb.config.compile import compile_plan
-from lb.config.plan import Plan
+from lb.config.plan import Plan, PoolPlan
 from lb.config.schema import Config
 from lb.config.tls import pool_tls_plan
 from lb.control.configuration import Loaded
@@ -28,6 +28,7 @@ from lb.control.registry import ADMIN, HEALTH, MAINTENANCE, UP, Initial, Registr
 from lb.control.sockets import Listening, SocketTable
 from lb.control.steering import Steering
 from lb.control.tickets import TicketRing
+from lb.core.pins import Pins
 from lb.core.segment import Segment
 from lb.errors import ConfigError, TidegateError
 from lb.health.check import Models
@@ -68,6 +69,7 @@ class Publisher:
         self._workers = workers
         self._parts = parts
         self._clock = clock
+        self._pins = Pins(parts.segment)
         self._attempt = 0
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -198,6 +200,15 @@ class Publisher:
         slot = self._parts.registry.slot(pool, address)
         return 0 if slot is None else self._parts.segment.inflight(slot)
 
+    def busy(self, pool: str, address: str) -> int:
+        """What an endpoint still has to do: requests in flight, and sequences that will go on there."""
+        slot = self._parts.registry.slot(pool, address)
+        return 0 if slot is None else self._parts.segment.inflight(slot) + self.open_sequences().get(slot, 0)
+
+    def open_sequences(self) -> dict[int, int]:
+        """How many sequences are open at each slot that has any."""
+        return self._pins.open(self._clock.now())
+
     def waiting(self, pool: str) -> int:
         """Requests that wait for an endpoint of a pool, over all workers."""
         for plan in self.plan.pools if self.plan is not None else ():
@@ -208,8 +219,32 @@ class Publisher:
 
     def sweep(self) -> None:
         """Frees what removed endpoints held in the segment, once it is unused."""
-        if not self._lock.locked():
-            self._parts.registry.sweep(self._clock.now())
+        registry = self._parts.registry
+        if self._lock.locked():
+            return
+        pools = {pool.name: pool for pool in self.plan.pools} if self.plan is not None else {}
+        still = self.open_sequences() if registry.draining() else {}
+
+        def held(pool: str, slot: int, age: int) -> bool:
+            plan = pools.get(pool)
+            return plan is not None and plan.sequence is not None and slot in still and age < plan.sequence.drain_ns
+
+        registry.sweep(self._clock.now(), held)
+        if any(registry.slot(name, e.address) != e.slot for name, pool in pools.items() for e in pool.leaving):
+            self._changed.set()  # the workers can forget them
+
+    def _leaving(self, pool: PoolPlan) -> PoolPlan:
+        """`pool` with those of its endpoints that it no longer names, but that may have sequences to serve."""
+        before = next((p for p in self.plan.pools if p.name == pool.name), None) if self.plan is not None else None
+        if before is None or before.protocol != pool.protocol or pool.sequence is None or not self._pins.opened:
+            return pool
+        named, still = {endpoint.slot for endpoint in pool.endpoints}, self.open_sequences()
+        # Of those that are removed now, a worker may just begin one.
+        gone = [*before.endpoints, *(e for e in before.leaving if e.slot in still)]
+        slot = self._parts.registry.slot
+        return replace(
+            pool, leaving=tuple(e for e in gone if e.slot not in named and slot(pool.name, e.address) == e.slot)
+        )
 
     async def follow_endpoints(self) -> None:
         """Publishes every change of managed and discovered endpoints, for ever."""
@@ -232,7 +267,7 @@ class Publisher:
 
     def _compile(self, loaded: Loaded) -> Plan:
         self._attempt += 1
-        return compile_plan(
+        plan = compile_plan(
             loaded.config,
             generation=self._attempt,
             workers=self._workers,
@@ -246,6 +281,7 @@ class Publisher:
             tickets=self._parts.tickets.keys,
             models=self._listed_models(loaded.config),
         )
+        return replace(plan, pools=tuple(self._leaving(pool) for pool in plan.pools))
 
     def _listed_models(self, config: Config) -> dict[str, tuple[str, ...]]:
         """The models of each pool that asks for them: as its bits are given out, or are about to be."""

@@ -8,7 +8,7 @@ nothing is in flight there and `LINGER_NS` have passed. Until then its name gets
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -179,11 +179,13 @@ class Registry:
     def in_maintenance(self, slot: int) -> bool:
         return self._wanted.get(slot) == MAINTENANCE
 
-    def sweep(self, now: int) -> int:
-        """Frees the retired records that nobody uses any more; returns how many endpoint slots are still draining."""
+    def sweep(self, now: int, held: Callable[[str, int, int], bool] = lambda pool, slot, age: False) -> int:
+        """Frees the retired records that nobody uses any more; returns how many endpoint slots are still draining.
+        `held(pool, slot, ns since its removal)` says of one that has nothing in flight whether it is to stay."""
         for key, since in self._endpoints.unused():
             slot = self._endpoints.used[key]
-            if now - since >= LINGER_NS and self._segment.inflight(slot) == 0:
+            idle = now - since >= LINGER_NS and self._segment.inflight(slot) == 0
+            if idle and not held(key[0], slot, now - since):
                 self._endpoints.release(key)
                 self._weights.pop(slot, None)
                 self._drained.discard(slot)
@@ -195,6 +197,10 @@ class Registry:
                 self._segment.clear_series(self._series.used[key])
                 self._series.release(key)
         return len(self._endpoints.retired)
+
+    def draining(self) -> bool:
+        """Whether there are endpoints that were removed and are not free yet."""
+        return bool(self._endpoints.retired)
 
     def slot(self, pool: str, address: str) -> int | None:
         """The slot of a known endpoint, retired or not."""

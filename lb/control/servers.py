@@ -21,6 +21,7 @@ class ServerContext:
     runtime_dir: Path
     exited: Callable[[str, str], None]  # the process behind an endpoint is gone
     inflight: Callable[[str, str], int]
+    busy: Callable[[str, str], int]  # the same, with the sequences that will go on there
     waiting: Callable[[str], int]
     clock: Clock
 
@@ -37,7 +38,7 @@ class ModelServers:
             runtime_dir=context.runtime_dir,
             on_change=changed,
             on_exit=lambda address: context.exited(name, address),
-            inflight=self._inflight,
+            inflight=lambda address: context.busy(name, address),
             clock=context.clock,
         )
         self._autoscaler: Autoscaler | None = None

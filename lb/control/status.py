@@ -3,10 +3,12 @@
     {version, state, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
-     pools: [{name, protocol, policy, endpoints: [{address, weight, health, admin, in_flight, check, steering, models}],
-             panic, panics, managed,
+     pools: [{name, protocol, policy,
+             endpoints: [{address, weight, health, admin, in_flight, sequences, check, steering, models}],
+             leaving, panic, panics, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
+     sequences: {capacity, opened, lost, evicted},
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -26,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import lb
 from lb.cache.store import ResultCache
-from lb.config.plan import CachePlan, Plan, PoolPlan
+from lb.config.plan import CachePlan, EndpointPlan, Plan, PoolPlan
 from lb.control.registry import ADMIN, HEALTH
 from lb.core.buckets import Buckets
+from lb.core.pins import Pins
 from lb.health.check import Models
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "pools": _pools(master, plan, now) if plan else [],
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
         "rate_limits": _rate_limits(master),
+        "sequences": _sequences(master),
         "tls": master.certificates.status(),
     }
 
@@ -80,6 +84,11 @@ def _rate_limits(master: Master) -> dict[str, int]:
     return {"buckets": buckets.capacity, "evicted": buckets.evicted}
 
 
+def _sequences(master: Master) -> dict[str, int]:
+    pins = Pins(master.segment)
+    return {"capacity": pins.capacity, "opened": pins.opened, "lost": pins.lost, "evicted": pins.evicted}
+
+
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
     rows = []
     for listener in plan.listeners:
@@ -98,6 +107,7 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
 
 def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
+    open_ = master.publisher.open_sequences()
     models = master.models.status()
     rows = []
     for pool in plan.pools:
@@ -108,8 +118,14 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                 "protocol": pool.protocol,
                 "policy": pool.policy.type,
                 "endpoints": _endpoints(
-                    master, pool, checks.get(pool.name, {}), steering["endpoints"], models.get(pool.name, {})
+                    master,
+                    pool.endpoints,
+                    checks.get(pool.name, {}),
+                    open_,
+                    steering["endpoints"],
+                    models.get(pool.name, {}),
                 ),
+                "leaving": _endpoints(master, pool.leaving, {}, open_, {}, {}),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "queue": _queue(master, pool),
@@ -129,8 +145,9 @@ def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
 
 def _endpoints(
     master: Master,
-    pool: PoolPlan,
+    endpoints: Sequence[EndpointPlan],
     checks: dict[str, dict[str, Any]],
+    open_: dict[int, int],
     steering: dict[str, dict[str, Any]],
     models: Mapping[str, Models],
 ) -> list[dict[str, Any]]:
@@ -142,10 +159,11 @@ def _endpoints(
             "health": HEALTH.get(segment.health(endpoint.slot), "unknown"),
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),
+            "sequences": open_.get(endpoint.slot, 0),
             "max_in_flight": endpoint.max_in_flight or None,
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
             "models": models.get(endpoint.address),
         }
-        for endpoint in pool.endpoints
+        for endpoint in endpoints
     ]

@@ -7,6 +7,7 @@
  *               master's, for what dead workers had until the endpoints must have noticed
  *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/core/buckets)
+ *   pins        affinity: sets of keys with the endpoint that each belongs to, written by every worker (lb/core/pins)
  *   cache       the result cache; its inner layout belongs to lb/cache
  */
 #ifndef TIDEGATE_SEGMENT_H
@@ -40,6 +41,10 @@ typedef struct {
     uint32_t bucket_sets;             /* a power of two */
     uint32_t reserved;
     unsigned char bucket_secret[16]; /* keys the hash that places a bucket: nobody outside can aim at another's set */
+    uint64_t pins_offset;
+    uint32_t pin_sets; /* a power of two */
+    uint32_t reserved_pins;
+    unsigned char pin_secret[16]; /* the same for pins */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -86,6 +91,7 @@ typedef struct {
     _Atomic uint32_t consecutive_errors; /* of datagrams: lb/proxy/udp_pool */
     _Atomic uint32_t ejected_until_s;
     _Atomic uint64_t progress_ns; /* CLOCK_MONOTONIC: when it last answered, or got something to do; by policies, too */
+    _Atomic uint64_t claim; /* who gets the next place: CLOCK_MONOTONIC ns until which, its low 7 bits the worker */
 } tg_endpoint;
 
 /* Rate limits: TG_BUCKET_WAYS buckets whose keys have the same low bits. A key finds its bucket in one cache line and
@@ -100,6 +106,23 @@ typedef struct {
 typedef struct {
     _Alignas(64) _Atomic uint64_t evicted; /* buckets that made room before they were full again */
 } tg_bucket_head;
+
+/* Affinity: TG_PIN_WAYS keys with the same low bits, the endpoint that each is pinned to, and until when. All zero is an
+ * empty set. */
+#define TG_PIN_WAYS 8u
+typedef struct {
+    _Alignas(64) _Atomic uint64_t keys[TG_PIN_WAYS]; /* hash of what is pinned; 0 = free */
+    _Atomic uint64_t places[TG_PIN_WAYS];            /* slot, generation and a check of the key: see lb/core/pins.pyx */
+    _Atomic uint64_t until[TG_PIN_WAYS];             /* CLOCK_MONOTONIC ns at which it has been idle for too long */
+} tg_pin_set;
+
+/* The line before the sets. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used; /* anything was ever pinned */
+    _Atomic uint64_t opened;
+    _Atomic uint64_t evicted; /* pins that made room for others before their time */
+    _Atomic uint64_t lost;    /* sequences whose endpoint was gone when they went on */
+} tg_pin_head;
 
 /* Words of a series (a route or an endpoint). Counters only grow; every word has one writer, the stripe's worker. */
 enum tg_series_word {

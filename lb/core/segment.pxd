@@ -80,13 +80,26 @@ cdef extern from "segment.h" nogil:
         uint64_t buckets_offset
         uint32_t bucket_sets
         unsigned char bucket_secret[16]
+        uint64_t pins_offset
+        uint32_t pin_sets
+        unsigned char pin_secret[16]
     enum: TG_BUCKET_WAYS
+    enum: TG_PIN_WAYS
     # The words are _Atomic in C: read and write them only through lb.core.atomics.
     ctypedef struct tg_bucket_set:
         uint64_t keys[8]
         uint64_t times[8]
     ctypedef struct tg_bucket_head:
         uint64_t evicted
+    ctypedef struct tg_pin_set:
+        uint64_t keys[8]
+        uint64_t places[8]
+        uint64_t until[8]
+    ctypedef struct tg_pin_head:
+        uint64_t used
+        uint64_t opened
+        uint64_t evicted
+        uint64_t lost
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health
@@ -104,6 +117,7 @@ cdef extern from "segment.h" nogil:
         uint64_t latency_ewma_ns
         uint64_t latency_updated_ns
         uint64_t progress_ns
+        uint64_t claim
         uint64_t report_utilization_ppm
         uint64_t report_updated_ns
         uint32_t consecutive_errors

@@ -9,6 +9,7 @@ class Segment:
         series_capacity: int = 4096,
         cache_size: int = 0,
         bucket_sets: int = 16384,
+        pin_sets: int = 16384,
     ) -> Segment: ...
     @staticmethod
     def attach(fd: int, worker: int = -1) -> Segment: ...

@@ -38,6 +38,10 @@ cdef class EndpointSet:
     cdef void acquire(self, int i) noexcept
     cdef bint take(self, int i) noexcept                     # acquire, unless that would be over the limit
     cdef void release(self, int i) noexcept
+    # Of those that wait for this very endpoint: the worker that gets its next place until `until`; -1 = anybody.
+    cdef void claim(self, int i, uint64_t until) noexcept nogil
+    cdef void unclaim(self, int i) noexcept nogil
+    cdef int claimant(self, int i, uint64_t now) noexcept nogil
     cdef int effective_weight(self, int i) noexcept nogil    # 0: takes no new requests
     cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
     cdef int running(self, int i) noexcept nogil             # in flight, exactly

@@ -34,6 +34,7 @@ from lb.core.segment cimport (
 )
 
 cdef enum:
+    WORKER_MASK = 127                 # TG_MAX_WORKERS - 1
     TURNS = 4                         # tries for the last place, against workers that try at the same moment
     HEAVIEST = 1_000_000              # a weight, so that it can be multiplied by a share
 
@@ -222,6 +223,20 @@ cdef class EndpointSet:
 
     cdef void release(self, int i) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) - 1)
+
+    # A claim ends by itself, so that a worker's death in its possession does no harm. Of several workers that claim the
+    # same endpoint the last is told of its next place, and the others find it taken or free a moment later.
+
+    cdef void claim(self, int i, uint64_t until) noexcept nogil:
+        tg_store64_relaxed(&self.records[i].claim, (until & ~<uint64_t> WORKER_MASK) | <uint64_t> self.worker)
+
+    cdef void unclaim(self, int i) noexcept nogil:
+        if tg_load64_relaxed(&self.records[i].claim):
+            tg_store64_relaxed(&self.records[i].claim, 0)
+
+    cdef int claimant(self, int i, uint64_t now) noexcept nogil:
+        cdef uint64_t claim = tg_load64_relaxed(&self.records[i].claim)
+        return <int> (claim & WORKER_MASK) if claim > now else -1
 
     cdef int effective_weight(self, int i) noexcept nogil:
         if self.limits[i] and self.running(i) >= self.limits[i]:

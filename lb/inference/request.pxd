@@ -18,6 +18,8 @@ cdef class InferRequest:
     cdef readonly bint cacheable
     cdef readonly uint64_t timeout_us  # the protocol's `timeout` parameter; 0 = none
     cdef readonly bytes sequence      # text of sequence_id; b"" = none
+    cdef readonly bint sequence_start
+    cdef readonly bint sequence_end
     cdef Template template
     cdef iovec *tensors               # data of every input, in the order of the request
     cdef object owner                 # keeps the body's memory, where Python code made the request

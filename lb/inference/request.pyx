@@ -228,6 +228,8 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     request.cacheable = template.cacheable
     request.timeout_us = template.timeout_us
     request.sequence = template.sequence
+    request.sequence_start = template.sequence_start
+    request.sequence_end = template.sequence_end
     request.template = template
     return request
 

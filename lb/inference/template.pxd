@@ -37,6 +37,8 @@ cdef class Template:
     cdef bint cacheable
     cdef uint64_t timeout_us          # 0 = none
     cdef bytes sequence               # text of sequence_id, b"" = none
+    cdef bint sequence_start
+    cdef bint sequence_end
     cdef bytes id                     # b"" = none; of the request the template was built from
     cdef list names                   # keeps what `outputs` points to
 

@@ -125,8 +125,12 @@ cdef class Template:
             else:
                 if key == "sequence_id":
                     self.read_sequence(value)
-                elif key == "sequence_start" or key == "sequence_end":
-                    self.cacheable &= not flag(value, key, what)
+                elif key == "sequence_start":
+                    self.sequence_start = flag(value, key, what)
+                    self.cacheable &= not self.sequence_start
+                elif key == "sequence_end":
+                    self.sequence_end = flag(value, key, what)
+                    self.cacheable &= not self.sequence_end
                 elif key == "triton_enable_empty_final_response":
                     self.cacheable = False
                 semantic += 1

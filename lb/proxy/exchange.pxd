@@ -29,6 +29,9 @@ cdef enum:
     CACHE_COLLAPSED
     CACHE_BYPASS
 
+cdef enum:
+    BOUND_LOST = -2                   # there was one
+
 
 cdef class Exchange(Http1Call):
     cdef Client client
@@ -66,6 +69,11 @@ cdef class Exchange(Http1Call):
     cdef size_t host_length           # of it, the host's part
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
+    cdef bint pinned                  # it belongs to a sequence: never a retry, a hedge, or an answer from the cache
+    cdef bint sequence_start
+    cdef bint sequence_end
+    cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
+    cdef uint64_t sequence            # its key, where `pinned`
 
     # The request's head has come (the scan's body spans follow through `take_body`).
     cdef void begin(self, Scan *scan) noexcept
@@ -95,6 +103,12 @@ cdef class Exchange(Http1Call):
     cdef void model_not_ready(self) noexcept
     cdef void leave_queue(self, bint timed_out) noexcept
     cdef void refuse(self, int why) noexcept
+    # The request belongs to the sequence `key` of the pool. False: that is not open, and the exchange has failed.
+    cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept
+    cdef void fail_lost(self) noexcept
+    cdef void leave_sequence(self) noexcept
+    # Whether the answer was a good one.
+    cdef bint succeeded(self) noexcept
     cdef void let_go(self, bint ok) noexcept
     cdef int verdict(self, bint ok) noexcept
     cdef uint64_t response_limit(self) noexcept

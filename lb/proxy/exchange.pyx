@@ -9,7 +9,7 @@
 
 import logging
 
-from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
@@ -32,7 +32,8 @@ from lb.telemetry.accesslog cimport (
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
 from lb.upstream.pool cimport KEY_NONE, Pool
-from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL
+from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY
+from lb.upstream.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -62,6 +63,7 @@ cdef class Exchange(Http1Call):
     def __cinit__(self):
         self.endpoint = -1
         self.last_endpoint = -1
+        self.bound = -1
         self.expires = UINT64_MAX
         self.wants_body = True
 
@@ -109,7 +111,9 @@ cdef class Exchange(Http1Call):
         cdef uint64_t now = self.client.poller.now
         cdef int found
         cdef int verdict = Q_NOBODY
-        if self.wanted:
+        if self.pinned and self.bound != -1:
+            found = self.take_endpoint(now)
+        elif self.wanted:
             found = self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, False)
         else:
             found = self.pool.acquire(now, self.key, self.last_endpoint)
@@ -133,12 +137,16 @@ cdef class Exchange(Http1Call):
             tg_add(&self.route.series[TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
+        if self.pinned and self.sequence_start:
+            self.pool.sequences.begin(self.sequence, endpoint, self.picked_at)
         self.move(X_PICKED)
         self.launch()
 
     # The queue (lb.upstream.queue.Waiter).
 
     cdef int take_endpoint(self, uint64_t now) noexcept:
+        if self.bound != -1:
+            return self.pool.acquire_bound(self.bound, now) if self.bound >= 0 else TAKEN_NOBODY
         if self.wanted:
             return self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, True)
         return self.pool.acquire_next(now, self.key, self.last_endpoint)
@@ -151,9 +159,21 @@ cdef class Exchange(Http1Call):
         self.refuse(why)
 
     cdef void move_to(self, object pool) noexcept:
+        cdef Pool old = self.pool
+        cdef uint32_t slot
         self.pool = pool
         self.want_model(self.wanted_model)    # whose bit may be another there
         self.last_endpoint = -1               # an index of the old one
+        if self.bound >= 0:
+            slot = old.sequences.slots[self.bound]
+            self.bound = self.pool.sequences.index_of(slot) if self.pool.sequences is not None else -1
+            if self.bound < 0 and self.pool.sequences is not None and self.pool.leaving is not None:
+                self.pool = self.pool.leaving
+                self.bound = self.pool.sequences.index_of(slot)
+            if self.bound < 0:
+                self.bound = BOUND_LOST
+        if self.pinned and self.pool.sequences is None:
+            self.pinned = False               # they were switched off
 
     cdef void leave_queue(self, bint timed_out) noexcept:
         if self.queue is not None:
@@ -161,6 +181,9 @@ cdef class Exchange(Http1Call):
 
     cdef void refuse(self, int why) noexcept:
         """No endpoint for it, and no place in the queue (any more)."""
+        if why == Q_NOBODY and self.bound != -1:
+            self.fail_lost()
+            return
         if why == Q_HOPELESS and self.client.poller.now >= self.due():
             tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
             self.fail(504, b"timeout", f"no endpoint of pool {self.pool.name} had room in time")
@@ -190,6 +213,46 @@ cdef class Exchange(Http1Call):
         tg_add(&self.route.series[TG_S_REJECTED], 1)
         name = self.wanted_model.decode("utf-8", "replace")
         self.fail(503, b"model-not-ready", f"no endpoint of pool {self.pool.name} has model {name} ready")
+
+    # Sequences (lb.upstream.sequences).
+
+    cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept:
+        cdef int index = -1
+        cdef where found = self.pool.sequences.find(key, start, self.client.poller.now, &index)
+        self.pinned = True
+        self.sequence = key
+        self.sequence_start = start
+        self.sequence_end = end
+        self.tries_left = 0
+        if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
+            if found == SEQUENCE_LEAVING:
+                self.pool = self.pool.leaving
+            self.bound = index
+            self.tied = True
+        elif found == SEQUENCE_UNKNOWN:
+            self.fail(409, b"sequence-unknown", "the sequence is not open: its first request must say sequence_start, "
+                      "and it ends when it is idle for too long")
+            return False
+        elif found == SEQUENCE_LOST:
+            self.fail_lost()
+            return False
+        return True
+
+    cdef void fail_lost(self) noexcept:
+        if self.pinned and self.bound != -1:
+            self.pool.sequences.lose(self.sequence)
+        self.fail(409, b"sequence-lost", "the endpoint that has the sequence's state is gone: begin the sequence anew")
+
+    cdef void leave_sequence(self) noexcept:
+        """A request of it is over."""
+        cdef bint well = self.succeeded()
+        if self.sequence_end and well or self.sequence_start and self.tries and not well and self.status != 499:
+            self.pool.sequences.end(self.sequence)
+        elif self.tries:
+            self.pool.sequences.touch(self.sequence, self.client.poller.now)
+
+    cdef bint succeeded(self) noexcept:
+        return 200 <= self.status < 300 and self.reason == NULL
 
     cdef void let_go(self, bint ok) noexcept:
         """The try is over: give the endpoint back, with what it took and how it ended."""
@@ -309,6 +372,8 @@ cdef class Exchange(Http1Call):
         cdef uint64_t duration = monotonic_ns() - self.started
         self.move(X_DONE)
         self.deadline = UINT64_MAX
+        if self.pinned:
+            self.leave_sequence()
         count_answer(words, 0 if self.status == 499 else self.status, duration)
         tg_add(&words[TG_S_FINISHED], 1)
         tg_add(&words[TG_S_BYTES_IN], self.bytes_in)

@@ -19,16 +19,20 @@ cdef class Http2Exchange(Exchange):
     cdef StreamCall call
     cdef int grpc_status              # of the trailers; -1 = none came
     cdef bint idempotent
+    cdef bint naming                  # looking for the model that the request is for, in the message that comes
+    cdef bint looking                 # for the sequence that an inference belongs to, likewise
     cdef bint any_endpoint            # if the model is ready nowhere: the call is not an inference
 
     # Whether the endpoint depends on the model that the request's first message names.
     cdef bint awaits_model(self, Scan *scan) noexcept
     # Looks for its name in what has come; True: the endpoint can be chosen now.
     cdef bint find_model(self) noexcept
+    cdef void read_message(self) noexcept
 
     cdef int build_fields(self, Scan *scan) noexcept
     cdef int add_client_certificate(self, Scan *scan) noexcept
     cdef void start_try(self) noexcept
+    cdef void look(self) noexcept
     cdef void answer_head(self, Scan *scan, bint last) noexcept
     cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept
     cdef void answer_trailers(self, Scan *scan) noexcept

@@ -23,6 +23,7 @@ from lb.core.stream cimport iovec
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
+from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
@@ -47,6 +48,23 @@ cdef enum:
 
 cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
 cdef size_t MODEL_METHODS_LENGTH = 37
+
+
+cdef char *put_decimal(char *at, uint64_t value) noexcept nogil:
+    cdef char reversed[20]
+    cdef int n = 0
+    while True:
+        reversed[n] = <char>(48 + value % 10)
+        n += 1
+        value //= 10
+        if value == 0:
+            break
+    while n:
+        n -= 1
+        at[0] = reversed[n]
+        at += 1
+    return at
+
 
 # What the hop adds to a request, until it is in the request's block.
 cdef tg_buffer hop_lines
@@ -139,7 +157,10 @@ cdef class Http2Exchange(Exchange):
             return
         if self.expires != UINT64_MAX:
             self.client.poller.arm(self, self.expires)
-        if self.pool.models is not None and self.awaits_model(scan):
+        self.naming = self.pool.models is not None and self.awaits_model(scan)
+        self.looking = (self.pool.sequences is not None and self.pool.endpoints.size and not scan.complete
+                        and infers(scan.target, scan.target_length))
+        if self.naming or self.looking:
             self.move(X_REQUEST)
             return
         self.start_try()
@@ -257,8 +278,41 @@ cdef class Http2Exchange(Exchange):
         elif h2_waiting(&self.call.stream) > HIGH_WATER:
             self.call.stream.wants_room = True
             self.wants_body = False
-        if self.state == X_REQUEST and (self.find_model() or last):
+        if self.state == X_REQUEST:
+            self.read_message()
+
+    cdef void read_message(self) noexcept:
+        """Which endpoints will do is in the first message: nothing is sent on before that is known."""
+        if self.naming and (self.find_model() or self.request_complete):
+            self.naming = False
+        if self.looking:
+            self.look()
+        if self.state == X_REQUEST and not self.naming and not self.looking:
             self.start_try()
+
+    cdef void look(self) noexcept:
+        """Looks for the sequence that the inference belongs to."""
+        cdef tg_sequence found
+        cdef tg_buffer *body = &self.call.stream.queue
+        cdef char digits[24]
+        cdef const char *text
+        cdef size_t n
+        cdef uint64_t key
+        # What exceeds the buffer is told by what is here: encoders write the tensors last.
+        cdef looked verdict = look_for_sequence(
+            tg_buffer_head(body), tg_buffer_size(body), self.request_complete or tg_buffer_size(body) >= HIGH_WATER,
+            &found)
+        if verdict == LOOK_MORE:
+            return
+        self.looking = False
+        if verdict == LOOK_FOUND:
+            text, n = found.id.data, found.id.size
+            if n == 0:
+                text = digits
+                n = <size_t>(put_decimal(digits, found.number) - digits)
+            key = self.pool.sequences.key_of(found.model.data, found.model.size, found.version.data,
+                                             found.version.size, text, n)
+            self.join_sequence(key, found.start, found.end)
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if append_trailers(&self.call.stream.trailers, scan) < 0:
@@ -306,7 +360,9 @@ cdef class Http2Exchange(Exchange):
                 self.tries_left -= 1
                 self.start_try()
                 return
-        if kind == FAIL_CONNECT:
+        if self.bound >= 0 and kind == FAIL_CONNECT:
+            self.fail_lost()
+        elif kind == FAIL_CONNECT:
             self.fail(502, b"connect", "could not connect to the endpoint")
         elif kind == FAIL_PROTOCOL:
             self.fail(502, b"upstream-protocol", "the endpoint's answer is not valid HTTP/2")
@@ -371,6 +427,9 @@ cdef class Http2Exchange(Exchange):
                     self.grpc_status = grpc_status(fields[i].value, fields[i].value_length)
             if self.grpc_status == UNAVAILABLE:
                 self.reason = b"grpc-unavailable"
+
+    cdef bint succeeded(self) noexcept:
+        return Exchange.succeeded(self) and (not self.grpc or self.grpc_status == 0)
 
     cdef void let_go(self, bint ok) noexcept:
         Exchange.let_go(self, ok and self.grpc_status != UNAVAILABLE)

@@ -47,6 +47,7 @@ cdef class InferExchange(Exchange):
     cdef bint stored                  # the answer went into the cache
 
     cdef void run(self) noexcept
+    cdef bint join(self, InferRequest request) noexcept
     cdef void run_management(self) noexcept
     cdef bint answer_from_cache(self) noexcept
     cdef void fly(self) noexcept

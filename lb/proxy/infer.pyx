@@ -199,6 +199,8 @@ cdef class InferExchange(Exchange):
             log.exception("an inference request could not be read")
             self.fail(500, b"internal", "internal error")
             return
+        if len(self.request.sequence) and self.pool.sequences is not None and not self.join(self.request):
+            return
         if self.context.cache is None:
             self.start_call()
             return
@@ -213,6 +215,13 @@ cdef class InferExchange(Exchange):
         self.digest = (<char *>key)[:32]
         if not self.answer_from_cache():
             self.fly()
+
+    cdef bint join(self, InferRequest request) noexcept:
+        cdef bytes version = request.version
+        cdef uint64_t key = self.pool.sequences.key_of(
+            <const char *>self.model, <size_t>len(self.model), <const char *>version, <size_t>len(version),
+            <const char *>request.sequence, <size_t>len(request.sequence))
+        return self.join_sequence(key, request.sequence_start, request.sequence_end)
 
     # The cache.
 
@@ -345,6 +354,9 @@ cdef class InferExchange(Exchange):
             self.start_call()
             return
         self.release_followers(GRPC_UNAVAILABLE, "")
+        if self.bound >= 0 and kind == FAIL_CONNECT:
+            self.fail_lost()
+            return
         if kind == FAIL_TIMEOUT:
             self.fail(504, b"timeout", "the model server did not answer in time")
         elif kind == FAIL_CONNECT:

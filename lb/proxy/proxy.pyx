@@ -6,6 +6,7 @@
 import logging
 import os
 from time import monotonic_ns
+from dataclasses import replace
 
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Poller
@@ -26,6 +27,7 @@ from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport PoolQueue
 
+from lb.config.plan import PolicyPlan
 from lb.errors import TidegateError
 from lb.proxy import infer, mirror
 from lb.proxy.explain import Described, Tables, explain
@@ -196,7 +198,12 @@ class Proxy:
                     channel = self.context.channel(address, plan.connect_timeout_ns)
             channels[key] = channel
             made.append(channel)
-        return Pool(plan, self.segment, made, queue)
+        leaving = None
+        if plan.leaving:
+            # Nobody is picked among them; their policy is as good as any.
+            rest = replace(plan, endpoints=plan.leaving, leaving=(), policy=PolicyPlan("random"))
+            leaving = self.make_pool(rest, channels, contexts, queue)
+        return Pool(plan, self.segment, made, queue, leaving)
 
     def commit(self, plan, sockets, tables, channels, made, secured, udp, pools, queues):
         for name, listener in made.items():

@@ -9,9 +9,10 @@ import urllib.parse
 import orjson
 
 # gRPC's own table for answers without a status ("HTTP to gRPC Status Code Mapping"), but for what we know better: an
-# exchange that ran out of time, and a request over a limit.
+# exchange that ran out of time, a request over a limit, and a sequence that has to begin anew (409, ABORTED).
 cdef dict GRPC = {
-    400: 13, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 413: 8, 415: 13, 429: 14, 431: 8, 502: 14, 503: 14, 504: 4,
+    400: 13, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 409: 10, 413: 8, 415: 13, 429: 14, 431: 8, 502: 14, 503: 14,
+    504: 4,
 }
 cdef enum:
     GRPC_UNKNOWN = 2

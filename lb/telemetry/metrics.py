@@ -54,6 +54,7 @@ class _Collector:
         yield from _listeners(snapshot.listeners)
         yield from datagrams.families(snapshot.datagrams)
         yield from _endpoints(snapshot.status)
+        yield from _sequences(snapshot.status)
         yield from _daemon(snapshot.status)
         yield from _managed(snapshot.status)
         yield from _discovery(snapshot.status)
@@ -206,6 +207,22 @@ def _steering(
         (((p["name"],), p["panic"]) for p in steered),
     )  # fmt: skip
     yield _counter("pool_panics", "Panics so far", ("pool",), (((p["name"],), p["panics"]) for p in steered))
+
+
+def _sequences(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [
+        ((p["name"], e["address"]), e.get("sequences", 0))
+        for p in status["pools"]
+        for e in (*p["endpoints"], *p.get("leaving", ()))
+    ]
+    yield _gauge("endpoint_sequences", "Sequences that are open at the endpoint", ("pool", "endpoint"), rows)
+    totals = status.get("sequences", {})
+    for name, text in (
+        ("opened", "Sequences that were begun"),
+        ("lost", "Sequences that could not go on, as their endpoint was gone"),
+        ("evicted", "Sequences that were forgotten before their time, to make room for others"),
+    ):
+        yield _counter(f"sequences_{name}", text, (), [((), totals.get(name, 0))])
 
 
 def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport PoolQueue
+from lb.upstream.sequences cimport Sequences
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -43,6 +44,8 @@ cdef class Pool:
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum
     cdef readonly dict models         # name as UTF-8 -> its bit, of those whose readiness is known; None: of none
+    cdef Sequences sequences          # None: a sequence is as good as any request
+    cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
 
     # The bit of a model, for the set's `wanted`; 0 = its readiness is not known. Only where `models` is not None.
     cdef uint64_t model_bit(self, bytes name) noexcept
@@ -53,6 +56,8 @@ cdef class Pool:
     cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept
     # Either (`turn`: the latter) for a request that only endpoints can answer that have these models ready.
     cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept
+    # The same for a request of a sequence, which only this endpoint will do for: it, or TAKEN_…
+    cdef int acquire_bound(self, int index, uint64_t now) noexcept
     cdef bint crowded(self) noexcept
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept

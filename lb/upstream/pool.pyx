@@ -6,11 +6,13 @@ from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.endpoints.set cimport EndpointSet
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
+from lb.upstream.sequences cimport Sequences
 
 from lb.balancing import registry
 
 cdef enum:
     TURNS = 4                         # choices, where other workers take the last place of each just before
+    CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
 
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
@@ -23,9 +25,10 @@ cdef dict KEYS = {
 
 cdef class Pool:
     """A pool of a plan (`PoolPlan`). `channels` are the connections to each endpoint, in the plan's order; `queue` is
-    where its requests wait when all endpoints have as many as they may, None where they do not."""
+    where its requests wait when all endpoints have as many as they may, None where they do not; `leaving` is a pool of
+    the endpoints that the plan no longer names."""
 
-    def __init__(self, plan, Segment segment, channels, PoolQueue queue=None):
+    def __init__(self, plan, Segment segment, channels, PoolQueue queue=None, Pool leaving=None):
         cdef int i
         self.name = plan.name
         self.protocol = PROTOCOLS[plan.protocol]
@@ -59,6 +62,9 @@ cdef class Pool:
         if plan.outlier is not None:
             self.outlier = Outlier(plan.outlier, segment, plan.endpoints)
             self.outlier.series = self.series
+        self.leaving = leaving
+        if plan.sequence is not None:
+            self.sequences = Sequences(plan, self.endpoints, leaving.sequences if leaving is not None else None)
 
     def __dealloc__(self):
         free(self.series)
@@ -96,7 +102,9 @@ cdef class Pool:
                 return TAKEN_NOBODY
             if index < 0:
                 return TAKEN_FULL if self.endpoints.limited and self.crowded() else TAKEN_NOBODY
-            if self.endpoints.take(index):
+            if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
+                exclude = index               # its next place is that of one who can go nowhere else
+            elif self.endpoints.take(index):
                 tg_add(&self.series[index][TG_S_STARTED], 1)
                 return index
         return TAKEN_FULL
@@ -107,6 +115,18 @@ cdef class Pool:
         index = self.acquire_next(now, key, exclude) if turn else self.acquire(now, key, exclude)
         self.endpoints.wanted = 0
         return index
+
+    cdef int acquire_bound(self, int index, uint64_t now) noexcept:
+        if not self.sequences.serves(index):
+            return TAKEN_NOBODY
+        if self.endpoints.take(index):
+            if self.endpoints.limited:
+                self.endpoints.unclaim(index)
+            tg_add(&self.series[index][TG_S_STARTED], 1)
+            return index
+        if self.queue is not None:
+            self.endpoints.claim(index, now + CLAIM_NS)
+        return TAKEN_FULL
 
     cdef bint crowded(self) noexcept:
         """Whether an endpoint takes requests, if not now."""
@@ -119,8 +139,12 @@ cdef class Pool:
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
         self.endpoints.release(index)
         tg_add(&self.series[index][TG_S_FINISHED], 1)
+        cdef int claimant
         if self.queue is not None:
             self.queue.released(now, latency if ok else 0)
+            claimant = self.endpoints.claimant(index, now)
+            if claimant >= 0 and claimant != self.endpoints.worker:
+                self.queue.bells.ring(claimant)
         if latency and self.policy.learns:
             self.observe(index, now, latency, ok)
 

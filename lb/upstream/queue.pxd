@@ -32,6 +32,7 @@ cdef enum taken:
 
 cdef class Waiter(Timed):
     cdef PoolQueue queue              # None: it does not wait
+    cdef bint tied                    # only one endpoint will do, which has no room: others may pass
     cdef uint64_t place               # its key in the order
     cdef uint64_t number              # among equal keys
     cdef uint64_t queued_at
@@ -69,6 +70,7 @@ cdef class PoolQueue(Source):
     cdef tg_waiter *line              # from `first`, by key and number
     cdef size_t first
     cdef size_t count
+    cdef size_t tied                  # of them
     cdef size_t room
     cdef uint64_t numbers
     cdef uint64_t busy_since          # while somebody waits: somebody has at every moment since
@@ -95,6 +97,8 @@ cdef class PoolQueue(Source):
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
     cdef int ahead_elsewhere(self) noexcept
+    cdef size_t first_free(self) noexcept
+    cdef void serve_tied(self, uint64_t now) noexcept
     cdef size_t rank(self, uint64_t key, uint64_t number) noexcept
     cdef double wait_of(self, uint64_t key, uint64_t now) noexcept
     cdef double service_time(self, uint64_t now) noexcept

@@ -4,6 +4,9 @@
     on_flush    at the end of a batch in which an endpoint had room again, a bell rang, or somebody came: as many as fit
     leave       its client left, or its time is over
 
+A request that only one endpoint will do for (a sequence's) does not hold up those behind it, nor is it passed for ever:
+it has a claim on its endpoint's next place (EndpointSet.claim).
+
 The order is by priority, then by deadline (earliest deadline first), then by arrival. Without a deadline of its own a
 request has that of the queue, which makes equal ones first come, first served, over all workers.
 
@@ -169,17 +172,21 @@ cdef class PoolQueue(Source):
         cdef double service = self.service_time(now)
         cdef Waiter head
         cdef int endpoint, other
+        cdef size_t at
         cdef bint impatient = self.impatient
         self.impatient = False
+        if self.tied:
+            self.serve_tied(now)
         while True:
             if not impatient:
                 other = self.ahead_elsewhere()
                 if other >= 0:
                     self.bells.ring(other)
                     break
-            if not self.count:
+            at = self.first_free()
+            if at == self.count:
                 break
-            head = <Waiter>self.line[self.first].waiter
+            head = <Waiter>self.line[self.first + at].waiter
             if head.wanted_by != NEVER and now + <uint64_t>service > head.wanted_by:
                 tg_add(&self.words[TG_S_TIMEOUTS if now >= head.wanted_by else TG_S_QUEUE_HOPELESS], 1)
                 self.over(head, now)
@@ -197,6 +204,33 @@ cdef class PoolQueue(Source):
             self.poller.arm(self, now + LOOK_NS)
         else:
             self.poller.disarm(self)
+
+    cdef void serve_tied(self, uint64_t now) noexcept:
+        cdef Waiter waiter
+        cdef int endpoint
+        cdef size_t at = 0
+        while at < self.count:
+            waiter = <Waiter>self.line[self.first + at].waiter
+            if not waiter.tied:
+                at += 1
+                continue
+            endpoint = waiter.take_endpoint(now)
+            if endpoint == TAKEN_FULL:
+                at += 1
+                continue
+            self.over(waiter, now)            # the next one stands at `at` now
+            if endpoint >= 0:
+                waiter.admitted(endpoint)
+            else:
+                waiter.turned_away(Q_NOBODY)
+
+    cdef size_t first_free(self) noexcept:
+        """The place in line of the first for whom any endpoint will do; `count` where there is none."""
+        cdef size_t at = 0
+        if self.tied:
+            while at < self.count and (<Waiter>self.line[self.first + at].waiter).tied:
+                at += 1
+        return at
 
     cdef void on_timer(self) noexcept:
         # Whoever should have come first may hang: then it is not waited for.
@@ -219,7 +253,8 @@ cdef class PoolQueue(Source):
 
     cdef int ahead_elsewhere(self) noexcept:
         """The worker whose first comes before ours; -1 when none does."""
-        cdef uint64_t best = self.line[self.first].key if self.count else UINT64_MAX
+        cdef size_t at = self.first_free()
+        cdef uint64_t best = self.line[self.first + at].key if at < self.count else UINT64_MAX
         cdef uint64_t key
         cdef int worker, found = -1
         for worker in range(self.workers):
@@ -301,6 +336,7 @@ cdef class PoolQueue(Source):
         self.line[self.first + at].number = waiter.number
         self.line[self.first + at].waiter = <void *>waiter
         self.count += 1
+        self.tied += waiter.tied
         return 0
 
     cdef void take_out(self, size_t at) noexcept:
@@ -317,6 +353,7 @@ cdef class PoolQueue(Source):
         """It waits no more."""
         cdef uint64_t waited = now - waiter.queued_at if now > waiter.queued_at else 0
         self.take_out(self.rank(waiter.place, waiter.number))
+        self.tied -= waiter.tied
         waiter.queue = None
         tg_add(&self.words[TG_S_FINISHED], 1)
         tg_add(&self.words[TG_S_DURATION_SUM_NS], waited)
@@ -325,5 +362,8 @@ cdef class PoolQueue(Source):
         Py_DECREF(waiter)
 
     cdef void publish(self) noexcept:
+        cdef size_t at
         if self.count:
-            tg_store64_relaxed(&self.words[TG_S_QUEUE_HEAD], self.line[self.first].key)
+            at = self.first_free()
+            tg_store64_relaxed(&self.words[TG_S_QUEUE_HEAD],
+                               self.line[self.first + at].key if at < self.count else UINT64_MAX)

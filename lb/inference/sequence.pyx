@@ -1,0 +1,118 @@
+"""The sequence of a gRPC inference request: see sequence.pxd.
+
+A ModelInferRequest has the model's name and version as fields 1 and 2 and its parameters as field 4; encoders write
+fields in the order of their numbers, so that all of it stands before the tensors. Where the first tensor's raw data
+(field 7) begins, the look is over: the data need not be here for a request to be sent on.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp, memset
+from lb.inference.protobuf cimport (
+    WIRE_BYTES, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
+)
+
+cdef enum:
+    FRAME = 5                         # of gRPC: compressed or not, and the message's length
+    MODEL_NAME = 1
+    MODEL_VERSION = 2
+    PARAMETERS = 4
+    RAW_INPUTS = 7
+    KEY = 1                           # of an entry of a map
+    VALUE = 2
+    BOOL_PARAM = 1                    # of an InferParameter
+    INT64_PARAM = 2
+    STRING_PARAM = 3
+    UINT64_PARAM = 5
+
+cdef const char *SERVICE = b"/inference.GRPCInferenceService/Model"
+
+
+cdef bint infers(const char *path, size_t n) noexcept nogil:
+    if n < 42 or memcmp(path, SERVICE, 37) != 0:
+        return False
+    if n == 42:
+        return memcmp(path + 37, b"Infer", 5) == 0
+    return n == 48 and memcmp(path + 37, b"StreamInfer", 11) == 0
+
+
+cdef void read_parameter(const span *entry, tg_sequence *found) noexcept nogil:
+    cdef cursor c, inner
+    cdef field f, value
+    cdef span key, held
+    key = held = span(NULL, 0)
+    start_cursor(&c, entry.data, entry.size)
+    while next_field(&c, &f) > 0:
+        if f.wire == WIRE_BYTES and f.number == KEY:
+            key = f.bytes
+        elif f.wire == WIRE_BYTES and f.number == VALUE:
+            held = f.bytes
+    # "sequence_id", "sequence_start", "sequence_end"
+    if key.size < 11 or key.size > 14 or memcmp(key.data, b"sequence_", 9) != 0:
+        return
+    start_cursor(&inner, held.data, held.size)
+    while next_field(&inner, &value) > 0:
+        if key.size == 11 and memcmp(key.data + 9, b"id", 2) == 0:
+            if value.wire == WIRE_BYTES and value.number == STRING_PARAM:
+                found.id = value.bytes
+                found.number = 0
+            elif value.wire == WIRE_VARINT and (value.number == INT64_PARAM or value.number == UINT64_PARAM):
+                found.number = value.value
+                found.id = span(NULL, 0)
+        elif value.wire == WIRE_VARINT and value.number == BOOL_PARAM:
+            if key.size == 14 and memcmp(key.data + 9, b"start", 5) == 0:
+                found.start = value.value != 0
+            elif key.size == 12 and memcmp(key.data + 9, b"end", 3) == 0:
+                found.end = value.value != 0
+
+
+cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequence *found) noexcept nogil:
+    cdef const unsigned char *head = <const unsigned char *> data
+    cdef const unsigned char *before
+    cdef cursor c
+    cdef field f
+    cdef uint64_t length, tag
+    cdef bint complete = whole
+    cdef int got
+    memset(found, 0, sizeof(tg_sequence))
+    if size < FRAME:
+        return LOOK_NONE if whole else LOOK_MORE
+    if head[0] != 0:
+        return LOOK_NONE                      # compressed
+    length = <uint64_t> head[1] << 24 | <uint64_t> head[2] << 16 | <uint64_t> head[3] << 8 | head[4]
+    size -= FRAME
+    if size >= length:
+        size = <size_t> length
+        complete = True
+    start_cursor(&c, data + FRAME, size)
+    while True:
+        before = c.at
+        got = next_field(&c, &f)
+        if got <= 0:
+            break
+        if f.wire != WIRE_BYTES:
+            continue
+        if f.number == MODEL_NAME:
+            found.model = f.bytes
+        elif f.number == MODEL_VERSION:
+            found.version = f.bytes
+        elif f.number == PARAMETERS:
+            read_parameter(&f.bytes, found)
+    if not complete:
+        # Cut off in the middle of a field; of raw data that is no matter.
+        c.at = before
+        if take_varint(&c, &tag) < 0 or tag >> 3 != RAW_INPUTS:
+            return LOOK_MORE
+    return LOOK_FOUND if found.id.size or found.number else LOOK_NONE
+
+
+def find_sequence(bytes body, bint whole):
+    """`look_for_sequence` for tests: None when it cannot be told yet, False when there is none, else (model, version,
+    id, start, end); the id is an int or bytes."""
+    cdef tg_sequence found
+    cdef looked verdict = look_for_sequence(<const char *> body, <size_t> len(body), whole, &found)
+    if verdict == LOOK_MORE:
+        return None
+    if verdict == LOOK_NONE:
+        return False
+    id_ = found.id.data[:found.id.size] if found.id.size else found.number
+    return found.model.data[:found.model.size], found.version.data[:found.version.size], id_, found.start, found.end

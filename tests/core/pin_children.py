@@ -1,0 +1,69 @@
+"""Processes for test_pins.py, run as a script: `pin_children.py MODE SEGMENT_FD CHILDREN NUMBER`. Prints JSON.
+
+same CHILDREN TIMES      children pin, find and drop one key, all at once, each to its own slot: how often something was
+                         found that is none of their slots
+storm CHILDREN KILLS     children pin and drop keys of one set without end and are killed at random moments
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+from bucket_children import together
+
+from lb.core.pins import Pins
+from lb.core.segment import Segment
+
+NOW = 10**12
+IDLE = 10**9
+
+
+def attach(fd, worker):
+    return Pins(Segment.attach(os.dup(fd), worker))
+
+
+def same(fd, children, times):
+    def work(number, wait):
+        pins = attach(fd, number)
+        key = pins.key(b"one")
+        wait()
+        wrong = 0
+        for _ in range(times):
+            pins.put_checked(key, number, NOW, IDLE)
+            wrong += pins.find_checked(key, NOW, IDLE) not in (-1, *range(children))
+            pins.drop_checked(key)
+        return wrong
+
+    return together(children, work)
+
+
+def storm(fd, children, kills):
+    def start(number):
+        pid = os.fork()
+        if pid == 0:
+            pins = attach(fd, number)
+            while True:
+                key = pins.key(b"key-%d" % random.randrange(24))
+                if pins.hammer(key, key % 16, NOW, IDLE, 3):
+                    os._exit(3)  # it found a place that is not this key's
+        return pid
+
+    pids = [start(number) for number in range(children)]
+    for _ in range(kills):
+        time.sleep(random.random() * 0.01)
+        victim = random.randrange(children)
+        os.kill(pids[victim], signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[victim], 0)[1]) == -signal.SIGKILL
+        pids[victim] = start(victim)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    return kills
+
+
+if __name__ == "__main__":
+    mode, arguments = sys.argv[1], [int(argument) for argument in sys.argv[2:]]
+    print(json.dumps({"same": same, "storm": storm}[mode](*arguments)))
