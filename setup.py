@@ -21,9 +21,11 @@ LIBRARIES = {
     "libsodium": ("libsodium-dev", "1.0.18"),
     "openssl": ("libssl-dev", "3.0"),
     "re2": ("libre2-dev", "0"),  # older ones give the number of their interface as version
+    "yaml-0.1": ("libyaml-dev", "0.2.2"),
 }
 # module -> the C libraries it links
 LINKS = {
+    "lb.config.yaml_values": ["yaml-0.1"],
     "lb.core.http1": ["libllhttp"],
     "lb.core.http2": ["libnghttp2"],
     "lb.core.hashing": ["libsodium"],

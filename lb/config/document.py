@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from lb.config.yaml_values import NotPlainError, values
+
 MAX_BYTES = 4 << 20
 # An alias repeats its node, so a short text can grow without limit ("billion laughs"); no real file comes near this.
 MAX_NODES = 200_000
@@ -61,7 +63,6 @@ class _Loader(yaml.CSafeLoader):
         return _DEFAULT_TAGS[kind]
 
 
-_TEXT = _TAG + "str"
 _MERGE = _TAG + "merge"
 _PLAIN = {_TAG + kind: convert for kind, convert in _SCALARS.items()}
 _DEFAULT_TAGS: dict[type[Node], str] = {
@@ -95,19 +96,20 @@ class Document:
     """Values of a file, and the mistakes of its form. Where they stand is found out when it is asked for, which for a
     file without mistakes is never."""
 
-    def __init__(self, root: MappingNode) -> None:
-        """Raises MalformedError when it is too deep, or too much."""
+    def __init__(self, text: str, root: Callable[[str], MappingNode]) -> None:
+        """`root` gives the nodes of `text`. Raises MalformedError as it does, and when they are too deep or too many."""
+        self._text = text
         self._root = root
         self.data: dict[str, Any] = {}
         self.problems: list[Problem] = []
         try:
-            self.data = _mapping(root, 0, [0])
-        except _NotPlainError:
+            self.data = values(text.encode(), _value, MAX_DEPTH, MAX_NODES)
+        except NotPlainError:
             self.data, self.problems = self._built.data, self._built.problems
 
     @cached_property
     def _built(self) -> _Builder:
-        return _Builder(self._root)
+        return _Builder(self._root(self._text))
 
     @property
     def lines(self) -> dict[str, int]:
@@ -134,12 +136,7 @@ def join(path: str, key: str | int) -> str:
 
 def parse(raw: bytes) -> Document:
     """The document in `raw`. Raises MalformedError when there is no mapping to go on with."""
-    root = _root(raw)
-    if root is None or _is_empty(root):
-        raise MalformedError("empty: a configuration needs at least listeners and pools")
-    if not isinstance(root, MappingNode):
-        raise MalformedError("not a mapping: a configuration begins with keys such as listeners:", _line(root))
-    return Document(root)
+    return Document(_text(raw), _mapping)
 
 
 def parse_list(raw: bytes, key: str) -> Document:
@@ -147,27 +144,39 @@ def parse_list(raw: bytes, key: str) -> Document:
 
     Raises MalformedError when it is neither.
     """
-    root = _root(raw)
-    if root is None or _is_empty(root):
-        raise MalformedError("empty: a list is needed, [] if nothing is to be in it")
-    if isinstance(root, SequenceNode):
-        name = ScalarNode(_TEXT, key, root.start_mark, root.start_mark)
-        root = MappingNode(_DEFAULT_TAGS[MappingNode], [(name, root)], root.start_mark, root.end_mark)
-    if not isinstance(root, MappingNode):
-        raise MalformedError(f"not a list, nor a mapping with the key {key}", _line(root))
-    return Document(root)
+    return Document(_text(raw), lambda text: _list(text, key))
 
 
-def _root(raw: bytes) -> Node | None:
+def _text(raw: bytes) -> str:
     if len(raw) > MAX_BYTES:
         raise MalformedError(f"larger than {MAX_BYTES >> 20}MiB")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise MalformedError(
             f"not UTF-8 text: byte 0x{raw[error.start]:02x}", raw.count(b"\n", 0, error.start) + 1
         ) from None
-    return _compose(text)
+
+
+def _mapping(text: str) -> MappingNode:
+    root = _compose(text)
+    if root is None or _is_empty(root):
+        raise MalformedError("empty: a configuration needs at least listeners and pools")
+    if not isinstance(root, MappingNode):
+        raise MalformedError("not a mapping: a configuration begins with keys such as listeners:", _line(root))
+    return root
+
+
+def _list(text: str, key: str) -> MappingNode:
+    root = _compose(text)
+    if root is None or _is_empty(root):
+        raise MalformedError("empty: a list is needed, [] if nothing is to be in it")
+    if isinstance(root, SequenceNode):
+        name = ScalarNode(_DEFAULT_TAGS[ScalarNode], key, root.start_mark, root.start_mark)
+        root = MappingNode(_DEFAULT_TAGS[MappingNode], [(name, root)], root.start_mark, root.end_mark)
+    if not isinstance(root, MappingNode):
+        raise MalformedError(f"not a list, nor a mapping with the key {key}", _line(root))
+    return root
 
 
 def _is_empty(root: Node | None) -> bool:
@@ -193,42 +202,14 @@ def _line(node: Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-class _NotPlainError(Exception):
-    """There is more to a document than values: a merge key, a mistake."""
-
-
-def _mapping(node: MappingNode, depth: int, count: list[int]) -> dict[str, Any]:
-    """The values of a mapping that is as most are: what _Builder gives, in a third of the time."""
-    count[0] += 1
-    if depth > MAX_DEPTH or count[0] > MAX_NODES:
-        raise _NotPlainError
-    result = {}
-    for key, value in node.value:
-        if type(key) is not ScalarNode or key.tag == _MERGE:
-            raise _NotPlainError
-        result[key.value] = _plain(value, depth + 1, count)
-    if len(result) != len(node.value):
-        raise _NotPlainError
-    return result
-
-
-def _plain(node: Node, depth: int, count: list[int]) -> Any:
-    if type(node) is MappingNode:
-        return _mapping(node, depth, count)
-    count[0] += 1
-    if depth > MAX_DEPTH or count[0] > MAX_NODES:
-        raise _NotPlainError
-    if type(node) is SequenceNode:
-        return [_plain(item, depth + 1, count) for item in node.value]
-    if node.tag == _TEXT:
-        return node.value
-    convert = _PLAIN.get(node.tag)
-    if convert is None or node.value == "":
-        raise _NotPlainError
-    try:
-        return convert(node.value)
-    except ValueError:
-        raise _NotPlainError from None
+def _value(text: str) -> Any:
+    """The value of a plain scalar. Raises NotPlainError where it is a mistake, or a merge key."""
+    for tag, pattern in _Loader.yaml_implicit_resolvers.get(text[:1], ()):
+        if pattern.match(text):
+            if tag == _MERGE or text == "":
+                raise NotPlainError
+            return _PLAIN[tag](text)
+    return text
 
 
 class _Builder:
