@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7)).
 UNIX_PATH_MAX = 107
@@ -34,6 +35,7 @@ class UnixPath:
         return f"unix:{self.path}"
 
 
+@lru_cache(maxsize=8192)
 def parse_address(text: str) -> HostPort | UnixPath:
     """`text` as an address in canonical form; ValueError says what is wrong with it."""
     if text.startswith("unix:"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,16 +45,16 @@ def problem(kind: str, message: str) -> PydanticCustomError:
 
 def only_one(model: BaseModel, names: tuple[str, ...]) -> None:
     """Raise unless exactly one of the fields `names` is set to something other than its default."""
-    fields = type(model).model_fields
-    given = [
-        name
-        for name in names
-        if name in model.model_fields_set
-        and getattr(model, name) != fields[name].get_default(call_default_factory=True, validated_data={})
-    ]
+    explicit = model.model_fields_set
+    given = [name for name in names if name in explicit and getattr(model, name) != _default(type(model), name)]
     if len(given) != 1:
         what = f"not {' and '.join(given)} together" if given else "none is given"
         raise problem("only_one", f"exactly one of {', '.join(names)} is needed; {what}")
+
+
+@cache
+def _default(kind: type[BaseModel], name: str) -> Any:
+    return kind.model_fields[name].get_default(call_default_factory=True, validated_data={})
 
 
 def refuse(values: tuple[str, ...]) -> BeforeValidator:

@@ -35,7 +35,8 @@ class _Seen:
 def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
     """Routes that others hide, and paths that no request has once it is normalised."""
     plan = compile_normalize(listener.normalize_path)
-    seen: dict[_Place, _Seen] = {}
+    firsts: dict[_Place, int] = {}
+    shared: dict[_Place, _Seen] = {}
     for i, route in enumerate(listener.routes):
         match = route.match
         kind, text = path_of(match)
@@ -44,10 +45,10 @@ def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
         if kind == "template":  # names do not tell templates apart
             text = Template.parse(text).key.decode("latin-1")
         place = (match.host or match.host_regex or "", match.host_regex is not None, kind, text)
-        known = seen.get(place)
-        if known is None:
-            seen[place] = _Seen(i, match)
+        first = firsts.setdefault(place, i)
+        if first == i:
             continue
+        known = shared.get(place) or shared.setdefault(place, _Seen(first, listener.routes[first].match))
         where = f"{path}.routes[{i}].match"
         twin = known.twin(i, match)
         if twin != i:

@@ -41,6 +41,7 @@ _HTTP_ONLY = (
     "upgrades",
     "upgrade_idle_timeout",
 )
+_CACHING = ("cache", "cache_ttl")
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
 _STREAM_ONLY = ("send_timeout", "max_connections", "max_connections_per_source", "proxy_protocol", "half_close_timeout")
 _POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
@@ -114,7 +115,10 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
         yield f"{path}.pool", "only for protocols tcp and udp; an http listener has routes"
     if not listener.routes:
         yield f"{path}.routes", "is required for protocol http: at least one route"
+    ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
     for i, route in enumerate(listener.routes):
+        if route.pool in ordinary and route.mirror is None and route.model_fields_set.isdisjoint(_CACHING):
+            continue  # as most of thousands are: nothing below is about it
         for where, pool in _pools_of(f"{path}.routes[{i}]", route):
             yield from _reference(config, broken, where, pool, "http")
         yield from _route(config, broken, f"{path}.routes[{i}]", route)
@@ -172,7 +176,7 @@ def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> I
     protocols = {config.pools[name].protocol for name in route.pool_names if name in config.pools}
     if route.cache_ttl is not None and not route.cache:
         yield f"{path}.cache_ttl", "has no effect with cache: false"
-    wanted = [key for key in ("cache", "cache_ttl") if key in explicit and getattr(route, key) and route.cache]
+    wanted = [key for key in _CACHING if key in explicit and getattr(route, key) and route.cache]
     for key in wanted:
         if config.cache is None and "cache" not in broken:
             yield f"{path}.{key}", "there is no cache; add a section cache: {}"
@@ -215,8 +219,10 @@ def _route_names(config: Config) -> Iterator[Found]:
     seen: dict[str, str] = {}
     for name, listener in config.listeners.items():
         for i, route in enumerate(listener.routes):
+            if route.name is None:
+                continue
             path = f"listeners.{name}.routes[{i}]"
-            if route.name is not None and seen.setdefault(route.name, path) != path:
+            if seen.setdefault(route.name, path) != path:
                 yield f"{path}.name", f"{route.name!r} is the name of {seen[route.name]} already"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from lb.config.address import HostPort, parse_address
 from lb.config.affinity import sequence_plan
@@ -13,6 +13,7 @@ from lb.config.compile_route import CacheRule, compile_normalize, compile_route,
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
 from lb.config.limits import limits_plan
+from lb.config.memory import Memory
 from lb.config.outlier import outlier_plan
 from lb.config.plan import (
     AccessLogPlan,
@@ -50,6 +51,27 @@ class Allocator(Protocol):
         ...
 
 
+class PlanMemory:
+    """The routes of the last plan by name, each with what it was compiled from, for the next one. What else a route's
+    plan depends on is compared as a whole: the pools with their places and protocols, and the cache's defaults."""
+
+    def __init__(self) -> None:
+        self.routes: Memory[str, tuple[RouteConfig, RoutePlan]] = Memory()
+        self._around: tuple[Any, ...] = ()
+
+    def begin(self, config: Config) -> None:
+        """Ends the round before, whatever came of its plan, and begins that of `config`."""
+        around = (
+            tuple((name, pool.protocol) for name, pool in config.pools.items()),
+            config.cache.ttl if config.cache is not None else None,
+        )
+        if around == self._around:
+            self.routes.keep()
+        else:
+            self.routes = Memory()
+        self._around = around
+
+
 def worker_count(config: Config) -> int:
     """The number of workers that `config` asks for; `auto` is one for each CPU this process may run on."""
     if config.workers != "auto":
@@ -67,20 +89,26 @@ def compile_plan(
     material: Material = NOTHING,
     tickets: tuple[bytes, ...] = (),
     models: Mapping[str, tuple[str, ...]] | None = None,
+    memory: PlanMemory | None = None,
 ) -> Plan:
     """The plan of `config`.
 
     `managed` has the endpoints, by pool, that are not in the file as they are: the ready servers of a managed pool,
     and what the host names of a pool resolve to (lb.discovery.static). A pool that is not in it has the endpoints of
     the file, none if it is managed. `material` is what the files of TLS sections hold, `tickets` the keys of session
-    tickets, `models` those of each pool whose readiness is known. Raises ConfigError when the file's endpoints hold a
-    host name.
+    tickets, `models` those of each pool whose readiness is known.
+    `memory` has the routes of the plan before; those that did not change are taken from it. Raises ConfigError when the
+    file's endpoints hold a host name.
     """
+    memory = memory or PlanMemory()
+    memory.begin(config)
     indices = {name: i for i, name in enumerate(config.pools)}
     return Plan(
         generation=generation,
         workers=workers,
-        listeners=tuple(_listener(config, n, li, indices, allocator, material) for n, li in config.listeners.items()),
+        listeners=tuple(
+            _listener(config, n, li, indices, allocator, material, memory) for n, li in config.listeners.items()
+        ),
         pools=tuple(
             replace(_pool(name, pool, managed.get(name), allocator, material), models=(models or {}).get(name, ()))
             for name, pool in config.pools.items()
@@ -101,6 +129,7 @@ def _listener(
     pools: Mapping[str, int],
     allocator: Allocator,
     material: Material,
+    memory: PlanMemory,
 ) -> ListenerPlan:
     return ListenerPlan(
         name=name,
@@ -109,7 +138,7 @@ def _listener(
         series=allocator.series("listener", name),
         pool=pools[listener.pool] if listener.pool is not None else -1,
         routes=tuple(
-            _route(config, route.name or f"{name}/{i}", route, pools, allocator)
+            _route(config, route.name or f"{name}/{i}", route, pools, allocator, memory)
             for i, route in enumerate(listener.routes)
         ),
         header_timeout_ns=listener.header_timeout,
@@ -176,13 +205,30 @@ def _proxy_protocol(config: ProxyProtocolConfig | None) -> ProxyProtocolPlan | N
     return ProxyProtocolPlan(networks, UNIX in config.from_, config.required, config.timeout)
 
 
-def _route(config: Config, name: str, route: RouteConfig, pools: Mapping[str, int], allocator: Allocator) -> RoutePlan:
+def _route(
+    config: Config,
+    name: str,
+    route: RouteConfig,
+    pools: Mapping[str, int],
+    allocator: Allocator,
+    memory: PlanMemory,
+) -> RoutePlan:
+    series = allocator.series("route", name)
+    known = memory.routes.get(name)
+    if known is not None and known[0] is route and known[1].series == series:
+        return known[1]
+    plan = compile_route(route, name, series, pools, _caching(config, route))
+    memory.routes.put(name, (route, plan))
+    return plan
+
+
+def _caching(config: Config, route: RouteConfig) -> CacheRule:
     cached = (
         config.cache is not None and route.cache and any(config.pools[p].protocol == "oip" for p in route.pool_names)
     )
     default_ttl = config.cache.ttl if config.cache is not None else 0
     ttl = (default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0
-    return compile_route(route, name, allocator.series("route", name), pools, CacheRule(cached, ttl))
+    return CacheRule(cached, ttl)
 
 
 def _pool(

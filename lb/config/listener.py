@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from lb.config.base import Bind, Boolean, Integer, Model, Token
 from lb.config.hop import Network, Pseudonym
@@ -14,9 +14,15 @@ from lb.config.route import RouteConfig
 from lb.config.tcp import ProxyProtocolConfig, SniRouteConfig
 from lb.config.tls import TlsConfig
 from lb.config.udp import UdpConfig
-from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, Size
+from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, FileContext, Size
 
 _IDLE = {"tcp": HOUR, "tls": HOUR, "udp": MINUTE}
+
+
+def _known_route(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    # Of the context a route's validation takes only that there is a file, so that the same words mean the same.
+    memory = info.context.memory if isinstance(info.context, FileContext) else None
+    return handler(value) if memory is None else memory.route(value, handler)
 
 
 class ListenerConfig(Model):
@@ -34,7 +40,7 @@ class ListenerConfig(Model):
     pool: str | None = None
     """Name of the pool that takes the connections or sessions. Needed for `tcp` and `udp`; for `tls` it
     takes those that no rule does, which otherwise are refused with the alert `unrecognized_name`."""
-    routes: list[RouteConfig] = []
+    routes: list[Annotated[RouteConfig, WrapValidator(_known_route)]] = []
     """The rules that say what becomes of a request. Of those that match, the most particular takes it, wherever it
     stands (see docs/howto/routing.md); of equals the first. Protocol `http` only, and needed there; a request that
     none of them takes is answered with 404."""

@@ -14,27 +14,37 @@ from lb.config.base import nearest
 from lb.config.checks import Check, Found, check_config, check_files
 from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
 from lb.config.explain import message, where
+from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.schema import Config
 from lb.config.units import FileContext
 from lb.errors import ConfigError
 
 
-def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True) -> Config:
+def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True, memory: FileMemory | None = None) -> Config:
     """The configuration in the file `path`.
 
     `checks` are run after the loader's own; each gets the Config and gives (path, message) pairs. When parts of the
     file are wrong, they get what is left of it, so that one run shows every problem. `files` says whether the files and
-    folders named in the configuration have to be there, too.
+    folders named in the configuration have to be there, too. `memory` is what the load before left, from which parts
+    that did not change are taken; it is left for the next one.
 
     Raises ConfigError with one line `FILE:LINE: path.to.key: message` for every problem. Blocks on the file system and,
     where a check resolves names, on the network.
     """
     with collector_paused():
-        return _load(path, checks, files)
+        try:
+            config = _load(path, [*checks, check_files] if files else checks, memory)
+        except ConfigError:
+            if memory is not None:
+                memory.drop()
+            raise
+        if memory is not None:
+            memory.keep()
+        return config
 
 
-def _load(path: Path, checks: Sequence[Check], files: bool) -> Config:
+def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None) -> Config:
     try:
         with open(path, "rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
@@ -46,7 +56,7 @@ def _load(path: Path, checks: Sequence[Check], files: bool) -> Config:
         document = parse(raw)
     except MalformedError as error:
         raise malformed(path, error) from None
-    config, problems = _validate(document, Path(path).absolute().parent, [*checks, check_files] if files else checks)
+    config, problems = _validate(document, FileContext(Path(path).absolute().parent, memory), checks)
     if config is None or problems:
         raise listed(path, problems)
     return config
@@ -64,8 +74,7 @@ def listed(path: Path, problems: Sequence[Problem]) -> ConfigError:
     return ConfigError([_printable(line) for line in lines])
 
 
-def _validate(document: Document, base: Path, checks: Sequence[Check]) -> tuple[Config | None, list[Problem]]:
-    context = FileContext(base)
+def _validate(document: Document, context: FileContext, checks: Sequence[Check]) -> tuple[Config | None, list[Problem]]:
     problems = set(document.problems)
     reported = {p.path for p in problems}
     broken = set(reported)

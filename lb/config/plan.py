@@ -6,10 +6,9 @@ indices, slots and series of the shared segment), so that later code never check
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, is_dataclass
-from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from lb.config.hop import HopPlan
 from lb.config.limits import LimitsPlan
@@ -26,6 +25,7 @@ from lb.config.route_plan import (
 )
 from lb.config.tls_plan import PoolTlsPlan, TlsPlan
 from lb.config.tracing import TracingPlan
+from lb.config.wire import Pack, pack, plain, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class ListenerPlan:
     protocol: str  # http | https | tcp | tls | udp
     series: int
     pool: int  # tcp and udp: index into Plan.pools; tls: that of what no rule takes, -1 = none; http: -1
-    routes: tuple[RoutePlan, ...]  # http: the most particular match wins, of equals the first
+    routes: Sequence[RoutePlan]  # http: the most particular match wins, of equals the first
     header_timeout_ns: int  # from the first byte of a request's head to its end
     body_timeout_ns: int  # between two reads of a request's body
     idle_timeout_ns: int  # keep-alive without a request; a silent TCP or UDP session
@@ -239,62 +239,13 @@ class Plan:
     limits: LimitsPlan = field(default_factory=LimitsPlan)
     tickets: tuple[bytes, ...] = field(default=(), repr=False)  # keys of TLS session tickets, newest first
 
-    def to_wire(self) -> dict[str, Any]:
-        """The plan as plain types, for msgpack."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+    def to_wire(self, packer: Pack = pack) -> dict[str, Any]:
+        """The plan as plain types, for msgpack; `packer` packs each route."""
+        wire: dict[str, Any] = plain(self, packer)
+        return wire
 
     @classmethod
     def from_wire(cls, data: dict[str, Any]) -> Plan:
-        """The plan from what `to_wire` gave, after msgpack (tuples may have become lists)."""
-        plan: Plan = _typed(cls, data)
+        """The plan from what `to_wire` gave, after msgpack. Its routes stay packed (lb.config.wire.Packed)."""
+        plan: Plan = typed(cls, data)
         return plan
-
-
-def _plain(value: Any) -> Any:
-    """`value`, a dataclass or a tuple, as plain types. Fields that have their default are left out: of ten thousand
-    plain routes that is most of the frame."""
-    if isinstance(value, tuple):
-        return [_plain(v) for v in value] if value and not isinstance(value[0], str | int) else list(value)
-    if isinstance(value, type) or not is_dataclass(value):
-        return value
-    plain = {}
-    kind: Any = type(value)
-    for name, default, flat in _layout(kind):
-        got = getattr(value, name)
-        if got != default:
-            plain[name] = got if flat else _plain(got)
-    return plain
-
-
-@cache
-def _layout(kind: type) -> tuple[tuple[str, Any, bool], ...]:
-    """Name, default, and whether the value is plain as it is, for each field of the dataclass `kind`."""
-    readers = _readers(kind)
-    return tuple((f.name, f.default, readers[f.name] is None) for f in fields(kind))
-
-
-def _typed(kind: type, value: Any) -> Any:
-    readers = _readers(kind)
-    return kind(**{name: reader(v) if (reader := readers[name]) else v for name, v in value.items()})
-
-
-@cache
-def _readers(kind: type) -> dict[str, Callable[[Any], Any] | None]:
-    """For each field of the dataclass `kind`, what makes its value from plain types; None where nothing is to be made.
-
-    Looked up once: resolving the annotations costs far more than reading a route.
-    """
-    return {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
-
-
-def _reader(hint: Any) -> Callable[[Any], Any] | None:
-    if isinstance(hint, type) and is_dataclass(hint):
-        return lambda value: _typed(hint, value)
-    if get_origin(hint) is tuple:
-        item = _reader(get_args(hint)[0])
-        return (lambda value: tuple(map(item, value))) if item else tuple
-    for part in get_args(hint):
-        if isinstance(part, type) and is_dataclass(part):  # X | None
-            return lambda value: None if value is None else _typed(part, value)
-    return None

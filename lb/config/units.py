@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from lb.config.memory import FileMemory
+
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
@@ -35,9 +37,11 @@ _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([A-Za-z]+)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class FileContext:
-    """Validation context of values that come from a file: `base` is the folder that relative paths start from."""
+    """Validation context of values that come from a file: `base` is the folder that relative paths start from,
+    `memory` what is known of the file's parts from the load before."""
 
     base: Path
+    memory: FileMemory | None = None
 
 
 def _parse(text: str, units: dict[str, int]) -> int | None:

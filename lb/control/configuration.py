@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lb.balancing.registry import check_policies
 from lb.config.load import load
+from lb.config.memory import FileMemory
 from lb.config.plan import EndpointSpec
 from lb.config.schema import Config
 from lb.config.tls import NOTHING, Material
@@ -27,9 +28,11 @@ class Loaded:
     certificates: tuple[CertificateFacts, ...] = ()
 
 
-def load_configuration(path: Path) -> Loaded:
-    """Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread."""
+def load_configuration(path: Path, memory: FileMemory | None = None) -> Loaded:
+    """`memory` is what the load before left, as in lb.config.load. Raises ConfigError with every problem. Blocks on the
+    file system and on name lookups: call it in a thread."""
     static = StaticEndpoints()
     tls = TlsFiles()
-    config = load(path, checks=(static.check, check_policies, check_discovery, check_routes, tls.check))
+    checks = (static.check, check_policies, check_discovery, check_routes, tls.check)
+    config = load(path, checks=checks, memory=memory)
     return Loaded(config, static.endpoints, tls.material, tls.facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
 from lb.config.compile import worker_count
+from lb.config.memory import FileMemory
+from lb.config.pause import collector_paused
 from lb.config.plan import Plan
 from lb.config.schema import Config
 from lb.control import status
@@ -100,6 +103,7 @@ class Master:
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
         self.config_path = options.config_path
+        self._memory = FileMemory()
         self.state = "starting"
         self.started = time.time()
         self.last_reload: ReloadResult | None = None
@@ -164,7 +168,8 @@ class Master:
         async with self._reloading:
             self._notifier.reloading()
             try:
-                result = await self._reload()
+                with collector_paused():
+                    result = await self._reload()
                 self.last_reload = result
                 self.reloads["ok" if result.ok else "failed"] += 1
             finally:
@@ -222,7 +227,7 @@ class Master:
 
     async def _start(self, cleanup: contextlib.AsyncExitStack) -> None:
         """Brings everything up; what came up is taken down by `cleanup`, in the reverse order."""
-        loaded = await asyncio.to_thread(load_configuration, self.config_path)
+        loaded = await asyncio.to_thread(load_configuration, self.config_path, self._memory)
         config = loaded.config
         set_level(config.log.level)
         workers = worker_count(config)
@@ -300,6 +305,8 @@ class Master:
 
     def _started(self) -> None:
         self.state = "running"
+        gc.collect()
+        gc.freeze()  # modules and a configuration, which may be large, are not looked at after each reload
         log.info("serving: %s", ", ".join(f"{name} on {address}" for name, address in self.addresses().items()))
         self._notifier.ready(self.summary())
 
@@ -350,7 +357,7 @@ class Master:
         try:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
-            wanted = await asyncio.to_thread(load_configuration, self.config_path)
+            wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory)
             decision = decide(self.config, wanted.config)
             await self.publisher.publish(replace(wanted, config=decision.config))
         except TidegateError as error:

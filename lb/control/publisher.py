@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from lb.clock import Clock
 from lb.config.base import did_you_mean
-from lb.config.compile import compile_plan
+from lb.config.compile import PlanMemory, compile_plan
 from lb.config.plan import Plan, PoolPlan
 from lb.config.schema import Config
 from lb.config.tls import pool_tls_plan
+from lb.config.wire import Packer
 from lb.control.configuration import Loaded
 from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, Publication
@@ -71,6 +72,8 @@ class Publisher:
         self._clock = clock
         self._pins = Pins(parts.segment)
         self._attempt = 0
+        self._memory = PlanMemory()
+        self._packer = Packer()
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -109,7 +112,9 @@ class Publisher:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
                     sockets = [_descriptors(staged, worker) for worker in range(self._workers)]
-                    await parts.fleet.publish(Publication(plan, sockets, config.log.level, plan.to_wire()))
+                    wire = plan.to_wire(self._packer)
+                    self._packer.keep()
+                    await parts.fleet.publish(Publication(plan, sockets, config.log.level, wire))
                 parts.registry.commit(initial, self._clock.now())
                 undo.pop_all()
             parts.sockets.commit(staged)
@@ -280,6 +285,7 @@ class Publisher:
             material=loaded.material,
             tickets=self._parts.tickets.keys,
             models=self._listed_models(loaded.config),
+            memory=self._memory,
         )
         return replace(plan, pools=tuple(self._leaving(pool) for pool in plan.pools))
 

@@ -1,8 +1,9 @@
 """A worker: a fresh interpreter that runs the data path and does what the master says over its channel.
 
 Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
-`revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer
-`explained`) and `stop` (drain, then exit 0). Frames to the master: `hello`, `applied`, `explained`, `beat`.
+`revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer `explained`) and `stop`
+(drain, then exit 0). Frames to the master: `hello`, `applied`, `explained`, `beat`. A plan is taken bit by bit
+(lb.control.adoption); what comes meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which end it.
 
 Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here.
 A master that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once,
@@ -14,12 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,6 +31,7 @@ import uvloop
 
 from lb.clock import MonotonicClock
 from lb.config.plan import Plan
+from lb.control.adoption import Adoption
 from lb.control.channel import Channel, Message
 from lb.control.logs import set_level, setup_logging
 from lb.core.heap import keep_large_blocks
@@ -46,12 +50,13 @@ log = logging.getLogger("tidegate.worker")
 class DataPath(Protocol):
     """What a worker runs; lb.proxy.proxy.Proxy is one.
 
-    `apply` either takes the plan or raises and leaves the old one in force. The sockets stay the worker's: it closes
-    one only after an `apply` whose `sockets` no longer has it. Whether to log accesses is the plan's word; the
+    `adopt` takes a plan in steps, the last of which puts it into force; if it raises, or is closed before, the old one
+    stays. One is under way at a time. The sockets stay the worker's: it closes one only after an `adopt` whose
+    `sockets` no longer has it. Whether to log accesses is the plan's word; the
     descriptor is always open, and what it refers to is changed underneath (dup2), so that reopening needs no call.
     """
 
-    def apply(self, plan: Plan, sockets: dict[str, int]) -> None: ...
+    def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]: ...
     def stop_accepting(self) -> None: ...
     def drain(self) -> None: ...
     def busy(self) -> int: ...
@@ -82,6 +87,9 @@ class Worker:
         self._fds: dict[int, int] = {}  # id of a listening socket -> descriptor
         self._current = _Applied()
         self._previous = _Applied()
+        self._adoption: Adoption | None = None
+        self._adopting: int | None = None  # generation of the plan whose adoption the master waits for
+        self._waiting: deque[tuple[Message, list[int]]] = deque()  # frames that came during an adoption
         self._drain_deadline: int | None = None
         self._clock = MonotonicClock()
         self.finished: asyncio.Future[None] = loop.create_future()
@@ -108,6 +116,8 @@ class Worker:
             self._drain_deadline = min(self._drain_deadline, deadline)
             return
         self._drain_deadline = deadline
+        if self._adoption is not None:
+            self._abandon("the worker is draining")
         self._data_path.stop_accepting()
         self._close_sockets(keep=())
         self._data_path.drain()
@@ -135,9 +145,15 @@ class Worker:
         self.terminated()
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
-        handler = self._handlers.get(str(message.get("type")))
+        kind = message.get("type")
+        if self._adoption is not None and kind != "stop":  # each frame is about what the ones before it have left
+            self._waiting.append((message, fds))
+            if kind == "revert" and message["generation"] == self._adopting:
+                self._abandon()
+            return
+        handler = self._handlers.get(str(kind))
         if handler is None:
-            log.error("the master sent an unknown frame: %s", message.get("type"))
+            log.error("the master sent an unknown frame: %s", kind)
         else:
             handler(message, fds)
 
@@ -145,22 +161,54 @@ class Worker:
         self._fds.update(zip(message["ids"], fds, strict=True))
 
     def _on_plan(self, message: Message, fds: list[int]) -> None:
-        error = ""
+        generation = message["generation"]
         set_level(message["log_level"])
-        try:
-            if self._drain_deadline is not None:
-                raise StartError("the worker is draining")
-            plan = Plan.from_wire(message["plan"])
-            wanted = _Applied(plan, message["sockets"])
-            self._data_path.apply(plan, self._descriptors(wanted))
-        except TidegateError as refused:
-            error = str(refused)
-        except Exception as unexpected:
-            log.exception("plan %d was not applied", message["generation"])
-            error = f"internal error: {unexpected!r}"
-        else:
-            self._previous, self._current = self._current, wanted
-        self._channel.send({"type": "applied", "generation": message["generation"], "error": error})
+        if self._drain_deadline is not None:
+            return self._answer(generation, "the worker is draining")
+        wanted = _Applied(sockets=message["sockets"])
+
+        def done(error: Exception | None) -> None:
+            if error is None:
+                self._previous, self._current = self._current, wanted
+            elif not isinstance(error, TidegateError):
+                log.error("plan %d was not applied", generation, exc_info=error)
+                error = StartError(f"internal error: {error!r}")
+            self._answer(generation, str(error or ""))
+
+        self._adopt(generation, self._read(wanted, message), done)
+        return None
+
+    def _read(self, wanted: _Applied, message: Message) -> Iterator[None]:
+        plan = Plan.from_wire(message.pop("plan"))
+        yield
+        yield from self._data_path.adopt(plan, self._descriptors(wanted))
+        wanted.plan = plan
+
+    def _answer(self, generation: int, error: str) -> None:
+        self._channel.send({"type": "applied", "generation": generation, "error": error})
+
+    def _adopt(self, generation: int | None, steps: Iterator[None], done: Callable[[Exception | None], None]) -> None:
+        def finished(error: Exception | None) -> None:
+            self._adoption = self._adopting = None
+            done(error)
+            self._catch_up()
+
+        self._adopting = generation
+        self._adoption = Adoption(self._loop, self._clock, steps, finished)
+
+    def _abandon(self, reason: str = "") -> None:
+        """Ends the adoption under way with everything as it was; `reason`, if any, is told to the master."""
+        assert self._adoption is not None
+        generation = self._adopting
+        self._adoption.cancel()
+        self._adoption = self._adopting = None
+        if reason and generation is not None:
+            self._answer(generation, reason)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._waiting and self._adoption is None:
+            self._on_message(*self._waiting.popleft())
 
     def _on_commit(self, message: Message, fds: list[int]) -> None:
         self._previous = _Applied()
@@ -168,15 +216,19 @@ class Worker:
 
     def _on_revert(self, message: Message, fds: list[int]) -> None:
         current, previous = self._current, self._previous
-        if current.plan is not None and current.plan.generation == message["generation"]:
-            if previous.plan is None:  # the start failed elsewhere: there is nothing to go back to
-                return self.drain(0)
-            try:
-                self._data_path.apply(previous.plan, self._descriptors(previous))
-            except TidegateError as error:  # a mix of two plans must not go on serving: the master starts us anew
+        if current.plan is None or current.plan.generation != message["generation"]:
+            return self._on_commit(message, fds)
+        if previous.plan is None:  # the start failed elsewhere: there is nothing to go back to
+            return self.drain(0)
+
+        def done(error: Exception | None) -> None:
+            if error is not None:  # a mix of two plans must not go on serving: the master starts us anew
                 return self.finished.set_exception(error)
             self._current = previous
-        return self._on_commit(message, fds)
+            return self._on_commit(message, fds)
+
+        self._adopt(None, self._data_path.adopt(previous.plan, self._descriptors(previous)), done)
+        return None
 
     def _on_log(self, message: Message, fds: list[int]) -> None:
         for fd in fds:
@@ -253,6 +305,8 @@ async def _run(options: argparse.Namespace, factory: DataPathFactory) -> None:
     data_path = factory(loop, segment, access_log_fd, options.bells)
     worker = Worker(loop, options.index, socket.socket(fileno=options.channel), data_path, access_log_fd)
     loop.add_signal_handler(signal.SIGTERM, worker.terminated)
+    gc.collect()
+    gc.freeze()  # the modules, which stay: the collector need not look at them between two requests
     worker.start()
     await worker.finished
 

@@ -104,9 +104,15 @@ def _resolve_all(addresses: Iterable[str], lookup: Lookup) -> dict[str, tuple[st
         except ConfigError as error:
             return error
 
-    ordered = sorted(addresses)
+    answers = {address: one(address) for address in addresses if _literal(address)}
+    names = sorted(set(addresses) - answers.keys())
     with ThreadPoolExecutor(MAX_LOOKUPS, "resolve") as executor:
-        return dict(zip(ordered, executor.map(one, ordered), strict=True))
+        return answers | dict(zip(names, executor.map(one, names), strict=True))
+
+
+def _literal(address: str) -> bool:
+    parsed = parse_address(address)
+    return isinstance(parsed, UnixPath) or parsed.literal
 
 
 def _specs(

@@ -35,21 +35,24 @@ def _routes(config: Config) -> list[Found]:
 
 
 def _route(path: str, route: RouteConfig) -> Iterator[Found]:
-    for where, pattern in _patterns(f"{path}.match", route.match):
+    for where, pattern in _patterns(route.match):
         if isinstance(made := _compiled(pattern), str):
-            yield where, made
+            yield f"{path}.match.{where}", made
     for name, rewrite in (("rewrite", route.rewrite), ("redirect", route.redirect)):
         if rewrite is not None:
             yield from _substitution(f"{path}.{name}.regex", rewrite)
 
 
-def _patterns(path: str, match: MatchConfig) -> Iterator[tuple[str, str]]:
+def _patterns(match: MatchConfig) -> Iterator[tuple[str, str]]:
+    """The regular expressions below a `match`, each with its path from there."""
     if match.host_regex is not None:
-        yield f"{path}.host_regex", match.host_regex
+        yield "host_regex", match.host_regex
     if match.path is not None and match.path.regex is not None:
-        yield f"{path}.path.regex", match.path.regex
+        yield "path.regex", match.path.regex
     if match.model is not None and match.model.regex is not None:
-        yield f"{path}.model.regex", match.model.regex
+        yield "model.regex", match.model.regex
+    if not (match.headers or match.query or match.cookies):
+        return
     texts: tuple[tuple[str, dict[str, TextMatch]], ...] = (
         ("headers", match.headers),
         ("query", match.query),
@@ -58,7 +61,7 @@ def _patterns(path: str, match: MatchConfig) -> Iterator[tuple[str, str]]:
     for section, matches in texts:
         for name, text in matches.items():
             if text.regex is not None:
-                yield f"{path}.{section}.{name}.regex", text.regex
+                yield f"{section}.{name}.regex", text.regex
 
 
 def _substitution(path: str, rewrite: PathRewriteConfig) -> Iterator[Found]:

@@ -1,9 +1,11 @@
 """The data path of one worker: the listeners, pools and connections of the plan in force.
 
-`apply` swaps the plan between two events; exchanges that run keep the objects of the plan they started with.
+`adopt` makes what a plan needs in small steps and swaps the plan in the last one, between two events; exchanges that
+run keep the objects of the plan they started with.
 """
 
 import logging
+import operator
 import os
 from time import monotonic_ns
 from dataclasses import replace
@@ -18,7 +20,6 @@ from lb.proxy.connection cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
 from lb.proxy.preface cimport PrefaceAcceptor
 from lb.proxy.overload cimport Overload
-from lb.proxy.route cimport Route, RouteTable
 from lb.proxy.sni cimport SniTable
 from lb.proxy.tunnel cimport TunnelAcceptor
 from lb.telemetry.accesslog cimport AccessLog
@@ -31,11 +32,13 @@ from lb.config.plan import PolicyPlan
 from lb.errors import TidegateError
 from lb.proxy import infer, mirror
 from lb.proxy.explain import Described, Tables, explain
+from lb.proxy.tables import make_routes
 from lb.proxy.udp_listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 
 log = logging.getLogger("tidegate.proxy")
 
+FORGET = 256                          # routes freed at once
 RETIRE_SECONDS = 0.25                 # between two looks at whether a retired channel is idle
 
 
@@ -60,6 +63,8 @@ class Proxy:
         self.tables = None          # of the plan, for `explain`
         self.listeners = {}
         self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
+        self.pools = []             # of the plan, in its order
+        self.routes = {}            # http listener -> what its routes were made to (lb.proxy.tables)
         self.connections = set()
         self.draining = False
         self.tickets = TicketKeys()
@@ -79,12 +84,18 @@ class Proxy:
         self.udp = UdpListeners(self.poller, segment, self.access)
 
     def apply(self, plan, sockets):
+        """`adopt` in one go."""
+        for _ in self.adopt(plan, sockets):
+            pass
+
+    def adopt(self, plan, sockets):
         """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
 
-        Raises TidegateError when the plan cannot be used; the one in force stays then.
+        A generator: each `yield` ends a step of less than a few milliseconds. Until the last step the plan before is
+        in force, and stays so when the generator is closed or raises TidegateError, because the plan cannot be used.
         """
         try:
-            self.prepare(plan, sockets)
+            yield from self.prepare(plan, sockets)
         except (OSError, ValueError, KeyError) as failure:
             raise TidegateError(f"plan {plan.generation} cannot be used: {failure}") from failure
 
@@ -98,8 +109,13 @@ class Proxy:
             pool.name: self.queues.get(pool.name) or PoolQueue(self.poller, self.segment, self.bells, pool.name)
             for pool in plan.pools if pool.queue is not None
         }
-        pools = [self.make_pool(pool, channels, contexts, queues.get(pool.name)) for pool in plan.pools]
+        pools = []
+        for pool in plan.pools:
+            pools.append(self.make_pool(pool, channels, contexts, queues.get(pool.name), len(pools)))
+            yield
+        standing = {pool for pool, old in zip(pools, self.pools) if pool is old}
         tables = {}
+        routes = {}
         udp = self.udp.prepare(plan, sockets, pools)
         streams = [listener for listener in plan.listeners if listener.protocol != "udp"]
         for listener in streams:
@@ -109,9 +125,11 @@ class Proxy:
                 rest = pools[listener.pool] if listener.pool >= 0 else None
                 tables[listener.name] = SniTable(listener.sni_routes, pools, rest)
             else:
-                tables[listener.name] = RouteTable([
-                    Route(r, pools[r.pool] if r.pool >= 0 else None, self.segment, pools) for r in listener.routes
-                ])
+                of_listener = yield from make_routes(
+                    listener.routes, pools, standing, self.segment, self.routes.get(listener.name))
+                routes[listener.name] = of_listener
+                tables[listener.name] = of_listener.table
+            yield
         made = {}
         secured = {listener.name: self.server_context(listener, contexts) for listener in streams}
         for listener in streams:
@@ -133,6 +151,10 @@ class Proxy:
                 spans.close()
             raise
         self.contexts = contexts
+        old, self.routes = self.routes, routes
+        for name, of_listener in old.items():
+            if of_listener is not routes.get(name):
+                self.poller.loop.call_soon(self.forget, of_listener.routes)
         self.spans = spans
         self.access.export(spans)
 
@@ -181,7 +203,8 @@ class Proxy:
             name = endpoint.address.rpartition(":")[0].strip("[]")
         return Address(endpoint.address, Peer(context, name, f"pool {plan.name}: {endpoint.address}"))
 
-    def make_pool(self, plan, channels, contexts, queue):
+    def make_pool(self, plan, channels, contexts, queue, number):
+        """The pool of `plan`, at the place `number`: the one that is there if nothing of it changed."""
         made = []
         context = self.client_context(plan, contexts) if plan.tls is not None else None
         for endpoint in plan.endpoints:
@@ -202,7 +225,11 @@ class Proxy:
         if plan.leaving:
             # Nobody is picked among them; their policy is as good as any.
             rest = replace(plan, endpoints=plan.leaving, leaving=(), policy=PolicyPlan("random"))
-            leaving = self.make_pool(rest, channels, contexts, queue)
+            leaving = self.make_pool(rest, channels, contexts, queue, len(self.pools))
+        elif number < len(self.pools) and plan == self.plan.pools[number]:
+            old = self.pools[number]
+            if old.queue is queue and len(made) == len(old.channels) and all(map(operator.is_, made, old.channels)):
+                return old
         return Pool(plan, self.segment, made, queue, leaving)
 
     def commit(self, plan, sockets, tables, channels, made, secured, udp, pools, queues):
@@ -222,7 +249,7 @@ class Proxy:
             if key not in channels:
                 self.retire(channel)
         self.commit_queues(plan, pools, queues)
-        self.plan = plan
+        self.plan, self.pools = plan, pools
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)
         self.access.enable(plan.access_log.path != "")
@@ -237,6 +264,12 @@ class Proxy:
                 self.queues[pool.name].release(pool)
         old, self.queues = self.queues, queues
         self.bells.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
+
+    def forget(self, routes):
+        """Frees the routes of a table that is gone, a few at a time."""
+        del routes[-FORGET:]
+        if routes:
+            self.poller.loop.call_soon(self.forget, routes)
 
     def retire(self, channel):
         """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""

@@ -43,7 +43,7 @@ cdef class Route:
     cdef uint64_t methods             # set of llhttp methods; 0 = any
     cdef tuple conditions             # of Condition; None = none
     cdef tuple host_place             # where a table puts it
-    cdef list path_places
+    cdef tuple path_places
     # What it does; None = nothing of that kind.
     cdef readonly Answer answer
     cdef readonly Split split
@@ -58,6 +58,7 @@ cdef class Route:
     cdef bint timed                   # it has waits of its own
 
     cdef bint holds(self, tg_facts *facts) noexcept
+    cdef bint stands_on(self, set pools)
     # The pool that is to answer: the only one, or the one that the split chooses.
     cdef Pool choose(self, tg_facts *facts)
     # Whether another exchange, which has been counted already, is one too many.

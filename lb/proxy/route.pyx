@@ -26,6 +26,7 @@ from lb.upstream.pool cimport Pool
 from lb.config.template import Template
 
 cdef enum:
+    STEP = 64                         # routes, in one step of what goes in steps
     HOST_ROOM = 256                   # longer ones are no names (RFC 1035 section 2.3.4); only expressions see them
 
 # llhttp numbers its methods from 0; those above 34 are not HTTP (RTSP).
@@ -108,6 +109,14 @@ cdef class Route:
                     return False
         return True
 
+    cdef bint stands_on(self, set pools):
+        """Whether `pools` has all that it sends requests to."""
+        if self.pool is not None and self.pool not in pools:
+            return False
+        if self.split is not None and not pools.issuperset(self.split.pools):
+            return False
+        return self.mirror is None or self.mirror.pool in pools
+
     cdef Pool choose(self, tg_facts *facts):
         return self.pool if self.split is None else self.split.choose(facts)
 
@@ -127,7 +136,16 @@ cdef class RouteTable:
     """A table of `routes`, in the order of the configuration. Raises ValueError for a bad expression."""
 
     def __init__(self, list routes):
+        for _ in self.fill(routes):
+            pass
+
+    def fill(self, list routes):
+        """Fills a table that is new (`RouteTable.__new__`) in small steps: each `yield` ends one. Raises as its
+        constructor does."""
         cdef Route route
+        cdef Py_ssize_t done = 0
+        if self.indices is not None:
+            raise ValueError("a RouteTable is filled once")
         hosts = {}                            # (kind, text) -> number
         places = []                           # by number: (kind, key) of a path -> (kind, text), routes
         for route in routes:
@@ -136,15 +154,28 @@ cdef class RouteTable:
                 places.append({})
             for kind, key, text in route.path_places:
                 places[number].setdefault((kind, key), ((kind, text), []))[1].append(route)
-        self.size = len(routes)
-        self.indices = tuple([PathIndex([pattern for pattern, _ in paths.values()]) for paths in places])
-        self.leaves = tuple([tuple([tuple(found) for _, found in paths.values()]) for paths in places])
+            done += 1
+            if done % STEP == 0:
+                yield
+        indices = []
+        leaves = []
+        for paths in places:
+            indices.append(PathIndex([pattern for pattern, _ in paths.values()]))
+            leaves.append(tuple([tuple(found) for _, found in paths.values()]))
+            done += len(paths)
+            if done >= STEP:
+                done = 0
+                yield
         self.hosts = TextMap({text.encode("ascii"): n for (kind, text), n in hosts.items() if kind == "exact"})
         self.suffixes = TextMap({text.encode("ascii"): n for (kind, text), n in hosts.items() if kind == "suffix"})
+        yield
         regexes = [(Regex(text.encode("ascii"), True), n) for (kind, text), n in hosts.items() if kind == "regex"]
         self.host_regexes = tuple([regex for regex, _ in regexes])
         self.host_regex_numbers = tuple([number for _, number in regexes])
         self.any_host = hosts.get(("any", ""), -1)
+        self.leaves = tuple(leaves)
+        self.indices = tuple(indices)
+        self.size = len(routes)
 
     cdef Route find(self, tg_facts *facts, bint *other_method):
         cdef char host[HOST_ROOM]
@@ -280,10 +311,10 @@ cdef tuple host_of(plan):
     return ("exact" if plan.host else "any"), plan.host
 
 
-cdef list paths_of(plan):
+cdef tuple paths_of(plan):
     """A route's places among the paths of its host: kind, what tells the path from others of the kind, and its text."""
     if plan.path_kind == "model":
-        return [("exact", plan.path, plan.path), ("prefix", plan.path + "/", plan.path + "/")]
+        return ("exact", plan.path, plan.path), ("prefix", plan.path + "/", plan.path + "/")
     if plan.path_kind == "template":
-        return [("template", Template.parse(plan.path).key, plan.path)]
-    return [(plan.path_kind, plan.path, plan.path)]
+        return (("template", Template.parse(plan.path).key, plan.path),)
+    return ((plan.path_kind, plan.path, plan.path),)

@@ -6,7 +6,7 @@ from lb.upstream.pool cimport Pool
 
 
 cdef class Split:
-    cdef tuple pools
+    cdef readonly tuple pools
     cdef uint64_t bounds[64]          # sums of the weights up to each pool, itself included
     cdef int count
     cdef int key_kind

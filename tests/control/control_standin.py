@@ -4,7 +4,7 @@
     python control_standin.py --index ...    such a worker
 
 Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first
-endpoint counted as in flight. A listener whose name starts with `refused` is refused by `apply`, `hang` blocks the
+endpoint counted as in flight. A listener whose name starts with `refused` is refused by `adopt`, `hang` blocks the
 worker, `die` ends it.
 """
 
@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,8 @@ class StandInProxy:
         self._served = 0
         self._draining = False
 
-    def apply(self, plan: Plan, sockets: dict[str, int]) -> None:
+    def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
+        yield
         for listener in plan.listeners:
             if listener.name.startswith("refused"):
                 raise StartError("the plan is refused")

@@ -1,0 +1,145 @@
+"""Plans as plain types, for msgpack, and back.
+
+What there may be thousands of (a field that is a Sequence) goes over the wire packed one by one. The receiver can then
+tell what it has already by comparing bytes, and read the rest bit by bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints, overload
+
+import msgpack
+
+from lb.config.memory import Memory
+
+T = TypeVar("T")
+
+Pack = Callable[[Any], bytes]
+"""A dataclass packed; `pack` is one."""
+
+
+def pack(value: Any) -> bytes:
+    """The dataclass `value` as bytes."""
+    packed: bytes = msgpack.packb(plain(value, pack))
+    return packed
+
+
+def plain(value: Any, packer: Pack) -> Any:
+    """`value`, a dataclass or a tuple, as plain types. Fields that have their default are left out: of ten thousand
+    plain routes that is most of the frame."""
+    if isinstance(value, tuple):
+        return [plain(v, packer) for v in value] if value and not isinstance(value[0], str | int) else list(value)
+    if isinstance(value, type) or not is_dataclass(value):
+        return value
+    result = {}
+    kind: Any = type(value)
+    layout, every = _layout(kind)
+    for got, (name, default, flat, many) in zip(every(value), layout, strict=True):
+        if got is default:
+            continue
+        if many:
+            result[name] = got.items if isinstance(got, Packed) else [packer(v) for v in got]
+        elif got != default:
+            result[name] = got if flat else plain(got, packer)
+    return result
+
+
+def typed(kind: type, value: dict[str, Any]) -> Any:
+    """What `plain` gave as a dataclass again, after msgpack (tuples may have become lists)."""
+    readers = _readers(kind)
+    return kind(**{name: reader(v) if (reader := readers[name]) else v for name, v in value.items()})
+
+
+class Packer:
+    """`pack`, which remembers: what is the same object as last time is not packed again."""
+
+    def __init__(self) -> None:
+        self._memory: Memory[int, tuple[Any, bytes]] = Memory()  # by id; the object itself keeps its id from others
+        self._pack: Callable[[Any], bytes] = msgpack.Packer().pack
+
+    def __call__(self, value: Any) -> bytes:
+        known = self._memory.get(id(value))
+        if known is None:
+            known = self._memory.put(id(value), (value, self._pack(plain(value, pack))))
+        return known[1]
+
+    def keep(self) -> None:
+        """A plan has been packed: what it did not have is forgotten."""
+        self._memory.keep()
+
+
+class Packed(Sequence[T], Generic[T]):
+    """Dataclasses of one kind that stay packed, and are read anew each time they are asked for."""
+
+    __slots__ = ("_kind", "items")
+
+    def __init__(self, kind: type[T], items: list[bytes]) -> None:
+        self._kind = kind
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        if isinstance(index, slice):
+            return Packed(self._kind, self.items[index])
+        return self.read(self.items[index])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.read, self.items)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Packed):
+            return self.items == other.items
+        return tuple(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def read(self, item: bytes) -> T:
+        """One of `items`."""
+        made: T = typed(self._kind, msgpack.unpackb(item))
+        return made
+
+
+@cache
+def _layout(kind: type) -> tuple[tuple[tuple[str, Any, bool, bool], ...], Callable[[Any], tuple[Any, ...]]]:
+    """For each field of the dataclass `kind`: its name, its default, whether the value is plain as it is, and whether
+    it is packed one by one. And what gives the values of all."""
+    readers, hints = _readers(kind), get_type_hints(kind)
+    layout = tuple(
+        (f.name, f.default, readers[f.name] is None, get_origin(hints[f.name]) is Sequence) for f in fields(kind)
+    )
+    names = [name for name, *_ in layout]
+    return layout, attrgetter(*names) if len(names) > 1 else lambda value: (getattr(value, names[0]),)
+
+
+@cache
+def _readers(kind: type) -> dict[str, Callable[[Any], Any] | None]:
+    """For each field of the dataclass `kind`, what makes its value from plain types; None where nothing is to be made.
+
+    Looked up once: resolving the annotations costs far more than reading a route.
+    """
+    return {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+
+
+def _reader(hint: Any) -> Callable[[Any], Any] | None:
+    if isinstance(hint, type) and is_dataclass(hint):
+        return lambda value: typed(hint, value)
+    if get_origin(hint) is Sequence:
+        kind = get_args(hint)[0]
+        return lambda value: Packed(kind, value)
+    if get_origin(hint) is tuple:
+        item = _reader(get_args(hint)[0])
+        return (lambda value: tuple(map(item, value))) if item else tuple
+    for part in get_args(hint):
+        if isinstance(part, type) and is_dataclass(part):  # X | None
+            return lambda value: None if value is None else typed(part, value)
+    return None
