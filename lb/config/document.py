@@ -97,7 +97,7 @@ class Document:
     file without mistakes is never."""
 
     def __init__(self, text: str, root: Callable[[str], MappingNode]) -> None:
-        """`root` gives the nodes of `text`. Raises MalformedError as it does, and when they are too deep or many."""
+        """`root` gives the nodes of `text`. Raises MalformedError as it does, and when there is too much of them."""
         self._text = text
         self._root = root
         self.data: dict[str, Any] = {}
