@@ -11,11 +11,13 @@ from lb.config.plan import RoutePlan
 from lb.config.pool import KeyConfig
 from lb.config.queue import PRIORITIES
 from lb.config.rate import rate_plan
+from lb.config.retry import HedgeConfig
 from lb.config.route import FieldsConfig, MirrorConfig, PathRewriteConfig, RedirectConfig, RespondConfig, RouteConfig
 from lb.config.route_plan import (
     AnswerPlan,
     ConditionPlan,
     FieldsPlan,
+    HedgePlan,
     MirrorPlan,
     NormalizePlan,
     RetryPlan,
@@ -65,6 +67,8 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         response_timeout_ns=-1 if route.response_timeout is None else route.response_timeout,
         max_in_flight=route.max_in_flight or 0,
         retry=_retry(route),
+        hedge=_hedge(route.hedge),
+        idempotent=route.idempotent,
         rate_limit=rate_plan(route.rate_limit),
         priority=PRIORITIES.index(route.priority),
     )
@@ -193,4 +197,19 @@ def _retry(route: RouteConfig) -> RetryPlan | None:
     retry = route.retry
     if retry is None:
         return None
-    return RetryPlan(retry.attempts, tuple(retry.on), retry.per_try_timeout or 0, retry.budget, retry.budget_min)
+    return RetryPlan(
+        retry.attempts,
+        tuple(retry.on),
+        retry.per_try_timeout or 0,
+        retry.budget,
+        retry.budget_min,
+        retry.backoff.base,
+        retry.backoff.longest,
+    )
+
+
+def _hedge(hedge: HedgeConfig | None) -> HedgePlan | None:
+    if hedge is None:
+        return None
+    per_mille, delay = hedge.when
+    return HedgePlan(per_mille, delay, hedge.samples, hedge.budget, hedge.budget_min)

@@ -17,6 +17,7 @@ from lb.config.schema import (
     FileSourceConfig,
     GrpcMatch,
     HealthConfig,
+    HedgeConfig,
     KeyConfig,
     LimitsConfig,
     ListenerConfig,
@@ -34,6 +35,7 @@ from lb.config.schema import (
     RateLimitConfig,
     RedirectConfig,
     RespondConfig,
+    RetryBackoffConfig,
     RetryConfig,
     RewriteConfig,
     RouteConfig,
@@ -160,6 +162,14 @@ remove: [Cookie]
 attempts: 2
 on: [connect, reset, 5xx]
 budget: 20
+""",
+    RetryBackoffConfig: """
+base: 25ms
+max: 250ms
+""",
+    HedgeConfig: """
+after: p95
+budget: 10
 """,
     ProxyProtocolConfig: """
 from: [10.0.0.0/8, "2001:db8:1::/48"]

@@ -17,6 +17,7 @@ from lb.config.route_plan import (
     AnswerPlan,
     ConditionPlan,
     FieldsPlan,
+    HedgePlan,
     MirrorPlan,
     NormalizePlan,
     RetryPlan,
@@ -137,6 +138,8 @@ class RoutePlan:
     response_timeout_ns: int = -1  # as in PoolPlan, whose it replaces; -1 = the pool's
     max_in_flight: int = 0  # exchanges of the route in all workers; 0 = no limit
     retry: RetryPlan | None = None  # None = the pool's `retries`
+    hedge: HedgePlan | None = None
+    idempotent: bool = False  # whatever the method
     rate_limit: RatePlan | None = None
     priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low
 

@@ -10,8 +10,9 @@ from lb.config.base import Boolean, Integer, Model, Name, Number, Regex, Token, 
 from lb.config.match import MatchConfig
 from lb.config.pool import KeyConfig
 from lb.config.rate import RateLimitConfig
+from lb.config.retry import HedgeConfig, RetryConfig
 from lb.config.template import Template, parts_of, substitution_of
-from lb.config.units import KIB, MIB, MILLISECOND, Duration, Size
+from lb.config.units import KIB, MIB, Duration, Size
 
 # A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
 # section 6).
@@ -163,31 +164,6 @@ def _instead(name: str) -> str:
     return "; rewrite.host changes it" if name == "host" else ""
 
 
-class RetryConfig(Model):
-    """When a request is tried again on another endpoint of its pool. With `http`: only what is kept whole
-    (`retry_buffer` of the listener) and whose answer has not begun; and only methods that may be repeated, unless
-    nothing was sent. With `oip`: every inference but those of a sequence."""
-
-    attempts: Integer = Field(default=1, ge=0, le=10)
-    """Most further tries."""
-    on: Annotated[list[Literal["connect", "reset", "5xx", "timeout"]], Field(min_length=1)] = ["connect", "reset"]
-    """After what: `connect` no connection came about, `reset` the connection broke before the answer, `5xx` the answer
-    was 502, 503 or 504 (`oip`: the same as `reset`, UNAVAILABLE included), `timeout` `per_try_timeout` went by."""
-    per_try_timeout: Duration | None = Field(default=None, ge=MILLISECOND)
-    """Longest time from a try's request to the beginning of its answer. Default: the route's `response_timeout`."""
-    budget: Integer = Field(default=20, ge=0, le=100)
-    """Retries at most, in percent of the requests of the last seconds, so that retries do not finish off a pool that is
-    overloaded; 100 is no limit."""
-    budget_min: Integer = Field(default=10, ge=0, le=10_000)
-    """Retries a second, in each worker, that the budget always allows."""
-
-    @model_validator(mode="after")
-    def _timeout(self) -> RetryConfig:
-        if "timeout" in self.on and self.per_try_timeout is None:
-            raise problem("retry", "timeout needs a per_try_timeout")
-        return self
-
-
 class RouteConfig(Model):
     """One rule of an HTTP listener: which requests it takes, and what becomes of them. Of the rules that match, the
     most particular takes the request (see docs/howto/routing.md); of equals the first. Exactly one of `pool`,
@@ -238,6 +214,12 @@ class RouteConfig(Model):
     higher priority passes all those of lower ones."""
     retry: RetryConfig | None = None
     """When a request is tried again. Default: the pool's `retries`, when a connection cannot be opened or breaks."""
+    hedge: HedgeConfig | None = None
+    """A second try at another endpoint while the first has not answered. Default: none."""
+    idempotent: Boolean = False
+    """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
+    POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and
+    inferences but those of a sequence."""
     expose_endpoint: Boolean = False
     """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
     balancing at work, and tells clients about the inside of the site: off by default."""
@@ -260,7 +242,7 @@ class RouteConfig(Model):
         return self
 
     def _without_endpoint(self) -> None:
-        for name in ("rewrite", "mirror", "request_headers", "response_headers", "retry", "response_timeout"):
+        for name in ("rewrite", "mirror", "request_headers", "response_headers", "retry", "hedge", "response_timeout"):
             if getattr(self, name) is not None:
                 raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")
 

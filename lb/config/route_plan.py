@@ -87,7 +87,18 @@ class FieldsPlan:
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
     attempts: int  # further tries
-    on: tuple[str, ...]  # connect | reset | 5xx | timeout
+    on: tuple[str, ...]  # connect | reset | 5xx | timeout, or one of gRPC's codes by Envoy's name
     per_try_timeout_ns: int  # 0 = none
     budget_percent: int  # retries at most, of the requests; 100 = no limit beyond `attempts`
-    budget_min: int  # retries a second that are always allowed, per worker
+    budget_min: int  # retries a second that are always allowed, in all workers
+    backoff_base_ns: int = 0  # bound of the pause before the first retry, drawn at random; 0 = none
+    backoff_max_ns: int = 0  # the bound doubles up to this
+
+
+@dataclass(frozen=True, slots=True)
+class HedgePlan:
+    per_mille: int  # of the pool's latency, after which there is a hedge; 0 = after `delay_ns`
+    delay_ns: int  # the least delay where `per_mille` says when
+    samples: int  # answers that have to be known before there are hedges by `per_mille`
+    budget_percent: int  # hedges at most, of the requests; 100 = no limit
+    budget_min: int  # hedges a second that are always allowed, in all workers

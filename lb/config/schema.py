@@ -20,6 +20,7 @@ from lb.config.listener import ListenerConfig
 from lb.config.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
 from lb.config.pool import EndpointConfig, KeyConfig, PolicyConfig, PoolConfig
 from lb.config.rate import RateKeyConfig, RateLimitConfig
+from lb.config.retry import HedgeConfig, RetryBackoffConfig, RetryConfig
 from lb.config.route import (
     FieldsConfig,
     MirrorConfig,
@@ -27,7 +28,6 @@ from lb.config.route import (
     RedirectConfig,
     RegexRewriteConfig,
     RespondConfig,
-    RetryConfig,
     RewriteConfig,
     RouteConfig,
     ShareConfig,
@@ -55,6 +55,7 @@ __all__ = [
     "FileSourceConfig",
     "GrpcMatch",
     "HealthConfig",
+    "HedgeConfig",
     "KeyConfig",
     "LimitsConfig",
     "ListenerConfig",
@@ -75,6 +76,7 @@ __all__ = [
     "RedirectConfig",
     "RegexRewriteConfig",
     "RespondConfig",
+    "RetryBackoffConfig",
     "RetryConfig",
     "RewriteConfig",
     "RouteConfig",

@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 4u
+#define TG_LAYOUT_VERSION 5u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -165,8 +165,18 @@ enum tg_series_word {
     /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
     TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,
     TG_S_JUDGED_FAULT = TG_S_CACHE_MISS,
-    TG_S_HISTOGRAM = 24,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
-    TG_S_WORDS = 48
+    /* Of a route: retries that the budget forbade; hedges begun, those whose answer was taken, those that were given up or
+     * failed, and those that the budget forbade. The claims on a budget (lb/proxy/budget) are states, not counters: one
+     * that is not granted is taken back. */
+    TG_S_RETRIES_REFUSED = TG_S_DURATION_SUM_NS + 1,
+    TG_S_HEDGES,
+    TG_S_HEDGES_WON,
+    TG_S_HEDGES_LOST,
+    TG_S_HEDGES_REFUSED,
+    TG_S_RETRY_CLAIMS,
+    TG_S_HEDGE_CLAIMS,
+    TG_S_HISTOGRAM = 32,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
+    TG_S_WORDS = 56
 };
 #define TG_BUCKETS 24u
 

@@ -60,6 +60,13 @@ cdef extern from "segment.h" nogil:
         TG_S_QUEUE_LEFT
         TG_S_JUDGED_GOOD
         TG_S_JUDGED_FAULT
+        TG_S_RETRIES_REFUSED
+        TG_S_HEDGES
+        TG_S_HEDGES_WON
+        TG_S_HEDGES_LOST
+        TG_S_HEDGES_REFUSED
+        TG_S_RETRY_CLAIMS
+        TG_S_HEDGE_CLAIMS
         TG_S_HISTOGRAM
         TG_S_WORDS
     ctypedef struct tg_header:

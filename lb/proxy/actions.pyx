@@ -16,7 +16,9 @@ cdef bint admit(Exchange exchange, Scan *scan) noexcept:
     cdef Route route = exchange.route
     cdef int failed = 0
     if route.retry is not None:
-        route.retry.begin(exchange.started)
+        route.retry.budget.begin(exchange.started)
+    if route.hedge is not None:
+        route.hedge.budget.begin(exchange.started)
     if route.full():
         exchange.request_complete = scan.complete    # then the connection can go on
         exchange.fail(503, b"route-full", f"the route takes {route.max_in_flight} requests at a time")

@@ -19,6 +19,7 @@ cdef enum:
     X_QUEUED                          # no endpoint has room: it waits in the pool's queue
     X_PICKED                          # an endpoint is chosen, the request is on its way to it
     X_WAITING                         # the request is sent; the answer has not begun
+    X_BACKOFF                         # a try has failed; the next one comes after a pause
     X_ANSWERING                       # the answer has begun: no retry, no status of our own any more
     X_DONE
 
@@ -31,6 +32,11 @@ cdef enum:
 
 cdef enum:
     BOUND_LOST = -2                   # there was one
+
+
+cdef enum:
+    HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log
+    HEDGE_WON
 
 
 cdef class Exchange(Http1Call):
@@ -51,6 +57,7 @@ cdef class Exchange(Http1Call):
     cdef int method
     cdef int status
     cdef int cache
+    cdef int hedged                   # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
     cdef bint http10
     cdef bint head_method
     cdef int grpc                     # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form

@@ -38,12 +38,15 @@ from lb.upstream.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOS
 log = logging.getLogger("tidegate.proxy")
 
 # Which state may follow which: a bit per follower.
-cdef int FOLLOWERS[7]
+cdef int FOLLOWERS[8]
 FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
 FOLLOWERS[X_REQUEST] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
 FOLLOWERS[X_QUEUED] = 1 << X_PICKED | 1 << X_DONE
-FOLLOWERS[X_PICKED] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_WAITING | 1 << X_ANSWERING | 1 << X_DONE
-FOLLOWERS[X_WAITING] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_PICKED] = (
+    1 << X_QUEUED | 1 << X_PICKED | 1 << X_WAITING | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
+)
+FOLLOWERS[X_WAITING] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_BACKOFF] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
 FOLLOWERS[X_ANSWERING] = 1 << X_DONE
 FOLLOWERS[X_DONE] = 0
 
@@ -415,6 +418,7 @@ cdef class Exchange(Http1Call):
         record.tries = <unsigned short>self.tries
         record.port = self.client.port
         record.cache = <unsigned short>self.cache
+        record.hedge = <unsigned short>self.hedged
         record.version = <unsigned short>self.version
         if self.ids != NULL:
             memcpy(record.trace_id, self.ids.trace.trace_id, sizeof(record.trace_id))

@@ -4,17 +4,20 @@ from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Scan
 from lb.core.stream cimport iovec
-from lb.proxy.exchange cimport Exchange
+from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.http1 cimport Http1Upstream
 
 
-cdef class ForwardExchange(Exchange):
+cdef class Http1Hedge(Hedge):
+    pass
+
+
+cdef class ForwardExchange(TryingExchange):
     cdef Http1Upstream upstream
     cdef tg_buffer request            # head and body as the endpoint gets them
     cdef bint kept                    # `request` is all of it so far: it can be sent again
     cdef bint chunked                 # the request's body goes on in chunks
     cdef size_t sent                  # bytes of `request` that were handed to the endpoint
-    cdef bint idempotent
     cdef bint upgrading               # the request asks for another protocol, and may
     cdef bint upgraded                # it was granted: bytes both ways (RFC 9110 section 7.8)
     cdef tg_buffer trailers           # of the request, as lines
@@ -23,10 +26,10 @@ cdef class ForwardExchange(Exchange):
     cdef void switch(self, Http1Upstream upstream, Scan *scan) noexcept
     cdef void touch(self) noexcept
     cdef void start_try(self, bint fresh) noexcept
+    cdef void send_hedge(self, Hedge hedge) noexcept
     cdef void send_request(self) noexcept
     cdef bint may_retry(self, int kind, bint answered) noexcept
     cdef int build_head(self, Scan *scan) noexcept
-    cdef bint try_again(self, int kind, int status) noexcept
     cdef void try_failed(self, int kind) noexcept
     cdef void spill(self, const iovec *spans, int count, bint last) noexcept
     cdef int append_end(self, tg_buffer *out) noexcept

@@ -16,14 +16,14 @@ from lb.core.http1 cimport (
     H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, append_chunk_size, append_fields, append_text,
     append_trailers, has_token, mark_hop_by_hop, method_name, plainly_chunked,
 )
-from lb.core.poller cimport monotonic_ns
-from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
+from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop
-from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy, is_retryable
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
 
@@ -38,7 +38,30 @@ cdef enum:
     M_TRACE = 7
 
 
-cdef class ForwardExchange(Exchange):
+cdef class Http1Hedge(Hedge):
+
+    cdef void on_connecting(self, Http1Upstream upstream) noexcept:
+        self.upstream = upstream
+
+    cdef void on_connected(self, Http1Upstream upstream) noexcept:
+        self.upstream = upstream
+        (<ForwardExchange>self.exchange).send_hedge(self)
+
+    cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept:
+        cdef TryingExchange exchange = self.exchange
+        if not scan.head:
+            return
+        if scan.status == 101:
+            upstream.broken(FAIL_PROTOCOL)            # no upgrade was asked for
+        elif scan.status >= 200 and exchange.hedge_answer(self, is_good(scan.status), scan.status):
+            exchange.on_answer(upstream, scan)
+
+    cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
+        self.upstream = None
+        self.exchange.hedge_failed(self, kind)
+
+
+cdef class ForwardExchange(TryingExchange):
 
     def __dealloc__(self):
         tg_buffer_free(&self.request)
@@ -50,7 +73,7 @@ cdef class ForwardExchange(Exchange):
         self.key = self.find_key(scan)
         self.kept = True
         self.chunked = scan.chunked
-        self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE)
+        self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE) or self.route.idempotent
         if self.build_head(scan) < 0:
             self.fail(503, b"no-memory", "out of memory")
             return
@@ -220,8 +243,7 @@ cdef class ForwardExchange(Exchange):
         if not self.may_retry(FAIL_CONNECT, False):
             self.fail(502, b"connect", "could not connect to the endpoint")
             return
-        self.tries_left -= 1
-        self.pick()
+        self.next_try()
 
     cdef void try_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.pool.series[self.endpoint]
@@ -256,6 +278,8 @@ cdef class ForwardExchange(Exchange):
             self.sent_at = self.picked_at
             self.move(X_WAITING)
             self.arm_wait()
+            if self.route.hedge is not None:
+                self.watch()
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
         if self.upgraded:
@@ -291,6 +315,8 @@ cdef class ForwardExchange(Exchange):
                 return
             if is_retryable(status) and self.try_again(RETRY_5XX, status):
                 return
+            if self.route.hedge is not None:
+                self.own_answer()
             if self.route.response_fields is not None and self.route.response_fields.apply(scan) < 0:
                 upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
                 return
@@ -363,9 +389,7 @@ cdef class ForwardExchange(Exchange):
     cdef void on_timer(self) noexcept:
         cdef Http1Upstream upstream = self.upstream
         if not self.upgraded:
-            if not (self.state == X_WAITING and self.client.poller.now < self.expires
-                    and self.try_again(RETRY_TIMEOUT, 504)):
-                Exchange.on_timer(self)
+            TryingExchange.on_timer(self)
         elif upstream is not None:
             self.reason = b"idle"
             self.on_raw_end(upstream)
@@ -389,9 +413,11 @@ cdef class ForwardExchange(Exchange):
             self.fail(502, b"upstream-reset", "")
             return
         self.try_failed(kind)
+        if self.hedge_takes_over():
+            return
         if self.may_retry(kind, answered):
-            self.tries_left -= 1
-            self.start_try(True)
+            self.fresh = True
+            self.next_try()
             return
         if kind == FAIL_CONNECT:
             self.fail(502, b"connect", "could not connect to the endpoint")
@@ -406,26 +432,37 @@ cdef class ForwardExchange(Exchange):
             return False
         if kind != FAIL_CONNECT and not (kind == FAIL_RESET and not answered and self.idempotent):
             return False
-        return self.route.retry is None or self.route.retry.allows(
-            RETRY_CONNECT if kind == FAIL_CONNECT else RETRY_RESET, monotonic_ns())
+        return self.retry_granted(RETRY_CONNECT if kind == FAIL_CONNECT else RETRY_RESET, -1)
 
-    cdef bint try_again(self, int kind, int status) noexcept:
-        """Another try although the connection is well, where the route asks for that: with `status` the last one has
-        failed. False: this one has to do."""
-        cdef RetryPolicy policy = self.route.retry
-        if policy is None or self.tries_left <= 0 or not (self.kept and self.request_complete and self.idempotent):
-            return False
-        if not policy.allows(kind, monotonic_ns()):
-            return False
-        self.cancel_upstream()
-        self.status = status
-        if kind == RETRY_TIMEOUT and self.endpoint >= 0:
-            tg_add(&self.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
-        self.let_go(False)
-        self.tries_left -= 1
-        self.client.poller.arm(self, self.expires)   # until the next try waits
-        self.start_try(False)
-        return True
+    cdef bint repeatable(self) noexcept:
+        return self.kept and self.request_complete and self.idempotent and not self.upgrading
+
+    cdef Hedge new_hedge(self):
+        return Http1Hedge.__new__(Http1Hedge)
+
+    cdef bint launch_hedge(self, Hedge hedge) noexcept:
+        return (<Http1Pool>self.pool.channels[hedge.endpoint]).take(hedge, False)
+
+    cdef void send_hedge(self, Hedge hedge) noexcept:
+        cdef iovec part
+        part.iov_base = self.request.data + self.request.start
+        part.iov_len = tg_buffer_size(&self.request)
+        hedge.upstream.parser.headless = self.head_method
+        if hedge.upstream.push_parts(&part, 1) == IO_ERROR:
+            hedge.upstream.broken(FAIL_RESET)
+
+    cdef void cancel_hedge(self, Hedge hedge) noexcept:
+        cdef Http1Upstream upstream = hedge.upstream
+        if upstream is not None:
+            hedge.upstream = None
+            upstream.reset_on_close()
+            upstream.pool.drop(upstream)
+
+    cdef void adopt(self, Hedge hedge) noexcept:
+        self.upstream = hedge.upstream
+        hedge.upstream = None
+        self.upstream.call = self
+        self.sent = 0 if self.upstream.connecting else tg_buffer_size(&self.request)
 
     cdef void cancel_upstream(self) noexcept:
         cdef Http1Upstream upstream = self.upstream

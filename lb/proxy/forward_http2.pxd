@@ -3,22 +3,22 @@
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Field, Scan
-from lb.proxy.exchange cimport Exchange
+from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.http2_call cimport Http2Call
 
 
 cdef class StreamCall(Http2Call):
     cdef Http2Exchange exchange       # None once it is over or cancelled
+    cdef Hedge hedge                  # None: it is the exchange's own
     cdef tg_buffer fields             # the request's, as a block
     cdef char timeout[12]             # the value of grpc-timeout
     cdef bint head_seen
     cdef size_t held                  # bytes of the answer that the endpoint may not send anew yet
 
 
-cdef class Http2Exchange(Exchange):
+cdef class Http2Exchange(TryingExchange):
     cdef StreamCall call
     cdef int grpc_status              # of the trailers; -1 = none came
-    cdef bint idempotent
     cdef bint naming                  # looking for the model that the request is for, in the message that comes
     cdef bint looking                 # for the sequence that an inference belongs to, likewise
     cdef bint any_endpoint            # if the model is ready nowhere: the call is not an inference
@@ -27,6 +27,8 @@ cdef class Http2Exchange(Exchange):
     cdef bint awaits_model(self, Scan *scan) noexcept
     # Looks for its name in what has come; True: the endpoint can be chosen now.
     cdef bint find_model(self) noexcept
+    cdef bint inference               # of the Open Inference Protocol: it may be one of a sequence
+    cdef bint again                   # its answer, which has no message, is to be forgotten for another try
     cdef void read_message(self) noexcept
 
     cdef int build_fields(self, Scan *scan) noexcept
@@ -38,5 +40,9 @@ cdef class Http2Exchange(Exchange):
     cdef void answer_trailers(self, Scan *scan) noexcept
     cdef void find_grpc_status(self, const Field *fields, int count) noexcept
     cdef void call_over(self, int kind, bint begun) noexcept
+    cdef bint whole(self) noexcept
+    cdef bint in_sequence(self) noexcept
+    cdef bint failed_head(self, Scan *scan, bint last) noexcept
+    cdef void forget_answer(self) noexcept
     cdef bint may_retry(self, int kind, bint begun) noexcept
     cdef void request_room(self) noexcept

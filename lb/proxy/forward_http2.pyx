@@ -17,21 +17,27 @@ from lb.core.http1 cimport (
 from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
-from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
 from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
-from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange
+from lb.proxy.exchange cimport (
+    X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange,
+)
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
-from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns
+from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns, pushback_ms
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.outlier cimport verdict_of
+from lb.upstream.pool cimport POOL_OIP
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
 
 cdef enum:
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
@@ -48,6 +54,10 @@ cdef enum:
 
 cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
 cdef size_t MODEL_METHODS_LENGTH = 37
+cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+cdef size_t INFER_PATH_LENGTH = 42
+cdef const char *SEQUENCE = b"sequence_id"
+cdef size_t SEQUENCE_LENGTH = 11
 
 
 cdef char *put_decimal(char *at, uint64_t value) noexcept nogil:
@@ -109,11 +119,12 @@ cdef class StreamCall(Http2Call):
             return FAIL_PROTOCOL
         if scan.status < 200:
             self.begun = False
-            if scan.status != 100 and not exchange.http10:     # 100 was sent by ourselves
+            if self.hedge is None and scan.status != 100 and not exchange.http10:     # 100 was sent by ourselves
                 exchange.client.respond(scan, NULL, False)
             return 0
+        if self.hedge is not None and not exchange.hedge_answer(self.hedge, is_well(exchange, scan, last), scan.status):
+            return 0
         self.head_seen = True
-        self.stream.keep = 0                  # what is kept goes with the next part of the body
         exchange.answer_head(scan, last)
         return 0
 
@@ -129,17 +140,36 @@ cdef class StreamCall(Http2Call):
             self.fail = FAIL_PROTOCOL
 
     cdef void room(self) noexcept:
-        if self.exchange is not None:
+        if self.exchange is not None and self.hedge is None:
             self.exchange.request_room()
 
     cdef void over(self) noexcept:
         cdef Http2Exchange exchange = self.exchange
-        if exchange is not None:
-            self.exchange = None
-            exchange.call_over(self.fail, self.begun)
+        cdef Hedge hedge = self.hedge
+        if exchange is None:
+            return
+        self.exchange = None
+        if hedge is not None:
+            self.hedge = None
+            hedge.call = None
+            exchange.hedge_failed(hedge, self.fail)
+            return
+        exchange.call_over(self.fail, self.begun)
 
 
-cdef class Http2Exchange(Exchange):
+cdef bint is_well(Http2Exchange exchange, Scan *scan, bint last) noexcept:
+    """Whether the head is of an answer that a hedge may give: of gRPC's one that has a message, or says OK."""
+    cdef int i
+    if not is_good(scan.status):
+        return False
+    if exchange.grpc and last:
+        for i in range(scan.field_count):
+            if scan.fields[i].id == H_GRPC_STATUS:
+                return grpc_status(scan.fields[i].value, scan.fields[i].value_length) == 0
+    return True
+
+
+cdef class Http2Exchange(TryingExchange):
 
     def __cinit__(self):
         self.grpc_status = -1
@@ -148,7 +178,11 @@ cdef class Http2Exchange(Exchange):
 
     cdef void begin(self, Scan *scan) noexcept:
         self.key = self.find_key(scan)
-        self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE)
+        self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE) or self.route.idempotent
+        if self.pool.protocol == POOL_OIP:
+            self.inference = True
+            if scan.target_length == INFER_PATH_LENGTH and memcmp(scan.target, INFER_PATH, INFER_PATH_LENGTH) == 0:
+                self.idempotent = True
         self.call = StreamCall.__new__(StreamCall)
         self.call.stream.finished = scan.complete
         self.call.stream.keep = self.listener.retry_buffer
@@ -260,7 +294,8 @@ cdef class Http2Exchange(Exchange):
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef Http2Channel channel
         cdef int i
-        if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED and self.state != X_REQUEST):
+        if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED and self.state != X_REQUEST
+                                    and self.state != X_BACKOFF):
             return
         # Before an endpoint is chosen it is nobody's yet, and the call's own channel is as good as any.
         channel = <Http2Channel>self.pool.channels[max(self.endpoint, 0)]
@@ -275,6 +310,8 @@ cdef class Http2Exchange(Exchange):
                 self.sent_at = self.client.poller.now
                 self.move(X_WAITING)
                 self.arm_wait()
+                if self.route.hedge is not None:
+                    self.watch()
         elif h2_waiting(&self.call.stream) > HIGH_WATER:
             self.call.stream.wants_room = True
             self.wants_body = False
@@ -334,6 +371,8 @@ cdef class Http2Exchange(Exchange):
         if self.request_complete:
             self.move(X_WAITING)
             self.arm_wait()
+            if self.route.hedge is not None:
+                self.watch()
 
     cdef void cancel_upstream(self) noexcept:
         if self.call is not None and self.call.exchange is not None:
@@ -342,6 +381,9 @@ cdef class Http2Exchange(Exchange):
 
     cdef void call_over(self, int kind, bint begun) noexcept:
         cdef uint64_t *words
+        if self.again:
+            self.forget_answer()
+            return
         if kind == 0:
             if not self.request_complete:
                 self.client.answered_early()
@@ -356,9 +398,10 @@ cdef class Http2Exchange(Exchange):
             tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
             self.status = 502
             self.let_go(False)
+            if self.hedge_takes_over():
+                return
             if self.may_retry(kind, begun):
-                self.tries_left -= 1
-                self.start_try()
+                self.next_try()
                 return
         if self.bound >= 0 and kind == FAIL_CONNECT:
             self.fail_lost()
@@ -376,17 +419,64 @@ cdef class Http2Exchange(Exchange):
     cdef bint may_retry(self, int kind, bint begun) noexcept:
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
         still here."""
-        if self.tries_left <= 0 or not h2_whole(&self.call.stream):
+        if not self.whole():
             return False
         if kind != FAIL_CONNECT and kind != FAIL_REFUSED and (kind != FAIL_RESET or begun or not self.idempotent):
             return False
-        return self.route.retry is None or self.route.retry.allows(
-            RETRY_RESET if kind == FAIL_RESET else RETRY_CONNECT, monotonic_ns())
+        return self.retry_granted(RETRY_RESET if kind == FAIL_RESET else RETRY_CONNECT, -1)
+
+    cdef bint whole(self) noexcept:
+        """The request can be sent once more, as far as it has come."""
+        return h2_whole(&self.call.stream) and not (self.inference and self.in_sequence())
+
+    cdef bint in_sequence(self) noexcept:
+        """Whether its message may name a sequence, whose state lives in one endpoint. A compressed one may."""
+        cdef const char *body = tg_buffer_head(&self.call.stream.queue)
+        cdef size_t n = tg_buffer_size(&self.call.stream.queue)
+        return n > 0 and (body[0] != 0 or memmem(body, n, SEQUENCE, SEQUENCE_LENGTH) != NULL)
+
+    cdef bint repeatable(self) noexcept:
+        return self.request_complete and self.idempotent and self.whole()
+
+    cdef bint launch_hedge(self, Hedge hedge) noexcept:
+        cdef StreamCall call = StreamCall.__new__(StreamCall)
+        cdef StreamCall own = self.call
+        if (tg_buffer_append(&call.fields, tg_buffer_head(&own.fields), tg_buffer_size(&own.fields)) < 0
+                or tg_buffer_append(&call.stream.queue, tg_buffer_head(&own.stream.queue),
+                                    tg_buffer_size(&own.stream.queue)) < 0
+                or tg_buffer_append(&call.stream.trailers, tg_buffer_head(&own.stream.trailers),
+                                    tg_buffer_size(&own.stream.trailers)) < 0):
+            return False
+        call.stream.finished = True
+        call.stream.keep = self.listener.retry_buffer
+        call.exchange = self
+        call.hedge = hedge
+        hedge.call = call
+        (<Http2Channel>self.pool.channels[hedge.endpoint]).start(call, self.expires)
+        return True
+
+    cdef void cancel_hedge(self, Hedge hedge) noexcept:
+        cdef StreamCall call = <StreamCall>hedge.call
+        if call is not None:
+            hedge.call = None
+            call.exchange = None
+            call.hedge = None
+            (<Http2Channel>self.pool.channels[hedge.endpoint]).cancel(call)
+
+    cdef void adopt(self, Hedge hedge) noexcept:
+        self.call = <StreamCall>hedge.call
+        self.call.hedge = None
+        hedge.call = None
 
     # The answer.
 
     cdef void answer_head(self, Scan *scan, bint last) noexcept:
         cdef tg_buffer extra
+        if self.route.retry is not None and self.failed_head(scan, last):
+            return
+        if self.route.hedge is not None:
+            self.own_answer()
+        self.call.stream.keep = 0             # what is kept goes with the next part of the body
         self.status = scan.status
         self.first_byte_at = self.client.poller.now
         self.move(X_ANSWERING)
@@ -403,6 +493,35 @@ cdef class Http2Exchange(Exchange):
         self.append_endpoint(&extra)
         self.client.respond(scan, &extra, last)
         tg_buffer_free(&extra)
+
+    cdef bint failed_head(self, Scan *scan, bint last) noexcept:
+        """Whether the answer is one of those that the route does not take while another try may do better."""
+        cdef Field *field
+        cdef int i, code = -1
+        if not self.grpc:
+            return is_retryable(scan.status) and self.try_again(RETRY_5XX, scan.status)
+        if not last:
+            return False
+        for i in range(scan.field_count):
+            field = &scan.fields[i]
+            if field.id == H_GRPC_STATUS:
+                code = grpc_status(field.value, field.value_length)
+            elif field.name_length == 22 and memcmp(field.name, b"grpc-retry-pushback-ms", 22) == 0:
+                self.pushback = pushback_ms(field.value, field.value_length)
+        if code <= 0 or not self.route.retry.names_code(code) or not self.request_complete or not self.whole():
+            return False
+        if (self.hedge is None or self.hedge.endpoint < 0) and not self.retry_granted(0, code):
+            return False
+        self.status = scan.status
+        self.again = True
+        return True
+
+    cdef void forget_answer(self) noexcept:
+        self.again = False
+        self.let_go(False)
+        if not self.hedge_takes_over():
+            self.client.poller.arm(self, self.expires)
+            self.next_try()
 
     cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept:
         cdef iovec part

@@ -10,7 +10,7 @@ from lb.core.segment cimport Segment
 from lb.core.stream cimport iovec
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport InferResponse
-from lb.proxy.exchange cimport Exchange
+from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
 
@@ -26,10 +26,11 @@ cdef class InferContext:
 
 cdef class InferCall(GrpcCall):
     cdef InferExchange exchange       # None once it is cancelled
+    cdef Hedge hedge                  # None: it is the exchange's own
     cdef iovec single                 # the message of a management call
 
 
-cdef class InferExchange(Exchange):
+cdef class InferExchange(TryingExchange):
     cdef InferContext context
     cdef InferCall call
     cdef tg_buffer body
@@ -52,8 +53,7 @@ cdef class InferExchange(Exchange):
     cdef bint answer_from_cache(self) noexcept
     cdef void fly(self) noexcept
     cdef void start_call(self) noexcept
-    cdef void send_call(self, Http2Channel channel, InferCall call, const char *path, size_t n,
-                        uint64_t deadline) noexcept
+    cdef bint send_call(self, InferCall call, int endpoint) noexcept
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept
     cdef void answer_error(self, int grpc_status, str message) noexcept

@@ -20,7 +20,7 @@ from lb.core.hashing cimport hash64
 from lb.core.http1 cimport (
     H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, append_number, append_text, method_name, parse_decimal,
 )
-from lb.core.poller cimport Poller, monotonic_ns
+from lb.core.poller cimport Poller
 from lb.core.segment cimport (
     TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add,
 )
@@ -31,10 +31,11 @@ from lb.inference.request cimport parse_http
 from lb.inference.response cimport InferResponse, render, store_form
 from lb.inference.status cimport http_status
 from lb.proxy.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING, Exchange,
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING,
 )
 from lb.proxy.mirror_infer cimport mirror_inference
-from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
+from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
@@ -96,18 +97,28 @@ cdef class InferCall(GrpcCall):
 
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
         cdef InferExchange exchange = self.exchange
-        if exchange is not None:
-            self.exchange = None
+        cdef Hedge hedge = self.hedge
+        if exchange is None:
+            return
+        self.exchange = None
+        if hedge is None or exchange.hedge_answer(hedge, status == 0, http_status(status) if status else 200):
             exchange.answered(status, message, n)
 
     cdef void on_failed(self, int kind) noexcept:
         cdef InferExchange exchange = self.exchange
-        if exchange is not None:
-            self.exchange = None
+        cdef Hedge hedge = self.hedge
+        if exchange is None:
+            return
+        self.exchange = None
+        if hedge is None:
             exchange.call_failed(kind)
+        else:
+            self.hedge = None
+            hedge.call = None
+            exchange.hedge_failed(hedge, kind)
 
 
-cdef class InferExchange(Exchange):
+cdef class InferExchange(TryingExchange):
 
     def __dealloc__(self):
         tg_buffer_free(&self.body)
@@ -302,43 +313,79 @@ cdef class InferExchange(Exchange):
         return min(self.expires, self.started + self.request.timeout_us * 1000)
 
     cdef void launch(self) noexcept:
-        cdef Http2Channel channel
-        cdef InferCall call
+        cdef InferCall call = InferCall.__new__(InferCall)
+        self.call = call
+        self.move(X_WAITING)
+        if not self.send_call(call, self.endpoint):
+            self.fail(503, b"no-memory", "out of memory")
+            return
+        if self.request is not None and self.route.mirror is not None and self.tries == 1:
+            mirror_inference(self.route.mirror, self.client.poller, call.parts, call.part_count, call.message_size,
+                             INFER_PATH, INFER_PATH_LENGTH, self.key)
+        if self.route.hedge is not None:
+            self.watch()
+
+    cdef bint send_call(self, InferCall call, int endpoint) noexcept:
         cdef bytes path
+        cdef int failed
         cdef uint64_t deadline = self.due()
         cdef uint64_t now = self.client.poller.now
         cdef uint64_t limit = self.try_limit()
         if limit and now + limit < deadline:
             deadline = now + limit
-        call = InferCall.__new__(InferCall)
-        call.exchange = self
-        self.call = call
-        channel = <Http2Channel>self.pool.channels[self.endpoint]
         if self.request is not None:
             call.parts = self.request.parts
             call.part_count = self.request.part_count
             call.message_size = self.request.message_size
-            self.move(X_WAITING)
-            self.send_call(channel, call, INFER_PATH, INFER_PATH_LENGTH, deadline)
-            if self.route.mirror is not None and self.tries == 1:
-                mirror_inference(self.route.mirror, self.client.poller, call.parts, call.part_count, call.message_size,
-                                 INFER_PATH, INFER_PATH_LENGTH, self.key)
-            return
-        call.single.iov_base = <char *><bytes>self.management.request
-        call.single.iov_len = <size_t>len(<bytes>self.management.request)
-        call.parts = &call.single
-        call.part_count = 1
-        call.message_size = call.single.iov_len
-        self.move(X_WAITING)
-        path = <bytes>self.management.grpc_path
-        self.send_call(channel, call, <const char *>path, <size_t>len(path), deadline)
+            failed = call.call_path(INFER_PATH, INFER_PATH_LENGTH)
+        else:
+            call.single.iov_base = <char *><bytes>self.management.request
+            call.single.iov_len = <size_t>len(<bytes>self.management.request)
+            call.parts = &call.single
+            call.part_count = 1
+            call.message_size = call.single.iov_len
+            path = <bytes>self.management.grpc_path
+            failed = call.call_path(<const char *>path, <size_t>len(path))
+        if failed < 0:
+            return False
+        call.exchange = self
+        (<Http2Channel>self.pool.channels[endpoint]).start(call, deadline)
+        return True
 
-    cdef void send_call(self, Http2Channel channel, InferCall call, const char *path, size_t n,
-                        uint64_t deadline) noexcept:
-        if call.call_path(path, n) < 0:
-            self.fail(503, b"no-memory", "out of memory")
-            return
-        channel.start(call, deadline)
+    cdef bint repeatable(self) noexcept:
+        """An inference is a pure function of its request: asking another endpoint as well does no harm. The exception
+        is a sequence, whose state lives in one endpoint. Management calls only read."""
+        return self.request is None or len(self.request.sequence) == 0
+
+    cdef bint launch_hedge(self, Hedge hedge) noexcept:
+        cdef InferCall call = InferCall.__new__(InferCall)
+        call.hedge = hedge
+        hedge.call = call
+        if self.send_call(call, hedge.endpoint):
+            return True
+        call.hedge = None
+        hedge.call = None
+        return False
+
+    cdef void cancel_hedge(self, Hedge hedge) noexcept:
+        cdef InferCall call = <InferCall>hedge.call
+        if call is not None:
+            hedge.call = None
+            call.exchange = None
+            call.hedge = None
+            (<Http2Channel>self.pool.channels[hedge.endpoint]).cancel(call)
+
+    cdef void cancel_try(self) noexcept:
+        cdef InferCall call = self.call
+        self.call = None
+        if call is not None and call.exchange is not None:
+            call.exchange = None
+            (<Http2Channel>self.pool.channels[self.last_endpoint]).cancel(call)
+
+    cdef void adopt(self, Hedge hedge) noexcept:
+        self.call = <InferCall>hedge.call
+        self.call.hedge = None
+        hedge.call = None
 
     cdef void call_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.pool.series[self.endpoint]
@@ -349,9 +396,10 @@ cdef class InferExchange(Exchange):
             tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
             self.status = 502
         self.let_go(False)
+        if self.hedge_takes_over():
+            return
         if self.may_retry(kind):
-            self.tries_left -= 1
-            self.start_call()
+            self.next_try()
             return
         self.release_followers(GRPC_UNAVAILABLE, "")
         if self.bound >= 0 and kind == FAIL_CONNECT:
@@ -369,30 +417,21 @@ cdef class InferExchange(Exchange):
             self.fail(502, b"upstream-reset", "the model server closed the connection without an answer")
 
     cdef bint may_retry(self, int kind) noexcept:
-        """An inference is a pure function of its request: asking another endpoint again does no harm, whatever became
-        of the first. The exception is a sequence, whose state lives in one endpoint. Management calls only read."""
-        cdef RetryPolicy policy = self.route.retry
+        """Whatever became of the first: see `repeatable`."""
         cdef int rule = RETRY_CONNECT
-        if self.tries_left <= 0:
+        if not self.repeatable():
             return False
-        if kind != FAIL_CONNECT and kind != FAIL_REFUSED:
-            if self.request is not None and len(self.request.sequence):
-                return False
-            if kind == FAIL_RESET:
-                rule = RETRY_RESET | RETRY_5XX        # a server that goes away says UNAVAILABLE, or nothing
-            elif kind == FAIL_TIMEOUT and policy is not None and self.client.poller.now < self.expires and not (
-                    self.request is not None and self.request.timeout_us):
-                rule = RETRY_TIMEOUT
-            else:
-                return False
-        return policy is None or policy.allows(rule, monotonic_ns())
+        if kind == FAIL_RESET:
+            rule = RETRY_RESET | RETRY_5XX            # a server that goes away says UNAVAILABLE, or nothing
+        elif kind == FAIL_TIMEOUT and self.route.retry is not None and self.client.poller.now < self.expires and not (
+                self.request is not None and self.request.timeout_us):
+            rule = RETRY_TIMEOUT
+        elif kind != FAIL_CONNECT and kind != FAIL_REFUSED:
+            return False
+        return self.retry_granted(rule, -1)
 
     cdef void cancel_upstream(self) noexcept:
-        cdef InferCall call = self.call
-        self.call = None
-        if call is not None and call.exchange is not None:
-            call.exchange = None
-            (<Http2Channel>self.pool.channels[self.last_endpoint]).cancel(call)
+        self.cancel_try()
         if self.following:
             self.following = False
             self.context.flights.leave(self.digest, self)
@@ -406,6 +445,8 @@ cdef class InferExchange(Exchange):
         cdef bytes reply
         cdef bint going
         if status == 0:
+            if self.route.hedge is not None:
+                self.own_answer()
             self.status = 200
             self.let_go(True)
             if self.management is not None:
@@ -426,9 +467,11 @@ cdef class InferExchange(Exchange):
         # for, of what it had taken just before (grpcio does).
         going = status == GRPC_UNAVAILABLE or status == GRPC_CANCELLED
         self.let_go(not going)
-        if going and self.may_retry(FAIL_RESET):
-            self.tries_left -= 1
-            self.start_call()
+        if going and self.hedge_takes_over():
+            return
+        self.pushback = call.pushback
+        if self.repeatable() and self.retry_granted(RETRY_RESET | RETRY_5XX if going else 0, status):
+            self.next_try()
             return
         text = message[:n].decode("utf-8", "replace")
         self.release_followers(status, text)

@@ -33,6 +33,7 @@ from lb.errors import TidegateError
 from lb.proxy import infer, mirror
 from lb.proxy.explain import Described, Tables, explain
 from lb.proxy.tables import make_routes
+from lb.proxy.hedge import HedgeTools
 from lb.proxy.udp_listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 
@@ -72,6 +73,7 @@ class Proxy:
         self.bells = Bells(self.poller, segment.worker, bells)
         self.queues = {}            # pool -> PoolQueue: who waits goes on waiting after a reload
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
+        self.tools = HedgeTools(self.poller)
         self.context = infer.InferContext(self.poller, segment)
         self.access = AccessLog(access_log_fd)
         self.spans = None           # the exporter in use
@@ -126,7 +128,8 @@ class Proxy:
                 tables[listener.name] = SniTable(listener.sni_routes, pools, rest)
             else:
                 of_listener = yield from make_routes(
-                    listener.routes, pools, standing, self.segment, self.routes.get(listener.name))
+                    listener.routes, pools, standing, self.segment, self.tools,
+                    self.routes.get(listener.name))
                 routes[listener.name] = of_listener
                 tables[listener.name] = of_listener.table
             yield
@@ -341,5 +344,6 @@ class Proxy:
         self.channels = {}
         self.access.close()
         self.bells.close()
+        self.tools.close()
         self.overload.close()
         self.poller.close()

@@ -1,6 +1,8 @@
 """When a request is tried again on another endpoint, as a route says it."""
 
 from libc.stdint cimport uint64_t
+from lb.core.alarms cimport Alarms
+from lb.proxy.budget cimport TryBudget
 
 
 cdef enum:
@@ -13,22 +15,22 @@ cdef enum:
 cdef class RetryPolicy:
     cdef readonly int attempts
     cdef readonly int on              # set of the above
+    cdef readonly unsigned int codes  # set of gRPC's: a bit per code
     cdef readonly uint64_t per_try_timeout   # ns; 0 = none
-    cdef uint64_t percent
-    cdef uint64_t least               # retries a second that are always allowed
-    # The budget: what was asked and retried in this second and the last. Per worker, so in proportion to its requests.
-    cdef uint64_t second
-    cdef uint64_t asked[2]
-    cdef uint64_t retried[2]
+    cdef uint64_t base                # of the pause before a retry, ns; 0 = none
+    cdef uint64_t longest
+    cdef Alarms alarms
+    cdef TryBudget budget
 
-    # A request of the route begins.
-    cdef void begin(self, uint64_t now) noexcept
-    # Whether another try after a failure of `kind` is within the rules and the budget; if so, it is counted.
-    cdef bint allows(self, int kind, uint64_t now) noexcept
-    # The same without counting, for who has to know before it acts.
+    # Whether failures of `kind` (one of the above, or several) are among those that a retry follows.
     cdef bint names(self, int kind) noexcept
-    cdef void turn(self, uint64_t now) noexcept
+    # The same of an answer's gRPC code.
+    cdef bint names_code(self, int code) noexcept
+    # The pause before the retry that follows `tries` tries, drawn anew at each call.
+    cdef uint64_t pause(self, int tries) noexcept
 
 
 # Whether a status is one that another endpoint may not give: 502, 503, 504.
 cdef bint is_retryable(int status) noexcept nogil
+# Whether an answer of this status is taken from a hedge while the first try still runs: no 5xx, no 429.
+cdef bint is_good(int status) noexcept nogil

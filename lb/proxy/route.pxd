@@ -6,6 +6,7 @@ from lb.core.segment cimport Segment
 from lb.core.textmap cimport TextMap
 from lb.proxy.conditions cimport tg_facts
 from lb.proxy.fields cimport FieldRules
+from lb.proxy.hedge cimport HedgePolicy
 from lb.proxy.mirror cimport Mirror
 from lb.proxy.rate cimport RateLimit
 from lb.proxy.retry cimport RetryPolicy
@@ -52,6 +53,8 @@ cdef class Route:
     cdef readonly FieldRules request_fields
     cdef readonly FieldRules response_fields
     cdef readonly RetryPolicy retry
+    cdef readonly HedgePolicy hedge
+    cdef readonly bint idempotent     # whatever the method
     cdef bytes new_host
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.
     cdef bint acts                    # there is something for lb.proxy.actions.admit to do

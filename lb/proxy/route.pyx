@@ -15,6 +15,7 @@ from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
 from lb.core.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.conditions cimport Condition, facts_of, tg_facts
 from lb.proxy.fields cimport FieldRules
+from lb.proxy.hedge cimport HedgePolicy
 from lb.proxy.mirror cimport Mirror
 from lb.proxy.paths cimport PathIndex
 from lb.proxy.rate cimport RateLimit
@@ -52,10 +53,11 @@ cdef class Route:
     """A route of a plan (`RoutePlan`), bound to its pools and to this worker's stripe of counters.
 
     `pools` are those of the plan, which a split or a mirror may name. Raises ValueError for a method that HTTP does not
-    know, and for a bad expression, or a rate that cannot be counted.
+    know, and for a bad expression, or a rate that cannot be counted, OSError when the system has no timer for `tools`
+    (HedgeTools), without which there are no pauses before retries and no hedges.
     """
 
-    def __init__(self, plan, Pool pool, Segment segment, pools=()):
+    def __init__(self, plan, Pool pool, Segment segment, pools=(), tools=None):
         self.name = plan.name
         self.pool = pool
         self.segment = segment
@@ -94,8 +96,14 @@ cdef class Route:
         if plan.response_fields is not None:
             self.response_fields = FieldRules(plan.response_fields)
         if plan.retry is not None:
-            self.retry = RetryPolicy(plan.retry)
-        self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry)
+            self.retry = RetryPolicy(plan.retry, segment, plan.series, plan.name, getattr(tools, "alarms", None))
+        if plan.hedge is not None and tools is not None:
+            self.hedge = HedgePolicy(plan.hedge, segment, plan.series, plan.name, tools)
+            for each in [pool] if pool is not None else [pools[share.pool] for share in plan.split.shares]:
+                (<Pool>each).watch_endpoints()
+        self.idempotent = plan.idempotent
+        self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
+                         or plan.hedge)
         self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
 
     def __repr__(self):

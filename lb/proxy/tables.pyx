@@ -29,10 +29,10 @@ cdef class RoutesOfListener:
         return True
 
 
-def make_routes(plans, pools, set standing not None, Segment segment not None, RoutesOfListener old):
+def make_routes(plans, pools, set standing not None, Segment segment not None, tools, RoutesOfListener old):
     """A generator whose `yield`s end a step each; it returns the RoutesOfListener of `plans` (of RoutePlan).
 
-    `pools` are those of the plan, `standing` those of them that the plan before had at the same place, `old` is what
+    `pools` are those of the plan, `tools` the worker's for further tries (HedgeTools), `standing` those of them that the plan before had at the same place, `old` is what
     that plan made of the listener, or None. Raises ValueError as Route and RouteTable do.
     """
     cdef Route route
@@ -54,7 +54,7 @@ def make_routes(plans, pools, set standing not None, Segment segment not None, R
         route = known.get(source)
         if route is None or not route.stands_on(standing):
             plan = source if sources is None else plans.read(source)
-            route = Route(plan, pools[plan.pool] if plan.pool >= 0 else None, segment, pools)
+            route = Route(plan, pools[plan.pool] if plan.pool >= 0 else None, segment, pools, tools)
             fresh += 1
         made.routes.append(route)
         if fresh == STEP or number % MANY == 0:

@@ -18,6 +18,7 @@ cdef struct tg_access:
     uint16_t tries
     uint16_t port
     uint16_t cache                    # index into CACHE_NAMES
+    uint16_t hedge                    # index into HEDGE_NAMES
     uint16_t version                  # of HTTP, as the client spoke it: 10, 11, 20; 0 = not HTTP
     uint16_t tls                      # version on the wire (0x0303 = TLS 1.2, 0x0304 = 1.3); 0 = plain
     uint16_t trace_flags              # of trace_id, which is not all zero where there is a trace

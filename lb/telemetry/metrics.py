@@ -43,6 +43,7 @@ class _Collector:
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot
         yield from _requests("route", "route", {(name,): s for name, s in snapshot.routes.items()}, ("route",))
+        yield from _further_tries(snapshot.routes)
         yield from _cache_use(snapshot.routes)
         pools: dict[tuple[str, ...], Series] = {}
         for (pool, _), series in snapshot.endpoints.items():
@@ -111,6 +112,24 @@ def _requests(kind: str, text: str, rows: Mapping[tuple[str, ...], Series], labe
             labels,
             ((key, getattr(s, attribute)) for key, s in rows.items()),
         )
+
+
+def _further_tries(routes: Mapping[str, Series]) -> Iterator[Metric]:
+    yield _counter(
+        "route_retries_refused",
+        "Retries that the route's budget did not allow",
+        ("route",),
+        (((name,), s.retries_refused) for name, s in routes.items()),
+    )
+    yield _counter("route_hedges", "Hedges begun", ("route",), (((name,), s.hedges) for name, s in routes.items()))
+    results = {"won": "hedges_won", "lost": "hedges_lost", "refused": "hedges_refused"}
+    yield _counter(
+        "route_hedge_results",
+        "Hedges by what became of them: their answer was taken, they were given up or failed, or the budget did not "
+        "allow them",
+        ("route", "result"),
+        (((name, result), getattr(s, word)) for name, s in routes.items() for result, word in results.items()),
+    )
 
 
 def _cache_use(routes: Mapping[str, Series]) -> Iterator[Metric]:

@@ -26,6 +26,11 @@ CACHE_NAMES[2] = "miss"
 CACHE_NAMES[3] = "collapsed"
 CACHE_NAMES[4] = "bypass"
 
+cdef const char *HEDGE_NAMES[3]
+HEDGE_NAMES[0] = ""
+HEDGE_NAMES[1] = "lost"
+HEDGE_NAMES[2] = "won"
+
 cdef const char *KEYS[A_TEXTS]
 KEYS[A_CLIENT] = "client"
 KEYS[A_METHOD] = "method"
@@ -142,6 +147,7 @@ cdef dict span_of(tg_access *record):
         "tries": record.tries,
         "port": record.port,
         "cache": CACHE_NAMES[record.cache].decode("ascii"),
+        "hedge": HEDGE_NAMES[record.hedge].decode("ascii"),
         "protocol": protocol_name(record.version).decode("ascii"),
         "tls": tls_name(record.tls).decode("ascii"),
         "trace_id": <bytes>(<char *>record.trace_id)[:sizeof(record.trace_id)],
@@ -175,10 +181,12 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
     hex_id(record.trace_id, sizeof(record.trace_id), stamp)
     n = snprintf(
         line, sizeof(line),
-        b',"port":%u,"status":%u,"tries":%u,"cache":"%s","protocol":"%s","tls":"%s","trace_id":"%s","bytes_in":%llu,'
-        b'"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,"connect_us":%llu,"upstream_us":%llu,"transfer_us":%llu}\n',
-        <unsigned>record.port, <unsigned>record.status, <unsigned>record.tries, CACHE_NAMES[record.cache],
-        protocol_name(record.version), tls_name(record.tls), stamp,
+        b',"port":%u,"status":%u,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s","trace_id":"%s",'
+        b'"bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,"connect_us":%llu,"upstream_us":%llu,'
+        b'"transfer_us":%llu}\n',
+        <unsigned>record.port, <unsigned>record.status, <unsigned>record.tries,
+        HEDGE_NAMES[record.hedge], CACHE_NAMES[record.cache], protocol_name(record.version), tls_name(record.tls),
+        stamp,
         <unsigned long long>record.bytes_in, <unsigned long long>record.bytes_out,
         <unsigned long long>(record.total_ns // 1000), <unsigned long long>(record.wait_ns // 1000),
         <unsigned long long>(record.connect_ns // 1000),

@@ -14,10 +14,10 @@ BOUNDS_US = (
 _COUNTERS = (
     "started", "finished", "bytes_in", "bytes_out", "retries", "connect_errors", "response_errors", "timeouts",
     "rejected", "cache_hit", "cache_miss", "cache_stored", "cache_collapsed", "cache_bypass", "connections",
-    "duration_ns",
+    "duration_ns", "retries_refused", "hedges", "hedges_won", "hedges_lost", "hedges_refused",
 )  # fmt: skip
-_HISTOGRAM = 24
-WORDS = 48
+_HISTOGRAM = 32
+WORDS = 56
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,11 @@ class Series:
     cache_bypass: int
     connections: int
     duration_ns: int
+    retries_refused: int
+    hedges: int
+    hedges_won: int
+    hedges_lost: int
+    hedges_refused: int
     buckets: tuple[int, ...]
 
     @classmethod

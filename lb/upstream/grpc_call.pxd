@@ -29,6 +29,7 @@ cdef class GrpcCall(Http2Call):
     cdef char timeout[12]
     cdef int http
     cdef int status                   # -1: no grpc-status yet
+    cdef long pushback                # ms, or PUSHBACK_…
     cdef bint is_grpc                 # content-type says so
     cdef size_t fields_size
     cdef char head[5]                 # the reply's prefix

@@ -12,7 +12,7 @@ from lb.core.http2_head cimport FieldList
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
 from lb.upstream.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport (
-    GRPC_OK, grpc_status, grpc_status_of_http, grpc_timeout, http_status, percent_decode,
+    GRPC_OK, PUSHBACK_NONE, grpc_status, grpc_status_of_http, grpc_timeout, http_status, percent_decode, pushback_ms,
 )
 
 cdef enum:
@@ -53,6 +53,7 @@ cdef class GrpcCall(Http2Call):
         tg_buffer_clear(&self.text)
         self.http = 0
         self.status = -1
+        self.pushback = PUSHBACK_NONE
         self.is_grpc = False
         self.fields_size = 0
         self.head_size = 0
@@ -110,6 +111,8 @@ cdef class GrpcCall(Http2Call):
                 if tg_buffer_reserve(&self.text, value_size) < 0:
                     return FAIL_TOO_LARGE
                 self.text.end += percent_decode(tg_buffer_tail(&self.text), value, value_size)
+            elif same(name, name_size, b"grpc-retry-pushback-ms", 22):
+                self.pushback = pushback_ms(value, value_size)
         elif name[0] == c':':
             if same(name, name_size, b":status", 7):
                 self.http = http_status(value, value_size)

@@ -23,3 +23,9 @@ cdef int grpc_status_of_http(int status) noexcept nogil
 # Decodes the percent encoding of grpc-message from `value` to `into` (which may be the same and has room for `size`):
 # malformed escapes stay as they are. Returns the length.
 cdef size_t percent_decode(char *into, const char *value, size_t size) noexcept nogil
+
+# When the server wants a call again (grpc-retry-pushback-ms, gRFC A6): milliseconds, or one of these.
+cdef enum:
+    PUSHBACK_NONE = -1                # it did not say
+    PUSHBACK_NEVER = -2
+cdef long pushback_ms(const char *value, size_t n) noexcept nogil

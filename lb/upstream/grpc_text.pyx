@@ -7,6 +7,7 @@ from libc.stdint cimport uint64_t
 
 cdef enum:
     UNITS = 6
+    PUSHBACK_DIGITS = 9               # of milliseconds: 11 days
     MOST = 99_999_999                 # eight digits
 
 cdef uint64_t LONGEST = 1 << 62              # 146 years: the sum with any clock still fits
@@ -151,6 +152,24 @@ def parse_status(value: bytes) -> int:
     return grpc_status(value, len(value))
 
 
+def parse_pushback(value: bytes) -> int:
+    """The milliseconds of a grpc-retry-pushback-ms value; -2: there is to be no retry."""
+    return pushback_ms(value, len(value))
+
+
 def parse_timeout(value: bytes) -> int:
     """The nanoseconds of a grpc-timeout value, 0 when it is none."""
     return grpc_timeout_ns(value, len(value))
+
+
+cdef long pushback_ms(const char *value, size_t n) noexcept nogil:
+    """Anything but a number that is not negative says that there is to be no retry (gRFC A6, "Pushback")."""
+    cdef long total = 0
+    cdef size_t i
+    if n == 0 or n > PUSHBACK_DIGITS:
+        return PUSHBACK_NEVER
+    for i in range(n):
+        if value[i] < 48 or value[i] > 57:
+            return PUSHBACK_NEVER
+        total = total * 10 + value[i] - 48
+    return total

@@ -25,6 +25,12 @@ cdef enum:
     KEY_MODEL
 
 
+cdef struct tg_suspect:
+    # An endpoint that was asked in vain: another had to answer instead.
+    uint64_t until                    # when it is asked again, unless nobody else can be
+    int count                         # times in a row
+
+
 cdef class Pool:
     cdef readonly str name
     cdef readonly int protocol
@@ -34,6 +40,7 @@ cdef class Pool:
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
+    cdef tg_suspect *suspects         # per endpoint; NULL = no route hedges
     cdef readonly int key_kind
     cdef readonly bytes key_name
     cdef readonly uint64_t connect_timeout
@@ -61,6 +68,13 @@ cdef class Pool:
     cdef bint crowded(self) noexcept
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept
+    cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept
+    # One less in flight: after `waited` ns the try was stopped, as another endpoint had answered. How long it would
+    # have taken nobody knows, and no policy is told; but for as long again others are asked before it, twice as long
+    # each time, until it has answered.
+    cdef void give_up(self, int index, uint64_t now, uint64_t waited) noexcept
+    # Routes hedge: `give_up` will be called.
+    cdef int watch_endpoints(self) except -1
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it.
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept
     # Let the policy learn from a latency before the request is over.

@@ -13,6 +13,8 @@ from lb.balancing import registry
 cdef enum:
     TURNS = 4                         # choices, where other workers take the last place of each just before
     CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
+    DOUBLINGS = 10
+    LONGEST = 1_000_000_000           # that an endpoint is left alone for answers that did not come
 
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
@@ -68,6 +70,7 @@ cdef class Pool:
 
     def __dealloc__(self):
         free(self.series)
+        free(self.suspects)
 
     cdef uint64_t model_bit(self, bytes name) noexcept:
         found = self.models.get(name)
@@ -100,6 +103,8 @@ cdef class Pool:
             except Exception as failure:     # a plug-in's fault must not take the data path with it
                 report(self.name, failure)
                 return TAKEN_NOBODY
+            if self.suspects != NULL and index >= 0 and self.suspects[index].until > now and index != exclude:
+                index = self.pick_instead(now, key, index, exclude)
             if index < 0:
                 return TAKEN_FULL if self.endpoints.limited and self.crowded() else TAKEN_NOBODY
             if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
@@ -128,6 +133,33 @@ cdef class Pool:
             self.endpoints.claim(index, now + CLAIM_NS)
         return TAKEN_FULL
 
+    cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept:
+        """Another endpoint than one that keeps its requests waiting, if that is not `exclude`."""
+        cdef int index
+        try:
+            index = self.policy.pick(now, key, suspect)
+        except Exception as failure:
+            report(self.name, failure)
+            return suspect
+        if index < 0 or index == exclude or self.suspects[index].until > now:
+            return suspect
+        return index
+
+    cdef int watch_endpoints(self) except -1:
+        if self.suspects == NULL:
+            self.suspects = <tg_suspect *>calloc(self.endpoints.size + 1, sizeof(tg_suspect))
+            if self.suspects == NULL:
+                raise MemoryError
+        return 0
+
+    cdef void give_up(self, int index, uint64_t now, uint64_t waited) noexcept:
+        cdef tg_suspect *suspect
+        if self.suspects != NULL:
+            suspect = &self.suspects[index]
+            suspect.until = now + min(waited << min(suspect.count, <int>DOUBLINGS), <uint64_t>LONGEST)
+            suspect.count += 1
+        self.release(index, now, 0, True)
+
     cdef bint crowded(self) noexcept:
         """Whether an endpoint takes requests, if not now."""
         cdef int i
@@ -137,9 +169,12 @@ cdef class Pool:
         return False
 
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
+        cdef int claimant
         self.endpoints.release(index)
         tg_add(&self.series[index][TG_S_FINISHED], 1)
-        cdef int claimant
+        if self.suspects != NULL and latency and ok:
+            self.suspects[index].count = 0
+            self.suspects[index].until = 0
         if self.queue is not None:
             self.queue.released(now, latency if ok else 0)
             claimant = self.endpoints.claimant(index, now)

@@ -13,7 +13,7 @@ from lb.core import segment as segment_module
 from lb.core.segment import Segment
 from lb.errors import TidegateError
 
-STARTED, FINISHED, WORDS = 6, 7, 48
+STARTED, FINISHED, WORDS = 6, 7, 56
 
 
 @pytest.fixture

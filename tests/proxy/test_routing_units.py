@@ -1,4 +1,4 @@
-"""Normal forms of paths and the budget of retries."""
+"""Normal forms of paths."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.config.normal import normal_path
-from lb.config.route_plan import NormalizePlan, RetryPlan
+from lb.config.route_plan import NormalizePlan
 
 normal_target = import_module("lb.proxy.normalize").normal_target
-Budget = import_module("lb.proxy.retry").Budget
 
 ALL = NormalizePlan(True, True, True, "keep")
 PLANS = st.builds(
@@ -65,24 +64,3 @@ def test_a_normal_form_stays_as_it_is(path: str) -> None:
 @pytest.mark.parametrize("target", [b"*", b"/a?b//c/..", b"/"])
 def test_what_needs_nothing_is_left_alone(target: bytes) -> None:
     assert normal_target(target, ALL) == target
-
-
-SECOND = 1_000_000_000
-
-
-def test_retries_are_a_share_of_the_requests() -> None:
-    budget = Budget(RetryPlan(1, ("connect", "reset"), 0, 20, 2))
-    for _ in range(100):
-        budget.begin(SECOND)
-    assert sum(budget.allows("connect", SECOND) for _ in range(100)) == 20
-    assert not budget.allows("reset", SECOND)
-    assert not budget.allows("5xx", SECOND)
-    # In the next second the last one's requests still count, and its retries too.
-    assert sum(budget.allows("connect", 2 * SECOND) for _ in range(100)) == 2
-    # Much later nothing does, and the least is allowed.
-    assert sum(budget.allows("connect", 90 * SECOND) for _ in range(100)) == 2
-
-
-def test_a_budget_of_a_hundred_percent_is_none() -> None:
-    budget = Budget(RetryPlan(3, ("connect",), 0, 100, 0))
-    assert all(budget.allows("connect", SECOND) for _ in range(1000))

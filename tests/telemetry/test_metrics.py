@@ -51,8 +51,13 @@ def test_the_segments_words_mean_what_the_page_says() -> None:
         segment.add_series(5, 7, 11)  # TG_S_FINISHED
         segment.add_series(5, 15, 2)  # TG_S_CACHE_HIT
         segment.add_series(5, 21, 500_000_000)  # TG_S_DURATION_SUM_NS
-        segment.add_series(5, 24, 3)  # up to 100 us
-        segment.add_series(5, 47, 1)  # over a minute
+        segment.add_series(5, 22, 4)  # TG_S_RETRIES_REFUSED
+        segment.add_series(5, 23, 9)  # TG_S_HEDGES
+        segment.add_series(5, 24, 5)  # TG_S_HEDGES_WON
+        segment.add_series(5, 25, 3)  # TG_S_HEDGES_LOST
+        segment.add_series(5, 26, 7)  # TG_S_HEDGES_REFUSED
+        segment.add_series(5, 32, 3)  # up to 100 us
+        segment.add_series(5, 55, 1)  # over a minute
     series = Series.of(master.series_total(5))
     found = samples(
         exposition(Snapshot(STATUS, routes={"r": series}, endpoints={("p", "a"): series, ("p", "b"): series}))
@@ -61,6 +66,13 @@ def test_the_segments_words_mean_what_the_page_says() -> None:
     assert found["tidegate_route_requests_total", "code=5xx", "route=r"] == 2
     assert found["tidegate_route_in_flight", "route=r"] == 2
     assert found["tidegate_cache_requests_total", "result=hit", "route=r"] == 4
+    assert found["tidegate_route_retries_refused_total", "route=r"] == 8
+    assert found["tidegate_route_hedges_total", "route=r"] == 18
+    hedges = {
+        one: found["tidegate_route_hedge_results_total", f"result={one}", "route=r"]
+        for one in ("won", "lost", "refused")
+    }
+    assert hedges == {"won": 10, "lost": 6, "refused": 14}
     assert found["tidegate_route_request_duration_seconds_sum", "route=r"] == pytest.approx(1.0)
     assert found["tidegate_route_request_duration_seconds_bucket", "le=0.0001", "route=r"] == 6
     assert found["tidegate_route_request_duration_seconds_bucket", "le=60.0", "route=r"] == 6
@@ -88,7 +100,7 @@ def test_bounds_are_those_of_the_compiled_side() -> None:
 
 
 def test_a_series_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="48 words"):
+    with pytest.raises(ValueError, match="56 words"):
         Series.of([0] * (WORDS - 1))
 
 
@@ -97,4 +109,4 @@ def test_series_add_up() -> None:
     both = one + one
     assert both.codes == tuple(2 * n for n in range(6))
     assert both.duration_ns == 42
-    assert both.buckets == tuple(2 * n for n in range(24, 48))
+    assert both.buckets == tuple(2 * n for n in range(32, 56))

@@ -1,0 +1,65 @@
+"""The tries of an exchange with an endpoint beyond its first: retries and their pauses, and a hedge."""
+
+from libc.stdint cimport uint64_t
+from lb.core.poller cimport Timed
+from lb.proxy.exchange cimport Exchange
+from lb.upstream.http1 cimport Http1Call, Http1Upstream
+from lb.upstream.http2_call cimport Http2Call
+
+
+cdef class Pause(Timed):
+    """The time before a retry."""
+    cdef TryingExchange exchange
+
+
+cdef class Hedge(Http1Call):
+    """A second try beside the exchange's own: one that may come, or is under way (then it has an endpoint). It speaks
+    to its endpoint by `upstream` (HTTP/1.1) or `call` (HTTP/2)."""
+    cdef TryingExchange exchange      # None once it is over
+    cdef int endpoint                 # index in the pool, counted in flight there; -1 = not begun
+    cdef uint64_t picked_at
+    cdef Http1Upstream upstream
+    cdef Http2Call call
+
+
+cdef class TryingExchange(Exchange):
+    cdef bint idempotent              # repeating it does no harm
+    cdef Pause pause                  # None but for X_BACKOFF
+    cdef Hedge hedge
+    cdef uint64_t wait                # before the retry that was granted, ns
+    cdef long pushback                # of the last answer, ms, or PUSHBACK_…
+    cdef uint64_t waits_since         # when the request was sent to the first endpoint, where there may be a hedge
+
+    # For the subclasses.
+    # All of the request is here, and may be sent once more whatever became of the first time.
+    cdef bint repeatable(self) noexcept
+    # Send the request to the hedge's endpoint too. False: that failed at once.
+    cdef bint launch_hedge(self, Hedge hedge) noexcept
+    # Stop the hedge at its endpoint, or the exchange's own try, without a callback; the endpoint is told.
+    cdef void cancel_hedge(self, Hedge hedge) noexcept
+    cdef void cancel_try(self) noexcept
+    # What runs for the hedge is the exchange's own from now on.
+    cdef void adopt(self, Hedge hedge) noexcept
+    cdef Hedge new_hedge(self)
+
+    # Whether there is to be a retry after a failure of `kind` (RETRY_…, several or 0), or gRPC's `code` (or -1). It is
+    # counted then, and `next_try` has to follow.
+    cdef bint retry_granted(self, int kind, int code) noexcept
+    cdef void next_try(self) noexcept
+    # Another try although this one's connection is well, where the route asks for that: with `status` it has failed.
+    # False: it has to do.
+    cdef bint try_again(self, int kind, int status) noexcept
+
+    # The request is sent: there may be a hedge from now on.
+    cdef void watch(self) noexcept
+    cdef void start_hedge(self) noexcept
+    # The answer of the exchange's own try begins.
+    cdef void own_answer(self) noexcept
+    # The answer of the hedge begins, with `status`: True when it is taken; else the hedge is over.
+    cdef bint hedge_answer(self, Hedge hedge, bint good, int status) noexcept
+    # The hedge has failed by itself.
+    cdef void hedge_failed(self, Hedge hedge, int kind) noexcept
+    # The exchange's own try has failed and was let go: True when a hedge is under way, which is now all there is.
+    cdef bint hedge_takes_over(self) noexcept
+    cdef void drop_hedge(self) noexcept
+    cdef void release_hedge(self, Hedge hedge, int status, uint64_t latency, bint ok) noexcept

@@ -1,0 +1,275 @@
+"""The tries of an exchange beyond its first: see tries.pxd; docs/adr/hedging.md has the reasons.
+
+    retry_granted    a try failed: do the rules, the deadline and the budget allow another
+    next_try         after a pause, in which the exchange has no endpoint and no place in a queue
+    watch            the request is sent: an alarm for its hedge
+    start_hedge      the answer is late: another endpoint gets the request, too
+    own_answer       the first try's answer begins: the hedge is cancelled
+    hedge_answer     the hedge's does: the first try is cancelled, and the hedge becomes the exchange's own
+"""
+
+from libc.stdint cimport UINT64_MAX, uint64_t
+from lb.core.segment cimport (
+    TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
+    TG_S_RESPONSE_ERRORS, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
+)
+from lb.proxy.exchange cimport (
+    HEDGE_LOST, HEDGE_WON, X_BACKOFF, X_WAITING, Exchange, count_answer,
+)
+from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
+from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
+from lb.upstream.http1 cimport Http1Call
+from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
+
+cdef enum:
+    MILLISECOND_NS = 1_000_000
+
+
+cdef class Pause(Timed):
+
+    cdef void on_timer(self) noexcept:
+        cdef TryingExchange exchange = self.exchange
+        if exchange is None:
+            return
+        self.exchange = None
+        exchange.pause = None
+        if exchange.state == X_BACKOFF:
+            exchange.pick()
+
+
+cdef class Hedge(Http1Call):
+
+    def __cinit__(self):
+        self.endpoint = -1
+
+    cdef void on_timer(self) noexcept:
+        if self.exchange is not None:
+            self.exchange.start_hedge()
+
+
+cdef class TryingExchange(Exchange):
+
+    def __cinit__(self):
+        self.pushback = PUSHBACK_NONE
+
+    cdef bint repeatable(self) noexcept:
+        return False
+
+    cdef bint launch_hedge(self, Hedge hedge) noexcept:
+        return False
+
+    cdef void cancel_hedge(self, Hedge hedge) noexcept:
+        pass
+
+    cdef void cancel_try(self) noexcept:
+        self.cancel_upstream()
+
+    cdef void adopt(self, Hedge hedge) noexcept:
+        pass
+
+    cdef Hedge new_hedge(self):
+        return Hedge.__new__(Hedge)
+
+    cdef void record(self) noexcept:
+        if self.hedge is not None:
+            self.drop_hedge()
+        if self.pause is not None:
+            self.pause.exchange = None
+            self.pause = None
+        Exchange.record(self)
+
+    # Retries.
+
+    cdef bint retry_granted(self, int kind, int code) noexcept:
+        cdef RetryPolicy policy = self.route.retry
+        cdef long pushback = self.pushback
+        cdef uint64_t now = self.client.poller.now
+        self.wait = 0
+        self.pushback = PUSHBACK_NONE
+        if self.tries_left <= 0 or pushback == PUSHBACK_NEVER:
+            return False
+        if policy is None:
+            return (kind & (RETRY_CONNECT | RETRY_RESET)) != 0
+        if not policy.names(kind) and not policy.names_code(code):
+            return False
+        self.wait = policy.pause(self.tries) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
+        if policy.alarms is None:
+            self.wait = 0
+        if self.due() != UINT64_MAX and now + self.wait >= self.due():
+            return False                      # what failed says more than a deadline that passes in a pause
+        if policy.budget.claim(now):
+            return True
+        tg_add(&self.route.series[TG_S_RETRIES_REFUSED], 1)
+        return False
+
+    cdef void next_try(self) noexcept:
+        self.tries_left -= 1
+        if self.wait == 0:
+            self.pick()
+            return
+        self.move(X_BACKOFF)
+        self.client.poller.arm(self, self.expires)
+        self.pause = Pause.__new__(Pause)
+        self.pause.exchange = self
+        self.route.retry.alarms.arm(self.pause, self.client.poller.now + self.wait)
+
+    cdef bint try_again(self, int kind, int status) noexcept:
+        cdef RetryPolicy policy = self.route.retry
+        if policy is None or not policy.names(kind) or not self.repeatable():
+            return False
+        if (self.hedge is None or self.hedge.endpoint < 0) and not self.retry_granted(kind, -1):
+            return False
+        self.cancel_try()
+        self.status = status
+        if kind == RETRY_TIMEOUT and self.endpoint >= 0:
+            tg_add(&self.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
+        self.let_go(False)
+        if not self.hedge_takes_over():
+            self.client.poller.arm(self, self.expires)   # until the next try waits
+            self.next_try()
+        return True
+
+    cdef void on_timer(self) noexcept:
+        if self.state == X_WAITING and self.client.poller.now < self.expires:
+            if self.try_again(RETRY_TIMEOUT, 504):
+                return
+            if self.hedge is not None and self.hedge.endpoint >= 0:
+                self.cancel_try()
+                self.status = 504
+                tg_add(&self.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
+                self.let_go(False)
+                self.hedge_takes_over()
+                return
+        Exchange.on_timer(self)
+
+    # Hedges.
+
+    cdef void watch(self) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        cdef uint64_t delay
+        if self.hedge is not None:
+            self.drop_hedge()                 # of a try that has failed: it had not begun
+        self.waits_since = 0
+        if self.hedged:
+            return
+        if self.tries == 1:
+            self.waits_since = now
+        if self.pinned or self.pool.endpoints.size < 2 or not self.repeatable():
+            return
+        delay = self.route.hedge.delay(now)
+        if delay == UINT64_MAX or (self.due() != UINT64_MAX and now + delay >= self.due()):
+            return
+        self.hedge = self.new_hedge()
+        self.hedge.exchange = self
+        self.route.hedge.alarms.arm(self.hedge, now + delay)
+
+    cdef void start_hedge(self) noexcept:
+        """Nobody waits for it: where no other endpoint has room, or others wait for that, there is none."""
+        cdef Hedge hedge = self.hedge
+        cdef uint64_t now = self.client.poller.now
+        cdef int found
+        if hedge is None or hedge.endpoint >= 0 or self.state != X_WAITING or self.endpoint < 0:
+            return
+        if not self.route.hedge.budget.claim(now):
+            tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
+            return
+        if self.wanted:
+            found = self.pool.acquire_wanted(now, self.key, self.endpoint, self.wanted, False)
+        else:
+            found = self.pool.acquire(now, self.key, self.endpoint)
+        if found == self.endpoint:
+            self.pool.release(found, now, 0, True)
+            found = -1
+        if found < 0:
+            self.route.hedge.budget.give_back()
+            return
+        hedge.endpoint = found
+        hedge.picked_at = now
+        self.hedged = HEDGE_LOST              # until it wins
+        self.tries += 1
+        tg_add(&self.route.series[TG_S_HEDGES], 1)
+        if not self.launch_hedge(hedge):
+            self.hedge_failed(hedge, FAIL_CONNECT)
+
+    cdef void own_answer(self) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        if self.waits_since:
+            self.route.hedge.learn(now, now - self.waits_since)
+            self.waits_since = 0
+        if self.hedge is not None:
+            self.drop_hedge()
+
+    cdef bint hedge_answer(self, Hedge hedge, bint good, int status) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        cdef int endpoint = self.endpoint
+        if not good:
+            # The first try may still do better.
+            self.cancel_hedge(hedge)
+            self.release_hedge(hedge, status, now - hedge.picked_at, False)
+            tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
+            return False
+        self.cancel_try()
+        if self.waits_since:
+            self.route.hedge.learn(now, now - self.waits_since)
+            self.waits_since = 0
+        self.endpoint = -1
+        count_answer(self.pool.series[endpoint], 0, now - self.picked_at)
+        tg_add(&self.pool.series[endpoint][TG_S_BYTES_OUT], self.bytes_in)
+        if self.pool.outlier is not None:
+            self.pool.outlier.judge(endpoint, VERDICT_NONE, self.picked_at)
+        self.pool.give_up(endpoint, now, now - self.picked_at)
+        self.hedged = HEDGE_WON
+        tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
+        self.hedge_takes_over()
+        return True
+
+    cdef void hedge_failed(self, Hedge hedge, int kind) noexcept:
+        cdef uint64_t *words = self.pool.series[hedge.endpoint]
+        if kind == FAIL_TIMEOUT:
+            tg_add(&words[TG_S_TIMEOUTS], 1)
+        else:
+            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+        tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
+        self.release_hedge(hedge, 502, self.client.poller.now - hedge.picked_at, False)
+
+    cdef bint hedge_takes_over(self) noexcept:
+        cdef Hedge hedge = self.hedge
+        if hedge is None:
+            return False
+        self.hedge = None
+        hedge.exchange = None
+        if hedge.endpoint < 0:
+            return False
+        if self.hedged != HEDGE_WON:
+            self.hedged = HEDGE_WON           # its answer will be taken, whatever it is
+            tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
+        self.waits_since = 0
+        self.endpoint = hedge.endpoint
+        self.last_endpoint = hedge.endpoint
+        self.picked_at = hedge.picked_at
+        self.adopt(hedge)
+        self.arm_wait()
+        return True
+
+    cdef void drop_hedge(self) noexcept:
+        cdef Hedge hedge = self.hedge
+        if hedge.endpoint >= 0:
+            self.cancel_hedge(hedge)
+            tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
+            # What a try that was stopped has taken says little of its endpoint: nothing is learned from it.
+            self.release_hedge(hedge, 0, 0, True)
+        else:
+            self.hedge = None
+            hedge.exchange = None
+
+    cdef void release_hedge(self, Hedge hedge, int status, uint64_t latency, bint ok) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        cdef uint64_t *words = self.pool.series[hedge.endpoint]
+        self.hedge = None
+        hedge.exchange = None
+        count_answer(words, status, now - hedge.picked_at)
+        tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
+        if self.pool.outlier is not None:
+            self.pool.outlier.judge(hedge.endpoint, verdict_of(status, ok) if latency else VERDICT_NONE, hedge.picked_at)
+        self.pool.release(hedge.endpoint, now, latency, ok)
