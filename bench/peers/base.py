@@ -55,6 +55,8 @@ class Task:
     `queue_timeout` seconds and are then refused; 0 = no limit. `deadline`: seconds after which an answer is of no use,
     for whoever can do something with that; 0 = none.
     `classes`: requests of different deadlines and priorities, for whoever can tell them apart in its queue.
+    `hedge`: when a request goes to a second endpoint as well, where the proxy can do that so that the first answer is
+    taken; "" = never.
     `checks`: active health checks every second, two failures in a row take an endpoint out.
     `serve`: the proxy runs the model servers itself; no peer does.
     """
@@ -69,6 +71,7 @@ class Task:
     queue_timeout: float = 0.5
     deadline: float = 0.0
     classes: tuple[Class, ...] = ()
+    hedge: str = ""
     checks: bool = False
     serve: Serve | None = None
 

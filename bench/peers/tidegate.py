@@ -98,8 +98,9 @@ def _routes(task: Task) -> str:
             for each in task.classes
         )
     if task.routes == 1:
-        deadline = f", timeout: {task.deadline * 1000:g}ms" if task.deadline else ""
-        return f"    routes: [{{pool: servers{deadline}}}]\n"
+        options = f", timeout: {task.deadline * 1000:g}ms" if task.deadline else ""
+        options += f", hedge: {{after: {task.hedge}}}" if task.hedge else ""
+        return f"    routes: [{{pool: servers{options}}}]\n"
     rules = (f"match: {{path: {{prefix: {route_prefix(i)}}}}}, pool: servers" for i in range(task.routes))
     return "    routes:\n" + "".join(f"      - {{{rule}}}\n" for rule in rules)
 

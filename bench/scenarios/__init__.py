@@ -56,6 +56,7 @@ SCENARIOS: dict[str, Scenario] = {
         reload_under_load.SCENARIO,
         uneven_endpoints.SCENARIO,
         stalling_endpoint.SCENARIO,
+        stalling_endpoint.HEDGED,
         overload.SCENARIO,
         overload_classes.SCENARIO,
         autoscale_trace.SCENARIO,

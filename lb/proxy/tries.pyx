@@ -20,7 +20,7 @@ from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPoli
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.http1 cimport Http1Call
-from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
+from lb.upstream.outlier cimport verdict_of
 
 cdef enum:
     MILLISECOND_NS = 1_000_000
@@ -216,8 +216,6 @@ cdef class TryingExchange(Exchange):
         self.endpoint = -1
         count_answer(self.pool.series[endpoint], 0, now - self.picked_at)
         tg_add(&self.pool.series[endpoint][TG_S_BYTES_OUT], self.bytes_in)
-        if self.pool.outlier is not None:
-            self.pool.outlier.judge(endpoint, VERDICT_NONE, self.picked_at)
         self.pool.give_up(endpoint, now, now - self.picked_at)
         self.hedged = HEDGE_WON
         tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
@@ -270,6 +268,6 @@ cdef class TryingExchange(Exchange):
         hedge.exchange = None
         count_answer(words, status, now - hedge.picked_at)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        if self.pool.outlier is not None:
-            self.pool.outlier.judge(hedge.endpoint, verdict_of(status, ok) if latency else VERDICT_NONE, hedge.picked_at)
+        if latency and self.pool.outlier is not None:
+            self.pool.outlier.judge(hedge.endpoint, verdict_of(status, ok), hedge.picked_at)
         self.pool.release(hedge.endpoint, now, latency, ok)

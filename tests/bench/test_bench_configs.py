@@ -23,6 +23,7 @@ OPTIONS = {
     "routes": {"routes": 1000},
     "least_request": {"balance": "least_request"},
     "endpoint_limit": {"endpoint_limit": 8},
+    "hedge": {"hedge": "p95"},
     "checks": {"checks": True},
     "classes": {"endpoint_limit": 1, "classes": (Class("a", 0.1, "high"), Class("b", 1, "low"))},
 }
