@@ -116,7 +116,11 @@ class Steering:
         """Looks at the pools for ever, while there are any to steer."""
         while True:
             await self._wanted.wait()
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                # Without the next look nobody who is ejected would ever come back.
+                log.exception("the endpoints could not be steered")
             await asyncio.sleep(LOOK)
 
     def look(self) -> None:
