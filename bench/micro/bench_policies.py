@@ -13,6 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro.fleet import addresses, worker_segment
 from lb.balancing import registry
+from lb.balancing.policy import Policy
 from lb.balancing.ring import Ring
 from lb.balancing.slots import SLOTS, SlotTable
 from lb.config.plan import PolicyPlan
@@ -35,8 +36,8 @@ _NOW = 10**12
 
 
 @contextmanager
-def _built(case: str, size: int) -> Iterator[tuple[EndpointSet, Callable[[], int]]]:
-    """The endpoints, and a choice among them for the next of many keys."""
+def _built(case: str, size: int) -> Iterator[tuple[EndpointSet, Policy, Callable[[], int]]]:
+    """The endpoints, the policy, and a choice among them for the next of many keys."""
     name, options = _CASES[case]
     with worker_segment(size) as segment:
         endpoints = EndpointSet(segment, addresses(size), range(size))
@@ -46,13 +47,13 @@ def _built(case: str, size: int) -> Iterator[tuple[EndpointSet, Callable[[], int
         def pick() -> int:
             return made.pick(_NOW, next(numbers) * _STRIDE % 2**64, -1)
 
-        yield endpoints, pick
+        yield endpoints, made, pick
 
 
 @pytest.mark.parametrize("size", [16, 1000])
 @pytest.mark.parametrize("case", sorted(_CASES))
 def test_pick_idle(benchmark: BenchmarkFixture, case: str, size: int) -> None:
-    with _built(case, size) as (_, pick):
+    with _built(case, size) as (_, _, pick):
         assert 0 <= benchmark(pick) < size
         # Nothing is in flight, so every policy spreads over all of them, but for the one that is made not to.
         chosen = Counter(pick() for _ in range(size * 100))
@@ -63,11 +64,13 @@ def test_pick_idle(benchmark: BenchmarkFixture, case: str, size: int) -> None:
 @pytest.mark.parametrize("case", sorted(_CASES))
 def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
     """One to three requests in flight at every endpoint, and latencies of about a millisecond."""
-    with _built(case, size) as (endpoints, pick):
+    with _built(case, size) as (endpoints, made, pick):
         for i in range(size):
             endpoints.set_latency_checked(i, 1e6 + 1e3 * (i * 7 % size), _NOW - i)
             for _ in range(1 + i % 3):
                 endpoints.acquire_checked(i)
+            if made.by_company:
+                made.learn(i, _NOW - i, 1_000_000 + 1_000 * (i * 7 % size), True, 1 + i % 3)
         assert 0 <= benchmark(pick) < size
 
 

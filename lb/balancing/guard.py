@@ -18,6 +18,7 @@ class Guard(Policy):
     def __init__(self, endpoints: EndpointSet, inner: Policy, name: str) -> None:
         Policy.__init__(self, endpoints, PolicyOptions())
         self.inner = inner
+        self.learns = inner.learns
         self.name = name
 
     def pick(self, now: int, key: int, exclude: int) -> int:

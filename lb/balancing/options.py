@@ -38,6 +38,16 @@ class PeakEwmaOptions(ChoiceOptions, DecayOptions):
     """Those of power_of_two, and how fast latencies fade."""
 
 
+class PrequalOptions(DecayOptions):
+    quantile: Number = Field(default=0.84, ge=0, le=1)
+    """Share of the loads seen of late that an endpoint's may reach before it is hot (Prequal's Q_RIF). Lower looks
+    more at what is in flight, higher more at latencies; 0.6 to 0.9 is usual."""
+    full_utilization: Number | None = Field(default=None, gt=0)
+    """Reported utilization (ORCA, from 0 to 1 and above) from which an endpoint is hot, whatever is in flight there
+    from here: for endpoints that others send requests to as well. A report counts for `decay`. Default: load reports
+    are not read."""
+
+
 class HashOptions(PolicyOptions):
     bounded_load: Number | None = Field(default=None, ge=1, le=1000)
     """Most requests in flight at an endpoint, as a multiple of its share of those at the whole pool; a key whose
@@ -48,6 +58,18 @@ class HashOptions(PolicyOptions):
 class RingHashOptions(HashOptions):
     points: Integer = Field(default=160, ge=1, le=10_000)
     """Points on the ring per unit of weight. The shares of keys are even to about 1/sqrt(points)."""
+
+
+class ReportOptions(PolicyOptions):
+    blackout_period: Duration = Field(default=10 * SECOND, ge=0)
+    """Time from an endpoint's first report, or since it came up, until its reports count: the first ones say little."""
+    weight_expiration_period: Duration = Field(default=180 * SECOND, ge=MILLISECOND)
+    """Time after which a report no longer counts."""
+    weight_update_period: Duration = Field(default=SECOND, ge=100 * MILLISECOND)
+    """How often the weights are made anew from the reports."""
+    error_utilization_penalty: Number = Field(default=1.0, ge=0)
+    """What a share of errors adds to an endpoint's utilization, as a multiple of it: with 1, one that fails every
+    second request counts as busier by a half. 0: errors do not matter."""
 
 
 class FirstOptions(PolicyOptions):

@@ -6,7 +6,10 @@ from lb.endpoints.set cimport EndpointSet
 cdef class Policy:
     cdef readonly EndpointSet endpoints
     cdef readonly bint learns
+    cdef readonly bint by_company
+    cdef readonly bint reads_reports
 
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company)
     cdef int last_resort(self, int exclude) noexcept

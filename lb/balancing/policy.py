@@ -27,7 +27,12 @@ class Policy:
             raise TypeError(f"options must be {type(self).Options.__name__}, not {type(options).__name__}")
         self.endpoints = endpoints
         # Whether it has an `observe` to be told by.
-        self.learns = type(self).observe is not Policy.observe
+        # By its dictionary: `Policy.observe` is a new object at each look when compiled.
+        self.learns = type(self).observe is not vars(Policy)["observe"]
+        # Whether `learn` wants to know a request's company.
+        self.by_company = False
+        # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
+        self.reads_reports = False
 
     def pick(self, now: int, key: int, exclude: int) -> int:
         """The index of the endpoint that gets the next request, or -1 when none takes any.
@@ -41,6 +46,11 @@ class Policy:
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         """A request to endpoint `index` ended at `now` after `latency_ns`; `ok` says that the endpoint did its
         part."""
+
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
+        """What the data path calls: `observe` for those who also want to know how many requests, this one included,
+        were at the endpoint when it got there. 0: unknown. Only told where `by_company`."""
+        self.observe(index, now, latency_ns, ok)
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:
         """How `pick` with these arguments would come about; for people, and off the data path. Must not change

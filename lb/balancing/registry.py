@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lb.balancing import plugins
+from lb.balancing.client_side_weighted_round_robin import ClientSideWeightedRoundRobin
 from lb.balancing.first import First
 from lb.balancing.guard import Guard
 from lb.balancing.least_request import LeastRequest
@@ -18,6 +19,7 @@ from lb.balancing.options import PolicyOptions
 from lb.balancing.peak_ewma import PeakEwma
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
+from lb.balancing.prequal import Prequal
 from lb.balancing.random import Random
 from lb.balancing.rendezvous import Rendezvous
 from lb.balancing.ring_hash import RingHash
@@ -37,12 +39,14 @@ PolicyType = type[Policy]
 _FROM_FILE = FileContext(Path())
 
 POLICIES: dict[str, PolicyType] = {
+    "client_side_weighted_round_robin": ClientSideWeightedRoundRobin,
     "first": First,
     "least_request": LeastRequest,
     "least_time": LeastTime,
     "maglev": Maglev,
     "peak_ewma": PeakEwma,
     "power_of_two": PowerOfTwo,
+    "prequal": Prequal,
     "random": Random,
     "rendezvous": Rendezvous,
     "ring_hash": RingHash,

@@ -4,7 +4,8 @@
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
-             endpoints: [{address, weight, health, admin, in_flight, sequences, check, steering, models}],
+             endpoints: [{address, weight, health, admin, in_flight, max_in_flight, sequences, check, steering, models,
+                          report: {utilization, rps, eps, age_s} | None}],
              leaving, panic, panics, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
@@ -32,6 +33,7 @@ from lb.config.plan import CachePlan, EndpointPlan, Plan, PoolPlan
 from lb.control.registry import ADMIN, HEALTH
 from lb.core.buckets import Buckets
 from lb.core.pins import Pins
+from lb.core.segment import Segment
 from lb.health.check import Models
 
 if TYPE_CHECKING:
@@ -124,8 +126,9 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                     open_,
                     steering["endpoints"],
                     models.get(pool.name, {}),
+                    now,
                 ),
-                "leaving": _endpoints(master, pool.leaving, {}, open_, {}, {}),
+                "leaving": _endpoints(master, pool.leaving, {}, open_, {}, {}, now),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "queue": _queue(master, pool),
@@ -143,6 +146,14 @@ def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
     return {"waiting": master.publisher.waiting(pool.name), "max": pool.queue.max}
 
 
+def _report(segment: Segment, slot: int, now: int) -> dict[str, float] | None:
+    """What the endpoint last said of its load, and how many seconds ago; None where it never did, or nobody listens."""
+    utilization, rate, errors, at = segment.load_report(slot)
+    if at == 0:
+        return None
+    return {"utilization": utilization, "rps": rate, "eps": errors, "age_s": max(now - at, 0) / 1e9}
+
+
 def _endpoints(
     master: Master,
     endpoints: Sequence[EndpointPlan],
@@ -150,6 +161,7 @@ def _endpoints(
     open_: dict[int, int],
     steering: dict[str, dict[str, Any]],
     models: Mapping[str, Models],
+    now: int,
 ) -> list[dict[str, Any]]:
     segment = master.segment
     return [
@@ -161,6 +173,7 @@ def _endpoints(
             "in_flight": segment.inflight(endpoint.slot),
             "sequences": open_.get(endpoint.slot, 0),
             "max_in_flight": endpoint.max_in_flight or None,
+            "report": _report(segment, endpoint.slot, now),
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
             "models": models.get(endpoint.address),

@@ -17,10 +17,11 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 5u
+#define TG_LAYOUT_VERSION 6u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
+#define TG_LOAD_RANGES 16u
 
 typedef struct {
     uint64_t magic;
@@ -69,7 +70,8 @@ enum tg_ejection {
 #define TG_SHARE_WHOLE 1000u
 #define TG_SHARE_PANIC 0x80000000u
 
-/* One endpoint of one pool. 256 bytes: identity, then a line of control words, then a line of load words. */
+/* One endpoint of one pool. 448 bytes: identity, a line of control words, one of load words, two of
+ * latencies, one of what it reports itself. */
 typedef struct {
     char key[128]; /* "pool|address", NUL terminated: for people who look into a dump */
     _Alignas(64) _Atomic uint32_t health; /* enum tg_health */
@@ -86,12 +88,17 @@ typedef struct {
     _Atomic uint64_t models_unready;      /* a bit for each model of the plan's list that is not ready here */
     _Alignas(64) _Atomic uint64_t latency_ewma_ns; /* bits of a double: at 10^5 samples a second changes are below 1 ns */
     _Atomic uint64_t latency_updated_ns;           /* CLOCK_MONOTONIC; both are written by policies, in any worker */
-    _Atomic uint64_t report_utilization_ppm; /* last load report */
-    _Atomic uint64_t report_updated_ns;
     _Atomic uint32_t consecutive_errors; /* of datagrams: lb/proxy/udp_pool */
     _Atomic uint32_t ejected_until_s;
     _Atomic uint64_t progress_ns; /* CLOCK_MONOTONIC: when it last answered, or got something to do; by policies, too */
     _Atomic uint64_t claim; /* who gets the next place: CLOCK_MONOTONIC ns until which, its low 7 bits the worker */
+    /* Latencies by the number of requests that were there, each word of one by itself (lb/balancing/prequal). */
+    _Alignas(64) _Atomic uint64_t load_words[TG_LOAD_RANGES];
+    _Alignas(64) _Atomic uint64_t report_utilization; /* last load report (ORCA); bits of doubles */
+    _Atomic uint64_t report_qps;
+    _Atomic uint64_t report_eps;
+    _Atomic uint64_t report_updated_ns; /* CLOCK_MONOTONIC; 0 = it never reported */
+    _Atomic uint64_t report_since_ns;   /* of the first report since there were none, or none that still counted */
 } tg_endpoint;
 
 /* Rate limits: TG_BUCKET_WAYS buckets whose keys have the same low bits. A key finds its bucket in one cache line and

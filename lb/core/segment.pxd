@@ -6,6 +6,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 cdef extern from "segment.h" nogil:
     enum: TG_MAX_WORKERS
     enum: TG_BUCKETS
+    enum: TG_LOAD_RANGES
     enum tg_health:
         TG_HEALTH_UNKNOWN
         TG_HEALTH_UP
@@ -125,10 +126,14 @@ cdef extern from "segment.h" nogil:
         uint64_t latency_updated_ns
         uint64_t progress_ns
         uint64_t claim
-        uint64_t report_utilization_ppm
-        uint64_t report_updated_ns
         uint32_t consecutive_errors
         uint32_t ejected_until_s
+        uint64_t load_words[16]
+        uint64_t report_utilization
+        uint64_t report_qps
+        uint64_t report_eps
+        uint64_t report_updated_ns
+        uint64_t report_since_ns
     const uint32_t tg_bucket_bounds_us[]
     unsigned tg_bucket(uint64_t duration_ns) noexcept
     void tg_add(uint64_t *word, uint64_t n) noexcept

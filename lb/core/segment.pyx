@@ -13,6 +13,7 @@ from lb.core.atomics cimport (
     tg_fetch_add32,
     tg_load32,
     tg_load64_relaxed,
+    tg_load_double_relaxed,
     tg_load_i32_relaxed,
     tg_store32,
     tg_store32_relaxed,
@@ -380,6 +381,7 @@ cdef class Segment:
         self.reset(self.record(slot))
 
     cdef void reset(self, tg_endpoint *record) noexcept:
+        cdef int i
         # Weight first: whoever looks meanwhile sees an endpoint that takes no requests.
         tg_store32(&record.weight, 0)
         tg_store32(&record.health, TG_HEALTH_UNKNOWN)
@@ -391,8 +393,6 @@ cdef class Segment:
         tg_store64_relaxed(&record.latency_updated_ns, 0)
         tg_store64_relaxed(&record.progress_ns, 0)
         tg_store64_relaxed(&record.claim, 0)
-        tg_store64_relaxed(&record.report_utilization_ppm, 0)
-        tg_store64_relaxed(&record.report_updated_ns, 0)
         tg_store32_relaxed(&record.held_back, 0)
         tg_store32_relaxed(&record.standing, 0)
         tg_store64_relaxed(&record.probation_ns, 0)
@@ -401,7 +401,27 @@ cdef class Segment:
         tg_store32_relaxed(&record.consecutive_gateway, 0)
         tg_store32_relaxed(&record.consecutive_errors, 0)
         tg_store32_relaxed(&record.ejected_until_s, 0)
+        for i in range(TG_LOAD_RANGES):
+            tg_store64_relaxed(&record.load_words[i], 0)
+        tg_store64_relaxed(&record.report_updated_ns, 0)
+        tg_store64_relaxed(&record.report_since_ns, 0)
+        tg_store64_relaxed(&record.report_utilization, 0)
+        tg_store64_relaxed(&record.report_qps, 0)
+        tg_store64_relaxed(&record.report_eps, 0)
         memset(record.key, 0, sizeof(record.key))
+
+    def load_report(self, slot):
+        """What the endpoint last reported of itself: (utilization, requests/s, errors/s, monotonic ns of the report).
+
+        The time is 0 when it never did.
+        """
+        cdef tg_endpoint *record = self.record(slot)
+        return (
+            tg_load_double_relaxed(&record.report_utilization),
+            tg_load_double_relaxed(&record.report_qps),
+            tg_load_double_relaxed(&record.report_eps),
+            tg_load64_relaxed(&record.report_updated_ns),
+        )
 
     def inflight(self, slot):
         """Requests in flight at the endpoint, exactly: the sum over all workers."""

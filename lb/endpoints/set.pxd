@@ -55,5 +55,15 @@ cdef class EndpointSet:
     cdef int shaped_weight(self, int i) noexcept nogil
     cdef int32_t shaped_limit(self, int i) noexcept nogil
     cpdef shape(self, bint whole, int probes)
+    # The last load report: written by whichever worker got it.
+    cdef double reported_utilization(self, int i) noexcept nogil
+    cdef double reported_qps(self, int i) noexcept nogil
+    cdef double reported_eps(self, int i) noexcept nogil
+    cdef uint64_t reported_at(self, int i) noexcept nogil    # 0: it never reported
+    cdef uint64_t reporting_since(self, int i) noexcept nogil     # the later of that and when it came up
+    cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil
+    cdef void forget_report(self, int i) noexcept nogil
+    cdef uint64_t load_word(self, int i, int at) noexcept nogil          # 0: nothing is known
+    cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil
 
     cdef int check(self, int i) except -1

@@ -180,6 +180,11 @@ cdef class EndpointSet:
         self.check(i)
         self.set_latency(i, latency_ns, now)
 
+    def set_report_checked(self, i, utilization, qps, eps, now):
+        """`set_report` for callers in Python; IndexError when `i` is out of range."""
+        self.check(i)
+        self.set_report(i, utilization, qps, eps, now)
+
     def acquire_checked(self, int i):
         """`acquire` for callers in Python; IndexError when `i` is out of range."""
         self.check(i)
@@ -304,3 +309,43 @@ cdef class EndpointSet:
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
         tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
         tg_store64_relaxed(&self.records[i].latency_updated_ns, now)
+
+    # Of TG_LOAD_RANGES words, the one at `at`; what is in them is the policy's affair.
+
+    cdef uint64_t load_word(self, int i, int at) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].load_words[at])
+
+    cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil:
+        tg_store64_relaxed(&self.records[i].load_words[at], word)
+
+    # A report is three words: of two that come at once, the parts of both may be seen. Both are true of that moment.
+
+    cdef double reported_utilization(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].report_utilization)
+
+    cdef double reported_qps(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].report_qps)
+
+    cdef double reported_eps(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].report_eps)
+
+    cdef uint64_t reported_at(self, int i) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].report_updated_ns)
+
+    cdef uint64_t reporting_since(self, int i) noexcept nogil:
+        cdef uint64_t up = tg_load64_relaxed(&self.records[i].health_changed_ns)
+        cdef uint64_t since = tg_load64_relaxed(&self.records[i].report_since_ns)
+        return max(up, since)
+
+    cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil:
+        cdef tg_endpoint *record = self.records[i]
+        tg_store_double_relaxed(&record.report_utilization, utilization)
+        tg_store_double_relaxed(&record.report_qps, qps)
+        tg_store_double_relaxed(&record.report_eps, eps)
+        if tg_load64_relaxed(&record.report_since_ns) == 0:
+            tg_store64_relaxed(&record.report_since_ns, now)
+        tg_store64_relaxed(&record.report_updated_ns, now)
+
+    cdef void forget_report(self, int i) noexcept nogil:
+        """It is too old to count: the next one is the first again."""
+        tg_store64_relaxed(&self.records[i].report_since_ns, 0)

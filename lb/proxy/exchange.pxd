@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.core.buckets cimport tg_verdict
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.http1 cimport Field, Scan
 from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
 from lb.proxy.forwarded cimport tg_ids
@@ -49,6 +49,7 @@ cdef class Exchange(Http1Call):
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
     cdef int tries_left
     cdef int tries
+    cdef int company                  # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef bint fresh                   # the next try wants a new connection
     cdef uint64_t key
     cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
@@ -116,6 +117,8 @@ cdef class Exchange(Http1Call):
     cdef void leave_sequence(self) noexcept
     # Whether the answer was a good one.
     cdef bint succeeded(self) noexcept
+    # What the endpoint reports of its load, among the fields of its answer.
+    cdef void find_report(self, const Field *fields, int count) noexcept
     cdef void let_go(self, bint ok) noexcept
     cdef int verdict(self, bint ok) noexcept
     cdef uint64_t response_limit(self) noexcept

@@ -14,7 +14,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strlen
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport Scan, append_number, append_text, method_name
+from lb.core.http1 cimport Field, Scan, append_number, append_text, method_name
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
@@ -24,6 +24,7 @@ from lb.core.segment cimport (
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.client cimport Client
 from lb.proxy.keys cimport find_value
+from lb.proxy.load_report cimport take_report
 from lb.proxy.refusal cimport Refusal, refusal
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
@@ -140,6 +141,8 @@ cdef class Exchange(Http1Call):
             tg_add(&self.route.series[TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
+        if self.pool.policy.by_company:
+            self.company = self.pool.endpoints.running(endpoint)
         if self.pinned and self.sequence_start:
             self.pool.sequences.begin(self.sequence, endpoint, self.picked_at)
         self.move(X_PICKED)
@@ -273,7 +276,11 @@ cdef class Exchange(Http1Call):
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         if self.pool.outlier is not None:
             self.pool.outlier.judge(endpoint, self.verdict(ok), self.picked_at)
-        self.pool.release(endpoint, now, took, ok)
+        self.pool.release(endpoint, now, took, ok, self.company)
+
+    cdef void find_report(self, const Field *fields, int count) noexcept:
+        if self.endpoint >= 0:
+            take_report(fields, count, self.pool.endpoints, self.endpoint, self.client.poller.now)
 
     cdef int verdict(self, bint ok) noexcept:
         """What the end of a try says of the endpoint (lb.upstream.outlier)."""

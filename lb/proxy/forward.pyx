@@ -313,6 +313,8 @@ cdef class ForwardExchange(TryingExchange):
             if not plainly_chunked(scan):
                 upstream.broken(FAIL_PROTOCOL)       # a coding that nobody asked for, and that we would not undo
                 return
+            if self.pool.policy.reads_reports:
+                self.find_report(scan.fields, scan.field_count)
             if is_retryable(status) and self.try_again(RETRY_5XX, status):
                 return
             if self.route.hedge is not None:
@@ -340,6 +342,8 @@ cdef class ForwardExchange(TryingExchange):
                 return
         if scan.complete:
             if scan.trailer_count:
+                if self.pool.policy.reads_reports:
+                    self.find_report(scan.trailers, scan.trailer_count)
                 self.client.respond_trailers(scan)
             self.upstream = None
             if self.request_complete and upstream.parser.keep_alive():

@@ -484,6 +484,8 @@ cdef class Http2Exchange(TryingExchange):
             self.client.poller.arm(self, self.expires)     # a stream of messages may be silent for long
         else:
             self.arm_wait()
+        if self.pool.policy.reads_reports:
+            self.find_report(scan.fields, scan.field_count)
         mark_hop_by_hop(scan)
         if self.route.response_fields is not None:
             self.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without
@@ -536,6 +538,8 @@ cdef class Http2Exchange(TryingExchange):
 
     cdef void answer_trailers(self, Scan *scan) noexcept:
         self.find_grpc_status(scan.trailers, scan.trailer_count)
+        if self.pool.policy.reads_reports:
+            self.find_report(scan.trailers, scan.trailer_count)
         self.client.respond_trailers(scan)
 
     cdef void find_grpc_status(self, const Field *fields, int count) noexcept:

@@ -54,6 +54,7 @@ cdef class InferExchange(TryingExchange):
     cdef void fly(self) noexcept
     cdef void start_call(self) noexcept
     cdef bint send_call(self, InferCall call, int endpoint) noexcept
+    cdef void keep_report(self, InferCall call) noexcept
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept
     cdef void answer_error(self, int grpc_status, str message) noexcept

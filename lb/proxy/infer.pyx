@@ -33,6 +33,7 @@ from lb.inference.status cimport http_status
 from lb.proxy.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING,
 )
+from lb.proxy.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.proxy.tries cimport Hedge, TryingExchange
@@ -444,6 +445,8 @@ cdef class InferExchange(TryingExchange):
         cdef InferResponse response
         cdef bytes reply
         cdef bint going
+        if self.pool.policy.reads_reports and tg_buffer_size(&call.report):
+            self.keep_report(call)
         if status == 0:
             if self.route.hedge is not None:
                 self.own_answer()
@@ -479,6 +482,12 @@ cdef class InferExchange(TryingExchange):
             self.management_answered(status, text, b"")
             return
         self.answer_error(status, text)
+
+    cdef void keep_report(self, InferCall call) noexcept:
+        cdef tg_load load
+        if self.endpoint >= 0 and read_report(REPORT_BINARY if call.report_binary else REPORT_NAMED,
+                                              tg_buffer_head(&call.report), tg_buffer_size(&call.report), &load):
+            self.pool.endpoints.set_report(self.endpoint, load.utilization, load.qps, load.eps, self.client.poller.now)
 
     cdef void answer_error(self, int grpc_status, str message) noexcept:
         self.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")

@@ -246,6 +246,7 @@ cdef class TryingExchange(Exchange):
         self.endpoint = hedge.endpoint
         self.last_endpoint = hedge.endpoint
         self.picked_at = hedge.picked_at
+        self.company = 0                      # unknown: nobody counted them when the hedge began
         self.adopt(hedge)
         self.arm_wait()
         return True

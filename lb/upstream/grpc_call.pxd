@@ -15,6 +15,9 @@ cdef class GrpcCall(Http2Call):
     cdef size_t message_size
     # The answer's message; cleared by the next start, freed with the call.
     cdef tg_buffer reply
+    # The last load report of the answer (lb/proxy/load_report reads it), empty without one.
+    cdef tg_buffer report
+    cdef bint report_binary
 
     # Copies the path. 0, or -1: no memory.
     cdef int call_path(self, const char *path, size_t n) noexcept

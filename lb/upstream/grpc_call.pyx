@@ -36,6 +36,7 @@ cdef class GrpcCall(Http2Call):
         tg_buffer_free(&self.reply)
         tg_buffer_free(&self.path)
         tg_buffer_free(&self.text)
+        tg_buffer_free(&self.report)
 
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
         pass
@@ -51,6 +52,7 @@ cdef class GrpcCall(Http2Call):
         Http2Call.reset_call(self)
         tg_buffer_clear(&self.reply)
         tg_buffer_clear(&self.text)
+        tg_buffer_clear(&self.report)
         self.http = 0
         self.status = -1
         self.pushback = PUSHBACK_NONE
@@ -113,6 +115,13 @@ cdef class GrpcCall(Http2Call):
                 self.text.end += percent_decode(tg_buffer_tail(&self.text), value, value_size)
             elif same(name, name_size, b"grpc-retry-pushback-ms", 22):
                 self.pushback = pushback_ms(value, value_size)
+        elif name[0] == c'e':
+            if same(name, name_size, b"endpoint-load-metrics-bin", 25) or same(
+                    name, name_size, b"endpoint-load-metrics", 21):
+                self.report_binary = name_size == 25
+                tg_buffer_clear(&self.report)
+                if tg_buffer_append(&self.report, value, value_size) < 0:
+                    return FAIL_TOO_LARGE
         elif name[0] == c':':
             if same(name, name_size, b":status", 7):
                 self.http = http_status(value, value_size)

@@ -75,7 +75,8 @@ cdef class Pool:
     cdef void give_up(self, int index, uint64_t now, uint64_t waited) noexcept
     # Routes hedge: `give_up` will be called.
     cdef int watch_endpoints(self) except -1
-    # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it.
-    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept
+    # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it;
+    # `company` how many were there when it came, itself included, 0 = unknown.
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company=*) noexcept
     # Let the policy learn from a latency before the request is over.
-    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=*) noexcept

@@ -168,7 +168,7 @@ cdef class Pool:
                 return True
         return False
 
-    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company=0) noexcept:
         cdef int claimant
         self.endpoints.release(index)
         tg_add(&self.series[index][TG_S_FINISHED], 1)
@@ -181,11 +181,11 @@ cdef class Pool:
             if claimant >= 0 and claimant != self.endpoints.worker:
                 self.queue.bells.ring(claimant)
         if latency and self.policy.learns:
-            self.observe(index, now, latency, ok)
+            self.observe(index, now, latency, ok, company)
 
-    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok) noexcept:
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=0) noexcept:
         try:
-            self.policy.observe(index, now, latency, ok)
+            self.policy.learn(index, now, latency, ok, company)
         except Exception as failure:
             report(self.name, failure)
 

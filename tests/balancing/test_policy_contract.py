@@ -71,3 +71,16 @@ class TestRendezvousBounded(PolicyContract):
 class TestRingHashBounded(PolicyContract):
     policy = "ring_hash"
     options = {"bounded_load": 1.25}
+
+
+class TestPrequal(PolicyContract):
+    policy = "prequal"
+
+
+class TestPrequalByLoad(PolicyContract):
+    policy = "prequal"
+    options = {"quantile": 0, "full_utilization": 0.9}
+
+
+class TestClientSideWeightedRoundRobin(PolicyContract):
+    policy = "client_side_weighted_round_robin"

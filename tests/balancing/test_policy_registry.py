@@ -44,9 +44,22 @@ def install(tmp_path, monkeypatch):
         sys.modules.pop(module, None)
 
 
+def test_only_those_that_learn_are_told():
+    """Who has no `observe` costs the data path no call; a plug-in is asked through its guard."""
+    with Fleet([1]) as fleet:
+        learns = {name for name in registry.POLICIES if name != "first" and fleet.build(name).learns}
+    assert learns == {"least_time", "peak_ewma", "prequal", "shortest_expected_delay"}
+
+
 def test_built_in_names():
     options = {name: set(registry.options_model(name).model_fields) for name in registry.POLICIES}
     assert options == {
+        "client_side_weighted_round_robin": {
+            "blackout_period",
+            "error_utilization_penalty",
+            "weight_expiration_period",
+            "weight_update_period",
+        },
         "first": {"fill"},
         "least_request": set(),
         "least_time": {"decay"},
@@ -54,6 +67,7 @@ def test_built_in_names():
         "maglev": {"bounded_load"},
         "peak_ewma": {"choices", "decay"},
         "power_of_two": {"choices"},
+        "prequal": {"decay", "full_utilization", "quantile"},
         "random": set(),
         "rendezvous": {"bounded_load"},
         "ring_hash": {"bounded_load", "points"},

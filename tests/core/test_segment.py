@@ -11,6 +11,7 @@ import pytest
 
 from lb.core import segment as segment_module
 from lb.core.segment import Segment
+from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
 
 STARTED, FINISHED, WORDS = 6, 7, 56
@@ -88,7 +89,11 @@ def test_slot_reuse_starts_afresh(master):
     master.set_health(1, True, 1)
     master.set_weight(1, 9)
     generation = master.generation(1)
+    with attached(master, 0) as worker:
+        EndpointSet(worker, ["old"], [1]).set_report_checked(0, 0.75, 120.0, 2.5, 77)
+    assert master.load_report(1) == (0.75, 120.0, 2.5, 77)
     master.clear_slot(1)
+    assert master.load_report(1) == (0, 0, 0, 0)
     assert master.key(1) == ""
     assert (master.health(1), master.weight(1), master.admin(1), master.health_changed(1)) == (0, 0, 0, 0)
     master.set_key(1, "new")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 import sys
 from pathlib import Path
@@ -236,6 +237,24 @@ def client_hellos() -> list[bytes]:
     return found
 
 
+def load_reports() -> list[bytes]:
+    def double(number: int, value: float) -> bytes:
+        return bytes([number << 3 | 1]) + struct.pack("<d", value)
+
+    message = double(1, 0.3) + b"\x18\x0a" + double(6, 12.5) + double(7, 0.5) + double(9, 0.75)
+    named = b"\x42\x0c\x0a\x01k" + double(2, 1.0)[:9]
+    found = [message, message + named, double(1, math.nan), double(9, -1.0), double(6, math.inf), message[:-3]]
+    found += [base64.b64encode(each) for each in found] + [b"BIN " + base64.b64encode(message)]
+    return [
+        *found,
+        b"TEXT cpu_utilization=0.3, rps_fractional=12,eps=1e0,named_metrics.k=1",
+        b'JSON {"cpuUtilization": 0.3, "rps": "10", "namedMetrics": {"k": 1}, "eps": 0}',
+        b"JSON [1]",
+        b"TEXT cpu_utilization",
+        b"TEXT application_utilization=nan",
+    ]
+
+
 MAKERS = {
     "http1_request": http1_requests,
     "http1_response": http1_responses,
@@ -250,6 +269,7 @@ MAKERS = {
     "http2_resets": http2_requests,
     "proxy_header": proxy_headers,
     "client_hello": client_hellos,
+    "load_report": load_reports,
 }
 # What libraries spell as they like, and anew each time.
 LIBRARIES = {"http2_client", "http2_server", "http2_resets", "client_hello"}

@@ -21,7 +21,7 @@ from lb.errors import TidegateError
 from lb.inference.errors import OipError
 from lb.inference.request import parse as parse_inference
 from lb.inference.response import render_bytes
-from lb.proxy import forwarded, grpc_web
+from lb.proxy import forwarded, grpc_web, load_report
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 Target = Callable[[bytes], None]
@@ -256,6 +256,20 @@ def hello(data: bytes) -> None:
     assert client_hello.parse(data[:5]) is None
 
 
+def load_reports(data: bytes) -> None:
+    """As either field: numbers that can be divided by and multiplied, or nothing."""
+    for name in (b"endpoint-load-metrics", b"Endpoint-Load-Metrics-Bin"):
+        found = load_report.parse(name, data)
+        if found is not None:
+            utilization, qps, eps = found
+            assert len(data) <= 4096
+            assert 0 < utilization <= 1e18
+            assert 0 <= qps <= 1e18
+            assert 0 <= eps <= 1e18
+    # The message itself, whatever it is.
+    load_report.parse(b"endpoint-load-metrics-bin", base64.b64encode(data))
+
+
 TARGETS: dict[str, Target] = {
     "http1_request": http1_request,
     "http1_response": http1_response,
@@ -270,4 +284,5 @@ TARGETS: dict[str, Target] = {
     "http2_resets": http2_resets,
     "proxy_header": proxy_header,
     "client_hello": hello,
+    "load_report": load_reports,
 }

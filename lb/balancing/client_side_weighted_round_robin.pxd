@@ -1,0 +1,32 @@
+cimport cython
+from libc.stdint cimport uint64_t
+
+from lb.balancing.policy cimport Policy
+from lb.balancing.stride cimport Stride
+from lb.endpoints.set cimport EndpointSet
+
+
+cdef class ClientSideWeightedRoundRobin(Policy):
+    cdef Stride turns
+    cdef uint64_t blackout
+    cdef uint64_t expiration
+    cdef uint64_t update
+    cdef uint64_t filled_at
+    cdef double penalty
+    cdef bint filled
+
+    @cython.locals(index=int, other=int)
+    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+
+    @cython.locals(index=int)
+    cdef int turn(self, int exclude) noexcept
+
+    @cython.locals(start=uint64_t, seen=uint64_t, index=int)
+    cdef int any(self, int exclude) noexcept
+    cdef int refill(self, uint64_t now) except -1
+    @cython.locals(endpoints=EndpointSet, i=int, known=int, share=double, total=double, smallest=double)
+    cpdef list weights(self, uint64_t now)
+
+    @cython.locals(endpoints=EndpointSet, at=uint64_t)
+    cdef double reported(self, int index, uint64_t now) noexcept
+    cpdef double weight(self, double utilization, double qps, double eps) noexcept

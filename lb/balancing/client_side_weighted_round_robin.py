@@ -1,0 +1,123 @@
+"""Round robin by weights that the endpoints' own load reports give (ORCA; gRFC A58, Envoy's policy of that name).
+
+An endpoint reports with its answers how many requests it serves in a second, how many of them fail, and how busy that
+makes it (`xds.data.orca.v3.OrcaLoadReport`; lb/proxy/load_report reads them). Its weight is what it would serve if it
+were fully busy:
+
+    requests/s / (utilization + errors/s / requests/s * error_utilization_penalty)
+"""
+
+from __future__ import annotations
+
+from lb.balancing.options import ReportOptions
+from lb.balancing.policy import Policy
+from lb.balancing.stride import Stride
+from lb.endpoints.set import EndpointSet
+
+
+class ClientSideWeightedRoundRobin(Policy):
+    """Endpoints in turn, in proportion to the weights from their reports times those configured.
+
+    A report counts from `blackout_period` after the endpoint's first one or after it came up, whichever is later, until
+    `weight_expiration_period` after it came. Without one an endpoint has the mean weight of the others; where fewer
+    than two have one, it is round robin by the configured weights. Every worker has its own turn.
+    """
+
+    Options = ReportOptions
+
+    def __init__(self, endpoints: EndpointSet, options: ReportOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.reads_reports = True
+        self.blackout = options.blackout_period
+        self.expiration = options.weight_expiration_period
+        self.update = options.weight_update_period
+        self.penalty = options.error_utilization_penalty
+        # Workers start at different endpoints: else the first of all of them would meet at one.
+        self.turns = Stride(endpoints.size, endpoints.worker)
+        self.filled_at = 0
+        self.filled = False
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        if self.endpoints.size == 0:
+            return -1
+        if not self.filled or now >= self.filled_at + self.update:
+            self.refill(now)
+        index = self.turn(exclude)
+        if index >= 0:
+            return index
+        other = self.any(exclude)
+        if other < 0:
+            return self.last_resort(exclude)
+        # Those that have their turns in the table do not take requests any more, or others do.
+        self.refill(now)
+        index = self.turn(exclude)
+        return index if index >= 0 else other
+
+    def turn(self, exclude: int) -> int:
+        """The next in turn that is available; -1 when there is none within two generations. In each generation the one
+        of the largest weight has a turn."""
+        for _ in range(2 * self.endpoints.size):
+            index = self.turns.step()
+            if index >= 0 and index != exclude and self.endpoints.effective_weight(index) > 0:
+                return index
+        return -1
+
+    def any(self, exclude: int) -> int:
+        """Whoever takes requests, from the next in turn on; -1: nobody."""
+        start = self.turns.sequence
+        for seen in range(self.endpoints.size):
+            index = (start + seen) % self.endpoints.size
+            if index != exclude and self.endpoints.effective_weight(index) > 0:
+                return index
+        return -1
+
+    def refill(self, now: int) -> None:
+        self.turns.fill(self.weights(now))
+        self.filled_at = now
+        self.filled = True
+
+    def weights(self, now: int) -> list[float]:
+        """What each endpoint's share is in proportion to; an endpoint that takes no requests has the smallest."""
+        endpoints = self.endpoints
+        made = []
+        known = 0
+        total = 0.0
+        for i in range(endpoints.size):
+            share = self.reported(i, now) if endpoints.standing_weight(i) > 0 else 0.0
+            made.append(share)
+            if share > 0:
+                known += 1
+                total += share
+        smallest = 0.0
+        for i in range(endpoints.size):
+            share = made[i]
+            if known < 2:
+                share = 1.0
+            elif share == 0:
+                share = total / known
+            share *= endpoints.standing_weight(i)
+            made[i] = share
+            if share > 0 and (smallest == 0 or share < smallest):
+                smallest = share
+        return [share if share > 0 else smallest for share in made]
+
+    def reported(self, index: int, now: int) -> float:
+        """The weight by the endpoint's last report; 0: it has none that counts."""
+        endpoints = self.endpoints
+        at = endpoints.reported_at(index)
+        if at == 0:
+            return 0.0
+        if now >= at + self.expiration:
+            endpoints.forget_report(index)
+            return 0.0
+        if now < endpoints.reporting_since(index) + self.blackout:
+            return 0.0
+        return self.weight(
+            endpoints.reported_utilization(index), endpoints.reported_qps(index), endpoints.reported_eps(index)
+        )
+
+    def weight(self, utilization: float, qps: float, eps: float) -> float:
+        """The formula; 0 where there is nothing to divide by."""
+        if qps <= 0 or utilization <= 0:
+            return 0.0
+        return qps / (utilization + eps / qps * self.penalty)

@@ -1,0 +1,66 @@
+cimport cython
+from libc.stdint cimport int64_t, uint64_t
+
+from lb.balancing.policy cimport Policy
+from lb.endpoints.set cimport EndpointSet
+
+
+# As C globals: names of the module would be looked up and boxed at every use.
+cdef int _WINDOW
+cdef int _RANGES
+cdef int _AGE_BITS
+cdef uint64_t _AGE_MASK
+cdef int _AGE_SHIFT
+cdef uint64_t _MOST_NS
+cdef double _NEW
+cdef double _MOST
+cdef double _UNKNOWN_NS
+cdef int _STEPS
+cdef int _EXACT
+cdef int _PER_DOUBLING
+cdef int _OBSERVED
+
+
+cdef class Prequal(Policy):
+    cdef int start
+    cdef int heaviest
+    cdef double quantile
+    cdef double full
+    cdef double decay
+    cdef int[::1] counts
+    cdef int observed
+
+    @cython.locals(endpoints=EndpointSet, i=int, seen=int, limit=int, cold=int, hot=int, running=int, weight=int,
+                   step=int, load=double, latency=double, lowest=double, least=double)
+    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    @cython.locals(endpoints=EndpointSet)
+    cdef bint is_full(self, int index, uint64_t now) noexcept
+
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
+
+    @cython.locals(endpoints=EndpointSet, at=int, word=uint64_t, latency=uint64_t, sample=double, known=double)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company)
+
+    @cython.locals(at=int, word=uint64_t, age=uint64_t, latency=double, kept=double)
+    cdef double latency(self, int index, int company, uint64_t now) noexcept
+
+    @cython.locals(distance=int)
+    cdef int nearest(self, int index, int at) noexcept
+
+    @cython.locals(found=int)
+    cdef double known(self, int index, int at) noexcept
+
+    @cython.locals(i=int, highest=double)
+    cdef double highest(self, int at) noexcept
+
+    @cython.locals(at=int, rest=int)
+    cdef int range_of(self, int company) noexcept
+
+    @cython.locals(step=int, rest=double)
+    cdef int limit(self) noexcept
+
+    @cython.locals(i=int)
+    cdef void count(self, int step) noexcept
+
+    @cython.locals(step=int)
+    cdef int step_of(self, double load) noexcept

@@ -1,0 +1,205 @@
+"""The hot-cold rule of Prequal (Wydrowski, Kleinberg, Rumble, Archer: "Load is not what you should balance: Introducing
+Prequal", NSDI 2024, section 4): the fastest of the endpoints that do not have too much to do.
+
+Prequal learns by probes how many requests a server has in flight and what latency it has at that number. Here the
+number is known, exactly and over all workers, and latencies are seen in the answers: they are kept by how many requests
+were at the endpoint when one came, in the shared segment, so that all workers learn together and reloads forget
+nothing. Requests that other load balancers send to the same endpoints are seen by what they do to latencies.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from lb.balancing.options import PrequalOptions
+from lb.balancing.policy import Policy
+from lb.endpoints.set import EndpointSet
+
+# Endpoints that are compared, of many: Prequal itself compares 16.
+_WINDOW = 64
+# Latencies by number in flight: 1, 2, 3, 4, then two ranges for each doubling (5 and 6, 7 and 8, 9 to 12, ...).
+_RANGES = 16
+# What is known of one range in a word: the latency in ns in the upper bits, when it was last confirmed in the lower 24,
+# in units of 2**27 ns (0.13 s); they come round after 26 days.
+_AGE_BITS = 24
+_AGE_MASK = 2**24 - 1
+_AGE_SHIFT = 27
+_MOST_NS = 2**40 - 1
+# A new sample moves the estimate by a quarter of their distance, and by a tenth of the estimate at most: so it stays
+# near the median of the recent ones, whatever a few slow ones took.
+_NEW = 0.25
+_MOST = 0.1
+# More than any latency.
+_UNKNOWN_NS = 1e15
+# The distribution of loads: exact below 16, then eight steps for each doubling. Counts are halved when there are this
+# many, so that it is that of the last few dozen choices.
+_STEPS = 256
+_EXACT = 16
+_PER_DOUBLING = 8
+_OBSERVED = 1024
+
+
+class Prequal(Policy):
+    """An endpoint is hot when its load exceeds the `quantile` of the loads seen of late, or it says that it is full,
+    else cold; the load is requests in flight, over all workers, by weight. If any is cold, the cold one with the lowest
+    latency at its number in flight; if all are hot, the one with the least load. Of equal ones the next in turn.
+
+    An endpoint of which nothing is known gets one request to show itself by. What is not confirmed fades, so that a
+    slow endpoint is tried again. Over 64 endpoints it compares 64 at a time, in turn.
+    """
+
+    Options = PrequalOptions
+
+    def __init__(self, endpoints: EndpointSet, options: PrequalOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.by_company = True
+        # Workers start at different endpoints: else the first of all of them would meet at one.
+        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.quantile = options.quantile
+        self.decay = float(options.decay)
+        self.heaviest = 1
+        self.full = options.full_utilization or 0.0
+        self.reads_reports = self.full > 0
+        self.counts = array("i", bytes(4 * _STEPS))
+        self.observed = 0
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        endpoints = self.endpoints
+        limit = self.limit()
+        cold = -1
+        hot = -1
+        lowest = 0.0
+        least = 0.0
+        i = self.start
+        for seen in range(endpoints.size):
+            if seen >= _WINDOW and (cold >= 0 or hot >= 0):
+                break
+            if i == endpoints.size:
+                i = 0
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight > 0:
+                self.heaviest = max(self.heaviest, weight)
+                running = endpoints.running(i)
+                load = float(running)
+                if weight != self.heaviest:
+                    load = load * self.heaviest / weight
+                step = self.step_of(load)
+                self.count(step)
+                if step <= limit and not (self.full > 0 and self.is_full(i, now)):
+                    latency = self.latency(i, running + 1, now)
+                    if cold < 0 or latency < lowest:
+                        cold, lowest = i, latency
+                elif hot < 0 or load < least:
+                    hot, least = i, load
+            i += 1
+        best = cold if cold >= 0 else hot
+        if best < 0:
+            return self.last_resort(exclude)
+        self.start = best + 1
+        return best
+
+    def is_full(self, index: int, now: int) -> bool:
+        """By its own report, which counts by what others send it, too."""
+        endpoints = self.endpoints
+        if endpoints.reported_utilization(index) < self.full:
+            return False
+        return float(now) < float(endpoints.reported_at(index)) + self.decay
+
+    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        self.learn(index, now, latency_ns, ok, 0)
+
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
+        """Without a `company` the number that is there now has to do."""
+        endpoints = self.endpoints
+        at = self.range_of(company if company > 0 else endpoints.running(index))
+        word = endpoints.load_word(index, at)
+        sample = float(latency_ns)
+        if not ok:
+            # An endpoint that refuses at once must not look fast.
+            sample = max(sample, self.known(index, at))
+            if self.known(index, at) == 0:
+                sample = max(sample, self.highest(at))
+        if word != 0:
+            known = float(word >> _AGE_BITS)
+            sample = known + max(min((sample - known) * _NEW, known * _MOST), -known * _MOST)
+        latency = int(min(max(sample, 1.0), float(_MOST_NS)))
+        endpoints.set_load_word(index, at, latency << _AGE_BITS | (now >> _AGE_SHIFT) & _AGE_MASK)
+        # That anything is known, in a word of its own.
+        endpoints.set_latency(index, float(latency), now)
+
+    def latency(self, index: int, company: int, now: int) -> float:
+        """What a request would take that makes it `company` at the endpoint, in ns: the latency at that number in
+        flight, or the nearest of which one is known; less the longer ago that was."""
+        at = self.range_of(company)
+        word = self.endpoints.load_word(index, at)
+        if word == 0:
+            at = self.nearest(index, at) if self.endpoints.latency_updated(index) != 0 else -1
+            if at < 0:
+                return (company - 1) * _UNKNOWN_NS
+            word = self.endpoints.load_word(index, at)
+        age = ((now >> _AGE_SHIFT) - word) & _AGE_MASK
+        latency = float(word >> _AGE_BITS)
+        # Another worker may have been later than this event.
+        if age == 0 or age > _AGE_MASK // 2:
+            return latency
+        kept = self.decay / (self.decay + float(age << _AGE_SHIFT))
+        return latency * kept * kept
+
+    def nearest(self, index: int, at: int) -> int:
+        """The range nearest to `at` in which a latency is known, the lower of two; -1: there is none."""
+        for distance in range(_RANGES):
+            if at >= distance and self.endpoints.load_word(index, at - distance) != 0:
+                return at - distance
+            if at + distance < _RANGES and self.endpoints.load_word(index, at + distance) != 0:
+                return at + distance
+        return -1
+
+    def known(self, index: int, at: int) -> float:
+        """The latency in the range nearest to `at`, however old; 0: nothing is known."""
+        found = self.nearest(index, at)
+        return float(self.endpoints.load_word(index, found) >> _AGE_BITS) if found >= 0 else 0.0
+
+    def highest(self, at: int) -> float:
+        highest = 0.0
+        for i in range(self.endpoints.size):
+            highest = max(highest, self.known(i, at))
+        return highest
+
+    def range_of(self, company: int) -> int:
+        if company <= 4:
+            return max(company - 1, 0)
+        at = 4
+        rest = company - 1
+        while rest >= 8:
+            rest >>= 1
+            at += 2
+        return min(at + (1 if rest >= 6 else 0), _RANGES - 1)
+
+    # The distribution of loads.
+
+    def limit(self) -> int:
+        """The step that the quantile falls into; loads of later ones are hot."""
+        rest = self.quantile * self.observed
+        for step in range(_STEPS):
+            rest -= self.counts[step]
+            if rest <= 0:
+                return step
+        return _STEPS - 1
+
+    def count(self, step: int) -> None:
+        self.counts[step] += 1
+        self.observed += 1
+        if self.observed >= _OBSERVED:
+            self.observed = 0
+            for i in range(_STEPS):
+                self.counts[i] >>= 1
+                self.observed += self.counts[i]
+
+    def step_of(self, load: float) -> int:
+        if load < _EXACT:
+            return int(load)
+        step = _EXACT
+        while load >= 2 * _EXACT:
+            load /= 2
+            step += _PER_DOUBLING
+        return min(step + int((load - _EXACT) * _PER_DOUBLING / _EXACT), _STEPS - 1)
