@@ -24,6 +24,7 @@ cdef class ClientSideWeightedRoundRobin(Policy):
     @cython.locals(start=uint64_t, seen=uint64_t, index=int)
     cdef int any(self, int exclude) noexcept
     cdef int refill(self, uint64_t now) except -1
+
     @cython.locals(endpoints=EndpointSet, i=int, known=int, share=double, total=double, smallest=double)
     cpdef list weights(self, uint64_t now)
 

@@ -33,6 +33,7 @@ cdef class Prequal(Policy):
     @cython.locals(endpoints=EndpointSet, i=int, seen=int, limit=int, cold=int, hot=int, running=int, weight=int,
                    step=int, load=double, latency=double, lowest=double, least=double)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+
     @cython.locals(endpoints=EndpointSet)
     cdef bint is_full(self, int index, uint64_t now) noexcept
 
