@@ -32,6 +32,7 @@ from lb.inference.response cimport InferResponse, render, store_form
 from lb.inference.status cimport http_status
 from lb.proxy.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING,
+    Exchange,
 )
 from lb.proxy.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.proxy.mirror_infer cimport mirror_inference
