@@ -9,6 +9,7 @@ were fully busy:
 
 from __future__ import annotations
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ReportOptions
 from lb.balancing.policy import Policy
 from lb.balancing.stride import Stride
@@ -52,6 +53,24 @@ class ClientSideWeightedRoundRobin(Policy):
         self.refill(now)
         index = self.turn(exclude)
         return index if index >= 0 else other
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        before = (self.turns.sequence, self.filled_at, self.filled)
+        table = list(self.turns.weights)
+        index = self.pick(now, key, exclude)
+        weights = self.weights(now)
+        scores = []
+        for i in range(endpoints.size):
+            if i != exclude and endpoints.effective_weight(i) > 0:
+                note = (
+                    f"weight {weights[i]:.4g}, {'reported' if self.reported(i, now) > 0 else 'no report that counts'}"
+                )
+                scores.append(Score(i, float(i != index), note))
+        self.turns.sequence, self.filled_at, self.filled = before
+        for i, weight in enumerate(table):
+            self.turns.weights[i] = weight
+        return Explained("in turn, by the weights from the endpoints' reports; every worker has its own turn", scores)
 
     def turn(self, exclude: int) -> int:
         """The next in turn that is available; -1 when there is none within two generations. In each generation the one

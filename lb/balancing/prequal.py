@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from array import array
 
+from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PrequalOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
@@ -97,6 +98,31 @@ class Prequal(Policy):
             return self.last_resort(exclude)
         self.start = best + 1
         return best
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        before = (self.start, self.heaviest, self.observed)
+        counts = list(self.counts)
+        limit = self.limit()
+        index = self.pick(now, key, exclude)
+        scores = []
+        for i in range(endpoints.size):
+            weight = endpoints.effective_weight(i)
+            if i == exclude or weight == 0:
+                continue
+            running = endpoints.running(i)
+            full = self.full > 0 and self.is_full(i, now)
+            cold = not full and self.step_of(running * self.heaviest / weight) <= limit
+            note = f"{'cold' if cold else 'full' if full else 'hot'}, {running} in flight, "
+            if endpoints.latency_updated(i) != 0:
+                note += f"{self.latency(i, running + 1, now) / 1e6:.3g} ms expected"
+            else:
+                note += "no latency known"
+            scores.append(Score(i, float(i != index), note))
+        self.start, self.heaviest, self.observed = before
+        for step, count in enumerate(counts):
+            self.counts[step] = count
+        return Explained("the cold one with the least latency; if all are hot, the one with the least load", scores)
 
     def is_full(self, index: int, now: int) -> bool:
         """By its own report, which counts by what others send it, too."""

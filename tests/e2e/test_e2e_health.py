@@ -158,6 +158,7 @@ def test_real_model_servers_with_different_models(start: Start, tmp_path: Path) 
             lambda: ready_models(daemon) == [{"digits": True, "numbers": True}, {"digits": True}], "the models", 90
         )
         eventually(lambda: daemon.status()["generation"] >= 2, "the plan that names them")
+        eventually(lambda: all(e["health"] == "up" for e in daemon.pool("models")["endpoints"]), "both")
         answers = [infer(port, "numbers", shape) for _ in range(12)]
         assert [code for code, _ in answers] == [200] * 12, answers
         eventually(lambda: infer(port, "digits", shape)[0] == 200, "digits")

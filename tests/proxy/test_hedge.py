@@ -510,7 +510,7 @@ async def test_the_first_server_answers_and_the_hedge_is_cancelled(site: Site) -
 @pytest.mark.parametrize("sequence", [7, "talk"])
 async def test_a_sequence_has_none(site: Site, sequence: int | str) -> None:
     gate, (a, b) = await models(site, True, False)
-    task = asyncio.create_task(ask_model(gate, plain(parameters={"sequence_id": sequence})))
+    task = asyncio.create_task(ask_model(gate, plain(parameters={"sequence_id": sequence, "sequence_start": True})))
     await asyncio.sleep(0.2)
     a.go.set()
     assert (await task).status == 200
@@ -522,6 +522,7 @@ def infer_request(sequence: int = 0) -> bytes:
     made = wire.ModelInferRequest(model_name="m")
     if sequence:
         made.parameters["sequence_id"].int64_param = sequence
+        made.parameters["sequence_start"].bool_param = True
     return made.SerializeToString()
 
 
@@ -680,6 +681,6 @@ async def test_an_inference_after_resource_exhausted(site: Site) -> None:
         gate = await routing_gate(site, [route], {"models": pool})
         assert (await ask_model(gate, plain())).status == status
         await idle(gate)
-    sequence = plain(parameters={"sequence_id": 9})
+    sequence = plain(parameters={"sequence_id": 9, "sequence_start": True})
     gate = await routing_gate(site, [{"pool": "models", "retry": {"on": ["resource-exhausted"]}}], {"models": pool})
     assert (await ask_model(gate, sequence)).status == 429
