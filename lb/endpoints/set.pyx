@@ -246,7 +246,9 @@ cdef class EndpointSet:
     cdef int effective_weight(self, int i) noexcept nogil:
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        return self.standing_weight(i)
+        if self.wanted and lacks_model(self.records[i], self.wanted):
+            return 0
+        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
 
     cdef int standing_weight(self, int i) noexcept nogil:
         if self.wanted and lacks_model(self.records[i], self.wanted):

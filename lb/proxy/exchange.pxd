@@ -39,37 +39,47 @@ cdef enum:
     HEDGE_WON
 
 
+# A bint in a byte. An exchange of HTTP/1.1 has to fit one of the interpreter's small blocks (512 bytes): one more costs
+# every request a malloc.
+ctypedef unsigned char flag
+
+
 cdef class Exchange(Http1Call):
     cdef Client client
     cdef Listener listener
     cdef Route route
     cdef Pool pool
-    cdef int state
+    cdef bytes wanted_model
+    cdef short state
+    cdef short tries_left
+    cdef short tries
+    cdef short version                # of HTTP, times ten: how the request came
+    cdef short method
+    cdef short status
+    cdef short cache
+    cdef short hedged                 # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
+    cdef short grpc                   # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
+    cdef flag fresh                   # the next try wants a new connection
+    cdef flag http10
+    cdef flag head_method
+    cdef flag request_complete
+    cdef flag wants_body              # the client may go on sending
+    cdef flag idempotent              # repeating it does no harm
+    cdef flag pinned                  # it belongs to a sequence: never a retry, a hedge, or an answer from the cache
+    cdef flag sequence_start
+    cdef flag sequence_end
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
-    cdef int tries_left
-    cdef int tries
     cdef int company                  # requests at the endpoint of the last try when it came; 0 = nobody asked
-    cdef bint fresh                   # the next try wants a new connection
+    cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
     cdef uint64_t key
     cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
-    cdef bytes wanted_model
-    cdef int version                  # of HTTP, times ten: how the request came
-    cdef int method
-    cdef int status
-    cdef int cache
-    cdef int hedged                   # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
-    cdef bint http10
-    cdef bint head_method
-    cdef int grpc                     # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
-    cdef bint request_complete
-    cdef bint wants_body              # the client may go on sending
+    cdef uint64_t sequence            # its key, where `pinned`
     cdef uint64_t bytes_in            # of the request's body
     cdef uint64_t bytes_out           # of the answer's body
     cdef uint64_t started             # monotonic ns
     cdef uint64_t picked_at           # of the last try
     cdef uint64_t connected_at        # of the last try, where a record is kept
-    cdef uint64_t sent_at
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
     cdef const char *reason           # why it ended other than well
@@ -77,11 +87,6 @@ cdef class Exchange(Http1Call):
     cdef size_t host_length           # of it, the host's part
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
-    cdef bint pinned                  # it belongs to a sequence: never a retry, a hedge, or an answer from the cache
-    cdef bint sequence_start
-    cdef bint sequence_end
-    cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
-    cdef uint64_t sequence            # its key, where `pinned`
 
     # The request's head has come (the scan's body spans follow through `take_body`).
     cdef void begin(self, Scan *scan) noexcept

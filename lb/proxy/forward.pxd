@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Scan
 from lb.core.stream cimport iovec
+from lb.proxy.exchange cimport flag
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.http1 cimport Http1Upstream
 
@@ -15,11 +16,11 @@ cdef class Http1Hedge(Hedge):
 cdef class ForwardExchange(TryingExchange):
     cdef Http1Upstream upstream
     cdef tg_buffer request            # head and body as the endpoint gets them
-    cdef bint kept                    # `request` is all of it so far: it can be sent again
-    cdef bint chunked                 # the request's body goes on in chunks
     cdef size_t sent                  # bytes of `request` that were handed to the endpoint
-    cdef bint upgrading               # the request asks for another protocol, and may
-    cdef bint upgraded                # it was granted: bytes both ways (RFC 9110 section 7.8)
+    cdef flag kept                    # `request` is all of it so far: it can be sent again
+    cdef flag chunked                 # the request's body goes on in chunks
+    cdef flag upgrading               # the request asks for another protocol, and may
+    cdef flag upgraded                # it was granted: bytes both ways (RFC 9110 section 7.8)
     cdef tg_buffer trailers           # of the request, as lines
 
     cdef int append_upgrade(self, Scan *scan) noexcept

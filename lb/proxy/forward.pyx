@@ -275,7 +275,6 @@ cdef class ForwardExchange(TryingExchange):
                 upstream.broken(FAIL_RESET)
                 return
         if self.request_complete and self.state == X_PICKED:
-            self.sent_at = self.picked_at
             self.move(X_WAITING)
             self.arm_wait()
             if self.route.hedge is not None:

@@ -307,7 +307,6 @@ cdef class Http2Exchange(TryingExchange):
             self.request_complete = True
             channel.finish(self.call)
             if self.state == X_PICKED:
-                self.sent_at = self.client.poller.now
                 self.move(X_WAITING)
                 self.arm_wait()
                 if self.route.hedge is not None:

@@ -32,8 +32,8 @@ cdef class RoutesOfListener:
 def make_routes(plans, pools, set standing not None, Segment segment not None, tools, RoutesOfListener old):
     """A generator whose `yield`s end a step each; it returns the RoutesOfListener of `plans` (of RoutePlan).
 
-    `pools` are those of the plan, `tools` the worker's for further tries (HedgeTools), `standing` those of the pools that
-    the plan before had at the same place, `old` is what that plan made of the listener, or None. Raises ValueError as
+    `pools` are those of the plan, `tools` the worker's for further tries (HedgeTools), `standing` those pools that the
+    plan before had at the same place, `old` is what that plan made of the listener, or None. Raises ValueError as
     Route and RouteTable do.
     """
     cdef Route route

@@ -23,7 +23,6 @@ cdef class Hedge(Http1Call):
 
 
 cdef class TryingExchange(Exchange):
-    cdef bint idempotent              # repeating it does no harm
     cdef Pause pause                  # None but for X_BACKOFF
     cdef Hedge hedge
     cdef uint64_t wait                # before the retry that was granted, ns
