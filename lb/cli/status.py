@@ -98,6 +98,8 @@ def _pools(pools: Sequence[dict[str, Any]]) -> Table:
             unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
             if unready:
                 last += f"; not ready: {', '.join(unready)}"
+            if e.get("agent"):
+                last += f"; agent: {e['agent']['last'].get('said', '-')}"
             row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
             table.add_row(*map(cell, row))
             name = ""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_bind
+from lb.config.agent import check_agent
 from lb.config.base import Model, did_you_mean
 from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
@@ -240,7 +241,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from _only(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
         yield from _only(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
         yield from _only(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
-    elif pool.discover is None and _unlimited(pool):
+    elif pool.discover is None and pool.agent is None and _unlimited(pool):
         yield from _only(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
@@ -258,6 +259,8 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from check_health(f"{path}.health", pool)
         if pool.send_proxy.version != "off" and pool.health.type != "tcp":
             yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
+    if pool.agent is not None:
+        yield from check_agent(f"{path}.agent", pool)
     yield from check_endpoints(f"{path}.endpoints", name, pool, pool.endpoints)
 
 

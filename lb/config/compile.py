@@ -235,7 +235,8 @@ def _pool(
     name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, allocator: Allocator, material: Material
 ) -> PoolPlan:
     specs = _literal(name, pool) if given is None else given
-    limited = pool.max_in_flight is not None or any(spec.max_in_flight for spec in specs)
+    # An agent may limit its endpoint at any time.
+    limited = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
     return PoolPlan(
         name=name,
         protocol=pool.protocol,

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from lb.config.schema import (
     AdminConfig,
+    AgentConfig,
     BodyMatchConfig,
     CacheConfig,
     CertificateConfig,
@@ -220,6 +221,11 @@ max_ttl: 1m
 """,
     FileSourceConfig: """
 path: endpoints.yaml
+""",
+    AgentConfig: """
+port: 9777
+interval: 5s
+send: "state\\n"
 """,
     HealthConfig: """
 type: http

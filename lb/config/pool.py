@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.affinity import AffinityConfig
+from lb.config.agent import AgentConfig
 from lb.config.base import Address, Boolean, Integer, Model, Token, only_one
 from lb.config.discover import DiscoverConfig
 from lb.config.health import HealthConfig
@@ -110,6 +111,9 @@ class PoolConfig(Model):
     """Model servers that Tidegate starts and watches over itself, instead of `endpoints`. `oip` only."""
     health: HealthConfig | None = None
     """Active checks. Default: none; a managed model server is then judged by its process and its own readiness."""
+    agent: AgentConfig | None = None
+    """Agents beside the endpoints, which say how each is and how much it should get: HAProxy's `agent-check`. Not with
+    `serve`. Default: none."""
     outlier: OutlierConfig | None = None
     """Ejection of endpoints by the answers they give; an empty mapping (`outlier: {}`) takes the defaults. Not for
     `udp`. Default: none. How it works: [Ride out failures](howto/ride-out-failures.md)."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, model_validator
 
 from lb.config.address import is_loopback, parse_bind
+from lb.config.agent import AgentConfig
 from lb.config.base import Bind, FilePath, Model, Name, problem
 from lb.config.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
 from lb.config.health import BodyMatchConfig, HealthConfig
@@ -41,6 +42,7 @@ from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
 
 __all__ = [
     "AdminConfig",
+    "AgentConfig",
     "BackoffConfig",
     "BehaviorConfig",
     "BodyMatchConfig",

@@ -41,6 +41,7 @@ from lb.control.systemd import Notifier
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, StartError, TidegateError
+from lb.health.agents import AgentMonitor
 from lb.health.check import Models
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.transitions import TransitionLog
@@ -93,6 +94,7 @@ class Master:
     publisher: Publisher
     certificates: CertificateWatch
     models: ModelReadiness
+    agents: AgentMonitor
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -247,7 +249,13 @@ class Master:
         self.steering = Steering(self.segment, self._clock)
         self.monitor = HealthMonitor(self._on_health, self._clock, on_models=self._on_models)
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
+        self.agents = AgentMonitor(
+            lambda target, answer: self.publisher.agent_told(target, answer),
+            lambda target: self.publisher.agent_gone(target),
+            self._clock,
+        )
         cleanup.push_async_callback(self.monitor.close)
+        cleanup.push_async_callback(self.agents.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(_runtime_directory())
         context = ServerContext(
@@ -282,6 +290,7 @@ class Master:
             tickets,
             self.models,
             self.transitions,
+            self.agents,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)

@@ -25,13 +25,16 @@ from lb.control.fleet import Fleet, Publication
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
 from lb.control.models import ModelReadiness
-from lb.control.registry import ADMIN, HEALTH, MAINTENANCE, UP, Initial, Registry
+from lb.control.registry import ADMIN, ENABLED, HEALTH, MAINTENANCE, UP, Advice, Initial, Registry
 from lb.control.sockets import Listening, SocketTable
 from lb.control.steering import Steering
 from lb.control.tickets import TicketRing
+from lb.control.words import SILENT, Words
 from lb.core.pins import Pins
 from lb.core.segment import Segment
 from lb.errors import ConfigError, TidegateError
+from lb.health.agent import Answer
+from lb.health.agents import AgentMonitor, AgentTarget
 from lb.health.check import Models
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.tls import check_tls
@@ -59,6 +62,7 @@ class Parts:
     tickets: TicketRing
     models: ModelReadiness
     transitions: TransitionLog
+    agents: AgentMonitor
 
 
 class Publisher:
@@ -76,6 +80,8 @@ class Publisher:
         self._packer = Packer()
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self._words: dict[int, Words] = {}  # of the agents, by slot
+        self._held: dict[int, bool] = {}  # slots that an agent holds down -> whether they are up but for that
 
     async def publish(self, loaded: Loaded | None = None) -> None:
         """Compiles `loaded` (default: what is in force) with the managed and discovered endpoints of now, and has it
@@ -130,6 +136,7 @@ class Publisher:
             if parts.models.names() != {p.name: p.models for p in plan.pools if p.name in parts.models.names()}:
                 self._changed.set()
             self._check(plan)
+            parts.agents.update(list(_agents(plan, config)))
             self._trust_unchecked(plan, config)
 
     def _steer_back(self) -> None:
@@ -151,7 +158,11 @@ class Publisher:
             self.judge(pool, address, slot, False, "its process exited")
 
     def judge(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
-        """What an endpoint is taken for from this moment on, in all workers, and why."""
+        """What an endpoint is taken for from this moment on, in all workers, and why. One that its agent holds down is
+        taken for it when the agent lets go."""
+        if slot in self._held:
+            self._held[slot] = up
+            return
         before = HEALTH.get(self._parts.segment.health(slot), "unknown")
         self._parts.segment.set_health(slot, up, self._clock.now())
         self._parts.steering.look()
@@ -180,9 +191,62 @@ class Publisher:
             self._check(self.plan)
         self._parts.steering.look()
 
+    def agent_told(self, target: AgentTarget, answer: Answer) -> None:
+        """An agent's word on its endpoint; what it does not speak of stays as it was."""
+        self._heed(target, self.words(target.slot).with_answer(answer), "its agent")
+
+    def agent_gone(self, target: AgentTarget) -> None:
+        """Takes the words of an agent back that is no longer asked."""
+        self._heed(target, SILENT, "its agent is no longer asked")
+
+    def words(self, slot: int) -> Words:
+        """What the agent of an endpoint said so far."""
+        return self._words.get(slot, SILENT)
+
+    def _heed(self, target: AgentTarget, words: Words, who: str) -> None:
+        pool, address, slot = target.pool, target.address, target.slot
+        before = self.words(slot)
+        if words == SILENT:
+            self._words.pop(slot, None)
+        else:
+            self._words[slot] = words
+        if replace(words, description=before.description) == before:
+            return
+        segment, registry, transitions = self._parts.segment, self._parts.registry, self._parts.transitions
+        was, maintained = (ADMIN.get(segment.admin(slot)), segment.weight(slot)), registry.in_maintenance(slot)
+        # As HAProxy: first the state and the weight, then the health.
+        registry.advise(slot, Advice(words.admin or ENABLED, 100 if words.percent is None else words.percent))
+        now = ADMIN.get(segment.admin(slot)), segment.weight(slot)
+        transitions.add(pool, address, "admin", was[0], now[0], who)
+        transitions.add(pool, address, "weight", was[1], now[1], who)
+        if maintained != registry.in_maintenance(slot):
+            if maintained:
+                self._begin_anew(pool, address, slot)
+            if self.plan is not None:
+                self._check(self.plan)
+        self._hold(target, words, before)
+        if words.max_in_flight != before.max_in_flight:
+            transitions.add(pool, address, "max_in_flight", before.limit, words.limit, who)
+            self._changed.set()  # the limit is the plan's
+        log.info("pool %s: endpoint %s: %s: %s", pool, address, who, _said(words, now[1]))
+        self._parts.steering.look()
+
+    def _hold(self, target: AgentTarget, words: Words, before: Words) -> None:
+        """Keeps an endpoint down while its agent says so; then it is what its checks say."""
+        pool, address, slot = target.pool, target.address, target.slot
+        if words.down and slot not in self._held:
+            up = self._parts.segment.health(slot) == UP
+            self.judge(pool, address, slot, False, words.reason)
+            self._held[slot] = up
+        elif before.down and not words.down:
+            up = self._held.pop(slot)
+            said = words.reason if words.health else "its agent is no longer asked"
+            self.judge(pool, address, slot, up, said if up else f"{said}, but its checks fail")
+
     def _begin_anew(self, pool: str, address: str, slot: int) -> None:
         """After maintenance an endpoint counts as a new one until its first checks."""
-        health = self.loaded.config.pools[pool].health
+        known = self.loaded.config.pools.get(pool)  # None: its agent lets go of what was just removed
+        health = known.health if known is not None else None
         if health is not None:
             self.judge(pool, address, slot, health.initial == "up", "maintenance is over; it has not been checked yet")
 
@@ -287,7 +351,16 @@ class Publisher:
             models=self._listed_models(loaded.config),
             memory=self._memory,
         )
-        return replace(plan, pools=tuple(self._leaving(pool) for pool in plan.pools))
+        return replace(plan, pools=tuple(self._leaving(self._advised(pool, loaded.config)) for pool in plan.pools))
+
+    def _advised(self, pool: PoolPlan, config: Config) -> PoolPlan:
+        """`pool` with the limits that agents ask for."""
+        if config.pools[pool.name].agent is None:
+            return pool
+        limits = [(e, self.words(e.slot).max_in_flight) for e in pool.endpoints]
+        return replace(
+            pool, endpoints=tuple(e if most is None else replace(e, max_in_flight=most) for e, most in limits)
+        )
 
     def _listed_models(self, config: Config) -> dict[str, tuple[str, ...]]:
         """The models of each pool that asks for them: as its bits are given out, or are about to be."""
@@ -325,6 +398,20 @@ def _targets(plan: Plan, loaded: Loaded) -> Iterator[Target]:
             for endpoint in pool.endpoints:
                 tls = check_tls(pool, endpoint, own)
                 yield Target(pool.name, endpoint.address, endpoint.slot, health, tls)
+
+
+def _agents(plan: Plan, config: Config) -> Iterator[AgentTarget]:
+    for pool in plan.pools:
+        agent = config.pools[pool.name].agent
+        if agent is not None:
+            for endpoint in pool.endpoints:
+                yield AgentTarget(pool.name, endpoint.address, endpoint.slot, agent)
+
+
+def _said(words: Words, weight: int) -> str:
+    """An agent's words for the log."""
+    said = [f"{key} {value}" for key, value in words.describe().items() if value not in (None, "")]
+    return ", ".join([*said, f"its weight is {weight}"])
 
 
 def _models_of(config: Config) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from lb.errors import StartError
 
+HEAVIEST = 1000  # as in the configuration
 LINGER_NS = 5_000_000_000  # an exchange that began under an old plan may still look at the record
 
 ENABLED, DRAIN, MAINTENANCE = 0, 1, 2  # enum tg_admin
@@ -40,6 +41,24 @@ class Initial:
 
     weight: int
     up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What an endpoint's agent wants: its state (enum tg_admin), and a percentage of its weight."""
+
+    admin: int = ENABLED
+    percent: int = 100
+
+
+NO_ADVICE = Advice()
+
+
+def scaled(weight: int, percent: int) -> int:
+    """`percent` of a weight, within what a weight may be; 0 only of 0, or for 0 %, as it keeps requests away."""
+    if weight == 0 or percent == 0:
+        return 0
+    return max(1, min(weight * percent // 100, HEAVIEST))
 
 
 @dataclass(slots=True)
@@ -87,6 +106,8 @@ class Registry:
         self._enabled: set[int] = set()  # by the transaction under way
         self._raised: set[int] = set()  # from weight 0, by the transaction under way
         self._weights: dict[int, int] = {}  # what the last plan said: an operator's own weight survives an equal plan
+        self._own: dict[int, int] = {}  # the same, or an operator's: what an agent's percentage is of
+        self._advised: dict[int, Advice] = {}  # what an agent wants of a slot
 
     # The Allocator of lb.config.compile.
     def endpoint(self, pool: str, address: str) -> int:
@@ -125,9 +146,9 @@ class Registry:
             self._segment.clear_slot(slot)
             self._segment.set_key(slot, f"{key[0]}|{key[1]}")
             self._segment.set_admin(slot, ENABLED)
-            self._segment.set_weight(slot, endpoints[slot].weight)
-            self._segment.set_health(slot, endpoints[slot].up, now)
             self._weights[slot] = endpoints[slot].weight
+            self._weigh(slot, endpoints[slot].weight)
+            self._segment.set_health(slot, endpoints[slot].up, now)
         for key in self._endpoints.wanted & self._endpoints.retired.keys():
             slot = self._endpoints.used[key]
             self._reweight(slot, endpoints[slot].weight)
@@ -139,7 +160,7 @@ class Registry:
         self._enabled = self._drained & endpoints.keys()
         self._drained -= self._enabled
         for slot in self._enabled:
-            self._segment.set_admin(slot, self._wanted.get(slot, ENABLED))
+            self._segment.set_admin(slot, self._admin(slot))
 
     def commit(self, endpoints: Mapping[int, Initial], now: int) -> None:
         """The plan is everywhere: re-weights, and retires what the plan does not name."""
@@ -154,8 +175,16 @@ class Registry:
 
     def _reweight(self, slot: int, weight: int) -> None:
         if self._weights.get(slot) != weight:
-            self._segment.set_weight(slot, weight)
             self._weights[slot] = weight
+            self._weigh(slot, weight)
+
+    def _weigh(self, slot: int, own: int) -> None:
+        self._own[slot] = own
+        self._segment.set_weight(slot, scaled(own, self._advised.get(slot, NO_ADVICE).percent))
+
+    def _admin(self, slot: int) -> int:
+        """Of what the operator and the agent want, what keeps more away."""
+        return max(self._wanted.get(slot, ENABLED), self._advised.get(slot, NO_ADVICE).admin)
 
     def drain(self, slot: int) -> None:
         """Keeps new requests away from an endpoint, until a committed plan names it again."""
@@ -170,14 +199,24 @@ class Registry:
         else:
             self._wanted[slot] = admin
         if slot not in self._drained:
-            self._segment.set_admin(slot, admin)
+            self._segment.set_admin(slot, self._admin(slot))
 
     def operate_weight(self, slot: int, weight: int | None) -> None:
         """An operator's weight of an endpoint, until the configuration's changes; None: the configuration's."""
-        self._segment.set_weight(slot, self._weights[slot] if weight is None else weight)
+        self._weigh(slot, self._weights[slot] if weight is None else weight)
+
+    def advise(self, slot: int, advice: Advice) -> None:
+        """The word of an endpoint's agent, beside the operator's; it holds until the next, also over reloads."""
+        if advice == NO_ADVICE:
+            self._advised.pop(slot, None)
+        else:
+            self._advised[slot] = advice
+        self._weigh(slot, self._own[slot])
+        if slot not in self._drained:
+            self._segment.set_admin(slot, self._admin(slot))
 
     def in_maintenance(self, slot: int) -> bool:
-        return self._wanted.get(slot) == MAINTENANCE
+        return self._admin(slot) == MAINTENANCE
 
     def sweep(self, now: int, held: Callable[[str, int, int], bool] = lambda pool, slot, age: False) -> int:
         """Frees the retired records that nobody uses any more; returns how many endpoint slots are still draining.
@@ -188,6 +227,8 @@ class Registry:
             if idle and not held(key[0], slot, now - since):
                 self._endpoints.release(key)
                 self._weights.pop(slot, None)
+                self._own.pop(slot, None)
+                self._advised.pop(slot, None)
                 self._drained.discard(slot)
                 self._wanted.pop(slot, None)
                 self._segment.clear_slot(slot)

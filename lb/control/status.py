@@ -5,7 +5,9 @@
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
              endpoints: [{address, weight, health, admin, in_flight, max_in_flight, sequences, check, steering, models,
-                          report: {utilization, rps, eps, age_s} | None}],
+                          report: {utilization, rps, eps, age_s} | None,
+                          agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
+                          last: {ok, said, at, took}} | None}],
              leaving, panic, panics, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
@@ -110,7 +112,7 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
 def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
     open_ = master.publisher.open_sequences()
-    models = master.models.status()
+    models, agents = master.models.status(), master.agents.status()
     rows = []
     for pool in plan.pools:
         steering = master.steering.status(pool.name) or {"panic": False, "panics": 0, "endpoints": {}}
@@ -126,9 +128,10 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                     open_,
                     steering["endpoints"],
                     models.get(pool.name, {}),
+                    agents.get(pool.name, {}),
                     now,
                 ),
-                "leaving": _endpoints(master, pool.leaving, {}, open_, {}, {}, now),
+                "leaving": _endpoints(master, pool.leaving, {}, open_, {}, {}, {}, now),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "queue": _queue(master, pool),
@@ -154,6 +157,11 @@ def _report(segment: Segment, slot: int, now: int) -> dict[str, float] | None:
     return {"utilization": utilization, "rps": rate, "eps": errors, "age_s": max(now - at, 0) / 1e9}
 
 
+def _agent(master: Master, slot: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What an endpoint's agent said so far, and how asking it goes; None where nobody is asked."""
+    return None if asked is None else {**master.publisher.words(slot).describe(), **asked}
+
+
 def _endpoints(
     master: Master,
     endpoints: Sequence[EndpointPlan],
@@ -161,6 +169,7 @@ def _endpoints(
     open_: dict[int, int],
     steering: dict[str, dict[str, Any]],
     models: Mapping[str, Models],
+    agents: dict[str, dict[str, Any]],
     now: int,
 ) -> list[dict[str, Any]]:
     segment = master.segment
@@ -177,6 +186,7 @@ def _endpoints(
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
             "models": models.get(endpoint.address),
+            "agent": _agent(master, endpoint.slot, agents.get(endpoint.address)),
         }
         for endpoint in endpoints
     ]

@@ -13,7 +13,7 @@ KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change; `what` is health, admin, weight, or `model NAME` for the readiness of one."""
+    """One change; `what` is health, admin, weight, max_in_flight, or `model NAME` for the readiness of one."""
 
     at: float  # Unix seconds
     pool: str

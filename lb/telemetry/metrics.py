@@ -200,7 +200,25 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge(
         "endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows)
     )
+    yield from _agents([(k, e["agent"]) for k, e in rows if e.get("agent")])
     yield from _steering(status["pools"], [(k, e["steering"]) for k, e in rows if e.get("steering")])
+
+
+def _agents(rows: Sequence[tuple[tuple[str, str], Mapping[str, Any]]]) -> Iterator[Metric]:
+    labels = ("pool", "endpoint")
+    yield _gauge(
+        "endpoint_agent_up", "Whether its agent does not say that it is down", labels,
+        ((k, a["health"] in (None, "up")) for k, a in rows),
+    )  # fmt: skip
+    yield _gauge(
+        "endpoint_agent_weight_percent", "The part of its weight that its agent wants", labels,
+        ((k, 100 if a["weight_percent"] is None else a["weight_percent"]) for k, a in rows),
+    )  # fmt: skip
+    yield _counter("endpoint_agent_asked", "Questions to its agent", labels, ((k, a["asked"]) for k, a in rows))
+    yield _counter(
+        "endpoint_agent_failures", "Questions that its agent did not answer", labels,
+        ((k, a["failures"]) for k, a in rows),
+    )  # fmt: skip
 
 
 def _steering(

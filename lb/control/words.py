@@ -1,0 +1,64 @@
+"""What the agents of endpoints said so far: their words stay in force until they say otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lb.control.registry import DRAIN, ENABLED, MAINTENANCE
+from lb.health.agent import Answer
+
+_ADMIN = {"ready": ENABLED, "drain": DRAIN, "maint": MAINTENANCE}
+_NAMES = {number: name for name, number in _ADMIN.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an agent wants of its endpoint. None: it never spoke of that.
+
+    `health` is up, down, fail or stopped, `admin` one of enum tg_admin, `percent` of the operator's or the
+    configuration's weight, `max_in_flight` in place of the configuration's, 0: no limit.
+    """
+
+    health: str | None = None
+    description: str = ""
+    admin: int | None = None
+    percent: int | None = None
+    max_in_flight: int | None = None
+
+    @property
+    def down(self) -> bool:
+        return self.health not in (None, "up")
+
+    @property
+    def limit(self) -> int | str:
+        """`max_in_flight` for an operator to read."""
+        return "configured" if self.max_in_flight is None else self.max_in_flight or "none"
+
+    @property
+    def reason(self) -> str:
+        """Why its endpoint is what it is."""
+        return f"its agent says {self.health or 'nothing'}" + (f": {self.description}" if self.description else "")
+
+    def with_answer(self, answer: Answer) -> Words:
+        """The words in force after `answer`; a description belongs to the word on health beside it."""
+        words = self if answer.health is None else replace(self, health=answer.health, description=answer.description)
+        return replace(
+            words,
+            admin=self.admin if answer.admin is None else _ADMIN[answer.admin],
+            percent=self.percent if answer.percent is None else answer.percent,
+            max_in_flight=self.max_in_flight if answer.maxconn is None else answer.maxconn,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """As status shows them: in the agent's own terms."""
+        return {
+            "health": self.health,
+            "description": self.description,
+            "admin": None if self.admin is None else _NAMES[self.admin],
+            "weight_percent": self.percent,
+            "max_in_flight": self.max_in_flight,
+        }
+
+
+SILENT = Words()
