@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
-from lb.config.base import Boolean, Model
-from lb.config.plan import SequencePlan
-from lb.config.units import MILLISECOND, MINUTE, Duration
+from lb.config.base import Boolean, FilePath, Model, Token, text
+from lb.config.plan import CookiePlan, SequencePlan
+from lb.config.tls import Material
+from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
+
+CookiePath = Annotated[
+    str, *text(r"/[!-:<-~]{0,1023}", "is not a path for a cookie: it begins with / and has no spaces and no ';'")
+]
+CookieDomain = Annotated[str, *text(r"\.?[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,7}", "is not a domain")]
 
 
 class SequenceConfig(Model):
@@ -25,10 +33,38 @@ class SequenceConfig(Model):
     managed model server has the `drain_timeout` of its `serve` section; `tidegate drain` has no limit."""
 
 
+class CookieConfig(Model):
+    """A cookie by which a client stays with the endpoint that answered it first, as HAProxy's `cookie NAME insert
+    indirect nocache` and nginx' `sticky cookie`. It is signed, and names the endpoint without telling its address;
+    endpoints do not see it. How it works: [Stay with an endpoint](howto/affinity.md). Not for `tcp` and `udp`."""
+
+    name: Token
+    """Name of the cookie. Two pools that the same clients use need two names, or paths that do not overlap."""
+    path: CookiePath = "/"
+    """Its `Path`."""
+    domain: CookieDomain | None = None
+    """Its `Domain`. Default: the host that was asked, and no other."""
+    ttl: Duration = 0
+    """For how long it is valid (`Max-Age`, and checked here); it is given anew when half of that is over. `0s`: until
+    the browser is closed."""
+    secure: Boolean = False
+    """Browsers send it over HTTPS only."""
+    http_only: Boolean = True
+    """Scripts of a page cannot read it."""
+    same_site: Literal["strict", "lax", "none"] | None = None
+    """Its `SameSite`. Default: not said, which browsers take for `lax`."""
+    key_file: FilePath | None = None
+    """A file with the key that signs it, at least 32 random bytes; the same for all balancers in front of a service. A
+    changed file is noticed: cookies made with the old key are no longer valid then. Default: a random key, which
+    survives reloads and the death of workers and ends with the daemon."""
+
+
 class AffinityConfig(Model):
     """Which requests stay with the endpoint that had the ones before. Keys that decide by themselves (a header, the
     source) are the `key` of the hashing policies."""
 
+    cookie: CookieConfig | None = None
+    """A cookie by which clients stay with an endpoint. Default: none."""
     sequence: SequenceConfig = SequenceConfig()
     """Sequences of inference requests. `oip` only, where it is on by default."""
 
@@ -39,3 +75,21 @@ def sequence_plan(protocol: str, affinity: AffinityConfig) -> SequencePlan | Non
     if protocol != "oip" or not sequence.enabled:
         return None
     return SequencePlan(sequence.idle_timeout, sequence.drain_timeout)
+
+
+def cookie_plan(affinity: AffinityConfig, material: Material) -> CookiePlan | None:
+    """The plan of a pool's cookie; None where it gives none. Raises KeyError when `material` was read for another
+    configuration."""
+    cookie = affinity.cookie
+    if cookie is None:
+        return None
+    return CookiePlan(
+        name=cookie.name,
+        path=cookie.path,
+        domain=cookie.domain or "",
+        ttl_s=-(-cookie.ttl // SECOND),
+        secure=cookie.secure,
+        http_only=cookie.http_only,
+        same_site=cookie.same_site or "",
+        key=material.files[cookie.key_file].strip() if cookie.key_file is not None else b"",
+    )

@@ -235,6 +235,11 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
     if pool.protocol != "oip":
         yield from _only(pool.affinity, f"{path}.affinity", ("sequence",), "only for protocol oip")
+    if pool.affinity.cookie is not None:
+        if pool.protocol in ("tcp", "udp"):
+            yield f"{path}.affinity.cookie", f"not for protocol {pool.protocol}, which has no cookies"
+        if pool.affinity.cookie.same_site == "none" and not pool.affinity.cookie.secure:
+            yield f"{path}.affinity.cookie.same_site", "browsers refuse none without secure: true"
     if pool.protocol in ("tcp", "udp"):
         yield from _only(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
     if pool.protocol == "udp":

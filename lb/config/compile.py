@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from lb.config.address import HostPort, parse_address
-from lb.config.affinity import sequence_plan
+from lb.config.affinity import cookie_plan, sequence_plan
 from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
@@ -270,6 +270,7 @@ def _pool(
         shaped=pool.shaped,
         outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,
         sequence=sequence_plan(pool.protocol, pool.affinity),
+        cookie=cookie_plan(pool.affinity, material),
     )
 
 

@@ -90,6 +90,20 @@ class SequencePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CookiePlan:
+    """The cookie by which clients of a pool stay with an endpoint."""
+
+    name: str
+    path: str
+    domain: str  # "" = the host that was asked
+    ttl_s: int  # 0 = until the browser is closed
+    secure: bool
+    http_only: bool
+    same_site: str  # "" | strict | lax | none
+    key: bytes = field(default=b"", repr=False)  # what its file holds; b"" = the segment's
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     name: str
     protocol: str  # oip | http | http2 | grpc | tcp | udp
@@ -109,6 +123,7 @@ class PoolPlan:
     outlier: OutlierPlan | None = None
     models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request
+    cookie: CookiePlan | None = None  # None = it gives none
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
 
 

@@ -84,11 +84,11 @@ class PoolTlsConfig(Model):
 
 @dataclass(frozen=True, slots=True)
 class TlsFile:
-    """A file that a TLS section names; `key_of` is the certificate's file where it is a key."""
+    """A file that a TLS section names, or the key of a cookie; `key_of` is the certificate's file where it is a key."""
 
     where: str
     path: Path
-    kind: Literal["certificate", "key", "authorities"]
+    kind: Literal["certificate", "key", "authorities", "secret"]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
     default: bool = False  # the listener's first
@@ -96,7 +96,7 @@ class TlsFile:
 
 
 def tls_files(config: Config) -> Iterator[TlsFile]:
-    """Every file that the TLS sections of `config` name; a certificate comes before its key."""
+    """Every file that the TLS sections and the cookies of `config` name; a certificate comes before its key."""
     for name, listener in config.listeners.items():
         if listener.tls is None:
             continue
@@ -112,6 +112,8 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
             yield from _files_towards(f"pools.{name}.tls", pool.tls)
         if pool.health is not None and pool.health.tls is not None:
             yield from _files_towards(f"pools.{name}.health.tls", pool.health.tls)
+        if pool.affinity.cookie is not None and pool.affinity.cookie.key_file is not None:
+            yield TlsFile(f"pools.{name}.affinity.cookie.key_file", pool.affinity.cookie.key_file, "secret")
 
 
 def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
@@ -124,7 +126,7 @@ def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the files of the TLS sections held when they were read together."""
+    """What the files of the TLS sections and the cookies held when they were read together."""
 
     files: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
     names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # in the certificate of a file

@@ -1,4 +1,5 @@
-"""The files of a configuration's TLS sections: read together, checked by what workers load them with.
+"""The files of a configuration's TLS sections, and the keys of its cookies: read together, checked by what workers load
+them with.
 
 `TlsFiles.check` is a hook for lb.config.load, so that a file which cannot be used is reported with its line; `material`
 then holds what compile_plan needs, and `facts` what people want to know.
@@ -24,6 +25,7 @@ log = logging.getLogger("tidegate.tls")
 
 # Far beyond the longest chain and the largest bundle of authorities in use.
 MAX_FILE = 8 << 20
+SECRET_LEAST = 32  # bytes: those of the key that is made from it
 DAY = 24 * 3600
 EXPIRING = 14 * DAY
 
@@ -78,6 +80,9 @@ class TlsFiles:
                     facts.append(fact)
                 elif file.kind == "key":
                     _key(file, content, files)
+                elif file.kind == "secret":
+                    if len(content.strip()) < SECRET_LEAST:
+                        raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
                 else:
                     certificate.count_authorities(content)
             except OSError as error:
@@ -128,7 +133,7 @@ def warn(config: Config, facts: Sequence[CertificateFacts], now: float) -> None:
     for fact in facts:
         say_state(fact, fact.state(now))
     for file in tls_files(config):
-        if file.kind == "key" and _readable_by_everyone(file.path):
+        if file.kind in ("key", "secret") and _readable_by_everyone(file.path):
             log.warning("%s: the key %s can be read by everyone on this machine", file.where, file.path)
     for name, pool in config.pools.items():
         if pool.tls is not None and pool.tls.insecure_skip_verify:

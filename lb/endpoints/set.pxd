@@ -44,6 +44,8 @@ cdef class EndpointSet:
     cdef int claimant(self, int i, uint64_t now) noexcept nogil
     cdef int effective_weight(self, int i) noexcept nogil    # 0: takes no new requests
     cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
+    # Whether it goes on serving those that it has: up and not ejected, drained or not, with the models of `wanted`.
+    cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil
     cdef int running(self, int i) noexcept nogil             # in flight, exactly
     cdef double latency_ns(self, int i) noexcept nogil       # 0: nothing is known
     cdef uint64_t latency_updated(self, int i) noexcept nogil

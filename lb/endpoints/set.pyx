@@ -23,6 +23,7 @@ from lb.core.atomics cimport (
 )
 from lb.core.segment cimport (
     TG_ADMIN_ENABLED,
+    TG_ADMIN_MAINTENANCE,
     TG_HEALTH_UP,
     TG_SHARE_PANIC,
     TG_SHARE_WHOLE,
@@ -273,6 +274,14 @@ cdef class EndpointSet:
         if self.unit == 1:
             return <int> weight if share else 0
         return <int> (weight * share)
+
+    cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil:
+        cdef const tg_endpoint *record = self.records[i]
+        if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) == TG_ADMIN_MAINTENANCE:
+            return False
+        if self.shaped and tg_load32_relaxed(&record.standing) & TG_STANDING_MASK == TG_STANDING_EJECTED:
+            return False
+        return not (wanted and lacks_model(record, wanted))
 
     cdef int32_t shaped_limit(self, int i) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]

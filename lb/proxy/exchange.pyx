@@ -23,20 +23,24 @@ from lb.core.segment cimport (
 )
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.client cimport Client
-from lb.proxy.keys cimport find_value
+from lb.proxy.keys cimport drop_cookie, find_value
 from lb.proxy.load_report cimport take_report
-from lb.proxy.refusal cimport Refusal, refusal
+from lb.proxy.refusal cimport SPEAKS_GRPC, Refusal, refusal
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
     set_text, tg_access, wall_ns,
 )
+from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
-from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.pool cimport KEY_COOKIE, KEY_NONE, Pool
 from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY
 from lb.upstream.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
 
 log = logging.getLogger("tidegate.proxy")
+
+cdef enum:
+    SECOND_NS = 1_000_000_000
 
 # Which state may follow which: a bit per follower.
 cdef int FOLLOWERS[8]
@@ -68,6 +72,7 @@ cdef class Exchange(Http1Call):
         self.endpoint = -1
         self.last_endpoint = -1
         self.bound = -1
+        self.kept_to = -1
         self.expires = UINT64_MAX
         self.wants_body = True
 
@@ -117,6 +122,8 @@ cdef class Exchange(Http1Call):
         cdef int verdict = Q_NOBODY
         if self.pinned and self.bound != -1:
             found = self.take_endpoint(now)
+        elif self.kept_to >= 0:
+            found = self.acquire_kept(now, False)
         elif self.wanted:
             found = self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, False)
         else:
@@ -153,6 +160,8 @@ cdef class Exchange(Http1Call):
     cdef int take_endpoint(self, uint64_t now) noexcept:
         if self.bound != -1:
             return self.pool.acquire_bound(self.bound, now) if self.bound >= 0 else TAKEN_NOBODY
+        if self.kept_to >= 0:
+            return self.acquire_kept(now, True)
         if self.wanted:
             return self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, True)
         return self.pool.acquire_next(now, self.key, self.last_endpoint)
@@ -170,6 +179,9 @@ cdef class Exchange(Http1Call):
         self.pool = pool
         self.want_model(self.wanted_model)    # whose bit may be another there
         self.last_endpoint = -1               # an index of the old one
+        if self.kept_to >= 0:
+            self.kept_to = -1 if self.pool.cookie is None else self.pool.cookie.index_at(
+                old.endpoints.addresses[self.kept_to])
         if self.bound >= 0:
             slot = old.sequences.slots[self.bound]
             self.bound = self.pool.sequences.index_of(slot) if self.pool.sequences is not None else -1
@@ -233,6 +245,7 @@ cdef class Exchange(Http1Call):
         if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
             if found == SEQUENCE_LEAVING:
                 self.pool = self.pool.leaving
+            self.kept_to = -1                 # a cookie has no say
             self.bound = index
             self.tied = True
         elif found == SEQUENCE_UNKNOWN:
@@ -256,6 +269,45 @@ cdef class Exchange(Http1Call):
             self.pool.sequences.end(self.sequence)
         elif self.tries:
             self.pool.sequences.touch(self.sequence, self.client.poller.now)
+
+    # The pool's cookie (lb.upstream.cookie).
+
+    cdef void read_cookie(self, Scan *scan) noexcept:
+        cdef EndpointCookie cookie = self.pool.cookie
+        cdef const char *name = <const char *>cookie.name
+        cdef size_t n = <size_t>len(cookie.name)
+        cdef const char *text
+        cdef size_t size
+        cdef bint due = False
+        if not find_value(scan, KEY_COOKIE, name, n, &text, &size):
+            return
+        self.kept_to = cookie.index_of(text, size, <uint64_t>wall_ns() // SECOND_NS, &due)
+        self.cookie_due = due
+        drop_cookie(scan, name, n)
+
+    cdef int acquire_kept(self, uint64_t now, bint turn) noexcept:
+        cdef int found
+        if self.last_endpoint == self.kept_to:
+            self.kept_to = -1                 # it has failed: another is asked, and named from now on
+            self.cookie_stays = False
+        else:
+            found = self.pool.acquire_kept(self.kept_to, now, self.wanted, turn)
+            if found >= 0:
+                return found
+            self.cookie_stays = found == TAKEN_FULL
+        if self.wanted:
+            return self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, turn)
+        if turn:
+            return self.pool.acquire_next(now, self.key, self.last_endpoint)
+        return self.pool.acquire(now, self.key, self.last_endpoint)
+
+    cdef void append_cookie(self, tg_buffer *head) noexcept:
+        if self.last_endpoint < 0 or self.bound != -1 or self.grpc == SPEAKS_GRPC:
+            return                            # gRPC has no cookies
+        if self.kept_to >= 0 and (not self.cookie_due if self.last_endpoint == self.kept_to else self.cookie_stays):
+            return
+        if self.pool.cookie.append(head, self.last_endpoint, <uint64_t>wall_ns() // SECOND_NS) < 0:
+            log.error("pool %s: no memory for a cookie", self.pool.name)
 
     cdef bint succeeded(self) noexcept:
         return 200 <= self.status < 300 and self.reason == NULL
@@ -451,11 +503,13 @@ cdef class Exchange(Http1Call):
         self.listener.access.commit()
 
     cdef int append_endpoint(self, tg_buffer *head) noexcept:
-        """What the route adds to answers: what the rate limit leaves, and X-Tidegate-Endpoint when an endpoint
-        answered."""
+        """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, and
+        X-Tidegate-Endpoint when an endpoint answered."""
         cdef bytes address
         if self.route.rate is not None:
             self.route.rate.append_fields(head, &self.rate)
+        if self.pool.cookie is not None:
+            self.append_cookie(head)
         if not self.route.expose_endpoint or self.last_endpoint < 0:
             return 0
         address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
@@ -468,6 +522,8 @@ cdef class Exchange(Http1Call):
         cdef Pool pool = self.pool
         cdef const char *text
         cdef size_t n
+        if pool.cookie is not None:
+            self.read_cookie(scan)
         if pool.key_kind == KEY_NONE:
             return 0
         if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):

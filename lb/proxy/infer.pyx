@@ -161,6 +161,8 @@ cdef class InferExchange(TryingExchange):
             self.json_length = <Py_ssize_t>length
         if self.pool.key_kind == KEY_MODEL:
             self.key = hash64(<const char *>self.model, <size_t>len(self.model)) if self.model is not None else 0
+            if self.pool.cookie is not None:
+                self.read_cookie(scan)
         else:
             self.key = self.find_key(scan)
         self.move(X_REQUEST)
@@ -584,6 +586,8 @@ cdef class InferExchange(TryingExchange):
             append_text(&head, b"Content-Type: ")
             tg_buffer_append(&head, <const char *>kind, <size_t>len(kind))
             append_text(&head, b"\r\n")
+        if self.pool.cookie is not None:
+            self.append_cookie(&head)
         part.iov_base = <char *>body
         part.iov_len = <size_t>len(body)
         self.status = reply.status

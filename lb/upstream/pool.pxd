@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
+from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport PoolQueue
 from lb.upstream.sequences cimport Sequences
@@ -51,6 +52,7 @@ cdef class Pool:
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum
     cdef readonly dict models         # name as UTF-8 -> its bit, of those whose readiness is known; None: of none
+    cdef EndpointCookie cookie        # None: it gives none
     cdef Sequences sequences          # None: a sequence is as good as any request
     cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
 
@@ -65,6 +67,8 @@ cdef class Pool:
     cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept
     # The same for a request of a sequence, which only this endpoint will do for: it, or TAKEN_…
     cdef int acquire_bound(self, int index, uint64_t now) noexcept
+    # The same for one whose cookie names this endpoint: it, TAKEN_NOBODY when it serves nobody, or TAKEN_FULL.
+    cdef int acquire_kept(self, int index, uint64_t now, uint64_t wanted, bint turn) noexcept
     cdef bint crowded(self) noexcept
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept

@@ -4,6 +4,7 @@ from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.endpoints.set cimport EndpointSet
+from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
@@ -65,6 +66,8 @@ cdef class Pool:
             self.outlier = Outlier(plan.outlier, segment, plan.endpoints)
             self.outlier.series = self.series
         self.leaving = leaving
+        if plan.cookie is not None:
+            self.cookie = EndpointCookie(plan, self.endpoints)
         if plan.sequence is not None:
             self.sequences = Sequences(plan, self.endpoints, leaving.sequences if leaving is not None else None)
 
@@ -132,6 +135,18 @@ cdef class Pool:
         if self.queue is not None:
             self.endpoints.claim(index, now + CLAIM_NS)
         return TAKEN_FULL
+
+    cdef int acquire_kept(self, int index, uint64_t now, uint64_t wanted, bint turn) noexcept:
+        if not self.endpoints.keeps(index, wanted):
+            return TAKEN_NOBODY
+        if not turn and self.queue is not None and self.queue.somebody():
+            return TAKEN_FULL                 # those who wait come first
+        if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
+            return TAKEN_FULL
+        if not self.endpoints.take(index):
+            return TAKEN_FULL
+        tg_add(&self.series[index][TG_S_STARTED], 1)
+        return index
 
     cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept:
         """Another endpoint than one that keeps its requests waiting, if that is not `exclude`."""
