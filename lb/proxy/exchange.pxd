@@ -58,6 +58,7 @@ cdef class Exchange(Http1Call):
     cdef short status
     cdef short cache
     cdef short hedged                 # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
+    cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef short grpc                   # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
     cdef flag fresh                   # the next try wants a new connection
     cdef flag http10
@@ -72,7 +73,6 @@ cdef class Exchange(Http1Call):
     cdef flag cookie_stays            # the endpoint of its cookie is only full: the client keeps it
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
-    cdef int company                  # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
     cdef int kept_to                  # the endpoint that its cookie names, an index in the pool; -1 = none
     cdef uint64_t key

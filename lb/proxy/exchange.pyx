@@ -41,6 +41,7 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     SECOND_NS = 1_000_000_000
+    MOST_COMPANY = 32767              # that is told apart
 
 # Which state may follow which: a bit per follower.
 cdef int FOLLOWERS[8]
@@ -149,7 +150,7 @@ cdef class Exchange(Http1Call):
         self.tries += 1
         self.last_endpoint = endpoint
         if self.pool.policy.by_company:
-            self.company = self.pool.endpoints.running(endpoint)
+            self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)
         if self.pinned and self.sequence_start:
             self.pool.sequences.begin(self.sequence, endpoint, self.picked_at)
         self.move(X_PICKED)
