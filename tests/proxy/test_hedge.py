@@ -601,7 +601,7 @@ async def test_http2_pools_have_5xx_and_timeouts_too(site: Site) -> None:
     assert (await get(gate, "POST", b"x"))[0] == 503
     assert len(a.seen) + len(b.seen) == 3  # not repeated
     await idle(gate)
-    retry = {"on": ["timeout"], "per_try_timeout": 60_000_000}
+    retry = {"on": ["timeout"], "per_try_timeout": 600_000_000}
     gate, a, b = await retried(site, "http2", ["hang"], ["answer"], **retry)
     assert await get(gate) == (200, b"b")
     assert a.resets == [8]
