@@ -1,1 +1,38 @@
-"""Makes the modules of this folder importable in all tests below it."""
+"""Makes the modules of this folder importable in all tests below it, and installs plug-ins for some."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from lb.config import plugins
+
+
+@pytest.fixture
+def install_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`install_plugin(group, module, code, distribution=module, **entries)` installs a module as a distribution whose
+    entry points of the group are given as NAME = OBJECT."""
+    modules: list[str] = []
+
+    def install(group: str, module: str, code: str, distribution: str | None = None, **entries: str) -> None:
+        folder = tmp_path / module
+        info = folder / f"{distribution or module}-1.2.dist-info"
+        info.mkdir(parents=True)
+        (folder / f"{module}.py").write_text(textwrap.dedent(code))
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or module}\nVersion: 1.2\n")
+        lines = "".join(f"{name} = {module}:{target}\n" for name, target in entries.items())
+        (info / "entry_points.txt").write_text(f"[{group}]\n{lines}")
+        monkeypatch.syspath_prepend(str(folder))
+        modules.append(module)
+        plugins.installed.cache_clear()
+
+    plugins.installed.cache_clear()
+    yield install
+    monkeypatch.undo()
+    plugins.installed.cache_clear()
+    for module in modules:
+        sys.modules.pop(module, None)

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from lb.balancing import plugins
 from lb.balancing.client_side_weighted_round_robin import ClientSideWeightedRoundRobin
 from lb.balancing.first import First
 from lb.balancing.guard import Guard
@@ -25,14 +24,15 @@ from lb.balancing.rendezvous import Rendezvous
 from lb.balancing.ring_hash import RingHash
 from lb.balancing.round_robin import RoundRobin
 from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
-from lb.config.base import did_you_mean
 from lb.config.explain import message, where
 from lb.config.plan import PolicyPlan
+from lb.config.plugins import Family
 from lb.config.schema import Config, PolicyConfig
 from lb.config.units import FileContext
 from lb.endpoints.set import EndpointSet
 from lb.errors import ConfigError
 
+GROUP = "tidegate.policies"
 PolicyType = type[Policy]
 
 # Options come from a file: a duration without a unit is a mistake there. What has a path would start from here.
@@ -55,22 +55,13 @@ POLICIES: dict[str, PolicyType] = {
 }
 
 
-def names() -> list[str]:
-    """Every name that `type` may have."""
-    return sorted({*POLICIES, *plugins.installed()})
+def _needs_key_is_wrong(kind: PolicyType) -> str:
+    return "" if isinstance(kind.needs_key, bool) else "its needs_key is not True or False"
 
 
-def find(name: str) -> PolicyType:
-    """The policy of that name. Raises ConfigError when there is none, more than one, or a plug-in that is broken."""
-    entries = plugins.installed().get(name, ())
-    owners = [*(["Tidegate itself"] if name in POLICIES else []), *map(plugins.origin, entries)]
-    if len(owners) > 1:
-        raise ConfigError([f"there is more than one policy {name!r}: by {', by '.join(owners)}; uninstall all but one"])
-    if entries:
-        return plugins.load(entries[0])
-    if name not in POLICIES:
-        raise ConfigError([f"there is no policy {name!r}{did_you_mean(name, names())}"])
-    return POLICIES[name]
+_FAMILY = Family(GROUP, "policy", Policy, POLICIES, method="pick", options=PolicyOptions, check=_needs_key_is_wrong)
+names = _FAMILY.names
+find = _FAMILY.find
 
 
 def options_model(name: str) -> type[PolicyOptions]:
@@ -89,7 +80,7 @@ def build(plan: PolicyPlan, endpoints: EndpointSet) -> Policy:
     if problems:
         raise ConfigError(problems)
     options = kind.Options.model_validate(plan.options or {}, context=_FROM_FILE)
-    if plan.type in POLICIES:
+    if _FAMILY.is_own(plan.type):
         return kind(endpoints, options)
     try:
         return Guard(endpoints, kind(endpoints, options), plan.type)

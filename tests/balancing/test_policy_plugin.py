@@ -9,7 +9,8 @@ import pytest
 from contract import PolicyContract
 from fleet import Fleet
 
-from lb.balancing import plugins, registry
+from lb.balancing import registry
+from lb.config import plugins
 from lb.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "policy-plugin"

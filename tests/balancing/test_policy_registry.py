@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fleet import Fleet
 
-from lb.balancing import plugins, registry
+from lb.balancing import registry
 from lb.balancing.least_request import LeastRequest
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
@@ -20,28 +20,13 @@ HEAD = "from lb.balancing.options import PolicyOptions\nfrom lb.balancing.policy
 
 
 @pytest.fixture
-def install(tmp_path, monkeypatch):
+def install(install_plugin):
     """Installs a module as a distribution whose entry points are given as NAME = OBJECT."""
-    modules = []
 
     def install(module, code, distribution=None, **entries):
-        folder = tmp_path / module
-        info = folder / f"{distribution or module}-1.2.dist-info"
-        info.mkdir(parents=True)
-        (folder / f"{module}.py").write_text(HEAD + textwrap.dedent(code))
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution or module}\nVersion: 1.2\n")
-        lines = "".join(f"{name} = {module}:{target}\n" for name, target in entries.items())
-        (info / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{lines}")
-        monkeypatch.syspath_prepend(str(folder))
-        modules.append(module)
-        plugins.installed.cache_clear()
+        install_plugin(registry.GROUP, module, HEAD + textwrap.dedent(code), distribution, **entries)
 
-    plugins.installed.cache_clear()
-    yield install
-    monkeypatch.undo()
-    plugins.installed.cache_clear()
-    for module in modules:
-        sys.modules.pop(module, None)
+    return install
 
 
 def test_only_those_that_learn_are_told():

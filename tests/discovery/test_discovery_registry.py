@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
-import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +25,9 @@ Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(install_plugin: Install) -> Install:
     """Installs a module as a distribution whose entry points are given as NAME = OBJECT."""
-    modules: list[str] = []
-
-    def install(module: str, code: str, **entries: str) -> None:
-        info = tmp_path / module / f"{module}-1.2.dist-info"
-        info.mkdir(parents=True)
-        (info.parent / f"{module}.py").write_text(textwrap.dedent(code))
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.2\n")
-        lines = "".join(f"{name} = {module}:{target}\n" for name, target in entries.items())
-        (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{lines}")
-        monkeypatch.syspath_prepend(str(info.parent))
-        modules.append(module)
-        registry.installed.cache_clear()
-
-    registry.installed.cache_clear()
-    yield install
-    monkeypatch.undo()
-    registry.installed.cache_clear()
-    for module in modules:
-        sys.modules.pop(module, None)
+    return partial(install_plugin, registry.GROUP)
 
 
 def blocks(language: str) -> list[str]:
@@ -127,7 +108,7 @@ BROKEN = {
     "from lb.discovery.static import StaticSource\nfrom pydantic import BaseModel\n"
     "class Mine(StaticSource):\n    Options = BaseModel": 'its Options is not closed (extra="forbid")',
     "from lb.discovery.static import StaticSource\n"
-    "class Mine(StaticSource):\n    Options = dict": "not a pydantic model",
+    "class Mine(StaticSource):\n    Options = dict": "its Options is not a subclass of pydantic.main.BaseModel",
 }
 
 

@@ -6,32 +6,14 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon import ROOT, Daemon, environment
+from daemon import ROOT, environment
+from daemons import pytest_runtest_makereport, start
 from endpoints import Endpoint
 
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """`start(config)` gives a daemon that is ready; `start(config, ready=False)` does not wait."""
-    daemons: list[Daemon] = []
-    request.node.daemons = daemons
-
-    def make(config: dict[str, Any], ready: bool = True) -> Daemon:
-        folder = tmp_path / f"daemon{len(daemons)}"
-        folder.mkdir()
-        made = Daemon(folder, config)
-        daemons.append(made)
-        return made.wait_ready() if ready else made
-
-    yield make
-    for daemon in daemons:
-        daemon.kill()
+__all__ = ["pytest_runtest_makereport", "start"]
 
 
 @pytest.fixture
@@ -74,13 +56,3 @@ def stub() -> Iterator[Callable[[], str]]:
     for process in processes:
         process.kill()
         process.communicate()
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    outcome: Any = yield
-    report = outcome.get_result()
-    if report.failed:
-        for daemon in getattr(item, "daemons", ()):
-            report.sections.append((f"configuration {daemon.path}", daemon.path.read_text()))
-            report.sections.append((f"log {daemon.log_path}", daemon.log[-20_000:]))
