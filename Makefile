@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
+# Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.
+TEST_PROCESSES ?= 3
 
 BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
@@ -83,7 +85,8 @@ run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
 test: build $(STAMPS)/test-packages
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile tests --ignore tests/bench
+	$(BIN)/python -m pytest -q tests/bench
 
 lint: build
 	$(BIN)/ruff check .

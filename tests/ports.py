@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 from pathlib import Path
@@ -10,12 +11,15 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that nothing holds by TCP or UDP over IPv4, and that this process never gave out before.
+    """A port that nothing holds by TCP or UDP over IPv4, and that neither this process nor one beside it that runs a
+    part of the tests (pytest-xdist) ever gave out before.
 
     It lies below the range that outgoing connections take theirs from, so that none of them is met there later.
     """
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    candidates = range(10_000, lowest) if lowest > 12_000 else range(20_000, 60_000)
+    part = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    parts = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    candidates = (range(10_000, lowest) if lowest > 12_000 else range(20_000, 60_000))[part::parts]
     for port in random.sample(candidates, len(candidates)):
         if port not in _given and _is_free(port):
             _given.add(port)
