@@ -1,8 +1,8 @@
 """Round robin by weights that the endpoints' own load reports give (ORCA; gRFC A58, Envoy's policy of that name).
 
 An endpoint reports with its answers how many requests it serves in a second, how many of them fail, and how busy that
-makes it (`xds.data.orca.v3.OrcaLoadReport`; lb/proxy/load_report reads them). Its weight is what it would serve if it
-were fully busy:
+makes it (`xds.data.orca.v3.OrcaLoadReport`; lb/upstream/load_report reads them). Its weight is what it would serve if
+it were fully busy:
 
     requests/s / (utilization + errors/s / requests/s * error_utilization_penalty)
 """

@@ -1,6 +1,6 @@
 """The path of inference requests."""
 
-from lb.inference.protobuf cimport span
+from lb.core.protobuf cimport span
 
 
 cdef enum:

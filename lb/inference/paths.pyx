@@ -2,7 +2,7 @@
 
 from libc.string cimport memchr, memcmp
 from lb.inference.jsontext cimport valid_utf8
-from lb.inference.protobuf cimport span
+from lb.core.protobuf cimport span
 
 from lb.inference.errors import OipError
 

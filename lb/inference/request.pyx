@@ -17,7 +17,7 @@ from lb.core.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_dige
 from lb.core.stream cimport iovec
 from lb.inference.datatypes cimport DT_BYTES, bytes_framing_ok
 from lb.inference.memo cimport Memo
-from lb.inference.protobuf cimport WIRE_BYTES, put_varint, span, varint_size
+from lb.core.protobuf cimport WIRE_BYTES, put_varint, span, varint_size
 from lb.inference.template cimport InputSpec, OutputSpec, Template, build_template
 
 import orjson

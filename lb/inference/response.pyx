@@ -18,7 +18,7 @@ from lb.inference.answer cimport (MAX_PARAMETERS, PARAMETER_BOOL, PARAMETER_DOUB
 from lb.inference.contents cimport append_contents
 from lb.inference.datatypes cimport DT_BYTES, MAX_TENSORS, bytes_framing_ok, datatype_name, tensor_size
 from lb.inference.jsontext cimport TEXT_NOT_UTF8, append_double, append_int, append_string, append_tensor, append_uint
-from lb.inference.protobuf cimport cursor, field, next_field, span, start_cursor
+from lb.core.protobuf cimport cursor, field, next_field, span, start_cursor
 from lb.inference.request cimport InferRequest
 
 from lb.errors import UpstreamError

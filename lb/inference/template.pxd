@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.inference.protobuf cimport span
+from lb.core.protobuf cimport span
 
 
 cdef struct InputSpec:

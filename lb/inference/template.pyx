@@ -17,7 +17,7 @@ from lb.inference.datatypes cimport (DT_BYTES, DT_UNKNOWN, MAX_RANK, MAX_TENSORS
                                      element_count)
 from lb.inference.datatypes cimport tensor_size
 from lb.inference.parameters cimport append_parameter, flag, sorted_parameters
-from lb.inference.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, varint_size
+from lb.core.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, varint_size
 from lb.inference.tensors cimport pack_json
 
 from lb.inference.errors import OipError

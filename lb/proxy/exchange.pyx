@@ -24,7 +24,7 @@ from lb.core.segment cimport (
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.client cimport Client
 from lb.proxy.keys cimport drop_cookie, find_value
-from lb.proxy.load_report cimport take_report
+from lb.upstream.load_report cimport take_report
 from lb.proxy.refusal cimport SPEAKS_GRPC, Refusal, refusal
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,

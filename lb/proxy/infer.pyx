@@ -26,7 +26,7 @@ from lb.core.segment cimport (
 )
 from lb.core.stream cimport Address, iovec
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.protobuf cimport span
+from lb.core.protobuf cimport span
 from lb.inference.request cimport parse_http
 from lb.inference.response cimport InferResponse, render, store_form
 from lb.inference.status cimport http_status
@@ -34,7 +34,7 @@ from lb.proxy.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING,
     Exchange,
 )
-from lb.proxy.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
+from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.proxy.tries cimport Hedge, TryingExchange
@@ -489,7 +489,8 @@ cdef class InferExchange(TryingExchange):
     cdef void keep_report(self, InferCall call) noexcept:
         cdef tg_load load
         if self.endpoint >= 0 and read_report(REPORT_BINARY if call.report_binary else REPORT_NAMED,
-                                              tg_buffer_head(&call.report), tg_buffer_size(&call.report), &load):
+                                              tg_buffer_head(&call.report), tg_buffer_size(&call.report),
+                                              &load) and load.utilization > 0.0:
             self.pool.endpoints.set_report(self.endpoint, load.utilization, load.qps, load.eps, self.client.poller.now)
 
     cdef void answer_error(self, int grpc_status, str message) noexcept:

@@ -15,7 +15,7 @@ cdef class GrpcCall(Http2Call):
     cdef size_t message_size
     # The answer's message; cleared by the next start, freed with the call.
     cdef tg_buffer reply
-    # The last load report of the answer (lb/proxy/load_report reads it), empty without one.
+    # The last load report of the answer (lb/upstream/load_report reads it), empty without one.
     cdef tg_buffer report
     cdef bint report_binary
 

@@ -241,6 +241,9 @@ def load_reports() -> list[bytes]:
     def double(number: int, value: float) -> bytes:
         return bytes([number << 3 | 1]) + struct.pack("<d", value)
 
+    def metric(name: bytes, value: float) -> bytes:
+        return b"\x42" + bytes([len(name) + 11]) + b"\x0a" + bytes([len(name)]) + name + double(2, value)
+
     message = double(1, 0.3) + b"\x18\x0a" + double(6, 12.5) + double(7, 0.5) + double(9, 0.75)
     named = b"\x42\x0c\x0a\x01k" + double(2, 1.0)[:9]
     found = [message, message + named, double(1, math.nan), double(9, -1.0), double(6, math.inf), message[:-3]]
@@ -252,6 +255,10 @@ def load_reports() -> list[bytes]:
         b"JSON [1]",
         b"TEXT cpu_utilization",
         b"TEXT application_utilization=nan",
+        base64.b64encode(double(9, 0.5) + metric(b"rif", 3.0) + metric(b"latency_ms", 4.5)),
+        base64.b64encode(metric(b"rif", -1.0) + metric(b"rif", math.nan)),
+        b"TEXT named_metrics.rif=3, named_metrics.latency_ms = +4.5e0",
+        b'JSON {"named_metrics": {"rif": 3, "latency_ms": "4.5"}}',
     ]
 
 

@@ -21,7 +21,8 @@ from lb.errors import TidegateError
 from lb.inference.errors import OipError
 from lb.inference.request import parse as parse_inference
 from lb.inference.response import render_bytes
-from lb.proxy import forwarded, grpc_web, load_report
+from lb.proxy import forwarded, grpc_web
+from lb.upstream import load_report
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 Target = Callable[[bytes], None]
@@ -261,11 +262,12 @@ def load_reports(data: bytes) -> None:
     for name in (b"endpoint-load-metrics", b"Endpoint-Load-Metrics-Bin"):
         found = load_report.parse(name, data)
         if found is not None:
-            utilization, qps, eps = found
             assert len(data) <= 4096
-            assert 0 < utilization <= 1e18
-            assert 0 <= qps <= 1e18
-            assert 0 <= eps <= 1e18
+            for number in found[:3]:
+                assert 0 <= number <= 1e18
+            for number in found[3:]:
+                assert number == -1 or 0 <= number <= 1e18
+            assert found.utilization > 0 or found.rif >= 0
     # The message itself, whatever it is.
     load_report.parse(b"endpoint-load-metrics-bin", base64.b64encode(data))
 

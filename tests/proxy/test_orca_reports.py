@@ -13,7 +13,7 @@ from oip_site import OIP, ModelServer, ask, echo, plain
 from test_grpc import Service, channel_to
 
 from lb.config.plan import PolicyPlan
-from lb.proxy import load_report
+from lb.upstream import load_report
 
 POLICY = {"policy": PolicyPlan("client_side_weighted_round_robin", options={"blackout_period": "0s"})}
 
@@ -55,7 +55,40 @@ FULL = message(0.25, 120.5, 2, 0.75)
     ],
 )
 def test_reports(name, value, expected):
-    assert load_report.parse(name, value) == pytest.approx(expected)
+    assert load_report.parse(name, value)[:3] == pytest.approx(expected)
+
+
+def metric(name: bytes, value: float) -> bytes:
+    """An entry of the map `named_metrics`."""
+    entry = b"\n" + bytes([len(name)]) + name + b"\x11" + struct.pack("<d", value)
+    return b"\x42" + bytes([len(entry)]) + entry
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rif", "latency"),
+    [
+        (BINARY, binary(FULL), -1, -1),
+        (BINARY, binary(FULL + metric(b"rif", 12) + metric(b"latency_ms", 7.5)), 12, 7.5),
+        (BINARY, binary(metric(b"rif", 3)), 3, -1),  # without a utilization
+        (BINARY, binary(metric(b"rif", 0) + metric(b"k", -5) + metric(b"latency_ms.", 2)), 0, -1),
+        (BINARY, binary(metric(b"rif", 3) + b"\x42\x05\n\x03rif"), 0, -1),  # the last of a name, with its default
+        (NAME, b"TEXT rif=1, named_metrics.rif=4, named_metrics.latency_ms = 1e1", 4, 10),
+        (NAME, b"TEXT named_metrics.rif=+.5e1,named_metrics.rifs=9", 5, -1),
+        (NAME, b'JSON {"named_metrics": {"rif": 4, "latency_ms": 2.5, "k": "x"}}', 4, 2.5),
+        (NAME, b'JSON {"namedMetrics": {"rif": 6}}', 6, -1),
+        (NAME, b'JSON {"cpuUtilization": 0.5, "namedMetrics": []}', -1, -1),
+    ],
+)
+def test_what_probes_ask_for(name: bytes, value: bytes, rif: float, latency: float) -> None:
+    found = load_report.parse(name, value)
+    assert found is not None
+    assert (found.rif, found.latency_ms) == (rif, latency)
+
+
+def test_requests_in_flight_alone_are_no_utilization() -> None:
+    found = load_report.parse(NAME, b"TEXT named_metrics.rif=4")
+    assert found is not None
+    assert found.utilization == 0
 
 
 @pytest.mark.parametrize(
@@ -87,6 +120,18 @@ def test_reports(name, value, expected):
         (BINARY, binary(message(1, -5))),
         (BINARY, binary(FULL + b"\x08" + b"\xff" * 11)),  # a number without end
         (BINARY, b"="),
+        (BINARY, b"AA-A"),
+        (BINARY, b"AAAAA"),
+        (BINARY, b" , "),
+        (BINARY, binary(FULL + b"\x42\x02\n\x09")),  # a metric that is cut off
+        (BINARY, binary(metric(b"rif", float("nan")))),
+        (NAME, b"TEXT named_metrics.rif=-1"),
+        (NAME, b"TEXT cpu_utilization=0x1"),
+        (NAME, b"TEXT cpu_utilization=1_0"),
+        (NAME, b"TEXT cpu_utilization=1e999"),
+        (NAME, b"TEXT cpu_utilization=" + b"1" * 100),
+        (NAME, b"TEXT cpu_utilization=1 2"),
+        (NAME, b"TEXT cpu_utilization=1\x00"),
     ],
 )
 def test_no_reports(name, value):
