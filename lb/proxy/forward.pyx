@@ -192,6 +192,8 @@ cdef class ForwardExchange(TryingExchange):
                 self.start_try(False)
         elif not self.upstream.connecting:
             self.send_request()
+        elif last and self.route.hedge is not None:
+            self.watch()
         if self.state < X_DONE and not self.request_complete:
             if self.upstream is None or self.upstream.connecting:
                 # Not connected: what was read stays, but no more than that.
@@ -253,6 +255,8 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:
         self.upstream = upstream
+        if self.route.hedge is not None and self.request_complete:
+            self.watch()                      # a connect may hang as well as an answer
 
     cdef void on_connected(self, Http1Upstream upstream) noexcept:
         self.upstream = upstream

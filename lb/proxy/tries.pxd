@@ -27,7 +27,8 @@ cdef class TryingExchange(Exchange):
     cdef Hedge hedge
     cdef uint64_t wait                # before the retry that was granted, ns
     cdef long pushback                # of the last answer, ms, or PUSHBACK_…
-    cdef uint64_t waits_since         # when the request was sent to the first endpoint, where there may be a hedge
+    # When the request was sent to the first endpoint, or its connect began, where there may be a hedge.
+    cdef uint64_t waits_since
 
     # For the subclasses.
     # All of the request is here, and may be sent once more whatever became of the first time.
@@ -49,7 +50,7 @@ cdef class TryingExchange(Exchange):
     # False: it has to do.
     cdef bint try_again(self, int kind, int status) noexcept
 
-    # The request is sent: there may be a hedge from now on.
+    # The request is sent, or is only waiting for its connection: there may be a hedge from now on.
     cdef void watch(self) noexcept
     cdef void start_hedge(self) noexcept
     # The answer of the exchange's own try begins.

@@ -2,7 +2,7 @@
 
     retry_granted    a try failed: do the rules, the deadline and the budget allow another
     next_try         after a pause, in which the exchange has no endpoint and no place in a queue
-    watch            the request is sent: an alarm for its hedge
+    watch            the request is sent, or could be if there were a connection: an alarm for its hedge
     start_hedge      the answer is late: another endpoint gets the request, too
     own_answer       the first try's answer begins: the hedge is cancelled
     hedge_answer     the hedge's does: the first try is cancelled, and the hedge becomes the exchange's own
@@ -14,7 +14,7 @@ from lb.core.segment cimport (
     TG_S_RESPONSE_ERRORS, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
 from lb.proxy.exchange cimport (
-    HEDGE_LOST, HEDGE_WON, X_BACKOFF, X_WAITING, Exchange, count_answer,
+    HEDGE_LOST, HEDGE_WON, X_BACKOFF, X_PICKED, X_WAITING, Exchange, count_answer,
 )
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
@@ -149,7 +149,7 @@ cdef class TryingExchange(Exchange):
         cdef uint64_t now = self.client.poller.now
         cdef uint64_t delay
         if self.hedge is not None:
-            self.drop_hedge()                 # of a try that has failed: it had not begun
+            return                            # since the connect began
         self.waits_since = 0
         if self.hedged:
             return
@@ -169,7 +169,9 @@ cdef class TryingExchange(Exchange):
         cdef Hedge hedge = self.hedge
         cdef uint64_t now = self.client.poller.now
         cdef int found
-        if hedge is None or hedge.endpoint >= 0 or self.state != X_WAITING or self.endpoint < 0:
+        if hedge is None or hedge.endpoint >= 0 or self.endpoint < 0:
+            return
+        if self.state != X_WAITING and self.state != X_PICKED:
             return
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
@@ -248,6 +250,8 @@ cdef class TryingExchange(Exchange):
         self.picked_at = hedge.picked_at
         self.company = 0                      # unknown: nobody counted them when the hedge began
         self.adopt(hedge)
+        if self.state == X_PICKED:
+            self.move(X_WAITING)              # the first try had no connection yet
         self.arm_wait()
         return True
 
