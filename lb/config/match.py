@@ -26,7 +26,13 @@ from lb.config.template import Template
 METHODS = frozenset((
     "ACL", "BIND", "CHECKOUT", "CONNECT", "COPY", "DELETE", "GET", "HEAD", "LINK", "LOCK", "M-SEARCH", "MERGE",
     "MKACTIVITY", "MKCALENDAR", "MKCOL", "MOVE", "NOTIFY", "OPTIONS", "PATCH", "POST", "PROPFIND", "PROPPATCH", "PURGE",
-    "PUT", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK", "UNSUBSCRIBE",
+    "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK",
+    "UNSUBSCRIBE",
+))
+# The others that IANA has registered; clients can use them over HTTP/2.
+REGISTERED = frozenset((
+    "BASELINE-CONTROL", "CHECKIN", "LABEL", "MKREDIRECTREF", "MKWORKSPACE", "ORDERPATCH", "UNCHECKOUT", "UPDATE",
+    "UPDATEREDIRECTREF", "VERSION-CONTROL",
 ))
 # fmt: on
 
@@ -139,12 +145,18 @@ class ModelMatch(Model):
         return self
 
 
-def _methods(values: list[str]) -> list[str]:
-    names = [value.upper() for value in values]
-    for name in names:
-        if name not in METHODS:
-            raise problem("method", f"{name!r} is not a method of HTTP" + did_you_mean(name, METHODS))
-    return names
+def _method(value: str) -> str:
+    """Any token is a method, but one that is nearly a known one is more likely a slip."""
+    name = value.upper()
+    if name in METHODS or name in REGISTERED:
+        return name
+    near = did_you_mean(name, METHODS | REGISTERED)
+    if near or name == "PRI":
+        raise problem("method", f"{value!r} is not a method of HTTP{near}")
+    return value
+
+
+Method = Annotated[Token, AfterValidator(_method)]
 
 
 class MatchConfig(Model):
@@ -163,14 +175,14 @@ class MatchConfig(Model):
     """gRPC method that is called. Instead of `path`."""
     method: (
         Annotated[
-            list[str],
+            list[Method],
             Field(min_length=1),
             BeforeValidator(_listed, json_schema_input_type=str | list[str]),
-            AfterValidator(_methods),
         ]
         | None
     ) = None
-    """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Default: any."""
+    """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Any token will do, in the letters that clients
+    use for it; those that HTTP/1.1 does not know come over HTTP/2 only. Default: any."""
     headers: Annotated[dict[Token, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Headers, by name: plain text for the whole value, or a mapping. Of several lines with that name one has to
     match."""

@@ -60,6 +60,8 @@ cdef enum:
     H_GRPC_STATUS
 
 cdef enum:
+    # A method that llhttp has no number for: what HTTP/2 may send and HTTP/1.1 cannot. Fits a set of 64 bits.
+    M_OTHER = 63
     MAX_FIELDS = 1024                 # hard limit of a scan; the configuration allows listeners 1000
     MAX_SPANS = 64
     MAX_TRAILERS = 64
@@ -91,7 +93,9 @@ cdef struct Trailers:
 cdef struct Scan:
     # The head: valid when `head` is set, for as long as the bytes given to execute are.
     int version                       # of HTTP, times ten
-    int method                        # llhttp's number
+    int method                        # llhttp's number, or M_OTHER
+    const char *method_text           # where it is M_OTHER
+    uint32_t method_length
     int status
     bint has_length
     bint chunked
@@ -153,7 +157,8 @@ cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil
 cdef void classify_trailer(Field *field) noexcept nogil
 # "Name: value\r\n" of each trailer that is passed on. 0 or -1.
 cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil
-# llhttp's number of a method, -1 = not one that HTTP/1.1 knows.
+# The number of a method: llhttp's, M_OTHER = it has none, -1 = no request may have it (RFC 9113 section 3.4), or not a
+# token at all (RFC 9110 section 9.1).
 cdef int method_number(const char *name, size_t n) noexcept nogil
 
 cdef Parser new_request_parser()
@@ -164,7 +169,9 @@ cdef int append_number(tg_buffer *out, uint64_t value) noexcept nogil
 cdef int append_chunk_size(tg_buffer *out, uint64_t value) noexcept nogil
 # "Name: value\r\n" of every field that is passed on. 0 or -1.
 cdef int append_fields(tg_buffer *out, const Scan *scan, uint64_t skip) noexcept nogil
-cdef const char *method_name(int method) noexcept
+cdef const char *method_name(int method) noexcept        # not of M_OTHER
+# The name of a request's method, which may be another than its scan has, and its length.
+cdef const char *method_text(const Scan *scan, int method, size_t *n) noexcept
 # A decimal number without sign: -1 when it is not one, or too large.
 cdef int64_t parse_decimal(const char *text, size_t n) noexcept nogil
 # Marks the fields that the Connection field names as hop-by-hop (RFC 9110 section 7.6.1).

@@ -72,7 +72,9 @@ cdef extern from "<time.h>" nogil:
     size_t strftime(char *into, size_t room, const char *form, const tm *parts)
 
 cdef enum:
-    METHODS = 35                      # llhttp's numbers from here on are not HTTP's (RTSP)
+    METHODS = 35                      # llhttp's numbers from here on are not HTTP's (RTSP), but for:
+    M_QUERY = 46
+    M_PRI = 34                        # no method, but how HTTP/2 begins
 
 cdef Scan SCAN
 cdef llhttp_settings_t SETTINGS
@@ -309,11 +311,22 @@ cdef int method_number(const char *name, size_t n) noexcept nogil:
         return 3
     if n == 3 and memcmp(name, b"GET", 3) == 0:
         return 1
+    if n == 5 and memcmp(name, b"QUERY", 5) == 0:
+        return M_QUERY
     for i in range(METHODS):
         known = llhttp_method_name(i)
         if strlen(known) == n and memcmp(known, name, n) == 0:
-            return i
-    return -1
+            return i if i != M_PRI else -1
+    for i in range(<int>n):
+        if not is_token_octet(<unsigned char>name[i]):
+            return -1
+    return M_OTHER if n else -1
+
+
+cdef bint is_token_octet(unsigned char c) noexcept nogil:
+    """tchar of RFC 9110 section 5.6.2."""
+    return (48 <= c <= 57 or 65 <= (c & 0xDF) <= 90
+            or (33 <= c <= 126 and memchr(b"!#$%&'*+-.^_`|~", c, 15) != NULL))
 
 
 cdef class Parser:
@@ -407,6 +420,16 @@ cdef Parser new_response_parser():
 
 cdef const char *method_name(int method) noexcept:
     return llhttp_method_name(method)
+
+
+cdef const char *method_text(const Scan *scan, int method, size_t *n) noexcept:
+    cdef const char *name
+    if method == M_OTHER:
+        n[0] = scan.method_length
+        return scan.method_text
+    name = llhttp_method_name(method)
+    n[0] = strlen(name)
+    return name
 
 
 cdef int append_text(tg_buffer *out, const char *text) noexcept nogil:

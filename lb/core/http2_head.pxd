@@ -10,7 +10,7 @@ cdef enum:
     HEAD_OK = 0
     HEAD_TOO_MANY = -1                # more fields than scan.max_fields
     HEAD_MALFORMED = -2               # pseudo-header fields missing, or at odds with each other
-    HEAD_METHOD = -3                  # a method that HTTP/1.1 does not know
+    HEAD_METHOD = -3                  # a method that no request may have, or that is not served
     HEAD_NO_MEMORY = -4
 
     FIELDS_MAX = 1100                 # a head's most fields, with what is added to it

@@ -99,6 +99,8 @@ cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept:
             if is_name(&field, b":method", 7):
                 has_method = True
                 scan.method = method_number(field.value, field.value_size)
+                scan.method_text = field.value
+                scan.method_length = field.value_size
             elif is_name(&field, b":path", 5):
                 has_path = True
                 scan.target = field.value

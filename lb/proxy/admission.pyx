@@ -1,7 +1,8 @@
 """From a request's head to its exchange: see admission.pxd."""
 
+from libc.stdint cimport uint32_t
 from lb.core.buffer cimport tg_buffer_append
-from lb.core.http1 cimport H_EXPECT, Scan, has_token
+from lb.core.http1 cimport H_EXPECT, M_OTHER, Scan, has_token
 from lb.core.poller cimport Poller
 from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.actions cimport admit as apply_actions
@@ -85,8 +86,10 @@ cdef class Intake:
             self.poller.arm(exchange, exchange.expires)
         if exchange.recorded():
             tg_buffer_append(&exchange.target, host, host_length)
-            exchange.host_length = host_length
+            exchange.host_length = <uint32_t>host_length
             tg_buffer_append(&exchange.target, scan.target, scan.target_length)
+            if method == M_OTHER and tg_buffer_append(&exchange.target, scan.method_text, scan.method_length) == 0:
+                exchange.method_length = scan.method_length
         self.busy += 1
         return exchange
 

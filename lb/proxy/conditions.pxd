@@ -14,7 +14,7 @@ cdef struct tg_facts:                 # what of a request routes look at
     size_t path_length
     const char *query                 # behind the "?"; NULL = none
     size_t query_length
-    int method                        # llhttp's number
+    int method                        # llhttp's number, or M_OTHER
     const char *ip                    # text of the client's address
     size_t ip_length                  # 0 = it has none (a Unix socket)
     # Inner state: the address as 16 bytes, IPv4 as ::ffff:a.b.c.d; made when the first condition asks.

@@ -1,6 +1,6 @@
 """One request with its answer, from the route to the record. `docs/life-of-a-request.md` tells the same in words."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buckets cimport tg_verdict
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Field, Scan
@@ -86,8 +86,9 @@ cdef class Exchange(Http1Call):
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
     cdef const char *reason           # why it ended other than well
-    cdef tg_buffer target             # host and target, kept for the access log only
-    cdef size_t host_length           # of it, the host's part
+    cdef tg_buffer target             # host, target, and a method without number, kept for the access log only
+    cdef uint32_t host_length         # of it, the host's part
+    cdef uint32_t method_length       # of it, the method's, at the end
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
 

@@ -12,9 +12,11 @@ import logging
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset, strlen
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail,
+)
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport Field, Scan, append_number, append_text, method_name
+from lb.core.http1 cimport M_OTHER, Field, Scan, append_number, append_text, method_name
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
@@ -486,13 +488,16 @@ cdef class Exchange(Http1Call):
             memcpy(record.parent_id, self.ids.trace.parent_id, sizeof(record.parent_id))
             record.trace_flags = self.ids.trace.flags
             set_text(record, A_REQUEST_ID, self.ids.request_id, self.ids.request_id_length)
-        method = method_name(self.method)
-        set_text(record, A_METHOD, method, strlen(method))
+        if self.method == M_OTHER:
+            set_text(record, A_METHOD, tg_buffer_tail(&self.target) - self.method_length, self.method_length)
+        else:
+            method = method_name(self.method)
+            set_text(record, A_METHOD, method, strlen(method))
         source = self.source(&n)
         set_text(record, A_CLIENT, source, n)
         set_text(record, A_HOST, tg_buffer_head(&self.target), self.host_length)
         set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length,
-                 tg_buffer_size(&self.target) - self.host_length)
+                 tg_buffer_size(&self.target) - self.host_length - self.method_length)
         set_object(record, A_LISTENER, self.listener.name)
         set_object(record, A_ROUTE, self.route.name)
         if self.pool is not None:             # the route's own answer has none

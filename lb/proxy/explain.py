@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from lb.balancing.explained import Explained
+from lb.config.match import METHODS
 from lb.config.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
 from lb.core.hashing import hash64_bytes
 from lb.errors import ClientError
@@ -32,8 +33,8 @@ class Described:
     key: str | None = None  # instead of what the pool's `key` finds
 
     def text(self, target: bytes) -> bytes:
-        """The request's head as HTTP/1.1."""
-        lines = [f"{self.method} ".encode() + target + b" HTTP/1.1"]
+        """The request's head as HTTP/1.1, with GET for a method that only HTTP/2 has."""
+        lines = [f"{self.method if self.method in METHODS else 'GET'} ".encode() + target + b" HTTP/1.1"]
         fields = [("Host", self.host or "localhost"), *((n, v) for n, v in self.headers if n.lower() != "host")]
         lines += [f"{name}: {value}".encode() for name, value in fields]
         return b"\r\n".join(lines) + b"\r\n\r\n"
@@ -100,7 +101,8 @@ def _route(tables: Tables, listener: ListenerPlan, asked: Described, source: str
     try:
         text = Described(method=asked.method, host=host, headers=asked.headers, source=source).text(target)
         model = asked.model.encode() or None
-        found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model)
+        other = None if asked.method in METHODS else asked.method.encode()
+        found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model, other)
     except ValueError as error:
         raise ClientError(f"no request: {error}") from None
     if found is None:

@@ -8,13 +8,13 @@ import base64
 import os
 
 from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memset, strlen
+from libc.string cimport memset
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http1 cimport (
     H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, append_chunk_size, append_fields, append_text,
-    append_trailers, has_token, mark_hop_by_hop, method_name, plainly_chunked,
+    append_trailers, has_token, mark_hop_by_hop, method_text, plainly_chunked,
 )
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
@@ -84,11 +84,12 @@ cdef class ForwardExchange(TryingExchange):
             self.start_try(False)
 
     cdef int build_head(self, Scan *scan) noexcept:
-        cdef const char *method = method_name(self.method)
+        cdef size_t n
+        cdef const char *method = method_text(scan, self.method, &n)
         cdef uint64_t skip = <uint64_t>1 << H_EXPECT
         cdef tg_hop hop
         cdef bytes name
-        tg_buffer_append(&self.request, method, strlen(method))
+        tg_buffer_append(&self.request, method, n)
         tg_buffer_append(&self.request, b" ", 1)
         tg_buffer_append(&self.request, scan.target, scan.target_length)
         append_text(&self.request, b" HTTP/1.1\r\n")

@@ -6,13 +6,13 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memcmp, memset, strlen
+from libc.string cimport memcmp, memset
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http1 cimport (
     H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop,
-    method_name, worker_scan,
+    method_text, worker_scan,
 )
 from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
@@ -225,7 +225,8 @@ cdef class Http2Exchange(TryingExchange):
 
     cdef int build_fields(self, Scan *scan) noexcept:
         cdef tg_buffer *block = &self.call.fields
-        cdef const char *method = method_name(self.method)
+        cdef size_t method_length
+        cdef const char *method = method_text(scan, self.method, &method_length)
         cdef tg_hop hop
         cdef tg_hop_cache *cache = NULL
         cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
@@ -246,7 +247,7 @@ cdef class Http2Exchange(TryingExchange):
                                                self.client.scheme(), scan.version, &hop)
         if self.route.new_host is not None:   # after X-Forwarded-Host, which says what the client asked for
             failed |= replace_host(scan, self.route.new_host)
-        failed |= block_add(block, b":method", 7, method, strlen(method))
+        failed |= block_add(block, b":method", 7, method, method_length)
         failed |= block_add(block, b":path", 5, scan.target, scan.target_length)
         if scan.first[H_HOST] >= 0:
             field = &scan.fields[scan.first[H_HOST]]

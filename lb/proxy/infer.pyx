@@ -18,7 +18,7 @@ from lb.core.buffer cimport (
 )
 from lb.core.hashing cimport hash64
 from lb.core.http1 cimport (
-    H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, append_number, append_text, method_name, parse_decimal,
+    H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, append_number, append_text, method_text, parse_decimal,
 )
 from lb.core.poller cimport Poller
 from lb.core.segment cimport (
@@ -134,6 +134,8 @@ cdef class InferExchange(TryingExchange):
         cdef Field *field
         cdef int64_t length
         cdef uint64_t expected
+        cdef const char *verb
+        cdef size_t verb_length
         cdef int matched = NO_MATCH
         if self.method == M_POST:
             matched = match_infer(scan.target, path_length, &model, &version)
@@ -148,7 +150,8 @@ cdef class InferExchange(TryingExchange):
                 self.want_model(self.model)
         else:
             self.path = scan.target[:path_length]
-            self.verb = method_name(self.method)
+            verb = method_text(scan, self.method, &verb_length)
+            self.verb = verb[:verb_length]
         if scan.first[H_CONTENT_ENCODING] >= 0:
             field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
             self.encoding = field.value[:field.value_length].lower()

@@ -41,7 +41,8 @@ cdef class Route:
     cdef readonly int priority               # in its pool's queue: 0 goes first
     cdef readonly bint expose_endpoint
     cdef readonly RateLimit rate      # None = as often as they like
-    cdef uint64_t methods             # set of llhttp methods; 0 = any
+    cdef uint64_t methods             # set of llhttp methods, and M_OTHER where there are others; 0 = any
+    cdef frozenset other_methods      # names, as bytes
     cdef tuple conditions             # of Condition; None = none
     cdef tuple host_place             # where a table puts it
     cdef tuple path_places
@@ -61,6 +62,8 @@ cdef class Route:
     cdef bint timed                   # it has waits of its own
 
     cdef bint holds(self, tg_facts *facts) noexcept
+    # Whether a set of methods, which the route has, has the request's.
+    cdef bint takes_method(self, const tg_facts *facts) noexcept
     cdef bint stands_on(self, set pools)
     # The pool that is to answer: the only one, or the one that the split chooses.
     cdef Pool choose(self, tg_facts *facts)

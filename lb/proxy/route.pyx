@@ -5,11 +5,11 @@ for each path its routes in the order of the configuration. The plan carries the
 smaller, and has to be made of live routes anyway.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.buckets cimport Buckets
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport H_HOST, MAX_FIELDS, Parser, Scan, method_name, new_request_parser, worker_scan
+from lb.core.http1 cimport H_HOST, M_OTHER, MAX_FIELDS, Parser, Scan, method_number, new_request_parser, worker_scan
 from lb.core.regex cimport Regex
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
 from lb.core.textmap cimport TEXT_ABSENT, TextMap
@@ -29,9 +29,6 @@ from lb.config.template import Template
 cdef enum:
     STEP = 64                         # routes, in one step of what goes in steps
     HOST_ROOM = 256                   # longer ones are no names (RFC 1035 section 2.3.4); only expressions see them
-
-# llhttp numbers its methods from 0; those above 34 are not HTTP (RTSP).
-cdef dict METHODS = {method_name(i).decode(): i for i in range(35)}
 
 cdef tg_buffer model_path
 
@@ -74,9 +71,13 @@ cdef class Route:
         if plan.rate_limit is not None:
             self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
         for method in plan.methods:
-            if method not in METHODS:
+            name = method.encode("ascii")
+            number = method_number(<const char *>name, <size_t>len(name))
+            if number < 0:
                 raise ValueError(f"not an HTTP method: {method}")
-            self.methods |= <uint64_t>1 << <int>METHODS[method]
+            self.methods |= <uint64_t>1 << number
+        if self.methods >> M_OTHER & 1:
+            self.other_methods = frozenset(method.encode("ascii") for method in plan.methods)
         if plan.conditions:
             self.conditions = tuple([Condition(condition) for condition in plan.conditions])
         self.host_place = host_of(plan)
@@ -116,6 +117,12 @@ cdef class Route:
                 if not (<Condition>self.conditions[i]).holds(facts):
                     return False
         return True
+
+    cdef bint takes_method(self, const tg_facts *facts) noexcept:
+        if not (self.methods >> facts.method) & 1:
+            return False
+        return (facts.method != M_OTHER
+                or facts.scan.method_text[:facts.scan.method_length] in self.other_methods)
 
     cdef bint stands_on(self, set pools):
         """Whether `pools` has all that it sends requests to."""
@@ -249,7 +256,7 @@ cdef class RouteTable:
         cdef Route route
         for i in range(len(routes)):
             route = <Route>routes[i]
-            if route.methods and not (route.methods >> facts.method) & 1:
+            if route.methods and not route.takes_method(facts):
                 if not other_method[0] and route.holds(facts):
                     other_method[0] = True
             elif route.conditions is None or route.holds(facts):
@@ -287,10 +294,10 @@ cdef class RouteTable:
     def __len__(self):
         return self.size
 
-    def lookup(self, bytes request not None, bytes ip=b"", bytes model=None):
+    def lookup(self, bytes request not None, bytes ip=b"", bytes model=None, bytes method=None):
         """The route of a request, given as HTTP/1.1 from a client at `ip`, or None; and whether only its method was
-        wrong. `model` is one that its body names. For tests and tools: Host has no port. Raises ValueError for what is
-        no request."""
+        wrong. `model` is one that its body names, `method` one that HTTP/1.1 cannot say, instead of the request's. For
+        tests and tools: Host has no port. Raises ValueError for what is no request."""
         cdef Parser parser = new_request_parser()
         cdef Scan *scan = worker_scan()
         cdef tg_facts facts
@@ -300,6 +307,12 @@ cdef class RouteTable:
         scan.max_fields = MAX_FIELDS - 1
         if parser.execute(scan, <const char *>request, <size_t>len(request)) < 0 or not scan.head:
             raise ValueError("not a request with its whole head")
+        if method is not None:
+            scan.method = method_number(<const char *>method, <size_t>len(method))
+            scan.method_text = <const char *>method
+            scan.method_length = <uint32_t>len(method)
+            if scan.method < 0:
+                raise ValueError("not a method")
         if scan.first[H_HOST] >= 0:
             host = scan.fields[scan.first[H_HOST]].value
             n = scan.fields[scan.first[H_HOST]].value_length

@@ -194,6 +194,14 @@ def test_short_spellings_become_the_full_form(tmp_path: Path) -> None:
     assert config.pools["app"].endpoints[0].weight == 1
 
 
+def test_any_token_is_a_method_but_a_slip_is_told(tmp_path: Path) -> None:
+    text = MINIMAL.replace("{pool: app}", "{pool: app, match: {method: [query, version-control, Brew]}}")
+    assert load(write(tmp_path, text)).listeners["web"].routes[0].match.method == ["QUERY", "VERSION-CONTROL", "Brew"]
+    for method, said in (("DELET", "did you mean DELETE?"), ("PRI", "is not a method"), ("A B", "is not a token")):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            load(write(tmp_path, text.replace("Brew", method)))
+
+
 def test_relative_paths_start_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "token").write_text("secret\n")

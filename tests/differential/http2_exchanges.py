@@ -125,7 +125,7 @@ crumbs = st.lists(st.sampled_from([b"a=1", b"b=", b"c=x y", b"d", b'e="="', b"f=
 bodies = data | st.sampled_from([16384, 16385, 65535, 65536, 300_000]).map(lambda n: bytes(i % 253 for i in range(n)))
 messages = st.builds(Message, bodies, st.booleans(), trailers)
 interims = st.lists(st.tuples(st.sampled_from([102, 103, 103, 199]), field_lists), max_size=2).map(tuple)
-METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"PROPFIND", b"REPORT"]
+METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"PROPFIND", b"REPORT", b"QUERY"]
 
 
 @st.composite

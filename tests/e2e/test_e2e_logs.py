@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, load, request
 
@@ -75,6 +76,20 @@ async def test_lines_are_json_with_all_fields(
     ]
     assert next(line for line in rest if line["status"] == 400)["reason"] == "bad-request"
     assert next(line for line in rest if line["cache"] == "miss")["endpoint"] == model
+
+
+async def test_methods_that_only_http2_has_are_named(
+    start: Start, endpoint: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, one = tmp_path / "access.log", await endpoint("a")
+    port = start(config(str(path), one.address, "127.0.0.1:9")).port()
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+        for method in ("QUERY", "BREW", "VERSION-CONTROL", "M" * 100):
+            await client.request(method, f"http://127.0.0.1:{port}/http/a?b")
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
+    assert {(line["method"], line["target"], line["host"]) for line in lines_of(path)} == {
+        (method, "/http/a?b", "127.0.0.1") for method in ("QUERY", "BREW", "VERSION-CONTROL", "M" * 18)
+    }
 
 
 async def test_rotation_loses_no_line(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ async def test_a_cancelled_request_frees_its_slot(site: Site) -> None:
         ({"path": "/only", "method": "DELETE"}, 405),
         ({"path": "/only", "authority": "a b"}, 400),
         ({"path": "nopath"}, 400),
-        ({"path": "/only", "method": "BREW"}, 501),
+        ({"path": "/only", "method": "BREW"}, 405),
+        ({"path": "/only", "method": "PRI"}, 501),
     ],
 )
 async def test_what_is_declined(site: Site, request_of: dict[str, str], status: int) -> None:

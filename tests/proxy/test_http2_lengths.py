@@ -48,6 +48,7 @@ class Http2Endpoint:
 
     def __init__(self, answer: Sequence[tuple[list[tuple[str, str]] | bytes, bool]] = ()) -> None:
         self.answer = answer
+        self.methods: list[str] = []
         self.got: dict[int, bytes] = {}
         self.ended: list[int] = []
         self.resets: list[int] = []
@@ -65,6 +66,7 @@ class Http2Endpoint:
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
                     self.got[event.stream_id] = b""
+                    self.methods += [value.decode() for name, value in event.headers if name == b":method"]
                 elif isinstance(event, h2.events.DataReceived):
                     self.got[event.stream_id] += event.data
                 elif isinstance(event, h2.events.StreamReset):
