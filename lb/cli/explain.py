@@ -47,6 +47,10 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     yield Text(f"pool     {pool['name']}: {pool['policy']}, as worker {found['worker']} sees it")
     if pool["key"] is not None:
         yield Text(f"key      {pool['key']['value']} ({pool['key']['from']})")
+    if pool["kept"] is not None:
+        kept = pool["kept"]
+        names = f"names {kept['address']}: " if kept["address"] else ""
+        yield Text(f"kept     {kept['by']} {names}{kept['why']}")
     yield Text(f"rule     {pool['rule']}")
     yield _table(pool["endpoints"])
     choice = pool["choice"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from lb.config.base import Boolean, FilePath, Model, Token, text
-from lb.config.plan import CookiePlan, SequencePlan
+from lb.config.base import Boolean, FilePath, Integer, Model, Token, only_one, text
+from lb.config.plan import CookiePlan, LearnPlan, SequencePlan
 from lb.config.tls import Material
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
 
@@ -15,6 +16,10 @@ CookiePath = Annotated[
     str, *text(r"/[!-:<-~]{0,1023}", "is not a path for a cookie: it begins with / and has no spaces and no ';'")
 ]
 CookieDomain = Annotated[str, *text(r"\.?[A-Za-z0-9-]{1,63}(\.[A-Za-z0-9-]{1,63}){0,7}", "is not a domain")]
+
+# A quarter of a set for each session: then less than one in a hundred finds the eight places of its set taken.
+LEAST_SETS = 16384
+MOST_SETS = 1 << 20
 
 
 class SequenceConfig(Model):
@@ -59,12 +64,36 @@ class CookieConfig(Model):
     survives reloads and the death of workers and ends with the daemon."""
 
 
+class LearnConfig(Model):
+    """Sessions that the endpoints make themselves: what an answer sets is learned, and later requests that bring it go
+    to the endpoint that set it, as HAProxy's `stick store-response` with `stick match`, nginx' `sticky learn`. Exactly
+    one of `cookie` and `header`. How it works: [Stay with an endpoint](howto/affinity.md). Not for `tcp` and `udp`."""
+
+    cookie: Token | None = None
+    """Name of the application's cookie (`JSESSIONID`), which its answers set."""
+    header: Token | None = None
+    """Name of the header that holds the session's id in answers and in requests (`mcp-session-id`)."""
+    idle_timeout: Duration = Field(default=30 * MINUTE, ge=MILLISECOND)
+    """A session without a request for this long is forgotten. Not shorter than the application's own limit."""
+    max: Integer = Field(default=100_000, ge=1, le=4_000_000)
+    """How many sessions to have room for. The table is one, for all pools and workers, made at the start of the daemon
+    with twice the room that its pools ask for together, 24 bytes for each session; when a part of it is full, the
+    session there that would be forgotten first makes room for a new one, and is counted."""
+
+    @model_validator(mode="after")
+    def _one(self) -> LearnConfig:
+        only_one(self, ("cookie", "header"))
+        return self
+
+
 class AffinityConfig(Model):
     """Which requests stay with the endpoint that had the ones before. Keys that decide by themselves (a header, the
     source) are the `key` of the hashing policies."""
 
     cookie: CookieConfig | None = None
     """A cookie by which clients stay with an endpoint. Default: none."""
+    learn: LearnConfig | None = None
+    """Sessions of the application, by its own cookie or header. Not with `cookie`. Default: none."""
     sequence: SequenceConfig = SequenceConfig()
     """Sequences of inference requests. `oip` only, where it is on by default."""
 
@@ -93,3 +122,20 @@ def cookie_plan(affinity: AffinityConfig, material: Material) -> CookiePlan | No
         same_site=cookie.same_site or "",
         key=material.files[cookie.key_file].strip() if cookie.key_file is not None else b"",
     )
+
+
+def learn_plan(affinity: AffinityConfig, series: Callable[[], int]) -> LearnPlan | None:
+    """The plan of the sessions that a pool learns, None where it learns none; `series` gives them a series."""
+    learn = affinity.learn
+    if learn is None:
+        return None
+    if learn.cookie is not None:
+        return LearnPlan("cookie", learn.cookie, learn.idle_timeout, series())
+    assert learn.header is not None
+    return LearnPlan("header", learn.header.lower(), learn.idle_timeout, series())
+
+
+def session_sets(learned: Iterable[LearnConfig | None]) -> int:
+    """How many sets of eight sessions the segment has for pools that learn so many."""
+    wanted = sum(learn.max for learn in learned if learn is not None)
+    return min(max(LEAST_SETS, 1 << (-(-wanted // 4) - 1).bit_length()), MOST_SETS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -50,6 +50,13 @@ def only_one(model: BaseModel, names: tuple[str, ...]) -> None:
     if len(given) != 1:
         what = f"not {' and '.join(given)} together" if given else "none is given"
         raise problem("only_one", f"exactly one of {', '.join(names)} is needed; {what}")
+
+
+def only_for(model: BaseModel, path: str, names: tuple[str, ...], message: str) -> Iterator[tuple[str, str]]:
+    """(path, `message`) for each field of `names` that the file gives a value other than the default."""
+    for name in names:
+        if name in model.model_fields_set and getattr(model, name) != type(model).model_fields[name].default:
+            yield f"{path}.{name}", message
 
 
 @cache

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_bind
+from lb.config.affinity_checks import check_affinity
 from lb.config.agent import check_agent
-from lb.config.base import Model, did_you_mean
+from lb.config.base import did_you_mean, only_for
 from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
 from lb.config.endpoint_checks import check_endpoints
@@ -87,31 +88,31 @@ def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
 def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
     path = f"listeners.{name}"
     if listener.protocol != "tls":
-        yield from _only(listener, path, ("sni_routes",), "only for protocol tls")
+        yield from only_for(listener, path, ("sni_routes",), "only for protocol tls")
     if listener.protocol == "udp":
         yield from check_udp_listener(path, listener)
-        yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
-        yield from _only(listener, path, _STREAM_ONLY, "only for protocols http and tcp")
+        yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
+        yield from only_for(listener, path, _STREAM_ONLY, "only for protocols http and tcp")
         if listener.pool is None:
             yield f"{path}.pool", "is required for protocol udp"
         else:
             yield from _reference(config, broken, f"{path}.pool", listener.pool, "udp")
         return
-    yield from _only(listener, path, ("udp",), "only for protocol udp")
+    yield from only_for(listener, path, ("udp",), "only for protocol udp")
     if listener.protocol == "tls":
         yield from _passthrough(config, broken, path, listener)
         return
     if listener.protocol == "tcp":
         if listener.routes:
             yield f"{path}.routes", "only for protocol http; a tcp listener has one pool"
-        yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
-        yield from _only(listener, path, ("header_timeout",), "only for protocols http and tls")
+        yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
+        yield from only_for(listener, path, ("header_timeout",), "only for protocols http and tls")
         if listener.pool is None:
             yield f"{path}.pool", "is required for protocol tcp"
         else:
             yield from _reference(config, broken, f"{path}.pool", listener.pool, "tcp")
         return
-    yield from _only(listener, path, ("half_close_timeout",), "only for protocols tcp and tls")
+    yield from only_for(listener, path, ("half_close_timeout",), "only for protocols tcp and tls")
     if listener.pool is not None:
         yield f"{path}.pool", "only for protocols tcp and udp; an http listener has routes"
     if not listener.routes:
@@ -131,7 +132,7 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
 def _passthrough(config: Config, broken: Set[str], path: str, listener: ListenerConfig) -> Iterator[Found]:
     if listener.routes:
         yield f"{path}.routes", "only for protocol http; a tls listener has sni_routes"
-    yield from _only(listener, path, _HTTP_ONLY, "only for protocol http")
+    yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
     if listener.pool is not None:
         yield from _reference(config, broken, f"{path}.pool", listener.pool, "tls")
     elif not listener.sni_routes:
@@ -230,24 +231,18 @@ def _route_names(config: Config) -> Iterator[Found]:
 def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     path = f"pools.{name}"
     if pool.protocol != "tcp":
-        yield from _only(pool, path, ("send_proxy",), "only for protocol tcp")
+        yield from only_for(pool, path, ("send_proxy",), "only for protocol tcp")
     if pool.protocol != "http":
-        yield from _only(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
-    if pool.protocol != "oip":
-        yield from _only(pool.affinity, f"{path}.affinity", ("sequence",), "only for protocol oip")
-    if pool.affinity.cookie is not None:
-        if pool.protocol in ("tcp", "udp"):
-            yield f"{path}.affinity.cookie", f"not for protocol {pool.protocol}, which has no cookies"
-        if pool.affinity.cookie.same_site == "none" and not pool.affinity.cookie.secure:
-            yield f"{path}.affinity.cookie.same_site", "browsers refuse none without secure: true"
+        yield from only_for(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
+    yield from check_affinity(f"{path}.affinity", pool)
     if pool.protocol in ("tcp", "udp"):
-        yield from _only(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
+        yield from only_for(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
     if pool.protocol == "udp":
-        yield from _only(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
-        yield from _only(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
-        yield from _only(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
+        yield from only_for(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
+        yield from only_for(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
+        yield from only_for(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
     elif pool.discover is None and pool.agent is None and _unlimited(pool):
-        yield from _only(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
+        yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.serve is not None:
@@ -292,13 +287,6 @@ def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
     cache = config.cache
     if cache is not None and cache.max_object > cache.size // 4:
         yield "cache.max_object", "is more than a quarter of size"
-
-
-def _only(model: Model, path: str, names: tuple[str, ...], message: str) -> Iterator[Found]:
-    """A problem for each field of `names` that the file gives a value other than the default."""
-    for name in names:
-        if name in model.model_fields_set and getattr(model, name) != type(model).model_fields[name].default:
-            yield f"{path}.{name}", message
 
 
 def _files(config: Config) -> Iterator[Found]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from lb.config.address import HostPort, parse_address
-from lb.config.affinity import cookie_plan, sequence_plan
+from lb.config.affinity import cookie_plan, learn_plan, sequence_plan
 from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
@@ -46,8 +46,8 @@ class Allocator(Protocol):
         ...
 
     def series(self, kind: str, name: str) -> int:
-        """Index of a series of counters; `kind` is listener, route, pool (its queue) or endpoint (whose name is
-        `pool|address`), or for datagrams udp-listener or udp-endpoint."""
+        """Index of a series of counters; `kind` is listener, route, pool (its queue), sessions (of a pool) or
+        endpoint (whose name is `pool|address`), or for datagrams udp-listener or udp-endpoint."""
         ...
 
 
@@ -271,6 +271,7 @@ def _pool(
         outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,
         sequence=sequence_plan(pool.protocol, pool.affinity),
         cookie=cookie_plan(pool.affinity, material),
+        learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
     )
 
 
@@ -287,5 +288,5 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:
-    kind, name = key_of(policy.key)
-    return PolicyPlan(policy.type, kind, name, policy.options or None)
+    kind, name, *prefixes = key_of(policy.key)
+    return PolicyPlan(policy.type, kind, name, policy.options or None, *prefixes)

@@ -133,15 +133,17 @@ def _text(what: str, name: str, match: TextMatch) -> ConditionPlan:
     return ConditionPlan(what, name, "present", "", match.invert != match.absent)
 
 
-def key_of(key: KeyConfig | None) -> tuple[str, str]:
-    """Kind and name of a key, as in PolicyPlan."""
+def key_of(key: KeyConfig | None) -> tuple[str, str, int, int]:
+    """Kind and name of a key, and the prefixes of a source, as in PolicyPlan."""
     if key is None:
-        return "", ""
+        return "", "", 32, 128
     for kind in ("header", "cookie", "query"):
         value = getattr(key, kind)
         if value is not None:
-            return kind, value.lower() if kind == "header" else value
-    return ("source" if key.source else "model"), ""
+            return kind, value.lower() if kind == "header" else value, 32, 128
+    if key.source is None:
+        return "model", "", 32, 128
+    return "source", "", key.source.ipv4_prefix, key.source.ipv6_prefix
 
 
 def _split(route: RouteConfig, pools: Mapping[str, int]) -> SplitPlan:

@@ -37,6 +37,8 @@ class PolicyPlan:
     key: str = ""  # "" | header | cookie | query | source | model
     key_name: str = ""  # name of the header, cookie or query parameter
     options: dict[str, Any] | None = None
+    ipv4_prefix: int = 32  # bits of a source that count, where that is the key
+    ipv6_prefix: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,16 @@ class CookiePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnPlan:
+    """The sessions that a pool learns from its endpoints' answers."""
+
+    kind: str  # cookie | header
+    name: str  # of the cookie, or of the header in lower case
+    idle_ns: int  # a session without a request
+    series: int
+
+
+@dataclass(frozen=True, slots=True)
 class PoolPlan:
     name: str
     protocol: str  # oip | http | http2 | grpc | tcp | udp
@@ -124,6 +136,7 @@ class PoolPlan:
     models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request
     cookie: CookiePlan | None = None  # None = it gives none
+    learn: LearnPlan | None = None  # None = it learns no sessions
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
 
 

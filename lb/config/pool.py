@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.affinity import AffinityConfig
 from lb.config.agent import AgentConfig
-from lb.config.base import Address, Boolean, Integer, Model, Token, only_one
+from lb.config.base import Address, Boolean, Integer, Model, Token, only_one, problem
 from lb.config.discover import DiscoverConfig
 from lb.config.health import HealthConfig
 from lb.config.outlier import OutlierConfig
@@ -21,6 +21,24 @@ from lb.config.tls import PoolTlsConfig
 from lb.config.units import HOUR, MILLISECOND, SECOND, Duration
 
 
+class SourceKeyConfig(Model):
+    """How much of a client's address counts: HAProxy's `balance source` with `hash … ipmask`. Clients of one network
+    then have one key, however often their addresses change within it."""
+
+    ipv4_prefix: Integer = Field(default=32, ge=1, le=32)
+    """Bits of an IPv4 address, or one that is mapped into IPv6, which count: 24 for its /24 network."""
+    ipv6_prefix: Integer = Field(default=128, ge=1, le=128)
+    """Bits of an IPv6 address which count; 64 is what one subscriber has."""
+
+
+def _source(value: Any) -> Any:
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is not None and not isinstance(value, dict | SourceKeyConfig):
+        raise problem("source", "must be true, or a mapping with prefixes")
+    return value
+
+
 class KeyConfig(Model):
     """What a request is recognised by, for policies that send like requests to one endpoint. Exactly one of the
     five."""
@@ -31,8 +49,11 @@ class KeyConfig(Model):
     """Value of this cookie."""
     query: str | None = Field(default=None, min_length=1, max_length=256)
     """Value of this parameter of the query."""
-    source: Boolean = False
-    """Address of the client (`source: true`). The only key that a `tcp` or `udp` listener has."""
+    source: Annotated[
+        SourceKeyConfig | None, BeforeValidator(_source, json_schema_input_type=bool | SourceKeyConfig)
+    ] = None
+    """Address of the client (`source: true`), or its network (`source: {ipv4_prefix: 24, ipv6_prefix: 64}`). The only
+    key that a `tcp` or `udp` listener has."""
     model: Boolean = False
     """Name of the model that is asked for (`model: true`), so that each endpoint keeps few models warm. `oip`
     only."""

@@ -162,10 +162,11 @@ def _kind(hint: Any) -> str:
         return "address"
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        if model_of(hint) is not None and any(
-            getattr(a, "json_schema_input_type", None) == str | args[0] for a in args
-        ):
-            return f"text or {_kind(args[0])}"
+        model = model_of(hint)
+        if model is not None:
+            for short, words in ((str, "text"), (bool, _PLAIN[bool])):
+                if any(getattr(a, "json_schema_input_type", None) == short | model for a in args):
+                    return f"{words} or {_kind(args[0])}"
         return _kind(args[0])
     if origin in (Union, types.UnionType):
         return " or ".join(_kind(arg) for arg in args if arg is not types.NoneType)

@@ -43,6 +43,8 @@ class SplitPlan:
     shares: tuple[SharePlan, ...]
     key: str = ""  # "" | header | cookie | query | source
     key_name: str = ""
+    ipv4_prefix: int = 32  # bits of a source that count
+    ipv6_prefix: int = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,7 @@ def snapshot(master: Master) -> Snapshot:
         routes={r.name: read(r.series) for x in plan.listeners for r in x.routes},
         endpoints={(p, a): read(i) for p, a, i in _endpoints(plan)},
         queues={p.name: read(p.queue.series) for p in plan.pools if p.queue is not None},
+        sessions={p.name: read(p.learn.series) for p in plan.pools if p.learn is not None},
         datagrams=datagram_totals(plan, master.segment, master.sockets),
     )
 

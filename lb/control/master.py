@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
+from lb.config.affinity import session_sets
 from lb.config.compile import worker_count
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
@@ -33,7 +34,7 @@ from lb.control.managed import ManagedPools
 from lb.control.models import ModelReadiness
 from lb.control.publisher import Parts, Publisher
 from lb.control.registry import Registry
-from lb.control.reload import ReloadResult, decide
+from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers import ModelServers, ServerContext
 from lb.control.sockets import SocketTable
 from lb.control.steering import Steering
@@ -243,7 +244,8 @@ class Master:
         for address in self.sockets.unclaimed:
             log.warning("no listener uses the socket %s passed by the service manager", address)
         cache_size = config.cache.size if config.cache else 0
-        self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size)
+        sessions = session_sets(pool.affinity.learn for pool in config.pools.values())
+        self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions)
         cleanup.callback(self.segment.close)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.steering = Steering(self.segment, self._clock)
@@ -374,10 +376,11 @@ class Master:
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()
             return ReloadResult(False, time.time(), self._generation(), str(error), problems)
         self.certificates.started()
-        for note in decision.notes:
+        notes = (*decision.notes, *short_of_room(decision.config, self.segment.session_sets))
+        for note in notes:
             log.warning("needs a restart: %s", note)
         log.info("reloaded: plan %d", self._generation())
-        return ReloadResult(True, time.time(), self._generation(), notes=decision.notes)
+        return ReloadResult(True, time.time(), self._generation(), notes=notes)
 
     async def _tick(self) -> None:
         """Heartbeats of the workers, our own and our state to the service manager, and freed records."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lb.config.affinity import session_sets
 from lb.config.schema import Config
 
 
@@ -53,3 +54,11 @@ def decide(running: Config, wanted: Config) -> Decision:
         cache = wanted.cache.model_copy(update={"size": running.cache.size})
         config = config.model_copy(update={"cache": cache})
     return Decision(config, tuple(notes))
+
+
+def short_of_room(config: Config, sets: int) -> tuple[str, ...]:
+    """What `config` needs a restart for, when the segment has `sets` sets of learned sessions."""
+    wanted = session_sets(pool.affinity.learn for pool in config.pools.values())
+    if wanted <= sets:
+        return ()
+    return (f"affinity.learn.max: room for {4 * sets} sessions in all pools until a restart, then {4 * wanted}",)

@@ -4,14 +4,15 @@
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
-             endpoints: [{address, weight, health, admin, in_flight, max_in_flight, sequences, check, steering, models,
+             endpoints: [{address, weight, health, admin, in_flight, max_in_flight, sequences, sessions,
+                          check, steering, models,
                           report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
                           last: {ok, said, at, took}} | None}],
              leaving, panic, panics, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
-     sequences: {capacity, opened, lost, evicted},
+     sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
@@ -61,6 +62,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
         "rate_limits": _rate_limits(master),
         "sequences": _sequences(master),
+        "sessions": _sessions(master),
         "tls": master.certificates.status(),
     }
 
@@ -93,6 +95,12 @@ def _sequences(master: Master) -> dict[str, int]:
     return {"capacity": pins.capacity, "opened": pins.opened, "lost": pins.lost, "evicted": pins.evicted}
 
 
+def _sessions(master: Master) -> dict[str, int]:
+    """Of the table of learned sessions."""
+    pins = Pins(master.segment, True)
+    return {"capacity": pins.capacity, "evicted": pins.evicted}
+
+
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
     rows = []
     for listener in plan.listeners:
@@ -111,7 +119,7 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
 
 def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
-    open_ = master.publisher.open_sequences()
+    open_, learned = master.publisher.open_sequences(), Pins(master.segment, True).open(now)
     models, agents = master.models.status(), master.agents.status()
     rows = []
     for pool in plan.pools:
@@ -126,12 +134,13 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                     pool.endpoints,
                     checks.get(pool.name, {}),
                     open_,
+                    learned if pool.learn is not None else None,
                     steering["endpoints"],
                     models.get(pool.name, {}),
                     agents.get(pool.name, {}),
                     now,
                 ),
-                "leaving": _endpoints(master, pool.leaving, {}, open_, {}, {}, {}, now),
+                "leaving": _endpoints(master, pool.leaving, {}, open_, None, {}, {}, {}, now),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "queue": _queue(master, pool),
@@ -167,6 +176,7 @@ def _endpoints(
     endpoints: Sequence[EndpointPlan],
     checks: dict[str, dict[str, Any]],
     open_: dict[int, int],
+    learned: dict[int, int] | None,
     steering: dict[str, dict[str, Any]],
     models: Mapping[str, Models],
     agents: dict[str, dict[str, Any]],
@@ -181,6 +191,7 @@ def _endpoints(
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),
             "sequences": open_.get(endpoint.slot, 0),
+            "sessions": None if learned is None else learned.get(endpoint.slot, 0),  # None: its pool learns none
             "max_in_flight": endpoint.max_in_flight or None,
             "report": _report(segment, endpoint.slot, now),
             "check": checks.get(endpoint.address),

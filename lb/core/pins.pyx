@@ -52,14 +52,15 @@ cdef inline void clear(tg_pin_set *group, int way, uint64_t key) noexcept nogil:
 
 @cython.final
 cdef class Pins:
-    """The pins of `segment`. Any process may use them, the master too."""
+    """The pins of `segment` for sequences, or those for sessions. Any process may use them, the master too."""
 
-    def __init__(self, Segment segment not None):
+    def __init__(self, Segment segment not None, bint sessions=False):
         segment.check_open()
         self.segment = segment
-        self.head = <tg_pin_head *> (segment.base + segment.header.pins_offset)
+        self.head = <tg_pin_head *> (
+            segment.base + (segment.header.sessions_offset if sessions else segment.header.pins_offset))
         self.sets = <tg_pin_set *> (self.head + 1)
-        self.mask = segment.header.pin_sets - 1
+        self.mask = (segment.header.session_sets if sessions else segment.header.pin_sets) - 1
 
     def __repr__(self):
         return f"<Pins capacity={self.capacity} opened={self.opened} evicted={self.evicted}>"
@@ -68,6 +69,12 @@ cdef class Pins:
         return hash64_keyed(data, n, self.segment.header.pin_secret)
 
     cdef int find(self, uint64_t key, uint64_t now, uint64_t idle) noexcept nogil:
+        cdef int slot = self.look(key, now)
+        if slot >= 0:
+            self.touch(key, now, idle)
+        return slot
+
+    cdef int look(self, uint64_t key, uint64_t now) noexcept nogil:
         cdef tg_pin_set *group = self.sets + (key & self.mask)
         cdef int way = find_way(group, key)
         cdef uint64_t place
@@ -82,7 +89,6 @@ cdef class Pins:
             return PIN_NONE
         if tg_load32(&self.segment.endpoint(slot).generation) != <uint32_t> (place >> SLOT_BITS):
             return PIN_GONE
-        tg_store64_relaxed(&group.until[way], now + idle)
         return <int> slot
 
     cdef void put(self, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle) noexcept nogil:

@@ -7,7 +7,8 @@
  *               master's, for what dead workers had until the endpoints must have noticed
  *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/core/buckets)
- *   pins        affinity: sets of keys with the endpoint that each belongs to, written by every worker (lb/core/pins)
+ *   pins        affinity: sets of keys with the endpoint that each belongs to, written by every worker (lb/core/pins):
+ *               those of sequences, and apart from them, as they come in floods, those of learned sessions
  *   cache       the result cache; its inner layout belongs to lb/cache
  */
 #ifndef TIDEGATE_SEGMENT_H
@@ -17,7 +18,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 6u
+#define TG_LAYOUT_VERSION 7u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -43,9 +44,10 @@ typedef struct {
     uint32_t reserved;
     unsigned char bucket_secret[16]; /* keys the hash that places a bucket: nobody outside can aim at another's set */
     uint64_t pins_offset;
-    uint32_t pin_sets; /* a power of two */
-    uint32_t reserved_pins;
-    unsigned char pin_secret[16]; /* the same for pins */
+    uint32_t pin_sets;     /* a power of two */
+    uint32_t session_sets; /* another */
+    unsigned char pin_secret[16]; /* the same for pins, of both kinds */
+    uint64_t sessions_offset;
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -169,6 +171,14 @@ enum tg_series_word {
     TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
     TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
     TG_S_QUEUE_LEFT = TG_S_CACHE_COLLAPSED,
+    /* A pool that learns sessions has a series for these: requests that went where their session is known to be, those
+     * whose session is not known, sessions learned, those that moved as their endpoint could not have them, and those
+     * that their endpoint ended. */
+    TG_S_SESSION_HIT = TG_S_CACHE_HIT,
+    TG_S_SESSION_UNKNOWN = TG_S_CACHE_MISS,
+    TG_S_SESSION_LEARNED = TG_S_CACHE_STORED,
+    TG_S_SESSION_MOVED = TG_S_CACHE_COLLAPSED,
+    TG_S_SESSION_ENDED = TG_S_CACHE_BYPASS,
     /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
     TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,
     TG_S_JUDGED_FAULT = TG_S_CACHE_MISS,

@@ -59,6 +59,11 @@ cdef extern from "segment.h" nogil:
         TG_S_QUEUE_HOPELESS
         TG_S_QUEUE_SHED
         TG_S_QUEUE_LEFT
+        TG_S_SESSION_HIT
+        TG_S_SESSION_UNKNOWN
+        TG_S_SESSION_LEARNED
+        TG_S_SESSION_MOVED
+        TG_S_SESSION_ENDED
         TG_S_JUDGED_GOOD
         TG_S_JUDGED_FAULT
         TG_S_RETRIES_REFUSED
@@ -90,7 +95,9 @@ cdef extern from "segment.h" nogil:
         unsigned char bucket_secret[16]
         uint64_t pins_offset
         uint32_t pin_sets
+        uint32_t session_sets
         unsigned char pin_secret[16]
+        uint64_t sessions_offset
     enum: TG_BUCKET_WAYS
     enum: TG_PIN_WAYS
     # The words are _Atomic in C: read and write them only through lb.core.atomics.

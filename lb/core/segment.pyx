@@ -43,9 +43,9 @@ cdef inline uint64_t pages(uint64_t size) noexcept nogil:
 
 cdef void lay_out(
     tg_header *header, uint32_t workers, uint32_t endpoints, uint32_t series, uint64_t cache_size,
-    uint32_t bucket_sets, uint32_t pin_sets
+    uint32_t bucket_sets, uint32_t pin_sets, uint32_t session_sets
 ) noexcept nogil:
-    """Fill in everything that follows from the six numbers. Columns and stripes start on pages of their own."""
+    """Fill in everything that follows from the seven numbers. Columns and stripes start on pages of their own."""
     header.magic = TG_MAGIC
     header.version = TG_LAYOUT_VERSION
     header.workers = workers
@@ -60,7 +60,9 @@ cdef void lay_out(
     header.buckets_offset = header.series_offset + workers * header.series_stride
     header.pin_sets = pin_sets
     header.pins_offset = header.buckets_offset + pages(sizeof(tg_bucket_head) + bucket_sets * sizeof(tg_bucket_set))
-    header.cache_offset = header.pins_offset + pages(sizeof(tg_pin_head) + pin_sets * sizeof(tg_pin_set))
+    header.session_sets = session_sets
+    header.sessions_offset = header.pins_offset + pages(sizeof(tg_pin_head) + pin_sets * sizeof(tg_pin_set))
+    header.cache_offset = header.sessions_offset + pages(sizeof(tg_pin_head) + session_sets * sizeof(tg_pin_set))
     header.cache_size = pages(cache_size)
     header.size = header.cache_offset + header.cache_size
 
@@ -100,9 +102,10 @@ cdef class Segment:
 
     @staticmethod
     def create(workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0, bucket_sets=16384,
-               pin_sets=16384):
+               pin_sets=16384, session_sets=16384):
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
-        the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins, both powers of two.
+        the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins for sequences,
+        `session_sets` that for sessions, all powers of two.
 
         Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
         ValueError for a number out of range, StartError when the system refuses.
@@ -117,9 +120,11 @@ cdef class Segment:
             raise ValueError(f"bucket_sets must be a power of two, at most {MAX_CAPACITY}")
         if not 1 <= pin_sets <= MAX_CAPACITY or pin_sets & (pin_sets - 1):
             raise ValueError(f"pin_sets must be a power of two, at most {MAX_CAPACITY}")
+        if not 1 <= session_sets <= MAX_CAPACITY or session_sets & (session_sets - 1):
+            raise ValueError(f"session_sets must be a power of two, at most {MAX_CAPACITY}")
         cdef tg_header header
         memset(&header, 0, sizeof(header))
-        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets, pin_sets)
+        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets, pin_sets, session_sets)
         cdef bytes secret = os.urandom(32)
         memcpy(header.cache_secret, <const char *> secret, 32)
         secret = os.urandom(16)
@@ -179,12 +184,14 @@ cdef class Segment:
                 or header.bucket_sets & (header.bucket_sets - 1)
                 or not 1 <= header.pin_sets <= MAX_CAPACITY
                 or header.pin_sets & (header.pin_sets - 1)
+                or not 1 <= header.session_sets <= MAX_CAPACITY
+                or header.session_sets & (header.session_sets - 1)
             ):
                 raise TidegateError("shared segment has an impossible header")
             memcpy(&expected, header, sizeof(expected))
             lay_out(
                 &expected, header.workers, header.endpoint_capacity, header.series_capacity, header.cache_size,
-                header.bucket_sets, header.pin_sets,
+                header.bucket_sets, header.pin_sets, header.session_sets,
             )
             # Field by field: the padding of a struct is not ours to compare.
             if (
@@ -195,6 +202,7 @@ cdef class Segment:
                 or expected.series_stride != header.series_stride
                 or expected.buckets_offset != header.buckets_offset
                 or expected.pins_offset != header.pins_offset
+                or expected.sessions_offset != header.sessions_offset
                 or expected.cache_offset != header.cache_offset
                 or expected.cache_size != header.cache_size
                 or expected.size != header.size
@@ -302,6 +310,12 @@ cdef class Segment:
         """Number of sets of rate limit buckets."""
         self.check_open()
         return self.header.bucket_sets
+
+    @property
+    def session_sets(self):
+        """Number of sets of learned sessions."""
+        self.check_open()
+        return self.header.session_sets
 
     @property
     def cache_secret(self):

@@ -166,6 +166,20 @@ cdef class EndpointSet:
         self.check(i)
         return self.take(i)
 
+    def standing_weight_checked(self, i):
+        """`standing_weight` for callers in Python; IndexError when `i` is out of range."""
+        self.check(i)
+        return self.standing_weight(i)
+
+    def hindrance(self, i):
+        """Why the endpoint does not go on serving those that it has, in words; "" when it does."""
+        self.check(i)
+        if self.keeps(i, 0):
+            return ""
+        if tg_load32(&self.records[i].admin) == TG_ADMIN_MAINTENANCE:
+            return "in maintenance"
+        return "down" if tg_load32(&self.records[i].health) != TG_HEALTH_UP else "ejected for its answers"
+
     cpdef double latency(self, int i):
         """The average latency in ns that the pool's policy keeps for the endpoint; 0: nothing is known."""
         self.check(i)

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr
 from lb.core.http1 cimport Scan
 from lb.core.regex cimport Regex
+from lb.core.source_key cimport tg_prefixes
 
 
 cdef struct tg_facts:                 # what of a request routes look at
@@ -63,4 +64,4 @@ cdef inline void facts_of(tg_facts *facts, const Scan *scan, const char *host, s
 
 
 # The key by which like requests are kept together (enum of lb.upstream.pool). False: the request has none.
-cdef bint key_of(const tg_facts *facts, int kind, bytes name, uint64_t *key) noexcept
+cdef bint key_of(const tg_facts *facts, int kind, bytes name, const tg_prefixes *prefixes, uint64_t *key) noexcept

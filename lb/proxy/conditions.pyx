@@ -11,6 +11,7 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_reserve
 from lb.core.hashing cimport hash64
 from lb.core.http1 cimport H_CONTENT_TYPE, H_COOKIE, Field, Scan
 from lb.core.regex cimport Regex
+from lb.core.source_key cimport hash_source, tg_prefixes
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_QUERY, KEY_SOURCE
 
 cdef extern from "<strings.h>" nogil:
@@ -256,7 +257,7 @@ cdef bint is_grpc(const Scan *scan) noexcept nogil:
     return c == 43 or c == 59 or c == 32 or c == 45      # + ; space -
 
 
-cdef bint key_of(const tg_facts *facts, int kind, bytes name, uint64_t *key) noexcept:
+cdef bint key_of(const tg_facts *facts, int kind, bytes name, const tg_prefixes *prefixes, uint64_t *key) noexcept:
     cdef const Scan *scan = facts.scan
     cdef const Field *field
     cdef const char *wanted = <const char *>name
@@ -266,7 +267,7 @@ cdef bint key_of(const tg_facts *facts, int kind, bytes name, uint64_t *key) noe
     cdef size_t got_length = 0, value_length = 0, at = 0
     cdef int i
     if kind == KEY_SOURCE:
-        key[0] = hash64(facts.ip, facts.ip_length)
+        key[0] = hash_source(facts.ip, facts.ip_length, prefixes)
         return facts.ip_length != 0
     if kind == KEY_QUERY:
         while next_pair(facts.query, facts.query_length, 38, &at, &got, &got_length, &value, &value_length):

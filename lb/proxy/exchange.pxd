@@ -70,14 +70,14 @@ cdef class Exchange(Http1Call):
     cdef flag sequence_start
     cdef flag sequence_end
     cdef flag cookie_due              # its cookie is to be given anew
-    cdef flag cookie_stays            # the endpoint of its cookie is only full: the client keeps it
+    cdef flag cookie_stays            # the endpoint that it is kept to is only full: the client stays with that
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
-    cdef int kept_to                  # the endpoint that its cookie names, an index in the pool; -1 = none
+    cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
     cdef uint64_t key
     cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
-    cdef uint64_t sequence            # its key, where `pinned`
+    cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
     cdef uint64_t bytes_in            # of the request's body
     cdef uint64_t bytes_out           # of the answer's body
     cdef uint64_t started             # monotonic ns
@@ -124,9 +124,11 @@ cdef class Exchange(Http1Call):
     cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept
     cdef void fail_lost(self) noexcept
     cdef void leave_sequence(self) noexcept
-    # Finds the endpoint that the pool's cookie names, and takes the cookie out of the request.
+    # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned. The former is taken out
+    # of the request.
+    cdef void read_kept(self, Scan *scan) noexcept
     cdef void read_cookie(self, Scan *scan) noexcept
-    # The endpoint of its cookie, or else any (`turn`: as one whose turn it is); or TAKEN_…
+    # That endpoint, or else any (`turn`: as one whose turn it is); or TAKEN_…
     cdef int acquire_kept(self, uint64_t now, bint turn) noexcept
     # Set-Cookie, where the client has to be told of the endpoint that answers.
     cdef void append_cookie(self, tg_buffer *head) noexcept

@@ -23,11 +23,13 @@ from lb.core.segment cimport (
     TG_S_CODE_1XX, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_REJECTED, TG_S_RETRIES,
     TG_S_TIMEOUTS, tg_add, tg_bucket,
 )
+from lb.core.source_key cimport hash_source
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.client cimport Client
 from lb.proxy.keys cimport drop_cookie, find_value
 from lb.upstream.load_report cimport take_report
 from lb.proxy.refusal cimport SPEAKS_GRPC, Refusal, refusal
+from lb.proxy.session cimport read_session
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
     set_text, tg_access, wall_ns,
@@ -154,7 +156,7 @@ cdef class Exchange(Http1Call):
         if self.pool.policy.by_company:
             self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)
         if self.pinned and self.sequence_start:
-            self.pool.sequences.begin(self.sequence, endpoint, self.picked_at)
+            self.pool.sequences.begin(self.pin, endpoint, self.picked_at)
         self.move(X_PICKED)
         self.launch()
 
@@ -183,8 +185,7 @@ cdef class Exchange(Http1Call):
         self.want_model(self.wanted_model)    # whose bit may be another there
         self.last_endpoint = -1               # an index of the old one
         if self.kept_to >= 0:
-            self.kept_to = -1 if self.pool.cookie is None else self.pool.cookie.index_at(
-                old.endpoints.addresses[self.kept_to])
+            self.kept_to = self.pool.index_at(old.endpoints.addresses[self.kept_to]) if self.pool.sticky else -1
         if self.bound >= 0:
             slot = old.sequences.slots[self.bound]
             self.bound = self.pool.sequences.index_of(slot) if self.pool.sequences is not None else -1
@@ -195,6 +196,7 @@ cdef class Exchange(Http1Call):
                 self.bound = BOUND_LOST
         if self.pinned and self.pool.sequences is None:
             self.pinned = False               # they were switched off
+            self.pin = 0
 
     cdef void leave_queue(self, bint timed_out) noexcept:
         if self.queue is not None:
@@ -241,7 +243,7 @@ cdef class Exchange(Http1Call):
         cdef int index = -1
         cdef where found = self.pool.sequences.find(key, start, self.client.poller.now, &index)
         self.pinned = True
-        self.sequence = key
+        self.pin = key
         self.sequence_start = start
         self.sequence_end = end
         self.tries_left = 0
@@ -262,18 +264,24 @@ cdef class Exchange(Http1Call):
 
     cdef void fail_lost(self) noexcept:
         if self.pinned and self.bound != -1:
-            self.pool.sequences.lose(self.sequence)
+            self.pool.sequences.lose(self.pin)
         self.fail(409, b"sequence-lost", "the endpoint that has the sequence's state is gone: begin the sequence anew")
 
     cdef void leave_sequence(self) noexcept:
         """A request of it is over."""
         cdef bint well = self.succeeded()
         if self.sequence_end and well or self.sequence_start and self.tries and not well and self.status != 499:
-            self.pool.sequences.end(self.sequence)
+            self.pool.sequences.end(self.pin)
         elif self.tries:
-            self.pool.sequences.touch(self.sequence, self.client.poller.now)
+            self.pool.sequences.touch(self.pin, self.client.poller.now)
 
-    # The pool's cookie (lb.upstream.cookie).
+    # The pool's cookie (lb.upstream.cookie), or what it learned (session.pyx).
+
+    cdef void read_kept(self, Scan *scan) noexcept:
+        if self.pool.cookie is not None:
+            self.read_cookie(scan)
+        else:
+            read_session(self, scan)
 
     cdef void read_cookie(self, Scan *scan) noexcept:
         cdef EndpointCookie cookie = self.pool.cookie
@@ -439,6 +447,8 @@ cdef class Exchange(Http1Call):
         self.deadline = UINT64_MAX
         if self.pinned:
             self.leave_sequence()
+        elif self.pin and self.pool.sessions is not None:
+            self.pool.sessions.touch(self.pin, self.client.poller.now)
         count_answer(words, 0 if self.status == 499 else self.status, duration)
         tg_add(&words[TG_S_FINISHED], 1)
         tg_add(&words[TG_S_BYTES_IN], self.bytes_in)
@@ -528,14 +538,14 @@ cdef class Exchange(Http1Call):
         cdef Pool pool = self.pool
         cdef const char *text
         cdef size_t n
-        if pool.cookie is not None:
-            self.read_cookie(scan)
+        if pool.sticky:
+            self.read_kept(scan)
         if pool.key_kind == KEY_NONE:
             return 0
         if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):
             return hash64(text, n)
         text = self.source(&n)
-        return hash64(text, n)
+        return hash_source(text, n, &pool.prefixes)
 
     cdef const char *source(self, size_t *n) noexcept:
         if self.ids != NULL and self.ids.source_length:

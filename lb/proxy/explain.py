@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 from lb.balancing.explained import Explained
@@ -15,6 +15,7 @@ from lb.config.match import METHODS
 from lb.config.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
 from lb.core.hashing import hash64_bytes
 from lb.errors import ClientError
+from lb.proxy.explain_kept import kept
 from lb.proxy.normalize import normal_target
 
 
@@ -150,6 +151,10 @@ def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) ->
     except Exception as error:  # a plug-in's
         best = []
         explained.rule = f"the policy failed to explain itself: {type(error).__name__}: {error}"
+    stays = kept(plan, pool, lambda kind, name: _value(kind, name, asked), now)
+    taken = stays is not None and stays["taken"]
+    if stays is not None and taken:
+        best = [i for i, endpoint in enumerate(plan.endpoints) if endpoint.address == stays["address"]]
     scores = {one.index: one for one in explained.scores}
     rows = []
     for i, endpoint in enumerate(plan.endpoints):
@@ -171,9 +176,14 @@ def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) ->
         "name": plan.name,
         "policy": plan.policy.type,
         "key": found,
+        "kept": stays,
         "rule": explained.rule,
         "endpoints": rows,
-        "choice": _choice(plan, best, explained),
+        "choice": (
+            {"address": stays["address"], "why": f"its {stays['by']} names it"}
+            if stays is not None and taken
+            else _choice(plan, best, explained)
+        ),
     }
 
 
@@ -206,7 +216,18 @@ def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] 
     if value is None:
         place = "source" if policy.key == "source" else f"source, since there is no {place}"
         value = source
+        if (policy.ipv4_prefix, policy.ipv6_prefix) != (32, 128):
+            network = _network(source, policy.ipv4_prefix, policy.ipv6_prefix)
+            return {"from": place, "value": str(network)}, hash64_bytes(network.network_address.packed)
     return {"from": place, "value": value}, hash64_bytes(value.encode())
+
+
+def _network(source: str, v4: int, v6: int) -> IPv4Network | IPv6Network:
+    """The network of a source that counts, as lb.core.source_key finds it."""
+    address = ip_address(source)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return ip_network((address, v4 if address.version == 4 else v6), strict=False)
 
 
 def _value(kind: str, name: str, asked: Described) -> str | None:

@@ -23,6 +23,7 @@ from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, 
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
@@ -323,6 +324,8 @@ cdef class ForwardExchange(TryingExchange):
                 return
             if self.route.hedge is not None:
                 self.own_answer()
+            if self.pool.sessions is not None:
+                learn_session(self, status, scan.fields, scan.field_count)
             if self.route.response_fields is not None and self.route.response_fields.apply(scan) < 0:
                 upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
                 return
@@ -364,6 +367,8 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void switch(self, Http1Upstream upstream, Scan *scan) noexcept:
         self.status = 101
+        if self.pool.sessions is not None:
+            learn_session(self, 101, scan.fields, scan.field_count)
         self.first_byte_at = self.client.poller.now
         self.move(X_ANSWERING)
         self.upgraded = True

@@ -29,6 +29,7 @@ from lb.proxy.exchange cimport (
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns, pushback_ms
@@ -486,6 +487,8 @@ cdef class Http2Exchange(TryingExchange):
             self.arm_wait()
         if self.pool.policy.reads_reports:
             self.find_report(scan.fields, scan.field_count)
+        if self.pool.sessions is not None:
+            learn_session(self, scan.status, scan.fields, scan.field_count)
         mark_hop_by_hop(scan)
         if self.route.response_fields is not None:
             self.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without

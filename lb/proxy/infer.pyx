@@ -37,6 +37,7 @@ from lb.proxy.exchange cimport (
 from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
+from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.grpc_call cimport GrpcCall
@@ -164,8 +165,8 @@ cdef class InferExchange(TryingExchange):
             self.json_length = <Py_ssize_t>length
         if self.pool.key_kind == KEY_MODEL:
             self.key = hash64(<const char *>self.model, <size_t>len(self.model)) if self.model is not None else 0
-            if self.pool.cookie is not None:
-                self.read_cookie(scan)
+            if self.pool.sticky:
+                self.read_kept(scan)
         else:
             self.key = self.find_key(scan)
         self.move(X_REQUEST)
@@ -457,6 +458,8 @@ cdef class InferExchange(TryingExchange):
             if self.route.hedge is not None:
                 self.own_answer()
             self.status = 200
+            if self.pool.sessions is not None:
+                learn_session(self, 200, NULL, 0)
             self.let_go(True)
             if self.management is not None:
                 reply = tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)]

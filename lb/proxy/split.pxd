@@ -1,6 +1,7 @@
 """Requests shared among pools by weight: canaries and splits."""
 
 from libc.stdint cimport uint64_t
+from lb.core.source_key cimport tg_prefixes
 from lb.proxy.conditions cimport tg_facts
 from lb.upstream.pool cimport Pool
 
@@ -10,6 +11,7 @@ cdef class Split:
     cdef uint64_t bounds[64]          # sums of the weights up to each pool, itself included
     cdef int count
     cdef int key_kind
+    cdef tg_prefixes prefixes         # of the source, where that is the key
     cdef bytes key_name
 
     cdef Pool choose(self, tg_facts *facts)

@@ -33,12 +33,13 @@ cdef class Split:
             raise ValueError("a split needs a weight above 0")
         self.key_kind = KEYS[plan.key]
         self.key_name = plan.key_name.encode()
+        self.prefixes.v4, self.prefixes.v6 = plan.ipv4_prefix, plan.ipv6_prefix
 
     cdef Pool choose(self, tg_facts *facts):
         cdef uint64_t total = self.bounds[self.count - 1]
         cdef uint64_t key = 0, place
         cdef int i
-        if self.key_kind != KEY_NONE and key_of(facts, self.key_kind, self.key_name, &key):
+        if self.key_kind != KEY_NONE and key_of(facts, self.key_kind, self.key_name, &self.prefixes, &key):
             # The key as a fraction of 1, times the total: the same fraction whatever the weights. Spread first, since a
             # policy may choose the endpoint by the same hash.
             place = ((spread(key) >> 32) * total) >> 32

@@ -8,12 +8,12 @@ one pipe, waits.
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.unistd cimport close
-from lb.core.hashing cimport hash64
 from lb.core.poller cimport NEVER, Poller, monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
     TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED, tg_add, tg_bucket,
 )
+from lb.core.source_key cimport hash_source
 from lb.core.splice cimport Pipe
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
@@ -80,7 +80,7 @@ cdef class TunnelAcceptor(Acceptor):
         self.busy += 1
         (<set>listener.connections).add(tunnel)
         if tunnel.pool.key_kind != KEY_NONE:
-            tunnel.key = hash64(ip, <size_t>ip_length)
+            tunnel.key = hash_source(ip, <size_t>ip_length, &tunnel.pool.prefixes)
         if listener.tls is not None:
             try:
                 side.tls = listener.new_tls()

@@ -12,8 +12,8 @@ from lb.core.datagram cimport (
     TG_FAIL_PEER, TG_U_DROP_ERROR, TG_U_DROP_NO_ENDPOINT, TG_U_DROP_RESOURCES, TG_U_DROP_UNREACHABLE,
     TG_FAIL_FULL, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_text,
 )
-from lb.core.hashing cimport hash64
 from lb.core.segment cimport TG_HEALTH_DOWN, TG_S_CONNECT_ERRORS, Segment, tg_add, tg_endpoint
+from lb.core.source_key cimport hash_source
 from lb.core.stream cimport Address
 from lb.upstream.pool cimport KEY_NONE, Pool
 
@@ -58,7 +58,7 @@ cdef class UdpPool:
         cdef int fd, kind, _turn
         if self.pool.key_kind != KEY_NONE:
             # The address as text, as for TCP: a client's sessions of both kinds meet at one endpoint.
-            affinity = hash64(text, <size_t>tg_flow_text(key, text))
+            affinity = hash_source(text, <size_t>tg_flow_text(key, text), &self.pool.prefixes)
         for _turn in range(self.pool.retries + 1):
             index[0] = self.choose(now, affinity)
             if index[0] < 0:

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from lb.telemetry import datagrams
+from lb.telemetry import datagrams, sessions
 from lb.telemetry.datagrams import DatagramTotals
 from lb.telemetry.series import CODES, Series
 
@@ -26,6 +26,7 @@ class Snapshot:
     routes: Mapping[str, Series] = field(default_factory=dict)
     endpoints: Mapping[tuple[str, str], Series] = field(default_factory=dict)  # (pool, address)
     queues: Mapping[str, Series] = field(default_factory=dict)  # by pool; see TG_S_QUEUE_HEAD in segment.h
+    sessions: Mapping[str, Series] = field(default_factory=dict)  # by pool; see TG_S_SESSION_HIT in segment.h
     datagrams: DatagramTotals = field(default_factory=DatagramTotals)
 
 
@@ -56,6 +57,7 @@ class _Collector:
         yield from datagrams.families(snapshot.datagrams)
         yield from _endpoints(snapshot.status)
         yield from _sequences(snapshot.status)
+        yield from sessions.families(snapshot.sessions, snapshot.status)
         yield from _daemon(snapshot.status)
         yield from _managed(snapshot.status)
         yield from _discovery(snapshot.status)

@@ -17,8 +17,6 @@ cdef class EndpointCookie:
     # The endpoint that a cookie's value names at `now` (Unix seconds), -1 when it names none of the pool's, or is not
     # one of ours. `due`: it is time for a new one.
     cdef int index_of(self, const char *text, size_t n, uint64_t now, bint *due) noexcept
-    # That of this address, -1 where the pool has none.
-    cdef int index_at(self, str address) noexcept
     # Appends the fields that make a client keep to endpoint `index`, all or nothing. 0, or -1 for want of memory.
     cdef int append(self, tg_buffer *head, int index, uint64_t now) noexcept
     cdef int sign(self, const unsigned char *token, unsigned char *out) noexcept

@@ -2,10 +2,12 @@
 
 from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
+from lb.core.source_key cimport tg_prefixes
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport PoolQueue
 from lb.upstream.sequences cimport Sequences
+from lb.upstream.sessions cimport Sessions
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -44,6 +46,7 @@ cdef class Pool:
     cdef tg_suspect *suspects         # per endpoint; NULL = no route hedges
     cdef readonly int key_kind
     cdef readonly bytes key_name
+    cdef tg_prefixes prefixes         # of the source, where that is the key
     cdef readonly uint64_t connect_timeout
     cdef readonly uint64_t response_timeout
     cdef readonly uint64_t idle_timeout
@@ -52,12 +55,16 @@ cdef class Pool:
     cdef readonly bint send_unique_id
     cdef readonly bint send_checksum
     cdef readonly dict models         # name as UTF-8 -> its bit, of those whose readiness is known; None: of none
-    cdef EndpointCookie cookie        # None: it gives none
+    cdef readonly EndpointCookie cookie     # None: it gives none
+    cdef readonly Sessions sessions   # None: it learns none
+    cdef bint sticky                  # it has one of the two
     cdef Sequences sequences          # None: a sequence is as good as any request
     cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
 
     # The bit of a model, for the set's `wanted`; 0 = its readiness is not known. Only where `models` is not None.
     cdef uint64_t model_bit(self, bytes name) noexcept
+    # The endpoint of this address, -1 where it has none.
+    cdef int index_at(self, str address) noexcept
     # Chooses an endpoint and counts one more in flight there: its index, TAKEN_NOBODY when none takes requests, or
     # TAKEN_FULL when those that do have no room, or others wait for it.
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept
@@ -67,7 +74,8 @@ cdef class Pool:
     cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept
     # The same for a request of a sequence, which only this endpoint will do for: it, or TAKEN_…
     cdef int acquire_bound(self, int index, uint64_t now) noexcept
-    # The same for one whose cookie names this endpoint: it, TAKEN_NOBODY when it serves nobody, or TAKEN_FULL.
+    # The same for one whose cookie, or session, names this endpoint: it, TAKEN_NOBODY when it serves nobody, or
+    # TAKEN_FULL.
     cdef int acquire_kept(self, int index, uint64_t now, uint64_t wanted, bint turn) noexcept
     cdef bint crowded(self) noexcept
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept

@@ -8,6 +8,7 @@ from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
+from lb.upstream.sessions cimport Sessions
 
 from lb.balancing import registry
 
@@ -46,6 +47,7 @@ cdef class Pool:
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]
+        self.prefixes.v4, self.prefixes.v6 = plan.policy.ipv4_prefix, plan.policy.ipv6_prefix
         name = plan.policy.key_name
         self.key_name = (name.lower() if plan.policy.key == "header" else name).encode()
         self.connect_timeout = plan.connect_timeout_ns
@@ -68,6 +70,9 @@ cdef class Pool:
         self.leaving = leaving
         if plan.cookie is not None:
             self.cookie = EndpointCookie(plan, self.endpoints)
+        if plan.learn is not None:
+            self.sessions = Sessions(plan, self.endpoints)
+        self.sticky = plan.cookie is not None or plan.learn is not None
         if plan.sequence is not None:
             self.sequences = Sequences(plan, self.endpoints, leaving.sequences if leaving is not None else None)
 
@@ -78,6 +83,13 @@ cdef class Pool:
     cdef uint64_t model_bit(self, bytes name) noexcept:
         found = self.models.get(name)
         return 0 if found is None else <uint64_t>found
+
+    cdef int index_at(self, str address) noexcept:
+        cdef int i
+        for i in range(self.endpoints.size):
+            if <str>self.endpoints.addresses[i] == address:
+                return i
+        return -1
 
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept:
         if self.queue is not None and self.queue.somebody():

@@ -190,7 +190,9 @@ def test_short_spellings_become_the_full_form(tmp_path: Path) -> None:
     assert (match.method, match.host) == (["GET"], "a.example.org")
     policy = config.pools["app"].policy
     assert policy.key is not None
-    assert (policy.type, policy.key.source, policy.options) == ("maglev", True, {"size": 7})
+    assert policy.key.source is not None
+    assert (policy.key.source.ipv4_prefix, policy.key.source.ipv6_prefix) == (32, 128)
+    assert (policy.type, policy.options) == ("maglev", {"size": 7})
     assert config.pools["app"].endpoints[0].weight == 1
 
 

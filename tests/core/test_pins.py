@@ -79,6 +79,24 @@ def test_an_endpoint_that_left_its_slot_is_gone(pins: Pins) -> None:
     assert pins.find_checked(key, NOW, IDLE) == 3
 
 
+def test_a_look_does_not_count_and_the_two_kinds_are_apart(pins: Pins) -> None:
+    sessions = Pins(pins.segment, True)
+    key = pins.key(b"a")
+    assert sessions.key(b"a") == key
+    pins.put_checked(key, 5, NOW, IDLE)
+    assert sessions.find_checked(key, NOW, IDLE) == NONE
+    sessions.put_checked(key, 6, NOW, IDLE)
+    assert (pins.find_checked(key, NOW, IDLE), sessions.find_checked(key, NOW, IDLE)) == (5, 6)
+    assert (pins.open(NOW), sessions.open(NOW)) == ({5: 1}, {6: 1})
+    flood = Segment.create(1, endpoint_capacity=4, series_capacity=1, pin_sets=1, session_sets=1)
+    kept, other = Pins(flood), Pins(flood, True)
+    kept.put_checked(key, 1, NOW, IDLE)
+    for i in range(200):
+        other.put_checked(other.key(b"%d" % i), 2, NOW, 2 * IDLE)
+    assert (kept.find_checked(key, NOW, IDLE), kept.evicted, other.evicted) == (1, 0, 192)
+    flood.close()
+
+
 def test_idle_pins_make_room_first_and_others_are_counted(one_set: Pins) -> None:
     keys = [one_set.key(b"%d" % i) for i in range(9)]
     assert one_set.capacity == 8
