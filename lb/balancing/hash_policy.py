@@ -37,8 +37,13 @@ class HashPolicy(Policy):
         -1 when there is none."""
         raise NotImplementedError
 
+    def catch_up(self) -> None:
+        """Takes note of all weights that have changed, of which a choice looks at one."""
+
     def explain(self, now: int, key: int, exclude: int) -> Explained:
         endpoints = self.endpoints
+        # Else the choice itself might see a change first that this does not.
+        self.catch_up()
         chosen, owner = self.pick(now, key, exclude), self.first(key, exclude, None)
         scores = []
         for i in range(endpoints.size):

@@ -41,6 +41,10 @@ class Maglev(HashPolicy):
             index = self.table.first_available(key, endpoints, exclude, bound)
         return index
 
+    def catch_up(self) -> None:
+        if self.watch.stale():
+            self.rebuild()
+
     def rebuild(self) -> None:
         self.watch.refresh()
         self.table = SlotTable(self.watch.members())

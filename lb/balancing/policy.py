@@ -53,8 +53,9 @@ class Policy:
         self.observe(index, now, latency_ns, ok)
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:
-        """How `pick` with these arguments would come about; for people, and off the data path. Must not change
-        anything. A policy that does not have it is shown without scores."""
+        """How `pick` with these arguments would come about; for people, and for few requests. Must change nothing but
+        what the next choices would find out anyway, such as new weights. A policy that does not have it is shown
+        without scores."""
         return Explained("what the policy itself says, which does not explain itself", [])
 
     def last_resort(self, exclude: int) -> int:

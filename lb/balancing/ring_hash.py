@@ -64,6 +64,10 @@ class RingHash(HashPolicy):
                 return True
         return False
 
+    def catch_up(self) -> None:
+        if self.watch.stale():
+            self.rebuild()
+
     def rebuild(self) -> None:
         self.watch.refresh()
         self.ring = Ring(self.watch.members(), self.points)

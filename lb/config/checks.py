@@ -19,6 +19,7 @@ from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
 from lb.config.endpoint_checks import check_endpoints
 from lb.config.health_checks import check_health
+from lb.config.sampling import check_explain
 from lb.config.schema import Config, ListenerConfig, PoolConfig, RouteConfig
 from lb.config.tls_checks import check_tls
 from lb.config.tracing import check_tracing
@@ -42,6 +43,7 @@ _HTTP_ONLY = (
     "http2",
     "upgrades",
     "upgrade_idle_timeout",
+    "explain",
 )
 _CACHING = ("cache", "cache_ttl")
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
@@ -59,6 +61,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *(p for name, pool in config.pools.items() for p in _pool(name, pool)),
         *_cache(config, broken),
         *check_tls(config.listeners, config.pools),
+        *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
     ]
 
 

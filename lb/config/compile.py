@@ -30,6 +30,7 @@ from lb.config.plan import (
     SniRoutePlan,
 )
 from lb.config.queue import queue_plan
+from lb.config.sampling import explain_plan
 from lb.config.schema import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
 from lb.config.tcp import UNIX, ProxyProtocolConfig
 from lb.config.tls import NOTHING, Material, pool_tls_plan, tls_plan
@@ -169,6 +170,7 @@ def _listener(
             else None
         ),
         udp=udp_plan(listener.udp, name, allocator) if listener.protocol == "udp" else None,
+        explain=explain_plan(listener.explain),
     )
 
 

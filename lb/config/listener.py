@@ -11,6 +11,7 @@ from lb.config.hop import Network, Pseudonym
 from lb.config.http2 import Http2Config
 from lb.config.match import Normalize, NormalizeConfig
 from lb.config.route import RouteConfig
+from lb.config.sampling import ExplainConfig
 from lb.config.tcp import ProxyProtocolConfig, SniRouteConfig
 from lb.config.tls import TlsConfig
 from lb.config.udp import UdpConfig
@@ -112,5 +113,7 @@ class ListenerConfig(Model):
     `websocket` also serves WebSockets over HTTP/2 (RFC 8441). `http` only."""
     upgrade_idle_timeout: Duration = HOUR
     """Longest silence in both directions behind an upgrade; then both sides are closed. `0s`: no limit. `http` only."""
+    explain: ExplainConfig | None = None
+    """Explanations of the choices made for real requests. Default: none. `http` only."""
     udp: UdpConfig = UdpConfig()
     """Sessions and datagrams. `udp` only."""

@@ -24,6 +24,7 @@ from lb.config.route_plan import (
     RewritePlan,
     SplitPlan,
 )
+from lb.config.sampling import ExplainPlan
 from lb.config.tls_plan import PoolTlsPlan, TlsPlan
 from lb.config.tracing import TracingPlan
 from lb.config.wire import Pack, pack, plain, typed
@@ -244,6 +245,7 @@ class ListenerPlan:
     normalize: NormalizePlan | None = None  # None = paths are taken as they come
     tls: TlsPlan | None = None
     udp: UdpPlan | None = None  # protocol udp
+    explain: ExplainPlan | None = None  # None = no choice is explained
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from lb.config.route import (
     RouteConfig,
     ShareConfig,
 )
+from lb.config.sampling import ExplainConfig
 from lb.config.scaling import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
 from lb.config.serve import BackoffConfig, CrashLoopConfig, ServeConfig
 from lb.config.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
@@ -53,6 +54,7 @@ __all__ = [
     "DiscoverConfig",
     "DnsSourceConfig",
     "EndpointConfig",
+    "ExplainConfig",
     "FieldsConfig",
     "FileSourceConfig",
     "GrpcMatch",

@@ -19,6 +19,7 @@ cdef class Intake:
     # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
     # None: the request was declined. `host` is without port.
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
+    cdef void sample(self, Exchange exchange, Scan *scan) noexcept
     cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool)
     cdef void start(self, Exchange exchange, Scan *scan) noexcept
 

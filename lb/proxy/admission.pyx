@@ -10,6 +10,7 @@ from lb.proxy.answer cimport AnswerExchange
 from lb.proxy.client cimport Client
 from lb.proxy.conditions cimport facts_of, tg_facts
 from lb.proxy.exchange cimport Exchange
+from lb.proxy.explained cimport forget_explanation
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forward_web cimport WebExchange, web_kind_of
@@ -81,6 +82,8 @@ cdef class Intake:
         exchange.request_complete = False
         if client.listener.hop.wants_ids:
             exchange.ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
+        if client.listener.sampler is not None:
+            self.sample(exchange, scan)
         if route.timeout:
             exchange.expires = exchange.started + route.timeout
             self.poller.arm(exchange, exchange.expires)
@@ -92,6 +95,15 @@ cdef class Intake:
                 exchange.method_length = scan.method_length
         self.busy += 1
         return exchange
+
+    cdef void sample(self, Exchange exchange, Scan *scan) noexcept:
+        """Whether its choice is to be explained; it has one where there is a pool."""
+        cdef size_t n
+        cdef const char *source = exchange.source(&n)
+        cdef int wanted = exchange.listener.sampler.wants(scan, source, n)
+        if wanted and exchange.pool is not None:
+            forget_explanation(exchange)      # whoever had this address before
+            exchange.explained = <unsigned char>wanted
 
     cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool):
         """The exchange with `pool`, or the route's own answer where that is None. None: the pool cannot be spoken to in

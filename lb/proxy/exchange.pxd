@@ -71,6 +71,7 @@ cdef class Exchange(Http1Call):
     cdef flag sequence_end
     cdef flag cookie_due              # its cookie is to be given anew
     cdef flag cookie_stays            # the endpoint that it is kept to is only full: the client stays with that
+    cdef flag explained               # EXPLAIN_… of sampler.pxd
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
@@ -113,6 +114,9 @@ cdef class Exchange(Http1Call):
     cdef void move(self, int state) noexcept
     # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
     cdef void pick(self) noexcept
+    # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_….
+    cdef int choose(self, uint64_t now) noexcept
+    cdef int choose_turn(self, uint64_t now) noexcept
     cdef void picked(self, int endpoint) noexcept
     # From now on only endpoints will do where this model is ready, if the pool knows of it.
     cdef void want_model(self, bytes name) noexcept

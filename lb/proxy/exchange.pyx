@@ -26,9 +26,12 @@ from lb.core.segment cimport (
 from lb.core.source_key cimport hash_source
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.client cimport Client
+from lb.proxy.explained cimport (
+    after_choice, append_explanation, before_choice, explain_record, forget_explanation, no_choice,
+)
 from lb.proxy.keys cimport drop_cookie, find_value
-from lb.upstream.load_report cimport take_report
-from lb.proxy.refusal cimport SPEAKS_GRPC, Refusal, refusal
+from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
+from lb.proxy.sampler cimport EXPLAIN_ASKED
 from lb.proxy.session cimport read_session
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
@@ -36,6 +39,7 @@ from lb.telemetry.accesslog cimport (
 )
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.http1 cimport Http1Call
+from lb.upstream.load_report cimport take_report
 from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
 from lb.upstream.pool cimport KEY_COOKIE, KEY_NONE, Pool
 from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY
@@ -125,14 +129,12 @@ cdef class Exchange(Http1Call):
         cdef uint64_t now = self.client.poller.now
         cdef int found
         cdef int verdict = Q_NOBODY
-        if self.pinned and self.bound != -1:
-            found = self.take_endpoint(now)
-        elif self.kept_to >= 0:
-            found = self.acquire_kept(now, False)
-        elif self.wanted:
-            found = self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, False)
+        if self.explained:
+            before_choice(self, now, self.last_endpoint, False)
+            found = self.choose(now)
+            after_choice(self, now, found, False)
         else:
-            found = self.pool.acquire(now, self.key, self.last_endpoint)
+            found = self.choose(now)
         if found >= 0:
             self.picked(found)
             return
@@ -145,6 +147,15 @@ cdef class Exchange(Http1Call):
             return
         self.move(X_QUEUED)
         self.client.poller.arm(self, min(self.due(), self.pool.queue.patience_of(self)))
+
+    cdef int choose(self, uint64_t now) noexcept:
+        if self.pinned and self.bound != -1:
+            return self.choose_turn(now)
+        if self.kept_to >= 0:
+            return self.acquire_kept(now, False)
+        if self.wanted:
+            return self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, False)
+        return self.pool.acquire(now, self.key, self.last_endpoint)
 
     cdef void picked(self, int endpoint) noexcept:
         self.picked_at = self.client.poller.now
@@ -163,6 +174,15 @@ cdef class Exchange(Http1Call):
     # The queue (lb.upstream.queue.Waiter).
 
     cdef int take_endpoint(self, uint64_t now) noexcept:
+        cdef int found
+        if not self.explained:
+            return self.choose_turn(now)
+        before_choice(self, now, self.last_endpoint, True)
+        found = self.choose_turn(now)
+        after_choice(self, now, found, False)
+        return found
+
+    cdef int choose_turn(self, uint64_t now) noexcept:
         if self.bound != -1:
             return self.pool.acquire_bound(self.bound, now) if self.bound >= 0 else TAKEN_NOBODY
         if self.kept_to >= 0:
@@ -204,6 +224,8 @@ cdef class Exchange(Http1Call):
 
     cdef void refuse(self, int why) noexcept:
         """No endpoint for it, and no place in the queue (any more)."""
+        if self.explained:
+            no_choice(self, self.client.poller.now, why)
         if why == Q_NOBODY and self.bound != -1:
             self.fail_lost()
             return
@@ -416,6 +438,10 @@ cdef class Exchange(Http1Call):
             append_text(&fields, b"Retry-After: ")
             append_number(&fields, self.pool.queue.retry_after(self.client.poller.now))
             append_text(&fields, b"\r\n")
+        elif status == 503 and self.explained == EXPLAIN_ASKED and self.grpc == SPEAKS_HTTP:
+            append_text(&fields, b"Retry-After: 1\r\n")     # which the refusal says where there are no fields
+        if self.explained:
+            append_explanation(self, &fields)
         answer = refusal(status, message, self.grpc, &fields)
         tg_buffer_free(&fields)
         self.bytes_out = answer.part.iov_len
@@ -463,6 +489,8 @@ cdef class Exchange(Http1Call):
             tg_add(&words[TG_S_CACHE_BYPASS], 1)
         if self.recorded():
             self.log_access(duration)
+        if self.explained:
+            forget_explanation(self)
 
     cdef void log_access(self, uint64_t duration) noexcept:
         cdef tg_access *record
@@ -516,16 +544,20 @@ cdef class Exchange(Http1Call):
             set_object(record, A_ENDPOINT, self.pool.endpoints.addresses[self.last_endpoint])
         if self.reason != NULL:
             set_text(record, A_REASON, self.reason, strlen(self.reason))
+        if self.explained and self.pool is not None:
+            explain_record(self, record)
         self.listener.access.commit()
 
     cdef int append_endpoint(self, tg_buffer *head) noexcept:
-        """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, and
-        X-Tidegate-Endpoint when an endpoint answered."""
+        """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, why it was this
+        endpoint, and X-Tidegate-Endpoint when one answered."""
         cdef bytes address
         if self.route.rate is not None:
             self.route.rate.append_fields(head, &self.rate)
         if self.pool.cookie is not None:
             self.append_cookie(head)
+        if self.explained:
+            append_explanation(self, head)
         if not self.route.expose_endpoint or self.last_endpoint < 0:
             return 0
         address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()

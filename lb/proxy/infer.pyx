@@ -34,7 +34,7 @@ from lb.proxy.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING,
     Exchange,
 )
-from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
+from lb.proxy.explained cimport append_explanation
 from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.proxy.session cimport learn_session
@@ -42,6 +42,7 @@ from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
+from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.upstream.pool cimport KEY_MODEL
 
 from lb.errors import TidegateError
@@ -595,6 +596,8 @@ cdef class InferExchange(TryingExchange):
             append_text(&head, b"\r\n")
         if self.pool.cookie is not None:
             self.append_cookie(&head)
+        if self.explained:
+            append_explanation(self, &head)
         part.iov_base = <char *>body
         part.iov_len = <size_t>len(body)
         self.status = reply.status

@@ -10,6 +10,7 @@ from lb.core.sources cimport Sources
 from lb.core.tls cimport Tls
 from lb.core.tls_context cimport ServerContext
 from lb.proxy.forwarded cimport Forwarding
+from lb.proxy.sampler cimport Sampler
 from lb.telemetry.accesslog cimport AccessLog
 
 
@@ -46,6 +47,7 @@ cdef class Listener(Source):
     cdef tuple upgrades               # protocols that requests may change to, in lower case
     cdef readonly uint64_t upgrade_idle_timeout
     cdef readonly int normalize       # flags of lb.proxy.normalize
+    cdef Sampler sampler              # of requests whose choice is explained; None = none is
     cdef readonly ServerContext tls   # what connections are secured with; None: nothing
     cdef uint64_t handshake_timeout
     cdef Py_ssize_t open              # connections accepted here and not closed yet

@@ -22,6 +22,7 @@ from lb.core.tls_context cimport ServerContext
 from lb.proxy.forwarded cimport Forwarding
 from lb.proxy.normalize cimport normalize_flags
 from lb.proxy.pace cimport pace_quota
+from lb.proxy.sampler cimport Sampler
 from lb.telemetry.accesslog cimport AccessLog
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -112,6 +113,7 @@ cdef class Listener(Source):
         self.tls = tls
         self.handshake_timeout = plan.tls.handshake_timeout_ns if plan.tls is not None else 0
         self.normalize = normalize_flags(plan.normalize)
+        self.sampler = None if plan.explain is None else Sampler(plan.explain)
         self.half_close_timeout = plan.half_close_timeout_ns
         self.max_per_source = plan.max_connections_per_source
         self.passthrough = plan.protocol == "tls"

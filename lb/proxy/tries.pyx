@@ -16,6 +16,7 @@ from lb.core.segment cimport (
 from lb.proxy.exchange cimport (
     HEDGE_LOST, HEDGE_WON, X_BACKOFF, X_PICKED, X_WAITING, Exchange, count_answer,
 )
+from lb.proxy.explained cimport after_choice, before_choice
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
@@ -176,6 +177,8 @@ cdef class TryingExchange(Exchange):
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
             return
+        if self.explained:
+            before_choice(self, now, self.endpoint, False)
         if self.wanted:
             found = self.pool.acquire_wanted(now, self.key, self.endpoint, self.wanted, False)
         else:
@@ -186,6 +189,8 @@ cdef class TryingExchange(Exchange):
         if found < 0:
             self.route.hedge.budget.give_back()
             return
+        if self.explained:
+            after_choice(self, now, found, True)
         hedge.endpoint = found
         hedge.picked_at = now
         self.hedged = HEDGE_LOST              # until it wins

@@ -25,6 +25,8 @@ cdef struct tg_access:
     unsigned char trace_id[16]
     unsigned char span_id[8]
     unsigned char parent_id[8]        # all zero = the trace began here
+    char *explanation                 # JSON, from malloc; NULL = none. Freed with the record
+    uint32_t explanation_length
     uint16_t lengths[10]
     char client[46]
     char method[18]
@@ -71,8 +73,11 @@ cdef class AccessLog:
     # The record is complete.
     cdef void commit(self) noexcept
     cdef void drain(self, uint64_t head) noexcept nogil
+    cdef void give_back(self, uint64_t end) noexcept nogil
 
 
 cdef void set_text(tg_access *record, int which, const char *text, size_t n) noexcept nogil
+# Takes a copy; none where memory is out.
+cdef void set_explanation(tg_access *record, const char *json, size_t n) noexcept nogil
 cdef void set_object(tg_access *record, int which, str text) noexcept
 cdef int64_t wall_ns() noexcept nogil

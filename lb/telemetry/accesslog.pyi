@@ -24,4 +24,5 @@ class AccessLog:
         version: int = 11,
         tls: int = 0,
         texts: dict[str, str] | None = None,
+        explanation: bytes | None = None,
     ) -> bool: ...

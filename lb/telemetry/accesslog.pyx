@@ -8,8 +8,8 @@ import threading
 import time
 
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 from posix.unistd cimport write
@@ -51,6 +51,13 @@ cdef void set_text(tg_access *record, int which, const char *text, size_t n) noe
     if n:
         memcpy(into, text, n)
     record.lengths[which] = <unsigned short>n
+
+
+cdef void set_explanation(tg_access *record, const char *json, size_t n) noexcept nogil:
+    record.explanation = <char *>malloc(n)
+    if record.explanation != NULL:
+        memcpy(record.explanation, json, n)
+        record.explanation_length = <uint32_t>n
 
 
 cdef void set_object(tg_access *record, int which, str text) noexcept:
@@ -161,7 +168,7 @@ cdef class AccessLog:
             time.sleep(0)                     # whoever waits for the GIL goes first
 
     def write_sample(self, bytes trace_id=b"", bytes span_id=b"", bytes parent_id=b"", int flags=0, int status=200,
-                     int version=11, int tls=0, dict texts=None):
+                     int version=11, int tls=0, dict texts=None, bytes explanation=None):
         """Put a record into the ring, for tests: False when there was no room. `texts` are by their JSON names."""
         cdef tg_access *record = self.begin()
         cdef int which
@@ -187,6 +194,8 @@ cdef class AccessLog:
         for which in range(A_TEXTS):
             text = (texts or {}).get(text_name(which).decode("ascii"), "").encode("latin-1")
             set_text(record, which, <const char *>text, <size_t>len(text))
+        if explanation is not None:
+            set_explanation(record, <const char *>explanation, <size_t>len(explanation))
         self.commit()
         return True
 
@@ -210,7 +219,7 @@ cdef class AccessLog:
         cdef tg_buffer text
         cdef ssize_t n
         if not self.writing:
-            tg_store_release(&self.tail, head)
+            self.give_back(head)
             return
         memset(&text, 0, sizeof(text))
         while at != head:
@@ -229,5 +238,12 @@ cdef class AccessLog:
                     tg_buffer_clear(&text)
                     break
                 tg_buffer_consume(&text, <size_t>n)
-            tg_store_release(&self.tail, at)
+            self.give_back(at)
         tg_buffer_free(&text)
+
+    cdef void give_back(self, uint64_t end) noexcept nogil:
+        """The places of the records up to `end`, which nobody needs any more."""
+        cdef uint64_t at
+        for at in range(self.tail, end):
+            free(self.ring[at % RECORDS].explanation)
+        tg_store_release(&self.tail, end)

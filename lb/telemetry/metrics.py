@@ -202,6 +202,11 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield _gauge(
         "endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows)
     )
+    yield _gauge(
+        "endpoint_model_ready", "Whether the model is ready there, of models whose readiness is known",
+        (*labels, "model"),
+        (((*k, model), ready) for k, e in rows for model, ready in (e.get("models") or {}).items()),
+    )  # fmt: skip
     yield from _agents([(k, e["agent"]) for k, e in rows if e.get("agent")])
     yield from _steering(status["pools"], [(k, e["steering"]) for k, e in rows if e.get("steering")])
 

@@ -183,7 +183,7 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
         line, sizeof(line),
         b',"port":%u,"status":%u,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s","trace_id":"%s",'
         b'"bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,"connect_us":%llu,"upstream_us":%llu,'
-        b'"transfer_us":%llu}\n',
+        b'"transfer_us":%llu',
         <unsigned>record.port, <unsigned>record.status, <unsigned>record.tries,
         HEDGE_NAMES[record.hedge], CACHE_NAMES[record.cache], protocol_name(record.version), tls_name(record.tls),
         stamp,
@@ -191,4 +191,10 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
         <unsigned long long>(record.total_ns // 1000), <unsigned long long>(record.wait_ns // 1000),
         <unsigned long long>(record.connect_ns // 1000),
         <unsigned long long>(record.upstream_ns // 1000), <unsigned long long>(record.transfer_ns // 1000))
-    return tg_buffer_append(out, line, <size_t>n)
+    if tg_buffer_append(out, line, <size_t>n) < 0:
+        return -1
+    if record.explanation != NULL:
+        if (tg_buffer_append(out, b',"explain":', 11) < 0
+                or tg_buffer_append(out, record.explanation, record.explanation_length) < 0):
+            return -1
+    return tg_buffer_append(out, b"}\n", 2)

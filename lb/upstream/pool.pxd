@@ -39,6 +39,7 @@ cdef class Pool:
     cdef readonly int protocol
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
+    cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)

@@ -44,6 +44,7 @@ cdef class Pool:
         if plan.shaped:
             probes = plan.outlier.probes if plan.outlier is not None else 1
             self.endpoints.shape(registry.find(plan.policy.type).needs_key, probes)
+        self.policy_type = plan.policy.type
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]

@@ -73,6 +73,15 @@ class PolicyContract:
                     assert indices == sorted(fleet.available - {exclude})
                     assert picked in (indices if explained.by_chance else explained.best())
 
+    def test_explains_its_choice_after_a_change_of_weights(self):
+        with Fleet([1, 2, 3, 4]) as fleet:
+            policy = self.build(fleet)
+            for turn, key in enumerate(KEYS):
+                fleet.weigh(turn % 4, 1 + turn % 7)
+                explained = policy.explain(turn, key, -1)
+                picked = policy.pick(turn, key, -1)
+                assert explained.by_chance or picked in explained.best() or not explained.scores
+
     def test_no_endpoints(self):
         with Fleet([]) as fleet:
             policy = self.build(fleet)

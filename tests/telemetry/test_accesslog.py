@@ -69,6 +69,17 @@ def test_a_line_has_every_field(path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_an_explanation_stands_at_the_end_and_is_freed_if_it_is_not_written(path: Path) -> None:
+    log = made(path)
+    log.export(Exporter())  # which takes none of it
+    log.write_sample(explanation=b"[]")
+    log.enable(True)
+    for text in (b'{"a": "b"}', None, b"{}"):
+        assert log.write_sample(explanation=text)
+    log.close()
+    assert [line.get("explain") for line in lines(path)][-3:] == [{"a": "b"}, None, {}]
+
+
 @pytest.mark.parametrize(
     ("version", "tls", "names"),
     [(10, 0, ("HTTP/1.0", "")), (11, 0x0303, ("HTTP/1.1", "TLSv1.2")), (0, 0, ("", ""))],

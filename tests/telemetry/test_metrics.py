@@ -11,6 +11,7 @@ from lb.core.segment import Segment
 from lb.telemetry.metrics import Snapshot, exposition
 from lb.telemetry.series import BOUNDS_US, WORDS, Series
 
+MODELS = {"models": {"m": True, "n": False}}
 STATUS: dict[str, Any] = {
     "version": "1",
     "started_at": 1.0,
@@ -21,7 +22,7 @@ STATUS: dict[str, Any] = {
     "pools": [
         {
             "name": "p",
-            "endpoints": [{"address": "a", "health": "up", "admin": "drain", "weight": 2, "in_flight": 7}],
+            "endpoints": [{"address": "a", "health": "up", "admin": "drain", "weight": 2, "in_flight": 7, **MODELS}],
             "managed": {
                 "wanted": 2,
                 "replicas": [{"state": "ready", "restarts": 1}],
@@ -89,6 +90,8 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_connections_refused_total", "reason=no-route", "worker=0"] == 2
     assert found["tidegate_endpoint_up", "endpoint=a", "pool=p"] == 1
     assert found["tidegate_endpoint_draining", "endpoint=a", "pool=p"] == 1
+    ready = {name: found["tidegate_endpoint_model_ready", "endpoint=a", f"model={name}", "pool=p"] for name in "mn"}
+    assert ready == {"m": 1, "n": 0}
     assert found["tidegate_endpoint_outstanding", "endpoint=a", "pool=p"] == 7
     assert found["tidegate_replicas", "pool=p", "state=ready"] == 1
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3

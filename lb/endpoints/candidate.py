@@ -1,0 +1,20 @@
+"""An endpoint as a choice saw it, for people and programs that want to know why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Candidate:
+    """Of the endpoint `index` of a set; `why_not` says why it takes no new request, "" where it does."""
+
+    index: int
+    address: str
+    why_not: str
+    weight: int  # as it was set, whether or not it takes requests
+    share: float  # of its weight, what it gets: less during slow start, or where priorities and zones hold it back
+    standing: str  # well | ejected | probation
+    in_flight: int  # requests, over all workers
+    max_in_flight: int  # 0 = no limit
+    latency_ns: float  # the average that the pool's policy keeps; 0 = nothing is known

@@ -1,0 +1,72 @@
+"""What a choice among the endpoints of a set goes by, told apart: for explanations, not for the data path.
+
+The reasons come in the order in which EndpointSet.effective_weight asks for them. Another process may change a word
+between two looks; so each is looked at once, and what remains unexplained says so.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.core.atomics cimport tg_load32, tg_load64_relaxed
+from lb.core.segment cimport (
+    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_PANIC, TG_SHARE_WHOLE, TG_STANDING_EJECTED,
+    TG_STANDING_MASK, TG_STANDING_PROBATION, tg_endpoint,
+)
+from lb.endpoints.set cimport EndpointSet
+
+from lb.endpoints.candidate import Candidate
+
+
+def candidates(EndpointSet endpoints not None, uint64_t now, uint64_t wanted=0):
+    """A Candidate for each endpoint of the set. `wanted`: the bits of the models that have to be ready; `now` is
+    monotonic ns. Raises ValueError when the segment is closed."""
+    cdef int i
+    if endpoints.segment.base == NULL:
+        raise ValueError("the shared segment is closed")
+    return [candidate(endpoints, i, now, wanted) for i in range(endpoints.size)]
+
+
+def in_panic(EndpointSet endpoints not None):
+    """Whether too few endpoints are healthy for the others to be left out."""
+    cdef int i
+    if endpoints.segment.base == NULL:
+        raise ValueError("the shared segment is closed")
+    if endpoints.shaped:
+        for i in range(endpoints.size):
+            if tg_load32(&endpoints.records[i].held_back) & TG_SHARE_PANIC:
+                return True
+    return False
+
+
+cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wanted):
+    cdef const tg_endpoint *record = endpoints.records[i]
+    cdef uint32_t held_back = tg_load32(&record.held_back) if endpoints.shaped else 0
+    cdef uint32_t standing = tg_load32(&record.standing) & TG_STANDING_MASK if endpoints.shaped else 0
+    cdef uint32_t admin = tg_load32(&record.admin), health = tg_load32(&record.health)
+    cdef bint panic = held_back & TG_SHARE_PANIC != 0
+    cdef uint32_t kept = min(held_back & ~TG_SHARE_PANIC, <uint32_t>TG_SHARE_WHOLE)
+    cdef int running = endpoints.running(i), limit = endpoints.limits[i], weight = endpoints.weight(i)
+    cdef str why = ""
+    if limit and running >= limit:
+        why = f"it has its {limit} requests in flight"
+    elif wanted and tg_load64_relaxed(&record.models_unready) & wanted:
+        why = "the model is not ready there"
+    elif admin == TG_ADMIN_MAINTENANCE:
+        why = "in maintenance"
+    elif admin != TG_ADMIN_ENABLED:
+        why = "draining"
+    elif not panic and health != TG_HEALTH_UP:
+        why = "down"
+    elif not panic and standing == TG_STANDING_EJECTED:
+        why = "ejected for its answers"
+    elif not panic and standing == TG_STANDING_PROBATION and running >= endpoints.probes:
+        why = f"on probation, with its {endpoints.probes} in flight"
+    elif weight == 0:
+        why = "its weight is 0"
+    elif kept == TG_SHARE_WHOLE:
+        why = "others come before it: its share is held back"
+    elif endpoints.limited and endpoints.claimant(i, now) >= 0:
+        why = "its next place is that of a request that is bound to it"
+    return Candidate(
+        i, endpoints.addresses[i], why, weight, (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
+        "ejected" if standing == TG_STANDING_EJECTED else "probation" if standing == TG_STANDING_PROBATION else "well",
+        running, limit, endpoints.latency_ns(i),
+    )

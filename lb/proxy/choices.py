@@ -1,0 +1,93 @@
+"""What a choice among a pool's endpoints went by, and why it fell as it did: for `tidegate explain`, and for requests
+that are explained as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any
+
+from lb.balancing.explained import Explained, Score
+from lb.endpoints.candidate import Candidate
+from lb.endpoints.candidates import candidates
+
+ONLY_ONE = "no other endpoint takes requests now"
+LOWEST = "it has the lowest score"
+NOBODY = "no endpoint takes requests now"
+
+
+@dataclass(slots=True)
+class View:
+    """A pool at one moment, before anything was counted for the request."""
+
+    explained: Explained
+    best: list[int]
+    scores: dict[int, Score]
+    candidates: list[Candidate]
+
+    @classmethod
+    def of(cls, pool: Any, now: int, key: int, exclude: int, wanted: int = 0) -> View:
+        """Of a Pool (lb.upstream.pool), with the arguments of a policy's `pick`; `wanted` are bits of models that have
+        to be ready. Changes nothing."""
+        endpoints, policy = pool.endpoints, pool.policy
+        endpoints.want(wanted)
+        try:
+            explained = policy.explain(now, key, exclude)
+            best = explained.best()
+        except Exception as error:  # a plug-in's
+            words = f"the policy failed to explain itself: {type(error).__name__}: {error}"
+            explained, best = Explained(words), []
+        finally:
+            endpoints.want(0)
+        scores = {one.index: one for one in explained.scores}
+        return cls(explained, best, scores, candidates(endpoints, now, wanted))
+
+    def order(self, chosen: int) -> list[Candidate]:
+        """The one that was chosen, then the others from the best on, then those that take nothing."""
+
+        def place(one: Candidate) -> tuple[bool, bool, bool, float]:
+            score = self.scores.get(one.index)
+            worth = 0.0 if score is None else score.score
+            return one.index != chosen, one.index not in self.best, score is None, worth
+
+        return sorted(self.candidates, key=place)
+
+    def row(self, one: Candidate, exclude: int) -> dict[str, Any]:
+        """A candidate in plain types; what does not apply is left out."""
+        score = self.scores.get(one.index)
+        tried = one.index == exclude and not one.why_not and score is None
+        made = {
+            "address": one.address,
+            "score": None if score is None else round(score.score, 6),
+            "note": "" if score is None else score.note,
+            "not": "it has just been asked" if tried else one.why_not,
+            "weight": one.weight,
+            "share": round(one.share, 3) if one.share < 1 else None,
+            "standing": one.standing if one.standing != "well" else None,
+            "in_flight": one.in_flight,
+            "max_in_flight": one.max_in_flight or None,
+            "latency_ms": round(one.latency_ns / 1e6, 3) or None,
+        }
+        return {name: value for name, value in made.items() if value is not None and value != ""}
+
+    def why(self, index: int, spared: Container[int] = ()) -> str:
+        """Why a request went to endpoint `index`. `spared` are those that are left alone for a while, since requests to
+        them had to be given up."""
+        explained = self.explained
+        if index in self.scores:
+            if len(self.scores) == 1:
+                return ONLY_ONE
+            if explained.by_chance:
+                return "it was drawn" if index not in self.best else "it was drawn, and no other would be better"
+            if index in self.best:
+                return LOWEST if len(self.best) == 1 else f"of {len(self.best)} that are equally good it is its turn"
+            if any(one in spared for one in self.best):
+                return "better ones keep their requests waiting"
+            return "better ones had no room any more"
+        if self.scores:
+            return "those with a score had no room any more"
+        if self.candidates[index].standing == "probation" and self.candidates[index].why_not:
+            return "nobody else is left, so endpoints on probation take what there is"
+        if not self.candidates[index].why_not:
+            return explained.rule if len(self.candidates) > 1 else ONLY_ONE
+        return "it took requests a moment later"
