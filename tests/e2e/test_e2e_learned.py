@@ -20,10 +20,15 @@ Start = Callable[..., Daemon]
 
 class Application:
     """Keeps sessions in its memory, as a servlet container does: who comes without a session of its own gets one. The
-    body is its name and how many requests the session had."""
+    body is its name and how many requests the session had. Requests of /hold wait for `hold`; all are answered with
+    `status`."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, cookies: bool = True) -> None:
         self.name = name
+        self.cookies = cookies
+        self.status = 200
+        self.hold = asyncio.Event()
+        self.held = 0
         self.sessions: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -36,6 +41,10 @@ class Application:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 found = re.search(r"(?im)^cookie: .*JSESSIONID=([^;\r]+)", head)
                 session, line = found[1] if found else "", ""
+                if " /hold " in head:
+                    self.held += 1
+                    await self.hold.wait()
+                    self.held -= 1
                 if session not in self.sessions:
                     session = f"{os.urandom(8).hex()}.{self.name}"
                     self.sessions[session] = 0
@@ -45,7 +54,8 @@ class Application:
                     del self.sessions[session]
                     line = "Set-Cookie: JSESSIONID=; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT\r\n"
                 body = f"{self.name} {self.sessions.get(session, 0)}"
-                writer.write(f"HTTP/1.1 200 OK\r\n{line}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+                line = line if self.cookies else ""
+                writer.write(f"HTTP/1.1 {self.status} X\r\n{line}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         except (ConnectionError, asyncio.IncompleteReadError):
             writer.close()
 
