@@ -91,7 +91,11 @@ class ClientSideWeightedRoundRobin(Policy):
         return -1
 
     def refill(self, now: int) -> None:
+        # The turns are those of all: this choice may be among one group, the next among another.
+        group = self.endpoints.group
+        self.endpoints.group = -1
         self.turns.fill(self.weights(now))
+        self.endpoints.group = group
         self.filled_at = now
         self.filled = True
 

@@ -64,7 +64,7 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
     for e in endpoints:
         limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
         latency = f"{e['latency_ms']} ms" if e["latency_ms"] else "-"
-        note = e["note"] if e["available"] else "takes no requests now"
+        note = e["why_not"] or e["note"] if e["available"] else "takes no requests now"
         score = "-" if e["score"] is None else f"{e['score']:g}"
         row = ("*" if e["best"] else "", e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}")
         table.add_row(*(Text(str(cell)) for cell in (*row, latency, score, note)))

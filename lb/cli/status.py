@@ -28,6 +28,9 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     console.print(_workers(document["workers"]))
     console.print(_listeners(document["listeners"]))
     console.print(_pools(document["pools"]))
+    divided = [pool for pool in document["pools"] if pool.get("levels")]
+    if divided:
+        console.print(_levels(divided))
     discovered = [pool for pool in document["pools"] if pool.get("discovery")]
     if discovered:
         console.print(_discovery(discovered))
@@ -39,7 +42,8 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
 def _head(document: dict[str, Any]) -> Iterable[Text]:
     uptime = timedelta(seconds=int(document["uptime_s"]))
     yield Text(f"tidegate {document['version']}  {document['state']}  up {uptime}  plan {document['generation']}")
-    yield Text(f"configuration {document['config']}")
+    zone = f"  zone {document['zone']}" if document.get("zone") else ""
+    yield Text(f"configuration {document['config']}{zone}")
     last = document["last_reload"]
     if last is not None:
         at = datetime.fromtimestamp(last["at"]).strftime("%Y-%m-%d %H:%M:%S")
@@ -98,10 +102,27 @@ def _pools(pools: Sequence[dict[str, Any]]) -> Table:
             unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
             if unready:
                 last += f"; not ready: {', '.join(unready)}"
+            if (e.get("steering") or {}).get("why_not"):
+                last += f"; {e['steering']['why_not']}"
             if e.get("agent"):
                 last += f"; agent: {e['agent']['last'].get('said', '-')}"
             row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
             table.add_row(*map(cell, row))
+            name = ""
+    return table
+
+
+def _levels(pools: Sequence[dict[str, Any]]) -> Table:
+    """What the levels of pools with priorities or zones have now."""
+    table = table_of("pool", "priority", "healthy", "could carry", "requests", "own zone", "other zones")
+    for pool in pools:
+        name = pool["name"]
+        for level in pool["levels"]:
+            parts = (level[key] for key in ("carries", "share", "own_zone", "other_zones"))
+            carries, share, own, other = ("-" if part is None else f"{100 * part:.4g} %" for part in parts)
+            panic = ", in a panic" if level["panic"] else ""
+            healthy = f"{level['healthy']} of {level['endpoints']}{panic}"
+            table.add_row(*map(cell, (name, level["priority"], healthy, carries, share, own, other)))
             name = ""
     return table
 

@@ -133,6 +133,11 @@ Name = Annotated[
 ]
 """Name of a listener, pool or route; it appears in metrics, logs and addresses of the admin API."""
 
+Zone = Annotated[
+    str, *text(r"[!-~]{1,64}", "is not the name of a zone: 1 to 64 printable ASCII characters without spaces")
+]
+"""Where something is: a data centre, an availability zone, a rack."""
+
 Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Boolean = Annotated[bool, Field(strict=True)]

@@ -18,6 +18,7 @@ from lb.config.base import did_you_mean, only_for
 from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
 from lb.config.endpoint_checks import check_endpoints
+from lb.config.failover import check_failover
 from lb.config.health_checks import check_health
 from lb.config.sampling import check_explain
 from lb.config.schema import Config, ListenerConfig, PoolConfig, RouteConfig
@@ -59,6 +60,7 @@ def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
         *(p for name, listener in config.listeners.items() for p in _listener(config, broken, name, listener)),
         *_route_names(config),
         *(p for name, pool in config.pools.items() for p in _pool(name, pool)),
+        *check_failover(config.pools, config.zone is not None or "zone" in broken),
         *_cache(config, broken),
         *check_tls(config.listeners, config.pools),
         *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),

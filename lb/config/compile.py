@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lb.config.address import HostPort, parse_address
 from lb.config.affinity import cookie_plan, learn_plan, sequence_plan
 from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
+from lb.config.failover import groups_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
 from lb.config.limits import limits_plan
@@ -111,7 +112,10 @@ def compile_plan(
             _listener(config, n, li, indices, allocator, material, memory) for n, li in config.listeners.items()
         ),
         pools=tuple(
-            replace(_pool(name, pool, managed.get(name), allocator, material), models=(models or {}).get(name, ()))
+            replace(
+                _pool(name, pool, managed.get(name), allocator, material, config.zone or ""),
+                models=(models or {}).get(name, ()),
+            )
             for name, pool in config.pools.items()
         ),
         cache=CachePlan(config.cache.size, config.cache.max_object) if config.cache else None,
@@ -234,9 +238,15 @@ def _caching(config: Config, route: RouteConfig) -> CacheRule:
 
 
 def _pool(
-    name: str, pool: PoolConfig, given: Sequence[EndpointSpec] | None, allocator: Allocator, material: Material
+    name: str,
+    pool: PoolConfig,
+    given: Sequence[EndpointSpec] | None,
+    allocator: Allocator,
+    material: Material,
+    zone: str,
 ) -> PoolPlan:
     specs = _literal(name, pool) if given is None else given
+    groups = groups_of(specs, zone, pool.zones)
     # An agent may limit its endpoint at any time.
     limited = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
     return PoolPlan(
@@ -252,6 +262,8 @@ def _pool(
                 host=spec.host,
                 datagrams=_datagrams(name, pool, spec, allocator),
                 max_in_flight=spec.max_in_flight or pool.max_in_flight or 0,
+                priority=spec.priority,
+                zone=spec.zone,
             )
             for spec in specs
         ),
@@ -269,7 +281,8 @@ def _pool(
             if limited and pool.queue.max and pool.protocol != "udp"
             else None
         ),
-        shaped=pool.shaped,
+        shaped=pool.shaped or bool(groups),
+        groups=groups,
         outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,
         sequence=sequence_plan(pool.protocol, pool.affinity),
         cookie=cookie_plan(pool.affinity, material),
@@ -286,7 +299,7 @@ def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
         address = parse_address(endpoint.address)
         if isinstance(address, HostPort) and not address.literal:
             raise ConfigError([f"pools.{name}.endpoints[{i}]: {endpoint.address} has not been resolved"])
-    return [EndpointSpec(e.address, e.weight, max_in_flight=e.max_in_flight or 0) for e in pool.endpoints]
+    return [e.spec(e.address) for e in pool.endpoints]
 
 
 def _policy(policy: PolicyConfig) -> PolicyPlan:

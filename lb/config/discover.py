@@ -44,8 +44,8 @@ class DnsSourceConfig(Model):
     port: Integer | None = Field(default=None, ge=1, le=65_535)
     """Port of every endpoint. Required, except for `type: SRV`, whose records say it."""
     type: Literal["A", "AAAA", "SRV"] | None = None
-    """Records to ask for. `SRV`: the weights of its records become weights, and only those of the best priority are
-    used. Default: `A` and `AAAA`, and the endpoints are both together."""
+    """Records to ask for. `SRV`: the weights of its records become weights, and their priorities those of
+    [failover](howto/fail-over.md). Default: `A` and `AAAA`, and the endpoints are both together."""
     resolvers: list[Annotated[str, AfterValidator(_resolver)]] = Field(default=[], max_length=16)
     """Name servers, `IP` or `IP:PORT`, asked in turn until one answers. Default: those of `/etc/resolv.conf`, which is
     read anew each time."""

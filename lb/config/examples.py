@@ -31,6 +31,7 @@ from lb.config.schema import (
     PolicyConfig,
     PoolConfig,
     PoolTlsConfig,
+    PrioritiesConfig,
     ProxyProtocolConfig,
     RateKeyConfig,
     RateLimitConfig,
@@ -49,6 +50,7 @@ from lb.config.schema import (
     TextMatch,
     TlsConfig,
     TracingConfig,
+    ZonesConfig,
 )
 from lb.config.udp import UdpConfig
 
@@ -93,6 +95,13 @@ client_ca: /etc/tidegate/clients.pem
 cert: /etc/tidegate/example.org.pem
 key: /etc/tidegate/example.org.key
 names: [example.org, www.example.org]
+""",
+    PrioritiesConfig: """
+spill: none
+""",
+    ZonesConfig: """
+overprovisioning: 200
+min_endpoints: 3
 """,
     PoolTlsConfig: """
 ca_file: /etc/tidegate/inside.pem

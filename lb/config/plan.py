@@ -133,6 +133,7 @@ class PoolPlan:
     tls: PoolTlsPlan | None = None
     queue: QueuePlan | None = None  # None = no endpoint has a limit, or nobody waits for it
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
+    groups: tuple[int, ...] = ()  # of each endpoint, as lb.config.failover.groups_of has them; () = all are of one
     outlier: OutlierPlan | None = None
     models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request

@@ -8,10 +8,12 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.affinity import AffinityConfig
 from lb.config.agent import AgentConfig
-from lb.config.base import Address, Boolean, Integer, Model, Token, only_one, problem
+from lb.config.base import Address, Boolean, Integer, Model, Token, Zone, only_one, problem
 from lb.config.discover import DiscoverConfig
+from lb.config.failover import PrioritiesConfig, ZonesConfig
 from lb.config.health import HealthConfig
 from lb.config.outlier import OutlierConfig
+from lb.config.plan import EndpointSpec
 from lb.config.queue import QueueConfig
 from lb.config.scaling import ScalingConfig
 from lb.config.serve import ServeConfig
@@ -97,6 +99,16 @@ class EndpointConfig(Model):
     """Share of the requests relative to the other endpoints; 0 takes no new ones."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
     """Most requests that this endpoint has at once, from all workers together. Default: the pool's."""
+    priority: Integer = Field(default=0, ge=0, le=65_535)
+    """Who is asked first: those with the lowest number, then the others, as the pool's `priorities` say. With 1 and
+    `spill: none` there it is a `backup` server of HAProxy or nginx."""
+    zone: Zone | None = None
+    """Where it is: a name for its data centre, zone or rack, for the pool's `zones`. Default: unknown, which is another
+    zone than any."""
+
+    def spec(self, address: str, host: str = "") -> EndpointSpec:
+        """The endpoint at `address`, one of those that its own leads to; `host` is the name that did."""
+        return EndpointSpec(address, self.weight, host, self.max_in_flight or 0, self.priority, self.zone or "")
 
 
 def _endpoint(value: Any) -> Any:
@@ -142,6 +154,12 @@ class PoolConfig(Model):
     """When less than this percentage of the endpoints is up and not ejected, requests go to all of them but for those
     that an operator drained or put into maintenance, rather than overload the few that are left (Envoy's panic
     threshold). 0: never. Default: 50, as Envoy, with `outlier`; else 0."""
+    priorities: PrioritiesConfig | None = None
+    """How requests fail over from endpoints of one `priority` to those of the next:
+    [Fail over](howto/fail-over.md). Not with `serve`. Default: by shares, as Envoy."""
+    zones: ZonesConfig | None = None
+    """Endpoints of the daemon's own `zone` are asked first, as far as they carry the requests:
+    [Fail over](howto/fail-over.md). Not with `serve`. Default: zones have no say."""
     slow_start: (
         Annotated[SlowStartConfig, BeforeValidator(expand_slow_start, json_schema_input_type=str | SlowStartConfig)]
         | None

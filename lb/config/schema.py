@@ -13,8 +13,9 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, mode
 
 from lb.config.address import is_loopback, parse_bind
 from lb.config.agent import AgentConfig
-from lb.config.base import Bind, FilePath, Model, Name, problem
+from lb.config.base import Bind, FilePath, Model, Name, Zone, problem
 from lb.config.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
+from lb.config.failover import PrioritiesConfig, ZonesConfig
 from lb.config.health import BodyMatchConfig, HealthConfig
 from lb.config.limits import LimitsConfig
 from lb.config.listener import ListenerConfig
@@ -74,6 +75,7 @@ __all__ = [
     "PolicyConfig",
     "PoolConfig",
     "PoolTlsConfig",
+    "PrioritiesConfig",
     "ProxyProtocolConfig",
     "RateKeyConfig",
     "RateLimitConfig",
@@ -94,6 +96,7 @@ __all__ = [
     "TextMatch",
     "TlsConfig",
     "TracingConfig",
+    "ZonesConfig",
 ]
 
 # TG_MAX_WORKERS of lb/core/segment.h.
@@ -166,6 +169,8 @@ class Config(Model):
     ] = "auto"
     """Worker processes, each on one core: a number from 1 to 128, or `auto` for one on each CPU that the daemon
     may use. Changing it needs a restart."""
+    zone: Zone | None = None
+    """The zone that this daemon is in, for pools with `zones`. Default: none is known."""
     admin: AdminConfig = AdminConfig()
     """The admin server."""
     listeners: dict[Name, ListenerConfig] = {}

@@ -166,7 +166,9 @@ async def _wait_known(watched: _Watched) -> None:
 def _before(plan: Plan | None, pool: str) -> tuple[EndpointSpec, ...]:
     for known in plan.pools if plan is not None else ():
         if known.name == pool:
-            return tuple(EndpointSpec(e.address, e.weight, e.host, e.max_in_flight) for e in known.endpoints)
+            return tuple(
+                EndpointSpec(e.address, e.weight, e.host, e.max_in_flight, e.priority, e.zone) for e in known.endpoints
+            )
     return ()
 
 

@@ -202,7 +202,9 @@ class Master:
             )
             known = {row["address"]: row for row in rows}
             for row in found["pool"]["endpoints"]:
-                row.update({key: known.get(row["address"], {}).get(key, "unknown") for key in ("health", "admin")})
+                status = known.get(row["address"], {})
+                row.update({key: status.get(key, "unknown") for key in ("health", "admin")})
+                row["why_not"] = (status.get("steering") or {}).get("why_not", "")
         return found
 
     def status(self) -> dict[str, Any]:

@@ -1,15 +1,15 @@
 """The status document: what `/api/v1/status` answers and `tidegate status` shows. Only plain types.
 
-    {version, state, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
+    {version, state, zone, started_at, uptime_s, generation, reloads, last_reload, config, compiled: {module: bool},
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
-             endpoints: [{address, weight, health, admin, in_flight, max_in_flight, sequences, sessions,
-                          check, steering, models,
-                          report: {utilization, rps, eps, age_s} | None,
+             endpoints: [{address, weight, priority, zone, health, admin, in_flight, max_in_flight, sequences, sessions,
+                          check, steering, models, report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
                           last: {ok, said, at, took}} | None}],
-             leaving, panic, panics, managed,
+             leaving, panic, panics, failovers,
+             levels: [{priority, endpoints, healthy, carries, share, panic, own_zone, other_zones}] | None, managed,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
@@ -42,6 +42,9 @@ from lb.health.check import Models
 if TYPE_CHECKING:
     from lb.control.master import Master
 
+# Of a pool in which nobody is steered.
+_NOTHING: dict[str, Any] = {"panic": False, "panics": 0, "failovers": 0, "levels": None, "endpoints": {}}
+
 
 def document(master: Master, now: int) -> dict[str, Any]:
     """The state of a running master at `now` (monotonic ns)."""
@@ -49,6 +52,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
     return {
         "version": lb.__version__,
         "state": master.state,
+        "zone": master.config.zone if plan else None,
         "started_at": master.started,
         "uptime_s": round(time.time() - master.started, 3),
         "generation": plan.generation if plan else 0,
@@ -123,7 +127,7 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     models, agents = master.models.status(), master.agents.status()
     rows = []
     for pool in plan.pools:
-        steering = master.steering.status(pool.name) or {"panic": False, "panics": 0, "endpoints": {}}
+        steering = master.steering.status(pool.name) or _NOTHING
         rows.append(
             {
                 "name": pool.name,
@@ -143,6 +147,8 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                 "leaving": _endpoints(master, pool.leaving, {}, open_, None, {}, {}, {}, now),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
+                "failovers": steering["failovers"],
+                "levels": steering["levels"],
                 "queue": _queue(master, pool),
                 "managed": managed.get(pool.name),
                 "discovery": discovery.get(pool.name),
@@ -187,6 +193,8 @@ def _endpoints(
         {
             "address": endpoint.address,
             "weight": segment.weight(endpoint.slot),
+            "priority": endpoint.priority,
+            "zone": endpoint.zone or None,
             "health": HEALTH.get(segment.health(endpoint.slot), "unknown"),
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),

@@ -16,8 +16,10 @@ from typing import Any
 from lb.clock import Clock
 from lb.config.plan import EndpointPlan, Plan, PoolPlan
 from lb.config.schema import Config, PoolConfig
+from lb.control.levels import PoolLevels, rules_of
 from lb.core.segment import Segment
 from lb.endpoints.standing import Standings
+from lb.health.levels import Candidate, decide_levels
 from lb.health.outlier import (
     EJECTED,
     PROBATION,
@@ -30,7 +32,7 @@ from lb.health.outlier import (
     find_outliers,
     follow,
 )
-from lb.health.shares import WHOLE, Member, decide_shares, grown
+from lb.health.shares import WHOLE, Member, decide_shares, grown, thousandths
 
 log = logging.getLogger("tidegate.health")
 
@@ -61,6 +63,7 @@ class _Pool:
     judged_at: int
     panic: bool = False
     panics: int = 0
+    levels: PoolLevels | None = None  # of a plan with groups
 
 
 class Steering:
@@ -106,6 +109,13 @@ class Steering:
         pool = _Pool(plan, config, standings, endpoints, old.judged_at if old is not None else now)
         if old is not None:
             pool.panic, pool.panics = old.panic, old.panics
+            pool.levels = old.levels
+        if not plan.groups:
+            pool.levels = None
+        elif pool.levels is None:
+            pool.levels = PoolLevels(plan)
+        else:
+            pool.levels.follow(plan)
         if config.outlier is None:
             for i, each in enumerate(endpoints):
                 standings.release(i)
@@ -196,10 +206,13 @@ class Steering:
 
     def _share(self, pool: _Pool, now: int) -> None:
         members = [self._member(pool, i, endpoint, now) for i, endpoint in enumerate(pool.endpoints)]
-        shares = decide_shares(members, pool.config.panic)
-        for i, (thousandths, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
-            pool.standings.hold_back(i, WHOLE - thousandths, panic)
-        panic = any(shares.panic)
+        if pool.levels is None:
+            shares = decide_shares(members, pool.config.panic)
+            for i, (share, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
+                pool.standings.hold_back(i, WHOLE - share, panic)
+            panic = any(shares.panic)
+        else:
+            panic = self._share_by_level(pool, pool.levels, members)
         if panic != pool.panic:
             pool.panic = panic
             pool.panics += panic
@@ -209,6 +222,19 @@ class Steering:
                 logging.WARNING if panic else logging.INFO,
                 "pool %s is %s, %d of %d are healthy", pool.plan.name, text, healthy, len(members),
             )  # fmt: skip
+
+    def _share_by_level(self, pool: _Pool, levels: PoolLevels, members: list[Member]) -> bool:
+        """Tells the workers what each group gets; whether any level is in a panic."""
+        rows = zip(pool.plan.groups, pool.plan.endpoints, members, strict=True)
+        weigh = self._segment.weight
+        decided = decide_levels(
+            [Candidate(group, weigh(e.slot), member.enabled, member.healthy) for group, e, member in rows],
+            rules_of(pool.config),
+        )
+        levels.update(decided)
+        for i, member in enumerate(members):
+            pool.standings.hold_back(i, WHOLE - thousandths(member), levels.panic_of(i), levels.share_of(i))
+        return any(level.panic for level in decided)
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
         enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED
@@ -225,19 +251,25 @@ class Steering:
         return Member(enabled, up and standing != EJECTED, part)
 
     def status(self, pool: str) -> dict[str, Any] | None:
-        """{panic, panics, endpoints: {address: {standing, reason, ejected_for_s, ejections: {reason: n}, share}}} of a
-        steered pool; None for others."""
+        """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {standing, reason,
+        ejected_for_s, ejections: {reason: n}, share, panic, requests, why_not}}} of a steered pool; None for others."""
         found = self._pools.get(pool)
         if found is None:
             return None
-        now = self._clock.now()
-        return {"panic": found.panic, "panics": found.panics, "endpoints": dict(_rows(found, now))}
+        levels = found.levels
+        return {
+            "panic": found.panic,
+            "panics": found.panics,
+            "failovers": levels.failovers if levels is not None else 0,
+            "levels": levels.status() if levels is not None else None,
+            "endpoints": dict(_rows(found, self._clock.now())),
+        }
 
 
 def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for i, endpoint in enumerate(pool.endpoints):
         standing, reason = pool.standings.state(i)
-        held_back, panic = pool.standings.held_back(i)
+        held_back, panic, requests = pool.standings.held_back(i)
         known = standing == EJECTED and endpoint.record.standing == EJECTED
         yield (
             endpoint.plan.address,
@@ -248,6 +280,8 @@ def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
                 "ejections": dict(endpoint.record.ejections),
                 "share": (WHOLE - held_back) / WHOLE,
                 "panic": panic,
+                "requests": requests / WHOLE if pool.levels is not None else None,
+                "why_not": pool.levels.why_not(i) if pool.levels is not None else "",
             },
         )
 

@@ -68,8 +68,12 @@ enum tg_ejection {
 };
 #define TG_EJECTION_SHIFT 8u
 
-/* The whole of an endpoint's share, in thousandths, and the bit of a pool in panic beside what is held back of it. */
+/* The whole of a share, in thousandths. In the word `held_back`: the bits of what is held back, those of its group's share
+ * of the pool's requests (lb/endpoints/groups), and the bit of a panic. */
 #define TG_SHARE_WHOLE 1000u
+#define TG_SHARE_HELD 0xffffu
+#define TG_SHARE_GROUP_SHIFT 16u
+#define TG_SHARE_GROUP 0xfffu
 #define TG_SHARE_PANIC 0x80000000u
 
 /* One endpoint of one pool. 448 bytes: identity, a line of control words, one of load words, two of
@@ -81,7 +85,7 @@ typedef struct {
     _Atomic uint32_t weight;              /* 0 takes no new requests */
     _Atomic uint32_t generation;          /* counts reuse of the slot */
     _Atomic uint64_t health_changed_ns;   /* CLOCK_MONOTONIC */
-    _Atomic uint32_t held_back;           /* thousandths of its weight that it does not get; TG_SHARE_PANIC; the master's */
+    _Atomic uint32_t held_back;           /* thousandths of its weight that it does not get, and TG_SHARE_…; the master's */
     _Atomic uint32_t standing;            /* enum tg_standing and tg_ejection; by compare-and-swap, in any process */
     _Atomic uint64_t probation_ns;        /* CLOCK_MONOTONIC: since when; the master's */
     _Atomic uint32_t probation_good;      /* good answers on probation */

@@ -25,6 +25,9 @@ cdef extern from "segment.h" nogil:
         TG_EJECTION_PROBATION
         TG_EJECTION_SHIFT
         TG_SHARE_WHOLE
+    const uint32_t TG_SHARE_HELD
+    const uint32_t TG_SHARE_GROUP
+    enum: TG_SHARE_GROUP_SHIFT
     const uint32_t TG_SHARE_PANIC
     # enum tg_series_word; nameless here because Cython does not index by a named enum
     enum:

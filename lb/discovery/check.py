@@ -26,6 +26,8 @@ def check_specs(name: str, pool: PoolConfig, specs: Sequence[EndpointSpec]) -> N
             raise DiscoveryError(f"{spec.address} is not spelled as addresses are: {address}")
         if spec.weight not in _WEIGHTS or spec.max_in_flight < 0:
             raise DiscoveryError(f"{spec.address} has a weight or a limit that is none")
+        if spec.priority < 0:
+            raise DiscoveryError(f"{spec.address} has a priority below 0")
     endpoints = [EndpointConfig.model_construct(address=spec.address) for spec in specs]
     for _, text in check_endpoints("", name, pool, endpoints):
         raise DiscoveryError(text)

@@ -70,8 +70,7 @@ class DnsSource(Source):
         if not offered:
             why = "says that the service is not offered" if targets else f"has no SRV record{_because([answer])}"
             raise self._nothing(f"{name} {why}", [answer])
-        best = min(target.priority for target in offered)
-        chosen = sorted((t for t in offered if t.priority == best), key=lambda t: (t.host, t.port))
+        chosen = sorted(offered, key=lambda t: (t.priority, t.host, t.port))
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def hosts(target: Target) -> tuple[list[str], int] | DiscoveryError:
@@ -84,14 +83,13 @@ class DnsSource(Source):
         found = await asyncio.gather(*map(hosts, chosen))
         specs: dict[str, EndpointSpec] = {}
         ttl = answer.ttl_ns
-        weights = endpoint_weights([target.weight for target in chosen])
-        for target, weight, result in zip(chosen, weights, found, strict=True):
+        for target, (rank, weight), result in zip(chosen, places(chosen), found, strict=True):
             if isinstance(result, DiscoveryError):
                 continue
             ttl = min(ttl, result[1])
             for ip in result[0]:
                 address = _address(ip, target.port)
-                specs.setdefault(address, EndpointSpec(address, weight, target.host.rstrip(".")))
+                specs.setdefault(address, EndpointSpec(address, weight, target.host.rstrip("."), priority=rank))
         if not specs:
             raise next(result for result in found if isinstance(result, DiscoveryError))
         return tuple(specs.values()), ttl
@@ -103,6 +101,17 @@ class DnsSource(Source):
 
 class NothingThereError(DiscoveryError):
     """DNS answered, and has no address for us."""
+
+
+def places(targets: Sequence[Target]) -> list[tuple[int, int]]:
+    """Of each of `targets`, its priority as that of an endpoint (0 first, without gaps) and its weight among those of
+    its priority."""
+    ranks = {priority: rank for rank, priority in enumerate(sorted({target.priority for target in targets}))}
+    weights = {
+        priority: iter(endpoint_weights([target.weight for target in targets if target.priority == priority]))
+        for priority in ranks
+    }
+    return [(ranks[target.priority], next(weights[target.priority])) for target in targets]
 
 
 def endpoint_weights(weights: Sequence[int]) -> list[int]:

@@ -132,7 +132,7 @@ def _specs(
         host = parsed.host.rstrip(".") if isinstance(parsed, HostPort) and not parsed.literal else ""
         for address in answer:
             if owners.setdefault(address, i) == i:
-                specs.append(EndpointSpec(address, endpoint.weight, host, endpoint.max_in_flight or 0))
+                specs.append(endpoint.spec(address, host))
             elif endpoint.address != endpoints[owners[address]].address:  # the same text is reported by the loader
                 problems.append((path, f"{endpoint.address} is {address}, which endpoint {owners[address]} is already"))
     return tuple(specs)

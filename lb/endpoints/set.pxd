@@ -6,6 +6,10 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from lb.core.segment cimport Segment, tg_endpoint
 
 
+cdef enum:
+    EVERY_GROUP = -1
+
+
 @cython.final
 cdef class EndpointSet:
     cdef readonly int size
@@ -25,6 +29,9 @@ cdef class EndpointSet:
     # Bits of models: while it is set, an endpoint that says of one of them that it is not ready takes no requests. Set
     # around a choice by whoever makes it (a worker has one thread), and 0 otherwise.
     cdef uint64_t wanted
+    cdef short *groups                # of each endpoint; NULL = there is one (lb.endpoints.groups)
+    # The only group whose endpoints take requests, set around a choice as `wanted` is; EVERY_GROUP otherwise.
+    cdef short group
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)

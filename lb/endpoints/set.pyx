@@ -25,6 +25,7 @@ from lb.core.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
     TG_HEALTH_UP,
+    TG_SHARE_HELD,
     TG_SHARE_PANIC,
     TG_SHARE_WHOLE,
     TG_STANDING_EJECTED,
@@ -98,12 +99,14 @@ cdef class EndpointSet:
         self.size = len(slots)
         self.unit = 1
         self.probes = 1
+        self.group = EVERY_GROUP
 
     def __dealloc__(self):
         free(self.records)
         free(self.inflight_words)
         free(self.own)
         free(self.limits)
+        free(self.groups)
 
     cpdef shape(self, bint whole, int probes):
         """From now on standing, shares and panic have a say in what the endpoints get (lb.endpoints.standing).
@@ -115,6 +118,26 @@ cdef class EndpointSet:
         self.shaped = True
         self.unit = 1 if whole else TG_SHARE_WHOLE
         self.probes = probes
+
+    def divide(self, groups):
+        """From now on each endpoint of this shaped set is of the group that `groups` has at its place, and while
+        `group` is one of them (`enter`) the others take no requests. Raises ValueError for another number of groups."""
+        cdef int i
+        if not self.shaped or self.groups is not NULL:
+            raise RuntimeError("a set is divided once, after shape")
+        if len(groups) != self.size:
+            raise ValueError(f"{self.size} endpoints but {len(groups)} groups")
+        self.groups = <short *> calloc(self.size + 1, sizeof(short))
+        if self.groups is NULL:
+            raise MemoryError
+        for i, group in enumerate(groups):
+            self.groups[i] = group
+
+    def enter(self, short group):
+        """For tests and tools: what the compiled data path does with `group` around a choice; -1: every group."""
+        if self.groups is NULL:
+            raise RuntimeError("the set is not divided")
+        self.group = group
 
     def __len__(self):
         return self.size
@@ -277,7 +300,9 @@ cdef class EndpointSet:
         cdef uint32_t weight, share
         if tg_load32(&record.admin) != TG_ADMIN_ENABLED:
             return 0
-        share = TG_SHARE_WHOLE - min(held_back & ~TG_SHARE_PANIC, <uint32_t> TG_SHARE_WHOLE)
+        if self.group != EVERY_GROUP and self.groups[i] != self.group:
+            return 0
+        share = TG_SHARE_WHOLE - min(held_back & TG_SHARE_HELD, <uint32_t> TG_SHARE_WHOLE)
         if not held_back & TG_SHARE_PANIC:
             if health != TG_HEALTH_UP:
                 return 0

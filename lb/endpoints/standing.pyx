@@ -20,6 +20,9 @@ from lb.core.atomics cimport (
 )
 from lb.core.segment cimport (
     TG_EJECTION_SHIFT,
+    TG_SHARE_GROUP,
+    TG_SHARE_GROUP_SHIFT,
+    TG_SHARE_HELD,
     TG_SHARE_PANIC,
     TG_SHARE_WHOLE,
     TG_STANDING_EJECTED,
@@ -147,21 +150,22 @@ cdef class Standings:
         self.check(i)
         return tg_load32_relaxed(&self.records[i].probation_good)
 
-    def hold_back(self, int i, uint32_t thousandths, bint panic):
-        """Of the endpoint's weight, what it does not get. In a `panic`, health and standing have no say."""
+    def hold_back(self, int i, uint32_t thousandths, bint panic, uint32_t group=0):
+        """Of the endpoint's weight, what it does not get. In a `panic`, health and standing have no say. `group`:
+        thousandths of the pool's requests that are for the endpoint's group (lb.endpoints.groups)."""
         self.check(i)
-        if thousandths > TG_SHARE_WHOLE:
-            raise ValueError(f"{thousandths} is more than {TG_SHARE_WHOLE} thousandths")
-        cdef uint32_t word = thousandths | (TG_SHARE_PANIC if panic else 0)
+        if thousandths > TG_SHARE_WHOLE or group > TG_SHARE_WHOLE:
+            raise ValueError(f"{max(thousandths, group)} is more than {TG_SHARE_WHOLE} thousandths")
+        cdef uint32_t word = thousandths | (group << TG_SHARE_GROUP_SHIFT) | (TG_SHARE_PANIC if panic else 0)
         # Look first: all workers read this line, and a write would take it from them.
         if tg_load32_relaxed(&self.records[i].held_back) != word:
             tg_store32(&self.records[i].held_back, word)
 
     def held_back(self, int i):
-        """(thousandths, whether in a panic), as `hold_back` was told."""
+        """(thousandths, whether in a panic, thousandths of its group), as `hold_back` was told."""
         self.check(i)
         cdef uint32_t word = tg_load32(&self.records[i].held_back)
-        return word & ~TG_SHARE_PANIC, bool(word & TG_SHARE_PANIC)
+        return word & TG_SHARE_HELD, bool(word & TG_SHARE_PANIC), word >> TG_SHARE_GROUP_SHIFT & TG_SHARE_GROUP
 
     cdef void forget(self, int i) noexcept:
         tg_store32_relaxed(&self.records[i].consecutive_5xx, 0)

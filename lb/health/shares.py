@@ -36,7 +36,12 @@ def decide_shares(members: Sequence[Member], panic_threshold: int) -> Shares:
     count."""
     counted = [member for member in members if member.enabled]
     panic = bool(counted) and 100 * sum(m.healthy for m in counted) < panic_threshold * len(counted)
-    return Shares(tuple(max(1, round(WHOLE * member.grown)) for member in members), (panic,) * len(members))
+    return Shares(tuple(map(thousandths, members)), (panic,) * len(members))
+
+
+def thousandths(member: Member) -> int:
+    """The part of its share that `member` has grown into, which is never nothing."""
+    return max(1, round(WHOLE * member.grown))
 
 
 def grown(settings: SlowStartConfig, since: int, now: int) -> float:

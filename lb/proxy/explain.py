@@ -143,14 +143,9 @@ def _conditions(route: RoutePlan) -> list[str]:
 
 def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) -> dict[str, Any]:
     found, hashed = _key(plan, asked, source)
-    endpoints, policy = pool.endpoints, pool.policy
-    explained = Explained("the policy failed", [])
-    try:
-        explained = policy.explain(now, hashed, -1)
-        best = explained.best()
-    except Exception as error:  # a plug-in's
-        best = []
-        explained.rule = f"the policy failed to explain itself: {type(error).__name__}: {error}"
+    endpoints = pool.endpoints
+    group, explained = _choose(pool, hashed, now)
+    best = explained.best()
     stays = kept(plan, pool, lambda kind, name: _value(kind, name, asked), now)
     taken = stays is not None and stays["taken"]
     if stays is not None and taken:
@@ -162,13 +157,15 @@ def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) ->
         rows.append(
             {
                 "address": endpoint.address,
+                "priority": endpoint.priority,
+                "zone": endpoint.zone or None,
                 "available": bool(endpoints.available(i)),
                 "weight": endpoints.weight(i),
                 "in_flight": endpoints.inflight(i),
                 "max_in_flight": endpoint.max_in_flight or None,
                 "latency_ms": round(endpoints.latency(i) / 1e6, 3) or None,
                 "score": None if score is None else round(score.score, 6),
-                "note": "" if score is None else score.note,
+                "note": _elsewhere(plan, pool.groups, i, group) if score is None else score.note,
                 "best": i in best,
             }
         )
@@ -185,6 +182,43 @@ def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) ->
             else _choice(plan, best, explained)
         ),
     }
+
+
+def _choose(pool: Any, key: int, now: int) -> tuple[int, Explained]:
+    """What the policy says: of the first group that has somebody for such a request, and which that is; -1: the
+    endpoints are not divided into groups."""
+    if pool.groups is None:
+        return -1, _explained(pool, key, now)
+    order, _ = pool.groups.next_order(key)
+    try:
+        for group in order:
+            pool.endpoints.enter(group)
+            explained = _explained(pool, key, now)
+            if explained.scores or any(pool.endpoints.available(i) for i in range(len(pool.endpoints))):
+                return group, explained
+    finally:
+        pool.endpoints.enter(-1)
+    return order[0], Explained(explained.rule, [])
+
+
+def _explained(pool: Any, key: int, now: int) -> Explained:
+    try:
+        explained: Explained = pool.policy.explain(now, key, -1)
+        explained.best()
+    except Exception as error:  # a plug-in's
+        return Explained(f"the policy failed to explain itself: {type(error).__name__}: {error}", [])
+    return explained
+
+
+def _elsewhere(plan: PoolPlan, groups: Any, i: int, group: int) -> str:
+    """Why the endpoint at place `i` is not looked at where the choice is among another group than its own."""
+    if groups is None or plan.groups[i] == group:
+        return ""
+    mine = plan.groups[i]
+    place = f"priority {plan.endpoints[i].priority}"
+    if mine // 2 == group // 2:
+        place = "another zone" if mine % 2 else "the own zone"
+    return f"{place}: {groups.share_of(mine) / 10:g} % of the requests, not this one"
 
 
 def _choice(plan: PoolPlan, best: list[int], explained: Explained) -> dict[str, Any]:

@@ -227,7 +227,7 @@ class Proxy:
         leaving = None
         if plan.leaving:
             # Nobody is picked among them; their policy is as good as any.
-            rest = replace(plan, endpoints=plan.leaving, leaving=(), policy=PolicyPlan("random"))
+            rest = replace(plan, endpoints=plan.leaving, leaving=(), groups=(), policy=PolicyPlan("random"))
             leaving = self.make_pool(rest, channels, contexts, queue, len(self.pools))
         elif number < len(self.pools) and plan == self.plan.pools[number]:
             old = self.pools[number]

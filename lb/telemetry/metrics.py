@@ -251,6 +251,32 @@ def _steering(
         (((p["name"],), p["panic"]) for p in steered),
     )  # fmt: skip
     yield _counter("pool_panics", "Panics so far", ("pool",), (((p["name"],), p["panics"]) for p in steered))
+    yield from _levels([p for p in pools if p.get("levels")])
+
+
+_PARTS = (("own", "own_zone"), ("other", "other_zones"))
+
+
+def _levels(pools: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    rows = [((p["name"], str(level["priority"])), level) for p in pools for level in p["levels"]]
+    labels = ("pool", "priority")
+    yield _gauge(
+        "pool_priority_share", "The part of the pool's requests that the endpoints of this priority get", labels,
+        ((k, level["share"]) for k, level in rows),
+    )  # fmt: skip
+    yield _gauge(
+        "pool_priority_healthy", "Endpoints of this priority that can have requests", labels,
+        ((k, level["healthy"]) for k, level in rows),
+    )  # fmt: skip
+    yield _gauge(
+        "pool_zone_share", "The part of the pool's requests that the endpoints of the own, or of other zones get",
+        (*labels, "zone"),
+        (((*k, zone), level[key]) for k, level in rows if level["own_zone"] is not None for zone, key in _PARTS),
+    )  # fmt: skip
+    yield _counter(
+        "pool_failovers", "Times that endpoints of another than the first priority began to get requests", ("pool",),
+        (((p["name"],), p["failovers"]) for p in pools),
+    )  # fmt: skip
 
 
 def _sequences(status: Mapping[str, Any]) -> Iterator[Metric]:

@@ -8,6 +8,7 @@ from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport PoolQueue
 from lb.upstream.sequences cimport Sequences
 from lb.upstream.sessions cimport Sessions
+from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -39,6 +40,7 @@ cdef class Pool:
     cdef readonly int protocol
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
+    cdef readonly Groups groups       # None: all endpoints are alike, whatever their priorities and zones
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
@@ -80,6 +82,10 @@ cdef class Pool:
     cdef int acquire_kept(self, int index, uint64_t now, uint64_t wanted, bint turn) noexcept
     cdef bint crowded(self) noexcept
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
+    # The same of one group, or TAKEN_AGAIN when there is nobody but `exclude`; and of whichever group has somebody.
+    cdef int choose_in(self, int group, uint64_t now, uint64_t key, int exclude) noexcept
+    cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept
+    cdef int choose_elsewhere(self, int drawn, int found, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept
     # One less in flight: after `waited` ns the try was stopped, as another endpoint had answered. How long it would

@@ -3,7 +3,8 @@
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
-from lb.endpoints.set cimport EndpointSet
+from lb.endpoints.groups cimport TG_GROUPS, Groups
+from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
@@ -17,6 +18,7 @@ cdef enum:
     CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
     DOUBLINGS = 10
     LONGEST = 1_000_000_000           # that an endpoint is left alone for answers that did not come
+    TAKEN_AGAIN = -3                  # only the excluded one takes requests
 
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
@@ -43,7 +45,11 @@ cdef class Pool:
         self.queue = queue
         if plan.shaped:
             probes = plan.outlier.probes if plan.outlier is not None else 1
-            self.endpoints.shape(registry.find(plan.policy.type).needs_key, probes)
+            keyed = registry.find(plan.policy.type).needs_key
+            self.endpoints.shape(keyed, probes)
+            if plan.groups:
+                self.groups = Groups(segment, [e.slot for e in plan.endpoints], plan.groups, keyed)
+                self.endpoints.divide(plan.groups)
         self.policy_type = plan.policy.type
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
@@ -112,7 +118,9 @@ cdef class Pool:
         return found
 
     cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept:
-        cdef int index
+        cdef int index, failed = exclude
+        if self.groups is not None and self.endpoints.group == EVERY_GROUP:
+            return self.choose_by_group(now, key, exclude)
         for _ in range(TURNS):
             try:
                 index = self.policy.pick(now, key, exclude)
@@ -123,12 +131,45 @@ cdef class Pool:
                 index = self.pick_instead(now, key, index, exclude)
             if index < 0:
                 return TAKEN_FULL if self.endpoints.limited and self.crowded() else TAKEN_NOBODY
+            if index == failed and self.endpoints.group != EVERY_GROUP:
+                return TAKEN_AGAIN
             if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
                 exclude = index               # its next place is that of one who can go nowhere else
             elif self.endpoints.take(index):
                 tg_add(&self.series[index][TG_S_STARTED], 1)
                 return index
         return TAKEN_FULL
+
+    cdef int choose_in(self, int group, uint64_t now, uint64_t key, int exclude) noexcept:
+        cdef int found
+        self.endpoints.group = <short>group
+        found = self.choose(now, key, exclude)
+        self.endpoints.group = EVERY_GROUP
+        return found
+
+    cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept:
+        cdef int drawn = self.groups.draw(key)
+        cdef int found = self.choose_in(drawn, now, key, exclude)
+        return found if found >= 0 else self.choose_elsewhere(drawn, found, now, key, exclude)
+
+    cdef int choose_elsewhere(self, int drawn, int found, uint64_t now, uint64_t key, int exclude) noexcept:
+        """The group that was drawn has nobody, whatever the master knows of it by now: the others are asked. That a
+        level is full is no reason to ask those that get no requests: for that there is the queue."""
+        cdef short order[TG_GROUPS]
+        cdef int active = 0, at, count = self.groups.order(drawn, order, &active)
+        cdef bint full = found == TAKEN_FULL, again = found == TAKEN_AGAIN
+        for at in range(1, count):
+            if full and at >= active and order[at] // 2 != order[at - 1] // 2:
+                break
+            found = self.choose_in(order[at], now, key, exclude)
+            if found >= 0:
+                return found
+            full |= found == TAKEN_FULL
+            again |= found == TAKEN_AGAIN
+        if again and self.endpoints.take(exclude):
+            tg_add(&self.series[exclude][TG_S_STARTED], 1)
+            return exclude
+        return TAKEN_FULL if full or again else TAKEN_NOBODY
 
     cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept:
         cdef int index

@@ -9,6 +9,7 @@ from libc.stdint cimport uint64_t
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Source, Timed
 from lb.core.segment cimport Segment
+from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -58,6 +59,7 @@ cdef class PoolQueue(Source):
     cdef readonly str name
     cdef Segment segment
     cdef EndpointSet endpoints
+    cdef Groups groups                # None: they are of one
     cdef Bells bells
     cdef int series
     cdef uint64_t *words              # of the series, this worker's

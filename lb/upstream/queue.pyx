@@ -91,6 +91,7 @@ cdef class PoolQueue(Source):
         """Those who wait do so for `pool` now, to which nobody has to come by way of this queue."""
         cdef size_t i
         self.endpoints = pool.endpoints
+        self.groups = pool.groups
         self.counted_at = 0
         for i in range(self.count):
             (<Waiter>self.line[self.first + i].waiter).move_to(pool)
@@ -278,6 +279,8 @@ cdef class PoolQueue(Source):
             self.counted_at = now
             self.places = 0
             for i in range(self.endpoints.size):
+                if self.groups is not None and not self.groups.active(self.endpoints.groups[i] // 2):
+                    continue                  # while the levels before it only have no room, nobody is sent there
                 if self.endpoints.standing_weight(i):
                     self.places += self.endpoints.limits[i]
         return self.places

@@ -115,3 +115,47 @@ def test_round_robin_gives_the_least_share_its_turns_while_it_grows():
             wanted += 10 * share / (3000 + share)
         assert counts[0] == pytest.approx(wanted, rel=0.05)
         assert max(counts[i] for i in (1, 2, 3)) - min(counts[i] for i in (1, 2, 3)) <= 5
+
+
+@pytest.mark.parametrize("name", sorted(set(registry.POLICIES)))
+def test_only_endpoints_of_the_group_are_chosen(name):
+    """Whichever group the request before was for."""
+    with Fleet([1, 2, 1, 3, 1, 2]) as fleet:
+        endpoints = fleet.sets[0]
+        endpoints.shape(name in HASHES, 1)
+        endpoints.divide([0, 0, 2, 2, 2, 5])
+        policy = fleet.build(name, **({"fill": 2} if name == "first" else {}))
+        members = {0: {0, 1}, 2: {2, 3, 4}, 5: {5}, 4: {-1}, -1: set(range(6))}
+        seen: dict[int, set[int]] = {group: set() for group in members}
+        for key in KEYS[:400]:
+            for group in members:
+                endpoints.enter(group)
+                chosen = policy.pick(1, key, -1)
+                seen[group].add(chosen)
+                # So that all have their turn, whatever the policy looks at.
+                if chosen >= 0:
+                    fleet.load(chosen, 1)
+        assert all(seen[group] <= members[group] for group in members)
+        assert all(seen.values())
+        assert policy.pick(1, KEYS[0], 5) != 5
+        endpoints.enter(5)
+        assert policy.pick(1, KEYS[0], 5) == 5, "the excluded one, where there is nobody else"
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_keys_of_a_group_stay_whatever_becomes_of_others(name):
+    with Fleet([1, 2, 1, 3, 1, 2]) as fleet:
+        endpoints = fleet.sets[0]
+        endpoints.shape(True, 1)
+        endpoints.divide([0, 0, 0, 2, 2, 2])
+        policy = fleet.build(name)
+        endpoints.enter(0)
+        before = owners(policy)
+        assert set(before) == {0, 1, 2}
+        fleet.down(4)
+        fleet.weigh(3, 7)
+        assert owners(policy) == before
+        fleet.down(1)
+        during = owners(policy)
+        assert all(now == then for now, then in zip(during, before, strict=True) if then != 1)
+        assert set(during) == {0, 2}

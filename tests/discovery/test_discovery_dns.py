@@ -167,22 +167,25 @@ async def test_one_family_that_fails_spoils_the_answer(server: NameServer) -> No
     assert str(await failure(asked)) == f"AAAA models.test: {server.address}: REFUSED"
 
 
-async def test_srv_records_give_ports_weights_and_names(server: NameServer) -> None:
+async def test_srv_records_give_ports_weights_names_and_priorities(server: NameServer) -> None:
     server.set(SERVICE, "SRV", "10 3 9001 b.test.", "10 1 9002 a.test.", "20 9 9003 c.test.", ttl=30)
     server.set("a.test.", "A", "10.0.0.1", ttl=8)
     server.set("b.test.", "A", "10.0.0.2", ttl=60)
     server.set("b.test.", "AAAA", "fd00::2", ttl=60)
-    server.set("c.test.", "A", "10.0.0.3")
+    server.set("c.test.", "A", "10.0.0.3", ttl=60)
     found = await services(server).look()
     assert found.endpoints == (
         EndpointSpec("10.0.0.1:9002", 1, "a.test"),
         EndpointSpec("10.0.0.2:9001", 3, "b.test"),
         EndpointSpec("[fd00::2]:9001", 3, "b.test"),
+        EndpointSpec("10.0.0.3:9003", 9, "c.test", priority=1),
     )
     assert found.refresh_ns == 8 * SECOND
-    assert server.asked("c.test.", "A") == 0, "targets of a worse priority are of no use"
-    server.set(SERVICE, "SRV", "20 9 9003 c.test.")
-    assert addresses(await services(server).look()) == ["10.0.0.3:9003"]
+    server.set(SERVICE, "SRV", "20 60000 9003 c.test.", "30 1 9002 a.test.", "30 1 9003 c.test.")
+    assert (await services(server).look()).endpoints == (
+        EndpointSpec("10.0.0.3:9003", 1000, "c.test"),
+        EndpointSpec("10.0.0.1:9002", 1, "a.test", priority=1),
+    ), "weights are those among one priority, and an address has the best that it is named with"
 
 
 async def test_addresses_that_come_with_srv_records_are_used(server: NameServer) -> None:

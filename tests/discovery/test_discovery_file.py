@@ -76,6 +76,16 @@ async def test_forms_of_the_file(tmp_path: Path, text: str) -> None:
     assert found.refresh_ns == 20 * MILLISECOND
 
 
+async def test_priorities_and_zones_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    path.write_text("- {address: '127.0.0.1:1', priority: 3, zone: eu-1}\n- {address: '127.0.0.1:2', zone: ''}\n")
+    with pytest.raises(DiscoveryError, match="not the name of a zone"):
+        await source(path).look()
+    path.write_text("- {address: '127.0.0.1:1', priority: 3, zone: eu-1}\n- 127.0.0.1:2\n")
+    found = await source(path).look()
+    assert found.endpoints == (EndpointSpec("127.0.0.1:1", priority=3, zone="eu-1"), EndpointSpec("127.0.0.1:2"))
+
+
 async def test_an_empty_list_says_that_there_are_none(tmp_path: Path) -> None:
     path = tmp_path / "e"
     path.write_text("[]\n")

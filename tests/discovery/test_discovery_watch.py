@@ -140,6 +140,7 @@ def test_more_than_the_limit_is_left_out_and_said(caplog: pytest.LogCaptureFixtu
         (EndpointSpec("[FD00::1]:1"), "is not spelled as addresses are"),
         (EndpointSpec("10.0.0.1:0"), "port 0"),
         (EndpointSpec("10.0.0.1:1", 1001), "a weight or a limit"),
+        (EndpointSpec("10.0.0.1:1", priority=-1), "a priority below 0"),
         (EndpointSpec(ONE.address, 2), "10.0.0.1:1 is endpoint 0 already"),
     ],
 )

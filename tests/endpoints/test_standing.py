@@ -66,7 +66,7 @@ def test_a_slot_that_changes_hands_is_well(master):
     standings.eject_checked(0, REASON, 1)
     standings.hold_back(0, 700, True)
     master.set_key(4, "pool|other")
-    assert (standings.state(0), standings.held_back(0)) == ((WELL, 0), (0, False))
+    assert (standings.state(0), standings.held_back(0)) == ((WELL, 0), (0, False, 0))
 
 
 def test_wrong_arguments(master):
