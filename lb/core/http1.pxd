@@ -157,6 +157,8 @@ cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil
 cdef void classify_trailer(Field *field) noexcept nogil
 # "Name: value\r\n" of each trailer that is passed on. 0 or -1.
 cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil
+# The name in lower case of a known field; it stays.
+cdef const char *known_name(int id) noexcept nogil
 # The number of a method: llhttp's, M_OTHER = it has none, -1 = no request may have it (RFC 9113 section 3.4), or not a
 # token at all (RFC 9110 section 9.1).
 cdef int method_number(const char *name, size_t n) noexcept nogil

@@ -87,6 +87,7 @@ cdef struct Known:
     bint hop
 
 cdef Known KNOWN[29]
+cdef const char *NAMES[32]            # by id
 cdef int KNOWN_BY_LENGTH[40]          # first entry of KNOWN with that length, -1 = none
 cdef int KNOWN_COUNT = 0
 
@@ -99,6 +100,41 @@ cdef bint same_name(const char *a, size_t n, const char *lower) noexcept nogil:
     return strlen(lower) == n and strncasecmp(a, lower, n) == 0
 
 
+cdef const char *known_name(int id) noexcept nogil:
+    return NAMES[id]
+
+
+cdef inline bint same_token(const char *a, const char *lower, uint32_t n) noexcept nogil:
+    """As `same_name` for names that a parser has checked: a byte of a token that differs from a lower-case letter, a
+    digit or a hyphen in the bit 0x20 alone is that letter as a capital."""
+    cdef uint64_t x = 0, y = 0, different
+    cdef uint32_t s = 0, t = 0, i = 8
+    if n >= 8:                                    # the first eight, the last eight, and those between
+        memcpy(&x, a, 8)
+        memcpy(&y, lower, 8)
+        different = x ^ y
+        memcpy(&x, a + n - 8, 8)
+        memcpy(&y, lower + n - 8, 8)
+        different |= x ^ y
+        while i + 8 < n:
+            memcpy(&x, a + i, 8)
+            memcpy(&y, lower + i, 8)
+            different |= x ^ y
+            i += 8
+        return different & <uint64_t>0xDFDFDFDFDFDFDFDF == 0
+    if n >= 4:
+        memcpy(&s, a, 4)
+        memcpy(&t, lower, 4)
+        different = s ^ t
+        memcpy(&s, a + n - 4, 4)
+        memcpy(&t, lower + n - 4, 4)
+        return (different | (s ^ t)) & <uint64_t>0xDFDFDFDF == 0
+    for i in range(n):
+        if a[i] | 0x20 != lower[i]:
+            return False
+    return True
+
+
 cdef inline void classify(Field *field) noexcept nogil:
     cdef int i
     field.id = H_OTHER
@@ -109,8 +145,7 @@ cdef inline void classify(Field *field) noexcept nogil:
     if i < 0:
         return
     while i < KNOWN_COUNT and KNOWN[i].length == field.name_length:
-        if ((field.name[0] | 0x20) == KNOWN[i].name[0]
-                and strncasecmp(field.name, KNOWN[i].name, field.name_length) == 0):
+        if same_token(field.name, KNOWN[i].name, field.name_length):
             field.id = KNOWN[i].id
             field.hop = KNOWN[i].hop
             return
@@ -624,6 +659,7 @@ cdef void know(const char *name, int id, bint hop) noexcept:
     global KNOWN_COUNT
     cdef uint32_t n = <uint32_t>strlen(name)
     KNOWN[KNOWN_COUNT].name = name
+    NAMES[id] = name
     KNOWN[KNOWN_COUNT].length = n
     KNOWN[KNOWN_COUNT].id = <uint16_t>id
     KNOWN[KNOWN_COUNT].hop = hop

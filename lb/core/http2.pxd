@@ -1,7 +1,8 @@
 """One side of one HTTP/2 connection (RFC 9113): bytes in, events out; no I/O. nghttp2 does the protocol."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from lb.core.buffer cimport tg_buffer, tg_buffer_size
+from libc.string cimport memcpy
+from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail
 from lb.core.nghttp2 cimport nghttp2_nv, nghttp2_session
 from lb.core.stream cimport iovec
 
@@ -30,6 +31,7 @@ ctypedef struct h2_stream:
     bint sent                         # our body is handed over to the last byte
     bint reset_by_peer
     bint remote_ended                 # the peer has ended its side
+    size_t owed                       # bytes consumed of what the peer sent, of which nghttp2 was not told yet
     # The body as parts: `prefix_size` bytes here, then the parts, which are sent from their own memory.
     char prefix[8]
     int prefix_size
@@ -87,7 +89,22 @@ cdef inline void h2_rewind(h2_stream *stream) noexcept nogil:
 
 
 # Adds a field to a block: two 32-bit lengths, name, value. 0 or -1.
-cdef int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value, size_t value_size) noexcept
+cdef inline int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value,
+                          size_t value_size) noexcept nogil:
+    cdef uint32_t lengths[2]
+    cdef char *at
+    if tg_buffer_reserve(block, name_size + value_size + sizeof(lengths)) < 0:
+        return -1
+    lengths[0] = <uint32_t>name_size
+    lengths[1] = <uint32_t>value_size
+    at = tg_buffer_tail(block)
+    memcpy(at, lengths, sizeof(lengths))
+    memcpy(at + sizeof(lengths), name, name_size)
+    memcpy(at + sizeof(lengths) + name_size, value, value_size)
+    block.end += name_size + value_size + sizeof(lengths)
+    return 0
+
+
 # The same with the name in lower case (RFC 9113 section 8.2).
 cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
                          size_t value_size) noexcept
@@ -105,6 +122,7 @@ cdef class Http2Session:
     cdef uint32_t block_fields
     cdef size_t block_size            # as RFC 9113 section 6.5.2 counts
     cdef bint block_over              # a limit was passed; what came since was not kept
+    cdef size_t owed                  # bytes that came on any stream, of which nghttp2 was not told yet that they went
     # What `collect` gathered: `vector` follows the head buffer it was given.
     cdef iovec vector[256]
     cdef bint in_tail[256]            # the base of this piece is an offset into `tail` until `collect` ends
@@ -156,6 +174,7 @@ cdef class Http2Session:
     cdef int put(self, const char *data, size_t size) noexcept
     cdef int put_body(self, h2_stream *stream, size_t size) noexcept
     cdef int put_queue(self, h2_stream *stream, size_t size) noexcept
+    cdef void advance_queue(self, h2_stream *stream, size_t size) noexcept
     cdef int piece(self, const char *data, size_t size) noexcept
     cdef int submit_trailers(self, h2_stream *stream) noexcept
 

@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcpy
+from lb.core.blocks cimport tg_blocks
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head,
-    tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+    tg_buffer_size, tg_buffer_tail,
 )
 from lb.core.nghttp2 cimport *
 
@@ -16,6 +17,9 @@ cdef enum:
     LOW_WATER = 16 * 1024             # bytes in a queue below which its owner may add to it again
     TRAILERS = 64                     # most fields of the trailers that are sent
     FIELD_OVERHEAD = 32               # RFC 9113 section 6.5.2
+    # nghttp2 opens a window anew when half of it is consumed. It is told in parts of this size, since telling it costs
+    # more than receiving a small message: most streams end before the first.
+    WINDOW_PARTS = 8
 
 
 cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
@@ -32,6 +36,7 @@ cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, 
         if stream == NULL:
             return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
         stream.id = frame.hd.stream_id
+        self.found = stream
         return nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, stream)
     self.incoming = self.find(frame.hd.stream_id)
     return 0
@@ -47,12 +52,17 @@ cdef int on_header(nghttp2_session *session, const nghttp2_frame *frame, const u
 
 cdef int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
                        void *user_data) noexcept:
-    cdef h2_stream *stream = (<Http2Session>user_data).find(stream_id)
-    # The connection's window only bounds bursts: a stream that nobody reads must not stop the others.
-    if nghttp2_session_consume_connection(session, length):
-        return NGHTTP2_ERR_CALLBACK_FAILURE
+    cdef Http2Session self = <Http2Session>user_data
+    cdef h2_stream *stream = self.find(stream_id)
+    cdef size_t owed = self.owed + length
+    self.owed = owed
+    if owed >= self.options.connection_window // WINDOW_PARTS:
+        # The connection's window only bounds bursts: a stream that nobody reads must not stop the others.
+        self.owed = 0
+        if nghttp2_session_consume_connection(session, owed):
+            return NGHTTP2_ERR_CALLBACK_FAILURE
     if stream != NULL:
-        (<Http2Session>user_data).on_data(stream, <const char *>data, length)
+        self.on_data(stream, <const char *>data, length)
     return 0
 
 
@@ -134,16 +144,22 @@ cdef ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *buf
         if not ready and not stream.finished:
             stream.deferred = True
             return NGHTTP2_ERR_DEFERRED
-    data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
     if ready > length:
+        data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
         return <ssize_t>length
-    if stream.streaming and not stream.finished:
-        return <ssize_t>ready
-    data_flags[0] |= NGHTTP2_DATA_FLAG_EOF
-    if tg_buffer_size(&stream.trailers):
-        data_flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
-        if self.submit_trailers(stream) < 0:
-            return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if not stream.streaming or stream.finished:
+        data_flags[0] |= NGHTTP2_DATA_FLAG_EOF
+        if tg_buffer_size(&stream.trailers):
+            data_flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
+            if self.submit_trailers(stream) < 0:
+                return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if stream.streaming and ready < COPY_BELOW:
+        # It would be copied anyway: here it needs no `send_body`.
+        if ready:
+            memcpy(buf, tg_buffer_head(&stream.queue) + stream.kept, ready)
+        self.advance_queue(stream, ready)
+    else:
+        data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
     return <ssize_t>ready
 
 
@@ -191,21 +207,6 @@ cdef nghttp2_session_callbacks *CALLBACKS = make_callbacks()
 cdef nghttp2_option *OPTIONS = make_options()
 
 
-cdef int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
-    cdef uint32_t lengths[2]
-    cdef char *at
-    if tg_buffer_reserve(block, name_size + value_size + sizeof(lengths)) < 0:
-        return -1
-    lengths[0] = <uint32_t>name_size
-    lengths[1] = <uint32_t>value_size
-    at = tg_buffer_tail(block)
-    memcpy(at, lengths, sizeof(lengths))
-    memcpy(at + sizeof(lengths), name, name_size)
-    memcpy(at + sizeof(lengths) + name_size, value, value_size)
-    block.end += name_size + value_size + sizeof(lengths)
-    return 0
-
-
 cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
                          size_t value_size) noexcept:
     cdef size_t i
@@ -233,9 +234,9 @@ cdef class Http2Session:
         self.server = server
         self.options = options[0]
         if server:
-            if nghttp2_session_server_new2(&self.session, CALLBACKS, <void *>self, OPTIONS):
+            if nghttp2_session_server_new3(&self.session, CALLBACKS, <void *>self, OPTIONS, tg_blocks()):
                 return -1
-        elif nghttp2_session_client_new2(&self.session, CALLBACKS, <void *>self, OPTIONS):
+        elif nghttp2_session_client_new3(&self.session, CALLBACKS, <void *>self, OPTIONS, tg_blocks()):
             return -1
         settings[0].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
         settings[0].value = options.stream_window
@@ -272,6 +273,7 @@ cdef class Http2Session:
         if rc < 0:
             return H2_NO_MEMORY if rc == NGHTTP2_ERR_NOMEM else H2_EXHAUSTED
         stream.id = rc
+        stream.owed = 0
         stream.sent = bodiless
         self.streams += 1
         return 0
@@ -306,6 +308,11 @@ cdef class Http2Session:
             nghttp2_session_resume_data(self.session, stream.id)
 
     cdef void consume(self, h2_stream *stream, size_t size) noexcept:
+        size += stream.owed
+        if size < self.options.stream_window // WINDOW_PARTS:
+            stream.owed = size
+            return
+        stream.owed = 0
         # Fails without memory, or when the stream is gone: then the peer's window stays as it is.
         nghttp2_session_consume_stream(self.session, stream.id, size)
 
@@ -432,6 +439,11 @@ cdef class Http2Session:
         """`size` bytes that wait in the queue. They stay where they are until something is added to it."""
         if self.piece(tg_buffer_head(&stream.queue) + stream.kept, size) < 0:
             return -1
+        self.advance_queue(stream, size)
+        return 0
+
+    cdef void advance_queue(self, h2_stream *stream, size_t size) noexcept:
+        """`size` bytes at the head of what waits in the queue are handed over."""
         if stream.handed == stream.kept and stream.handed + size <= stream.keep:
             stream.kept += size
         else:
@@ -442,7 +454,6 @@ cdef class Http2Session:
         if stream.wants_room and h2_waiting(stream) <= LOW_WATER:
             stream.wants_room = False
             self.on_room(stream)
-        return 0
 
     cdef int submit_trailers(self, h2_stream *stream) noexcept:
         """The field lines of `trailers`, which nghttp2 copies."""

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
 from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, method_number,
+    H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, known_name, method_number,
     parse_decimal, same_name, scan_begin, scan_field,
 )
 from lb.core.http2 cimport h2_field
@@ -223,6 +223,9 @@ cdef class FieldList:
             self.count += 1
 
     cdef void add_status(self, int status) noexcept:
+        if status == 200:
+            self.add_kept(b":status", 7, b"200", 3, NGHTTP2_NV_FLAG_NONE)
+            return
         self.number[0] = <char>(48 + status // 100 % 10)
         self.number[1] = <char>(48 + status // 10 % 10)
         self.number[2] = <char>(48 + status % 10)
@@ -235,7 +238,12 @@ cdef class FieldList:
             field = &scan.fields[i]
             if field.hop or (field.id and (skip >> field.id) & 1):
                 continue
-            self.add(field.name, field.name_length, field.value, field.value_length)
+            if field.id and self.count < FIELDS_MAX:
+                h2_field(&self.fields[self.count], known_name(field.id), field.name_length, field.value,
+                         field.value_length, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+                self.count += 1
+            else:
+                self.add(field.name, field.name_length, field.value, field.value_length)
 
     cdef void add_lines(self, const tg_buffer *lines) noexcept:
         cdef const char *at = tg_buffer_head(lines)

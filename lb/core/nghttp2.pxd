@@ -13,6 +13,8 @@ cdef extern from "<nghttp2/nghttp2.h>":
         pass
     ctypedef struct nghttp2_option:
         pass
+    ctypedef struct nghttp2_mem:
+        pass
     ctypedef struct nghttp2_priority_spec:
         pass
     ctypedef struct nghttp2_nv:
@@ -129,6 +131,10 @@ cdef extern from "<nghttp2/nghttp2.h>":
                                     void *user_data, const nghttp2_option *option) nogil
     int nghttp2_session_server_new2(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
                                     void *user_data, const nghttp2_option *option) nogil
+    int nghttp2_session_client_new3(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
+                                    void *user_data, const nghttp2_option *option, nghttp2_mem *mem) nogil
+    int nghttp2_session_server_new3(nghttp2_session **session, const nghttp2_session_callbacks *callbacks,
+                                    void *user_data, const nghttp2_option *option, nghttp2_mem *mem) nogil
     void nghttp2_session_del(nghttp2_session *session) nogil
     ssize_t nghttp2_session_mem_recv(nghttp2_session *session, const uint8_t *data, size_t length) nogil
     ssize_t nghttp2_session_mem_send(nghttp2_session *session, const uint8_t **data) nogil

@@ -128,7 +128,6 @@ cdef class Http2Host(Http2Session):
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef Http2Request request = <Http2Request>stream.owner
         cdef Exchange exchange = request.exchange
-        self.forget(stream)
         self.detach(request)
         if request.let_go():
             exchange.client_gone()

@@ -101,7 +101,6 @@ cdef class Session(Http2Session):
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef Http2Call call = <Http2Call>stream.owner
         cdef int fail = FAIL_RESET
-        self.forget(stream)
         if code == NGHTTP2_REFUSED_STREAM and not call.begun:
             fail = FAIL_REFUSED
             if stream.reset_by_peer and (<Http2Upstream>self.connection).again(call):
