@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections of an emulated server. Requests are read whole and their content is not looked at."""
+"""HTTP/1.1 connections of an emulated server. Requests are read whole; their content matters for its batch at most."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import cast
 
 import httptools
 
-from bench.emulator import sockets
+from bench.emulator import batch, sockets
 from bench.emulator.answers import BAD_REQUEST, CONTINUE, HEALTH_PREFIX
 from bench.emulator.server import Exchange, ModelServer
 
@@ -46,6 +46,7 @@ class Http1(asyncio.Protocol):
         self._current: Http1Exchange | None = None
         self._waiting: deque[Http1Exchange] = deque()
         self._path = b""
+        self._body = b""
         self._expects = False
         self._beginning = False
         self._ended = False
@@ -92,13 +93,21 @@ class Http1(asyncio.Protocol):
             if self._current is None:
                 self._transport.write(CONTINUE)
 
+    def on_body(self, body: bytes) -> None:
+        if self._server.by_items:
+            self._body += body
+
     def on_message_complete(self) -> None:
         parser = self._parser
         check = self._path.startswith(HEALTH_PREFIX)
         self._path = b""
         # An HTTP/1.0 client that keeps its connection would have to be told so; none of the proxies here is one.
         close = not parser.should_keep_alive() or parser.get_http_version() == "1.0" or parser.should_upgrade()
-        self._waiting.append(Http1Exchange(self, check, close, parser.get_method() == b"HEAD"))
+        exchange = Http1Exchange(self, check, close, parser.get_method() == b"HEAD")
+        if self._server.by_items:
+            exchange.items = batch.of_json(self._body)
+            self._body = b""
+        self._waiting.append(exchange)
         if len(self._waiting) > _AHEAD and not self._paused:
             self._paused = True
             self._transport.pause_reading()

@@ -10,7 +10,7 @@ from typing import cast
 
 import ngh2
 
-from bench.emulator import sockets
+from bench.emulator import batch, sockets
 from bench.emulator.answers import HEALTH_PREFIX, INFER, OK, Http2Answer
 from bench.emulator.server import Exchange, ModelServer
 
@@ -26,7 +26,7 @@ _CONFIGURATION = ngh2.Configuration(stream_reset_rate_limit=(1 << 40, 1 << 40))
 class Http2Exchange(Exchange):
     """A stream with the answer it gets if all goes well, and those it gets otherwise (by outcome)."""
 
-    __slots__ = ("connection", "errors", "good", "stream")
+    __slots__ = ("body", "connection", "errors", "good", "stream")
 
     def __init__(
         self, connection: Http2, stream: int, check: bool, good: Http2Answer, errors: list[Http2Answer]
@@ -36,6 +36,7 @@ class Http2Exchange(Exchange):
         self.stream = stream
         self.good = good
         self.errors = errors
+        self.body = b""
 
     def answer(self, outcome: int) -> None:
         """See `Exchange`."""
@@ -47,7 +48,7 @@ class Http2Exchange(Exchange):
 
 
 class Http2(asyncio.Protocol):
-    """Serves one connection. A request begins when it is whole; its content is not looked at."""
+    """Serves one connection. A request begins when it is whole; its content matters for its batch at most."""
 
     def __init__(self, server: ModelServer) -> None:
         self._server = server
@@ -115,6 +116,8 @@ class Http2(asyncio.Protocol):
             if event.end_stream:
                 self._begin(event.stream_id)
         elif isinstance(event, ngh2.DataReceived):
+            if self._server.by_items and (exchange := self._coming.get(event.stream_id)) is not None:
+                exchange.body += event.data
             if event.end_stream:
                 self._begin(event.stream_id)
         elif isinstance(event, ngh2.TrailersReceived):
@@ -154,6 +157,9 @@ class Http2(asyncio.Protocol):
             self._send(stream, self._server.answers.unimplemented)
             return
         self._begun[stream] = exchange
+        if self._server.by_items:
+            exchange.items = batch.of_grpc(exchange.body)
+            exchange.body = b""
         self._server.receive(exchange)
 
     def _send(self, stream: int, answer: Http2Answer) -> None:

@@ -26,12 +26,13 @@ _UNLIMITED = 1 << 60
 
 
 class Job:
-    """One request in the model: where it stands, when it arrived (ns), and the work it is (ns at full speed)."""
+    """One request in the model: where it stands, when it arrived (ns), its items, and its work (ns at full speed)."""
 
-    __slots__ = ("arrived", "state", "work")
+    __slots__ = ("arrived", "items", "state", "work")
 
     def __init__(self) -> None:
         self.arrived = 0
+        self.items = 1
         self.state: int = DONE
         self.work = 0
 
@@ -121,7 +122,7 @@ class Executor(Generic[J]):
     def arrive(self, job: J, now: int) -> bool:
         """Takes a request; False if the queue is full. What it finishes at once is in the next `advance(now)`."""
         # Drawn on arrival and not at the start: cancelled requests and batching must not shift who gets which time.
-        job.arrived, job.work = now, self._draw()
+        job.arrived, job.work = now, self._draw() * job.items
         job.state = QUEUED
         self._queue[job] = None
         self._start(now)

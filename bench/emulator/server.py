@@ -11,7 +11,7 @@ from bench.emulator.agenda import Agenda
 from bench.emulator.answers import EXHAUSTED, OK, UNAVAILABLE, Answers
 from bench.emulator.distributions import ns
 from bench.emulator.model import Executor, Job
-from bench.emulator.spec import FailHow, Instant, ServerSpec, Service
+from bench.emulator.spec import FailHow, Instant, Serial, ServerSpec, Service
 from bench.emulator.timeline import NEVER, STALLED, Span, Timeline
 
 
@@ -53,6 +53,8 @@ class ModelServer:
         """Planned windows count from `epoch` (ns; None: not before `begin`). Raises BenchError on an unusable file."""
         self.spec = spec
         self.answers = Answers(spec)
+        execution = spec.service.execution
+        self.by_items = isinstance(execution, Serial) and execution.per_item
         self.counts = Counts()
         self._agenda = agenda
         self._index = index
@@ -157,6 +159,7 @@ class ModelServer:
         """Another service from now on, its windows from the same epoch. Raises BenchError on an unusable file."""
         self.tick(now)
         self._work.change(now, self._timeline(service), service.execution, service.max_queue)
+        self.by_items = isinstance(service.execution, Serial) and service.execution.per_item
         self._service = service
         self._replan(now)
 

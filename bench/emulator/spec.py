@@ -69,9 +69,14 @@ class Instant:
 
 @dataclass(frozen=True, config=_CLOSED)
 class Serial:
-    """One execution at a time; the others wait in arrival order."""
+    """One execution at a time; the others wait in arrival order.
+
+    `per_item`: it takes `time` for each item of the request's batch, the first dimension of its first input, over
+    HTTP/1.1 and gRPC; else once, and the request is not looked at.
+    """
 
     time: Time
+    per_item: bool = False
     kind: Literal["serial"] = "serial"
 
 

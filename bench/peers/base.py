@@ -50,6 +50,7 @@ class Task:
     `routes`: so many rules, each for the paths below `route_prefix(i)`, all to the same servers; 1 = one for all paths.
     `balance`: how the endpoints of a request are chosen, by the proxy's own policy of that kind.
     `policy`: Tidegate's, where it has one of its own for the purpose; "" = as `balance` says.
+    `cost`: what Tidegate weighs requests by; "" = each counts one.
     `serial`: proxies with a queue that waits patiently (HAProxy) give an endpoint one request at a time.
     `endpoint_limit`: at most so many requests at once on an endpoint, further ones wait in the proxy up to
     `queue_timeout` seconds and are then refused; 0 = no limit. `deadline`: seconds after which an answer is of no use,
@@ -66,6 +67,7 @@ class Task:
     routes: int = 1
     balance: Literal["round_robin", "least_request"] = "round_robin"
     policy: str = ""
+    cost: str = ""
     serial: bool = False
     endpoint_limit: int = 0
     queue_timeout: float = 0.5

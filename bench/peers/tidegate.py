@@ -109,6 +109,8 @@ def _pool(setup: Setup) -> str:
     task = setup.task
     protocol = "oip" if task.job in ("oip", "cache") else task.job
     lines = [f"protocol: {protocol}", f"policy: {task.policy or task.balance}"]
+    if task.cost:
+        lines.append(f"cost: {task.cost}")
     if task.serve is not None:
         lines += _serve(task.serve, setup)
     else:

@@ -30,7 +30,7 @@ class Failover(Policy):
         endpoints = self.endpoints
         available = [i for i in range(endpoints.size) if i != exclude and endpoints.available(i)]
         for i in available:
-            if self.full is None or endpoints.inflight(i) < self.full * endpoints.weight(i):
+            if self.full is None or endpoints.load(i) < self.full * endpoints.weight(i):
                 return i
         if available:
             return available[0]

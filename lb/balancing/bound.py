@@ -1,11 +1,12 @@
 """Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018): who still has room for a key.
 
-An endpoint of weight w has room while it has fewer requests in flight than
+An endpoint of weight w has room while its load, requests in flight or what they cost, is below
 
-    ceil(factor * (L + 1) * w / W)
+    ceil(factor * (L + c) * w / W)
 
-with L in flight and W of weight at all available endpoints together, counted over all workers. Since these capacities
-add up to more than L, some available endpoint always has room.
+with a load of L, to which the request would add c (1 where requests are not weighed), and W of weight at all available
+endpoints together, counted over all workers. Since these capacities add up to more than L, some available endpoint
+always has room.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ class Bound:
 
     def fits(self, index: int) -> bool:
         """Measure, and say whether the available endpoint `index` has room."""
-        # Every capacity is at least 1: an idle endpoint needs no walk over the pool.
-        if self.endpoints.running(index) == 0:
+        # Every capacity is above 0: an idle endpoint needs no walk over the pool.
+        if self.endpoints.outstanding(index) == 0:
             return True
         self.measure()
         return self.room(index)
 
     def measure(self) -> None:
-        total = 1
+        total = self.endpoints.cost
         weights = 0
         for i in range(self.endpoints.size):
             weight = self.endpoints.effective_weight(i)
             if weight > 0:
                 weights += weight
-                total += self.endpoints.running(i)
+                total += self.endpoints.outstanding(i)
         self.total = self.factor * total
         self.weight = weights
 
     def room(self, index: int) -> bool:
         """Whether the endpoint has room. A whole number is below ceil(x) just if it is below x, so nothing is divided
         or rounded."""
-        return self.endpoints.running(index) * self.weight < self.total * self.endpoints.effective_weight(index)
+        return self.endpoints.outstanding(index) * self.weight < self.total * self.endpoints.effective_weight(index)

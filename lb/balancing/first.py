@@ -9,8 +9,8 @@ from lb.endpoints.set import EndpointSet
 
 
 class First(Policy):
-    """In the order of the configuration, the first available endpoint with fewer than `fill` in flight per weight,
-    counted over all workers; when all are full, the least (in flight + 1) / weight, the first of equal ones.
+    """In the order of the configuration, the first available endpoint with a load below `fill` per weight, counted over
+    all workers; when all are full, the least (load + the request's own) / weight, the first of equal ones.
 
     The load sits on as few endpoints as can bear it; those at the end of the list can be switched off.
     """
@@ -30,11 +30,12 @@ class First(Policy):
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight == 0:
                 continue
-            load = endpoints.running(i)
-            if load * endpoints.unit < self.fill * weight:
+            load = endpoints.outstanding(i)
+            if load * endpoints.unit < self.fill * endpoints.one * weight:
                 return i
-            if best < 0 or (load + 1) * best_weight < best_load * weight:
-                best, best_load, best_weight = i, load + 1, weight
+            load += endpoints.cost
+            if best < 0 or load * best_weight < best_load * weight:
+                best, best_load, best_weight = i, load, weight
         return best if best >= 0 else self.last_resort(exclude)
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:
@@ -43,12 +44,10 @@ class First(Policy):
         for i in range(endpoints.size):
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
-                load = endpoints.running(i)
+                load = endpoints.load(i)
                 room = load < self.fill * weight
                 # Those with room by their place, before all others by what they have.
                 score = float(i) if room else endpoints.size + (load + 1) / weight
-                scores.append(Score(i, score, f"{load} of {self.fill * weight}, {'room' if room else 'full'}"))
-        rule = (
-            "the first with less than fill * weight in flight; if all have as much the least (in flight + 1) / weight"
-        )
+                scores.append(Score(i, score, f"{load:g} of {self.fill * weight}, {'room' if room else 'full'}"))
+        rule = "the first with a load below fill * weight; if all have as much the least (load + 1) / weight"
         return Explained(rule, scores)

@@ -1,4 +1,5 @@
-"""The endpoint that would have the fewest requests in flight per unit of weight, counted over all workers.
+"""The endpoint that would have the least load per unit of weight, counted over all workers: requests in flight, or
+what they cost.
 
 The count is exact: it is the sum of every worker's column in the shared segment, not this worker's own view.
 """
@@ -15,7 +16,8 @@ _ALWAYS_ALL = 32
 
 
 class LeastRequest(Policy):
-    """The least (in flight + 1) / weight; of equal ones the next in turn, so that idle endpoints share evenly.
+    """The least (load + the request's own) / weight, where requests are not weighed (in flight + 1) / weight; of equal
+    ones the next in turn, so that idle endpoints share evenly.
 
     With the one that is about to be added counted, a weight says how much an endpoint can do: one of weight 10 gets
     ten before one of weight 1 gets its first (shortest expected delay). For shares of the traffic whatever the load,
@@ -43,13 +45,13 @@ class LeastRequest(Policy):
                 i = 0
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
-                load = endpoints.running(i) + 1
+                load = endpoints.outstanding(i) + endpoints.cost
                 # load / weight < best_load / best_weight, without the rounding of a division.
                 if best < 0 or load * best_weight < best_load * weight:
                     best, best_load, best_weight = i, load, weight
                 if weight >= self.ceiling:
                     self.ceiling = weight
-                    if load == 1 and endpoints.size > _ALWAYS_ALL:
+                    if load == endpoints.cost and endpoints.size > _ALWAYS_ALL:
                         break
             i += 1
         if best < 0:
@@ -63,5 +65,5 @@ class LeastRequest(Policy):
         for i in range(endpoints.size):
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
-                scores.append(Score(i, (endpoints.running(i) + 1) / weight))
-        return Explained("the least (in flight + 1) / weight; of equal ones the next in turn", scores)
+                scores.append(Score(i, (endpoints.outstanding(i) + endpoints.cost) * endpoints.scale / weight))
+        return Explained("the least (load + 1) / weight; of equal ones the next in turn", scores)

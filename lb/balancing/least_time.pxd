@@ -11,6 +11,6 @@ cdef class LeastTime(Policy):
     cdef Latencies latencies
 
     @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=double, pending=double, load=double,
-                   best_load=double)
+                   best_load=double, own=double)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)

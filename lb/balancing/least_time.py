@@ -10,7 +10,8 @@ from lb.endpoints.set import EndpointSet
 
 
 class LeastTime(Policy):
-    """Of all available endpoints the least average * (in flight + 1) / weight; of equal ones the next in turn.
+    """Of all available endpoints the least average * (load + the request's own) / weight, which without a cost is
+    average * (in flight + 1) / weight; of equal ones the next in turn.
 
     The request that would be added counts with what time has left of the average, those in flight with all of it: an
     endpoint that was slow a while ago gets one request to show itself by, not all of them until that one ends. One of
@@ -29,16 +30,17 @@ class LeastTime(Policy):
         endpoints = self.endpoints
         best = -1
         best_load = 0.0
+        own = endpoints.cost * endpoints.scale
         i = self.start
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
-                pending = endpoints.running(i) * self.latencies.pending(i)
+                pending = endpoints.outstanding(i) * endpoints.scale * self.latencies.pending(i)
                 # What is in flight may decide already, and costs no exponential.
                 if best < 0 or pending < best_load * weight:
-                    load = (self.latencies.faded(i, now) + pending) / weight
+                    load = (self.latencies.faded(i, now) * own + pending) / weight
                     if best < 0 or load < best_load:
                         best, best_load = i, load
             i += 1
@@ -56,7 +58,9 @@ class LeastTime(Policy):
             weight = self.endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
                 faded, each = self.latencies.faded(i, now), self.latencies.pending(i)
-                note = f"{faded / 1e6:.3g} ms + {self.endpoints.running(i)} in flight" if faded > 0 else "nothing known"
-                scores.append(Score(i, (faded + self.endpoints.running(i) * each) / weight, note))
-        rule = "the least (average that time has left + in flight * average) / weight, in ns"
+                load = self.endpoints.load(i)
+                note = f"{faded / 1e6:.3g} ms + a load of {load:g}" if faded > 0 else "nothing known"
+                own = self.endpoints.cost * self.endpoints.scale
+                scores.append(Score(i, (faded * own + load * each) / weight, note))
+        rule = "the least (average that time has left + load * average) / weight, in ns"
         return Explained(f"{rule}; of equal ones the next in turn", scores)

@@ -16,7 +16,8 @@ from lb.endpoints.set import EndpointSet
 
 class PeakEwma(Policy):
     """Of `choices` different available endpoints, drawn in proportion to their weights, the one with the least
-    average * (in flight + 1) / weight.
+    average * (load + the request's own) / weight, which is average * (in flight + 1) / weight where requests are not
+    weighed.
 
     An endpoint of which nothing is known is taken when it is idle, and then not before one that is known. Equal ones
     go to the first drawn. `seed` makes the draws repeatable (0: random).
@@ -50,12 +51,12 @@ class PeakEwma(Policy):
         self.latencies.add(index, now, latency_ns, ok)
 
     def load(self, index: int, now: int) -> float:
-        running = self.endpoints.running(index)
+        running = self.endpoints.outstanding(index) * self.endpoints.scale
         # At least 1: the weight may have become 0 since the draw.
         weight = max(self.endpoints.effective_weight(index), 1)
         average = self.latencies.faded(index, now)
         if average > 0:
-            return average * (running + 1) / weight
+            return average * (running + self.endpoints.cost * self.endpoints.scale) / weight
         # Finagle adds the number to the penalty. Multiplied it orders them alike, and by weight.
         return self.latencies.pending(index) * running / weight
 
@@ -66,5 +67,5 @@ class PeakEwma(Policy):
                 average = self.latencies.faded(i, now)
                 note = f"average {average / 1e6:.3g} ms" if average > 0 else "nothing known"
                 scores.append(Score(i, self.load(i, now), note))
-        rule = "the least average * (in flight + 1) / weight, in ns, of {} drawn by weight"
+        rule = "the least average * (load + 1) / weight, in ns, of {} drawn by weight"
         return Explained(rule.format(self.choices), scores, True)

@@ -7,6 +7,7 @@ cdef class Policy:
     cdef readonly EndpointSet endpoints
     cdef readonly bint learns
     cdef readonly bint by_company
+    cdef readonly bint by_cost
     cdef readonly bint reads_reports
 
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2

@@ -31,6 +31,9 @@ class Policy:
         self.learns = type(self).observe is not vars(Policy)["observe"]
         # Whether `learn` wants to know a request's company.
         self.by_company = False
+        # Whether, in a pool that weighs its requests, it takes a latency as it was, with `endpoints.cost` of the
+        # request that had it. Else it gets the one that the request would have had if all there had cost the same.
+        self.by_cost = False
         # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
         self.reads_reports = False
 
@@ -49,7 +52,8 @@ class Policy:
 
     def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
         """What the data path calls: `observe` for those who also want to know how many requests, this one included,
-        were at the endpoint when it got there. 0: unknown. Only told where `by_company`."""
+        were at the endpoint when it got there; in a pool that weighs its requests, how many average ones they were
+        worth. 0: unknown. Only told where `by_company`."""
         self.observe(index, now, latency_ns, ok)
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:

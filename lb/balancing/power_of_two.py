@@ -14,8 +14,8 @@ from lb.endpoints.set import EndpointSet
 
 
 class PowerOfTwo(Policy):
-    """Of `choices` different available endpoints, drawn in proportion to their weights, the one with the fewest in
-    flight per weight.
+    """Of `choices` different available endpoints, drawn in proportion to their weights, the one with the least load
+    per weight.
 
     Equal ones go to the first drawn, so that idle endpoints share by weight. `seed` makes the draws repeatable (0:
     random).
@@ -35,14 +35,14 @@ class PowerOfTwo(Policy):
         best = draw.another()
         if best < 0:
             return self.last_resort(exclude)
-        best_load = endpoints.running(best)
+        best_load = endpoints.outstanding(best)
         # At least 1: the weight may have become 0 since the draw.
         best_weight = max(endpoints.effective_weight(best), 1)
         for _ in range(self.choices - 1):
             i = draw.another()
             if i < 0:
                 break
-            load = endpoints.running(i)
+            load = endpoints.outstanding(i)
             weight = max(endpoints.effective_weight(i), 1)
             if load * best_weight < best_load * weight:
                 best, best_load, best_weight = i, load, weight
@@ -54,5 +54,5 @@ class PowerOfTwo(Policy):
         for i in range(endpoints.size):
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
-                scores.append(Score(i, endpoints.running(i) / weight))
-        return Explained(f"the least in flight / weight of {self.choices} drawn by weight", scores, True)
+                scores.append(Score(i, endpoints.load(i) / weight))
+        return Explained(f"the least load / weight of {self.choices} drawn by weight", scores, True)

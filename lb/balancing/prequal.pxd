@@ -45,6 +45,8 @@ cdef class Prequal(Policy):
     @cython.locals(at=int, word=uint64_t, age=uint64_t, latency=double, kept=double)
     cdef double latency(self, int index, int company, uint64_t now) noexcept
 
+    cdef int level(self, int load) noexcept
+
     @cython.locals(distance=int)
     cdef int nearest(self, int index, int at) noexcept
 

@@ -42,8 +42,9 @@ _OBSERVED = 1024
 
 class Prequal(Policy):
     """An endpoint is hot when its load exceeds the `quantile` of the loads seen of late, or it says that it is full,
-    else cold; the load is requests in flight, over all workers, by weight. If any is cold, the cold one with the lowest
-    latency at its number in flight; if all are hot, the one with the least load. Of equal ones the next in turn.
+    else cold; the load is requests in flight, or what they cost, over all workers, by weight. If any is cold, the cold
+    one with the lowest latency at its load; if all are hot, the one with the least load. Of equal ones the next in
+    turn.
 
     An endpoint of which nothing is known gets one request to show itself by. What is not confirmed fades, so that a
     slow endpoint is tried again. Over 64 endpoints it compares 64 at a time, in turn.
@@ -54,6 +55,7 @@ class Prequal(Policy):
     def __init__(self, endpoints: EndpointSet, options: PrequalOptions) -> None:
         Policy.__init__(self, endpoints, options)
         self.by_company = True
+        self.by_cost = True
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.start = endpoints.worker % endpoints.size if endpoints.size else 0
         self.quantile = options.quantile
@@ -80,14 +82,14 @@ class Prequal(Policy):
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
                 self.heaviest = max(self.heaviest, weight)
-                running = endpoints.running(i)
-                load = float(running)
+                running = endpoints.outstanding(i)
+                load = running * endpoints.scale
                 if weight != self.heaviest:
                     load = load * self.heaviest / weight
                 step = self.step_of(load)
                 self.count(step)
                 if step <= limit and not (self.full > 0 and self.is_full(i, now)):
-                    latency = self.latency(i, running + 1, now)
+                    latency = self.latency(i, self.level(running + endpoints.cost), now)
                     if cold < 0 or latency < lowest:
                         cold, lowest = i, latency
                 elif hot < 0 or load < least:
@@ -110,12 +112,13 @@ class Prequal(Policy):
             weight = endpoints.effective_weight(i)
             if i == exclude or weight == 0:
                 continue
-            running = endpoints.running(i)
+            running = endpoints.outstanding(i)
+            load = running * endpoints.scale
             full = self.full > 0 and self.is_full(i, now)
-            cold = not full and self.step_of(running * self.heaviest / weight) <= limit
-            note = f"{'cold' if cold else 'full' if full else 'hot'}, {running} in flight, "
+            cold = not full and self.step_of(load * self.heaviest / weight) <= limit
+            note = f"{'cold' if cold else 'full' if full else 'hot'}, a load of {load:g}, "
             if endpoints.latency_updated(i) != 0:
-                note += f"{self.latency(i, running + 1, now) / 1e6:.3g} ms expected"
+                note += f"{self.latency(i, self.level(running + endpoints.cost), now) / 1e6:.3g} ms expected"
             else:
                 note += "no latency known"
             scores.append(Score(i, float(i != index), note))
@@ -137,7 +140,7 @@ class Prequal(Policy):
     def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
         """Without a `company` the number that is there now has to do."""
         endpoints = self.endpoints
-        at = self.range_of(company if company > 0 else endpoints.running(index))
+        at = self.range_of(company if company > 0 else self.level(endpoints.outstanding(index)))
         word = endpoints.load_word(index, at)
         sample = float(latency_ns)
         if not ok:
@@ -170,6 +173,10 @@ class Prequal(Policy):
             return latency
         kept = self.decay / (self.decay + float(age << _AGE_SHIFT))
         return latency * kept * kept
+
+    def level(self, load: int) -> int:
+        """A load, in units of the set's `one`, in whole average requests: what is begun counts."""
+        return (load + self.endpoints.one - 1) >> self.endpoints.shift
 
     def nearest(self, index: int, at: int) -> int:
         """The range nearest to `at` in which a latency is known, the lower of two; -1: there is none."""

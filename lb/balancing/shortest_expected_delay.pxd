@@ -24,7 +24,7 @@ cdef class ShortestExpectedDelay(Policy):
                    best_delay=double)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
-    @cython.locals(service=double, running=int, elapsed=double, left=double)
+    @cython.locals(service=double, running=int, elapsed=double, left=double, own=double, load=double, served=double)
     cdef double delay(self, int index, uint64_t now) noexcept
 
     @cython.locals(endpoints=EndpointSet, service=double, sample=double)

@@ -32,8 +32,9 @@ _UNKNOWN_NS = 1e15
 
 
 class ShortestExpectedDelay(Policy):
-    """The least (what is left of the request being served + in flight * service time) / weight, the new request
-    included; of equal ones the next in turn.
+    """The least (what is left of the request being served + load * service time) / weight, the new request included; of
+    equal ones the next in turn. The load is requests in flight, or what they cost; then the service time is that of an
+    average request.
 
     A request that has taken more than 1.5 service times is expected to take as long again. An idle endpoint's service
     time fades, so that a slow one is tried again; one of which nothing is known gets one request to show itself by.
@@ -45,8 +46,9 @@ class ShortestExpectedDelay(Policy):
         Policy.__init__(self, endpoints, options)
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.by_cost = True
         self.decay = float(options.decay)
-        # Of each endpoint, how many this worker's requests find there, themselves included: an average.
+        # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
         self.company = array("d", (1.0,)) * endpoints.size
 
     def pick(self, now: int, key: int, exclude: int) -> int:
@@ -70,23 +72,29 @@ class ShortestExpectedDelay(Policy):
             if best < 0:
                 return -1
         self.start = best + 1
-        running = endpoints.running(best)
+        running = endpoints.outstanding(best)
         if running == 0:
             endpoints.set_progress(best, now)
-        self.company[best] += (running + 1 - self.company[best]) * _NEW
+        self.company[best] += ((running + endpoints.cost) * endpoints.scale - self.company[best]) * _NEW
         return best
 
     def delay(self, index: int, now: int) -> float:
         """Nanoseconds until a request that goes to `index` now is expected to be done."""
         service = self.endpoints.latency_ns(index)
-        running = self.endpoints.running(index)
+        running = self.endpoints.outstanding(index)
+        own = self.endpoints.cost * self.endpoints.scale
+        load = running * self.endpoints.scale
         if service <= 0:
-            return running * _UNKNOWN_NS
+            return load * _UNKNOWN_NS
         if running <= 0:
-            return service * self.decay / (self.decay + self.since(self.endpoints.latency_updated(index), now))
+            return service * own * self.decay / (self.decay + self.since(self.endpoints.latency_updated(index), now))
         elapsed = self.since(self.endpoints.progress(index), now)
-        left = max(service - elapsed, service * _LEAST_LEFT) if elapsed < service * _LATE else elapsed
-        return left + running * service
+        # What is being served costs as much as what is there does on average.
+        served = service
+        if self.endpoints.one > 1:
+            served = service * load / max(self.endpoints.running(index), 1)
+        left = max(served - elapsed, served * _LEAST_LEFT) if elapsed < served * _LATE else elapsed
+        return left + max(load * service - served, 0.0) + service * own
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         """An answer came: it took its endpoint the time since the answer before it, or since it was sent. Of a batch
@@ -94,7 +102,10 @@ class ShortestExpectedDelay(Policy):
         endpoints = self.endpoints
         service = endpoints.latency_ns(index)
         sample = min(float(latency_ns), self.since(endpoints.progress(index), now))
-        sample = max(sample, latency_ns * _FAIR / self.company[index])
+        if endpoints.one > 1:
+            # Of a request of several times the average cost, that part of the time.
+            sample = sample * endpoints.one / endpoints.cost
+        sample = max(sample, latency_ns * _FAIR / max(self.company[index], endpoints.cost * endpoints.scale))
         if not ok:
             # An endpoint that refuses at once must not look fast.
             sample = max(sample, service if service > 0 else self.highest())

@@ -63,6 +63,8 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
         table.add_column(column, overflow="fold")
     for e in endpoints:
         limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
+        if e.get("outstanding_cost") is not None:
+            limit += f", cost {e['outstanding_cost']:.3g}"
         latency = f"{e['latency_ms']} ms" if e["latency_ms"] else "-"
         note = e["why_not"] or e["note"] if e["available"] else "takes no requests now"
         score = "-" if e["score"] is None else f"{e['score']:g}"

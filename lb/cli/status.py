@@ -31,6 +31,9 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     divided = [pool for pool in document["pools"] if pool.get("levels")]
     if divided:
         console.print(_levels(divided))
+    weighed = [pool for pool in document["pools"] if pool.get("cost") and pool["cost"]["models"]]
+    if weighed:
+        console.print(_costs(weighed))
     discovered = [pool for pool in document["pools"] if pool.get("discovery")]
     if discovered:
         console.print(_discovery(discovered))
@@ -106,7 +109,19 @@ def _pools(pools: Sequence[dict[str, Any]]) -> Table:
                 last += f"; {e['steering']['why_not']}"
             if e.get("agent"):
                 last += f"; agent: {e['agent']['last'].get('said', '-')}"
-            row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}", last)
+            cost = f", cost {e['outstanding_cost']:.3g}" if e.get("outstanding_cost") is not None else ""
+            row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}{cost}", last)
+            table.add_row(*map(cell, row))
+            name = ""
+    return table
+
+
+def _costs(pools: Sequence[dict[str, Any]]) -> Table:
+    table = table_of("cost", "model", "relative", "time for a unit", "learned from")
+    for pool in pools:
+        name = f"{pool['name']} ({pool['cost']['unit']})"
+        for model, cost in pool["cost"]["models"].items():
+            row = (name, model, f"{cost['relative']:.3g}", f"{cost['unit_s'] * 1e3:.3g} ms", cost["samples"])
             table.add_row(*map(cell, row))
             name = ""
     return table

@@ -17,6 +17,7 @@ from lb.config.agent import check_agent
 from lb.config.base import did_you_mean, only_for
 from lb.config.check_routes import Found as Found
 from lb.config.check_routes import check_table
+from lb.config.cost import check_cost
 from lb.config.endpoint_checks import check_endpoints
 from lb.config.failover import check_failover
 from lb.config.health_checks import check_health
@@ -258,6 +259,7 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.policy.key", f"a pool of protocol {pool.protocol} knows only source: true"
     if pool.outlier is not None and pool.outlier.base_ejection_time > pool.outlier.max_ejection_time:
         yield f"{path}.outlier.base_ejection_time", "is longer than max_ejection_time"
+    yield from check_cost(f"{path}.cost", pool.cost, pool.protocol)
     if pool.slow_start is not None and pool.policy.key is not None:
         yield f"{path}.slow_start", f"not with {pool.policy.type}, which chooses by a key"
     if pool.health is not None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lb.config.address import HostPort, parse_address
 from lb.config.affinity import cookie_plan, learn_plan, sequence_plan
 from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
+from lb.config.cost import cost_plan
 from lb.config.failover import groups_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
@@ -287,6 +288,7 @@ def _pool(
         sequence=sequence_plan(pool.protocol, pool.affinity),
         cookie=cookie_plan(pool.affinity, material),
         learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
+        cost=cost_plan(pool.cost, pool.protocol),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from lb.config.cost import CostPlan
 from lb.config.hop import HopPlan
 from lb.config.limits import LimitsPlan
 from lb.config.rate import RatePlan
@@ -139,6 +140,7 @@ class PoolPlan:
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request
     cookie: CookiePlan | None = None  # None = it gives none
     learn: LearnPlan | None = None  # None = it learns no sessions
+    cost: CostPlan | None = None  # None = a request is a request
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
 
 

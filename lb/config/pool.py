@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from lb.config.affinity import AffinityConfig
 from lb.config.agent import AgentConfig
 from lb.config.base import Address, Boolean, Integer, Model, Token, Zone, only_one, problem
+from lb.config.cost import CostConfig, expand_cost
 from lb.config.discover import DiscoverConfig
 from lb.config.failover import PrioritiesConfig, ZonesConfig
 from lb.config.health import HealthConfig
@@ -172,6 +173,11 @@ class PoolConfig(Model):
     that work on one batch at a time, a little more than a batch keeps the wait here, where it can be put in order,
     rather than there. What a worker that died had under way counts for one second longer, in which endpoints notice.
     Default: no limit."""
+    cost: Annotated[CostConfig, BeforeValidator(expand_cost, json_schema_input_type=str | CostConfig)] = CostConfig(
+        unit="requests"
+    )
+    """What a request counts for where the policy compares endpoints' loads: a unit's name, or a mapping. How it works:
+    [Weigh requests](howto/weigh-requests.md)."""
     queue: QueueConfig = QueueConfig()
     """How requests wait for an endpoint; see `max_in_flight`. Not for `udp`, whose datagrams do not wait."""
     scaling: ScalingConfig | None = None

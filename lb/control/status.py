@@ -4,12 +4,13 @@
      workers: [{index, pid, state, restarts, generation, busy, last_exit, stats}],
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
-             endpoints: [{address, weight, priority, zone, health, admin, in_flight, max_in_flight, sequences, sessions,
-                          check, steering, models, report: {utilization, rps, eps, age_s} | None,
+             endpoints: [{address, weight, priority, zone, health, admin, in_flight, outstanding_cost, max_in_flight, sequences,
+                          sessions, check, steering, models, report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
                           last: {ok, said, at, took}} | None}],
              leaving, panic, panics, failovers,
              levels: [{priority, endpoints, healthy, carries, share, panic, own_zone, other_zones}] | None, managed,
+             cost: {unit, models: {name: {relative, unit_s, samples}}} | None,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
@@ -35,6 +36,7 @@ from lb.cache.store import ResultCache
 from lb.config.plan import CachePlan, EndpointPlan, Plan, PoolPlan
 from lb.control.registry import ADMIN, HEALTH
 from lb.core.buckets import Buckets
+from lb.core.costs import Costs
 from lb.core.pins import Pins
 from lb.core.segment import Segment
 from lb.health.check import Models
@@ -125,6 +127,7 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
     open_, learned = master.publisher.open_sequences(), Pins(master.segment, True).open(now)
     models, agents = master.models.status(), master.agents.status()
+    costs = Costs(master.segment).rows()
     rows = []
     for pool in plan.pools:
         steering = master.steering.status(pool.name) or _NOTHING
@@ -142,14 +145,16 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                     steering["endpoints"],
                     models.get(pool.name, {}),
                     agents.get(pool.name, {}),
+                    pool.cost is not None,
                     now,
                 ),
-                "leaving": _endpoints(master, pool.leaving, {}, open_, None, {}, {}, {}, now),
+                "leaving": _endpoints(master, pool.leaving, {}, open_, None, {}, {}, {}, pool.cost is not None, now),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "failovers": steering["failovers"],
                 "levels": steering["levels"],
                 "queue": _queue(master, pool),
+                "cost": _cost(pool, costs),
                 "managed": managed.get(pool.name),
                 "discovery": discovery.get(pool.name),
             }
@@ -162,6 +167,24 @@ def _queue(master: Master, pool: PoolPlan) -> dict[str, int] | None:
     if pool.queue is None:
         return None
     return {"waiting": master.publisher.waiting(pool.name), "max": pool.queue.max}
+
+
+def _cost(pool: PoolPlan, known: Mapping[str, tuple[float, int]]) -> dict[str, Any] | None:
+    """What a unit of each model costs, relative to the pool's, and in seconds of an endpoint; None where requests are
+    not weighed."""
+    if pool.cost is None:
+        return None
+    whole, prefix = known.get(pool.name, (0.0, 0))[0], f"{pool.name}|"
+    models = {
+        name.removeprefix(prefix): {
+            "relative": round(unit / whole, 4) if whole else 1.0,
+            "unit_s": unit / 1e9,
+            "samples": samples,
+        }
+        for name, (unit, samples) in sorted(known.items())
+        if name.startswith(prefix)
+    }
+    return {"unit": pool.cost.unit, "models": models}
 
 
 def _report(segment: Segment, slot: int, now: int) -> dict[str, float] | None:
@@ -186,6 +209,7 @@ def _endpoints(
     steering: dict[str, dict[str, Any]],
     models: Mapping[str, Models],
     agents: dict[str, dict[str, Any]],
+    weighed: bool,
     now: int,
 ) -> list[dict[str, Any]]:
     segment = master.segment
@@ -198,6 +222,7 @@ def _endpoints(
             "health": HEALTH.get(segment.health(endpoint.slot), "unknown"),
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),
+            "outstanding_cost": segment.outstanding(endpoint.slot) if weighed else None,
             "sequences": open_.get(endpoint.slot, 0),
             "sessions": None if learned is None else learned.get(endpoint.slot, 0),  # None: its pool learns none
             "max_in_flight": endpoint.max_in_flight or None,

@@ -5,10 +5,12 @@
  *   endpoints   identity and control words written by the master, load words by the workers
  *   in-flight   one column per worker, so that a dead worker's column can be cleared and nothing leaks; one more, the
  *               master's, for what dead workers had until the endpoints must have noticed
+ *   outstanding columns as those of in-flight: what the requests there cost, in pools that weigh them (lb/upstream/cost)
  *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/core/buckets)
  *   pins        affinity: sets of keys with the endpoint that each belongs to, written by every worker (lb/core/pins):
  *               those of sequences, and apart from them, as they come in floods, those of learned sessions
+ *   costs       sets of models with the work that a unit of each takes, written by every worker (lb/core/costs)
  *   cache       the result cache; its inner layout belongs to lb/cache
  */
 #ifndef TIDEGATE_SEGMENT_H
@@ -48,6 +50,11 @@ typedef struct {
     uint32_t session_sets; /* another */
     unsigned char pin_secret[16]; /* the same for pins, of both kinds */
     uint64_t sessions_offset;
+    uint64_t outstanding_offset; /* its columns have the in-flight columns' stride */
+    uint64_t costs_offset;
+    uint32_t cost_sets; /* a power of two */
+    uint32_t reserved_costs;
+    unsigned char cost_secret[16]; /* the same for costs */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -136,6 +143,36 @@ typedef struct {
     _Atomic uint64_t evicted; /* pins that made room for others before their time */
     _Atomic uint64_t lost;    /* sequences whose endpoint was gone when they went on */
 } tg_pin_head;
+
+/* What an average request of its pool costs, as an integer; and the most that one request may, and one worker's requests
+ * at one endpoint: so that the sum over all workers and those who died cannot overflow. */
+#define TG_COST_SHIFT 8u
+#define TG_COST_ONE (1u << TG_COST_SHIFT)
+#define TG_COST_MOST (1u << 20u)
+#define TG_COST_COLUMN (1u << 22u)
+
+/* What a model's requests take, or those of a whole pool: averages, of which only the ratio counts. All zero is free. */
+#define TG_COST_WAYS 8u
+#define TG_COST_NAME 208u
+typedef struct {
+    _Alignas(64) _Atomic uint64_t key; /* hash of the name; 0 = free, 1 = being taken */
+    _Atomic uint64_t used_ns;          /* CLOCK_MONOTONIC */
+    _Atomic uint64_t busy_ns;          /* bits of a double: an endpoint's time for a request */
+    _Atomic uint64_t units;            /* bits of a double: units of a request */
+    _Atomic uint64_t mean;             /* of a pool, bits of a double: what a request costs before it is divided by this */
+    _Atomic uint64_t samples;
+    char name[TG_COST_NAME]; /* "pool|model", or "pool"; NUL terminated */
+} tg_cost;
+
+typedef struct {
+    tg_cost ways[TG_COST_WAYS];
+} tg_cost_set;
+
+/* The line before the sets. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used; /* anything was ever learned */
+    _Atomic uint64_t evicted;           /* models that made room for others */
+} tg_cost_head;
 
 /* Words of a series (a route or an endpoint). Counters only grow; every word has one writer, the stripe's worker. */
 enum tg_series_word {

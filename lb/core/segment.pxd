@@ -7,6 +7,12 @@ cdef extern from "segment.h" nogil:
     enum: TG_MAX_WORKERS
     enum: TG_BUCKETS
     enum: TG_LOAD_RANGES
+    enum: TG_COST_SHIFT
+    enum: TG_COST_ONE
+    enum: TG_COST_MOST
+    enum: TG_COST_COLUMN
+    enum: TG_COST_WAYS
+    enum: TG_COST_NAME
     enum tg_health:
         TG_HEALTH_UNKNOWN
         TG_HEALTH_UP
@@ -101,6 +107,10 @@ cdef extern from "segment.h" nogil:
         uint32_t session_sets
         unsigned char pin_secret[16]
         uint64_t sessions_offset
+        uint64_t outstanding_offset
+        uint64_t costs_offset
+        uint32_t cost_sets
+        unsigned char cost_secret[16]
     enum: TG_BUCKET_WAYS
     enum: TG_PIN_WAYS
     # The words are _Atomic in C: read and write them only through lb.core.atomics.
@@ -118,6 +128,19 @@ cdef extern from "segment.h" nogil:
         uint64_t opened
         uint64_t evicted
         uint64_t lost
+    ctypedef struct tg_cost:
+        uint64_t key
+        uint64_t used_ns
+        uint64_t busy_ns
+        uint64_t units
+        uint64_t mean
+        uint64_t samples
+        char name[208]
+    ctypedef struct tg_cost_set:
+        tg_cost ways[8]
+    ctypedef struct tg_cost_head:
+        uint64_t used
+        uint64_t evicted
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health
@@ -168,6 +191,8 @@ cdef class Segment:
     # The same of any worker; NULL for the master (-1).
     cdef int32_t *inflight_of(self, int worker, uint32_t slot) noexcept nogil
     cdef uint64_t *series_of(self, int worker, uint32_t index) noexcept nogil
+    # What a worker's requests at an endpoint cost, in TG_COST_ONE of an average one (single writer); NULL for -1.
+    cdef int32_t *outstanding_of(self, int worker, uint32_t slot) noexcept nogil
 
     cdef void unmap(self) noexcept
     cdef int map(self, int fd, uint64_t size) except -1

@@ -4,7 +4,7 @@ import fcntl
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset, strerror
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mprotect, munmap
 
@@ -43,7 +43,7 @@ cdef inline uint64_t pages(uint64_t size) noexcept nogil:
 
 cdef void lay_out(
     tg_header *header, uint32_t workers, uint32_t endpoints, uint32_t series, uint64_t cache_size,
-    uint32_t bucket_sets, uint32_t pin_sets, uint32_t session_sets
+    uint32_t bucket_sets, uint32_t pin_sets, uint32_t session_sets, uint32_t cost_sets
 ) noexcept nogil:
     """Fill in everything that follows from the seven numbers. Columns and stripes start on pages of their own."""
     header.magic = TG_MAGIC
@@ -54,7 +54,8 @@ cdef void lay_out(
     header.endpoints_offset = pages(sizeof(tg_header))
     header.inflight_offset = header.endpoints_offset + pages(endpoints * sizeof(tg_endpoint))
     header.inflight_stride = pages(endpoints * sizeof(int32_t))
-    header.series_offset = header.inflight_offset + (workers + 1) * header.inflight_stride
+    header.outstanding_offset = header.inflight_offset + (workers + 1) * header.inflight_stride
+    header.series_offset = header.outstanding_offset + (workers + 1) * header.inflight_stride
     header.series_stride = pages(<uint64_t> series * TG_S_WORDS * sizeof(uint64_t))
     header.bucket_sets = bucket_sets
     header.buckets_offset = header.series_offset + workers * header.series_stride
@@ -62,9 +63,22 @@ cdef void lay_out(
     header.pins_offset = header.buckets_offset + pages(sizeof(tg_bucket_head) + bucket_sets * sizeof(tg_bucket_set))
     header.session_sets = session_sets
     header.sessions_offset = header.pins_offset + pages(sizeof(tg_pin_head) + pin_sets * sizeof(tg_pin_set))
-    header.cache_offset = header.sessions_offset + pages(sizeof(tg_pin_head) + session_sets * sizeof(tg_pin_set))
+    header.cost_sets = cost_sets
+    header.costs_offset = header.sessions_offset + pages(sizeof(tg_pin_head) + session_sets * sizeof(tg_pin_set))
+    header.cache_offset = header.costs_offset + pages(sizeof(tg_cost_head) + cost_sets * sizeof(tg_cost_set))
     header.cache_size = pages(cache_size)
     header.size = header.cache_offset + header.cache_size
+
+
+cdef int32_t take_over(int32_t *dead, int32_t *orphans) noexcept nogil:
+    # Look first: a write would allocate the untouched pages of the column.
+    cdef int32_t had = tg_load_i32_relaxed(dead)
+    if had:
+        # There before it is gone here: whoever counts meanwhile may see too many, never too few.
+        tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) + had)
+        tg_fence_release()
+        tg_store_i32_relaxed(dead, 0)
+    return had
 
 
 cdef class Segment:
@@ -102,10 +116,11 @@ cdef class Segment:
 
     @staticmethod
     def create(workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0, bucket_sets=16384,
-               pin_sets=16384, session_sets=16384):
+               pin_sets=16384, session_sets=16384, cost_sets=256):
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins for sequences,
-        `session_sets` that for sessions, all powers of two.
+        `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, all powers of
+        two.
 
         Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
         ValueError for a number out of range, StartError when the system refuses.
@@ -122,15 +137,20 @@ cdef class Segment:
             raise ValueError(f"pin_sets must be a power of two, at most {MAX_CAPACITY}")
         if not 1 <= session_sets <= MAX_CAPACITY or session_sets & (session_sets - 1):
             raise ValueError(f"session_sets must be a power of two, at most {MAX_CAPACITY}")
+        if not 1 <= cost_sets <= MAX_CAPACITY or cost_sets & (cost_sets - 1):
+            raise ValueError(f"cost_sets must be a power of two, at most {MAX_CAPACITY}")
         cdef tg_header header
         memset(&header, 0, sizeof(header))
-        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets, pin_sets, session_sets)
+        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets, pin_sets, session_sets,
+                cost_sets)
         cdef bytes secret = os.urandom(32)
         memcpy(header.cache_secret, <const char *> secret, 32)
         secret = os.urandom(16)
         memcpy(header.bucket_secret, <const char *> secret, 16)
         secret = os.urandom(16)
         memcpy(header.pin_secret, <const char *> secret, 16)
+        secret = os.urandom(16)
+        memcpy(header.cost_secret, <const char *> secret, 16)
 
         cdef Segment self = Segment.__new__(Segment)
         try:
@@ -186,23 +206,27 @@ cdef class Segment:
                 or header.pin_sets & (header.pin_sets - 1)
                 or not 1 <= header.session_sets <= MAX_CAPACITY
                 or header.session_sets & (header.session_sets - 1)
+                or not 1 <= header.cost_sets <= MAX_CAPACITY
+                or header.cost_sets & (header.cost_sets - 1)
             ):
                 raise TidegateError("shared segment has an impossible header")
             memcpy(&expected, header, sizeof(expected))
             lay_out(
                 &expected, header.workers, header.endpoint_capacity, header.series_capacity, header.cache_size,
-                header.bucket_sets, header.pin_sets, header.session_sets,
+                header.bucket_sets, header.pin_sets, header.session_sets, header.cost_sets,
             )
             # Field by field: the padding of a struct is not ours to compare.
             if (
                 expected.endpoints_offset != header.endpoints_offset
                 or expected.inflight_offset != header.inflight_offset
                 or expected.inflight_stride != header.inflight_stride
+                or expected.outstanding_offset != header.outstanding_offset
                 or expected.series_offset != header.series_offset
                 or expected.series_stride != header.series_stride
                 or expected.buckets_offset != header.buckets_offset
                 or expected.pins_offset != header.pins_offset
                 or expected.sessions_offset != header.sessions_offset
+                or expected.costs_offset != header.costs_offset
                 or expected.cache_offset != header.cache_offset
                 or expected.cache_size != header.cache_size
                 or expected.size != header.size
@@ -255,6 +279,11 @@ cdef class Segment:
         if worker < 0:
             return NULL
         return <int32_t *> (self.base + self.header.inflight_offset + worker * self.header.inflight_stride) + slot
+
+    cdef int32_t *outstanding_of(self, int worker, uint32_t slot) noexcept nogil:
+        if worker < 0:
+            return NULL
+        return <int32_t *> (self.base + self.header.outstanding_offset + worker * self.header.inflight_stride) + slot
 
     cdef uint64_t *series_of(self, int worker, uint32_t index) noexcept nogil:
         if worker < 0:
@@ -442,31 +471,36 @@ cdef class Segment:
         self.record(slot)
         return self.inflight_total(slot)
 
-    def clear_worker(self, worker):
-        """Take over what a dead worker had running: its in-flight column, and finished = started in its stripe.
+    def outstanding(self, slot):
+        """What the requests at the endpoint cost, over all workers, where an average request of its pool costs 1; 0 in
+        a pool that does not weigh them."""
+        self.record(slot)
+        cdef int64_t total = 0
+        cdef uint32_t column
+        for column in range(self.header.workers + 1):
+            total += tg_load_i32_relaxed(self.outstanding_of(column, slot))
+        return total / <double> TG_COST_ONE
 
-        The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number)
-        of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the words
-        have one writer.
+    def clear_worker(self, worker):
+        """Take over what a dead worker had running: its in-flight and outstanding columns, and finished = started in
+        its stripe.
+
+        The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number,
+        cost) of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the
+        words have one writer.
         """
         self.check_open()
         if not 0 <= worker < self.header.workers:
             raise IndexError(f"worker {worker} is not in 0 to {self.header.workers - 1}")
         cdef uint32_t i
-        cdef int32_t had
-        cdef int32_t *orphans
+        cdef int32_t had, cost
         cdef uint64_t *words
         lost = []
         for i in range(self.header.endpoint_capacity):
-            # Look first: a write would allocate the untouched pages of the column.
-            had = tg_load_i32_relaxed(self.inflight_of(worker, i))
-            if had:
-                # There before it is gone here: whoever counts meanwhile may see too many, never too few.
-                orphans = self.inflight_of(self.header.workers, i)
-                tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) + had)
-                tg_fence_release()
-                tg_store_i32_relaxed(self.inflight_of(worker, i), 0)
-                lost.append((i, had))
+            had = take_over(self.inflight_of(worker, i), self.inflight_of(self.header.workers, i))
+            cost = take_over(self.outstanding_of(worker, i), self.outstanding_of(self.header.workers, i))
+            if had or cost:
+                lost.append((i, had, cost))
         for i in range(self.header.series_capacity):
             words = self.series_of(worker, i)
             if words[TG_S_FINISHED] != words[TG_S_STARTED]:
@@ -476,10 +510,12 @@ cdef class Segment:
     def forget(self, lost):
         """What `clear_worker` gave is not in flight any more."""
         cdef int32_t *orphans
-        for slot, had in lost:
+        for slot, had, cost in lost:
             self.record(slot)
             orphans = self.inflight_of(self.header.workers, slot)
             tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> had)
+            orphans = self.outstanding_of(self.header.workers, slot)
+            tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> cost)
 
     def series_total(self, index):
         """The TG_S_WORDS counters of a series (enum tg_series_word), summed over all workers."""
@@ -523,3 +559,12 @@ cdef class Segment:
             raise TidegateError("the master has no in-flight column")
         cdef int32_t *word = self.inflight_word(slot)
         tg_store_i32_relaxed(word, word[0] + <int32_t> amount)
+
+    def add_outstanding(self, slot, cost):
+        """Add to (or take from) this worker's outstanding word of an endpoint, for callers in Python; `cost` is 1 for
+        an average request."""
+        self.record(slot)
+        if self.worker < 0:
+            raise TidegateError("the master has no outstanding column")
+        cdef int32_t *word = self.outstanding_of(self.worker, slot)
+        tg_store_i32_relaxed(word, word[0] + <int32_t> (cost * <double> TG_COST_ONE))

@@ -32,10 +32,21 @@ cdef class EndpointSet:
     cdef short *groups                # of each endpoint; NULL = there is one (lb.endpoints.groups)
     # The only group whose endpoints take requests, set around a choice as `wanted` is; EVERY_GROUP otherwise.
     cdef short group
+    # Load: requests in flight, or what they cost (`weigh`). As an integer it is in units of `one`.
+    cdef int32_t **load_words         # of each endpoint, the word of worker 0
+    cdef int32_t **own_cost           # of each endpoint, this worker's word of what requests cost; NULL = counted
+    cdef readonly int one             # what an average request is: 1 in flight, or TG_COST_ONE
+    cdef readonly int shift           # of which it is a power of two
+    cdef readonly double scale        # 1 / one
+    # The request at hand, in units of `one`: that an endpoint is chosen for, or that a policy learns from. Where
+    # requests are weighed it is set before either by whoever does it, and else 1.
+    cdef readonly int cost
+    cdef readonly int charged         # of it, what the last `take` or `acquire` added
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)
     cpdef int inflight(self, int i)
+    cpdef double load(self, int i)
     cpdef int weight(self, int i)
     cpdef int limit(self, int i)
     cpdef double latency(self, int i)
@@ -44,7 +55,8 @@ cdef class EndpointSet:
     # For compiled callers that hold an index of this set (0 <= i < size).
     cdef void acquire(self, int i) noexcept
     cdef bint take(self, int i) noexcept                     # acquire, unless that would be over the limit
-    cdef void release(self, int i) noexcept
+    cdef void release(self, int i, int charged) noexcept     # `charged`: what was for this one
+    cdef void charge(self, int i) noexcept
     # Of those that wait for this very endpoint: the worker that gets its next place until `until`; -1 = anybody.
     cdef void claim(self, int i, uint64_t until) noexcept nogil
     cdef void unclaim(self, int i) noexcept nogil
@@ -54,6 +66,8 @@ cdef class EndpointSet:
     # Whether it goes on serving those that it has: up and not ejected, drained or not, with the models of `wanted`.
     cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil
     cdef int running(self, int i) noexcept nogil             # in flight, exactly
+    cdef int outstanding(self, int i) noexcept nogil         # the load, in units of `one`
+    cpdef weigh(self)
     cdef double latency_ns(self, int i) noexcept nogil       # 0: nothing is known
     cdef uint64_t latency_updated(self, int i) noexcept nogil
     cdef uint64_t progress(self, int i) noexcept nogil       # when it last answered, or got something to do

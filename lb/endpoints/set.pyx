@@ -24,6 +24,10 @@ from lb.core.atomics cimport (
 from lb.core.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
+    TG_COST_COLUMN,
+    TG_COST_MOST,
+    TG_COST_ONE,
+    TG_COST_SHIFT,
     TG_HEALTH_UP,
     TG_SHARE_HELD,
     TG_SHARE_PANIC,
@@ -51,6 +55,11 @@ cdef inline int weight_of(const tg_endpoint *record) noexcept nogil:
 cdef inline bint lacks_model(const tg_endpoint *record, uint64_t wanted) noexcept nogil:
     # Bits are never written together with another word: relaxed will do.
     return (tg_load64_relaxed(&record.models_unready) & wanted) != 0
+
+
+cdef inline int32_t *shifted(Segment segment, int32_t *inflight) noexcept nogil:
+    """The word of what requests cost beside that of their number."""
+    return <int32_t *> (<char *> inflight + (segment.header.outstanding_offset - segment.header.inflight_offset))
 
 
 @cython.final
@@ -97,11 +106,17 @@ cdef class EndpointSet:
             self.limits[i] = limits[i]
             self.limited |= limits[i] > 0
         self.size = len(slots)
+        self.load_words = self.inflight_words
+        self.one = self.cost = 1
+        self.scale = 1.0
         self.unit = 1
         self.probes = 1
         self.group = EVERY_GROUP
 
     def __dealloc__(self):
+        if self.load_words != self.inflight_words:
+            free(self.load_words)
+        free(self.own_cost)
         free(self.records)
         free(self.inflight_words)
         free(self.own)
@@ -139,6 +154,27 @@ cdef class EndpointSet:
             raise RuntimeError("the set is not divided")
         self.group = group
 
+    cpdef weigh(self):
+        """From now on the load is what requests cost, not how many there are: whoever takes an endpoint for one says
+        first what that is (`cost`), and gives back with it what was added (`charged`)."""
+        cdef int i
+        cdef int32_t **words
+        if self.own_cost is not NULL:
+            return
+        words = <int32_t **> calloc(self.size + 1, sizeof(int32_t *))
+        self.own_cost = <int32_t **> calloc(self.size + 1, sizeof(int32_t *))
+        if words is NULL or self.own_cost is NULL:
+            free(words)
+            raise MemoryError
+        for i in range(self.size):
+            # Columns alike, a fixed way behind those of in-flight counts.
+            words[i] = shifted(self.segment, self.inflight_words[i])
+            self.own_cost[i] = shifted(self.segment, self.own[i])
+        self.load_words = words
+        self.one = self.cost = TG_COST_ONE
+        self.shift = TG_COST_SHIFT
+        self.scale = 1.0 / <double> TG_COST_ONE
+
     def __len__(self):
         return self.size
 
@@ -169,6 +205,20 @@ cdef class EndpointSet:
         """Requests in flight at the endpoint, exactly: the sum over all workers."""
         self.check(i)
         return self.running(i)
+
+    cpdef double load(self, int i):
+        """What the endpoint has to do, over all workers: requests in flight, or in a pool with a `cost` what these
+        cost, where an average request costs 1."""
+        self.check(i)
+        return self.outstanding(i) * self.scale
+
+    def expect(self, double cost):
+        """The request at hand costs `cost`, 1 for an average one: for tests and tools. Of no effect unless requests are
+        weighed. Raises ValueError for what no request can cost."""
+        if not 0 < cost <= TG_COST_MOST // TG_COST_ONE:
+            raise ValueError(f"a request cannot cost {cost}")
+        if self.own_cost is not NULL:
+            self.cost = max(<int> (cost * self.one), 1)
 
     cpdef int weight(self, int i):
         """The endpoint's weight as the master last set it, whether or not it takes requests."""
@@ -228,17 +278,27 @@ cdef class EndpointSet:
         self.check(i)
         self.acquire(i)
 
-    def release_checked(self, int i):
+    def release_checked(self, int i, int charged=0):
         """`release` for callers in Python; IndexError when `i` is out of range, ValueError when none was acquired."""
         self.check(i)
         if tg_load_i32_relaxed(self.own[i]) <= 0:
             raise ValueError(f"this worker has nothing in flight at endpoint {i}")
-        self.release(i)
+        if charged and (self.own_cost is NULL or not 0 <= charged <= tg_load_i32_relaxed(self.own_cost[i])):
+            raise ValueError(f"this worker has no cost of {charged} at endpoint {i}")
+        self.release(i, charged)
 
     # A plain load and store: the word has one writer, this worker's only thread that balances.
 
     cdef void acquire(self, int i) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) + 1)
+        if self.own_cost is not NULL:
+            self.charge(i)
+
+    cdef void charge(self, int i) noexcept:
+        """No worker has more than a column holds, so that no sum over the columns overflows."""
+        cdef int32_t had = tg_load_i32_relaxed(self.own_cost[i])
+        self.charged = min(self.cost, <int> TG_COST_COLUMN - had)
+        tg_store_i32_relaxed(self.own_cost[i], had + self.charged)
 
     cdef bint take(self, int i) noexcept:
         """Count one more in flight, unless the endpoint would then have more than its limit.
@@ -257,15 +317,17 @@ cdef class EndpointSet:
             tg_fence_full()
             if self.running(i) <= limit:
                 return True
-            self.release(i)
+            self.release(i, self.charged)
             if self.running(i) >= limit:
                 return False
             for _pause in range((self.worker + 1) << turn):
                 tg_pause()
         return False
 
-    cdef void release(self, int i) noexcept:
+    cdef void release(self, int i, int charged) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) - 1)
+        if charged:
+            tg_store_i32_relaxed(self.own_cost[i], tg_load_i32_relaxed(self.own_cost[i]) - charged)
 
     # A claim ends by itself, so that a worker's death in its possession does no harm. Of several workers that claim the
     # same endpoint the last is told of its next place, and the others find it taken or free a moment later.
@@ -335,6 +397,15 @@ cdef class EndpointSet:
     cdef int running(self, int i) noexcept nogil:
         # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.
         cdef const char *word = <const char *> self.inflight_words[i]
+        cdef int total = 0
+        for _ in range(self.columns):
+            total += tg_load_i32_relaxed(<const int32_t *> word)
+            word += self.stride
+        return total
+
+    cdef int outstanding(self, int i) noexcept nogil:
+        # As `running`, over either kind of column: the policies pay nothing for the choice.
+        cdef const char *word = <const char *> self.load_words[i]
         cdef int total = 0
         for _ in range(self.columns):
             total += tg_load_i32_relaxed(<const int32_t *> word)

@@ -1,6 +1,6 @@
 """Inference requests: from HTTP bodies of the Open Inference Protocol to `ModelInferRequest` messages."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from lb.core.stream cimport iovec
 from lb.inference.template cimport Template
 
@@ -15,6 +15,7 @@ cdef class InferRequest:
     cdef const iovec *parts
     cdef int part_count
     cdef size_t message_size          # sum of the parts
+    cdef readonly int64_t batch       # first dimension of the first input; 1 where it has none
     cdef readonly bint cacheable
     cdef readonly uint64_t timeout_us  # the protocol's `timeout` parameter; 0 = none
     cdef readonly bytes sequence      # text of sequence_id; b"" = none

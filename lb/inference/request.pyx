@@ -225,6 +225,7 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     request.model = model
     request.version = version
     request.id = id_
+    request.batch = template.batch
     request.cacheable = template.cacheable
     request.timeout_us = template.timeout_us
     request.sequence = template.sequence

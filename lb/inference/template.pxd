@@ -34,6 +34,7 @@ cdef class Template:
     cdef OutputSpec *outputs          # requested outputs
     cdef int output_count
     cdef bint binary_default          # binary_data_output
+    cdef int64_t batch                # first dimension of the first input; 1 where it has none
     cdef bint cacheable
     cdef uint64_t timeout_us          # 0 = none
     cdef bytes sequence               # text of sequence_id, b"" = none

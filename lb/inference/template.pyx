@@ -186,6 +186,8 @@ cdef class Template:
         for i in range(rank):
             shape[i] = natural((<list>dims)[i], "shape", what)
             shape_size += varint_size(<uint64_t>shape[i])
+        if index == 0:
+            self.batch = max(shape[0], <int64_t>1) if rank else 1
         spec.count = element_count(shape, rank)
         expected = -1 if spec.count < 0 else 0 if spec.datatype == DT_BYTES else tensor_size(spec.datatype, spec.count)
         if expected < 0:

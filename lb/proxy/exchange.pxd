@@ -35,12 +35,15 @@ cdef enum:
 
 
 cdef enum:
+    MOST_COMPANY = 32767              # that is told apart
+
+cdef enum:
     HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log
     HEDGE_WON
 
 
-# A bint in a byte. An exchange of HTTP/1.1 has to fit one of the interpreter's small blocks (512 bytes): one more costs
-# every request a malloc.
+# A bint, or a small number, in a byte. An exchange of HTTP/1.1 has to fit one of the interpreter's small blocks (512
+# bytes): one more costs every request a malloc.
 ctypedef unsigned char flag
 
 
@@ -53,13 +56,13 @@ cdef class Exchange(Http1Call):
     cdef short state
     cdef short tries_left
     cdef short tries
-    cdef short version                # of HTTP, times ten: how the request came
-    cdef short method
     cdef short status
-    cdef short cache
-    cdef short hedged                 # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
+    cdef flag version                 # of HTTP, times ten: how the request came
+    cdef flag method
+    cdef flag cache
+    cdef flag hedged                  # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
     cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
-    cdef short grpc                   # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
+    cdef flag grpc                    # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
     cdef flag fresh                   # the next try wants a new connection
     cdef flag http10
     cdef flag head_method
@@ -76,6 +79,7 @@ cdef class Exchange(Http1Call):
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
     cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
+    cdef int charged                  # what it added to the load of its endpoint; 0 = it is not weighed
     cdef uint64_t key
     cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
     cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
@@ -90,6 +94,7 @@ cdef class Exchange(Http1Call):
     cdef tg_buffer target             # host, target, and a method without number, kept for the access log only
     cdef uint32_t host_length         # of it, the host's part
     cdef uint32_t method_length       # of it, the method's, at the end
+    cdef int crowd                    # load of its endpoint when it came, its own included; 0 = unknown
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
 
@@ -118,6 +123,10 @@ cdef class Exchange(Http1Call):
     cdef int choose(self, uint64_t now) noexcept
     cdef int choose_turn(self, uint64_t now) noexcept
     cdef void picked(self, int endpoint) noexcept
+    # What it costs the pool's endpoints (Pool.costs), in units of their `one`.
+    cdef int price(self, uint64_t now) noexcept
+    # Says so before an endpoint is chosen.
+    cdef void weigh(self, uint64_t now) noexcept
     # From now on only endpoints will do where this model is ready, if the pool knows of it.
     cdef void want_model(self, bytes name) noexcept
     # There are none, but others that take requests.

@@ -38,6 +38,7 @@ from lb.telemetry.accesslog cimport (
     set_text, tg_access, wall_ns,
 )
 from lb.upstream.cookie cimport EndpointCookie
+from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.load_report cimport take_report
 from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
@@ -49,7 +50,6 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     SECOND_NS = 1_000_000_000
-    MOST_COMPANY = 32767              # that is told apart
 
 # Which state may follow which: a bit per follower.
 cdef int FOLLOWERS[8]
@@ -129,6 +129,8 @@ cdef class Exchange(Http1Call):
         cdef uint64_t now = self.client.poller.now
         cdef int found
         cdef int verdict = Q_NOBODY
+        if self.pool.costs is not None:
+            self.weigh(now)
         if self.explained:
             before_choice(self, now, self.last_endpoint, False)
             found = self.choose(now)
@@ -148,6 +150,14 @@ cdef class Exchange(Http1Call):
         self.move(X_QUEUED)
         self.client.poller.arm(self, min(self.due(), self.pool.queue.patience_of(self)))
 
+    cdef int price(self, uint64_t now) noexcept:
+        """By what has come of its body, unless a subclass knows better; without a batch it is one of 1."""
+        cdef PoolCosts costs = self.pool.costs
+        return costs.price(costs.units_of_bytes(self.bytes_in) if costs.unit == UNIT_BYTES else 1.0, 0, now)
+
+    cdef void weigh(self, uint64_t now) noexcept:
+        self.pool.endpoints.cost = self.price(now)
+
     cdef int choose(self, uint64_t now) noexcept:
         if self.pinned and self.bound != -1:
             return self.choose_turn(now)
@@ -164,7 +174,10 @@ cdef class Exchange(Http1Call):
             tg_add(&self.route.series[TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
-        if self.pool.policy.by_company:
+        if self.pool.costs is not None:
+            self.charged = self.pool.endpoints.charged
+            self.crowd = self.pool.endpoints.outstanding(endpoint)
+        if self.pool.policy.by_company or self.pool.costs is not None:
             self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)
         if self.pinned and self.sequence_start:
             self.pool.sequences.begin(self.pin, endpoint, self.picked_at)
@@ -175,6 +188,8 @@ cdef class Exchange(Http1Call):
 
     cdef int take_endpoint(self, uint64_t now) noexcept:
         cdef int found
+        if self.pool.costs is not None:
+            self.weigh(now)
         if not self.explained:
             return self.choose_turn(now)
         before_choice(self, now, self.last_endpoint, True)
@@ -361,7 +376,7 @@ cdef class Exchange(Http1Call):
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         if self.pool.outlier is not None:
             self.pool.outlier.judge(endpoint, self.verdict(ok), self.picked_at)
-        self.pool.release(endpoint, now, took, ok, self.company)
+        self.pool.release(endpoint, now, took, ok, self.company, self.charged, self.crowd)
 
     cdef void find_report(self, const Field *fields, int count) noexcept:
         if self.endpoint >= 0:

@@ -162,6 +162,7 @@ def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) ->
                 "available": bool(endpoints.available(i)),
                 "weight": endpoints.weight(i),
                 "in_flight": endpoints.inflight(i),
+                "outstanding_cost": None if plan.cost is None else endpoints.load(i),
                 "max_in_flight": endpoint.max_in_flight or None,
                 "latency_ms": round(endpoints.latency(i) / 1e6, 3) or None,
                 "score": None if score is None else round(score.score, 6),
@@ -202,6 +203,7 @@ def _choose(pool: Any, key: int, now: int) -> tuple[int, Explained]:
 
 
 def _explained(pool: Any, key: int, now: int) -> Explained:
+    pool.endpoints.expect(1.0)
     try:
         explained: Explained = pool.policy.explain(now, key, -1)
         explained.best()

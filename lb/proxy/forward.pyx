@@ -72,6 +72,8 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void begin(self, Scan *scan) noexcept:
         self.key = self.find_key(scan)
+        if self.pool.costs is not None and scan.has_length:
+            self.kibibytes = <float>(<double>scan.content_length / 1024)
         self.kept = True
         self.chunked = scan.chunked
         self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE) or self.route.idempotent
@@ -234,6 +236,10 @@ cdef class ForwardExchange(TryingExchange):
         upstream.poller.mark(upstream)
 
     # The endpoint.
+
+    cdef int price(self, uint64_t now) noexcept:
+        cdef uint64_t size = max(<uint64_t>(self.kibibytes * 1024), self.bytes_in)
+        return self.pool.costs.price(self.pool.costs.units_of_bytes(size), 0, now)
 
     cdef void start_try(self, bint fresh) noexcept:
         self.fresh = fresh

@@ -21,6 +21,12 @@ cdef class Http2Exchange(TryingExchange):
     cdef int grpc_status              # of the trailers; -1 = none came
     cdef bint naming                  # looking for the model that the request is for, in the message that comes
     cdef bint looking                 # for the sequence that an inference belongs to, likewise
+    cdef bint weighing                # for what it costs, likewise
+    cdef bint learning                # its model's cost is learned by it
+    cdef double units                 # 0 = not known
+    cdef uint64_t cost_key            # of its model; 0 = that does not matter
+    cdef bytes cost_model             # its name, where nothing was known of it
+    cdef uint64_t sent_at             # when all of it was with the endpoint, where `learning`
     cdef bint any_endpoint            # if the model is ready nowhere: the call is not an inference
 
     # Whether the endpoint depends on the model that the request's first message names.
@@ -30,6 +36,11 @@ cdef class Http2Exchange(TryingExchange):
     cdef bint inference               # of the Open Inference Protocol: it may be one of a sequence
     cdef bint again                   # its answer, which has no message, is to be forgotten for another try
     cdef void read_message(self) noexcept
+    # Whether what it costs is in its first message; finds it out where it is not.
+    cdef bint awaits_weight(self, Scan *scan) noexcept
+    # True: it is known, as far as it can be.
+    cdef bint find_weight(self) noexcept
+    cdef void learn_cost(self) noexcept
 
     cdef int build_fields(self, Scan *scan) noexcept
     cdef int add_client_certificate(self, Scan *scan) noexcept

@@ -19,6 +19,7 @@ from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
+from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
@@ -31,6 +32,7 @@ from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
+from lb.upstream.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns, pushback_ms
 from lb.upstream.http2 cimport Http2Channel
@@ -41,6 +43,7 @@ cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
 
 cdef enum:
+    FRAME = 5                         # of gRPC, before a message: compressed or not, and the message's length
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
     CERTIFICATE_FIELD = 23            # length of "X-Forwarded-Client-Cert"
     UNAVAILABLE = 14                  # of gRPC: the server says that it cannot take requests
@@ -195,7 +198,9 @@ cdef class Http2Exchange(TryingExchange):
         self.naming = self.pool.models is not None and self.awaits_model(scan)
         self.looking = (self.pool.sequences is not None and self.pool.endpoints.size and not scan.complete
                         and infers(scan.target, scan.target_length))
-        if self.naming or self.looking:
+        if self.pool.costs is not None:
+            self.weighing = self.awaits_weight(scan)
+        if self.naming or self.looking or self.weighing:
             self.move(X_REQUEST)
             return
         self.start_try()
@@ -207,6 +212,58 @@ cdef class Http2Exchange(TryingExchange):
             return False
         self.any_endpoint = memcmp(scan.target + n - 5, b"Infer", 5) != 0
         return True
+
+    cdef bint awaits_weight(self, Scan *scan) noexcept:
+        cdef PoolCosts costs = self.pool.costs
+        cdef bint inference = self.pool.protocol == POOL_OIP and infers(scan.target, scan.target_length)
+        if costs.unit == UNIT_BYTES and scan.has_length:
+            self.units = costs.units_of_bytes(scan.content_length)
+        if scan.complete or not self.pool.endpoints.size:
+            return False
+        if inference:
+            self.learning = costs.learns and self.idempotent      # a stream's time says nothing of one request
+            return costs.learns or costs.unit == UNIT_BATCH or self.units == 0
+        return self.grpc and costs.unit == UNIT_BYTES and self.units == 0
+
+    cdef bint find_weight(self) noexcept:
+        cdef PoolCosts costs = self.pool.costs
+        cdef const char *data = tg_buffer_head(&self.call.stream.queue)
+        cdef size_t size = tg_buffer_size(&self.call.stream.queue)
+        cdef const unsigned char *head = <const unsigned char *>data
+        cdef tg_batch found
+        if size < FRAME:
+            return False
+        if costs.unit == UNIT_BYTES and self.units == 0:
+            self.units = costs.units_of_bytes(
+                <uint64_t>head[1] << 24 | <uint64_t>head[2] << 16 | <uint64_t>head[3] << 8 | head[4])
+        if not self.inference or not (costs.learns or costs.unit == UNIT_BATCH):
+            return True
+        if not first_batch(data, size, &found) and size <= HIGH_WATER and not self.request_complete:
+            return False
+        if costs.unit == UNIT_BATCH:
+            self.units = <double>found.size
+        if found.model.size:
+            self.cost_key = costs.model_key(found.model.data, found.model.size)
+            if self.cost_key and self.learning and not costs.known(self.cost_key, self.client.poller.now):
+                self.cost_model = found.model.data[:found.model.size]
+        return True
+
+    cdef int price(self, uint64_t now) noexcept:
+        if self.units == 0:
+            return Exchange.price(self, now)
+        return self.pool.costs.price(self.units, self.cost_key, now)
+
+    cdef void learn_cost(self) noexcept:
+        cdef bytes model = self.cost_model
+        cdef uint64_t took = self.first_byte_at - self.sent_at
+        if self.sent_at == 0 or self.first_byte_at <= self.sent_at or self.pool.costs is None:
+            return
+        if model is None:
+            self.pool.costs.learn(self.cost_key, NULL, 0, self.units, took, self.charged, self.crowd,
+                                  self.client.poller.now)
+        else:
+            self.pool.costs.learn(self.cost_key, <const char *>model, <size_t>len(model), self.units, took,
+                                  self.charged, self.crowd, self.client.poller.now)
 
     cdef bint find_model(self) noexcept:
         cdef const char *name
@@ -311,6 +368,8 @@ cdef class Http2Exchange(TryingExchange):
             if self.state == X_PICKED:
                 self.move(X_WAITING)
                 self.arm_wait()
+                if self.learning:
+                    self.sent_at = self.client.poller.now
                 if self.route.hedge is not None:
                     self.watch()
         elif h2_waiting(&self.call.stream) > HIGH_WATER:
@@ -325,7 +384,9 @@ cdef class Http2Exchange(TryingExchange):
             self.naming = False
         if self.looking:
             self.look()
-        if self.state == X_REQUEST and not self.naming and not self.looking:
+        if self.weighing and (self.find_weight() or self.request_complete):
+            self.weighing = False
+        if self.state == X_REQUEST and not self.naming and not self.looking and not self.weighing:
             self.start_try()
 
     cdef void look(self) noexcept:
@@ -372,6 +433,8 @@ cdef class Http2Exchange(TryingExchange):
         if self.request_complete:
             self.move(X_WAITING)
             self.arm_wait()
+            if self.learning:
+                self.sent_at = self.picked_at
             if self.route.hedge is not None:
                 self.watch()
 
@@ -468,6 +531,7 @@ cdef class Http2Exchange(TryingExchange):
         self.call = <StreamCall>hedge.call
         self.call.hedge = None
         hedge.call = None
+        self.sent_at = hedge.picked_at if self.learning else 0
 
     # The answer.
 
@@ -558,6 +622,8 @@ cdef class Http2Exchange(TryingExchange):
         return Exchange.succeeded(self) and (not self.grpc or self.grpc_status == 0)
 
     cdef void let_go(self, bint ok) noexcept:
+        if self.learning and ok and self.grpc_status == 0 and self.endpoint >= 0 and self.cost_key:
+            self.learn_cost()
         Exchange.let_go(self, ok and self.grpc_status != UNAVAILABLE)
 
     cdef int verdict(self, bint ok) noexcept:

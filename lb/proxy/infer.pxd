@@ -47,6 +47,9 @@ cdef class InferExchange(TryingExchange):
     cdef bint following
     cdef bint stored                  # the answer went into the cache
 
+    # Its units, where requests are weighed.
+    cdef double units(self) noexcept
+    cdef void learn_cost(self) noexcept
     cdef void run(self) noexcept
     cdef bint join(self, InferRequest request) noexcept
     cdef void run_management(self) noexcept

@@ -39,6 +39,7 @@ from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
+from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
@@ -315,6 +316,27 @@ cdef class InferExchange(TryingExchange):
     cdef void start_call(self) noexcept:
         self.pick()
 
+    cdef double units(self) noexcept:
+        if self.pool.costs.unit == UNIT_BYTES:
+            return self.pool.costs.units_of_bytes(tg_buffer_size(&self.body))
+        return 1.0 if self.request is None else <double>self.request.batch
+
+    cdef int price(self, uint64_t now) noexcept:
+        cdef PoolCosts costs = self.pool.costs
+        cdef uint64_t key = 0
+        if self.request is not None:
+            key = costs.model_key(<const char *>self.model, <size_t>len(self.model))
+        return costs.price(self.units(), key, now)
+
+    cdef void learn_cost(self) noexcept:
+        cdef PoolCosts costs = self.pool.costs
+        cdef uint64_t now = self.client.poller.now
+        cdef size_t n = <size_t>len(self.model)
+        cdef uint64_t key = costs.model_key(<const char *>self.model, n)
+        if key:
+            costs.learn(key, <const char *>self.model, n, self.units(), now - self.picked_at, self.charged, self.crowd,
+                        now)
+
     cdef uint64_t due(self) noexcept:
         """The request's own `timeout` counts from its beginning."""
         if self.request is None or not self.request.timeout_us:
@@ -461,6 +483,8 @@ cdef class InferExchange(TryingExchange):
             self.status = 200
             if self.pool.sessions is not None:
                 learn_session(self, 200, NULL, 0)
+            if self.pool.costs is not None and self.request is not None:
+                self.learn_cost()
             self.let_go(True)
             if self.management is not None:
                 reply = tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)]

@@ -23,8 +23,11 @@ cdef class Mirror:
     cdef bint wants(self) noexcept
     # A copy of `size` bytes begins at `now`: the endpoint that gets it, with one more in flight there, or -1 for none.
     cdef int begin(self, size_t size, uint64_t key, uint64_t now) noexcept
+    cdef int price(self, size_t size, uint64_t now) noexcept
     # It is over, with `received` bytes of an answer. `answered`: there was one; `ok`: the endpoint did not fail.
-    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok) noexcept
+    # `charged` is what `begin` left in the endpoints' word of that name.
+    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok,
+                  int charged) noexcept
     # How long to wait for an answer, in nanoseconds.
     cdef uint64_t patience(self) noexcept
     # A request is complete, as it went to its endpoint; `kept` says that `request` is all of it.
@@ -42,6 +45,7 @@ cdef class MirrorCall(Http1Call):
     cdef size_t received              # bytes of the answer's body
     cdef uint64_t started
     cdef int endpoint                 # index in the pool while held, else -1
+    cdef int charged                  # what the copy added to its load
     cdef int status
     cdef bint head_method
 

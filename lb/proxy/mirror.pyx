@@ -12,6 +12,7 @@ from lb.core.poller cimport Poller, monotonic_ns
 from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.chance cimport random_below
+from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET
 from lb.upstream.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.pool cimport POOL_HTTP, POOL_OIP, Pool
@@ -55,6 +56,8 @@ cdef class Mirror:
         if self.held + size > self.max_bytes:
             mirror_counts.skipped += 1
             return -1
+        if self.pool.costs is not None:
+            self.pool.endpoints.cost = self.price(size, now)
         endpoint = self.pool.acquire(now, key, -1)
         if endpoint < 0:
             mirror_counts.failed += 1
@@ -64,7 +67,13 @@ cdef class Mirror:
         mirror_counts.sent += 1
         return endpoint
 
-    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok) noexcept:
+    cdef int price(self, size_t size, uint64_t now) noexcept:
+        """A copy has nothing that tells its batch: it is an average request then."""
+        cdef PoolCosts costs = self.pool.costs
+        return costs.price(costs.units_of_bytes(size), 0, now) if costs.unit == UNIT_BYTES else self.pool.endpoints.one
+
+    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok,
+                  int charged) noexcept:
         cdef uint64_t now = monotonic_ns()
         cdef uint64_t *words = self.pool.series[endpoint]
         tg_add(&words[TG_S_BYTES_IN], received)
@@ -73,7 +82,7 @@ cdef class Mirror:
         self.held -= size
         if not answered:
             mirror_counts.failed += 1
-        self.pool.release(endpoint, now, now - started, ok)
+        self.pool.release(endpoint, now, now - started, ok, 0, charged, 0)
 
     cdef uint64_t patience(self) noexcept:
         return self.pool.response_timeout if self.pool.response_timeout else LONGEST_NS
@@ -91,6 +100,7 @@ cdef class Mirror:
         call.endpoint = self.begin(call.size, key, call.started)
         if call.endpoint < 0:
             return
+        call.charged = self.pool.endpoints.charged
         poller.arm(call, poller.now + self.patience())
         if not (<Http1Pool>self.pool.channels[call.endpoint]).take(call, False):
             call.on_broken(None, FAIL_CONNECT)
@@ -153,7 +163,8 @@ cdef class MirrorCall(Http1Call):
         self.endpoint = -1
         self.upstream = None
         self.deadline = UINT64_MAX
-        mirror.end(endpoint, self.started, self.size, self.received, ok, ok and self.status < 500)
+        mirror.end(endpoint, self.started, self.size, self.received, ok, ok and self.status < 500,
+                   self.charged)
         if upstream is None:
             return
         if reusable:

@@ -15,6 +15,7 @@ cdef class MirrorInference(GrpcCall):
     cdef uint64_t started
     cdef size_t received              # bytes of the answer
     cdef int endpoint
+    cdef int charged
 
 
 # The message of an inference has been handed to its endpoint: sends a copy where the mirror wants one.

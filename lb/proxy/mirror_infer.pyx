@@ -32,14 +32,15 @@ cdef class MirrorInference(GrpcCall):
         # A server that knows the deadline says itself that it was not in time; one that goes away says so too.
         cdef bint answered = status != GRPC_DEADLINE_EXCEEDED and status != GRPC_UNAVAILABLE
         self.mirror.end(self.endpoint, self.started, self.part.iov_len, self.received, answered,
-                        http_status(status) < 500)
+                        http_status(status) < 500, self.charged)
 
     cdef void on_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.mirror.pool.series[self.endpoint]
         cdef bint answered = kind == FAIL_TOO_LARGE     # the rest is nobody's
         if not answered:
             tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
-        self.mirror.end(self.endpoint, self.started, self.part.iov_len, self.received, answered, answered)
+        self.mirror.end(self.endpoint, self.started, self.part.iov_len, self.received, answered, answered,
+                        self.charged)
 
 
 cdef void mirror_inference(Mirror mirror, Poller poller, const iovec *parts, int count, size_t size, const char *path,
@@ -54,11 +55,12 @@ cdef void mirror_inference(Mirror mirror, Poller poller, const iovec *parts, int
     call.endpoint = mirror.begin(size, key, call.started)
     if call.endpoint < 0:
         return
+    call.charged = mirror.pool.endpoints.charged
     failed = tg_buffer_reserve(&call.request, size)
     for i in range(count):
         failed |= tg_buffer_append(&call.request, parts[i].iov_base, parts[i].iov_len)
     if failed:
-        mirror.end(call.endpoint, call.started, size, 0, False, True)
+        mirror.end(call.endpoint, call.started, size, 0, False, True, call.charged)
         return
     call.part.iov_base = tg_buffer_head(&call.request)
     call.part.iov_len = size
@@ -66,6 +68,6 @@ cdef void mirror_inference(Mirror mirror, Poller poller, const iovec *parts, int
     call.part_count = 1
     call.message_size = size
     if call.call_path(path, path_length) < 0:
-        mirror.end(call.endpoint, call.started, size, 0, False, True)
+        mirror.end(call.endpoint, call.started, size, 0, False, True, call.charged)
         return
     (<Http2Channel>mirror.pool.channels[call.endpoint]).start(call, poller.now + mirror.patience())

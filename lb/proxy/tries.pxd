@@ -17,6 +17,9 @@ cdef class Hedge(Http1Call):
     to its endpoint by `upstream` (HTTP/1.1) or `call` (HTTP/2)."""
     cdef TryingExchange exchange      # None once it is over
     cdef int endpoint                 # index in the pool, counted in flight there; -1 = not begun
+    cdef int charged                  # as the exchange's
+    cdef int crowd
+    cdef short company
     cdef uint64_t picked_at
     cdef Http1Upstream upstream
     cdef Http2Call call

@@ -14,7 +14,7 @@ from lb.core.segment cimport (
     TG_S_RESPONSE_ERRORS, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
 from lb.proxy.exchange cimport (
-    HEDGE_LOST, HEDGE_WON, X_BACKOFF, X_PICKED, X_WAITING, Exchange, count_answer,
+    HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange, count_answer,
 )
 from lb.proxy.explained cimport after_choice, before_choice
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
@@ -177,6 +177,8 @@ cdef class TryingExchange(Exchange):
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
             return
+        if self.pool.costs is not None:
+            self.weigh(now)
         if self.explained:
             before_choice(self, now, self.endpoint, False)
         if self.wanted:
@@ -184,7 +186,7 @@ cdef class TryingExchange(Exchange):
         else:
             found = self.pool.acquire(now, self.key, self.endpoint)
         if found == self.endpoint:
-            self.pool.release(found, now, 0, True)
+            self.pool.release(found, now, 0, True, 0, self.pool.endpoints.charged, 0)
             found = -1
         if found < 0:
             self.route.hedge.budget.give_back()
@@ -193,6 +195,10 @@ cdef class TryingExchange(Exchange):
             after_choice(self, now, found, True)
         hedge.endpoint = found
         hedge.picked_at = now
+        if self.pool.costs is not None:
+            hedge.charged = self.pool.endpoints.charged
+            hedge.crowd = self.pool.endpoints.outstanding(found)
+            hedge.company = <short>min(self.pool.endpoints.running(found), MOST_COMPANY)
         self.hedged = HEDGE_LOST              # until it wins
         self.tries += 1
         tg_add(&self.route.series[TG_S_HEDGES], 1)
@@ -223,7 +229,7 @@ cdef class TryingExchange(Exchange):
         self.endpoint = -1
         count_answer(self.pool.series[endpoint], 0, now - self.picked_at)
         tg_add(&self.pool.series[endpoint][TG_S_BYTES_OUT], self.bytes_in)
-        self.pool.give_up(endpoint, now, now - self.picked_at)
+        self.pool.give_up(endpoint, now, now - self.picked_at, self.charged)
         self.hedged = HEDGE_WON
         tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
         self.hedge_takes_over()
@@ -253,7 +259,9 @@ cdef class TryingExchange(Exchange):
         self.endpoint = hedge.endpoint
         self.last_endpoint = hedge.endpoint
         self.picked_at = hedge.picked_at
-        self.company = 0                      # unknown: nobody counted them when the hedge began
+        self.company = hedge.company          # unknown where requests are not weighed: nobody counted them
+        self.charged = hedge.charged
+        self.crowd = hedge.crowd
         self.adopt(hedge)
         if self.state == X_PICKED:
             self.move(X_WAITING)              # the first try had no connection yet
@@ -280,4 +288,4 @@ cdef class TryingExchange(Exchange):
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         if latency and self.pool.outlier is not None:
             self.pool.outlier.judge(hedge.endpoint, verdict_of(status, ok), hedge.picked_at)
-        self.pool.release(hedge.endpoint, now, latency, ok)
+        self.pool.release(hedge.endpoint, now, latency, ok, hedge.company, hedge.charged, hedge.crowd)

@@ -397,7 +397,7 @@ cdef class Tunnel(Waiter):
         if self.endpoint is not None:
             tg_add(&words[TG_S_BYTES_IN], self.endpoint.bytes_read)
             tg_add(&words[TG_S_BYTES_OUT], self.client.bytes_read)
-        self.pool.release(index, self.client.poller.now, 0, ok)
+        self.pool.release(index, self.client.poller.now, 0, ok, 0, 0, 0)
 
     cdef void finish(self, bint ok) noexcept:
         """Close both sides; give everything back."""

@@ -189,7 +189,7 @@ cdef class UdpListener(UdpSocket):
             self.poller.add_input(session, fd)
         except OSError:                       # the system's limit of watched descriptors, or memory
             close(fd)
-            self.upstream.pool.release(index, self.poller.now, 0, True)
+            self.upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
             tg_sources_leave(&self.sources, source)
             self.refuse(TG_U_DROP_RESOURCES)
             return NULL

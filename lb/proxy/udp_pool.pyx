@@ -48,7 +48,7 @@ cdef class UdpPool:
         other = self.pool.acquire(now, key, index)
         if other < 0:
             return index
-        self.pool.release(index, now, 0, True)
+        self.pool.release(index, now, 0, True, 0, 0, 0)
         return other
 
     cdef int connect(self, const tg_flow_key *key, uint64_t now, int *index) noexcept:
@@ -69,10 +69,10 @@ cdef class UdpPool:
                 return fd
             kind = tg_failure_of(-fd)
             if kind != TG_FAIL_PEER:
-                self.pool.release(index[0], now, 0, True)
+                self.pool.release(index[0], now, 0, True, 0, 0, 0)
                 return -TG_U_DROP_RESOURCES if kind == TG_FAIL_FULL else -TG_U_DROP_ERROR
             self.failed(index[0], now)
-            self.pool.release(index[0], now, 1, False)
+            self.pool.release(index[0], now, 1, False, 0, 0, 0)
         return -TG_U_DROP_UNREACHABLE
 
     cdef void failed(self, int index, uint64_t now) noexcept:

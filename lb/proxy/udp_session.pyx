@@ -286,7 +286,7 @@ cdef class UdpSession(Source):
         tg_add(&words[TG_S_CODE_OTHER], 1)
         tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        pool.release(self.index, now, latency, ok)
+        pool.release(self.index, now, latency, ok, 0, 0, 0)
         words = self.upstream.words[self.index]
         tg_add(&words[TG_U_FINISHED], 1)
         tg_add(&words[word], 1)

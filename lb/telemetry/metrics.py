@@ -207,8 +207,28 @@ def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
         (*labels, "model"),
         (((*k, model), ready) for k, e in rows for model, ready in (e.get("models") or {}).items()),
     )  # fmt: skip
+    weighed = [(k, e["outstanding_cost"]) for k, e in rows if e.get("outstanding_cost") is not None]
+    yield _gauge(
+        "endpoint_outstanding_cost",
+        "What the requests cost that it has now, where an average request of its pool costs 1",
+        labels,
+        weighed,
+    )
+    yield from _costs(status["pools"])
     yield from _agents([(k, e["agent"]) for k, e in rows if e.get("agent")])
     yield from _steering(status["pools"], [(k, e["steering"]) for k, e in rows if e.get("steering")])
+
+
+def _costs(pools: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    rows = [((p["name"], name), model) for p in pools if p.get("cost") for name, model in p["cost"]["models"].items()]
+    labels = ("pool", "model")
+    yield _gauge(
+        "model_cost", "What a unit of the model costs, relative to its pool's", labels,
+        ((k, m["relative"]) for k, m in rows),
+    )  # fmt: skip
+    yield _gauge(
+        "model_unit_seconds", "What a unit of the model takes an endpoint", labels, ((k, m["unit_s"]) for k, m in rows)
+    )
 
 
 def _agents(rows: Sequence[tuple[tuple[str, str], Mapping[str, Any]]]) -> Iterator[Metric]:

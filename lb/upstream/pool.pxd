@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
 from lb.core.source_key cimport tg_prefixes
 from lb.upstream.cookie cimport EndpointCookie
+from lb.upstream.cost cimport PoolCosts
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport PoolQueue
 from lb.upstream.sequences cimport Sequences
@@ -61,8 +62,12 @@ cdef class Pool:
     cdef readonly EndpointCookie cookie     # None: it gives none
     cdef readonly Sessions sessions   # None: it learns none
     cdef bint sticky                  # it has one of the two
+    cdef readonly PoolCosts costs     # None: a request is a request
     cdef Sequences sequences          # None: a sequence is as good as any request
     cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
+
+    # Where the pool has `costs`, whoever acquires sets `endpoints.cost` first, keeps `endpoints.charged` and gives that
+    # back: then its load is what was added, less exactly that. Elsewhere it is 0.
 
     # The bit of a model, for the set's `wanted`; 0 = its readiness is not known. Only where `models` is not None.
     cdef uint64_t model_bit(self, bytes name) noexcept
@@ -91,11 +96,15 @@ cdef class Pool:
     # One less in flight: after `waited` ns the try was stopped, as another endpoint had answered. How long it would
     # have taken nobody knows, and no policy is told; but for as long again others are asked before it, twice as long
     # each time, until it has answered.
-    cdef void give_up(self, int index, uint64_t now, uint64_t waited) noexcept
+    cdef void give_up(self, int index, uint64_t now, uint64_t waited, int charged) noexcept
     # Routes hedge: `give_up` will be called.
     cdef int watch_endpoints(self) except -1
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it;
-    # `company` how many were there when it came, itself included, 0 = unknown.
-    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company=*) noexcept
+    # `company` how many were there when it came, itself included, 0 = unknown; `charged` and `crowd`: what it cost, and
+    # all that were there then, 0 = unknown.
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
+                      int crowd) noexcept
+    cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
+                              int crowd) noexcept
     # Let the policy learn from a latency before the request is over.
     cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=*) noexcept

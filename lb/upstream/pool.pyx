@@ -6,6 +6,7 @@ from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.endpoints.groups cimport TG_GROUPS, Groups
 from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
 from lb.upstream.cookie cimport EndpointCookie
+from lb.upstream.cost cimport PoolCosts
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
@@ -51,6 +52,9 @@ cdef class Pool:
                 self.groups = Groups(segment, [e.slot for e in plan.endpoints], plan.groups, keyed)
                 self.endpoints.divide(plan.groups)
         self.policy_type = plan.policy.type
+        if plan.cost is not None:
+            self.endpoints.weigh()
+            self.costs = PoolCosts(plan.cost, plan.name, segment)
         self.policy = registry.build(plan.policy, self.endpoints)
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]
@@ -221,13 +225,13 @@ cdef class Pool:
                 raise MemoryError
         return 0
 
-    cdef void give_up(self, int index, uint64_t now, uint64_t waited) noexcept:
+    cdef void give_up(self, int index, uint64_t now, uint64_t waited, int charged) noexcept:
         cdef tg_suspect *suspect
         if self.suspects != NULL:
             suspect = &self.suspects[index]
             suspect.until = now + min(waited << min(suspect.count, <int>DOUBLINGS), <uint64_t>LONGEST)
             suspect.count += 1
-        self.release(index, now, 0, True)
+        self.release(index, now, 0, True, 0, charged, 0)
 
     cdef bint crowded(self) noexcept:
         """Whether an endpoint takes requests, if not now."""
@@ -237,9 +241,10 @@ cdef class Pool:
                 return True
         return False
 
-    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company=0) noexcept:
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
+                      int crowd) noexcept:
         cdef int claimant
-        self.endpoints.release(index)
+        self.endpoints.release(index, charged)
         tg_add(&self.series[index][TG_S_FINISHED], 1)
         if self.suspects != NULL and latency and ok:
             self.suspects[index].count = 0
@@ -250,7 +255,22 @@ cdef class Pool:
             if claimant >= 0 and claimant != self.endpoints.worker:
                 self.queue.bells.ring(claimant)
         if latency and self.policy.learns:
-            self.observe(index, now, latency, ok, company)
+            if self.costs is None:
+                self.observe(index, now, latency, ok, company)
+            else:
+                self.observe_weighed(index, now, latency, ok, company, charged, crowd)
+
+    cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
+                              int crowd) noexcept:
+        """A latency grows with what a request costs, and with what those before it do. Where a policy knows only of
+        latencies, it is told what this one would have been if all there had cost the same."""
+        cdef int one = self.endpoints.one
+        self.endpoints.cost = max(charged, 1)
+        if self.policy.by_cost:
+            company = (crowd + one - 1) // one
+        elif crowd > 0 and company > 0:
+            latency = max(<uint64_t>(<double>latency * company * one / crowd), <uint64_t>1)
+        self.observe(index, now, latency, ok, company)
 
     cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=0) noexcept:
         try:

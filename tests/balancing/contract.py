@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet
 from hypothesis import HealthCheck, given, settings
@@ -21,9 +24,39 @@ endpoint_states = st.tuples(
 class PolicyContract:
     policy: str
     options: dict[str, object] = {}
+    weighed = False
+
+    def fleet(self, weights: Sequence[int], **options: Any) -> Fleet:
+        return Fleet(weights, weighed=self.weighed, **options)
 
     def build(self, fleet: Fleet, worker: int = 0) -> Policy:
         return fleet.build(self.policy, worker, **self.options)
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(
+        costs=st.lists(st.floats(0.001, 100), min_size=1, max_size=40), choices=st.lists(st.integers(0, 7), max_size=80)
+    )
+    def test_what_requests_cost_is_given_back(self, costs, choices):
+        with self.fleet([1, 2, 1]) as fleet:
+            policy, endpoints = self.build(fleet), fleet.sets[0]
+            held: list[tuple[int, int]] = []
+            for now, choice in enumerate(choices):
+                if choice < 5 or not held:
+                    endpoints.expect(costs[now % len(costs)])
+                    index = policy.pick(now, now, -1)
+                    endpoints.acquire_checked(index)
+                    held.append((index, endpoints.charged))
+                else:
+                    index, charged = held.pop(choice % len(held))
+                    endpoints.release_checked(index, charged)
+                    policy.learn(index, now, 1000 + now, choice != 6, 1 + len(held))
+                assert [fleet.master.inflight(slot) for slot in fleet.slots] == [
+                    sum(index == i for index, _ in held) for i in range(3)
+                ]
+            assert all((endpoints.load(i) > 0) == any(index == i for index, _ in held) for i in range(3))
+            for index, charged in held:
+                endpoints.release_checked(index, charged)
+            assert [endpoints.load(i) for i in range(3)] == [0, 0, 0]
 
     # One test for several members on purpose: each runs all of it.
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
@@ -34,7 +67,7 @@ class PolicyContract:
         exclude=st.integers(-1, 9),
     )
     def test_picks_an_available_endpoint_or_none(self, before, after, loads, exclude):
-        with Fleet([weight for weight, _, _ in before]) as fleet:
+        with self.fleet([weight for weight, _, _ in before]) as fleet:
             policy = self.build(fleet)
             for states in (before, after[: len(before)]):
                 for i, (weight, healthy, admin) in enumerate(states):
@@ -42,6 +75,7 @@ class PolicyContract:
                     (fleet.up if healthy else fleet.down)(i)
                     fleet.admin(i, admin)
                     fleet.load(i, loads[i])
+                    fleet.charge(i, loads[i] * 0.7)
                 available = fleet.available
                 assert available == {i for i, (w, h, a) in enumerate(states) if w and h and a == ENABLED}
                 for now, key in enumerate(KEYS):
@@ -56,11 +90,12 @@ class PolicyContract:
         key=st.sampled_from(KEYS),
     )
     def test_explains_its_choice_and_changes_nothing(self, states, loads, exclude, key):
-        with Fleet([weight for weight, _, _ in states]) as fleet:
+        with self.fleet([weight for weight, _, _ in states]) as fleet:
             for i, (_, healthy, admin) in enumerate(states):
                 (fleet.up if healthy else fleet.down)(i)
                 fleet.admin(i, admin)
                 fleet.load(i, loads[i])
+                fleet.charge(i, loads[i] * 0.7)
             policy, other = self.build(fleet), self.build(fleet)
             for turn in range(9):
                 explained = policy.explain(turn, key, exclude)
@@ -83,12 +118,12 @@ class PolicyContract:
                 assert explained.by_chance or picked in explained.best() or not explained.scores
 
     def test_no_endpoints(self):
-        with Fleet([]) as fleet:
+        with self.fleet([]) as fleet:
             policy = self.build(fleet)
             assert [policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)] == [-1] * 2 * len(KEYS)
 
     def test_one_endpoint(self):
-        with Fleet([3]) as fleet:
+        with self.fleet([3]) as fleet:
             policy = self.build(fleet)
             assert {policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {0}
             fleet.down(0)
@@ -97,7 +132,7 @@ class PolicyContract:
             assert {policy.pick(0, key, -1) for key in KEYS} == {0}
 
     def test_excluded_endpoint_is_chosen_when_it_is_the_last(self):
-        with Fleet([1, 1, 1]) as fleet:
+        with self.fleet([1, 1, 1]) as fleet:
             policy = self.build(fleet)
             fleet.down(0)
             assert {policy.pick(0, key, 1) for key in KEYS} == {2}
@@ -107,14 +142,14 @@ class PolicyContract:
             assert {policy.pick(0, key, 1) for key in KEYS} == {-1}
 
     def test_endpoint_that_comes_up_later_is_chosen(self):
-        with Fleet([0] * 20) as fleet:
+        with self.fleet([0] * 20) as fleet:
             policy = self.build(fleet)
             assert {policy.pick(0, key, -1) for key in KEYS} == {-1}
             fleet.weigh(13, 4)
             assert [policy.pick(0, key, -1) for key in KEYS] == [13] * len(KEYS)
 
     def test_thousand_endpoints(self):
-        with Fleet([1] * 1000) as fleet:
+        with self.fleet([1] * 1000) as fleet:
             policy = self.build(fleet)
             assert all(0 <= policy.pick(0, key, -1) < 1000 for key in KEYS)
             for i in range(1000):
@@ -125,7 +160,7 @@ class PolicyContract:
 
     @pytest.mark.parametrize("weight", [1, 2, 1000, 2**31 - 1, 2**32 - 1])
     def test_any_weight(self, weight):
-        with Fleet([weight, weight, 1]) as fleet:
+        with self.fleet([weight, weight, 1]) as fleet:
             policy = self.build(fleet)
             assert {policy.pick(0, key, -1) for key in KEYS} <= {0, 1, 2}
             fleet.down(0)
@@ -133,7 +168,7 @@ class PolicyContract:
             assert {policy.pick(0, key, -1) for key in KEYS} == {2}
 
     def test_counts_nothing_itself(self):
-        with Fleet([1, 2, 3], workers=2) as fleet:
+        with self.fleet([1, 2, 3], workers=2) as fleet:
             policy = self.build(fleet)
             for key in KEYS:
                 index = policy.pick(0, key, -1)
@@ -142,5 +177,5 @@ class PolicyContract:
             assert [fleet.sets[1].inflight(i) for i in range(3)] == [0, 0, 0]
 
     def test_knows_its_endpoints(self):
-        with Fleet([1, 2]) as fleet:
+        with self.fleet([1, 2]) as fleet:
             assert self.build(fleet).endpoints is fleet.sets[0]

@@ -15,9 +15,17 @@ ENABLED, DRAIN, MAINTENANCE = 0, 1, 2
 
 
 class Fleet:
-    """Endpoints of the given weights, all up; `sets[n]` is worker n's view. Close it, or use it as a context."""
+    """Endpoints of the given weights, all up; `sets[n]` is worker n's view. `weighed`: their load is what requests
+    cost. Close it, or use it as a context."""
 
-    def __init__(self, weights: Sequence[int], *, workers: int = 1, addresses: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        weights: Sequence[int],
+        *,
+        workers: int = 1,
+        addresses: Sequence[str] | None = None,
+        weighed: bool = False,
+    ) -> None:
         self.addresses = addresses or [f"192.0.2.{i // 250}:{9000 + i % 250}" for i in range(len(weights))]
         # Slots in reverse, so that an index taken for a slot is noticed.
         self.slots = list(range(len(weights)))[::-1]
@@ -27,6 +35,8 @@ class Fleet:
             self.up(i)
         self.segments = [Segment.attach(os.dup(self.master.fd), worker) for worker in range(workers)]
         self.sets = [EndpointSet(segment, self.addresses, self.slots) for segment in self.segments]
+        for each in self.sets if weighed else ():
+            each.weigh()
 
     def __enter__(self) -> Fleet:
         return self
@@ -54,6 +64,10 @@ class Fleet:
     def load(self, i: int, count: int, worker: int = 0) -> None:
         """Let worker `worker` have `count` more requests in flight at endpoint `i`."""
         self.segments[worker].add_inflight(self.slots[i], count)
+
+    def charge(self, i: int, cost: float, worker: int = 0) -> None:
+        """Let what worker `worker` has at endpoint `i` cost so much more, 1 for an average request."""
+        self.segments[worker].add_outstanding(self.slots[i], cost)
 
     @property
     def available(self) -> set[int]:

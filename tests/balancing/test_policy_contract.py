@@ -84,3 +84,47 @@ class TestPrequalByLoad(PolicyContract):
 
 class TestClientSideWeightedRoundRobin(PolicyContract):
     policy = "client_side_weighted_round_robin"
+
+
+class TestLeastRequestOfCosts(TestLeastRequest):
+    weighed = True
+
+
+class TestPowerOfTwoOfCosts(TestPowerOfTwo):
+    weighed = True
+
+
+class TestFirstOfCosts(TestFirst):
+    weighed = True
+
+
+class TestLeastTimeOfCosts(TestLeastTime):
+    weighed = True
+
+
+class TestShortestExpectedDelayOfCosts(TestShortestExpectedDelay):
+    weighed = True
+
+
+class TestPeakEwmaOfCosts(TestPeakEwma):
+    weighed = True
+
+
+class TestMaglevBoundedOfCosts(TestMaglevBounded):
+    weighed = True
+
+
+class TestRendezvousBoundedOfCosts(TestRendezvousBounded):
+    weighed = True
+
+
+class TestPrequalOfCosts(TestPrequal):
+    weighed = True
+
+
+class TestPrequalByLoadOfCosts(TestPrequalByLoad):
+    weighed = True
+
+
+class TestRoundRobinOfCosts(TestRoundRobin):
+    weighed = True

@@ -54,6 +54,14 @@ def finishes_ms(model: Executor[Job], times_ms: list[float]) -> list[float]:
     return [at[job] / MS for job in jobs]
 
 
+def test_a_batch_takes_its_time_for_each_item() -> None:
+    model = executor(Serial(Constant(2.0), per_item=True))
+    job = Job()
+    job.items = 16
+    assert model.arrive(job, 0)
+    assert run_out(model) == [(32 * MS, job)]
+
+
 # Distributions
 
 

@@ -15,8 +15,9 @@ from emulator_fleet import SLOW, TIMEOUT, Running, infer, running, running_fleet
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.emulator.answers import INFER
+from bench.emulator.distributions import MS
 from bench.emulator.http2 import PREFACE
-from bench.emulator.spec import Exponential, Fleet, Parallel, ServerSpec, Service
+from bench.emulator.spec import Constant, Exponential, Fleet, Parallel, Serial, ServerSpec, Service
 from lb.wire import grpc_service_pb2 as oip
 from lb.wire import grpc_service_pb2_grpc as oip_grpc
 
@@ -42,6 +43,21 @@ def test_one_port_speaks_both_and_counts_both(tmp_path: Path) -> None:
         assert stats["connections"] == 21
         assert stats["busy_ns"] > 0
         assert fleet.stats(1)["received"] == 0
+
+
+def test_the_batch_is_read_where_the_time_goes_by_it(tmp_path: Path) -> None:
+    service = Service(Serial(Constant(2.0), per_item=True))
+    with running(tmp_path, service) as fleet, fleet.channel() as channel:
+        message = oip.ModelInferRequest(model_name="model")
+        message.inputs.add(name="x", datatype="FP32", shape=[20, 3])
+        oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=TIMEOUT)
+        assert fleet.stats()["busy_ns"] >= 40 * MS
+        connection = http.client.HTTPConnection("127.0.0.1", fleet.ports[0], timeout=TIMEOUT)
+        for body in (b'{"inputs":[{"name":"x","shape": [30,1]}]}', b"no shape"):
+            connection.request("POST", "/v2/models/model/infer", body)
+            assert connection.getresponse().read()
+        connection.close()
+        assert 100 * MS <= fleet.stats()["busy_ns"] < 140 * MS
 
 
 def test_the_small_methods_and_an_unknown_one(tmp_path: Path) -> None:

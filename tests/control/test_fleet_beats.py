@@ -26,7 +26,7 @@ class Process:
 class Segment:
     fd: int = -1
 
-    def clear_worker(self, worker: int) -> list[tuple[int, int]]:
+    def clear_worker(self, worker: int) -> list[tuple[int, int, int]]:
         return []
 
     def forget(self, lost: list[tuple[int, int]]) -> None: ...

@@ -116,11 +116,14 @@ def test_inflight_is_summed_and_a_dead_workers_column_cleared(master):
         with attached(master, number) as worker:
             worker.add_inflight(10, number + 1)
             worker.add_inflight(63, 1)
+            worker.add_outstanding(10, number + 1.5)
     assert (master.inflight(10), master.inflight(63), master.inflight(11)) == (6, 3, 0)
     lost = master.clear_worker(2)
-    assert sorted(lost) == [(10, 3), (63, 1)]
+    assert sorted(lost) == [(10, 3, 896), (63, 1, 0)]
     assert (master.inflight(10), master.inflight(63)) == (6, 3)
+    assert master.outstanding(10) == 7.5
     master.forget(lost)
+    assert master.outstanding(10) == 4
     assert (master.inflight(10), master.inflight(63)) == (3, 2)
     assert master.clear_worker(2) == []
 

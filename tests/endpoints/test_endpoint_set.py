@@ -90,7 +90,7 @@ def test_inflight_is_the_sum_over_all_workers(segments):
     sets[0].release_checked(1)
     assert sets[2].inflight(1) == 6
     lost = master.clear_worker(2)
-    assert lost == [(4, 5)]
+    assert lost == [(4, 5, 0)]
     assert [endpoints.inflight(1) for endpoints in sets] == [6, 6, 6], "the endpoint may still work on them"
     master.forget(lost)
     assert [endpoints.inflight(1) for endpoints in sets] == [1, 1, 1]
@@ -270,3 +270,74 @@ def test_average_latency_of_no_endpoint(segments):
     worker.close()
     with pytest.raises(ValueError, match="closed"):
         endpoints.latency(0)
+
+
+def test_the_load_is_what_requests_cost_where_they_are_weighed(segments):
+    master, *workers = segments
+    first, second = (EndpointSet(worker, ADDRESSES, [3, 4, 5]) for worker in workers[:2])
+    plain = EndpointSet(workers[2], ADDRESSES, [3, 4, 5])
+    for one in (first, second):
+        one.weigh()
+        one.weigh()  # which changes nothing
+    assert (plain.one, first.one, first.scale) == (1, 256, 1 / 256)
+    first.expect(2.5)
+    first.acquire_checked(1)
+    charged = first.charged
+    second.expect(0.001)
+    second.acquire_checked(1)
+    assert second.load(1) == first.load(1) == master.outstanding(4) == 2.5 + 1 / 256, "nothing is too small to count"
+    assert plain.load(1) == plain.inflight(1) == 2
+    first.release_checked(1, charged)
+    second.release_checked(1, second.charged)
+    assert (first.load(1), first.inflight(1)) == (0, 0)
+    with pytest.raises(ValueError, match="cannot cost"):
+        first.expect(5000)
+    plain.expect(9)
+    assert plain.cost == 1
+    plain.acquire_checked(0)
+    assert plain.charged == 0
+    with pytest.raises(ValueError, match="no cost"):
+        plain.release_checked(0, 1)
+
+
+def test_no_sum_of_costs_overflows(segments):
+    _, *workers = segments
+    endpoints = EndpointSet(workers[0], ADDRESSES[:1], [3])
+    endpoints.weigh()
+    endpoints.expect(4096)
+    charges = []
+    for _ in range(10):
+        endpoints.acquire_checked(0)
+        charges.append(endpoints.charged)
+    assert endpoints.load(0) == 16384, "a worker's column is full"
+    assert charges == [4096 * 256] * 4 + [0] * 6
+    for charged in charges:
+        endpoints.release_checked(0, charged)
+    assert (endpoints.load(0), endpoints.inflight(0)) == (0, 0)
+
+
+def test_a_limit_counts_requests_whatever_they_cost(segments):
+    master, *workers = segments
+    master.set_weight(3, 1)
+    master.set_health(3, True, 0)
+    endpoints = EndpointSet(workers[0], ADDRESSES[:1], [3], [2])
+    endpoints.weigh()
+    endpoints.expect(100)
+    assert endpoints.take_checked(0)
+    assert endpoints.take_checked(0)
+    held = endpoints.load(0)
+    assert not endpoints.take_checked(0)
+    assert endpoints.load(0) == held == 200, "what did not fit took its cost back"
+
+
+def test_a_dead_workers_costs_are_cleared_with_its_requests(segments):
+    master, *workers = segments
+    first, second = (EndpointSet(worker, ADDRESSES[:1], [3]) for worker in workers[:2])
+    for one in (first, second):
+        one.weigh()
+        one.expect(3)
+        one.acquire_checked(0)
+    lost = master.clear_worker(1)
+    assert first.load(0) == 6, "the endpoint may still work on them"
+    master.forget(lost)
+    assert first.load(0) == 3
