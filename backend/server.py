@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from backend.batching import Batcher
+from backend.load import Load, LoadReporter
 from backend.model import Model
 from backend.options import ServeOptions
 from backend.repository import Repository, load, scan
@@ -53,10 +54,11 @@ class Server:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loading: asyncio.Future[list[Model]] | None = None
         self._health = health.aio.HealthServicer()
-        self._service = InferenceService(options.max_queue_delay)
+        load = Load(options.concurrency)
+        self._service = InferenceService(options.max_queue_delay, load)
         self._batchers: dict[Model, Batcher] = {}
         self._paths: list[UnixPath] = []
-        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS)
+        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=(LoadReporter(load),))
 
     async def run(self) -> Outcome:
         """Serves until SIGTERM or SIGINT; a second one ends the grace of requests in flight. Raises StartError."""

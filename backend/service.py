@@ -12,6 +12,7 @@ import grpc
 
 from backend.batching import Batcher
 from backend.errors import BackendError, InvalidInput, Unavailable, Unsupported
+from backend.load import Load
 from backend.model import Model
 from backend.repository import Repository
 from lb.wire import grpc_service_pb2 as wire
@@ -52,7 +53,8 @@ def answering(handler: Handler) -> Handler:
 class InferenceService:
     """GRPCInferenceService over a repository that is there once `offer` was called, and gone again after `withdraw`."""
 
-    def __init__(self, max_queue_delay: int) -> None:
+    def __init__(self, max_queue_delay: int, load: Load) -> None:
+        self._load = load
         self._max_queue_delay_us = max_queue_delay // 1000
         self._repository: Repository | None = None
         self._batchers: dict[Model, Batcher] = {}
@@ -155,6 +157,10 @@ class InferenceService:
             yield wire.ModelStreamInferResponse(infer_response=response)
 
     async def _infer(self, request: Any) -> Any:
+        with self._load.request():
+            return await self._run(request)
+
+    async def _run(self, request: Any) -> Any:
         model = self._models().get(request.model_name, request.model_version)
         try:
             call = model.check(request)

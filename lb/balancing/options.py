@@ -5,6 +5,8 @@ Plain Python for all policies, since pydantic reads the source of these classes 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from lb.config.base import Integer, Number
@@ -20,6 +22,10 @@ class PolicyOptions(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
     )
+
+    def problems(self, protocol: str) -> Iterator[tuple[str, str]]:
+        """What does not go together with a pool of `protocol`, as (path, message)."""
+        return iter(())
 
 
 class ChoiceOptions(PolicyOptions):
@@ -38,6 +44,40 @@ class PeakEwmaOptions(ChoiceOptions, DecayOptions):
     """Those of power_of_two, and how fast latencies fade."""
 
 
+class ProbeOptions(PolicyOptions):
+    """Questions to endpoints about their load, beside the requests: Prequal's probes, by the names of the paper."""
+
+    rate: Number = Field(default=3, gt=0, le=32)
+    """Probes for each choice (r_probe), to different endpoints drawn at random. May be fractional."""
+    pool_size: Integer = Field(default=16, ge=2, le=256)
+    """Most answers that are kept, one of each endpoint (m)."""
+    max_age: Duration = Field(default=SECOND, ge=MILLISECOND)
+    """Time after which an answer no longer counts."""
+    timeout: Duration = Field(default=3 * MILLISECOND, ge=MILLISECOND, le=SECOND)
+    """An answer that takes longer does not count."""
+    remove: Number = Field(default=1, ge=0, le=32)
+    """Answers that are dropped for each choice (r_remove), the oldest and the worst in turn; where `pool_size` is less
+    than the pool."""
+    max_idle: Duration = Field(default=500 * MILLISECOND, ge=0)
+    """After so long without a probe, as many are sent as for a choice, so that the first request after a pause finds
+    answers. `0s`: never."""
+    service: str = Field(default="", max_length=100)
+    """Service that `grpc.health.v1.Health/Check` is asked for, in pools of protocol `grpc` and `oip`."""
+    path: str | None = Field(default=None, pattern=r"^/[!-~]*$", max_length=1024)
+    """What is asked for with GET, in pools of protocol `http` and `http2`, which need it."""
+
+    def problems(self, protocol: str) -> Iterator[tuple[str, str]]:
+        if protocol in ("tcp", "udp"):
+            yield "", f"has no effect: endpoints of a {protocol} pool are not asked"
+        elif protocol in ("http", "http2"):
+            if self.path is None:
+                yield "path", f"is required: it is what endpoints of protocol {protocol} are asked for"
+            if self.service:
+                yield "service", f"has no effect with protocol {protocol}: `path` says what is asked for"
+        elif self.path is not None:
+            yield "path", f"has no effect with protocol {protocol}: endpoints are asked for grpc.health.v1.Health/Check"
+
+
 class PrequalOptions(DecayOptions):
     quantile: Number = Field(default=0.84, ge=0, le=1)
     """Share of the loads seen of late that an endpoint's may reach before it is hot (Prequal's Q_RIF). Lower looks
@@ -46,6 +86,14 @@ class PrequalOptions(DecayOptions):
     """Reported utilization (ORCA, from 0 to 1 and above) from which an endpoint is hot, whatever is in flight there
     from here: for endpoints that others send requests to as well. A report counts for `decay`. Default: load reports
     are not read."""
+    probes: ProbeOptions | None = None
+    """Questions to endpoints about what they have in flight from others; an empty mapping (`probes: {}`) takes the
+    defaults. Default: none are sent, and what is in flight from here decides."""
+
+    def problems(self, protocol: str) -> Iterator[tuple[str, str]]:
+        if self.probes is not None:
+            for path, text in self.probes.problems(protocol):
+                yield f"probes.{path}" if path else "probes", text
 
 
 class HashOptions(PolicyOptions):

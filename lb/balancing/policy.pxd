@@ -9,8 +9,10 @@ cdef class Policy:
     cdef readonly bint by_company
     cdef readonly bint by_cost
     cdef readonly bint reads_reports
+    cdef readonly object probes
 
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
     cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company)
+    cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)
     cdef int last_resort(self, int exclude) noexcept

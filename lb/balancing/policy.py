@@ -36,6 +36,8 @@ class Policy:
         self.by_cost = False
         # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
         self.reads_reports = False
+        # How its endpoints are asked about their load (lb.balancing.options.ProbeOptions); None: they are not.
+        self.probes = None  # type: PolicyOptions | None
 
     def pick(self, now: int, key: int, exclude: int) -> int:
         """The index of the endpoint that gets the next request, or -1 when none takes any.
@@ -55,6 +57,10 @@ class Policy:
         were at the endpoint when it got there; in a pool that weighs its requests, how many average ones they were
         worth. 0: unknown. Only told where `by_company`."""
         self.observe(index, now, latency_ns, ok)
+
+    def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:
+        """Endpoint `index` has answered a probe: it has `rif` requests in flight, whoever sent them, and they take
+        `latency_ns`; 0: it did not say. Only told where there are `probes`."""
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:
         """How `pick` with these arguments would come about; for people, and for few requests. Must change nothing but

@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from lb.balancing.policy cimport Policy
+from lb.balancing.probes cimport ProbePool
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -29,10 +30,34 @@ cdef class Prequal(Policy):
     cdef double decay
     cdef int[::1] counts
     cdef int observed
+    cdef readonly ProbePool pool      # empty without probes
+
+    @cython.locals(place=int)
+    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
     @cython.locals(endpoints=EndpointSet, i=int, seen=int, limit=int, cold=int, hot=int, running=int, weight=int,
                    step=int, load=double, latency=double, lowest=double, least=double)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cdef int pick_counted(self, uint64_t now, int exclude) noexcept
+
+    @cython.locals(weight=int)
+    cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)
+
+    @cython.locals(endpoints=EndpointSet, pool=ProbePool, i=int, place=int, limit=int, cold=int, hot=int, usable=int,
+                   weight=int, load=double, latency=double, lowest=double, least=double)
+    cdef int choose_probed(self, uint64_t now, int exclude) noexcept
+
+    @cython.locals(pool=ProbePool)
+    cdef double load_of(self, int place, int weight) noexcept
+
+    @cython.locals(pool=ProbePool, index=int)
+    cdef double latency_of(self, int place, uint64_t now) noexcept
+
+    @cython.locals(pool=ProbePool, index=int)
+    cdef int use_probe(self, int place) noexcept
+
+    @cython.locals(pool=ProbePool, place=int, limit=int, found=int, hot=cython.bint, is_hot=cython.bint, load=double,
+                   value=double, highest=double)
+    cdef int worst(self) noexcept
 
     @cython.locals(endpoints=EndpointSet)
     cdef bint is_full(self, int index, uint64_t now) noexcept

@@ -4,7 +4,8 @@ Prequal", NSDI 2024, section 4): the fastest of the endpoints that do not have t
 Prequal learns by probes how many requests a server has in flight and what latency it has at that number. Here the
 number is known, exactly and over all workers, and latencies are seen in the answers: they are kept by how many requests
 were at the endpoint when one came, in the shared segment, so that all workers learn together and reloads forget
-nothing. Requests that other load balancers send to the same endpoints are seen by what they do to latencies.
+nothing. Requests that other load balancers send to the same endpoints are seen by what they do to latencies, or, with
+`probes`, by asking the endpoints (lb/upstream/prober sends the probes, lb/balancing/probes keeps the answers).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 from array import array
 
 from lb.balancing.explained import Explained, Score
-from lb.balancing.options import PrequalOptions
+from lb.balancing.options import PrequalOptions, ProbeOptions
 from lb.balancing.policy import Policy
+from lb.balancing.probes import ProbePool
 from lb.endpoints.set import EndpointSet
 
 # Endpoints that are compared, of many: Prequal itself compares 16.
@@ -48,6 +50,9 @@ class Prequal(Policy):
 
     An endpoint of which nothing is known gets one request to show itself by. What is not confirmed fades, so that a
     slow endpoint is tried again. Over 64 endpoints it compares 64 at a time, in turn.
+
+    With `probes` it is the same rule among those endpoints that have answered one of late, if these are two at least;
+    their load is what is in flight from here and from others, and their latency what they say, if they do.
     """
 
     Options = PrequalOptions
@@ -65,8 +70,18 @@ class Prequal(Policy):
         self.reads_reports = self.full > 0
         self.counts = array("i", bytes(4 * _STEPS))
         self.observed = 0
+        self.probes = options.probes
+        self.pool = ProbePool(endpoints, options.probes or ProbeOptions())
 
     def pick(self, now: int, key: int, exclude: int) -> int:
+        if self.probes is not None:
+            place = self.choose_probed(now, exclude)
+            if place >= 0:
+                return self.use_probe(place)
+        return self.pick_counted(now, exclude)
+
+    def pick_counted(self, now: int, exclude: int) -> int:
+        """By what is in flight from here."""
         endpoints = self.endpoints
         limit = self.limit()
         cold = -1
@@ -101,12 +116,114 @@ class Prequal(Policy):
         self.start = best + 1
         return best
 
+    # By probes.
+
+    def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:
+        weight = self.endpoints.standing_weight(index)
+        self.pool.add(index, rif, latency_ns, now)
+        if weight > 0:
+            self.heaviest = max(self.heaviest, weight)
+            self.count(self.step_of(max(rif, 0.0) * self.heaviest / weight))
+
+    def choose_probed(self, now: int, exclude: int) -> int:
+        """The place of the entry to choose by; -1: fewer than two are of use."""
+        endpoints = self.endpoints
+        pool = self.pool
+        pool.expire(now)
+        limit = self.limit()
+        cold = -1
+        hot = -1
+        usable = 0
+        lowest = 0.0
+        least = 0.0
+        for place in range(pool.count):
+            i = pool.index[place]
+            weight = endpoints.effective_weight(i) if i != exclude else 0
+            if weight <= 0:
+                continue
+            usable += 1
+            self.heaviest = max(self.heaviest, weight)
+            load = self.load_of(place, weight)
+            if self.step_of(load) <= limit and not (self.full > 0 and self.is_full(i, now)):
+                latency = self.latency_of(place, now)
+                if cold < 0 or latency < lowest:
+                    cold, lowest = place, latency
+            elif hot < 0 or load < least:
+                hot, least = place, load
+        if usable < 2:
+            return -1
+        return cold if cold >= 0 else hot
+
+    def load_of(self, place: int, weight: int) -> float:
+        """Requests in flight by weight, from here and from others."""
+        pool = self.pool
+        return (self.endpoints.running(pool.index[place]) + pool.others[place]) * self.heaviest / weight
+
+    def latency_of(self, place: int, now: int) -> float:
+        """What the endpoint says; else what was seen from here, with so many in flight."""
+        pool = self.pool
+        if pool.latency[place] > 0:
+            return pool.latency[place]
+        index = pool.index[place]
+        return self.latency(index, self.endpoints.running(index) + int(pool.others[place]) + 1, now)
+
+    def use_probe(self, place: int) -> int:
+        """The endpoint of the entry, which was chosen by; and what that does to the entries."""
+        pool = self.pool
+        index = pool.index[place]
+        pool.use(place)
+        pool.due += pool.remove
+        while pool.removal_due():
+            pool.take_out(pool.oldest() if pool.by_age else self.worst())
+            pool.by_age = not pool.by_age
+        return index
+
+    def worst(self) -> int:
+        """The entry with the highest load among the hot ones; where none is hot, with the highest latency."""
+        pool = self.pool
+        limit = self.limit()
+        found = 0
+        hot = False
+        highest = -1.0
+        for place in range(pool.count):
+            load = self.load_of(place, max(self.endpoints.standing_weight(pool.index[place]), 1))
+            is_hot = self.step_of(load) > limit
+            value = load if is_hot else pool.latency[place]
+            if (is_hot and not hot) or (is_hot == hot and value > highest):
+                found, hot, highest = place, is_hot, value
+        return found
+
+    def explain_probed(self, now: int, exclude: int, chosen: int) -> Explained:
+        pool = self.pool
+        limit = self.limit()
+        scores = []
+        for place in range(pool.count):
+            i = pool.index[place]
+            weight = self.endpoints.effective_weight(i)
+            if i == exclude or weight <= 0:
+                continue
+            full = self.full > 0 and self.is_full(i, now)
+            cold = not full and self.step_of(self.load_of(place, weight)) <= limit
+            note = f"{'cold' if cold else 'full' if full else 'hot'}, {self.endpoints.running(i)} in flight from here, "
+            note += f"{pool.others[place]:.3g} from others {(now - pool.at[place]) / 1e6:.3g} ms ago, "
+            note += f"{self.latency_of(place, now) / 1e6:.3g} ms expected"
+            scores.append(Score(i, float(place != chosen), note))
+        return Explained(
+            "of those that have answered a probe of late, the cold one with the least latency; if all are hot, the one "
+            "with the least load",
+            scores,
+        )
+
     def explain(self, now: int, key: int, exclude: int) -> Explained:
+        if self.probes is not None:
+            place = self.choose_probed(now, exclude)
+            if place >= 0:
+                return self.explain_probed(now, exclude, place)
         endpoints = self.endpoints
         before = (self.start, self.heaviest, self.observed)
         counts = list(self.counts)
         limit = self.limit()
-        index = self.pick(now, key, exclude)
+        index = self.pick_counted(now, exclude)
         scores = []
         for i in range(endpoints.size):
             weight = endpoints.effective_weight(i)
@@ -208,7 +325,7 @@ class Prequal(Policy):
             at += 2
         return min(at + (1 if rest >= 6 else 0), _RANGES - 1)
 
-    # The distribution of loads.
+    # The distribution of loads: those of endpoints that were compared, or that have answered a probe.
 
     def limit(self) -> int:
         """The step that the quantile falls into; loads of later ones are hot."""

@@ -93,11 +93,11 @@ def check_policies(config: Config) -> list[tuple[str, str]]:
     return [
         (f"pools.{name}.policy{'.' if path else ''}{path}", text)
         for name, pool in config.pools.items()
-        for path, text in _problems(pool.policy)
+        for path, text in _problems(pool.policy, pool.protocol)
     ]
 
 
-def _problems(policy: PolicyConfig) -> Iterator[tuple[str, str]]:
+def _problems(policy: PolicyConfig, protocol: str) -> Iterator[tuple[str, str]]:
     try:
         kind = find(policy.type)
     except ConfigError as error:
@@ -107,12 +107,18 @@ def _problems(policy: PolicyConfig) -> Iterator[tuple[str, str]]:
         yield "key", f"is required: {policy.type} chooses by a key (header, cookie, query, source or model)"
     if not kind.needs_key and policy.key is not None:
         yield "key", f"has no effect: {policy.type} does not choose by a key"
-    yield from _option_problems(kind, policy.options)
+    yield from _option_problems(kind, policy.options, protocol)
 
 
-def _option_problems(kind: PolicyType, options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _option_problems(
+    kind: PolicyType, options: dict[str, Any], protocol: str | None = None
+) -> Iterator[tuple[str, str]]:
+    """`protocol` is the pool's; None where the configuration was checked already."""
     try:
-        kind.Options.model_validate(options, context=_FROM_FILE)
+        made = kind.Options.model_validate(options, context=_FROM_FILE)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             yield where(detail["loc"]), message(detail, kind.Options, detail["input"])
+        return
+    if protocol is not None:
+        yield from made.problems(protocol)

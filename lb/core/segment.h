@@ -233,6 +233,12 @@ enum tg_series_word {
     TG_S_HEDGES_REFUSED,
     TG_S_RETRY_CLAIMS,
     TG_S_HEDGE_CLAIMS,
+    /* An endpoint has no hedges: probes sent to it, and those without an answer in time, without any, and with one that
+     * does not say what is in flight. */
+    TG_S_PROBES = TG_S_HEDGES,
+    TG_S_PROBES_LATE = TG_S_HEDGES_WON,
+    TG_S_PROBES_FAILED = TG_S_HEDGES_LOST,
+    TG_S_PROBES_VOID = TG_S_HEDGES_REFUSED,
     TG_S_HISTOGRAM = 32,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
     TG_S_WORDS = 56
 };

@@ -82,6 +82,10 @@ cdef extern from "segment.h" nogil:
         TG_S_HEDGES_REFUSED
         TG_S_RETRY_CLAIMS
         TG_S_HEDGE_CLAIMS
+        TG_S_PROBES
+        TG_S_PROBES_LATE
+        TG_S_PROBES_FAILED
+        TG_S_PROBES_VOID
         TG_S_HISTOGRAM
         TG_S_WORDS
     ctypedef struct tg_header:

@@ -36,6 +36,7 @@ from lb.proxy.tables import make_routes
 from lb.proxy.hedge import HedgeTools
 from lb.proxy.udp_listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
+from lb.upstream.probe_calls import add_prober
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -233,7 +234,9 @@ class Proxy:
             old = self.pools[number]
             if old.queue is queue and len(made) == len(old.channels) and all(map(operator.is_, made, old.channels)):
                 return old
-        return Pool(plan, self.segment, made, queue, leaving)
+        pool = Pool(plan, self.segment, made, queue, leaving)
+        add_prober(self.poller, pool)
+        return pool
 
     def commit(self, plan, sockets, tables, channels, made, secured, udp, pools, queues):
         for name, listener in made.items():
@@ -252,6 +255,7 @@ class Proxy:
             if key not in channels:
                 self.retire(channel)
         self.commit_queues(plan, pools, queues)
+        self.commit_probers(pools)
         self.plan, self.pools = plan, pools
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)
@@ -267,6 +271,15 @@ class Proxy:
                 self.queues[pool.name].release(pool)
         old, self.queues = self.queues, queues
         self.bells.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
+
+    def commit_probers(self, pools):
+        """Endpoints are asked for the pools in use only: those that are gone may still have exchanges."""
+        for pool in set(self.pools).difference(pools):
+            if pool.prober is not None:
+                pool.prober.stop()
+        for pool in pools:
+            if pool.prober is not None:
+                pool.prober.start()
 
     def forget(self, routes):
         """Frees the routes of a table that is gone, a few at a time."""
@@ -338,6 +351,7 @@ class Proxy:
         for connection in list(self.connections):
             connection.close()
         self.udp.close()
+        self.commit_probers([])
         for channel in self.channels.values():
             if not isinstance(channel, Address):
                 channel.close()

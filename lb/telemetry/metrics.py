@@ -52,6 +52,7 @@ class _Collector:
         yield from _requests("pool", "pool (each try counts)", pools, ("pool",))
         endpoints: dict[tuple[str, ...], Series] = dict(snapshot.endpoints.items())
         yield from _requests("endpoint", "endpoint (each try counts)", endpoints, ("pool", "endpoint"))
+        yield from _probes(snapshot.endpoints)
         yield from _queues(snapshot.queues)
         yield from _listeners(snapshot.listeners)
         yield from datagrams.families(snapshot.datagrams)
@@ -131,6 +132,20 @@ def _further_tries(routes: Mapping[str, Series]) -> Iterator[Metric]:
         "allow them",
         ("route", "result"),
         (((name, result), getattr(s, word)) for name, s in routes.items() for result, word in results.items()),
+    )
+
+
+def _probes(endpoints: Mapping[tuple[str, str], Series]) -> Iterator[Metric]:
+    """Only where there are any; they are in the words that routes have for hedges."""
+    rows = [(key, s) for key, s in endpoints.items() if s.hedges]
+    labels = ("pool", "endpoint")
+    yield _counter("endpoint_probes", "Probes of its load that were sent", labels, ((key, s.hedges) for key, s in rows))
+    reasons = {"timeout": "hedges_won", "failed": "hedges_lost", "no_report": "hedges_refused"}
+    yield _counter(
+        "endpoint_probe_failures",
+        "Probes without an answer in time, without any, or with one that does not say what is in flight",
+        (*labels, "reason"),
+        (((*key, reason), getattr(s, word)) for key, s in rows for reason, word in reasons.items()),
     )
 
 

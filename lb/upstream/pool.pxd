@@ -6,6 +6,7 @@ from lb.core.source_key cimport tg_prefixes
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.cost cimport PoolCosts
 from lb.upstream.outlier cimport Outlier
+from lb.upstream.prober cimport Prober
 from lb.upstream.queue cimport PoolQueue
 from lb.upstream.sequences cimport Sequences
 from lb.upstream.sessions cimport Sessions
@@ -45,6 +46,7 @@ cdef class Pool:
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
+    cdef readonly Prober prober       # None: endpoints are not asked about their load
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef tg_suspect *suspects         # per endpoint; NULL = no route hedges

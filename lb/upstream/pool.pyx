@@ -141,6 +141,8 @@ cdef class Pool:
                 exclude = index               # its next place is that of one who can go nowhere else
             elif self.endpoints.take(index):
                 tg_add(&self.series[index][TG_S_STARTED], 1)
+                if self.prober is not None:
+                    self.prober.ask()
                 return index
         return TAKEN_FULL
 

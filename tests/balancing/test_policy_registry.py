@@ -52,7 +52,7 @@ def test_built_in_names():
         "maglev": {"bounded_load"},
         "peak_ewma": {"choices", "decay"},
         "power_of_two": {"choices"},
-        "prequal": {"decay", "full_utilization", "quantile"},
+        "prequal": {"decay", "full_utilization", "probes", "quantile"},
         "random": set(),
         "rendezvous": {"bounded_load"},
         "ring_hash": {"bounded_load", "points"},

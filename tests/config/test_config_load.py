@@ -11,6 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lb.balancing.registry import check_policies
 from lb.config.load import load
 from lb.config.schema import Config
 from lb.config.units import KIB, MIB, SECOND
@@ -75,7 +76,7 @@ def test_invalid_examples_have_exactly_the_expected_problem(path: Path) -> None:
     expected = path.read_bytes().split(b"\n")[0].decode().removeprefix("# expect: ")
     assert re.match(rf"{re.escape(path.name)}:(\d+: )?", expected)
     with pytest.raises(ConfigError) as caught:
-        load(path, checks=[StaticEndpoints(no_dns).check, check_discovery, check_routes])
+        load(path, checks=[StaticEndpoints(no_dns).check, check_policies, check_discovery, check_routes])
     (problem,) = caught.value.problems
     assert expected in problem.replace(f"{path.parent}/", "")
 

@@ -74,6 +74,12 @@ def test_the_segments_words_mean_what_the_page_says() -> None:
         for one in ("won", "lost", "refused")
     }
     assert hedges == {"won": 10, "lost": 6, "refused": 14}
+    assert found["tidegate_endpoint_probes_total", "endpoint=a", "pool=p"] == 18
+    probes = {
+        one: found["tidegate_endpoint_probe_failures_total", "endpoint=a", "pool=p", f"reason={one}"]
+        for one in ("timeout", "failed", "no_report")
+    }
+    assert probes == {"timeout": 10, "failed": 6, "no_report": 14}
     assert found["tidegate_route_request_duration_seconds_sum", "route=r"] == pytest.approx(1.0)
     assert found["tidegate_route_request_duration_seconds_bucket", "le=0.0001", "route=r"] == 6
     assert found["tidegate_route_request_duration_seconds_bucket", "le=60.0", "route=r"] == 6

@@ -1,0 +1,115 @@
+"""Prequal's pool of probes (NSDI 2024, section 4): what endpoints have answered of late about their load.
+
+A worker has one for each pool. An endpoint has one entry at most, its newest: what an older one says is only less true.
+An entry is used up after some choices, grows old, or is taken out so that the pool does not fill with what was never
+worth choosing.
+
+What an endpoint says to have in flight includes what is there from here, which is known, exactly and at any time. So
+what is kept is the rest: what *others* have there. The paper adds one to an entry when it is chosen; here the count of
+what is in flight does that, and takes it away again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from array import array
+
+from lb.balancing.options import ProbeOptions
+from lb.endpoints.set import EndpointSet
+
+# More requests than any server has in flight.
+_MOST_RIF = 1e9
+
+
+def reuse_budget(pool_size: int, endpoints: int, rate: float, remove: float) -> float:
+    """How many choices an entry is good for (b_reuse of the paper, with delta = 1); 0: any number."""
+    left = (1 - min(pool_size, endpoints) / endpoints) * rate - remove if endpoints else 0.0
+    return max(1.0, 2 / left) if left > 0 else 0.0
+
+
+class ProbePool:
+    """Entries by place, 0 to `count` - 1, in no order. `seed` makes the rounding of budgets repeatable (0: random)."""
+
+    def __init__(self, endpoints: EndpointSet, options: ProbeOptions, seed: int = 0) -> None:
+        self.endpoints = endpoints
+        self.most = min(options.pool_size, endpoints.size)
+        self.max_age = options.max_age
+        self.reuse = reuse_budget(options.pool_size, endpoints.size, options.rate, options.remove)
+        # Where there is room for all endpoints nothing crowds out anything.
+        self.remove = options.remove if endpoints.size > options.pool_size else 0.0
+        self.due = 0.0
+        self.by_age = True
+        # Zero is the one state that xorshift never leaves.
+        self.state = seed or secrets.randbits(64) or 1
+        self.count = 0
+        self.index = array("i", bytes(4 * max(self.most, 1)))
+        self.others = array("d", bytes(8 * max(self.most, 1)))
+        self.latency = array("d", bytes(8 * max(self.most, 1)))
+        self.at = array("Q", bytes(8 * max(self.most, 1)))
+        self.left = array("i", bytes(4 * max(self.most, 1)))
+
+    def add(self, index: int, rif: float, latency_ns: float, now: int) -> None:
+        """Endpoint `index` has answered: `rif` requests in flight there, and what one takes; 0 ns: it did not say."""
+        place = 0
+        while place < self.count and self.index[place] != index:
+            place += 1
+        if place == self.count:
+            if self.count == self.most:
+                place = self.oldest()
+            else:
+                self.count += 1
+        self.index[place] = index
+        self.others[place] = max(min(rif, _MOST_RIF) - self.endpoints.running(index), 0.0)
+        self.latency[place] = latency_ns
+        self.at[place] = now
+        self.left[place] = self.budget()
+
+    def expire(self, now: int) -> None:
+        """Takes out what is too old."""
+        place = 0
+        while place < self.count:
+            # Another event may have been later than this one.
+            if now > self.at[place] and now - self.at[place] > self.max_age:
+                self.take_out(place)
+            else:
+                place += 1
+
+    def use(self, place: int) -> None:
+        """The entry was chosen by."""
+        if self.reuse > 0:
+            self.left[place] -= 1
+            if self.left[place] <= 0:
+                self.take_out(place)
+
+    def removal_due(self) -> bool:
+        """After a choice: whether another entry is to go. To be asked until it says no."""
+        if self.due < 1 or self.count == 0:
+            return False
+        self.due -= 1
+        return True
+
+    def oldest(self) -> int:
+        found = 0
+        for place in range(1, self.count):
+            if self.at[place] < self.at[found]:
+                found = place
+        return found
+
+    def take_out(self, place: int) -> None:
+        self.count -= 1
+        last = self.count
+        self.index[place] = self.index[last]
+        self.others[place] = self.others[last]
+        self.latency[place] = self.latency[last]
+        self.at[place] = self.at[last]
+        self.left[place] = self.left[last]
+
+    def budget(self) -> int:
+        """The reuse budget, rounded up or down at random so that its mean is right."""
+        whole = int(self.reuse)
+        x = self.state
+        x ^= x << 13
+        x ^= x >> 7
+        x ^= x << 17
+        self.state = x
+        return whole + (1 if (x >> 11) / 9007199254740992.0 < self.reuse - whole else 0)

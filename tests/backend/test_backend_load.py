@@ -1,0 +1,167 @@
+"""What the server says of its load with its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h2.config
+import h2.connection
+import h2.events
+import numpy as np
+import pytest
+from backend_process import infer_request
+
+from backend.errors import InvalidInput, Unavailable
+from backend.load import METADATA, WINDOW_NS, Load
+from lb.upstream import load_report
+from lb.wire import grpc_service_pb2 as wire
+
+MS = 1_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000 * MS
+
+    def __call__(self) -> int:
+        return self.now
+
+    def wait(self, milliseconds: float) -> None:
+        self.now += round(milliseconds * MS)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def one(load: Load, clock: Clock, milliseconds: float) -> None:
+    with load.request():
+        clock.wait(milliseconds)
+
+
+def test_requests_in_flight_are_counted_whatever_becomes_of_them(clock: Clock) -> None:
+    load = Load(2, clock)
+    assert load.report().named_metrics == {"rif": 0}
+    with load.request(), load.request():
+        assert load.report().named_metrics["rif"] == 2
+    for error in (Unavailable("full"), InvalidInput("what"), asyncio.CancelledError(), RuntimeError()):
+        with pytest.raises(type(error)), load.request():
+            raise error
+    assert load.report().named_metrics == {"rif": 0, "latency_ms": 0}
+
+
+def test_the_latency_is_the_median_at_the_number_in_flight_now(clock: Clock) -> None:
+    load = Load(1, clock)
+    for milliseconds in (10, 30, 11, 12, 13):
+        one(load, clock, milliseconds)
+    assert load.report().named_metrics["latency_ms"] == 12
+    with load.request():
+        for milliseconds in (50, 60):
+            one(load, clock, milliseconds)
+        one(load, clock, 70)
+        assert load.report().named_metrics["latency_ms"] == 12  # one is here, as then
+        with load.request():
+            assert load.report().named_metrics["latency_ms"] == 60
+            with load.request():
+                assert load.report().named_metrics["latency_ms"] == 60  # the nearest that was seen
+
+
+def test_only_recent_latencies_count(clock: Clock) -> None:
+    load = Load(1, clock)
+    for milliseconds in [500] * 40 + [10] * 16:
+        one(load, clock, milliseconds)
+    assert load.latency_ns() == 10 * MS
+
+
+def test_failures_say_nothing_of_the_latency(clock: Clock) -> None:
+    load = Load(1, clock)
+    one(load, clock, 20)
+    for _ in range(5):
+        with pytest.raises(Unavailable), load.request():
+            raise Unavailable("full")
+    assert load.latency_ns() == 20 * MS
+
+
+def test_rates_and_utilization_of_the_last_window(clock: Clock) -> None:
+    load = Load(2, clock)
+    for _ in range(10):
+        one(load, clock, 50)
+    with pytest.raises(Unavailable), load.request():
+        raise Unavailable("full")
+    with pytest.raises(InvalidInput), load.request():
+        raise InvalidInput("what")  # the client's
+    assert load.report().rps_fractional == 0  # the first window runs
+    clock.wait(500)
+    report = load.report()
+    assert (report.rps_fractional, report.eps) == (12, 1)
+    assert report.application_utilization == pytest.approx(0.25)  # one of two places, half the time
+    clock.wait(WINDOW_NS / MS)
+    assert load.report().application_utilization == 0
+
+
+def test_what_waits_does_not_make_it_busier(clock: Clock) -> None:
+    load = Load(1, clock)
+    with load.request(), load.request(), load.request():
+        clock.wait(WINDOW_NS / MS)
+        assert load.report().application_utilization == pytest.approx(1)
+
+
+async def trailers(target: str, path: str, message: bytes = b"") -> dict[str, str]:
+    """Of one unary call over a bare HTTP/2 connection: grpcio's clients keep load reports to themselves."""
+    host, _, port = target.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    connection = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+    connection.initiate_connection()
+    fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": target}
+    connection.send_headers(1, [*fields.items(), ("te", "trailers"), ("content-type", "application/grpc")])
+    connection.send_data(1, b"\0" + len(message).to_bytes(4, "big") + message, end_stream=True)
+    found: dict[str, str] = {}
+    while "grpc-status" not in found:
+        writer.write(connection.data_to_send())
+        data = await reader.read(1 << 16)
+        assert data, "the server closed the connection"
+        for event in connection.receive_data(data):
+            if isinstance(event, h2.events.TrailersReceived | h2.events.ResponseReceived):
+                found.update(event.headers)
+    writer.close()
+    return found
+
+
+async def reported(target: str, path: str, message: bytes = b"") -> tuple[str, Any]:
+    """The gRPC status, and the report as a balancer reads it."""
+    found = await trailers(target, path, message)
+    return found["grpc-status"], load_report.parse(METADATA.encode(), found[METADATA].encode())
+
+
+SERVICE = "/inference.GRPCInferenceService/"
+CHECK = "/grpc.health.v1.Health/Check"
+
+
+def slow(count: int) -> Any:
+    return infer_request("slow", ("count", "INT64", np.array(count, np.int64)))
+
+
+async def test_every_unary_answer_has_a_report(server: Any) -> None:
+    target = server.targets[0]
+    status, report = await reported(target, SERVICE + "ModelInfer", slow(10).SerializeToString())
+    assert status == "0"
+    assert report.latency_ms > 0
+    status, report = await reported(target, CHECK)
+    assert (status, report.rif) == ("0", 0)
+    assert report.latency_ms > 0
+    status, report = await reported(
+        target, SERVICE + "ModelReady", wire.ModelReadyRequest(name="nobody").SerializeToString()
+    )
+    assert (status, report.rif) == ("5", 0)
+
+
+async def test_a_health_check_tells_what_others_have_in_flight(server: Any, stub: Any) -> None:
+    busy = [asyncio.ensure_future(stub.ModelInfer(slow(200_000))) for _ in range(3)]
+    seen = 0.0
+    while not any(each.done() for each in busy) and seen < 3:
+        _, report = await reported(server.targets[0], CHECK)
+        seen = max(seen, report.rif)
+    await asyncio.gather(*busy)
+    assert seen == 3
