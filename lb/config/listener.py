@@ -78,12 +78,12 @@ class ListenerConfig(Model):
     max_headers: Integer = Field(default=100, ge=1, le=1000)
     """Most headers in a request; more are answered with 431. `http` only."""
     max_connections: Integer = Field(default=20_000, ge=1, le=1_000_000)
-    """Most connections of this listener in each worker; further ones wait in the kernel's queue. An idle
-    connection costs a worker some kilobytes."""
+    """Most connections of this listener, in all workers together; further ones wait in the kernel's queue. An idle
+    connection costs some kilobytes, and each a descriptor of its worker."""
     max_connections_per_source: Integer = Field(default=0, ge=0, le=1_000_000)
-    """Most connections of this listener that one network has in each worker, a network being one IPv4 address or one
-    IPv6 /64; further ones are closed at once. 0: no limit. Counted by the address of the client, also when a PROXY
-    protocol header tells it."""
+    """Most connections of this listener that one network has, in all workers together, a network being one IPv4 address
+    or one IPv6 /64; further ones are closed at once. 0: no limit. Counted by the address of the client, also when a
+    PROXY protocol header tells it."""
     forwarded: Literal["append", "replace", "preserve", "off"] = "append"
     """What endpoints see in `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`: `append` adds this hop
     to what the client sent, `replace` drops what the client sent (for listeners on the open internet),

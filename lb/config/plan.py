@@ -233,14 +233,14 @@ class ListenerPlan:
     send_timeout_ns: int  # a client that takes none of the bytes offered to it
     max_header_bytes: int
     max_headers: int
-    max_connections: int  # per worker
+    max_connections: int  # in all workers
     forwarded: str  # append | replace | preserve | off: what happens to X-Forwarded-*
     retry_buffer: int  # a request up to this many bytes is kept until its answer begins, so that it can be tried again
     http2: Http2Plan
     upgrades: tuple[str, ...]  # protocols that requests may change to, in lower case
     upgrade_idle_timeout_ns: int  # silence both ways behind an upgrade; 0 = no limit
     half_close_timeout_ns: int = 0  # silence of a session that one side has ended; 0 = idle_timeout_ns (tcp, tls)
-    max_connections_per_source: int = 0  # per worker; 0 = no limit
+    max_connections_per_source: int = 0  # in all workers; 0 = no limit
     proxy_protocol: ProxyProtocolPlan | None = None
     sni_routes: tuple[SniRoutePlan, ...] = ()  # tls
     min_body_rate: int = 0  # bytes a second over each body_timeout; 0 = any speed

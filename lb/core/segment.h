@@ -8,6 +8,8 @@
  *   outstanding columns as those of in-flight: what the requests there cost, in pools that weigh them (lb/upstream/cost)
  *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/core/buckets)
+ *   sources     limits per source: sets of networks, written by every worker under a lock of the set, and a column of counts
+ *               per worker, so that a dead worker's column can be cleared (lb/core/shared_sources)
  *   pins        affinity: sets of keys with the endpoint that each belongs to, written by every worker (lb/core/pins):
  *               those of sequences, and apart from them, as they come in floods, those of learned sessions
  *   costs       sets of models with the work that a unit of each takes, written by every worker (lb/core/costs)
@@ -55,6 +57,12 @@ typedef struct {
     uint32_t cost_sets; /* a power of two */
     uint32_t reserved_costs;
     unsigned char cost_secret[16]; /* the same for costs */
+    uint64_t sources_offset;
+    uint32_t source_sets; /* a power of two */
+    uint32_t reserved_sources;
+    uint64_t source_counts_offset;
+    uint64_t source_counts_stride;   /* bytes from one worker's column to the next */
+    unsigned char source_secret[16]; /* the same for sources */
 } tg_header;
 
 enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
@@ -173,6 +181,21 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* anything was ever learned */
     _Atomic uint64_t evicted;           /* models that made room for others */
 } tg_cost_head;
+
+/* Limits per source: TG_SOURCE_WAYS networks whose keys have the same low bits, and the lock of their set, in one cache
+ * line. All zero is an empty set. A network's place in its set is also that of its count in each worker's column. */
+#define TG_SOURCE_WAYS 7u
+#define TG_SOURCE_STRIDE 8u /* counts of a set in a column */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t owner;                /* the worker that has the lock, plus one; 0 = nobody */
+    _Atomic uint64_t keys[TG_SOURCE_WAYS];              /* hash of listener and network; 0 = never used */
+} tg_source_set;
+
+/* The line before the sets. */
+typedef struct {
+    _Alignas(64) _Atomic uint64_t used; /* anything was ever counted */
+    _Atomic uint64_t crowded;           /* connections that were counted by their worker alone: no place, or no lock */
+} tg_source_head;
 
 /* Words of a series (a route or an endpoint). Counters only grow; every word has one writer, the stripe's worker. */
 enum tg_series_word {

@@ -115,8 +115,15 @@ cdef extern from "segment.h" nogil:
         uint64_t costs_offset
         uint32_t cost_sets
         unsigned char cost_secret[16]
+        uint64_t sources_offset
+        uint32_t source_sets
+        uint64_t source_counts_offset
+        uint64_t source_counts_stride
+        unsigned char source_secret[16]
     enum: TG_BUCKET_WAYS
     enum: TG_PIN_WAYS
+    enum: TG_SOURCE_WAYS
+    enum: TG_SOURCE_STRIDE
     # The words are _Atomic in C: read and write them only through lb.core.atomics.
     ctypedef struct tg_bucket_set:
         uint64_t keys[8]
@@ -145,6 +152,12 @@ cdef extern from "segment.h" nogil:
     ctypedef struct tg_cost_head:
         uint64_t used
         uint64_t evicted
+    ctypedef struct tg_source_set:
+        uint64_t owner
+        uint64_t keys[7]
+    ctypedef struct tg_source_head:
+        uint64_t used
+        uint64_t crowded
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health
@@ -198,6 +211,10 @@ cdef class Segment:
     # What a worker's requests at an endpoint cost, in TG_COST_ONE of an average one (single writer); NULL for -1.
     cdef int32_t *outstanding_of(self, int worker, uint32_t slot) noexcept nogil
 
+    # A worker's column of counts of sources.
+    cdef uint32_t *source_counts_of(self, uint32_t worker) noexcept nogil
+
+    cdef void clear_sources(self, uint32_t worker) noexcept
     cdef void unmap(self) noexcept
     cdef int map(self, int fd, uint64_t size) except -1
     cdef int check_open(self) except -1

@@ -12,11 +12,13 @@ from lb.core.atomics cimport (
     tg_fence_release,
     tg_fetch_add32,
     tg_load32,
+    tg_load32_relaxed,
     tg_load64_relaxed,
     tg_load_double_relaxed,
     tg_load_i32_relaxed,
     tg_store32,
     tg_store32_relaxed,
+    tg_store64,
     tg_store64_relaxed,
     tg_store_i32_relaxed,
 )
@@ -43,7 +45,7 @@ cdef inline uint64_t pages(uint64_t size) noexcept nogil:
 
 cdef void lay_out(
     tg_header *header, uint32_t workers, uint32_t endpoints, uint32_t series, uint64_t cache_size,
-    uint32_t bucket_sets, uint32_t pin_sets, uint32_t session_sets, uint32_t cost_sets
+    uint32_t bucket_sets, uint32_t pin_sets, uint32_t session_sets, uint32_t cost_sets, uint32_t source_sets
 ) noexcept nogil:
     """Fill in everything that follows from the seven numbers. Columns and stripes start on pages of their own."""
     header.magic = TG_MAGIC
@@ -65,7 +67,12 @@ cdef void lay_out(
     header.sessions_offset = header.pins_offset + pages(sizeof(tg_pin_head) + pin_sets * sizeof(tg_pin_set))
     header.cost_sets = cost_sets
     header.costs_offset = header.sessions_offset + pages(sizeof(tg_pin_head) + session_sets * sizeof(tg_pin_set))
-    header.cache_offset = header.costs_offset + pages(sizeof(tg_cost_head) + cost_sets * sizeof(tg_cost_set))
+    header.source_sets = source_sets
+    header.sources_offset = header.costs_offset + pages(sizeof(tg_cost_head) + cost_sets * sizeof(tg_cost_set))
+    header.source_counts_offset = header.sources_offset + pages(
+        sizeof(tg_source_head) + source_sets * sizeof(tg_source_set))
+    header.source_counts_stride = pages(<uint64_t> source_sets * TG_SOURCE_STRIDE * sizeof(uint32_t))
+    header.cache_offset = header.source_counts_offset + workers * header.source_counts_stride
     header.cache_size = pages(cache_size)
     header.size = header.cache_offset + header.cache_size
 
@@ -116,11 +123,11 @@ cdef class Segment:
 
     @staticmethod
     def create(workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0, bucket_sets=16384,
-               pin_sets=16384, session_sets=16384, cost_sets=256):
+               pin_sets=16384, session_sets=16384, cost_sets=256, source_sets=32768):
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins for sequences,
-        `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, all powers of
-        two.
+        `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
+        that of sets of seven networks whose connections are limited, all powers of two.
 
         Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
         ValueError for a number out of range, StartError when the system refuses.
@@ -139,10 +146,12 @@ cdef class Segment:
             raise ValueError(f"session_sets must be a power of two, at most {MAX_CAPACITY}")
         if not 1 <= cost_sets <= MAX_CAPACITY or cost_sets & (cost_sets - 1):
             raise ValueError(f"cost_sets must be a power of two, at most {MAX_CAPACITY}")
+        if not 1 <= source_sets <= MAX_CAPACITY or source_sets & (source_sets - 1):
+            raise ValueError(f"source_sets must be a power of two, at most {MAX_CAPACITY}")
         cdef tg_header header
         memset(&header, 0, sizeof(header))
         lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets, pin_sets, session_sets,
-                cost_sets)
+                cost_sets, source_sets)
         cdef bytes secret = os.urandom(32)
         memcpy(header.cache_secret, <const char *> secret, 32)
         secret = os.urandom(16)
@@ -151,6 +160,8 @@ cdef class Segment:
         memcpy(header.pin_secret, <const char *> secret, 16)
         secret = os.urandom(16)
         memcpy(header.cost_secret, <const char *> secret, 16)
+        secret = os.urandom(16)
+        memcpy(header.source_secret, <const char *> secret, 16)
 
         cdef Segment self = Segment.__new__(Segment)
         try:
@@ -208,12 +219,14 @@ cdef class Segment:
                 or header.session_sets & (header.session_sets - 1)
                 or not 1 <= header.cost_sets <= MAX_CAPACITY
                 or header.cost_sets & (header.cost_sets - 1)
+                or not 1 <= header.source_sets <= MAX_CAPACITY
+                or header.source_sets & (header.source_sets - 1)
             ):
                 raise TidegateError("shared segment has an impossible header")
             memcpy(&expected, header, sizeof(expected))
             lay_out(
                 &expected, header.workers, header.endpoint_capacity, header.series_capacity, header.cache_size,
-                header.bucket_sets, header.pin_sets, header.session_sets, header.cost_sets,
+                header.bucket_sets, header.pin_sets, header.session_sets, header.cost_sets, header.source_sets,
             )
             # Field by field: the padding of a struct is not ours to compare.
             if (
@@ -227,6 +240,9 @@ cdef class Segment:
                 or expected.pins_offset != header.pins_offset
                 or expected.sessions_offset != header.sessions_offset
                 or expected.costs_offset != header.costs_offset
+                or expected.sources_offset != header.sources_offset
+                or expected.source_counts_offset != header.source_counts_offset
+                or expected.source_counts_stride != header.source_counts_stride
                 or expected.cache_offset != header.cache_offset
                 or expected.cache_size != header.cache_size
                 or expected.size != header.size
@@ -290,6 +306,9 @@ cdef class Segment:
             return NULL
         cdef char *stripe = self.base + self.header.series_offset + worker * self.header.series_stride
         return <uint64_t *> stripe + <uint64_t> index * TG_S_WORDS
+
+    cdef uint32_t *source_counts_of(self, uint32_t worker) noexcept nogil:
+        return <uint32_t *> (self.base + self.header.source_counts_offset + worker * self.header.source_counts_stride)
 
     # Python level, for the master.
 
@@ -483,7 +502,7 @@ cdef class Segment:
 
     def clear_worker(self, worker):
         """Take over what a dead worker had running: its in-flight and outstanding columns, and finished = started in
-        its stripe.
+        its stripe; its connections count no more in the limits per source.
 
         The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number,
         cost) of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the
@@ -505,7 +524,23 @@ cdef class Segment:
             words = self.series_of(worker, i)
             if words[TG_S_FINISHED] != words[TG_S_STARTED]:
                 tg_store64_relaxed(words + TG_S_FINISHED, words[TG_S_STARTED])
+        self.clear_sources(worker)
         return lost
+
+    cdef void clear_sources(self, uint32_t worker) noexcept:
+        cdef tg_source_head *head = <tg_source_head *> (self.base + self.header.sources_offset)
+        cdef tg_source_set *sets = <tg_source_set *> (head + 1)
+        cdef uint32_t *counts = self.source_counts_of(worker)
+        cdef uint64_t i
+        if not tg_load64_relaxed(&head.used):
+            return
+        for i in range(<uint64_t> self.header.source_sets * TG_SOURCE_STRIDE):
+            if tg_load32_relaxed(&counts[i]):
+                tg_store32_relaxed(&counts[i], 0)
+        # Its lock last: whatever it left half done under it has no count now, and so is free.
+        for i in range(self.header.source_sets):
+            if tg_load64_relaxed(&sets[i].owner) == worker + 1:
+                tg_store64(&sets[i].owner, 0)
 
     def forget(self, lost):
         """What `clear_worker` gave is not in flight any more."""

@@ -5,6 +5,7 @@ import os
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.ip cimport AF_INET, ip_parse, tg_ip
+from lb.core.shared_sources cimport SHARED_ADDED, SHARED_FULL, SharedSources
 
 cdef enum:
     FIRST_CAPACITY = 64
@@ -64,11 +65,57 @@ cdef class Sources:
                 at = self.find(key, family)
             self.slots[at].key = key
             self.slots[at].family = family
-            self.networks += 1
-        elif limit and self.slots[at].count >= limit:
+            self.slots[at].shared = 0
+        if limit and not self.enter_shared(at, limit):
             return False
+        if self.slots[at].count == 0:
+            self.networks += 1
         self.slots[at].count += 1
         return True
+
+    cdef bint enter_shared(self, size_t at, uint32_t limit) noexcept nogil:
+        cdef tg_source *slot = &self.slots[at]
+        cdef int result = SHARED_FULL
+        if self.table is not None:
+            result = self.table.enter(self.table.key_of(self.scope, slot.key, slot.family),
+                                      slot.count + 1 - slot.shared, limit)
+        if result == SHARED_ADDED:
+            slot.shared = slot.count + 1
+            return True
+        return result == SHARED_FULL and slot.count < limit
+
+    cdef void leave_shared(self, size_t at) noexcept nogil:
+        """The table learns of those who have left."""
+        cdef tg_source *slot = &self.slots[at]
+        if slot.shared > slot.count:
+            self.table.leave(self.table.key_of(self.scope, slot.key, slot.family), slot.shared - slot.count)
+            slot.shared = slot.count
+
+    def share(self, SharedSources table not None, uint64_t scope):
+        """From now on limits are over all workers; those who are here already are told of."""
+        cdef size_t i
+        cdef uint64_t key
+        if self.table is not None:
+            return
+        self.table = table
+        self.scope = scope
+        for i in range(self.capacity):
+            if self.slots[i].count:
+                key = table.key_of(scope, self.slots[i].key, self.slots[i].family)
+                if table.enter(key, self.slots[i].count, 0) == SHARED_ADDED:
+                    self.slots[i].shared = self.slots[i].count
+
+    def withdraw(self):
+        """Limits are this process's own again, and the table has nothing of it."""
+        cdef size_t i
+        if self.table is None:
+            return
+        for i in range(self.capacity):
+            if self.slots[i].count and self.slots[i].shared:
+                self.table.leave(self.table.key_of(self.scope, self.slots[i].key, self.slots[i].family),
+                                 self.slots[i].shared)
+                self.slots[i].shared = 0
+        self.table = None
 
     cdef void leave(self, const char *ip, size_t n) noexcept nogil:
         cdef uint64_t key
@@ -80,6 +127,8 @@ cdef class Sources:
         if self.slots[at].count == 0:
             return
         self.slots[at].count -= 1
+        if self.slots[at].shared:
+            self.leave_shared(at)
         if self.slots[at].count == 0:
             self.networks -= 1
             self.erase(at)

@@ -40,7 +40,7 @@ cdef class Listener(Source):
     cdef readonly uint64_t send_timeout
     cdef readonly size_t max_header_bytes
     cdef readonly int max_headers
-    cdef readonly Py_ssize_t max_connections
+    cdef readonly uint64_t max_connections   # over all workers
     cdef readonly Forwarding hop
     cdef readonly size_t retry_buffer
     cdef Http2Limits http2
@@ -50,8 +50,8 @@ cdef class Listener(Source):
     cdef Sampler sampler              # of requests whose choice is explained; None = none is
     cdef readonly ServerContext tls   # what connections are secured with; None: nothing
     cdef uint64_t handshake_timeout
-    cdef Py_ssize_t open              # connections accepted here and not closed yet
     cdef bint paused
+    cdef bint full                    # because of max_connections
     cdef readonly bint draining
     # What is decided before the protocol begins (lb.proxy.preface), and what that said of the connection which is just
     # being handed over.
@@ -64,7 +64,7 @@ cdef class Listener(Source):
     cdef bint proxy_required
     cdef uint64_t proxy_timeout
     cdef readonly uint64_t half_close_timeout   # 0 = as idle_timeout
-    cdef uint32_t max_per_source      # 0 = no limit
+    cdef uint32_t max_per_source      # over all workers; 0 = no limit
     cdef readonly Sources sources     # open connections by network
     cdef readonly uint64_t over_limit   # connections closed because their network had enough
 
@@ -74,6 +74,11 @@ cdef class Listener(Source):
     cdef Tls new_tls(self)
     cdef void accept_all(self) noexcept
     cdef bint crowded(self) noexcept
+    # Open connections of the listener in all workers.
+    cdef uint64_t open(self) noexcept
+    # A place for one more, which is counted: to be given back when none comes. False: there is none now.
+    cdef bint claim(self) noexcept
+    cdef void unclaim(self) noexcept
     cdef void stop(self) noexcept
     cdef void resume(self) noexcept
     # The client is known: counted, and given to the protocol; or closed, when its network has enough.

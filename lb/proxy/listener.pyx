@@ -10,12 +10,14 @@ from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, EN
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset, strerror
 from posix.unistd cimport close
+from lb.core.atomics cimport tg_fence_full
 from lb.core.http1 cimport H_UPGRADE, Field, Scan, same_name
 from lb.core.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_set, tg_ip
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport (
     TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
 )
+from lb.core.shared_sources cimport SharedSources
 from lb.core.sources cimport Sources
 from lb.core.tls cimport Tls, new_server_tls
 from lb.core.tls_context cimport ServerContext
@@ -24,6 +26,8 @@ from lb.proxy.normalize cimport normalize_flags
 from lb.proxy.pace cimport pace_quota
 from lb.proxy.sampler cimport Sampler
 from lb.telemetry.accesslog cimport AccessLog
+
+from lb.core.hashing import hash64_bytes
 
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef uint32_t socklen_t
@@ -116,6 +120,10 @@ cdef class Listener(Source):
         self.sampler = None if plan.explain is None else Sampler(plan.explain)
         self.half_close_timeout = plan.half_close_timeout_ns
         self.max_per_source = plan.max_connections_per_source
+        if self.max_per_source and self.sources.table is None:
+            self.sources.share(SharedSources(segment), hash64_bytes(self.name.encode()))
+        elif not self.max_per_source:
+            self.sources.withdraw()
         self.passthrough = plan.protocol == "tls"
         self.prefaced = self.passthrough or proxy is not None
         self.proxy_from = None if proxy is None else Networks(proxy.networks)
@@ -180,6 +188,34 @@ cdef class Listener(Source):
                 return True
         return False
 
+    cdef uint64_t open(self) noexcept:
+        cdef uint64_t total = 0
+        cdef unsigned int worker
+        cdef uint64_t *words
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            total += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+        return total
+
+    cdef bint claim(self) noexcept:
+        if self.open() >= self.max_connections:
+            self.full = True
+            self.stop()
+            # The place that becomes free may be another worker's, or one of a worker that has died.
+            self.poller.arm(self, self.poller.now + BACK_OFF_NS)
+            return False
+        tg_add(&self.series[TG_S_STARTED], 1)
+        if self.segment.header.workers > 1:
+            # Of two that claim the last place at once, at least one sees the other: the event comes again.
+            tg_fence_full()
+            if self.open() > self.max_connections:
+                self.unclaim()
+                return False
+        return True
+
+    cdef void unclaim(self) noexcept:
+        tg_add(&self.series[TG_S_STARTED], <uint64_t>-1)
+
     cdef void accept_all(self) noexcept:
         cdef sockaddr_storage address
         cdef socklen_t length
@@ -188,16 +224,16 @@ cdef class Listener(Source):
         cdef tg_ip peer
         cdef bint unix
         for _turn in range(ACCEPTS):
-            if self.open >= self.max_connections:
-                self.stop()
-                return
             if self.segment.header.workers > 1 and self.skips < SKIPS and self.crowded():
                 self.skips += 1
                 return
             self.skips = 0
+            if not self.claim():
+                return
             length = sizeof(address)
             fd = accept4(self.fd, <sockaddr *>&address, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
+                self.unclaim()
                 if errno in (EAGAIN, 0):
                     return
                 if errno in (EINTR, ECONNABORTED, EPROTO):
@@ -223,9 +259,7 @@ cdef class Listener(Source):
                 unix = True
             if not unix:
                 setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))   # failing costs latency only
-            self.open += 1
             tg_add(&self.series[TG_S_CONNECTIONS], 1)
-            tg_add(&self.series[TG_S_STARTED], 1)
             ip_length = ip_format(&peer, ip)
             if self.prefaced:
                 (<Acceptor>self.preface).accepted(self, fd, ip, ip_length, port, unix)
@@ -250,19 +284,21 @@ cdef class Listener(Source):
 
     cdef void resume(self) noexcept:
         if self.paused and self.fd >= 0:
-            self.paused = False
+            self.paused = self.full = False
             self.poller.watch(self, True)
 
     cdef void on_timer(self) noexcept:
-        if self.open < self.max_connections:
+        if self.open() < self.max_connections:
             self.resume()
+        elif self.paused and self.fd >= 0:
+            self.full = True
+            self.poller.arm(self, self.poller.now + BACK_OFF_NS)
 
     cdef void closed_one(self, const char *ip, size_t ip_length) noexcept:
         self.sources.leave(ip, ip_length)
         self.uncounted_closed()
 
     cdef void uncounted_closed(self) noexcept:
-        self.open -= 1
         tg_add(&self.series[TG_S_FINISHED], 1)
-        if self.paused and self.deadline == <uint64_t>-1 and self.open < self.max_connections:
+        if self.full and self.open() < self.max_connections:
             self.resume()
