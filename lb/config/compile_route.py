@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from lb.config.cors import cors_plan
 from lb.config.match import HOW, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.plan import RoutePlan
 from lb.config.pool import KeyConfig
@@ -71,6 +72,7 @@ def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str
         idempotent=route.idempotent,
         rate_limit=rate_plan(route.rate_limit),
         priority=PRIORITIES.index(route.priority),
+        cors=cors_plan(route.cors),
     )
 
 

@@ -11,6 +11,7 @@ from lb.config.schema import (
     CacheConfig,
     CertificateConfig,
     Config,
+    CorsConfig,
     DiscoverConfig,
     DnsSourceConfig,
     EndpointConfig,
@@ -121,6 +122,10 @@ pool: chat
 cache: false
 timeout: 5m
 max_body: 4MiB
+""",
+    CorsConfig: """
+allow_origins: [https://app.example.org, "https://*.preview.example.org"]
+allow_methods: [POST]
 """,
     MatchConfig: """
 host: "*.example.org"

@@ -17,6 +17,7 @@ from lb.config.rate import RatePlan
 from lb.config.route_plan import (
     AnswerPlan,
     ConditionPlan,
+    CorsPlan,
     FieldsPlan,
     HedgePlan,
     MirrorPlan,
@@ -174,6 +175,7 @@ class RoutePlan:
     idempotent: bool = False  # whatever the method
     rate_limit: RatePlan | None = None
     priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low
+    cors: CorsPlan | None = None  # None = answers say nothing of other origins
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lb.config.base import Boolean, Integer, Model, Name, Number, Regex, Token, problem, text
+from lb.config.cors import CorsConfig
 from lb.config.match import MatchConfig
 from lb.config.pool import KeyConfig
 from lb.config.rate import RateLimitConfig
@@ -220,6 +221,9 @@ class RouteConfig(Model):
     """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
     POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and
     inferences but those of a sequence."""
+    cors: CorsConfig | None = None
+    """Requests from pages of other origins. Default: nothing is added to answers, and preflight requests (`OPTIONS`)
+    are requests as any other."""
     expose_endpoint: Boolean = False
     """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
     balancing at work, and tells clients about the inside of the site: off by default."""
@@ -238,6 +242,10 @@ class RouteConfig(Model):
             raise problem("sticky", "sticky.model is not known when the route is chosen; match the model instead")
         if not (self.pool or self.pools):
             self._without_endpoint()
+        if self.cors is not None and self.response_headers is not None:
+            for name in (*self.response_headers.set, *self.response_headers.add):
+                if name.lower().startswith("access-control-"):
+                    raise problem("fields", f"response_headers: {name} is set by cors")
         self._rewrites()
         return self
 

@@ -31,6 +31,19 @@ class ConditionPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class CorsPlan:
+    """Which pages of other origins may ask, and for what; the texts are those of the fields that say so."""
+
+    origins: tuple[str, ...]  # "https://app.example.org", "https://*.example.org", "*"
+    regexes: tuple[str, ...]  # for whole origins
+    allow_methods: str
+    allow_headers: str  # "" = none
+    expose_headers: str  # "" = none
+    credentials: bool
+    max_age_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class SharePlan:
     pool: int  # index into Plan.pools
     weight: int

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, mode
 from lb.config.address import is_loopback, parse_bind
 from lb.config.agent import AgentConfig
 from lb.config.base import Bind, FilePath, Model, Name, Zone, problem
+from lb.config.cors import CorsConfig
 from lb.config.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
 from lb.config.failover import PrioritiesConfig, ZonesConfig
 from lb.config.health import BodyMatchConfig, HealthConfig
@@ -51,6 +52,7 @@ __all__ = [
     "CacheConfig",
     "CertificateConfig",
     "Config",
+    "CorsConfig",
     "CrashLoopConfig",
     "DiscoverConfig",
     "DnsSourceConfig",

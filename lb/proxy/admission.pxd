@@ -3,8 +3,10 @@
 from lb.core.http1 cimport Scan
 from lb.core.poller cimport Poller
 from lb.proxy.client cimport Client
+from lb.proxy.conditions cimport tg_facts
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.overload cimport Overload
+from lb.proxy.route cimport Route
 from lb.upstream.pool cimport Pool
 
 
@@ -20,6 +22,7 @@ cdef class Intake:
     # None: the request was declined. `host` is without port.
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
     cdef void sample(self, Exchange exchange, Scan *scan) noexcept
+    cdef Route find_asked(self, Client client, tg_facts *facts)
     cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool)
     cdef void start(self, Exchange exchange, Scan *scan) noexcept
 

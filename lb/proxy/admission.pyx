@@ -1,14 +1,16 @@
 """From a request's head to its exchange: see admission.pxd."""
 
 from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
 from lb.core.buffer cimport tg_buffer_append
-from lb.core.http1 cimport H_EXPECT, M_OTHER, Scan, has_token
+from lb.core.http1 cimport H_EXPECT, M_OTHER, Field, Scan, has_token, method_number
 from lb.core.poller cimport Poller
 from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.actions cimport admit as apply_actions
-from lb.proxy.answer cimport AnswerExchange
+from lb.proxy.answer cimport AnswerExchange, PreflightExchange
 from lb.proxy.client cimport Client
 from lb.proxy.conditions cimport facts_of, tg_facts
+from lb.proxy.cors cimport preflight_method
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.explained cimport forget_explanation
 from lb.proxy.forward cimport ForwardExchange
@@ -24,6 +26,8 @@ from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 cdef enum:
     M_GET = 1                         # llhttp's numbers
     M_HEAD = 2
+    M_OPTIONS = 6
+    METHOD_KEPT = 18                  # what a record of the access log has room for
 
 
 cdef class Intake:
@@ -43,25 +47,34 @@ cdef class Intake:
 
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length):
         cdef tg_facts facts
-        cdef Route route
-        cdef Pool pool
+        cdef Route route = None
+        cdef Pool pool = None
         cdef Exchange exchange
-        cdef bint other_method = False
+        cdef bint other_method = False, preflight = False
+        cdef const Field *origin
+        cdef uint32_t kept
         # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
         cdef int method = M_GET if scan.websocket else scan.method
         if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
             client.decline(400, "the path has no normal form")
             return None
         facts_of(&facts, scan, host, host_length, method, client.ip, client.ip_length)
-        route = (<RouteTable>client.listener.table).find(&facts, &other_method)
+        if method == M_OPTIONS and (<RouteTable>client.listener.table).cors:
+            route = self.find_asked(client, &facts)
+            preflight = route is not None
+        if route is None:
+            route = (<RouteTable>client.listener.table).find(&facts, &other_method)
         if route is None:
             if other_method:
                 client.decline(405, "Method Not Allowed")
             else:
                 client.decline(404, "Not Found")
             return None
-        pool = route.choose(&facts)
-        exchange = self.new_exchange(client, scan, pool)
+        if preflight:
+            exchange = <Exchange>PreflightExchange.__new__(PreflightExchange)
+        else:
+            pool = route.choose(&facts)
+            exchange = self.new_exchange(client, scan, pool)
         if exchange is None:
             client.decline(415, f"the pool {pool.name} speaks gRPC only")
             return None
@@ -91,8 +104,14 @@ cdef class Intake:
             tg_buffer_append(&exchange.target, host, host_length)
             exchange.host_length = <uint32_t>host_length
             tg_buffer_append(&exchange.target, scan.target, scan.target_length)
-            if method == M_OTHER and tg_buffer_append(&exchange.target, scan.method_text, scan.method_length) == 0:
-                exchange.method_length = scan.method_length
+            if method == M_OTHER:
+                kept = min(scan.method_length, <uint32_t>METHOD_KEPT)
+                if tg_buffer_append(&exchange.target, scan.method_text, kept) == 0:
+                    exchange.method_length = <unsigned short>kept
+        if route.cors is not None:
+            origin = route.cors.origin_of(scan)
+            if origin != NULL and tg_buffer_append(&exchange.target, origin.value, origin.value_length) == 0:
+                exchange.origin_length = <unsigned short>origin.value_length
         self.busy += 1
         return exchange
 
@@ -104,6 +123,24 @@ cdef class Intake:
         if wanted and exchange.pool is not None:
             forget_explanation(exchange)      # whoever had this address before
             exchange.explained = <unsigned char>wanted
+
+    cdef Route find_asked(self, Client client, tg_facts *facts):
+        """The route of the request that a preflight request asks for, if it is one and that route has CORS."""
+        cdef const Field *wanted = preflight_method(facts.scan)
+        cdef tg_facts asked
+        cdef Scan *scan = <Scan *>facts.scan
+        cdef Route route
+        cdef bint other_method
+        if wanted == NULL:
+            return None
+        memcpy(&asked, facts, sizeof(asked))
+        asked.method = method_number(wanted.value, wanted.value_length)
+        if asked.method < 0:
+            return None
+        scan.method_text = wanted.value
+        scan.method_length = wanted.value_length
+        route = (<RouteTable>client.listener.table).find(&asked, &other_method)
+        return route if route is not None and route.cors is not None else None
 
     cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool):
         """The exchange with `pool`, or the route's own answer where that is None. None: the pool cannot be spoken to in
@@ -135,6 +172,9 @@ cdef class Intake:
             tg_add(&exchange.route.series[TG_S_REJECTED], 1)
             exchange.request_complete = scan.complete     # then the connection can go on
             exchange.fail(503, b"overloaded", "too much is in flight here")
+            return
+        if exchange.route.cors is not None and isinstance(exchange, PreflightExchange):
+            exchange.begin(scan)
             return
         if exchange.route.rate is not None and not exchange.admit(scan):
             return

@@ -22,6 +22,8 @@ cdef class AnswerExchange(Exchange):
                 answer.redirect and self.append_location(&head, scan, answer) < 0):
             self.fail(503, b"no-memory", "out of memory")
         else:
+            if self.route.cors is not None:
+                self.append_cors(&head, False)
             self.give(answer.status, &head, answer.body)
         tg_buffer_free(&head)
 
@@ -79,6 +81,20 @@ cdef class AnswerExchange(Exchange):
             failed |= tg_buffer_append(head, query, scan.target_length - n)
         failed |= append_text(head, b"\r\n")
         return -1 if failed else 0
+
+
+cdef class PreflightExchange(AnswerExchange):
+
+    cdef void begin(self, Scan *scan) noexcept:
+        cdef tg_buffer head
+        memset(&head, 0, sizeof(head))
+        self.request_complete = scan.complete
+        self.bytes_in = scan.body_bytes
+        if self.append_cors(&head, True) < 0:
+            self.fail(503, b"no-memory", "out of memory")
+        else:
+            self.give(204, &head, b"")
+        tg_buffer_free(&head)
 
 
 cdef inline bint is_slash(char c) noexcept nogil:

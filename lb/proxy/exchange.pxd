@@ -91,9 +91,11 @@ cdef class Exchange(Http1Call):
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
     cdef const char *reason           # why it ended other than well
-    cdef tg_buffer target             # host, target, and a method without number, kept for the access log only
+    # Host, target, and a method without number, kept for the access log only; and an Origin that may ask.
+    cdef tg_buffer target
     cdef uint32_t host_length         # of it, the host's part
-    cdef uint32_t method_length       # of it, the method's, at the end
+    cdef unsigned short method_length   # the method's, as much of it as the log keeps
+    cdef unsigned short origin_length   # the origin's, at the end; 0 = none
     cdef int crowd                    # load of its endpoint when it came, its own included; 0 = unknown
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
@@ -160,6 +162,8 @@ cdef class Exchange(Http1Call):
     cdef void record(self) noexcept
     cdef void log_access(self, uint64_t duration) noexcept
     cdef int append_endpoint(self, tg_buffer *head) noexcept
+    # What the route says of other origins, where it says something; `preflight`: to a preflight request.
+    cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept
     cdef uint64_t find_key(self, Scan *scan) noexcept
     # The client's address: the peer's, or what trusted proxies say.
     cdef const char *source(self, size_t *n) noexcept

@@ -30,8 +30,7 @@ from lb.proxy.explained cimport (
     after_choice, append_explanation, before_choice, explain_record, forget_explanation, no_choice,
 )
 from lb.proxy.keys cimport drop_cookie, find_value
-from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
-from lb.proxy.sampler cimport EXPLAIN_ASKED
+from lb.proxy.refusal cimport SPEAKS_GRPC, Refusal, refusal
 from lb.proxy.session cimport read_session
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
@@ -453,10 +452,10 @@ cdef class Exchange(Http1Call):
             append_text(&fields, b"Retry-After: ")
             append_number(&fields, self.pool.queue.retry_after(self.client.poller.now))
             append_text(&fields, b"\r\n")
-        elif status == 503 and self.explained == EXPLAIN_ASKED and self.grpc == SPEAKS_HTTP:
-            append_text(&fields, b"Retry-After: 1\r\n")     # which the refusal says where there are no fields
         if self.explained:
             append_explanation(self, &fields)
+        if self.route.cors is not None:
+            self.append_cors(&fields, False)
         answer = refusal(status, message, self.grpc, &fields)
         tg_buffer_free(&fields)
         self.bytes_out = answer.part.iov_len
@@ -542,7 +541,8 @@ cdef class Exchange(Http1Call):
             record.trace_flags = self.ids.trace.flags
             set_text(record, A_REQUEST_ID, self.ids.request_id, self.ids.request_id_length)
         if self.method == M_OTHER:
-            set_text(record, A_METHOD, tg_buffer_tail(&self.target) - self.method_length, self.method_length)
+            set_text(record, A_METHOD, tg_buffer_tail(&self.target) - self.origin_length - self.method_length,
+                     self.method_length)
         else:
             method = method_name(self.method)
             set_text(record, A_METHOD, method, strlen(method))
@@ -550,7 +550,7 @@ cdef class Exchange(Http1Call):
         set_text(record, A_CLIENT, source, n)
         set_text(record, A_HOST, tg_buffer_head(&self.target), self.host_length)
         set_text(record, A_TARGET, tg_buffer_head(&self.target) + self.host_length,
-                 tg_buffer_size(&self.target) - self.host_length - self.method_length)
+                 tg_buffer_size(&self.target) - self.host_length - self.method_length - self.origin_length)
         set_object(record, A_LISTENER, self.listener.name)
         set_object(record, A_ROUTE, self.route.name)
         if self.pool is not None:             # the route's own answer has none
@@ -563,12 +563,18 @@ cdef class Exchange(Http1Call):
             explain_record(self, record)
         self.listener.access.commit()
 
+    cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept:
+        return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.origin_length, self.origin_length,
+                                      preflight)
+
     cdef int append_endpoint(self, tg_buffer *head) noexcept:
         """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, why it was this
         endpoint, and X-Tidegate-Endpoint when one answered."""
         cdef bytes address
         if self.route.rate is not None:
             self.route.rate.append_fields(head, &self.rate)
+        if self.route.cors is not None:
+            self.append_cors(head, False)
         if self.pool.cookie is not None:
             self.append_cookie(head)
         if self.explained:

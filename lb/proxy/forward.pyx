@@ -19,6 +19,7 @@ from lb.core.http1 cimport (
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.client_certificate cimport append_client_certificate
+from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop
@@ -332,6 +333,8 @@ cdef class ForwardExchange(TryingExchange):
                 self.own_answer()
             if self.pool.sessions is not None:
                 learn_session(self, status, scan.fields, scan.field_count)
+            if self.route.cors is not None:
+                drop_cors(scan)
             if self.route.response_fields is not None and self.route.response_fields.apply(scan) < 0:
                 upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
                 return

@@ -24,6 +24,7 @@ from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
 from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
+from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange,
 )
@@ -554,6 +555,8 @@ cdef class Http2Exchange(TryingExchange):
         if self.pool.sessions is not None:
             learn_session(self, scan.status, scan.fields, scan.field_count)
         mark_hop_by_hop(scan)
+        if self.route.cors is not None:
+            drop_cors(scan)
         if self.route.response_fields is not None:
             self.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without
         if last:

@@ -4,6 +4,9 @@ from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http1 cimport H_CONTENT_TYPE, Field, Scan, append_number, append_text, same_name
 
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
+
 import urllib.parse
 
 import orjson
@@ -27,6 +30,11 @@ cdef class Refusal:
         tg_buffer_free(&self.head)
 
 
+cdef bint says_when(const tg_buffer *fields) noexcept:
+    cdef size_t n = tg_buffer_size(fields)
+    return n > 0 and memmem(tg_buffer_head(fields), n, b"Retry-After:", 12) != NULL
+
+
 cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *fields):
     cdef Refusal made = Refusal()
     cdef bytes text
@@ -46,7 +54,7 @@ cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *field
         made.status = status
         made.body = orjson.dumps({"error": message})
         append_text(&made.head, b"Content-Type: application/json\r\n")
-        if (status == 503 or status == 429) and (fields == NULL or not tg_buffer_size(fields)):
+        if (status == 503 or status == 429) and (fields == NULL or not says_when(fields)):
             append_text(&made.head, b"Retry-After: 1\r\n")
     if fields != NULL:
         tg_buffer_append(&made.head, tg_buffer_head(fields), tg_buffer_size(fields))

@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint64_t
 from lb.core.segment cimport Segment
 from lb.core.textmap cimport TextMap
 from lb.proxy.conditions cimport tg_facts
+from lb.proxy.cors cimport Cors
 from lb.proxy.fields cimport FieldRules
 from lb.proxy.hedge cimport HedgePolicy
 from lb.proxy.mirror cimport Mirror
@@ -56,6 +57,7 @@ cdef class Route:
     cdef readonly RetryPolicy retry
     cdef readonly HedgePolicy hedge
     cdef readonly bint idempotent     # whatever the method
+    cdef readonly Cors cors           # None = nothing is said of other origins
     cdef bytes new_host
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.
     cdef bint acts                    # there is something for lb.proxy.actions.admit to do
@@ -80,6 +82,7 @@ cdef class RouteTable:
     cdef tuple indices                # by number of the host: its PathIndex
     cdef tuple leaves                 # by number of the host: by number of the pattern: its routes, in order
     cdef readonly Py_ssize_t size
+    cdef bint cors                    # one of the routes has it
 
     # The route of a request, or None; then *other_method says that only the method was wrong.
     cdef Route find(self, tg_facts *facts, bint *other_method)

@@ -14,6 +14,7 @@ from lb.core.regex cimport Regex
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
 from lb.core.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.conditions cimport Condition, facts_of, tg_facts
+from lb.proxy.cors cimport Cors
 from lb.proxy.fields cimport FieldRules
 from lb.proxy.hedge cimport HedgePolicy
 from lb.proxy.mirror cimport Mirror
@@ -102,6 +103,8 @@ cdef class Route:
             self.hedge = HedgePolicy(plan.hedge, segment, plan.series, plan.name, tools)
             for each in [pool] if pool is not None else [pools[share.pool] for share in plan.split.shares]:
                 (<Pool>each).watch_endpoints()
+        if plan.cors is not None:
+            self.cors = Cors(plan.cors)
         self.idempotent = plan.idempotent
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge)
@@ -165,6 +168,7 @@ cdef class RouteTable:
         places = []                           # by number: (kind, key) of a path -> (kind, text), routes
         for route in routes:
             number = hosts.setdefault(route.host_place, len(hosts))
+            self.cors = self.cors or route.cors is not None
             if number == len(places):
                 places.append({})
             for kind, key, text in route.path_places:
