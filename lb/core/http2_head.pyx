@@ -262,8 +262,10 @@ cdef class FieldList:
         cdef const char *at = tg_buffer_head(block)
         cdef const char *end = at + tg_buffer_size(block)
         cdef entry field
-        while next_entry(&at, end, &field):
-            self.add_kept(field.name, field.name_size, field.value, field.value_size, NGHTTP2_NV_FLAG_NONE)
+        while self.count < FIELDS_MAX and next_entry(&at, end, &field):
+            h2_field(&self.fields[self.count], field.name, field.name_size, field.value, field.value_size,
+                     NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE)
+            self.count += 1
 
 
 cdef FieldList FIELDS = FieldList()

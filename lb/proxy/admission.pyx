@@ -190,13 +190,23 @@ cdef class Intake:
         exchange.begin(scan)
 
 
+cdef unsigned char HOST_BYTES[256]
+
+
+cdef void know_host_bytes() noexcept:
+    cdef int c
+    for c in range(256):
+        # No byte may make another host of it for somebody else; / ? # @ and backslash end, or begin, an authority.
+        HOST_BYTES[c] = 32 < c < 127 and c not in (47, 63, 35, 64, 92)
+
+
+know_host_bytes()
+
+
 cdef bint routing_host(const char *host, size_t *host_length) noexcept nogil:
     cdef size_t n = host_length[0], i
-    cdef unsigned char c
     for i in range(n):
-        c = <unsigned char>host[i]
-        # No byte may make another host of it for somebody else; / ? # @ and backslash end, or begin, an authority.
-        if c <= 32 or c >= 127 or c == 47 or c == 63 or c == 35 or c == 64 or c == 92:
+        if not HOST_BYTES[<unsigned char>host[i]]:
             return False
     # The port plays no part in routing; an IPv6 literal's own colons stand in brackets.
     while n and host[n - 1] >= 48 and host[n - 1] <= 57:

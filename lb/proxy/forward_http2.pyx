@@ -5,6 +5,7 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 `retry_buffer` and the answer has not begun, so that another stream or endpoint can be tried.
 """
 
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcmp, memset
 from lb.core.buffer cimport (
@@ -17,6 +18,7 @@ from lb.core.http1 cimport (
 from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
+from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
 from lb.inference.first_batch cimport first_batch, tg_batch
@@ -335,8 +337,11 @@ cdef class Http2Exchange(TryingExchange):
                     self.expires = self.started + allowed
                 continue
             failed |= block_add_lower(block, field.name, field.name_length, field.value, field.value_length)
-        if scan.first[H_TE] >= 0 and has_token(&scan.fields[scan.first[H_TE]], b"trailers"):
-            failed |= block_add(block, b"te", 2, b"trailers", 8)
+        if scan.first[H_TE] >= 0:
+            field = &scan.fields[scan.first[H_TE]]
+            # What gRPC's clients say, and what others may say among more.
+            if field.value_length == 8 and memcmp(field.value, b"trailers", 8) == 0 or has_token(field, b"trailers"):
+                failed |= block_add(block, b"te", 2, b"trailers", 8)
         return failed
 
     cdef int add_client_certificate(self, Scan *scan) noexcept:
@@ -640,3 +645,7 @@ cdef class Http2Exchange(TryingExchange):
         if held and call.exchange is not None:
             call.held = 0
             (<Http2Channel>self.pool.channels[self.last_endpoint]).consume(call, held)
+
+
+tg_reuse(<PyTypeObject *>StreamCall)
+tg_reuse(<PyTypeObject *>Http2Exchange)

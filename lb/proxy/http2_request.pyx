@@ -4,6 +4,7 @@ Events come from below nghttp2, which allows to submit frames but not to send th
 connection writes at the end of the batch.
 """
 
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -24,6 +25,7 @@ from lb.core.nghttp2 cimport (
     NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR,
 )
 from lb.core.poller cimport NEVER
+from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CODE_1XX, TG_S_HTTP2_FLOODED, tg_add
 from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake, routing_host
@@ -411,3 +413,6 @@ cdef class Http2Request(Client):
         cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, NULL)
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)
+
+
+tg_reuse(<PyTypeObject *>Http2Request)

@@ -28,24 +28,29 @@ cdef int normalize_flags(plan) except -1:
     return flags
 
 
+cdef bint is_normal(const char *path, size_t n) noexcept nogil:
+    """Whether it has no escape, and no slash before a slash or a dot; it begins with a slash."""
+    cdef const char *end = path + n
+    if memchr(path, 37, n) != NULL:
+        return False
+    while path != NULL:
+        path += 1
+        if path < end and (path[0] == 47 or path[0] == 46):
+            return False
+        path = <const char *>memchr(path, 47, <size_t>(end - path))
+    return True
+
+
 cdef int normalize(Scan *scan, int flags) noexcept nogil:
     cdef const char *query
     cdef size_t n = scan.target_length, i
-    cdef char c, last = 0
     if flags == 0 or n == 0 or scan.target[0] != 47:
         return 0                              # also the "*" of OPTIONS
-    for i in range(n):
-        c = scan.target[i]
-        if c == 37 or (last == 47 and (c == 47 or c == 46)):
-            break
-        if c == 63:
-            return 0
-        last = c
-    else:
-        return 0
     query = <const char *>memchr(scan.target, 63, n)
     if query != NULL:
         n = <size_t>(query - scan.target)
+    if is_normal(scan.target, n):
+        return 0
     tg_buffer_clear(&normal)
     if tg_buffer_reserve(&normal, scan.target_length + 1) < 0:
         return NORMAL_NO_MEMORY

@@ -1,6 +1,6 @@
 """Answers of our own: see refusal.pxd."""
 
-from libc.string cimport memset
+from libc.string cimport memcmp, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http1 cimport H_CONTENT_TYPE, Field, Scan, append_number, append_text, same_name
 
@@ -68,6 +68,8 @@ cdef bint speaks_grpc(Scan *scan) noexcept:
     if scan.first[H_CONTENT_TYPE] < 0:
         return False
     field = &scan.fields[scan.first[H_CONTENT_TYPE]]
-    if field.value_length < 16 or not same_name(field.value, 16, b"application/grpc"):
+    if field.value_length < 16:
+        return False
+    if memcmp(field.value, b"application/grpc", 16) != 0 and not same_name(field.value, 16, b"application/grpc"):
         return False
     return field.value_length == 16 or field.value[16] in (c'+', c';', c' ')
