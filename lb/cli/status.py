@@ -96,7 +96,9 @@ def _pools(pools: Sequence[dict[str, Any]]) -> Table:
     for pool in pools:
         waiting = f", {pool['queue']['waiting']} waiting" if pool["queue"] else ""
         panic = ", in a panic" if pool.get("panic") else ""
-        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting}{panic})"
+        known = [e["sessions"] for e in pool["endpoints"] if e.get("sessions") is not None]
+        sessions = f", {sum(known)} sessions" if known else ""
+        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting}{panic}{sessions})"
         if not pool["endpoints"]:
             table.add_row(*map(cell, (name, "none", "-", "-", "-", "-", "-")))
         for e in pool["endpoints"]:

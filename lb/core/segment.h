@@ -235,13 +235,13 @@ enum tg_series_word {
     TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
     TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
     TG_S_QUEUE_LEFT = TG_S_CACHE_COLLAPSED,
-    /* A pool that learns sessions has a series for these: requests that went where their session is known to be, those
-     * whose session is not known, sessions learned, those that moved as their endpoint could not have them, and those
-     * that their endpoint ended. */
+    /* A pool that learns sessions has a series for these: requests that the endpoint of their session answered, those
+     * whose session is not known, sessions learned, requests that another endpoint answered, and sessions that their
+     * endpoint ended. */
     TG_S_SESSION_HIT = TG_S_CACHE_HIT,
     TG_S_SESSION_UNKNOWN = TG_S_CACHE_MISS,
     TG_S_SESSION_LEARNED = TG_S_CACHE_STORED,
-    TG_S_SESSION_MOVED = TG_S_CACHE_COLLAPSED,
+    TG_S_SESSION_FALLBACK = TG_S_CACHE_COLLAPSED,
     TG_S_SESSION_ENDED = TG_S_CACHE_BYPASS,
     /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
     TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,

@@ -71,7 +71,7 @@ cdef extern from "segment.h" nogil:
         TG_S_SESSION_HIT
         TG_S_SESSION_UNKNOWN
         TG_S_SESSION_LEARNED
-        TG_S_SESSION_MOVED
+        TG_S_SESSION_FALLBACK
         TG_S_SESSION_ENDED
         TG_S_JUDGED_GOOD
         TG_S_JUDGED_FAULT

@@ -108,13 +108,16 @@ cdef bint date_of(const char *text, size_t n, int64_t *when) noexcept nogil:
 cdef bint read_set_cookie(const char *text, size_t n, const char *name, size_t name_size, int64_t now,
                           const char **value, size_t *size, bint *ended) noexcept nogil:
     cdef const char *end = text + n
-    cdef const char *stop = <const char *>memchr(text, 59, n)
+    cdef const char *stop
     cdef const char *equals
     cdef const char *key
     cdef const char *said
     cdef size_t key_size, said_size
     cdef int64_t when
     cdef bint aged = False, over = False, past = False
+    if n == 0:
+        return False                          # it need not point to anything
+    stop = <const char *>memchr(text, 59, n)
     if stop == NULL:
         stop = end
     equals = <const char *>memchr(text, 61, <size_t>(stop - text))

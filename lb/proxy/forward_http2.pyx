@@ -558,7 +558,7 @@ cdef class Http2Exchange(TryingExchange):
         if self.pool.policy.reads_reports:
             self.find_report(scan.fields, scan.field_count)
         if self.pool.sessions is not None:
-            learn_session(self, scan.status, scan.fields, scan.field_count)
+            learn_session(self, scan.status if is_well(self, scan, last) else 500, scan.fields, scan.field_count)
         mark_hop_by_hop(scan)
         if self.route.cors is not None:
             drop_cors(scan)

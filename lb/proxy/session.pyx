@@ -6,7 +6,7 @@ Only what an endpoint has said gets into the table: clients that make names up f
 from libc.stdint cimport uint64_t
 from lb.core.http1 cimport Field, Scan
 from lb.core.segment cimport (
-    TG_S_SESSION_ENDED, TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_MOVED, TG_S_SESSION_UNKNOWN, tg_add,
+    TG_S_SESSION_ENDED, TG_S_SESSION_FALLBACK, TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_UNKNOWN, tg_add,
 )
 from lb.core.set_cookie cimport trim
 from lb.proxy.exchange cimport Exchange
@@ -45,8 +45,8 @@ cdef void learn_session(Exchange exchange, int status, const Field *fields, int 
     cdef said found
     if exchange.last_endpoint < 0 or exchange.pinned:
         return                                # that of a sequence is where its sequence is
-    if exchange.pin and here:
-        tg_add(&sessions.words[TG_S_SESSION_HIT], 1)
+    if exchange.pin:
+        tg_add(&sessions.words[TG_S_SESSION_HIT if here else TG_S_SESSION_FALLBACK], 1)
     found = sessions.read_answer(fields, count, <uint64_t>wall_ns() // SECOND_NS, &key)
     if found == SAID_ENDED:
         tg_add(&sessions.words[TG_S_SESSION_ENDED], 1)
@@ -61,4 +61,3 @@ cdef void learn_session(Exchange exchange, int status, const Field *fields, int 
         tg_add(&sessions.words[TG_S_SESSION_LEARNED], 1)
     elif exchange.pin and not here and not exchange.cookie_stays and status < FIRST_ERROR:
         sessions.put(exchange.pin, exchange.last_endpoint, now)
-        tg_add(&sessions.words[TG_S_SESSION_MOVED], 1)

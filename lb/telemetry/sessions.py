@@ -24,7 +24,7 @@ def families(pools: Mapping[str, Series], status: Mapping[str, Any]) -> Iterator
     yield known
     requests = CounterMetricFamily(
         "tidegate_pool_session_requests",
-        "Requests that named a session: its endpoint answered, another did and has it now, or it was not known",
+        "Requests that named a session: its endpoint answered, another one did, or it was not known",
         labels=("pool", "result"),
     )
     learned = CounterMetricFamily(
@@ -32,7 +32,7 @@ def families(pools: Mapping[str, Series], status: Mapping[str, Any]) -> Iterator
     )
     ended = CounterMetricFamily("tidegate_pool_sessions_ended", "Sessions that endpoints ended", labels=("pool",))
     for name, series in pools.items():
-        for result, word in (("hit", "cache_hit"), ("unknown", "cache_miss"), ("moved", "cache_collapsed")):
+        for result, word in (("hit", "cache_hit"), ("unknown", "cache_miss"), ("fallback", "cache_collapsed")):
             requests.add_metric((name, result), getattr(series, word))
         learned.add_metric((name,), series.cache_stored)
         ended.add_metric((name,), series.cache_bypass)

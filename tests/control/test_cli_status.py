@@ -100,6 +100,14 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         assert part in text
 
 
+def test_pools_that_learn_say_how_many_sessions_they_know() -> None:
+    endpoints = [{**ENDPOINT, "sessions": n} for n in (3, 4)]
+    pool = {**DOCUMENT["pools"][0], "endpoints": endpoints}
+    assert "digits (oip, maglev, 7 waiting, 7 sessions)" in shown({**DOCUMENT, "pools": [pool]}, 200)
+    pool["endpoints"] = [{**ENDPOINT, "sessions": None}]
+    assert "sessions" not in shown({**DOCUMENT, "pools": [pool]}, 200)
+
+
 def test_a_narrow_terminal_cuts_nothing_off() -> None:
     letters = "".join(shown(DOCUMENT, 70).split())
     assert "…" not in letters

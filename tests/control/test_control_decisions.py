@@ -7,9 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lb.config.affinity import session_sets
 from lb.config.schema import Config
 from lb.control.backoff import SECOND, Restarts, RestartSettings
-from lb.control.reload import decide
+from lb.control.reload import decide, short_of_room
 
 
 def test_the_first_restart_is_immediate_and_the_next_ones_wait_longer() -> None:
@@ -84,3 +85,28 @@ def test_a_new_cache_waits_for_a_restart_and_a_removed_one_goes_at_once() -> Non
     assert len(decision.notes) == 1
     assert decide(config(cache={}), config()).config.cache is None
     assert decide(config(cache={}), config()).notes == ()
+
+
+def test_room_for_learned_sessions_is_made_at_the_start() -> None:
+    def learning(*most: int) -> Config:
+        pools = {
+            f"p{i}": {
+                "protocol": "http",
+                "endpoints": ["127.0.0.1:2"],
+                "affinity": {"learn": {"cookie": "SID", "max": each}},
+            }
+            for i, each in enumerate(most)
+        }
+        return config(pools={**pools, "p": {"protocol": "tcp", "endpoints": ["127.0.0.1:2"]}})
+
+    def sets(config: Config) -> int:
+        return session_sets(pool.affinity.learn for pool in config.pools.values())
+
+    # At least a quarter of a set of eight for each session, and a power of two.
+    assert [sets(learning(*most)) for most in ((), (1,), (65_536,), (65_537,), (65_536, 1), (4_000_000,) * 2)] == [
+        16_384, 16_384, 16_384, 32_768, 32_768, 1 << 20,
+    ]  # fmt: skip
+    assert short_of_room(learning(65_536), 16_384) == ()
+    assert short_of_room(learning(100), 32_768) == ()
+    (note,) = short_of_room(learning(65_536, 65_536), 16_384)
+    assert note == "affinity.learn.max: room for 65536 sessions in all pools until a restart, then 131072"

@@ -144,7 +144,7 @@ async def test_a_session_outlives_reloads_and_workers(
         await stay()
 
     assert metric(daemon, "tidegate_pool_sessions_learned_total", pool="app") == 6
-    assert metric(daemon, "tidegate_pool_session_requests_total", pool="app", result="moved") == 0
+    assert metric(daemon, "tidegate_pool_session_requests_total", pool="app", result="fallback") == 0
     assert sum(daemon.metrics("tidegate_endpoint_sessions").values()) == 6
     assert {row["address"]: row["sessions"] for row in daemon.pool("app")["endpoints"]} == {
         server.address: len(server.sessions) for server in applications

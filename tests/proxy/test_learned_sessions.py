@@ -119,7 +119,7 @@ class Web:
         return sum(Pins(self.gate.segment, True).open(0).values())
 
     def counted(self) -> tuple[int, int, int, int, int]:
-        """Hits, unknown, moved, learned, ended."""
+        """Hits, unknown, fallbacks, learned, ended."""
         series = Series.of(self.gate.total(SERIES))
         return series.cache_hit, series.cache_miss, series.cache_collapsed, series.cache_stored, series.cache_bypass
 
@@ -228,7 +228,7 @@ async def test_another_endpoint_when_its_own_is_gone(site: Site, why: str) -> No
         app.apply(endpoints=left)
     # Whoever does not know it and says so does not get it.
     assert (await app.get(session, "/status/401", 401))[0] != name
-    assert app.counted()[2] == 0
+    assert app.counted()[2] == 1
     if why == "down":
         app.gate.segment.set_health(slot, True, 2)
         await app.stays(session, name)
@@ -236,7 +236,7 @@ async def test_another_endpoint_when_its_own_is_gone(site: Site, why: str) -> No
     # Who answers well has it from then on.
     other = (await app.get(session))[0]
     assert other != name
-    assert app.counted()[2] == 1
+    assert app.counted()[2] == 2
     for _ in range(4):
         assert (await app.get(session))[0] == other
     # And a new one is learned anew.
@@ -297,7 +297,7 @@ async def test_a_full_endpoint_lends_its_sessions_out(site: Site) -> None:
     app.apps[int(name)].hold.set()
     assert (await held)[0] == f"{name}!"
     await app.stays(session, name)
-    assert app.counted()[2] == 0
+    assert app.counted()[2] == 2
 
 
 async def test_it_waits_in_line_like_others(site: Site) -> None:
@@ -407,6 +407,52 @@ async def test_grpc(site: Site, protocol: str) -> None:
             for _ in range(5):
                 assert await say(b"hello", metadata=(("x-session", session),)) == name
     assert Series.of(gate.total(SERIES)).cache_hit == 15
+    for server in servers:
+        await server.stop(None)
+
+
+async def test_grpc_errors_move_no_session(site: Site) -> None:
+    """Of who does not know it; an answer does."""
+    servers, addresses, status = [], [], [grpc.StatusCode.UNAUTHENTICATED]
+
+    def handler(name: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Any]:
+        async def method(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            known = dict(context.invocation_metadata() or ()).get("x-session", f"{name}-secret")
+            if message == b"login":
+                await context.send_initial_metadata((("x-session", f"{name}-secret"),))
+            elif not known.startswith(name) and status[0] is not grpc.StatusCode.OK:
+                await context.abort(status[0], "who are you")
+            return name.encode()
+
+        return method
+
+    for i in range(2):
+        server = grpc.aio.server()
+        one = grpc.unary_unary_rpc_method_handler(handler(str(i)))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("app.Chat", {"Say": one}),))
+        addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+        await server.start()
+        servers.append(server)
+    learn = replace(HEADER, name="x-session")
+    gate = await site.gate(addresses, pool={"protocol": "grpc", "learn": learn, "policy": ROUND})
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        say = channel.unary_unary("/app.Chat/Say")
+        call = say(b"login")
+        session = (("x-session", dict(await call.initial_metadata())["x-session"]),)
+        home = int(await call)
+        slot = gate.plan.pools[0].endpoints[home].slot
+        gate.segment.set_health(slot, False, 1)
+        with pytest.raises(grpc.aio.AioRpcError, match="who are you"):
+            await say(b"hello", metadata=session)
+        gate.segment.set_health(slot, True, 2)
+        for _ in range(3):
+            assert int(await say(b"hello", metadata=session)) == home
+        gate.segment.set_health(slot, False, 3)
+        status[0] = grpc.StatusCode.OK
+        assert int(await say(b"hello", metadata=session)) == 1 - home
+        gate.segment.set_health(slot, True, 4)
+        for _ in range(3):
+            assert int(await say(b"hello", metadata=session)) == 1 - home
     for server in servers:
         await server.stop(None)
 

@@ -103,6 +103,31 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
 
 
+def test_learned_sessions() -> None:
+    assert not [name for name in samples(exposition(Snapshot(STATUS))) if "session" in name[0]]
+    master = Segment.create(1)
+    for word, amount in zip(range(15, 20), (5, 4, 3, 2, 1), strict=True):  # TG_S_SESSION_HIT to _ENDED
+        Segment.attach(master.fd, 0).add_series(5, word, amount)
+    endpoints = [{**STATUS["pools"][0]["endpoints"][0], "sessions": 9}]
+    status = {
+        **STATUS,
+        "pools": [{**STATUS["pools"][0], "endpoints": endpoints}],
+        "sessions": {"capacity": 131_072, "evicted": 8},
+    }
+    page = exposition(Snapshot(status, sessions={"p": Series.of(master.series_total(5))}))
+    found = {name: value for name, value in samples(page).items() if "session" in name[0]}
+    assert found == {
+        ("tidegate_endpoint_sessions", "endpoint=a", "pool=p"): 9,
+        ("tidegate_pool_session_requests_total", "pool=p", "result=hit"): 5,
+        ("tidegate_pool_session_requests_total", "pool=p", "result=unknown"): 4,
+        ("tidegate_pool_session_requests_total", "pool=p", "result=fallback"): 2,
+        ("tidegate_pool_sessions_learned_total", "pool=p"): 3,
+        ("tidegate_pool_sessions_ended_total", "pool=p"): 1,
+        ("tidegate_sessions_capacity",): 131_072,
+        ("tidegate_sessions_evicted_total",): 8,
+    }
+
+
 def test_bounds_are_those_of_the_compiled_side() -> None:
     assert len(BOUNDS_US) == 23
     assert list(BOUNDS_US) == sorted(BOUNDS_US)
