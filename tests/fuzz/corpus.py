@@ -262,6 +262,17 @@ def load_reports() -> list[bytes]:
     ]
 
 
+def cookie_fields() -> list[bytes]:
+    return [
+        b"SID=31d4d96e407aad42; Path=/; HttpOnly; Secure; SameSite=Lax",
+        b"SID=a; Max-Age=2592000",
+        b"SID=; Path=/; Max-Age=0",
+        b"SID=deleted; Expires=Thu, 01 Jan 1970 00:00:00 GMT; Path=/",
+        b"SID=a; Expires=Wednesday, 09-Nov-99 23:12:40 GMT",
+        b"SID=a; Expires=Sun Nov  6 08:49:37 2094; Max-Age=-1",
+    ]
+
+
 MAKERS = {
     "http1_request": http1_requests,
     "http1_response": http1_responses,
@@ -277,6 +288,7 @@ MAKERS = {
     "proxy_header": proxy_headers,
     "client_hello": client_hellos,
     "load_report": load_reports,
+    "set_cookie": cookie_fields,
 }
 # What libraries spell as they like, and anew each time.
 LIBRARIES = {"http2_client", "http2_server", "http2_resets", "client_hello"}

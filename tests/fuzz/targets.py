@@ -17,6 +17,7 @@ from lb.config.plan import Http2Plan, ListenerPlan
 from lb.core import client_hello, http1, trace
 from lb.core import proxy_header as proxy
 from lb.core.http2_probe import Http2Echo, Http2Probe, resets_in
+from lb.core.set_cookie import set_cookie
 from lb.errors import TidegateError
 from lb.inference.errors import OipError
 from lb.inference.request import parse as parse_inference
@@ -272,6 +273,19 @@ def load_reports(data: bytes) -> None:
     load_report.parse(b"endpoint-load-metrics-bin", base64.b64encode(data))
 
 
+def cookie_field(data: bytes) -> None:
+    """The value is a part of the field, and only one without a value, or that is over, ends it."""
+    found = set_cookie(data, b"SID", 1_800_000_000)
+    pair = data.partition(b";")[0]
+    assert (found is not None) == (b"=" in pair and pair.partition(b"=")[0].strip(b" \t") == b"SID")
+    if found is not None:
+        value, ended = found
+        assert value == pair.partition(b"=")[2].strip(b" \t")
+        assert ended or value
+        if b"=" not in data.partition(b";")[2]:
+            assert ended == (not value)
+
+
 TARGETS: dict[str, Target] = {
     "http1_request": http1_request,
     "http1_response": http1_response,
@@ -287,4 +301,5 @@ TARGETS: dict[str, Target] = {
     "proxy_header": proxy_header,
     "client_hello": hello,
     "load_report": load_reports,
+    "set_cookie": cookie_field,
 }
