@@ -6,10 +6,11 @@ section 4) wants the requests in flight and the latency that requests have with 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from statistics import median
 from typing import Any
 
@@ -17,6 +18,7 @@ import grpc
 
 from backend.errors import InvalidInput, Unsupported
 from lb.wire import orca_load_report_pb2 as orca
+from lb.wire import orca_service_pb2_grpc
 
 METADATA = "endpoint-load-metrics-bin"
 WINDOW_NS = 1_000_000_000  # over which rates and utilization are taken
@@ -92,6 +94,21 @@ def _range(in_flight: int) -> int:
     """Exact below 16, then eight ranges for each doubling."""
     octaves = (in_flight // _EXACT).bit_length()
     return 8 * octaves + (in_flight >> octaves)
+
+
+class LoadStream(orca_service_pb2_grpc.OpenRcaServiceServicer):  # type: ignore[misc]
+    """Reports beside the answers, until `stop` is set."""
+
+    def __init__(self, load: Load, stop: asyncio.Event) -> None:
+        self._load = load
+        self._stop = stop
+
+    async def StreamCoreMetrics(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        period = max(request.report_interval.ToNanoseconds(), WINDOW_NS) / 1e9
+        while not self._stop.is_set():
+            yield self._load.report()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), period)
 
 
 class LoadReporter(grpc.aio.ServerInterceptor):  # type: ignore[misc]

@@ -13,14 +13,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from backend.batching import Batcher
-from backend.load import Load, LoadReporter
+from backend.load import Load, LoadReporter, LoadStream
 from backend.model import Model
 from backend.options import ServeOptions
 from backend.repository import Repository, load, scan
 from backend.service import InferenceService
 from backend.sockets import UnixPath, listen
 from lb.wire import grpc_service_pb2 as wire
-from lb.wire import grpc_service_pb2_grpc
+from lb.wire import grpc_service_pb2_grpc, orca_service_pb2_grpc
 
 SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 
@@ -55,6 +55,7 @@ class Server:
         self._loading: asyncio.Future[list[Model]] | None = None
         self._health = health.aio.HealthServicer()
         load = Load(options.concurrency)
+        self._reports = LoadStream(load, self._stop)
         self._service = InferenceService(options.max_queue_delay, load)
         self._batchers: dict[Model, Batcher] = {}
         self._paths: list[UnixPath] = []
@@ -87,6 +88,7 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        orca_service_pb2_grpc.add_OpenRcaServiceServicer_to_server(self._reports, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
         for address in self._options.listen:
             bound, path = listen(self._server, address)

@@ -16,7 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).parent.resolve()
 TARGET = HERE.parent / "lb" / "wire"
 PACKAGE = "lb.wire"
-SERVICES = {"grpc_service"}  # the files that declare a service: only these need the gRPC plug-in's module
+# The files that declare a service: only these need the module of the gRPC plug-in.
+SERVICES = {"grpc_service", "orca_service"}
 
 
 def rewrite_imports(source: str, modules: set[str]) -> str:

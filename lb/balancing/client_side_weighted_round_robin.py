@@ -28,7 +28,7 @@ class ClientSideWeightedRoundRobin(Policy):
 
     def __init__(self, endpoints: EndpointSet, options: ReportOptions) -> None:
         Policy.__init__(self, endpoints, options)
-        self.reads_reports = True
+        self.reads_reports = options.oob is None
         self.blackout = options.blackout_period
         self.expiration = options.weight_expiration_period
         self.update = options.weight_update_period

@@ -108,6 +108,13 @@ class RingHashOptions(HashOptions):
     """Points on the ring per unit of weight. The shares of keys are even to about 1/sqrt(points)."""
 
 
+class OutOfBandOptions(PolicyOptions):
+    """Reports on a stream of their own, beside the answers: gRPC's `enable_oob_load_report`."""
+
+    period: Duration = Field(default=10 * SECOND, ge=100 * MILLISECOND)
+    """How often endpoints are asked to report; they may do it less often."""
+
+
 class ReportOptions(PolicyOptions):
     blackout_period: Duration = Field(default=10 * SECOND, ge=0)
     """Time from an endpoint's first report, or since it came up, until its reports count: the first ones say little."""
@@ -118,6 +125,13 @@ class ReportOptions(PolicyOptions):
     error_utilization_penalty: Number = Field(default=1.0, ge=0)
     """What a share of errors adds to an endpoint's utilization, as a multiple of it: with 1, one that fails every
     second request counts as busier by a half. 0: errors do not matter."""
+    oob: OutOfBandOptions | None = None
+    """Endpoints report on a stream to the master, and reports in answers are not read; an empty mapping (`oob: {}`)
+    takes the default. In pools of protocol `grpc` and `oip`. Default: reports in answers are."""
+
+    def problems(self, protocol: str) -> Iterator[tuple[str, str]]:
+        if self.oob is not None and protocol not in ("grpc", "oip"):
+            yield "oob", f"has no effect with protocol {protocol}: reports are streamed over gRPC"
 
 
 class FirstOptions(PolicyOptions):

@@ -14,7 +14,7 @@ from lb.balancing.guard import Guard
 from lb.balancing.least_request import LeastRequest
 from lb.balancing.least_time import LeastTime
 from lb.balancing.maglev import Maglev
-from lb.balancing.options import PolicyOptions
+from lb.balancing.options import PolicyOptions, ReportOptions
 from lb.balancing.peak_ewma import PeakEwma
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
@@ -67,6 +67,15 @@ find = _FAMILY.find
 def options_model(name: str) -> type[PolicyOptions]:
     """The closed pydantic model of the policy's options. Raises ConfigError as `find` does."""
     return find(name).Options
+
+
+def report_period(policy: PolicyConfig) -> int | None:
+    """How often endpoints are to report their load out of band, in ns; None: they are not asked to. The options are
+    known to be well."""
+    if "oob" not in policy.options:
+        return None
+    options = find(policy.type).Options.model_validate(policy.options, context=_FROM_FILE)
+    return options.oob.period if isinstance(options, ReportOptions) and options.oob is not None else None
 
 
 def build(plan: PolicyPlan, endpoints: EndpointSet) -> Policy:

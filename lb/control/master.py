@@ -44,6 +44,7 @@ from lb.core.segment import Segment
 from lb.errors import ConfigError, StartError, TidegateError
 from lb.health.agents import AgentMonitor
 from lb.health.check import Models
+from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.transitions import TransitionLog
 
@@ -260,6 +261,10 @@ class Master:
         )
         cleanup.push_async_callback(self.monitor.close)
         cleanup.push_async_callback(self.agents.close)
+        load_reports = LoadReportMonitor(
+            lambda target, reported: self.segment.set_load_report(target.slot, *reported, self._clock.now())
+        )
+        cleanup.push_async_callback(load_reports.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
         runtime = cleanup.enter_context(_runtime_directory())
         context = ServerContext(
@@ -295,6 +300,7 @@ class Master:
             self.models,
             self.transitions,
             self.agents,
+            load_reports,
         )
         self.publisher = Publisher(loaded, workers, parts, self._clock)
         self.certificates = CertificateWatch(self.publisher, tickets, self._clock)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from lb.balancing.registry import report_period
 from lb.clock import Clock
 from lb.config.base import did_you_mean
 from lb.config.compile import PlanMemory, compile_plan
@@ -36,6 +37,7 @@ from lb.errors import ConfigError, TidegateError
 from lb.health.agent import Answer
 from lb.health.agents import AgentMonitor, AgentTarget
 from lb.health.check import Models
+from lb.health.load_reports import LoadReportMonitor, ReportTarget
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.tls import check_tls
 from lb.health.transitions import TransitionLog
@@ -63,6 +65,7 @@ class Parts:
     models: ModelReadiness
     transitions: TransitionLog
     agents: AgentMonitor
+    load_reports: LoadReportMonitor
 
 
 class Publisher:
@@ -137,6 +140,7 @@ class Publisher:
                 self._changed.set()
             self._check(plan)
             parts.agents.update(list(_agents(plan, config)))
+            parts.load_reports.update(list(_reports(plan, config)))
             self._trust_unchecked(plan, config)
 
     def _steer_back(self) -> None:
@@ -406,6 +410,14 @@ def _agents(plan: Plan, config: Config) -> Iterator[AgentTarget]:
         if agent is not None:
             for endpoint in pool.endpoints:
                 yield AgentTarget(pool.name, endpoint.address, endpoint.slot, agent)
+
+
+def _reports(plan: Plan, config: Config) -> Iterator[ReportTarget]:
+    for pool in plan.pools:
+        period = report_period(config.pools[pool.name].policy)
+        if period is not None:
+            for endpoint in pool.endpoints:
+                yield ReportTarget(pool.name, endpoint.address, endpoint.slot, period, check_tls(pool, endpoint))
 
 
 def _said(words: Words, weight: int) -> str:

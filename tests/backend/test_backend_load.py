@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import grpc
 import h2.config
 import h2.connection
 import h2.events
 import numpy as np
 import pytest
-from backend_process import infer_request
+from backend_process import Backend, infer_request
 
 from backend.errors import InvalidInput, Unavailable
 from backend.load import METADATA, WINDOW_NS, Load
 from lb.upstream import load_report
 from lb.wire import grpc_service_pb2 as wire
+from lb.wire import orca_service_pb2 as orca
+from lb.wire import orca_service_pb2_grpc
 
 MS = 1_000_000
 
@@ -155,6 +158,20 @@ async def test_every_unary_answer_has_a_report(server: Any) -> None:
         target, SERVICE + "ModelReady", wire.ModelReadyRequest(name="nobody").SerializeToString()
     )
     assert (status, report.rif) == ("5", 0)
+
+
+async def test_a_stream_of_reports(repository: Any) -> None:
+    """One at once, another a second later, and it does not hold up the end of the server."""
+    with Backend(repository, "--grace", "60s") as backend:
+        backend.wait_ready()
+        async with grpc.aio.insecure_channel(backend.targets[0]) as channel:
+            call = orca_service_pb2_grpc.OpenRcaServiceStub(channel).StreamCoreMetrics(orca.OrcaLoadReportRequest())
+            for _ in range(2):
+                assert (await call.read()).named_metrics["rif"] == 0
+            backend.signal()
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        assert await asyncio.to_thread(backend.wait) == 0
 
 
 async def test_a_health_check_tells_what_others_have_in_flight(server: Any, stub: Any) -> None:

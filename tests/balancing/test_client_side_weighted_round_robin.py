@@ -10,7 +10,9 @@ import pytest
 from fleet import DRAIN, Fleet
 from statistics_checks import agrees
 
+from lb.balancing import registry
 from lb.balancing.stride import Stride
+from lb.config.schema import PolicyConfig
 from lb.errors import ConfigError
 
 S = 1_000_000_000
@@ -219,3 +221,22 @@ def test_a_thousand_endpoints_in_proportion():
 def test_wrong_option(option, value):
     with Fleet([1]) as fleet, pytest.raises(ConfigError, match=f"policy '{POLICY}': {option}: "):
         fleet.build(POLICY, **{option: value})
+
+
+def test_reports_in_answers_are_read_unless_they_come_out_of_band():
+    with Fleet([1, 1]) as fleet:
+        assert fleet.build("client_side_weighted_round_robin").reads_reports
+        assert not fleet.build("client_side_weighted_round_robin", oob={}).reads_reports
+
+
+@pytest.mark.parametrize(
+    ("policy", "period"),
+    [
+        ({"type": "client_side_weighted_round_robin"}, None),
+        ({"type": "client_side_weighted_round_robin", "oob": {}}, 10 * S),
+        ({"type": "client_side_weighted_round_robin", "oob": {"period": "1500ms"}}, 3 * S // 2),
+        ({"type": "least_request"}, None),
+    ],
+)
+def test_how_often_endpoints_are_to_report(policy, period):
+    assert registry.report_period(PolicyConfig.model_validate(policy)) == period

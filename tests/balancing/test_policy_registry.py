@@ -42,6 +42,7 @@ def test_built_in_names():
         "client_side_weighted_round_robin": {
             "blackout_period",
             "error_utilization_penalty",
+            "oob",
             "weight_expiration_period",
             "weight_update_period",
         },
