@@ -15,8 +15,11 @@ cdef class ClientSideWeightedRoundRobin(Policy):
     cdef double penalty
     cdef bint filled
 
-    @cython.locals(index=int, other=int)
+    @cython.locals(index=int)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+
+    @cython.locals(index=int, other=int)
+    cdef int choose(self, uint64_t now, int exclude) except -2
 
     @cython.locals(index=int)
     cdef int turn(self, int exclude) noexcept

@@ -34,13 +34,20 @@ class ClientSideWeightedRoundRobin(Policy):
         self.update = options.weight_update_period
         self.penalty = options.error_utilization_penalty
         # Workers start at different endpoints: else the first of all of them would meet at one.
-        self.turns = Stride(endpoints.size, endpoints.worker)
+        self.rotation = endpoints.worker
+        self.turns = Stride(endpoints.size)
         self.filled_at = 0
         self.filled = False
 
     def pick(self, now: int, key: int, exclude: int) -> int:
         if self.endpoints.size == 0:
             return -1
+        self.turns.sequence = self.rotation
+        index = self.choose(now, exclude)
+        self.rotation = self.turns.sequence
+        return index
+
+    def choose(self, now: int, exclude: int) -> int:
         if not self.filled or now >= self.filled_at + self.update:
             self.refill(now)
         index = self.turn(exclude)
@@ -56,7 +63,7 @@ class ClientSideWeightedRoundRobin(Policy):
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:
         endpoints = self.endpoints
-        before = (self.turns.sequence, self.filled_at, self.filled)
+        before = (self.rotation, self.filled_at, self.filled)
         table = list(self.turns.weights)
         index = self.pick(now, key, exclude)
         weights = self.weights(now)
@@ -67,7 +74,7 @@ class ClientSideWeightedRoundRobin(Policy):
                     f"weight {weights[i]:.4g}, {'reported' if self.reported(i, now) > 0 else 'no report that counts'}"
                 )
                 scores.append(Score(i, float(i != index), note))
-        self.turns.sequence, self.filled_at, self.filled = before
+        self.rotation, self.filled_at, self.filled = before
         for i, weight in enumerate(table):
             self.turns.weights[i] = weight
         return Explained("in turn, by the weights from the endpoints' reports; every worker has its own turn", scores)

@@ -10,7 +10,6 @@ cdef int _ALWAYS_ALL
 
 
 cdef class LeastRequest(Policy):
-    cdef int start
     cdef int64_t ceiling
 
     @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=int64_t, load=int64_t,

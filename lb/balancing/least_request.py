@@ -30,7 +30,7 @@ class LeastRequest(Policy):
     def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
         Policy.__init__(self, endpoints, options)
         # Workers start at different endpoints: else the first of all of them would meet at one.
-        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         # At least every weight, those of endpoints that may come up later included.
         self.ceiling = max((endpoints.weight(i) for i in range(endpoints.size)), default=0)
 
@@ -39,7 +39,7 @@ class LeastRequest(Policy):
         best = -1
         best_load = 0
         best_weight = 1
-        i = self.start
+        i = self.rotation
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
@@ -56,7 +56,7 @@ class LeastRequest(Policy):
             i += 1
         if best < 0:
             return self.last_resort(exclude)
-        self.start = best + 1
+        self.rotation = best + 1
         return best
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:

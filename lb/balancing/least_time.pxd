@@ -7,7 +7,6 @@ from lb.endpoints.set cimport EndpointSet
 
 
 cdef class LeastTime(Policy):
-    cdef int start
     cdef Latencies latencies
 
     @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=double, pending=double, load=double,

@@ -23,7 +23,7 @@ class LeastTime(Policy):
     def __init__(self, endpoints: EndpointSet, options: DecayOptions) -> None:
         Policy.__init__(self, endpoints, options)
         # Workers start at different endpoints: else the first of all of them would meet at one.
-        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.latencies = Latencies(endpoints, options.decay, False)
 
     def pick(self, now: int, key: int, exclude: int) -> int:
@@ -31,7 +31,7 @@ class LeastTime(Policy):
         best = -1
         best_load = 0.0
         own = endpoints.cost * endpoints.scale
-        i = self.start
+        i = self.rotation
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
@@ -46,7 +46,7 @@ class LeastTime(Policy):
             i += 1
         if best < 0:
             return self.last_resort(exclude)
-        self.start = best + 1
+        self.rotation = best + 1
         return best
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:

@@ -10,6 +10,8 @@ cdef class Policy:
     cdef readonly bint by_cost
     cdef readonly bint reads_reports
     cdef readonly object probes
+    # Whose turn it is, in a policy that has turns: kept apart for each group by whoever lets it choose among one.
+    cdef public uint64_t rotation
 
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)

@@ -38,6 +38,9 @@ class Policy:
         self.reads_reports = False
         # How its endpoints are asked about their load (lb.balancing.options.ProbeOptions); None: they are not.
         self.probes = None  # type: PolicyOptions | None
+        # Whose turn it is, where a policy has turns. Each group of endpoints has its own (Pool.choose_in): else, of
+        # groups that are asked in turn, always the same endpoints would be next.
+        self.rotation = 0
 
     def pick(self, now: int, key: int, exclude: int) -> int:
         """The index of the endpoint that gets the next request, or -1 when none takes any.

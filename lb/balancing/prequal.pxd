@@ -23,7 +23,6 @@ cdef int _OBSERVED
 
 
 cdef class Prequal(Policy):
-    cdef int start
     cdef int heaviest
     cdef double quantile
     cdef double full

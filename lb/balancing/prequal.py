@@ -62,7 +62,7 @@ class Prequal(Policy):
         self.by_company = True
         self.by_cost = True
         # Workers start at different endpoints: else the first of all of them would meet at one.
-        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.quantile = options.quantile
         self.decay = float(options.decay)
         self.heaviest = 1
@@ -88,7 +88,7 @@ class Prequal(Policy):
         hot = -1
         lowest = 0.0
         least = 0.0
-        i = self.start
+        i = self.rotation
         for seen in range(endpoints.size):
             if seen >= _WINDOW and (cold >= 0 or hot >= 0):
                 break
@@ -113,7 +113,7 @@ class Prequal(Policy):
         best = cold if cold >= 0 else hot
         if best < 0:
             return self.last_resort(exclude)
-        self.start = best + 1
+        self.rotation = best + 1
         return best
 
     # By probes.
@@ -220,7 +220,7 @@ class Prequal(Policy):
             if place >= 0:
                 return self.explain_probed(now, exclude, place)
         endpoints = self.endpoints
-        before = (self.start, self.heaviest, self.observed)
+        before = (self.rotation, self.heaviest, self.observed)
         counts = list(self.counts)
         limit = self.limit()
         index = self.pick_counted(now, exclude)
@@ -239,7 +239,7 @@ class Prequal(Policy):
             else:
                 note += "no latency known"
             scores.append(Score(i, float(i != index), note))
-        self.start, self.heaviest, self.observed = before
+        self.rotation, self.heaviest, self.observed = before
         for step, count in enumerate(counts):
             self.counts[step] = count
         return Explained("the cold one with the least latency; if all are hot, the one with the least load", scores)

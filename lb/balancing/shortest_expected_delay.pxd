@@ -16,7 +16,6 @@ cdef double _UNKNOWN_NS
 
 
 cdef class ShortestExpectedDelay(Policy):
-    cdef int start
     cdef double decay
     cdef double[::1] company
 

@@ -45,7 +45,7 @@ class ShortestExpectedDelay(Policy):
     def __init__(self, endpoints: EndpointSet, options: DecayOptions) -> None:
         Policy.__init__(self, endpoints, options)
         # Workers start at different endpoints: else the first of all of them would meet at one.
-        self.start = endpoints.worker % endpoints.size if endpoints.size else 0
+        self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.by_cost = True
         self.decay = float(options.decay)
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
@@ -55,7 +55,7 @@ class ShortestExpectedDelay(Policy):
         endpoints = self.endpoints
         best = -1
         best_delay = 0.0
-        i = self.start
+        i = self.rotation
         for seen in range(endpoints.size):
             if seen >= _WINDOW and best >= 0:
                 break
@@ -71,7 +71,7 @@ class ShortestExpectedDelay(Policy):
             best = self.last_resort(exclude)
             if best < 0:
                 return -1
-        self.start = best + 1
+        self.rotation = best + 1
         running = endpoints.outstanding(best)
         if running == 0:
             endpoints.set_progress(best, now)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from lb.config.failover import PrioritiesConfig, ZonesConfig
 from lb.config.plan import PoolPlan
 from lb.config.schema import PoolConfig
-from lb.health.levels import Level, Rules
+from lb.health.levels import Candidate, Level, Rules, decide_levels
 from lb.health.shares import WHOLE
 
 log = logging.getLogger("tidegate.health")
@@ -29,6 +30,7 @@ class PoolLevels:
     def __init__(self, plan: PoolPlan) -> None:
         self.failovers = 0
         self._levels: tuple[Level, ...] = ()
+        self._able: tuple[bool, ...] = ()  # of each endpoint, whether it could have requests
         self._said: Carriers | None = None  # None: nothing yet
         self._crossing: frozenset[int] = frozenset()  # levels whose own zone does not carry all of them
         self.follow(plan)
@@ -39,9 +41,10 @@ class PoolLevels:
         self._name, self._groups = plan.name, plan.groups
         self._priorities = [ranks[level] for level in sorted(ranks)]
 
-    def update(self, levels: tuple[Level, ...]) -> None:
-        """Takes a decision; says what it changes."""
-        self._levels = levels
+    def update(self, candidates: Sequence[Candidate], rules: Rules) -> None:
+        """Decides; says what that changes."""
+        self._levels = levels = decide_levels(candidates, rules)
+        self._able = tuple(candidate.carries for candidate in candidates)
         carriers = tuple(i for i, level in enumerate(levels) if level.share)
         # Before anybody is known to be healthy, nobody is missed.
         if carriers != self._said and (carriers or self._said is not None):
@@ -81,6 +84,11 @@ class PoolLevels:
         rows = zip(self._priorities, self._levels, strict=True)
         return ", ".join(f"priority {p}: {level.healthy} of {level.endpoints} healthy" for p, level in rows)
 
+    @property
+    def panic(self) -> bool:
+        """Whether any level is in one."""
+        return any(level.panic for level in self._levels)
+
     def share_of(self, i: int) -> int:
         """Thousandths of the requests that are for the group of the endpoint at place `i`."""
         group = self._groups[i]
@@ -92,18 +100,13 @@ class PoolLevels:
         return self._levels[self._groups[i] // 2].panic
 
     def why_not(self, i: int) -> str:
-        """Why the endpoint at place `i` gets nothing, as far as its place is the reason; else empty."""
-        if self.share_of(i):
+        """Why the endpoint at place `i` gets nothing though it could have requests; empty where that is not so."""
+        if self.share_of(i) or not self._able[i]:
             return ""
-        level = self._levels[self._groups[i] // 2]
-        if level.share:
-            return (
-                "another zone: the own one has all requests" if self._groups[i] % 2 else "its zone has nobody healthy"
-            )
+        if self._levels[self._groups[i] // 2].share:
+            return "another zone: the own one has all requests"
         carriers = [f"priority {self._priorities[c]}" for c, other in enumerate(self._levels) if other.share]
         mine = self._priorities[self._groups[i] // 2]
-        if not carriers:
-            return f"priority {mine}: nobody gets requests"
         return f"priority {mine}: {' and '.join(carriers)} {'has' if len(carriers) == 1 else 'have'} all requests"
 
     def status(self) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from lb.config.schema import Config, PoolConfig
 from lb.control.levels import PoolLevels, rules_of
 from lb.core.segment import Segment
 from lb.endpoints.standing import Standings
-from lb.health.levels import Candidate, decide_levels
+from lb.health.levels import Candidate
 from lb.health.outlier import (
     EJECTED,
     PROBATION,
@@ -227,14 +227,11 @@ class Steering:
         """Tells the workers what each group gets; whether any level is in a panic."""
         rows = zip(pool.plan.groups, pool.plan.endpoints, members, strict=True)
         weigh = self._segment.weight
-        decided = decide_levels(
-            [Candidate(group, weigh(e.slot), member.enabled, member.healthy) for group, e, member in rows],
-            rules_of(pool.config),
-        )
-        levels.update(decided)
+        candidates = [Candidate(group, weigh(e.slot), member.enabled, member.healthy) for group, e, member in rows]
+        levels.update(candidates, rules_of(pool.config))
         for i, member in enumerate(members):
             pool.standings.hold_back(i, WHOLE - thousandths(member), levels.panic_of(i), levels.share_of(i))
-        return any(level.panic for level in decided)
+        return levels.panic
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
         enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED

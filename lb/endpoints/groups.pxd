@@ -1,4 +1,4 @@
-"""The groups of a pool's endpoints: the levels of its priorities, each in one or in two parts, the own zone's and the rest.
+"""The groups of a pool's endpoints: the levels of its priorities, each in one part or two, the own zone's and the rest.
 
 A choice is one of a group first: the master says what share of the requests each gets (lb.health.levels), in the shared
 record of its endpoints. A group is a number: 2 * level, and 1 more for the part in other zones.

@@ -193,12 +193,12 @@ def _choose(pool: Any, key: int, now: int) -> tuple[int, Explained]:
     order, _ = pool.groups.next_order(key)
     try:
         for group in order:
-            pool.endpoints.enter(group)
+            pool.enter(group)
             explained = _explained(pool, key, now)
             if explained.scores or any(pool.endpoints.available(i) for i in range(len(pool.endpoints))):
                 return group, explained
     finally:
-        pool.endpoints.enter(-1)
+        pool.enter(-1)
     return order[0], Explained(explained.rule, [])
 
 
@@ -230,7 +230,8 @@ def _choice(plan: PoolPlan, best: list[int], explained: Explained) -> dict[str, 
         why = "no endpoint takes requests now" if not explained.scores else explained.rule
         return {"address": None, "why": why}
     if len(explained.scores) == 1:
-        return {"address": names[0], "why": "no other endpoint takes requests now"}
+        place = " of its priority and zone" if plan.groups else ""
+        return {"address": names[0], "why": f"no other endpoint{place} takes requests now"}
     if explained.by_chance:
         return {"address": None, "why": f"by chance; of those that are drawn the best is taken, at best {names[0]}"}
     if len(names) > 1:

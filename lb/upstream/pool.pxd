@@ -49,6 +49,7 @@ cdef class Pool:
     cdef readonly Prober prober       # None: endpoints are not asked about their load
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
+    cdef uint64_t *rotations          # per group: the policy's `rotation`; NULL = there are none
     cdef tg_suspect *suspects         # per endpoint; NULL = no route hedges
     cdef readonly int key_kind
     cdef readonly bytes key_name

@@ -56,6 +56,12 @@ cdef class Pool:
             self.endpoints.weigh()
             self.costs = PoolCosts(plan.cost, plan.name, segment)
         self.policy = registry.build(plan.policy, self.endpoints)
+        if self.groups is not None:
+            self.rotations = <uint64_t *>calloc(self.groups.count, sizeof(uint64_t))
+            if self.rotations == NULL:
+                raise MemoryError
+            for i in range(self.groups.count):
+                self.rotations[i] = self.policy.rotation
         self.channels = tuple(channels)
         self.key_kind = KEYS[plan.policy.key]
         self.prefixes.v4, self.prefixes.v6 = plan.policy.ipv4_prefix, plan.policy.ipv6_prefix
@@ -89,6 +95,7 @@ cdef class Pool:
 
     def __dealloc__(self):
         free(self.series)
+        free(self.rotations)
         free(self.suspects)
 
     cdef uint64_t model_bit(self, bytes name) noexcept:
@@ -149,9 +156,19 @@ cdef class Pool:
     cdef int choose_in(self, int group, uint64_t now, uint64_t key, int exclude) noexcept:
         cdef int found
         self.endpoints.group = <short>group
+        self.policy.rotation = self.rotations[group]
         found = self.choose(now, key, exclude)
+        self.rotations[group] = self.policy.rotation
         self.endpoints.group = EVERY_GROUP
         return found
+
+    def enter(self, int group):
+        """For an explanation: what a choice among the endpoints of `group` sees; -1 when it is over."""
+        if self.groups is None or not -1 <= group < self.groups.count:
+            raise IndexError(f"there is no group {group}")
+        self.endpoints.group = <short>group
+        if group >= 0:
+            self.policy.rotation = self.rotations[group]
 
     cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept:
         cdef int drawn = self.groups.draw(key)

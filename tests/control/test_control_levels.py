@@ -9,7 +9,7 @@ import pytest
 
 from lb.config.plan import EndpointPlan, PolicyPlan, PoolPlan
 from lb.control.levels import PoolLevels
-from lb.health.levels import Candidate, Rules, decide_levels
+from lb.health.levels import Candidate, Rules
 
 
 def plan(*groups: int) -> PoolPlan:
@@ -19,7 +19,7 @@ def plan(*groups: int) -> PoolPlan:
 
 def update(levels: PoolLevels, groups: tuple[int, ...], healthy: str, spill: bool = True) -> None:
     candidates = [Candidate(g, 1, True, sign == "+") for g, sign in zip(groups, healthy, strict=True)]
-    levels.update(decide_levels(candidates, Rules(spill)))
+    levels.update(candidates, Rules(spill))
 
 
 def test_a_failover_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -66,9 +66,11 @@ def test_why_an_endpoint_gets_nothing() -> None:
     ]
     assert [levels.share_of(i) for i in range(4)] == [1000, 0, 0, 0]
     update(levels, groups, "-+++")
-    assert [levels.why_not(i) for i in range(2)] == ["its zone has nobody healthy", ""]
+    assert [levels.why_not(i) for i in range(2)] == ["", ""], "it is down: its place is not the reason"
+    update(levels, groups, "+-++")
+    assert levels.why_not(3) == "priority 20: priority 0 and priority 10 have all requests"
     update(levels, groups, "----")
-    assert levels.why_not(3) == "priority 20: nobody gets requests"
+    assert [levels.why_not(i) for i in range(4)] == [""] * 4
     assert levels.status()[0] == {
         "priority": 0, "endpoints": 2, "healthy": 0, "carries": 0, "share": 0, "panic": False, "own_zone": 0,
         "other_zones": 0,

@@ -70,6 +70,21 @@ async def test_levels_have_their_shares_whatever_the_policy(site: Site, policy: 
     assert set(await answers(gate, 20)) <= {"c", "d"}
 
 
+@pytest.mark.parametrize(
+    "policy", ["least_request", "least_time", "shortest_expected_delay", "client_side_weighted_round_robin"]
+)
+@pytest.mark.parametrize("share", [300, 500, 700])
+async def test_each_group_has_its_own_turns(site: Site, policy: str, share: int) -> None:
+    """Idle endpoints of a level share evenly, however requests for the levels alternate."""
+    gate, _ = await named_gate(site, "abcd", divided(0, 0, 2, 2, policy=PolicyPlan(policy)))
+    tell(gate, share, share, 1000 - share, 1000 - share)
+    seen = await answers(gate, 100)
+    if policy in ("least_request", "client_side_weighted_round_robin"):
+        assert abs(seen["a"] - seen["b"]) <= 1
+        assert abs(seen["c"] - seen["d"]) <= 1
+    assert set(seen) == set("abcd")
+
+
 async def test_the_first_level_before_the_master_has_said_anything(site: Site) -> None:
     gate, _ = await named_gate(site, "abc", divided(2, 0, 2))
     assert set(await answers(gate, 10)) == {"b"}
