@@ -19,10 +19,13 @@ class Guard(Policy):
         Policy.__init__(self, endpoints, PolicyOptions())
         self.inner = inner
         self.learns = inner.learns
+        self.rotation = inner.rotation
         self.name = name
 
     def pick(self, now: int, key: int, exclude: int) -> int:
+        self.inner.rotation = self.rotation
         index = self.inner.pick(now, key, exclude)
+        self.rotation = self.inner.rotation
         if type(index) is not int or not -1 <= index < self.endpoints.size:
             raise TidegateError(
                 f"policy {self.name!r} chose {index!r} of {self.endpoints.size} endpoints, not an index or -1"
@@ -30,6 +33,7 @@ class Guard(Policy):
         return index
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:
+        self.inner.rotation = self.rotation
         return self.inner.explain(now, key, exclude)
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:

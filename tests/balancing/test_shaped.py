@@ -8,6 +8,9 @@ import pytest
 from fleet import Fleet
 
 from lb.balancing import registry
+from lb.balancing.guard import Guard
+from lb.balancing.options import PolicyOptions
+from lb.balancing.policy import Policy
 from lb.core.hashing import hash64_bytes
 from lb.endpoints.standing import Standings
 
@@ -159,3 +162,24 @@ def test_keys_of_a_group_stay_whatever_becomes_of_others(name):
         during = owners(policy)
         assert all(now == then for now, then in zip(during, before, strict=True) if then != 1)
         assert set(during) == {0, 2}
+
+
+class Turns(Policy):
+    """As a plug-in's."""
+
+    def pick(self, now, key, exclude):
+        self.rotation += 1
+        return (self.rotation - 1) % self.endpoints.size
+
+
+def test_the_turn_of_a_plug_in_is_that_of_its_guard():
+    """Whoever lets it choose among several groups sees only the guard."""
+    with Fleet([1, 1, 1, 1]) as fleet:
+        guard = Guard(fleet.sets[0], Turns(fleet.sets[0], PolicyOptions()), "turns")
+        picked = []
+        kept = {"one": 0, "other": 2}
+        for turn in ("one", "other", "one", "one", "other"):
+            guard.rotation = kept[turn]
+            picked.append(guard.pick(1, 0, -1))
+            kept[turn] = guard.rotation
+        assert picked == [0, 2, 1, 2, 3]
