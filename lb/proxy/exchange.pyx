@@ -155,7 +155,10 @@ cdef class Exchange(Http1Call):
         return costs.price(costs.units_of_bytes(self.bytes_in) if costs.unit == UNIT_BYTES else 1.0, 0, now)
 
     cdef void weigh(self, uint64_t now) noexcept:
-        self.pool.endpoints.cost = self.price(now)
+        """Once: who waits, or is tried again, is asked many times, and would lead the mean."""
+        if self.charged == 0:
+            self.charged = self.price(now)
+        self.pool.endpoints.cost = self.charged
 
     cdef int choose(self, uint64_t now) noexcept:
         if self.pinned and self.bound != -1:
@@ -173,8 +176,8 @@ cdef class Exchange(Http1Call):
             tg_add(&self.route.series[TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
+        self.charged = self.pool.endpoints.charged
         if self.pool.costs is not None:
-            self.charged = self.pool.endpoints.charged
             self.crowd = self.pool.endpoints.outstanding(endpoint)
         if self.pool.policy.by_company or self.pool.costs is not None:
             self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)

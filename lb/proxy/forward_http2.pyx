@@ -46,6 +46,7 @@ cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
 
 cdef enum:
+    WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
     FRAME = 5                         # of gRPC, before a message: compressed or not, and the message's length
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
     CERTIFICATE_FIELD = 23            # length of "X-Forwarded-Client-Cert"
@@ -204,6 +205,8 @@ cdef class Http2Exchange(TryingExchange):
         if self.pool.costs is not None:
             self.weighing = self.awaits_weight(scan)
         if self.naming or self.looking or self.weighing:
+            if self.weighing:
+                self.client.poller.arm(self, min(self.expires, self.client.poller.now + WEIGHING_NS))
             self.move(X_REQUEST)
             return
         self.start_try()
@@ -250,6 +253,16 @@ cdef class Http2Exchange(TryingExchange):
             if self.cost_key and self.learning and not costs.known(self.cost_key, self.client.poller.now):
                 self.cost_model = found.model.data[:found.model.size]
         return True
+
+    cdef void on_timer(self) noexcept:
+        """The peer of a stream may have to speak first: its message is not waited for."""
+        if self.state != X_REQUEST or not self.weighing or self.client.poller.now >= self.expires:
+            TryingExchange.on_timer(self)
+            return
+        self.weighing = False
+        self.client.poller.arm(self, self.expires)
+        if not self.naming and not self.looking:
+            self.start_try()
 
     cdef int price(self, uint64_t now) noexcept:
         if self.units == 0:

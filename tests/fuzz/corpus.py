@@ -273,6 +273,19 @@ def cookie_fields() -> list[bytes]:
     ]
 
 
+def first_batches() -> list[bytes]:
+    from lb.wire.grpc_service_pb2 import ModelInferRequest
+
+    found = []
+    for shapes, contents in (([[32, 3, 4], [1]], 0), ([[300]], 5), ([[]], 0), ([], 0), ([[-1, 2]], 3)):
+        message = ModelInferRequest(model_name="digits", model_version="1", id="x", raw_input_contents=[b"\1" * 40])
+        for shape in shapes:
+            message.inputs.add(name="x", datatype="FP32", shape=shape).contents.fp32_contents.extend([0.5] * contents)
+        text = message.SerializeToString()
+        found.append(b"\0" + struct.pack(">I", len(text)) + text)
+    return [*found, found[0] + found[1], b"\1" + found[0][1:], found[1][:30]]
+
+
 MAKERS = {
     "http1_request": http1_requests,
     "http1_response": http1_responses,
@@ -289,6 +302,7 @@ MAKERS = {
     "client_hello": client_hellos,
     "load_report": load_reports,
     "set_cookie": cookie_fields,
+    "first_batch": first_batches,
 }
 # What libraries spell as they like, and anew each time.
 LIBRARIES = {"http2_client", "http2_server", "http2_resets", "client_hello"}

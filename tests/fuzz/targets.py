@@ -20,6 +20,7 @@ from lb.core.http2_probe import Http2Echo, Http2Probe, resets_in
 from lb.core.set_cookie import set_cookie
 from lb.errors import TidegateError
 from lb.inference.errors import OipError
+from lb.inference.first_batch import find_first_batch
 from lb.inference.request import parse as parse_inference
 from lb.inference.response import render_bytes
 from lb.proxy import forwarded, grpc_web
@@ -286,6 +287,18 @@ def cookie_field(data: bytes) -> None:
             assert ended == (not value)
 
 
+def first_batches(data: bytes) -> None:
+    """What the beginning of a gRPC request tells, more of it does not change."""
+    whole = find_first_batch(data)
+    if whole is not None:
+        model, batch = whole
+        assert model in data
+        assert 1 <= batch < 2**63
+    for part in (len(data) // 3, len(data) - 1):
+        told = find_first_batch(data[: max(part, 0)])
+        assert told is None or told == whole
+
+
 TARGETS: dict[str, Target] = {
     "http1_request": http1_request,
     "http1_response": http1_response,
@@ -302,4 +315,5 @@ TARGETS: dict[str, Target] = {
     "client_hello": hello,
     "load_report": load_reports,
     "set_cookie": cookie_field,
+    "first_batch": first_batches,
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -16,6 +18,7 @@ from lb.config.cost import CostPlan
 from lb.config.plan import PolicyPlan, QueuePlan
 from lb.config.route_plan import HedgePlan
 from lb.core.costs import Costs
+from lb.upstream.cost import PoolCosts
 from lb.wire import grpc_service_pb2 as wire
 
 BATCH = CostPlan("batch", False)
@@ -287,6 +290,76 @@ async def test_those_who_wait_are_weighed_when_it_is_their_turn(site: Site) -> N
     await settle(lambda: gate.in_flight() == 1 and len(gate.proxy.queues["pool"]) == 2, "they do not wait")
     held.open.set()
     assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 3
+    await over(gate)
+
+
+async def test_who_waits_does_not_lead_the_mean(site: Site) -> None:
+    held = Held()
+    queue = QueuePlan(20, 100, 10 * SECOND, 10 * SECOND, 1.0)
+    gate = await gate_to(site, held.server, pool={"queue": queue}, cap=1)
+    await warm(gate, [held], 4)
+    asked = [asyncio.create_task(ask(gate, batch_of(size))) for size in (4, 64)]
+    await settle(lambda: gate.in_flight() == 1 and len(gate.proxy.queues["pool"]) == 1, "it does not wait")
+    await asyncio.sleep(0.3)  # in which it is looked for its turn a dozen times
+    assert PoolCosts(BATCH, "pool", gate.segment).price_checked(4, b"", 1) > 200
+    held.open.set()
+    await asyncio.gather(*asked)
+    await over(gate)
+
+
+async def test_a_stream_whose_endpoint_speaks_first(site: Site) -> None:
+    async def greet(messages: Any, context: grpc.aio.ServicerContext) -> Any:
+        yield b"hello"
+        async for message in messages:
+            yield message
+
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    handler = grpc.stream_stream_rpc_method_handler(greet)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("x.Y", {"Z": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    gate = await site.gate([f"127.0.0.1:{port}"], pool={"protocol": "grpc", "cost": BYTES})
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        call = channel.stream_stream("/x.Y/Z")()
+        assert await call.read() == b"hello"
+        await call.write(b"x" * 5000)
+        assert await call.read() == b"x" * 5000
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    await over(gate)
+    await server.stop(0)
+
+
+async def test_nothing_is_left_whatever_becomes_of_requests(site: Site) -> None:
+    """Endpoints that answer, fail, hang or go away, hedges, retries, a queue, and clients that leave, all by chance."""
+    dice = random.Random(4)
+
+    async def moody(message: Any, context: grpc.aio.ServicerContext) -> Any:
+        mood = dice.random()
+        await asyncio.sleep(dice.random() * 0.03)
+        if mood < 0.2:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+        if mood < 0.3:
+            await context.abort(grpc.StatusCode.INTERNAL, "broken")
+        if mood < 0.4:
+            await asyncio.sleep(0.2)
+        return await echo(message, context)
+
+    queue = QueuePlan(20, 50, 10 * SECOND, 10 * SECOND, 1.0)
+    gate = await gate_to(
+        site, *(ModelServer(moody) for _ in range(3)), cost=LEARNED, cap=6, pool={"queue": queue, "retries": 2},
+        route={"hedge": HedgePlan(0, SECOND // 100, 1, 100, 1000)},
+    )  # fmt: skip
+
+    async def client() -> None:
+        for _ in range(12):
+            with contextlib.suppress(TimeoutError):
+                path = f"/v2/models/m{dice.randrange(3)}/infer"
+                await asyncio.wait_for(ask(gate, batch_of(dice.choice((1, 2, 40))), path=path), dice.choice((0.02, 20)))
+
+    await asyncio.gather(*(client() for _ in range(30)))
+    words = gate.total(2)
+    assert words[10], "nothing was tried again"
     await over(gate)
 
 
