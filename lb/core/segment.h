@@ -152,6 +152,8 @@ typedef struct {
     _Atomic uint64_t lost;    /* sequences whose endpoint was gone when they went on */
 } tg_pin_head;
 
+#define TG_QUEUE_FIRSTS 8u
+
 /* What an average request of its pool costs, as an integer; and the most that one request may, and one worker's requests
  * at one endpoint: so that the sum over all workers and those who died cannot overflow. */
 #define TG_COST_SHIFT 8u
@@ -229,8 +231,10 @@ enum tg_series_word {
     TG_S_HTTP2 = TG_S_CACHE_COLLAPSED,
     TG_S_HTTP2_FLOODED = TG_S_CACHE_BYPASS,
     /* The series of a pool is that of its queue: waiting = started - finished, the time waited is the duration, and these
-     * words are where the worker's first stands in the order of all workers (a state, not a counter), those that gave up
-     * as they could not be served in time, those that were shed under a standing overload, and whose client left. */
+     * words are where the worker's first for whom any endpoint will do stands in the order of all workers (a state, not a
+     * counter), those that gave up as they could not be served in time, those that were shed under a standing overload,
+     * and whose client left. Then come TG_QUEUE_FIRSTS states: where the first for each of so many models stands, its low
+     * bits being the model's; 0 behind the last. */
     TG_S_QUEUE_HEAD = TG_S_CACHE_HIT,
     TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
     TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
@@ -243,6 +247,7 @@ enum tg_series_word {
     TG_S_SESSION_LEARNED = TG_S_CACHE_STORED,
     TG_S_SESSION_FALLBACK = TG_S_CACHE_COLLAPSED,
     TG_S_SESSION_ENDED = TG_S_CACHE_BYPASS,
+    TG_S_QUEUE_FIRSTS = TG_S_DURATION_SUM_NS + 1,
     /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
     TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,
     TG_S_JUDGED_FAULT = TG_S_CACHE_MISS,

@@ -13,6 +13,7 @@ cdef extern from "segment.h" nogil:
     enum: TG_COST_COLUMN
     enum: TG_COST_WAYS
     enum: TG_COST_NAME
+    enum: TG_QUEUE_FIRSTS
     enum tg_health:
         TG_HEALTH_UNKNOWN
         TG_HEALTH_UP
@@ -73,6 +74,7 @@ cdef extern from "segment.h" nogil:
         TG_S_SESSION_LEARNED
         TG_S_SESSION_FALLBACK
         TG_S_SESSION_ENDED
+        TG_S_QUEUE_FIRSTS
         TG_S_JUDGED_GOOD
         TG_S_JUDGED_FAULT
         TG_S_RETRIES_REFUSED

@@ -12,6 +12,7 @@ class Candidate:
     index: int
     address: str
     why_not: str
+    ready: bool  # whether the models that were asked for are, as far as anybody knows
     weight: int  # as it was set, whether or not it takes requests
     share: float  # of its weight, what it gets: less during slow start, or where priorities and zones hold it back
     standing: str  # well | ejected | probation

@@ -59,6 +59,8 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
         why = "ejected for its answers"
     elif not panic and standing == TG_STANDING_PROBATION and running >= endpoints.probes:
         why = f"on probation, with its {endpoints.probes} in flight"
+    elif endpoints.spoken_for(i):
+        why = "it is kept for those who wait in front"
     elif weight == 0:
         why = "its weight is 0"
     elif kept == TG_SHARE_WHOLE:
@@ -66,7 +68,8 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
     elif endpoints.limited and endpoints.claimant(i, now) >= 0:
         why = "its next place is that of a request that is bound to it"
     return Candidate(
-        i, endpoints.addresses[i], why, weight, (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
+        i, endpoints.addresses[i], why, not endpoints.unready(i) & wanted, weight,
+        (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
         "ejected" if standing == TG_STANDING_EJECTED else "probation" if standing == TG_STANDING_PROBATION else "well",
         running, limit, endpoints.latency_ns(i),
     )

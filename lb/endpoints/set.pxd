@@ -29,6 +29,9 @@ cdef class EndpointSet:
     # Bits of models: while it is set, an endpoint that says of one of them that it is not ready takes no requests. Set
     # around a choice by whoever makes it (a worker has one thread), and 0 otherwise.
     cdef uint64_t wanted
+    # The same of models that requests in front of it wait for: an endpoint where one is ready is kept for those.
+    cdef uint64_t avoided
+    cdef bint selective               # any of both is set
     cdef short *groups                # of each endpoint; NULL = there is one (lb.endpoints.groups)
     # The only group whose endpoints take requests, set around a choice as `wanted` is; EVERY_GROUP otherwise.
     cdef short group
@@ -42,6 +45,10 @@ cdef class EndpointSet:
     # requests are weighed it is set before either by whoever does it, and else 1.
     cdef readonly int cost
     cdef readonly int charged         # of it, what the last `take` or `acquire` added
+
+    cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil
+    cdef uint64_t unready(self, int i) noexcept nogil        # bits of the models that are not ready there
+    cdef bint spoken_for(self, int i) noexcept nogil         # by those who are `avoided`
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)

@@ -62,6 +62,11 @@ cdef inline int32_t *shifted(Segment segment, int32_t *inflight) noexcept nogil:
     return <int32_t *> (<char *> inflight + (segment.header.outstanding_offset - segment.header.inflight_offset))
 
 
+cdef inline bint unfit(const tg_endpoint *record, uint64_t wanted, uint64_t avoided) noexcept nogil:
+    cdef uint64_t unready = tg_load64_relaxed(&record.models_unready)
+    return (unready & wanted) != 0 or (unready & avoided) != avoided
+
+
 @cython.final
 cdef class EndpointSet:
     """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint. `limits`
@@ -232,7 +237,7 @@ cdef class EndpointSet:
 
     def want(self, uint64_t bits):
         """For tests and tools: what the compiled data path does with `wanted` around a choice."""
-        self.wanted = bits
+        self.select(bits, self.avoided)
 
     def take_checked(self, int i):
         """`take` for callers in Python: whether there was room; IndexError when `i` is out of range."""
@@ -346,9 +351,20 @@ cdef class EndpointSet:
     cdef int effective_weight(self, int i) noexcept nogil:
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        if self.wanted and lacks_model(self.records[i], self.wanted):
+        if self.selective and unfit(self.records[i], self.wanted, self.avoided):
             return 0
         return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
+
+    cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil:
+        self.wanted = wanted
+        self.avoided = avoided
+        self.selective = (wanted | avoided) != 0
+
+    cdef uint64_t unready(self, int i) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].models_unready)
+
+    cdef bint spoken_for(self, int i) noexcept nogil:
+        return (self.unready(i) & self.avoided) != self.avoided
 
     cdef int standing_weight(self, int i) noexcept nogil:
         if self.wanted and lacks_model(self.records[i], self.wanted):

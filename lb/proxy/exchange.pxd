@@ -81,7 +81,6 @@ cdef class Exchange(Http1Call):
     cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
     cdef int charged                  # what it added to the load of its endpoint; 0 = it is not weighed
     cdef uint64_t key
-    cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
     cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
     cdef uint64_t bytes_in            # of the request's body
     cdef uint64_t bytes_out           # of the answer's body

@@ -66,7 +66,7 @@ cdef class Pool:
     cdef readonly Sessions sessions   # None: it learns none
     cdef bint sticky                  # it has one of the two
     cdef readonly PoolCosts costs     # None: a request is a request
-    cdef Sequences sequences          # None: a sequence is as good as any request
+    cdef readonly Sequences sequences         # None: a sequence is as good as any request
     cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
 
     # Where the pool has `costs`, whoever acquires sets `endpoints.cost` first, keeps `endpoints.charged` and gives that

@@ -8,7 +8,7 @@ from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.cost cimport PoolCosts
 from lb.upstream.outlier cimport Outlier
-from lb.upstream.queue cimport TAKEN_FULL, TAKEN_NOBODY, PoolQueue
+from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
 from lb.upstream.sessions cimport Sessions
 
@@ -110,9 +110,17 @@ cdef class Pool:
         return -1
 
     cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept:
-        if self.queue is not None and self.queue.somebody():
+        cdef uint64_t bars
+        cdef int found
+        if self.queue is None or not self.queue.somebody():
+            return self.acquire_next(now, key, exclude)
+        bars = self.queue.bars()
+        if bars == BARS_ALL or bars & self.endpoints.wanted:
             return TAKEN_FULL
-        return self.acquire_next(now, key, exclude)
+        self.endpoints.select(self.endpoints.wanted, bars)
+        found = self.acquire_next(now, key, exclude)
+        self.endpoints.select(self.endpoints.wanted, 0)
+        return found
 
     cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept:
         cdef int found = self.choose(now, key, exclude)
@@ -141,7 +149,9 @@ cdef class Pool:
             if self.suspects != NULL and index >= 0 and self.suspects[index].until > now and index != exclude:
                 index = self.pick_instead(now, key, index, exclude)
             if index < 0:
-                return TAKEN_FULL if self.endpoints.limited and self.crowded() else TAKEN_NOBODY
+                if self.endpoints.limited or self.endpoints.avoided:
+                    return TAKEN_FULL if self.crowded() else TAKEN_NOBODY
+                return TAKEN_NOBODY
             if index == failed and self.endpoints.group != EVERY_GROUP:
                 return TAKEN_AGAIN
             if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
@@ -196,9 +206,9 @@ cdef class Pool:
 
     cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept:
         cdef int index
-        self.endpoints.wanted = wanted
+        self.endpoints.select(wanted, self.endpoints.avoided)
         index = self.acquire_next(now, key, exclude) if turn else self.acquire(now, key, exclude)
-        self.endpoints.wanted = 0
+        self.endpoints.select(0, self.endpoints.avoided)
         return index
 
     cdef int acquire_bound(self, int index, uint64_t now) noexcept:
@@ -218,6 +228,8 @@ cdef class Pool:
             return TAKEN_NOBODY
         if not turn and self.queue is not None and self.queue.somebody():
             return TAKEN_FULL                 # those who wait come first
+        if self.endpoints.selective and self.endpoints.spoken_for(index):
+            return TAKEN_FULL
         if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
             return TAKEN_FULL
         if not self.endpoints.take(index):

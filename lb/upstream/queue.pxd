@@ -5,7 +5,7 @@ many wait and where its first stands, so that who comes next is decided over all
 over all. Whoever gives an endpoint back serves its own first, or rings the bell of the worker whose first comes before.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Source, Timed
 from lb.core.segment cimport Segment
@@ -34,6 +34,7 @@ cdef enum taken:
 cdef class Waiter(Timed):
     cdef PoolQueue queue              # None: it does not wait
     cdef bint tied                    # only one endpoint will do, which has no room: others may pass
+    cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
     cdef uint64_t place               # its key in the order
     cdef uint64_t number              # among equal keys
     cdef uint64_t queued_at
@@ -49,9 +50,20 @@ cdef class Waiter(Timed):
     cdef void move_to(self, object pool) noexcept
 
 
+# What keeps those behind from which endpoints: bits of models, of which an endpoint must have none ready, 0 where all
+# are free, or that nobody may pass.
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #define BARS_ALL UINT64_MAX
+    """
+    const uint64_t BARS_ALL
+
+
 cdef struct tg_waiter:
     uint64_t key
     uint64_t number
+    uint64_t wanted                   # 0 also for one that is tied
     void *waiter
 
 
@@ -73,6 +85,9 @@ cdef class PoolQueue(Source):
     cdef size_t first
     cdef size_t count
     cdef size_t tied                  # of them
+    cdef size_t choosy                # of them: others that want a model
+    cdef uint64_t models              # that they want
+    cdef uint32_t wishes[64]          # how many of them want the model of each bit
     cdef size_t room
     cdef uint64_t numbers
     cdef uint64_t busy_since          # while somebody waits: somebody has at every moment since
@@ -91,6 +106,8 @@ cdef class PoolQueue(Source):
     cdef uint64_t patience_of(self, Waiter waiter) noexcept
     # Whether anybody waits, in any worker, so that nobody may pass.
     cdef bint somebody(self) noexcept
+    # What a newcomer must leave to those who wait, in any worker.
+    cdef uint64_t bars(self) noexcept
     # An endpoint has room again, after `latency` ns of work (0: not known).
     cdef void released(self, uint64_t now, uint64_t latency) noexcept
     # Seconds after which a client that was refused may try again: 1 at least.
@@ -98,11 +115,16 @@ cdef class PoolQueue(Source):
 
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
-    cdef int ahead_elsewhere(self) noexcept
-    cdef size_t first_free(self) noexcept
+    cdef uint64_t own_bars(self) noexcept
+    cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept
+    cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept
+    cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
+    cdef void tally(self, Waiter waiter, int by) noexcept
     cdef void serve_tied(self, uint64_t now) noexcept
     cdef size_t rank(self, uint64_t key, uint64_t number) noexcept
-    cdef double wait_of(self, uint64_t key, uint64_t now) noexcept
+    cdef double wait_of(self, uint64_t key, uint64_t wanted, uint64_t now) noexcept
+    cdef size_t rivals_before(self, uint64_t key, uint64_t rivals) noexcept
+    cdef uint64_t places_of(self, uint64_t wanted, uint64_t *rivals) noexcept
     cdef double service_time(self, uint64_t now) noexcept
     cdef uint64_t count_places(self, uint64_t now) noexcept
     cdef bint overloaded(self, uint64_t now) noexcept

@@ -17,6 +17,10 @@ everybody at the last moment (bufferbloat; Nichols and Jacobson 2012, "Controlli
 waited at every moment of `overload_after`, the queue is standing, not a burst: from then on a request may spend only a
 share of the time that it has in the queue. As many are served as before, since endpoints stay busy, but each of them
 sooner.
+
+Who waits for a model that is not ready everywhere holds up nobody who can go elsewhere. Each may take an endpoint that
+none of those in front could use: so the first of each model stands at the head of a queue of its own, and gets the
+first place that fits.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -26,8 +30,9 @@ from libc.string cimport memmove
 from lb.core.atomics cimport tg_store64_relaxed
 from lb.core.poller cimport NEVER, Poller
 from lb.core.segment cimport (
-    TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_HEAD, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT,
-    TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
+    TG_QUEUE_FIRSTS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD,
+    TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add,
+    tg_bucket, tg_get,
 )
 
 cdef enum:
@@ -37,8 +42,16 @@ cdef enum:
     LOOK_NS = 20_000_000
     SMOOTHING = 32                    # requests over which the mean service time is taken, roughly
     SECOND_NS = 1_000_000_000
+    MODEL_BITS = 6                    # of a word in the segment that says where the first for a model stands
+    LOOK_AHEAD = 4096                 # of those in line, who may be the first of their model
     STALE = 4                         # service times without a word, after which the mean is as good as unknown
 
+
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long x) nogil
+
+
+cdef uint64_t MODEL_MASK = (<uint64_t>1 << MODEL_BITS) - 1
 cdef uint64_t DUE_MASK = (<uint64_t>1 << PRIORITY_SHIFT) - 1
 
 
@@ -55,6 +68,10 @@ cdef class Waiter(Timed):
 
     cdef void move_to(self, object pool) noexcept:
         pass
+
+
+cdef uint64_t wish_of(Waiter waiter) noexcept:
+    return 0 if waiter.tied else waiter.wanted
 
 
 cdef class PoolQueue(Source):
@@ -94,7 +111,11 @@ cdef class PoolQueue(Source):
         self.groups = pool.groups
         self.counted_at = 0
         for i in range(self.count):
+            self.tally(<Waiter>self.line[self.first + i].waiter, -1)
             (<Waiter>self.line[self.first + i].waiter).move_to(pool)
+            self.line[self.first + i].wanted = wish_of(<Waiter>self.line[self.first + i].waiter)
+            self.tally(<Waiter>self.line[self.first + i].waiter, 1)
+        self.publish()
         self.poller.mark(self)
 
     cdef int join(self, Waiter waiter, int priority, uint64_t due, uint64_t now) noexcept:
@@ -114,7 +135,7 @@ cdef class PoolQueue(Source):
             last.turned_away(Q_FULL)
         service = self.service_time(now)
         if service > 0:
-            wait = self.wait_of(key, now)
+            wait = self.wait_of(key, waiter.wanted, now)
             # The deadline is for the answer, the queue's timeout for the wait alone.
             left = <double>(due - now) - service if now < due else 0.0
             if due == NEVER or left > <double>self.timeout:
@@ -163,48 +184,65 @@ cdef class PoolQueue(Source):
             self.poller.mark(self)
 
     cdef unsigned long retry_after(self, uint64_t now) noexcept:
-        cdef double wait = self.wait_of(UINT64_MAX, now) / SECOND_NS
+        cdef double wait = self.wait_of(UINT64_MAX, 0, now) / SECOND_NS
         return <unsigned long>wait + 1 if wait < 3600 else 3600
 
     # Whose turn it is.
 
     cdef void on_flush(self) noexcept:
         cdef uint64_t now = self.poller.now
-        cdef double service = self.service_time(now)
-        cdef Waiter head
-        cdef int endpoint, other
-        cdef size_t at
         cdef bint impatient = self.impatient
         self.impatient = False
         if self.tied:
             self.serve_tied(now)
-        while True:
-            if not impatient:
-                other = self.ahead_elsewhere()
-                if other >= 0:
-                    self.bells.ring(other)
-                    break
-            at = self.first_free()
-            if at == self.count:
-                break
-            head = <Waiter>self.line[self.first + at].waiter
-            if head.wanted_by != NEVER and now + <uint64_t>service > head.wanted_by:
-                tg_add(&self.words[TG_S_TIMEOUTS if now >= head.wanted_by else TG_S_QUEUE_HOPELESS], 1)
-                self.over(head, now)
-                head.turned_away(Q_HOPELESS)
-                continue
-            endpoint = head.take_endpoint(now)
-            if endpoint == TAKEN_FULL:
-                break
-            self.over(head, now)
-            if endpoint >= 0:
-                head.admitted(endpoint)
-            else:
-                head.turned_away(Q_NOBODY)
+        while self.serve_one(now, impatient):
+            pass
         if self.count:
             self.poller.arm(self, now + LOOK_NS)
         else:
             self.poller.disarm(self)
+
+    cdef bint serve_one(self, uint64_t now, bint impatient) noexcept:
+        """The first for whom there is a place, or who waits in vain, leaves the line. False: nobody does."""
+        cdef uint64_t service = <uint64_t>self.service_time(now)
+        cdef uint64_t avoided = 0
+        cdef Waiter waiter
+        cdef int endpoint
+        cdef size_t at
+        for at in range(min(self.count, <size_t>LOOK_AHEAD)):
+            if self.line[self.first + at].wanted & avoided:
+                continue                      # another who wants the same model stands in front
+            waiter = <Waiter>self.line[self.first + at].waiter
+            if waiter.tied:
+                continue
+            if not impatient:
+                avoided = self.bars_before(waiter.place, avoided)
+                if avoided == BARS_ALL:
+                    return False
+                if waiter.wanted & avoided:
+                    continue
+            if waiter.wanted_by != NEVER and now + service > waiter.wanted_by:
+                tg_add(&self.words[TG_S_TIMEOUTS if now >= waiter.wanted_by else TG_S_QUEUE_HOPELESS], 1)
+                self.over(waiter, now)
+                waiter.turned_away(Q_HOPELESS)
+                return True
+            self.endpoints.select(0, avoided)
+            endpoint = waiter.take_endpoint(now)
+            self.endpoints.select(0, 0)
+            if endpoint != TAKEN_FULL:
+                self.over(waiter, now)
+                if endpoint >= 0:
+                    waiter.admitted(endpoint)
+                else:
+                    waiter.turned_away(Q_NOBODY)
+                return True
+            if not waiter.wanted:
+                return False                  # what will not do for one who takes any will do for nobody behind
+            avoided |= waiter.wanted
+            if avoided & self.models == self.models and self.choosy + self.tied == self.count:
+                break                         # the first of every model has had a look
+        self.bars_before(UINT64_MAX, avoided)
+        return False
 
     cdef void serve_tied(self, uint64_t now) noexcept:
         cdef Waiter waiter
@@ -225,14 +263,6 @@ cdef class PoolQueue(Source):
             else:
                 waiter.turned_away(Q_NOBODY)
 
-    cdef size_t first_free(self) noexcept:
-        """The place in line of the first for whom any endpoint will do; `count` where there is none."""
-        cdef size_t at = 0
-        if self.tied:
-            while at < self.count and (<Waiter>self.line[self.first + at].waiter).tied:
-                at += 1
-        return at
-
     cdef void on_timer(self) noexcept:
         # Whoever should have come first may hang: then it is not waited for.
         self.impatient = True
@@ -252,18 +282,43 @@ cdef class PoolQueue(Source):
                 total += self.waiting(worker)
         return total
 
-    cdef int ahead_elsewhere(self) noexcept:
-        """The worker whose first comes before ours; -1 when none does."""
-        cdef size_t at = self.first_free()
-        cdef uint64_t best = self.line[self.first + at].key if at < self.count else UINT64_MAX
-        cdef uint64_t key
-        cdef int worker, found = -1
+    cdef uint64_t own_bars(self) noexcept:
+        return BARS_ALL if self.count > self.tied + self.choosy else self.models
+
+    cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept:
+        """The same of those in another worker who come before `key`."""
+        cdef uint64_t *words = self.segment.series_of(worker, <uint32_t>self.series)
+        cdef uint64_t found = 0, first
+        cdef int i
+        if tg_get(&words[TG_S_QUEUE_HEAD]) < key:
+            return BARS_ALL
+        for i in range(<int>TG_QUEUE_FIRSTS):
+            first = tg_get(&words[TG_S_QUEUE_FIRSTS + i])
+            if first == 0:
+                break
+            if first >> MODEL_BITS < key >> MODEL_BITS:
+                found |= <uint64_t>1 << (first & MODEL_MASK)
+        return found
+
+    cdef uint64_t bars(self) noexcept:
+        cdef uint64_t found = self.own_bars()
+        cdef int worker
         for worker in range(self.workers):
             if worker != self.own and self.waiting(worker):
-                key = tg_get(&self.segment.series_of(worker, <uint32_t>self.series)[TG_S_QUEUE_HEAD])
-                if key < best:
-                    best, found = key, worker
+                found |= self.bars_of(worker, UINT64_MAX)
         return found
+
+    cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept:
+        """Of those in other workers who come before `key`, in addition to `avoided`; they are told to look."""
+        cdef uint64_t bars
+        cdef int worker
+        for worker in range(self.workers):
+            if worker != self.own and self.waiting(worker):
+                bars = self.bars_of(worker, key)
+                if bars & ~avoided:
+                    avoided |= bars
+                    self.bells.ring(worker)
+        return avoided
 
     # When it will be.
 
@@ -285,11 +340,35 @@ cdef class PoolQueue(Source):
                     self.places += self.endpoints.limits[i]
         return self.places
 
-    cdef double wait_of(self, uint64_t key, uint64_t now) noexcept:
-        """Nanoseconds until it is the turn of one with this key; 0 when nothing is known of that."""
-        cdef uint64_t places = self.count_places(now)
-        cdef uint64_t elsewhere = self.waiting_elsewhere()
+    cdef uint64_t places_of(self, uint64_t wanted, uint64_t *rivals) noexcept:
+        """The same of endpoints where the model is ready; and those models that are ready there, too."""
+        cdef uint64_t places = 0, unready
+        cdef int i
+        rivals[0] = 0
+        for i in range(self.endpoints.size):
+            unready = self.endpoints.unready(i)
+            if not unready & wanted and self.endpoints.standing_weight(i):
+                places += self.endpoints.limits[i]
+                rivals[0] |= ~unready
+        return places
+
+    cdef size_t rivals_before(self, uint64_t key, uint64_t rivals) noexcept:
+        """Who comes before one with this key and may take an endpoint from it."""
+        cdef size_t count = 0, at
         cdef size_t before = self.rank(key, UINT64_MAX)
+        if not self.models & ~rivals:
+            return before
+        for at in range(before):
+            if not self.line[self.first + at].wanted or self.line[self.first + at].wanted & rivals:
+                count += 1
+        return count
+
+    cdef double wait_of(self, uint64_t key, uint64_t wanted, uint64_t now) noexcept:
+        """Nanoseconds until it is the turn of one with this key; 0 when nothing is known of that."""
+        cdef uint64_t rivals = UINT64_MAX
+        cdef uint64_t places = self.places_of(wanted, &rivals) if wanted else self.count_places(now)
+        cdef uint64_t elsewhere = self.waiting_elsewhere()
+        cdef size_t before = self.rivals_before(key, rivals)
         cdef double ahead = <double>before
         if places == 0:
             return 0.0
@@ -297,12 +376,27 @@ cdef class PoolQueue(Source):
             # Of those who wait elsewhere, as many as here will be before it.
             if self.count:
                 ahead += <double>elsewhere * <double>before / <double>self.count
-            elif self.ahead_elsewhere() >= 0:
+            elif self.bars():
                 ahead += <double>elsewhere
         return (ahead + 1) * self.service_time(now) / <double>places
 
     cdef bint overloaded(self, uint64_t now) noexcept:
         return now > self.busy_since + self.patience
+
+    def outlook(self, int priority, uint64_t due, uint64_t wanted, uint64_t now):
+        """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of this
+        worker's would be before it, for how many nanoseconds it would wait (0: nothing is known of that), and whether
+        the queue is overloaded."""
+        cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (min(due, now + self.timeout) & DUE_MASK)
+        cdef uint64_t rivals = UINT64_MAX
+        if wanted:
+            self.places_of(wanted, &rivals)
+        return {
+            "waiting": self.waiting_elsewhere() + self.count,
+            "before": self.rivals_before(key, rivals),
+            "wait_ns": self.wait_of(key, wanted, now),
+            "overloaded": self.somebody() and self.overloaded(now),
+        }
 
     # The line: a sorted array. Its length is bounded, and moving some pointers is cheaper than any tree's step; the
     # first goes without moving anybody.
@@ -337,10 +431,25 @@ cdef class PoolQueue(Source):
         memmove(self.line + self.first + at + 1, self.line + self.first + at, (self.count - at) * sizeof(tg_waiter))
         self.line[self.first + at].key = waiter.place
         self.line[self.first + at].number = waiter.number
+        self.line[self.first + at].wanted = wish_of(waiter)
         self.line[self.first + at].waiter = <void *>waiter
         self.count += 1
-        self.tied += waiter.tied
+        self.tally(waiter, 1)
         return 0
+
+    cdef void tally(self, Waiter waiter, int by) noexcept:
+        """One more who waits for an endpoint of its own, or with its model; or one less."""
+        cdef int bit
+        if waiter.tied:
+            self.tied += by
+        elif waiter.wanted:
+            self.choosy += by
+            bit = __builtin_ctzll(waiter.wanted)
+            self.wishes[bit] += by
+            if self.wishes[bit]:
+                self.models |= <uint64_t>1 << bit
+            else:
+                self.models &= ~(<uint64_t>1 << bit)
 
     cdef void take_out(self, size_t at) noexcept:
         self.count -= 1
@@ -356,7 +465,7 @@ cdef class PoolQueue(Source):
         """It waits no more."""
         cdef uint64_t waited = now - waiter.queued_at if now > waiter.queued_at else 0
         self.take_out(self.rank(waiter.place, waiter.number))
-        self.tied -= waiter.tied
+        self.tally(waiter, -1)
         waiter.queue = None
         tg_add(&self.words[TG_S_FINISHED], 1)
         tg_add(&self.words[TG_S_DURATION_SUM_NS], waited)
@@ -365,8 +474,27 @@ cdef class PoolQueue(Source):
         Py_DECREF(waiter)
 
     cdef void publish(self) noexcept:
+        """Where those stand for whom others may have to wait: the first of each model, up to one who takes any."""
+        cdef uint64_t *firsts = &self.words[TG_S_QUEUE_FIRSTS]
+        cdef uint64_t anybody = UINT64_MAX, told = 0
+        cdef int count = 0
+        cdef tg_waiter *one
         cdef size_t at
-        if self.count:
-            at = self.first_free()
-            tg_store64_relaxed(&self.words[TG_S_QUEUE_HEAD],
-                               self.line[self.first + at].key if at < self.count else UINT64_MAX)
+        if self.count == 0:
+            return
+        for at in range(min(self.count, <size_t>LOOK_AHEAD)):
+            if told == self.models and self.choosy + self.tied == self.count:
+                break
+            one = &self.line[self.first + at]
+            if one.wanted & told:
+                continue
+            if one.wanted and count < <int>TG_QUEUE_FIRSTS:
+                tg_store64_relaxed(&firsts[count], one.key & ~MODEL_MASK | <uint64_t>__builtin_ctzll(one.wanted))
+                told |= one.wanted
+                count += 1
+            elif one.wanted or not (<Waiter>one.waiter).tied:
+                anybody = one.key             # or one model too many to be told apart
+                break
+        if count < <int>TG_QUEUE_FIRSTS:
+            tg_store64_relaxed(&firsts[count], 0)
+        tg_store64_relaxed(&self.words[TG_S_QUEUE_HEAD], anybody)
