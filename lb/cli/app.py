@@ -207,6 +207,7 @@ def explain(
     ] = None,
     source: Annotated[str, typer.Option(help="IP address of the client.")] = "127.0.0.1",
     model: Annotated[str, typer.Option(help="The model that a gRPC message names.")] = "",
+    sequence: Annotated[str, typer.Option(help="The id of an open sequence that the request belongs to.")] = "",
     key: Annotated[str | None, typer.Option(help="What to choose by, instead of what the pool's `key` finds.")] = None,
     pool: Annotated[str, typer.Option(help="Which pool, where the route splits.")] = "",
     worker: Annotated[int | None, typer.Option(help="Number of the worker to ask. Default: the first.", min=0)] = None,
@@ -224,7 +225,7 @@ def explain(
 
     headers = [tuple(part.strip() for part in text.partition(":")[::2]) for text in header or []]
     asked = {"method": method, "target": path, "host": host, "headers": headers, "source": source, "model": model}
-    question = {**asked, "key": key, "pool": pool, "worker": worker}
+    question = {**asked, "sequence": sequence, "key": key, "pool": pool, "worker": worker}
     explain_request(client(config, admin, token_file), target, question, as_json)
 
 

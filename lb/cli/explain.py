@@ -40,6 +40,7 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     if route is not None:
         matched = ", ".join(route["matched"]) or "it takes every request"
         yield Text(f"route    {route['name']}: {matched}; no more particular route matches")
+        yield Text(f"tries    {_tries(route)}")
     if "reason" in found:
         yield Text(f"reason   {found['reason']}")
     if pool is None:
@@ -47,14 +48,30 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     yield Text(f"pool     {pool['name']}: {pool['policy']}, as worker {found['worker']} sees it")
     if pool["key"] is not None:
         yield Text(f"key      {pool['key']['value']} ({pool['key']['from']})")
-    if pool["kept"] is not None:
-        kept = pool["kept"]
-        names = f"names {kept['address']}: " if kept["address"] else ""
-        yield Text(f"kept     {kept['by']} {names}{kept['why']}")
+    for step in pool["steps"]:
+        yield Text(f"step     {step}")
     yield Text(f"rule     {pool['rule']}")
     yield _table(pool["endpoints"])
     choice = pool["choice"]
     yield Text(f"choice   {choice['address'] or 'not certain'}: {choice['why']}")
+
+
+def _tries(route: dict[str, Any]) -> str:
+    """What the route says of further tries, in words."""
+    retry, hedge = route["retry"], route["hedge"]
+    words = [
+        "one" if not retry or not retry["attempts"] else f"up to {retry['attempts']} more on {', '.join(retry['on'])}"
+    ]
+    if hedge is not None:
+        after = (
+            f"the {hedge['quantile']:g} quantile of the latency" if hedge["quantile"] else f"{hedge['delay_ms']:g} ms"
+        )
+        words.append(f"a hedge after {after}")
+    if route["timeout_ms"]:
+        words.append(f"{route['timeout_ms']:g} ms for all")
+    if route["priority"] != "normal":
+        words.append(f"priority {route['priority']}")
+    return ", ".join(words)
 
 
 def _table(endpoints: list[dict[str, Any]]) -> Table:
@@ -66,7 +83,11 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
         if e.get("outstanding_cost") is not None:
             limit += f", cost {e['outstanding_cost']:.3g}"
         latency = f"{e['latency_ms']} ms" if e["latency_ms"] else "-"
-        note = e["why_not"] or e["note"] if e["available"] else "takes no requests now"
+        note = e["note"] if e["available"] else e["why_not"]
+        if e["share"] < 1 and e["available"]:
+            note = "; ".join(filter(None, (note, f"gets {e['share']:.0%} of its weight")))
+        if e["standing"] == "probation":
+            note = "; ".join(filter(None, (note, "on probation")))
         score = "-" if e["score"] is None else f"{e['score']:g}"
         row = ("*" if e["best"] else "", e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}")
         table.add_row(*(Text(str(cell)) for cell in (*row, latency, score, note)))

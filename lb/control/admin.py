@@ -63,6 +63,7 @@ class Question(BaseModel):
     headers: list[tuple[str, str]] = []
     source: str = "127.0.0.1"
     model: str = ""
+    sequence: str = ""
     key: str | None = None
     worker: Annotated[int, Field(ge=0)] | None = None
 

@@ -205,7 +205,7 @@ class Master:
             for row in found["pool"]["endpoints"]:
                 status = known.get(row["address"], {})
                 row.update({key: status.get(key, "unknown") for key in ("health", "admin")})
-                row["why_not"] = (status.get("steering") or {}).get("why_not", "")
+                row["why_not"] = (status.get("steering") or {}).get("why_not") or row["why_not"]
         return found
 
     def status(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ between two looks; so each is looked at once, and what remains unexplained says 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.atomics cimport tg_load32, tg_load64_relaxed
 from lb.core.segment cimport (
-    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_PANIC, TG_SHARE_WHOLE, TG_STANDING_EJECTED,
+    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_HELD, TG_SHARE_PANIC, TG_SHARE_WHOLE, TG_STANDING_EJECTED,
     TG_STANDING_MASK, TG_STANDING_PROBATION, tg_endpoint,
 )
 from lb.endpoints.set cimport EndpointSet
@@ -42,7 +42,7 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
     cdef uint32_t standing = tg_load32(&record.standing) & TG_STANDING_MASK if endpoints.shaped else 0
     cdef uint32_t admin = tg_load32(&record.admin), health = tg_load32(&record.health)
     cdef bint panic = held_back & TG_SHARE_PANIC != 0
-    cdef uint32_t kept = min(held_back & ~TG_SHARE_PANIC, <uint32_t>TG_SHARE_WHOLE)
+    cdef uint32_t kept = min(held_back & TG_SHARE_HELD, <uint32_t>TG_SHARE_WHOLE)
     cdef int running = endpoints.running(i), limit = endpoints.limits[i], weight = endpoints.weight(i)
     cdef str why = ""
     if limit and running >= limit:

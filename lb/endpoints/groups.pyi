@@ -4,6 +4,7 @@ from lb.core.segment import Segment
 
 class Groups:
     count: int
+    places: tuple[int, ...]
 
     def __init__(self, segment: Segment, slots: Sequence[int], groups: Sequence[int], keyed: bool) -> None: ...
     def draw_checked(self, key: int) -> int: ...

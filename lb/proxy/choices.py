@@ -14,6 +14,8 @@ from lb.endpoints.candidates import candidates
 ONLY_ONE = "no other endpoint takes requests now"
 LOWEST = "it has the lowest score"
 NOBODY = "no endpoint takes requests now"
+TRIED = "it has just been asked"
+OTHERS = "the choice is made in another priority or zone"
 
 
 @dataclass(slots=True)
@@ -24,23 +26,22 @@ class View:
     best: list[int]
     scores: dict[int, Score]
     candidates: list[Candidate]
+    group: int  # that the choice is made in (lb.endpoints.groups); -1: the endpoints are all of one
+    elsewhere: Container[int]  # the endpoints of the others
 
     @classmethod
     def of(cls, pool: Any, now: int, key: int, exclude: int, wanted: int = 0) -> View:
         """Of a Pool (lb.upstream.pool), with the arguments of a policy's `pick`; `wanted` are bits of models that have
         to be ready. Changes nothing."""
-        endpoints, policy = pool.endpoints, pool.policy
+        endpoints = pool.endpoints
         endpoints.want(wanted)
         try:
-            explained = policy.explain(now, key, exclude)
-            best = explained.best()
-        except Exception as error:  # a plug-in's
-            words = f"the policy failed to explain itself: {type(error).__name__}: {error}"
-            explained, best = Explained(words), []
+            group, explained = _look(pool, now, key, exclude)
         finally:
             endpoints.want(0)
         scores = {one.index: one for one in explained.scores}
-        return cls(explained, best, scores, candidates(endpoints, now, wanted))
+        elsewhere = {i for i, of in enumerate(pool.groups.places) if of != group} if pool.groups is not None else set()
+        return cls(explained, explained.best(), scores, candidates(endpoints, now, wanted), group, elsewhere)
 
     def order(self, chosen: int) -> list[Candidate]:
         """The one that was chosen, then the others from the best on, then those that take nothing."""
@@ -55,12 +56,13 @@ class View:
     def row(self, one: Candidate, exclude: int) -> dict[str, Any]:
         """A candidate in plain types; what does not apply is left out."""
         score = self.scores.get(one.index)
-        tried = one.index == exclude and not one.why_not and score is None
+        tried = one.index == exclude and score is None
         made = {
             "address": one.address,
             "score": None if score is None else round(score.score, 6),
             "note": "" if score is None else score.note,
-            "not": "it has just been asked" if tried else one.why_not,
+            "not": one.why_not
+            or (OTHERS if one.index in self.elsewhere else "it has just been asked" if tried else ""),
             "weight": one.weight,
             "share": round(one.share, 3) if one.share < 1 else None,
             "standing": one.standing if one.standing != "well" else None,
@@ -91,3 +93,29 @@ class View:
         if not self.candidates[index].why_not:
             return explained.rule if len(self.candidates) > 1 else ONLY_ONE
         return "it took requests a moment later"
+
+
+def _look(pool: Any, now: int, key: int, exclude: int) -> tuple[int, Explained]:
+    """What the policy says: of the first group that has somebody for such a request, and which that is; -1: the
+    endpoints are not divided into groups."""
+    if pool.groups is None:
+        return -1, _explained(pool, now, key, exclude)
+    order, _ = pool.groups.next_order(key)
+    try:
+        for group in order:
+            pool.enter(group)
+            explained = _explained(pool, now, key, exclude)
+            if explained.scores or any(pool.endpoints.available(i) for i in range(len(pool.endpoints))):
+                return group, explained
+    finally:
+        pool.enter(-1)
+    return order[0], Explained(explained.rule, [])
+
+
+def _explained(pool: Any, now: int, key: int, exclude: int) -> Explained:
+    try:
+        explained: Explained = pool.policy.explain(now, key, exclude)
+        explained.best()
+    except Exception as error:  # a plug-in's
+        return Explained(f"the policy failed to explain itself: {type(error).__name__}: {error}", [])
+    return explained

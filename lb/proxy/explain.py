@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from lb.balancing.explained import Explained
 from lb.config.match import METHODS
 from lb.config.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
+from lb.config.queue import PRIORITIES
 from lb.core.hashing import hash64_bytes
 from lb.errors import ClientError
-from lb.proxy.explain_kept import kept
+from lb.proxy.explain_pool import Question, explain_pool
 from lb.proxy.normalize import normal_target
 
 
@@ -31,6 +31,7 @@ class Described:
     headers: tuple[tuple[str, str], ...] = ()
     source: str = "127.0.0.1"
     model: str = ""  # what a gRPC message would name
+    sequence: str = ""  # the id of an open sequence that it belongs to
     key: str | None = None  # instead of what the pool's `key` finds
 
     def text(self, target: bytes) -> bytes:
@@ -59,6 +60,7 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
     except ValueError:
         raise ClientError(f"{asked.source!r} is not an IP address") from None
     answer: dict[str, Any] = {"route": None, "pool": None}
+    route: RoutePlan | None = None
     index = _pool_index(tables.plan, asked.pool)
     if asked.listener:
         listener = next((li for li in tables.plan.listeners if li.name == asked.listener), None)
@@ -66,13 +68,19 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
             known = ", ".join(li.name for li in tables.plan.listeners)
             raise ClientError(f"there is no listener {asked.listener!r}; there are {known}")
         if listener.protocol in ("http", "https"):
-            index = _route(tables, listener, asked, str(source), answer)
+            index, route = _route(tables, listener, asked, str(source), answer)
         elif listener.protocol == "tls":
             raise ClientError(f"listener {listener.name} passes TLS through: ask for a pool of its sni_routes instead")
         else:
             index = listener.pool
     if index >= 0:
-        answer["pool"] = _pool(tables.plan.pools[index], tables.pools[index], asked, str(source), now)
+        plan = tables.plan.pools[index]
+        key, hashed = _key(plan, asked, str(source))
+        model, version = _model(asked)
+        question = Question(
+            key, hashed, model, version, asked.sequence, route, lambda kind, name: _value(kind, name, asked)
+        )
+        answer["pool"] = explain_pool(plan, tables.pools[index], question, now)
     return answer
 
 
@@ -85,8 +93,10 @@ def _pool_index(plan: Plan, name: str) -> int:
     raise ClientError(f"there is no pool {name!r}; there are {', '.join(pool.name for pool in plan.pools)}")
 
 
-def _route(tables: Tables, listener: ListenerPlan, asked: Described, source: str, answer: dict[str, Any]) -> int:
-    """Says which route it is; the pool that it leads to, -1 if to none."""
+def _route(
+    tables: Tables, listener: ListenerPlan, asked: Described, source: str, answer: dict[str, Any]
+) -> tuple[int, RoutePlan | None]:
+    """Says which route it is; the pool that it leads to, -1 if to none, and the route."""
     target = asked.target.encode()
     if any(ord(c) < 33 for c in asked.method + asked.target + asked.host) or any(
         c in "\r\n\0" for pair in asked.headers for part in pair for c in part
@@ -96,7 +106,7 @@ def _route(tables: Tables, listener: ListenerPlan, asked: Described, source: str
         normal = normal_target(target, listener.normalize)
         if normal is None:
             answer["reason"] = "the path has no normal form: 400"
-            return -1
+            return -1, None
         target = normal
     host = asked.host.rpartition(":")[0] if asked.host.rpartition(":")[2].isdigit() else asked.host
     try:
@@ -108,21 +118,48 @@ def _route(tables: Tables, listener: ListenerPlan, asked: Described, source: str
         raise ClientError(f"no request: {error}") from None
     if found is None:
         answer["reason"] = "a route matches but for its method: 405" if other_method else "no route matches: 404"
-        return -1
+        return -1, None
     plan = next(route for route in listener.routes if route.name == found.name)
     answer["route"] = {"name": plan.name, "matched": _conditions(plan), "target": target.decode("utf-8", "replace")}
+    answer["route"] |= _tries(plan, tables.plan)
     if plan.answer is not None:
         answer["reason"] = f"the route answers itself: {plan.answer.status}"
-        return -1
+        return -1, plan
     if plan.split is None:
-        return plan.pool
+        return plan.pool, plan
     shares = ", ".join(f"{tables.plan.pools[share.pool].name} {share.weight}" for share in plan.split.shares)
     wanted = _pool_index(tables.plan, asked.pool)
     if wanted in [share.pool for share in plan.split.shares]:
         answer["reason"] = f"the route splits ({shares}); this is the share that was asked for"
-        return wanted
+        return wanted, plan
     answer["reason"] = f"the route splits: {shares}; name one of these pools to see its choice"
-    return -1
+    return -1, plan
+
+
+def _tries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
+    """What the route says of its requests' order, time and further tries."""
+    made: dict[str, Any] = {
+        "priority": PRIORITIES[route.priority],
+        "timeout_ms": route.timeout_ns / 1e6 or None,
+        "retry": None,
+        "hedge": None,
+    }
+    if route.retry is not None:
+        made["retry"] = {
+            "attempts": route.retry.attempts,
+            "on": list(route.retry.on),
+            "per_try_timeout_ms": route.retry.per_try_timeout_ns / 1e6 or None,
+            "budget_percent": route.retry.budget_percent,
+        }
+    elif route.pool >= 0:
+        made["retry"] = {"attempts": plan.pools[route.pool].retries, "on": ["connect", "reset"]}
+    if route.hedge is not None:
+        made["hedge"] = {
+            "quantile": route.hedge.per_mille / 1000 or None,
+            "delay_ms": route.hedge.delay_ns / 1e6,
+            "budget_percent": route.hedge.budget_percent,
+        }
+    return made
 
 
 def _conditions(route: RoutePlan) -> list[str]:
@@ -139,104 +176,6 @@ def _conditions(route: RoutePlan) -> list[str]:
         negation = "not " if condition.invert else ""
         words.append(" ".join(filter(None, (negation + condition.what, condition.name, condition.how, value))))
     return words
-
-
-def _pool(plan: PoolPlan, pool: Any, asked: Described, source: str, now: int) -> dict[str, Any]:
-    found, hashed = _key(plan, asked, source)
-    endpoints = pool.endpoints
-    group, explained = _choose(pool, hashed, now)
-    best = explained.best()
-    stays = kept(plan, pool, lambda kind, name: _value(kind, name, asked), now)
-    taken = stays is not None and stays["taken"]
-    if stays is not None and taken:
-        best = [i for i, endpoint in enumerate(plan.endpoints) if endpoint.address == stays["address"]]
-    scores = {one.index: one for one in explained.scores}
-    rows = []
-    for i, endpoint in enumerate(plan.endpoints):
-        score = scores.get(i)
-        rows.append(
-            {
-                "address": endpoint.address,
-                "priority": endpoint.priority,
-                "zone": endpoint.zone or None,
-                "available": bool(endpoints.available(i)),
-                "weight": endpoints.weight(i),
-                "in_flight": endpoints.inflight(i),
-                "outstanding_cost": None if plan.cost is None else endpoints.load(i),
-                "max_in_flight": endpoint.max_in_flight or None,
-                "latency_ms": round(endpoints.latency(i) / 1e6, 3) or None,
-                "score": None if score is None else round(score.score, 6),
-                "note": _elsewhere(plan, pool.groups, i, group) if score is None else score.note,
-                "best": i in best,
-            }
-        )
-    return {
-        "name": plan.name,
-        "policy": plan.policy.type,
-        "key": found,
-        "kept": stays,
-        "rule": explained.rule,
-        "endpoints": rows,
-        "choice": (
-            {"address": stays["address"], "why": f"its {stays['by']} names it"}
-            if stays is not None and taken
-            else _choice(plan, best, explained)
-        ),
-    }
-
-
-def _choose(pool: Any, key: int, now: int) -> tuple[int, Explained]:
-    """What the policy says: of the first group that has somebody for such a request, and which that is; -1: the
-    endpoints are not divided into groups."""
-    if pool.groups is None:
-        return -1, _explained(pool, key, now)
-    order, _ = pool.groups.next_order(key)
-    try:
-        for group in order:
-            pool.enter(group)
-            explained = _explained(pool, key, now)
-            if explained.scores or any(pool.endpoints.available(i) for i in range(len(pool.endpoints))):
-                return group, explained
-    finally:
-        pool.enter(-1)
-    return order[0], Explained(explained.rule, [])
-
-
-def _explained(pool: Any, key: int, now: int) -> Explained:
-    pool.endpoints.expect(1.0)
-    try:
-        explained: Explained = pool.policy.explain(now, key, -1)
-        explained.best()
-    except Exception as error:  # a plug-in's
-        return Explained(f"the policy failed to explain itself: {type(error).__name__}: {error}", [])
-    return explained
-
-
-def _elsewhere(plan: PoolPlan, groups: Any, i: int, group: int) -> str:
-    """Why the endpoint at place `i` is not looked at where the choice is among another group than its own."""
-    if groups is None or plan.groups[i] == group:
-        return ""
-    mine = plan.groups[i]
-    place = f"priority {plan.endpoints[i].priority}"
-    if mine // 2 == group // 2:
-        place = "another zone" if mine % 2 else "the own zone"
-    return f"{place}: {groups.share_of(mine) / 10:g} % of the requests, not this one"
-
-
-def _choice(plan: PoolPlan, best: list[int], explained: Explained) -> dict[str, Any]:
-    """The endpoint, if there is only one that it can be, and why."""
-    names = [plan.endpoints[i].address for i in best]
-    if not names:
-        why = "no endpoint takes requests now" if not explained.scores else explained.rule
-        return {"address": None, "why": why}
-    if len(explained.scores) == 1:
-        place = " of its priority and zone" if plan.groups else ""
-        return {"address": names[0], "why": f"no other endpoint{place} takes requests now"}
-    if explained.by_chance:
-        return {"address": None, "why": f"by chance; of those that are drawn the best is taken, at best {names[0]}"}
-    if len(names) > 1:
-        return {"address": None, "why": f"{len(names)} are equally good: whose turn it is"}
-    return {"address": names[0], "why": "it has the lowest score"}
 
 
 def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] | None, int]:
@@ -276,9 +215,17 @@ def _value(kind: str, name: str, asked: Described) -> str | None:
     if kind == "query":
         return _pair(asked.target.partition("?")[2], "&", name)
     if kind == "model":
-        parts = asked.target.partition("?")[0].split("/")
-        return asked.model or (parts[3] if parts[1:3] == ["v2", "models"] and len(parts) > 3 else None)
+        return _model(asked)[0] or None
     return None
+
+
+def _model(asked: Described) -> tuple[str, str]:
+    """The model that the request names, and its version; "" for none."""
+    parts = asked.target.partition("?")[0].split("/")
+    if parts[1:3] != ["v2", "models"] or len(parts) < 4:
+        return asked.model, ""
+    version = parts[5] if len(parts) > 5 and parts[4] == "versions" else ""
+    return asked.model or parts[3], version
 
 
 def _pair(text: str, separator: str, name: str) -> str | None:

@@ -78,6 +78,25 @@ cdef class Sequences:
         self.pins.drop(key)
         self.pins.count_lost()
 
+    def place_of(self, bytes model, bytes version, bytes id, uint64_t now):
+        """Where a further request of the sequence `id` (digits, where it is a number) would go: ("here" | "leaving",
+        address), or ("unknown" | "lost", ""). For people: changes nothing."""
+        cdef uint64_t key = self.key_of(<const char *> model, <size_t> len(model), <const char *> version,
+                                        <size_t> len(version), <const char *> id, <size_t> len(id))
+        cdef int slot = self.pins.look(key, now)
+        cdef int found
+        if slot == PIN_NONE:
+            return "unknown", ""
+        if slot >= 0:
+            found = self.index_of(<uint32_t> slot)
+            if found >= 0 and self.serves(found):
+                return "here", self.endpoints.addresses[found]
+            if found < 0 and self.leaving is not None:
+                found = self.leaving.index_of(<uint32_t> slot)
+                if found >= 0 and self.leaving.serves(found):
+                    return "leaving", self.leaving.endpoints.addresses[found]
+        return "lost", ""
+
     cdef int index_of(self, uint32_t slot) noexcept nogil:
         cdef int i
         for i in range(self.endpoints.size):

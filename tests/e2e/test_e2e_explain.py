@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -77,7 +78,10 @@ async def test_the_choice_by_a_key_is_the_one_that_is_made(start: Start, endpoin
         answer = await ask_once(port, request("GET", "/v2/x", **{"Host": "a.test", **fields}))
         choice = found["pool"]["choice"]
         assert (choice["address"], choice["why"]) == (answer.headers["x-tidegate-endpoint"], "it has the lowest score")
-        assert found["route"] == {"name": "tenants", "matched": ["host a.test", "path prefix /v2/"], "target": "/v2/x"}
+        assert found["route"] == {
+            "name": "tenants", "matched": ["host a.test", "path prefix /v2/"], "target": "/v2/x", "priority": "normal",
+            "timeout_ms": None, "retry": {"attempts": 1, "on": ["connect", "reset"]}, "hedge": None,
+        }  # fmt: skip
         place = "header x-session" if session else "source, since there is no header x-session"
         assert found["pool"]["key"] == {"from": place, "value": session or "127.0.0.1"}
         chosen.add(choice["address"])
@@ -107,7 +111,8 @@ async def test_candidates_show_why_they_are_none(start: Start, endpoint: Callabl
     text = (await asyncio.to_thread(tidegate, daemon, "explain", "web", "/p", "-X", "POST")).stdout
     assert "route    posts: path exact /p, method POST; no more particular route matches" in text
     assert f"choice   {idle.address}: it has the lowest score" in text
-    assert "takes no requests now" in text
+    assert re.search(rf"{re.escape(third.address)} .* draining", text)
+    assert "tries    up to 1 more on connect, reset" in text
     waiting.cancel()
 
 

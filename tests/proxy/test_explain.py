@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
-from datapath import Site
+from datapath import SECOND, Site, settle
+from oip_site import ModelServer, plain
+from oip_site import ask as ask_model
+from routing_site import routing_gate
+from test_queue import QUEUE, Held, hold, waiting
+from test_queue import ask as ask_held
 
-from lb.config.plan import PolicyPlan
+from lb.config.plan import OutlierPlan, PolicyPlan, SequencePlan
+from lb.endpoints.standing import Standings
 from lb.errors import ClientError
 from lb.proxy.explain import Described
 
@@ -88,3 +95,122 @@ async def test_what_cannot_be_asked(site: Site, asked: Described, problem: str) 
     gate = await site.gate([await site.endpoint(named)])
     with pytest.raises(ClientError, match=problem):
         gate.proxy.explain(asked)
+
+
+def choice_of(found: dict[str, Any]) -> tuple[str | None, str]:
+    return found["choice"]["address"], found["choice"]["why"]
+
+
+async def test_models_and_sequences(site: Site) -> None:
+    addresses = [await site.model(ModelServer()) for _ in range(3)]
+    settings = {"protocol": "oip", "models": ("a", "b"), "sequence": SequencePlan(SECOND * 60, SECOND * 60)}
+    gate = await site.gate(addresses, pool=settings)
+    for slot, unready in enumerate((0b01, 0b10, 0b11)):
+        gate.segment.set_models_unready(slot, unready)
+
+    def explain(**asked: str) -> dict[str, Any]:
+        found: dict[str, Any] = gate.proxy.explain(Described("web", **asked))["pool"]
+        return found
+
+    found = explain(target="/v2/models/a/infer")
+    assert choice_of(found) == (addresses[1], "no other endpoint takes requests now")
+    assert found["steps"] == ["model a: ready at 1 of 3 endpoints"]
+    not_ready = "the model is not ready there"
+    assert [row["why_not"] for row in found["endpoints"]] == [not_ready, "", not_ready]
+    assert explain(model="x")["steps"] == ["model x: nothing is known of where it is ready"]
+    gate.segment.set_models_unready(1, 0b11)
+    assert choice_of(explain(model="a")) == (None, "503: the model is ready nowhere")
+
+    gate.segment.set_models_unready(1, 0b10)
+    path = "/v2/models/a/versions/7/infer"
+    answer = await ask_model(gate, plain(parameters={"sequence_id": 5, "sequence_start": True}), path=path)
+    assert answer.status == 200
+    gate.segment.set_models_unready(0, 0)
+    found = explain(target=path, sequence="5")
+    assert found["steps"][0] == f"sequence: it is open at {addresses[1]}"
+    assert choice_of(found) == (addresses[1], "it has the sequence's state")
+    assert "sequence_start" in choice_of(explain(target=path, sequence="6"))[1]
+    assert "sequence_start" in choice_of(explain(target="/v2/models/a/infer", sequence="5"))[1]
+    gate.segment.set_health(1, False, 1)
+    for _ in range(2):  # asking does not lose it
+        assert choice_of(explain(target=path, sequence="5")) == (None, "409: the sequence has to begin anew")
+    gate.segment.set_health(1, True, 2)
+    answer = await ask_model(gate, plain(parameters={"sequence_id": 5}), path=path)
+    assert answer.status == 200
+
+
+async def test_a_pool_that_keeps_no_sequences(site: Site) -> None:
+    gate = await site.gate([await site.endpoint(named)])
+    found = gate.proxy.explain(Described("web", sequence="5"))["pool"]
+    assert found["steps"] == ["sequence: the pool keeps none together, so it is as good as any request"]
+    assert found["choice"]["why"] == "no other endpoint takes requests now"
+
+
+async def test_ejection_probation_shares_and_panic(site: Site) -> None:
+    addresses = [await site.endpoint(named) for _ in range(4)]
+    outlier = OutlierPlan(5, 5, 4, 1)
+    gate = await site.gate(addresses, pool={"shaped": True, "outlier": outlier})
+    standings = Standings(gate.segment, [0, 1, 2, 3])
+    for slot in (0, 1):
+        assert standings.eject_checked(slot, 1, 4)
+    assert standings.begin_probation(1, 1)
+    standings.hold_back(2, 700, False)
+    standings.hold_back(3, 1000, False)
+    gate.proxy.pools[0].endpoints.acquire_checked(1)
+    found = gate.proxy.explain(Described("web"))["pool"]
+    rows = found["endpoints"]
+    assert [row["why_not"] for row in rows] == [
+        "ejected for its answers", "on probation, with its 1 in flight", "",
+        "others come before it: its share is held back",
+    ]  # fmt: skip
+    assert [(row["standing"], row["share"]) for row in rows] == [
+        ("ejected", 1), ("probation", 1), ("well", 0.3), ("well", 0),
+    ]  # fmt: skip
+    assert choice_of(found) == (addresses[2], "no other endpoint takes requests now")
+    for slot in range(4):
+        standings.hold_back(slot, 0, True)
+    found = gate.proxy.explain(Described("web"))["pool"]
+    assert all(row["available"] for row in found["endpoints"])
+    assert found["steps"] == ["panic: too few endpoints are healthy, so health and ejection have no say"]
+    gate.proxy.pools[0].endpoints.release_checked(1)
+
+
+async def test_what_the_queue_would_make_of_it(site: Site) -> None:
+    endpoint = Held()
+    gate = await site.gate([await site.endpoint(endpoint)], cap=1, pool={"queue": QUEUE})
+
+    def explain() -> dict[str, Any]:
+        found: dict[str, Any] = gate.proxy.explain(Described("web"))["pool"]
+        return found
+
+    assert not explain()["queue"]["would_wait"]
+    first = await hold(gate, endpoint)
+    await asyncio.sleep(0.05)
+    endpoint.answer()
+    await first  # so a request takes 50 ms
+    first = await hold(gate, endpoint, "/again")
+    found = explain()
+    assert (found["queue"]["would_wait"], found["queue"]["waiting"], found["queue"]["before"]) == (True, 0, 0)
+    alone = found["queue"]["expected_wait_ms"]
+    assert alone > 0
+    assert choice_of(found) == (None, "all that take requests have as many as they may: it would wait for its turn")
+    second = asyncio.create_task(ask_held(gate, "/second"))
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    found = explain()
+    assert (found["queue"]["waiting"], found["queue"]["before"]) == (1, 1)
+    assert found["queue"]["expected_wait_ms"] == pytest.approx(2 * alone)
+    assert found["steps"][0] == "queue: 1 wait, 1 of them in front of it in this worker"
+    endpoint.answer(2)
+    await asyncio.gather(first, second)
+
+
+async def test_what_the_route_says_of_further_tries(site: Site) -> None:
+    retry = {"attempts": 2, "on": ["connect", "5xx"], "per_try_timeout": "200ms", "budget": 20}
+    routes = [{"pool": "app", "retry": retry, "hedge": {"after": "p95"}, "timeout": "2s", "priority": "high"}]
+    gate = await routing_gate(site, routes, {"app": [await site.endpoint(named)]})
+    route = gate.proxy.explain(Described("web"))["route"]
+    assert (route["priority"], route["timeout_ms"]) == ("high", 2000)
+    assert route["retry"] == {
+        "attempts": 2, "on": ["connect", "5xx"], "per_try_timeout_ms": 200, "budget_percent": 20,
+    }  # fmt: skip
+    assert route["hedge"]["quantile"] == 0.95
