@@ -83,7 +83,7 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
         if e.get("outstanding_cost") is not None:
             limit += f", cost {e['outstanding_cost']:.3g}"
         latency = f"{e['latency_ms']} ms" if e["latency_ms"] else "-"
-        note = e["note"] if e["available"] else e["why_not"]
+        note = e["why_not"] or e["note"]
         if e["share"] < 1 and e["available"]:
             note = "; ".join(filter(None, (note, f"gets {e['share']:.0%} of its weight")))
         if e["standing"] == "probation":
