@@ -227,7 +227,8 @@ cdef class Http2Exchange(TryingExchange):
         if scan.complete or not self.pool.endpoints.size:
             return False
         if inference:
-            self.learning = costs.learns and self.idempotent      # a stream's time says nothing of one request
+            # A stream's time says nothing of one request.
+            self.learning = costs.learns and scan.target_length == INFER_PATH_LENGTH
             return costs.learns or costs.unit == UNIT_BATCH or self.units == 0
         return self.grpc and costs.unit == UNIT_BYTES and self.units == 0
 
