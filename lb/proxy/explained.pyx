@@ -12,7 +12,7 @@ from lb.proxy.exchange cimport X_QUEUED, Exchange
 from lb.proxy.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport set_explanation, tg_access
 from lb.upstream.pool cimport Pool
-from lb.upstream.queue cimport Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT
+from lb.upstream.queue cimport BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT
 
 from lb.proxy.choices import NOBODY, View
 from lb.proxy.explanation import HEADER_BYTES, LOG_BYTES, Explanation
@@ -49,14 +49,22 @@ cdef bint has_room(Exchange exchange) noexcept:
 
 cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept:
     cdef Pool pool = exchange.pool
-    if turn and not has_room(exchange):
-        return
-    if not turn and pool.queue is not None and pool.queue.somebody():
-        return                                # nothing is chosen: it has to stand in line
+    cdef uint64_t avoided = pool.endpoints.avoided, bars = avoided
     try:
-        explanation_of(exchange).look(View.of(pool, now, exchange.key, exclude, exchange.wanted), exclude)
+        explanation = explanation_of(exchange)
+        explanation.view = None               # of a choice that fell on nobody
+        if turn and not has_room(exchange):
+            return
+        if not turn and pool.queue is not None and pool.queue.somebody():
+            bars = pool.queue.bars()
+            if bars == BARS_ALL or bars & exchange.wanted:
+                return                        # nothing is chosen: it has to stand in line
+        pool.endpoints.select(0, bars)
+        explanation.look(View.of(pool, now, exchange.key, exclude, exchange.wanted), exclude)
     except Exception:
         log.exception("a choice could not be explained")
+    finally:
+        pool.endpoints.select(0, avoided)
 
 
 cdef void after_choice(Exchange exchange, uint64_t now, int found, bint hedge) noexcept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 from collections.abc import AsyncIterator
@@ -15,10 +16,12 @@ from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
 from oip_site import ModelServer, ask, echo, plain
 from test_queue import QUEUE, line, waiting
 
+from lb.config.sampling import ExplainPlan
 from lb.core.segment import Segment
 from lb.proxy.proxy import Proxy
 
 MODELS = ("a", "b", "d")
+ASKED = ExplainPlan(0, ("127.0.0.1",))
 PATIENT = replace(QUEUE, timeout_ns=120 * SECOND)
 POOL = {"protocol": "oip", "models": MODELS, "queue": PATIENT}
 ROUTES = (replace(ROUTE, name="high", series=3, host="high", priority=0), replace(ROUTE, name="rest"))
@@ -54,7 +57,7 @@ async def site_of(site: Site, masks: list[int], **settings: Any) -> tuple[Gate, 
     """A gate to endpoints that lack the models of `masks`, one request at a time each."""
     servers = [One() for _ in masks]
     addresses = [await site.model(server) for server in servers]
-    gate = await site.gate(addresses, cap=1, pool=POOL, listener={"routes": ROUTES}, **settings)
+    gate = await site.gate(addresses, cap=1, pool=POOL, listener={"routes": ROUTES, "explain": ASKED}, **settings)
     for slot, mask in enumerate(masks):
         gate.segment.set_models_unready(slot, mask)
     return gate, servers
@@ -103,6 +106,27 @@ async def test_who_waits_for_a_model_holds_up_nobody_else(site: Site) -> None:
         await has(first, name)
     first.answer()
     assert [(await task).status for task in tasks] == [200] * 7
+
+
+async def test_who_passes_is_explained_as_well(site: Site) -> None:
+    gate, (first, second) = await site_of(site, [unready("b"), unready("a")])
+    tasks = [send(gate, "a1", "a")]
+    await has(first, "a1")
+    tasks.append(await joins(gate, "a2", "a"))
+    asks = {"X-Tidegate-Explain": "1"}
+    passing = asyncio.create_task(ask(gate, plain(id="b1"), path="/v2/models/b/infer", headers=asks))
+    await has(second, "b1")
+    second.answer()
+    (choice,) = json.loads((await passing).headers["x-tidegate-explain"])["choices"]
+    full, taken = gate.plan.pools[0].endpoints
+    assert (choice["endpoint"], choice["why"]) == (taken.address, "no other endpoint takes requests now")
+    assert choice["steps"] == ["model b: only where it is ready"]
+    assert choice["candidates"][1]["not"] == "it has its 1 requests in flight"
+    assert choice["candidates"][1]["address"] == full.address
+    first.answer()
+    await has(first, "a2")
+    first.answer()
+    await asyncio.gather(*tasks)
 
 
 async def test_an_endpoint_that_the_first_can_use_is_kept_for_it(site: Site) -> None:
