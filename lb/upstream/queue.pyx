@@ -309,9 +309,18 @@ cdef class PoolQueue(Source):
         return found
 
     cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept:
-        """Of those in other workers who come before `key`, in addition to `avoided`; they are told to look."""
-        cdef uint64_t bars
-        cdef int worker
+        """Of those in other workers who come before `key`, in addition to `avoided`; they are told to look, but of
+        those who take any endpoint only the first."""
+        cdef uint64_t bars, head, best = key
+        cdef int worker, first = -1
+        for worker in range(self.workers):
+            if worker != self.own and self.waiting(worker):
+                head = tg_get(&self.segment.series_of(worker, <uint32_t>self.series)[TG_S_QUEUE_HEAD])
+                if head < best:
+                    best, first = head, worker
+        if first >= 0:
+            self.bells.ring(first)
+            return BARS_ALL
         for worker in range(self.workers):
             if worker != self.own and self.waiting(worker):
                 bars = self.bars_of(worker, key)
