@@ -31,6 +31,7 @@ LINKS = {
     "lb.core.hashing": ["libsodium"],
     "lb.core.regex": ["re2"],
     "lb.core.certificate": ["openssl"],
+    "lb.core.revocation": ["openssl"],
     "lb.core.tls": ["openssl"],
     "lb.core.tls_context": ["openssl"],
     "lb.core.tls_peer": ["openssl"],

@@ -11,6 +11,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DAY = datetime.timedelta(days=1)
@@ -94,6 +95,47 @@ class Authority:
             ),
         )
 
+    def revoke(self, *pairs: Pair, days: float = 1) -> bytes:
+        """A revocation list with `pairs`, due for a newer one in `days`; PEM."""
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._name)
+            .last_update(now - 10 * DAY)
+            .next_update(now + days * DAY)
+        )
+        for pair in pairs:
+            revoked = x509.RevokedCertificateBuilder().serial_number(_certificate(pair).serial_number)
+            builder = builder.add_revoked_certificate(revoked.revocation_date(now - DAY).build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def staple(
+        self,
+        pair: Pair,
+        status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
+        *,
+        start: float = -10,
+        days: float = 1,
+        algorithm: hashes.HashAlgorithm | None = None,
+        signer: Authority | None = None,
+    ) -> bytes:
+        """An OCSP response about a certificate, valid from `start` days from now until `days` from now; DER."""
+        now = datetime.datetime.now(datetime.UTC)
+        revoked = status == ocsp.OCSPCertStatus.REVOKED
+        builder = ocsp.OCSPResponseBuilder().add_response(
+            cert=_certificate(pair),
+            issuer=self._certificate,
+            algorithm=algorithm or hashes.SHA1(),
+            cert_status=status,
+            this_update=now + start * DAY,
+            next_update=now + days * DAY,
+            revocation_time=now - DAY if revoked else None,
+            revocation_reason=None,
+        )
+        by = signer or self
+        builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, by._certificate)
+        return builder.sign(by._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
     def client_context(self) -> ssl.SSLContext:
         """A client that trusts this authority and nobody else."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -109,6 +151,10 @@ def server_context(pair: Pair, folder: Path, client_authority: Authority | None 
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=client_authority.pem.decode())
     return context
+
+
+def _certificate(pair: Pair) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(pair.chain)
 
 
 def _general(name: str) -> x509.GeneralName:

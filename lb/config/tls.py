@@ -32,6 +32,11 @@ class CertificateConfig(Model):
     """File with the certificate and the intermediate ones behind it, in PEM."""
     key: FilePath
     """File with the private key, in PEM and without a passphrase. It may be the same file."""
+    ocsp_file: FilePath | None = None
+    """File with an OCSP response for the certificate, in DER (as HAProxy's `.ocsp` and nginx's `ssl_stapling_file`). It
+    is given to clients that ask (stapling), until it is due for a newer one; whatever fetches that replaces the file.
+    The issuer has to stand second in `cert`. A response that is about another certificate, wrongly signed or not good
+    is an error; one that is too old is left out, and said so in log and status."""
     names: list[HostPattern] = []
     """Server names that get this certificate: exact, or `*.example.org` for any one label below. An exact name goes
     before a wildcard, and of equal ones the certificate that stands first has it. Default: the DNS names in the
@@ -59,6 +64,10 @@ class TlsConfig(Model):
     format); a field of that name from a client is always removed."""
     client_ca: FilePath | None = None
     """File with the authorities of the clients' certificates, in PEM. Needed by `client_auth`."""
+    crl_file: FilePath | None = None
+    """File with revocation lists (CRLs) of `client_ca`'s authorities, in PEM: certificates in them are refused, also to
+    clients that resume a session. Each authority up to the one that is trusted needs a list, and one that is past its
+    next update refuses all. The file is read again when it changes."""
     handshake_timeout: Duration = Field(default=10 * SECOND, ge=100 * MILLISECOND)
     """Longest time from a connection to the end of its handshake; then it is closed."""
 
@@ -68,6 +77,10 @@ class PoolTlsConfig(Model):
 
     ca_file: FilePath | None = None
     """File with the authorities that are trusted, in PEM. Default: those of the system."""
+    crl_file: FilePath | None = None
+    """File with revocation lists (CRLs) of these authorities, in PEM: endpoints with a certificate in them are refused.
+    Each authority up to the one that is trusted needs a list, and one that is past its next update refuses all. Health
+    checks do not look at it."""
     server_name: HostPattern | None = None
     """Name that is asked for (SNI) and that the certificates must be for. Default: the host name of each endpoint as it
     is written, or its IP address. Needed for endpoints on Unix sockets."""
@@ -84,11 +97,12 @@ class PoolTlsConfig(Model):
 
 @dataclass(frozen=True, slots=True)
 class TlsFile:
-    """A file that a TLS section names, or the key of a cookie; `key_of` is the certificate's file where it is a key."""
+    """A file that a TLS section names, or the key of a cookie; `key_of` is the certificate's file where it is a key, or
+    a response about it."""
 
     where: str
     path: Path
-    kind: Literal["certificate", "key", "authorities", "secret"]
+    kind: Literal["certificate", "key", "authorities", "secret", "staple", "revocations"]
     key_of: Path | None = None
     served: bool = False  # a listener's, so that it needs a name
     default: bool = False  # the listener's first
@@ -105,8 +119,12 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
             place = f"{where}.certificates[{i}]"
             yield TlsFile(f"{place}.cert", one.cert, "certificate", None, True, i == 0, bool(one.names))
             yield TlsFile(f"{place}.key", one.key, "key", one.cert)
+            if one.ocsp_file is not None:
+                yield TlsFile(f"{place}.ocsp_file", one.ocsp_file, "staple", one.cert)
         if listener.tls.client_ca is not None and listener.tls.client_auth != "none":
             yield TlsFile(f"{where}.client_ca", listener.tls.client_ca, "authorities")
+            if listener.tls.crl_file is not None:
+                yield TlsFile(f"{where}.crl_file", listener.tls.crl_file, "revocations")
     for name, pool in config.pools.items():
         if pool.tls is not None:
             yield from _files_towards(f"pools.{name}.tls", pool.tls)
@@ -119,6 +137,8 @@ def tls_files(config: Config) -> Iterator[TlsFile]:
 def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
     if tls.ca_file is not None:
         yield TlsFile(f"{where}.ca_file", tls.ca_file, "authorities")
+    if tls.crl_file is not None:
+        yield TlsFile(f"{where}.crl_file", tls.crl_file, "revocations")
     if tls.cert is not None and tls.key is not None:
         yield TlsFile(f"{where}.cert", tls.cert, "certificate")
         yield TlsFile(f"{where}.key", tls.key, "key", tls.cert)
@@ -130,6 +150,7 @@ class Material:
 
     files: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
     names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # in the certificate of a file
+    staples: Mapping[Path, int] = field(default_factory=dict)  # OCSP responses: until when, in Unix seconds
 
 
 NOTHING = Material()
@@ -147,6 +168,8 @@ def tls_plan(protocol: str, tls: TlsConfig, http2: bool, material: Material) -> 
                 names=tuple(one.names) or material.names[one.cert],
                 chain=material.files[one.cert],
                 key=material.files[one.key],
+                staple=material.files[one.ocsp_file] if one.ocsp_file is not None else b"",
+                staple_until=material.staples[one.ocsp_file] if one.ocsp_file is not None else 0,
             )
             for one in tls.certificates
         ),
@@ -156,6 +179,7 @@ def tls_plan(protocol: str, tls: TlsConfig, http2: bool, material: Material) -> 
         client_auth=tls.client_auth,
         client_ca=material.files[tls.client_ca] if tls.client_ca is not None and asks else b"",
         handshake_timeout_ns=tls.handshake_timeout,
+        crl=material.files[tls.crl_file] if tls.crl_file is not None and asks else b"",
     )
 
 
@@ -169,4 +193,5 @@ def pool_tls_plan(protocol: str, tls: PoolTlsConfig, material: Material) -> Pool
         min_version=tls.min_version,
         alpn=_POOL_ALPN.get(protocol, ()),
         verify=not tls.insecure_skip_verify,
+        crl=material.files[tls.crl_file] if tls.crl_file is not None else b"",
     )

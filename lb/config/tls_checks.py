@@ -34,6 +34,8 @@ def _listener(path: str, protocol: str, tls: TlsConfig) -> Iterator[tuple[str, s
         yield f"{path}.client_ca", "has no effect without client_auth: optional or required"
     if tls.client_auth != "none" and tls.client_ca is None:
         yield f"{path}.client_ca", f"is required for client_auth: {tls.client_auth}"
+    if tls.client_auth == "none" and tls.crl_file is not None:
+        yield f"{path}.crl_file", "has no effect without client_auth: optional or required"
     if tls.ciphers and tls.min_version == "tls1.3":
         yield f"{path}.ciphers", "has no effect with min_version: tls1.3, whose suites are fixed"
     if protocol == "https":
@@ -54,6 +56,8 @@ def _towards(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[
         yield f"{path}.server_name", "is one name; a wildcard cannot be asked for"
     if tls.insecure_skip_verify and tls.ca_file is not None:
         yield f"{path}.ca_file", "has no effect with insecure_skip_verify: true"
+    if tls.insecure_skip_verify and tls.crl_file is not None:
+        yield f"{path}.crl_file", "has no effect with insecure_skip_verify: true"
     if pool.protocol == "udp":
         yield path, "not for protocol udp"
     if pool.serve is not None:
@@ -72,6 +76,8 @@ def _checks(path: str, pool: PoolConfig, health: HealthConfig) -> Iterator[tuple
     where, tls = (f"{path}.tls", pool.tls) if health.tls is None else (f"{path}.health.tls", health.tls)
     if health.tls is not None:
         yield from _towards(where, pool, health.tls)
+        if health.tls.crl_file is not None:
+            yield f"{where}.crl_file", "health checks do not look at revocation lists; requests do, by the pool's tls"
     if tls is not None and health.type in ("grpc", "oip") and tls.insecure_skip_verify:
         yield (
             f"{where}.insecure_skip_verify",

@@ -16,6 +16,8 @@ class CertificatePlan:
     names: tuple[str, ...]  # server names it is for, "*.example.org" = one label below
     chain: bytes = field(repr=False)
     key: bytes = field(repr=False)
+    staple: bytes = field(default=b"", repr=False)  # an OCSP response, DER; b"" = none
+    staple_until: int = 0  # Unix seconds until which it is good
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class TlsPlan:
     client_auth: str  # none | optional | required
     client_ca: bytes
     handshake_timeout_ns: int
+    crl: bytes = field(default=b"", repr=False)  # of clients' certificates, PEM; b"" = none
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,4 @@ class PoolTlsPlan:
     min_version: str
     alpn: tuple[str, ...]
     verify: bool
+    crl: bytes = field(default=b"", repr=False)  # PEM; b"" = none

@@ -18,7 +18,7 @@ from typing import Any
 from lb.clock import Clock
 from lb.config.schema import Config
 from lb.config.tls import tls_files
-from lb.control.certificates import TlsFiles, say_state, warn
+from lb.control.certificates import TlsFiles, say_staple, say_state, warn
 from lb.control.configuration import Loaded
 from lb.control.publisher import Publisher
 from lb.control.tickets import TicketRing
@@ -42,6 +42,7 @@ class CertificateWatch:
         self._done: Signature | None = None  # what the files looked like when they were last dealt with
         self._last: Signature | None = None  # what they looked like at the last look
         self._states: dict[tuple[str, str], str] = {}
+        self._staples: dict[tuple[str, str], str] = {}
         self.problems: tuple[str, ...] = ()  # why the files on disk are not in force
         self.reloads = {"ok": 0, "failed": 0}
 
@@ -64,6 +65,7 @@ class CertificateWatch:
         loaded = self._publisher.loaded
         warn(loaded.config, loaded.certificates, self._wall())
         self._states = {(f.file, f.fingerprint): f.state(self._wall()) for f in loaded.certificates}
+        self._staples = {(f.file, f.fingerprint): f.staple_state(self._wall()) for f in loaded.certificates}
 
     def status(self) -> dict[str, Any]:
         """For the status page: certificates in force, and why those on disk are not."""
@@ -111,13 +113,16 @@ class CertificateWatch:
     def _watch_states(self) -> None:
         """Time alone makes a certificate run out: each change of its state is said once."""
         now = self._wall()
-        states = {}
+        states, staples = {}, {}
         for fact in self._publisher.loaded.certificates:
             key, state = (fact.file, fact.fingerprint), fact.state(now)
             states[key] = state
             if self._states.get(key, "valid") != state:
                 say_state(fact, state)
-        self._states = states
+            staples[key] = staple = fact.staple_state(now)
+            if self._staples.get(key) != staple:
+                say_staple(fact, staple)
+        self._states, self._staples = states, staples
 
 
 def _signature(config: Config) -> Signature:

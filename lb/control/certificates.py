@@ -12,13 +12,14 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lb.config.schema import Config
 from lb.config.tls import NOTHING, Material, TlsFile, tls_files
 from lb.core import certificate
+from lb.core.revocation import revocations_until, staple_until
 from lb.core.tls_context import check_ciphers
 
 log = logging.getLogger("tidegate.tls")
@@ -42,6 +43,7 @@ class CertificateFacts:
     not_before: int
     not_after: int
     fingerprint: str  # SHA-256 of its DER form
+    staple_until: int = 0  # its OCSP response is given to clients until then; 0 = it has none
 
     def state(self, now: float) -> str:
         """valid, expiring (in the next 14 days, or the last third of a short life), expired or future, at the Unix time
@@ -53,8 +55,19 @@ class CertificateFacts:
         soon = min(EXPIRING, (self.not_after - self.not_before) // 3)
         return "expiring" if now >= self.not_after - soon else "valid"
 
+    def staple_state(self, now: float) -> str:
+        """Of its OCSP response, at the Unix time `now`: none, good or expired."""
+        if not self.staple_until:
+            return "none"
+        return "expired" if now >= self.staple_until else "good"
+
     def to_dict(self, now: float) -> dict[str, Any]:
-        return {**asdict(self), "state": self.state(now), "expires_in_s": int(self.not_after - now)}
+        return {
+            **asdict(self),
+            "state": self.state(now),
+            "staple": self.staple_state(now),
+            "expires_in_s": int(self.not_after - now),
+        }
 
 
 class TlsFiles:
@@ -70,6 +83,7 @@ class TlsFiles:
         files: dict[Path, bytes] = {}
         names: dict[Path, tuple[str, ...]] = {}
         facts: list[CertificateFacts] = []
+        staples: dict[Path, int] = {}
         for file in tls_files(config):
             try:
                 content = files[file.path] if file.path in files else _read(file.path)
@@ -80,6 +94,13 @@ class TlsFiles:
                     facts.append(fact)
                 elif file.kind == "key":
                     _key(file, content, files)
+                elif file.kind == "staple":
+                    if file.key_of is not None and file.key_of in names:  # else its certificate has been reported
+                        staples[file.path] = staple_until(content, files[file.key_of])
+                        facts[-1] = replace(facts[-1], staple_until=staples[file.path])
+                elif file.kind == "revocations":
+                    if revocations_until(content) <= time.time():
+                        log.error("%s: %s is past its next update: all are refused", file.where, file.path)
                 elif file.kind == "secret":
                     if len(content.strip()) < SECRET_LEAST:
                         raise ValueError(f"is shorter than {SECRET_LEAST} bytes")
@@ -95,7 +116,7 @@ class TlsFiles:
                     check_ciphers(listener.tls.ciphers)
                 except ValueError as error:
                     problems.append((f"listeners.{name}.tls.ciphers", str(error)))
-        self.material, self.facts = Material(files, names), tuple(facts)
+        self.material, self.facts = Material(files, names, staples), tuple(facts)
         return problems
 
 
@@ -132,6 +153,7 @@ def warn(config: Config, facts: Sequence[CertificateFacts], now: float) -> None:
     """Logs what is in force and should not be, at the Unix time `now`: for every start and reload."""
     for fact in facts:
         say_state(fact, fact.state(now))
+        say_staple(fact, fact.staple_state(now))
     for file in tls_files(config):
         if file.kind in ("key", "secret") and _readable_by_everyone(file.path):
             log.warning("%s: the key %s can be read by everyone on this machine", file.where, file.path)
@@ -149,6 +171,12 @@ def say_state(fact: CertificateFacts, state: str) -> None:
         log.warning("%s: the certificate %s expires on %s (%s)", fact.owner, fact.file, day, fact.subject)
     elif state == "future":
         log.error("%s: the certificate %s is not valid yet (%s)", fact.owner, fact.file, fact.subject)
+
+
+def say_staple(fact: CertificateFacts, state: str) -> None:
+    """Logs an OCSP response that is not good any more."""
+    if state == "expired":
+        log.error("%s: the OCSP response for %s is too old and is not given to clients", fact.owner, fact.file)
 
 
 def _readable_by_everyone(path: Path) -> bool:

@@ -12,6 +12,7 @@ cdef extern from "<time.h>" nogil:
     struct tm:
         int tm_year
     time_t timegm(tm *when)
+    time_t time(time_t *into)
 
 cdef extern from "<openssl/err.h>" nogil:
     enum:
@@ -107,6 +108,10 @@ cdef extern from "<openssl/x509v3.h>" nogil:
         pass
     ctypedef struct GENERAL_NAMES:
         pass
+    ctypedef struct X509_CRL:
+        pass
+    ctypedef struct X509_STACK "struct stack_st_X509":
+        pass
     enum:
         NID_subject_alt_name
         GEN_DNS
@@ -114,6 +119,8 @@ cdef extern from "<openssl/x509v3.h>" nogil:
         XN_FLAG_RFC2253
         X509_V_OK
         X509_V_FLAG_PARTIAL_CHAIN
+        X509_V_FLAG_CRL_CHECK
+        X509_V_FLAG_CRL_CHECK_ALL
         X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
     void X509_free(X509 *certificate)
     X509_NAME *X509_get_subject_name(const X509 *certificate)
@@ -131,6 +138,15 @@ cdef extern from "<openssl/x509v3.h>" nogil:
     void *GENERAL_NAME_get0_value(const GENERAL_NAME *name, int *kind)
     const unsigned char *ASN1_STRING_get0_data(const ASN1_STRING *text)
     int ASN1_STRING_length(const ASN1_STRING *text)
+    int X509_check_issued(X509 *issuer, X509 *subject)
+    void X509_CRL_free(X509_CRL *revocations)
+    const ASN1_TIME *X509_CRL_get0_nextUpdate(const X509_CRL *revocations)
+    X509_STACK *sk_X509_new_null()
+    int sk_X509_push(X509_STACK *stack, X509 *certificate)
+    void sk_X509_free(X509_STACK *stack)
+    X509_STORE *X509_STORE_new()
+    void X509_STORE_free(X509_STORE *store)
+    int X509_STORE_add_crl(X509_STORE *store, X509_CRL *revocations)
     int X509_STORE_add_cert(X509_STORE *store, X509 *certificate)
     int X509_STORE_set_flags(X509_STORE *store, unsigned long flags)
     int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM *param, const char *name, size_t size)
@@ -142,7 +158,46 @@ cdef extern from "<openssl/pem.h>" nogil:
     enum:
         PEM_R_NO_START_LINE
 
+cdef extern from "<openssl/ocsp.h>" nogil:
+    ctypedef struct OCSP_RESPONSE:
+        pass
+    ctypedef struct OCSP_BASICRESP:
+        pass
+    ctypedef struct OCSP_SINGLERESP:
+        pass
+    ctypedef struct OCSP_CERTID:
+        pass
+    ctypedef struct ASN1_OBJECT:
+        pass
+    ctypedef struct ASN1_GENERALIZEDTIME:
+        pass
+    enum:
+        OCSP_RESPONSE_STATUS_SUCCESSFUL
+        V_OCSP_CERTSTATUS_GOOD
+        V_OCSP_CERTSTATUS_REVOKED
+    OCSP_RESPONSE *d2i_OCSP_RESPONSE(OCSP_RESPONSE **into, const unsigned char **at, long size)
+    void OCSP_RESPONSE_free(OCSP_RESPONSE *response)
+    int OCSP_response_status(OCSP_RESPONSE *response)
+    OCSP_BASICRESP *OCSP_response_get1_basic(OCSP_RESPONSE *response)
+    void OCSP_BASICRESP_free(OCSP_BASICRESP *basic)
+    int OCSP_basic_verify(OCSP_BASICRESP *basic, X509_STACK *certificates, X509_STORE *store, unsigned long flags)
+    int OCSP_resp_count(OCSP_BASICRESP *basic)
+    OCSP_SINGLERESP *OCSP_resp_get0(OCSP_BASICRESP *basic, int index)
+    const OCSP_CERTID *OCSP_SINGLERESP_get0_id(const OCSP_SINGLERESP *single)
+    int OCSP_single_get0_status(OCSP_SINGLERESP *single, int *reason, ASN1_GENERALIZEDTIME **revoked,
+                                ASN1_GENERALIZEDTIME **this_update, ASN1_GENERALIZEDTIME **next_update)
+    int OCSP_id_get0_info(void *name_hash, ASN1_OBJECT **kind, void *key_hash, void *serial, OCSP_CERTID *id)
+    OCSP_CERTID *OCSP_cert_to_id(const EVP_MD *kind, const X509 *subject, const X509 *issuer)
+    int OCSP_id_cmp(const OCSP_CERTID *a, const OCSP_CERTID *b)
+    void OCSP_CERTID_free(OCSP_CERTID *id)
+    const EVP_MD *EVP_get_digestbyobj(const ASN1_OBJECT *kind)
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    void *OPENSSL_memdup(const void *data, size_t size)
+
 cdef extern from "<openssl/pem.h>":
+    X509_CRL *PEM_read_bio_X509_CRL(BIO *bio, X509_CRL **into, int (*password)(char *, int, int, void *) noexcept,
+                                    void *data)
     X509 *PEM_read_bio_X509(BIO *bio, X509 **into, int (*password)(char *, int, int, void *) noexcept, void *data)
     EVP_PKEY *PEM_read_bio_PrivateKey(BIO *bio, EVP_PKEY **into, int (*password)(char *, int, int, void *) noexcept,
                                       void *data)
@@ -214,6 +269,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     SSL_CTX *SSL_set_SSL_CTX(SSL *ssl, SSL_CTX *ctx)
     int SSL_get_error(const SSL *ssl, int result)
     int SSL_version(const SSL *ssl)
+    long SSL_set_tlsext_status_ocsp_resp(SSL *ssl, unsigned char *response, long size)
     int SSL_has_pending(const SSL *ssl)
     int SSL_session_reused(const SSL *ssl)
     const char *SSL_get_servername(const SSL *ssl, int kind)
@@ -235,6 +291,7 @@ cdef extern from "<openssl/ssl.h>":
     int SSL_CTX_set_tlsext_ticket_key_evp_cb(
         SSL_CTX *ctx, int (*callback)(SSL *, unsigned char *, unsigned char *, EVP_CIPHER_CTX *, EVP_MAC_CTX *,
                                       int) noexcept)
+    long SSL_CTX_set_tlsext_status_cb(SSL_CTX *ctx, int (*callback)(SSL *, void *) noexcept)
     void SSL_CTX_sess_set_new_cb(SSL_CTX *ctx, int (*callback)(SSL *, SSL_SESSION *) noexcept)
     int SSL_do_handshake(SSL *ssl)
     int SSL_read_ex(SSL *ssl, void *into, size_t size, size_t *got)

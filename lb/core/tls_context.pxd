@@ -22,6 +22,8 @@ cdef class Identity:
     """One certificate with its key, ready to serve."""
     cdef SSL_CTX *ctx
     cdef TicketKeys tickets
+    cdef bytes staple                 # an OCSP response in DER; b"" = none
+    cdef long staple_until            # Unix seconds
     cdef bytes alpn                   # what is offered, in wire format and our order of preference; empty: any or none
 
 

@@ -17,6 +17,8 @@ class ServerContext:
         alpn: Sequence[str] = (),
         client_auth: str = "none",
         client_ca: bytes = b"",
+        crl: bytes = b"",
+        staples: Sequence[tuple[bytes, int]] = (),
         previous: ServerContext | None = None,
     ) -> None: ...
     def stats(self) -> dict[str, int]: ...

@@ -6,6 +6,7 @@ what ECDHE does, and whoever speaks TLS 1.2 has ECDHE.
 """
 
 import hashlib
+from itertools import zip_longest
 
 from libc.string cimport memcmp, memcpy, strlen
 from lb.core.certificate cimport openssl_error, use_authorities, use_pair
@@ -22,8 +23,10 @@ from lb.core.openssl cimport (
     SSL_CTX_set_read_ahead, SSL_CTX_set_session_cache_mode, SSL_CTX_set_session_id_context, SSL_CTX_set_timeout,
     SSL_CTX_set_tlsext_servername_callback, SSL_CTX_set_tlsext_ticket_key_evp_cb, SSL_CTX_set_verify, SSL_free,
     SSL_get_ex_data, SSL_get_servername, SSL_get_SSL_CTX, SSL_new, SSL_set_accept_state, SSL_set_ex_data,
-    SSL_set_SSL_CTX, SSL_version, TLS_server_method, X509_STORE_set_flags,
+    SSL_set_SSL_CTX, SSL_version, TLS_server_method, X509_STORE_set_flags, OPENSSL_memdup, SSL_CTX_set_tlsext_status_cb,
+    SSL_set_tlsext_status_ocsp_resp, time,
 )
+from lb.core.revocation cimport use_revocations
 
 CIPHERS = (
     b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
@@ -110,6 +113,23 @@ cdef int on_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_size, c
     return SSL_TLSEXT_ERR_ALERT_FATAL
 
 
+cdef int on_status(SSL *ssl, void *data) noexcept:
+    """The certificate's OCSP response for a client that asks (RFC 6066 section 8), while it is good."""
+    cdef void *found = SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), 0)
+    cdef Identity identity
+    cdef unsigned char *copy
+    if found == NULL:
+        return SSL_TLSEXT_ERR_NOACK
+    identity = <Identity>found
+    if not identity.staple or <long>time(NULL) >= identity.staple_until:
+        return SSL_TLSEXT_ERR_NOACK
+    copy = <unsigned char *>OPENSSL_memdup(<const char *>identity.staple, <size_t>len(identity.staple))
+    if copy == NULL:
+        return SSL_TLSEXT_ERR_NOACK
+    SSL_set_tlsext_status_ocsp_resp(ssl, copy, <long>len(identity.staple))     # which frees it
+    return SSL_TLSEXT_ERR_OK
+
+
 cdef int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_CTX *cipher, EVP_MAC_CTX *mac,
                    int encrypting) noexcept:
     """Seals or opens a ticket: AES-256-CBC, then HMAC-SHA-256 (RFC 5077 section 4).
@@ -184,31 +204,35 @@ cdef class ServerContext:
     """What a listener's connections begin from. Raises ValueError.
 
     `certificates`: (chain, key, names) each, in PEM; the first serves clients that name none of the others. `name`
-    parts sessions: one is resumed only where the same name was given, with the same `client_auth` and `client_ca`.
+    parts sessions: one is resumed only where the same name was given, with the same `client_auth`, `client_ca` and
+    `crl`. `crl` (PEM) names clients' certificates that are not taken any more. `staples`: OCSP responses (DER) and
+    until when they are good (Unix seconds), in the order of the certificates; b"" for none.
     What `previous` has and has not changed is taken from there: of a thousand certificates one is renewed at a time.
     """
 
     def __init__(self, certificates, TicketKeys tickets not None, *, name="", min_version="tls1.2", ciphers="",
-                 alpn=(), client_auth="none", client_ca=b"", ServerContext previous=None):
+                 alpn=(), client_auth="none", client_ca=b"", crl=b"", staples=(), ServerContext previous=None):
         cdef Identity identity
         self.exact = {}
         self.wildcard = {}
         self.made = {}
         self.client_auth = client_auth != "none"
         identities = []
-        settings = (name, min_version, ciphers, tuple(alpn), client_auth, client_ca, bool(tickets.keys))
+        settings = (name, min_version, ciphers, tuple(alpn), client_auth, client_ca, crl, bool(tickets.keys))
         # A session that was made without a client's certificate must not get in where one is needed.
-        scope = hashlib.sha256(b"\0".join((name.encode(), client_auth.encode(), client_ca))).digest()
-        for chain, key, names in certificates:
+        # Nor one of a client whose certificate has been revoked since.
+        scope = hashlib.sha256(b"\0".join((name.encode(), client_auth.encode(), client_ca, crl))).digest()
+        for (chain, key, names), staple in zip_longest(certificates, staples, fillvalue=(b"", 0)):
             identity = None
             if previous is not None:
-                identity = previous.made.get((chain, key, settings))
+                identity = previous.made.get((chain, key, settings, staple))
             if identity is None or identity.tickets is not tickets:
                 identity = self.make(chain, key, min_version, ciphers)
                 identity.tickets = tickets
+                identity.staple, identity.staple_until = staple
                 identity.alpn = alpn_wire(alpn)
-                self.prepare(identity, scope, VERIFY[client_auth], client_ca)
-            self.made[(chain, key, settings)] = identity
+                self.prepare(identity, scope, VERIFY[client_auth], client_ca, crl)
+            self.made[(chain, key, settings, staple)] = identity
             identities.append(identity)
             for one in names:
                 one = one.lower().encode("ascii")
@@ -229,7 +253,7 @@ cdef class ServerContext:
         use_pair(identity.ctx, chain, key)
         return identity
 
-    def prepare(self, Identity identity, bytes scope, int verify, bytes client_ca):
+    def prepare(self, Identity identity, bytes scope, int verify, bytes client_ca, bytes crl):
         cdef SSL_CTX *ctx = identity.ctx
         # Callbacks find it here; it lives as long as a ServerContext that has it, and every connection holds its own.
         if SSL_CTX_set_ex_data(ctx, 0, <void *>identity) != 1:
@@ -252,6 +276,10 @@ cdef class ServerContext:
         if verify != SSL_VERIFY_NONE:
             X509_STORE_set_flags(SSL_CTX_get_cert_store(ctx), X509_V_FLAG_PARTIAL_CHAIN)
             use_authorities(ctx, client_ca, True)
+            if crl:
+                use_revocations(ctx, crl)
+        if identity.staple and SSL_CTX_set_tlsext_status_cb(ctx, on_status) != 1:
+            raise ValueError(openssl_error("stapling was refused"))
         if identity.alpn:
             SSL_CTX_set_alpn_select_cb(ctx, on_alpn, <void *>identity)
         SSL_CTX_set_tlsext_servername_callback(ctx, on_server_name)

@@ -7,6 +7,7 @@ class ClientContext:
         self,
         *,
         ca: bytes = b"",
+        crl: bytes = b"",
         certificate: bytes = b"",
         key: bytes = b"",
         server_name: str = "",

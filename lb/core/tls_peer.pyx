@@ -13,6 +13,7 @@ from lb.core.openssl cimport (
     SSL_set_tlsext_host_name, TLS_client_method, X509_STORE_set_flags, X509_VERIFY_PARAM_set1_host,
     X509_VERIFY_PARAM_set1_ip_asc, X509_VERIFY_PARAM_set_hostflags,
 )
+from lb.core.revocation cimport use_revocations
 from lb.core.tls_context cimport alpn_wire, new_context
 
 log = logging.getLogger("tidegate.tls")
@@ -37,13 +38,13 @@ cdef int on_new_session(SSL *ssl, SSL_SESSION *session) noexcept:
 cdef class ClientContext:
     """Trust and identity towards a pool. Raises ValueError.
 
-    `ca`: who is trusted (PEM); empty: the system's authorities.
+    `ca`: who is trusted (PEM); empty: the system's authorities. `crl`: which of their certificates are not (PEM).
     `server_name` is checked and sent for every endpoint; empty: each endpoint's own name. `verify=False` takes any
     certificate: the connection is then private against listeners only, not against those in the middle.
     """
 
-    def __init__(self, *, bytes ca=b"", bytes certificate=b"", bytes key=b"", str server_name="", min_version="tls1.2",
-                 alpn=(), verify=True):
+    def __init__(self, *, bytes ca=b"", bytes crl=b"", bytes certificate=b"", bytes key=b"", str server_name="",
+                 min_version="tls1.2", alpn=(), verify=True):
         cdef bytes wire = alpn_wire(alpn)
         self.verify = verify
         self.server_name = server_name
@@ -59,6 +60,8 @@ cdef class ClientContext:
                 use_authorities(self.ctx, ca, False)
             elif SSL_CTX_set_default_verify_paths(self.ctx) != 1:
                 raise ValueError(f"the system's authorities: {openssl_error('cannot be read')}")
+            if crl:
+                use_revocations(self.ctx, crl)
         else:
             SSL_CTX_set_verify(self.ctx, SSL_VERIFY_NONE, NULL)
         if certificate:

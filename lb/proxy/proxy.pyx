@@ -182,7 +182,9 @@ class Proxy:
             context = ServerContext(
                 [(one.chain, one.key, one.names) for one in tls.certificates], self.tickets, name=listener.name,
                 min_version=tls.min_version, ciphers=tls.ciphers, alpn=tls.alpn, client_auth=tls.client_auth,
-                client_ca=tls.client_ca, previous=old.tls if old is not None else None,
+                client_ca=tls.client_ca, crl=tls.crl,
+                staples=[(one.staple, one.staple_until) for one in tls.certificates],
+                previous=old.tls if old is not None else None,
             )
         contexts[key] = context
         return context
@@ -193,7 +195,7 @@ class Proxy:
         context = self.contexts.get(key)
         if context is None:
             context = ClientContext(
-                ca=tls.ca, certificate=tls.certificate, key=tls.key, server_name=tls.server_name,
+                ca=tls.ca, crl=tls.crl, certificate=tls.certificate, key=tls.key, server_name=tls.server_name,
                 min_version=tls.min_version, alpn=tls.alpn, verify=tls.verify,
             )
         contexts[key] = context

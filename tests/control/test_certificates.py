@@ -16,6 +16,7 @@ from lb.clock import MonotonicClock
 from lb.config.compile import compile_plan
 from lb.config.plan import Plan
 from lb.config.schema import Config
+from lb.config.tls import tls_plan
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.certificates import DAY, TlsFiles, warn
 from lb.control.configuration import Loaded
@@ -119,6 +120,46 @@ def test_what_should_not_be_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "has expired" in caplog.text
     assert "can be read by everyone" in caplog.text
     assert "BEGIN" not in caplog.text
+
+
+def stapled(folder: Path, der: bytes, **changes: Any) -> Config:
+    PAIR.write(folder)
+    (folder / "server.ocsp").write_bytes(der)
+    one = {"cert": str(folder / "server.pem"), "key": str(folder / "server.key")}
+    return config(folder, certificates=[{**one, "ocsp_file": str(folder / "server.ocsp")}], **changes)
+
+
+def test_a_response_goes_into_the_plan_and_is_told_when_too_old(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    der = AUTHORITY.staple(PAIR, days=2)
+    wanted, files = stapled(tmp_path, der), TlsFiles()
+    assert files.check(wanted) == []
+    (fact,) = files.facts
+    tls = wanted.listeners["web"].tls
+    assert tls is not None
+    (one,) = tls_plan("https", tls, True, files.material).certificates
+    assert (one.staple, one.staple_until) == (der, fact.staple_until)
+    warn(wanted, files.facts, fact.staple_until - 1)
+    assert "OCSP" not in caplog.text
+    assert fact.to_dict(fact.staple_until - 1)["staple"] == "good"
+    warn(wanted, files.facts, fact.staple_until)
+    assert "is too old" in caplog.text
+    assert fact.to_dict(fact.staple_until)["staple"] == "expired"
+
+
+def test_what_is_wrong_with_responses_and_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "ca.pem").write_bytes(AUTHORITY.pem)
+    clients = {"client_auth": "required", "client_ca": str(tmp_path / "ca.pem"), "crl_file": str(tmp_path / "ca.pem")}
+    found = TlsFiles().check(stapled(tmp_path, AUTHORITY.staple(AUTHORITY.issue("other.test")), **clients))
+    assert found == [
+        ("listeners.web.tls.certificates[0].ocsp_file", f"{tmp_path}/server.ocsp: is about another certificate"),
+        ("listeners.web.tls.crl_file", f"{tmp_path}/ca.pem: holds no revocation list in PEM"),
+    ]
+    (tmp_path / "crl.pem").write_bytes(AUTHORITY.revoke(days=-1))
+    clients["crl_file"] = str(tmp_path / "crl.pem")
+    assert TlsFiles().check(stapled(tmp_path, AUTHORITY.staple(PAIR), **clients)) == []
+    assert "past its next update" in caplog.text
 
 
 class Publisher:

@@ -301,3 +301,34 @@ async def test_handshakes_leave_no_descriptors(start: Start, endpoint: Callable[
     async with load(port, [GET], clients=4, tls=trust) as running:
         await running.until(40)
     assert running.reasons == []
+
+
+async def test_revocations_that_change_on_disk(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    """A stapled response, and a list of clients' certificates, are taken into use as certificates are."""
+    server, pair, client = await endpoint("a"), AUTHORITY.issue("a.test"), CLIENTS.issue(subject="c", client=True)
+    (tmp_path / "clients.pem").write_bytes(CLIENTS.pem)
+    (tmp_path / "crl.pem").write_bytes(CLIENTS.revoke())
+    (tmp_path / "server.ocsp").write_bytes(AUTHORITY.staple(pair, days=-1))
+    clients = {"client_auth": "required", "client_ca": str(tmp_path / "clients.pem")}
+    listener = https(tmp_path, pair, **clients, crl_file=str(tmp_path / "crl.pem"))
+    listener["tls"]["certificates"][0]["ocsp_file"] = str(tmp_path / "server.ocsp")
+    daemon = start(config(listener, server.address))
+    assert "the OCSP response" in daemon.log
+    cert, key = client.write(tmp_path, "client")
+    port = daemon.port()
+
+    def look() -> str:
+        """What openssl says of the response; nothing of it where the handshake fails."""
+        command = ("openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-status", "-tls1_2", "-cert", cert)
+        done = subprocess.run(
+            [*command, "-key", key], input="", capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout + done.stderr
+
+    assert "no response sent" in await asyncio.to_thread(look)
+    (tmp_path / "new").write_bytes(AUTHORITY.staple(pair, days=1))
+    (tmp_path / "new").rename(tmp_path / "server.ocsp")
+    await asyncio.to_thread(eventually, lambda: "Cert Status: good" in look(), "the new response")
+    (tmp_path / "new").write_bytes(CLIENTS.revoke(client))
+    (tmp_path / "new").rename(tmp_path / "crl.pem")
+    await asyncio.to_thread(eventually, lambda: "certificate revoked" in look(), "the new list")
