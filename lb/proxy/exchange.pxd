@@ -53,15 +53,13 @@ cdef class Exchange(Http1Call):
     cdef Route route
     cdef Pool pool
     cdef bytes wanted_model
-    cdef short state
-    cdef short tries_left
-    cdef short tries
-    cdef short status
+    cdef flag state
+    cdef flag tries_left
+    cdef flag tries
     cdef flag version                 # of HTTP, times ten: how the request came
     cdef flag method
     cdef flag cache
     cdef flag hedged                  # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
-    cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef flag grpc                    # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
     cdef flag fresh                   # the next try wants a new connection
     cdef flag http10
@@ -75,11 +73,14 @@ cdef class Exchange(Http1Call):
     cdef flag cookie_due              # its cookie is to be given anew
     cdef flag cookie_stays            # the endpoint that it is kept to is only full: the client stays with that
     cdef flag explained               # EXPLAIN_… of sampler.pxd
+    cdef short status
+    cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
     cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
     cdef int charged                  # what it added to the load of its endpoint; 0 = it is not weighed
+    cdef int crowd                    # load of its endpoint when it came, its own included; 0 = unknown
     cdef uint64_t key
     cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
     cdef uint64_t bytes_in            # of the request's body
@@ -95,7 +96,6 @@ cdef class Exchange(Http1Call):
     cdef uint32_t host_length         # of it, the host's part
     cdef unsigned short method_length   # the method's, as much of it as the log keeps
     cdef unsigned short origin_length   # the origin's, at the end; 0 = none
-    cdef int crowd                    # load of its endpoint when it came, its own included; 0 = unknown
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
 
