@@ -200,7 +200,7 @@ def sealed_copy(master, patches=(), grow=0, seal=True):
     size = os.fstat(master.fd).st_size
     fd = os.memfd_create("copy", os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, max(0, size + grow))
-    os.pwrite(fd, os.pread(master.fd, 256, 0), 0)
+    os.pwrite(fd, os.pread(master.fd, 4096, 0), 0)  # the header has a page
     for offset, content in patches:
         os.pwrite(fd, content, offset)
     if seal:

@@ -22,7 +22,7 @@ def config_of(servers: list[Any], **cookie: Any) -> dict[str, Any]:
         "policy": {"type": "round_robin"},
         "endpoints": [server.address for server in servers],
         "affinity": {"cookie": {"name": "STAY", **cookie}},
-        "health": {"type": "tcp", "interval": "100ms", "fall": 2, "rise": 1},
+        "health": {"type": "tcp", "interval": "100ms", "timeout": "2s", "fall": 2, "rise": 1},
     }
     return {"workers": 2, "listeners": {"web": http_listener(route("/", "app"))}, "pools": {"app": pool}}
 

@@ -72,7 +72,7 @@ def server() -> Iterator[Callable[[str], Server]]:
         one.kill()
 
 
-HEALTH = {"type": "tcp", "interval": "100ms", "timeout": "100ms", "fall": 1, "rise": 1}
+HEALTH = {"type": "tcp", "interval": "100ms", "timeout": "2s", "fall": 1, "rise": 1}
 
 
 def config(endpoints: list[dict[str, Any]], top: dict[str, Any] | None = None, **pool: Any) -> dict[str, Any]:

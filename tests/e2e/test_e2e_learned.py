@@ -76,7 +76,7 @@ def config_of(servers: list[Application], **pool: Any) -> dict[str, Any]:
         "policy": {"type": "round_robin"},
         "endpoints": [server.address for server in servers],
         "affinity": {"learn": {"cookie": "JSESSIONID"}},
-        "health": {"type": "tcp", "interval": "100ms", "fall": 2, "rise": 1},
+        "health": {"type": "tcp", "interval": "100ms", "timeout": "2s", "fall": 2, "rise": 1},
         **pool,
     }
     return {"workers": 2, "listeners": {"web": http_listener(route("/", "app"))}, "pools": {"app": settings}}

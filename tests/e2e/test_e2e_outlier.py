@@ -165,7 +165,7 @@ async def test_the_slow_and_the_failing_are_found_by_their_rates(start: Start, m
 async def test_a_panic_spreads_over_all_and_ends(start: Start, moody: Callable[[str], Any]) -> None:
     """Three of four take no new connections, and so are down by their checks, but go on with those they have."""
     endpoints = [await moody(name) for name in "abcd"]
-    health = {"type": "tcp", "interval": "100ms", "timeout": "100ms", "fall": 1, "rise": 1}
+    health = {"type": "tcp", "interval": "100ms", "timeout": "2s", "fall": 1, "rise": 1}
     daemon = start(config(endpoints, health=health, panic_threshold=50, retries=10))
     async with load(daemon.port(), [GET], clients=16, bodies=True) as running:
         await running.until(100)

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -10,14 +11,17 @@ from hypothesis import strategies as st
 from lb.inference.compression import MAX_MEMBERS, decompress
 from lb.inference.errors import OipError
 
+# Without the time: processes that share the tests have to name them alike.
+zipped = partial(gzip.compress, mtime=0)
+
 
 @given(st.binary(max_size=2000))
 def test_round_trip(body: bytes) -> None:
-    assert decompress(b"gzip", gzip.compress(body), 2000) == body
-    assert decompress(b" X-GZIP ", gzip.compress(body), len(body)) == body
+    assert decompress(b"gzip", zipped(body), 2000) == body
+    assert decompress(b" X-GZIP ", zipped(body), len(body)) == body
     assert decompress(b"Deflate", zlib.compress(body), len(body)) == body
     assert decompress(b"identity", body, 2000) == body
-    assert decompress(b"gzip", gzip.compress(body[:10]) + gzip.compress(body[10:]), 2000) == body
+    assert decompress(b"gzip", zipped(body[:10]) + zipped(body[10:]), 2000) == body
 
 
 def status(encoding: bytes, body: bytes, limit: int) -> int:
@@ -34,10 +38,10 @@ def test_unknown_encodings(encoding: bytes) -> None:
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        (b"gzip", gzip.compress(bytes(1 << 24))),
+        (b"gzip", zipped(bytes(1 << 24))),
         (b"deflate", zlib.compress(bytes(1 << 24))),
-        (b"gzip", gzip.compress(bytes(600)) * 2),
-        (b"gzip", gzip.compress(bytes(1001))),
+        (b"gzip", zipped(bytes(600)) * 2),
+        (b"gzip", zipped(bytes(1001))),
         (b"identity", bytes(1001)),
     ],
 )
@@ -50,10 +54,10 @@ def test_too_large(encoding: bytes, body: bytes) -> None:
     [
         (b"gzip", b""),
         (b"gzip", b"not gzip"),
-        (b"gzip", gzip.compress(b"abc")[:-1]),
-        (b"gzip", gzip.compress(b"abc") + b"x"),
-        (b"gzip", gzip.compress(b"abc")[:-8] + bytes(8)),
-        (b"gzip", gzip.compress(b"") * (MAX_MEMBERS + 1)),
+        (b"gzip", zipped(b"abc")[:-1]),
+        (b"gzip", zipped(b"abc") + b"x"),
+        (b"gzip", zipped(b"abc")[:-8] + bytes(8)),
+        (b"gzip", zipped(b"") * (MAX_MEMBERS + 1)),
         (b"deflate", b""),
         (b"deflate", zlib.compress(b"abc")[:-1]),
         (b"deflate", zlib.compress(b"abc") + b"x"),

@@ -396,7 +396,7 @@ async def test_nothing_is_left_of_what_is_over(site: Site) -> None:
     await settle(lambda: gate.proxy.stats()["connections"] == 0, "connections are left")
     counts = live()
     assert counts["HttpConnection"] == counts["ForwardExchange"] == 0, counts
-    assert counts["Http1Upstream"] <= 16, counts
+    assert counts["Http1Upstream"] <= 50, counts  # those who ask at once; idle ones are kept
 
 
 async def test_a_head_of_more_than_what_is_read_ahead(site: Site) -> None:
