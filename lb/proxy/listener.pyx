@@ -29,6 +29,9 @@ from lb.telemetry.accesslog cimport AccessLog
 
 from lb.core.hashing import hash64_bytes
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<sys/socket.h>" nogil:
     ctypedef uint32_t socklen_t
     struct sockaddr:
@@ -226,6 +229,7 @@ cdef class Listener(Source):
         for _turn in range(ACCEPTS):
             if self.segment.header.workers > 1 and self.skips < SKIPS and self.crowded():
                 self.skips += 1
+                sched_yield()                     # they may wait for this very CPU
                 return
             self.skips = 0
             if not self.claim():
