@@ -37,5 +37,5 @@ HEDGED = replace(
     SCENARIO,
     name="stalling-endpoint-hedged",
     title="the same, and Tidegate asks a second server when the first is late",
-    task=replace(SCENARIO.task, hedge="p95"),
+    task=replace(SCENARIO.task, hedge="p99"),
 )

@@ -55,6 +55,7 @@ cdef class TryingExchange(Exchange):
 
     # The request is sent, or is only waiting for its connection: there may be a hedge from now on.
     cdef void watch(self) noexcept
+    cdef uint64_t unusual(self) noexcept
     cdef void start_hedge(self) noexcept
     # The answer of the exchange's own try begins.
     cdef void own_answer(self) noexcept

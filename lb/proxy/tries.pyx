@@ -25,6 +25,8 @@ from lb.upstream.outlier cimport verdict_of
 
 cdef enum:
     MILLISECOND_NS = 1_000_000
+    SLOWER = 2                        # than the endpoint's average is late
+    FOREVER_NS = 3_600_000_000_000
 
 
 cdef class Pause(Timed):
@@ -159,11 +161,18 @@ cdef class TryingExchange(Exchange):
         if self.pinned or self.pool.endpoints.size < 2 or not self.repeatable():
             return
         delay = self.route.hedge.delay(now)
+        if delay != UINT64_MAX and self.route.hedge.per_mille:
+            delay = max(delay, self.unusual())
         if delay == UINT64_MAX or (self.due() != UINT64_MAX and now + delay >= self.due()):
             return
         self.hedge = self.new_hedge()
         self.hedge.exchange = self
         self.route.hedge.alarms.arm(self.hedge, now + delay)
+
+    cdef uint64_t unusual(self) noexcept:
+        """From when on an answer is late for its endpoint, not only for the route: what is slow by nature gains nothing
+        by a second try, and both cost a place."""
+        return <uint64_t>min(<double>SLOWER * self.pool.endpoints.latency_ns(self.endpoint), <double>FOREVER_NS)
 
     cdef void start_hedge(self) noexcept:
         """Nobody waits for it: where no other endpoint has room, or others wait for that, there is none."""

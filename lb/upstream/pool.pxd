@@ -34,6 +34,7 @@ cdef enum:
 cdef struct tg_suspect:
     # An endpoint that was asked in vain: another had to answer instead.
     uint64_t until                    # when it is asked again, unless nobody else can be
+    uint64_t alive                    # when it answered last
     int count                         # times in a row
 
 

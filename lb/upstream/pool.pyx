@@ -19,6 +19,8 @@ cdef enum:
     CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
     DOUBLINGS = 10
     LONGEST = 1_000_000_000           # that an endpoint is left alone for answers that did not come
+    HEAD_START = 5                    # doublings, where it looks stuck
+    SLOWER = 2                        # than its average: no chance
     TAKEN_AGAIN = -3                  # only the excluded one takes requests
 
 cdef dict PROTOCOLS = {
@@ -258,8 +260,12 @@ cdef class Pool:
 
     cdef void give_up(self, int index, uint64_t now, uint64_t waited, int charged) noexcept:
         cdef tg_suspect *suspect
+        cdef double usual
         if self.suspects != NULL:
             suspect = &self.suspects[index]
+            usual = self.endpoints.latency_ns(index)
+            if suspect.count == 0 and suspect.alive + waited <= now and usual > 0.0 and waited > SLOWER * usual:
+                suspect.count = HEAD_START        # it has answered nobody since: it does not look slow, but stuck
             suspect.until = now + min(waited << min(suspect.count, <int>DOUBLINGS), <uint64_t>LONGEST)
             suspect.count += 1
         self.release(index, now, 0, True, 0, charged, 0)
@@ -280,6 +286,7 @@ cdef class Pool:
         if self.suspects != NULL and latency and ok:
             self.suspects[index].count = 0
             self.suspects[index].until = 0
+            self.suspects[index].alive = now
         if self.queue is not None:
             self.queue.released(now, latency if ok else 0)
             claimant = self.endpoints.claimant(index, now)
