@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,8 @@ from oip_site import INFER, OIP, ModelServer, echo, plain
 from oip_site import ask as ask_model
 from routing_site import routing_gate
 
+from lb.core.segment import Segment
+from lb.endpoints.set import EndpointSet
 from lb.telemetry.series import Series
 from lb.wire import grpc_service_pb2 as wire
 
@@ -380,6 +384,42 @@ async def test_an_endpoint_that_lost_is_left_alone_for_a_while(site: Site) -> No
     a.go.set()
     await asyncio.sleep(0.15)
     assert {(await get(gate))[1] for _ in range(4)} == {b"a", b"b"}
+    await idle(gate)
+
+
+def averages(gate: Gate, *seconds: float) -> None:
+    """What a policy would have learned of the endpoints of the only pool."""
+    endpoints = gate.plan.pools[0].endpoints
+    worker = Segment.attach(os.dup(gate.segment.fd), 0)
+    known = EndpointSet(worker, [e.address for e in endpoints], [e.slot for e in endpoints])
+    for i, average in enumerate(seconds):
+        known.set_latency_checked(i, average * 1e9, time.monotonic_ns())
+
+
+async def test_one_that_has_answered_nobody_for_long_is_left_alone_for_longer(site: Site) -> None:
+    gate, a, _b = await two(site, "http", ["hang"], ["answer"], hedge={"after": "100ms", "budget": 100})
+    averages(gate, 0.001, 0.001)
+    assert await get(gate) == (200, b"b")
+    a.go.set()
+    await asyncio.sleep(0.2)  # twice as long as it was waited for
+    assert [(await get(gate))[1] for _ in range(4)] == [b"b"] * 4
+    await asyncio.sleep(1)
+    assert {(await get(gate))[1] for _ in range(4)} == {b"a", b"b"}
+    await idle(gate)
+
+
+async def test_what_is_slow_by_nature_has_twice_its_average(site: Site) -> None:
+    hedge = {"after": "p90", "budget": 100, "samples": 20}
+    gate, a, _b = await two(site, "http", ["answer"], ["answer"], hedge=hedge)
+    for _ in range(20):
+        assert (await get(gate))[0] == 200
+    a.turns = ["hang"]
+    await asyncio.sleep(0.1)  # until the quantile is looked at again
+    averages(gate, 0.3, 0.3)
+    began = asyncio.get_running_loop().time()
+    assert [(await get(gate))[1] for _ in range(2)] == [b"b"] * 2  # one of them by a hedge
+    assert asyncio.get_running_loop().time() - began >= 0.6
+    assert results(gate)[1] == 1
     await idle(gate)
 
 
