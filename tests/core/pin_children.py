@@ -5,6 +5,7 @@ same CHILDREN TIMES      children pin, find and drop one key, all at once, each 
 storm CHILDREN KILLS     children pin and drop keys of one set without end and are killed at random moments
 """
 
+import contextlib
 import json
 import os
 import random
@@ -40,6 +41,12 @@ def same(fd, children, times):
     return together(children, work)
 
 
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == -signal.SIGKILL, code
+
+
 def storm(fd, children, kills):
     def start(number):
         pid = os.fork()
@@ -54,17 +61,16 @@ def storm(fd, children, kills):
         return pid
 
     pids = [start(number) for number in range(children)]
-    for _ in range(kills):
-        time.sleep(random.random() * 0.01)
-        victim = random.randrange(children)
-        os.kill(pids[victim], signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(pids[victim], 0)[1])
-        assert code == -signal.SIGKILL, code
-        pids[victim] = start(victim)
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        assert code == -signal.SIGKILL, code
+    try:
+        for _ in range(kills):
+            time.sleep(random.random() * 0.01)
+            victim = random.randrange(children)
+            end(pids[victim])
+            pids[victim] = start(victim)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):  # the one that has failed
+                os.kill(pid, signal.SIGKILL)
     return kills
 
 
