@@ -28,6 +28,7 @@ LINKS = {
     "lb.config.yaml_values": ["yaml-0.1"],
     "lb.core.http1": ["libllhttp"],
     "lb.core.http2": ["libnghttp2"],
+    "lb.core.http2_message": ["libnghttp2"],
     "lb.core.hashing": ["libsodium"],
     "lb.core.regex": ["re2"],
     "lb.core.certificate": ["openssl"],

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size
 from lb.core.link cimport tg_link
-from lb.core.nghttp2 cimport *
+from bench._nghttp2 cimport *
 
 cdef extern from "<nghttp2/nghttp2.h>" nogil:
     int nghttp2_session_consume_stream(nghttp2_session *session, int32_t stream_id, size_t size)

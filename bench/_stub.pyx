@@ -17,7 +17,7 @@ from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.link cimport link_append, link_empty, link_init, link_remove, tg_link
-from lb.core.nghttp2 cimport *
+from bench._nghttp2 cimport *
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:

@@ -1,375 +1,508 @@
 """One side of one HTTP/2 connection: see http2.pxd for the contract."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.string cimport memchr, memcpy
-from lb.core.blocks cimport tg_blocks
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memcmp
 from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head,
-    tg_buffer_size, tg_buffer_tail,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.nghttp2 cimport *
+from lb.core.hpack cimport hpack_init, hpack_resize
+from lb.core.http2_frames cimport *
+from lb.core.http2_message cimport (
+    message_begin, message_body, message_end, section_begin, section_end, section_field,
+)
+from lb.core.http2_sender cimport block_add, h2_options, h2_stream
+from lb.core.http2_streams cimport h2_entry, table_above, table_add, table_find, table_init
+from lb.core.nghttp2 cimport (
+    NGHTTP2_ERR_NOMEM, NGHTTP2_HD_INFLATE_EMIT, NGHTTP2_HD_INFLATE_FINAL, nghttp2_hd_inflate_del,
+    nghttp2_hd_inflate_end_headers, nghttp2_hd_inflate_hd2, nghttp2_hd_inflate_new, nghttp2_nv,
+)
 
 cdef enum:
-    # Pieces of a body below this size are copied: that is cheaper than one more element of a gathered write.
-    COPY_BELOW = 2048
-    # Most pieces that one DATA frame (16 KiB at most) can add: eight big ones, small ones between, the frame header.
-    FRAME_PIECES = 20
-    LOW_WATER = 16 * 1024             # bytes in a queue below which its owner may add to it again
-    TRAILERS = 64                     # most fields of the trailers that are sent
     FIELD_OVERHEAD = 32               # RFC 9113 section 6.5.2
-    # nghttp2 opens a window anew when half of it is consumed. It is told in parts of this size, since telling it costs
-    # more than receiving a small message: most streams end before the first.
-    WINDOW_PARTS = 8
+    PRIORITY_SIZE = 5
+    # Most CONTINUATION frames of a block, which costs its sender 9 bytes each (CVE-2024-27316): nghttp2 takes as many.
+    CONTINUATIONS = 8
+    # A window is opened anew when so much of it is gone: seldom, and long before it is shut.
+    HALF = 2
+    STREAMS_UNKNOWN = 100             # that may be opened until the peer's SETTINGS say how many (section 6.5.2)
+    STREAMS_UNLIMITED = 0xFFFFFFFF
+    OURS_ENTRIES = 5                  # of SETTINGS that we send
+    SETTING = 6                       # bytes of one
+
+cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+cdef enum:
+    PREFACE_SIZE = 24
 
 
-cdef int on_begin_headers(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream
-    tg_buffer_clear(&self.block)
-    self.block_fields = 0
-    self.block_size = 0
-    self.block_over = False
-    if self.server and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
-        stream = self.on_request(frame.hd.stream_id)
-        self.incoming = stream
-        self.streams += 1
-        if stream == NULL:
-            return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
-        stream.id = frame.hd.stream_id
-        self.found = stream
-        return nghttp2_session_set_stream_user_data(session, frame.hd.stream_id, stream)
-    self.incoming = self.find(frame.hd.stream_id)
-    return 0
-
-
-cdef int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t namelen,
-                   const uint8_t *value, size_t valuelen, uint8_t flags, void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    if self.incoming != NULL:
-        self.on_field(self.incoming, <const char *>name, namelen, <const char *>value, valuelen)
-    return 0
-
-
-cdef int on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id, const uint8_t *data, size_t length,
-                       void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream = self.find(stream_id)
-    cdef size_t owed = self.owed + length
-    self.owed = owed
-    if owed >= self.options.connection_window // WINDOW_PARTS:
-        # The connection's window only bounds bursts: a stream that nobody reads must not stop the others.
-        self.owed = 0
-        if nghttp2_session_consume_connection(session, owed):
-            return NGHTTP2_ERR_CALLBACK_FAILURE
-    if stream != NULL:
-        self.on_data(stream, <const char *>data, length)
-    return 0
-
-
-cdef int on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream
-    cdef bint last = frame.hd.flags & NGHTTP2_FLAG_END_STREAM
-    cdef int kind = frame.hd.type
-    if kind == NGHTTP2_SETTINGS:
-        if not frame.hd.flags & NGHTTP2_FLAG_ACK:
-            self.on_settings()
-            self.on_control(H2_SETTINGS_FRAME)
-    elif kind == NGHTTP2_GOAWAY:
-        self.on_goaway(frame.goaway.last_stream_id, frame.goaway.error_code)
-    elif kind == NGHTTP2_HEADERS or kind == NGHTTP2_DATA or kind == NGHTTP2_RST_STREAM:
-        stream = self.find(frame.hd.stream_id)
-        if kind == NGHTTP2_RST_STREAM:
-            if stream != NULL:
-                stream.reset_by_peer = True
-            self.on_control(H2_RESET_FRAME)
-            return 0
-        if kind == NGHTTP2_DATA and not last and frame.hd.length == 0:
-            self.on_control(H2_EMPTY_FRAME)
-        if stream == NULL:
-            return 0
-        if last:
-            stream.remote_ended = True
-        if kind == NGHTTP2_HEADERS:
-            self.incoming = NULL
-            self.on_fields_end(stream, last)
-            # The event may have let go of the stream.
-            if last and self.find(frame.hd.stream_id) == NULL:
-                return 0
-        if last:
-            self.on_end(stream)
-    elif kind == NGHTTP2_PING:
-        if not frame.hd.flags & NGHTTP2_FLAG_ACK:
-            self.on_control(H2_PING_FRAME)
-    else:
-        self.on_control(H2_OTHER_FRAME)
-    return 0
-
-
-cdef int on_frame_sent(nghttp2_session *session, const nghttp2_frame *frame, void *user_data) noexcept:
-    cdef h2_stream *stream
-    if not frame.hd.flags & NGHTTP2_FLAG_END_STREAM or not (<Http2Session>user_data).server:
-        return 0
-    if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
-        return 0
-    stream = (<Http2Session>user_data).find(frame.hd.stream_id)
-    if stream != NULL and not stream.remote_ended:
-        # The answer is out: nobody waits for the rest of the request (RFC 9113 section 8.1).
-        return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_NO_ERROR)
-    return 0
-
-
-cdef int on_stream_close(nghttp2_session *session, int32_t stream_id, uint32_t error_code, void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream = self.find(stream_id)
-    self.streams -= 1
-    if self.incoming == stream:
-        self.incoming = NULL
-    if stream != NULL:
-        self.on_close(stream, error_code)
-    self.found = NULL
-    return 0
-
-
-cdef ssize_t read_body(nghttp2_session *session, int32_t stream_id, uint8_t *buf, size_t length, uint32_t *data_flags,
-                       nghttp2_data_source *source, void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream = self.find(stream_id)
-    cdef size_t ready
-    if stream == NULL:
-        return NGHTTP2_ERR_DEFERRED          # let go of: its RST_STREAM is on the way
-    ready = stream.left
-    if stream.streaming:
-        ready = h2_waiting(stream)
-        if not ready and not stream.finished:
-            stream.deferred = True
-            return NGHTTP2_ERR_DEFERRED
-    if ready > length:
-        data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
-        return <ssize_t>length
-    if not stream.streaming or stream.finished:
-        data_flags[0] |= NGHTTP2_DATA_FLAG_EOF
-        if tg_buffer_size(&stream.trailers):
-            data_flags[0] |= NGHTTP2_DATA_FLAG_NO_END_STREAM
-            if self.submit_trailers(stream) < 0:
-                return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    if stream.streaming and ready < COPY_BELOW:
-        # It would be copied anyway: here it needs no `send_body`.
-        if ready:
-            memcpy(buf, tg_buffer_head(&stream.queue) + stream.kept, ready)
-        self.advance_queue(stream, ready)
-    else:
-        data_flags[0] |= NGHTTP2_DATA_FLAG_NO_COPY
-    return <ssize_t>ready
-
-
-cdef int send_body(nghttp2_session *session, nghttp2_frame *frame, const uint8_t *framehd, size_t length,
-                   nghttp2_data_source *source, void *user_data) noexcept:
-    cdef Http2Session self = <Http2Session>user_data
-    cdef h2_stream *stream
-    if self.collected >= self.budget or self.pieces + FRAME_PIECES > H2_PIECES:
-        return NGHTTP2_ERR_WOULDBLOCK        # asked again by the next `collect`
-    stream = self.find(frame.hd.stream_id)
-    if stream == NULL or (h2_waiting(stream) if stream.streaming else stream.left) < length:
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    if self.put(<const char *>framehd, 9) < 0:
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    if (self.put_queue(stream, length) if stream.streaming else self.put_body(stream, length)) < 0:
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
-
-
-cdef nghttp2_session_callbacks *make_callbacks() except NULL:
-    cdef nghttp2_session_callbacks *callbacks = NULL
-    if nghttp2_session_callbacks_new(&callbacks):
-        raise MemoryError
-    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers)
-    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header)
-    nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, on_frame_sent)
-    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk)
-    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame)
-    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close)
-    nghttp2_session_callbacks_set_send_data_callback(callbacks, send_body)
-    return callbacks
-
-
-cdef nghttp2_option *make_options() except NULL:
-    cdef nghttp2_option *options = NULL
-    if nghttp2_option_new(&options):
-        raise MemoryError
-    nghttp2_option_set_no_auto_window_update(options, 1)     # `consume` says when
-    nghttp2_option_set_no_closed_streams(options, 1)         # they served only the priorities of RFC 7540
-    return options
-
-
-# Shared by all sessions, for the life of the process.
-cdef nghttp2_session_callbacks *CALLBACKS = make_callbacks()
-cdef nghttp2_option *OPTIONS = make_options()
-
-
-cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
-                         size_t value_size) noexcept:
-    cdef size_t i
-    cdef char *at
-    if block_add(block, name, name_size, value, value_size) < 0:
-        return -1
-    at = tg_buffer_tail(block) - name_size - value_size
-    for i in range(name_size):
-        if c'A' <= at[i] <= c'Z':
-            at[i] |= 32
-    return 0
-
-
-cdef class Http2Session:
+cdef class Http2Session(Http2Sender):
     """A subclass handles the events."""
 
     def __dealloc__(self):
-        nghttp2_session_del(self.session)    # accepts NULL
-        tg_buffer_free(&self.tail)
+        if self.decoder != NULL:
+            nghttp2_hd_inflate_del(self.decoder)
+        tg_buffer_free(&self.partial)
         tg_buffer_free(&self.block)
 
     cdef int begin(self, bint server, const h2_options *options) noexcept:
-        cdef nghttp2_settings_entry settings[5]
-        cdef size_t n = 2
+        cdef uint32_t names[OURS_ENTRIES]
+        cdef uint32_t values[OURS_ENTRIES]
+        cdef uint32_t count = 2, i, window
+        cdef uint8_t *at
         self.server = server
         self.options = options[0]
-        if server:
-            if nghttp2_session_server_new3(&self.session, CALLBACKS, <void *>self, OPTIONS, tg_blocks()):
-                return -1
-        elif nghttp2_session_client_new3(&self.session, CALLBACKS, <void *>self, OPTIONS, tg_blocks()):
+        self.preface = PREFACE_SIZE if server else 0
+        self.next_id = 1
+        self.window = WINDOW_FIRST
+        self.peer_window = WINDOW_FIRST
+        self.first_room = WINDOW_FIRST
+        self.peer_streams = STREAMS_UNKNOWN
+        table_init(&self.table)
+        hpack_init(&self.encoder)
+        if nghttp2_hd_inflate_new(&self.decoder):
             return -1
-        settings[0].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
-        settings[0].value = options.stream_window
-        settings[1].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
-        settings[1].value = options.header_list
+        names[0] = SETTING_INITIAL_WINDOW_SIZE
+        values[0] = options.stream_window
+        names[1] = SETTING_MAX_HEADER_LIST_SIZE
+        values[1] = options.header_list
         if not server:
-            settings[n].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
-            settings[n].value = 0
-            n += 1
+            names[count] = SETTING_ENABLE_PUSH
+            values[count] = 0
+            count += 1
+            if tg_buffer_append(&self.control, PREFACE, PREFACE_SIZE) < 0:
+                return -1
         if options.max_streams:
-            settings[n].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
-            settings[n].value = options.max_streams
-            n += 1
+            names[count] = SETTING_MAX_CONCURRENT_STREAMS
+            values[count] = options.max_streams
+            count += 1
         if options.connect_protocol:
-            settings[n].settings_id = NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL
-            settings[n].value = 1
-            n += 1
-        if nghttp2_submit_settings(self.session, NGHTTP2_FLAG_NONE, settings, n):
+            names[count] = SETTING_ENABLE_CONNECT_PROTOCOL
+            values[count] = 1
+            count += 1
+        at = self.frame(SETTING * count, FRAME_SETTINGS, 0, 0)
+        if at == NULL:
             return -1
-        if nghttp2_session_set_local_window_size(self.session, NGHTTP2_FLAG_NONE, 0,
-                                                 <int32_t>options.connection_window):
-            return -1
+        for i in range(count):
+            at[0] = 0
+            at[1] = <uint8_t>names[i]
+            put_u32(at + 2, values[i])
+            at += SETTING
+        # The connection's window begins with what every peer believes it to be, and only grows.
+        window = max(options.connection_window, <uint32_t>WINDOW_FIRST)
+        self.options.connection_window = window
+        self.room = window
+        if window > WINDOW_FIRST:
+            at = self.frame(4, FRAME_WINDOW_UPDATE, 0, 0)
+            if at == NULL:
+                return -1
+            put_u32(at, window - WINDOW_FIRST)
         return 0
 
-    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
-        cdef nghttp2_data_provider provider
-        cdef int32_t rc
-        cdef bint bodiless = (stream.streaming and stream.finished and not h2_waiting(stream)
-                              and not tg_buffer_size(&stream.trailers))
-        provider.source.ptr = NULL           # the stream's user data says it; that pointer can be taken back
-        provider.read_callback = read_body
-        stream.deferred = False
-        rc = nghttp2_submit_request(self.session, NULL, fields, count, NULL if bodiless else &provider, stream)
-        if rc < 0:
-            return H2_NO_MEMORY if rc == NGHTTP2_ERR_NOMEM else H2_EXHAUSTED
-        stream.id = rc
-        stream.owed = 0
-        stream.sent = bodiless
-        self.streams += 1
-        return 0
-
-    cdef int respond(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint body) noexcept:
-        cdef nghttp2_data_provider provider
-        provider.source.ptr = NULL
-        provider.read_callback = read_body
-        stream.deferred = False
-        if nghttp2_submit_response(self.session, stream.id, fields, count, &provider if body else NULL):
-            return -1
-        if not body:
-            stream.sent = True
-        return 0
-
-    cdef int inform(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
-        return -1 if nghttp2_submit_headers(self.session, NGHTTP2_FLAG_NONE, stream.id, NULL, fields, count,
-                                            NULL) < 0 else 0
-
-    cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept:
-        if tg_buffer_append(&stream.queue, data, size) < 0:
-            return -1
-        if stream.deferred and size:
-            stream.deferred = False
-            nghttp2_session_resume_data(self.session, stream.id)
-        return 0
-
-    cdef void finish(self, h2_stream *stream) noexcept:
-        stream.finished = True
-        if stream.deferred:
-            stream.deferred = False
-            nghttp2_session_resume_data(self.session, stream.id)
-
-    cdef void consume(self, h2_stream *stream, size_t size) noexcept:
-        size += stream.owed
-        if size < self.options.stream_window // WINDOW_PARTS:
-            stream.owed = size
-            return
-        stream.owed = 0
-        # Fails without memory, or when the stream is gone: then the peer's window stays as it is.
-        nghttp2_session_consume_stream(self.session, stream.id, size)
-
-    cdef void reset(self, h2_stream *stream, uint32_t code) noexcept:
-        self.forget(stream)
-        # Fails only without memory: then the peer goes on sending into a stream nobody looks at.
-        nghttp2_submit_rst_stream(self.session, NGHTTP2_FLAG_NONE, stream.id, code)
-
-    cdef h2_stream *find(self, int32_t id) noexcept:
-        cdef h2_stream *stream = self.found
-        if stream == NULL or stream.id != id:
-            stream = <h2_stream *>nghttp2_session_get_stream_user_data(self.session, id)
-            self.found = stream
-        return stream
-
-    cdef void forget(self, h2_stream *stream) noexcept:
-        nghttp2_session_set_stream_user_data(self.session, stream.id, NULL)
-        if self.found == stream:
-            self.found = NULL
-        if self.incoming == stream:
-            self.incoming = NULL
+    # Leaving.
 
     cdef int ping(self) noexcept:
-        return nghttp2_submit_ping(self.session, NGHTTP2_FLAG_NONE, NULL)
+        cdef uint8_t *at = self.frame(8, FRAME_PING, 0, 0)
+        if at == NULL:
+            return -1
+        put_u32(at, 0)
+        put_u32(at + 4, 0)
+        return 0
+
+    cdef int goaway(self, int32_t last, uint32_t code) noexcept:
+        cdef uint8_t *at = self.frame(8, FRAME_GOAWAY, 0, 0)
+        if at == NULL:
+            return -1
+        put_u32(at, <uint32_t>last)
+        put_u32(at + 4, code)
+        return 0
 
     cdef void warn_shutdown(self) noexcept:
-        nghttp2_submit_shutdown_notice(self.session)
+        self.goaway(STREAM_MOST, H2_NO_ERROR)
 
     cdef void stop_streams(self) noexcept:
-        nghttp2_submit_goaway(self.session, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.session),
-                              NGHTTP2_NO_ERROR, NULL, 0)
+        self.goaway(self.taken_id, H2_NO_ERROR)
+        self.leaving = True
 
     cdef void terminate(self, uint32_t code) noexcept:
-        nghttp2_session_terminate_session(self.session, code)
+        if self.over:
+            return
+        self.goaway(self.taken_id, code)
+        self.leaving = True
+        self.over = True
+
+    # Reading: bytes to frames.
 
     cdef int feed(self, const char *data, size_t size) noexcept:
-        return 0 if nghttp2_session_mem_recv(self.session, <const uint8_t *>data, size) >= 0 else -1
-
-    cdef int collect(self, tg_buffer *head, size_t budget) noexcept:
-        cdef const uint8_t *data
-        cdef ssize_t n
-        cdef int i
-        self.head = head
-        self.budget = budget
-        self.collected = 0
-        self.pieces = 0
-        tg_buffer_clear(&self.tail)
-        while self.collected < budget and self.pieces + FRAME_PIECES <= H2_PIECES:
-            n = nghttp2_session_mem_send(self.session, &data)
-            if n < 0 or (n and self.put(<const char *>data, <size_t>n) < 0):
+        cdef const uint8_t *at = <const uint8_t *>data
+        cdef const uint8_t *end = at + size
+        cdef h2_frame frame
+        cdef size_t n
+        if self.preface and self.take_preface(&at, end) < 0:
+            return -1
+        while at < end and not self.over:
+            if self.data_left:
+                n = min(<size_t>self.data_left, <size_t>(end - at))
+                self.data_left -= <uint32_t>n
+                self.take_data(<const char *>at, n)
+                at += n
+                if self.data_left == 0:
+                    self.end_data()
+                continue
+            if tg_buffer_size(&self.partial) or end - at < FRAME_HEADER:
+                if self.take_part(&at, end) < 0:
+                    return -1
+                continue
+            get_frame(&frame, at)
+            if frame.kind == FRAME_DATA and not frame.flags & FLAG_PADDED and frame.length:
+                # As it comes: a body is not gathered here.
+                self.data = frame
+                at += FRAME_HEADER
+                if self.block_id or frame.length > FRAME_MOST or not self.greeted:
+                    self.take_frame(&frame, NULL)             # which refuses it
+                    continue
+                self.data_left = frame.length
+                self.begin_data(0)
+                continue
+            if <size_t>(end - at) < FRAME_HEADER + frame.length and frame.length <= FRAME_MOST:
+                if self.take_part(&at, end) < 0:
+                    return -1
+                continue
+            if self.take_frame(&frame, at + FRAME_HEADER) < 0:
                 return -1
-            if n == 0:
-                break
-        for i in range(self.pieces):
-            if self.in_tail[i]:
-                self.vector[i].iov_base = self.tail.data + <size_t>self.vector[i].iov_base
-        return 1 if self.collected else 0
+            if not self.over:                     # a frame that is too large ends beyond what is here
+                at += FRAME_HEADER + frame.length
+        return 0
+
+    cdef int take_preface(self, const uint8_t **at, const uint8_t *end) noexcept:
+        cdef size_t n = min(<size_t>self.preface, <size_t>(end - at[0]))
+        if memcmp(at[0], PREFACE + PREFACE_SIZE - self.preface, n):
+            return -1
+        self.preface -= <int>n
+        at[0] += n
+        return 0
+
+    cdef int take_part(self, const uint8_t **at, const uint8_t *end) noexcept:
+        """More of a frame that does not come as a whole; takes it when it is complete."""
+        cdef h2_frame frame
+        cdef size_t have = tg_buffer_size(&self.partial)
+        cdef size_t wanted = FRAME_HEADER, n
+        cdef int rc
+        if have >= FRAME_HEADER:
+            get_frame(&frame, <const uint8_t *>tg_buffer_head(&self.partial))
+            wanted += frame.length
+        n = min(wanted - have, <size_t>(end - at[0]))
+        if tg_buffer_append(&self.partial, at[0], n) < 0:
+            return -1
+        at[0] += n
+        have += n
+        if have < wanted:
+            return 0
+        get_frame(&frame, <const uint8_t *>tg_buffer_head(&self.partial))
+        if have == FRAME_HEADER:
+            if frame.kind == FRAME_DATA and not frame.flags & FLAG_PADDED and frame.length:
+                tg_buffer_free(&self.partial)
+                self.data = frame
+                if self.block_id or frame.length > FRAME_MOST or not self.greeted:
+                    return self.take_frame(&frame, NULL)      # which refuses it
+                self.data_left = frame.length
+                self.begin_data(0)
+                return 0
+            if frame.length and frame.length <= FRAME_MOST:
+                return 0                          # its payload is still to come
+        rc = self.take_frame(&frame, <const uint8_t *>tg_buffer_head(&self.partial) + FRAME_HEADER)
+        tg_buffer_free(&self.partial)             # rare, and idle connections are many
+        return rc
+
+    cdef int take_frame(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        """A whole frame. 0, or -1 (no memory); what is wrong with it ends the stream or the session."""
+        cdef uint32_t size = frame.length
+        cdef const uint8_t *data = payload
+        if size > FRAME_MOST:
+            self.terminate(H2_FRAME_SIZE_ERROR)
+        elif not self.greeted and (frame.kind != FRAME_SETTINGS or frame.flags & FLAG_ACK):
+            self.terminate(H2_PROTOCOL_ERROR)     # section 3.4
+        elif self.block_id and (frame.kind != FRAME_CONTINUATION or frame.id != self.block_id):
+            self.terminate(H2_PROTOCOL_ERROR)     # section 6.10
+        elif frame.kind == FRAME_DATA:
+            if not self.take_padding(frame, &data, &size):
+                return 0
+            self.data = frame[0]
+            self.begin_data(frame.length - size)
+            if not self.over and size:
+                self.take_data(<const char *>data, size)
+            if not self.over:
+                self.end_data()
+        elif frame.kind == FRAME_HEADERS:
+            return self.take_headers(frame, payload)
+        elif frame.kind == FRAME_CONTINUATION:
+            self.block_frames += 1
+            if not self.block_id:
+                self.terminate(H2_PROTOCOL_ERROR)
+            elif self.block_frames > CONTINUATIONS:
+                self.terminate(H2_ENHANCE_YOUR_CALM)
+            else:
+                return self.take_block(payload, size, frame.flags & FLAG_END_HEADERS)
+        elif frame.kind == FRAME_SETTINGS:
+            return self.take_settings(frame, payload)
+        elif frame.kind == FRAME_WINDOW_UPDATE:
+            return self.take_window(frame, payload)
+        elif frame.kind == FRAME_RST_STREAM:
+            return self.take_reset(frame, payload)
+        elif frame.kind == FRAME_PING:
+            if frame.id or size != 8:
+                self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
+            elif not frame.flags & FLAG_ACK:
+                if self.pong(payload) < 0:
+                    return -1
+                self.on_control(H2_PING_FRAME)
+        elif frame.kind == FRAME_GOAWAY:
+            return self.take_goaway(frame, payload)
+        elif frame.kind == FRAME_PUSH_PROMISE:
+            self.terminate(H2_PROTOCOL_ERROR)     # nobody may push here
+        elif frame.kind == FRAME_PRIORITY and (frame.id == 0 or size != PRIORITY_SIZE):
+            self.terminate(H2_FRAME_SIZE_ERROR if frame.id else H2_PROTOCOL_ERROR)
+        else:
+            self.on_control(H2_OTHER_FRAME)       # section 5.5: unknown ones are ignored
+        return 0
+
+    cdef bint take_padding(self, const h2_frame *frame, const uint8_t **payload, uint32_t *size) noexcept:
+        """Leaves what stands before the padding (section 6.1). False: there is more padding than frame."""
+        cdef uint32_t padding
+        if not frame.flags & FLAG_PADDED:
+            return True
+        if size[0] < 1 or payload[0][0] >= size[0]:
+            self.terminate(H2_PROTOCOL_ERROR)
+            return False
+        padding = payload[0][0]
+        payload[0] += 1
+        size[0] -= 1 + padding
+        return True
+
+    cdef bint idle(self, int32_t id) noexcept:
+        """Whether nobody has opened the stream yet."""
+        if self.server or id % 2 == 0:
+            return id > self.last_id
+        return <uint32_t>id >= self.next_id
+
+    # DATA.
+
+    cdef void begin_data(self, uint32_t padding) noexcept:
+        cdef uint32_t length = self.data.length
+        cdef h2_entry *entry = table_find(&self.table, self.data.id)
+        cdef uint8_t *at
+        if entry == NULL and (self.data.id == 0 or self.idle(self.data.id)):
+            self.terminate(H2_PROTOCOL_ERROR)
+            return
+        self.room -= length
+        if self.room < 0:
+            self.terminate(H2_FLOW_CONTROL_ERROR)
+            return
+        # The connection's window only bounds bursts: a stream that nobody reads must not stop the others.
+        self.owed += length
+        if self.owed >= self.options.connection_window // HALF:
+            at = self.frame(4, FRAME_WINDOW_UPDATE, 0, 0)
+            if at != NULL:
+                put_u32(at, <uint32_t>self.owed)
+                self.room += self.owed
+                self.owed = 0
+        if entry == NULL:
+            self.on_control(H2_OTHER_FRAME)       # on its way when the stream was reset
+            return
+        if entry.remote_ended:
+            self.fail_stream(entry, H2_STREAM_CLOSED)
+            return
+        entry.room -= length
+        if entry.room < 0:
+            self.fail_stream(entry, H2_FLOW_CONTROL_ERROR)
+            return
+        if not message_body(&entry.message, length - padding):
+            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            return
+        if padding and entry.stream != NULL:
+            self.consume(<h2_stream *>entry.stream, padding)
+        if length == padding and not self.data.flags & FLAG_END_STREAM:
+            self.on_control(H2_EMPTY_FRAME)
+
+    cdef void take_data(self, const char *data, size_t size) noexcept:
+        cdef h2_entry *entry = table_find(&self.table, self.data.id)
+        if entry != NULL and entry.stream != NULL:
+            self.on_data(<h2_stream *>entry.stream, data, size)
+
+    cdef void end_data(self) noexcept:
+        cdef h2_entry *entry
+        if self.data.flags & FLAG_END_STREAM:
+            entry = table_find(&self.table, self.data.id)
+            if entry != NULL:
+                self.end_remote(entry)
+
+    cdef void consume(self, h2_stream *stream, size_t size) noexcept:
+        cdef h2_entry *entry = stream.entry
+        cdef uint8_t *at
+        if entry == NULL or entry.remote_ended:
+            return
+        entry.owed += <uint32_t>size
+        if entry.owed < self.options.stream_window // HALF:
+            return
+        at = self.frame(4, FRAME_WINDOW_UPDATE, 0, entry.id)
+        if at != NULL:                            # without memory the peer's window stays as it is
+            put_u32(at, entry.owed)
+            entry.room += entry.owed
+            entry.owed = 0
+
+    cdef void end_remote(self, h2_entry *entry) noexcept:
+        cdef h2_stream *stream = <h2_stream *>entry.stream
+        cdef int32_t id = entry.id
+        if not message_end(&entry.message):
+            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            return
+        entry.remote_ended = True
+        if stream != NULL:
+            stream.remote_ended = True
+            self.on_end(stream)
+            entry = table_find(&self.table, id)   # the event may have ended it
+        if entry != NULL and entry.local_ended:
+            self.close(entry, H2_NO_ERROR)
+
+    cdef void fail_stream(self, h2_entry *entry, uint32_t code) noexcept:
+        """Section 5.4.2."""
+        self.reset_frame(entry.id, code)
+        self.close(entry, code)
+
+    # Header blocks.
+
+    cdef int take_headers(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        cdef uint32_t size = frame.length
+        cdef const uint8_t *data = payload
+        cdef h2_entry *entry
+        if not self.take_padding(frame, &data, &size):
+            return 0
+        if frame.flags & FLAG_PRIORITY:
+            if size < PRIORITY_SIZE:
+                self.terminate(H2_FRAME_SIZE_ERROR)
+                return 0
+            data += PRIORITY_SIZE                 # RFC 9113 section 5.3.2: of no meaning any more
+            size -= PRIORITY_SIZE
+        if frame.id == 0 or (self.server and frame.id % 2 == 0):
+            self.terminate(H2_PROTOCOL_ERROR)
+            return 0
+        self.block_id = frame.id
+        self.block_last = frame.flags & FLAG_END_STREAM
+        self.block_frames = 0
+        tg_buffer_clear(&self.block)
+        self.block_fields = 0
+        self.block_size = 0
+        self.block_over = False
+        entry = self.open_stream(frame.id) if self.server and frame.id > self.last_id else self.known_stream(frame.id)
+        self.block_entry = entry
+        if entry != NULL:
+            section_begin(&self.section, &entry.message)
+        if self.over:
+            return 0
+        return self.take_block(data, size, frame.flags & FLAG_END_HEADERS)
+
+    cdef h2_entry *open_stream(self, int32_t id) noexcept:
+        """NULL: it is refused, or comes after our last word."""
+        cdef h2_entry *entry
+        cdef h2_stream *stream
+        self.last_id = id
+        if self.leaving:
+            return NULL
+        if self.options.max_streams and <uint32_t>self.streams >= self.options.max_streams:
+            self.reset_frame(id, H2_REFUSED_STREAM)
+            if self.acknowledged:
+                self.on_control(H2_OTHER_FRAME)   # it knows how many it may have
+            return NULL
+        stream = self.on_request(id)
+        entry = table_add(&self.table, id) if stream != NULL else NULL
+        if entry == NULL:
+            self.reset_frame(id, H2_REFUSED_STREAM)
+            return NULL
+        self.taken_id = id
+        self.streams += 1
+        message_begin(&entry.message, False)
+        entry.stream = stream
+        entry.window = self.peer_window
+        entry.room = self.first_room
+        stream.entry = entry
+        stream.id = id
+        return entry
+
+    cdef h2_entry *known_stream(self, int32_t id) noexcept:
+        """NULL: it was closed while the block was on its way."""
+        cdef h2_entry *entry = table_find(&self.table, id)
+        if entry == NULL:
+            if self.idle(id):
+                self.terminate(H2_PROTOCOL_ERROR)
+            else:
+                self.on_control(H2_OTHER_FRAME)
+            return NULL
+        if entry.remote_ended:
+            self.fail_stream(entry, H2_STREAM_CLOSED)
+            return NULL
+        return entry
+
+    cdef int take_block(self, const uint8_t *data, size_t size, bint last) noexcept:
+        """A part of a block. It is decoded in any case: the decoder has to know what the peer's encoder knows."""
+        cdef nghttp2_nv field
+        cdef ssize_t n
+        cdef int flags
+        while True:
+            flags = 0
+            n = nghttp2_hd_inflate_hd2(self.decoder, &field, &flags, data, size, last)
+            if n == NGHTTP2_ERR_NOMEM:
+                return -1
+            if n < 0:
+                self.terminate(H2_COMPRESSION_ERROR)
+                return 0
+            data += n
+            size -= n
+            if flags & NGHTTP2_HD_INFLATE_EMIT:
+                if self.block_entry != NULL:
+                    self.take_field(&field)
+            elif flags & NGHTTP2_HD_INFLATE_FINAL:
+                nghttp2_hd_inflate_end_headers(self.decoder)
+                self.end_block()
+                return 0
+            elif size == 0:
+                return 0
+
+    cdef void take_field(self, const nghttp2_nv *field) noexcept:
+        cdef h2_entry *entry = self.block_entry
+        if self.block_over:
+            return                                # it is refused as a whole; bombs are made of what follows
+        if not section_field(&self.section, &entry.message, self.server and self.options.connect_protocol,
+                             <const char *>field.name, field.namelen, <const char *>field.value, field.valuelen):
+            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+        elif entry.stream != NULL:
+            self.on_field(<h2_stream *>entry.stream, <const char *>field.name, field.namelen,
+                          <const char *>field.value, field.valuelen)
+
+    cdef void end_block(self) noexcept:
+        cdef h2_entry *entry = self.block_entry
+        cdef int32_t id = self.block_id
+        cdef h2_stream *stream
+        self.block_id = 0
+        self.block_entry = NULL
+        if entry == NULL:
+            return
+        if self.block_over:
+            entry.message.begun = True            # its owner refuses it, whatever else it is
+        elif not section_end(&self.section, &entry.message, self.block_last):
+            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            return
+        if self.block_last and not message_end(&entry.message):
+            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            return
+        stream = <h2_stream *>entry.stream
+        if stream != NULL:
+            stream.remote_ended = self.block_last
+            self.on_fields_end(stream, self.block_last)
+            entry = table_find(&self.table, id)   # the event may have ended it
+        if entry != NULL and self.block_last:
+            self.end_remote(entry)
+
+    cdef void drop(self, h2_entry *entry) noexcept:
+        if self.block_entry == entry:
+            self.block_entry = NULL
 
     cdef void keep_field(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
         self.block_size += name_size + value_size + FIELD_OVERHEAD
@@ -379,106 +512,144 @@ cdef class Http2Session:
         if not self.block_over and block_add(&self.block, name, name_size, value, value_size) < 0:
             self.block_over = True
 
-    cdef int put(self, const char *data, size_t size) noexcept:
-        """Copy: to the head, or behind the pieces once there are any."""
-        cdef size_t offset
-        self.collected += size
-        if not self.pieces:
-            return tg_buffer_append(self.head, data, size)
-        offset = self.tail.end               # start is 0: nothing is consumed
-        if tg_buffer_append(&self.tail, data, size) < 0:
+    # The other frames.
+
+    cdef int pong(self, const uint8_t *payload) noexcept:
+        cdef uint8_t *at = self.frame(8, FRAME_PING, FLAG_ACK, 0)
+        if at == NULL:
             return -1
-        if self.in_tail[self.pieces - 1]:
-            self.vector[self.pieces - 1].iov_len += size
+        put_u32(at, get_u32(payload))
+        put_u32(at + 4, get_u32(payload + 4))
+        return 0
+
+    cdef int take_settings(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        cdef uint32_t at = 0, code
+        if frame.id or (frame.length if frame.flags & FLAG_ACK else frame.length % SETTING):
+            self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
             return 0
-        self.in_tail[self.pieces] = True
-        self.vector[self.pieces].iov_base = <void *>offset
-        self.vector[self.pieces].iov_len = size
-        self.pieces += 1
-        return 0
-
-    cdef int piece(self, const char *data, size_t size) noexcept:
-        """Bytes of a body: copied when they are few, else referred to where they are."""
-        if size < COPY_BELOW:
-            return self.put(data, size) if size else 0
-        self.collected += size
-        self.in_tail[self.pieces] = False
-        self.vector[self.pieces].iov_base = <void *>data
-        self.vector[self.pieces].iov_len = size
-        self.pieces += 1
-        return 0
-
-    cdef int put_body(self, h2_stream *stream, size_t size) noexcept:
-        """Move the cursor over `size` bytes of the body. -1: no memory, or the parts are shorter than they said."""
-        cdef size_t n
-        stream.left -= size
-        stream.sent = stream.left == 0
-        if stream.part < 0:
-            n = min(size, <size_t>stream.prefix_size - stream.offset)
-            if self.put(stream.prefix + stream.offset, n) < 0:
-                return -1
-            size -= n
-            stream.offset += n
-            if stream.offset == <size_t>stream.prefix_size:
-                stream.part = 0
-                stream.offset = 0
-        while size:
-            if stream.part >= stream.part_count:
-                return -1
-            n = min(size, stream.parts[stream.part].iov_len - stream.offset)
-            if self.piece(<const char *>stream.parts[stream.part].iov_base + stream.offset, n) < 0:
-                return -1
-            size -= n
-            stream.offset += n
-            if stream.offset == stream.parts[stream.part].iov_len:
-                stream.part += 1
-                stream.offset = 0
-        return 0
-
-    cdef int put_queue(self, h2_stream *stream, size_t size) noexcept:
-        """`size` bytes that wait in the queue. They stay where they are until something is added to it."""
-        if self.piece(tg_buffer_head(&stream.queue) + stream.kept, size) < 0:
+        if frame.flags & FLAG_ACK:
+            if not self.acknowledged:
+                self.acknowledged = True
+                self.first_room = self.options.stream_window
+                self.move_windows(self.first_room - WINDOW_FIRST, True)
+            return 0
+        if not self.greeted:
+            self.peer_streams = STREAMS_UNLIMITED
+        while at < frame.length:
+            code = self.take_setting(<uint32_t>payload[at] << 8 | payload[at + 1], get_u32(payload + at + 2))
+            if code:
+                self.terminate(code)
+                return 0
+            at += SETTING
+        self.greeted = True
+        if self.frame(0, FRAME_SETTINGS, FLAG_ACK, 0) == NULL:
             return -1
-        self.advance_queue(stream, size)
+        self.on_settings()
+        self.on_control(H2_SETTINGS_FRAME)
         return 0
 
-    cdef void advance_queue(self, h2_stream *stream, size_t size) noexcept:
-        """`size` bytes at the head of what waits in the queue are handed over."""
-        if stream.handed == stream.kept and stream.handed + size <= stream.keep:
-            stream.kept += size
-        else:
-            tg_buffer_consume(&stream.queue, stream.kept + size)
-            stream.kept = 0
-        stream.handed += size
-        stream.sent = stream.finished and not h2_waiting(stream)
-        if stream.wants_room and h2_waiting(stream) <= LOW_WATER:
-            stream.wants_room = False
-            self.on_room(stream)
+    cdef int take_setting(self, uint32_t name, uint32_t value) noexcept:
+        """Section 6.5.2. 0, or the code of a connection error."""
+        cdef int64_t by
+        if name == SETTING_HEADER_TABLE_SIZE:
+            hpack_resize(&self.encoder, value)
+        elif name == SETTING_MAX_CONCURRENT_STREAMS:
+            self.peer_streams = value
+        elif name == SETTING_INITIAL_WINDOW_SIZE:
+            if value > WINDOW_MOST:
+                return H2_FLOW_CONTROL_ERROR
+            by = <int64_t>value - self.peer_window
+            self.peer_window = <int32_t>value
+            if self.move_windows(by, False) < 0:
+                return H2_FLOW_CONTROL_ERROR
+        elif name == SETTING_MAX_FRAME_SIZE:
+            if value < FRAME_MOST or value > 0xFFFFFF:
+                return H2_PROTOCOL_ERROR
+        elif name == SETTING_ENABLE_PUSH:
+            # Only a client may want to be pushed to.
+            if value > 1 or (value and not self.server):
+                return H2_PROTOCOL_ERROR
+        elif name == SETTING_ENABLE_CONNECT_PROTOCOL and value > 1:
+            return H2_PROTOCOL_ERROR
+        return H2_NO_ERROR
 
-    cdef int submit_trailers(self, h2_stream *stream) noexcept:
-        """The field lines of `trailers`, which nghttp2 copies."""
-        cdef nghttp2_nv fields[TRAILERS]
-        cdef size_t count = 0
-        cdef const char *at = tg_buffer_head(&stream.trailers)
-        cdef const char *end = at + tg_buffer_size(&stream.trailers)
-        cdef const char *colon
-        cdef const char *stop
-        while at < end and count < TRAILERS:
-            stop = <const char *>memchr(at, 13, <size_t>(end - at))
-            colon = <const char *>memchr(at, 58, <size_t>(end - at))
-            if stop == NULL or colon == NULL or colon > stop:
+    cdef int move_windows(self, int64_t by, bint ours) noexcept:
+        """A changed initial window applies to the streams that are open (section 6.9.2). -1: one gets too large."""
+        cdef h2_entry *entry
+        cdef uint32_t i
+        for i in range(self.table.size):
+            entry = self.table.buckets[i]
+            while entry != NULL:
+                if ours:
+                    entry.room += by
+                else:
+                    entry.window += by
+                    if entry.window > WINDOW_MOST:
+                        return -1
+                    if entry.window > 0:
+                        self.wake(entry)
+                entry = entry.next
+        return 0
+
+    cdef int take_reset(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        cdef h2_entry *entry = table_find(&self.table, frame.id)
+        if frame.length != 4:
+            self.terminate(H2_FRAME_SIZE_ERROR)
+            return 0
+        if frame.id == 0 or (entry == NULL and self.idle(frame.id)):
+            self.terminate(H2_PROTOCOL_ERROR)
+            return 0
+        if entry != NULL:
+            if entry.stream != NULL:
+                (<h2_stream *>entry.stream).reset_by_peer = True
+            self.close(entry, get_u32(payload))
+        self.on_control(H2_RESET_FRAME)
+        return 0
+
+    cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        cdef int32_t last
+        cdef h2_entry *entry
+        if frame.id or frame.length < 8:
+            self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
+            return 0
+        last = <int32_t>(get_u32(payload) & STREAM_MOST)
+        self.left = True
+        while not self.server:
+            entry = table_above(&self.table, last)
+            if entry == NULL:
                 break
-            h2_field(&fields[count], at, <size_t>(colon - at), colon + 2, <size_t>(stop - colon - 2),
-                     NGHTTP2_NV_FLAG_NONE)
-            count += 1
-            at = stop + 2
-        return -1 if nghttp2_submit_trailer(self.session, stream.id, fields, count) else 0
+            self.close(entry, H2_REFUSED_STREAM)  # section 6.8: it was not looked at
+        self.on_goaway(last, get_u32(payload + 4))
+        return 0
 
-    cdef bint ended(self) noexcept:
-        return not nghttp2_session_want_read(self.session) and not nghttp2_session_want_write(self.session)
+    cdef int take_window(self, const h2_frame *frame, const uint8_t *payload) noexcept:
+        cdef h2_entry *entry
+        cdef uint32_t by
+        if frame.length != 4:
+            self.terminate(H2_FRAME_SIZE_ERROR)
+            return 0
+        by = get_u32(payload) & WINDOW_MOST
+        if frame.id == 0:
+            self.window += by
+            if by == 0 or self.window > WINDOW_MOST:
+                self.terminate(H2_FLOW_CONTROL_ERROR if by else H2_PROTOCOL_ERROR)
+                return 0
+        else:
+            entry = table_find(&self.table, frame.id)
+            if entry == NULL:
+                if self.idle(frame.id):
+                    self.terminate(H2_PROTOCOL_ERROR)
+                    return 0
+            else:
+                entry.window += by
+                if by == 0 or entry.window > WINDOW_MOST:
+                    self.fail_stream(entry, H2_FLOW_CONTROL_ERROR if by else H2_PROTOCOL_ERROR)
+                else:
+                    self.wake(entry)
+        self.on_control(H2_OTHER_FRAME)
+        return 0
 
-    cdef uint32_t peer_stream_limit(self) noexcept:
-        return nghttp2_session_get_remote_settings(self.session, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS)
+    # Events.
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
         return NULL
@@ -494,12 +665,6 @@ cdef class Http2Session:
         self.consume(stream, size)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
-        pass
-
-    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
-        pass
-
-    cdef void on_room(self, h2_stream *stream) noexcept:
         pass
 
     cdef void on_settings(self) noexcept:

@@ -25,14 +25,14 @@ cdef int read_trailers(Scan *scan, tg_buffer *block) noexcept
 
 
 cdef class FieldList:
-    """Fields for nghttp2 to send. It copies names and values, so they have to live only until it is given them."""
+    """Fields for a session to send. They are encoded at once, so names and values have to live only until then."""
     cdef nghttp2_nv fields[1100]
     cdef size_t count
     cdef char number[24]
 
     cdef void clear(self) noexcept
     cdef void add(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept
-    # One whose name and value stay until the HEADERS frame is sent: not copied. `flags` may say NO_INDEX.
+    # One whose name is in lower case. `flags` may say NO_INDEX.
     cdef void add_kept(self, const char *name, size_t name_size, const char *value, size_t value_size,
                        uint8_t flags) noexcept
     cdef void add_status(self, int status) noexcept
@@ -40,7 +40,7 @@ cdef class FieldList:
     cdef void add_fields(self, const Scan *scan, uint64_t skip) noexcept
     # Lines "Name: value\r\n" of our own making.
     cdef void add_lines(self, const tg_buffer *lines) noexcept
-    # The fields of a block, names in lower case, which stay until the HEADERS frame is sent: not copied.
+    # The fields of a block, names in lower case.
     cdef void add_block(self, const tg_buffer *block) noexcept
 
 

@@ -8,7 +8,7 @@ from lb.core.http1 cimport (
     parse_decimal, same_name, scan_begin, scan_field,
 )
 from lb.core.http2 cimport h2_field
-from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_COPY_VALUE, NGHTTP2_NV_FLAG_NONE
+from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NONE
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -95,7 +95,7 @@ cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept:
     end = at + size
     while next_entry(&at, end, &field):
         if field.name_size and field.name[0] == 58:
-            # nghttp2 has checked that these come first, once each, and are the ones a request may have.
+            # The session has checked that these come first, once each, and are the ones a request may have.
             if is_name(&field, b":method", 7):
                 has_method = True
                 scan.method = method_number(field.value, field.value_size)
@@ -219,7 +219,7 @@ cdef class FieldList:
                        uint8_t flags) noexcept:
         if self.count < FIELDS_MAX:
             h2_field(&self.fields[self.count], name, name_size, value, value_size,
-                     flags | NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE)
+                     flags | NGHTTP2_NV_FLAG_NO_COPY_NAME)
             self.count += 1
 
     cdef void add_status(self, int status) noexcept:
@@ -264,7 +264,7 @@ cdef class FieldList:
         cdef entry field
         while self.count < FIELDS_MAX and next_entry(&at, end, &field):
             h2_field(&self.fields[self.count], field.name, field.name_size, field.value, field.value_size,
-                     NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE)
+                     NGHTTP2_NV_FLAG_NO_COPY_NAME)
             self.count += 1
 
 

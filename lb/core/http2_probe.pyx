@@ -3,9 +3,6 @@
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from lb.core.blocks cimport (
-    tg_block_give, tg_block_resize, tg_block_take, tg_block_take_zeroed, tg_blocks_kept,
-)
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http1 cimport Field, Scan, worker_scan
 from lb.core.http2 cimport Http2Session, h2_field, h2_options, h2_stream
@@ -290,46 +287,3 @@ def resets_in(pieces: list, streams: list) -> list:
         seen = frames_look(&frames, piece, <size_t>len(piece))
         found.append({stream for stream in streams if reset_ahead(stream)} if seen else set())
     return found
-
-
-cdef class Block:
-    """Memory as nghttp2 gets it, full of one byte."""
-    cdef unsigned char *memory
-    cdef readonly size_t size
-
-    def __init__(self, size: int, zeroed: bool = False):
-        self.size = size
-        self.memory = <unsigned char *>(tg_block_take_zeroed(1, size, NULL) if zeroed else tg_block_take(size, NULL))
-        if self.memory == NULL:
-            raise MemoryError
-
-    def __dealloc__(self):
-        tg_block_give(self.memory, NULL)
-
-    @property
-    def address(self) -> int:
-        return <size_t>self.memory
-
-    def write(self, fill: int):
-        memset(self.memory, fill, self.size)
-
-    def resize(self, size: int):
-        cdef void *memory = tg_block_resize(self.memory, size, NULL)
-        if memory == NULL:
-            raise MemoryError
-        self.memory = <unsigned char *>memory
-        self.size = size
-
-    def read(self) -> bytes:
-        return self.memory[:self.size]
-
-
-def blocks_kept() -> int:
-    return tg_blocks_kept
-
-
-def block_array(count: int, size: int) -> bool:
-    """Whether there is memory for an array."""
-    cdef void *memory = tg_block_take_zeroed(count, size, NULL)
-    tg_block_give(memory, NULL)
-    return memory != NULL

@@ -88,9 +88,9 @@ cdef class Http2Connection(Client):
     cdef bint take(self, const char *data, size_t n) noexcept:
         """False: nothing more is taken from this client."""
         if self.host.take(data, n) < 0:
-            self.closing = True                   # what nghttp2 has to say of it is still written
+            self.closing = True                   # what the session has to say of it is still written
             return False
-        if self.host.incoming == NULL:
+        if self.host.block_id == 0:
             self.block_at = 0
         elif self.block_at == 0:
             self.block_at = self.poller.now + self.listener.header_timeout

@@ -1,7 +1,7 @@
 """One request on an HTTP/2 connection: see http2_request.pxd.
 
-Events come from below nghttp2, which allows to submit frames but not to send them: everything here only queues, and the
-connection writes at the end of the batch.
+Events come from inside the session's reading, which allows to queue frames but not to send them: the connection writes at
+the end of the batch.
 """
 
 from cpython.object cimport PyTypeObject
@@ -16,14 +16,14 @@ from lb.core.http1 cimport (
 from lb.core.http2 cimport (
     H2_OTHER_FRAME, H2_RESET_FRAME, Http2Session, h2_stream,
 )
+from lb.core.http2_frames cimport (
+    H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_PROTOCOL_ERROR,
+)
 from lb.core.http2_head cimport (
     HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, FieldList, read_request, read_trailers, worker_fields,
 )
 from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
-from lb.core.nghttp2 cimport (
-    NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR,
-)
 from lb.core.poller cimport NEVER
 from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CODE_1XX, TG_S_HTTP2_FLOODED, tg_add
@@ -158,7 +158,7 @@ cdef class Http2Host(Http2Session):
         if due[0] - now > <uint64_t>BURST_SECONDS * SECOND:
             self.flooded = True
             tg_add(&self.peer.listener.series[TG_S_HTTP2_FLOODED], 1)
-            self.terminate(NGHTTP2_ENHANCE_YOUR_CALM)
+            self.terminate(H2_ENHANCE_YOUR_CALM)
 
     cdef void detach(self, Http2Request request) noexcept:
         request.gone = True
@@ -224,7 +224,7 @@ cdef class Http2Request(Client):
         elif self.exchange is None and problem == HEAD_METHOD:
             self.decline(501, "the method is not known here")
         else:
-            self.stop(NGHTTP2_PROTOCOL_ERROR)
+            self.stop(H2_PROTOCOL_ERROR)
 
     cdef void stop(self, uint32_t code) noexcept:
         """Resets the stream; the exchange, if there is one, loses its client."""
@@ -278,11 +278,11 @@ cdef class Http2Request(Client):
         cdef Exchange exchange = self.exchange
         if exchange is None:
             if tg_buffer_size(&self.stream.queue) and self.stream.handed == self.seen_out:
-                self.stop(NGHTTP2_CANCEL)
+                self.stop(H2_CANCEL)
             return
         if tg_buffer_size(&self.stream.queue):
             if self.stream.handed == self.seen_out:
-                self.stop(NGHTTP2_CANCEL)         # a client that opens no window, or does not read
+                self.stop(H2_CANCEL)         # a client that opens no window, or does not read
                 return
         elif self.awaits_body() and self.poller.now >= self.body_deadline:
             exchange.fail(408, b"slow-body", "the request's body did not come in time")
@@ -311,7 +311,7 @@ cdef class Http2Request(Client):
             self.answered = True
             failed = self.host.respond(&self.stream, fields.fields, fields.count, not last)
         if failed:
-            self.stop(NGHTTP2_INTERNAL_ERROR)
+            self.stop(H2_INTERNAL_ERROR)
             return
         self.mark()
 
@@ -343,7 +343,7 @@ cdef class Http2Request(Client):
         tg_buffer_free(&date)
         tg_buffer_free(&number)
         if i:
-            self.stop(NGHTTP2_INTERNAL_ERROR)
+            self.stop(H2_INTERNAL_ERROR)
             return
         if body:
             self.respond_body(parts, count)
@@ -355,7 +355,7 @@ cdef class Http2Request(Client):
             return
         for i in range(count):
             if self.host.write(&self.stream, parts[i].iov_base, parts[i].iov_len) < 0:
-                self.stop(NGHTTP2_INTERNAL_ERROR)
+                self.stop(H2_INTERNAL_ERROR)
                 return
         if tg_buffer_size(&self.stream.queue) > HIGH_WATER:
             self.stream.wants_room = True
@@ -373,7 +373,7 @@ cdef class Http2Request(Client):
 
     cdef void respond_trailers(self, Scan *scan) noexcept:
         if append_trailers(&self.stream.trailers, scan) < 0:
-            self.stop(NGHTTP2_INTERNAL_ERROR)
+            self.stop(H2_INTERNAL_ERROR)
 
     cdef void respond_end(self) noexcept:
         if self.gone:
@@ -386,7 +386,7 @@ cdef class Http2Request(Client):
 
     cdef void abort(self) noexcept:
         if self.let_go() and not self.gone:
-            self.host.reset(&self.stream, NGHTTP2_INTERNAL_ERROR)
+            self.host.reset(&self.stream, H2_INTERNAL_ERROR)
             self.host.detach(self)
             self.mark()
 

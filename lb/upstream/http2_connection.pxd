@@ -8,8 +8,8 @@ from lb.upstream.http2_call cimport Dispatcher, Http2Call
 
 
 cdef class Session(Http2Session):
-    # Turns events into the state of calls. Calls that end are put on the connection's `over` list and told when nghttp2
-    # is off the stack and what was gathered from them is written.
+    # Turns events into the state of calls. Calls that end are put on the connection's `over` list and told when the
+    # session is off the stack and what was gathered from them is written.
     cdef void *connection             # the Http2Upstream, which owns this object
 
     # The call is over as `fail`: RST_STREAM.

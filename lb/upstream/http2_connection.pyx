@@ -3,9 +3,9 @@
 from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
 from lb.core.http2 cimport H2_EXHAUSTED, Http2Session, h2_options, h2_stream
+from lb.core.http2_frames cimport H2_CANCEL, H2_NO_ERROR, H2_REFUSED_STREAM
 from lb.core.http2_head cimport FieldList, worker_fields
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
-from lb.core.nghttp2 cimport NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
@@ -86,7 +86,7 @@ cdef class Session(Http2Session):
             self.consume(stream, size - held)
 
     cdef void give_up(self, Http2Call call, int fail) noexcept:
-        self.reset(&call.stream, NGHTTP2_CANCEL)
+        self.reset(&call.stream, H2_CANCEL)
         (<Http2Upstream>self.connection).end(call, fail)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
@@ -94,19 +94,19 @@ cdef class Session(Http2Session):
         if stream.sent:
             self.forget(stream)
         else:
-            self.reset(stream, NGHTTP2_CANCEL)   # answered without reading it all: RFC 9113 8.1
+            self.reset(stream, H2_CANCEL)   # answered without reading it all: RFC 9113 8.1
         call.judge()
         (<Http2Upstream>self.connection).end(call, call.fail)
 
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef Http2Call call = <Http2Call>stream.owner
         cdef int fail = FAIL_RESET
-        if code == NGHTTP2_REFUSED_STREAM and not call.begun:
+        if code == H2_REFUSED_STREAM and not call.begun:
             fail = FAIL_REFUSED
             if stream.reset_by_peer and (<Http2Upstream>self.connection).again(call):
                 return
-        elif not stream.reset_by_peer and code != NGHTTP2_NO_ERROR:
-            fail = FAIL_PROTOCOL                 # nghttp2 found the answer malformed and reset the stream
+        elif not stream.reset_by_peer and code != H2_NO_ERROR:
+            fail = FAIL_PROTOCOL                 # the answer was malformed, and the session has reset it
         (<Http2Upstream>self.connection).end(call, fail)
 
     cdef void on_room(self, h2_stream *stream) noexcept:
@@ -120,7 +120,7 @@ cdef class Session(Http2Session):
             connection.channel.opened(connection)
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
-        # nghttp2 closes the streams above `last_stream` as refused by itself.
+        # The session has closed the streams above `last_stream` as refused.
         (<Http2Upstream>self.connection).retire()
 
 
@@ -341,7 +341,7 @@ cdef class Http2Upstream(Stream):
 
     cdef void abort(self, Http2Call call) noexcept:
         if call.connection is not None and not self.lost:
-            self.session.reset(&call.stream, NGHTTP2_CANCEL)
+            self.session.reset(&call.stream, H2_CANCEL)
             self.poller.mark(self)
         self.detach(call)
 
@@ -367,7 +367,7 @@ cdef class Http2Upstream(Stream):
         if self.lost:
             return
         if not self.connecting and not self.pending():
-            self.session.terminate(NGHTTP2_NO_ERROR)
+            self.session.terminate(H2_NO_ERROR)
             if self.session.collect(&self.out, BUDGET) > 0:
                 if self.session.pieces:
                     self.push_parts(self.session.vector, self.session.pieces)

@@ -170,12 +170,13 @@ def test_a_reset_stream_is_silent_and_its_body_stops() -> None:
     assert wire.probe.streams == 0
 
 
-def test_a_reset_before_the_request_was_sent_sends_nothing() -> None:
+def test_a_reset_before_the_request_was_sent_sends_no_body() -> None:
     wire = Wire()
     wire.exchange()
     wire.probe.reset_stream(wire.probe.request(FIELDS, b"", [b"x"]), 8)
     wire.to_server()
-    assert wire.of(h2.events.RequestReceived) == []
+    assert wire.of(h2.events.DataReceived) == []
+    assert [e.error_code for e in wire.of(h2.events.StreamReset)] == [8]
     assert wire.probe.streams == 0
     wire.probe.request(FIELDS, b"", [b"y"])
     wire.to_server()
@@ -203,10 +204,8 @@ def test_goaway_refuses_the_streams_above() -> None:
     assert ("goaway", 1, 0) in wire.probe.events
     assert sorted(e for e in wire.probe.events if e[0] == "close") == [("close", 3, 7, False), ("close", 5, 7, False)]
     assert wire.probe.streams == 1
-    # A request in spite of it is not sent.
-    wire.probe.request(FIELDS, b"", [b"x"])
-    wire.to_server()
-    assert wire.probe.events[-1] == ("close", 7, 7, False)
+    with pytest.raises(RuntimeError, match="submit: -2"):
+        wire.probe.request(FIELDS, b"", [b"x"])
     assert wire.probe.streams == 1
 
 

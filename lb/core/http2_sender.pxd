@@ -1,0 +1,182 @@
+"""What one side of an HTTP/2 connection sends (RFC 9113): frames in a queue, the bodies of streams in turn, within the
+windows that the peer gives. No I/O: `collect` gathers what is to be written."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail
+from lb.core.hpack cimport hpack_encoder
+from lb.core.http2_streams cimport h2_entry, h2_table
+from lb.core.link cimport tg_link
+from lb.core.nghttp2 cimport nghttp2_nv
+from lb.core.stream cimport iovec
+
+
+cdef enum:
+    H2_PIECES = 256                   # most pieces `collect` gathers for one write
+
+    # `submit`
+    H2_NO_MEMORY = -1
+    H2_EXHAUSTED = -2                 # no stream may be opened on this connection any more
+
+
+ctypedef struct h2_stream:
+    # One request with its answer: embedded in its owner, known to the session from `submit` (of a server: from
+    # `on_request`) until `on_close`, `reset` or `forget`.
+    void *owner
+    h2_entry *entry                   # the session's, while the stream is known to it
+    int32_t id
+    bint sent                         # our body is handed over to the last byte
+    bint reset_by_peer
+    bint remote_ended                 # the peer has ended its side
+    # The body as parts: `prefix_size` bytes here, then the parts, which are sent from their own memory.
+    char prefix[8]
+    int prefix_size
+    int part_count
+    const iovec *parts
+    # Cursor. `left` counts the bytes of prefix and parts that were not handed over yet.
+    size_t left
+    int part
+    size_t offset
+    # The body as a queue, which grows while it is sent: `streaming` says that this is used and not the parts.
+    bint streaming
+    bint finished                     # nothing will be added to the queue
+    bint wants_room                   # tell `on_room` when little is left in it
+    uint64_t handed                   # bytes of it that were handed over
+    size_t keep                       # up to so many bytes of it stay after that, so that it can be sent again
+    size_t kept                       # bytes at the head of `queue` that were handed over and stay
+    tg_buffer queue
+    tg_buffer trailers                # field lines, sent behind the queue when it is `finished`
+
+
+ctypedef struct h2_options:
+    uint32_t stream_window            # bytes that a peer may send on a stream before they are consumed
+    uint32_t connection_window
+    uint32_t max_streams              # that the peer may have open; 0 = not said (a client's)
+    uint32_t header_list              # bytes of a header block, counted as RFC 9113 section 6.5.2 does
+    uint32_t max_fields               # of a header block
+    bint connect_protocol             # extended CONNECT (RFC 8441) is served
+
+
+# Fill in a header field; NO_COPY_NAME says that the name is in lower case.
+cdef inline void h2_field(nghttp2_nv *nv, const char *name, size_t name_size, const char *value, size_t value_size,
+                          uint8_t flags) noexcept nogil:
+    nv.name = <uint8_t *>name
+    nv.namelen = name_size
+    nv.value = <uint8_t *>value
+    nv.valuelen = value_size
+    nv.flags = flags
+
+
+# Bytes of a streamed body that wait to be handed over.
+cdef inline size_t h2_waiting(const h2_stream *stream) noexcept nogil:
+    return tg_buffer_size(&stream.queue) - stream.kept
+
+
+# Whether a streamed body is here from its beginning.
+cdef inline bint h2_whole(const h2_stream *stream) noexcept nogil:
+    return stream.handed == stream.kept
+
+
+# A streamed body that is whole is to be sent from its beginning.
+cdef inline void h2_rewind(h2_stream *stream) noexcept nogil:
+    stream.handed = 0
+    stream.kept = 0
+
+
+# Adds a field to a block: two 32-bit lengths, name, value. 0 or -1.
+cdef inline int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value,
+                          size_t value_size) noexcept nogil:
+    cdef uint32_t lengths[2]
+    cdef char *at
+    if tg_buffer_reserve(block, name_size + value_size + sizeof(lengths)) < 0:
+        return -1
+    lengths[0] = <uint32_t>name_size
+    lengths[1] = <uint32_t>value_size
+    at = tg_buffer_tail(block)
+    memcpy(at, lengths, sizeof(lengths))
+    memcpy(at + sizeof(lengths), name, name_size)
+    memcpy(at + sizeof(lengths) + name_size, value, value_size)
+    block.end += name_size + value_size + sizeof(lengths)
+    return 0
+
+
+# The same with the name in lower case (RFC 9113 section 8.2).
+cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
+                         size_t value_size) noexcept
+
+
+cdef class Http2Sender:
+    """What a session sends: the queue of frames, the bodies of streams, the peer's windows."""
+    cdef readonly int streams         # open streams, forgotten ones included, as the peer counts them
+    cdef h2_options options
+    cdef bint server
+    cdef bint over                    # nothing is sent any more but what is queued, and nothing is read
+    cdef bint leaving                 # we have said GOAWAY
+    cdef bint left                    # the peer has
+    cdef h2_table table
+    cdef hpack_encoder encoder
+    cdef tg_buffer control            # whole frames, to be sent before any body
+    cdef tg_link ready                # streams that may have something of their body to send, in turn
+    cdef tg_link ending               # streams that have ended on our side, to be looked at
+    cdef int64_t window               # bytes of bodies the peer takes on all streams together
+    cdef int32_t peer_window          # on a new stream
+    cdef uint32_t peer_streams        # that we may have open
+    cdef uint32_t next_id             # of the next stream that a client opens
+    cdef int64_t first_room           # bytes that the peer may send on a new stream
+    # What `collect` gathered: `vector` follows the head buffer it was given. Of the worker, like `tail`.
+    cdef iovec *vector
+    cdef bint *in_tail                # the base of this piece is an offset into `tail` until `collect` ends
+    cdef int pieces
+    cdef size_t collected
+    cdef tg_buffer *head
+    cdef tg_buffer *tail
+
+    # A client: opens a stream that sends the fields and then the body; `stream` must stay where it is. 0, H2_NO_MEMORY
+    # or H2_EXHAUSTED.
+    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept
+    # A server: the head of the answer; `body` says that body or trailers follow. 0 or -1.
+    cdef int respond(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint body) noexcept
+    # A server: an informational answer (RFC 9110 section 15.2). 0 or -1.
+    cdef int inform(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept
+    # More of a streamed body, which is copied. 0 or -1 (no memory).
+    cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept
+    # A streamed body is complete.
+    cdef void finish(self, h2_stream *stream) noexcept
+    # Ends a stream with RST_STREAM `code`; no more events come for it, and its parts are not touched any more.
+    cdef void reset(self, h2_stream *stream, uint32_t code) noexcept
+    # The stream goes on or ends without us: no more events come for it. Only for streams whose body is `sent`.
+    cdef void forget(self, h2_stream *stream) noexcept
+    # Frames to send, about `budget` bytes: appended to `head`, then `pieces` entries of `vector`, which refer to `tail`
+    # and to the bodies of streams, valid until the next call into any session. 1 something, 0 nothing, -1 beyond use.
+    # Events may come from inside.
+    cdef int collect(self, tg_buffer *head, size_t budget) noexcept
+    # The session has ended (GOAWAY sent after an error, or both sides are done).
+    cdef bint ended(self) noexcept
+    cdef uint32_t peer_stream_limit(self) noexcept
+
+    # Queues a frame and gives its payload to be filled in; NULL: no memory.
+    cdef uint8_t *frame(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept
+    cdef int headers(self, int32_t id, const nghttp2_nv *fields, size_t count, bint last) noexcept
+    cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept
+    cdef int reset_frame(self, int32_t id, uint32_t code) noexcept
+    # A stream that ends on our side.
+    cdef void end_local(self, h2_entry *entry) noexcept
+    # It may have something to send.
+    cdef void wake(self, h2_entry *entry) noexcept
+    # Takes a stream out; its owner hears of it.
+    cdef void close(self, h2_entry *entry, uint32_t code) noexcept
+    # Something that holds on to an entry has to let go of it.
+    cdef void drop(self, h2_entry *entry) noexcept
+    cdef int settle(self) noexcept
+    cdef int send_body(self, h2_entry *entry) noexcept
+    cdef int send_trailers(self, h2_entry *entry, const tg_buffer *lines) noexcept
+    cdef int put(self, const char *data, size_t size) noexcept
+    cdef int put_control(self) noexcept
+    cdef int put_body(self, h2_stream *stream, size_t size) noexcept
+    cdef void advance_queue(self, h2_stream *stream, size_t size) noexcept
+    cdef int piece(self, const char *data, size_t size) noexcept
+
+    # Events, from `collect`: see Http2Session.
+    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept
+    # Little is left in the queue of a stream that `wants_room`.
+    cdef void on_room(self, h2_stream *stream) noexcept

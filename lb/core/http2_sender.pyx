@@ -1,0 +1,412 @@
+"""What one side of an HTTP/2 connection sends: see http2_sender.pxd."""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memchr, memcmp, memmove
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head,
+    tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+)
+from lb.core.hpack cimport hpack_encode, hpack_free
+from lb.core.http2_frames cimport (
+    FLAG_END_HEADERS, FLAG_END_STREAM, FRAME_CONTINUATION, FRAME_DATA, FRAME_HEADER, FRAME_HEADERS, FRAME_MOST,
+    FRAME_RST_STREAM, H2_CANCEL, H2_NO_ERROR, STREAM_MOST, put_frame, put_u32,
+)
+from lb.core.http2_message cimport message_begin
+from lb.core.http2_streams cimport h2_entry, table_add, table_free, table_remove
+from lb.core.link cimport link_append, link_empty, link_init, link_remove, link_splice, tg_link
+from lb.core.nghttp2 cimport nghttp2_nv
+from lb.core.stream cimport iovec
+
+cdef enum:
+    # Pieces of a body below this size are copied: that is cheaper than one more element of a gathered write.
+    COPY_BELOW = 2048
+    # Most pieces that one DATA frame (16 KiB at most) can add: eight big ones, small ones between, the frame header.
+    FRAME_PIECES = 20
+    LOW_WATER = 16 * 1024             # bytes in a queue below which its owner may add to it again
+    TRAILERS = 64                     # most fields of the trailers that are sent
+    # `send_body`
+    GONE_ON = 0
+    HELD = 1                          # the connection's window is shut
+
+# Of the whole worker: what `collect` gathers is written before the next one.
+cdef iovec VECTOR[H2_PIECES]
+cdef bint IN_TAIL[H2_PIECES]
+cdef tg_buffer TAIL
+
+
+cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
+                         size_t value_size) noexcept:
+    cdef size_t i
+    cdef char *at
+    if block_add(block, name, name_size, value, value_size) < 0:
+        return -1
+    at = tg_buffer_tail(block) - name_size - value_size
+    for i in range(name_size):
+        if c'A' <= at[i] <= c'Z':
+            at[i] |= 32
+    return 0
+
+
+cdef bint is_method(const nghttp2_nv *fields, size_t count, const char *method, size_t size) noexcept:
+    """Whether the fields are those of a request with this method. Pseudo-header fields come first."""
+    cdef size_t i
+    for i in range(count):
+        if fields[i].namelen == 7 and memcmp(fields[i].name, b":method", 7) == 0:
+            return fields[i].valuelen == size and memcmp(fields[i].value, method, size) == 0
+    return False
+
+
+cdef class Http2Sender:
+
+    def __cinit__(self):
+        link_init(&self.ready)
+        link_init(&self.ending)
+
+    def __dealloc__(self):
+        table_free(&self.table)
+        hpack_free(&self.encoder)
+        tg_buffer_free(&self.control)
+
+    # Frames.
+
+    cdef uint8_t *frame(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept:
+        cdef uint8_t *at
+        if tg_buffer_reserve(&self.control, FRAME_HEADER + length) < 0:
+            return NULL
+        at = <uint8_t *>tg_buffer_tail(&self.control)
+        put_frame(at, length, kind, flags, id)
+        self.control.end += FRAME_HEADER + length
+        return at + FRAME_HEADER
+
+    cdef int headers(self, int32_t id, const nghttp2_nv *fields, size_t count, bint last) noexcept:
+        """The block is written at once: the order in which blocks are encoded is that in which they are sent."""
+        cdef size_t at = tg_buffer_size(&self.control)
+        cdef size_t size
+        cdef uint8_t flags = FLAG_END_STREAM if last else 0
+        if self.frame(0, FRAME_HEADERS, flags, id) == NULL:
+            return -1
+        if hpack_encode(&self.encoder, &self.control, fields, count) < 0:
+            self.over = True                 # the peer's table is not what our encoder believes
+            self.control.end = self.control.start + at
+            return -1
+        size = tg_buffer_size(&self.control) - at - FRAME_HEADER
+        if size > FRAME_MOST:
+            return self.split(at, size, id, flags)
+        put_frame(<uint8_t *>tg_buffer_head(&self.control) + at, <uint32_t>size, FRAME_HEADERS, flags | FLAG_END_HEADERS, id)
+        return 0
+
+    cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept:
+        """Makes frames of the block of `size` bytes behind the frame header at `at`, the last bytes first."""
+        cdef size_t i, n, more = (size - 1) // FRAME_MOST
+        cdef uint8_t *first
+        cdef uint8_t *header
+        if tg_buffer_reserve(&self.control, more * FRAME_HEADER) < 0:
+            self.over = True
+            self.control.end = self.control.start + at
+            return -1
+        first = <uint8_t *>tg_buffer_head(&self.control) + at
+        for i in range(more, 0, -1):
+            n = min(<size_t>FRAME_MOST, size - i * FRAME_MOST)
+            header = first + i * (FRAME_HEADER + FRAME_MOST)
+            memmove(header + FRAME_HEADER, first + FRAME_HEADER + i * FRAME_MOST, n)
+            put_frame(header, <uint32_t>n, FRAME_CONTINUATION, FLAG_END_HEADERS if i == more else 0, id)
+        put_frame(first, FRAME_MOST, FRAME_HEADERS, flags, id)
+        self.control.end += more * FRAME_HEADER
+        return 0
+
+    cdef int reset_frame(self, int32_t id, uint32_t code) noexcept:
+        cdef uint8_t *at = self.frame(4, FRAME_RST_STREAM, 0, id)
+        if at == NULL:
+            return -1
+        put_u32(at, code)
+        return 0
+
+    # Streams.
+
+    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
+        cdef bint bodiless = (stream.streaming and stream.finished and not h2_waiting(stream)
+                              and not tg_buffer_size(&stream.trailers))
+        cdef h2_entry *entry
+        if self.left or self.over or self.next_id > STREAM_MOST:
+            return H2_EXHAUSTED
+        entry = table_add(&self.table, <int32_t>self.next_id)
+        if entry == NULL:
+            return H2_NO_MEMORY
+        if self.headers(entry.id, fields, count, bodiless) < 0:
+            table_remove(&self.table, entry)
+            return H2_NO_MEMORY
+        self.next_id += 2
+        self.streams += 1
+        message_begin(&entry.message, True)
+        entry.message.head_request = is_method(fields, count, b"HEAD", 4)
+        entry.message.connect_request = is_method(fields, count, b"CONNECT", 7)
+        entry.stream = stream
+        entry.window = self.peer_window
+        entry.room = self.first_room
+        entry.local_ended = bodiless
+        entry.sending = not bodiless
+        stream.entry = entry
+        stream.id = entry.id
+        stream.sent = bodiless
+        self.wake(entry)
+        return 0
+
+    cdef int respond(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint body) noexcept:
+        cdef h2_entry *entry = stream.entry
+        if entry == NULL or entry.local_ended or self.headers(entry.id, fields, count, not body) < 0:
+            return -1
+        if body:
+            entry.sending = True
+            self.wake(entry)
+        else:
+            stream.sent = True
+            self.end_local(entry)
+        return 0
+
+    cdef int inform(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
+        return -1 if stream.entry == NULL else self.headers(stream.entry.id, fields, count, False)
+
+    cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept:
+        if tg_buffer_append(&stream.queue, data, size) < 0:
+            return -1
+        if size and stream.entry != NULL:
+            self.wake(stream.entry)
+        return 0
+
+    cdef void finish(self, h2_stream *stream) noexcept:
+        stream.finished = True
+        if stream.entry != NULL:
+            self.wake(stream.entry)
+
+    cdef void reset(self, h2_stream *stream, uint32_t code) noexcept:
+        cdef h2_entry *entry = stream.entry
+        if entry == NULL:
+            return
+        stream.entry = NULL
+        entry.stream = NULL
+        # Fails only without memory: then the peer goes on sending into a stream nobody looks at.
+        self.reset_frame(entry.id, code)
+        self.close(entry, code)
+
+    cdef void forget(self, h2_stream *stream) noexcept:
+        cdef h2_entry *entry = stream.entry
+        if entry == NULL:
+            return
+        if not entry.local_ended:
+            self.reset(stream, H2_CANCEL)         # nobody would ever end it
+            return
+        stream.entry = NULL
+        entry.stream = NULL
+
+    cdef void wake(self, h2_entry *entry) noexcept:
+        if entry.sending and not entry.local_ended and entry.link.next == NULL:
+            link_append(&self.ready, &entry.link)
+
+    cdef void end_local(self, h2_entry *entry) noexcept:
+        entry.local_ended = True
+        link_remove(&entry.link)
+        if self.server or entry.remote_ended:
+            link_append(&self.ending, &entry.link)
+
+    cdef void close(self, h2_entry *entry, uint32_t code) noexcept:
+        cdef h2_stream *stream = <h2_stream *>entry.stream
+        self.drop(entry)
+        table_remove(&self.table, entry)
+        self.streams -= 1
+        if stream != NULL:
+            stream.entry = NULL
+            self.on_close(stream, code)
+
+    cdef void drop(self, h2_entry *entry) noexcept:
+        pass
+
+    cdef int settle(self) noexcept:
+        """Closes the streams that have ended on our side. The answer is out: nobody waits for the rest of a request
+        (RFC 9113 section 8.1)."""
+        cdef h2_entry *entry
+        while not link_empty(&self.ending):
+            entry = <h2_entry *>self.ending.next.owner
+            if not entry.remote_ended and self.reset_frame(entry.id, H2_NO_ERROR) < 0:
+                return -1
+            self.close(entry, H2_NO_ERROR)
+        return 0
+
+    # Gathering.
+
+    cdef int collect(self, tg_buffer *head, size_t budget) noexcept:
+        cdef tg_link held
+        cdef h2_entry *entry
+        cdef int i, rc
+        self.head = head
+        self.tail = &TAIL
+        self.vector = VECTOR
+        self.in_tail = IN_TAIL
+        self.collected = 0
+        self.pieces = 0
+        tg_buffer_clear(&TAIL)
+        rc = self.put_control()
+        link_init(&held)
+        while (rc >= 0 and not self.over and not link_empty(&self.ready) and self.collected < budget
+               and self.pieces + FRAME_PIECES <= H2_PIECES):
+            entry = <h2_entry *>self.ready.next.owner
+            link_remove(&entry.link)
+            rc = self.send_body(entry)
+            if rc == HELD:
+                link_append(&held, &entry.link)
+        link_splice(&self.ready, &held)
+        if rc < 0 or self.settle() < 0 or self.put_control() < 0:
+            return -1
+        for i in range(self.pieces):
+            if self.in_tail[i]:
+                self.vector[i].iov_base = self.tail.data + <size_t>self.vector[i].iov_base
+        return 1 if self.collected else 0
+
+    cdef int send_body(self, h2_entry *entry) noexcept:
+        """One DATA frame of a stream, and what ends it. GONE_ON, HELD, or -1."""
+        cdef h2_stream *stream = <h2_stream *>entry.stream
+        cdef uint8_t header[FRAME_HEADER]
+        cdef size_t ready = h2_waiting(stream) if stream.streaming else stream.left
+        cdef size_t n = min(ready, <size_t>FRAME_MOST)
+        cdef bint last, trailers
+        if n:
+            if entry.window <= 0:
+                return GONE_ON                    # until it opens
+            if self.window <= 0:
+                return HELD
+            n = min(n, <size_t>min(entry.window, self.window))
+        last = n == ready and (not stream.streaming or stream.finished)
+        if n == 0 and not last:
+            return GONE_ON                        # until there is more
+        trailers = last and tg_buffer_size(&stream.trailers)
+        if n or not trailers:
+            put_frame(header, <uint32_t>n, FRAME_DATA, FLAG_END_STREAM if last and not trailers else 0, entry.id)
+            if self.put(<const char *>header, FRAME_HEADER) < 0 or self.put_body(stream, n) < 0:
+                return -1
+            entry.window -= n
+            self.window -= n
+        if last:
+            stream.sent = True
+            if trailers and self.send_trailers(entry, &stream.trailers) < 0:
+                return -1
+            self.end_local(entry)
+            return GONE_ON
+        if n < ready:
+            link_append(&self.ready, &entry.link)     # in turn
+        if stream.wants_room and h2_waiting(stream) <= LOW_WATER:
+            stream.wants_room = False
+            self.on_room(stream)
+        return GONE_ON
+
+    cdef int send_trailers(self, h2_entry *entry, const tg_buffer *lines) noexcept:
+        cdef nghttp2_nv fields[TRAILERS]
+        cdef size_t count = 0
+        cdef const char *at = tg_buffer_head(lines)
+        cdef const char *end = at + tg_buffer_size(lines)
+        cdef const char *colon
+        cdef const char *stop
+        while at < end and count < TRAILERS:
+            stop = <const char *>memchr(at, 13, <size_t>(end - at))
+            colon = <const char *>memchr(at, 58, <size_t>(end - at))
+            if stop == NULL or colon == NULL or colon > stop:
+                break
+            h2_field(&fields[count], at, <size_t>(colon - at), colon + 2, <size_t>(stop - colon - 2), 0)
+            count += 1
+            at = stop + 2
+        # What events have queued meanwhile was encoded before these.
+        if self.put_control() < 0 or self.headers(entry.id, fields, count, True) < 0:
+            return -1
+        return self.put_control()
+
+    cdef int put_control(self) noexcept:
+        if self.put(tg_buffer_head(&self.control), tg_buffer_size(&self.control)) < 0:
+            return -1
+        tg_buffer_clear(&self.control)
+        return 0
+
+    cdef int put(self, const char *data, size_t size) noexcept:
+        """Copy: to the head, or behind the pieces once there are any."""
+        cdef size_t offset
+        if not size:
+            return 0
+        self.collected += size
+        if not self.pieces:
+            return tg_buffer_append(self.head, data, size)
+        offset = self.tail.end               # start is 0: nothing is consumed
+        if tg_buffer_append(self.tail, data, size) < 0:
+            return -1
+        if self.in_tail[self.pieces - 1]:
+            self.vector[self.pieces - 1].iov_len += size
+            return 0
+        self.in_tail[self.pieces] = True
+        self.vector[self.pieces].iov_base = <void *>offset
+        self.vector[self.pieces].iov_len = size
+        self.pieces += 1
+        return 0
+
+    cdef int piece(self, const char *data, size_t size) noexcept:
+        """Bytes of a body: copied when they are few, else referred to where they are."""
+        if size < COPY_BELOW:
+            return self.put(data, size)
+        self.collected += size
+        self.in_tail[self.pieces] = False
+        self.vector[self.pieces].iov_base = <void *>data
+        self.vector[self.pieces].iov_len = size
+        self.pieces += 1
+        return 0
+
+    cdef int put_body(self, h2_stream *stream, size_t size) noexcept:
+        """Move the cursor over `size` bytes of the body. -1: no memory, or the parts are shorter than they said."""
+        cdef size_t n
+        if stream.streaming:
+            # They stay where they are until something is added to the queue.
+            if size and self.piece(tg_buffer_head(&stream.queue) + stream.kept, size) < 0:
+                return -1
+            self.advance_queue(stream, size)
+            return 0
+        stream.left -= size
+        stream.sent = stream.left == 0
+        if stream.part < 0:
+            n = min(size, <size_t>stream.prefix_size - stream.offset)
+            if self.put(stream.prefix + stream.offset, n) < 0:
+                return -1
+            size -= n
+            stream.offset += n
+            if stream.offset == <size_t>stream.prefix_size:
+                stream.part = 0
+                stream.offset = 0
+        while size:
+            if stream.part >= stream.part_count:
+                return -1
+            n = min(size, stream.parts[stream.part].iov_len - stream.offset)
+            if self.piece(<const char *>stream.parts[stream.part].iov_base + stream.offset, n) < 0:
+                return -1
+            size -= n
+            stream.offset += n
+            if stream.offset == stream.parts[stream.part].iov_len:
+                stream.part += 1
+                stream.offset = 0
+        return 0
+
+    cdef void advance_queue(self, h2_stream *stream, size_t size) noexcept:
+        """`size` bytes at the head of what waits in the queue are handed over."""
+        if stream.handed == stream.kept and stream.handed + size <= stream.keep:
+            stream.kept += size
+        else:
+            tg_buffer_consume(&stream.queue, stream.kept + size)
+            stream.kept = 0
+        stream.handed += size
+        stream.sent = stream.finished and not h2_waiting(stream)
+
+    cdef bint ended(self) noexcept:
+        if tg_buffer_size(&self.control):
+            return False
+        return self.over or (self.streams == 0 and (self.leaving or self.left))
+
+    cdef uint32_t peer_stream_limit(self) noexcept:
+        return self.peer_streams
+
+    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
+        pass
+
+    cdef void on_room(self, h2_stream *stream) noexcept:
+        pass
