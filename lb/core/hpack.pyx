@@ -31,6 +31,7 @@ cdef enum:
     COOKIE = 32
     PROXY_AUTHORIZATION = 49
     SET_COOKIE = 55
+    LENGTHS = 29                      # of names, and one more: the longest have 27
 
 ctypedef struct hpack_entry:
     char *bytes                       # name and value
@@ -49,12 +50,11 @@ ctypedef struct hpack_table:
 
 ctypedef struct static_name:
     const char *name
-    uint8_t size
     uint8_t index
 
 # The names of the static table by length; `FIRST` has where a length begins.
 cdef static_name NAMES[52]
-cdef uint8_t FIRST[34]
+cdef uint8_t FIRST[LENGTHS]
 
 _NAMES = {
     b":authority": 1, b":method": 2, b":path": 4, b":scheme": 6, b":status": 8, b"accept-charset": 15,
@@ -77,10 +77,9 @@ def _fill() -> None:
     cdef bytes name
     for i, name in enumerate(_BY_LENGTH):
         NAMES[i].name = name
-        NAMES[i].size = <uint8_t>len(name)
         NAMES[i].index = _NAMES[name]
-    for length in range(len(FIRST)):
-        FIRST[length] = sum(len(name) < length for name in _BY_LENGTH)
+        for length in range(len(name) + 1, LENGTHS):
+            FIRST[length] = <uint8_t>(i + 1)
 
 
 _fill()
@@ -89,7 +88,7 @@ _fill()
 cdef int name_index(const char *name, size_t size) noexcept:
     """Of the static table; 0 = it does not have the name."""
     cdef int i, end
-    if size + 1 >= sizeof(FIRST):
+    if size + 1 >= LENGTHS:
         return 0
     end = FIRST[size + 1]
     for i in range(FIRST[size], end):

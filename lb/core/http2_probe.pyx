@@ -12,7 +12,7 @@ from lb.core.nghttp2 cimport nghttp2_nv
 from lb.core.stream cimport iovec
 
 cdef enum:
-    MOST_FIELDS = 16
+    MOST_FIELDS = 64
 
 CONTROLS = ("ping", "settings", "reset", "empty", "other")
 
@@ -128,6 +128,10 @@ cdef class Http2Probe(Http2Session):
     def is_ended(self) -> bool:
         return self.ended()
 
+    def skip_to(self, number: int):
+        """The next stream gets this number."""
+        self.next_id = number
+
     def say_ping(self) -> int:
         return self.ping()
 
@@ -177,7 +181,7 @@ cdef class Http2Echo(Http2Session):
     """A server that answers each request with its own body, as it comes, and the trailer `x-end: 1` if asked to.
 
     Records events as tuples in `events`; `open` holds the streams. `refuse` refuses new ones; `reads` also reads the
-    heads and trailers, as a gate does.
+    heads and trailers, as a gate does; `hasty` answers a head at once, without a body.
     """
     cdef public list events
     cdef readonly dict open
@@ -185,6 +189,7 @@ cdef class Http2Echo(Http2Session):
     cdef public bint refuse
     cdef public bint with_trailers
     cdef public bint reads
+    cdef public bint hasty
 
     def __init__(self, window: int = 65536, header_list: int = 16384, max_streams: int = 16):
         cdef h2_options options = probe_options(window, header_list, max_streams)
@@ -213,6 +218,9 @@ cdef class Http2Echo(Http2Session):
         self.closed.clear()                   # what was gathered is a copy now
         return rc, taken
 
+    def is_ended(self) -> bool:
+        return self.ended()
+
     def leave(self):
         self.warn_shutdown()
 
@@ -240,7 +248,7 @@ cdef class Http2Echo(Http2Session):
             return
         echo.answered = True
         h2_field(&field, b":status", 7, b"200", 3, 0)
-        self.respond(stream, &field, 1, True)
+        self.respond(stream, &field, 1, not self.hasty)
 
     cdef tuple read(self, h2_stream *stream, bint first, bint last):
         """("head" or "trailers", stream, result, target, fields)."""

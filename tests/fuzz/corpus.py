@@ -198,6 +198,26 @@ def http2_requests() -> list[bytes]:
     ]
 
 
+def http2_frames() -> list[bytes]:
+    """Frames behind a beginning that is as it should be."""
+
+    def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+    post = b"\x83\x86\x84\x41\x01a"
+    get = b"\x82\x86\x84\x41\x01a\xbe\xbf"
+    return [
+        b"\x80" + frame(1, 0x2C, 1, b"\2" + bytes(5) + post + bytes(2)) + frame(0, 9, 1, b"\1body\0"),
+        b"\x85" + frame(1, 0, 1, post[:3]) + frame(9, 4, 1, post[3:]) + frame(0, 0, 1, bytes(3000)) + frame(0, 1, 1),
+        b"\x91" + frame(4, 0, 0, bytes([0, 4, 0, 0, 0, 9])) + frame(1, 4, 1, post) + frame(0, 1, 1, b"x" * 30)
+        + frame(8, 0, 1, b"\0\0\0\5") + frame(4, 0, 0, bytes([0, 4, 0, 0, 9, 9])) + frame(8, 0, 0, b"\0\0\0\1"),
+        b"\xa7" + frame(1, 4, 1, post) + frame(3, 0, 1, b"\0\0\0\x08") + frame(0, 0, 1, b"late") + frame(6, 0, 0, get),
+        b"\x82" + frame(1, 4, 1, post + b"\x40\1x\1y") + frame(1, 5, 1, b"\x40\1t\1u") + frame(1, 5, 3, get),
+        b"\x9f" + frame(4, 1, 0) + frame(2, 0, 7, bytes(5)) + frame(0x55, 0, 0, b"?") + frame(7, 0, 0, bytes(8)),
+        b"\x03" + http2_requests()[0][1:],
+    ]  # fmt: skip
+
+
 def proxy_headers() -> list[bytes]:
     magic = b"\r\n\r\n\0\r\nQUIT\n"
     ends4 = bytes([192, 0, 2, 1, 198, 51, 100, 1]) + struct.pack(">HH", 1000, 443)
@@ -297,6 +317,7 @@ MAKERS = {
     "oip_response": inference_responses,
     "http2_client": http2_answers,
     "http2_server": http2_requests,
+    "http2_pieces": http2_frames,
     "http2_resets": http2_requests,
     "proxy_header": proxy_headers,
     "client_hello": client_hellos,
@@ -305,7 +326,7 @@ MAKERS = {
     "first_batch": first_batches,
 }
 # What libraries spell as they like, and anew each time.
-LIBRARIES = {"http2_client", "http2_server", "http2_resets", "client_hello"}
+LIBRARIES = {"http2_client", "http2_server", "http2_pieces", "http2_resets", "client_hello"}
 
 
 def write() -> int:
