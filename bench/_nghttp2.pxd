@@ -1,5 +1,5 @@
-"""nghttp2's sessions, for servers of the bench suite: its C API as of 1.52, the names without the suffix `2`, which newer
-releases keep.
+"""nghttp2's sessions, for servers of the bench suite: its C API as of 1.52, the names without the suffix `2`, which
+newer releases keep.
 
 Functions that only touch their session may run without the GIL; whether they do is up to the callbacks the session has.
 """

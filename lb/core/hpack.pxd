@@ -1,8 +1,8 @@
 """Header fields in the compressed form of HTTP/2 (RFC 7541): the encoder.
 
 nghttp2 reads what peers send; what we send is written here, since that can be a good deal cheaper: names and values go
-out as they are, without Huffman's code, and a field enters the dynamic table when it is seen for the second time within
-a while. So a value that differs with every request (an id, a length) neither costs an entry nor drives others out, and a
+out as they are, without Huffman's code, and a field enters the dynamic table when it is seen for the second time in a
+while. So a value that differs with every request (an id, a length) neither costs an entry nor drives others out, and a
 path enters once it repeats. Credentials and cookies never enter (section 7.1.3): streams of many clients share a
 connection to an endpoint, and what one of them sends must not show in the size of another's.
 """

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
+from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_INDEX, nghttp2_nv
 
 cdef enum:
@@ -144,7 +144,8 @@ cdef inline uint64_t mix(uint64_t hashed, const char *bytes, size_t size) noexce
         memcpy(&high, bytes + size - 4, 4)
         word = <uint64_t>high << 32 | low
     elif size:
-        word = <uint64_t><uint8_t>bytes[0] | <uint64_t><uint8_t>bytes[size >> 1] << 8 | <uint64_t><uint8_t>bytes[size - 1] << 16
+        word = <uint64_t><uint8_t>bytes[0] | <uint64_t><uint8_t>bytes[size >> 1] << 8
+        word |= <uint64_t><uint8_t>bytes[size - 1] << 16
     else:
         return hashed
     hashed = (hashed ^ word) * 0x9E3779B97F4A7C15U

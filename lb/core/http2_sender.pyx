@@ -1,6 +1,6 @@
 """What one side of an HTTP/2 connection sends: see http2_sender.pxd."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memchr, memcmp, memmove
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head,
@@ -92,7 +92,8 @@ cdef class Http2Sender:
         size = tg_buffer_size(&self.control) - at - FRAME_HEADER
         if size > FRAME_MOST:
             return self.split(at, size, id, flags)
-        put_frame(<uint8_t *>tg_buffer_head(&self.control) + at, <uint32_t>size, FRAME_HEADERS, flags | FLAG_END_HEADERS, id)
+        flags |= FLAG_END_HEADERS
+        put_frame(<uint8_t *>tg_buffer_head(&self.control) + at, <uint32_t>size, FRAME_HEADERS, flags, id)
         return 0
 
     cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept:

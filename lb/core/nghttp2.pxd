@@ -1,4 +1,4 @@
-"""What is used of nghttp2: its decoder of header blocks (RFC 7541), its fields, its rules of an authority. As of 1.52."""
+"""What is used of nghttp2 (1.52 or later): its decoder of header blocks (RFC 7541), its fields, its authorities."""
 
 from libc.stdint cimport uint8_t
 

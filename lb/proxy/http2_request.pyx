@@ -1,7 +1,7 @@
 """One request on an HTTP/2 connection: see http2_request.pxd.
 
-Events come from inside the session's reading, which allows to queue frames but not to send them: the connection writes at
-the end of the batch.
+Events come from inside the session's reading, which allows to queue frames but not to send them: the connection writes
+at the end of the batch.
 """
 
 from cpython.object cimport PyTypeObject
