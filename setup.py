@@ -26,7 +26,9 @@ LIBRARIES = {
 # module -> the C libraries it links
 LINKS = {
     "lb.config.yaml_values": ["yaml-0.1"],
+    "lb.core.head_text": ["libllhttp"],
     "lb.core.http1": ["libllhttp"],
+    "lb.core.methods": ["libllhttp"],
     "lb.core.http2": ["libnghttp2"],
     "lb.core.http2_message": ["libnghttp2"],
     "lb.core.hashing": ["libsodium"],

@@ -1,7 +1,7 @@
 """Route matching by itself: `RouteTable.find` is for compiled callers only."""
 
 from libc.string cimport memset
-from lb.core.http1 cimport Scan, worker_scan
+from lb.core.head cimport Scan, worker_scan
 from lb.proxy.conditions cimport facts_of, tg_facts
 from lb.proxy.route cimport RouteTable
 

@@ -5,7 +5,7 @@ Dates are read as RFC 6265 section 5.1.1 has browsers read them, which takes eve
 
 from libc.stdint cimport int64_t
 from libc.string cimport memchr, memcmp
-from lb.core.http1 cimport same_name
+from lb.core.head cimport same_name
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)

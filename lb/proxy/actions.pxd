@@ -1,6 +1,6 @@
 """What a route does to a request before its exchange begins, whatever protocol it came by."""
 
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.proxy.exchange cimport Exchange
 
 # The route's limits, its new path and its changes to the fields. False: the exchange has been answered. Before

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.rewrite cimport Rewrite
 from lb.proxy.route cimport Route

@@ -1,6 +1,6 @@
 """From a request's head to its exchange: the route is found, and the exchange that suits its pool is made."""
 
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.poller cimport Poller
 from lb.proxy.client cimport Client
 from lb.proxy.conditions cimport tg_facts

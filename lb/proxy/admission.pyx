@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 from lb.core.buffer cimport tg_buffer_append
-from lb.core.http1 cimport H_EXPECT, M_OTHER, Field, Scan, has_token, method_number
+from lb.core.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
+from lb.core.methods cimport method_number
 from lb.core.poller cimport Poller
 from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.actions cimport admit as apply_actions

@@ -1,7 +1,7 @@
 """An exchange that its route answers itself: a redirect, or a fixed answer. No pool, no endpoint."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.route cimport Answer
 

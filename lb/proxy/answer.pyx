@@ -2,7 +2,8 @@
 
 from libc.string cimport memchr, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
-from lb.core.http1 cimport H_HOST, Field, Scan, append_text
+from lb.core.head cimport H_HOST, Field, Scan
+from lb.core.head_text cimport append_text
 from lb.core.stream cimport iovec
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.rewrite cimport Rewrite

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.stream cimport Stream, iovec
 from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.listener cimport Listener

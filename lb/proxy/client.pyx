@@ -1,7 +1,7 @@
 """What an exchange needs of where its request came from: see client.pxd."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.stream cimport Stream, iovec
 from lb.proxy.forwarded cimport tg_hop_cache
 

@@ -1,7 +1,7 @@
 """X-Forwarded-Client-Cert: the client's certificate, for the endpoint."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.proxy.client cimport Client
 
 

@@ -4,7 +4,8 @@ An endpoint takes this field for the truth, so one that a client sends never get
 """
 
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
-from lb.core.http1 cimport Field, Scan, append_text
+from lb.core.head cimport Field, Scan
+from lb.core.head_text cimport append_text
 from lb.proxy.client cimport Client
 
 cdef const char *NAME = "x-forwarded-client-cert"

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.regex cimport Regex
 from lb.core.source_key cimport tg_prefixes
 

@@ -9,7 +9,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_reserve
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport H_CONTENT_TYPE, H_COOKIE, Field, Scan
+from lb.core.head cimport H_CONTENT_TYPE, H_COOKIE, Field, Scan
 from lb.core.regex cimport Regex
 from lb.core.source_key cimport hash_source, tg_prefixes
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_QUERY, KEY_SOURCE

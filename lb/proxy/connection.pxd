@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Parser, Scan
+from lb.core.head cimport Scan
+from lb.core.http1 cimport Parser
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange

@@ -10,11 +10,14 @@ from posix.unistd cimport close
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_HOST, H_TRANSFER_ENCODING, H_UPGRADE, SCAN_TOO_MANY_FIELDS, Field, Scan, append_chunk_size,
-    append_date, append_fields, append_number, append_text, append_trailers, new_request_parser, plainly_chunked,
-    reason_phrase, worker_scan,
+from lb.core.head cimport (
+    H_CONTENT_LENGTH, H_HOST, H_TRANSFER_ENCODING, H_UPGRADE, SCAN_TOO_MANY_FIELDS, Field, Scan, plainly_chunked,
+    worker_scan,
 )
+from lb.core.head_text cimport (
+    append_chunk_size, append_date, append_fields, append_number, append_text, append_trailers, reason_phrase,
+)
+from lb.core.http1 cimport new_request_parser
 from lb.core.poller cimport READ_TURNS
 from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
 from lb.core.stream cimport (

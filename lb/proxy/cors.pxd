@@ -1,7 +1,7 @@
 """Cross-origin requests: what a route tells browsers (the Fetch standard, section 3.3)."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Field, Scan
+from lb.core.head cimport Field, Scan
 
 
 cdef class Cors:

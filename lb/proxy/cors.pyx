@@ -2,7 +2,8 @@
 
 from libc.string cimport memcmp
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
-from lb.core.http1 cimport Field, Scan, append_text, same_name
+from lb.core.head cimport Field, Scan, same_name
+from lb.core.head_text cimport append_text
 from lb.core.regex cimport Regex
 
 cdef enum:

@@ -2,7 +2,7 @@
 on in, nobody else has to know of them."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 
 
 cdef class FieldRules:

@@ -5,9 +5,8 @@ A field that is removed stays in the scan without a name, marked as hop-by-hop: 
 
 from libc.stdint cimport uint32_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
-from lb.core.http1 cimport (
-    H_CONNECTION, H_HOST, H_OTHER, MAX_FIELDS, Field, Scan, append_text, has_token, mark_hop_by_hop,
-)
+from lb.core.head cimport H_CONNECTION, H_HOST, H_OTHER, MAX_FIELDS, Field, Scan, has_token, mark_hop_by_hop
+from lb.core.head_text cimport append_text
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.stream cimport iovec
 from lb.proxy.exchange cimport flag
 from lb.proxy.tries cimport Hedge, TryingExchange

@@ -12,10 +12,11 @@ from libc.string cimport memset
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport (
-    H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, append_chunk_size, append_fields, append_text,
-    append_trailers, has_token, mark_hop_by_hop, method_text, plainly_chunked,
+from lb.core.head cimport (
+    H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, has_token, mark_hop_by_hop, plainly_chunked,
 )
+from lb.core.head_text cimport append_chunk_size, append_fields, append_text, append_trailers
+from lb.core.methods cimport method_text
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.client_certificate cimport append_client_certificate

@@ -1,7 +1,7 @@
 """An exchange of a gRPC-Web client with a pool that speaks gRPC (grpc/grpc: doc/PROTOCOL-WEB.md)."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.grpc_web cimport tg_web_decoder
 

@@ -7,7 +7,8 @@ which browsers do not show to pages: they follow in the body as one more frame.
 from libc.stdint cimport uint32_t
 from libc.string cimport strlen
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport H_CONTENT_LENGTH, H_CONTENT_TYPE, Field, Scan, append_trailers
+from lb.core.head cimport H_CONTENT_LENGTH, H_CONTENT_TYPE, Field, Scan
+from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport block_add
 from lb.core.stream cimport iovec
 from lb.proxy.forward_http2 cimport Http2Exchange

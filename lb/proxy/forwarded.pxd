@@ -4,7 +4,7 @@ X-Request-Id and traceparent, for HTTP/1.1 and HTTP/2 alike."""
 cimport cython
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.trace cimport tg_trace
 from lb.proxy.trusted cimport TrustedProxies
 

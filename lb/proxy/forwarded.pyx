@@ -18,11 +18,11 @@ from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
     tg_buffer_tail,
 )
-from lb.core.http1 cimport (
-    H_FORWARDED, H_HOST, H_TRACEPARENT, H_TRACESTATE, H_VIA, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST,
-    H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, Field, Parser, Scan, new_request_parser,
-    worker_scan,
+from lb.core.head cimport (
+    H_FORWARDED, H_HOST, H_TRACEPARENT, H_TRACESTATE, H_VIA, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PORT,
+    H_X_FORWARDED_PROTO, H_X_REQUEST_ID, Field, Scan, worker_scan,
 )
+from lb.core.http1 cimport Parser, new_request_parser
 from lb.core.trace cimport (
     TRACEPARENT_SIZE, random64, trace_begin, trace_parse, trace_span, trace_threshold, trace_write, write_hex,
 )

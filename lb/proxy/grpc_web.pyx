@@ -4,7 +4,7 @@ from libc.string cimport memset
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
-from lb.core.http1 cimport append_text
+from lb.core.head_text cimport append_text
 from lb.core.stream cimport iovec
 
 cdef extern from "<strings.h>" nogil:

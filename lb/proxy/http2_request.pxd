@@ -1,7 +1,7 @@
 """One request on an HTTP/2 connection: a stream in front, an exchange behind."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.http2 cimport Http2Session, h2_stream
 from lb.core.http2_resets cimport tg_frames
 from lb.core.link cimport tg_link

@@ -9,10 +9,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
-from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_HOST, Scan, append_date, append_number, append_text, append_trailers, same_name,
-    worker_scan,
-)
+from lb.core.head cimport H_CONTENT_LENGTH, H_HOST, Scan, same_name, worker_scan
+from lb.core.head_text cimport append_date, append_number, append_text, append_trailers
 from lb.core.http2 cimport (
     H2_OTHER_FRAME, H2_RESET_FRAME, Http2Session, h2_stream,
 )

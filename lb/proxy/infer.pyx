@@ -17,9 +17,9 @@ from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport (
-    H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, append_number, append_text, method_text, parse_decimal,
-)
+from lb.core.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal
+from lb.core.head_text cimport append_number, append_text
+from lb.core.methods cimport method_text
 from lb.core.poller cimport Poller
 from lb.core.segment cimport (
     TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add,

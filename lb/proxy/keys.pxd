@@ -1,6 +1,6 @@
 """What a request is recognised by: the value of a header, a cookie or a parameter of the query."""
 
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 
 # Finds the value that `kind` (KEY_HEADER, KEY_COOKIE or KEY_QUERY of lb.upstream.pool) and `name` name in the request;
 # header names are given in lower case. False: the request has none. The value lies in the scan's bytes.

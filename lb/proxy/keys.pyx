@@ -5,7 +5,7 @@ from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
-from lb.core.http1 cimport H_COOKIE, Field, Scan, same_name
+from lb.core.head cimport H_COOKIE, Field, Scan, same_name
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_QUERY
 
 

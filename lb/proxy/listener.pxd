@@ -1,7 +1,7 @@
 """A listening socket in one worker, and what its plan says of the connections it accepts."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.http2 cimport h2_options
 from lb.core.ip cimport Networks
 from lb.core.poller cimport Poller, Source

@@ -11,7 +11,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset, strerror
 from posix.unistd cimport close
 from lb.core.atomics cimport tg_fence_full
-from lb.core.http1 cimport H_UPGRADE, Field, Scan, same_name
+from lb.core.head cimport H_UPGRADE, Field, Scan, same_name
 from lb.core.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_set, tg_ip
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport (

@@ -7,7 +7,7 @@ its answers in the metrics of the mirror's endpoints.
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.poller cimport Poller, monotonic_ns
 from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec

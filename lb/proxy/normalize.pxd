@@ -1,6 +1,6 @@
 """One form for each path, before routes look at it."""
 
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 
 
 cdef enum:

@@ -6,7 +6,7 @@ Almost every path is in its normal form already: one look along it finds that ou
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcpy, memmove
 from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_reserve
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 
 cdef tg_buffer normal
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.core.buckets cimport Buckets, tg_limit, tg_verdict
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 
 
 cdef enum:

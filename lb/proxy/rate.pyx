@@ -9,7 +9,8 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcpy
 from lb.core.buckets cimport Buckets, make_limit, tg_verdict
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
-from lb.core.http1 cimport Scan, append_number, append_text
+from lb.core.head cimport Scan
+from lb.core.head_text cimport append_number, append_text
 from lb.proxy.keys cimport find_value
 from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE
 

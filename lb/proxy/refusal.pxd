@@ -1,7 +1,7 @@
 """Answers of our own: whose fault it was, in the words of the protocol that the client speaks."""
 
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.stream cimport iovec
 
 

@@ -2,7 +2,8 @@
 
 from libc.string cimport memcmp, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport H_CONTENT_TYPE, Field, Scan, append_number, append_text, same_name
+from lb.core.head cimport H_CONTENT_TYPE, Field, Scan, same_name
+from lb.core.head_text cimport append_number, append_text
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)

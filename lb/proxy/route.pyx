@@ -9,7 +9,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.core.buckets cimport Buckets
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport H_HOST, M_OTHER, MAX_FIELDS, Parser, Scan, method_number, new_request_parser, worker_scan
+from lb.core.head cimport H_HOST, MAX_FIELDS, M_OTHER, Scan, worker_scan
+from lb.core.http1 cimport Parser, new_request_parser
+from lb.core.methods cimport method_number
 from lb.core.regex cimport Regex
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
 from lb.core.textmap cimport TEXT_ABSENT, TextMap

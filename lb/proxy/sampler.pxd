@@ -1,7 +1,7 @@
 """Which requests of a listener have the choice of their endpoint explained."""
 
 from libc.stdint cimport uint64_t
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.ip cimport Networks
 
 

@@ -1,6 +1,6 @@
 """Which requests of a listener have the choice of their endpoint explained: see sampler.pxd."""
 
-from lb.core.http1 cimport Field, Scan, same_name
+from lb.core.head cimport Field, Scan, same_name
 from lb.core.ip cimport Networks
 from lb.core.trace cimport random64, trace_threshold
 

@@ -1,6 +1,6 @@
 """What an exchange does with the sessions that its pool learns (lb.upstream.sessions)."""
 
-from lb.core.http1 cimport Field, Scan
+from lb.core.head cimport Field, Scan
 from lb.proxy.exchange cimport Exchange
 
 # Finds the endpoint of the request's session.

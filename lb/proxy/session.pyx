@@ -4,7 +4,7 @@ Only what an endpoint has said gets into the table: clients that make names up f
 """
 
 from libc.stdint cimport uint64_t
-from lb.core.http1 cimport Field, Scan
+from lb.core.head cimport Field, Scan
 from lb.core.segment cimport (
     TG_S_SESSION_ENDED, TG_S_SESSION_FALLBACK, TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_UNKNOWN, tg_add,
 )

@@ -1,7 +1,7 @@
 """The proxies whose word about the client is taken: networks, and the search for the client in X-Forwarded-For."""
 
 cimport cython
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 
 
 cdef struct tg_network:

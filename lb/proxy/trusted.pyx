@@ -10,7 +10,7 @@ import ipaddress
 cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy, memset, strlen
-from lb.core.http1 cimport H_X_FORWARDED_FOR, Field, Scan
+from lb.core.head cimport H_X_FORWARDED_FOR, Field, Scan
 
 cdef extern from "<arpa/inet.h>" nogil:
     enum:

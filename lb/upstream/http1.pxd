@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Parser, Scan
+from lb.core.head cimport Scan
+from lb.core.http1 cimport Parser
 from lb.core.poller cimport Poller
 from lb.core.stream cimport Address, Stream
 from lb.upstream.queue cimport Waiter

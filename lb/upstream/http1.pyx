@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport (
     tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport MAX_FIELDS, Scan, new_response_parser, worker_scan
+from lb.core.head cimport MAX_FIELDS, Scan, worker_scan
+from lb.core.http1 cimport new_response_parser
 from lb.core.poller cimport READ_TURNS, Poller
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,

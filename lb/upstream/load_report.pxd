@@ -8,7 +8,7 @@ The binary form and the text are read in place, without an object; JSON, which f
 """
 
 from libc.stdint cimport uint64_t
-from lb.core.http1 cimport Field
+from lb.core.head cimport Field
 from lb.endpoints.set cimport EndpointSet
 
 

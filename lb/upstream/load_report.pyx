@@ -6,7 +6,7 @@ import orjson
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from libc.stdint cimport uint64_t
 from libc.string cimport memchr, memcmp, memcpy
-from lb.core.http1 cimport Field, same_name
+from lb.core.head cimport Field, same_name
 from lb.core.protobuf cimport (
     WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span, start_cursor,
 )

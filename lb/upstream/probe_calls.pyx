@@ -5,7 +5,7 @@ from lb import __version__
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport Field, Scan
+from lb.core.head cimport Field, Scan
 from lb.core.http2 cimport Http2Session
 from lb.core.http2_head cimport FieldList
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NONE

@@ -6,7 +6,7 @@ header; the table has its keyed hash, and is the segment's: the same for all wor
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from lb.core.http1 cimport Field
+from lb.core.head cimport Field
 from lb.core.pins cimport Pins
 from lb.endpoints.set cimport EndpointSet
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.hashing cimport tg_mix64
-from lb.core.http1 cimport Field, same_name
+from lb.core.head cimport Field, same_name
 from lb.core.pins cimport PIN_NONE, Pins
 from lb.core.set_cookie cimport read_set_cookie, trim
 from lb.endpoints.set cimport EndpointSet

@@ -1,0 +1,19 @@
+"""Heads as bytes: the lines and numbers they are made of, appended to a buffer.
+
+What appends gives 0, or -1: out of memory.
+"""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.head cimport Scan
+
+cdef int append_text(tg_buffer *out, const char *text) noexcept nogil
+cdef int append_number(tg_buffer *out, uint64_t value) noexcept nogil
+cdef int append_chunk_size(tg_buffer *out, uint64_t value) noexcept nogil
+# "Name: value\r\n" of every field that is passed on.
+cdef int append_fields(tg_buffer *out, const Scan *scan, uint64_t skip) noexcept nogil
+# The same of each trailer that is passed on.
+cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil
+# The current "Date: …" line (RFC 9110 section 6.6.1), made once a second.
+cdef int append_date(tg_buffer *out) noexcept
+cdef const char *reason_phrase(int status) noexcept nogil

@@ -1,0 +1,157 @@
+"""Heads as bytes: see head_text.pxd for the contract."""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy, strlen
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
+from lb.core.head cimport Field, Scan
+
+cdef extern from * nogil:
+    """
+    #include <llhttp.h>
+
+    /* llhttp_status_name aborts the process on a number it does not know. */
+    static const char *tg_status_name(int status) {
+    #define TG_STATUS_CASE(number, name, text) case number: return #text;
+        switch (status) { HTTP_STATUS_MAP(TG_STATUS_CASE) default: return NULL; }
+    #undef TG_STATUS_CASE
+    }
+    """
+    const char *tg_status_name(int status)
+
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+    struct tm:
+        pass
+    time_t time(time_t *into)
+    tm *gmtime_r(const time_t *when, tm *into)
+    size_t strftime(char *into, size_t room, const char *form, const tm *parts)
+
+
+cdef int append_text(tg_buffer *out, const char *text) noexcept nogil:
+    return tg_buffer_append(out, text, strlen(text))
+
+
+cdef int append_number(tg_buffer *out, uint64_t value) noexcept nogil:
+    cdef char digits[20]
+    cdef int i = 20
+    while True:
+        i -= 1
+        digits[i] = <char>(48 + value % 10)
+        value //= 10
+        if value == 0:
+            break
+    return tg_buffer_append(out, digits + i, <size_t>(20 - i))
+
+
+cdef int append_chunk_size(tg_buffer *out, uint64_t value) noexcept nogil:
+    """The size line of a chunk (RFC 9112 section 7.1)."""
+    cdef char digits[18]
+    cdef const char *alphabet = "0123456789abcdef"
+    cdef int i = 16
+    digits[16] = 13
+    digits[17] = 10
+    while True:
+        i -= 1
+        digits[i] = alphabet[value & 15]
+        value >>= 4
+        if value == 0:
+            break
+    return tg_buffer_append(out, digits + i, <size_t>(18 - i))
+
+
+cdef int append_fields(tg_buffer *out, const Scan *scan, uint64_t skip) noexcept nogil:
+    """`skip` is a set of header ids (1 << id) left out besides the hop-by-hop ones."""
+    cdef int i
+    cdef const Field *field
+    cdef size_t total = 0
+    cdef char *at
+    for i in range(scan.field_count):
+        total += scan.fields[i].name_length + scan.fields[i].value_length + 4
+    if tg_buffer_reserve(out, total) < 0:
+        return -1
+    at = tg_buffer_tail(out)
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.hop or (field.id and (skip >> field.id) & 1):
+            continue
+        memcpy(at, field.name, field.name_length)
+        at += field.name_length
+        at[0] = 58
+        at[1] = 32
+        at += 2
+        if field.value_length:
+            memcpy(at, field.value, field.value_length)
+            at += field.value_length
+        at[0] = 13
+        at[1] = 10
+        at += 2
+    out.end = <size_t>(at - out.data)
+    return 0
+
+
+cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil:
+    cdef int i
+    cdef const Field *field
+    for i in range(scan.trailer_count):
+        field = &scan.trailers[i]
+        if field.hop:
+            continue
+        if (tg_buffer_append(out, field.name, field.name_length) < 0 or tg_buffer_append(out, b": ", 2) < 0
+                or tg_buffer_append(out, field.value, field.value_length) < 0
+                or tg_buffer_append(out, b"\r\n", 2) < 0):
+            return -1
+    return 0
+
+
+cdef time_t date_second = 0
+cdef char date_line[40]
+cdef size_t date_length = 0
+
+
+cdef int append_date(tg_buffer *out) noexcept:
+    global date_second, date_length
+    cdef time_t now = time(NULL)
+    cdef tm parts
+    if now != date_second:
+        if gmtime_r(&now, &parts) == NULL:
+            return -1
+        date_length = strftime(date_line, sizeof(date_line), b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
+        date_second = now
+    return tg_buffer_append(out, date_line, date_length)
+
+
+cdef const char *reason_phrase(int status) noexcept nogil:
+    cdef const char *phrase = tg_status_name(status)
+    if status == 200:
+        return b"OK"
+    if status == 400:
+        return b"Bad Request"
+    if status == 404:
+        return b"Not Found"
+    if status == 405:
+        return b"Method Not Allowed"
+    if status == 408:
+        return b"Request Timeout"
+    if status == 413:
+        return b"Content Too Large"
+    if status == 414:
+        return b"URI Too Long"
+    if status == 429:
+        return b"Too Many Requests"
+    if status == 431:
+        return b"Request Header Fields Too Large"
+    if status == 500:
+        return b"Internal Server Error"
+    if status == 501:
+        return b"Not Implemented"
+    if status == 502:
+        return b"Bad Gateway"
+    if status == 503:
+        return b"Service Unavailable"
+    if status == 504:
+        return b"Gateway Timeout"
+    if status == 505:
+        return b"HTTP Version Not Supported"
+    if phrase == NULL:
+        return b"Unknown"
+    return phrase
