@@ -1,12 +1,8 @@
-"""The shared segment: one memfd, created by the master and mapped by every worker (segment.h, design.md section 4)."""
+"""The words of the shared segment that the master, and whoever else is Python, reads and writes: endpoint records,
+in-flight counts and series (segment.h, design.md section 4)."""
 
-import fcntl
-import os
-
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset, strerror
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mprotect, munmap
+from libc.string cimport memcpy, memset
 
 from lb.core.atomics cimport (
     tg_fence_release,
@@ -23,59 +19,9 @@ from lb.core.atomics cimport (
     tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
+from lb.core.segment_map cimport SegmentMap
 
-from lb.errors import StartError, TidegateError
-
-cdef extern from "segment.h" nogil:
-    enum: TG_PAGE
-    const uint64_t TG_MAGIC
-    const uint32_t TG_LAYOUT_VERSION
-
-# Far above any real set of endpoints or series; keeps every size below well inside 64 bits.
-cdef enum:
-    MAX_CAPACITY = 1 << 20
-cdef uint64_t MAX_CACHE_SIZE = <uint64_t> 1 << 46
-
-# A mapping of a file that shrinks kills its reader with SIGBUS, so the size is sealed.
-SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-cdef inline uint64_t pages(uint64_t size) noexcept nogil:
-    return (size + TG_PAGE - 1) // TG_PAGE * TG_PAGE
-
-
-cdef void lay_out(
-    tg_header *header, uint32_t workers, uint32_t endpoints, uint32_t series, uint64_t cache_size,
-    uint32_t bucket_sets, uint32_t pin_sets, uint32_t session_sets, uint32_t cost_sets, uint32_t source_sets
-) noexcept nogil:
-    """Fill in everything that follows from the seven numbers. Columns and stripes start on pages of their own."""
-    header.magic = TG_MAGIC
-    header.version = TG_LAYOUT_VERSION
-    header.workers = workers
-    header.endpoint_capacity = endpoints
-    header.series_capacity = series
-    header.endpoints_offset = pages(sizeof(tg_header))
-    header.inflight_offset = header.endpoints_offset + pages(endpoints * sizeof(tg_endpoint))
-    header.inflight_stride = pages(endpoints * sizeof(int32_t))
-    header.outstanding_offset = header.inflight_offset + (workers + 1) * header.inflight_stride
-    header.series_offset = header.outstanding_offset + (workers + 1) * header.inflight_stride
-    header.series_stride = pages(<uint64_t> series * TG_S_WORDS * sizeof(uint64_t))
-    header.bucket_sets = bucket_sets
-    header.buckets_offset = header.series_offset + workers * header.series_stride
-    header.pin_sets = pin_sets
-    header.pins_offset = header.buckets_offset + pages(sizeof(tg_bucket_head) + bucket_sets * sizeof(tg_bucket_set))
-    header.session_sets = session_sets
-    header.sessions_offset = header.pins_offset + pages(sizeof(tg_pin_head) + pin_sets * sizeof(tg_pin_set))
-    header.cost_sets = cost_sets
-    header.costs_offset = header.sessions_offset + pages(sizeof(tg_pin_head) + session_sets * sizeof(tg_pin_set))
-    header.source_sets = source_sets
-    header.sources_offset = header.costs_offset + pages(sizeof(tg_cost_head) + cost_sets * sizeof(tg_cost_set))
-    header.source_counts_offset = header.sources_offset + pages(
-        sizeof(tg_source_head) + source_sets * sizeof(tg_source_set))
-    header.source_counts_stride = pages(<uint64_t> source_sets * TG_SOURCE_STRIDE * sizeof(uint32_t))
-    header.cache_offset = header.source_counts_offset + workers * header.source_counts_stride
-    header.cache_size = pages(cache_size)
-    header.size = header.cache_offset + header.cache_size
+from lb.errors import TidegateError
 
 
 cdef int32_t take_over(int32_t *dead, int32_t *orphans) noexcept nogil:
@@ -89,234 +35,12 @@ cdef int32_t take_over(int32_t *dead, int32_t *orphans) noexcept nogil:
     return had
 
 
-cdef class Segment:
-    """One process's mapping of the shared segment; owns the mapping and the descriptor `fd` until `close`.
+cdef class Segment(SegmentMap):
+    """One process's mapping of the shared segment.
 
-    `worker` is this process's column and stripe, or -1 for the master, which has neither. Slots (endpoint records) and
-    series are numbers handed out by the master. Raises IndexError for a number out of range, TidegateError once closed.
+    Slots (endpoint records) and series are numbers handed out by the master. Raises IndexError for a number out of
+    range, TidegateError once closed.
     """
-
-    def __cinit__(self):
-        self.fd = -1
-        self.worker = -1
-
-    def __init__(self):
-        raise TypeError("use Segment.create or Segment.attach")
-
-    def __dealloc__(self):
-        self.unmap()
-
-    cdef void unmap(self) noexcept:
-        if self.base is not NULL:
-            munmap(self.base, self.mapped)
-            self.base = NULL
-            self.header = NULL
-            self.mapped = 0
-
-    cdef int map(self, int fd, uint64_t size) except -1:
-        cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-        if base == MAP_FAILED:
-            raise StartError(f"cannot map the shared segment of {size} bytes: {strerror(errno).decode()}")
-        self.base = <char *> base
-        self.header = <tg_header *> base
-        self.mapped = size
-        return 0
-
-    @staticmethod
-    def create(workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0, bucket_sets=16384,
-               pin_sets=16384, session_sets=16384, cost_sets=256, source_sets=32768):
-        """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
-        the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins for sequences,
-        `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
-        that of sets of seven networks whose connections are limited, all powers of two.
-
-        Pages are allocated when they are touched. The descriptor is inheritable and sealed against resizing. Raises
-        ValueError for a number out of range, StartError when the system refuses.
-        """
-        if not 1 <= workers <= TG_MAX_WORKERS:
-            raise ValueError(f"workers must be 1 to {TG_MAX_WORKERS}, not {workers}")
-        if not 1 <= endpoint_capacity <= MAX_CAPACITY or not 1 <= series_capacity <= MAX_CAPACITY:
-            raise ValueError(f"capacities must be 1 to {MAX_CAPACITY}")
-        if not 0 <= cache_size <= MAX_CACHE_SIZE:
-            raise ValueError(f"cache_size must be 0 to {MAX_CACHE_SIZE}")
-        if not 1 <= bucket_sets <= MAX_CAPACITY or bucket_sets & (bucket_sets - 1):
-            raise ValueError(f"bucket_sets must be a power of two, at most {MAX_CAPACITY}")
-        if not 1 <= pin_sets <= MAX_CAPACITY or pin_sets & (pin_sets - 1):
-            raise ValueError(f"pin_sets must be a power of two, at most {MAX_CAPACITY}")
-        if not 1 <= session_sets <= MAX_CAPACITY or session_sets & (session_sets - 1):
-            raise ValueError(f"session_sets must be a power of two, at most {MAX_CAPACITY}")
-        if not 1 <= cost_sets <= MAX_CAPACITY or cost_sets & (cost_sets - 1):
-            raise ValueError(f"cost_sets must be a power of two, at most {MAX_CAPACITY}")
-        if not 1 <= source_sets <= MAX_CAPACITY or source_sets & (source_sets - 1):
-            raise ValueError(f"source_sets must be a power of two, at most {MAX_CAPACITY}")
-        cdef tg_header header
-        memset(&header, 0, sizeof(header))
-        lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, bucket_sets, pin_sets, session_sets,
-                cost_sets, source_sets)
-        cdef bytes secret = os.urandom(32)
-        memcpy(header.cache_secret, <const char *> secret, 32)
-        secret = os.urandom(16)
-        memcpy(header.bucket_secret, <const char *> secret, 16)
-        secret = os.urandom(16)
-        memcpy(header.pin_secret, <const char *> secret, 16)
-        secret = os.urandom(16)
-        memcpy(header.cost_secret, <const char *> secret, 16)
-        secret = os.urandom(16)
-        memcpy(header.source_secret, <const char *> secret, 16)
-
-        cdef Segment self = Segment.__new__(Segment)
-        try:
-            fd = os.memfd_create("tidegate", os.MFD_ALLOW_SEALING)
-        except OSError as error:
-            raise StartError(f"cannot create the shared segment: {error.strerror}") from error
-        try:
-            try:
-                os.ftruncate(fd, header.size)
-                fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-            except OSError as error:
-                raise StartError(f"cannot size the shared segment to {header.size} bytes: {error.strerror}") from error
-            self.map(fd, header.size)
-        except BaseException:
-            os.close(fd)
-            raise
-        memcpy(self.header, &header, sizeof(header))
-        self.fd = fd
-        return self
-
-    @staticmethod
-    def attach(fd, worker=-1):
-        """Map the segment behind `fd` as worker number `worker` (-1: as the master or an observer) and own `fd`.
-
-        Raises TidegateError when `fd` is not a segment of this layout or `worker` is not one of its workers; `fd` then
-        stays the caller's.
-        """
-        cdef Segment self = Segment.__new__(Segment)
-        cdef tg_header expected
-        cdef tg_header *header
-        try:
-            size = os.fstat(fd).st_size
-            seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-        except OSError as error:
-            raise TidegateError(f"descriptor {fd} is not a shared segment: {error.strerror}") from error
-        if size < <uint64_t> sizeof(tg_header) or (seals & SEALS) != SEALS:
-            raise TidegateError(f"descriptor {fd} is not a shared segment: too small, or its size is not sealed")
-        self.map(fd, size)
-        try:
-            header = self.header
-            if header.magic != TG_MAGIC:
-                raise TidegateError(f"descriptor {fd} is not a shared segment: wrong magic")
-            if header.version != TG_LAYOUT_VERSION:
-                raise TidegateError(f"shared segment has layout {header.version}, this program has {TG_LAYOUT_VERSION}")
-            if (
-                not 1 <= header.workers <= TG_MAX_WORKERS
-                or not 1 <= header.endpoint_capacity <= MAX_CAPACITY
-                or not 1 <= header.series_capacity <= MAX_CAPACITY
-                or header.cache_size > MAX_CACHE_SIZE
-                or not 1 <= header.bucket_sets <= MAX_CAPACITY
-                or header.bucket_sets & (header.bucket_sets - 1)
-                or not 1 <= header.pin_sets <= MAX_CAPACITY
-                or header.pin_sets & (header.pin_sets - 1)
-                or not 1 <= header.session_sets <= MAX_CAPACITY
-                or header.session_sets & (header.session_sets - 1)
-                or not 1 <= header.cost_sets <= MAX_CAPACITY
-                or header.cost_sets & (header.cost_sets - 1)
-                or not 1 <= header.source_sets <= MAX_CAPACITY
-                or header.source_sets & (header.source_sets - 1)
-            ):
-                raise TidegateError("shared segment has an impossible header")
-            memcpy(&expected, header, sizeof(expected))
-            lay_out(
-                &expected, header.workers, header.endpoint_capacity, header.series_capacity, header.cache_size,
-                header.bucket_sets, header.pin_sets, header.session_sets, header.cost_sets, header.source_sets,
-            )
-            # Field by field: the padding of a struct is not ours to compare.
-            if (
-                expected.endpoints_offset != header.endpoints_offset
-                or expected.inflight_offset != header.inflight_offset
-                or expected.inflight_stride != header.inflight_stride
-                or expected.outstanding_offset != header.outstanding_offset
-                or expected.series_offset != header.series_offset
-                or expected.series_stride != header.series_stride
-                or expected.buckets_offset != header.buckets_offset
-                or expected.pins_offset != header.pins_offset
-                or expected.sessions_offset != header.sessions_offset
-                or expected.costs_offset != header.costs_offset
-                or expected.sources_offset != header.sources_offset
-                or expected.source_counts_offset != header.source_counts_offset
-                or expected.source_counts_stride != header.source_counts_stride
-                or expected.cache_offset != header.cache_offset
-                or expected.cache_size != header.cache_size
-                or expected.size != header.size
-                or header.size != size
-            ):
-                raise TidegateError(f"shared segment of {size} bytes does not match its header")
-            if not -1 <= worker < <int> header.workers:
-                raise TidegateError(f"worker {worker} is not one of the segment's {header.workers}")
-            # Only the creator writes the header; a stray write elsewhere should fault, not reach every process.
-            if mprotect(self.base, TG_PAGE, PROT_READ):
-                raise TidegateError(f"cannot protect the segment's header: {strerror(errno).decode()}")
-        except BaseException:
-            self.unmap()
-            raise
-        self.worker = worker
-        self.fd = fd
-        return self
-
-    def close(self):
-        """Unmap and close the descriptor. Nothing that uses the segment at C level may be called afterwards."""
-        self.unmap()
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-    def __repr__(self):
-        if self.base is NULL:
-            return "<Segment closed>"
-        return f"<Segment fd={self.fd} worker={self.worker} of {self.header.workers} size={self.header.size}>"
-
-    # C level: the caller answers for `slot` and `index`, which come from the plan.
-
-    cdef tg_endpoint *endpoint(self, uint32_t slot) noexcept nogil:
-        return <tg_endpoint *> (self.base + self.header.endpoints_offset) + slot
-
-    cdef int32_t *inflight_word(self, uint32_t slot) noexcept nogil:
-        return self.inflight_of(self.worker, slot)
-
-    cdef int32_t inflight_total(self, uint32_t slot) noexcept nogil:
-        cdef int32_t total = 0
-        cdef uint32_t column
-        for column in range(self.header.workers + 1):
-            total += tg_load_i32_relaxed(self.inflight_of(column, slot))
-        return total
-
-    cdef uint64_t *series(self, uint32_t index) noexcept nogil:
-        return self.series_of(self.worker, index)
-
-    cdef int32_t *inflight_of(self, int worker, uint32_t slot) noexcept nogil:
-        if worker < 0:
-            return NULL
-        return <int32_t *> (self.base + self.header.inflight_offset + worker * self.header.inflight_stride) + slot
-
-    cdef int32_t *outstanding_of(self, int worker, uint32_t slot) noexcept nogil:
-        if worker < 0:
-            return NULL
-        return <int32_t *> (self.base + self.header.outstanding_offset + worker * self.header.inflight_stride) + slot
-
-    cdef uint64_t *series_of(self, int worker, uint32_t index) noexcept nogil:
-        if worker < 0:
-            return NULL
-        cdef char *stripe = self.base + self.header.series_offset + worker * self.header.series_stride
-        return <uint64_t *> stripe + <uint64_t> index * TG_S_WORDS
-
-    cdef uint32_t *source_counts_of(self, uint32_t worker) noexcept nogil:
-        return <uint32_t *> (self.base + self.header.source_counts_offset + worker * self.header.source_counts_stride)
-
-    # Python level, for the master.
-
-    cdef int check_open(self) except -1:
-        if self.base is NULL:
-            raise TidegateError("the shared segment is closed")
-        return 0
 
     cdef tg_endpoint *record(self, slot) except NULL:
         self.check_open()
@@ -329,48 +53,6 @@ cdef class Segment:
         if not 0 <= index < self.header.series_capacity:
             raise IndexError(f"series {index} is not in 0 to {self.header.series_capacity - 1}")
         return 0
-
-    @property
-    def workers(self):
-        """Number of workers the segment was made for."""
-        self.check_open()
-        return self.header.workers
-
-    @property
-    def endpoint_capacity(self):
-        """Number of endpoint slots."""
-        self.check_open()
-        return self.header.endpoint_capacity
-
-    @property
-    def series_capacity(self):
-        """Number of series in a stripe."""
-        self.check_open()
-        return self.header.series_capacity
-
-    @property
-    def cache_size(self):
-        """Bytes of the result cache's region; 0 = no cache."""
-        self.check_open()
-        return self.header.cache_size
-
-    @property
-    def bucket_sets(self):
-        """Number of sets of rate limit buckets."""
-        self.check_open()
-        return self.header.bucket_sets
-
-    @property
-    def session_sets(self):
-        """Number of sets of learned sessions."""
-        self.check_open()
-        return self.header.session_sets
-
-    @property
-    def cache_secret(self):
-        """The 32 random bytes that key the digest of cached requests."""
-        self.check_open()
-        return (<char *> self.header.cache_secret)[:32]
 
     def set_health(self, slot, up, now):
         """Record the verdict of the health checks at `now` (monotonic ns)."""

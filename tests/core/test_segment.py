@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lb.core import segment as segment_module
+from lb.core import segment_map
 from lb.core.segment import Segment
 from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
@@ -34,7 +34,7 @@ def attached(master, worker):
 
 
 def test_is_compiled():
-    assert segment_module.__file__.endswith(".so")
+    assert segment_map.__file__.endswith(".so")
 
 
 def test_create_and_attach_agree(master):
@@ -204,7 +204,7 @@ def sealed_copy(master, patches=(), grow=0, seal=True):
     for offset, content in patches:
         os.pwrite(fd, content, offset)
     if seal:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment_module.SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment_map.SEALS)
     return fd
 
 
@@ -241,7 +241,7 @@ def test_attach_refuses_other_descriptors(master, tmp_path):
     os.close(reader)
     os.close(writer)
     fd = os.memfd_create("short", os.MFD_ALLOW_SEALING)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment_module.SEALS)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment_map.SEALS)
     with pytest.raises(TidegateError, match="too small"):
         Segment.attach(fd, 0)
     os.close(fd)
