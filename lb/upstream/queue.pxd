@@ -5,12 +5,13 @@ many wait and where its first stands, so that who comes next is decided over all
 over all. Whoever gives an endpoint back serves its own first, or rings the bell of the worker whose first comes before.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Source, Timed
 from lb.core.segment cimport Segment
 from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
+from lb.upstream.line cimport tg_line
 
 
 cdef enum verdict:
@@ -60,13 +61,6 @@ cdef extern from *:
     const uint64_t BARS_ALL
 
 
-cdef struct tg_waiter:
-    uint64_t key
-    uint64_t number
-    uint64_t wanted                   # 0 also for one that is tied
-    void *waiter
-
-
 cdef class PoolQueue(Source):
     cdef readonly str name
     cdef Segment segment
@@ -81,21 +75,15 @@ cdef class PoolQueue(Source):
     cdef uint64_t timeout
     cdef uint64_t patience            # for how long people wait until that is an overload
     cdef double share                 # of the time that is left, which may be spent waiting during one
-    cdef tg_waiter *line              # from `first`, by key and number
-    cdef size_t first
-    cdef size_t count
-    cdef size_t tied                  # of them
-    cdef size_t choosy                # of them: others that want a model
-    cdef uint64_t models              # that they want
-    cdef uint32_t wishes[64]          # how many of them want the model of each bit
-    cdef size_t room
+    cdef tg_line line
     cdef uint64_t numbers
     cdef uint64_t busy_since          # while somebody waits: somebody has at every moment since
+    cdef bint impatient               # the next look does not wait for other workers
+    # What the forecast goes by (lb.upstream.forecast).
     cdef double service               # mean time that a request keeps its endpoint, in nanoseconds; 0 = not known
     cdef uint64_t learned_at
     cdef uint64_t places              # requests that the endpoints may have at once
     cdef uint64_t counted_at
-    cdef bint impatient               # the next look does not wait for other workers
 
     # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be
     # there; NEVER = none), and is told what becomes of it. Else it is not, and is not told.
@@ -119,16 +107,6 @@ cdef class PoolQueue(Source):
     cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept
     cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
-    cdef void tally(self, Waiter waiter, int by) noexcept
     cdef void serve_tied(self, uint64_t now) noexcept
-    cdef size_t rank(self, uint64_t key, uint64_t number) noexcept
-    cdef double wait_of(self, uint64_t key, uint64_t wanted, uint64_t now) noexcept
-    cdef size_t rivals_before(self, uint64_t key, uint64_t rivals) noexcept
-    cdef uint64_t places_of(self, uint64_t wanted, uint64_t *rivals) noexcept
-    cdef double service_time(self, uint64_t now) noexcept
-    cdef uint64_t count_places(self, uint64_t now) noexcept
-    cdef bint overloaded(self, uint64_t now) noexcept
-    cdef int insert(self, Waiter waiter) noexcept
-    cdef void take_out(self, size_t at) noexcept
     cdef void publish(self) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept

@@ -10,13 +10,12 @@ it has a claim on its endpoint's next place (EndpointSet.claim).
 The order is by priority, then by deadline (earliest deadline first), then by arrival. Without a deadline of its own a
 request has that of the queue, which makes equal ones first come, first served, over all workers.
 
-When its turn will come is predicted: so many before it, served at places / mean service time. A request that could not
-be answered in time is refused now, while its client can still do something about it, and takes no endpoint's time from
-others. That alone would keep a queue as long as deadlines allow for as long as the load stays too high, and serve
-everybody at the last moment (bufferbloat; Nichols and Jacobson 2012, "Controlling queue delay"). So when somebody has
-waited at every moment of `overload_after`, the queue is standing, not a burst: from then on a request may spend only a
-share of the time that it has in the queue. As many are served as before, since endpoints stay busy, but each of them
-sooner.
+When its turn will come is predicted (lb.upstream.forecast). A request that could not be answered in time is refused
+now, while its client can still do something about it, and takes no endpoint's time from others. That alone would keep a
+queue as long as deadlines allow for as long as the load stays too high, and serve everybody at the last moment
+(bufferbloat; Nichols and Jacobson 2012, "Controlling queue delay"). So when somebody has waited at every moment of
+`overload_after`, the queue is standing, not a burst: from then on a request may spend only a share of the time that it
+has in the queue. As many are served as before, since endpoints stay busy, but each of them sooner.
 
 Who waits for a model that is not ready everywhere holds up nobody who can go elsewhere. Each may take an endpoint that
 none of those in front could use: so the first of each model stands at the head of a queue of its own, and gets the
@@ -25,8 +24,6 @@ first place that fits.
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memmove
 from lb.core.atomics cimport tg_store64_relaxed
 from lb.core.poller cimport NEVER, Poller
 from lb.core.segment cimport (
@@ -34,17 +31,16 @@ from lb.core.segment cimport (
     TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add,
     tg_bucket, tg_get,
 )
+from lb.upstream.forecast cimport learn_service, overloaded, places_of, rivals_before, service_time, wait_of
+from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
 
 cdef enum:
     PRIORITY_SHIFT = 60
-    FIRST_ROOM = 64
     # A look without being asked: what a worker that hangs, a check or an operator changes rings no bell.
     LOOK_NS = 20_000_000
-    SMOOTHING = 32                    # requests over which the mean service time is taken, roughly
     SECOND_NS = 1_000_000_000
     MODEL_BITS = 6                    # of a word in the segment that says where the first for a model stands
     LOOK_AHEAD = 4096                 # of those in line, who may be the first of their model
-    STALE = 4                         # service times without a word, after which the mean is as good as unknown
 
 
 cdef extern from *:
@@ -70,10 +66,6 @@ cdef class Waiter(Timed):
         pass
 
 
-cdef uint64_t wish_of(Waiter waiter) noexcept:
-    return 0 if waiter.tied else waiter.wanted
-
-
 cdef class PoolQueue(Source):
     """The queue of the pool `name` in this worker; `bells` tells of the others. It outlives reloads: see `adopt`."""
 
@@ -88,10 +80,10 @@ cdef class PoolQueue(Source):
         self.workers = segment.header.workers
 
     def __dealloc__(self):
-        free(self.line)
+        line_free(&self.line)
 
     def __len__(self):
-        return self.count
+        return self.line.count
 
     def adopt(self, pool, plan):
         """From now on it is the queue of `pool` (lb.upstream.pool.Pool) by `plan` (QueuePlan)."""
@@ -107,14 +99,16 @@ cdef class PoolQueue(Source):
     def release(self, pool):
         """Those who wait do so for `pool` now, to which nobody has to come by way of this queue."""
         cdef size_t i
+        cdef Waiter waiter
         self.endpoints = pool.endpoints
         self.groups = pool.groups
         self.counted_at = 0
-        for i in range(self.count):
-            self.tally(<Waiter>self.line[self.first + i].waiter, -1)
-            (<Waiter>self.line[self.first + i].waiter).move_to(pool)
-            self.line[self.first + i].wanted = wish_of(<Waiter>self.line[self.first + i].waiter)
-            self.tally(<Waiter>self.line[self.first + i].waiter, 1)
+        for i in range(self.line.count):
+            waiter = <Waiter>place_at(&self.line, i).waiter
+            line_tally(&self.line, waiter.tied, waiter.wanted, -1)
+            waiter.move_to(pool)
+            place_at(&self.line, i).wanted = 0 if waiter.tied else waiter.wanted
+            line_tally(&self.line, waiter.tied, waiter.wanted, 1)
         self.publish()
         self.poller.mark(self)
 
@@ -122,20 +116,22 @@ cdef class PoolQueue(Source):
         cdef uint64_t until = min(due, now + self.timeout)
         cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (until & DUE_MASK)
         cdef double service, wait, left
+        cdef tg_place *behind
         cdef Waiter last
         if not self.somebody():
             self.busy_since = now
-        if self.waiting_elsewhere() + self.count >= self.most:
-            if not self.count or self.line[self.first + self.count - 1].key >> PRIORITY_SHIFT <= <uint64_t>priority:
+        if self.waiting_elsewhere() + self.line.count >= self.most:
+            behind = place_at(&self.line, self.line.count - 1) if self.line.count else NULL
+            if behind == NULL or behind.key >> PRIORITY_SHIFT <= <uint64_t>priority:
                 tg_add(&self.words[TG_S_REJECTED], 1)
                 return Q_FULL
-            last = <Waiter>self.line[self.first + self.count - 1].waiter
+            last = <Waiter>behind.waiter
             tg_add(&self.words[TG_S_REJECTED], 1)
             self.over(last, now)
             last.turned_away(Q_FULL)
-        service = self.service_time(now)
+        service = service_time(self, now)
         if service > 0:
-            wait = self.wait_of(key, waiter.wanted, now)
+            wait = wait_of(self, key, waiter.wanted, now)
             # The deadline is for the answer, the queue's timeout for the wait alone.
             left = <double>(due - now) - service if now < due else 0.0
             if due == NEVER or left > <double>self.timeout:
@@ -143,14 +139,14 @@ cdef class PoolQueue(Source):
             if wait > left:
                 tg_add(&self.words[TG_S_QUEUE_HOPELESS], 1)
                 return Q_HOPELESS
-            if self.overloaded(now) and wait > max(service, self.share * left):
+            if overloaded(self, now) and wait > max(service, self.share * left):
                 tg_add(&self.words[TG_S_QUEUE_SHED], 1)
                 return Q_SHED
         waiter.place = key
         waiter.number = self.numbers
         waiter.queued_at = now
         waiter.wanted_by = due
-        if self.insert(waiter) < 0:
+        if line_insert(&self.line, key, waiter.number, waiter.tied, waiter.wanted, <void *>waiter) < 0:
             tg_add(&self.words[TG_S_REJECTED], 1)
             return Q_FULL
         Py_INCREF(waiter)                     # `over` gives it back
@@ -171,20 +167,16 @@ cdef class PoolQueue(Source):
         return waiter.queued_at + self.timeout
 
     cdef bint somebody(self) noexcept:
-        return self.count > 0 or self.waiting_elsewhere() > 0
+        return self.line.count > 0 or self.waiting_elsewhere() > 0
 
     cdef void released(self, uint64_t now, uint64_t latency) noexcept:
         if latency:
-            self.learned_at = now
-            if self.service == 0:
-                self.service = <double>latency
-            else:
-                self.service += (<double>latency - self.service) / SMOOTHING
+            learn_service(self, now, latency)
         if self.somebody():
             self.poller.mark(self)
 
     cdef unsigned long retry_after(self, uint64_t now) noexcept:
-        cdef double wait = self.wait_of(UINT64_MAX, 0, now) / SECOND_NS
+        cdef double wait = wait_of(self, UINT64_MAX, 0, now) / SECOND_NS
         return <unsigned long>wait + 1 if wait < 3600 else 3600
 
     # Whose turn it is.
@@ -193,26 +185,26 @@ cdef class PoolQueue(Source):
         cdef uint64_t now = self.poller.now
         cdef bint impatient = self.impatient
         self.impatient = False
-        if self.tied:
+        if self.line.tied:
             self.serve_tied(now)
         while self.serve_one(now, impatient):
             pass
-        if self.count:
+        if self.line.count:
             self.poller.arm(self, now + LOOK_NS)
         else:
             self.poller.disarm(self)
 
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept:
         """The first for whom there is a place, or who waits in vain, leaves the line. False: nobody does."""
-        cdef uint64_t service = <uint64_t>self.service_time(now)
+        cdef uint64_t service = <uint64_t>service_time(self, now)
         cdef uint64_t avoided = 0
         cdef Waiter waiter
         cdef int endpoint
         cdef size_t at
-        for at in range(min(self.count, <size_t>LOOK_AHEAD)):
-            if self.line[self.first + at].wanted & avoided:
+        for at in range(min(self.line.count, <size_t>LOOK_AHEAD)):
+            if place_at(&self.line, at).wanted & avoided:
                 continue                      # another who wants the same model stands in front
-            waiter = <Waiter>self.line[self.first + at].waiter
+            waiter = <Waiter>place_at(&self.line, at).waiter
             if waiter.tied:
                 continue
             if not impatient:
@@ -239,7 +231,7 @@ cdef class PoolQueue(Source):
             if not waiter.wanted:
                 return False                  # what will not do for one who takes any will do for nobody behind
             avoided |= waiter.wanted
-            if avoided & self.models == self.models and self.choosy + self.tied == self.count:
+            if avoided & self.line.models == self.line.models and self.line.choosy + self.line.tied == self.line.count:
                 break                         # the first of every model has had a look
         self.bars_before(UINT64_MAX, avoided)
         return False
@@ -248,8 +240,8 @@ cdef class PoolQueue(Source):
         cdef Waiter waiter
         cdef int endpoint
         cdef size_t at = 0
-        while at < self.count:
-            waiter = <Waiter>self.line[self.first + at].waiter
+        while at < self.line.count:
+            waiter = <Waiter>place_at(&self.line, at).waiter
             if not waiter.tied:
                 at += 1
                 continue
@@ -283,7 +275,7 @@ cdef class PoolQueue(Source):
         return total
 
     cdef uint64_t own_bars(self) noexcept:
-        return BARS_ALL if self.count > self.tied + self.choosy else self.models
+        return BARS_ALL if self.line.count > self.line.tied + self.line.choosy else self.line.models
 
     cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept:
         """The same of those in another worker who come before `key`."""
@@ -329,69 +321,6 @@ cdef class PoolQueue(Source):
                     self.bells.ring(worker)
         return avoided
 
-    # When it will be.
-
-    cdef double service_time(self, uint64_t now) noexcept:
-        """Mean nanoseconds that a request keeps its endpoint; 0 when too little is known of late."""
-        if now > self.learned_at + <uint64_t>(STALE * self.service) + SECOND_NS:
-            return 0.0
-        return self.service
-
-    cdef uint64_t count_places(self, uint64_t now) noexcept:
-        cdef int i
-        if self.counted_at == 0 or now > self.counted_at + LOOK_NS:
-            self.counted_at = now
-            self.places = 0
-            for i in range(self.endpoints.size):
-                if self.groups is not None and not self.groups.active(self.endpoints.groups[i] // 2):
-                    continue                  # while the levels before it only have no room, nobody is sent there
-                if self.endpoints.standing_weight(i):
-                    self.places += self.endpoints.limits[i]
-        return self.places
-
-    cdef uint64_t places_of(self, uint64_t wanted, uint64_t *rivals) noexcept:
-        """The same of endpoints where the model is ready; and those models that are ready there, too."""
-        cdef uint64_t places = 0, unready
-        cdef int i
-        rivals[0] = 0
-        for i in range(self.endpoints.size):
-            unready = self.endpoints.unready(i)
-            if not unready & wanted and self.endpoints.standing_weight(i):
-                places += self.endpoints.limits[i]
-                rivals[0] |= ~unready
-        return places
-
-    cdef size_t rivals_before(self, uint64_t key, uint64_t rivals) noexcept:
-        """Who comes before one with this key and may take an endpoint from it."""
-        cdef size_t count = 0, at
-        cdef size_t before = self.rank(key, UINT64_MAX)
-        if not self.models & ~rivals:
-            return before
-        for at in range(before):
-            if not self.line[self.first + at].wanted or self.line[self.first + at].wanted & rivals:
-                count += 1
-        return count
-
-    cdef double wait_of(self, uint64_t key, uint64_t wanted, uint64_t now) noexcept:
-        """Nanoseconds until it is the turn of one with this key; 0 when nothing is known of that."""
-        cdef uint64_t rivals = UINT64_MAX
-        cdef uint64_t places = self.places_of(wanted, &rivals) if wanted else self.count_places(now)
-        cdef uint64_t elsewhere = self.waiting_elsewhere()
-        cdef size_t before = self.rivals_before(key, rivals)
-        cdef double ahead = <double>before
-        if places == 0:
-            return 0.0
-        if elsewhere:
-            # Of those who wait elsewhere, as many as here will be before it.
-            if self.count:
-                ahead += <double>elsewhere * <double>before / <double>self.count
-            elif self.bars():
-                ahead += <double>elsewhere
-        return (ahead + 1) * self.service_time(now) / <double>places
-
-    cdef bint overloaded(self, uint64_t now) noexcept:
-        return now > self.busy_since + self.patience
-
     def outlook(self, int priority, uint64_t due, uint64_t wanted, uint64_t now):
         """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of this
         worker's would be before it, for how many nanoseconds it would wait (0: nothing is known of that), and whether
@@ -399,82 +328,19 @@ cdef class PoolQueue(Source):
         cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (min(due, now + self.timeout) & DUE_MASK)
         cdef uint64_t rivals = UINT64_MAX
         if wanted:
-            self.places_of(wanted, &rivals)
+            places_of(self, wanted, &rivals)
         return {
-            "waiting": self.waiting_elsewhere() + self.count,
-            "before": self.rivals_before(key, rivals),
-            "wait_ns": self.wait_of(key, wanted, now),
-            "overloaded": self.somebody() and self.overloaded(now),
+            "waiting": self.waiting_elsewhere() + self.line.count,
+            "before": rivals_before(self, key, rivals),
+            "wait_ns": wait_of(self, key, wanted, now),
+            "overloaded": self.somebody() and overloaded(self, now),
         }
-
-    # The line: a sorted array. Its length is bounded, and moving some pointers is cheaper than any tree's step; the
-    # first goes without moving anybody.
-
-    cdef size_t rank(self, uint64_t key, uint64_t number) noexcept:
-        """How many come before one with this key and number."""
-        cdef size_t low = 0, high = self.count, middle
-        cdef tg_waiter *line = self.line + self.first
-        while low < high:
-            middle = (low + high) // 2
-            if line[middle].key < key or (line[middle].key == key and line[middle].number < number):
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    cdef int insert(self, Waiter waiter) noexcept:
-        cdef size_t at, room
-        cdef void *grown
-        if self.first + self.count == self.room:
-            if self.first:
-                memmove(self.line, self.line + self.first, self.count * sizeof(tg_waiter))
-                self.first = 0
-            else:
-                room = max(self.room * 2, <size_t>FIRST_ROOM)
-                grown = realloc(self.line, room * sizeof(tg_waiter))
-                if grown == NULL:
-                    return -1
-                self.line = <tg_waiter *>grown
-                self.room = room
-        at = self.rank(waiter.place, waiter.number)
-        memmove(self.line + self.first + at + 1, self.line + self.first + at, (self.count - at) * sizeof(tg_waiter))
-        self.line[self.first + at].key = waiter.place
-        self.line[self.first + at].number = waiter.number
-        self.line[self.first + at].wanted = wish_of(waiter)
-        self.line[self.first + at].waiter = <void *>waiter
-        self.count += 1
-        self.tally(waiter, 1)
-        return 0
-
-    cdef void tally(self, Waiter waiter, int by) noexcept:
-        """One more who waits for an endpoint of its own, or with its model; or one less."""
-        cdef int bit
-        if waiter.tied:
-            self.tied += by
-        elif waiter.wanted:
-            self.choosy += by
-            bit = __builtin_ctzll(waiter.wanted)
-            self.wishes[bit] += by
-            if self.wishes[bit]:
-                self.models |= <uint64_t>1 << bit
-            else:
-                self.models &= ~(<uint64_t>1 << bit)
-
-    cdef void take_out(self, size_t at) noexcept:
-        self.count -= 1
-        if at == 0:
-            self.first += 1
-        else:
-            memmove(self.line + self.first + at, self.line + self.first + at + 1,
-                    (self.count - at) * sizeof(tg_waiter))
-        if self.count == 0:
-            self.first = 0
 
     cdef void over(self, Waiter waiter, uint64_t now) noexcept:
         """It waits no more."""
         cdef uint64_t waited = now - waiter.queued_at if now > waiter.queued_at else 0
-        self.take_out(self.rank(waiter.place, waiter.number))
-        self.tally(waiter, -1)
+        line_take_out(&self.line, line_rank(&self.line, waiter.place, waiter.number))
+        line_tally(&self.line, waiter.tied, waiter.wanted, -1)
         waiter.queue = None
         tg_add(&self.words[TG_S_FINISHED], 1)
         tg_add(&self.words[TG_S_DURATION_SUM_NS], waited)
@@ -487,14 +353,14 @@ cdef class PoolQueue(Source):
         cdef uint64_t *firsts = &self.words[TG_S_QUEUE_FIRSTS]
         cdef uint64_t anybody = UINT64_MAX, told = 0
         cdef int count = 0
-        cdef tg_waiter *one
+        cdef tg_place *one
         cdef size_t at
-        if self.count == 0:
+        if self.line.count == 0:
             return
-        for at in range(min(self.count, <size_t>LOOK_AHEAD)):
-            if told == self.models and self.choosy + self.tied == self.count:
+        for at in range(min(self.line.count, <size_t>LOOK_AHEAD)):
+            if told == self.line.models and self.line.choosy + self.line.tied == self.line.count:
                 break
-            one = &self.line[self.first + at]
+            one = place_at(&self.line, at)
             if one.wanted & told:
                 continue
             if one.wanted and count < <int>TG_QUEUE_FIRSTS:

@@ -1,0 +1,17 @@
+"""When the turn of those who wait in a queue will come, by how long requests keep their endpoints."""
+
+from libc.stdint cimport uint64_t
+from lb.upstream.queue cimport PoolQueue
+
+# A request has kept its endpoint for `latency` ns.
+cdef void learn_service(PoolQueue queue, uint64_t now, uint64_t latency) noexcept
+# Mean nanoseconds that a request keeps its endpoint; 0 when too little is known of late.
+cdef double service_time(PoolQueue queue, uint64_t now) noexcept
+# Endpoints' places for requests that want this model, and the bits of those models that are ready there, too.
+cdef uint64_t places_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept
+# Who comes before one with this key and may take an endpoint from it.
+cdef size_t rivals_before(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept
+# Nanoseconds until it is the turn of one with this key; 0 when nothing is known of that.
+cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now) noexcept
+# Somebody has waited for longer than a burst lasts.
+cdef bint overloaded(PoolQueue queue, uint64_t now) noexcept
