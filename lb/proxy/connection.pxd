@@ -4,27 +4,14 @@ from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
 from lb.core.http1 cimport Parser
-from lb.proxy.admission cimport Intake
-from lb.proxy.client cimport Client
-from lb.proxy.exchange cimport Exchange
-from lb.proxy.listener cimport Acceptor
-from lb.proxy.overload cimport Overload
+from lb.proxy.http1_answer cimport AnsweringConnection
 from lb.proxy.pace cimport tg_pace
 
 
-cdef class HttpConnection(Client):
-    cdef Intake intake
+cdef class HttpConnection(AnsweringConnection):
     cdef Parser parser
     cdef tg_buffer inbox              # bytes read and not parsed: a head in parts, or pipelined requests
-    cdef Exchange exchange            # the one in progress, or None
-    cdef bint raw                     # both ways carry another protocol than HTTP (an upgrade)
     cdef bint fresh                   # nothing has come yet: it may turn out to be HTTP/2
-    cdef bint keep                    # another request may follow the one in progress
-    cdef bint http10
-    cdef bint chunking                # the answer goes out in chunks
-    cdef bint until_close             # the answer's end is the connection's
-    cdef bint head_request            # the answer has no body, whatever its fields say
-    cdef bint closing                 # close when `out` is empty
     cdef bint last_look               # close after one more read finds nothing
     cdef bint lingering               # our side is shut; reading away what still comes
     cdef bint unread                  # the kernel may hold bytes we did not read
@@ -33,9 +20,7 @@ cdef class HttpConnection(Client):
     cdef uint64_t head_deadline
     cdef tg_pace pace                 # of the request's body
     cdef uint64_t body_deadline       # for it to be fast enough
-    cdef uint64_t send_deadline       # for the client to take something of what waits for it; 0 = nothing waits
     cdef size_t lingered
-    cdef tg_buffer trailers           # of the answer, as lines
 
     cdef void read_loop(self) noexcept
     cdef void process(self, const char *data, size_t n) noexcept
@@ -44,18 +29,10 @@ cdef class HttpConnection(Client):
     cdef void refuse(self, int status, const char *reason) noexcept
     cdef void pass_raw(self, const char *data, size_t n) noexcept
     cdef bint is_http2(self, const char *data, size_t n) noexcept
-    cdef size_t head_size(self, Scan *scan) noexcept
-    cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept
-    cdef void close_now(self) noexcept
     cdef void linger(self) noexcept
     cdef void ended(self, bint error) noexcept
     cdef void watch_record(self) noexcept
-    cdef void connection_field(self) noexcept
     cdef void set_timer(self) noexcept
     cdef bint takes_input(self) noexcept
     cdef bint accepts_input(self) noexcept
     cdef void begin_pace(self) noexcept
-
-
-cdef class HttpAcceptor(Acceptor):
-    cdef Intake intake

@@ -1,82 +1,36 @@
 """An HTTP/1.1 connection with a client: requests come in, are handed to an exchange one after another, answers go out.
 
 What is read is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is copied.
-Answers are queued and sent once at the end of the poller's batch, bulk bodies straight from where they were received.
+How answers go out is in lb.proxy.http1_answer.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
-from posix.unistd cimport close
-from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
-)
-from lb.core.head cimport (
-    H_CONTENT_LENGTH, H_HOST, H_TRANSFER_ENCODING, H_UPGRADE, SCAN_TOO_MANY_FIELDS, Field, Scan, plainly_chunked,
-    worker_scan,
-)
-from lb.core.head_text cimport (
-    append_chunk_size, append_date, append_fields, append_number, append_text, append_trailers, reason_phrase,
-)
-from lb.core.http1 cimport new_request_parser
+from libc.stdint cimport uint32_t
+from libc.string cimport memchr, memcmp
+from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plainly_chunked, worker_scan
 from lb.core.poller cimport READ_TURNS
-from lb.core.segment cimport TG_S_CODE_1XX, TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
-from lb.core.stream cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec,
-)
+from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
+from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec
 from lb.core.tls cimport handshake_turn
-from lb.proxy.admission cimport Intake, routing_host
-from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
+from lb.proxy.http1_answer cimport AnsweringConnection
 from lb.proxy.http2_connection cimport PREFACE, PREFACE_SIZE, take_over
-from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.pace cimport pace_advance, pace_start
-from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
+from lb.proxy.request_target cimport head_size, request_target
 
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
     M_CONNECT = 5
     LINGER_NS = 2_000_000_000
     LINGER_BYTES = 1024 * 1024
-    DIRECT = 16 * 1024                # body pieces from this size on are sent without being queued first
     INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
     OUT_LIMIT = 64 * 1024             # answers that wait for the client, before its next request is taken up
 
 
-cdef class HttpAcceptor(Acceptor):
-    """Makes connections, whose requests go to `intake`."""
-
-    def __init__(self, Intake intake):
-        self.intake = intake
-
-    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
-        cdef HttpConnection connection = HttpConnection.__new__(HttpConnection)
-        connection.poller = self.intake.poller
-        connection.intake = self.intake
-        connection.listener = listener
-        connection.parser = new_request_parser()
-        connection.fresh = True
-        memcpy(connection.ip, ip, <size_t>ip_length)
-        connection.ip_length = <unsigned char>ip_length
-        connection.port = <unsigned short>port
-        if listener.tls is not None:
-            try:
-                connection.tls = listener.new_tls()
-            except MemoryError:
-                close(fd)
-                listener.closed_one(ip, <size_t>ip_length)
-                return
-        if connection.register(fd) == IO_ERROR:
-            listener.closed_one(ip, <size_t>ip_length)
-            return
-        (<set>listener.connections).add(connection)
-        connection.set_timer()
-
-
-cdef class HttpConnection(Client):
+cdef class HttpConnection(AnsweringConnection):
 
     def __dealloc__(self):
         tg_buffer_free(&self.inbox)
-        tg_buffer_free(&self.trailers)
 
     # Reading.
 
@@ -232,7 +186,7 @@ cdef class HttpConnection(Client):
             data += taken
             n -= <size_t>taken
             if scan.head:
-                if self.head_size(scan) > self.listener.max_header_bytes:
+                if head_size(scan) > self.listener.max_header_bytes:
                     self.refuse(431, b"the header fields are too large")
                     break
                 self.head_started = False
@@ -290,51 +244,6 @@ cdef class HttpConnection(Client):
 
     # A request.
 
-    cdef size_t head_size(self, Scan *scan) noexcept:
-        cdef Field *last
-        if scan.field_count == 0:
-            return scan.target_length
-        last = &scan.fields[scan.field_count - 1]
-        return <size_t>(last.name + last.name_length + last.value_length - scan.target)
-
-    cdef bint target_of(self, Scan *scan, const char **host, size_t *host_length) noexcept:
-        """Brings the target to origin form and finds the host to route by. False: refused."""
-        cdef const char *slash
-        cdef Field *field
-        cdef size_t n
-        host[0] = NULL
-        host_length[0] = 0
-        if scan.first[H_HOST] >= 0:
-            field = &scan.fields[scan.first[H_HOST]]
-            host[0] = field.value
-            host_length[0] = field.value_length
-        if scan.target_length and scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42):
-            # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. A query right behind it is
-            # refused below, as part of the host.
-            n = scan.target_length
-            if n > 7 and memcmp(scan.target, b"http://", 7) == 0:
-                n = 7
-            elif n > 8 and memcmp(scan.target, b"https://", 8) == 0:
-                n = 8
-            else:
-                return False
-            host[0] = scan.target + n
-            slash = <const char *>memchr(host[0], 47, scan.target_length - n)
-            if slash == NULL:
-                host_length[0] = scan.target_length - n
-                scan.target = b"/"
-                scan.target_length = 1
-            else:
-                host_length[0] = <size_t>(slash - host[0])
-                scan.target_length -= <uint32_t>(slash - scan.target)
-                scan.target = slash
-            if host_length[0] == 0:
-                return False
-            if scan.first[H_HOST] >= 0:
-                scan.fields[scan.first[H_HOST]].value = host[0]
-                scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
-        return routing_host(host[0], host_length)
-
     cdef void begin(self, Scan *scan) noexcept:
         cdef const char *host
         cdef size_t host_length
@@ -359,7 +268,7 @@ cdef class HttpConnection(Client):
         if method == M_CONNECT:
             self.refuse(405, b"CONNECT is not served")
             return
-        if not self.target_of(scan, &host, &host_length):
+        if not request_target(scan, &host, &host_length):
             self.refuse(400, b"the request target is not a path, or its host not a host")
             return
         exchange = self.intake.admit(self, scan, host, host_length)
@@ -375,163 +284,6 @@ cdef class HttpConnection(Client):
         self.keep = False
         tg_add(&self.listener.series[TG_S_REJECTED], 1)
         self.decline(status, reason.decode("latin-1"))
-
-    cdef void decline(self, int status, str message) noexcept:
-        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, NULL)
-        if not worker_scan().complete:
-            self.keep = False                     # the rest of its body would be read as a request
-        tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
-        self.respond_whole(status, &answer.head, &answer.part, 1)
-
-    # The answer (lb.proxy.client).
-
-    cdef void send_continue(self) noexcept:
-        append_text(&self.out, b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.poller.mark(self)
-
-    cdef void answered_early(self) noexcept:
-        self.keep = False
-
-    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
-        cdef int status = scan.status
-        cdef bint bodiless = status == 204 or status == 304 or self.head_request
-        append_text(&self.out, b"HTTP/1.1 ")
-        append_number(&self.out, <uint64_t>status)
-        append_text(&self.out, b" ")
-        if scan.reason_length:
-            tg_buffer_append(&self.out, scan.reason, scan.reason_length)
-        elif scan.version == 20:
-            append_text(&self.out, reason_phrase(status))
-        append_text(&self.out, b"\r\n")
-        # An interim answer has no length (RFC 9110 section 8.6).
-        append_fields(&self.out, scan, <uint64_t>1 << H_CONTENT_LENGTH if status < 200 else 0)
-        if status < 200:
-            append_text(&self.out, b"\r\n")
-            self.poller.mark(self)
-            return
-        if extra != NULL:
-            tg_buffer_append(&self.out, tg_buffer_head(extra), tg_buffer_size(extra))
-        self.chunking = False
-        self.until_close = False
-        if not bodiless and not scan.has_length:
-            if last:
-                append_text(&self.out, b"Content-Length: 0\r\n")
-            elif self.http10:
-                self.keep = False
-                self.until_close = True
-            else:
-                self.chunking = True
-                append_text(&self.out, b"Transfer-Encoding: chunked\r\n")
-        self.connection_field()
-        append_text(&self.out, b"\r\n")
-        self.poller.mark(self)
-
-    cdef void connection_field(self) noexcept:
-        if self.intake.draining or self.listener.draining:
-            self.keep = False                     # since the request came, perhaps
-        if not self.keep:
-            append_text(&self.out, b"Connection: close\r\n")
-        elif self.http10:
-            append_text(&self.out, b"Connection: keep-alive\r\n")
-
-    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
-        cdef Exchange exchange = self.exchange
-        cdef uint64_t size = 0
-        cdef int i
-        if self.fd < 0:
-            return
-        if exchange is not None and not exchange.request_complete:
-            self.keep = False                     # the rest of its body would be read as a request
-        for i in range(count):
-            size += parts[i].iov_len
-        append_text(&self.out, b"HTTP/1.1 ")
-        append_number(&self.out, <uint64_t>status)
-        append_text(&self.out, b" ")
-        append_text(&self.out, reason_phrase(status))
-        append_text(&self.out, b"\r\n")
-        append_date(&self.out)
-        tg_buffer_append(&self.out, tg_buffer_head(head), tg_buffer_size(head))
-        if status != 204 and status != 304:       # RFC 9110 section 8.6
-            append_text(&self.out, b"Content-Length: ")
-            append_number(&self.out, size)
-            append_text(&self.out, b"\r\n")
-        self.connection_field()
-        append_text(&self.out, b"\r\n")
-        self.chunking = False
-        if not self.head_request:
-            self.respond_body(parts, count)
-        if self.fd >= 0:
-            self.respond_end()
-
-    cdef void respond_body(self, const iovec *parts, int count) noexcept:
-        cdef size_t size = 0, waiting
-        cdef int i, failed = 0
-        if self.fd < 0:
-            return
-        for i in range(count):
-            size += parts[i].iov_len
-        if size == 0:
-            return
-        if self.chunking:
-            append_chunk_size(&self.out, size)
-        if size < DIRECT:
-            for i in range(count):
-                failed |= tg_buffer_append(&self.out, parts[i].iov_base, parts[i].iov_len)
-        else:
-            waiting = self.pending() + size
-            failed = self.push_parts(parts, count) == IO_ERROR
-            if self.pending() < waiting:
-                self.send_deadline = 0
-        if self.chunking:
-            failed |= append_text(&self.out, b"\r\n")
-        if failed:
-            self.close_now()
-            return
-        self.poller.mark(self)
-
-    cdef void respond_upgrade(self, Scan *scan) noexcept:
-        cdef Field *field
-        append_text(&self.out, b"HTTP/1.1 101 Switching Protocols\r\n")
-        append_fields(&self.out, scan, 0)
-        if scan.first[H_UPGRADE] >= 0:
-            field = &scan.fields[scan.first[H_UPGRADE]]
-            append_text(&self.out, b"Upgrade: ")
-            tg_buffer_append(&self.out, field.value, field.value_length)
-            append_text(&self.out, b"\r\n")
-        append_text(&self.out, b"Connection: Upgrade\r\n\r\n")
-        self.keep = False
-        self.raw = True
-        self.chunking = False
-        self.until_close = False
-        self.poller.mark(self)                    # which also takes up what came early
-
-    cdef void respond_trailers(self, Scan *scan) noexcept:
-        if self.chunking and append_trailers(&self.trailers, scan) < 0:
-            self.close_now()
-
-    cdef void respond_end(self) noexcept:
-        self.intake.busy -= self.exchange is not None
-        self.exchange = None
-        self.head_request = False
-        if self.fd < 0:
-            return
-        if self.chunking:
-            self.chunking = False
-            append_text(&self.out, b"0\r\n")
-            tg_buffer_append(&self.out, tg_buffer_head(&self.trailers), tg_buffer_size(&self.trailers))
-            append_text(&self.out, b"\r\n")
-        tg_buffer_free(&self.trailers)
-        if not self.keep or self.intake.draining or self.listener.draining:
-            self.closing = True
-        self.poller.mark(self)                    # which also takes up the next request
-
-    cdef void abort(self) noexcept:
-        self.intake.busy -= self.exchange is not None
-        self.exchange = None
-        self.cut_short()
-        if self.until_close:
-            self.reset_on_close()
-        self.close_now()
 
     cdef void resume_request(self) noexcept:
         self.begin_pace()                         # the time in which we wanted none of it does not count

@@ -16,7 +16,7 @@ from lb.core.stream cimport Address
 from lb.core.tls_context cimport ServerContext, TicketKeys
 from lb.core.tls_peer cimport ClientContext, Peer
 from lb.proxy.admission cimport Intake
-from lb.proxy.connection cimport HttpAcceptor
+from lb.proxy.http_acceptor cimport HttpAcceptor
 from lb.proxy.listener cimport Listener
 from lb.proxy.preface cimport PrefaceAcceptor
 from lb.proxy.overload cimport Overload

@@ -1,0 +1,25 @@
+"""What an HTTP/1.1 connection says to its client: one answer after another, each framed as its request allows."""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
+from lb.proxy.admission cimport Intake
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport Exchange
+
+
+cdef class AnsweringConnection(Client):
+    cdef Intake intake
+    cdef Exchange exchange            # the one in progress, or None
+    cdef bint raw                     # both ways carry another protocol than HTTP (an upgrade)
+    cdef bint keep                    # another request may follow the one in progress
+    cdef bint http10
+    cdef bint chunking                # the answer goes out in chunks
+    cdef bint until_close             # the answer's end is the connection's
+    cdef bint head_request            # the answer has no body, whatever its fields say
+    cdef bint closing                 # close when `out` is empty
+    cdef tg_buffer trailers           # as lines
+    cdef uint64_t send_deadline       # for the client to take something of what waits for it; 0 = nothing waits
+
+    # For the subclass: the connection is over, and whoever is told of that is told.
+    cdef void close_now(self) noexcept
+    cdef void connection_field(self) noexcept

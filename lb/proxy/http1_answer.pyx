@@ -1,0 +1,183 @@
+"""The answers of an HTTP/1.1 connection: see http1_answer.pxd.
+
+They are queued and sent once at the end of the poller's batch, bulk bodies straight from where they were received.
+"""
+
+from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.head cimport H_CONTENT_LENGTH, H_UPGRADE, Field, Scan, worker_scan
+from lb.core.head_text cimport (
+    append_chunk_size, append_date, append_fields, append_number, append_text, append_trailers, reason_phrase,
+)
+from lb.core.segment cimport TG_S_CODE_1XX, tg_add
+from lb.core.stream cimport IO_ERROR, iovec
+from lb.proxy.client cimport Client
+from lb.proxy.exchange cimport Exchange
+from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
+
+cdef enum:
+    DIRECT = 16 * 1024                # body pieces from this size on are sent without being queued first
+
+
+cdef class AnsweringConnection(Client):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.trailers)
+
+    cdef void close_now(self) noexcept:
+        pass
+
+    cdef void decline(self, int status, str message) noexcept:
+        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, NULL)
+        if not worker_scan().complete:
+            self.keep = False                     # the rest of its body would be read as a request
+        tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
+        self.respond_whole(status, &answer.head, &answer.part, 1)
+
+    cdef void send_continue(self) noexcept:
+        append_text(&self.out, b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.poller.mark(self)
+
+    cdef void answered_early(self) noexcept:
+        self.keep = False
+
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
+        cdef int status = scan.status
+        cdef bint bodiless = status == 204 or status == 304 or self.head_request
+        append_text(&self.out, b"HTTP/1.1 ")
+        append_number(&self.out, <uint64_t>status)
+        append_text(&self.out, b" ")
+        if scan.reason_length:
+            tg_buffer_append(&self.out, scan.reason, scan.reason_length)
+        elif scan.version == 20:
+            append_text(&self.out, reason_phrase(status))
+        append_text(&self.out, b"\r\n")
+        # An interim answer has no length (RFC 9110 section 8.6).
+        append_fields(&self.out, scan, <uint64_t>1 << H_CONTENT_LENGTH if status < 200 else 0)
+        if status < 200:
+            append_text(&self.out, b"\r\n")
+            self.poller.mark(self)
+            return
+        if extra != NULL:
+            tg_buffer_append(&self.out, tg_buffer_head(extra), tg_buffer_size(extra))
+        self.chunking = False
+        self.until_close = False
+        if not bodiless and not scan.has_length:
+            if last:
+                append_text(&self.out, b"Content-Length: 0\r\n")
+            elif self.http10:
+                self.keep = False
+                self.until_close = True
+            else:
+                self.chunking = True
+                append_text(&self.out, b"Transfer-Encoding: chunked\r\n")
+        self.connection_field()
+        append_text(&self.out, b"\r\n")
+        self.poller.mark(self)
+
+    cdef void connection_field(self) noexcept:
+        if self.intake.draining or self.listener.draining:
+            self.keep = False                     # since the request came, perhaps
+        if not self.keep:
+            append_text(&self.out, b"Connection: close\r\n")
+        elif self.http10:
+            append_text(&self.out, b"Connection: keep-alive\r\n")
+
+    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+        cdef Exchange exchange = self.exchange
+        cdef uint64_t size = 0
+        cdef int i
+        if self.fd < 0:
+            return
+        if exchange is not None and not exchange.request_complete:
+            self.keep = False                     # the rest of its body would be read as a request
+        for i in range(count):
+            size += parts[i].iov_len
+        append_text(&self.out, b"HTTP/1.1 ")
+        append_number(&self.out, <uint64_t>status)
+        append_text(&self.out, b" ")
+        append_text(&self.out, reason_phrase(status))
+        append_text(&self.out, b"\r\n")
+        append_date(&self.out)
+        tg_buffer_append(&self.out, tg_buffer_head(head), tg_buffer_size(head))
+        if status != 204 and status != 304:       # RFC 9110 section 8.6
+            append_text(&self.out, b"Content-Length: ")
+            append_number(&self.out, size)
+            append_text(&self.out, b"\r\n")
+        self.connection_field()
+        append_text(&self.out, b"\r\n")
+        self.chunking = False
+        if not self.head_request:
+            self.respond_body(parts, count)
+        if self.fd >= 0:
+            self.respond_end()
+
+    cdef void respond_body(self, const iovec *parts, int count) noexcept:
+        cdef size_t size = 0, waiting
+        cdef int i, failed = 0
+        if self.fd < 0:
+            return
+        for i in range(count):
+            size += parts[i].iov_len
+        if size == 0:
+            return
+        if self.chunking:
+            append_chunk_size(&self.out, size)
+        if size < DIRECT:
+            for i in range(count):
+                failed |= tg_buffer_append(&self.out, parts[i].iov_base, parts[i].iov_len)
+        else:
+            waiting = self.pending() + size
+            failed = self.push_parts(parts, count) == IO_ERROR
+            if self.pending() < waiting:
+                self.send_deadline = 0
+        if self.chunking:
+            failed |= append_text(&self.out, b"\r\n")
+        if failed:
+            self.close_now()
+            return
+        self.poller.mark(self)
+
+    cdef void respond_upgrade(self, Scan *scan) noexcept:
+        cdef Field *field
+        append_text(&self.out, b"HTTP/1.1 101 Switching Protocols\r\n")
+        append_fields(&self.out, scan, 0)
+        if scan.first[H_UPGRADE] >= 0:
+            field = &scan.fields[scan.first[H_UPGRADE]]
+            append_text(&self.out, b"Upgrade: ")
+            tg_buffer_append(&self.out, field.value, field.value_length)
+            append_text(&self.out, b"\r\n")
+        append_text(&self.out, b"Connection: Upgrade\r\n\r\n")
+        self.keep = False
+        self.raw = True
+        self.chunking = False
+        self.until_close = False
+        self.poller.mark(self)                    # which also takes up what came early
+
+    cdef void respond_trailers(self, Scan *scan) noexcept:
+        if self.chunking and append_trailers(&self.trailers, scan) < 0:
+            self.close_now()
+
+    cdef void respond_end(self) noexcept:
+        self.intake.busy -= self.exchange is not None
+        self.exchange = None
+        self.head_request = False
+        if self.fd < 0:
+            return
+        if self.chunking:
+            self.chunking = False
+            append_text(&self.out, b"0\r\n")
+            tg_buffer_append(&self.out, tg_buffer_head(&self.trailers), tg_buffer_size(&self.trailers))
+            append_text(&self.out, b"\r\n")
+        tg_buffer_free(&self.trailers)
+        if not self.keep or self.intake.draining or self.listener.draining:
+            self.closing = True
+        self.poller.mark(self)                    # which also takes up the next request
+
+    cdef void abort(self) noexcept:
+        self.intake.busy -= self.exchange is not None
+        self.exchange = None
+        self.cut_short()
+        if self.until_close:
+            self.reset_on_close()
+        self.close_now()

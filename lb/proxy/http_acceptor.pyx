@@ -1,0 +1,39 @@
+"""Who takes up the connections that speak HTTP: see http_acceptor.pxd."""
+
+from libc.string cimport memcpy
+from posix.unistd cimport close
+from lb.core.http1 cimport new_request_parser
+from lb.core.stream cimport IO_ERROR
+from lb.proxy.admission cimport Intake
+from lb.proxy.connection cimport HttpConnection
+from lb.proxy.listener cimport Acceptor, Listener
+
+
+cdef class HttpAcceptor(Acceptor):
+    """Makes connections, whose requests go to `intake`."""
+
+    def __init__(self, Intake intake):
+        self.intake = intake
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        cdef HttpConnection connection = HttpConnection.__new__(HttpConnection)
+        connection.poller = self.intake.poller
+        connection.intake = self.intake
+        connection.listener = listener
+        connection.parser = new_request_parser()
+        connection.fresh = True
+        memcpy(connection.ip, ip, <size_t>ip_length)
+        connection.ip_length = <unsigned char>ip_length
+        connection.port = <unsigned short>port
+        if listener.tls is not None:
+            try:
+                connection.tls = listener.new_tls()
+            except MemoryError:
+                close(fd)
+                listener.closed_one(ip, <size_t>ip_length)
+                return
+        if connection.register(fd) == IO_ERROR:
+            listener.closed_one(ip, <size_t>ip_length)
+            return
+        (<set>listener.connections).add(connection)
+        connection.set_timer()

@@ -1,0 +1,52 @@
+"""The target of an HTTP/1.1 request: see request_target.pxd."""
+
+from libc.stdint cimport uint32_t
+from libc.string cimport memchr, memcmp
+from lb.core.head cimport H_HOST, Field, Scan
+from lb.proxy.admission cimport routing_host
+
+
+cdef size_t head_size(Scan *scan) noexcept:
+    cdef Field *last
+    if scan.field_count == 0:
+        return scan.target_length
+    last = &scan.fields[scan.field_count - 1]
+    return <size_t>(last.name + last.name_length + last.value_length - scan.target)
+
+
+cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noexcept:
+    cdef const char *slash
+    cdef Field *field
+    cdef size_t n
+    host[0] = NULL
+    host_length[0] = 0
+    if scan.first[H_HOST] >= 0:
+        field = &scan.fields[scan.first[H_HOST]]
+        host[0] = field.value
+        host_length[0] = field.value_length
+    if scan.target_length and scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42):
+        # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. A query right behind it is
+        # refused below, as part of the host.
+        n = scan.target_length
+        if n > 7 and memcmp(scan.target, b"http://", 7) == 0:
+            n = 7
+        elif n > 8 and memcmp(scan.target, b"https://", 8) == 0:
+            n = 8
+        else:
+            return False
+        host[0] = scan.target + n
+        slash = <const char *>memchr(host[0], 47, scan.target_length - n)
+        if slash == NULL:
+            host_length[0] = scan.target_length - n
+            scan.target = b"/"
+            scan.target_length = 1
+        else:
+            host_length[0] = <size_t>(slash - host[0])
+            scan.target_length -= <uint32_t>(slash - scan.target)
+            scan.target = slash
+        if host_length[0] == 0:
+            return False
+        if scan.first[H_HOST] >= 0:
+            scan.fields[scan.first[H_HOST]].value = host[0]
+            scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
+    return routing_host(host[0], host_length)
