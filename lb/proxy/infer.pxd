@@ -1,7 +1,6 @@
 """An exchange with a pool that speaks the Open Inference Protocol: HTTP with JSON or binary tensors in front, gRPC
 behind."""
 
-from libc.stdint cimport uint64_t
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
 from lb.core.buffer cimport tg_buffer
@@ -9,10 +8,8 @@ from lb.core.poller cimport Poller
 from lb.core.segment cimport Segment
 from lb.core.stream cimport iovec
 from lb.inference.request cimport InferRequest
-from lb.inference.response cimport InferResponse
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.grpc_call cimport GrpcCall
-from lb.upstream.http2 cimport Http2Channel
 
 
 cdef class InferContext:
@@ -52,22 +49,8 @@ cdef class InferExchange(TryingExchange):
     cdef void learn_cost(self) noexcept
     cdef void run(self) noexcept
     cdef bint join(self, InferRequest request) noexcept
-    cdef void run_management(self) noexcept
-    cdef bint answer_from_cache(self) noexcept
-    cdef void fly(self) noexcept
-    cdef void start_call(self) noexcept
     cdef bint send_call(self, InferCall call, int endpoint) noexcept
     cdef void keep_report(self, InferCall call) noexcept
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept
-    cdef void answer_error(self, int grpc_status, str message) noexcept
-    cdef void answer(self, const char *message, size_t size) noexcept
-    cdef InferResponse rendered(self, const char *message, size_t size)
-    cdef void respond(self, InferResponse response) noexcept
-    cdef void answer_management(self, object reply) noexcept
-    cdef void management_answered(self, int status, str message, bytes reply) noexcept
     cdef bint may_retry(self, int kind) noexcept
-    cdef void store(self) noexcept
-    cdef void land(self, const char *message, size_t size) noexcept
-    cdef void release_followers(self, int grpc_status, str message) noexcept
-    cdef void resume(self) noexcept

@@ -1,40 +1,30 @@
 """An exchange with a pool that speaks the Open Inference Protocol.
 
-    begin            the path names the model; the body is gathered
+    begin            the path names the model; the body is gathered (infer_request)
     run              the codec turns JSON or binary tensors into one canonical gRPC message
-    cache            a repeated request is answered here; identical misses wait for the first (single flight)
-    start_call       the policy picks an endpoint; its gRPC connection carries the message
-    answer           the codec turns the gRPC answer into what the client asked for
+    through_cache    a repeated request is answered here; identical misses wait for the first (infer_cache)
+    launch           the policy has picked an endpoint; its gRPC connection carries the message
+    answered         the codec turns the gRPC answer into what the client asked for (infer_answer)
+
+What is no inference, such as a model's metadata, goes the same way past codec and cache (infer_management).
 """
 
-import logging
-
-from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memchr, memset
+from libc.stdint cimport uint64_t
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
-from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
-)
+from lb.core.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
 from lb.core.hashing cimport hash64
-from lb.core.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal
-from lb.core.head_text cimport append_number, append_text
-from lb.core.methods cimport method_text
+from lb.core.head cimport Scan
 from lb.core.poller cimport Poller
-from lb.core.segment cimport (
-    TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add,
-)
+from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add
 from lb.core.stream cimport Address, iovec
-from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.core.protobuf cimport span
-from lb.inference.request cimport parse_http
-from lb.inference.response cimport InferResponse, render, store_form
+from lb.inference.response cimport InferResponse
 from lb.inference.status cimport http_status
-from lb.proxy.exchange cimport (
-    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING,
-    Exchange,
-)
-from lb.proxy.explained cimport append_explanation
+from lb.proxy.exchange cimport X_REQUEST, X_WAITING, Exchange
+from lb.proxy.infer_answer cimport answer_error, rendered, respond
+from lb.proxy.infer_cache cimport land, leave_flight, release_followers, store, through_cache
+from lb.proxy.infer_management cimport management_answered, run_management
+from lb.proxy.infer_request cimport read_request_body, read_request_head
 from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.proxy.session cimport learn_session
@@ -46,20 +36,10 @@ from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.upstream.pool cimport KEY_MODEL
 
-from lb.errors import TidegateError
-from lb.inference import management
-from lb.inference.compression import decompress
-
-log = logging.getLogger("tidegate.proxy")
-
 cdef enum:
-    M_POST = 3                        # llhttp's number
     MAX_REPLY = 256 * 1024 * 1024
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     GRPC_CANCELLED = 1
-    GRPC_INVALID_ARGUMENT = 3
-    GRPC_NOT_FOUND = 5
-    GRPC_UNIMPLEMENTED = 12
     GRPC_UNAVAILABLE = 14
 
 cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
@@ -131,40 +111,9 @@ cdef class InferExchange(TryingExchange):
     # The request, on its way in.
 
     cdef void begin(self, Scan *scan) noexcept:
-        cdef span model, version
-        cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
-        cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
-        cdef Field *field
-        cdef int64_t length
         cdef uint64_t expected
-        cdef const char *verb
-        cdef size_t verb_length
-        cdef int matched = NO_MATCH
-        if self.method == M_POST:
-            matched = match_infer(scan.target, path_length, &model, &version)
-        if matched:
-            try:
-                self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
-            except TidegateError as failure:
-                self.fail(failure.status, b"bad-request", str(failure))
-                return
-            self.version = version.data[:version.size]
-            if self.pool.models is not None:
-                self.want_model(self.model)
-        else:
-            self.path = scan.target[:path_length]
-            verb = method_text(scan, self.method, &verb_length)
-            self.verb = verb[:verb_length]
-        if scan.first[H_CONTENT_ENCODING] >= 0:
-            field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
-            self.encoding = field.value[:field.value_length].lower()
-        if scan.first[H_INFERENCE_LENGTH] >= 0:
-            field = &scan.fields[scan.first[H_INFERENCE_LENGTH]]
-            length = parse_decimal(field.value, field.value_length)
-            if length < 0:
-                self.fail(400, b"bad-request", "Inference-Header-Content-Length is not a number")
-                return
-            self.json_length = <Py_ssize_t>length
+        if not read_request_head(self, scan):
+            return
         if self.pool.key_kind == KEY_MODEL:
             self.key = hash64(<const char *>self.model, <size_t>len(self.model)) if self.model is not None else 0
             if self.pool.sticky:
@@ -193,49 +142,14 @@ cdef class InferExchange(TryingExchange):
 
     cdef void run(self) noexcept:
         """The request is here: make its message, look in the cache, else ask an endpoint."""
-        cdef const char *data
-        cdef size_t size
-        cdef bytes plain
-        cdef unsigned char key[32]
-        try:
-            if self.encoding is not None and self.encoding != b"identity":
-                plain = tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)]
-                plain = decompress(self.encoding, plain, self.route.max_body)
-                tg_buffer_clear(&self.body)
-                if tg_buffer_append(&self.body, <const char *>plain, <size_t>len(plain)) < 0:
-                    raise MemoryError
-            if self.model is None:
-                self.run_management()
-                return
-            data = tg_buffer_head(&self.body)
-            size = tg_buffer_size(&self.body)
-            self.request = parse_http(self.model, self.version, data, size, self.json_length)
-        except TidegateError as failure:
-            self.fail(failure.status, b"bad-request", str(failure))
+        if not read_request_body(self):
             return
-        except MemoryError:
-            self.fail(503, b"no-memory", "out of memory")
-            return
-        except Exception:                     # nothing above takes it: the exchange would never end
-            log.exception("an inference request could not be read")
-            self.fail(500, b"internal", "internal error")
+        if self.model is None:
+            run_management(self)
             return
         if len(self.request.sequence) and self.pool.sequences is not None and not self.join(self.request):
             return
-        if self.context.cache is None:
-            self.start_call()
-            return
-        if not self.route.cache or not self.request.cacheable:
-            self.cache = CACHE_BYPASS
-            self.start_call()
-            return
-        if self.request.digest(self.context.segment.header.cache_secret, key) < 0:
-            self.cache = CACHE_BYPASS
-            self.start_call()
-            return
-        self.digest = (<char *>key)[:32]
-        if not self.answer_from_cache():
-            self.fly()
+        through_cache(self)
 
     cdef bint join(self, InferRequest request) noexcept:
         cdef bytes version = request.version
@@ -244,77 +158,7 @@ cdef class InferExchange(TryingExchange):
             <const char *>request.sequence, <size_t>len(request.sequence))
         return self.join_sequence(key, request.sequence_start, request.sequence_end)
 
-    # The cache.
-
-    cdef bint answer_from_cache(self) noexcept:
-        cdef uint64_t age = 0, ttl = 0
-        cdef Py_ssize_t size
-        tg_buffer_clear(&self.context.stored)
-        size = self.context.cache.get(<const unsigned char *><const char *>self.digest, self.client.poller.now,
-                                      &self.context.stored, &age, &ttl)
-        if size < 0:
-            return False
-        self.cache = CACHE_HIT
-        self.answer(tg_buffer_head(&self.context.stored), <size_t>size)
-        return True
-
-    cdef void fly(self) noexcept:
-        """The first of identical misses asks; the others wait for its answer."""
-        if self.context.flights.join(self.digest, self):
-            self.following = True
-            self.cache = CACHE_COLLAPSED
-            self.arm_wait()
-            return
-        self.following = False
-        self.leading = True
-        self.cache = CACHE_MISS
-        self.start_call()
-
-    cdef void resume(self) noexcept:
-        """The leader failed, or left: this follower takes part in a new flight."""
-        self.following = False
-        if self.state == X_REQUEST:
-            self.client.poller.arm(self, self.expires)
-            self.fly()
-
-    cdef void land(self, const char *message, size_t size) noexcept:
-        """The leader's answer is here: the followers get it too."""
-        cdef object follower
-        if not self.leading:
-            return
-        self.leading = False
-        for follower in self.context.flights.finish(self.digest):
-            (<InferExchange>follower).following = False
-            (<InferExchange>follower).answer(message, size)
-
-    cdef void release_followers(self, int grpc_status, str message) noexcept:
-        """No answer to share. An error that is the request's own fault is everybody's; else they try for themselves."""
-        cdef object follower
-        if not self.leading:
-            return
-        self.leading = False
-        for follower in self.context.flights.finish(self.digest):
-            (<InferExchange>follower).following = False
-            if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
-                (<InferExchange>follower).answer_error(grpc_status, message)
-            else:
-                (<InferExchange>follower).resume()
-
-    cdef void store(self) noexcept:
-        """Put the answer into the cache, without the id of the request it answered."""
-        cdef tg_buffer *stored = &self.context.stored
-        tg_buffer_clear(stored)
-        if store_form(tg_buffer_head(&self.call.reply), tg_buffer_size(&self.call.reply), stored) < 0:
-            return
-        if self.context.cache.put(<const unsigned char *><const char *>self.digest, tg_buffer_head(stored),
-                                  tg_buffer_size(stored), self.client.poller.now, self.route.cache_ttl) == 1:
-            tg_add(&self.route.series[TG_S_CACHE_STORED], 1)
-            self.stored = True
-
     # The endpoint.
-
-    cdef void start_call(self) noexcept:
-        self.pick()
 
     cdef double units(self) noexcept:
         if self.pool.costs.unit == UNIT_BYTES:
@@ -432,7 +276,7 @@ cdef class InferExchange(TryingExchange):
         if self.may_retry(kind):
             self.next_try()
             return
-        self.release_followers(GRPC_UNAVAILABLE, "")
+        release_followers(self, GRPC_UNAVAILABLE, "")
         if self.bound >= 0 and kind == FAIL_CONNECT:
             self.fail_lost()
             return
@@ -463,10 +307,7 @@ cdef class InferExchange(TryingExchange):
 
     cdef void cancel_upstream(self) noexcept:
         self.cancel_try()
-        if self.following:
-            self.following = False
-            self.context.flights.leave(self.digest, self)
-        self.release_followers(GRPC_UNAVAILABLE, "")
+        leave_flight(self)
 
     # The answer.
 
@@ -488,16 +329,16 @@ cdef class InferExchange(TryingExchange):
             self.let_go(True)
             if self.management is not None:
                 reply = tg_buffer_head(&call.reply)[:tg_buffer_size(&call.reply)]
-                self.management_answered(0, "", reply)
+                management_answered(self, 0, "", reply)
                 return
-            response = self.rendered(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
+            response = rendered(self, tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
             if response is None:              # nothing to keep, and nothing for those who wait
                 tg_add(&self.pool.series[self.last_endpoint][TG_S_RESPONSE_ERRORS], 1)
                 return
             if self.digest is not None:
-                self.store()
-                self.land(tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
-            self.respond(response)
+                store(self)
+                land(self, tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
+            respond(self, response)
             return
         self.status = http_status(status)
         # A server that is going away says UNAVAILABLE before it is out of the pool, and CANCELLED, which we did not ask
@@ -511,11 +352,11 @@ cdef class InferExchange(TryingExchange):
             self.next_try()
             return
         text = message[:n].decode("utf-8", "replace")
-        self.release_followers(status, text)
+        release_followers(self, status, text)
         if self.management is not None:
-            self.management_answered(status, text, b"")
+            management_answered(self, status, text, b"")
             return
-        self.answer_error(status, text)
+        answer_error(self, status, text)
 
     cdef void keep_report(self, InferCall call) noexcept:
         cdef tg_load load
@@ -524,72 +365,6 @@ cdef class InferExchange(TryingExchange):
                                               &load) and load.utilization > 0.0:
             self.pool.endpoints.set_report(self.endpoint, load.utilization, load.qps, load.eps, self.client.poller.now)
 
-    cdef void answer_error(self, int grpc_status, str message) noexcept:
-        self.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")
-
-    cdef void answer(self, const char *message, size_t size) noexcept:
-        cdef InferResponse response
-        if self.state == X_DONE:
-            return
-        response = self.rendered(message, size)
-        if response is not None:
-            self.respond(response)
-
-    cdef InferResponse rendered(self, const char *message, size_t size):
-        """The codec's form of the answer; None when it has none, and the exchange has failed."""
-        try:
-            return render(self.request, message, size)
-        except TidegateError as failure:
-            self.fail(failure.status, b"upstream-protocol", str(failure))
-        except MemoryError:
-            self.fail(503, b"no-memory", "out of memory")
-        except Exception:                     # nothing above takes it: the exchange would never end
-            log.exception("an inference answer could not be rendered")
-            self.fail(500, b"internal", "internal error")
-        return None
-
-    cdef void respond(self, InferResponse response) noexcept:
-        """The answer, with what RFC 9211 says of the cache."""
-        cdef tg_buffer head
-        memset(&head, 0, sizeof(head))
-        if response.json_length < 0:
-            append_text(&head, b"Content-Type: application/json\r\n")
-        else:
-            append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
-            append_number(&head, <uint64_t>response.json_length)
-            append_text(&head, b"\r\n")
-        self.append_endpoint(&head)
-        if self.route.response_fields is not None:
-            self.route.response_fields.append(&head)
-        if self.cache == CACHE_HIT:
-            append_text(&head, b"Cache-Status: tidegate; hit\r\n")
-        elif self.cache == CACHE_MISS:
-            append_text(&head, b"Cache-Status: tidegate; fwd=miss")
-            append_text(&head, b"; stored\r\n" if self.stored else b"\r\n")
-        elif self.cache == CACHE_COLLAPSED:
-            append_text(&head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
-        elif self.cache == CACHE_BYPASS:
-            append_text(&head, b"Cache-Status: tidegate; fwd=bypass\r\n")
-        self.status = 200
-        self.bytes_out = response.size
-        self.call = None
-        self.record()
-        self.client.respond_whole(200, &head, response.parts, response.part_count)
-        tg_buffer_free(&head)
-
-    # The protocol's other routes: rare, and in plain Python.
-
-    cdef void run_management(self) noexcept:
-        cdef bytes body = tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)] if tg_buffer_size(&self.body) else b""
-        made = management.route(self.verb.decode(), (<bytes>self.path).decode("latin-1"), body)
-        if isinstance(made, management.Reply):
-            self.answer_management(made)
-            return
-        self.management = made
-        if self.pool.models is not None and made.model:
-            self.want_model(made.model.encode())
-        self.start_call()
-
     cdef void model_not_ready(self) noexcept:
         """An inference cannot be answered. What else is asked of the model, such as whether it is ready, any endpoint
         can."""
@@ -597,36 +372,4 @@ cdef class InferExchange(TryingExchange):
             Exchange.model_not_ready(self)
             return
         self.want_model(None)
-        self.start_call()
-
-    cdef void management_answered(self, int status, str message, bytes reply) noexcept:
-        try:
-            made = self.management.render(status, message, reply)
-        except Exception:
-            log.exception("the answer to %s could not be made", self.path)
-            self.fail(500, b"internal", "internal error")
-            return
-        self.answer_management(made)
-
-    cdef void answer_management(self, object reply) noexcept:
-        cdef tg_buffer head
-        cdef iovec part
-        cdef bytes body = reply.body
-        cdef bytes kind = reply.content_type.encode()
-        memset(&head, 0, sizeof(head))
-        if kind:
-            append_text(&head, b"Content-Type: ")
-            tg_buffer_append(&head, <const char *>kind, <size_t>len(kind))
-            append_text(&head, b"\r\n")
-        if self.pool.cookie is not None:
-            self.append_cookie(&head)
-        if self.explained:
-            append_explanation(self, &head)
-        part.iov_base = <char *>body
-        part.iov_len = <size_t>len(body)
-        self.status = reply.status
-        self.bytes_out = part.iov_len
-        self.call = None
-        self.record()
-        self.client.respond_whole(self.status, &head, &part, 1)
-        tg_buffer_free(&head)
+        self.pick()
