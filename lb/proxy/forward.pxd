@@ -9,6 +9,10 @@ from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.http1 cimport Http1Upstream
 
 
+cdef enum:
+    HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is no longer read
+
+
 cdef class Http1Hedge(Hedge):
     pass
 
@@ -24,14 +28,10 @@ cdef class ForwardExchange(TryingExchange):
     cdef float kibibytes              # of the body that is announced, where requests are weighed; 0 = not known
     cdef tg_buffer trailers           # of the request, as lines
 
-    cdef int append_upgrade(self, Scan *scan) noexcept
-    cdef void switch(self, Http1Upstream upstream, Scan *scan) noexcept
-    cdef void touch(self) noexcept
     cdef void start_try(self, bint fresh) noexcept
     cdef void send_hedge(self, Hedge hedge) noexcept
     cdef void send_request(self) noexcept
     cdef bint may_retry(self, int kind, bint answered) noexcept
-    cdef int build_head(self, Scan *scan) noexcept
     cdef void try_failed(self, int kind) noexcept
     cdef void spill(self, const iovec *spans, int count, bint last) noexcept
     cdef int append_end(self, tg_buffer *out) noexcept

@@ -4,34 +4,24 @@ The request is serialised once, into one buffer, and sent from there; while it f
 kept until the answer begins, so that another endpoint can be tried. Longer bodies stream through without being kept.
 """
 
-import base64
-import os
-
-from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size,
-)
-from lb.core.head cimport (
-    H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, has_token, mark_hop_by_hop, plainly_chunked,
-)
-from lb.core.head_text cimport append_chunk_size, append_fields, append_text, append_trailers
-from lb.core.methods cimport method_text
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.head cimport Scan, mark_hop_by_hop, plainly_chunked
+from lb.core.head_text cimport append_chunk_size, append_text, append_trailers
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
-from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
-from lb.proxy.fields cimport replace_host
-from lb.proxy.forwarded cimport tg_hop
+from lb.proxy.forward_head cimport build_head
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
+from lb.proxy.upgrade cimport give_raw, raw_drained, switch_protocols, take_raw
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
 
 cdef enum:
-    HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is no longer read
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
     M_DELETE = 0
     M_GET = 1
@@ -79,7 +69,7 @@ cdef class ForwardExchange(TryingExchange):
         self.kept = True
         self.chunked = scan.chunked
         self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE) or self.route.idempotent
-        if self.build_head(scan) < 0:
+        if build_head(self, scan) < 0:
             self.fail(503, b"no-memory", "out of memory")
             return
         # A request that is here whole goes out with its body in one write, from request_body.
@@ -87,55 +77,6 @@ cdef class ForwardExchange(TryingExchange):
             self.request_complete = True      # the head is all of it; what follows is for `switch`
         if not scan.complete:
             self.start_try(False)
-
-    cdef int build_head(self, Scan *scan) noexcept:
-        cdef size_t n
-        cdef const char *method = method_text(scan, self.method, &n)
-        cdef uint64_t skip = <uint64_t>1 << H_EXPECT
-        cdef tg_hop hop
-        cdef bytes name
-        tg_buffer_append(&self.request, method, n)
-        tg_buffer_append(&self.request, b" ", 1)
-        tg_buffer_append(&self.request, scan.target, scan.target_length)
-        append_text(&self.request, b" HTTP/1.1\r\n")
-        mark_hop_by_hop(scan)
-        if append_client_certificate(&self.request, self.client, scan) < 0:
-            return -1
-        self.upgrading = upgrade_wanted(scan) and self.listener.may_upgrade(scan)
-        if scan.first[H_HOST] < 0 and self.route.new_host is None:
-            # HTTP/1.0 may come without; HTTP/1.1 may not go without.
-            name = self.pool.name.encode()
-            append_text(&self.request, b"Host: ")
-            tg_buffer_append(&self.request, <const char *>name, <size_t>len(name))
-            append_text(&self.request, b"\r\n")
-        hop.text = &self.request
-        if self.listener.hop.collect(scan, self.ids, self.client.ip, self.client.ip_length, self.client.scheme(),
-                                     scan.version, &hop) < 0:
-            return -1
-        if self.route.new_host is not None and replace_host(scan, self.route.new_host) < 0:
-            return -1                         # after X-Forwarded-Host, which says what the client asked for
-        if append_fields(&self.request, scan, skip) < 0:
-            return -1
-        if self.chunked:
-            append_text(&self.request, b"Transfer-Encoding: chunked\r\n")
-        if self.upgrading:
-            return self.append_upgrade(scan)
-        if scan.first[H_TE] >= 0 and has_token(&scan.fields[scan.first[H_TE]], b"trailers"):
-            append_text(&self.request, b"TE: trailers\r\nConnection: TE\r\n")
-        return tg_buffer_append(&self.request, b"\r\n", 2)
-
-    cdef int append_upgrade(self, Scan *scan) noexcept:
-        """The end of a head that asks for an upgrade, and may be asked to by a stream (RFC 8441 section 5)."""
-        cdef Field *field
-        cdef bytes key
-        if scan.websocket:
-            key = b"Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)) + b"\r\n"
-            tg_buffer_append(&self.request, <const char *>key, <size_t>len(key))
-            return append_text(&self.request, b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-        field = &scan.fields[scan.first[H_UPGRADE]]
-        append_text(&self.request, b"Upgrade: ")
-        tg_buffer_append(&self.request, field.value, field.value_length)
-        return append_text(&self.request, b"\r\nConnection: Upgrade\r\n\r\n")
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if self.chunked and append_trailers(&self.trailers, scan) < 0:
@@ -150,21 +91,10 @@ cdef class ForwardExchange(TryingExchange):
         return append_text(out, b"\r\n")
 
     cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
-        cdef Http1Upstream upstream = self.upstream
-        if not self.upgraded:
+        if self.upgraded:
+            take_raw(self, spans, count, size, last)
+        else:
             Exchange.take_body(self, spans, count, size, last)
-            return
-        if upstream is None or self.request_complete:
-            return
-        self.bytes_in += size
-        if count and upstream.push_parts(spans, count) == IO_ERROR:
-            upstream.broken(FAIL_RESET)
-            return
-        self.touch()
-        self.request_complete = last
-        self.wants_body = upstream.pending() < HIGH_WATER
-        if last and not upstream.pending():
-            upstream.shutdown_write()
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef int i
@@ -296,11 +226,7 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
         if self.upgraded:
-            if self.request_complete:
-                upstream.shutdown_write()
-            elif not self.wants_body:
-                self.wants_body = True
-                self.client.resume_request()
+            raw_drained(self, upstream)
             return
         if not self.request_complete and not self.wants_body and self.state < X_ANSWERING:
             self.wants_body = True
@@ -316,7 +242,7 @@ cdef class ForwardExchange(TryingExchange):
             status = scan.status
             if status < 200:
                 if status == 101 and self.upgrading:
-                    self.switch(upstream, scan)
+                    switch_protocols(self, upstream, scan)
                 elif status == 101:
                     upstream.broken(FAIL_PROTOCOL)   # no upgrade was asked for
                 elif status != 100 and not self.http10:
@@ -373,36 +299,10 @@ cdef class ForwardExchange(TryingExchange):
             upstream.pause()
         self.arm_wait()
 
-    # Behind an upgrade: bytes both ways, until one side has no more.
-
-    cdef void switch(self, Http1Upstream upstream, Scan *scan) noexcept:
-        self.status = 101
-        if self.pool.sessions is not None:
-            learn_session(self, 101, scan.fields, scan.field_count)
-        self.first_byte_at = self.client.poller.now
-        self.move(X_ANSWERING)
-        self.upgraded = True
-        self.request_complete = False
-        self.wants_body = True
-        self.kept = False
-        upstream.raw = True
-        mark_hop_by_hop(scan)
-        self.client.respond_upgrade(scan)
-        self.touch()
-
-    cdef void touch(self) noexcept:
-        cdef uint64_t timeout = self.listener.upgrade_idle_timeout
-        self.client.poller.arm(self, self.client.poller.now + timeout if timeout else UINT64_MAX)
+    # Behind an upgrade (lb.proxy.upgrade).
 
     cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept:
-        cdef iovec part
-        part.iov_base = <void *>data
-        part.iov_len = n
-        self.bytes_out += n
-        self.touch()
-        self.client.respond_body(&part, 1)
-        if self.state != X_DONE and self.client.backlog() > HIGH_WATER:
-            upstream.pause()
+        give_raw(self, upstream, data, n)
 
     cdef void on_raw_end(self, Http1Upstream upstream) noexcept:
         self.upstream = None
@@ -495,12 +395,3 @@ cdef class ForwardExchange(TryingExchange):
             # give up quickly would else have every port wait out a close.
             upstream.reset_on_close()
             upstream.pool.drop(upstream)
-
-
-cdef bint upgrade_wanted(Scan *scan) noexcept:
-    """Whether the request asks for another protocol (RFC 9110 section 7.8); one with a body does not get it."""
-    if scan.websocket:
-        return True
-    return (scan.version == 11 and scan.first[H_UPGRADE] >= 0 and scan.first[H_CONNECTION] >= 0
-            and not scan.chunked and scan.content_length == 0
-            and has_token(&scan.fields[scan.first[H_CONNECTION]], b"upgrade"))
