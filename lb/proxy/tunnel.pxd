@@ -1,11 +1,11 @@
 """A TCP session: bytes both ways between a client and an endpoint."""
 
 from libc.stdint cimport uint64_t
-from lb.core.poller cimport Poller
 from lb.core.splice cimport Pipe
 from lb.core.stream cimport Stream
-from lb.proxy.listener cimport Acceptor, Listener
+from lb.proxy.listener cimport Listener
 from lb.proxy.preface cimport Greeting
+from lb.proxy.tunnel_acceptor cimport TunnelAcceptor
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
 
@@ -59,13 +59,3 @@ cdef class Tunnel(Waiter):
     cdef void touch(self) noexcept
     cdef void finish(self, bint ok) noexcept
     cdef void let_go(self, bint ok) noexcept
-    cdef void log_access(self, uint64_t took, bint ok) noexcept
-
-
-cdef class TunnelAcceptor(Acceptor):
-    cdef Poller poller
-    cdef Py_ssize_t busy
-    cdef list pipes                   # empty ones, for whoever has bulk next
-
-    cdef Pipe take_pipe(self)
-    cdef void give_pipe(self, Pipe pipe) noexcept
