@@ -16,9 +16,9 @@ from lb.core.atomics cimport (
     tg_store32_relaxed,
     tg_store64,
     tg_store64_relaxed,
-    tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
+from lb.core.record cimport write_report
 from lb.core.segment_map cimport SegmentMap
 
 from lb.errors import TidegateError
@@ -157,13 +157,7 @@ cdef class Segment(SegmentMap):
 
     def set_load_report(self, slot, double utilization, double qps, double eps, uint64_t now):
         """What the endpoint reports of itself beside its answers, as EndpointSet.set_report has it from these."""
-        cdef tg_endpoint *record = self.record(slot)
-        tg_store_double_relaxed(&record.report_utilization, utilization)
-        tg_store_double_relaxed(&record.report_qps, qps)
-        tg_store_double_relaxed(&record.report_eps, eps)
-        if tg_load64_relaxed(&record.report_since_ns) == 0:
-            tg_store64_relaxed(&record.report_since_ns, now)
-        tg_store64_relaxed(&record.report_updated_ns, now)
+        write_report(self.record(slot), utilization, qps, eps, now)
 
     def load_report(self, slot):
         """What the endpoint last reported of itself: (utilization, requests/s, errors/s, monotonic ns of the report).

@@ -6,7 +6,7 @@ reload, see the same thing at the same time.
 """
 
 cimport cython
-from libc.stdint cimport INT32_MAX, int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lb.core.atomics cimport (
@@ -21,6 +21,9 @@ from lb.core.atomics cimport (
     tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
+from lb.core.record cimport (
+    carries_on, lacks_model, set_weight_of, standing_of, unfit, weight_of, write_report,
+)
 from lb.core.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
@@ -33,7 +36,6 @@ from lb.core.segment cimport (
     TG_SHARE_PANIC,
     TG_SHARE_WHOLE,
     TG_STANDING_EJECTED,
-    TG_STANDING_MASK,
     TG_STANDING_PROBATION,
     Segment,
     tg_endpoint,
@@ -45,26 +47,9 @@ cdef enum:
     HEAVIEST = 1_000_000              # a weight, so that it can be multiplied by a share
 
 
-cdef inline int weight_of(const tg_endpoint *record) noexcept nogil:
-    # Acquire: when a slot changes hands its weight is zeroed first, so health is read before weight.
-    if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) != TG_ADMIN_ENABLED:
-        return 0
-    return <int> min(tg_load32_relaxed(&record.weight), <uint32_t> INT32_MAX)
-
-
-cdef inline bint lacks_model(const tg_endpoint *record, uint64_t wanted) noexcept nogil:
-    # Bits are never written together with another word: relaxed will do.
-    return (tg_load64_relaxed(&record.models_unready) & wanted) != 0
-
-
 cdef inline int32_t *shifted(Segment segment, int32_t *inflight) noexcept nogil:
     """The word of what requests cost beside that of their number."""
     return <int32_t *> (<char *> inflight + (segment.header.outstanding_offset - segment.header.inflight_offset))
-
-
-cdef inline bint unfit(const tg_endpoint *record, uint64_t wanted, uint64_t avoided) noexcept nogil:
-    cdef uint64_t unready = tg_load64_relaxed(&record.models_unready)
-    return (unready & wanted) != 0 or (unready & avoided) != avoided
 
 
 @cython.final
@@ -228,7 +213,7 @@ cdef class EndpointSet:
     cpdef int weight(self, int i):
         """The endpoint's weight as the master last set it, whether or not it takes requests."""
         self.check(i)
-        return <int> min(tg_load32_relaxed(&self.records[i].weight), <uint32_t> INT32_MAX)
+        return set_weight_of(self.records[i])
 
     cpdef int limit(self, int i):
         """The most requests that the endpoint may have in flight; 0 = no limit."""
@@ -384,7 +369,7 @@ cdef class EndpointSet:
         if not held_back & TG_SHARE_PANIC:
             if health != TG_HEALTH_UP:
                 return 0
-            standing = tg_load32_relaxed(&record.standing) & TG_STANDING_MASK
+            standing = standing_of(record)
             if standing and (standing == TG_STANDING_EJECTED or self.running(i) >= self.probes):
                 return 0
         weight = min(tg_load32_relaxed(&record.weight), <uint32_t> HEAVIEST)
@@ -394,19 +379,16 @@ cdef class EndpointSet:
 
     cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
-        if tg_load32(&record.health) != TG_HEALTH_UP or tg_load32(&record.admin) == TG_ADMIN_MAINTENANCE:
+        if not carries_on(record):
             return False
-        if self.shaped and tg_load32_relaxed(&record.standing) & TG_STANDING_MASK == TG_STANDING_EJECTED:
+        if self.shaped and standing_of(record) == TG_STANDING_EJECTED:
             return False
         return not (wanted and lacks_model(record, wanted))
 
     cdef int32_t shaped_limit(self, int i) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
         cdef int32_t limit = self.limits[i]
-        if (
-            tg_load32_relaxed(&record.standing) & TG_STANDING_MASK != TG_STANDING_PROBATION
-            or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC
-        ):
+        if standing_of(record) != TG_STANDING_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
             return limit
         return min(limit, self.probes) if limit else self.probes
 
@@ -455,7 +437,7 @@ cdef class EndpointSet:
     cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil:
         tg_store64_relaxed(&self.records[i].load_words[at], word)
 
-    # A report is three words: of two that come at once, the parts of both may be seen. Both are true of that moment.
+    # A report is three words, see `write_report`.
 
     cdef double reported_utilization(self, int i) noexcept nogil:
         return tg_load_double_relaxed(&self.records[i].report_utilization)
@@ -475,13 +457,7 @@ cdef class EndpointSet:
         return max(up, since)
 
     cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil:
-        cdef tg_endpoint *record = self.records[i]
-        tg_store_double_relaxed(&record.report_utilization, utilization)
-        tg_store_double_relaxed(&record.report_qps, qps)
-        tg_store_double_relaxed(&record.report_eps, eps)
-        if tg_load64_relaxed(&record.report_since_ns) == 0:
-            tg_store64_relaxed(&record.report_since_ns, now)
-        tg_store64_relaxed(&record.report_updated_ns, now)
+        write_report(self.records[i], utilization, qps, eps, now)
 
     cdef void forget_report(self, int i) noexcept nogil:
         """It is too old to count: the next one is the first again."""
