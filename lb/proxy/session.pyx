@@ -50,14 +50,14 @@ cdef void learn_session(Exchange exchange, int status, const Field *fields, int 
     found = sessions.read_answer(fields, count, <uint64_t>wall_ns() // SECOND_NS, &key)
     if found == SAID_ENDED:
         tg_add(&sessions.words[TG_S_SESSION_ENDED], 1)
-        sessions.drop(key)
+        sessions.end(key)
         if exchange.pin:
-            sessions.drop(exchange.pin)
+            sessions.end(exchange.pin)
             exchange.pin = 0
     elif found == SAID_SESSION:
         if key == exchange.pin and here:
             return                            # it only says it again
-        sessions.put(key, exchange.last_endpoint, now)
+        sessions.begin(key, exchange.last_endpoint, now)
         tg_add(&sessions.words[TG_S_SESSION_LEARNED], 1)
     elif exchange.pin and not here and not exchange.cookie_stays and status < FIRST_ERROR:
-        sessions.put(exchange.pin, exchange.last_endpoint, now)
+        sessions.begin(exchange.pin, exchange.last_endpoint, now)

@@ -4,9 +4,8 @@ The protocol is Triton's (sequence extension): the parameters `sequence_id`, `se
 inference request. The pins are the segment's, so that it is no matter which worker a request comes to.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
-from lb.core.pins cimport Pins
-from lb.endpoints.set cimport EndpointSet
+from libc.stdint cimport uint64_t
+from lb.upstream.pool_pins cimport PoolPins
 
 
 cdef enum where:
@@ -17,27 +16,15 @@ cdef enum where:
     SEQUENCE_LOST                     # it was; its endpoint, and its state, are gone
 
 
-cdef class Sequences:
-    cdef Pins pins
-    cdef EndpointSet endpoints
+cdef class Sequences(PoolPins):
     cdef Sequences leaving            # of the endpoints that the plan no longer names, or None
-    cdef uint64_t salt
-    cdef uint64_t idle
-    cdef uint32_t *slots
 
     # Of model, version and id.
     cdef uint64_t key_of(self, const char *model, size_t m, const char *version, size_t v, const char *id,
                          size_t n) noexcept nogil
     # Where a request of the sequence `key` goes: `index` with SEQUENCE_HERE and _LEAVING.
     cdef where find(self, uint64_t key, bint start, uint64_t now, int *index) noexcept nogil
-    # Its first request goes to this endpoint of the pool.
-    cdef void begin(self, uint64_t key, int index, uint64_t now) noexcept nogil
-    # It is in use.
-    cdef void touch(self, uint64_t key, uint64_t now) noexcept nogil
-    cdef void end(self, uint64_t key) noexcept nogil
     # Its endpoint cannot be reached: it ends, and is counted.
     cdef void lose(self, uint64_t key) noexcept nogil
-    # The endpoint of this slot; -1 = none of ours.
-    cdef int index_of(self, uint32_t slot) noexcept nogil
     # Whether an endpoint goes on serving the sequences that it has.
     cdef bint serves(self, int index) noexcept nogil

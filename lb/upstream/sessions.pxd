@@ -5,10 +5,9 @@ HAProxy's `stick store-response` with `stick match`, nginx' `sticky learn`. What
 header; the table has its keyed hash, and is the segment's: the same for all workers, whichever of them die.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from lb.core.head cimport Field
-from lb.core.pins cimport Pins
-from lb.endpoints.set cimport EndpointSet
+from lb.upstream.pool_pins cimport PoolPins
 
 
 cdef enum said:
@@ -17,24 +16,13 @@ cdef enum said:
     SAID_ENDED                        # it is over
 
 
-cdef class Sessions:
-    cdef Pins pins
-    cdef EndpointSet endpoints
+cdef class Sessions(PoolPins):
     cdef readonly bytes name          # of the cookie, or of the header in lower case
     cdef readonly bint header         # which of the two
-    cdef uint64_t salt
-    cdef uint64_t idle
-    cdef uint32_t *slots
     cdef uint64_t *words              # this worker's, of the pool's sessions: TG_S_SESSION_…
 
     cdef uint64_t key_of(self, const char *text, size_t n) noexcept nogil
     # Whether the session is known; `index` is its endpoint in the pool, -1 where that has left. It is in use, then.
     cdef bint find(self, uint64_t key, uint64_t now, int *index) noexcept nogil
-    # It is at this endpoint.
-    cdef void put(self, uint64_t key, int index, uint64_t now) noexcept nogil
-    cdef void touch(self, uint64_t key, uint64_t now) noexcept nogil
-    cdef void drop(self, uint64_t key) noexcept nogil
     # What an answer says of a session, and of which. `now` is Unix seconds.
     cdef said read_answer(self, const Field *fields, int count, uint64_t now, uint64_t *key) noexcept
-    # The endpoint of this slot; -1 = none of the pool's.
-    cdef int index_of(self, int slot) noexcept nogil

@@ -1,54 +1,31 @@
 """The sessions of a pool that its endpoints make: see sessions.pxd; docs/adr/learned-sessions.md has the reasons."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from lb.core.hashing cimport tg_mix64
+from libc.stdint cimport int64_t, uint64_t
 from lb.core.head cimport Field, same_name
 from lb.core.pins cimport PIN_NONE, Pins
 from lb.core.set_cookie cimport read_set_cookie, trim
 from lb.endpoints.set cimport EndpointSet
+from lb.upstream.pool_pins cimport PoolPins, mix_key
 
 
-cdef class Sessions:
+cdef class Sessions(PoolPins):
     """Of the pool `plan` (PoolPlan with a LearnPlan), whose endpoints are `endpoints`."""
 
     def __init__(self, plan, EndpointSet endpoints not None):
-        cdef int i
         learn = plan.learn
-        self.pins = Pins(endpoints.segment, True)
-        self.endpoints = endpoints
         self.header = learn.kind == "header"
         self.name = learn.name.encode()
-        scope = f"{plan.name}\0{learn.kind}\0{learn.name}".encode()
-        self.salt = self.pins.key_of(<const char *>scope, <size_t>len(scope))
-        self.idle = learn.idle_ns
         self.words = endpoints.segment.series(learn.series)
-        self.slots = <uint32_t *>calloc(len(plan.endpoints) + 1, sizeof(uint32_t))
-        if self.slots == NULL:
-            raise MemoryError
-        for i, endpoint in enumerate(plan.endpoints):
-            self.slots[i] = endpoint.slot
-
-    def __dealloc__(self):
-        free(self.slots)
+        self.keep(plan, endpoints, Pins(endpoints.segment, True), f"{plan.name}\0{learn.kind}\0{learn.name}".encode(),
+                  learn.idle_ns)
 
     cdef uint64_t key_of(self, const char *text, size_t n) noexcept nogil:
-        cdef uint64_t key = tg_mix64(self.salt ^ self.pins.key_of(text, n))
-        return key if key else 1
+        return mix_key(self.pins, self.salt, text, n)
 
     cdef bint find(self, uint64_t key, uint64_t now, int *index) noexcept nogil:
         cdef int slot = self.pins.find(key, now, self.idle)
         index[0] = self.index_of(slot)
         return slot != PIN_NONE
-
-    cdef void put(self, uint64_t key, int index, uint64_t now) noexcept nogil:
-        self.pins.put(key, self.slots[index], now, self.idle)
-
-    cdef void touch(self, uint64_t key, uint64_t now) noexcept nogil:
-        self.pins.touch(key, now, self.idle)
-
-    cdef void drop(self, uint64_t key) noexcept nogil:
-        self.pins.drop(key)
 
     cdef said read_answer(self, const Field *fields, int count, uint64_t now, uint64_t *key) noexcept:
         cdef const char *name = <const char *>self.name
@@ -71,14 +48,6 @@ cdef class Sessions:
             found = SAID_ENDED if ended else SAID_SESSION
             key[0] = self.key_of(value, size)
         return found
-
-    cdef int index_of(self, int slot) noexcept nogil:
-        cdef int i
-        if slot >= 0:
-            for i in range(self.endpoints.size):
-                if self.slots[i] == <uint32_t>slot:
-                    return i
-        return -1
 
     def look(self, bytes text not None, uint64_t now):
         """For who only asks: whether the session `text` is known, and its endpoint's index in the pool, -1 where that
