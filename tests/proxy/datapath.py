@@ -163,3 +163,12 @@ class Site:
         gate = Gate(proxy, master, plan, port)
         self.gates.append(gate)
         return gate
+
+    def reload(self, gate: Gate, *, generation: int = 2, **changes: Any) -> None:
+        """Applies the gate's first plan with `changes`."""
+        gate.proxy.apply(replace(gate.plan, generation=generation, **changes), {"web": self.descriptors[gate.port]})
+
+    def reload_pool(self, gate: Gate, *, generation: int = 2, **changes: Any) -> None:
+        """The same with changes of its only pool."""
+        (pool,) = gate.plan.pools
+        self.reload(gate, generation=generation, pools=(replace(pool, **changes),))

@@ -9,18 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from datapath import SECOND, Gate, Handler, Site, settle
+from affinity_site import COOKIE, DRAIN, MAINTENANCE, QUEUE
+from datapath import Gate, Handler, Site, settle
 from h2_client import h2_client
 from oip_site import OIP, ModelServer, ask, echo, plain, tensor
 from test_http2_pool import nghttpd
 
-from lb.config.plan import CookiePlan, QueuePlan
+from lb.config.plan import CookiePlan
 from lb.config.route_plan import HedgePlan
 
-COOKIE = CookiePlan("STAY", "/", "", 0, False, True, "")
 KEYED = replace(COOKIE, key=b"k" * 32)
-QUEUE = QueuePlan(series=300, max=100, timeout_ns=10 * SECOND, overload_after_ns=60 * SECOND, overload_share=0.25)
-MAINTENANCE, DRAIN = 2, 1
 
 
 def named(name: str, seen: list[str] | None = None, hold: asyncio.Event | None = None, status: int = 200) -> Handler:
@@ -149,13 +147,11 @@ async def test_a_cookie_is_of_one_pool(site: Site) -> None:
     for _ in range(4):
         assert await two.get(cookie) == (name, "")  # balancers that share a key
     stranger = Web(await site.gate([], more_pools=[], pool={"cookie": KEYED}), [])
-    plan = stranger.gate.plan
     pool = replace(one.gate.plan.pools[0], name="another")
-    port = stranger.gate.port
     for endpoint in pool.endpoints:
         stranger.gate.segment.set_health(endpoint.slot, True, 0)
         stranger.gate.segment.set_weight(endpoint.slot, 1)
-    stranger.gate.proxy.apply(replace(plan, pools=(pool,)), {"web": site.descriptors[port]})
+    site.reload(stranger.gate, pools=(pool,))
     assert (await stranger.get(cookie))[1]
 
 
@@ -186,11 +182,7 @@ async def test_another_endpoint_when_its_own_is_gone(site: Site, why: str) -> No
         app.gate.segment.set_admin(slot, MAINTENANCE)
     else:
         (pool,) = app.gate.plan.pools
-        left = tuple(e for e in pool.endpoints if e.slot != slot)
-        app.gate.proxy.apply(
-            replace(app.gate.plan, generation=2, pools=(replace(pool, endpoints=left),)),
-            {"web": site.descriptors[app.gate.port]},
-        )
+        site.reload_pool(app.gate, endpoints=tuple(e for e in pool.endpoints if e.slot != slot))
     other, new = await app.get(cookie)
     assert other != name
     assert new
@@ -240,10 +232,8 @@ async def test_a_hedge_that_wins_is_named(site: Site) -> None:
     pool = app.gate.plan.pools[0]
     mine = next(e for e in pool.endpoints if e.slot == app.slot(name))
     quick = next(e for e in pool.endpoints if e is not mine)
-    moved = replace(pool, endpoints=(mine, replace(quick, address=other)))
     free.set()
-    plan = replace(app.gate.plan, generation=2, pools=(moved,))
-    app.gate.proxy.apply(plan, {"web": site.descriptors[app.gate.port]})
+    site.reload_pool(app.gate, endpoints=(mine, replace(quick, address=other)))
     answered, new = await app.get(cookie, "/hold")
     assert (answered, bool(new)) == ("x", True)
     hold.set()

@@ -7,9 +7,8 @@ import re
 from typing import Any
 
 import pytest
+from affinity_site import COOKIE, DRAIN, MAINTENANCE, App, Web, web
 from datapath import Site, settle
-from test_cookie_affinity import COOKIE
-from test_learned_sessions import DRAIN, MAINTENANCE, App, Web, web
 
 from lb.config.plan import PolicyPlan
 from lb.proxy.explain import Described
@@ -40,7 +39,7 @@ async def cookie_of(app: Web) -> tuple[str, str]:
 async def test_it_says_where_a_client_stays_and_why_not(site: Site, kind: str) -> None:
     app = await web(site, 3, cap=2)
     if kind == "cookie":
-        app.apply(learn=None, cookie=COOKIE)
+        site.reload_pool(app.gate, learn=None, cookie=COOKIE)
         name, cookie = await cookie_of(app)
         by = "cookie STAY"
     else:
@@ -75,11 +74,11 @@ async def test_what_names_nobody(site: Site) -> None:
     assert kept(app, "SID=made-up")["why"] == "is not known, no endpoint has set it: by the policy"
     name, session = await app.login()
     (pool,) = app.gate.plan.pools
-    app.apply(endpoints=tuple(e for i, e in enumerate(pool.endpoints) if i != int(name)))
+    site.reload_pool(app.gate, endpoints=tuple(e for i, e in enumerate(pool.endpoints) if i != int(name)))
     assert kept(app, f"SID={session}")["why"] == "is of an endpoint that has left: by the policy"
-    app.apply(learn=None, cookie=COOKIE)
+    site.reload_pool(app.gate, learn=None, cookie=COOKIE)
     assert kept(app, "STAY=forged")["why"] == "is not valid: by the policy"
-    app.apply(learn=None)
+    site.reload_pool(app.gate, learn=None)
     assert app.gate.proxy.explain(asked("SID=x"))["pool"]["kept"] is None
 
 

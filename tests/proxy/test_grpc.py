@@ -282,8 +282,7 @@ async def test_what_the_endpoint_is_told_of_a_client_is_each_requests_own(site: 
         async with h2_client(gate.port) as client:
             together = [await ask(client, *one) for one in asked]
             (listener,) = gate.plan.listeners
-            renamed = replace(gate.plan, generation=2, listeners=(replace(listener, hop=HopPlan(via="renamed")),))
-            gate.proxy.apply(renamed, {"web": site.descriptors[gate.port]})
+            site.reload(gate, listeners=(replace(listener, hop=HopPlan(via="renamed")),))
             assert (await ask(client, "a.example", ()))["via"] == "2.0 renamed"
     assert together == alone
     assert together[1]["x-forwarded-for"] == "127.0.0.1"

@@ -3,137 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
+from affinity_site import DRAIN, HEADER, LEARN, MAINTENANCE, QUEUE, ROUND, SERIES, App, web
 from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
 
-from lb.config.plan import LearnPlan, PolicyPlan, QueuePlan
+from lb.config.plan import LearnPlan
 from lb.config.route_plan import FieldsPlan, HedgePlan, RetryPlan
 from lb.core.pins import Pins
 from lb.telemetry.series import Series
-
-SERIES = 310
-LEARN = LearnPlan("cookie", "SID", 60 * SECOND, SERIES)
-HEADER = LearnPlan("header", "mcp-session-id", 60 * SECOND, SERIES)
-QUEUE = QueuePlan(series=300, max=100, timeout_ns=10 * SECOND, overload_after_ns=60 * SECOND, overload_share=0.25)
-ROUND = PolicyPlan("round_robin")
-MAINTENANCE, DRAIN = 2, 1
-
-
-class App:
-    """An endpoint with sessions in its memory. /login makes one; /logout ends it; /hold waits; /status/N answers N. The
-    body is its name, with a "!" where it knows the session of the request."""
-
-    def __init__(self, name: str, header: str = "") -> None:
-        self.name = name
-        self.header = header
-        self.sessions: set[str] = set()
-        self.seen: list[str] = []
-        self.hold = asyncio.Event()
-        self.close = False
-        self.fails = False
-        self.answer = ""  # what stands in for the field that a login gives
-
-    def session_of(self, head: str) -> str:
-        pattern = rf"(?im)^{self.header}: (\S+)\r$" if self.header else r"(?i)[ ;]SID=([^;\r]*)"
-        found = re.search(pattern, head)
-        return found[1] if found else ""
-
-    def field(self, path: str) -> str:
-        if path == "/login":
-            made = f"{self.name}-{len(self.sessions)}-secret"
-            self.sessions.add(made)
-            return self.answer or (f"{self.header}: {made}" if self.header else f"Set-Cookie: SID={made}; Path=/")
-        if path == "/logout":
-            return f"{self.header}:" if self.header else "Set-Cookie: SID=; Path=/; Max-Age=0"
-        return "X-Nothing: new"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            self.seen.append(head)
-            path = head.split(" ")[1]
-            if path == "/hold":
-                await self.hold.wait()
-            status = int(path.removeprefix("/status/")) if path.startswith("/status/") else 200
-            status = 503 if self.fails else status
-            body = self.name + ("!" if self.session_of(head) in self.sessions else "")
-            end = "Connection: close\r\n" if self.close else ""
-            writer.write(
-                f"HTTP/1.1 {status} X\r\nSet-Cookie: other=1\r\n{self.field(path)}\r\n{end}"
-                f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
-            )
-            if self.close:
-                writer.close()
-                return
-
-
-class Web:
-    """A gate in front of `apps`."""
-
-    def __init__(self, site: Site, gate: Gate, apps: list[App]) -> None:
-        self.site = site
-        self.gate = gate
-        self.apps = apps
-        self.header = apps[0].header
-
-    async def get(self, session: str = "", path: str = "/", status: int = 200) -> tuple[str, str]:
-        """The body, and the session that the answer gives ("" for none)."""
-        line = ""
-        if session:
-            line = f"{self.header}: {session}\r\n" if self.header else f"Cookie: a=1; SID={session}\r\n"
-        answer = await self.gate.exchange(
-            f"GET {path} HTTP/1.1\r\nHost: a\r\n{line}Connection: close\r\n\r\n".encode("latin-1")
-        )
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 %d " % status), answer
-        pattern = rf"(?im)^{self.header}: (\S+)\r?$" if self.header else r"(?im)^set-cookie: SID=([^;\r]+)"
-        found = re.search(pattern, head.decode())
-        return body.decode(), found[1] if found else ""
-
-    async def login(self, name: str = "") -> tuple[str, str]:
-        """A session, at the endpoint `name` if one is given."""
-        for _ in range(20):
-            body, session = await self.get(path="/login")
-            assert session
-            if name in ("", body):
-                return body, session
-        raise AssertionError(f"no request came to {name}")
-
-    async def stays(self, session: str, name: str) -> None:
-        for _ in range(6):
-            assert (await self.get(session))[0] == f"{name}!"
-
-    def slot(self, name: str) -> int:
-        return self.gate.plan.pools[0].endpoints[int(name)].slot
-
-    @property
-    def known(self) -> int:
-        """Sessions in the table."""
-        return sum(Pins(self.gate.segment, True).open(0).values())
-
-    def counted(self) -> tuple[int, int, int, int, int]:
-        """Hits, unknown, fallbacks, learned, ended."""
-        series = Series.of(self.gate.total(SERIES))
-        return series.cache_hit, series.cache_miss, series.cache_collapsed, series.cache_stored, series.cache_bypass
-
-    def apply(self, **pool: Any) -> None:
-        (old,) = self.gate.plan.pools
-        plan = replace(self.gate.plan, generation=2, pools=(replace(old, **pool),))
-        self.gate.proxy.apply(plan, {"web": self.site.descriptors[self.gate.port]})
-
-
-async def web(site: Site, count: int = 3, learn: LearnPlan = LEARN, **settings: Any) -> Web:
-    apps = [App(str(i), "Mcp-Session-Id" if learn.kind == "header" else "") for i in range(count)]
-    addresses = [await site.endpoint(app.serve) for app in apps]
-    pool = {"learn": learn, "policy": ROUND, **settings.pop("pool", {})}
-    return Web(site, await site.gate(addresses, pool=pool, **settings), apps)
 
 
 @pytest.mark.parametrize("learn", [LEARN, HEADER])
@@ -225,7 +109,7 @@ async def test_another_endpoint_when_its_own_is_gone(site: Site, why: str) -> No
         app.gate.segment.set_admin(slot, MAINTENANCE)
     else:
         left = tuple(e for e in app.gate.plan.pools[0].endpoints if e.slot != slot)
-        app.apply(endpoints=left)
+        site.reload_pool(app.gate, endpoints=left)
     # Whoever does not know it and says so does not get it.
     assert (await app.get(session, "/status/401", 401))[0] != name
     assert app.counted()[2] == 1
@@ -321,13 +205,13 @@ async def test_a_reload_keeps_it_and_moves_those_who_wait(site: Site) -> None:
     await settle(lambda: app.gate.in_flight() == 2, "nothing is held")
     waiting = asyncio.create_task(app.get(session))
     await settle(lambda: app.gate.total(300)[6] == 1, "nobody waits")
-    app.apply(endpoints=app.gate.plan.pools[0].endpoints[::-1])
+    site.reload_pool(app.gate, endpoints=app.gate.plan.pools[0].endpoints[::-1])
     for one in app.apps:
         one.hold.set()
     await waiting
     await asyncio.gather(*held)
     await app.stays(session, name)
-    app.apply(learn=None)
+    site.reload_pool(app.gate, learn=None)
     assert {(await app.get(session))[0].rstrip("!") for _ in range(2)} == {"0", "1"}
 
 
@@ -335,11 +219,11 @@ async def test_a_pool_finds_only_its_own(site: Site) -> None:
     """The same endpoints, and the same cookie, under another name, or of another cookie."""
     app = await web(site, 2)
     name, session = await app.login()
-    app.apply(name="another")
+    site.reload_pool(app.gate, name="another")
     assert {(await app.get(session))[0].rstrip("!") for _ in range(2)} == {"0", "1"}
-    app.apply(learn=replace(LEARN, name="OTHER"))
+    site.reload_pool(app.gate, learn=replace(LEARN, name="OTHER"))
     assert {(await app.get(session))[0].rstrip("!") for _ in range(2)} == {"0", "1"}
-    app.apply()
+    site.reload_pool(app.gate)
     await app.stays(session, name)
 
 
@@ -376,22 +260,16 @@ async def test_http2_in_front(site: Site) -> None:
             assert again.body.decode() == f"{name}!"
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "oip"])
-async def test_grpc(site: Site, protocol: str) -> None:
-    """A session's id in the initial metadata."""
+Say = Callable[[bytes, "grpc.aio.ServicerContext[bytes, bytes]"], Any]
 
-    def handler(name: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Any]:
-        async def method(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            if message == b"login":
-                await context.send_initial_metadata((("x-session", f"{name}-secret"),))
-            return name.encode()
 
-        return method
-
+@contextlib.asynccontextmanager
+async def chats(site: Site, count: int, say: Callable[[str], Say], protocol: str) -> AsyncIterator[tuple[Gate, Any]]:
+    """A gate in front of `count` gRPC servers, and a call of their only method, which is `say` of the server's name."""
     servers, addresses = [], []
-    for i in range(3):
+    for i in range(count):
         server = grpc.aio.server()
-        one = grpc.unary_unary_rpc_method_handler(handler(str(i)))
+        one = grpc.unary_unary_rpc_method_handler(say(str(i)))
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("app.Chat", {"Say": one}),))
         addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
         await server.start()
@@ -399,23 +277,38 @@ async def test_grpc(site: Site, protocol: str) -> None:
     learn = replace(HEADER, name="x-session")
     gate = await site.gate(addresses, pool={"protocol": protocol, "learn": learn, "policy": ROUND})
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
-        say = channel.unary_unary("/app.Chat/Say")
+        yield gate, channel.unary_unary("/app.Chat/Say")
+    for server in servers:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "oip"])
+async def test_grpc(site: Site, protocol: str) -> None:
+    """A session's id in the initial metadata."""
+
+    def handler(name: str) -> Say:
+        async def method(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            if message == b"login":
+                await context.send_initial_metadata((("x-session", f"{name}-secret"),))
+            return name.encode()
+
+        return method
+
+    async with chats(site, 3, handler, protocol) as (gate, say):
         for _ in range(3):
             call = say(b"login")
             session = dict(await call.initial_metadata())["x-session"]
             name = await call
             for _ in range(5):
                 assert await say(b"hello", metadata=(("x-session", session),)) == name
-    assert Series.of(gate.total(SERIES)).cache_hit == 15
-    for server in servers:
-        await server.stop(None)
+        assert Series.of(gate.total(SERIES)).cache_hit == 15
 
 
 async def test_grpc_errors_move_no_session(site: Site) -> None:
     """Of who does not know it; an answer does."""
-    servers, addresses, status = [], [], [grpc.StatusCode.UNAUTHENTICATED]
+    status = [grpc.StatusCode.UNAUTHENTICATED]
 
-    def handler(name: str) -> Callable[[bytes, grpc.aio.ServicerContext[bytes, bytes]], Any]:
+    def handler(name: str) -> Say:
         async def method(message: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             known = dict(context.invocation_metadata() or ()).get("x-session", f"{name}-secret")
             if message == b"login":
@@ -426,17 +319,7 @@ async def test_grpc_errors_move_no_session(site: Site) -> None:
 
         return method
 
-    for i in range(2):
-        server = grpc.aio.server()
-        one = grpc.unary_unary_rpc_method_handler(handler(str(i)))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("app.Chat", {"Say": one}),))
-        addresses.append(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
-        await server.start()
-        servers.append(server)
-    learn = replace(HEADER, name="x-session")
-    gate = await site.gate(addresses, pool={"protocol": "grpc", "learn": learn, "policy": ROUND})
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
-        say = channel.unary_unary("/app.Chat/Say")
+    async with chats(site, 2, handler, "grpc") as (gate, say):
         call = say(b"login")
         session = (("x-session", dict(await call.initial_metadata())["x-session"]),)
         home = int(await call)
@@ -453,8 +336,6 @@ async def test_grpc_errors_move_no_session(site: Site) -> None:
         gate.segment.set_health(slot, True, 4)
         for _ in range(3):
             assert int(await say(b"hello", metadata=session)) == 1 - home
-    for server in servers:
-        await server.stop(None)
 
 
 async def test_a_pool_without_it_learns_nothing(site: Site) -> None:

@@ -273,7 +273,7 @@ async def test_another_plan_gives_a_waiting_request_the_bit_of_its_model_there(s
     two = asyncio.create_task(ask(gate, plain(), path=infer("a")))
     await settle(lambda: gate.total(QUEUE.series)[6] == 1, "the second does not wait")
     pools = tuple(replace(pool, models=("b", "a")) for pool in gate.plan.pools)  # a: bit 1
-    gate.proxy.apply(replace(gate.plan, generation=2, pools=pools), {"web": site.descriptors[gate.port]})
+    site.reload(gate, pools=pools)
     gate.segment.set_models_unready(1, 1 << 1)
     await asyncio.sleep(0.1)
     assert not other.requests

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -205,8 +204,7 @@ async def test_a_reload_ends_them(site: Site, protocol: str) -> None:
     gate, _ = await site_of(site, protocol, 2, rate=2, max_idle="40ms")
     await settle(lambda: sum(sent(gate)) > 2, "nobody was asked")
     old = prober(gate)
-    pool = replace(gate.plan.pools[0], policy=PolicyPlan("prequal"))
-    gate.proxy.apply(replace(gate.plan, generation=2, pools=(pool,)), {"web": site.descriptors[gate.port]})
+    site.reload_pool(gate, policy=PolicyPlan("prequal"))
     assert prober(gate) is None
     await settle(lambda: old.under_way == 0, "a probe is under way")
     before = sum(sent(gate))
@@ -218,7 +216,7 @@ async def test_a_reload_ends_them(site: Site, protocol: str) -> None:
 async def test_a_reload_that_changes_nothing_lets_them_be(site: Site) -> None:
     gate, _ = await site_of(site, "http2", 2, rate=2)
     old = prober(gate)
-    gate.proxy.apply(replace(gate.plan, generation=2), {"web": site.descriptors[gate.port]})
+    site.reload(gate)
     assert prober(gate) is old
     await request(gate, "http2")
     await settle(lambda: sum(sent(gate)) == 2, "nobody was asked")

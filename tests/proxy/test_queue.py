@@ -422,8 +422,7 @@ async def test_a_reload_takes_those_who_wait_along(site: Site) -> None:
     new = replace(old, address=await site.endpoint(other), slot=1, series=20)
     gate.segment.set_weight(1, 1)
     gate.segment.set_health(1, True, 0)
-    plan = replace(gate.plan, generation=2, pools=(replace(pool, endpoints=(new,)),))
-    gate.proxy.apply(plan, {"web": site.descriptors[gate.port]})
+    site.reload_pool(gate, endpoints=(new,))
     other.answer(2)
     assert (await second).endswith(b"/2")
     assert (await third).endswith(b"/3")
@@ -437,8 +436,8 @@ async def test_a_reload_lifts_the_limit(site: Site) -> None:
     gate = await capped(site, endpoint)
     tasks = [await hold(gate, endpoint), *[await wait(gate, f"/{i}") for i in range(3)]]
     (pool,) = gate.plan.pools
-    free = replace(pool, queue=None, endpoints=tuple(replace(e, max_in_flight=0) for e in pool.endpoints))
-    gate.proxy.apply(replace(gate.plan, generation=2, pools=(free,)), {"web": site.descriptors[gate.port]})
+    free = tuple(replace(e, max_in_flight=0) for e in pool.endpoints)
+    site.reload_pool(gate, queue=None, endpoints=free)
     await settle(lambda: endpoint.active == 4, "they still wait")
     endpoint.answer(4)
     await asyncio.gather(*tasks)

@@ -273,10 +273,10 @@ async def test_sessions_resume_with_every_worker_while_their_key_is_known(site: 
     assert two.total(1)[RESUMED] == 1
 
     newer = secrets.token_bytes(80)
-    two.proxy.apply(replace(two.plan, generation=2, tickets=(newer, KEY)), {"web": site.descriptors[two.port]})
+    site.reload(two, tickets=(newer, KEY))
     resumed, renewed = await asyncio.to_thread(visit, two.port, context, session)
     assert resumed
-    two.proxy.apply(replace(two.plan, generation=3, tickets=(newer,)), {"web": site.descriptors[two.port]})
+    site.reload(two, generation=3, tickets=(newer,))
     assert not (await asyncio.to_thread(visit, two.port, context, session))[0]
     assert (await asyncio.to_thread(visit, two.port, context, renewed))[0]  # was sealed with the newer key
 
@@ -321,7 +321,7 @@ async def test_a_new_certificate_is_shown_to_new_connections_only(site: Site) ->
     await get(reader, writer)
     fresh = AUTHORITY.issue("default.test", subject="fresh")
     changed = replace(gate.plan.listeners[0], tls=replace(TLS, certificates=(certificate(fresh, "default.test"),)))
-    gate.proxy.apply(replace(gate.plan, generation=2, listeners=(changed,)), {"web": site.descriptors[gate.port]})
+    site.reload(gate, listeners=(changed,))
     await get(reader, writer)
     other_reader, other_writer = await connect(gate, AUTHORITY.client_context())
     await get(other_reader, other_writer)

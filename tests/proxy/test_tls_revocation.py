@@ -111,8 +111,7 @@ async def test_a_session_does_not_outlive_a_new_list(site: Site, tmp_path: Path)
     assert reused
     (listener,) = gate.plan.listeners
     newer = replace(plan, crl=CLIENTS.revoke(BAD))
-    gate.plan = replace(gate.plan, generation=2, listeners=(replace(listener, tls=newer),))
-    gate.proxy.apply(gate.plan, {"web": site.descriptors[gate.port]})
+    site.reload(gate, listeners=(replace(listener, tls=newer),))
     with pytest.raises((ssl.SSLError, ConnectionError, AssertionError)):
         await asyncio.to_thread(handshake, session)
 

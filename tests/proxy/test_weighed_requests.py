@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -180,8 +179,7 @@ async def test_what_was_learned_outlives_a_reload(site: Site) -> None:
     for _ in range(10):
         await ask(gate, batch_of(2))
     before = Costs(gate.segment).rows()
-    pool = replace(gate.plan.pools[0], retries=5)
-    gate.proxy.apply(replace(gate.plan, generation=2, pools=(pool,)), {"web": site.descriptors[gate.port]})
+    site.reload_pool(gate, retries=5)
     assert Costs(gate.segment).rows() == before
     await ask(gate, batch_of(2))
     assert Costs(gate.segment).rows()["pool|m"][1] == before["pool|m"][1] + 1
@@ -369,8 +367,7 @@ async def test_a_request_gives_back_to_the_plan_that_it_came_by(site: Site) -> N
     first = asyncio.create_task(ask(gate, batch_of(3)))
     await settle(lambda: held.batches == [3], "it did not come")
     for generation, cost in ((2, None), (3, LEARNED), (4, BYTES)):
-        pool = replace(gate.plan.pools[0], cost=cost)
-        gate.proxy.apply(replace(gate.plan, generation=generation, pools=(pool,)), {"web": site.descriptors[gate.port]})
+        site.reload_pool(gate, generation=generation, cost=cost)
     second = asyncio.create_task(ask(gate, batch_of(9)))
     await settle(lambda: sorted(held.batches) == [3, 9], "it did not come")
     assert outstanding(gate)[0] > 0
