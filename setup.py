@@ -34,6 +34,7 @@ LINKS = {
     "lb.core.hashing": ["libsodium"],
     "lb.core.regex": ["re2"],
     "lb.core.certificate": ["openssl"],
+    "lb.core.pem": ["openssl"],
     "lb.core.revocation": ["openssl"],
     "lb.core.tls": ["openssl"],
     "lb.core.tls_context": ["openssl"],

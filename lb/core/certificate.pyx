@@ -4,100 +4,36 @@ The master checks with this module what it sends to workers, and workers load wi
 loaded.
 """
 
-from libc.limits cimport INT_MAX
 from lb.core.openssl cimport (
-    ASN1_STRING, ASN1_TIME, BIO, ERR_LIB_PEM, EVP_MAX_MD_SIZE, EVP_PKEY, GEN_DNS, GEN_URI, GENERAL_NAME, GENERAL_NAMES,
-    PEM_R_NO_START_LINE, SSL_CTX, X509, X509_NAME, X509_STORE, XN_FLAG_RFC2253, ASN1_STRING_get0_data,
-    ASN1_STRING_length, ASN1_TIME_to_tm, BIO_free, BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_s_mem,
-    ERR_clear_error, ERR_GET_LIB, ERR_GET_REASON, ERR_get_error, ERR_peek_last_error, ERR_reason_error_string,
-    EVP_PKEY_free, EVP_sha256, GENERAL_NAME_get0_value, GENERAL_NAMES_free, NID_subject_alt_name,
-    PEM_read_bio_PrivateKey, PEM_read_bio_X509, SSL_CTX_add0_chain_cert, SSL_CTX_add_client_CA,
+    ASN1_STRING, ASN1_TIME, BIO, EVP_MAX_MD_SIZE, EVP_PKEY, GEN_DNS, GEN_URI, GENERAL_NAME, GENERAL_NAMES, SSL_CTX,
+    X509, X509_NAME, X509_STORE, XN_FLAG_RFC2253, ASN1_STRING_get0_data, ASN1_STRING_length, ASN1_TIME_to_tm, BIO_free,
+    BIO_get_mem_data, BIO_new, BIO_s_mem, ERR_clear_error, EVP_PKEY_free, EVP_sha256, GENERAL_NAME_get0_value,
+    GENERAL_NAMES_free, NID_subject_alt_name, SSL_CTX_add0_chain_cert, SSL_CTX_add_client_CA,
     SSL_CTX_check_private_key, SSL_CTX_get_cert_store, SSL_CTX_use_certificate, SSL_CTX_use_PrivateKey,
     X509_check_private_key, X509_digest, X509_free, X509_get0_notAfter, X509_get0_notBefore, X509_get_ext_d2i,
     X509_get_issuer_name, X509_get_subject_name, X509_NAME_print_ex, X509_STORE_add_cert, sk_GENERAL_NAME_num,
     sk_GENERAL_NAME_value, timegm, tm,
 )
-
-
-cdef str openssl_error(str otherwise):
-    cdef unsigned long code = ERR_get_error()
-    cdef const char *reason = NULL
-    if code:
-        reason = ERR_reason_error_string(code)
-    ERR_clear_error()
-    return otherwise if reason == NULL else (<bytes>reason).decode("ascii", "replace")
-
-
-cdef int no_password(char *into, int size, int writing, void *data) noexcept:
-    """OpenSSL's own would ask on the terminal."""
-    return -1
-
-
-cdef BIO *reader_of(bytes pem) except NULL:
-    cdef BIO *bio
-    if len(pem) > INT_MAX:
-        raise ValueError("is too large")
-    bio = BIO_new_mem_buf(<const char *>pem, <int>len(pem))
-    if bio == NULL:
-        raise MemoryError
-    return bio
-
-
-cdef bint at_the_end() noexcept:
-    """Whether a reader of PEM stopped because nothing more was there, rather than at something broken."""
-    cdef unsigned long code = ERR_peek_last_error()
-    if ERR_GET_LIB(code) != ERR_LIB_PEM or ERR_GET_REASON(code) != PEM_R_NO_START_LINE:
-        return False
-    ERR_clear_error()
-    return True
-
-
-cdef X509 *read_certificate(BIO *bio) except? NULL:
-    """The next certificate; NULL at the end."""
-    cdef X509 *certificate
-    ERR_clear_error()
-    certificate = PEM_read_bio_X509(bio, NULL, no_password, NULL)
-    if certificate == NULL and not at_the_end():
-        raise ValueError(f"holds a broken certificate: {openssl_error('not X.509')}")
-    return certificate
-
-
-cdef EVP_PKEY *read_key(bytes key) except NULL:
-    cdef BIO *bio = reader_of(key)
-    cdef EVP_PKEY *found
-    ERR_clear_error()
-    found = PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL)
-    BIO_free(bio)
-    if found == NULL:
-        ERR_clear_error()     # its reasons are about encodings, and help nobody
-        if b"ENCRYPTED" in key:
-            raise ValueError("the key is encrypted; store it without a passphrase, readable by its owner only")
-        raise ValueError("holds no private key in PEM that can be read")
-    return found
+from lb.core.pem cimport PemReader, openssl_error, read_key, read_pem
 
 
 cdef int use_pair(SSL_CTX *ctx, bytes chain, bytes key) except -1:
-    cdef BIO *bio = reader_of(chain)
+    cdef PemReader reader = read_pem(chain)
     cdef X509 *certificate
     cdef EVP_PKEY *private
-    cdef bint first = True
-    try:
-        while True:
-            certificate = read_certificate(bio)
-            if certificate == NULL:
-                break
-            if first:
-                first = False
-                taken = SSL_CTX_use_certificate(ctx, certificate) == 1     # which counts a reference of its own
-                X509_free(certificate)
-                if not taken:
-                    raise ValueError(f"the certificate cannot be used: {openssl_error('refused by OpenSSL')}")
-            elif SSL_CTX_add0_chain_cert(ctx, certificate) != 1:
-                X509_free(certificate)
-                raise ValueError(f"the chain cannot be used: {openssl_error('refused by OpenSSL')}")
-    finally:
-        BIO_free(bio)
-    if first:
+    while True:
+        certificate = reader.certificate()
+        if certificate == NULL:
+            break
+        if reader.found == 1:
+            taken = SSL_CTX_use_certificate(ctx, certificate) == 1     # which counts a reference of its own
+            X509_free(certificate)
+            if not taken:
+                raise ValueError(f"the certificate cannot be used: {openssl_error('refused by OpenSSL')}")
+        elif SSL_CTX_add0_chain_cert(ctx, certificate) != 1:
+            X509_free(certificate)
+            raise ValueError(f"the chain cannot be used: {openssl_error('refused by OpenSSL')}")
+    if not reader.found:
         raise ValueError("holds no certificate in PEM")
     private = read_key(key)
     taken = SSL_CTX_use_PrivateKey(ctx, private) == 1 and SSL_CTX_check_private_key(ctx) == 1
@@ -109,25 +45,20 @@ cdef int use_pair(SSL_CTX *ctx, bytes chain, bytes key) except -1:
 
 
 cdef int use_authorities(SSL_CTX *ctx, bytes pem, bint announce) except -1:
-    cdef BIO *bio = reader_of(pem)
+    cdef PemReader reader = read_pem(pem)
     cdef X509_STORE *store = SSL_CTX_get_cert_store(ctx)
     cdef X509 *certificate
-    cdef int found = 0
-    try:
-        while True:
-            certificate = read_certificate(bio)
-            if certificate == NULL:
-                break
-            found += 1
-            taken = X509_STORE_add_cert(store, certificate) == 1
-            if taken and announce:
-                taken = SSL_CTX_add_client_CA(ctx, certificate) == 1
-            X509_free(certificate)
-            if not taken:
-                raise ValueError(f"an authority cannot be used: {openssl_error('refused by OpenSSL')}")
-    finally:
-        BIO_free(bio)
-    if not found:
+    while True:
+        certificate = reader.certificate()
+        if certificate == NULL:
+            break
+        taken = X509_STORE_add_cert(store, certificate) == 1
+        if taken and announce:
+            taken = SSL_CTX_add_client_CA(ctx, certificate) == 1
+        X509_free(certificate)
+        if not taken:
+            raise ValueError(f"an authority cannot be used: {openssl_error('refused by OpenSSL')}")
+    if not reader.found:
         raise ValueError("holds no certificate in PEM")
     return 0
 
@@ -208,16 +139,16 @@ def inspect(bytes chain not None, bytes key=None):
 
     The message never shows anything of the key.
     """
-    cdef BIO *bio = reader_of(chain)
+    cdef PemReader reader = read_pem(chain)
     cdef X509 *certificate = NULL
     cdef X509 *further
     cdef EVP_PKEY *private
     try:
-        certificate = read_certificate(bio)
+        certificate = reader.certificate()
         if certificate == NULL:
             raise ValueError("holds no certificate in PEM")
         while True:                       # the rest of the chain has to be readable, too
-            further = read_certificate(bio)
+            further = reader.certificate()
             if further == NULL:
                 break
             X509_free(further)
@@ -231,23 +162,17 @@ def inspect(bytes chain not None, bytes key=None):
         return info_of(certificate)
     finally:
         X509_free(certificate)            # which takes NULL
-        BIO_free(bio)
 
 
 def count_authorities(bytes pem not None):
     """How many certificates `pem` holds. Raises ValueError when there is none, or a broken one."""
-    cdef BIO *bio = reader_of(pem)
+    cdef PemReader reader = read_pem(pem)
     cdef X509 *certificate
-    cdef int found = 0
-    try:
-        while True:
-            certificate = read_certificate(bio)
-            if certificate == NULL:
-                break
-            X509_free(certificate)
-            found += 1
-    finally:
-        BIO_free(bio)
-    if not found:
+    while True:
+        certificate = reader.certificate()
+        if certificate == NULL:
+            break
+        X509_free(certificate)
+    if not reader.found:
         raise ValueError("holds no certificate in PEM")
-    return found
+    return reader.found

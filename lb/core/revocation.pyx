@@ -4,52 +4,36 @@ As with certificates, the master checks with this module what it sends to worker
 """
 
 from libc.limits cimport INT_MAX
-from lb.core.certificate cimport (
-    at_the_end, no_password, openssl_error, read_certificate, reader_of, unix_time,
-)
+from lb.core.certificate cimport unix_time
 from lb.core.openssl cimport (
-    ASN1_GENERALIZEDTIME, ASN1_OBJECT, ASN1_TIME, BIO, EVP_MD, OCSP_BASICRESP, OCSP_CERTID, OCSP_RESPONSE,
+    ASN1_GENERALIZEDTIME, ASN1_OBJECT, ASN1_TIME, EVP_MD, OCSP_BASICRESP, OCSP_CERTID, OCSP_RESPONSE,
     OCSP_RESPONSE_STATUS_SUCCESSFUL, OCSP_SINGLERESP, SSL_CTX, V_OCSP_CERTSTATUS_GOOD, V_OCSP_CERTSTATUS_REVOKED, X509,
     X509_CRL, X509_STACK, X509_STORE, X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL, X509_V_FLAG_PARTIAL_CHAIN,
-    X509_V_OK, BIO_free, ERR_clear_error, EVP_get_digestbyobj, OCSP_BASICRESP_free, OCSP_basic_verify, OCSP_cert_to_id,
+    X509_V_OK, ERR_clear_error, EVP_get_digestbyobj, OCSP_BASICRESP_free, OCSP_basic_verify, OCSP_cert_to_id,
     OCSP_CERTID_free, OCSP_id_cmp, OCSP_id_get0_info, OCSP_resp_count, OCSP_resp_get0, OCSP_response_get1_basic,
-    OCSP_response_status, OCSP_RESPONSE_free, OCSP_single_get0_status, OCSP_SINGLERESP_get0_id, PEM_read_bio_X509_CRL,
-    SSL_CTX_get_cert_store, X509_check_issued, X509_CRL_free, X509_CRL_get0_nextUpdate, X509_free, X509_STORE_add_cert,
-    X509_STORE_add_crl, X509_STORE_free, X509_STORE_new, X509_STORE_set_flags, d2i_OCSP_RESPONSE, sk_X509_free,
-    sk_X509_new_null, sk_X509_push, time,
+    OCSP_response_status, OCSP_RESPONSE_free, OCSP_single_get0_status, OCSP_SINGLERESP_get0_id, SSL_CTX_get_cert_store,
+    X509_check_issued, X509_CRL_free, X509_CRL_get0_nextUpdate, X509_free, X509_STORE_add_cert, X509_STORE_add_crl,
+    X509_STORE_free, X509_STORE_new, X509_STORE_set_flags, d2i_OCSP_RESPONSE, sk_X509_free, sk_X509_new_null,
+    sk_X509_push, time,
 )
+from lb.core.pem cimport PemReader, openssl_error, read_pem
 
 cdef long FOREVER = <long>1 << 62     # where nothing says when the next one comes
 
 
-cdef X509_CRL *read_revocations(BIO *bio) except? NULL:
-    """The next list; NULL at the end."""
-    cdef X509_CRL *found
-    ERR_clear_error()
-    found = PEM_read_bio_X509_CRL(bio, NULL, no_password, NULL)
-    if found == NULL and not at_the_end():
-        raise ValueError(f"holds a broken revocation list: {openssl_error('not a CRL')}")
-    return found
-
-
 cdef int use_revocations(SSL_CTX *ctx, bytes pem) except -1:
-    cdef BIO *bio = reader_of(pem)
+    cdef PemReader reader = read_pem(pem)
     cdef X509_STORE *store = SSL_CTX_get_cert_store(ctx)
     cdef X509_CRL *revocations
-    cdef int found = 0
-    try:
-        while True:
-            revocations = read_revocations(bio)
-            if revocations == NULL:
-                break
-            found += 1
-            taken = X509_STORE_add_crl(store, revocations) == 1      # which counts a reference of its own
-            X509_CRL_free(revocations)
-            if not taken:
-                raise ValueError(f"a revocation list cannot be used: {openssl_error('refused by OpenSSL')}")
-    finally:
-        BIO_free(bio)
-    if not found:
+    while True:
+        revocations = reader.revocations()
+        if revocations == NULL:
+            break
+        taken = X509_STORE_add_crl(store, revocations) == 1      # which counts a reference of its own
+        X509_CRL_free(revocations)
+        if not taken:
+            raise ValueError(f"a revocation list cannot be used: {openssl_error('refused by OpenSSL')}")
+    if not reader.found:
         raise ValueError("holds no revocation list in PEM")
     if X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL) != 1:
         raise ValueError(openssl_error("revocation lists were refused"))
@@ -59,24 +43,19 @@ cdef int use_revocations(SSL_CTX *ctx, bytes pem) except -1:
 def revocations_until(bytes pem not None):
     """When the first of the lists in `pem` is due for a newer one, in Unix seconds. Raises ValueError where there is
     none, or a broken one."""
-    cdef BIO *bio = reader_of(pem)
+    cdef PemReader reader = read_pem(pem)
     cdef X509_CRL *revocations
     cdef const ASN1_TIME *due
     cdef long until = FOREVER
-    cdef int found = 0
-    try:
-        while True:
-            revocations = read_revocations(bio)
-            if revocations == NULL:
-                break
-            found += 1
-            due = X509_CRL_get0_nextUpdate(revocations)
-            if due != NULL:
-                until = min(until, unix_time(due))
-            X509_CRL_free(revocations)
-    finally:
-        BIO_free(bio)
-    if not found:
+    while True:
+        revocations = reader.revocations()
+        if revocations == NULL:
+            break
+        due = X509_CRL_get0_nextUpdate(revocations)
+        if due != NULL:
+            until = min(until, unix_time(due))
+        X509_CRL_free(revocations)
+    if not reader.found:
         raise ValueError("holds no revocation list in PEM")
     return until
 
@@ -146,16 +125,16 @@ def staple_until(bytes der not None, bytes chain not None):
     past. Raises ValueError where it is not about that certificate, not signed for its issuer, or says anything but that
     it is good. The issuer has to stand second in `chain`."""
     cdef const unsigned char *at = <const unsigned char *><const char *>der
-    cdef BIO *bio = reader_of(chain)
+    cdef PemReader reader = read_pem(chain)
     cdef X509 *certificate = NULL
     cdef X509 *issuer = NULL
     cdef OCSP_RESPONSE *response = NULL
     cdef OCSP_BASICRESP *basic = NULL
     try:
-        certificate = read_certificate(bio)
+        certificate = reader.certificate()
         if certificate == NULL:
             raise ValueError("is for a file that holds no certificate")
-        issuer = read_certificate(bio)
+        issuer = reader.certificate()
         if issuer == NULL or X509_check_issued(issuer, certificate) != X509_V_OK:
             raise ValueError("cannot be checked: the issuer's certificate has to stand behind the certificate")
         if len(der) > INT_MAX:
@@ -175,4 +154,3 @@ def staple_until(bytes der not None, bytes chain not None):
         OCSP_RESPONSE_free(response)
         X509_free(issuer)
         X509_free(certificate)
-        BIO_free(bio)

@@ -9,7 +9,7 @@ from libc.string cimport memcmp, memcpy
 from lb.core.buffer cimport (
     tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.certificate cimport CertificateInfo, info_of, openssl_error
+from lb.core.certificate cimport CertificateInfo, info_of
 from lb.core.openssl cimport (
     BIO, BIO_CTRL_EOF, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, SSL_ERROR_WANT_READ,
     SSL_ERROR_ZERO_RETURN, SSL_R_HTTP_REQUEST, X509, X509_V_OK, BIO_clear_retry_flags, BIO_get_data,
@@ -19,6 +19,7 @@ from lb.core.openssl cimport (
     SSL_has_pending, SSL_read_ex, SSL_session_reused, SSL_set_bio, SSL_shutdown, SSL_write_ex,
     X509_verify_cert_error_string,
 )
+from lb.core.pem cimport openssl_error
 from lb.core.segment cimport TG_S_TLS_FAILED, TG_S_TLS_FULL, TG_S_TLS_RESUMED, tg_add
 from lb.core.tls_context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE, ALPN_OTHER, ServerContext
 from lb.core.tls_peer cimport Peer

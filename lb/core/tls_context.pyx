@@ -9,7 +9,7 @@ import hashlib
 from itertools import zip_longest
 
 from libc.string cimport memcmp, memcpy, strlen
-from lb.core.certificate cimport openssl_error, use_authorities, use_pair
+from lb.core.certificate cimport use_authorities, use_pair
 from lb.core.openssl cimport (
     EVP_CIPHER_CTX, EVP_MAC_CTX, EVP_MAX_IV_LENGTH, OSSL_MAC_PARAM_DIGEST, OSSL_MAC_PARAM_KEY, OSSL_PARAM, SSL,
     SSL_CTX, SSL_METHOD, SSL_MODE_RELEASE_BUFFERS, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET,
@@ -26,6 +26,7 @@ from lb.core.openssl cimport (
     SSL_set_SSL_CTX, SSL_version, TLS_server_method, X509_STORE_set_flags, OPENSSL_memdup, SSL_CTX_set_tlsext_status_cb,
     SSL_set_tlsext_status_ocsp_resp, time,
 )
+from lb.core.pem cimport openssl_error
 from lb.core.revocation cimport use_revocations
 
 CIPHERS = (

@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 
-from lb.core.certificate cimport openssl_error, use_authorities, use_pair
+from lb.core.certificate cimport use_authorities, use_pair
 from lb.core.openssl cimport (
     SSL, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL, SSL_SESSION, SSL_VERIFY_NONE, SSL_VERIFY_PEER,
     X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_V_FLAG_PARTIAL_CHAIN, X509_VERIFY_PARAM, ERR_clear_error, SSL_CTX_free,
@@ -13,6 +13,7 @@ from lb.core.openssl cimport (
     SSL_set_tlsext_host_name, TLS_client_method, X509_STORE_set_flags, X509_VERIFY_PARAM_set1_host,
     X509_VERIFY_PARAM_set1_ip_asc, X509_VERIFY_PARAM_set_hostflags,
 )
+from lb.core.pem cimport openssl_error
 from lb.core.revocation cimport use_revocations
 from lb.core.tls_context cimport alpn_wire, new_context
 
