@@ -233,9 +233,9 @@ class NormalizeConfig(Model):
     merge_slashes: Boolean = True
     """Whether `/a//b` becomes `/a/b`."""
     escaped_slash: Literal["keep", "decode", "reject"] = "keep"
-    """What becomes of `%2F` and `%5C`: `keep` leaves them escaped (no route sees a slash there), `decode` makes a slash
-    of them, `reject` answers 400. Choose by what the endpoints do: `keep` where they take `%2F` for a part of a name,
-    `decode` or `reject` where they take it for a slash."""
+    """What becomes of `%2F`, `%5C` and `\\`: `keep` leaves them as they are (no route sees a slash there), `decode`
+    makes a slash of them, `reject` answers 400. Choose by what the endpoints do: `keep` where they take `%2F` for a
+    part of a name, `decode` or `reject` where they take it for a slash."""
 
 
 def _all_or_nothing(value: Any) -> Any:

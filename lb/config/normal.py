@@ -7,7 +7,7 @@ import re
 
 from lb.config.route_plan import NormalizePlan
 
-_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?", re.ASCII)
+_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?|\\", re.ASCII)
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]", re.ASCII)
 
 
@@ -18,14 +18,14 @@ def normal_path(path: str, plan: NormalizePlan) -> str | None:
 
     def escape(match: re.Match[str]) -> str:
         nonlocal refused
-        if match[1] is None:
+        if match[0] == "%":
             refused = refused or plan.decode
             return match[0]
-        character = chr(int(match[1], 16))
+        character = chr(int(match[1], 16)) if match[1] else match[0]
         if character in "/\\" and plan.escaped_slash != "keep":
             refused = refused or plan.escaped_slash == "reject"
             return "/"
-        if not plan.decode:
+        if not plan.decode or match[0] == character:
             return match[0]
         refused = refused or character == "\0"
         return character if _UNRESERVED.fullmatch(character) else match[0].upper()

@@ -16,4 +16,5 @@ cdef int append_fields(tg_buffer *out, const Scan *scan, uint64_t skip) noexcept
 cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil
 # The current "Date: …" line (RFC 9110 section 6.6.1), made once a second.
 cdef int append_date(tg_buffer *out) noexcept
+# The text lasts until the next call.
 cdef const char *reason_phrase(int status) noexcept nogil

@@ -9,14 +9,40 @@ cdef extern from * nogil:
     """
     #include <llhttp.h>
 
-    /* llhttp_status_name aborts the process on a number it does not know. */
-    static const char *tg_status_name(int status) {
-    #define TG_STATUS_CASE(number, name, text) case number: return #text;
-        switch (status) { HTTP_STATUS_MAP(TG_STATUS_CASE) default: return NULL; }
+    /* The reason phrase of RFC 9110 for a status, or NULL: llhttp's names, which are written NOT_FOUND, but for those
+       that are not. llhttp_status_name aborts the process on a number it does not know. The text lasts until the next
+       call. */
+    static const char *tg_reason_phrase(int status) {
+        static char phrase[40];
+        const char *name = NULL;
+        size_t i;
+        switch (status) {
+        case 200: return "OK";
+        case 203: return "Non-Authoritative Information";
+        case 207: return "Multi-Status";
+        case 226: return "IM Used";
+        case 413: return "Content Too Large";
+        case 414: return "URI Too Long";
+        case 418: return "I'm a Teapot";
+        case 422: return "Unprocessable Content";
+        case 505: return "HTTP Version Not Supported";
+        default: break;
+        }
+        switch (status) {
+    #define TG_STATUS_CASE(number, symbol, text) case number: name = #text; break;
+        HTTP_STATUS_MAP(TG_STATUS_CASE)
     #undef TG_STATUS_CASE
+        default: return NULL;
+        }
+        for (i = 0; name[i] && i + 1 < sizeof(phrase); i++) {
+            int within = i > 0 && name[i - 1] != '_' && name[i] >= 'A' && name[i] <= 'Z';
+            phrase[i] = name[i] == '_' ? ' ' : within ? (char)(name[i] | 32) : name[i];
+        }
+        phrase[i] = 0;
+        return phrase;
     }
     """
-    const char *tg_status_name(int status)
+    const char *tg_reason_phrase(int status)
 
 cdef extern from "<time.h>" nogil:
     ctypedef long time_t
@@ -121,37 +147,7 @@ cdef int append_date(tg_buffer *out) noexcept:
 
 
 cdef const char *reason_phrase(int status) noexcept nogil:
-    cdef const char *phrase = tg_status_name(status)
-    if status == 200:
-        return b"OK"
-    if status == 400:
-        return b"Bad Request"
-    if status == 404:
-        return b"Not Found"
-    if status == 405:
-        return b"Method Not Allowed"
-    if status == 408:
-        return b"Request Timeout"
-    if status == 413:
-        return b"Content Too Large"
-    if status == 414:
-        return b"URI Too Long"
-    if status == 429:
-        return b"Too Many Requests"
-    if status == 431:
-        return b"Request Header Fields Too Large"
-    if status == 500:
-        return b"Internal Server Error"
-    if status == 501:
-        return b"Not Implemented"
-    if status == 502:
-        return b"Bad Gateway"
-    if status == 503:
-        return b"Service Unavailable"
-    if status == 504:
-        return b"Gateway Timeout"
-    if status == 505:
-        return b"HTTP Version Not Supported"
+    cdef const char *phrase = tg_reason_phrase(status)
     if phrase == NULL:
         return b"Unknown"
     return phrase

@@ -18,7 +18,7 @@ from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forward_web cimport WebExchange, web_kind_of
 from lb.proxy.grpc_web cimport WEB_BINARY, WEB_NONE
-from lb.proxy.normalize cimport normalize
+from lb.proxy.normalize cimport is_target, normalize
 from lb.proxy.overload cimport Overload
 from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
 from lb.proxy.route cimport Route, RouteTable
@@ -56,6 +56,9 @@ cdef class Intake:
         cdef uint32_t kept
         # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
         cdef int method = M_GET if scan.websocket else scan.method
+        if not is_target(scan):
+            client.decline(400, "the request target has a fragment, or bytes beyond ASCII")
+            return None
         if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
             client.decline(400, "the path has no normal form")
             return None

@@ -1,6 +1,6 @@
 """An HTTP/1.1 connection with a client."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
 from lb.core.http1 cimport Parser
@@ -18,6 +18,7 @@ cdef class HttpConnection(AnsweringConnection):
     cdef bint hangup                  # the client closed, or shut down, its side
     cdef bint head_started            # a request's head has begun to come
     cdef uint64_t head_deadline
+    cdef uint32_t chunk_excess        # bytes of the request's chunks that are neither body nor what a chunk needs
     cdef tg_pace pace                 # of the request's body
     cdef uint64_t body_deadline       # for it to be fast enough
     cdef size_t lingered
@@ -26,6 +27,7 @@ cdef class HttpConnection(AnsweringConnection):
     cdef void process(self, const char *data, size_t n) noexcept
     cdef void keep_bytes(self, const char *data, size_t n) noexcept
     cdef void begin(self, Scan *scan) noexcept
+    cdef bint in_excess(self, const Scan *scan, size_t taken) noexcept
     cdef void refuse(self, int status, const char *reason) noexcept
     cdef void pass_raw(self, const char *data, size_t n) noexcept
     cdef bint is_http2(self, const char *data, size_t n) noexcept

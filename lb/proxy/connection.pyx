@@ -24,6 +24,8 @@ cdef enum:
     LINGER_NS = 2_000_000_000
     LINGER_BYTES = 1024 * 1024
     INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
+    CHUNK = 16                        # bytes around a chunk's content that are not held against it
+    CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
     OUT_LIMIT = 64 * 1024             # answers that wait for the client, before its next request is taken up
 
 
@@ -192,6 +194,9 @@ cdef class HttpConnection(AnsweringConnection):
                 self.head_started = False
                 self.begin(scan)
             exchange = self.exchange
+            if exchange is not None and not scan.head and self.in_excess(scan, <size_t>taken):
+                exchange.fail(400, b"bad-body", "too much around the chunks of the body")
+                break
             if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
                 self.body_deadline = pace_advance(&self.pace, self.poller.now, scan.body_bytes,
                                                   self.listener.body_quota, self.listener.body_timeout)
@@ -211,6 +216,14 @@ cdef class HttpConnection(AnsweringConnection):
                 tg_buffer_consume(&self.inbox, tg_buffer_size(&self.inbox) - n)
         elif n:
             self.keep_bytes(data, n)
+
+    cdef bint in_excess(self, const Scan *scan, size_t taken) noexcept:
+        """Whether chunk extensions go on and on: they are thrown away, and no limit of a body counts them
+        (CVE-2023-39326, CVE-2024-22019). A long body may have more of them than a short one."""
+        cdef size_t allowed = 2 * scan.body_bytes + CHUNK * <size_t>scan.span_count
+        cdef size_t excess = self.chunk_excess + (taken - scan.body_bytes)
+        self.chunk_excess = <uint32_t>(excess - allowed) if excess > allowed else 0
+        return self.chunk_excess > CHUNK_EXCESS
 
     cdef void pass_raw(self, const char *data, size_t n) noexcept:
         cdef Exchange exchange = self.exchange
@@ -276,6 +289,7 @@ cdef class HttpConnection(AnsweringConnection):
             return
         self.exchange = exchange
         if not scan.complete:
+            self.chunk_excess = 0
             self.begin_pace()
         self.intake.start(exchange, scan)
 

@@ -324,7 +324,7 @@ cdef class Http2Exchange(TryingExchange):
             failed |= replace_host(scan, self.route.new_host)
         failed |= block_add(block, b":method", 7, method, method_length)
         failed |= block_add(block, b":path", 5, scan.target, scan.target_length)
-        if scan.first[H_HOST] >= 0:
+        if scan.first[H_HOST] >= 0 and scan.fields[scan.first[H_HOST]].value_length:
             field = &scan.fields[scan.first[H_HOST]]
             failed |= block_add(block, b":authority", 10, field.value, field.value_length)
         else:

@@ -52,8 +52,8 @@ cdef class AnsweringConnection(Client):
         elif scan.version == 20:
             append_text(&self.out, reason_phrase(status))
         append_text(&self.out, b"\r\n")
-        # An interim answer has no length (RFC 9110 section 8.6).
-        append_fields(&self.out, scan, <uint64_t>1 << H_CONTENT_LENGTH if status < 200 else 0)
+        # Neither an interim answer nor 204 has a length (RFC 9110 section 8.6).
+        append_fields(&self.out, scan, <uint64_t>1 << H_CONTENT_LENGTH if status < 200 or status == 204 else 0)
         if status < 200:
             append_text(&self.out, b"\r\n")
             self.poller.mark(self)

@@ -299,8 +299,8 @@ cdef class Http2Request(Client):
             return
         fields.clear()
         fields.add_status(scan.status)
-        # An interim answer has no length (RFC 9110 section 8.6).
-        fields.add_fields(scan, <uint64_t>1 << H_CONTENT_LENGTH if scan.status < 200 else 0)
+        # Neither an interim answer nor 204 has a length (RFC 9110 section 8.6).
+        fields.add_fields(scan, <uint64_t>1 << H_CONTENT_LENGTH if scan.status < 200 or scan.status == 204 else 0)
         if scan.status < 200:
             failed = self.host.inform(&self.stream, fields.fields, fields.count)
         else:

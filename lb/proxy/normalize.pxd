@@ -7,13 +7,16 @@ cdef enum:
     NORMAL_DECODE = 1                 # what needs no escape is not escaped; a bad escape and an escaped NUL are refused
     NORMAL_DOTS = 2                   # no segment is "." or ".."
     NORMAL_SLASHES = 4                # no slash follows another
-    NORMAL_SLASH_DECODE = 8           # %2F and %5C become slashes
-    NORMAL_SLASH_REJECT = 16          # %2F and %5C are refused
+    NORMAL_SLASH_DECODE = 8           # %2F, %5C and a backslash become slashes
+    NORMAL_SLASH_REJECT = 16          # %2F, %5C and a backslash are refused
 
 cdef enum:
     NORMAL_REFUSED = -1
     NORMAL_NO_MEMORY = -2
 
+# Whether it may be a request's target: none has a fragment (RFC 9110 section 7.1), which one server takes for a part of
+# the path and another cuts off, nor a byte beyond ASCII (RFC 3986), of which only HTTP/1.1's parser takes care itself.
+cdef bint is_target(const Scan *scan) noexcept nogil
 # The `flags` of a NormalizePlan, 0 for None.
 cdef int normalize_flags(plan) except -1
 # Brings the scan's target to its normal form; its query stays as it is. 0, or one of the above. A target that changes

@@ -28,10 +28,22 @@ cdef int normalize_flags(plan) except -1:
     return flags
 
 
-cdef bint is_normal(const char *path, size_t n) noexcept nogil:
-    """Whether it has no escape, and no slash before a slash or a dot; it begins with a slash."""
+cdef bint is_target(const Scan *scan) noexcept nogil:
+    cdef uint32_t i
+    cdef unsigned char all = 0
+    if scan.version == 20:
+        for i in range(scan.target_length):
+            all |= <unsigned char>scan.target[i]
+    return all < 128 and memchr(scan.target, 35, scan.target_length) == NULL
+
+
+cdef bint is_normal(const char *path, size_t n, int flags) noexcept nogil:
+    """Whether it has no escape, no slash before a slash or a dot, and no backslash where that would be one; it begins
+    with a slash."""
     cdef const char *end = path + n
     if memchr(path, 37, n) != NULL:
+        return False
+    if flags & (NORMAL_SLASH_DECODE | NORMAL_SLASH_REJECT) and memchr(path, 92, n) != NULL:
         return False
     while path != NULL:
         path += 1
@@ -49,7 +61,7 @@ cdef int normalize(Scan *scan, int flags) noexcept nogil:
     query = <const char *>memchr(scan.target, 63, n)
     if query != NULL:
         n = <size_t>(query - scan.target)
-    if is_normal(scan.target, n):
+    if is_normal(scan.target, n, flags):
         return 0
     tg_buffer_clear(&normal)
     if tg_buffer_reserve(&normal, scan.target_length + 1) < 0:
@@ -73,6 +85,10 @@ cdef int decode(const char *path, size_t *size, char *out, int flags) noexcept n
     while i < n:
         if path[i] != 37:
             out[o] = path[i]
+            if path[i] == 92 and flags & NORMAL_SLASH_REJECT:
+                return -1
+            if path[i] == 92 and flags & NORMAL_SLASH_DECODE:
+                out[o] = 47
             o += 1
             i += 1
             continue

@@ -1,9 +1,12 @@
 """The target of an HTTP/1.1 request: see request_target.pxd."""
 
 from libc.stdint cimport uint32_t
-from libc.string cimport memchr, memcmp
-from lb.core.head cimport H_HOST, Field, Scan
+from libc.string cimport memchr
+from lb.core.head cimport H_HOST, Field, Scan, same_name, scan_field
 from lb.proxy.admission cimport routing_host
+
+cdef enum:
+    M_OPTIONS = 6                     # llhttp's number
 
 
 cdef size_t head_size(Scan *scan) noexcept:
@@ -28,9 +31,9 @@ cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noe
         # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. A query right behind it is
         # refused below, as part of the host.
         n = scan.target_length
-        if n > 7 and memcmp(scan.target, b"http://", 7) == 0:
+        if n > 7 and same_name(scan.target, 7, b"http://"):
             n = 7
-        elif n > 8 and memcmp(scan.target, b"https://", 8) == 0:
+        elif n > 8 and same_name(scan.target, 8, b"https://"):
             n = 8
         else:
             return False
@@ -38,7 +41,8 @@ cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noe
         slash = <const char *>memchr(host[0], 47, scan.target_length - n)
         if slash == NULL:
             host_length[0] = scan.target_length - n
-            scan.target = b"/"
+            # OPTIONS without a path asks about the server as a whole (RFC 9112 section 3.2.4).
+            scan.target = b"*" if scan.method == M_OPTIONS else b"/"
             scan.target_length = 1
         else:
             host_length[0] = <size_t>(slash - host[0])
@@ -49,4 +53,6 @@ cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noe
         if scan.first[H_HOST] >= 0:
             scan.fields[scan.first[H_HOST]].value = host[0]
             scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
+        elif scan_field(scan, b"Host", 4, host[0], host_length[0]) < 0:
+            return False                          # HTTP/1.0, which has it nowhere else
     return routing_host(host[0], host_length)

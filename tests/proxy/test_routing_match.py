@@ -140,3 +140,15 @@ async def test_normalisation_can_be_switched_off_and_slashes_be_refused(site: Si
     gate = await routing_gate(site, [{"pool": "a"}], pools, normalize_path={"escaped_slash": "decode"})
     assert (await curl(gate, "/x/..%2f..%5cb")).status == 200
     assert made["a"].last.startswith(b"GET /b HTTP/1.1\r\n")
+
+
+async def test_a_backslash_is_a_slash_where_an_escaped_one_is(site: Site) -> None:
+    made, pools = await shown(site, "a")
+    gate = await routing_gate(site, [{"pool": "a"}], pools, normalize_path={"escaped_slash": "decode"})
+    assert (await curl(gate, "/x\\..\\y")).status == 200
+    assert made["a"].last.startswith(b"GET /y HTTP/1.1\r\n")
+    gate = await routing_gate(site, [{"pool": "a"}], pools, normalize_path={"escaped_slash": "reject"})
+    assert (await curl(gate, "/x\\y")).status == 400
+    gate = await routing_gate(site, [{"pool": "a"}], pools)
+    assert (await curl(gate, "/x\\y")).status == 200
+    assert made["a"].last.startswith(b"GET /x\\y HTTP/1.1\r\n")
