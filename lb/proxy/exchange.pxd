@@ -160,6 +160,8 @@ cdef class Exchange(Http1Call):
     cdef void end(self) noexcept
     cdef void record(self) noexcept
     cdef void log_access(self, uint64_t duration) noexcept
+    # The gRPC status that the client was given; -1 = none.
+    cdef int final_grpc_status(self) noexcept
     cdef int append_endpoint(self, tg_buffer *head) noexcept
     # What the route says of other origins, where it says something; `preflight`: to a preflight request.
     cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept

@@ -30,7 +30,7 @@ from lb.proxy.explained cimport (
     after_choice, append_explanation, before_choice, explain_record, forget_explanation, no_choice,
 )
 from lb.proxy.keys cimport drop_cookie, find_value
-from lb.proxy.refusal cimport SPEAKS_GRPC, Refusal, refusal
+from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal
 from lb.proxy.session cimport read_session
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
@@ -509,6 +509,11 @@ cdef class Exchange(Http1Call):
         if self.explained:
             forget_explanation(self)
 
+    cdef int final_grpc_status(self) noexcept:
+        if self.grpc == SPEAKS_HTTP or self.status == 200 or self.status == 499:
+            return -1
+        return grpc_code(self.status)
+
     cdef void log_access(self, uint64_t duration) noexcept:
         cdef tg_access *record
         cdef const char *method
@@ -532,6 +537,7 @@ cdef class Exchange(Http1Call):
         record.bytes_in = self.bytes_in
         record.bytes_out = self.bytes_out
         record.status = <unsigned short>self.status
+        record.grpc_status = <short>self.final_grpc_status()
         record.tries = <unsigned short>self.tries
         record.port = self.client.port
         record.cache = <unsigned short>self.cache

@@ -640,6 +640,9 @@ cdef class Http2Exchange(TryingExchange):
             if self.grpc_status == UNAVAILABLE:
                 self.reason = b"grpc-unavailable"
 
+    cdef int final_grpc_status(self) noexcept:
+        return self.grpc_status if self.status == 200 else Exchange.final_grpc_status(self)
+
     cdef bint succeeded(self) noexcept:
         return Exchange.succeeded(self) and (not self.grpc or self.grpc_status == 0)
 

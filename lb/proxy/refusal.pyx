@@ -22,6 +22,10 @@ cdef enum:
     GRPC_UNKNOWN = 2
 
 
+cdef int grpc_code(int status):
+    return GRPC.get(status, GRPC_UNKNOWN)
+
+
 cdef class Refusal:
 
     def __cinit__(self):
@@ -47,7 +51,7 @@ cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *field
         if speaks != SPEAKS_GRPC:
             append_text(&made.head, b"-web+proto" if speaks == SPEAKS_WEB else b"-web-text+proto")
         append_text(&made.head, b"\r\nGrpc-Status: ")
-        append_number(&made.head, <unsigned long>GRPC.get(status, GRPC_UNKNOWN))
+        append_number(&made.head, <unsigned long>grpc_code(status))
         append_text(&made.head, b"\r\nGrpc-Message: ")
         tg_buffer_append(&made.head, <const char *>text, <size_t>len(text))
         append_text(&made.head, b"\r\n")

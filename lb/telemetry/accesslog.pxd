@@ -1,7 +1,7 @@
 """The access log: records go into a ring in memory; a thread writes them as JSON lines, without the GIL, and hands
 those of sampled traces to an exporter."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int16_t, int64_t, uint16_t, uint32_t, uint64_t
 
 
 cdef struct tg_access:
@@ -15,6 +15,7 @@ cdef struct tg_access:
     uint64_t bytes_in
     uint64_t bytes_out
     uint16_t status
+    int16_t grpc_status               # -1 = none
     uint16_t tries
     uint16_t port
     uint16_t cache                    # index into CACHE_NAMES

@@ -21,6 +21,7 @@ class AccessLog:
         parent_id: bytes = b"",
         flags: int = 0,
         status: int = 200,
+        grpc_status: int = -1,
         version: int = 11,
         tls: int = 0,
         texts: dict[str, str] | None = None,

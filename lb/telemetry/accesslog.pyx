@@ -168,7 +168,7 @@ cdef class AccessLog:
             time.sleep(0)                     # whoever waits for the GIL goes first
 
     def write_sample(self, bytes trace_id=b"", bytes span_id=b"", bytes parent_id=b"", int flags=0, int status=200,
-                     int version=11, int tls=0, dict texts=None, bytes explanation=None):
+                     int grpc_status=-1, int version=11, int tls=0, dict texts=None, bytes explanation=None):
         """Put a record into the ring, for tests: False when there was no room. `texts` are by their JSON names."""
         cdef tg_access *record = self.begin()
         cdef int which
@@ -188,6 +188,7 @@ cdef class AccessLog:
         record.transfer_ns = 1_000_000
         record.trace_flags = <unsigned short>flags
         record.status = <unsigned short>status
+        record.grpc_status = <short>grpc_status
         record.version = <unsigned short>version
         record.tls = <unsigned short>tls
         record.tries = 1
@@ -208,6 +209,7 @@ cdef class AccessLog:
             return NULL
         record = &self.ring[self.head % RECORDS]
         memset(record, 0, sizeof(tg_access))
+        record.grpc_status = -1
         return record
 
     cdef void commit(self) noexcept:

@@ -144,6 +144,7 @@ cdef dict span_of(tg_access *record):
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
         "status": record.status,
+        "grpc_status": record.grpc_status if record.grpc_status >= 0 else None,
         "tries": record.tries,
         "port": record.port,
         "cache": CACHE_NAMES[record.cache].decode("ascii"),
@@ -163,6 +164,7 @@ cdef dict span_of(tg_access *record):
 cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
     cdef char line[512]
     cdef char stamp[33]
+    cdef char code[8]
     cdef int n, which
     cdef size_t room
     cdef char *text
@@ -179,12 +181,13 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
         if tg_buffer_append(out, b'"', 1) < 0:
             return -1
     hex_id(record.trace_id, sizeof(record.trace_id), stamp)
+    snprintf(code, sizeof(code), b"null" if record.grpc_status < 0 else b"%d", <int>record.grpc_status)
     n = snprintf(
         line, sizeof(line),
-        b',"port":%u,"status":%u,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s","trace_id":"%s",'
+        b',"port":%u,"status":%u,"grpc_status":%s,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s","trace_id":"%s",'
         b'"bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,"connect_us":%llu,"upstream_us":%llu,'
         b'"transfer_us":%llu',
-        <unsigned>record.port, <unsigned>record.status, <unsigned>record.tries,
+        <unsigned>record.port, <unsigned>record.status, code, <unsigned>record.tries,
         HEDGE_NAMES[record.hedge], CACHE_NAMES[record.cache], protocol_name(record.version), tls_name(record.tls),
         stamp,
         <unsigned long long>record.bytes_in, <unsigned long long>record.bytes_out,

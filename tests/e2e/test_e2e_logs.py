@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, load, request
@@ -57,7 +59,8 @@ async def test_lines_are_json_with_all_fields(
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
     by_status = lines_of(path)
     for line in by_status:
-        assert line.keys() == TEXTS | NUMBERS | TIMES
+        assert line.keys() == TEXTS | NUMBERS | TIMES | {"grpc_status"}
+        assert line["grpc_status"] is None
         assert all(isinstance(line[name], str) for name in TEXTS)
         assert all(isinstance(line[name], int) and line[name] >= 0 for name in NUMBERS | TIMES)
         assert datetime.fromisoformat(line["time"]).tzinfo is not None
@@ -90,6 +93,26 @@ async def test_methods_that_only_http2_has_are_named(
     assert {(line["method"], line["target"], line["host"]) for line in lines_of(path)} == {
         (method, "/http/a?b", "127.0.0.1") for method in ("QUERY", "BREW", "VERSION-CONTROL", "M" * 18)
     }
+
+
+async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], str], tmp_path: Path) -> None:
+    """HTTP's is 200 for most that fail."""
+    path = tmp_path / "access.log"
+    settings = config(str(path), "127.0.0.1:9", stub())
+    settings["listeners"]["web"]["routes"] = [{"pool": "oip"}, route("/dead/", "dead")]
+    settings["pools"]["dead"] = {"protocol": "grpc", "endpoints": ["127.0.0.1:9"]}
+    port = start(settings).port()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        for method in ("/inference.GRPCInferenceService/ServerLive", "/inference.GRPCInferenceService/No", "/dead/X"):
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await channel.unary_unary(method)(b"")
+    async with httpx.AsyncClient(trust_env=False) as client:
+        web = {"Content-Type": "application/grpc-web"}
+        await client.post(f"http://127.0.0.1:{port}/dead/X", content=b"\0\0\0\0\0", headers=web)
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
+    assert [(line["status"], line["grpc_status"]) for line in lines_of(path)] == [
+        (200, 0), (200, 12), (502, 14), (502, 14),
+    ]  # fmt: skip
 
 
 async def test_rotation_loses_no_line(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:

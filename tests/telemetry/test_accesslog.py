@@ -63,6 +63,7 @@ def test_a_line_has_every_field(path: Path) -> None:
     (line,) = lines(path)
     assert {name: line[name] for name in texts} == texts
     assert (line["protocol"], line["tls"], line["status"], line["tries"]) == ("HTTP/2", "TLSv1.3", 504, 1)
+    assert line["grpc_status"] is None
     assert line["trace_id"] == TRACE.hex()
     assert [line[f"{name}_us"] for name in ("total", "wait", "connect", "upstream", "transfer")] == [
         4000, 1000, 500, 2000, 1000,
@@ -91,6 +92,16 @@ def test_names_of_protocols(path: Path, version: int, tls: int, names: tuple[str
     log.close()
     (line,) = lines(path)
     assert (line["protocol"], line["tls"], line["trace_id"]) == (*names, "")
+
+
+@pytest.mark.parametrize("code", [0, 14])
+def test_a_grpc_status_stands_beside_that_of_http(path: Path, code: int) -> None:
+    log = made(path)
+    log.enable(True)
+    log.write_sample(grpc_status=code)
+    log.close()
+    (line,) = lines(path)
+    assert (line["status"], line["grpc_status"]) == (200, code)
 
 
 def test_texts_are_cut_at_their_room(path: Path) -> None:

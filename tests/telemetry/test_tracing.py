@@ -28,7 +28,7 @@ RECORD: dict[str, Any] = {
     "port": 4711, "cache": "", "protocol": "HTTP/1.1", "tls": "", "trace_id": bytes(range(1, 17)),
     "span_id": b"spanspan", "parent_id": b"parentid", "trace_flags": 1, "client": "203.0.113.1", "method": "POST",
     "host": "a", "target": "/b?c=d", "listener": "web", "route": "web/0", "pool": "app", "endpoint": "127.0.0.1:1",
-    "reason": "", "request_id": "abc",
+    "reason": "", "request_id": "abc", "grpc_status": None,
 }  # fmt: skip
 
 
@@ -116,6 +116,11 @@ def test_attributes_follow_the_conventions_and_leave_out_what_does_not_apply() -
         "tidegate.endpoint": "127.0.0.1:1", "tidegate.request_id": "abc", "tidegate.tries": 1, "tidegate.wait_us": 1000,
         "tidegate.connect_us": 500, "tidegate.upstream_us": 2000, "tidegate.transfer_us": 1000,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [0, 14])
+def test_a_span_has_the_grpc_status(code: int) -> None:
+    assert attributes({**RECORD, "grpc_status": code})["rpc.grpc.status_code"] == code
 
 
 def test_a_collector_that_is_gone_costs_spans_and_no_time() -> None:
