@@ -79,8 +79,7 @@ class PoolTlsConfig(Model):
     """File with the authorities that are trusted, in PEM. Default: those of the system."""
     crl_file: FilePath | None = None
     """File with revocation lists (CRLs) of these authorities, in PEM: endpoints with a certificate in them are refused.
-    Each authority up to the one that is trusted needs a list, and one that is past its next update refuses all. Health
-    checks do not look at it."""
+    Each authority up to the one that is trusted needs a list, and one that is past its next update refuses all."""
     server_name: HostPattern | None = None
     """Name that is asked for (SNI) and that the certificates must be for. Default: the host name of each endpoint as it
     is written, or its IP address. Needed for endpoints on Unix sockets."""

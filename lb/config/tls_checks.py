@@ -76,8 +76,6 @@ def _checks(path: str, pool: PoolConfig, health: HealthConfig) -> Iterator[tuple
     where, tls = (f"{path}.tls", pool.tls) if health.tls is None else (f"{path}.health.tls", health.tls)
     if health.tls is not None:
         yield from _towards(where, pool, health.tls)
-        if health.tls.crl_file is not None:
-            yield f"{where}.crl_file", "health checks do not look at revocation lists; requests do, by the pool's tls"
     if tls is not None and health.type in ("grpc", "oip") and tls.insecure_skip_verify:
         yield (
             f"{where}.insecure_skip_verify",

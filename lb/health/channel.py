@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
 
 from lb.config.units import MILLISECOND
 from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.tcp import reach
 from lb.health.tls import CheckTls
 
 _LARGEST = 4 * 1024 * 1024  # of an answer, gRPC's own default
@@ -36,11 +39,19 @@ class Channels:
             ("grpc.initial_reconnect_backoff_ms", connect_ms),
         )
 
-    def open(self, address: str) -> grpc.aio.Channel:
-        """A connection of its own, so that each check also proves that the endpoint still accepts; to be closed.
+    @contextlib.asynccontextmanager
+    async def open(self, address: str) -> AsyncIterator[grpc.aio.Channel]:
+        """A connection of its own, so that each check also proves that the endpoint still accepts.
 
-        Raises CheckFailed for what is no address, and when the files of TLS cannot be read.
+        Raises CheckFailed for what is no address, when the files of TLS cannot be read, and for a certificate that is
+        revoked: gRPC's library knows no revocation lists, so a handshake of our own goes first where there are some.
         """
+        if self._tls is not None and self._tls.plan.crl:
+            await reach(address, self._tls, ("h2",))
+        async with self._made(address) as channel:
+            yield channel
+
+    def _made(self, address: str) -> grpc.aio.Channel:
         if self._tls is None:
             return grpc.aio.insecure_channel(_target(address), options=self._options)
         plan = self._tls.plan

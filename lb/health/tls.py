@@ -61,6 +61,11 @@ def _context(plan: PoolTlsPlan, alpn: tuple[str, ...]) -> ssl.SSLContext:
         context.load_verify_locations(cadata=plan.ca.decode("ascii", "ignore"))
     else:
         context.load_default_certs()
+    if plan.crl and plan.verify:
+        # Each authority of a chain needs a list, as towards the workers (lb.core.revocation).
+        with _memory("revocations", plan.crl) as lists:
+            context.load_verify_locations(cafile=f"/proc/self/fd/{lists.fileno()}")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
     if plan.certificate:
         _load_pair(context, plan.certificate, plan.key)
     if alpn:
@@ -81,10 +86,10 @@ def _memory(name: str, content: bytes) -> Any:
     return stream
 
 
-async def handshake(plain: socket.socket, tls: CheckTls) -> None:
+async def handshake(plain: socket.socket, tls: CheckTls, alpn: tuple[str, ...] = ()) -> None:
     """A TLS handshake on a connected, non-blocking socket, which is closed afterwards. Raises OSError."""
     loop = asyncio.get_running_loop()
-    context = tls.context()
+    context = tls.context(alpn)
     with context.wrap_socket(plain, server_hostname=tls.server_name, do_handshake_on_connect=False) as secure:
         while True:
             try:

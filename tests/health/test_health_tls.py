@@ -73,6 +73,20 @@ async def test_an_endpoint_that_proves_who_it_is(kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", TYPES)
+async def test_a_certificate_that_is_revoked(kind: str, tmp_path: Path) -> None:
+    good, bad = AUTHORITY.issue("models.test"), AUTHORITY.issue("models.test")
+    plan = replace(PLAN, crl=AUTHORITY.revoke(bad))
+    async with serving(kind, good, tmp_path) as address:
+        await ask(kind, address, CheckTls(plan, "models.test"))
+        with pytest.raises(CheckFailed, match="CRL has expired"):
+            await ask(kind, address, CheckTls(replace(PLAN, crl=AUTHORITY.revoke(days=-1)), "models.test"))
+    async with serving(kind, bad, tmp_path) as address:
+        await ask(kind, address, CheckTls(PLAN, "models.test"))
+        with pytest.raises(CheckFailed, match="certificate revoked"):
+            await ask(kind, address, CheckTls(plan, "models.test"))
+
+
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(
     "pair",
     [
