@@ -19,13 +19,13 @@ class UdpConfig(Model):
     holds a descriptor and a port of its own towards the endpoint."""
 
     max_sessions: Integer = Field(default=10_000, ge=1, le=1_000_000)
-    """Most sessions of this listener in each worker; datagrams of further clients are dropped. It bounds descriptors
-    and memory (some 3 KiB each, most of it the kernel's) against forged senders. Ports are shared by all workers:
+    """Most sessions of this listener, in all workers together; datagrams of further clients are dropped. It bounds
+    descriptors and memory (some 3 KiB each, most of it the kernel's) against forged senders. Every session has a port:
     Linux gives out some 28,000 unless `net.ipv4.ip_local_port_range` says otherwise. All listeners together have half
-    of a worker's open files at most."""
+    of a worker's open files at most in each worker."""
     max_sessions_per_source: Integer = Field(default=0, ge=0, le=1_000_000)
-    """Most sessions of one client's address (of one /64 with IPv6) in each worker. Keep it above what stands behind one
-    NAT. `0`: no limit of its own."""
+    """Most sessions of one client's address (of one /64 with IPv6), in all workers together. Keep it above what stands
+    behind one NAT. `0`: no limit of its own."""
     max_datagram: Size = Field(default=64 * KIB, ge=1, le=64 * KIB)
     """Largest datagram either way; a larger one is dropped. The default takes all that UDP can carry."""
     responses: Integer | None = Field(default=None, ge=0, le=1_000_000)

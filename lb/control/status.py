@@ -15,7 +15,8 @@
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
-     cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted,
+     cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted},
+     source_limits: {crowded},
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
 
@@ -68,6 +69,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "pools": _pools(master, plan, now) if plan else [],
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
         "rate_limits": _rate_limits(master),
+        "source_limits": {"crowded": master.segment.sources_crowded()},
         "sequences": _sequences(master),
         "sessions": _sessions(master),
         "tls": master.certificates.status(),

@@ -210,11 +210,25 @@ static inline int tg_request_key(tg_requests *r, unsigned i, int wildcard, tg_fl
     return key->port ? 0 : -1; /* port 0 is a forgery: no socket has it */
 }
 
-/* The address that one client is counted by. An IPv6 client has a whole /64 to itself and may use any of its addresses
- * (RFC 4941, RFC 7934). */
-static inline void tg_source_of(const tg_flow_key *key, unsigned char into[16]) {
-    memset(into, 0, 16);
-    memcpy(into, key->address, key->family == AF_INET6 ? 8 : 4);
+/* The network that a client is counted by, as lb/core/sources has it: the address of an IPv4 client, also on a socket of
+ * IPv6, else its first half. An IPv6 client has a whole /64 to itself and may use any of its addresses (RFC 4941, RFC 7934). */
+static inline uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) {
+    static const unsigned char mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    const unsigned char *from = key->address;
+    uint64_t network = 0;
+    int size = 4;
+    *family = AF_INET;
+    if (key->family == AF_INET6) {
+        if (!memcmp(from, mapped, sizeof(mapped))) {
+            from += sizeof(mapped);
+        } else {
+            *family = AF_INET6;
+            size = 8;
+        }
+    }
+    for (int i = 0; i < size; i++)
+        network = network << 8 | from[i];
+    return network;
 }
 
 /* The client's address as text: its length. */

@@ -1,6 +1,6 @@
 """Batches of datagrams and the addresses of both ends: see datagram.h for the contract."""
 
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -70,7 +70,7 @@ cdef extern from "datagram.h" nogil:
     bint tg_flow_same(const tg_flow_key *a, const tg_flow_key *b) noexcept
     int tg_flow_text(const tg_flow_key *key, char *into) noexcept
     int tg_flow_port(const tg_flow_key *key) noexcept
-    void tg_source_of(const tg_flow_key *key, unsigned char *into) noexcept
+    uint64_t tg_network_of(const tg_flow_key *key, uint32_t *family) noexcept
 
     int tg_requests_open(tg_requests *r) noexcept
     void tg_requests_close(tg_requests *r) noexcept

@@ -1,12 +1,11 @@
-"""A Python view of the tables of flows.h for tests: keys are numbers, hashes are the test's choice."""
+"""A Python view of the table of flows.h for tests: keys are numbers, hashes are the test's choice."""
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from lb.core.datagram cimport tg_flow_key
 from lb.core.flows cimport (
-    tg_flow, tg_flows, tg_flows_add, tg_flows_find, tg_flows_free, tg_flows_remove, tg_flows_reserve, tg_source,
-    tg_sources, tg_sources_enter, tg_sources_free, tg_sources_leave, tg_sources_reserve,
+    tg_flow, tg_flows, tg_flows_add, tg_flows_find, tg_flows_free, tg_flows_remove, tg_flows_reserve,
 )
 
 
@@ -60,41 +59,6 @@ cdef class FlowsProbe:
                 flow = self.table.buckets[i]
                 tg_flows_remove(&self.table, flow)
                 free(flow)
-
-    def __len__(self):
-        return <Py_ssize_t>self.table.count
-
-
-cdef class SourcesProbe:
-    """How often each number has entered."""
-    cdef tg_sources table
-    cdef dict entries
-
-    def __init__(self):
-        self.entries = {}
-
-    def __dealloc__(self):
-        tg_sources_free(&self.table)
-
-    def reserve(self, size_t expected):
-        if tg_sources_reserve(&self.table, expected) < 0:
-            raise MemoryError
-        return self.table.size
-
-    def enter(self, uint64_t number, uint64_t hashed):
-        """Its count with this one."""
-        cdef unsigned char address[16]
-        cdef tg_source *source
-        memset(address, 0, 16)
-        memcpy(address, &number, sizeof(number))
-        source = tg_sources_enter(&self.table, address, hashed)
-        if source == NULL:
-            raise MemoryError
-        self.entries[number] = <size_t>source
-        return source.count
-
-    def leave(self, uint64_t number):
-        tg_sources_leave(&self.table, <tg_source *><size_t>self.entries[number])
 
     def __len__(self):
         return <Py_ssize_t>self.table.count

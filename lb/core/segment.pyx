@@ -214,6 +214,11 @@ cdef class Segment(SegmentMap):
         self.clear_sources(worker)
         return lost
 
+    def sources_crowded(self):
+        """Connections and sessions that the limits per source counted by their worker alone."""
+        self.check_open()
+        return tg_load64_relaxed(&(<tg_source_head *> (self.base + self.header.sources_offset)).crowded)
+
     cdef void clear_sources(self, uint32_t worker) noexcept:
         cdef tg_source_head *head = <tg_source_head *> (self.base + self.header.sources_offset)
         cdef tg_source_set *sets = <tg_source_set *> (head + 1)

@@ -31,6 +31,10 @@ cdef class Sources:
     # One less; to be called once for every `enter` that gave True, with the same text.
     cdef void leave(self, const char *ip, size_t n) noexcept nogil
 
+    # The same for a network by its number, the address or the first half of it, as `key_of` makes it of text.
+    cdef bint enter_network(self, uint64_t key, uint32_t family, uint32_t limit) noexcept nogil
+    cdef void leave_network(self, uint64_t key, uint32_t family) noexcept nogil
+
     # Whether there is room in the table of all workers: what it does not know yet of this slot is told on the way.
     cdef bint enter_shared(self, size_t at, uint32_t limit) noexcept nogil
     cdef void leave_shared(self, size_t at) noexcept nogil

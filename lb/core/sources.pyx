@@ -54,10 +54,10 @@ cdef class Sources:
     cdef bint enter(self, const char *ip, size_t n, uint32_t limit) noexcept nogil:
         cdef uint64_t key
         cdef uint32_t family
-        cdef size_t at
-        if not key_of(ip, n, &key, &family):
-            return True
-        at = self.find(key, family)
+        return not key_of(ip, n, &key, &family) or self.enter_network(key, family, limit)
+
+    cdef bint enter_network(self, uint64_t key, uint32_t family, uint32_t limit) noexcept nogil:
+        cdef size_t at = self.find(key, family)
         if self.slots[at].count == 0:
             if 2 * (self.networks + 1) > self.capacity:
                 if not self.grow():
@@ -120,10 +120,11 @@ cdef class Sources:
     cdef void leave(self, const char *ip, size_t n) noexcept nogil:
         cdef uint64_t key
         cdef uint32_t family
-        cdef size_t at
-        if not key_of(ip, n, &key, &family):
-            return
-        at = self.find(key, family)
+        if key_of(ip, n, &key, &family):
+            self.leave_network(key, family)
+
+    cdef void leave_network(self, uint64_t key, uint32_t family) noexcept nogil:
+        cdef size_t at = self.find(key, family)
         if self.slots[at].count == 0:
             return
         self.slots[at].count -= 1

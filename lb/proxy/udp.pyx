@@ -9,23 +9,27 @@ import os
 from libc.errno cimport EAGAIN
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
+from lb.core.atomics cimport tg_fence_full
 from lb.core.datagram cimport (
     MSG_TRUNC, TG_BATCH, TG_U_BYTES_IN, TG_U_DROP_DRAINING, TG_U_DROP_ERROR, TG_U_DROP_RESOURCES, TG_U_DROP_SESSIONS,
     TG_U_DROP_SIZE, TG_U_DROP_SOURCE, TG_U_ENDED_CLOSED, TG_U_ENDED_DOWN, TG_U_IN, TG_U_READS, TG_U_STARTED, mmsghdr,
-    tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_request_key, tg_request_reset, tg_requests, tg_requests_receive,
-    tg_source_of,
+    tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_key, tg_request_reset,
+    tg_requests, tg_requests_receive,
 )
-from lb.core.flows cimport (
-    tg_flow, tg_flows_add, tg_flows_find, tg_flows_reserve, tg_source, tg_sources_enter, tg_sources_leave,
-    tg_sources_reserve,
-)
+from lb.core.flows cimport tg_flow, tg_flows_add, tg_flows_find, tg_flows_reserve
 from lb.core.hashing cimport hash64_keyed
 from lb.core.link cimport link_append, link_empty, tg_link
 from lb.core.poller cimport Poller
-from lb.core.segment cimport TG_S_CONNECTIONS, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add
+from lb.core.segment cimport (
+    TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
+)
+from lb.core.shared_sources cimport SharedSources
+from lb.core.sources cimport Sources
 from lb.proxy.udp_pool cimport UdpPool
 from lb.proxy.udp_session cimport UdpBuffers, UdpSession, UdpSocket
 from lb.telemetry.accesslog cimport AccessLog
+
+from lb.core.hashing import hash64_bytes
 
 cdef enum:
     TURNS = 4                         # batches in a row before other sockets get theirs
@@ -39,24 +43,31 @@ cdef class UdpListener(UdpSocket):
         self.poller = poller
         self.buffers = buffers
         self.access = access
+        self.sources = Sources()
         self.reserve(plan.udp.max_sessions)
         self.update(plan, segment, upstream)
 
     def reserve(self, Py_ssize_t sessions):
         """Make room for so many sessions, before a plan that allows them is taken into use."""
         cdef size_t wanted = <size_t>sessions
-        if tg_flows_reserve(&self.flows, wanted) < 0 or tg_sources_reserve(&self.sources, wanted) < 0:
+        if tg_flows_reserve(&self.flows, wanted) < 0:
             raise MemoryError
 
     def update(self, plan, Segment segment, UdpPool upstream):
         """Take over a new plan. Sessions keep their endpoint; limits and times are those of the new plan at once."""
         self.name = plan.name
         self.upstream = upstream
+        self.segment = segment
+        self.series_index = plan.series
         self.series = segment.series(plan.series)
         self.words = segment.series(plan.udp.series)
         self.idle_timeout = plan.idle_timeout_ns
         self.max_sessions = plan.udp.max_sessions
         self.max_per_source = plan.udp.max_sessions_per_source
+        if self.max_per_source and self.sources.table is None:
+            self.sources.share(SharedSources(segment), hash64_bytes(self.name.encode()))
+        elif not self.max_per_source:
+            self.sources.withdraw()
         self.max_datagram = plan.udp.max_datagram
         self.responses = plan.udp.responses
         self.most_requests = plan.udp.requests
@@ -159,30 +170,54 @@ cdef class UdpListener(UdpSocket):
             session.finish(TG_U_ENDED_DOWN, "down", True)
         return self.begin(key, hashed)
 
+    cdef uint64_t sessions_open(self) noexcept:
+        """Sessions of all workers."""
+        cdef uint64_t total = 0
+        cdef unsigned int worker
+        cdef uint64_t *words
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            total += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+        return total
+
+    cdef bint enter(self) noexcept:
+        """A place among the sessions of all workers. Of two that claim the last one at once at least one sees the other
+        and gives its claim back; perhaps both do, and each has lost a datagram."""
+        if self.sessions_open() >= self.max_sessions:
+            return False
+        tg_add(&self.series[TG_S_STARTED], 1)
+        if self.segment.header.workers > 1:
+            tg_fence_full()
+            if self.sessions_open() > self.max_sessions:
+                self.retire()
+                return False
+        return True
+
+    cdef void retire(self) noexcept:
+        tg_add(&self.series[TG_S_STARTED], <uint64_t>-1)
+
     cdef void *begin(self, const tg_flow_key *key, uint64_t hashed) noexcept:
         cdef UdpSession session
-        cdef unsigned char address[16]
-        cdef tg_source *source
+        cdef uint32_t family
+        cdef uint64_t network = tg_network_of(key, &family)
         cdef int fd, index = -1
-        if self.buffers.draining or self.open >= self.max_sessions:
+        if self.buffers.draining or not self.enter():
             self.refuse(TG_U_DROP_DRAINING if self.buffers.draining else TG_U_DROP_SESSIONS)
             return NULL
         if self.buffers.sessions >= self.buffers.most:
+            self.retire()
             self.refuse(TG_U_DROP_RESOURCES)
             return NULL
         session = UdpSession.__new__(UdpSession)
-        tg_source_of(key, address)
-        source = tg_sources_enter(&self.sources, address, hash64_keyed(address, 16, self.buffers.secret))
-        if source == NULL:
-            self.refuse(TG_U_DROP_RESOURCES)
-            return NULL
-        if self.max_per_source and source.count > self.max_per_source:
-            tg_sources_leave(&self.sources, source)
-            self.refuse(TG_U_DROP_SOURCE)
+        if not self.sources.enter_network(network, family, self.max_per_source):
+            self.retire()
+            # Without a limit it is memory that was not there.
+            self.refuse(TG_U_DROP_SOURCE if self.max_per_source else TG_U_DROP_RESOURCES)
             return NULL
         fd = self.upstream.connect(key, self.poller.now, &index)
         if fd < 0:
-            tg_sources_leave(&self.sources, source)
+            self.retire()
+            self.sources.leave_network(network, family)
             self.refuse(-fd)
             return NULL
         try:
@@ -190,12 +225,12 @@ cdef class UdpListener(UdpSocket):
         except OSError:                       # the system's limit of watched descriptors, or memory
             close(fd)
             self.upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
-            tg_sources_leave(&self.sources, source)
+            self.retire()
+            self.sources.leave_network(network, family)
             self.refuse(TG_U_DROP_RESOURCES)
             return NULL
         session.home = self
         session.upstream = self.upstream
-        session.source = source
         session.index = index
         session.started = self.poller.now
         session.flow.key = key[0]
@@ -208,7 +243,6 @@ cdef class UdpListener(UdpSocket):
         self.open += 1
         self.buffers.sessions += 1
         tg_add(&self.series[TG_S_CONNECTIONS], 1)
-        tg_add(&self.series[TG_S_STARTED], 1)
         tg_add(&self.words[TG_U_STARTED], 1)
         tg_add(&self.upstream.words[index][TG_U_STARTED], 1)
         return <void *>session

@@ -89,7 +89,7 @@ class UdpListeners:
         # All workers have the same limits: one line is enough.
         if self._buffers is not None and wanted > self._buffers.most and self._segment.worker == 0:
             log.warning(
-                "udp listeners may have %d sessions in each worker, but half of its open files are %d: "
+                "udp listeners may have %d sessions, perhaps all in one worker, but half of its open files are %d: "
                 "raise the limit (LimitNOFILE, ulimit -n) or lower max_sessions",
                 wanted,
                 self._buffers.most,

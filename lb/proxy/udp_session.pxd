@@ -2,9 +2,10 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from lb.core.datagram cimport tg_answers, tg_flow_key, tg_requests, tg_train
-from lb.core.flows cimport tg_flow, tg_flows, tg_source, tg_sources
+from lb.core.flows cimport tg_flow, tg_flows
 from lb.core.link cimport tg_link
 from lb.core.poller cimport Source
+from lb.core.sources cimport Sources
 from lb.proxy.udp_pool cimport UdpPool
 from lb.telemetry.accesslog cimport AccessLog
 
@@ -34,7 +35,7 @@ cdef class UdpSocket(Source):
     cdef uint64_t most_requests       # the client's datagrams in a session, 0 = any number
     cdef int wildcard                 # the socket has every address
     cdef tg_flows flows
-    cdef tg_sources sources
+    cdef Sources sources              # sessions by network
     cdef tg_link sessions
     cdef readonly Py_ssize_t open
 
@@ -52,7 +53,6 @@ cdef class UdpSession(Source):
     cdef tg_flow flow
     cdef bint bound                   # found by its flow
     cdef tg_link link                 # among the listener's sessions
-    cdef tg_source *source
     cdef int index                    # of the endpoint
     cdef int head                     # the first and the last slot of the batch under way that are of this session,
     cdef int tail                     # -1 = none

@@ -14,10 +14,10 @@ from lb.core.datagram cimport (
     TG_U_DROP_ENDPOINT_FULL, TG_U_DROP_ERROR, TG_U_DROP_SIZE, TG_U_DROP_UNREACHABLE, TG_U_ENDED_ANSWERED,
     TG_U_ENDED_IDLE, TG_U_ENDED_REFUSED, TG_U_FINISHED, TG_U_IN, TG_U_OUT, TG_U_READS, TG_U_WRITES, tg_answer_put,
     tg_answers, tg_answers_close, tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of,
-    tg_flow_key, tg_flow_port, tg_flow_text, tg_requests_close, tg_requests_open, tg_train_add, tg_train_send,
-    tg_train_size,
+    tg_flow_key, tg_flow_port, tg_flow_text, tg_network_of, tg_requests_close, tg_requests_open,
+    tg_train_add, tg_train_send, tg_train_size,
 )
-from lb.core.flows cimport tg_flows_free, tg_flows_remove, tg_sources_free, tg_sources_leave
+from lb.core.flows cimport tg_flows_free, tg_flows_remove
 from lb.core.link cimport link_init, link_remove
 from lb.core.poller cimport Source, monotonic_ns
 from lb.core.segment cimport (
@@ -60,7 +60,6 @@ cdef class UdpSocket(Source):
 
     def __dealloc__(self):
         tg_flows_free(&self.flows)
-        tg_sources_free(&self.sources)
 
     cdef void *session_of(self, const tg_flow_key *key) noexcept:
         return NULL
@@ -268,14 +267,15 @@ cdef class UdpSession(Source):
         cdef UdpSocket home = self.home
         cdef Pool pool = self.upstream.pool
         cdef uint64_t *words = pool.series[self.index]
-        cdef uint64_t now, took, latency = 0
+        cdef uint64_t network, now, took, latency = 0
+        cdef uint32_t family
         if self.over:
             return
         self.over = True
         self.unbind()
         link_remove(&self.link)
-        tg_sources_leave(&home.sources, self.source)
-        self.source = NULL
+        network = tg_network_of(&self.flow.key, &family)
+        home.sources.leave_network(network, family)
         now = monotonic_ns()
         took = now - self.started
         # A policy learns from the time to the first answer, and that there was nobody. Silence says nothing.

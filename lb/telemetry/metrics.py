@@ -360,6 +360,12 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
     ):
         yield _counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
     yield _counter(
+        "source_limit_crowded",
+        "Connections and sessions that limits per source counted in their worker alone: no room in the table of all",
+        (),
+        [((), status.get("source_limits", {}).get("crowded", 0))],
+    )
+    yield _counter(
         "rate_limit_evictions",
         "Rate limit buckets that made room for others before they were full again",
         (),

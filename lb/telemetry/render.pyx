@@ -184,7 +184,8 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
     snprintf(code, sizeof(code), b"null" if record.grpc_status < 0 else b"%d", <int>record.grpc_status)
     n = snprintf(
         line, sizeof(line),
-        b',"port":%u,"status":%u,"grpc_status":%s,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s","trace_id":"%s",'
+        b',"port":%u,"status":%u,"grpc_status":%s,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s",'
+        b'"trace_id":"%s",'
         b'"bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,"connect_us":%llu,"upstream_us":%llu,'
         b'"transfer_us":%llu',
         <unsigned>record.port, <unsigned>record.status, code, <unsigned>record.tries,

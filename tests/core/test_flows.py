@@ -1,13 +1,11 @@
-"""The tables of UDP sessions against a set and a counter, with hashes that collide."""
+"""The table of UDP sessions against a set, with hashes that collide."""
 
 from __future__ import annotations
-
-from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.core.flows_probe import FlowsProbe, SourcesProbe
+from lb.core.flows_probe import FlowsProbe
 
 HASHES = (lambda n: 0, lambda n: n, lambda n: n % 3, lambda n: n * 0x9E3779B97F4A7C15 % (1 << 64))
 STEPS = st.lists(st.tuples(st.sampled_from(("add", "remove", "find", "reserve")), st.integers(0, 40)), max_size=200)
@@ -29,22 +27,6 @@ def test_flows_are_a_set(steps, hashed) -> None:
         assert table.find(n, hashed(n)) == (n in model)
         assert len(table) == len(model)
     assert [n for n in range(41) if table.find(n, hashed(n))] == sorted(model)
-
-
-@given(STEPS, st.sampled_from(HASHES))
-def test_sources_are_a_counter(steps, hashed) -> None:
-    table, model = SourcesProbe(), Counter()
-    table.reserve(1)
-    for step, n in steps:
-        if step == "reserve":
-            table.reserve(n * 40)
-        elif step == "add":
-            model[n] += 1
-            assert table.enter(n, hashed(n)) == model[n]
-        elif step == "remove" and model[n]:
-            table.leave(n)
-            model[n] -= 1
-        assert len(table) == sum(count > 0 for count in model.values())
 
 
 def test_the_table_is_sized_once() -> None:

@@ -143,6 +143,40 @@ async def test_a_killed_worker_costs_only_its_sessions(start: Start) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("limit", ["max_sessions", "max_sessions_per_source"])
+async def test_limits_hold_over_all_workers(start: Start, limit: str) -> None:
+    clients: list[UdpClient] = []
+
+    async def come(host: str = "127.0.0.1") -> float:
+        """Forty new clients, one after the other; the sessions that are open then."""
+        for _ in range(40):
+            clients.append(UdpClient(port, host))
+            clients[-1].sock.send(b"x")
+            came = len(clients)
+            await asyncio.to_thread(eventually, lambda n=came: received() == n, "the datagram")
+        return value(daemon, "listener_open_sessions")
+
+    def received() -> float:
+        return value(daemon, "listener_received_datagrams_total")
+
+    def settings(most: int) -> dict[str, Any]:
+        return config([endpoints[0].address], {"udp": {limit: most}})
+
+    with echoes(b"a") as endpoints:
+        daemon = start(settings(10))
+        port = daemon.port("echo")
+        assert await come() == 10
+        victim = daemon.worker_pids()[0]
+        os.kill(victim, signal.SIGKILL)
+        await asyncio.to_thread(eventually, lambda: victim not in daemon.worker_pids(), "the worker's end")
+        await asyncio.to_thread(eventually, lambda: len(daemon.worker_pids()) == 2, "its successor")
+        assert await come() == 10
+        assert (await asyncio.to_thread(daemon.reload, settings(15)))["ok"]
+        assert await come() == 15
+        for client in clients:
+            client.close()
+
+
 async def test_reloads_under_traffic_lose_nothing(start: Start) -> None:
     dice = random.Random(8)
     with echoes(b"a", b"b", b"c", b"d") as endpoints:

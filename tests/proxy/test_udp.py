@@ -120,6 +120,17 @@ async def test_ipv6(site: UdpSite) -> None:
         assert sum(gate.in_flight()) == 4
 
 
+async def test_ipv4_clients_of_an_ipv6_socket_are_counted_apart(site: UdpSite) -> None:
+    """As `::ffff:127.0.0.1` they are all in one /64."""
+    gate = site.gate([site.endpoint().address], bind="::", udp={"max_sessions_per_source": 1})
+    for host in ("127.0.0.1", "127.0.0.2"):
+        assert await site.client(gate.target, host).ask(b"x") == b"x"
+    late = site.client(gate.target)
+    late.send(b"x")
+    assert await late.nothing()
+    assert gate.counts().drops[drop("source")] == 1
+
+
 async def test_silence_ends_a_session(site: UdpSite) -> None:
     endpoint = site.endpoint()
     gate = site.gate([endpoint.address], listener={"idle_timeout_ns": SECOND // 5})

@@ -103,6 +103,11 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
 
 
+def test_sources_that_found_no_room_in_the_table() -> None:
+    found = samples(exposition(Snapshot({**STATUS, "source_limits": {"crowded": 3}})))
+    assert found["tidegate_source_limit_crowded_total",] == 3
+
+
 def test_learned_sessions() -> None:
     assert not [name for name in samples(exposition(Snapshot(STATUS))) if "session" in name[0]]
     master = Segment.create(1)
