@@ -29,6 +29,7 @@ cdef class HttpConnection(AnsweringConnection):
     cdef void begin(self, Scan *scan) noexcept
     cdef bint in_excess(self, const Scan *scan, size_t taken) noexcept
     cdef void refuse(self, int status, const char *reason) noexcept
+    cdef void refuse_head(self, const char *head) noexcept
     cdef void pass_raw(self, const char *data, size_t n) noexcept
     cdef bint is_http2(self, const char *data, size_t n) noexcept
     cdef void linger(self) noexcept

@@ -177,20 +177,17 @@ cdef class HttpConnection(AnsweringConnection):
                 break
             if taken == 0 and not scan.head and self.exchange is None:
                 if n > self.listener.max_header_bytes:
-                    if memchr(data, 10, n) == NULL:
-                        self.refuse(414, b"the request line is too long")
-                    else:
-                        self.refuse(431, b"the header fields are too large")
+                    self.refuse_head(data)
                 elif not self.head_started:
                     self.head_started = True
                     self.head_deadline = self.poller.now + self.listener.header_timeout
                 break
+            if scan.head and head_size(scan) > self.listener.max_header_bytes:
+                self.refuse_head(data)
+                break
             data += taken
             n -= <size_t>taken
             if scan.head:
-                if head_size(scan) > self.listener.max_header_bytes:
-                    self.refuse(431, b"the header fields are too large")
-                    break
                 self.head_started = False
                 self.begin(scan)
             exchange = self.exchange
@@ -298,6 +295,13 @@ cdef class HttpConnection(AnsweringConnection):
         self.keep = False
         tg_add(&self.listener.series[TG_S_REJECTED], 1)
         self.decline(status, reason.decode("latin-1"))
+
+    cdef void refuse_head(self, const char *head) noexcept:
+        """A head of more than `max_header_bytes` bytes."""
+        if memchr(head, 10, self.listener.max_header_bytes) == NULL:
+            self.refuse(414, b"the request line is too long")
+        else:
+            self.refuse(431, b"the header fields are too large")
 
     cdef void resume_request(self) noexcept:
         self.begin_pace()                         # the time in which we wanted none of it does not count

@@ -59,6 +59,25 @@ async def test_options_for_a_host_without_a_path_asks_about_the_server(site: Sit
     assert [request.split(b" HTTP/")[0] for request in requests] == [b"OPTIONS *", b"OPTIONS /"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize(
+    ("line", "fields", "status"),
+    [
+        (b"/" + b"a" * 2000, b"", b"414"),
+        (b"/" + b"a" * 2000, b"X: y\r\n", b"414"),
+        (b"/", b"X: " + b"a" * 2000, b"431"),
+    ],
+)
+async def test_what_is_too_long_is_told(site: Site, whole: bool, line: bytes, fields: bytes, status: bytes) -> None:
+    """However much of it comes at once."""
+    gate = await site.gate([await site.endpoint(answering(OK))], listener={"max_header_bytes": 1024})
+    head = b"GET " + line + b" HTTP/1.1\r\nHost: a\r\n" + fields
+    reader, writer = await gate.connect()
+    writer.write(head + (b"\r\n\r\n" if whole else b""))
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 " + status)
+    writer.close()
+
+
 async def test_204_has_no_length(site: Site) -> None:
     """Strict clients of HTTP/2 take the whole answer for malformed (RFC 9110 section 8.6)."""
     answer = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX-A: b\r\n\r\n"
