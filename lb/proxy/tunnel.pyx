@@ -330,10 +330,13 @@ cdef class Tunnel(Waiter):
             return
         self.over = True
         if not ok:
-            # The other side can tell that something is missing.
-            self.client.cut_short()
-            if self.endpoint is not None:
-                self.endpoint.cut_short()
+            # The other side can tell that something is missing, if anything can be yet: by a reset, as a plain close
+            # is how a complete stream ends, and with TLS by an end that is not announced.
+            if self.index >= 0 and self.endpoint is not None and not self.endpoint.connecting:
+                self.client.reset_on_close()
+                self.endpoint.reset_on_close()
+            else:
+                self.client.cut_short()
         if self.queue is not None:
             self.queue.leave(self, False)
         self.let_go(ok)

@@ -422,20 +422,53 @@ async def test_a_client_that_leaves_frees_everything(site: Site, how: str) -> No
     writer.close()
     await idle(gate)
     await settle(lambda: len(ends) == 1, "the endpoint was not told")
+    assert ends == [b"reset" if how == "reset" else b"abc"]
 
 
-async def test_an_endpoint_that_resets_ends_the_session(site: Site) -> None:
+async def test_an_endpoint_that_resets_resets_the_client(site: Site) -> None:
+    """A close would say that this was all."""
+    go = asyncio.Event()
+
     async def reset(reader: Reader, writer: Writer) -> None:
         await reader.read(1)
+        writer.write(b"half")
+        await go.wait()
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.close()
 
     gate = await site.gate([await site.endpoint(reset)], listener=TCP)
     reader, writer = await gate.connect()
     writer.write(b"abc")
-    assert await read_all(reader) == b""
+    assert await reader.readexactly(4) == b"half"
+    go.set()
+    with pytest.raises(ConnectionResetError):
+        await read_all(reader)
     writer.close()
     await idle(gate)
+
+
+async def test_a_session_that_is_cut_off_is_reset(site: Site) -> None:
+    """As when a drain has taken too long."""
+    ends: list[str] = []
+
+    async def hold(reader: Reader, writer: Writer) -> None:
+        try:
+            writer.write(await reader.read(1))
+            await reader.read(1)
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+        writer.close()
+
+    gate = await site.gate([await site.endpoint(hold)], listener=TCP)
+    reader, writer = await gate.connect()
+    writer.write(b"a")
+    assert await reader.readexactly(1) == b"a"
+    gate.proxy.close()
+    with pytest.raises(ConnectionResetError):
+        await read_all(reader)
+    await settle(lambda: ends == ["reset"], "the endpoint was not told")
+    writer.close()
 
 
 async def test_many_sessions_at_once(site: Site) -> None:
