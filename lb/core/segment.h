@@ -153,6 +153,7 @@ typedef struct {
 } tg_pin_head;
 
 #define TG_QUEUE_FIRSTS 8u
+#define TG_QUEUE_MARKS 6u
 
 /* What an average request of its pool costs, as an integer; and the most that one request may, and one worker's requests
  * at one endpoint: so that the sum over all workers and those who died cannot overflow. */
@@ -234,7 +235,9 @@ enum tg_series_word {
      * words are where the worker's first for whom any endpoint will do stands in the order of all workers (a state, not a
      * counter), those that gave up as they could not be served in time, those that were shed under a standing overload,
      * and whose client left. Then come TG_QUEUE_FIRSTS states: where the first for each of so many models stands, its low
-     * bits being the model's; 0 behind the last. */
+     * bits being the model's; 0 behind the last. Other states: the time at which somebody came to this worker while nobody
+     * waited anywhere, and TG_QUEUE_MARKS keys of the worker's line, so that others can tell how many there come before
+     * a request: those at some ranks (UINT64_MAX behind the end), and the last one's. */
     TG_S_QUEUE_HEAD = TG_S_CACHE_HIT,
     TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
     TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
@@ -248,6 +251,8 @@ enum tg_series_word {
     TG_S_SESSION_FALLBACK = TG_S_CACHE_COLLAPSED,
     TG_S_SESSION_ENDED = TG_S_CACHE_BYPASS,
     TG_S_QUEUE_FIRSTS = TG_S_DURATION_SUM_NS + 1,
+    TG_S_QUEUE_BUSY = TG_S_QUEUE_FIRSTS + TG_QUEUE_FIRSTS,
+    TG_S_QUEUE_MARKS = TG_S_CODE_1XX,
     /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
     TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,
     TG_S_JUDGED_FAULT = TG_S_CACHE_MISS,

@@ -20,6 +20,7 @@ cdef extern from "segment.h" nogil:
     enum: TG_COST_WAYS
     enum: TG_COST_NAME
     enum: TG_QUEUE_FIRSTS
+    enum: TG_QUEUE_MARKS
     enum tg_health:
         TG_HEALTH_UNKNOWN
         TG_HEALTH_UP
@@ -81,6 +82,8 @@ cdef extern from "segment.h" nogil:
         TG_S_SESSION_FALLBACK
         TG_S_SESSION_ENDED
         TG_S_QUEUE_FIRSTS
+        TG_S_QUEUE_BUSY
+        TG_S_QUEUE_MARKS
         TG_S_JUDGED_GOOD
         TG_S_JUDGED_FAULT
         TG_S_RETRIES_REFUSED

@@ -162,7 +162,7 @@ def _queue(outcome: Outcome, pool: Any, view: View, question: Question, wanted: 
     free = any(not one.why_not for one in view.candidates)
     full = any(one.max_in_flight and one.in_flight >= one.max_in_flight for one in view.candidates)
     if found["waiting"]:
-        outcome.steps.append(f"queue: {found['waiting']} wait, {found['before']} of them in front of it in this worker")
+        outcome.steps.append(f"queue: {found['waiting']} wait, {found['before']} of them in front of it")
         if free:
             outcome.decide(None, "others wait: it gets an endpoint that none of those in front could use, or its turn")
     if full and not free:

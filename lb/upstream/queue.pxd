@@ -72,12 +72,12 @@ cdef class PoolQueue(Source):
     cdef int own
     cdef int workers
     cdef uint64_t most                # that may wait, in all workers
+    cdef uint64_t tolerated           # the same, while those go that waited when it became less
     cdef uint64_t timeout
     cdef uint64_t patience            # for how long people wait until that is an overload
     cdef double share                 # of the time that is left, which may be spent waiting during one
     cdef tg_line line
     cdef uint64_t numbers
-    cdef uint64_t busy_since          # while somebody waits: somebody has at every moment since
     cdef bint impatient               # the next look does not wait for other workers
     # What the forecast goes by (lb.upstream.forecast).
     cdef double service               # mean time that a request keeps its endpoint, in nanoseconds; 0 = not known
@@ -108,5 +108,9 @@ cdef class PoolQueue(Source):
     cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
     cdef void serve_tied(self, uint64_t now) noexcept
+    cdef uint64_t last_of(self, int worker) noexcept
+    cdef int last_of_all(self) noexcept
+    cdef bint make_room(self, int priority) noexcept
+    cdef void turn_away_last(self, uint64_t now) noexcept
     cdef void publish(self) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept

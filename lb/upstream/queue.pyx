@@ -27,11 +27,13 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from lb.core.atomics cimport tg_store64_relaxed
 from lb.core.poller cimport NEVER, Poller
 from lb.core.segment cimport (
-    TG_QUEUE_FIRSTS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD,
-    TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add,
-    tg_bucket, tg_get,
+    TG_QUEUE_FIRSTS, TG_QUEUE_MARKS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY,
+    TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_MARKS, TG_S_QUEUE_SHED,
+    TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
 )
-from lb.upstream.forecast cimport learn_service, overloaded, places_of, rivals_before, service_time, wait_of
+from lb.upstream.forecast cimport (
+    ahead_of, learn_service, overloaded, places_of, publish_marks, service_time, wait_of,
+)
 from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
 
 cdef enum:
@@ -90,6 +92,7 @@ cdef class PoolQueue(Source):
         self.series = plan.series
         self.words = self.segment.series(plan.series)
         self.most = plan.max
+        self.tolerated = max(self.most, self.waiting_elsewhere() + self.line.count)
         self.timeout = plan.timeout_ns
         self.patience = plan.overload_after_ns
         self.share = plan.overload_share
@@ -116,19 +119,11 @@ cdef class PoolQueue(Source):
         cdef uint64_t until = min(due, now + self.timeout)
         cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (until & DUE_MASK)
         cdef double service, wait, left
-        cdef tg_place *behind
-        cdef Waiter last
         if not self.somebody():
-            self.busy_since = now
-        if self.waiting_elsewhere() + self.line.count >= self.most:
-            behind = place_at(&self.line, self.line.count - 1) if self.line.count else NULL
-            if behind == NULL or behind.key >> PRIORITY_SHIFT <= <uint64_t>priority:
-                tg_add(&self.words[TG_S_REJECTED], 1)
-                return Q_FULL
-            last = <Waiter>behind.waiter
+            tg_store64_relaxed(&self.words[TG_S_QUEUE_BUSY], now)
+        if self.waiting_elsewhere() + self.line.count >= self.most and not self.make_room(priority):
             tg_add(&self.words[TG_S_REJECTED], 1)
-            self.over(last, now)
-            last.turned_away(Q_FULL)
+            return Q_FULL
         service = service_time(self, now)
         if service > 0:
             wait = wait_of(self, key, waiter.wanted, now)
@@ -179,12 +174,55 @@ cdef class PoolQueue(Source):
         cdef double wait = wait_of(self, UINT64_MAX, 0, now) / SECOND_NS
         return <unsigned long>wait + 1 if wait < 3600 else 3600
 
+    # Who gives up its place for one of a higher priority.
+
+    cdef uint64_t last_of(self, int worker) noexcept:
+        """The key of the last one in the worker's line; 0: nobody waits there."""
+        if worker == self.own:
+            return place_at(&self.line, self.line.count - 1).key if self.line.count else 0
+        if not self.waiting(worker):
+            return 0
+        return tg_get(&self.segment.series_of(worker, <uint32_t>self.series)[TG_S_QUEUE_MARKS + TG_QUEUE_MARKS - 1])
+
+    cdef int last_of_all(self) noexcept:
+        """The worker whose last one is the last of all."""
+        cdef int worker, found = 0
+        for worker in range(1, self.workers):
+            if self.last_of(worker) > self.last_of(found):
+                found = worker
+        return found
+
+    cdef bint make_room(self, int priority) noexcept:
+        """Whether one of this priority may join a line that is full, as one of a lower priority leaves it. That may be
+        a moment later, when the worker that has it hears the bell: until then one too many waits."""
+        cdef int worker = self.last_of_all()
+        cdef uint64_t last = self.last_of(worker) >> PRIORITY_SHIFT
+        if last <= <uint64_t>priority:
+            return False
+        if self.last_of(self.own) >> PRIORITY_SHIFT == last:
+            self.turn_away_last(self.poller.now)
+            return True
+        if self.waiting_elsewhere() + self.line.count >= self.most + self.waiting(worker):
+            return False                      # it does not listen
+        self.bells.ring(worker)
+        return True
+
+    cdef void turn_away_last(self, uint64_t now) noexcept:
+        cdef Waiter last = <Waiter>place_at(&self.line, self.line.count - 1).waiter
+        tg_add(&self.words[TG_S_REJECTED], 1)
+        self.over(last, now)
+        last.turned_away(Q_FULL)
+
     # Whose turn it is.
 
     cdef void on_flush(self) noexcept:
         cdef uint64_t now = self.poller.now
         cdef bint impatient = self.impatient
         self.impatient = False
+        self.tolerated = max(self.most, min(self.tolerated, self.waiting_elsewhere() + self.line.count))
+        while (self.waiting_elsewhere() + self.line.count > self.tolerated and self.line.count
+               and self.last_of_all() == self.own):
+            self.turn_away_last(now)          # for one of a higher priority, in another worker
         if self.line.tied:
             self.serve_tied(now)
         while self.serve_one(now, impatient):
@@ -322,16 +360,16 @@ cdef class PoolQueue(Source):
         return avoided
 
     def outlook(self, int priority, uint64_t due, uint64_t wanted, uint64_t now):
-        """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of this
-        worker's would be before it, for how many nanoseconds it would wait (0: nothing is known of that), and whether
-        the queue is overloaded."""
+        """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of them would
+        be before it (of other workers' roughly), for how many nanoseconds it would wait (0: nothing is known of that),
+        and whether the queue is overloaded."""
         cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (min(due, now + self.timeout) & DUE_MASK)
         cdef uint64_t rivals = UINT64_MAX
         if wanted:
             places_of(self, wanted, &rivals)
         return {
             "waiting": self.waiting_elsewhere() + self.line.count,
-            "before": rivals_before(self, key, rivals),
+            "before": round(ahead_of(self, key, rivals)),
             "wait_ns": wait_of(self, key, wanted, now),
             "overloaded": self.somebody() and overloaded(self, now),
         }
@@ -349,7 +387,8 @@ cdef class PoolQueue(Source):
         Py_DECREF(waiter)
 
     cdef void publish(self) noexcept:
-        """Where those stand for whom others may have to wait: the first of each model, up to one who takes any."""
+        """Where those stand for whom others may have to wait: the first of each model, up to one who takes any. And
+        how many come before whom, roughly."""
         cdef uint64_t *firsts = &self.words[TG_S_QUEUE_FIRSTS]
         cdef uint64_t anybody = UINT64_MAX, told = 0
         cdef int count = 0
@@ -373,3 +412,4 @@ cdef class PoolQueue(Source):
         if count < <int>TG_QUEUE_FIRSTS:
             tg_store64_relaxed(&firsts[count], 0)
         tg_store64_relaxed(&self.words[TG_S_QUEUE_HEAD], anybody)
+        publish_marks(self)

@@ -199,7 +199,7 @@ async def test_what_the_queue_would_make_of_it(site: Site) -> None:
     found = explain()
     assert (found["queue"]["waiting"], found["queue"]["before"]) == (1, 1)
     assert found["queue"]["expected_wait_ms"] == pytest.approx(2 * alone, abs=0.01)
-    assert found["steps"][0] == "queue: 1 wait, 1 of them in front of it in this worker"
+    assert found["steps"][0] == "queue: 1 wait, 1 of them in front of it"
     endpoint.answer(2)
     await asyncio.gather(first, second)
 

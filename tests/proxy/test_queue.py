@@ -463,9 +463,11 @@ async def test_tcp_sessions_wait(site: Site) -> None:
 
 
 @contextlib.asynccontextmanager
-async def two_workers(site: Site, endpoint: Held) -> AsyncIterator[tuple[Gate, Gate]]:
+async def two_workers(
+    site: Site, endpoint: Held, queue: QueuePlan = QUEUE, **settings: Any
+) -> AsyncIterator[tuple[Gate, Gate]]:
     bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
-    gate = await capped(site, endpoint, workers=2, bells=bells)
+    gate = await capped(site, endpoint, queue, workers=2, bells=bells, **settings)
     other = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), 1), -1, bells)
     fd, port = listening_socket()
     other.apply(gate.plan, {"web": fd})
@@ -487,6 +489,92 @@ async def test_one_queue_over_two_workers(site: Site) -> None:
         assert endpoint.seen[1:] == [f"/{i}" for i in range(6)]
         assert endpoint.peak == 1
         assert waiting(gates[0]) == 0
+
+
+async def learn(gate: Gate, endpoint: Held, seconds: float) -> None:
+    """From now on a request takes so long, as far as the gate knows."""
+    path = f"/learn/{len(endpoint.seen)}"
+    task = await hold(gate, endpoint, path)
+    await asyncio.sleep(seconds)
+    endpoint.answer()
+    await task
+
+
+@pytest.mark.parametrize(("others", "probe"), [("/low/{}", "/high/x"), ("/late/{}", "/soon/x")])
+@pytest.mark.parametrize("own", [0, 1])
+async def test_who_comes_before_all_in_another_worker_is_not_refused_for_them(
+    site: Site, others: str, probe: str, own: int
+) -> None:
+    """By priority as by deadline: 40 wait, for 50 ms each, and the newcomer has less time than all of them take."""
+    endpoint = Held()
+    served = routes(
+        {"name": "high", "priority": 0, "timeout_ns": SECOND},
+        {"name": "low", "priority": 2},
+        {"name": "late", "timeout_ns": 60 * SECOND},
+        {"name": "soon", "timeout_ns": SECOND},
+        {"name": "learn"},
+    )
+    queue = replace(QUEUE, timeout_ns=60 * SECOND)
+    async with two_workers(site, endpoint, queue, listener={"routes": served}) as gates:
+        await learn(gates[1], endpoint, 0.05)
+        await learn(gates[0], endpoint, 0.05)
+        tasks = [await hold(gates[0], endpoint, "/learn/held")]
+        tasks += [await wait(gates[1 if i < own else 0], others.format(i)) for i in range(40)]
+        newcomer = await wait(gates[1], probe)
+        endpoint.answer(42)
+        assert (await newcomer).startswith(b"HTTP/1.1 200 ")
+        await asyncio.gather(*tasks)
+        assert endpoint.seen[3] == probe
+
+
+async def test_who_comes_behind_those_of_another_worker_is_refused_for_them(site: Site) -> None:
+    endpoint = Held()
+    served = routes(
+        {"name": "high", "priority": 0},
+        {"name": "low", "priority": 2, "timeout_ns": SECOND},
+        {"name": "learn"},
+    )
+    async with two_workers(site, endpoint, listener={"routes": served}) as gates:
+        await learn(gates[1], endpoint, 0.05)
+        tasks = [await hold(gates[0], endpoint, "/learn/held")]
+        tasks += [await wait(gates[0], f"/high/{i}") for i in range(40)]
+        assert b"too long to answer in time" in await ask(gates[1], "/low/x")
+        endpoint.answer(41)
+        await asyncio.gather(*tasks)
+
+
+async def test_a_burst_is_no_overload_for_a_worker_that_had_another_one_before(site: Site) -> None:
+    """Nobody waits between the two; the second begins in the other worker."""
+    endpoint = Held()
+    queue = replace(QUEUE, timeout_ns=2 * SECOND, overload_after_ns=400 * MILLISECOND, overload_share=0.2)
+    async with two_workers(site, endpoint, queue) as gates:
+        tasks = [await hold(gates[1], endpoint, "/before"), await wait(gates[1], "/before/1")]
+        await asyncio.sleep(0.2)
+        endpoint.answer(2)
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(0.3)
+        tasks = [await hold(gates[0], endpoint, "/0")]
+        tasks += [await wait(gates[i], f"/{i}/{n}") for i in (0, 1) for n in range(4)]
+        endpoint.answer(9)
+        assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in await asyncio.gather(*tasks))
+        assert line(gates[0]).cache_stored == 0  # TG_S_QUEUE_SHED
+
+
+async def test_a_higher_priority_takes_the_last_place_in_another_worker(site: Site) -> None:
+    endpoint = Held()
+    served = routes({"name": "high", "priority": 0}, {"name": "low", "priority": 2})
+    async with two_workers(site, endpoint, replace(QUEUE, max=2), listener={"routes": served}) as gates:
+        tasks = [await hold(gates[0], endpoint, "/low"), await wait(gates[0], "/low/1")]
+        last = await wait(gates[0], "/low/2")
+        tasks.append(asyncio.create_task(ask(gates[1], "/high/1")))
+        answer = await last
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"queue is full" in answer
+        assert (await ask(gates[1], "/low/3")).startswith(b"HTTP/1.1 503 ")
+        assert waiting(gates[0]) == 2
+        endpoint.answer(3)
+        await asyncio.gather(*tasks)
+        assert endpoint.seen == ["/low", "/high/1", "/low/1"]
 
 
 async def test_a_dead_worker_s_requests_still_count_for_a_moment(site: Site) -> None:
