@@ -21,10 +21,14 @@ log = logging.getLogger("tidegate.discovery")
 
 Signature = tuple[int, ...]
 
+FIRST_LOOKUP = SECOND  # after names that could not be resolved they are looked up again: later each time, up to
+LAST_LOOKUP = 30 * SECOND
+
 
 class FileSource(Source):
     """The file is judged by what stat(2) says of it, and read when that is new and has been the same twice: whoever
-    writes in place may not be through, and the half of a list is a list."""
+    writes in place may not be through, and the half of a list is a list. Names in it that cannot be resolved are looked
+    up again although it is the same, but not at every look."""
 
     Options = FileSourceConfig
     options: FileSourceConfig
@@ -37,6 +41,8 @@ class FileSource(Source):
         self._done: Signature | None = None  # of what the outcome below is of
         self._outcome: Found | str = ""
         self._warned = False
+        self._lookups = 0  # of names in this file that failed, in a row
+        self._lookup_at = 0.0  # the loop's time of the next one
 
     async def look(self) -> Found:
         """Raises DiscoveryError when the file is missing, not readable or not whole."""
@@ -44,6 +50,9 @@ class FileSource(Source):
         if seen != self._done:
             if self._done is not None:
                 await self._settle(seen)
+            self._lookups = 0
+            await self._read()
+        elif self._lookups and asyncio.get_running_loop().time() >= self._lookup_at:
             await self._read()
         if isinstance(self._outcome, str):
             raise DiscoveryError(self._outcome, self.options.interval)
@@ -70,12 +79,18 @@ class FileSource(Source):
         try:
             signature, mode, endpoints = await asyncio.to_thread(_load, path, self.pool, self.config)
         except _UnusableError as error:
+            self._lookups = 0
             self._done, self._outcome = error.signature, str(error)
             return
         try:
             found = await StaticSource(self.pool, endpoints, self.config, self._lookup).look()
-        except DiscoveryError as error:  # of a name: the next look may have it, though the file is the same
-            raise DiscoveryError(f"{path}: {error}") from None
+        except DiscoveryError as error:  # of a name
+            self._done, self._outcome = signature, f"{path}: {error}"
+            pause = min(FIRST_LOOKUP << min(self._lookups, 16), LAST_LOOKUP)
+            self._lookups += 1
+            self._lookup_at = asyncio.get_running_loop().time() + pause / SECOND
+            return
+        self._lookups = 0
         if mode & stat.S_IWOTH and not self._warned:
             log.warning("%s can be written by everyone on this machine", path)
         self._warned = bool(mode & stat.S_IWOTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from discovery_pools import addresses, file, pool
 from source_contract import SourceContract
 
 from lb.config.plan import EndpointSpec
-from lb.config.units import MILLISECOND
+from lb.config.units import MILLISECOND, SECOND
 from lb.discovery.file import FileSource
 from lb.discovery.source import DiscoveryError
 
@@ -183,3 +184,40 @@ async def test_a_file_that_everyone_may_write_is_said(tmp_path: Path, caplog: py
     with caplog.at_level(logging.WARNING):
         await source(path).look()
     assert f"{path} can be written by everyone on this machine" in caplog.text
+
+
+async def test_a_file_with_a_name_that_cannot_be_resolved_is_watched_on(tmp_path: Path) -> None:
+    """Whoever puts it right does not wait for the next try to resolve the name, which is not made at every look."""
+    path = tmp_path / "e"
+    path.write_text("- b.test:9001\n")
+    asked: list[str] = []
+
+    def counted(host: str) -> list[str]:
+        asked.append(host)
+        return lookup(host)
+
+    watched = FileSource("models", file(path=path), pool(), counted)
+    for _ in range(5):
+        with pytest.raises(DiscoveryError, match=r"b\.test cannot be resolved") as caught:
+            await watched.look()
+        assert caught.value.retry_ns == watched.options.interval
+    assert asked == ["b.test"]
+    replace(path, "- a.test:9001\n")
+    assert addresses(await watched.look()) == ["10.0.0.1:9001", "10.0.0.2:9001"]
+
+
+async def test_a_name_that_could_not_be_resolved_is_looked_up_again(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    path.write_text("- b.test:9001\n")
+    known: dict[str, list[str]] = {}
+    watched = FileSource("models", file(path=path), pool(), lambda host: known.get(host) or no_such(host))
+    await failure(watched)
+    known["b.test"] = ["10.0.0.3"]
+
+    async def found() -> list[str]:
+        while True:
+            with contextlib.suppress(DiscoveryError):
+                return addresses(await watched.look())
+            await asyncio.sleep(watched.options.interval / SECOND)
+
+    assert await asyncio.wait_for(found(), 30) == ["10.0.0.3:9001"]
