@@ -163,12 +163,18 @@ class Registry:
             self._segment.set_admin(slot, self._admin(slot))
 
     def commit(self, endpoints: Mapping[int, Initial], now: int) -> None:
-        """The plan is everywhere: re-weights, and retires what the plan does not name."""
+        """The plan is everywhere: re-weights, and retires what the plan does not name.
+
+        An endpoint whose pool has others now is drained. Those of a pool of which the plan names none are not: no
+        request comes to it any more, and those that wait in its queue, or are tried again, have nowhere else to go.
+        """
         for slot, initial in endpoints.items():
             self._reweight(slot, initial.weight)
         self._enabled, self._raised = set(), set()
+        pools = {pool for pool, _ in self._endpoints.wanted}
         for key in self._endpoints.used.keys() - self._endpoints.wanted - self._endpoints.retired.keys():
-            self.drain(self._endpoints.used[key])
+            if key[0] in pools:
+                self.drain(self._endpoints.used[key])
         for table in (self._endpoints, self._series):
             table.retired = {key: table.retired.get(key, now) for key in table.used.keys() - table.wanted}
             table.wanted, table.fresh = set(), set()

@@ -69,6 +69,19 @@ def test_a_removed_endpoint_drains_before_its_slot_is_used_again() -> None:
     assert plans.apply({"b:1": 1, "d:1": 1})["d:1"] == slot
 
 
+def test_the_endpoints_of_a_pool_that_is_removed_serve_those_who_wait_for_it() -> None:
+    plans = Plans()
+    slot = plans.apply({"a:1": 1})["a:1"]
+    plans.apply({})
+    assert takes_requests(plans, slot)
+    plans.now += LINGER_NS
+    plans.worker.add_inflight(slot, 1)
+    assert plans.registry.sweep(plans.now) == 1
+    plans.worker.add_inflight(slot, -1)
+    assert plans.registry.sweep(plans.now) == 0
+    assert not takes_requests(plans, slot)
+
+
 def test_an_endpoint_that_comes_back_in_time_gets_its_slot_and_is_enabled() -> None:
     plans = Plans()
     slot = plans.apply({"a:1": 1, "b:1": 1})["a:1"]

@@ -68,3 +68,23 @@ async def test_a_cap_holds_across_the_death_of_workers(start: Start, endpoint: C
     await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
     waiting = await asyncio.to_thread(daemon.metrics, "tidegate_pool_queue_length")
     assert list(waiting.values()) == [0]
+
+
+async def test_who_waits_for_a_pool_is_served_when_it_is_removed(start: Start, endpoint: Callable[..., Any]) -> None:
+    """A pool is renamed while requests wait in its queue."""
+    only: Endpoint = await endpoint("a", 0.1)
+    before = config([only.address])
+    daemon = start(before)
+    port = daemon.port()
+    tasks = [asyncio.create_task(ask_once(port, GET)) for _ in range(12)]
+    await asyncio.to_thread(eventually, lambda: daemon.pool("http")["queue"]["waiting"] >= 8, "the queue", 10)
+    after = {
+        **before,
+        "listeners": {"web": http_listener(route("/", "renamed"))},
+        "pools": {"renamed": before["pools"]["http"]},
+    }
+    outcome = await asyncio.to_thread(daemon.reload, after)
+    assert outcome["ok"], outcome
+    assert (await ask_once(port, GET)).status == 200
+    assert [answer.status for answer in await asyncio.gather(*tasks)] == [200] * 12
+    await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
