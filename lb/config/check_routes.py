@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lb.config.compile_route import compile_normalize, conditions_of, path_of
+from lb.config.compile_route import compile_normalize, conditions_of
 from lb.config.listener import ListenerConfig
 from lb.config.match import MatchConfig
 from lb.config.normal import normal_path
+from lb.config.places import place_of
 from lb.config.route_plan import NormalizePlan
 from lb.config.template import Template
 
 Found = tuple[str, str]
 
-_Place = tuple[str, bool, str, str]
+_Place = tuple[str, bool, str, str]  # as place_of has it
 
 
 class _Seen:
@@ -39,12 +40,11 @@ def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
     shared: dict[_Place, _Seen] = {}
     for i, route in enumerate(listener.routes):
         match = route.match
-        kind, text = path_of(match)
-        if plan is not None and match.path is not None and (problem := _spelled(kind, text, plan)):
-            yield f"{path}.routes[{i}].match.path.{kind}", problem
+        _, _, kind, text = place = place_of(match)
+        if "%" in text or "//" in text or "/." in text:
+            yield from _spelled(f"{path}.routes[{i}].match.path", match, plan)
         if kind == "template":  # names do not tell templates apart
-            text = Template.parse(text).key.decode("latin-1")
-        place = (match.host or match.host_regex or "", match.host_regex is not None, kind, text)
+            place = (*place[:3], Template.parse(text).key.decode("latin-1"))
         first = firsts.setdefault(place, i)
         if first == i:
             continue
@@ -59,18 +59,21 @@ def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
             known.open = i
 
 
-def _spelled(kind: str, text: str, plan: NormalizePlan) -> str:
-    """What is wrong where normalisation leaves no path that reads like `text`; else nothing."""
-    if kind == "regex" or not ("%" in text or "//" in text or "/." in text):
-        return ""
+def _spelled(path: str, match: MatchConfig, plan: NormalizePlan | None) -> Iterator[Found]:
+    """What is wrong where normalisation leaves no path that reads like that of `match`."""
+    _, _, kind, text = place_of(match)
+    if plan is None or match.path is None or kind == "regex":
+        return
     # What follows a prefix's last slash may still become a longer segment, so nothing is said of it.
     end = text.rindex("/") + 1 if kind == "prefix" else len(text)
     normal = normal_path(text[:end], plan)
     if normal is None:
-        return f"{text!r} is never reached: normalize_path refuses such paths"
-    if normal != text[:end]:
-        return f"{text!r} is never reached: normalize_path makes {normal + text[end:]!r} of such a path"
-    return ""
+        yield f"{path}.{kind}", f"{text!r} is never reached: normalize_path refuses such paths"
+    elif normal != text[:end]:
+        yield (
+            f"{path}.{kind}",
+            f"{text!r} is never reached: normalize_path makes {normal + text[end:]!r} of such a path",
+        )
 
 
 def _unconditional(match: MatchConfig) -> bool:

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from lb.config.address import HostPort, parse_address
 from lb.config.affinity import cookie_plan, learn_plan, sequence_plan
-from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
+from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of, own_of
 from lb.config.cost import cost_plan
 from lb.config.failover import groups_of
+from lb.config.forms import form_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
 from lb.config.limits import limits_plan
@@ -38,6 +39,7 @@ from lb.config.tcp import UNIX, ProxyProtocolConfig
 from lb.config.tls import NOTHING, Material, pool_tls_plan, tls_plan
 from lb.config.tracing import tracing_plan
 from lb.config.udp import udp_plan
+from lb.config.wire import Packed, form, joined
 from lb.errors import ConfigError
 
 
@@ -55,12 +57,18 @@ class Allocator(Protocol):
 
 
 class PlanMemory:
-    """The routes of the last plan by name, each with what it was compiled from, for the next one. What else a route's
-    plan depends on is compared as a whole: the pools with their places and protocols, and the cache's defaults."""
+    """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
+    one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, and the
+    cache's defaults."""
 
     def __init__(self) -> None:
-        self.routes: Memory[str, tuple[RouteConfig, RoutePlan]] = Memory()
         self._around: tuple[Any, ...] = ()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.routes: Memory[str, tuple[RouteConfig, int, bytes]] = Memory()
+        # By what routes of one form share, and whether they are cached. The route keeps that to itself.
+        self.forms: Memory[tuple[int, bool], tuple[RouteConfig, bytes]] = Memory()
 
     def begin(self, config: Config) -> None:
         """Ends the round before, whatever came of its plan, and begins that of `config`."""
@@ -70,8 +78,9 @@ class PlanMemory:
         )
         if around == self._around:
             self.routes.keep()
+            self.forms.keep()
         else:
-            self.routes = Memory()
+            self._clear()
         self._around = around
 
 
@@ -143,10 +152,7 @@ def _listener(
         protocol=listener.protocol,
         series=allocator.series("listener", name),
         pool=pools[listener.pool] if listener.pool is not None else -1,
-        routes=tuple(
-            _route(config, route.name or f"{name}/{i}", route, pools, allocator, memory)
-            for i, route in enumerate(listener.routes)
-        ),
+        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory)),
         header_timeout_ns=listener.header_timeout,
         body_timeout_ns=listener.body_timeout,
         idle_timeout_ns=listener.idle_timeout,
@@ -212,27 +218,37 @@ def _proxy_protocol(config: ProxyProtocolConfig | None) -> ProxyProtocolPlan | N
     return ProxyProtocolPlan(networks, UNIX in config.from_, config.required, config.timeout)
 
 
-def _route(
+def _routes(
     config: Config,
-    name: str,
-    route: RouteConfig,
+    listener: str,
+    routes: Sequence[RouteConfig],
     pools: Mapping[str, int],
     allocator: Allocator,
     memory: PlanMemory,
-) -> RoutePlan:
-    series = allocator.series("route", name)
-    known = memory.routes.get(name)
-    if known is not None and known[0] is route and known[1].series == series:
-        return known[1]
-    plan = compile_route(route, name, series, pools, _caching(config, route))
-    memory.routes.put(name, (route, plan))
-    return plan
+) -> list[bytes]:
+    """The routes of a listener, packed."""
+    items = []
+    for i, route in enumerate(routes):
+        name = route.name or f"{listener}/{i}"
+        series = allocator.series("route", name)
+        known = memory.routes.get(name)
+        if known is None or known[0] is not route or known[1] != series:
+            cached = config.cache is not None and _cached(config, route)
+            key = form_of(route), cached
+            its = memory.forms.get(key)
+            if its is None:
+                plan = compile_route(route, name, series, pools, _caching(config, route, cached))
+                its = memory.forms.put(key, (route, form(plan)))
+            known = memory.routes.put(name, (route, series, joined(own_of(route, name, series, pools), its[1])))
+        items.append(known[2])
+    return items
 
 
-def _caching(config: Config, route: RouteConfig) -> CacheRule:
-    cached = (
-        config.cache is not None and route.cache and any(config.pools[p].protocol == "oip" for p in route.pool_names)
-    )
+def _cached(config: Config, route: RouteConfig) -> bool:
+    return route.cache and any(config.pools[p].protocol == "oip" for p in route.pool_names)
+
+
+def _caching(config: Config, route: RouteConfig, cached: bool) -> CacheRule:
     default_ttl = config.cache.ttl if config.cache is not None else 0
     ttl = (default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0
     return CacheRule(cached, ttl)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lb.config.cors import cors_plan
 from lb.config.match import HOW, MatchConfig, NormalizeConfig, TextMatch
+from lb.config.places import MODELS, place_of
 from lb.config.plan import RoutePlan
 from lb.config.pool import KeyConfig
 from lb.config.queue import PRIORITIES
@@ -28,9 +28,6 @@ from lb.config.route_plan import (
 )
 from lb.config.template import Template, parts_of, substitution_of
 
-MODELS = "/v2/models/"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
-
 
 @dataclass(frozen=True, slots=True)
 class CacheRule:
@@ -40,17 +37,23 @@ class CacheRule:
     ttl_ns: int
 
 
+Own = tuple[str, int, int, str, str]
+"""The values of RoutePlan.OWN."""
+
+
+def own_of(route: RouteConfig, name: str, series: int, pools: Mapping[str, int]) -> Own:
+    """What `route` has to itself; `pools` maps names to indices."""
+    host, _, _, path = place_of(route.match)
+    return name, series, -1 if (pool := route.pool) is None else pools[pool], host, path
+
+
 def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cache: CacheRule) -> RoutePlan:
     """The plan of `route`; `pools` maps names to indices."""
-    kind, path = path_of(route.match)
+    _, host_regex, path_kind, _ = place_of(route.match)
     return RoutePlan(
-        name=name,
-        series=series,
-        pool=pools[route.pool] if route.pool is not None else -1,
-        host=route.match.host or route.match.host_regex or "",
-        host_regex=route.match.host_regex is not None,
-        path_kind=kind,
-        path=path,
+        *own_of(route, name, series, pools),
+        host_regex=host_regex,
+        path_kind=path_kind,
         methods=tuple(route.match.method or ()),
         conditions=tuple(conditions_of(route.match)),
         cache=cache.on,
@@ -82,28 +85,6 @@ def compile_normalize(config: NormalizeConfig) -> NormalizePlan | None:
     return None if plan == NormalizePlan(False, False, False, "keep") else plan
 
 
-def path_of(match: MatchConfig) -> tuple[str, str]:
-    """Kind and text of the path that `match` asks for, as in RoutePlan."""
-    if match.grpc is not None:
-        if match.grpc.method is None:
-            return "prefix", f"/{match.grpc.service}/"
-        return "exact", f"/{match.grpc.service}/{match.grpc.method}"
-    if match.model is not None:
-        if match.model.exact is not None and _PLAIN_NAME.fullmatch(match.model.exact):
-            return "model", MODELS + match.model.exact
-        if match.model.prefix is not None and _PLAIN_NAME.fullmatch(match.model.prefix):
-            return "prefix", MODELS + match.model.prefix
-        return "prefix", MODELS  # a name that may be escaped in more than one way: a condition compares it
-    path = match.path
-    if path is None:
-        return "", ""
-    if path.exact is not None:
-        return "exact", path.exact
-    if path.prefix is not None:
-        return "prefix", path.prefix
-    return ("template", path.template) if path.template is not None else ("regex", path.regex or "")
-
-
 def conditions_of(match: MatchConfig) -> Iterator[ConditionPlan]:
     """The conditions of `match` besides host, path and method, cheap ones first."""
     if match.grpc is not None:
@@ -112,7 +93,7 @@ def conditions_of(match: MatchConfig) -> Iterator[ConditionPlan]:
         yield ConditionPlan("source", networks=tuple(match.source))
     if match.not_source is not None:
         yield ConditionPlan("source", invert=True, networks=tuple(match.not_source))
-    if match.model is not None and path_of(match) == ("prefix", MODELS):
+    if match.model is not None and place_of(match)[2:] == ("prefix", MODELS):
         if match.model.regex is not None:
             yield ConditionPlan("model", how="regex", value=f"^(?:{match.model.regex})$")
         elif match.model.exact is not None:

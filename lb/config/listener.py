@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from lb.config.base import Bind, Boolean, Integer, Model, Token
+from lb.config.forms import validated
 from lb.config.hop import Network, Pseudonym
 from lb.config.http2 import Http2Config
 from lb.config.match import Normalize, NormalizeConfig
@@ -20,10 +21,10 @@ from lb.config.units import GIB, HOUR, KIB, MIB, MINUTE, SECOND, Duration, FileC
 _IDLE = {"tcp": HOUR, "tls": HOUR, "udp": MINUTE}
 
 
-def _known_route(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def _routes(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     # Of the context a route's validation takes only that there is a file, so that the same words mean the same.
     memory = info.context.memory if isinstance(info.context, FileContext) else None
-    return handler(value) if memory is None else memory.route(value, handler)
+    return handler(value) if memory is None else validated(value, handler, memory)
 
 
 class ListenerConfig(Model):
@@ -41,7 +42,7 @@ class ListenerConfig(Model):
     pool: str | None = None
     """Name of the pool that takes the connections or sessions. Needed for `tcp` and `udp`; for `tls` it
     takes those that no rule does, which otherwise are refused with the alert `unrecognized_name`."""
-    routes: list[Annotated[RouteConfig, WrapValidator(_known_route)]] = []
+    routes: Annotated[list[RouteConfig], WrapValidator(_routes)] = []
     """The rules that say what becomes of a request. Of those that match, the most particular takes it, wherever it
     stands (see docs/howto/routing.md); of equals the first. Protocol `http` only, and needed there; a request that
     none of them takes is answered with 404."""

@@ -28,9 +28,9 @@ class Memory(Generic[K, V]):
         return len(self._last)
 
     def get(self, key: K) -> V | None:
-        """What the last round had for `key`; this round has it, too, then."""
-        found = self._last.get(key)
-        if found is not None:
+        """What this round or the last one had for `key`; this round has it, too, then."""
+        found = self._next.get(key)
+        if found is None and (found := self._last.get(key)) is not None:
             self._next[key] = found
         return found
 
@@ -49,25 +49,27 @@ class Memory(Generic[K, V]):
 
 @dataclass(frozen=True, slots=True)
 class FileMemory:
-    """Of one configuration file, which stays where it is: its routes, by the bytes of what the file says of them."""
+    """Of one configuration file, which stays where it is: its routes, and one of each form (lb.config.forms), by the
+    bytes of what the file says of them.
+
+    Values are compared as msgpack: in Python 1, 1.0 and True are equal.
+    """
 
     routes: Memory[bytes, Any] = field(default_factory=Memory)
+    forms: Memory[bytes, Any] = field(default_factory=Memory)
     _pack: Callable[[Any], bytes] = field(default_factory=lambda: msgpack.Packer().pack)
 
-    def route(self, value: Any, make: Callable[[Any], Any]) -> Any:
-        """`make(value)`, or what it gave for the same value last time. `value` is what a file's parser gives.
-
-        Values are compared as msgpack: in Python 1, 1.0 and True are equal.
-        """
+    def key(self, value: Any) -> bytes | None:
+        """What `value`, which a file's parser gave, is remembered by; None if it cannot be."""
         try:
-            key = self._pack(value)
+            return self._pack(value)
         except (ValueError, TypeError, OverflowError):
-            return make(value)
-        found = self.routes.get(key)
-        return self.routes.put(key, make(value)) if found is None else found
+            return None
 
     def keep(self) -> None:
         self.routes.keep()
+        self.forms.keep()
 
     def drop(self) -> None:
         self.routes.drop()
+        self.forms.drop()

@@ -6,9 +6,9 @@ indices, slots and series of the shared segment), so that later code never check
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from lb.config.cost import CostPlan
 from lb.config.hop import HopPlan
@@ -29,7 +29,7 @@ from lb.config.route_plan import (
 from lb.config.sampling import ExplainPlan
 from lb.config.tls_plan import PoolTlsPlan, TlsPlan
 from lb.config.tracing import TracingPlan
-from lb.config.wire import Pack, pack, plain, typed
+from lb.config.wire import Packed, plain, typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +147,14 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
+    OWN: ClassVar[tuple[str, ...]] = ("name", "series", "pool", "host", "path")  # see lb.config.wire
+
     name: str
     series: int
     pool: int  # index into Plan.pools; -1 = the route answers itself, or splits
     host: str  # lower case, "" = any, "*.example.org" = any one or more labels below
-    path_kind: str  # "" (any) | exact | prefix | template | regex | model (exact: /v2/models/NAME and what is below it)
     path: str
+    path_kind: str  # "" (any) | exact | prefix | template | regex | model (exact: /v2/models/NAME and what is below it)
     methods: tuple[str, ...]  # () = any
     cache: bool
     cache_ttl_ns: int
@@ -252,6 +254,12 @@ class ListenerPlan:
     udp: UdpPlan | None = None  # protocol udp
     explain: ExplainPlan | None = None  # None = no choice is explained
 
+    def route_series(self) -> Iterator[tuple[str, int]]:
+        """Name and series of each route."""
+        if isinstance(self.routes, Packed):
+            return ((name, series) for name, series, *_ in self.routes.own())
+        return ((route.name, route.series) for route in self.routes)
+
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
@@ -277,9 +285,9 @@ class Plan:
     limits: LimitsPlan = field(default_factory=LimitsPlan)
     tickets: tuple[bytes, ...] = field(default=(), repr=False)  # keys of TLS session tickets, newest first
 
-    def to_wire(self, packer: Pack = pack) -> dict[str, Any]:
-        """The plan as plain types, for msgpack; `packer` packs each route."""
-        wire: dict[str, Any] = plain(self, packer)
+    def to_wire(self) -> dict[str, Any]:
+        """The plan as plain types, for msgpack."""
+        wire: dict[str, Any] = plain(self)
         return wire
 
     @classmethod

@@ -1,38 +1,52 @@
 """Plans as plain types, for msgpack, and back.
 
 What there may be thousands of (a field that is a Sequence) goes over the wire packed one by one. The receiver can then
-tell what it has already by comparing bytes, and read the rest bit by bit.
+tell what it has already by comparing bytes, and read the rest bit by bit. One of them is a list: the values of the
+fields that it has to itself (`OWN` of its class: the first ones, which have no defaults), and its form, which is all
+the rest, packed by itself and the same for very many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import msgpack
 
-from lb.config.memory import Memory
-
 T = TypeVar("T")
 
-Pack = Callable[[Any], bytes]
-"""A dataclass packed; `pack` is one."""
+_pack: Callable[[Any], bytes] = msgpack.Packer().pack
+
+FORMS = 4096  # that a reader keeps
 
 
 def pack(value: Any) -> bytes:
-    """The dataclass `value` as bytes."""
-    packed: bytes = msgpack.packb(plain(value, pack))
+    """One of many, a dataclass."""
+    return joined([getattr(value, name) for name in type(value).OWN], form(value))
+
+
+def form(value: Any) -> bytes:
+    """What one of many has in common with others."""
+    rest = plain(value)
+    for name in type(value).OWN:
+        del rest[name]
+    packed: bytes = msgpack.packb(rest)
     return packed
 
 
-def plain(value: Any, packer: Pack) -> Any:
+def joined(own: Sequence[Any], form: bytes) -> bytes:
+    """One of many, packed, by its own values and its form."""
+    return _pack((*own, form))
+
+
+def plain(value: Any) -> Any:
     """`value`, a dataclass or a tuple, as plain types. Fields that have their default are left out: of ten thousand
     plain routes that is most of the frame."""
     if isinstance(value, tuple):
-        return [plain(v, packer) for v in value] if value and not isinstance(value[0], str | int) else list(value)
+        return [plain(v) for v in value] if value and not isinstance(value[0], str | int) else list(value)
     if isinstance(value, type) or not is_dataclass(value):
         return value
     result = {}
@@ -42,34 +56,15 @@ def plain(value: Any, packer: Pack) -> Any:
         if got is default:
             continue
         if many:
-            result[name] = got.items if isinstance(got, Packed) else [packer(v) for v in got]
+            result[name] = got.items if isinstance(got, Packed) else [pack(v) for v in got]
         elif got != default:
-            result[name] = got if flat else plain(got, packer)
+            result[name] = got if flat else plain(got)
     return result
 
 
 def typed(kind: type, value: dict[str, Any]) -> Any:
     """What `plain` gave as a dataclass again, after msgpack (tuples may have become lists)."""
-    readers = _readers(kind)
-    return kind(**{name: reader(v) if (reader := readers[name]) else v for name, v in value.items()})
-
-
-class Packer:
-    """`pack`, which remembers: what is the same object as last time is not packed again."""
-
-    def __init__(self) -> None:
-        self._memory: Memory[int, tuple[Any, bytes]] = Memory()  # by id; the object itself keeps its id from others
-        self._pack: Callable[[Any], bytes] = msgpack.Packer().pack
-
-    def __call__(self, value: Any) -> bytes:
-        known = self._memory.get(id(value))
-        if known is None:
-            known = self._memory.put(id(value), (value, self._pack(plain(value, pack))))
-        return known[1]
-
-    def keep(self) -> None:
-        """A plan has been packed: what it did not have is forgotten."""
-        self._memory.keep()
+    return kind(**_fields(kind, value))
 
 
 class Packed(Sequence[T], Generic[T]):
@@ -103,10 +98,27 @@ class Packed(Sequence[T], Generic[T]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def own(self) -> Iterator[list[Any]]:
+        """Of each what it has to itself, and then its form."""
+        return map(msgpack.unpackb, self.items)
+
     def read(self, item: bytes) -> T:
         """One of `items`."""
-        made: T = typed(self._kind, msgpack.unpackb(item))
+        *own, form = msgpack.unpackb(item)
+        kind: Any = self._kind
+        made: T = kind(*own, **_form(kind, form))
         return made
+
+
+def _fields(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    readers = _readers(kind)
+    return {name: reader(v) if (reader := readers[name]) else v for name, v in value.items()}
+
+
+@lru_cache(FORMS)
+def _form(kind: type, form: bytes) -> dict[str, Any]:
+    """The fields in a form; their values are immutable, as all of a plan is."""
+    return _fields(kind, msgpack.unpackb(form))
 
 
 @cache

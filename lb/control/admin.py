@@ -204,7 +204,7 @@ def snapshot(master: Master) -> Snapshot:
     return Snapshot(
         status,
         listeners={x.name: read(x.series) for x in plan.listeners},
-        routes={r.name: read(r.series) for x in plan.listeners for r in x.routes},
+        routes={name: read(series) for x in plan.listeners for name, series in x.route_series()},
         endpoints={(p, a): read(i) for p, a, i in _endpoints(plan)},
         queues={p.name: read(p.queue.series) for p in plan.pools if p.queue is not None},
         sessions={p.name: read(p.learn.series) for p in plan.pools if p.learn is not None},

@@ -19,7 +19,6 @@ from lb.config.compile import PlanMemory, compile_plan
 from lb.config.plan import Plan, PoolPlan
 from lb.config.schema import Config
 from lb.config.tls import pool_tls_plan
-from lb.config.wire import Packer
 from lb.control.configuration import Loaded
 from lb.control.discovered import DiscoveredPools
 from lb.control.fleet import Fleet, Publication
@@ -80,7 +79,6 @@ class Publisher:
         self._pins = Pins(parts.segment)
         self._attempt = 0
         self._memory = PlanMemory()
-        self._packer = Packer()
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._words: dict[int, Words] = {}  # of the agents, by slot
@@ -121,9 +119,7 @@ class Publisher:
                     plan = before  # endpoints that changed and changed back: only their state needs a look
                 else:
                     sockets = [_descriptors(staged, worker) for worker in range(self._workers)]
-                    wire = plan.to_wire(self._packer)
-                    self._packer.keep()
-                    await parts.fleet.publish(Publication(plan, sockets, config.log.level, wire))
+                    await parts.fleet.publish(Publication(plan, sockets, config.log.level, plan.to_wire()))
                 parts.registry.commit(initial, self._clock.now())
                 undo.pop_all()
             parts.sockets.commit(staged)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config.checks import Found
+from lb.config.forms import by_form
 from lb.config.match import MatchConfig, TextMatch
 from lb.config.route import PathRewriteConfig, RouteConfig
 from lb.config.schema import Config
@@ -27,20 +28,22 @@ def check_routes(config: Config) -> list[Found]:
 
 def _routes(config: Config) -> list[Found]:
     return [
-        found
+        (f"listeners.{name}.routes[{i}].{where}", problem)
         for name, listener in config.listeners.items()
-        for i, route in enumerate(listener.routes)
-        for found in _route(f"listeners.{name}.routes[{i}]", route)
+        for route, places in by_form(listener.routes)
+        for where, problem in _route(route)
+        for i in places
     ]
 
 
-def _route(path: str, route: RouteConfig) -> Iterator[Found]:
+def _route(route: RouteConfig) -> Iterator[Found]:
+    """What is wrong with a route, and so with every one of its form."""
     for where, pattern in _patterns(route.match):
         if isinstance(made := _compiled(pattern), str):
-            yield f"{path}.match.{where}", made
+            yield f"match.{where}", made
     for name, rewrite in (("rewrite", route.rewrite), ("redirect", route.redirect)):
         if rewrite is not None:
-            yield from _substitution(f"{path}.{name}.regex", rewrite)
+            yield from _substitution(f"{name}.regex", rewrite)
 
 
 def _patterns(match: MatchConfig) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,9 @@
+from collections.abc import Callable
+from typing import Any
+
+from lb.config.memory import FileMemory
+from lb.config.route import RouteConfig
+
+def form_of(route: RouteConfig) -> int: ...
+def by_form(routes: list[RouteConfig]) -> list[tuple[RouteConfig, list[int]]]: ...
+def validated(values: Any, make: Callable[[Any], list[RouteConfig]], memory: FileMemory) -> list[RouteConfig]: ...

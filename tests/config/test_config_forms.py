@@ -1,0 +1,117 @@
+"""Routes that are made from others of their form are what the models would have made of them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from lb.config.forms import by_form, form_of, validated
+from lb.config.memory import FileMemory
+from lb.config.route import RouteConfig
+
+models = TypeAdapter(list[RouteConfig])
+
+TEXTS: dict[str, list[Any]] = {
+    "name": ["a", "b.c", "", "no name", 7, None],
+    "pool": ["one", "two", "", ["one"], None],
+    "host": ["a.example", "B.Example", "*.b.example", "a b", "", True, None],
+    "exact": ["/a", "/b/c", "a", "", 1, None],
+    "prefix": ["/a/", "/b", "/ ", "", [], None],
+    "template": ["/{a}", "/{b}/c", "/{"],
+    "regex": ["^/a", "^/b", ""],
+}
+
+
+def route(key: str, text: Any, others: dict[str, Any]) -> dict[str, Any]:
+    """A route that has everything but `key` from `others`."""
+    match: dict[str, Any] = {"host": "h.example", "path": {"prefix": "/x/"}, "method": "GET"}
+    made: dict[str, Any] = {"pool": "p", "match": match, **others}
+    if key in ("name", "pool"):
+        made[key] = text
+    elif key == "host":
+        match["host"] = text
+    else:
+        match["path"] = {key: text}
+    return made
+
+
+OTHERS: list[dict[str, Any]] = [
+    {},
+    {"timeout": "2s", "retry": {"attempts": 2}},
+    {"rewrite": {"prefix": "/y/"}},
+    {"rewrite": {"path": "/{a}"}},
+    {"mistake": 1},
+]
+
+
+def outcome(values: list[Any], memory: FileMemory | None) -> list[RouteConfig] | list[tuple[Any, ...]]:
+    make = models.validate_python
+    try:
+        return make(values) if memory is None else validated(values, make, memory)
+    except ValidationError as error:
+        return [(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
+
+
+@pytest.mark.parametrize("key", TEXTS)
+@pytest.mark.parametrize("others", OTHERS, ids=lambda others: "-".join(others) or "plain")
+def test_every_text_after_every_other(key: str, others: dict[str, Any]) -> None:
+    for first, second in itertools.permutations(TEXTS[key], 2):
+        values = [route(key, first, others), route(key, second, others)]
+        assert outcome(values, FileMemory()) == outcome(values, None)
+        memory = FileMemory()
+        outcome(values[:1], memory)
+        memory.keep()
+        assert outcome(values[1:], memory) == outcome(values[1:], None)
+
+
+@pytest.mark.parametrize("values", [None, {}, "text", [], [None], [[]], [{"match": None, "pool": "a"}], [{}]])
+def test_what_is_no_list_of_routes(values: Any) -> None:
+    assert outcome(values, FileMemory()) == outcome(values, None)
+
+
+def test_the_models_see_one_route_of_each_form() -> None:
+    seen = []
+
+    def make(values: list[Any]) -> list[RouteConfig]:
+        seen.append(len(values))
+        return models.validate_python(values)
+
+    values = [
+        {"pool": f"p{i}", "match": {"host": f"h{i}.example", "path": {kind: f"/{i}"}, "method": method}}
+        for i in range(50)
+        for kind in ("exact", "prefix")
+        for method in ("GET", "POST")
+    ]
+    memory = FileMemory()
+    routes = validated(values, make, memory)
+    assert routes == models.validate_python(values)
+    assert seen == [4]
+    memory.keep()
+    again = validated(values, make, memory)
+    assert all(a is b for a, b in zip(routes, again, strict=True))
+    assert seen == [4]
+
+
+def test_routes_by_form() -> None:
+    values = [
+        {"pool": "a", "match": {"path": {"exact": "/1"}}},
+        {"pool": "b", "match": {"path": {"prefix": "/2"}}},
+        {"pool": "c", "match": {"path": {"exact": "/3"}}},
+        {"pool": "d", "timeout": "1s"},
+    ]
+    routes = validated(values, models.validate_python, FileMemory())
+    assert [(route.pool, places) for route, places in by_form(routes)] == [("a", [0, 2]), ("b", [1]), ("d", [3])]
+    assert form_of(routes[0]) == form_of(routes[2]) != form_of(routes[1])
+
+
+def test_what_is_set_later_is_not_a_form_s() -> None:
+    """A copy with changes shares no form with what it was copied from, nor changes it."""
+    values = [{"pool": name, "match": {"path": {"exact": f"/{name}"}}} for name in "ab"]
+    first, second = validated(values, models.validate_python, FileMemory())
+    copy = second.model_copy(update={"timeout": 5})
+    assert form_of(copy) != form_of(second) == form_of(first)
+    assert "timeout" in copy.model_fields_set
+    assert "timeout" not in first.model_fields_set
