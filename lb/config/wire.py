@@ -18,6 +18,8 @@ import msgpack
 
 T = TypeVar("T")
 
+unpacked: Callable[[bytes], list[Any]] = msgpack.unpackb
+"""Of one of many what it has to itself, and then its form, as `joined` packed them."""
 _pack: Callable[[Any], bytes] = msgpack.Packer().pack
 
 FORMS = 4096  # that a reader keeps
@@ -100,11 +102,11 @@ class Packed(Sequence[T], Generic[T]):
 
     def own(self) -> Iterator[list[Any]]:
         """Of each what it has to itself, and then its form."""
-        return map(msgpack.unpackb, self.items)
+        return map(unpacked, self.items)
 
     def read(self, item: bytes) -> T:
         """One of `items`."""
-        *own, form = msgpack.unpackb(item)
+        *own, form = unpacked(item)
         kind: Any = self._kind
         made: T = kind(*own, **_form(kind, form))
         return made

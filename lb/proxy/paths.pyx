@@ -36,9 +36,9 @@ cdef class PathIndex:
         cdef int number
         if self.ranks != NULL:
             raise ValueError("a PathIndex is made once")
-        exact = {}
-        prefixes = {}
-        templates = {}
+        cdef dict exact = {}
+        cdef dict prefixes = {}
+        cdef dict templates = {}
         shapes = {}
         regexes = []
         numbers = []
@@ -52,8 +52,9 @@ cdef class PathIndex:
                 exact[text.encode()] = number
                 self.ranks[number] = RANK_EXACT
             elif kind == "prefix":
-                prefixes[text.encode()] = number
-                self.ranks[number] = <uint32_t>(2 * len(text.encode()))
+                octets = text.encode()
+                prefixes[octets] = number
+                self.ranks[number] = <uint32_t>(2 * len(octets))
             elif kind == "template":
                 template = Template.parse(text)
                 # Two templates that differ in their names only are one pattern to a path: the caller has joined them.

@@ -31,8 +31,8 @@ cdef class Route:
     cdef readonly str name
     cdef readonly Pool pool           # None: it answers itself, or splits
     cdef uint64_t *series             # this worker's words
-    cdef unsigned int series_index
-    cdef Segment segment
+    cdef readonly unsigned int series_index
+    cdef readonly Segment segment
     cdef readonly bint cache
     cdef readonly uint64_t cache_ttl
     cdef readonly uint64_t timeout
@@ -42,11 +42,12 @@ cdef class Route:
     cdef readonly int priority               # in its pool's queue: 0 goes first
     cdef readonly bint expose_endpoint
     cdef readonly RateLimit rate      # None = as often as they like
-    cdef uint64_t methods             # set of llhttp methods, and M_OTHER where there are others; 0 = any
-    cdef frozenset other_methods      # names, as bytes
-    cdef tuple conditions             # of Condition; None = none
-    cdef tuple host_place             # where a table puts it
-    cdef tuple path_places
+    cdef readonly uint64_t methods    # set of llhttp methods, and M_OTHER where there are others; 0 = any
+    cdef readonly frozenset other_methods  # names, as bytes
+    cdef readonly tuple conditions    # of Condition; None = none
+    cdef readonly tuple host_place    # where a table puts it
+    cdef readonly tuple path_places
+    cdef readonly str path_kind       # of RoutePlan
     # What it does; None = nothing of that kind.
     cdef readonly Answer answer
     cdef readonly Split split
@@ -58,15 +59,18 @@ cdef class Route:
     cdef readonly HedgePolicy hedge
     cdef readonly bint idempotent     # whatever the method
     cdef readonly Cors cors           # None = nothing is said of other origins
-    cdef bytes new_host
+    cdef readonly bytes new_host
     # What most routes have nothing of, said once, so that a request does not ask for each part of it.
-    cdef bint acts                    # there is something for lb.proxy.actions.admit to do
-    cdef bint timed                   # it has waits of its own
+    cdef readonly bint acts           # there is something for lb.proxy.actions.admit to do
+    cdef readonly bint timed          # it has waits of its own
 
     cdef bint holds(self, tg_facts *facts) noexcept
     # Whether a set of methods, which the route has, has the request's.
     cdef bint takes_method(self, const tg_facts *facts) noexcept
     cdef bint stands_on(self, set pools)
+    # Routes of one form (lb.config.wire) share what they do: one that `lends` is what others are made `like`.
+    cdef bint lends(self)
+    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path)
     # The pool that is to answer: the only one, or the one that the split chooses.
     cdef Pool choose(self, tg_facts *facts)
     # Whether another exchange, which has been counted already, is one too many.

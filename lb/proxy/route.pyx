@@ -71,6 +71,7 @@ cdef class Route:
         self.max_in_flight = plan.max_in_flight
         self.priority = plan.priority
         self.expose_endpoint = plan.expose_endpoint
+        self.path_kind = plan.path_kind
         if plan.rate_limit is not None:
             self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
         for method in plan.methods:
@@ -83,8 +84,8 @@ cdef class Route:
             self.other_methods = frozenset(method.encode("ascii") for method in plan.methods)
         if plan.conditions:
             self.conditions = tuple([Condition(condition) for condition in plan.conditions])
-        self.host_place = host_of(plan)
-        self.path_places = paths_of(plan)
+        self.host_place = host_of(plan.host, plan.host_regex)
+        self.path_places = paths_of(plan.path, plan.path_kind)
         if plan.rewrite_host:
             self.new_host = plan.rewrite_host.encode("ascii")
         if plan.answer is not None:
@@ -111,6 +112,45 @@ cdef class Route:
         self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
                          or plan.hedge)
         self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
+
+    cdef bint lends(self):
+        """Whether a route of the same form can be made of this one: nothing of it counts or keeps for itself."""
+        return (self.rate is None and self.split is None and self.mirror is None and self.retry is None
+                and self.hedge is None)
+
+    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path):
+        """A route of the same form, with its own values of RoutePlan.OWN. This one has to lend."""
+        cdef Route made = Route.__new__(Route)
+        made.name = name
+        made.pool = pool
+        made.series_index = series
+        made.series = self.segment.series(series)
+        made.host_place = host_of(host, self.host_place[0] == "regex")
+        made.path_places = paths_of(path, self.path_kind)
+        # The form, and the worker.
+        made.segment = self.segment
+        made.path_kind = self.path_kind
+        made.cache = self.cache
+        made.cache_ttl = self.cache_ttl
+        made.timeout = self.timeout
+        made.response_timeout = self.response_timeout
+        made.max_body = self.max_body
+        made.max_in_flight = self.max_in_flight
+        made.priority = self.priority
+        made.expose_endpoint = self.expose_endpoint
+        made.methods = self.methods
+        made.other_methods = self.other_methods
+        made.conditions = self.conditions
+        made.new_host = self.new_host
+        made.answer = self.answer
+        made.rewrite = self.rewrite
+        made.request_fields = self.request_fields
+        made.response_fields = self.response_fields
+        made.cors = self.cors
+        made.idempotent = self.idempotent
+        made.acts = self.acts
+        made.timed = self.timed
+        return made
 
     def __repr__(self):
         return f"Route({self.name!r})"
@@ -166,23 +206,31 @@ cdef class RouteTable:
         cdef Py_ssize_t done = 0
         if self.indices is not None:
             raise ValueError("a RouteTable is filled once")
-        hosts = {}                            # (kind, text) -> number
-        places = []                           # by number: (kind, key) of a path -> (kind, text), routes
+        cdef dict hosts = {}                  # (kind, text) -> number
+        cdef list places = []                 # by number: (kind, key) of a path -> [(kind, text), *routes]
+        cdef dict paths
         for route in routes:
-            number = hosts.setdefault(route.host_place, len(hosts))
-            self.cors = self.cors or route.cors is not None
-            if number == len(places):
+            number = hosts.get(route.host_place)
+            if number is None:
+                number = hosts[route.host_place] = len(places)
                 places.append({})
+            self.cors = self.cors or route.cors is not None
+            paths = <dict>places[number]
             for kind, key, text in route.path_places:
-                places[number].setdefault((kind, key), ((kind, text), []))[1].append(route)
+                place = (kind, key)
+                known = paths.get(place)
+                if known is None:
+                    paths[place] = [(kind, text), route]
+                else:
+                    (<list>known).append(route)
             done += 1
             if done % STEP == 0:
                 yield
         indices = []
         leaves = []
         for paths in places:
-            indices.append(PathIndex([pattern for pattern, _ in paths.values()]))
-            leaves.append(tuple([tuple(found) for _, found in paths.values()]))
+            indices.append(PathIndex([(<list>known)[0] for known in paths.values()]))
+            leaves.append(tuple([tuple((<list>known)[1:]) for known in paths.values()]))
             done += len(paths)
             if done >= STEP:
                 done = 0
@@ -329,19 +377,19 @@ cdef class RouteTable:
         return self.find(&facts, &other_method), bool(other_method)
 
 
-cdef tuple host_of(plan):
+cdef tuple host_of(str host, bint regex):
     """Kind and text of a route's host, as the table keeps them."""
-    if plan.host_regex:
-        return "regex", plan.host
-    if plan.host.startswith("*."):
-        return "suffix", plan.host[1:]
-    return ("exact" if plan.host else "any"), plan.host
+    if regex:
+        return "regex", host
+    if host.startswith("*."):
+        return "suffix", host[1:]
+    return ("exact" if host else "any"), host
 
 
-cdef tuple paths_of(plan):
+cdef tuple paths_of(str path, str kind):
     """A route's places among the paths of its host: kind, what tells the path from others of the kind, and its text."""
-    if plan.path_kind == "model":
-        return ("exact", plan.path, plan.path), ("prefix", plan.path + "/", plan.path + "/")
-    if plan.path_kind == "template":
-        return (("template", Template.parse(plan.path).key, plan.path),)
-    return ((plan.path_kind, plan.path, plan.path),)
+    if kind == "model":
+        return ("exact", path, path), ("prefix", path + "/", path + "/")
+    if kind == "template":
+        return (("template", Template.parse(path).key, path),)
+    return ((kind, path, path),)

@@ -6,8 +6,9 @@ same objects, are taken over from the table before, and where all are, so is the
 
 from lb.core.segment cimport Segment
 from lb.proxy.route cimport Route, RouteTable
+from lb.upstream.pool cimport Pool
 
-from lb.config.wire import Packed
+from lb.config.wire import Packed, unpacked
 
 cdef enum:
     STEP = 32                         # routes made in one step: a few tenths of a millisecond
@@ -29,6 +30,10 @@ cdef class RoutesOfListener:
         return True
 
 
+cdef Pool pool_of(pools, Py_ssize_t number):
+    return pools[number] if number >= 0 else None
+
+
 def make_routes(plans, pools, set standing not None, Segment segment not None, tools, RoutesOfListener old):
     """A generator whose `yield`s end a step each; it returns the RoutesOfListener of `plans` (of RoutePlan).
 
@@ -36,16 +41,20 @@ def make_routes(plans, pools, set standing not None, Segment segment not None, t
     plan before had at the same place, `old` is what that plan made of the listener, or None. Raises ValueError as
     Route and RouteTable do.
     """
-    cdef Route route
+    cdef Route route, first
     cdef RoutesOfListener made
     cdef dict known = {}
-    cdef Py_ssize_t fresh = 0, number = 0
+    cdef dict forms = {}              # a route of each
+    cdef Py_ssize_t fresh = 0, number = 0, i
     sources = plans.items if isinstance(plans, Packed) else None
     if sources is not None and old is not None and old.sources is not None:
         if old.sources == sources and old.stands_on(standing):
             return old
         yield
-        known = dict(zip(old.sources, old.routes))
+        for i in range(len(old.sources)):
+            known[old.sources[i]] = old.routes[i]
+            if i % MANY == MANY - 1:
+                yield
     made = RoutesOfListener.__new__(RoutesOfListener)
     made.sources = sources
     made.routes = []
@@ -54,8 +63,17 @@ def make_routes(plans, pools, set standing not None, Segment segment not None, t
         number += 1
         route = known.get(source)
         if route is None or not route.stands_on(standing):
-            plan = source if sources is None else plans.read(source)
-            route = Route(plan, pools[plan.pool] if plan.pool >= 0 else None, segment, pools, tools)
+            if sources is None:
+                route = Route(source, pool_of(pools, source.pool), segment, pools, tools)
+            else:
+                name, series, pool, host, path, form = unpacked(source)
+                first = forms.get(form)
+                if first is None:
+                    route = Route(plans.read(source), pool_of(pools, pool), segment, pools, tools)
+                    if route.lends():
+                        forms[form] = route
+                else:
+                    route = first.like(name, series, pool_of(pools, pool), host, path)
             fresh += 1
         made.routes.append(route)
         if fresh == STEP or number % MANY == 0:

@@ -15,10 +15,22 @@ from datapath import HTTP, POOL, ROUTE, SECOND, listening_socket
 
 from lb.config.plan import AccessLogPlan, EndpointPlan, Plan, PoolPlan, RoutePlan
 from lb.config.rate import RatePlan
-from lb.config.route_plan import MirrorPlan, SharePlan, SplitPlan
+from lb.config.route_plan import (
+    AnswerPlan,
+    ConditionPlan,
+    CorsPlan,
+    FieldsPlan,
+    HedgePlan,
+    MirrorPlan,
+    RetryPlan,
+    RewritePlan,
+    SharePlan,
+    SplitPlan,
+)
 from lb.core.segment import Segment
 from lb.errors import TidegateError
 from lb.proxy.proxy import Proxy
+from lb.proxy.route import Route
 
 ENDPOINTS = [EndpointPlan(f"192.0.2.{i}:80", i, 900 + i, 1) for i in range(8)]
 
@@ -148,6 +160,64 @@ async def test_until_the_last_step_and_after_a_failure_the_plan_before_is_in_for
     assert site.made.table.lookup(b"GET /7/x HTTP/1.1\r\n\r\n")[0] is made.routes[7]
     site.take(other, pools)
     assert site.made.table.lookup(b"GET /other/7/x HTTP/1.1\r\n\r\n")[0].name == "web/7"
+
+
+# Each has something that its route does not count or keep for itself.
+LENT: list[dict[str, Any]] = [
+    {},
+    {"methods": ("GET", "POST")},
+    {"methods": ("BREW",)},
+    {"cache": False, "cache_ttl_ns": 5, "timeout_ns": 6, "max_body": 7, "response_timeout_ns": 8},
+    {"expose_endpoint": True, "max_in_flight": 9, "priority": 2, "idempotent": True},
+    {"conditions": (ConditionPlan("header", "x", "exact", "y"),), "host": "*.example.org"},
+    {"host": "^a", "host_regex": True, "rewrite_host": "inner.example"},
+    {"answer": AnswerPlan(204), "pool": -1},
+    {"rewrite": RewritePlan("path", ("/new",)), "request_fields": FieldsPlan(remove=("x",))},
+    {"response_fields": FieldsPlan(add=(("x", "y"),)), "cors": CorsPlan(("*",), (), "GET", "", "", False, 60)},
+    {"path_kind": "model", "path": "/v2/models/a"},
+    {"path_kind": "template", "path": "/{a}/b"},
+    {"path_kind": "regex", "path": "^/[0-9]"},
+]
+
+
+@pytest.mark.parametrize("form", LENT)
+async def test_routes_of_one_form_are_as_if_each_were_made_from_its_plan(form: dict[str, Any], site: Site) -> None:
+    pools = [pool("a", 0), pool("b", 1)]
+    first = route(1, **form)
+    second = replace(first, name="web/2", series=12, pool=first.pool and 1, host="c.example", path="/{c}/d")
+    if form.get("answer"):
+        second = replace(second, pool=-1)
+    site.take([first, second], pools)
+    made = site.made.routes[1]
+    assert site.made.routes[0].path_kind == made.path_kind == second.path_kind
+    whole = Route(second, site.proxy.pools[second.pool] if second.pool >= 0 else None, site.proxy.segment)
+    shared = site.made.routes[0]
+    names = [name for name in dir(made) if not name.startswith("_") and not callable(getattr(made, name))]
+    assert len(names) > 30
+    for name in names:
+        ours, theirs, lent = (getattr(each, name) for each in (made, whole, shared))
+        assert ours == theirs or ours is lent, name
+        assert (ours is None) == (theirs is None), name
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"rate_limit": RatePlan(1000, 5, "", "", "off")},
+        {"mirror": MirrorPlan(1, 1000, 1, 1)},
+        {"split": SplitPlan((SharePlan(0, 1), SharePlan(1, 1))), "pool": -1},
+        {"retry": RetryPlan(1, ("connect",), 0, 20, 3)},
+        {"hedge": HedgePlan(0, 5, 1, 10, 1)},
+    ],
+    ids=lambda form: next(iter(form)),
+)
+async def test_what_counts_is_each_route_s_own(form: dict[str, Any], site: Site) -> None:
+    (key, *_) = form
+    site.take([route(1, **form), route(2, **form)], [pool("a", 0), pool("b", 1)])
+    first, second = (getattr(made, "rate" if key == "rate_limit" else key) for made in site.made.routes)
+    assert first is not None
+    assert second is not None
+    assert first is not second
 
 
 @pytest.mark.parametrize("seed", range(25))
