@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config.compile_route import compile_normalize, conditions_of
+from lb.config.forms import Member, members_of
 from lb.config.listener import ListenerConfig
 from lb.config.match import MatchConfig
 from lb.config.normal import normal_path
-from lb.config.places import place_of
 from lb.config.route_plan import NormalizePlan
 from lb.config.template import Template
 
@@ -38,18 +38,17 @@ def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
     plan = compile_normalize(listener.normalize_path)
     firsts: dict[_Place, int] = {}
     shared: dict[_Place, _Seen] = {}
-    for i, route in enumerate(listener.routes):
-        match = route.match
-        _, _, kind, text = place = place_of(match)
+    for i, member in enumerate(members_of(listener.routes)):
+        _, _, kind, text = place = member.place
         if "%" in text or "//" in text or "/." in text:
-            yield from _spelled(f"{path}.routes[{i}].match.path", match, plan)
+            yield from _spelled(f"{path}.routes[{i}].match.path", member, plan)
         if kind == "template":  # names do not tell templates apart
             place = (*place[:3], Template.parse(text).key.decode("latin-1"))
         first = firsts.setdefault(place, i)
         if first == i:
             continue
         known = shared.get(place) or shared.setdefault(place, _Seen(first, listener.routes[first].match))
-        where = f"{path}.routes[{i}].match"
+        where, match = f"{path}.routes[{i}].match", member.route.match
         twin = known.twin(i, match)
         if twin != i:
             yield where, f"is never reached: routes[{twin}] has the same"
@@ -59,10 +58,10 @@ def check_table(path: str, listener: ListenerConfig) -> Iterator[Found]:
             known.open = i
 
 
-def _spelled(path: str, match: MatchConfig, plan: NormalizePlan | None) -> Iterator[Found]:
-    """What is wrong where normalisation leaves no path that reads like that of `match`."""
-    _, _, kind, text = place_of(match)
-    if plan is None or match.path is None or kind == "regex":
+def _spelled(path: str, member: Member, plan: NormalizePlan | None) -> Iterator[Found]:
+    """What is wrong where normalisation leaves no path that reads like that of a route."""
+    _, _, kind, text = member.place
+    if plan is None or member.first.match.path is None or kind == "regex":
         return
     # What follows a prefix's last slash may still become a longer segment, so nothing is said of it.
     end = text.rindex("/") + 1 if kind == "prefix" else len(text)

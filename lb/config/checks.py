@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Set
-from itertools import chain
 from pathlib import Path
 
 from lb.config.address import HostPort, UnixPath, overlap, parse_bind
@@ -21,7 +20,7 @@ from lb.config.check_routes import check_table
 from lb.config.cost import check_cost
 from lb.config.endpoint_checks import check_endpoints
 from lb.config.failover import check_failover
-from lb.config.forms import by_form
+from lb.config.forms import by_form, members_of
 from lb.config.health_checks import check_health
 from lb.config.sampling import check_explain
 from lb.config.schema import Config, ListenerConfig, PoolConfig, RouteConfig
@@ -126,12 +125,13 @@ def _listener(config: Config, broken: Set[str], name: str, listener: ListenerCon
     if not listener.routes:
         yield f"{path}.routes", "is required for protocol http: at least one route"
     ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
-    for first, places in by_form(listener.routes):
+    members = members_of(listener.routes)
+    for first, places in by_form(members):
         plain = first.mirror is None and first.model_fields_set.isdisjoint(_CACHING)
         for i in places:
-            route = listener.routes[i]
-            if plain and route.pool in ordinary:
+            if plain and members[i].pool in ordinary:
                 continue  # as most of thousands are: nothing below is about it
+            route = members[i].route
             for where, pool in _pools_of(f"{path}.routes[{i}]", route):
                 yield from _reference(config, broken, where, pool, "http")
             yield from _route(config, broken, f"{path}.routes[{i}]", route)
@@ -231,12 +231,12 @@ def _inference(path: str, route: RouteConfig) -> Iterator[Found]:
 def _route_names(config: Config) -> Iterator[Found]:
     seen: dict[str, str] = {}
     for name, listener in config.listeners.items():
-        named = [places for first, places in by_form(listener.routes) if first.name is not None]
-        for i in sorted(chain.from_iterable(named)):
-            route, path = listener.routes[i], f"listeners.{name}.routes[{i}]"
-            assert route.name is not None
-            if seen.setdefault(route.name, path) != path:
-                yield f"{path}.name", f"{route.name!r} is the name of {seen[route.name]} already"
+        for i, member in enumerate(members_of(listener.routes)):
+            if member.name is None:
+                continue
+            path = f"listeners.{name}.routes[{i}]"
+            if seen.setdefault(member.name, path) != path:
+                yield f"{path}.name", f"{member.name!r} is the name of {seen[member.name]} already"
 
 
 def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from lb.config.address import HostPort, parse_address
 from lb.config.affinity import cookie_plan, learn_plan, sequence_plan
-from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of, own_of
+from lb.config.compile_route import CacheRule, compile_normalize, compile_route, key_of
 from lb.config.cost import cost_plan
 from lb.config.failover import groups_of
-from lb.config.forms import form_of
+from lb.config.forms import Member, members_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
 from lb.config.limits import limits_plan
@@ -66,8 +66,8 @@ class PlanMemory:
         self._clear()
 
     def _clear(self) -> None:
-        self.routes: Memory[str, tuple[RouteConfig, int, bytes]] = Memory()
-        # By what routes of one form share, and whether they are cached. The route keeps that to itself.
+        self.routes: Memory[str, tuple[Member, int, bytes]] = Memory()
+        # By the id of the first route of a form, which keeps it from others, and whether the route is cached.
         self.forms: Memory[tuple[int, bool], tuple[RouteConfig, bytes]] = Memory()
 
     def begin(self, config: Config) -> None:
@@ -228,24 +228,36 @@ def _routes(
 ) -> list[bytes]:
     """The routes of a listener, packed."""
     items = []
-    for i, route in enumerate(routes):
-        name = route.name or f"{listener}/{i}"
-        series = allocator.series("route", name)
-        known = memory.routes.get(name)
-        if known is None or known[0] is not route or known[1] != series:
-            cached = config.cache is not None and _cached(config, route)
-            key = form_of(route), cached
-            its = memory.forms.get(key)
-            if its is None:
-                plan = compile_route(route, name, series, pools, _caching(config, route, cached))
-                its = memory.forms.put(key, (route, form(plan)))
-            known = memory.routes.put(name, (route, series, joined(own_of(route, name, series, pools), its[1])))
+    series_of, known_of, keep = allocator.series, memory.routes.get, memory.routes.put
+    for i, member in enumerate(members_of(routes)):
+        name = member.name or f"{listener}/{i}"
+        series = series_of("route", name)
+        known = known_of(name)
+        if known is None or known[0] is not member or known[1] != series:
+            its = _form(config, member, name, series, pools, memory)
+            host, _, _, path = member.place
+            pool = -1 if member.pool is None else pools[member.pool]
+            known = keep(name, (member, series, joined((name, series, pool, host, path), its)))
         items.append(known[2])
     return items
 
 
-def _cached(config: Config, route: RouteConfig) -> bool:
-    return route.cache and any(config.pools[p].protocol == "oip" for p in route.pool_names)
+def _form(
+    config: Config, member: Member, name: str, series: int, pools: Mapping[str, int], memory: PlanMemory
+) -> bytes:
+    """What the plans of the routes of a form have in common, packed."""
+    cached = config.cache is not None and _cached(config, member)
+    key = id(member.first), cached
+    known = memory.forms.get(key)
+    if known is None:
+        plan = compile_route(member.route, name, series, pools, _caching(config, member.first, cached))
+        known = memory.forms.put(key, (member.first, form(plan)))
+    return known[1]
+
+
+def _cached(config: Config, member: Member) -> bool:
+    names = member.first.pool_names if member.pool is None else (member.pool,)
+    return member.first.cache and any(config.pools[name].protocol == "oip" for name in names)
 
 
 def _caching(config: Config, route: RouteConfig, cached: bool) -> CacheRule:

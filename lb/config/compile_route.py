@@ -37,23 +37,17 @@ class CacheRule:
     ttl_ns: int
 
 
-Own = tuple[str, int, int, str, str]
-"""The values of RoutePlan.OWN."""
-
-
-def own_of(route: RouteConfig, name: str, series: int, pools: Mapping[str, int]) -> Own:
-    """What `route` has to itself; `pools` maps names to indices."""
-    host, _, _, path = place_of(route.match)
-    return name, series, -1 if (pool := route.pool) is None else pools[pool], host, path
-
-
 def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cache: CacheRule) -> RoutePlan:
     """The plan of `route`; `pools` maps names to indices."""
-    _, host_regex, path_kind, _ = place_of(route.match)
+    host, host_regex, path_kind, path = place_of(route.match)
     return RoutePlan(
-        *own_of(route, name, series, pools),
+        name=name,
+        series=series,
+        pool=pools[route.pool] if route.pool is not None else -1,
+        host=host,
         host_regex=host_regex,
         path_kind=path_kind,
+        path=path,
         methods=tuple(route.match.method or ()),
         conditions=tuple(conditions_of(route.match)),
         cache=cache.on,

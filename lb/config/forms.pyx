@@ -4,18 +4,24 @@ What a file says of a route apart from these texts is its form. The first route 
 those after it only their own texts are, and the rest is what it became for the first. Wherever a text has a say in more
 than its own field, and wherever anything is wrong, all is left to the models, so that a file's routes and its mistakes
 are the same with forms and without.
+
+Whoever looks at every route of a load looks at its Member of the form; its RouteConfig, thirty fields, is made when it
+is asked for.
 """
+
+from collections.abc import Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
 from lb.config.base import HostPattern, HttpPath, Name
+from lb.config.places import place_of
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, object) except -1
 
 cdef object name_of = TypeAdapter(Name).validator.validate_python
 cdef object host_of = TypeAdapter(HostPattern).validator.validate_python
-cdef object http_path_of = TypeAdapter(HttpPath).validator.validate_python
+cdef object path_of = TypeAdapter(HttpPath).validator.validate_python
 
 # The paths whose text has no say in whether it is one of its kind.
 cdef tuple PLAIN_PATHS = ("exact", "prefix")
@@ -23,132 +29,186 @@ cdef tuple PLAIN_PATHS = ("exact", "prefix")
 cdef tuple MORE = ("rewrite", "redirect")
 
 
-cdef class Parts:
-    """What a file says of a route: its form, packed, and its own texts; None where there is none."""
-    cdef bytes form
-    cdef object name
-    cdef object pool
+cdef class Member:
+    """One route: what it has to itself, and the first of its form."""
+    cdef readonly object first            # RouteConfig
+    cdef readonly object name             # None: it has none
+    cdef readonly object pool
+    cdef readonly tuple place             # of lb.config.places
+    cdef object made                      # RouteConfig, once it was asked for
+    # As the file has them; None where it has none.
+    cdef bytes form                       # packed; None: it is validated as a whole
     cdef object host
-    cdef object kind                  # of the path
+    cdef object kind                      # of the path
     cdef object path
+
+    @property
+    def route(self):
+        """The RouteConfig."""
+        cdef dict changes
+        if self.made is None:
+            match = self.first.match
+            changes = {}
+            if self.host is not None:
+                changes["host"] = self.place[0]
+            if self.path is not None:
+                changes["path"] = with_changes(match.path, {self.kind: self.path})
+            changes = {"match": with_changes(match, changes)} if changes else {}
+            if self.name is not None:
+                changes["name"] = self.name
+            if self.pool is not None:
+                changes["pool"] = self.pool
+            self.made = with_changes(self.first, changes)
+        return self.made
 
     cdef bint plain(self):
         """Whether the texts are texts. An empty pool is as good as none to a route, so that is one of another form."""
-        cdef object text
         for text in (self.name, self.pool, self.host, self.path):
             if text is not None and (type(text) is not str or not text):
                 return False
         return True
 
+    cdef int follow(self, Member first, dict hosts) except -1:
+        """Makes this one a member of the form of `first`. `hosts` are those that were validated. Raises ValidationError
+        for a text that is not what it should be."""
+        host, host_regex, kind, path = first.place
+        if self.host is not None:
+            host = hosts.get(self.host)
+            if host is None:
+                host = hosts[self.host] = host_of(self.host)
+        if self.path is not None:
+            kind, path = self.kind, path_of(self.path)
+        if self.name is not None:
+            name_of(self.name)
+        self.place = (host, host_regex, kind, path)
+        self.first = first.first
+        return 0
 
-cpdef object form_of(route):
-    """A number that only routes of the same form as `route` have, as long as one of them is there."""
-    return id(route.__pydantic_fields_set__)      # which they share, and nobody changes
+
+cdef Member whole(route):
+    """A route that is the first of its form, or the only one."""
+    cdef Member made = Member.__new__(Member)
+    made.first = made.made = route
+    made.name = route.name
+    made.pool = route.pool
+    made.place = place_of(route.match)
+    return made
 
 
-def by_form(list routes not None):
-    """Of each form that `routes` (RouteConfig) have: the first route, and the places of all, as pairs."""
-    cdef dict places = {}
+class Routes(Sequence):
+    """The routes of `members`, as RouteConfigs."""
+
+    __slots__ = ("members",)
+
+    def __init__(self, members):
+        self.members = members
+
+    def __len__(self):
+        return len(self.members)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Routes(self.members[index])
+        return self.members[index].route
+
+    def __eq__(self, other):
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None
+
+    def __repr__(self):
+        return repr(list(self))
+
+
+def members_of(routes):
+    """The Member of each of `routes`, which are a Routes or a list of RouteConfig."""
+    return routes.members if isinstance(routes, Routes) else [whole(route) for route in routes]
+
+
+def by_form(list members not None):
+    """Of each form: its first RouteConfig, and the numbers of its members, as pairs."""
+    cdef dict found = {}
+    cdef Member member
     cdef Py_ssize_t i
-    for i in range(len(routes)):
-        found = places.setdefault(form_of(routes[i]), [])
-        (<list>found).append(i)
-    return [(routes[(<list>found)[0]], found) for found in places.values()]
+    for i in range(len(members)):
+        member = members[i]
+        numbers = found.get(id(member.first))
+        if numbers is None:
+            found[id(member.first)] = [i]
+        else:
+            (<list>numbers).append(i)
+    return [((<Member>members[(<list>numbers)[0]]).first, numbers) for numbers in found.values()]
 
 
 def validated(values, make, memory):
     """`make(values)`, where `values` is what a file's parser gives for a list of routes, and `make` validates such a
     list. Routes and forms that `memory` (FileMemory) has are not made again. Raises ValidationError as `make` does."""
-    cdef Parts its
-    cdef list keys, routes, parts, whole
+    cdef Member member
+    cdef list keys, members, unlike
     cdef dict first = {}                          # of each form that is not known, the place of its first route
     cdef dict hosts = {}
     cdef Py_ssize_t i
     if type(values) is not list:
         return make(values)
     keys = [memory.key(value) for value in values]
-    routes = [None if key is None else memory.routes.get(key) for key in keys]
-    parts = [None if route is not None else parts_of(value, memory) for value, route in zip(values, routes)]
-    whole = []                                    # places of the routes to validate as a whole
-    for i in range(len(parts)):
-        its = parts[i]
-        if its is None:
-            if routes[i] is None:
-                whole.append(i)
-        elif memory.forms.get(its.form) is None and first.setdefault(its.form, i) == i:
-            whole.append(i)
+    members = [None if key is None else memory.routes.get(key) for key in keys]
+    unlike = []                                   # places of the routes to validate as a whole
+    for i in range(len(members)):
+        if members[i] is None:
+            members[i] = member = member_of(values[i], memory)
+            if member.form is None or (
+                    memory.forms.get(member.form) is None and first.setdefault(member.form, i) == i):
+                unlike.append(i)
     try:
-        if whole:
-            for i, route in zip(whole, make([values[i] for i in whole])):
-                routes[i] = route
+        if unlike:
+            for i, route in zip(unlike, make([values[i] for i in unlike])):
+                members[i] = whole(route)
         for form, i in first.items():
-            memory.forms.put(form, routes[i])
-        for i in range(len(parts)):
-            if routes[i] is None:
-                routes[i] = like(memory.forms.get((<Parts>parts[i]).form), <Parts>parts[i], hosts)
+            memory.forms.put(form, members[i])
+        for i in range(len(members)):
+            member = members[i]
+            if member.first is None:
+                member.follow(memory.forms.get(member.form), hosts)
     except ValidationError:
         return make(values)                       # which says where it is
-    for key, route in zip(keys, routes):
+    for key, member in zip(keys, members):
         if key is not None:
-            memory.routes.put(key, route)
-    return routes
+            memory.routes.put(key, member)
+    return Routes(members)
 
 
-cdef Parts parts_of(value, memory):
-    """None: the route is to be validated as a whole."""
-    cdef Parts parts
+cdef Member member_of(value, memory):
+    """A Member that is still without the first of its form."""
+    cdef Member member = Member.__new__(Member)
     cdef dict form, match
     if type(value) is not dict:
-        return None
+        return member
     for key in MORE:
         if key in <dict>value:
-            return None
+            return member
     form = (<dict>value).copy()
-    parts = Parts.__new__(Parts)
-    parts.name = form.get("name")
-    parts.pool = form.get("pool")
-    if parts.name is not None:
+    member.name = form.get("name")
+    if member.name is not None:
         form["name"] = ""
-    if parts.pool is not None:
+    member.pool = form.get("pool")
+    if member.pool is not None:
         form["pool"] = ""
     given = form.get("match")
     if type(given) is dict:
         match = form["match"] = (<dict>given).copy()
-        parts.host = match.get("host")
-        if parts.host is not None:
+        member.host = match.get("host")
+        if member.host is not None:
             match["host"] = ""
         path = match.get("path")
         if type(path) is dict and len(<dict>path) == 1:
             ((kind, text),) = (<dict>path).items()
             if text is not None and kind in PLAIN_PATHS:
-                parts.kind = kind
-                parts.path = text
+                member.kind = kind
+                member.path = text
                 match["path"] = {kind: ""}
-    if not parts.plain():
-        return None
-    parts.form = memory.key(form)
-    return None if parts.form is None else parts
-
-
-cdef object like(known, Parts parts, dict hosts):
-    """The route of `parts`, whose form is that of the route `known`. `hosts` are those that were validated. Raises
-    ValidationError for a text that is not what it should be."""
-    cdef dict changes = {}
-    match = known.match
-    if parts.host is not None:
-        host = hosts.get(parts.host)
-        if host is None:
-            host = hosts[parts.host] = host_of(parts.host)
-        changes["host"] = host
-    if parts.path is not None:
-        changes["path"] = with_changes(match.path, {parts.kind: http_path_of(parts.path)})
-    if changes:
-        changes = {"match": with_changes(match, changes)}
-    if parts.name is not None:
-        changes["name"] = name_of(parts.name)
-    if parts.pool is not None:
-        changes["pool"] = parts.pool
-    return with_changes(known, changes)
+    if member.plain():
+        member.form = memory.key(form)
+    return member
 
 
 cdef object with_changes(model, dict changes):

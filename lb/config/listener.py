@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -27,6 +28,12 @@ def _routes(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationI
     return handler(value) if memory is None else validated(value, handler, memory)
 
 
+if TYPE_CHECKING:
+    RouteList = Sequence[RouteConfig]
+else:
+    RouteList = Annotated[list[RouteConfig], WrapValidator(_routes)]  # to pydantic, and in the file, a list
+
+
 class ListenerConfig(Model):
     """An address on which clients connect, and how they are spoken to."""
 
@@ -42,7 +49,7 @@ class ListenerConfig(Model):
     pool: str | None = None
     """Name of the pool that takes the connections or sessions. Needed for `tcp` and `udp`; for `tls` it
     takes those that no rule does, which otherwise are refused with the alert `unrecognized_name`."""
-    routes: Annotated[list[RouteConfig], WrapValidator(_routes)] = []
+    routes: RouteList = []
     """The rules that say what becomes of a request. Of those that match, the most particular takes it, wherever it
     stands (see docs/howto/routing.md); of equals the first. Protocol `http` only, and needed there; a request that
     none of them takes is answered with 404."""

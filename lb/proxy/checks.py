@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.config.checks import Found
-from lb.config.forms import by_form
+from lb.config.forms import by_form, members_of
 from lb.config.match import MatchConfig, TextMatch
 from lb.config.route import PathRewriteConfig, RouteConfig
 from lb.config.schema import Config
@@ -30,7 +30,7 @@ def _routes(config: Config) -> list[Found]:
     return [
         (f"listeners.{name}.routes[{i}].{where}", problem)
         for name, listener in config.listeners.items()
-        for route, places in by_form(listener.routes)
+        for route, places in by_form(members_of(listener.routes))
         for where, problem in _route(route)
         for i in places
     ]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from lb.config.forms import by_form, form_of, validated
+from lb.config.forms import Routes, by_form, members_of, validated
 from lb.config.memory import FileMemory
+from lb.config.places import place_of
 from lb.config.route import RouteConfig
 
 models = TypeAdapter(list[RouteConfig])
@@ -47,10 +48,16 @@ OTHERS: list[dict[str, Any]] = [
 ]
 
 
-def outcome(values: list[Any], memory: FileMemory | None) -> list[RouteConfig] | list[tuple[Any, ...]]:
+def outcome(values: list[Any], memory: FileMemory | None) -> list[Any]:
+    """The routes, or the errors; what each has to itself has to be what its RouteConfig says."""
     make = models.validate_python
     try:
-        return make(values) if memory is None else validated(values, make, memory)
+        routes = make(values) if memory is None else validated(values, make, memory)
+        for route, member in zip(routes, members_of(routes), strict=True):
+            assert (member.name, member.pool, member.place) == (route.name, route.pool, place_of(route.match))
+            assert member.first.model_fields_set == route.model_fields_set
+            assert member.first.match.model_fields_set == route.match.model_fields_set
+        return list(routes)
     except ValidationError as error:
         return [(detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
 
@@ -102,16 +109,29 @@ def test_routes_by_form() -> None:
         {"pool": "c", "match": {"path": {"exact": "/3"}}},
         {"pool": "d", "timeout": "1s"},
     ]
-    routes = validated(values, models.validate_python, FileMemory())
-    assert [(route.pool, places) for route, places in by_form(routes)] == [("a", [0, 2]), ("b", [1]), ("d", [3])]
-    assert form_of(routes[0]) == form_of(routes[2]) != form_of(routes[1])
+    members = members_of(validated(values, models.validate_python, FileMemory()))
+    assert [(route.pool, places) for route, places in by_form(members)] == [("a", [0, 2]), ("b", [1]), ("d", [3])]
+    routes = models.validate_python(values)
+    assert [places for _, places in by_form(members_of(routes))] == [[0], [1], [2], [3]]
 
 
-def test_what_is_set_later_is_not_a_form_s() -> None:
-    """A copy with changes shares no form with what it was copied from, nor changes it."""
+def test_routes_are_a_sequence() -> None:
+    values = [{"pool": name, "match": {"path": {"exact": f"/{name}"}}} for name in "abc"]
+    routes, plain = validated(values, models.validate_python, FileMemory()), models.validate_python(values)
+    assert isinstance(routes, Routes)
+    assert (len(routes), routes[-1], list(routes[1:]), repr(routes)) == (3, plain[-1], plain[1:], repr(plain))
+    assert routes == plain
+    assert plain == routes
+    assert routes != plain[1:]
+    assert routes != 3
+    assert routes[1] is routes[1]
+
+
+def test_a_copy_with_changes_changes_no_other_route() -> None:
     values = [{"pool": name, "match": {"path": {"exact": f"/{name}"}}} for name in "ab"]
     first, second = validated(values, models.validate_python, FileMemory())
     copy = second.model_copy(update={"timeout": 5})
-    assert form_of(copy) != form_of(second) == form_of(first)
     assert "timeout" in copy.model_fields_set
     assert "timeout" not in first.model_fields_set
+    with pytest.raises(ValidationError, match="frozen"):
+        second.pool = "c"
