@@ -22,6 +22,16 @@ cdef int _PER_DOUBLING
 cdef int _OBSERVED
 
 
+# What is done for every endpoint at every choice, to be compiled into the loop over them: functions, as methods are
+# called by way of a table.
+@cython.locals(at=int, rest=int)
+cdef int _range_of(int company) noexcept
+
+
+@cython.locals(step=int)
+cdef int _step_of(double load) noexcept
+
+
 cdef class Prequal(Policy):
     cdef int heaviest
     cdef double quantile
@@ -35,7 +45,7 @@ cdef class Prequal(Policy):
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
     @cython.locals(endpoints=EndpointSet, i=int, seen=int, limit=int, cold=int, hot=int, running=int, weight=int,
-                   step=int, load=double, latency=double, lowest=double, least=double)
+                   heaviest=int, step=int, load=double, latency=double, lowest=double, least=double)
     cdef int pick_counted(self, uint64_t now, int exclude) noexcept
 
     @cython.locals(weight=int)
@@ -80,14 +90,8 @@ cdef class Prequal(Policy):
     @cython.locals(i=int, highest=double)
     cdef double highest(self, int at) noexcept
 
-    @cython.locals(at=int, rest=int)
-    cdef int range_of(self, int company) noexcept
-
     @cython.locals(step=int, rest=double)
     cdef int limit(self) noexcept
 
     @cython.locals(i=int)
     cdef void count(self, int step) noexcept
-
-    @cython.locals(step=int)
-    cdef int step_of(self, double load) noexcept

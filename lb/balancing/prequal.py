@@ -42,6 +42,29 @@ _PER_DOUBLING = 8
 _OBSERVED = 1024
 
 
+def _range_of(company: int) -> int:
+    """The range of latencies that so many at an endpoint fall into."""
+    if company <= 4:
+        return max(company - 1, 0)
+    at = 4
+    rest = company - 1
+    while rest >= 8:
+        rest >>= 1
+        at += 2
+    return min(at + (1 if rest >= 6 else 0), _RANGES - 1)
+
+
+def _step_of(load: float) -> int:
+    """The step of the distribution that a load falls into."""
+    if load < _EXACT:
+        return int(load)
+    step = _EXACT
+    while load >= 2 * _EXACT:
+        load /= 2
+        step += _PER_DOUBLING
+    return min(step + int((load - _EXACT) * _PER_DOUBLING / _EXACT), _STEPS - 1)
+
+
 class Prequal(Policy):
     """An endpoint is hot when its load exceeds the `quantile` of the loads seen of late, or it says that it is full,
     else cold; the load is requests in flight, or what they cost, over all workers, by weight. If any is cold, the cold
@@ -88,6 +111,7 @@ class Prequal(Policy):
         hot = -1
         lowest = 0.0
         least = 0.0
+        heaviest = self.heaviest
         i = self.rotation
         for seen in range(endpoints.size):
             if seen >= _WINDOW and (cold >= 0 or hot >= 0):
@@ -96,12 +120,12 @@ class Prequal(Policy):
                 i = 0
             weight = endpoints.effective_weight(i) if i != exclude else 0
             if weight > 0:
-                self.heaviest = max(self.heaviest, weight)
+                heaviest = max(heaviest, weight)
                 running = endpoints.outstanding(i)
                 load = running * endpoints.scale
-                if weight != self.heaviest:
-                    load = load * self.heaviest / weight
-                step = self.step_of(load)
+                if weight != heaviest:
+                    load = load * heaviest / weight
+                step = _step_of(load)
                 self.count(step)
                 if step <= limit and not (self.full > 0 and self.is_full(i, now)):
                     latency = self.latency(i, self.level(running + endpoints.cost), now)
@@ -110,6 +134,7 @@ class Prequal(Policy):
                 elif hot < 0 or load < least:
                     hot, least = i, load
             i += 1
+        self.heaviest = heaviest
         best = cold if cold >= 0 else hot
         if best < 0:
             return self.last_resort(exclude)
@@ -123,7 +148,7 @@ class Prequal(Policy):
         self.pool.add(index, rif, latency_ns, now)
         if weight > 0:
             self.heaviest = max(self.heaviest, weight)
-            self.count(self.step_of(max(rif, 0.0) * self.heaviest / weight))
+            self.count(_step_of(max(rif, 0.0) * self.heaviest / weight))
 
     def choose_probed(self, now: int, exclude: int) -> int:
         """The place of the entry to choose by; -1: fewer than two are of use."""
@@ -144,7 +169,7 @@ class Prequal(Policy):
             usable += 1
             self.heaviest = max(self.heaviest, weight)
             load = self.load_of(place, weight)
-            if self.step_of(load) <= limit and not (self.full > 0 and self.is_full(i, now)):
+            if _step_of(load) <= limit and not (self.full > 0 and self.is_full(i, now)):
                 latency = self.latency_of(place, now)
                 if cold < 0 or latency < lowest:
                     cold, lowest = place, latency
@@ -187,7 +212,7 @@ class Prequal(Policy):
         highest = -1.0
         for place in range(pool.count):
             load = self.load_of(place, max(self.endpoints.standing_weight(pool.index[place]), 1))
-            is_hot = self.step_of(load) > limit
+            is_hot = _step_of(load) > limit
             value = load if is_hot else pool.latency[place]
             if (is_hot and not hot) or (is_hot == hot and value > highest):
                 found, hot, highest = place, is_hot, value
@@ -203,7 +228,7 @@ class Prequal(Policy):
             if i == exclude or weight <= 0:
                 continue
             full = self.full > 0 and self.is_full(i, now)
-            cold = not full and self.step_of(self.load_of(place, weight)) <= limit
+            cold = not full and _step_of(self.load_of(place, weight)) <= limit
             note = f"{'cold' if cold else 'full' if full else 'hot'}, {self.endpoints.running(i)} in flight from here, "
             note += f"{pool.others[place]:.3g} from others {(now - pool.at[place]) / 1e6:.3g} ms ago, "
             note += f"{self.latency_of(place, now) / 1e6:.3g} ms expected"
@@ -232,7 +257,7 @@ class Prequal(Policy):
             running = endpoints.outstanding(i)
             load = running * endpoints.scale
             full = self.full > 0 and self.is_full(i, now)
-            cold = not full and self.step_of(load * self.heaviest / weight) <= limit
+            cold = not full and _step_of(load * self.heaviest / weight) <= limit
             note = f"{'cold' if cold else 'full' if full else 'hot'}, a load of {load:g}, "
             if endpoints.latency_updated(i) != 0:
                 note += f"{self.latency(i, self.level(running + endpoints.cost), now) / 1e6:.3g} ms expected"
@@ -257,7 +282,7 @@ class Prequal(Policy):
     def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
         """Without a `company` the number that is there now has to do."""
         endpoints = self.endpoints
-        at = self.range_of(company if company > 0 else self.level(endpoints.outstanding(index)))
+        at = _range_of(company if company > 0 else self.level(endpoints.outstanding(index)))
         word = endpoints.load_word(index, at)
         sample = float(latency_ns)
         if not ok:
@@ -276,7 +301,7 @@ class Prequal(Policy):
     def latency(self, index: int, company: int, now: int) -> float:
         """What a request would take that makes it `company` at the endpoint, in ns: the latency at that number in
         flight, or the nearest of which one is known; less the longer ago that was."""
-        at = self.range_of(company)
+        at = _range_of(company)
         word = self.endpoints.load_word(index, at)
         if word == 0:
             at = self.nearest(index, at) if self.endpoints.latency_updated(index) != 0 else -1
@@ -315,16 +340,6 @@ class Prequal(Policy):
             highest = max(highest, self.known(i, at))
         return highest
 
-    def range_of(self, company: int) -> int:
-        if company <= 4:
-            return max(company - 1, 0)
-        at = 4
-        rest = company - 1
-        while rest >= 8:
-            rest >>= 1
-            at += 2
-        return min(at + (1 if rest >= 6 else 0), _RANGES - 1)
-
     # The distribution of loads: those of endpoints that were compared, or that have answered a probe.
 
     def limit(self) -> int:
@@ -344,12 +359,3 @@ class Prequal(Policy):
             for i in range(_STEPS):
                 self.counts[i] >>= 1
                 self.observed += self.counts[i]
-
-    def step_of(self, load: float) -> int:
-        if load < _EXACT:
-            return int(load)
-        step = _EXACT
-        while load >= 2 * _EXACT:
-            load /= 2
-            step += _PER_DOUBLING
-        return min(step + int((load - _EXACT) * _PER_DOUBLING / _EXACT), _STEPS - 1)

@@ -3,11 +3,23 @@
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
+from lb.core.atomics cimport tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
+from lb.core.record cimport unfit, weight_of
 from lb.core.segment cimport Segment, tg_endpoint
 
 
 cdef enum:
     EVERY_GROUP = -1
+
+
+cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t stride) noexcept nogil:
+    # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.
+    cdef const char *word = <const char *> first
+    cdef int total = 0
+    for _ in range(columns):
+        total += tg_load_i32_relaxed(<const int32_t *> word)
+        word += stride
+    return total
 
 
 @cython.final
@@ -68,16 +80,10 @@ cdef class EndpointSet:
     cdef void claim(self, int i, uint64_t until) noexcept nogil
     cdef void unclaim(self, int i) noexcept nogil
     cdef int claimant(self, int i, uint64_t now) noexcept nogil
-    cdef int effective_weight(self, int i) noexcept nogil    # 0: takes no new requests
     cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
     # Whether it goes on serving those that it has: up and not ejected, drained or not, with the models of `wanted`.
     cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil
-    cdef int running(self, int i) noexcept nogil             # in flight, exactly
-    cdef int outstanding(self, int i) noexcept nogil         # the load, in units of `one`
     cpdef weigh(self)
-    cdef double latency_ns(self, int i) noexcept nogil       # 0: nothing is known
-    cdef uint64_t latency_updated(self, int i) noexcept nogil
-    cdef uint64_t progress(self, int i) noexcept nogil       # when it last answered, or got something to do
     cdef void set_progress(self, int i, uint64_t now) noexcept nogil
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
 
@@ -93,7 +99,42 @@ cdef class EndpointSet:
     cdef uint64_t reporting_since(self, int i) noexcept nogil     # the later of that and when it came up
     cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil
     cdef void forget_report(self, int i) noexcept nogil
-    cdef uint64_t load_word(self, int i, int at) noexcept nogil          # 0: nothing is known
     cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil
 
     cdef int check(self, int i) except -1
+
+    # What policies ask of every endpoint at every choice is here, to be compiled into them.
+
+    cdef inline int effective_weight(self, int i) noexcept nogil:
+        """0: takes no new requests."""
+        if self.limits[i] and self.running(i) >= self.limits[i]:
+            return 0
+        if self.selective and unfit(self.records[i], self.wanted, self.avoided):
+            return 0
+        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
+
+    cdef inline int running(self, int i) noexcept nogil:
+        """In flight, exactly."""
+        return sum_of_columns(self.inflight_words[i], self.columns, self.stride)
+
+    cdef inline int outstanding(self, int i) noexcept nogil:
+        """The load, in units of `one`. Over either kind of column: the policies pay nothing for the choice."""
+        return sum_of_columns(self.load_words[i], self.columns, self.stride)
+
+    # Every worker writes these two words, and nothing holds them together: a sample that comes while another is being
+    # added may be lost, and one's average be seen with the other's time. The error is one sample's, and soon gone.
+
+    cdef inline double latency_ns(self, int i) noexcept nogil:
+        """0: nothing is known."""
+        return tg_load_double_relaxed(&self.records[i].latency_ewma_ns)
+
+    cdef inline uint64_t latency_updated(self, int i) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].latency_updated_ns)
+
+    cdef inline uint64_t progress(self, int i) noexcept nogil:
+        """When it last answered, or got something to do."""
+        return tg_load64_relaxed(&self.records[i].progress_ns)
+
+    cdef inline uint64_t load_word(self, int i, int at) noexcept nogil:
+        """Of TG_LOAD_RANGES words, the one at `at`; what is in them is the policy's affair. 0: nothing is known."""
+        return tg_load64_relaxed(&self.records[i].load_words[at])

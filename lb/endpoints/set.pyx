@@ -333,13 +333,6 @@ cdef class EndpointSet:
         cdef uint64_t claim = tg_load64_relaxed(&self.records[i].claim)
         return <int> (claim & WORKER_MASK) if claim > now else -1
 
-    cdef int effective_weight(self, int i) noexcept nogil:
-        if self.limits[i] and self.running(i) >= self.limits[i]:
-            return 0
-        if self.selective and unfit(self.records[i], self.wanted, self.avoided):
-            return 0
-        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
-
     cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil:
         self.wanted = wanted
         self.avoided = avoided
@@ -392,47 +385,12 @@ cdef class EndpointSet:
             return limit
         return min(limit, self.probes) if limit else self.probes
 
-    cdef int running(self, int i) noexcept nogil:
-        # As Segment.inflight_total, in a loop that the policies can afford for every endpoint at every choice.
-        cdef const char *word = <const char *> self.inflight_words[i]
-        cdef int total = 0
-        for _ in range(self.columns):
-            total += tg_load_i32_relaxed(<const int32_t *> word)
-            word += self.stride
-        return total
-
-    cdef int outstanding(self, int i) noexcept nogil:
-        # As `running`, over either kind of column: the policies pay nothing for the choice.
-        cdef const char *word = <const char *> self.load_words[i]
-        cdef int total = 0
-        for _ in range(self.columns):
-            total += tg_load_i32_relaxed(<const int32_t *> word)
-            word += self.stride
-        return total
-
-    # Every worker writes these two words, and nothing holds them together: a sample that comes while another is being
-    # added may be lost, and one's average be seen with the other's time. The error is one sample's, and soon gone.
-
-    cdef double latency_ns(self, int i) noexcept nogil:
-        return tg_load_double_relaxed(&self.records[i].latency_ewma_ns)
-
-    cdef uint64_t latency_updated(self, int i) noexcept nogil:
-        return tg_load64_relaxed(&self.records[i].latency_updated_ns)
-
-    cdef uint64_t progress(self, int i) noexcept nogil:
-        return tg_load64_relaxed(&self.records[i].progress_ns)
-
     cdef void set_progress(self, int i, uint64_t now) noexcept nogil:
         tg_store64_relaxed(&self.records[i].progress_ns, now)
 
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
         tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
         tg_store64_relaxed(&self.records[i].latency_updated_ns, now)
-
-    # Of TG_LOAD_RANGES words, the one at `at`; what is in them is the policy's affair.
-
-    cdef uint64_t load_word(self, int i, int at) noexcept nogil:
-        return tg_load64_relaxed(&self.records[i].load_words[at])
 
     cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil:
         tg_store64_relaxed(&self.records[i].load_words[at], word)
