@@ -6,6 +6,7 @@ its own.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer
 from lb.core.stream cimport iovec
 
@@ -110,12 +111,35 @@ cdef struct Scan:
 
 
 cdef Scan *worker_scan() noexcept     # this process's Scan
-# Empties the head of a scan; then `scan_field` adds field after field: 0, or -1 when there are too many.
-cdef void scan_begin(Scan *scan) noexcept nogil
+# By its name: id and `hop`.
+cdef void classify(Field *field) noexcept nogil
+
+
+# Empties the head of a scan; then fields come.
+cdef inline void scan_begin(Scan *scan) noexcept nogil:
+    scan.target_length = 0
+    scan.reason_length = 0
+    scan.field_count = 0
+    scan.host_count = 0
+    scan.fields[0].name_length = 0
+    scan.fields[0].value_length = 0
+    memset(scan.first, 0xff, sizeof(scan.first))
+
+
+# The field behind the last one was filled in where it lies: it counts.
+cdef inline void scan_next(Scan *scan) noexcept nogil:
+    cdef Field *field = &scan.fields[scan.field_count]
+    classify(field)
+    if field.id and scan.first[field.id] < 0:
+        scan.first[field.id] = scan.field_count
+    if field.id == H_HOST:
+        scan.host_count += 1
+    scan.field_count += 1
+
+
+# Adds one: 0, or -1 when there are too many.
 cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char *value,
                     size_t value_length) noexcept nogil
-# The field behind the last one was filled in where it lies: it counts, and the next one is empty.
-cdef void scan_next(Scan *scan) noexcept nogil
 # Takes a trailer section apart: field lines whose memory outlives the use of the scan. 0, or -1: too many.
 cdef int scan_trailers(Scan *scan, const char *lines, size_t n) noexcept nogil
 # Its id, and `hop` where a trailer section may not have it.

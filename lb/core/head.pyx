@@ -64,7 +64,7 @@ cdef inline bint same_token(const char *a, const char *lower, uint32_t n) noexce
     return True
 
 
-cdef inline void classify(Field *field) noexcept nogil:
+cdef void classify(Field *field) noexcept nogil:
     cdef int i
     field.id = H_OTHER
     field.hop = False
@@ -81,26 +81,6 @@ cdef inline void classify(Field *field) noexcept nogil:
         i += 1
 
 
-cdef inline void count_field(Scan *scan) noexcept nogil:
-    cdef Field *field = &scan.fields[scan.field_count]
-    classify(field)
-    if field.id and scan.first[field.id] < 0:
-        scan.first[field.id] = scan.field_count
-    if field.id == H_HOST:
-        scan.host_count += 1
-    scan.field_count += 1
-
-
-cdef void scan_begin(Scan *scan) noexcept nogil:
-    scan.target_length = 0
-    scan.reason_length = 0
-    scan.field_count = 0
-    scan.host_count = 0
-    scan.fields[0].name_length = 0
-    scan.fields[0].value_length = 0
-    memset(scan.first, 0xff, sizeof(scan.first))
-
-
 cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char *value,
                     size_t value_length) noexcept nogil:
     cdef Field *field
@@ -111,15 +91,8 @@ cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char
     field.name_length = <uint32_t>name_length
     field.value = value
     field.value_length = <uint32_t>value_length
-    count_field(scan)
+    scan_next(scan)
     return 0
-
-
-cdef void scan_next(Scan *scan) noexcept nogil:
-    count_field(scan)
-    if scan.field_count < MAX_FIELDS:
-        scan.fields[scan.field_count].name_length = 0
-        scan.fields[scan.field_count].value_length = 0
 
 
 cdef void classify_trailer(Field *field) noexcept nogil:

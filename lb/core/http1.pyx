@@ -122,6 +122,9 @@ cdef int on_header_value_complete(llhttp_t *http) noexcept nogil:
     while field.value_length and field.value[field.value_length - 1] in (32, 9):
         field.value_length -= 1
     scan_next(scan)
+    if scan.field_count < MAX_FIELDS:
+        scan.fields[scan.field_count].name_length = 0
+        scan.fields[scan.field_count].value_length = 0
     return 0
 
 
