@@ -8,6 +8,7 @@ cdef class Policy:
     cdef readonly bint learns
     cdef readonly bint by_company
     cdef readonly bint by_cost
+    cdef readonly bint by_service
     cdef readonly bint reads_reports
     cdef readonly object probes
     # Whose turn it is, in a policy that has turns: kept apart for each group by whoever lets it choose among one.

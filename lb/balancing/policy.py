@@ -34,6 +34,9 @@ class Policy:
         # Whether, in a pool that weighs its requests, it takes a latency as it was, with `endpoints.cost` of the
         # request that had it. Else it gets the one that the request would have had if all there had cost the same.
         self.by_cost = False
+        # Whether an endpoint's latency is to it the time from one answer to the next while there is work, its service
+        # time, and it keeps when the last answer came (the set's `progress`).
+        self.by_service = False
         # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
         self.reads_reports = False
         # How its endpoints are asked about their load (lb.balancing.options.ProbeOptions); None: they are not.

@@ -47,6 +47,7 @@ class ShortestExpectedDelay(Policy):
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.by_cost = True
+        self.by_service = True
         self.decay = float(options.decay)
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
         self.company = array("d", (1.0,)) * endpoints.size

@@ -97,7 +97,10 @@ class HedgeConfig(Model):
         *text(r"p[0-9]{2}(?:\.[0-9])?|[0-9]+(?:\.[0-9]+)?(?:us|ms|s|m|h)", "is not a time"),
     ] = "p95"
     """When: a quantile of how long the answers of the pool have taken to begin of late (`p50` to `p99.9`), or a
-    duration. A later quantile costs less and helps fewer."""
+    duration. A later quantile costs less and helps fewer. By quantile, a hedge waits for twice the
+    endpoint's average, too, where the policy knows that. With `shortest_expected_delay` that is for each request that
+    is there; and where the endpoint has answered nobody for an unusual time (of the silences a tenth of the share that
+    the quantile leaves), all that wait there have their hedges at once."""
     floor: Duration = Field(default=MILLISECOND, ge=MILLISECOND)
     """With a quantile, the least delay."""
     samples: Integer = Field(default=100, ge=1, le=1_000_000)

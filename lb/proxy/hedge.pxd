@@ -18,8 +18,8 @@ cdef class Latencies:
     cdef readonly uint64_t total
 
     cdef void add(self, uint64_t now, uint64_t latency) noexcept
-    # The latency in ns that `per_mille` of them are below; 0 when there are fewer than `least`.
-    cdef uint64_t quantile(self, uint64_t per_mille, uint64_t least) noexcept
+    # The latency in ns that `share` of them, in ten thousand, are below; 0 when there are fewer than `least`.
+    cdef uint64_t quantile(self, uint64_t share, uint64_t least) noexcept
     cdef void fade(self, uint64_t now) noexcept
 
 
@@ -28,7 +28,9 @@ cdef class HedgePolicy:
     cdef uint64_t least               # ns
     cdef uint64_t samples
     cdef Latencies latencies
+    cdef Latencies silences           # of endpoints, in thousandths of the time that one takes on average
     cdef uint64_t known               # the delay in use
+    cdef uint64_t patience            # the silence in use
     cdef uint64_t looked_at
     cdef Alarms alarms
     cdef TryBudget budget
@@ -37,3 +39,8 @@ cdef class HedgePolicy:
     cdef uint64_t delay(self, uint64_t now) noexcept
     # A first try took so long until its answer began, or until it was given up.
     cdef void learn(self, uint64_t now, uint64_t latency) noexcept
+    # The same of one that was given up: its latency is only known to be more than that.
+    cdef void learn_given_up(self, uint64_t now, uint64_t latency) noexcept
+    # An endpoint was silent for so many thousandths of its average until it answered, or was found stuck.
+    cdef void learn_silence(self, uint64_t now, uint64_t silence) noexcept
+    cdef void look(self, uint64_t now) noexcept

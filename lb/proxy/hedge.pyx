@@ -3,6 +3,9 @@
 The delay is a quantile of the time from the sending of a first try to the beginning of its answer. A try that was given
 up for its hedge's answer counts with the time that it had: that is above the quantile, and that is all that matters for
 one. Hedges themselves do not count, since those of them that are seen to the end are the fast ones.
+
+Where the policy knows when an endpoint last answered, there is a quantile of these silences, too. One silence holds all
+that the endpoint has, so that a tenth as many are taken for a stall as answers for late.
 """
 
 from weakref import WeakValueDictionary
@@ -17,6 +20,7 @@ cdef enum:
     FADE_NS = 10_000_000_000
     LOOK_NS = 50_000_000              # how old the delay in use may be
     CELLS_PER_OCTAVE = 8
+    RARER = 10
     STEPS = 3                         # bits of a number below its highest that tell its cell
 
 
@@ -60,8 +64,8 @@ cdef class Latencies:
             self.total += self.cells[i]
         self.fades_at = now + FADE_NS
 
-    cdef uint64_t quantile(self, uint64_t per_mille, uint64_t least) noexcept:
-        cdef uint64_t wanted = self.total * per_mille // 1000, below = 0
+    cdef uint64_t quantile(self, uint64_t share, uint64_t least) noexcept:
+        cdef uint64_t wanted = self.total * share // 10_000, below = 0
         cdef int i
         if self.total < least:
             return 0
@@ -80,7 +84,8 @@ cdef class HedgePolicy:
         self.per_mille = plan.per_mille
         self.least = plan.delay_ns
         self.samples = plan.samples
-        self.latencies = tools.latencies(name)
+        self.latencies = tools.learned(name, "latencies")
+        self.silences = tools.learned(name, "silences")
         self.budget = TryBudget(segment, series, name, plan.budget_percent, plan.budget_min, True)
         self.alarms = tools.alarms
         self.alarms.open()
@@ -88,28 +93,41 @@ cdef class HedgePolicy:
     cdef uint64_t delay(self, uint64_t now) noexcept:
         if self.per_mille == 0:
             return self.least
-        if now >= self.looked_at + LOOK_NS:
-            self.looked_at = now
-            self.known = self.latencies.quantile(self.per_mille, self.samples)
+        self.look(now)
         return max(self.known, self.least) if self.known else UINT64_MAX
+
+    cdef void look(self, uint64_t now) noexcept:
+        if now < self.looked_at + LOOK_NS:
+            return
+        self.looked_at = now
+        self.known = self.latencies.quantile(10 * self.per_mille, self.samples)
+        self.patience = self.silences.quantile(10_000 - 10 * (1000 - self.per_mille) // RARER, self.samples)
 
     cdef void learn(self, uint64_t now, uint64_t latency) noexcept:
         if self.per_mille:
             self.latencies.add(now, latency)
 
+    cdef void learn_given_up(self, uint64_t now, uint64_t latency) noexcept:
+        # A hedge for a silence may come before the quantile: what counts is that nothing had come by then.
+        self.learn(now, max(latency, self.known))
+
+    cdef void learn_silence(self, uint64_t now, uint64_t silence) noexcept:
+        if self.per_mille:
+            self.silences.add(now, silence)
+
 
 class HedgeTools:
-    """What the routes of a worker need for further tries: alarms, and what is known of latencies, by the route's name:
-    of a route that goes on hedging they outlive a reload."""
+    """What the routes of a worker need for further tries: alarms, and what is known of latencies and silences, by the
+    route's name: of a route that goes on hedging they outlive a reload."""
 
     def __init__(self, poller):
         self.alarms = Alarms(poller)
         self.known = WeakValueDictionary()
 
-    def latencies(self, route):
-        found = self.known.get(route)
+    def learned(self, route, what):
+        found = self.known.get((route, what))
         if found is None:
-            found = self.known[route] = Latencies()
+            found = self.known[route, what] = Latencies()
         return found
 
     def close(self):
@@ -126,4 +144,4 @@ class Quantiles:
         (<Latencies>self.latencies).add(now, latency)
 
     def quantile(self, per_mille, least=1):
-        return (<Latencies>self.latencies).quantile(per_mille, least)
+        return (<Latencies>self.latencies).quantile(10 * per_mille, least)

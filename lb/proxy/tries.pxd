@@ -21,6 +21,8 @@ cdef class Hedge(Http1Call):
     cdef int crowd
     cdef short company
     cdef uint64_t picked_at
+    cdef uint64_t waits_since         # the exchange's own try, also where it is not the first
+    cdef uint64_t late_at             # from when on that try is late, whatever its endpoint does meanwhile
     cdef Http1Upstream upstream
     cdef Http2Call call
 
@@ -56,6 +58,8 @@ cdef class TryingExchange(Exchange):
     # The request is sent, or is only waiting for its connection: there may be a hedge from now on.
     cdef void watch(self) noexcept
     cdef uint64_t unusual(self) noexcept
+    cdef uint64_t stuck_at(self, Hedge hedge) noexcept
+    cdef void learn_silence(self, uint64_t now) noexcept
     cdef void start_hedge(self) noexcept
     # The answer of the exchange's own try begins.
     cdef void own_answer(self) noexcept

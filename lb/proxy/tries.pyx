@@ -3,6 +3,7 @@
     retry_granted    a try failed: do the rules, the deadline and the budget allow another
     next_try         after a pause, in which the exchange has no endpoint and no place in a queue
     watch            the request is sent, or could be if there were a connection: an alarm for its hedge
+    stuck_at         when the endpoint will have been silent for so long that whatever is there is late
     start_hedge      the answer is late: another endpoint gets the request, too
     own_answer       the first try's answer begins: the hedge is cancelled
     hedge_answer     the hedge's does: the first try is cancelled, and the hedge becomes the exchange's own
@@ -22,10 +23,12 @@ from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.outlier cimport verdict_of
+from lb.upstream.pool cimport HEAD_START
 
 cdef enum:
     MILLISECOND_NS = 1_000_000
     SLOWER = 2                        # than the endpoint's average is late
+    LOOKS = 8                         # at most, whether an endpoint is stuck, until its answer is late anyway
     FOREVER_NS = 3_600_000_000_000
 
 
@@ -150,7 +153,8 @@ cdef class TryingExchange(Exchange):
 
     cdef void watch(self) noexcept:
         cdef uint64_t now = self.client.poller.now
-        cdef uint64_t delay
+        cdef uint64_t delay, rings
+        cdef Hedge hedge
         if self.hedge is not None:
             return                            # since the connect began
         self.waits_since = 0
@@ -161,28 +165,72 @@ cdef class TryingExchange(Exchange):
         if self.pinned or self.pool.endpoints.size < 2 or not self.repeatable():
             return
         delay = self.route.hedge.delay(now)
-        if delay != UINT64_MAX and self.route.hedge.per_mille:
-            delay = max(delay, self.unusual())
-        if delay == UINT64_MAX or (self.due() != UINT64_MAX and now + delay >= self.due()):
+        if delay == UINT64_MAX:
             return
-        self.hedge = self.new_hedge()
-        self.hedge.exchange = self
-        self.route.hedge.alarms.arm(self.hedge, now + delay)
+        hedge = self.new_hedge()
+        hedge.waits_since = now
+        if self.route.hedge.per_mille:
+            hedge.late_at = now + max(delay, self.unusual())
+            rings = min(hedge.late_at, self.stuck_at(hedge))
+        else:
+            rings = hedge.late_at = now + delay
+        if self.due() != UINT64_MAX and rings >= self.due():
+            return
+        hedge.exchange = self
+        self.hedge = hedge
+        self.route.hedge.alarms.arm(hedge, rings)
 
     cdef uint64_t unusual(self) noexcept:
-        """From when on an answer is late for its endpoint, not only for the route: what is slow by nature gains nothing
-        by a second try, and both cost a place."""
-        return <uint64_t>min(<double>SLOWER * self.pool.endpoints.latency_ns(self.endpoint), <double>FOREVER_NS)
+        """From when on an answer is late for its endpoint, not only for the route: what is slow by nature, or has
+        others before it, gains nothing by a second try, and both cost a place."""
+        return <uint64_t>min(SLOWER * self.pool.usual(self.endpoint), <double>FOREVER_NS)
+
+    cdef uint64_t stuck_at(self, Hedge hedge) noexcept:
+        """From when on its endpoint is stuck, if it answers nobody until then: what is there waits for nothing, however
+        short a time it has been there. UINT64_MAX where that is not known."""
+        cdef double service, patience
+        cdef uint64_t known = self.route.hedge.patience
+        if not self.pool.policy.by_service:
+            return UINT64_MAX
+        service = min(self.pool.endpoints.latency_ns(self.endpoint), <double>FOREVER_NS)
+        if service <= 0.0:
+            return UINT64_MAX
+        if self.pool.in_vain(self.endpoint) >= HEAD_START:
+            patience = 1.0                    # it was found stuck: this one looks whether it still is
+        elif known:
+            patience = max(<double>SLOWER, known / 1000.0)
+        else:
+            return UINT64_MAX
+        return max(
+            self.pool.endpoints.progress(self.endpoint) + <uint64_t>min(patience * service, <double>FOREVER_NS),
+            hedge.waits_since + max(<uint64_t>service, self.route.hedge.least),
+        )
+
+    cdef void learn_silence(self, uint64_t now) noexcept:
+        """Its endpoint answers, or is given up: how long was nothing heard of it, this request being there?"""
+        cdef double service
+        cdef uint64_t since
+        if self.pool.policy.by_service:
+            service = self.pool.endpoints.latency_ns(self.endpoint)
+            since = max(self.waits_since, self.pool.endpoints.progress(self.endpoint))
+            if service > 0.0 and now > since:
+                self.route.hedge.learn_silence(now, <uint64_t>min(1000.0 * (now - since) / service, 1e15))
 
     cdef void start_hedge(self) noexcept:
         """Nobody waits for it: where no other endpoint has room, or others wait for that, there is none."""
         cdef Hedge hedge = self.hedge
-        cdef uint64_t now = self.client.poller.now
+        cdef uint64_t now = self.client.poller.now, stuck_at
         cdef int found
         if hedge is None or hedge.endpoint >= 0 or self.endpoint < 0:
             return
         if self.state != X_WAITING and self.state != X_PICKED:
             return
+        if now < hedge.late_at:
+            stuck_at = self.stuck_at(hedge)
+            if stuck_at > now:                # it has answered others since
+                stuck_at = max(stuck_at, now + (hedge.late_at - hedge.waits_since) // LOOKS)
+                self.route.hedge.alarms.arm(hedge, min(hedge.late_at, stuck_at))
+                return
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
             return
@@ -218,6 +266,7 @@ cdef class TryingExchange(Exchange):
         cdef uint64_t now = self.client.poller.now
         if self.waits_since:
             self.route.hedge.learn(now, now - self.waits_since)
+            self.learn_silence(now)
             self.waits_since = 0
         if self.hedge is not None:
             self.drop_hedge()
@@ -233,7 +282,9 @@ cdef class TryingExchange(Exchange):
             return False
         self.cancel_try()
         if self.waits_since:
-            self.route.hedge.learn(now, now - self.waits_since)
+            self.route.hedge.learn_given_up(now, now - self.waits_since)
+            if self.pool.in_vain(endpoint) == 0:
+                self.learn_silence(now)       # once for all that it holds
             self.waits_since = 0
         self.endpoint = -1
         count_answer(self.pool.series[endpoint], 0, now - self.picked_at)

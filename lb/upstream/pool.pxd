@@ -31,6 +31,10 @@ cdef enum:
     KEY_MODEL
 
 
+cdef enum:
+    HEAD_START = 5                    # in vain at once, of an endpoint that looks stuck
+
+
 cdef struct tg_suspect:
     # An endpoint that was asked in vain: another had to answer instead.
     uint64_t until                    # when it is asked again, unless nobody else can be
@@ -101,6 +105,12 @@ cdef class Pool:
     # have taken nobody knows, and no policy is told; but for as long again others are asked before it, twice as long
     # each time, until it has answered.
     cdef void give_up(self, int index, uint64_t now, uint64_t waited, int charged) noexcept
+    # For how long it has answered nobody, as far as one knows who has waited there so long.
+    cdef uint64_t silence(self, int index, uint64_t now, uint64_t waited) noexcept
+    # How often in a row it was given up since its last answer; HEAD_START and more: it looked stuck.
+    cdef int in_vain(self, int index) noexcept
+    # How long a request takes there on average, with what there is to do: ns, 0 = nothing is known.
+    cdef double usual(self, int index) noexcept
     # Routes hedge: `give_up` will be called.
     cdef int watch_endpoints(self) except -1
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it;

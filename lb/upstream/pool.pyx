@@ -19,7 +19,6 @@ cdef enum:
     CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
     DOUBLINGS = 10
     LONGEST = 1_000_000_000           # that an endpoint is left alone for answers that did not come
-    HEAD_START = 5                    # doublings, where it looks stuck
     SLOWER = 2                        # than its average: no chance
     TAKEN_AGAIN = -3                  # only the excluded one takes requests
 
@@ -264,11 +263,27 @@ cdef class Pool:
         if self.suspects != NULL:
             suspect = &self.suspects[index]
             usual = self.endpoints.latency_ns(index)
-            if suspect.count == 0 and suspect.alive + waited <= now and usual > 0.0 and waited > SLOWER * usual:
-                suspect.count = HEAD_START        # it has answered nobody since: it does not look slow, but stuck
+            if suspect.count == 0 and usual > 0.0 and self.silence(index, now, waited) > SLOWER * usual:
+                suspect.count = HEAD_START        # it does not look slow, but stuck
             suspect.until = now + min(waited << min(suspect.count, <int>DOUBLINGS), <uint64_t>LONGEST)
             suspect.count += 1
         self.release(index, now, 0, True, 0, charged, 0)
+
+    cdef uint64_t silence(self, int index, uint64_t now, uint64_t waited) noexcept:
+        cdef uint64_t progress
+        if self.policy.by_service:
+            progress = self.endpoints.progress(index)
+            return now - progress if now > progress else 0
+        return waited if self.suspects[index].alive + waited <= now else 0
+
+    cdef int in_vain(self, int index) noexcept:
+        return self.suspects[index].count if self.suspects != NULL else 0
+
+    cdef double usual(self, int index) noexcept:
+        cdef double latency = self.endpoints.latency_ns(index)
+        if self.policy.by_service:
+            latency *= max(self.endpoints.outstanding(index) * self.endpoints.scale, 1.0)
+        return latency
 
     cdef bint crowded(self) noexcept:
         """Whether an endpoint takes requests, if not now."""

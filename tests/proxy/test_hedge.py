@@ -518,10 +518,10 @@ class Told(ModelServer):
         return await echo(request, context)
 
 
-async def models(site: Site, *hangs: bool, **route: Any) -> tuple[Gate, list[Told]]:
+async def models(site: Site, *hangs: bool, policy: str = "round_robin", **route: Any) -> tuple[Gate, list[Told]]:
     servers = [Told(hang) for hang in hangs]
     addresses = [await site.model(server) for server in servers]
-    pools = {"models": {**OIP, "endpoints": addresses, "policy": "round_robin"}}
+    pools = {"models": {**OIP, "endpoints": addresses, "policy": policy}}
     return await routing_gate(site, [{"pool": "models", "hedge": HEDGE, **route}], pools), servers
 
 
