@@ -39,6 +39,7 @@ LINKS = {
     "lb.core.tls": ["openssl"],
     "lb.core.tls_context": ["openssl"],
     "lb.core.tls_peer": ["openssl"],
+    "lb.core.tls_version": ["openssl"],
     "bench._stub": ["libnghttp2"],
 }
 

@@ -127,6 +127,7 @@ cdef class HttpConnection(AnsweringConnection):
         cdef Exchange exchange = self.exchange
         if error and self.tls is not None and self.tls.plain_http:
             self.tls = None
+            worker_scan().head = False            # what it holds is another's
             self.refuse(400, b"this port speaks TLS: use https")
         elif self.raw and exchange is not None and not error:
             exchange.take_body(NULL, 0, 0, True)  # half-closed: the other way may go on
@@ -406,6 +407,7 @@ cdef class HttpConnection(AnsweringConnection):
         elif self.exchange is None:
             self.head_started = False
             tg_buffer_free(&self.inbox)
+            worker_scan().head = False            # what it holds is another's
             self.refuse(408, b"the request did not come in time")
         else:
             exchange.fail(408, b"slow-body", "the request's body did not come in time")

@@ -25,6 +25,7 @@ from lb.core.segment cimport (
 )
 from lb.core.source_key cimport hash_source
 from lb.core.trace cimport TRACE_SAMPLED
+from lb.core.tls_version cimport tls_version
 from lb.proxy.client cimport Client
 from lb.proxy.explained cimport (
     after_choice, append_explanation, before_choice, explain_record, forget_explanation, no_choice,
@@ -543,6 +544,8 @@ cdef class Exchange(Http1Call):
         record.cache = <unsigned short>self.cache
         record.hedge = <unsigned short>self.hedged
         record.version = <unsigned short>self.version
+        if self.client.tls is not None:
+            record.tls = <unsigned short>tls_version(self.client.tls)
         if self.ids != NULL:
             memcpy(record.trace_id, self.ids.trace.trace_id, sizeof(record.trace_id))
             memcpy(record.span_id, self.ids.trace.span_id, sizeof(record.span_id))

@@ -12,6 +12,7 @@ from lb.core.head_text cimport (
 from lb.core.segment cimport TG_S_CODE_1XX, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.client cimport Client
+from lb.proxy.declined cimport log_declined
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
 
@@ -29,8 +30,13 @@ cdef class AnsweringConnection(Client):
 
     cdef void decline(self, int status, str message) noexcept:
         cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, NULL)
-        if not worker_scan().complete:
+        cdef Scan *scan = worker_scan()
+        if not scan.complete:
             self.keep = False                     # the rest of its body would be read as a request
+        if scan.head:
+            log_declined(self, scan, scan.version, status, -1)
+        else:
+            log_declined(self, NULL, 0, status, -1)
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
         self.respond_whole(status, &answer.head, &answer.part, 1)
 

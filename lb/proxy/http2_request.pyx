@@ -28,10 +28,11 @@ from lb.core.segment cimport TG_S_CODE_1XX, TG_S_HTTP2_FLOODED, tg_add
 from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake, routing_host
 from lb.proxy.client cimport Client
+from lb.proxy.declined cimport log_declined
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.pace cimport pace_advance, pace_start
-from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal, speaks_grpc
+from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal, speaks_grpc
 
 cdef enum:
     M_HEAD = 2                        # llhttp's number
@@ -217,6 +218,7 @@ cdef class Http2Request(Client):
 
     cdef void malformed(self, int problem) noexcept:
         """A head that cannot be taken."""
+        worker_scan().head = False                # not all of it is there
         if self.exchange is None and problem == HEAD_TOO_MANY:
             self.decline(431, "the header fields are too large, or too many")
         elif self.exchange is None and problem == HEAD_METHOD:
@@ -409,6 +411,8 @@ cdef class Http2Request(Client):
 
     cdef void decline(self, int status, str message) noexcept:
         cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, NULL)
+        cdef Scan *scan = worker_scan()
+        log_declined(self, scan if scan.head else NULL, 20, status, grpc_code(status) if self.grpc else -1)
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)
 

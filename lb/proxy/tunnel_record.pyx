@@ -5,6 +5,7 @@ from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM, tg_add, tg_bucket,
 )
+from lb.core.tls_version cimport tls_version
 from lb.proxy.tunnel cimport Tunnel
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
@@ -33,6 +34,8 @@ cdef void log_access(Tunnel tunnel, uint64_t took, bint ok) noexcept:
     record.transfer_ns = took
     record.tries = <uint16_t>tunnel.tries
     record.port = <uint16_t>tunnel.port
+    if tunnel.client.tls is not None:
+        record.tls = <uint16_t>tls_version(tunnel.client.tls)
     record.bytes_in = tunnel.client.bytes_read
     if tunnel.endpoint is not None:
         record.bytes_out = tunnel.endpoint.bytes_read

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import grpc
 import httpx
+from authority import Authority
 from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, load, request
 
@@ -98,7 +100,7 @@ async def test_methods_that_only_http2_has_are_named(
 async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], str], tmp_path: Path) -> None:
     """HTTP's is 200 for most that fail."""
     path = tmp_path / "access.log"
-    settings = config(str(path), "127.0.0.1:9", stub())
+    settings = config(str(path), "127.0.0.1:9", stub()) | {"workers": 1}
     settings["listeners"]["web"]["routes"] = [{"pool": "oip"}, route("/dead/", "dead")]
     settings["pools"]["dead"] = {"protocol": "grpc", "endpoints": ["127.0.0.1:9"]}
     port = start(settings).port()
@@ -113,6 +115,81 @@ async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], st
     assert [(line["status"], line["grpc_status"]) for line in lines_of(path)] == [
         (200, 0), (200, 12), (502, 14), (502, 14),
     ]  # fmt: skip
+
+
+async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    settings = config(str(path), "127.0.0.1:9", "127.0.0.1:9") | {"workers": 1}
+    settings["listeners"]["web"].update(header_timeout="200ms", max_header_bytes="1KiB")
+    settings["listeners"]["web"]["routes"].append(
+        {"match": {"path": {"exact": "/put"}, "method": "PUT"}, "pool": "http"}
+    )
+    port = start(settings).port()
+    long = b"a" * 2000
+    for sent in (
+        b"GET /none?a=b HTTP/1.1\r\nHost: h.example:80\r\n\r\n",
+        b"DELETE /put HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET /http/# HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"NONSENSE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nX: " + long,
+        b"GET /" + long,
+        b"GET / HTTP/1.1\r\n",  # and no more
+        b"GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+        writer.close()
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False) as client:
+        await client.get(f"http://127.0.0.1:{port}/none")
+        await client.post(f"http://127.0.0.1:{port}/a.B/C", headers={"Content-Type": "application/grpc"})
+        await client.get(f"http://127.0.0.1:{port}/none", headers={"X": "a" * 5000})
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 11, "eleven lines")
+    lines = lines_of(path)
+    assert [(line["status"], line["reason"], line["method"], line["target"]) for line in lines] == [
+        (404, "no-route", "GET", "/none?a=b"),
+        (405, "method", "DELETE", "/put"),
+        (400, "bad-request", "GET", "/http/#"),
+        (400, "bad-request", "", ""),
+        (431, "head-too-large", "", ""),
+        (414, "uri-too-long", "", ""),
+        (408, "slow-head", "", ""),
+        (501, "not-implemented", "GET", "/"),
+        (404, "no-route", "GET", "/none"),
+        (404, "no-route", "POST", "/a.B/C"),
+        (431, "head-too-large", "", ""),
+    ]
+    assert {(line["client"], line["listener"], line["route"], line["pool"]) for line in lines} == {
+        ("127.0.0.1", "web", "", "")
+    }
+    assert [lines[0][name] for name in ("host", "protocol", "grpc_status")] == ["h.example", "HTTP/1.1", None]
+    assert [(line["protocol"], line["grpc_status"]) for line in lines[-3:]] == [
+        ("HTTP/2", None), ("HTTP/2", 12), ("HTTP/2", None),
+    ]  # fmt: skip
+
+
+async def test_a_record_names_the_version_of_tls(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    path, one = tmp_path / "access.log", await endpoint("a")
+    authority = Authority()
+    cert, key = authority.issue("localhost").write(tmp_path)
+    settings = config(str(path), one.address, "127.0.0.1:9") | {"workers": 1}
+    tls = {"certificates": [{"cert": cert, "key": key}]}
+    settings["listeners"]["web"].update(protocol="https", tls=tls)
+    settings["listeners"]["raw"] = {"bind": "127.0.0.1:0", "protocol": "tcp", "tls": tls, "pool": "raw"}
+    settings["pools"]["raw"] = {"protocol": "tcp", "endpoints": [one.address]}
+    daemon = start(settings)
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = authority.client_context()
+        context.minimum_version = context.maximum_version = version
+        for listener, target in (("web", "/http/"), ("web", "/none"), ("raw", "/")):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", daemon.port(listener), ssl=context, server_hostname="localhost"
+            )
+            writer.write(request("GET", target, Connection="close"))
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+            writer.close()
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 6, "six lines")
+    assert [line["tls"] for line in lines_of(path)] == ["TLSv1.2"] * 3 + ["TLSv1.3"] * 3
 
 
 async def test_rotation_loses_no_line(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
