@@ -223,6 +223,9 @@ def explain(
     from lb.cli.admin import client
     from lb.cli.explain import explain as explain_request
 
+    for text in header or []:
+        if not text.partition(":")[1]:
+            raise typer.BadParameter(f"{text!r} is no NAME: VALUE", param_hint="'--header'")
     headers = [tuple(part.strip() for part in text.partition(":")[::2]) for text in header or []]
     asked = {"method": method, "target": path, "host": host, "headers": headers, "source": source, "model": model}
     question = {**asked, "sequence": sequence, "key": key, "pool": pool, "worker": worker}

@@ -53,7 +53,8 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     yield Text(f"rule     {pool['rule']}")
     yield _table(pool["endpoints"])
     choice = pool["choice"]
-    yield Text(f"choice   {choice['address'] or 'not certain'}: {choice['why']}")
+    unknown = "not certain" if any(e["available"] for e in pool["endpoints"]) else "none"
+    yield Text(f"choice   {choice['address'] or unknown}: {choice['why']}")
 
 
 def _tries(route: dict[str, Any]) -> str:

@@ -121,6 +121,7 @@ cdef class Exchange(Http1Call):
     # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
     cdef void pick(self) noexcept
     # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_….
+    cdef int find_endpoint(self, uint64_t now) noexcept
     cdef int choose(self, uint64_t now) noexcept
     cdef int choose_turn(self, uint64_t now) noexcept
     cdef void picked(self, int endpoint) noexcept

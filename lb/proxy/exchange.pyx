@@ -131,19 +131,17 @@ cdef class Exchange(Http1Call):
         cdef int verdict = Q_NOBODY
         if self.pool.costs is not None:
             self.weigh(now)
-        if self.explained:
-            before_choice(self, now, self.last_endpoint, False)
-            found = self.choose(now)
-            after_choice(self, now, found, False)
-        else:
-            found = self.choose(now)
-        if found >= 0:
-            self.picked(found)
-            return
+        found = self.find_endpoint(now)
         if found == TAKEN_FULL:
             verdict = Q_FULL
             if self.pool.queue is not None:
                 verdict = self.pool.queue.join(self, self.route.priority, self.due(), now)
+            if verdict != Q_WAITS and self.last_endpoint >= 0:
+                self.settle()                 # where it has failed rather than nowhere
+                found = self.find_endpoint(now)
+        if found >= 0:
+            self.picked(found)
+            return
         if verdict != Q_WAITS:
             self.refuse(verdict)
             return
@@ -160,6 +158,15 @@ cdef class Exchange(Http1Call):
         if self.charged == 0:
             self.charged = self.price(now)
         self.pool.endpoints.cost = self.charged
+
+    cdef int find_endpoint(self, uint64_t now) noexcept:
+        cdef int found
+        if not self.explained:
+            return self.choose(now)
+        before_choice(self, now, self.last_endpoint, False)
+        found = self.choose(now)
+        after_choice(self, now, found, False)
+        return found
 
     cdef int choose(self, uint64_t now) noexcept:
         if self.pinned and self.bound != -1:
@@ -215,6 +222,9 @@ cdef class Exchange(Http1Call):
 
     cdef void turned_away(self, int why) noexcept:
         self.refuse(why)
+
+    cdef void settle(self) noexcept:
+        self.last_endpoint = -1
 
     cdef void move_to(self, object pool) noexcept:
         cdef Pool old = self.pool

@@ -102,6 +102,10 @@ def _route(
         c in "\r\n\0" for pair in asked.headers for part in pair for c in part
     ):
         raise ClientError("a method, path, host or header holds what no request can")
+    if not asked.target.startswith(("/", "*", "http://", "https://")):
+        raise ClientError(f"the path {asked.target!r} does not begin with /")
+    if not all(name for name, _ in asked.headers):
+        raise ClientError("a header has no name")
     if listener.normalize is not None:
         normal = normal_target(target, listener.normalize)
         if normal is None:

@@ -123,6 +123,12 @@ cdef class Tunnel(Waiter):
             verdict = Q_FULL
             if self.pool.queue is not None:
                 verdict = self.pool.queue.join(self, NORMAL, NEVER, now)
+            if verdict != Q_WAITS and self.last >= 0:
+                self.settle()                 # where it has failed rather than nowhere
+                found = self.pool.acquire(now, self.key, self.last)
+                if found >= 0:
+                    self.open(found)
+                    return
         if verdict == Q_WAITS:
             self.home.poller.arm(self, self.pool.queue.patience_of(self))
         else:
@@ -142,6 +148,9 @@ cdef class Tunnel(Waiter):
             self.refuse("queue-full")
         else:
             self.refuse("queue-late" if why == Q_HOPELESS else "queue-shed")
+
+    cdef void settle(self) noexcept:
+        self.last = -1
 
     cdef void move_to(self, object pool) noexcept:
         self.pool = pool

@@ -31,6 +31,15 @@ cdef dict KEYS = {
 }
 
 
+cdef bint stands_beside(EndpointSet endpoints, int index) noexcept:
+    """Whether another endpoint takes requests, if not now."""
+    cdef int i
+    for i in range(endpoints.size):
+        if i != index and endpoints.standing_weight(i) > 0:
+            return True
+    return False
+
+
 cdef class Pool:
     """A pool of a plan (`PoolPlan`). `channels` are the connections to each endpoint, in the plan's order; `queue` is
     where its requests wait when all endpoints have as many as they may, None where they do not; `leaving` is a pool of
@@ -155,6 +164,8 @@ cdef class Pool:
                 return TAKEN_NOBODY
             if index == failed and self.endpoints.group != EVERY_GROUP:
                 return TAKEN_AGAIN
+            if index == failed and self.queue is not None and stands_beside(self.endpoints, failed):
+                return TAKEN_FULL             # the others are only busy: it waits for one of them
             if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
                 exclude = index               # its next place is that of one who can go nowhere else
             elif self.endpoints.take(index):
@@ -200,6 +211,8 @@ cdef class Pool:
                 return found
             full |= found == TAKEN_FULL
             again |= found == TAKEN_AGAIN
+        if again and self.queue is not None and stands_beside(self.endpoints, exclude):
+            return TAKEN_FULL
         if again and self.endpoints.take(exclude):
             tg_add(&self.series[exclude][TG_S_STARTED], 1)
             return exclude

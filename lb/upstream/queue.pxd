@@ -47,6 +47,8 @@ cdef class Waiter(Timed):
     cdef void admitted(self, int endpoint) noexcept
     # It waits no more, and gets none.
     cdef void turned_away(self, int why) noexcept
+    # No other endpoint had room for too long: from now on the one that has failed it will do, too.
+    cdef void settle(self) noexcept
     # Its pool has another form since a reload.
     cdef void move_to(self, object pool) noexcept
 
@@ -79,6 +81,8 @@ cdef class PoolQueue(Source):
     cdef tg_line line
     cdef uint64_t numbers
     cdef bint impatient               # the next look does not wait for other workers
+    cdef uint64_t heading             # who finds no endpoint although it is the first, by its number,
+    cdef uint64_t heading_since       # and since when
     # What the forecast goes by (lb.upstream.forecast).
     cdef double service               # mean time that a request keeps its endpoint, in nanoseconds; 0 = not known
     cdef uint64_t learned_at
@@ -107,6 +111,7 @@ cdef class PoolQueue(Source):
     cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept
     cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
+    cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept
     cdef void serve_tied(self, uint64_t now) noexcept
     cdef uint64_t last_of(self, int worker) noexcept
     cdef int last_of_all(self) noexcept

@@ -20,6 +20,9 @@ has in the queue. As many are served as before, since endpoints stay busy, but e
 Who waits for a model that is not ready everywhere holds up nobody who can go elsewhere. Each may take an endpoint that
 none of those in front could use: so the first of each model stands at the head of a queue of its own, and gets the
 first place that fits.
+
+A request that is tried again waits for another endpoint than the one that has failed, even if that has room: one that
+refuses all has, always, and would get every further try. But nobody holds up others for long for that.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -43,6 +46,7 @@ cdef enum:
     SECOND_NS = 1_000_000_000
     MODEL_BITS = 6                    # of a word in the segment that says where the first for a model stands
     LOOK_AHEAD = 4096                 # of those in line, who may be the first of their model
+    SPARED = 2                        # service times for which the first goes without, rather than where it has failed
 
 
 cdef extern from *:
@@ -62,6 +66,9 @@ cdef class Waiter(Timed):
         pass
 
     cdef void turned_away(self, int why) noexcept:
+        pass
+
+    cdef void settle(self) noexcept:
         pass
 
     cdef void move_to(self, object pool) noexcept:
@@ -266,6 +273,7 @@ cdef class PoolQueue(Source):
                 else:
                     waiter.turned_away(Q_NOBODY)
                 return True
+            self.settle_in_time(waiter, service, now)
             if not waiter.wanted:
                 return False                  # what will not do for one who takes any will do for nobody behind
             avoided |= waiter.wanted
@@ -273,6 +281,15 @@ cdef class PoolQueue(Source):
                 break                         # the first of every model has had a look
         self.bars_before(UINT64_MAX, avoided)
         return False
+
+    cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept:
+        """The first has found nothing: for a while it may be because it wants another endpoint than the one that has
+        failed. Those who want a model do not hold up all others: theirs is a while from when they came."""
+        if not waiter.wanted and self.heading != waiter.number + 1:
+            self.heading = waiter.number + 1
+            self.heading_since = now
+        if now > (waiter.queued_at if waiter.wanted else self.heading_since) + SPARED * service + LOOK_NS:
+            waiter.settle()
 
     cdef void serve_tied(self, uint64_t now) noexcept:
         cdef Waiter waiter

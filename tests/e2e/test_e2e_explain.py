@@ -134,12 +134,23 @@ async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable
     assert [row["note"] for row in chance["endpoints"]] == ["50.0% of the draws"] * 2
     equal = (await explained(daemon, "raw"))["pool"]
     assert equal["choice"] == {"address": None, "why": "2 are equally good: whose turn it is"}
+    text = (await asyncio.to_thread(tidegate, daemon, "explain", "raw")).stdout
+    assert "choice   not certain: 2 are equally good: whose turn it is" in text
+    for address in addresses:
+        await asyncio.to_thread(tidegate, daemon, "drain", "bytes", address)
+    text = (await asyncio.to_thread(tidegate, daemon, "explain", "raw")).stdout
+    assert "choice   none: no endpoint takes requests now" in text
 
     assert await refused(daemon, "wen") == "there is no listener and no pool 'wen'"
     assert await refused(daemon, "web", "/x y") == "a method, path, host or header holds what no request can"
     assert await refused(daemon, "web", "-H", "a: b\r\nc: d") == (
         "a method, path, host or header holds what no request can"
     )
+    assert await refused(daemon, "web", "x/y") == "the path 'x/y' does not begin with /"
+    assert await refused(daemon, "web", "-H", ": b") == "a header has no name"
+    unnamed = await asyncio.to_thread(tidegate, daemon, "explain", "web", "-H", "x-session=s1")
+    assert unnamed.returncode == 2
+    assert "'x-session=s1' is no NAME: VALUE" in unnamed.stderr
     assert await refused(daemon, "web", "--source", "nobody") == "'nobody' is not an IP address"
     assert await refused(daemon, "web", "--worker", "7") == "worker 7 is not running"
     code, _ = await asyncio.to_thread(daemon.admin, "/api/v1/explain", "POST")

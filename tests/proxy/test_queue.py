@@ -16,6 +16,7 @@ from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
 from h2_client import h2_client
 from oip_site import OIP, ModelServer, echo, plain
 from oip_site import ask as ask_model
+from ports import free_port
 
 from lb.config.plan import QueuePlan
 from lb.core.segment import Segment
@@ -53,6 +54,23 @@ class Held:
             await self.turns.acquire()
             self.active -= 1
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path.encode()))
+            await writer.drain()
+
+
+class Once:
+    """An endpoint that closes its first connection without an answer, and answers at once from then on."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            if not self.failed:
+                self.failed = True
+                writer.close()
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
             await writer.drain()
 
 
@@ -441,6 +459,46 @@ async def test_a_reload_lifts_the_limit(site: Site) -> None:
     await settle(lambda: endpoint.active == 4, "they still wait")
     endpoint.answer(4)
     await asyncio.gather(*tasks)
+
+
+async def test_a_further_try_waits_for_another_endpoint_than_the_one_that_failed(site: Site) -> None:
+    """The one that refuses all has room, always."""
+    endpoint = Held()
+    gate = await site.gate(
+        [await site.endpoint(endpoint), f"127.0.0.1:{free_port()}"], cap=1, pool={"queue": QUEUE, "retries": 1}
+    )
+    first = await hold(gate, endpoint)
+    tasks = [asyncio.create_task(ask(gate, "/1"))]
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    endpoint.answer(2)
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in await asyncio.gather(first, *tasks))
+    assert gate.total(11)[11] == 1, "one connection failed"  # TG_S_CONNECT_ERRORS
+    assert gate.in_flight() == 0
+
+
+async def test_a_further_try_does_not_wait_for_ever_for_another_endpoint(site: Site) -> None:
+    """Nobody else is held up for it either."""
+    stuck, once = Held(), Once()
+    gate = await site.gate(
+        [await site.endpoint(stuck), await site.endpoint(once)], cap=1, pool={"queue": QUEUE, "retries": 1}
+    )
+    first = await hold(gate, stuck)
+    answers = await asyncio.wait_for(asyncio.gather(ask(gate, "/1"), ask(gate, "/2")), 5)
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    stuck.answer()
+    await first
+
+
+async def test_a_further_try_goes_where_it_failed_rather_than_nowhere(site: Site) -> None:
+    stuck, once = Held(), Once()
+    gate = await site.gate(
+        [await site.endpoint(stuck), await site.endpoint(once)],
+        cap=1, pool={"queue": replace(QUEUE, max=0), "retries": 1},
+    )  # fmt: skip
+    first = await hold(gate, stuck)
+    assert (await ask(gate, "/1")).startswith(b"HTTP/1.1 200 ")
+    stuck.answer()
+    await first
 
 
 async def test_tcp_sessions_wait(site: Site) -> None:
