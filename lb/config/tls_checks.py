@@ -20,7 +20,7 @@ def check_tls(listeners: Mapping[str, ListenerConfig], pools: Mapping[str, PoolC
         elif listener.protocol in ("http", "tls") and listener.tls is not None:
             yield path, "only for protocols https and tcp; a listener that speaks TLS has protocol https"
         elif listener.tls is not None:
-            yield from _listener(path, listener.protocol, listener.tls)
+            yield from _listener(path, listener, listener.tls)
     for name, pool in pools.items():
         if pool.tls is not None:
             yield from _towards(f"pools.{name}.tls", pool, pool.tls)
@@ -29,7 +29,7 @@ def check_tls(listeners: Mapping[str, ListenerConfig], pools: Mapping[str, PoolC
             yield from _checks(f"pools.{name}", pool, pool.health)
 
 
-def _listener(path: str, protocol: str, tls: TlsConfig) -> Iterator[tuple[str, str]]:
+def _listener(path: str, listener: ListenerConfig, tls: TlsConfig) -> Iterator[tuple[str, str]]:
     if tls.client_auth == "none" and tls.client_ca is not None:
         yield f"{path}.client_ca", "has no effect without client_auth: optional or required"
     if tls.client_auth != "none" and tls.client_ca is None:
@@ -38,13 +38,15 @@ def _listener(path: str, protocol: str, tls: TlsConfig) -> Iterator[tuple[str, s
         yield f"{path}.crl_file", "has no effect without client_auth: optional or required"
     if tls.ciphers and tls.min_version == "tls1.3":
         yield f"{path}.ciphers", "has no effect with min_version: tls1.3, whose suites are fixed"
-    if protocol == "https":
+    if listener.protocol == "https":
         for i, offered in enumerate(tls.alpn or ()):
             if offered not in HTTPS_ALPN:
                 yield (
                     f"{path}.alpn[{i}]",
                     f"{offered!r} is not spoken by listeners of protocol https; known: {', '.join(HTTPS_ALPN)}",
                 )
+            elif offered == "h2" and not listener.http2.enabled:
+                yield f"{path}.alpn[{i}]", "'h2' is not spoken here, as http2.enabled is false"
 
 
 def _towards(path: str, pool: PoolConfig, tls: PoolTlsConfig) -> Iterator[tuple[str, str]]:
