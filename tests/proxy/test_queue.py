@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -520,6 +521,26 @@ async def test_tcp_sessions_wait(site: Site) -> None:
     await settle(lambda: gate.in_flight() == 0, "the session stays")
 
 
+async def test_a_tcp_session_waits_rather_than_try_the_endpoint_again_that_failed(site: Site) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    addresses = [await site.endpoint(echo), f"127.0.0.1:{free_port()}"]
+    gate = await site.gate(addresses, cap=1, pool={"queue": QUEUE, "retries": 1}, listener={"protocol": "tcp"})
+    reader, writer = await gate.connect()
+    writer.write(b"one")
+    assert await reader.readexactly(3) == b"one"
+    other_reader, other_writer = await gate.connect()
+    other_writer.write(b"two")
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    writer.close()
+    assert await asyncio.wait_for(other_reader.readexactly(3), 20) == b"two"
+    other_writer.close()
+    await settle(lambda: gate.in_flight() == 0, "the session stays")
+
+
 @contextlib.asynccontextmanager
 async def two_workers(
     site: Site, endpoint: Held, queue: QueuePlan = QUEUE, **settings: Any
@@ -598,6 +619,30 @@ async def test_who_comes_behind_those_of_another_worker_is_refused_for_them(site
         tasks += [await wait(gates[0], f"/high/{i}") for i in range(40)]
         assert b"too long to answer in time" in await ask(gates[1], "/low/x")
         endpoint.answer(41)
+        await asyncio.gather(*tasks)
+
+
+async def test_how_many_of_another_worker_come_before_is_known_roughly(site: Site) -> None:
+    """Exactly for who comes before or behind all; else to a factor of two."""
+    endpoint = Held()
+    seconds = [10 * (i + 1) for i in range(8)]
+    served = routes(*({"name": f"{n}s", "timeout_ns": n * SECOND} for n in seconds), {"name": "learn"})
+    queue = replace(QUEUE, timeout_ns=1000 * SECOND)
+    async with two_workers(site, endpoint, queue, listener={"routes": served}) as gates:
+        tasks = [await hold(gates[0], endpoint, "/learn")]
+        tasks += [await wait(gates[0], f"/{n}s/{i}") for i in range(10) for n in seconds]
+        now = time.monotonic_ns()
+
+        def before(priority: int, due: int) -> int:
+            return int(gates[1].proxy.pools[0].queue.outlook(priority, now + due * SECOND, 0, now)["before"])
+
+        assert before(0, 100) == 0
+        assert before(1, 5) == 0
+        assert before(1, 100) == 80
+        assert before(2, 5) == 80
+        for i, n in enumerate(seconds[:-1], 1):
+            assert 5 * i <= before(1, n + 5) <= 20 * i, n
+        endpoint.answer(81)
         await asyncio.gather(*tasks)
 
 
