@@ -155,7 +155,8 @@ def validated(values, make, memory):
     unlike = []                                   # places of the routes to validate as a whole
     for i in range(len(members)):
         if members[i] is None:
-            members[i] = member = member_of(values[i], memory)
+            # What cannot be packed holds half a character, which the models refuse wherever it stands.
+            members[i] = member = Member.__new__(Member) if keys[i] is None else member_of(values[i], memory)
             if member.form is None or (
                     memory.forms.get(member.form) is None and first.setdefault(member.form, i) == i):
                 unlike.append(i)

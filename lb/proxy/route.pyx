@@ -228,7 +228,9 @@ cdef class RouteTable:
                 yield
         indices = []
         leaves = []
-        for paths in places:
+        for number in range(len(places)):
+            paths = <dict>places[number]
+            places[number] = None             # freed here, and not all at once in the last step
             indices.append(PathIndex([(<list>known)[0] for known in paths.values()]))
             leaves.append(tuple([tuple((<list>known)[1:]) for known in paths.values()]))
             done += len(paths)

@@ -79,6 +79,10 @@ def make_routes(plans, pools, set standing not None, Segment segment not None, t
         if fresh == STEP or number % MANY == 0:
             fresh = 0
             yield
+    while known:                      # freed in steps, too
+        for _ in range(min(MANY, len(known))):
+            known.popitem()
+        yield
     made.table = RouteTable.__new__(RouteTable)
     yield from made.table.fill(made.routes)
     return made
