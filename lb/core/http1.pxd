@@ -5,13 +5,7 @@ more behind them.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
-from lb.core.head cimport (  # some only for modules that have them from here
-    H_CONTENT_LENGTH, H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, H_TRANSFER_ENCODING, M_OTHER, MAX_TRAILERS,
-    Field, Scan, Trailers, classify_trailer, has_token, known_name, mark_hop_by_hop, parse_decimal, same_name,
-    scan_begin, scan_field, worker_scan,
-)
-from lb.core.head_text cimport append_number, append_text, append_trailers
-from lb.core.methods cimport method_name, method_number, method_text
+from lb.core.head cimport Scan, Trailers
 
 
 cdef extern from "<llhttp.h>" nogil:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.core.nghttp2 cimport nghttp2_nv
 
 

@@ -3,11 +3,12 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
-from lb.core.http1 cimport (
-    H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, known_name, method_number,
-    parse_decimal, same_name, scan_begin, scan_field,
+from lb.core.head cimport (
+    H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, known_name, parse_decimal,
+    same_name, scan_begin, scan_field,
 )
 from lb.core.http2 cimport h2_field
+from lb.core.methods cimport method_number
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NONE
 
 cdef extern from "<strings.h>" nogil:

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.http1 cimport Field, Scan, worker_scan
+from lb.core.head cimport Field, Scan, worker_scan
 from lb.core.http2 cimport Http2Session, h2_field, h2_options, h2_stream
 from lb.core.http2_head cimport read_request, read_trailers
 from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead, tg_frames

@@ -1,6 +1,6 @@
 """Records of requests that never became an exchange: no route took them, or they could not be understood."""
 
-from lb.core.http1 cimport Scan
+from lb.core.head cimport Scan
 from lb.proxy.client cimport Client
 
 

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint16_t
 from libc.string cimport strlen
-from lb.core.http1 cimport H_HOST, M_OTHER, Field, Scan, method_text
+from lb.core.head cimport H_HOST, M_OTHER, Field, Scan
+from lb.core.methods cimport method_text
 from lb.core.tls_version cimport tls_version
 from lb.proxy.admission cimport routing_host
 from lb.proxy.client cimport Client

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buckets cimport tg_verdict
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Field, Scan
+from lb.core.head cimport Field, Scan
 from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
 from lb.proxy.forwarded cimport tg_ids

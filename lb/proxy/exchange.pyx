@@ -16,7 +16,9 @@ from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail,
 )
 from lb.core.hashing cimport hash64
-from lb.core.http1 cimport M_OTHER, Field, Scan, append_number, append_text, method_name
+from lb.core.head cimport M_OTHER, Field, Scan
+from lb.core.head_text cimport append_number, append_text
+from lb.core.methods cimport method_name
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,

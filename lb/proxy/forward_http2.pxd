@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.http1 cimport Field, Scan
+from lb.core.head cimport Field, Scan
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.http2_call cimport Http2Call
 

@@ -11,12 +11,13 @@ from libc.string cimport memcmp, memset
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.http1 cimport (
-    H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, append_trailers, has_token, mark_hop_by_hop,
-    method_text, worker_scan,
+from lb.core.head cimport (
+    H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, has_token, mark_hop_by_hop, worker_scan,
 )
+from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
+from lb.core.methods cimport method_text
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
