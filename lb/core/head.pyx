@@ -97,9 +97,12 @@ cdef int scan_field(Scan *scan, const char *name, size_t name_length, const char
 
 cdef void classify_trailer(Field *field) noexcept nogil:
     classify(field)
-    # RFC 9110 section 6.5.1: nothing that frames or routes the message may come behind it.
-    if field.id in (H_HOST, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_COOKIE, H_EXPECT,
-                    H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PROTO):
+    # RFC 9110 section 6.5.1: nothing that frames or routes the message, or says whose it is, may come behind it.
+    # Servers that merge trailers into the head would believe what was taken out of that.
+    if (field.id in (H_HOST, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_COOKIE, H_EXPECT, H_FORWARDED,
+                     H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO)
+            or same_name(field.name, field.name_length, b"authorization")
+            or same_name(field.name, field.name_length, b"x-forwarded-client-cert")):
         field.hop = True
 
 

@@ -78,6 +78,26 @@ async def test_what_is_too_long_is_told(site: Site, whole: bool, line: bytes, fi
     writer.close()
 
 
+@pytest.mark.parametrize(
+    "name", ["Authorization", "Forwarded", "X-Forwarded-Client-Cert", "X-Forwarded-For", "X-Forwarded-Port"]
+)
+async def test_nobody_is_who_a_trailer_says(site: Site, name: str) -> None:
+    """An endpoint that merges trailers into the head would believe it."""
+    seen: list[bytes] = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n0\r\n"))
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        writer.close()
+
+    gate = await site.gate([await site.endpoint(endpoint)])
+    body = b"1\r\nx\r\n0\r\nX-Sum: 1\r\n" + name.encode() + b": evil\r\n\r\n"
+    answer = await gate.exchange(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked" + CLOSE + body)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert seen[1] == b"X-Sum: 1\r\n\r\n"
+
+
 async def test_204_has_no_length(site: Site) -> None:
     """Strict clients of HTTP/2 take the whole answer for malformed (RFC 9110 section 8.6)."""
     answer = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX-A: b\r\n\r\n"
