@@ -33,12 +33,12 @@ from lb.health.outlier import (
     follow,
 )
 from lb.health.shares import WHOLE, Member, decide_shares, grown, thousandths
+from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.health")
 
 LOOK = 0.1  # seconds between two looks
 _UP, _ENABLED = 1, 0  # enum tg_health, tg_admin
-_GOOD, _FAULT, _HISTOGRAM = 15, 16, 24  # TG_S_JUDGED_GOOD, TG_S_JUDGED_FAULT, TG_S_HISTOGRAM
 _NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
 
 
@@ -198,8 +198,9 @@ class Steering:
                 self._say(pool, endpoint, endpoint.record, now, outlier.text)
 
     def _volume(self, endpoint: EndpointPlan) -> Volume:
-        words = self._segment.series_total(endpoint.series)
-        return Volume(words[_GOOD], words[_FAULT], tuple(words[_HISTOGRAM:]))
+        series = Series.of(self._segment.series_total(endpoint.series))
+        # An endpoint has no cache: TG_S_JUDGED_GOOD and TG_S_JUDGED_FAULT of segment.h.
+        return Volume(series.cache_hit, series.cache_miss, series.buckets)
 
     def _healthy(self, endpoint: EndpointPlan) -> bool:
         return self._segment.health(endpoint.slot) == _UP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -160,6 +161,26 @@ async def test_the_slow_and_the_failing_are_found_by_their_rates(start: Start, m
         assert Counter(rows) == {"ejected": 2, "well": 4}
     assert "median latency" in daemon.log
     assert "success rate" in daemon.log
+
+
+async def test_an_endpoint_that_is_slow_among_slow_ones_is_found(start: Start, moody: Callable[[str], Any]) -> None:
+    """Inferences take a while everywhere; the log says what was measured."""
+    slow, *others = [await moody(name) for name in "abc"]
+    slow.delay = 0.6
+    for other in others:
+        other.delay = 0.11
+    outlier = {
+        "consecutive_5xx": 0, "interval": "1s", "success_rate_stdev_factor": 0,
+        "latency_factor": 3, "latency_request_volume": 5, "max_ejection_percent": 40,
+    }  # fmt: skip
+    daemon = start(config([slow, *others], outlier=outlier))
+    async with load(daemon.port(), [GET], clients=24) as running:
+        await until(lambda: standing(daemon, slow)["reason"] == "latency", "the ejection of the slow one")
+        assert not running.failures
+    said = re.search(r"median latency ([0-9.]+) ms, of the others ([0-9.]+) ms", daemon.log)
+    assert said, daemon.log
+    assert 500 <= float(said[1]) <= 1000, "not the bucket that 600 ms are in"
+    assert 100 <= float(said[2]) <= 250, "not the buckets that 110 ms, or a little more, are in"
 
 
 async def test_a_panic_spreads_over_all_and_ends(start: Start, moody: Callable[[str], Any]) -> None:
