@@ -85,7 +85,7 @@ class CertificateWatch:
             self.problems = tuple(f"{where}: {what}" for where, what in found)
             self.reloads["failed"] += 1
             for problem in self.problems:
-                log.error("changed certificates are not used, the old ones stay: %s", problem)
+                log.error("changed certificates or keys are not used, the old ones stay: %s", problem)
             return
         self.problems = ()
         if files.material == loaded.material:
