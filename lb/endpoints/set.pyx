@@ -22,7 +22,7 @@ from lb.core.atomics cimport (
     tg_store_i32_relaxed,
 )
 from lb.core.record cimport (
-    carries_on, lacks_model, set_weight_of, standing_of, unfit, weight_of, write_report,
+    carries_on, lacks_model, set_weight_of, standing_of, weight_of, write_report,
 )
 from lb.core.segment cimport (
     TG_ADMIN_ENABLED,

@@ -38,11 +38,13 @@ class Rig:
         self.slot = self.plan(100)
 
     def plan(self, weight: int | None) -> int:
+        """With a weight, `a:1` is in the pool; another endpoint always is. The slot of the first."""
         self.registry.begin()
         slots = {} if weight is None else {self.registry.endpoint("pool", "a:1"): Initial(weight, True)}
+        slots[self.registry.endpoint("pool", "b:1")] = Initial(100, True)
         self.registry.prepare(slots, 0)
         self.registry.commit(slots, 0)
-        return next(iter(slots), -1)
+        return next(iter(slots))
 
     def state(self) -> tuple[int, int]:
         return self.segment.admin(self.slot), self.segment.weight(self.slot)
