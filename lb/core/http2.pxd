@@ -6,39 +6,27 @@ peer sends goes through `feed` and comes out as events; what we send is queued b
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer
+from lb.core.http2_control cimport (
+    H2_CONTROLS, H2_EMPTY_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, Http2Control,
+)
 from lb.core.http2_frames cimport h2_frame
 from lb.core.http2_message cimport h2_section
 from lb.core.http2_sender cimport (
-    H2_EXHAUSTED, H2_NO_MEMORY, H2_PIECES, Http2Sender, block_add, block_add_lower, h2_field, h2_options, h2_rewind,
+    H2_EXHAUSTED, H2_NO_MEMORY, H2_PIECES, block_add, block_add_lower, h2_field, h2_options, h2_rewind,
     h2_stream, h2_waiting, h2_whole,
 )
 from lb.core.http2_streams cimport h2_entry
 from lb.core.nghttp2 cimport nghttp2_hd_inflater, nghttp2_nv
 
 
-cdef enum:
-    # What `on_control` counts: frames that cost us work and the peer next to nothing.
-    H2_PING_FRAME = 0
-    H2_SETTINGS_FRAME
-    H2_RESET_FRAME
-    H2_EMPTY_FRAME                    # DATA without bytes and without END_STREAM
-    H2_OTHER_FRAME                    # WINDOW_UPDATE, of which honest peers send many; what is ignored
-    H2_CONTROLS
-
-
-cdef class Http2Session(Http2Sender):
+cdef class Http2Session(Http2Control):
     cdef nghttp2_hd_inflater *decoder
     # Reading.
     cdef int preface                  # bytes of a client's that are still to come
-    cdef bint greeted                 # the peer's SETTINGS have come
-    cdef bint acknowledged            # the peer has taken ours over
     cdef tg_buffer partial            # a frame of which only the beginning is here
     cdef h2_frame data                # the DATA frame that is being read
     cdef uint32_t data_left           # bytes of it that are still to come
-    cdef int64_t room                 # bytes that the peer may send on all streams together
-    cdef int64_t owed                 # bytes of them that it was not told yet that they are gone
-    cdef int32_t last_id              # the highest number of a stream that the peer has opened
-    cdef int32_t taken_id             # and of one that was taken
+    cdef int64_t owed                 # bytes on all streams together of which the peer was not told that they are gone
     # The header block that is being read.
     cdef int32_t block_id             # its stream; 0 = there is none
     cdef bint block_last              # it ends the stream
@@ -50,26 +38,15 @@ cdef class Http2Session(Http2Sender):
     cdef size_t block_size            # as RFC 9113 section 6.5.2 counts
     cdef bint block_over              # a limit was passed; what came since was not kept
 
-    # Makes the session and queues the connection preface (of a client) and our SETTINGS. 0 or -1 (no memory).
-    cdef int begin(self, bint server, const h2_options *options) noexcept
     # `size` bytes that `on_data` gave are dealt with: the peer may send as many more on this stream.
     cdef void consume(self, h2_stream *stream, size_t size) noexcept
-    cdef int ping(self) noexcept
-    # A server's two steps of leaving (RFC 9113 section 6.8): a warning, after which streams are still taken, and the
-    # last word: streams that were opened until now are still answered.
-    cdef void warn_shutdown(self) noexcept
-    cdef void stop_streams(self) noexcept
-    # Queues GOAWAY `code` and ends the session.
-    cdef void terminate(self, uint32_t code) noexcept
     # Parses bytes of the peer; the events come from inside. 0, or -1: the session is beyond use.
     cdef int feed(self, const char *data, size_t size) noexcept
     # Keeps a field of the block; beyond the limits it sets `block_over` instead.
     cdef void keep_field(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept
 
-    cdef int goaway(self, int32_t last, uint32_t code) noexcept
     cdef int take_preface(self, const uint8_t **at, const uint8_t *end) noexcept
     cdef int take_part(self, const uint8_t **at, const uint8_t *end) noexcept
-    cdef int pong(self, const uint8_t *payload) noexcept
     cdef int take_frame(self, const h2_frame *frame, const uint8_t *payload) noexcept
     cdef bint take_padding(self, const h2_frame *frame, const uint8_t **payload, uint32_t *size) noexcept
     cdef void begin_data(self, uint32_t padding) noexcept
@@ -82,14 +59,6 @@ cdef class Http2Session(Http2Sender):
     cdef void take_field(self, const nghttp2_nv *field) noexcept
     cdef void end_block(self) noexcept
     cdef void end_remote(self, h2_entry *entry) noexcept
-    cdef int take_settings(self, const h2_frame *frame, const uint8_t *payload) noexcept
-    cdef int take_setting(self, uint32_t name, uint32_t value) noexcept
-    cdef int move_windows(self, int64_t by, bint ours) noexcept
-    cdef int take_reset(self, const h2_frame *frame, const uint8_t *payload) noexcept
-    cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept
-    cdef int take_window(self, const h2_frame *frame, const uint8_t *payload) noexcept
-    cdef bint idle(self, int32_t id) noexcept
-    cdef void fail_stream(self, h2_entry *entry, uint32_t code) noexcept
 
     # Events. They must not call `feed` or `collect`, nor end the life of a stream's body other than by `reset`;
     # `stream` is never NULL.
@@ -105,7 +74,3 @@ cdef class Http2Session(Http2Sender):
     cdef void on_end(self, h2_stream *stream) noexcept
     # on_close: the stream is closed; `code` is an HTTP/2 error code. What `collect` gathered of its body is still
     # referred to: the memory may go when that is written.
-    cdef void on_settings(self) noexcept
-    cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept
-    # A frame of `kind` (H2_PING_FRAME and its like) has come.
-    cdef void on_control(self, int kind) noexcept

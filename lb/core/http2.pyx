@@ -1,17 +1,15 @@
 """One side of one HTTP/2 connection: see http2.pxd for the contract."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcmp
-from lb.core.buffer cimport (
-    tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
-)
-from lb.core.hpack cimport hpack_init, hpack_resize
+from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.http2_control cimport H2_EMPTY_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, Http2Control
 from lb.core.http2_frames cimport *
 from lb.core.http2_message cimport (
     message_begin, message_body, message_end, section_begin, section_end, section_field,
 )
 from lb.core.http2_sender cimport block_add, h2_options, h2_stream
-from lb.core.http2_streams cimport h2_entry, table_above, table_add, table_find, table_init
+from lb.core.http2_streams cimport h2_entry, table_add, table_find
 from lb.core.nghttp2 cimport (
     NGHTTP2_ERR_NOMEM, NGHTTP2_HD_INFLATE_EMIT, NGHTTP2_HD_INFLATE_FINAL, nghttp2_hd_inflate_del,
     nghttp2_hd_inflate_end_headers, nghttp2_hd_inflate_hd2, nghttp2_hd_inflate_new, nghttp2_nv,
@@ -24,17 +22,9 @@ cdef enum:
     CONTINUATIONS = 8
     # A window is opened anew when so much of it is gone: seldom, and long before it is shut.
     HALF = 2
-    STREAMS_UNKNOWN = 100             # that may be opened until the peer's SETTINGS say how many (section 6.5.2)
-    STREAMS_UNLIMITED = 0xFFFFFFFF
-    OURS_ENTRIES = 5                  # of SETTINGS that we send
-    SETTING = 6                       # bytes of one
-
-cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-cdef enum:
-    PREFACE_SIZE = 24
 
 
-cdef class Http2Session(Http2Sender):
+cdef class Http2Session(Http2Control):
     """A subclass handles the events."""
 
     def __dealloc__(self):
@@ -44,92 +34,12 @@ cdef class Http2Session(Http2Sender):
         tg_buffer_free(&self.block)
 
     cdef int begin(self, bint server, const h2_options *options) noexcept:
-        cdef uint32_t names[OURS_ENTRIES]
-        cdef uint32_t values[OURS_ENTRIES]
-        cdef uint32_t count = 2, i, window
-        cdef uint8_t *at
-        self.server = server
-        self.options = options[0]
         self.preface = PREFACE_SIZE if server else 0
-        self.next_id = 1
-        self.window = WINDOW_FIRST
-        self.peer_window = WINDOW_FIRST
-        self.first_room = WINDOW_FIRST
-        self.peer_streams = STREAMS_UNKNOWN
-        table_init(&self.table)
-        hpack_init(&self.encoder)
         if nghttp2_hd_inflate_new(&self.decoder):
             return -1
-        names[0] = SETTING_INITIAL_WINDOW_SIZE
-        values[0] = options.stream_window
-        names[1] = SETTING_MAX_HEADER_LIST_SIZE
-        values[1] = options.header_list
-        if not server:
-            names[count] = SETTING_ENABLE_PUSH
-            values[count] = 0
-            count += 1
-            if tg_buffer_append(&self.control, PREFACE, PREFACE_SIZE) < 0:
-                return -1
-        if options.max_streams:
-            names[count] = SETTING_MAX_CONCURRENT_STREAMS
-            values[count] = options.max_streams
-            count += 1
-        if options.connect_protocol:
-            names[count] = SETTING_ENABLE_CONNECT_PROTOCOL
-            values[count] = 1
-            count += 1
-        at = self.frame(SETTING * count, FRAME_SETTINGS, 0, 0)
-        if at == NULL:
-            return -1
-        for i in range(count):
-            at[0] = 0
-            at[1] = <uint8_t>names[i]
-            put_u32(at + 2, values[i])
-            at += SETTING
-        # The connection's window begins with what every peer believes it to be, and only grows.
-        window = max(options.connection_window, <uint32_t>WINDOW_FIRST)
-        self.options.connection_window = window
-        self.room = window
-        if window > WINDOW_FIRST:
-            at = self.frame(4, FRAME_WINDOW_UPDATE, 0, 0)
-            if at == NULL:
-                return -1
-            put_u32(at, window - WINDOW_FIRST)
-        return 0
+        return Http2Control.begin(self, server, options)
 
-    # Leaving.
-
-    cdef int ping(self) noexcept:
-        cdef uint8_t *at = self.frame(8, FRAME_PING, 0, 0)
-        if at == NULL:
-            return -1
-        put_u32(at, 0)
-        put_u32(at + 4, 0)
-        return 0
-
-    cdef int goaway(self, int32_t last, uint32_t code) noexcept:
-        cdef uint8_t *at = self.frame(8, FRAME_GOAWAY, 0, 0)
-        if at == NULL:
-            return -1
-        put_u32(at, <uint32_t>last)
-        put_u32(at + 4, code)
-        return 0
-
-    cdef void warn_shutdown(self) noexcept:
-        self.goaway(STREAM_MOST, H2_NO_ERROR)
-
-    cdef void stop_streams(self) noexcept:
-        self.goaway(self.taken_id, H2_NO_ERROR)
-        self.leaving = True
-
-    cdef void terminate(self, uint32_t code) noexcept:
-        if self.over:
-            return
-        self.goaway(self.taken_id, code)
-        self.leaving = True
-        self.over = True
-
-    # Reading: bytes to frames.
+    # Bytes to frames.
 
     cdef int feed(self, const char *data, size_t size) noexcept:
         cdef const uint8_t *at = <const uint8_t *>data
@@ -277,12 +187,6 @@ cdef class Http2Session(Http2Sender):
         size[0] -= 1 + padding
         return True
 
-    cdef bint idle(self, int32_t id) noexcept:
-        """Whether nobody has opened the stream yet."""
-        if self.server or id % 2 == 0:
-            return id > self.last_id
-        return <uint32_t>id >= self.next_id
-
     # DATA.
 
     cdef void begin_data(self, uint32_t padding) noexcept:
@@ -361,11 +265,6 @@ cdef class Http2Session(Http2Sender):
             entry = table_find(&self.table, id)   # the event may have ended it
         if entry != NULL and entry.local_ended:
             self.close(entry, H2_NO_ERROR)
-
-    cdef void fail_stream(self, h2_entry *entry, uint32_t code) noexcept:
-        """Section 5.4.2."""
-        self.reset_frame(entry.id, code)
-        self.close(entry, code)
 
     # Header blocks.
 
@@ -512,143 +411,6 @@ cdef class Http2Session(Http2Sender):
         if not self.block_over and block_add(&self.block, name, name_size, value, value_size) < 0:
             self.block_over = True
 
-    # The other frames.
-
-    cdef int pong(self, const uint8_t *payload) noexcept:
-        cdef uint8_t *at = self.frame(8, FRAME_PING, FLAG_ACK, 0)
-        if at == NULL:
-            return -1
-        put_u32(at, get_u32(payload))
-        put_u32(at + 4, get_u32(payload + 4))
-        return 0
-
-    cdef int take_settings(self, const h2_frame *frame, const uint8_t *payload) noexcept:
-        cdef uint32_t at = 0, code
-        if frame.id or (frame.length if frame.flags & FLAG_ACK else frame.length % SETTING):
-            self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
-            return 0
-        if frame.flags & FLAG_ACK:
-            if not self.acknowledged:
-                self.acknowledged = True
-                self.first_room = self.options.stream_window
-                self.move_windows(self.first_room - WINDOW_FIRST, True)
-            return 0
-        if not self.greeted:
-            self.peer_streams = STREAMS_UNLIMITED
-        while at < frame.length:
-            code = self.take_setting(<uint32_t>payload[at] << 8 | payload[at + 1], get_u32(payload + at + 2))
-            if code:
-                self.terminate(code)
-                return 0
-            at += SETTING
-        self.greeted = True
-        if self.frame(0, FRAME_SETTINGS, FLAG_ACK, 0) == NULL:
-            return -1
-        self.on_settings()
-        self.on_control(H2_SETTINGS_FRAME)
-        return 0
-
-    cdef int take_setting(self, uint32_t name, uint32_t value) noexcept:
-        """Section 6.5.2. 0, or the code of a connection error."""
-        cdef int64_t by
-        if name == SETTING_HEADER_TABLE_SIZE:
-            hpack_resize(&self.encoder, value)
-        elif name == SETTING_MAX_CONCURRENT_STREAMS:
-            self.peer_streams = value
-        elif name == SETTING_INITIAL_WINDOW_SIZE:
-            if value > WINDOW_MOST:
-                return H2_FLOW_CONTROL_ERROR
-            by = <int64_t>value - self.peer_window
-            self.peer_window = <int32_t>value
-            if self.move_windows(by, False) < 0:
-                return H2_FLOW_CONTROL_ERROR
-        elif name == SETTING_MAX_FRAME_SIZE:
-            if value < FRAME_MOST or value > 0xFFFFFF:
-                return H2_PROTOCOL_ERROR
-        elif name == SETTING_ENABLE_PUSH:
-            # Only a client may want to be pushed to.
-            if value > 1 or (value and not self.server):
-                return H2_PROTOCOL_ERROR
-        elif name == SETTING_ENABLE_CONNECT_PROTOCOL and value > 1:
-            return H2_PROTOCOL_ERROR
-        return H2_NO_ERROR
-
-    cdef int move_windows(self, int64_t by, bint ours) noexcept:
-        """A changed initial window applies to the streams that are open (section 6.9.2). -1: one gets too large."""
-        cdef h2_entry *entry
-        cdef uint32_t i
-        for i in range(self.table.size):
-            entry = self.table.buckets[i]
-            while entry != NULL:
-                if ours:
-                    entry.room += by
-                else:
-                    entry.window += by
-                    if entry.window > WINDOW_MOST:
-                        return -1
-                    if entry.window > 0:
-                        self.wake(entry)
-                entry = entry.next
-        return 0
-
-    cdef int take_reset(self, const h2_frame *frame, const uint8_t *payload) noexcept:
-        cdef h2_entry *entry = table_find(&self.table, frame.id)
-        if frame.length != 4:
-            self.terminate(H2_FRAME_SIZE_ERROR)
-            return 0
-        if frame.id == 0 or (entry == NULL and self.idle(frame.id)):
-            self.terminate(H2_PROTOCOL_ERROR)
-            return 0
-        if entry != NULL:
-            if entry.stream != NULL:
-                (<h2_stream *>entry.stream).reset_by_peer = True
-            self.close(entry, get_u32(payload))
-        self.on_control(H2_RESET_FRAME)
-        return 0
-
-    cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept:
-        cdef int32_t last
-        cdef h2_entry *entry
-        if frame.id or frame.length < 8:
-            self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
-            return 0
-        last = <int32_t>(get_u32(payload) & STREAM_MOST)
-        self.left = True
-        while not self.server:
-            entry = table_above(&self.table, last)
-            if entry == NULL:
-                break
-            self.close(entry, H2_REFUSED_STREAM)  # section 6.8: it was not looked at
-        self.on_goaway(last, get_u32(payload + 4))
-        return 0
-
-    cdef int take_window(self, const h2_frame *frame, const uint8_t *payload) noexcept:
-        cdef h2_entry *entry
-        cdef uint32_t by
-        if frame.length != 4:
-            self.terminate(H2_FRAME_SIZE_ERROR)
-            return 0
-        by = get_u32(payload) & WINDOW_MOST
-        if frame.id == 0:
-            self.window += by
-            if by == 0 or self.window > WINDOW_MOST:
-                self.terminate(H2_FLOW_CONTROL_ERROR if by else H2_PROTOCOL_ERROR)
-                return 0
-        else:
-            entry = table_find(&self.table, frame.id)
-            if entry == NULL:
-                if self.idle(frame.id):
-                    self.terminate(H2_PROTOCOL_ERROR)
-                    return 0
-            else:
-                entry.window += by
-                if by == 0 or entry.window > WINDOW_MOST:
-                    self.fail_stream(entry, H2_FLOW_CONTROL_ERROR if by else H2_PROTOCOL_ERROR)
-                else:
-                    self.wake(entry)
-        self.on_control(H2_OTHER_FRAME)
-        return 0
-
     # Events.
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
@@ -665,13 +427,4 @@ cdef class Http2Session(Http2Sender):
         self.consume(stream, size)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
-        pass
-
-    cdef void on_settings(self) noexcept:
-        pass
-
-    cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
-        pass
-
-    cdef void on_control(self, int kind) noexcept:
         pass

@@ -3,7 +3,14 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 
+cdef extern from *:
+    """
+    #define TG_HTTP2_PREFACE "PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n"
+    """
+    const char *PREFACE "TG_HTTP2_PREFACE"    # what a client's connection begins with (section 3.4)
+
 cdef enum:
+    PREFACE_SIZE = 24
     FRAME_HEADER = 9                  # bytes
     FRAME_MOST = 16384                # bytes of a payload: SETTINGS_MAX_FRAME_SIZE stays at its initial value
     WINDOW_MOST = 0x7FFFFFFF

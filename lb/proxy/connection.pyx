@@ -8,13 +8,14 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plainly_chunked, worker_scan
+from lb.core.http2_frames cimport PREFACE, PREFACE_SIZE
 from lb.core.poller cimport READ_TURNS
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec
 from lb.core.tls cimport handshake_turn
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.http1_answer cimport AnsweringConnection
-from lb.proxy.http2_connection cimport PREFACE, PREFACE_SIZE, take_over
+from lb.proxy.http2_connection cimport take_over
 from lb.proxy.pace cimport pace_advance, pace_start
 from lb.proxy.request_target cimport head_size, request_target
 

@@ -5,10 +5,6 @@ from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.http2_request cimport Http2Host
 
-cdef const char *PREFACE              # RFC 9113 section 3.4
-cdef enum:
-    PREFACE_SIZE = 24
-
 
 cdef class Http2Connection(Client):
     cdef Intake intake

@@ -21,8 +21,6 @@ cdef enum:
     OUT_LIMIT = 256 * 1024            # bytes that wait for the client, above which nothing more is read from it
     LAST_WORD_NS = 200_000_000        # between the two steps of leaving: more than a round trip
 
-cdef const char *PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
 
 cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexcept:
     cdef Http2Connection connection = Http2Connection.__new__(Http2Connection)
