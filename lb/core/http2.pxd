@@ -11,9 +11,9 @@ from lb.core.http2_control cimport (
 )
 from lb.core.http2_frames cimport h2_frame
 from lb.core.http2_message cimport h2_section
+from lb.core.http2_repeats cimport h2_repeat, h2_repeats
 from lb.core.http2_sender cimport (
-    H2_EXHAUSTED, H2_NO_MEMORY, H2_PIECES, block_add, block_add_lower, h2_field, h2_options, h2_rewind,
-    h2_stream, h2_waiting, h2_whole,
+    H2_EXHAUSTED, H2_NO_MEMORY, H2_PIECES, h2_field, h2_options, h2_rewind, h2_stream, h2_waiting, h2_whole,
 )
 from lb.core.http2_streams cimport h2_entry
 from lb.core.nghttp2 cimport nghttp2_hd_inflater, nghttp2_nv
@@ -33,6 +33,8 @@ cdef class Http2Session(Http2Control):
     cdef int block_frames             # CONTINUATION frames of it
     cdef h2_entry *block_entry        # NULL = it is read and thrown away
     cdef h2_section section
+    cdef h2_repeats repeats
+    cdef h2_repeat *repeat            # that is being filled in with this block; NULL = none is
     cdef tg_buffer block              # its fields as `block_add` writes them
     cdef uint32_t block_fields
     cdef size_t block_size            # as RFC 9113 section 6.5.2 counts
@@ -57,6 +59,7 @@ cdef class Http2Session(Http2Control):
     cdef h2_entry *known_stream(self, int32_t id) noexcept
     cdef int take_block(self, const uint8_t *data, size_t size, bint last) noexcept
     cdef void take_field(self, const nghttp2_nv *field) noexcept
+    cdef void repeat_block(self, const h2_repeat *repeat) noexcept
     cdef void end_block(self) noexcept
     cdef void end_remote(self, h2_entry *entry) noexcept
 

@@ -3,12 +3,16 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.http2_block cimport block_add, block_field, block_next
 from lb.core.http2_control cimport H2_EMPTY_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, Http2Control
 from lb.core.http2_frames cimport *
 from lb.core.http2_message cimport (
     message_begin, message_body, message_end, section_begin, section_end, section_field,
 )
-from lb.core.http2_sender cimport block_add, h2_options, h2_stream
+from lb.core.http2_repeats cimport (
+    REPEAT_FIELDS, h2_repeat, repeat_done, repeats_begin, repeats_find, repeats_free, repeats_look,
+)
+from lb.core.http2_sender cimport h2_options, h2_stream
 from lb.core.http2_streams cimport h2_entry, table_add, table_find
 from lb.core.nghttp2 cimport (
     NGHTTP2_ERR_NOMEM, NGHTTP2_HD_INFLATE_EMIT, NGHTTP2_HD_INFLATE_FINAL, nghttp2_hd_inflate_del,
@@ -30,6 +34,7 @@ cdef class Http2Session(Http2Control):
     def __dealloc__(self):
         if self.decoder != NULL:
             nghttp2_hd_inflate_del(self.decoder)
+        repeats_free(&self.repeats)
         tg_buffer_free(&self.partial)
         tg_buffer_free(&self.block)
 
@@ -272,6 +277,8 @@ cdef class Http2Session(Http2Control):
         cdef uint32_t size = frame.length
         cdef const uint8_t *data = payload
         cdef h2_entry *entry
+        cdef h2_repeat *known
+        cdef bint indices
         if not self.take_padding(frame, &data, &size):
             return 0
         if frame.flags & FLAG_PRIORITY:
@@ -292,10 +299,18 @@ cdef class Http2Session(Http2Control):
         self.block_over = False
         entry = self.open_stream(frame.id) if self.server and frame.id > self.last_id else self.known_stream(frame.id)
         self.block_entry = entry
-        if entry != NULL:
-            section_begin(&self.section, &entry.message)
         if self.over:
             return 0
+        self.repeat = NULL
+        indices = repeats_look(&self.repeats, data, size, frame.flags & FLAG_END_HEADERS)
+        if entry != NULL:
+            section_begin(&self.section, &entry.message)
+            if indices:
+                known = repeats_find(&self.repeats, data, size, self.section.trailers)
+                if known != NULL:
+                    self.repeat_block(known)
+                    return 0
+                self.repeat = repeats_begin(&self.repeats, data, size)
         return self.take_block(data, size, frame.flags & FLAG_END_HEADERS)
 
     cdef h2_entry *open_stream(self, int32_t id) noexcept:
@@ -371,9 +386,26 @@ cdef class Http2Session(Http2Control):
         if not section_field(&self.section, &entry.message, self.server and self.options.connect_protocol,
                              <const char *>field.name, field.namelen, <const char *>field.value, field.valuelen):
             self.fail_stream(entry, H2_PROTOCOL_ERROR)
-        elif entry.stream != NULL:
+            return
+        if self.repeat != NULL and (
+                tg_buffer_size(&self.repeat.fields) > REPEAT_FIELDS
+                or block_add(&self.repeat.fields, <const char *>field.name, field.namelen, <const char *>field.value,
+                             field.valuelen) < 0):
+            self.repeat = NULL
+        if entry.stream != NULL:
             self.on_field(<h2_stream *>entry.stream, <const char *>field.name, field.namelen,
                           <const char *>field.value, field.valuelen)
+
+    cdef void repeat_block(self, const h2_repeat *repeat) noexcept:
+        """The fields of a block that has come before."""
+        cdef const char *at = tg_buffer_head(&repeat.fields)
+        cdef const char *end = at + tg_buffer_size(&repeat.fields)
+        cdef block_field field
+        self.section = repeat.section
+        while block_next(&at, end, &field) and self.block_entry != NULL and self.block_entry.stream != NULL:
+            self.on_field(<h2_stream *>self.block_entry.stream, field.name, field.name_size, field.value,
+                          field.value_size)
+        self.end_block()
 
     cdef void end_block(self) noexcept:
         cdef h2_entry *entry = self.block_entry
@@ -383,6 +415,8 @@ cdef class Http2Session(Http2Control):
         self.block_entry = NULL
         if entry == NULL:
             return
+        if self.repeat != NULL and not self.block_over:
+            repeat_done(&self.repeats, self.repeat, &self.section)
         if self.block_over:
             entry.message.begun = True            # its owner refuses it, whatever else it is
         elif not section_end(&self.section, &entry.message, self.block_last):

@@ -1,13 +1,14 @@
 """Header blocks of HTTP/2 as heads, and back: see http2_head.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
 from lb.core.head cimport (
     H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, known_name, parse_decimal,
     same_name, scan_begin, scan_field,
 )
-from lb.core.http2 cimport h2_field
+from lb.core.http2_block cimport block_field, block_next
+from lb.core.http2_sender cimport h2_field
 from lb.core.methods cimport method_number
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NONE
 
@@ -17,27 +18,8 @@ cdef extern from "<strings.h>" nogil:
 cdef enum:
     M_CONNECT = 5                     # llhttp's number
 
-ctypedef struct entry:
-    const char *name
-    const char *value
-    uint32_t name_size
-    uint32_t value_size
 
-
-cdef inline bint next_entry(const char **at, const char *end, entry *field) noexcept nogil:
-    cdef uint32_t lengths[2]
-    if at[0] >= end:
-        return False
-    memcpy(lengths, at[0], sizeof(lengths))
-    field.name_size = lengths[0]
-    field.value_size = lengths[1]
-    field.name = at[0] + sizeof(lengths)
-    field.value = field.name + lengths[0]
-    at[0] = field.value + lengths[1]
-    return True
-
-
-cdef inline bint is_name(const entry *field, const char *name, size_t n) noexcept nogil:
+cdef inline bint is_name(const block_field *field, const char *name, size_t n) noexcept nogil:
     return field.name_size == n and memcmp(field.name, name, n) == 0
 
 
@@ -45,11 +27,11 @@ cdef int join_cookies(tg_buffer *block, size_t *offset, size_t *size) noexcept:
     """Where a request has several Cookie fields, their values joined, at `offset` of the block; `size` 0 = none."""
     cdef const char *at = tg_buffer_head(block)
     cdef const char *end = at + tg_buffer_size(block)
-    cdef entry field
+    cdef block_field field
     cdef int count = 0
     cdef size_t total = 0
     size[0] = 0
-    while next_entry(&at, end, &field):
+    while block_next(&at, end, &field):
         if is_name(&field, b"cookie", 6):
             count += 1
             total += field.value_size + 2
@@ -60,7 +42,7 @@ cdef int join_cookies(tg_buffer *block, size_t *offset, size_t *size) noexcept:
     offset[0] = tg_buffer_size(block)
     at = tg_buffer_head(block)
     end = at + offset[0]
-    while next_entry(&at, end, &field):
+    while block_next(&at, end, &field):
         if is_name(&field, b"cookie", 6):
             if size[0]:
                 tg_buffer_append(block, b"; ", 2)
@@ -73,8 +55,8 @@ cdef int join_cookies(tg_buffer *block, size_t *offset, size_t *size) noexcept:
 cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept:
     cdef const char *at
     cdef const char *end
-    cdef entry field
-    cdef entry authority
+    cdef block_field field
+    cdef block_field authority
     cdef size_t joined_at = 0, joined = 0, size = tg_buffer_size(block)
     cdef int64_t length
     cdef bint has_method = False, has_path = False, protocol = False, websocket = False, cookie = False
@@ -94,7 +76,7 @@ cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept:
         return HEAD_NO_MEMORY
     at = tg_buffer_head(block)
     end = at + size
-    while next_entry(&at, end, &field):
+    while block_next(&at, end, &field):
         if field.name_size and field.name[0] == 58:
             # The session has checked that these come first, once each, and are the ones a request may have.
             if is_name(&field, b":method", 7):
@@ -152,7 +134,7 @@ cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept:
 cdef int read_response(Scan *scan, tg_buffer *block, bint last) noexcept:
     cdef const char *at = tg_buffer_head(block)
     cdef const char *end = at + tg_buffer_size(block)
-    cdef entry field
+    cdef block_field field
     cdef int64_t number
     scan_begin(scan)
     scan.version = 20
@@ -163,7 +145,7 @@ cdef int read_response(Scan *scan, tg_buffer *block, bint last) noexcept:
     scan.body_bytes = 0
     scan.trailer_count = 0
     scan.websocket = False
-    while next_entry(&at, end, &field):
+    while block_next(&at, end, &field):
         if field.name_size and field.name[0] == 58:
             if is_name(&field, b":status", 7):
                 number = parse_decimal(field.value, field.value_size)
@@ -188,10 +170,10 @@ cdef int read_response(Scan *scan, tg_buffer *block, bint last) noexcept:
 cdef int read_trailers(Scan *scan, tg_buffer *block) noexcept:
     cdef const char *at = tg_buffer_head(block)
     cdef const char *end = at + tg_buffer_size(block)
-    cdef entry field
+    cdef block_field field
     cdef Field *into
     scan.trailer_count = 0
-    while next_entry(&at, end, &field):
+    while block_next(&at, end, &field):
         if field.name_size and field.name[0] == 58:
             return HEAD_MALFORMED
         if scan.trailer_count >= MAX_TRAILERS:
@@ -262,8 +244,8 @@ cdef class FieldList:
     cdef void add_block(self, const tg_buffer *block) noexcept:
         cdef const char *at = tg_buffer_head(block)
         cdef const char *end = at + tg_buffer_size(block)
-        cdef entry field
-        while self.count < FIELDS_MAX and next_entry(&at, end, &field):
+        cdef block_field field
+        while self.count < FIELDS_MAX and block_next(&at, end, &field):
             h2_field(&self.fields[self.count], field.name, field.name_size, field.value, field.value_size,
                      NGHTTP2_NV_FLAG_NO_COPY_NAME)
             self.count += 1

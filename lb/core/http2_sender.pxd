@@ -2,8 +2,7 @@
 windows that the peer gives. No I/O: `collect` gathers what is to be written."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
-from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail
+from lb.core.buffer cimport tg_buffer, tg_buffer_size
 from lb.core.hpack cimport hpack_encoder
 from lb.core.http2_streams cimport h2_entry, h2_table
 from lb.core.link cimport tg_link
@@ -81,28 +80,6 @@ cdef inline bint h2_whole(const h2_stream *stream) noexcept nogil:
 cdef inline void h2_rewind(h2_stream *stream) noexcept nogil:
     stream.handed = 0
     stream.kept = 0
-
-
-# Adds a field to a block: two 32-bit lengths, name, value. 0 or -1.
-cdef inline int block_add(tg_buffer *block, const char *name, size_t name_size, const char *value,
-                          size_t value_size) noexcept nogil:
-    cdef uint32_t lengths[2]
-    cdef char *at
-    if tg_buffer_reserve(block, name_size + value_size + sizeof(lengths)) < 0:
-        return -1
-    lengths[0] = <uint32_t>name_size
-    lengths[1] = <uint32_t>value_size
-    at = tg_buffer_tail(block)
-    memcpy(at, lengths, sizeof(lengths))
-    memcpy(at + sizeof(lengths), name, name_size)
-    memcpy(at + sizeof(lengths) + name_size, value, value_size)
-    block.end += name_size + value_size + sizeof(lengths)
-    return 0
-
-
-# The same with the name in lower case (RFC 9113 section 8.2).
-cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
-                         size_t value_size) noexcept
 
 
 cdef class Http2Sender:

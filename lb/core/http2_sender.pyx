@@ -34,19 +34,6 @@ cdef bint IN_TAIL[H2_PIECES]
 cdef tg_buffer TAIL
 
 
-cdef int block_add_lower(tg_buffer *block, const char *name, size_t name_size, const char *value,
-                         size_t value_size) noexcept:
-    cdef size_t i
-    cdef char *at
-    if block_add(block, name, name_size, value, value_size) < 0:
-        return -1
-    at = tg_buffer_tail(block) - name_size - value_size
-    for i in range(name_size):
-        if c'A' <= at[i] <= c'Z':
-            at[i] |= 32
-    return 0
-
-
 cdef bint is_method(const nghttp2_nv *fields, size_t count, const char *method, size_t size) noexcept:
     """Whether the fields are those of a request with this method. Pseudo-header fields come first."""
     cdef size_t i

@@ -15,7 +15,8 @@ from lb.core.head cimport (
     H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, has_token, mark_hop_by_hop, worker_scan,
 )
 from lb.core.head_text cimport append_trailers
-from lb.core.http2 cimport Http2Session, block_add, block_add_lower, h2_rewind, h2_waiting, h2_whole
+from lb.core.http2 cimport Http2Session, h2_rewind, h2_waiting, h2_whole
+from lb.core.http2_block cimport block_add, block_add_lower
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.methods cimport method_text
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE

@@ -9,7 +9,7 @@ from libc.string cimport strlen
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport H_CONTENT_LENGTH, H_CONTENT_TYPE, Field, Scan
 from lb.core.head_text cimport append_trailers
-from lb.core.http2 cimport block_add
+from lb.core.http2_block cimport block_add
 from lb.core.stream cimport iovec
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.grpc_web cimport (
