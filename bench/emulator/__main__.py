@@ -12,7 +12,13 @@ from bench.emulator.process import serve
 from bench.emulator.spec import Fleet
 from bench.errors import BenchError
 
-_TIMES = {"constant": ("ms",), "exponential": ("mean_ms",), "lognormal": ("median_ms", "sigma"), "empirical": ("file",)}
+_TIMES = {
+    "constant": ("ms",),
+    "exponential": ("mean_ms",),
+    "lognormal": ("median_ms", "sigma"),
+    "normal": ("mean_ms", "cv"),
+    "empirical": ("file",),
+}
 _BATCH = ("max_batch", "max_wait_ms", "fixed_ms", "per_item_ms")
 _WHOLE = ("max_batch", "slots")
 
@@ -29,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--time",
         metavar="TIME",
-        help="constant:MS | exponential:MEAN_MS | lognormal:MEDIAN_MS:SIGMA | empirical:FILE; of serial and parallel",
+        help="constant:MS | exponential:MEAN_MS | lognormal:MEDIAN_MS:SIGMA | normal:MEAN_MS:CV | empirical:FILE; "
+        "of serial and parallel",
     )
     parser.add_argument(
         "--execution",

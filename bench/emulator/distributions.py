@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-from bench.emulator.spec import Constant, Empirical, Exponential, Lognormal
+from bench.emulator.spec import Constant, Empirical, Exponential, Lognormal, Normal
 from bench.errors import BenchError
 
 MS = 1_000_000
@@ -19,7 +19,7 @@ def ns(ms: float) -> int:
     return round(ms * MS)
 
 
-def drawing(time: Constant | Exponential | Lognormal | Empirical, random: Random) -> Draw:
+def drawing(time: Constant | Exponential | Lognormal | Normal | Empirical, random: Random) -> Draw:
     """A function that draws the next service time in ns. Raises BenchError if an empirical file is unusable."""
     if isinstance(time, Constant):
         constant = ns(time.ms)
@@ -30,8 +30,17 @@ def drawing(time: Constant | Exponential | Lognormal | Empirical, random: Random
     if isinstance(time, Lognormal):
         mu, sigma = math.log(time.median_ms * MS), time.sigma
         return lambda: round(random.lognormvariate(mu, sigma))
+    if isinstance(time, Normal):
+        mean, deviation = time.mean_ms * MS, time.cv * time.mean_ms * MS
+        return lambda: _normal(random, mean, deviation)
     values = read_empirical(Path(time.file))
     return lambda: random.choice(values)
+
+
+def _normal(random: Random, mean: float, deviation: float) -> int:
+    while (value := random.gauss(mean, deviation)) <= 0:
+        pass
+    return round(value)
 
 
 def read_empirical(path: Path) -> list[int]:

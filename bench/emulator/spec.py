@@ -50,6 +50,16 @@ class Lognormal:
 
 
 @dataclass(frozen=True, config=_CLOSED)
+class Normal:
+    """N(mean, (cv * mean)²), `cv` the coefficient of variation: a server of 10 ms does 100 requests/s on average."""
+
+    mean_ms: Length
+    # Three deviations from 0 and more: drawing the few below it anew moves the mean by no more than a thousandth.
+    cv: Annotated[float, Field(ge=0, le=0.33)]
+    kind: Literal["normal"] = "normal"
+
+
+@dataclass(frozen=True, config=_CLOSED)
 class Empirical:
     """Times drawn with equal chance from a file: one number of milliseconds a line, `#` begins a comment."""
 
@@ -57,7 +67,7 @@ class Empirical:
     kind: Literal["empirical"] = "empirical"
 
 
-Time = Annotated[Constant | Exponential | Lognormal | Empirical, Field(discriminator="kind")]
+Time = Annotated[Constant | Exponential | Lognormal | Normal | Empirical, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, config=_CLOSED)

@@ -1,25 +1,23 @@
 """Half as many requests again as the model servers can do: how many are answered in time, and how soon?
 
-Twelve servers, eight of 10 ms and four of 30 ms, do 915 requests/s; 1,400 come. An answer counts within 250 ms.
+Twelve servers, eight of 10 ms and four of 30 ms, do 933 requests/s; 1,400 come. An answer counts within 250 ms.
 Tidegate is told the deadline and that a server takes one request at a time. The peers have no deadlines: those with a
 queue get one request at a time and a queue timeout tuned by hand: the deadline less what a slow server takes at most.
 """
 
-from bench.emulated import Emulated
-from bench.emulator.spec import Lognormal, Serial, Service
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.results import Metric
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import NOTE, P50, P99, REQUEST, fixed_rate
+from bench.scenarios.uneven_endpoints import SERVERS
 
 DEADLINE = 0.25  # seconds
 PACE = Open(REQUEST, 1400, arrivals="poisson", connections=2000, timeout=2.0, warmup=1.0, cooldown=1.0)
-SERVERS = Emulated((Service(Serial(Lognormal(10, 0.2))),) * 8 + (Service(Serial(Lognormal(30, 0.2))),) * 4)
 
 SCENARIO = Scenario(
     name="overload",
-    title="1,400 requests/s to twelve model servers that do 915, an answer counts within 250 ms",
+    title="1,400 requests/s to twelve model servers that do 933, an answer counts within 250 ms",
     task=Task("oip", balance="least_request", endpoint_limit=1, deadline=DEADLINE),
     peer_task=Task("http", balance="least_request", endpoint_limit=1, queue_timeout=DEADLINE - 0.05),
     servers={"http": SERVERS, "grpc": SERVERS},

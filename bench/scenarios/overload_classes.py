@@ -1,6 +1,6 @@
 """Too many requests of two kinds: people who wait for 100 ms at most, and work that has a second. Who is served?
 
-The servers and the load are those of `overload`: twelve that do 915 requests/s, 1,400 come. Two in seven are
+The servers and the load are those of `overload`: twelve that do 933 requests/s, 1,400 come. Two in seven are
 interactive: due within 100 ms, and of high priority; the others are due within 1 s, and of low priority. Tidegate's
 routes say so. HAProxy, the one peer with priorities, is tuned by hand: the classes in order, each as far ahead in the
 queue as its deadline, and a queue timeout of the longer deadline less what a slow server takes at most.
@@ -20,7 +20,7 @@ from bench.results import Metric, Sample
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import NOTE, REQUEST, WARMUP_SECONDS, answered
 from bench.scenarios.measures import Expect
-from bench.scenarios.overload import SERVERS
+from bench.scenarios.uneven_endpoints import SERVERS
 
 INTERACTIVE, BATCH = Class("interactive", 0.1, "high"), Class("batch", 1.0, "low")
 CLASSES = (INTERACTIVE, BATCH)
@@ -64,7 +64,7 @@ def measure(bed: Bed) -> Sample:
 
 SCENARIO = Scenario(
     name="overload-classes",
-    title="1,400 requests/s to twelve model servers that do 915: 400/s due within 100 ms, 1,000/s within 1 s",
+    title="1,400 requests/s to twelve model servers that do 933: 400/s due within 100 ms, 1,000/s within 1 s",
     task=Task("oip", balance="least_request", endpoint_limit=1, classes=CLASSES),
     peer_task=Task(
         "http", balance="least_request", endpoint_limit=1, queue_timeout=BATCH.deadline - 0.05, classes=CLASSES

@@ -1,19 +1,19 @@
 """Twelve model servers of which four are three times slower: does the proxy find out, and how long do requests wait?
 
-Each executes one request at a time. Together they do 915 requests/s, the fast ones alone 784; 700 come. Tidegate learns
+Each executes one request at a time. Together they do 933 requests/s, the fast ones alone 800; 700 come. Tidegate learns
 how fast each is. The peers count requests; HAProxy, which has a queue, gives a server one at a time: that is its best.
 """
 
 from bench.emulated import Emulated
-from bench.emulator.spec import Lognormal, Serial, Service
+from bench.emulator.spec import Normal, Serial, Service
 from bench.open_loop import Open
 from bench.peers import Task
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import FAILED, NOTE, P50, P99, P999, REQUEST, fixed_rate
 
 
-def server(median_ms: float) -> Service:
-    return Service(Serial(Lognormal(median_ms, 0.2)))
+def server(mean_ms: float) -> Service:
+    return Service(Serial(Normal(mean_ms, 0.2)))
 
 
 PACE = Open(REQUEST, 700, arrivals="poisson", connections=256)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.emulator.distributions import MS, drawing
 from bench.emulator.model import Executor, Job
-from bench.emulator.spec import Batched, Constant, Empirical, Exponential, Instant, Lognormal, Parallel, Serial
+from bench.emulator.spec import Batched, Constant, Empirical, Exponential, Instant, Lognormal, Normal, Parallel, Serial
 from bench.emulator.timeline import NEVER, Span, Timeline
 from bench.errors import BenchError
 
@@ -72,9 +72,11 @@ def test_a_batch_takes_its_time_for_each_item() -> None:
         (Exponential(4.0), 4.0),
         (Lognormal(3.0, 0.5), 3.0 * math.exp(0.125)),
         (Lognormal(3.0, 0.0), 3.0),
+        (Normal(3.0, 0.2), 3.0),
+        (Normal(3.0, 0.33), 3.0),
     ],
 )
-def test_means(time: Constant | Exponential | Lognormal, mean: float) -> None:
+def test_means(time: Constant | Exponential | Lognormal | Normal, mean: float) -> None:
     draw = drawing(time, Random(7))
     assert statistics.fmean(draw() for _ in range(40_000)) / MS == pytest.approx(mean, rel=0.03)
 
@@ -83,6 +85,13 @@ def test_the_median_of_a_lognormal_and_the_spread_of_an_exponential() -> None:
     lognormal, exponential = drawing(Lognormal(3.0, 1.0), Random(1)), drawing(Exponential(4.0), Random(1))
     assert statistics.median(lognormal() for _ in range(40_000)) / MS == pytest.approx(3.0, rel=0.03)
     assert statistics.stdev(exponential() for _ in range(40_000)) / MS == pytest.approx(4.0, rel=0.03)
+
+
+def test_the_spread_of_a_normal_and_that_none_is_below_nothing() -> None:
+    draw = drawing(Normal(3.0, 0.33), Random(1))
+    times = [draw() for _ in range(40_000)]
+    assert statistics.stdev(times) / MS == pytest.approx(0.99, rel=0.03)
+    assert min(times) > 0
 
 
 def test_an_empirical_file(tmp_path: Path) -> None:
