@@ -19,6 +19,7 @@ cdef class StreamCall(Http2Call):
 cdef class Http2Exchange(TryingExchange):
     cdef StreamCall call
     cdef int grpc_status              # of the trailers; -1 = none came
+    cdef bint sized                   # the answer's head has said how long it is
     cdef bint naming                  # looking for the model that the request is for, in the message that comes
     cdef bint looking                 # for the sequence that an inference belongs to, likewise
     cdef bint weighing                # for what it costs, likewise
@@ -50,6 +51,7 @@ cdef class Http2Exchange(TryingExchange):
     cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept
     cdef void answer_trailers(self, Scan *scan) noexcept
     cdef void find_grpc_status(self, const Field *fields, int count) noexcept
+    cdef void fail_in_trailers(self, int status, const char *reason, str message) noexcept
     cdef void call_over(self, int kind, bint begun) noexcept
     cdef bint whole(self) noexcept
     cdef bint in_sequence(self) noexcept

@@ -6,15 +6,16 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 """
 
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memcmp, memset
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.string cimport memcmp, memset, strlen
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.head cimport (
-    H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, has_token, mark_hop_by_hop, worker_scan,
+    H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, classify, has_token, mark_hop_by_hop,
+    worker_scan,
 )
-from lb.core.head_text cimport append_trailers
+from lb.core.head_text cimport append_number, append_trailers
 from lb.core.http2 cimport Http2Session, h2_rewind, h2_waiting, h2_whole
 from lb.core.http2_block cimport block_add, block_add_lower
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
@@ -28,12 +29,14 @@ from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.status cimport http_status
 from lb.proxy.client_certificate cimport append_client_certificate
 from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
+from lb.proxy.client cimport Client
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange,
 )
 from lb.proxy.fields cimport replace_host
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
+from lb.proxy.refusal cimport SPEAKS_GRPC, grpc_code, grpc_message
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
@@ -84,6 +87,14 @@ cdef char *put_decimal(char *at, uint64_t value) noexcept nogil:
         at[0] = reversed[n]
         at += 1
     return at
+
+
+cdef void put_field(Field *field, const char *name, const char *value, size_t n) noexcept nogil:
+    field.name = name
+    field.name_length = <uint32_t>strlen(name)
+    field.value = value
+    field.value_length = <uint32_t>n
+    classify(field)
 
 
 # What the hop adds to a request, until it is in the request's block.
@@ -476,7 +487,7 @@ cdef class Http2Exchange(TryingExchange):
             self.end()
             return
         if self.state == X_ANSWERING:
-            self.fail(502, b"upstream-reset", "")
+            self.fail(502, b"upstream-reset", "the endpoint ended the stream within its answer")
             return
         if kind == FAIL_CONNECT or kind == FAIL_REFUSED or kind == FAIL_RESET or kind == FAIL_PROTOCOL \
                 or kind == FAIL_TOO_LARGE:
@@ -501,6 +512,36 @@ cdef class Http2Exchange(TryingExchange):
             self.fail(502, b"upstream-reset", "the endpoint ended the stream without an answer")
         else:
             self.on_timer()                   # the exchange's deadline, met while the call waited for a stream
+
+    cdef void fail(self, int status, const char *reason, str message) noexcept:
+        # gRPC-Web has its trailers in the body, where they would be read as the rest of a message that was cut.
+        if (self.state == X_ANSWERING and self.grpc == SPEAKS_GRPC and self.grpc_status < 0 and not self.sized
+                and not self.http10):
+            self.fail_in_trailers(status, reason, message)
+        else:
+            TryingExchange.fail(self, status, reason, message)
+
+    cdef void fail_in_trailers(self, int status, const char *reason, str message) noexcept:
+        """Ends an answer that has begun by a gRPC status: a stream that is reset says INTERNAL, whatever the reason was
+        (gRPC over HTTP2, "Errors")."""
+        cdef Client client = self.client
+        cdef Scan scan
+        cdef tg_buffer code
+        cdef bytes text = grpc_message(message)
+        self.cancel_upstream()
+        memset(&code, 0, sizeof(code))
+        append_number(&code, <uint64_t>grpc_code(status))
+        scan.trailer_count = 2
+        put_field(&scan.trailers[0], b"grpc-status", tg_buffer_head(&code), tg_buffer_size(&code))
+        put_field(&scan.trailers[1], b"grpc-message", <const char *>text, <size_t>len(text))
+        self.answer_trailers(&scan)
+        tg_buffer_free(&code)
+        self.reason = reason
+        self.let_go(False)
+        if not self.request_complete:
+            client.answered_early()
+        self.record()
+        client.respond_end()
 
     cdef bint may_retry(self, int kind, bint begun) noexcept:
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
@@ -565,6 +606,7 @@ cdef class Http2Exchange(TryingExchange):
             self.own_answer()
         self.call.stream.keep = 0             # what is kept goes with the next part of the body
         self.status = scan.status
+        self.sized = scan.has_length
         self.first_byte_at = self.client.poller.now
         self.move(X_ANSWERING)
         if self.grpc:

@@ -26,6 +26,10 @@ cdef int grpc_code(int status):
     return GRPC.get(status, GRPC_UNKNOWN)
 
 
+cdef bytes grpc_message(str text):
+    return urllib.parse.quote(text, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}").encode()
+
+
 cdef class Refusal:
 
     def __cinit__(self):
@@ -46,7 +50,7 @@ cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *field
     if speaks != SPEAKS_HTTP:
         made.status = 200
         made.body = b""
-        text = urllib.parse.quote(message, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}").encode()
+        text = grpc_message(message)
         append_text(&made.head, b"Content-Type: application/grpc")
         if speaks != SPEAKS_GRPC:
             append_text(&made.head, b"-web+proto" if speaks == SPEAKS_WEB else b"-web-text+proto")

@@ -14,10 +14,7 @@ from grpc_peers import (
     TIMEOUT,
     TOO_LARGE,
     Outcome,
-    Peer,
-    Scripted,
     channel_to,
-    framed,
     start,
     until,
 )
@@ -31,6 +28,7 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
+from scripted_peer import Peer, Scripted, framed
 
 from lb.upstream.grpc_py import PyCall
 
