@@ -33,10 +33,15 @@ class Metric:
 
 @dataclass(frozen=True)
 class Limit:
-    """What the project asks of itself for the headline: a ratio to the best of `peers`, or (none given) a value."""
+    """What the project asks of itself: a ratio to the best of `peers`, or (none given) a value.
 
-    at_most: float
+    `metric` is the key of the metric that it is about, "" is the headline. `bound` is the most that is allowed where
+    less of the metric is better, and the least where more is.
+    """
+
+    bound: float
     peers: tuple[str, ...] = ()
+    metric: str = ""
 
 
 @dataclass
@@ -67,7 +72,8 @@ class Outcome:
     """One scenario with all its subjects by the proxy's name, in the order they ran.
 
     What a report needs of the scenario is kept with it, so that a scenario that has gone can still be reported;
-    `metrics[0]` is the headline, `note` says what differs between the work of the subjects.
+    `metrics[0]` is the headline, `note` says what differs between the work of the subjects. Raises ValueError for a
+    limit of a metric that there is not.
     """
 
     scenario: str
@@ -76,6 +82,17 @@ class Outcome:
     metrics: tuple[Metric, ...] = ()
     limits: tuple[Limit, ...] = ()
     note: str = ""
+
+    def __post_init__(self) -> None:
+        for limit in self.limits:
+            self.metric_of(limit)
+
+    def metric_of(self, limit: Limit) -> Metric:
+        """The metric that a limit is about. Raises ValueError if there is none."""
+        for metric in self.metrics:
+            if limit.metric in ("", metric.key):
+                return metric
+        raise ValueError(f"the scenario {self.scenario} has no metric {limit.metric!r} for its limit")
 
 
 @dataclass
@@ -125,8 +142,14 @@ def _outcome(
             for name, s in subjects.items()
         },
         metrics=tuple(Metric(**metric) for metric in metrics),
-        limits=tuple(Limit(limit["at_most"], tuple(limit["peers"])) for limit in limits),
+        limits=tuple(map(_limit, limits)),
     )
+
+
+def _limit(given: dict[str, Any]) -> Limit:
+    # Results from before there were limits of other metrics than the headline call the bound so.
+    bound = given["at_most"] if "at_most" in given else given["bound"]
+    return Limit(bound, tuple(given["peers"]), given.get("metric", ""))
 
 
 def newest(where: Path | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 from bench.peers import OURS
 from bench.results import LOADS_RATE, Limit, Metric, Outcome, Results, Subject
@@ -23,16 +24,35 @@ class Versus:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Ours against the project's limit: `found` is the ratio or the value in question, None if it is missing."""
+    """Ours against one of the project's limits, of `metric`: `found` is the ratio to `peer`, or the value, in question;
+    None if it is missing."""
 
-    at_most: float
-    peers: tuple[str, ...]
+    limit: Limit
+    metric: Metric
     peer: str | None
     found: Summary | None
 
     @property
     def met(self) -> bool | None:
-        return None if self.found is None else self.found.median <= self.at_most
+        return None if self.found is None else self._used <= 1
+
+    @property
+    def need(self) -> tuple[int, float]:
+        """Grows with what is left to do: a limit that is kept, one that was not measured, one that is missed; among
+        those that were measured by the share of the bound that is used up."""
+        return {True: 0, None: 1, False: 2}[self.met], self._used
+
+    @property
+    def _used(self) -> float:
+        """1 at the bound, less where there is something to spare."""
+        if self.found is None:
+            return 1.0
+        small, large = self.found.median, self.limit.bound
+        if self.metric.better == "higher":
+            small, large = large, small
+        if large == 0:
+            return 1.0 if small == 0 else inf
+        return small / large
 
 
 @dataclass(frozen=True)
@@ -106,28 +126,23 @@ def versus(outcome: Outcome, metric: Metric, peer: str) -> Versus | None:
 
 
 def verdicts(outcome: Outcome) -> list[Verdict]:
-    """The headline against each of the scenario's limits."""
+    """Ours against each of the scenario's limits."""
     return [_verdict(outcome, limit) for limit in outcome.limits]
 
 
 def verdict(outcome: Outcome) -> Verdict | None:
     """The limit that is missed by most; if none is, one that was not measured, else the one with least to spare. None
     if the scenario has no limit."""
-    return max(verdicts(outcome), key=_need, default=None)
-
-
-def _need(one: Verdict) -> float:
-    return 1.0 if one.found is None else one.found.median / one.at_most
+    return max(verdicts(outcome), key=lambda one: one.need, default=None)
 
 
 def _verdict(outcome: Outcome, limit: Limit) -> Verdict:
-    metric = outcome.metrics[0]
+    metric = outcome.metric_of(limit)
     if not limit.peers:
-        return Verdict(limit.at_most, (), None, figure(outcome, OURS, metric))
+        return Verdict(limit, metric, None, figure(outcome, OURS, metric))
     peer = best_peer(outcome, metric, limit.peers)
-    ours = values(outcome, OURS, metric)
-    found = paired_ratio(ours, values(outcome, peer, metric)) if peer else None
-    return Verdict(limit.at_most, limit.peers, peer, found)
+    compared = versus(outcome, metric, peer) if peer else None
+    return Verdict(limit, metric, peer, compared.ratio if compared else None)
 
 
 def summary(results: Results) -> Iterator[Line]:

@@ -49,7 +49,8 @@ def _row(line: Line) -> list[str]:
     metric, found = line.metric, line.versus
     limit = words.met(line.verdict)
     if line.verdict:
-        limit = f"{'**missed**' if line.verdict.met is False else limit} ({plain(words.wanted(line.verdict, metric))})"
+        wanted = plain(words.wanted_beside(line.verdict, metric))
+        limit = f"{'**missed**' if line.verdict.met is False else limit} ({wanted})"
     return [
         f"`{line.outcome.scenario}`" + (" (!)" if line.doubtful else ""),
         plain(metric.title),
@@ -75,7 +76,7 @@ def _scenario(outcome: Outcome, plots: str) -> list[str]:
         lines[-1] += " " + plain(outcome.note)
     lines += ["", *table(["", *map(plain, names)], rows, "l" + "r" * len(names))]
     for one in verdicts(outcome):
-        lines += ["", f"Limit: {plain(words.against_limit(one, outcome.metrics[0]))}."]
+        lines += ["", f"Limit: {plain(words.against_limit(one))}."]
     if plots and (found := figures(outcome)):
         lines += ["", *(f"![{plain(f.title)}]({plots.rstrip('/')}/{f.name}.svg)" for f in found)]
     return lines

@@ -34,7 +34,7 @@ def _losses(outcome: Outcome) -> Iterator[str]:
             yield f"{metric.title} ({words.direction(metric)}): worse in the only run than {', '.join(worse)}"
     for one in verdicts(outcome):
         if one.met is False:
-            yield f"limit: {words.against_limit(one, outcome.metrics[0])}"
+            yield f"limit: {words.against_limit(one)}"
 
 
 def _against(outcome: Outcome, metric: Metric, found: Versus) -> str:

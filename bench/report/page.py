@@ -97,7 +97,7 @@ def _row(line: Line) -> Markup:
         ratio.append(element("small", words.interval(found.ratio)))
     limit = [_badge(words.met(line.verdict))]
     if line.verdict:
-        limit.append(element("small", words.wanted(line.verdict, metric)))
+        limit.append(element("small", words.wanted_beside(line.verdict, metric)))
     mark = " (!)" if line.doubtful else ""
     return element(
         "tr",
@@ -132,10 +132,7 @@ def _scenario(outcome: Outcome, results: Results) -> Markup:
         "section",
         element("h2", outcome.scenario),
         element("p", outcome.title, ". " if outcome.note else "", outcome.note),
-        *(
-            element("p", "Limit: ", words.against_limit(one, outcome.metrics[0]), class_="muted")
-            for one in verdicts(outcome)
-        ),
+        *(element("p", "Limit: ", words.against_limit(one), class_="muted") for one in verdicts(outcome)),
         table,
         element("p", caption, class_="muted"),
         element("div", *drawn, class_="plots") if drawn else "",

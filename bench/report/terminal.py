@@ -28,7 +28,7 @@ def show(results: Results, console: Console) -> None:
             console.print(Text(outcome.note, style="dim"))
         console.print(_details(outcome))
         for one in verdicts(outcome):
-            text = f"limit: {words.against_limit(one, outcome.metrics[0])}"
+            text = f"limit: {words.against_limit(one)}"
             console.print(Text(text, style=_MET[one.met]))
     console.print()
     if found := losses(results):
@@ -66,6 +66,8 @@ def _row(line: Line) -> list[str | Text]:
     ours = words.number(line.ours.median, metric) if line.ours else missing(line.outcome.subjects.get(OURS))
     peer = f"{line.peer} {words.number(line.theirs.median, metric)}" if line.peer and line.theirs else words.NOTHING
     limit = Text(words.met(line.verdict), style=_MET[line.verdict.met] if line.verdict else "dim")
+    if other := words.aside(line.verdict, metric):
+        limit.append(f"\n{other}", style="dim")
     return [
         Text(line.outcome.scenario + (" !" if line.doubtful else ""), style="bold"),
         Text(metric.title),

@@ -49,28 +49,39 @@ def full_ratio(found: Versus) -> str:
     return ratio(found) + (f" ({between})" if between else "")
 
 
-def wanted(found: Verdict | None, metric: Metric) -> str:
-    """The limit: `at most 0.7x nginx`."""
-    if found is None:
-        return "none"
-    if found.peers:
-        return f"at most {found.at_most:g}x {' or '.join(found.peers)}"
-    return f"at most {number(found.at_most, metric)}"
+def aside(found: Verdict | None, headline: Metric) -> str:
+    """The metric of a limit that is not about the headline: `p99.9 ms`; else ""."""
+    return found.metric.title if found is not None and found.metric != headline else ""
 
 
-def reached(found: Verdict | None, metric: Metric) -> str:
+def wanted(found: Verdict) -> str:
+    """The limit: `at most 0.7x haproxy, nginx or envoy`, `at least 97.0`."""
+    limit = found.limit
+    bound = f"at {'most' if found.metric.better == 'lower' else 'least'}"
+    if not limit.peers:
+        return f"{bound} {number(limit.bound, found.metric)}"
+    *others, last = limit.peers
+    return f"{bound} {limit.bound:g}x {' or '.join([', '.join(others), last] if others else [last])}"
+
+
+def wanted_beside(found: Verdict, headline: Metric) -> str:
+    """The limit where the headline is told already: `at most 0.7x nginx`, `p99.9 ms at most 0.8x nginx`."""
+    return f"{aside(found, headline)} {wanted(found)}".lstrip()
+
+
+def reached(found: Verdict) -> str:
     """What stands against the limit: `0.66x nginx`, `1,075`, or a dash."""
-    if found is None or found.found is None:
+    if found.found is None:
         return NOTHING
     if found.peer:
         return f"{times(found.found.median)}x {found.peer}"
-    return number(found.found.median, metric)
+    return number(found.found.median, found.metric)
 
 
-def against_limit(found: Verdict, metric: Metric) -> str:
+def against_limit(found: Verdict) -> str:
     """`CPU µs/request at most 1x nginx: met (0.91x nginx)`."""
-    tail = f" ({reached(found, metric)})" if found.found else ""
-    return f"{metric.title} {wanted(found, metric)}: {met(found)}{tail}"
+    tail = f" ({reached(found)})" if found.found else ""
+    return f"{found.metric.title} {wanted(found)}: {met(found)}{tail}"
 
 
 def met(found: Verdict | None) -> str:

@@ -116,7 +116,7 @@ def _sample_results(runs: int) -> Results:
         "tcp-small",
         "TCP relay of small requests",
         {"tidegate": 14.0, "haproxy": 14.1},
-        (Limit(1.0, ("haproxy",)),),
+        (Limit(1.1, ("haproxy",)), Limit(1.2, ("haproxy", "nginx", "envoy"), "rps"), Limit(0, metric="failed")),
         runs,
     )
     tcp.subjects["varnish"] = Subject(cannot="it speaks HTTP only")

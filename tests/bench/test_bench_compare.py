@@ -109,7 +109,7 @@ def test_what_differs_is_named() -> None:
         results.versions["nginx"] = "1.99"
         results.options["runs"] = 7
         results.commit = ""
-        results.outcomes[0] = load_outcome("new", "t", {"tidegate": 1.0, "nginx": 2.0}, None)
+        results.outcomes[0] = load_outcome("new", "t", {"tidegate": 1.0, "nginx": 2.0}, ())
 
     assert differences(*pair(change)) == [
         "machine cpu: Example CPU <X> and Another CPU",

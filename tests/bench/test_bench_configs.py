@@ -168,4 +168,10 @@ def test_the_page_lists_every_scenario() -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda s: s.name)
 def test_less_of_a_headline_is_better(scenario: Scenario) -> None:
     assert scenario.metrics[0].better == "lower"
-    assert all(set(limit.peers) <= set(PROXIES) - {OURS} for limit in scenario.limits)
+
+
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS.values() if s.limits], ids=lambda s: s.name)
+def test_limits_name_peers_and_a_metric_that_has_ratios(scenario: Scenario) -> None:
+    for limit in scenario.limits:
+        assert set(limit.peers) <= set(PROXIES) - {OURS}
+        assert scenario.outcome(()).metric_of(limit).ratio or not limit.peers

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from bench.machine import Cores
 from bench.report import markdown, show, words
 from bench.report.analysis import best_peer, summary, verdict, verdicts, versus
 from bench.report.notes import confidence, losses
+from bench.report.page import html
 from bench.results import Limit, Metric, Outcome, Results, Sample, Subject
 from bench.stats import Standing, interval
 
@@ -60,7 +62,7 @@ def test_headline_is_the_ratio_to_the_best_peer() -> None:
     # The limit is against the peers that it names.
     assert line.verdict is not None
     assert line.verdict.met is True
-    assert words.against_limit(line.verdict, CPU) == "CPU µs/request at most 1x haproxy: met (0.50x haproxy)"
+    assert words.against_limit(line.verdict) == "CPU µs/request at most 1x haproxy: met (0.50x haproxy)"
 
 
 def test_limits_against_a_peer_against_a_value_and_none() -> None:
@@ -85,6 +87,76 @@ def test_of_several_limits_the_one_in_most_need_is_told() -> None:
     assert unknown is not None
     assert unknown.met is None
     assert "limit: CPU µs/request at most 0.25x nginx: missed (0.30x nginx)" in "\n".join(losses(results(found)))
+
+
+def test_a_limit_of_a_metric_of_which_more_is_better_is_the_least() -> None:
+    rates = {"tidegate": subject(10.0, 10.0), "haproxy": subject(9.0, 9.0), "nginx": subject(20.0, 20.0)}
+    found = outcome(
+        Limit(0.95, ("haproxy", "nginx"), "rps"),  # the best is the quicker one: 0.90 of it
+        Limit(0.9, ("haproxy",), "rps"),
+        Limit(100_001, metric="rps"),
+        Limit(99_999, metric="rps"),
+        **rates,
+    )
+    assert [one.peer for one in verdicts(found)] == ["haproxy", "haproxy", None, None]
+    assert [words.against_limit(one) for one in verdicts(found)] == [
+        "requests/s at least 0.95x haproxy or nginx: missed (0.90x haproxy)",
+        "requests/s at least 0.9x haproxy: met (0.90x haproxy)",
+        "requests/s at least 100,001: missed (100,000)",
+        "requests/s at least 99,999: met (100,000)",
+    ]
+    missed = verdict(found)
+    assert missed is not None
+    assert missed.limit.bound == 0.95
+
+
+@pytest.mark.parametrize(("failed", "met"), [(0.0, True), (1.0, False)])
+def test_none_at_all_can_be_the_limit(failed: float, met: bool) -> None:
+    found = outcome(Limit(0.5, ("nginx",)), Limit(0, metric="failed"), tidegate=subject(1.0), nginx=subject(1.9))
+    found.subjects["tidegate"].samples[0].values["failed"] = failed
+    assert [one.met for one in verdicts(found)] == [False, met]
+    worst = verdict(found)
+    assert worst is not None
+    # Any failure is infinitely more than none, and a limit that is missed goes before one that is just kept.
+    assert worst.metric.key == ("cpu_us" if met else "failed")
+
+
+def test_a_limit_that_is_missed_goes_before_one_that_was_not_measured() -> None:
+    ours = {"tidegate": subject(2.0), "nginx": subject(1.0)}
+    order = (Limit(3.0, ("nginx",)), Limit(1.0, ("envoy",)), Limit(0, metric="failed"), Limit(1.5, ("nginx",)))
+    worst = [verdict(outcome(*order[: n + 1], **ours)) for n in range(len(order))]
+    assert [one and one.limit for one in worst] == [order[0], order[1], order[1], order[3]]
+
+
+def test_a_rate_that_was_the_loads_is_held_against_no_limit() -> None:
+    found = outcome(Limit(2.0, ("nginx",), "rps"), tidegate=subject(1.0, 1.0), nginx=subject(1.0, 1.0))
+    assert [one.met for one in verdicts(found)] == [False]
+    found.subjects["nginx"].samples[0].warnings.append(f"saturated the load's cores: {store.LOADS_RATE}")
+    assert [one.met for one in verdicts(found)] == [None]
+
+
+def test_every_report_names_the_metric_of_a_limit_that_is_not_the_headline() -> None:
+    found = results(
+        outcome(Limit(3.0, ("nginx",)), Limit(0.9, ("nginx",), "p99_us"), tidegate=subject(2.0), nginx=subject(1.0)),
+        outcome(Limit(3.0, ("nginx",)), Limit(9.0, ("nginx",), "p99_us"), tidegate=subject(2.0), nginx=subject(1.0)),
+    )
+    said = "p99 µs at most 0.9x nginx: missed (1.00x nginx)"
+    terminal, document, page = shown(found), markdown(found), html(found)
+    # The first scenario's row tells the limit of another metric, the second's that of the headline.
+    rows = terminal.partition("x: t")[0]
+    assert re.search(r"missed +\n.* p99 µs +\n.* met *\n", rows), rows
+    assert rows.count("p99 µs") == 1
+    assert "| **missed** (p99 µs at most 0.9x nginx) |" in document
+    assert "| met (at most 3x nginx) |" in document
+    assert "<small>p99 µs at most 0.9x nginx</small>" in page
+    assert "<small>at most 3x nginx</small>" in page
+    for text in (terminal, document, page):
+        assert text.count(said) == 2  # in the scenario, and where Tidegate loses
+
+
+def test_a_limit_of_a_metric_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="the scenario x has no metric 'p95_us' for its limit"):
+        outcome(Limit(1.0, metric="p95_us"))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +276,16 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert store.newest(tmp_path) == path
 
 
+def test_results_from_before_limits_named_a_metric_are_read(tmp_path: Path) -> None:
+    path = store.save(results(outcome(Limit(0.7, ("nginx",)), tidegate=subject(1.0), nginx=subject(2.0))), tmp_path)
+    data = json.loads(path.read_text())
+    data["outcomes"][0]["limits"] = [{"at_most": 0.6, "peers": ["nginx"]}, {"at_most": 0.4, "peers": []}]
+    path.write_text(json.dumps(data))
+    found = store.load(path).outcomes[0]
+    assert found.limits == (Limit(0.6, ("nginx",)), Limit(0.4))
+    assert [one.met for one in verdicts(found)] == [True, False]
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no results"):
         store.newest(tmp_path)
@@ -221,6 +303,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     with pytest.raises(BenchError, match="the scenario x has no metric"):
         store.load(path)
+    for limit, said in (({"bound": 1.0, "peers": [], "metric": "b"}, "no metric 'b'"), ({"peers": []}, "bound")):
+        data["outcomes"][0] |= {"metrics": [{"key": "a", "title": "b", "better": "lower"}], "limits": [limit]}
+        path.write_text(json.dumps(data))
+        with pytest.raises(BenchError, match=said):
+            store.load(path)
 
 
 @pytest.mark.parametrize(
