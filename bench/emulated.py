@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from bench.emulator.spec import Fleet, ServerSpec, Service
+from bench.emulator.distributions import mean_ms
+from bench.emulator.spec import Fleet, Serial, ServerSpec, Service
 from bench.servers import Place
 
 
@@ -20,6 +21,21 @@ class Emulated:
     @property
     def ports(self) -> int:
         return len(self.services)
+
+    @property
+    def capacity(self) -> float:
+        """Requests per second that all of them can do together: the sum of 1 / mean time.
+
+        Raises ValueError where there is no such rate: one of them does not execute one request at a time, or its time
+        depends on the request or the moment.
+        """
+        rates = []
+        for service in self.services:
+            execution, changes = service.execution, service.stalls or service.antagonists or service.failures
+            if not isinstance(execution, Serial) or execution.per_item or changes:
+                raise ValueError(f"no fixed rate of requests: {service}")
+            rates.append(1000 / mean_ms(execution.time))
+        return sum(rates)
 
     def command(self, place: Place) -> list[str]:
         servers = tuple(ServerSpec(port, service) for port, service in zip(place.ports, self.services, strict=True))

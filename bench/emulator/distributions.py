@@ -1,4 +1,4 @@
-"""Service times as draws from a seeded generator."""
+"""Service times as draws from a seeded generator, and their means."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from statistics import fmean
 
-from bench.emulator.spec import Constant, Empirical, Exponential, Lognormal, Normal
+from bench.emulator.spec import Constant, Empirical, Exponential, Lognormal, Normal, Time
 from bench.errors import BenchError
 
 MS = 1_000_000
@@ -19,7 +20,7 @@ def ns(ms: float) -> int:
     return round(ms * MS)
 
 
-def drawing(time: Constant | Exponential | Lognormal | Normal | Empirical, random: Random) -> Draw:
+def drawing(time: Time, random: Random) -> Draw:
     """A function that draws the next service time in ns. Raises BenchError if an empirical file is unusable."""
     if isinstance(time, Constant):
         constant = ns(time.ms)
@@ -41,6 +42,18 @@ def _normal(random: Random, mean: float, deviation: float) -> int:
     while (value := random.gauss(mean, deviation)) <= 0:
         pass
     return round(value)
+
+
+def mean_ms(time: Time) -> float:
+    """The mean of the times that are drawn, in ms (of a normal one to a thousandth: none is below 0). Raises BenchError
+    if an empirical file is unusable."""
+    if isinstance(time, Constant):
+        return time.ms
+    if isinstance(time, Lognormal):
+        return time.median_ms * math.exp(time.sigma**2 / 2)
+    if isinstance(time, Empirical):
+        return fmean(read_empirical(Path(time.file))) / MS
+    return time.mean_ms
 
 
 def read_empirical(path: Path) -> list[int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bench.bed import Answer, Bed
 from bench.emulator.client import ControlClient
+from bench.load.report import Report
 from bench.open_loop import Open, raw_of, report_of, share_above
 from bench.results import Metric, Sample
 from bench.scenarios.base import Measure
@@ -20,6 +22,10 @@ P50 = Metric("p50_ms", "p50 ms", "lower", 1)
 P99 = Metric("p99_ms", "p99 ms", "lower", 1)
 P999 = Metric("p999_ms", "p99.9 ms", "lower", 1)
 FAILED = Metric("failed_pct", "failed %", "lower", 2, ratio=False)
+IN_TIME_SHARE = Metric("capacity_pct", "in time, % of capacity", "higher", 1, ratio=False)
+
+# The peers that take an endpoint's load into account.
+BALANCERS = ("haproxy", "nginx", "envoy")
 
 
 def answered(answer: Answer) -> bool:
@@ -29,13 +35,34 @@ def answered(answer: Answer) -> bool:
 CHECK = Expect(REQUEST, answered)
 
 
-def fixed_rate(
-    pace: Open, seconds: float, *, deadline_ms: float = 0.0, sweep: Sequence[float] = (), sweep_seconds: float = 2.0
-) -> Measure:
-    """Poisson arrivals for so long, from the moment from which the servers' windows count.
+@dataclass(frozen=True)
+class Goodput:
+    """Answers count within `deadline_ms`, and are held against `capacity`, the requests/s that the servers can do."""
 
-    With a deadline, `late_pct` is the share of requests that failed or were answered later.
-    """
+    deadline_ms: float
+    capacity: float
+
+    def values(self, report: Report) -> dict[str, float]:
+        """`late_pct` is the share of requests that failed or were answered later, `goodput` the others per second, and
+        `capacity_pct` is that in percent of the capacity."""
+        in_time = report.completed * (1 - share_above(report.histogram(), self.deadline_ms * 1e3))
+        rate = in_time * 1e9 / report.duration_ns
+        return {
+            "late_pct": 100 * (1 - in_time / report.sent),
+            "goodput": rate,
+            IN_TIME_SHARE.key: 100 * rate / self.capacity,
+        }
+
+
+def fixed_rate(
+    pace: Open,
+    seconds: float,
+    *,
+    goodput: Goodput | None = None,
+    sweep: Sequence[float] = (),
+    sweep_seconds: float = 2.0,
+) -> Measure:
+    """Poisson arrivals for so long, from the moment from which the servers' windows count."""
 
     def measure(bed: Bed) -> Sample:
         CHECK(bed)
@@ -56,10 +83,8 @@ def fixed_rate(
             warnings=[doubt for doubt in report.doubts() if "failed" not in doubt],
             raw=raw_of(report) | {"usage": vars(usage), "servers": control.stats()},
         )
-        if deadline_ms:
-            late = share_above(report.histogram(), deadline_ms * 1e3) * report.completed
-            sample.values["late_pct"] = 100 * (late + failed) / report.sent
-            sample.values["goodput"] = (report.completed - late) * 1e9 / report.duration_ns
+        if goodput is not None:
+            sample.values |= goodput.values(report)
         if sweep:
             sample.raw["sweep"] = swept(bed, pace, sweep, sweep_seconds)
         return sample

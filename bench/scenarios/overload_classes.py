@@ -16,7 +16,7 @@ from bench.load.request import Request
 from bench.open_loop import Open, raw_of, report_of, share_above
 from bench.peers import Task
 from bench.peers.base import CLASS_HEADER, Class
-from bench.results import Metric, Sample
+from bench.results import Limit, Metric, Sample
 from bench.scenarios.base import Scenario
 from bench.scenarios.latency import NOTE, REQUEST, WARMUP_SECONDS, answered
 from bench.scenarios.measures import Expect
@@ -36,6 +36,9 @@ MIX = tuple(_request(kind) for kind in (INTERACTIVE, BATCH, BATCH, BATCH, INTERA
 PACE = Open(MIX, 1400, arrivals="poisson", connections=3000, timeout=3.0, warmup=3.0, cooldown=1.5)
 CHECK = Expect(MIX[0], answered)
 SECONDS = 6
+INTERACTIVE_LATE = Metric("interactive_late_pct", "interactive late %", "lower", 2, ratio=False)
+INTERACTIVE_GOODPUT = Metric("interactive_goodput", "interactive in time/s", "higher")
+BATCH_GOODPUT = Metric("batch_goodput", "batch in time/s", "higher")
 
 
 def measure(bed: Bed) -> Sample:
@@ -64,7 +67,8 @@ def measure(bed: Bed) -> Sample:
 
 SCENARIO = Scenario(
     name="overload-classes",
-    title="1,400 requests/s to twelve model servers that do 933: 400/s due within 100 ms, 1,000/s within 1 s",
+    title=f"1,400 requests/s to twelve model servers that do {SERVERS.capacity:.0f}: 400/s due within 100 ms, 1,000/s "
+    "within 1 s",
     task=Task("oip", balance="least_request", endpoint_limit=1, classes=CLASSES),
     peer_task=Task(
         "http", balance="least_request", endpoint_limit=1, queue_timeout=BATCH.deadline - 0.05, classes=CLASSES
@@ -73,12 +77,19 @@ SCENARIO = Scenario(
     measure=measure,
     metrics=(
         Metric("late_pct", "late or failed %", "lower", 1),
-        Metric("interactive_late_pct", "interactive late %", "lower", 2, ratio=False),
-        Metric("interactive_goodput", "interactive in time/s", "higher"),
-        Metric("batch_goodput", "batch in time/s", "higher"),
+        INTERACTIVE_LATE,
+        INTERACTIVE_GOODPUT,
+        BATCH_GOODPUT,
         Metric("interactive_p99_ms", "interactive p99 ms", "lower", 1),
     ),
     generators=(PACE,),
+    # As much as HAProxy tuned by hand: with both at what the servers can do, a ratio of 1 would be missed every second
+    # time by the thousandths in which runs differ.
+    limits=(
+        Limit(0.99, ("haproxy",), INTERACTIVE_GOODPUT.key),
+        Limit(0.99, ("haproxy",), BATCH_GOODPUT.key),
+        Limit(0, metric=INTERACTIVE_LATE.key),
+    ),
     note=NOTE,
     max_rounds=5,
 )

@@ -6,8 +6,9 @@ from bench.emulated import Emulated
 from bench.emulator.spec import Stall
 from bench.open_loop import Open
 from bench.peers import Task
+from bench.results import Limit
 from bench.scenarios.base import Scenario
-from bench.scenarios.latency import FAILED, NOTE, P50, P99, P999, REQUEST, fixed_rate
+from bench.scenarios.latency import BALANCERS, FAILED, NOTE, P50, P99, P999, REQUEST, fixed_rate
 from bench.scenarios.uneven_endpoints import SERVICES
 
 PACE = Open(REQUEST, 600, arrivals="poisson", connections=1024)
@@ -30,6 +31,7 @@ SCENARIO = Scenario(
     measure=fixed_rate(PACE, SECONDS),
     metrics=(P99, P50, P999, FAILED),
     generators=(PACE,),
+    limits=(Limit(0.8, BALANCERS, P99.key), Limit(0.8, BALANCERS, P999.key)),
     note=NOTE,
     max_rounds=5,
 )
@@ -38,4 +40,5 @@ HEDGED = replace(
     name="stalling-endpoint-hedged",
     title="the same, and Tidegate asks a second server when the first is late",
     task=replace(SCENARIO.task, hedge="p99"),
+    limits=(Limit(0.7, BALANCERS, P99.key), Limit(0.7, BALANCERS, P999.key)),
 )

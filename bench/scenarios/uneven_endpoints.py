@@ -8,8 +8,9 @@ from bench.emulated import Emulated
 from bench.emulator.spec import Normal, Serial, Service
 from bench.open_loop import Open
 from bench.peers import Task
+from bench.results import Limit
 from bench.scenarios.base import Scenario
-from bench.scenarios.latency import FAILED, NOTE, P50, P99, P999, REQUEST, fixed_rate
+from bench.scenarios.latency import BALANCERS, FAILED, NOTE, P50, P99, P999, REQUEST, fixed_rate
 
 
 def server(mean_ms: float) -> Service:
@@ -29,6 +30,7 @@ SCENARIO = Scenario(
     measure=fixed_rate(PACE, 10, sweep=(300, 500, 800)),
     metrics=(P99, P50, P999, FAILED),
     generators=(PACE,),
+    limits=(Limit(0.75, BALANCERS),),
     note=NOTE,
     default=True,
     max_rounds=5,

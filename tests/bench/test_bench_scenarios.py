@@ -1,16 +1,21 @@
 """What scenarios work out for themselves."""
 
+import math
 from pathlib import Path
 
 import pytest
 
+from bench.emulated import Emulated
+from bench.emulator.spec import Antagonist, Constant, Failure, Lognormal, Parallel, Serial, Service, Stall
 from bench.errors import BenchError
 from bench.generator import Target
 from bench.load.arrivals import schedule
-from bench.load.histogram import Recording
+from bench.load.histogram import Recording, encode
+from bench.load.report import Report, Series
 from bench.open_loop import share_above
-from bench.scenarios import SCENARIOS, autoscale_trace
+from bench.scenarios import SCENARIOS, autoscale_trace, uneven_endpoints
 from bench.scenarios.inference import grpc_message, json_request
+from bench.scenarios.latency import Goodput
 from lb.wire import grpc_service_pb2 as wire
 
 
@@ -52,6 +57,53 @@ def test_the_share_of_late_answers() -> None:
         recording.record(us * 1000)
     assert share_above(recording.histogram(), 90) == pytest.approx(0.1)
     assert share_above(recording.histogram(), 1000) == 0.0
+
+
+def test_what_the_servers_can_do_is_the_sum_of_their_rates() -> None:
+    assert uneven_endpoints.SERVERS.capacity == pytest.approx(8 * 100 + 4 * 100 / 3)
+    lognormal = Service(Serial(Lognormal(10, 0.2)))
+    assert Emulated((lognormal,)).capacity == pytest.approx(100 * math.exp(-0.02))
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        Service(),
+        Service(Parallel(Constant(10), 4)),
+        Service(Serial(Constant(10), per_item=True)),
+        Service(Serial(Constant(10)), stalls=(Stall(0, 10),)),
+        Service(Serial(Constant(10)), antagonists=(Antagonist(10, 0.5, 2),)),
+        Service(Serial(Constant(10)), failures=(Failure(0, 10),)),
+    ],
+)
+def test_servers_whose_rate_is_not_fixed_have_no_capacity(service: Service) -> None:
+    with pytest.raises(ValueError, match="no fixed rate"):
+        _ = Emulated((*uneven_endpoints.SERVICES, service)).capacity
+
+
+def test_goodput_counts_answers_in_time_against_what_the_servers_can_do() -> None:
+    recording = Recording()
+    for us in (100, 100, 200_000, 300_000):
+        recording.record(us * 1000)
+    empty = encode(Recording().histogram())
+    report = Report(
+        sent=6,
+        completed=4,
+        failed={"status": 1, "reset": 1},
+        dropped=0,
+        retried=0,
+        began_ns=1,
+        duration_ns=2_000_000_000,
+        cpu_ns=1,
+        bytes_in=1,
+        bytes_out=1,
+        latency=encode(recording.histogram()),
+        service=empty,
+        lateness=empty,
+        failure=empty,
+        series=Series(),
+    )
+    assert Goodput(250, 2.0).values(report) == {"late_pct": 50.0, "goodput": 1.5, "capacity_pct": 75.0}
 
 
 def test_the_default_run_is_part_of_the_suite() -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.emulator.distributions import MS, drawing
+from bench.emulator.distributions import MS, drawing, mean_ms
 from bench.emulator.model import Executor, Job
 from bench.emulator.spec import Batched, Constant, Empirical, Exponential, Instant, Lognormal, Normal, Parallel, Serial
 from bench.emulator.timeline import NEVER, Span, Timeline
@@ -79,6 +79,7 @@ def test_a_batch_takes_its_time_for_each_item() -> None:
 def test_means(time: Constant | Exponential | Lognormal | Normal, mean: float) -> None:
     draw = drawing(time, Random(7))
     assert statistics.fmean(draw() for _ in range(40_000)) / MS == pytest.approx(mean, rel=0.03)
+    assert mean_ms(time) == pytest.approx(mean)
 
 
 def test_the_median_of_a_lognormal_and_the_spread_of_an_exponential() -> None:
@@ -99,6 +100,7 @@ def test_an_empirical_file(tmp_path: Path) -> None:
     file.write_text("# measured\n1.5\n\n2 # slow\n10\n")
     draw = drawing(Empirical(str(file)), Random(1))
     assert {draw() for _ in range(200)} == {1_500_000, 2_000_000, 10_000_000}
+    assert mean_ms(Empirical(str(file))) == 4.5
 
 
 @pytest.mark.parametrize(
