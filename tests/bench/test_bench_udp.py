@@ -21,6 +21,7 @@ from bench import _udp, _udp_echo
 from bench.errors import BenchError
 from bench.generator import Counted, Target
 from bench.marked import result_line
+from bench.scenarios.udp import wait_echo
 from bench.udp import Udp, percentile
 
 
@@ -146,6 +147,23 @@ def test_a_planted_delay_is_what_is_measured() -> None:
     least = min(found["buckets"])
     assert 30e6 <= _udp.bucket_value(least) < 300e6
     assert found["answered"] <= 10
+
+
+def test_a_server_that_is_bound_is_waited_for_until_it_echoes() -> None:
+    first = iter(([], [b"something else"], []))
+    with server(lambda datagram: next(first, [datagram])) as port:
+        wait_echo(port, 20.0, lambda: None)
+    assert next(first, None) is None
+    with server(lambda _: []) as port, pytest.raises(BenchError, match="sends no datagram back"):
+        wait_echo(port, 0.2, lambda: None)
+
+
+def test_a_proxy_that_ended_is_not_waited_for() -> None:
+    def ended() -> None:
+        raise BenchError("it ended with code 1")
+
+    with server(lambda _: []) as port, pytest.raises(BenchError, match="it ended with code 1"):
+        wait_echo(port, 60.0, ended)
 
 
 @pytest.mark.parametrize(("size", "seconds", "timeout"), [(15, 1, 1), (65508, 1, 1), (64, 0, 1), (64, 1, 0)])
