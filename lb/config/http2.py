@@ -26,8 +26,10 @@ class Http2Config(Model):
     """Age at which a connection is asked to go (GOAWAY), give or take a tenth; its requests are finished. It makes
     long-lived clients spread anew over the workers. `0s`: never."""
     control_rate: Integer = Field(default=200, ge=1, le=1_000_000)
-    """PING, SETTINGS and empty DATA frames that a connection may send each second, over five seconds; WINDOW_UPDATE
-    counts a sixteenth. A connection that sends more is ended with `ENHANCE_YOUR_CALM`."""
+    """PING, SETTINGS and empty DATA frames that a connection may send each second, over five seconds; WINDOW_UPDATE,
+    and resets of what is over, count a sixteenth. For each DATA frame of an answer four PINGs or WINDOW_UPDATEs are
+    free, since that calls them forth. A connection that sends more is ended with `ENHANCE_YOUR_CALM`."""
     reset_rate: Integer = Field(default=200, ge=1, le=1_000_000)
-    """Requests that a client may cancel each second, over five seconds (rapid reset, CVE-2023-44487). More end the
-    connection with `ENHANCE_YOUR_CALM`."""
+    """Requests that a client may cancel each second, over five seconds (rapid reset, CVE-2023-44487). Not counted are
+    those of whose time, as `grpc-timeout` or the route says, a quarter or less is left. More end the connection with
+    `ENHANCE_YOUR_CALM`."""

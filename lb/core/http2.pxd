@@ -7,7 +7,8 @@ peer sends goes through `feed` and comes out as events; what we send is queued b
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http2_control cimport (
-    H2_CONTROLS, H2_EMPTY_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, Http2Control,
+    H2_CONTROLS, H2_EMPTY_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME,
+    H2_WINDOW_FRAME, Http2Control,
 )
 from lb.core.http2_frames cimport h2_frame
 from lb.core.http2_message cimport h2_section

@@ -11,9 +11,10 @@ cdef enum:
     # What `on_control` counts: frames that cost us work and the peer next to nothing.
     H2_PING_FRAME = 0
     H2_SETTINGS_FRAME
-    H2_RESET_FRAME
+    H2_RESET_FRAME                    # of a stream that was open
     H2_EMPTY_FRAME                    # DATA without bytes and without END_STREAM
-    H2_OTHER_FRAME                    # WINDOW_UPDATE, of which honest peers send many; what is ignored
+    H2_WINDOW_FRAME                   # WINDOW_UPDATE
+    H2_OTHER_FRAME                    # what is ignored, among it what crossed the end of its stream
     H2_CONTROLS
 
 

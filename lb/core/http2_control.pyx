@@ -202,7 +202,7 @@ cdef class Http2Control(Http2Sender):
             if entry.stream != NULL:
                 (<h2_stream *>entry.stream).reset_by_peer = True
             self.close(entry, get_u32(payload))
-        self.on_control(H2_RESET_FRAME)
+        self.on_control(H2_OTHER_FRAME if entry == NULL else H2_RESET_FRAME)
         return 0
 
     cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept:
@@ -245,7 +245,7 @@ cdef class Http2Control(Http2Sender):
                     self.fail_stream(entry, H2_FLOW_CONTROL_ERROR if by else H2_PROTOCOL_ERROR)
                 else:
                     self.wake(entry)
-        self.on_control(H2_OTHER_FRAME)
+        self.on_control(H2_WINDOW_FRAME)
         return 0
 
     # Events.

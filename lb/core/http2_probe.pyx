@@ -14,7 +14,7 @@ from lb.core.stream cimport iovec
 cdef enum:
     MOST_FIELDS = 64
 
-CONTROLS = ("ping", "settings", "reset", "empty", "other")
+CONTROLS = ("ping", "settings", "reset", "empty", "window", "other")
 
 
 cdef h2_options probe_options(uint32_t window, uint32_t header_list, uint32_t max_streams) noexcept:

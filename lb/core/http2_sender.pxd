@@ -96,6 +96,7 @@ cdef class Http2Sender:
     cdef tg_link ready                # streams that may have something of their body to send, in turn
     cdef tg_link ending               # streams that have ended on our side, to be looked at
     cdef int64_t window               # bytes of bodies the peer takes on all streams together
+    cdef uint64_t data_frames         # that we have sent
     cdef int32_t peer_window          # on a new stream
     cdef uint32_t peer_streams        # that we may have open
     cdef uint32_t next_id             # of the next stream that a client opens

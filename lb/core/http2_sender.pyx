@@ -272,6 +272,7 @@ cdef class Http2Sender:
                 return -1
             entry.window -= n
             self.window -= n
+            self.data_frames += 1
         if last:
             stream.sent = True
             if trailers and self.send_trailers(entry, &stream.trailers) < 0:

@@ -25,6 +25,8 @@ cdef class Http2Host(Http2Session):
     cdef bint flooded
     cdef tg_frames frames
     cdef bint resets                  # some are in what is being read
+    cdef bint timely                  # the stream that was reset just now had next to no time left
+    cdef uint64_t answers             # frames of the peer that our DATA called forth
     cdef uint64_t control_due         # when the frames counted so far would be paid off (GCRA)
     cdef uint64_t reset_due
     cdef tg_hop_cache hop

@@ -6,13 +6,13 @@ at the end of the batch.
 
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_CONTENT_LENGTH, H_HOST, Scan, same_name, worker_scan
 from lb.core.head_text cimport append_date, append_number, append_text, append_trailers
 from lb.core.http2 cimport (
-    H2_OTHER_FRAME, H2_RESET_FRAME, Http2Session, h2_stream,
+    H2_EMPTY_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session, h2_stream,
 )
 from lb.core.http2_frames cimport (
     H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_PROTOCOL_ERROR,
@@ -38,7 +38,14 @@ cdef enum:
     M_HEAD = 2                        # llhttp's number
     HIGH_WATER = 64 * 1024            # bytes of an answer that wait, before the exchange is told when they went
     BURST_SECONDS = 5                 # of control frames that may come at once
+    # Frames that a DATA frame of ours may call forth: nobody sends more than three.
+    ANSWERS = 4
     SECOND = 1_000_000_000
+
+
+cdef bint nearly_due(Exchange exchange, uint64_t now) noexcept:
+    """Three quarters of its time are over. The client's clock began sooner than ours, and both are late at times."""
+    return exchange.expires != UINT64_MAX and now + (exchange.expires - exchange.started) // 4 >= exchange.expires
 
 
 cdef class Http2Host(Http2Session):
@@ -129,6 +136,7 @@ cdef class Http2Host(Http2Session):
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef Http2Request request = <Http2Request>stream.owner
         cdef Exchange exchange = request.exchange
+        self.timely = stream.reset_by_peer and exchange is not None and nearly_due(exchange, request.poller.now)
         self.detach(request)
         if request.let_go():
             exchange.client_gone()
@@ -139,20 +147,28 @@ cdef class Http2Host(Http2Session):
             exchange.client_drained()
 
     cdef void on_control(self, int kind) noexcept:
-        """A leaky bucket over the frames that are cheap to send: PING, SETTINGS, empty DATA; RST_STREAM, each of which
-        may have cost a request; and at a sixteenth those that honest peers send with every DATA frame."""
+        """Leaky buckets: of the frames that are cheap to send, and of RST_STREAM, which may have cost a request.
+
+        Not counted is what our own DATA calls forth: the two windows, and the PING by which gRPC clients measure the
+        way ("BDP"). So many messages a second as are streamed, so many of them come. A reset at the time by which the
+        client wanted an answer ends nothing that was not about to end, and counts for a sixteenth, like frames that
+        crossed the end of their stream and whatever else an honest peer may send many of."""
         cdef uint64_t now, cost
         cdef uint64_t *due = &self.control_due
         if self.peer is None or self.flooded:
             return
+        if (kind == H2_WINDOW_FRAME or kind == H2_PING_FRAME) and self.answers < ANSWERS * self.data_frames:
+            self.answers += 1
+            return
         now = self.peer.poller.now
-        if kind == H2_RESET_FRAME:
+        if kind == H2_RESET_FRAME and not self.timely:
             due = &self.reset_due
             cost = SECOND // self.peer.listener.http2.reset_rate
         else:
             cost = SECOND // self.peer.listener.http2.control_rate
-            if kind == H2_OTHER_FRAME:
+            if kind != H2_PING_FRAME and kind != H2_SETTINGS_FRAME and kind != H2_EMPTY_FRAME:
                 cost //= 16
+                self.timely = False
         due[0] = max(due[0], now) + cost
         if due[0] - now > <uint64_t>BURST_SECONDS * SECOND:
             self.flooded = True
