@@ -432,7 +432,8 @@ cdef class Exchange(Http1Call):
             self.leave_queue(True)
             self.refuse(Q_HOPELESS if self.client.poller.now >= self.due() else Q_TIMEOUT)
             return
-        if self.state == X_ANSWERING and self.client.backlog() and self.client.poller.now < self.expires:
+        if self.state == X_ANSWERING and self.client.poller.now < self.expires and (
+                self.client.backlog() or (self.wants_body and not self.request_complete)):
             self.arm_wait()               # the client is slow, not the endpoint; the client has a timeout of its own
             return
         tg_add(&self.route.series[TG_S_TIMEOUTS], 1)

@@ -146,7 +146,7 @@ cdef class ForwardExchange(TryingExchange):
         cdef int i, failed = 0
         cdef Http1Upstream upstream = self.upstream
         self.send_request()
-        if self.state == X_DONE or self.upstream is not upstream:
+        if self.state == X_DONE or self.upstream is not upstream or upstream.deaf:
             return
         tg_buffer_free(&self.request)
         self.sent = 0
@@ -155,8 +155,10 @@ cdef class ForwardExchange(TryingExchange):
                 continue
             if self.chunked:
                 failed |= append_chunk_size(&upstream.out, spans[i].iov_len)
-            if failed or upstream.push_parts(&spans[i], 1) == IO_ERROR:
-                upstream.broken(FAIL_RESET)
+            if failed:
+                break
+            if upstream.push_parts(&spans[i], 1) == IO_ERROR:
+                upstream.write_failed()
                 return
             if self.chunked:
                 failed |= append_text(&upstream.out, b"\r\n")
@@ -212,12 +214,11 @@ cdef class ForwardExchange(TryingExchange):
         cdef iovec part
         cdef Http1Upstream upstream = self.upstream
         part.iov_len = self.request.end - self.request.start - self.sent
-        if part.iov_len:
+        if part.iov_len and not upstream.deaf:
             part.iov_base = self.request.data + self.request.start + self.sent
             self.sent += part.iov_len
             if upstream.push_parts(&part, 1) == IO_ERROR:
-                upstream.broken(FAIL_RESET)
-                return
+                upstream.write_failed()
         if self.request_complete and self.state == X_PICKED:
             self.move(X_WAITING)
             self.arm_wait()
@@ -228,9 +229,10 @@ cdef class ForwardExchange(TryingExchange):
         if self.upgraded:
             raw_drained(self, upstream)
             return
-        if not self.request_complete and not self.wants_body and self.state < X_ANSWERING:
+        if not self.request_complete and not self.wants_body:
             self.wants_body = True
-            self.client.poller.arm(self, self.expires)
+            if self.state < X_ANSWERING:
+                self.client.poller.arm(self, self.expires)
             self.client.resume_request()
 
     # The answer.
@@ -268,9 +270,9 @@ cdef class ForwardExchange(TryingExchange):
             self.status = status
             self.first_byte_at = self.client.poller.now
             self.move(X_ANSWERING)
-            if not self.request_complete:
+            # Both bodies may go on at once (RFC 9110 section 7.5), unless the endpoint says that it wants no more.
+            if not self.request_complete and (scan.complete or not upstream.parser.keep_alive()):
                 self.client.answered_early()
-                self.wants_body = False
             mark_hop_by_hop(scan)
             memset(&extra, 0, sizeof(extra))
             self.append_endpoint(&extra)
@@ -288,6 +290,8 @@ cdef class ForwardExchange(TryingExchange):
                 if self.pool.policy.reads_reports:
                     self.find_report(scan.trailers, scan.trailer_count)
                 self.client.respond_trailers(scan)
+            if not self.request_complete:
+                self.client.answered_early()
             self.upstream = None
             if self.request_complete and upstream.parser.keep_alive():
                 (<Http1Pool>self.pool.channels[self.last_endpoint]).give(upstream)

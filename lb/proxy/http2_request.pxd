@@ -26,6 +26,8 @@ cdef class Http2Host(Http2Session):
     cdef tg_frames frames
     cdef bint resets                  # some are in what is being read
     cdef bint timely                  # the stream that was reset just now had next to no time left
+    cdef uint64_t finished            # streams that ended otherwise
+    cdef uint64_t forgiven            # resets that were held against them
     cdef uint64_t answers             # frames of the peer that our DATA called forth
     cdef uint64_t control_due         # when the frames counted so far would be paid off (GCRA)
     cdef uint64_t reset_due

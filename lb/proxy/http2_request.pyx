@@ -136,7 +136,13 @@ cdef class Http2Host(Http2Session):
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef Http2Request request = <Http2Request>stream.owner
         cdef Exchange exchange = request.exchange
-        self.timely = stream.reset_by_peer and exchange is not None and nearly_due(exchange, request.poller.now)
+        if not stream.reset_by_peer:
+            self.finished += 1
+        elif exchange is not None and nearly_due(exchange, request.poller.now):
+            self.timely = True
+        elif self.forgiven < self.finished:
+            self.forgiven += 1
+            self.timely = True
         self.detach(request)
         if request.let_go():
             exchange.client_gone()
@@ -150,9 +156,10 @@ cdef class Http2Host(Http2Session):
         """Leaky buckets: of the frames that are cheap to send, and of RST_STREAM, which may have cost a request.
 
         Not counted is what our own DATA calls forth: the two windows, and the PING by which gRPC clients measure the
-        way ("BDP"). So many messages a second as are streamed, so many of them come. A reset at the time by which the
-        client wanted an answer ends nothing that was not about to end, and counts for a sixteenth, like frames that
-        crossed the end of their stream and whatever else an honest peer may send many of."""
+        way ("BDP"). So many messages a second as are streamed, so many of them come. Two kinds of resets count for a
+        sixteenth, like whatever else an honest peer may send many of: one at the time by which the client wanted an
+        answer, which ends nothing that was not about to end; and one for each request that was answered, since a
+        connection may carry the requests of many users (Envoy's rule, too: half of the streams)."""
         cdef uint64_t now, cost
         cdef uint64_t *due = &self.control_due
         if self.peer is None or self.flooded:

@@ -37,11 +37,14 @@ cdef class Http1Upstream(Stream):
     cdef bint hangup                  # the endpoint closed, or shut down, its side
     cdef bint raw                     # what comes is not HTTP any more
     cdef bint answered                # a byte of this exchange's answer came
+    cdef bint deaf                    # the endpoint takes no more; what it has said is still there to be read
 
     cdef void read_loop(self) noexcept
     cdef int consume(self, const char *data, size_t n) noexcept
     cdef void ended(self) noexcept
     cdef void broken(self, int kind) noexcept
+    # Nothing more can be sent. The endpoint may have answered before it closed (RFC 9112 section 9.5).
+    cdef void write_failed(self) noexcept
     cdef void pause(self) noexcept
     cdef void resume(self) noexcept
 

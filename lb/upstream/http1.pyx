@@ -55,11 +55,10 @@ cdef class Http1Upstream(Stream):
             call.on_connected(self)
             if self.fd < 0:
                 return
-        elif events & EPOLLOUT and self.pending():
+        elif events & EPOLLOUT and self.pending() and not self.deaf:
             if self.push() == IO_ERROR:
-                self.broken(FAIL_RESET)
-                return
-            if self.pending() == 0 and call is not None:
+                self.write_failed()
+            elif self.pending() == 0 and call is not None:
                 call.on_drained(self)
                 if self.fd < 0:
                     return
@@ -75,11 +74,10 @@ cdef class Http1Upstream(Stream):
         cdef Http1Call call = self.call
         if self.fd < 0:
             return
-        if self.pending() and not self.connecting:
+        if self.pending() and not self.connecting and not self.deaf:
             if self.push() == IO_ERROR:
-                self.broken(FAIL_RESET)
-                return
-            if self.pending() == 0 and call is not None:
+                self.write_failed()
+            elif self.pending() == 0 and call is not None:
                 call.on_drained(self)     # the edge that comes for this room finds nothing left to send
                 if self.fd < 0:
                     return
@@ -188,6 +186,12 @@ cdef class Http1Upstream(Stream):
         if call is not None:
             call.on_broken(self, kind)
 
+    cdef void write_failed(self) noexcept:
+        self.deaf = True
+        tg_buffer_free(&self.out)
+        self.unread = True
+        self.poller.defer(self)           # on_flush reads
+
     cdef void on_timer(self) noexcept:
         if self.connecting:
             self.broken(FAIL_CONNECT)
@@ -248,7 +252,7 @@ cdef class Http1Pool:
         upstream.call = None
         upstream.used = True
         # Whatever the kernel still holds is an answer to nobody, or the end that no further event will tell of.
-        if (self.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup or upstream.unread
+        if (self.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup or upstream.unread or upstream.deaf
                 or len(self.idle) >= self.max_idle):
             self.drop(upstream)
             return

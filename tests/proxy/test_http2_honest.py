@@ -12,6 +12,7 @@ from test_grpc import GRPC_POOL, service
 
 MESSAGES = 600
 LIMITED = {"http2": replace(HTTP2, control_rate=20, reset_rate=1)}  # of which five seconds' worth may come at once
+GRPC = [("content-type", "application/grpc"), ("te", "trailers")]
 WINDOW = (1).to_bytes(4, "big")
 
 
@@ -43,7 +44,7 @@ async def test_windows_and_pings_that_our_data_calls_forth(site: Site) -> None:
 
 
 async def hang(client: H2Client, calls: int, timeout: str) -> list[int]:
-    fields = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", timeout)]
+    fields = [*GRPC, ("grpc-timeout", timeout)]
     streams = [client.request("/test.Kinds/Hang", method="POST", fields=fields, end=False) for _ in range(calls)]
     for stream in streams:
         await client.send(stream, bytes(5))
@@ -59,7 +60,7 @@ async def test_calls_that_are_given_up_when_their_time_is_over(site: Site) -> No
             await settle(lambda: asyncio.get_running_loop().time() > over, "time stands still")
             client.raw(b"".join(frame(3, 0, stream, (8).to_bytes(4, "big")) for stream in streams))
             await settle(lambda: gate.in_flight() == 0, "the slots are still taken")
-            assert (await client.fetch("/test.Kinds/None", fields=[("content-type", "application/grpc")])).status == 200
+            assert (await client.fetch("/test.Kinds/Unary", body=bytes(5), fields=GRPC)).status == 200
         assert gate.total(1)[19] == 0
     assert gate.proxy.stats()["exchanges"] == 0
 
@@ -75,3 +76,20 @@ async def test_calls_that_are_given_up_at_once_are_counted(site: Site) -> None:
             assert client.goaway is not None
             assert client.goaway.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
     assert gate.total(1)[19] == 1
+
+
+async def test_half_of_the_requests_may_be_cancelled(site: Site) -> None:
+    """As where one connection has the requests of many users."""
+    async with service() as server:
+        gate = await site.gate([server.address], pool=GRPC_POOL, listener=LIMITED)
+        async with h2_client(gate.port) as client:
+            for _ in range(3):
+                for _ in range(20):
+                    assert (await client.fetch("/test.Kinds/Unary", body=bytes(5), fields=GRPC)).status == 200
+                streams = await hang(client, 20, "20S")
+                await settle(lambda: server.running == 20, "not asked")
+                client.raw(b"".join(frame(3, 0, stream, (8).to_bytes(4, "big")) for stream in streams))
+                await settle(lambda: gate.in_flight() == 0, "the slots are still taken")
+                await settle(lambda: server.running == 0, "the server still works")
+            assert not client.closed.is_set()
+    assert gate.total(1)[19] == 0
