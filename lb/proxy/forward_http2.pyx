@@ -408,6 +408,8 @@ cdef class Http2Exchange(TryingExchange):
         elif h2_waiting(&self.call.stream) > HIGH_WATER:
             self.call.stream.wants_room = True
             self.wants_body = False
+            if not self.grpc and self.state > X_QUEUED:
+                self.arm_wait()               # nobody else watches an endpoint that takes no more of it
         if self.state == X_REQUEST:
             self.read_message()
 
@@ -453,6 +455,8 @@ cdef class Http2Exchange(TryingExchange):
     cdef void request_room(self) noexcept:
         if self.state != X_DONE and not self.wants_body:
             self.wants_body = True
+            if not self.grpc and self.state < X_ANSWERING:
+                self.client.poller.arm(self, self.expires)
             self.client.resume_request()
 
     # The endpoint.

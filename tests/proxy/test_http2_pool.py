@@ -13,9 +13,10 @@ import h2.connection
 import h2.errors
 import h2.events
 import pytest
-from datapath import Site, settle
+from datapath import SECOND, Site, settle
 from h2_client import h2_client
 from ports import free_port
+from scripted_peer import Peer, Scripted
 
 HTTP2_POOL = {"protocol": "http2"}
 
@@ -206,3 +207,21 @@ async def test_a_request_over_the_retry_buffer_is_not(site: Site, how: str) -> N
     assert answer.status == 502
     assert endpoint.bodies == [bytes(65_537)]
     assert gate.in_flight() == 0
+
+
+async def test_an_endpoint_that_takes_no_more_of_an_upload_has_response_timeout(site: Site) -> None:
+    """Nobody else would end it: a client that leaves an upload that nobody reads cannot be told from one that waits."""
+
+    async def reads_nothing(peer: Peer) -> None:
+        await peer.settle()
+        while True:
+            await peer.next_frame()
+
+    async with Scripted(reads_nothing) as address:
+        gate = await site.gate([address], pool=HTTP2_POOL | {"response_timeout_ns": SECOND // 2})
+        reader, writer = await gate.connect()
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000000\r\n\r\n" + bytes(1 << 20))
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 504 ")
+        writer.close()
+        await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
