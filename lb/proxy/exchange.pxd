@@ -120,10 +120,12 @@ cdef class Exchange(Http1Call):
     cdef void move(self, int state) noexcept
     # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
     cdef void pick(self) noexcept
-    # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_….
-    cdef int find_endpoint(self, uint64_t now) noexcept
-    cdef int choose(self, uint64_t now) noexcept
-    cdef int choose_turn(self, uint64_t now) noexcept
+    # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_…. `turn`: for one whose
+    # turn it is in the queue.
+    cdef int find_endpoint(self, uint64_t now, bint turn) noexcept
+    cdef int choose(self, uint64_t now, bint turn) noexcept
+    # What the policy chooses.
+    cdef int acquire_any(self, uint64_t now, bint turn) noexcept
     cdef void picked(self, int endpoint) noexcept
     # What it costs the pool's endpoints (Pool.costs), in units of their `one`.
     cdef int price(self, uint64_t now) noexcept
@@ -134,17 +136,11 @@ cdef class Exchange(Http1Call):
     # There are none, but others that take requests.
     cdef void model_not_ready(self) noexcept
     cdef void leave_queue(self, bint timed_out) noexcept
-    cdef void refuse(self, int why) noexcept
     # The request belongs to the sequence `key` of the pool. False: that is not open, and the exchange has failed.
     cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept
     cdef void fail_lost(self) noexcept
-    cdef void leave_sequence(self) noexcept
-    # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned. The former is taken out
-    # of the request.
+    # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned.
     cdef void read_kept(self, Scan *scan) noexcept
-    cdef void read_cookie(self, Scan *scan) noexcept
-    # That endpoint, or else any (`turn`: as one whose turn it is); or TAKEN_…
-    cdef int acquire_kept(self, uint64_t now, bint turn) noexcept
     # Set-Cookie, where the client has to be told of the endpoint that answers.
     cdef void append_cookie(self, tg_buffer *head) noexcept
     # Whether the answer was a good one.
@@ -153,14 +149,13 @@ cdef class Exchange(Http1Call):
     cdef void find_report(self, const Field *fields, int count) noexcept
     cdef void let_go(self, bint ok) noexcept
     cdef int verdict(self, bint ok) noexcept
-    cdef uint64_t response_limit(self) noexcept
+    # Longest wait for the answer to a try, in nanoseconds; 0 = none.
     cdef uint64_t try_limit(self) noexcept
     cdef void arm_wait(self) noexcept
     cdef void fail(self, int status, const char *reason, str message) noexcept
     cdef void cancel_upstream(self) noexcept
     cdef void end(self) noexcept
     cdef void record(self) noexcept
-    cdef void log_access(self, uint64_t duration) noexcept
     # The gRPC status that the client was given; -1 = none.
     cdef int final_grpc_status(self) noexcept
     cdef int append_endpoint(self, tg_buffer *head) noexcept
@@ -173,6 +168,3 @@ cdef class Exchange(Http1Call):
     cdef bint recorded(self) noexcept
     # Within the rate limit that the route has. False: answered with 429.
     cdef bint admit(self, Scan *scan) noexcept
-
-
-cdef void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil

@@ -9,6 +9,8 @@ from lb.telemetry.accesslog cimport tg_access
 cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept
 # This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `hedge`: for a second try.
 cdef void after_choice(Exchange exchange, uint64_t now, int found, bint hedge) noexcept
+# Exchange.choose between these two.
+cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept
 # There is none for it: `why` is Q_….
 cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept
 # X-Tidegate-Explain, where the client asked for it.

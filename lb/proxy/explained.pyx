@@ -93,6 +93,14 @@ cdef void after_choice(Exchange exchange, uint64_t now, int found, bint hedge) n
         log.exception("a choice could not be explained")
 
 
+cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept:
+    cdef int found
+    before_choice(exchange, now, exchange.last_endpoint, turn)
+    found = exchange.choose(now, turn)
+    after_choice(exchange, now, found, False)
+    return found
+
+
 cdef list spared_of(Pool pool, uint64_t now):
     cdef int i
     if pool.suspects == NULL:

@@ -1,0 +1,103 @@
+"""The record of an exchange: see exchange_record.pxd."""
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcpy, strlen
+from lb.core.buffer cimport tg_buffer_head, tg_buffer_size, tg_buffer_tail
+from lb.core.head cimport M_OTHER
+from lb.core.methods cimport method_name
+from lb.core.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
+    TG_S_FINISHED, tg_add,
+)
+from lb.core.tls_version cimport tls_version
+from lb.proxy.exchange cimport CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, Exchange
+from lb.proxy.explained cimport explain_record
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
+    set_text, tg_access, wall_ns,
+)
+
+
+cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
+    cdef uint64_t *words = exchange.route.series
+    count_answer(words, 0 if exchange.status == 499 else exchange.status, duration)
+    tg_add(&words[TG_S_FINISHED], 1)
+    tg_add(&words[TG_S_BYTES_IN], exchange.bytes_in)
+    tg_add(&words[TG_S_BYTES_OUT], exchange.bytes_out)
+    if exchange.cache == CACHE_HIT:
+        tg_add(&words[TG_S_CACHE_HIT], 1)
+    elif exchange.cache == CACHE_MISS:
+        tg_add(&words[TG_S_CACHE_MISS], 1)
+    elif exchange.cache == CACHE_COLLAPSED:
+        tg_add(&words[TG_S_CACHE_COLLAPSED], 1)
+    elif exchange.cache == CACHE_BYPASS:
+        tg_add(&words[TG_S_CACHE_BYPASS], 1)
+
+
+cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
+    cdef tg_access *record = exchange.listener.access.begin()
+    if record == NULL:
+        return
+    record.wall_ns = wall_ns() - <int64_t>duration
+    record.total_ns = duration
+    log_times(exchange, record, duration)
+    record.bytes_in = exchange.bytes_in
+    record.bytes_out = exchange.bytes_out
+    record.status = <unsigned short>exchange.status
+    record.grpc_status = <short>exchange.final_grpc_status()
+    record.tries = <unsigned short>exchange.tries
+    record.port = exchange.client.port
+    record.cache = <unsigned short>exchange.cache
+    record.hedge = <unsigned short>exchange.hedged
+    record.version = <unsigned short>exchange.version
+    if exchange.client.tls is not None:
+        record.tls = <unsigned short>tls_version(exchange.client.tls)
+    log_request(exchange, record)
+    set_object(record, A_LISTENER, exchange.listener.name)
+    set_object(record, A_ROUTE, exchange.route.name)
+    if exchange.pool is not None:             # the route's own answer has none
+        set_object(record, A_POOL, exchange.pool.name)
+    if exchange.last_endpoint >= 0:
+        set_object(record, A_ENDPOINT, exchange.pool.endpoints.addresses[exchange.last_endpoint])
+    if exchange.reason != NULL:
+        set_text(record, A_REASON, exchange.reason, strlen(exchange.reason))
+    if exchange.explained and exchange.pool is not None:
+        explain_record(exchange, record)
+    exchange.listener.access.commit()
+
+
+cdef void log_times(Exchange exchange, tg_access *record, uint64_t duration) noexcept:
+    """How its time divides into waiting, connecting, the endpoint's own, and the transfer of its answer."""
+    cdef uint64_t first
+    if not exchange.picked_at:
+        record.wait_ns = duration
+        return
+    first = exchange.first_byte_at if exchange.first_byte_at else exchange.started + duration
+    record.wait_ns = exchange.picked_at - exchange.started
+    record.upstream_ns = first - exchange.picked_at
+    if exchange.connected_at > exchange.picked_at:
+        record.connect_ns = exchange.connected_at - exchange.picked_at
+    record.transfer_ns = exchange.started + duration - first
+
+
+cdef void log_request(Exchange exchange, tg_access *record) noexcept:
+    """Who asked for what, and as part of which trace."""
+    cdef const char *text
+    cdef size_t n
+    if exchange.ids != NULL:
+        memcpy(record.trace_id, exchange.ids.trace.trace_id, sizeof(record.trace_id))
+        memcpy(record.span_id, exchange.ids.trace.span_id, sizeof(record.span_id))
+        memcpy(record.parent_id, exchange.ids.trace.parent_id, sizeof(record.parent_id))
+        record.trace_flags = exchange.ids.trace.flags
+        set_text(record, A_REQUEST_ID, exchange.ids.request_id, exchange.ids.request_id_length)
+    if exchange.method == M_OTHER:
+        text = tg_buffer_tail(&exchange.target) - exchange.origin_length - exchange.method_length
+        set_text(record, A_METHOD, text, exchange.method_length)
+    else:
+        text = method_name(exchange.method)
+        set_text(record, A_METHOD, text, strlen(text))
+    text = exchange.source(&n)
+    set_text(record, A_CLIENT, text, n)
+    set_text(record, A_HOST, tg_buffer_head(&exchange.target), exchange.host_length)
+    set_text(record, A_TARGET, tg_buffer_head(&exchange.target) + exchange.host_length,
+             tg_buffer_size(&exchange.target) - exchange.host_length - exchange.method_length - exchange.origin_length)
