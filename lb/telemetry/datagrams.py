@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
+
+from lb.telemetry.families import by_pool, counter, gauge
 
 DROPS = (
     "sessions", "source", "size", "no_endpoint", "unreachable", "resources", "endpoint_full", "client_full", "draining",
@@ -65,19 +67,16 @@ def families(totals: DatagramTotals) -> Iterator[Metric]:
         return
     listeners: _Rows = {(name,): series for name, series in totals.listeners.items()}
     endpoints: _Rows = dict(totals.endpoints.items())
-    pools: dict[tuple[str, ...], DatagramSeries] = {}
-    for (pool, _), series in totals.endpoints.items():
-        pools[(pool,)] = pools[(pool,)] + series if (pool,) in pools else series
     yield from _traffic("listener", "clients", listeners, ("listener",))
-    yield from _traffic("pool", "the pool's endpoints", pools, ("pool",))
+    yield from _traffic("pool", "the pool's endpoints", by_pool(totals.endpoints), ("pool",))
     yield from _traffic("endpoint", "the endpoint", endpoints, ("pool", "endpoint"))
-    yield _counter(
+    yield counter(
         "udp_dropped_datagrams",
         "Datagrams that went no further, by reason",
         ("listener", "reason"),
         (((*key, why), n) for key, s in listeners.items() for why, n in zip(DROPS, s.drops, strict=True)),
     )
-    yield _counter(
+    yield counter(
         "udp_kernel_dropped_datagrams",
         "Datagrams that came faster than the workers took them",
         ("listener",),
@@ -96,21 +95,16 @@ def _traffic(kind: str, peer: str, rows: _Rows, labels: Sequence[str]) -> Iterat
         ("sessions", f"Sessions begun with {peer}", lambda s: s.started),
     )
     for name, text, value in counters:
-        yield _counter(f"udp_{kind}_{name}", text, labels, ((key, value(s)) for key, s in rows.items()))
-    yield _counter(
+        yield counter(f"udp_{kind}_{name}", text, labels, ((key, value(s)) for key, s in rows.items()))
+    yield counter(
         f"udp_{kind}_ended_sessions",
         f"Sessions ended with {peer}, by reason",
         (*labels, "reason"),
         (((*key, why), n) for key, s in rows.items() for why, n in zip(ENDS, s.ends, strict=True)),
     )
-    open_now = GaugeMetricFamily(f"tidegate_udp_{kind}_open_sessions", f"Sessions open with {peer}", labels=labels)
-    for key, s in rows.items():
-        open_now.add_metric(key, max(0, s.started - s.finished))
-    yield open_now
-
-
-def _counter(name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    family = CounterMetricFamily(f"tidegate_{name}", text, labels=labels)
-    for values, value in rows:
-        family.add_metric(values, value)
-    return family
+    yield gauge(
+        f"udp_{kind}_open_sessions",
+        f"Sessions open with {peer}",
+        labels,
+        ((key, max(0, s.started - s.finished)) for key, s in rows.items()),
+    )

@@ -1,0 +1,113 @@
+"""Metrics of the daemon itself, from the status document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import Metric
+
+from lb.telemetry.families import counter, gauge
+
+
+def families(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """What `status` says of the daemon, its workers, the result cache and the certificates in use."""
+    yield from _daemon(status)
+    yield from _cache(status)
+    yield from _certificates(status)
+
+
+def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
+    yield gauge("build_info", "Version of the daemon", ("version",), [((status["version"],), 1)])
+    yield gauge("start_time_seconds", "Unix time of the start", (), [((), status["started_at"])])
+    yield gauge("plan_generation", "Generation of the plan in force", (), [((), status["generation"])])
+    yield counter("reloads", "Reloads by outcome", ("result",), (((k,), n) for k, n in status["reloads"].items()))
+    last = status["last_reload"]
+    yield gauge("last_reload_success", "Whether the last reload took effect", (), [((), last is None or last["ok"])])
+    workers = status["workers"]
+    yield gauge(
+        "worker_up",
+        "Whether the worker runs",
+        ("worker",),
+        (((str(w["index"]),), w["state"] == "running") for w in workers),
+    )
+    yield counter(
+        "worker_restarts",
+        "Replacements of the worker",
+        ("worker",),
+        (((str(w["index"]),), w["restarts"]) for w in workers),
+    )
+    for name, text, key in (
+        (
+            "worker_overload_refused",
+            "Requests refused because the worker had too much in flight or in memory",
+            "refused_overload",
+        ),
+        ("worker_records_dropped", "Access records for which the ring had no room", "access_log_dropped"),
+    ):
+        yield counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
+    yield counter(
+        "source_limit_crowded",
+        "Connections and sessions that limits per source counted in their worker alone: no room in the table of all",
+        (),
+        [((), status.get("source_limits", {}).get("crowded", 0))],
+    )
+    yield counter(
+        "rate_limit_evictions",
+        "Rate limit buckets that made room for others before they were full again",
+        (),
+        [((), status.get("rate_limits", {}).get("evicted", 0))],
+    )
+    yield gauge(
+        "worker_connections", "Client connections", ("worker",),
+        (((str(w["index"]),), (w["stats"] or {}).get("connections", 0)) for w in workers),
+    )  # fmt: skip
+    yield counter(
+        "connections_refused",
+        "Connections closed before they could ask for anything",
+        ("worker", "reason"),
+        (
+            ((str(w["index"]), key.removeprefix("refused_")), n)
+            for w in workers
+            for key, n in (w["stats"] or {}).items()
+            if key.startswith("refused_")
+        ),
+    )
+
+
+def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
+    cache = status["cache"]
+    if not cache or "entries" not in cache:
+        return
+    yield gauge("cache_entries", "Objects in the result cache", (), [((), cache["entries"])])
+    yield gauge("cache_bytes", "Bytes they take", (), [((), cache["bytes"])])
+    yield gauge("cache_capacity_bytes", "Bytes there are", (), [((), cache["capacity"])])
+    for name in (
+        "hits",
+        "misses",
+        "stored",
+        "declined_busy",
+        "declined_size",
+        "evictions",
+        "expired",
+        "broken_locks",
+        "corrupt",
+    ):
+        yield counter(f"cache_{name}", f"Result cache: {name.replace('_', ' ')}", (), [((), cache[name])])
+
+
+def _certificates(status: Mapping[str, Any]) -> Iterator[Metric]:
+    tls = status.get("tls") or {"certificates": (), "reloads": {}}
+    rows = {(c["owner"], c["file"]): c["not_after"] for c in tls["certificates"]}
+    yield gauge(
+        "tls_certificate_not_after_seconds",
+        "Unix time at which a certificate in use expires",
+        ("owner", "file"),
+        rows.items(),
+    )
+    yield counter(
+        "tls_certificate_reloads",
+        "Changes of certificates on disk, by whether they were taken into use",
+        ("result",),
+        (((result,), n) for result, n in tls["reloads"].items()),
+    )

@@ -1,0 +1,208 @@
+"""Metrics of pools and their endpoints, from the status document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from prometheus_client.core import Metric
+
+from lb.telemetry.families import counter, gauge
+
+
+def families(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """What `status` says of its pools."""
+    yield from _endpoints(status)
+    yield from _sequences(status)
+    yield from _managed(status)
+    yield from _discovery(status)
+
+
+def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [((p["name"], e["address"]), e) for p in status["pools"] for e in p["endpoints"]]
+    labels = ("pool", "endpoint")
+    yield gauge("endpoint_up", "Whether its checks say it is up", labels, ((k, e["health"] == "up") for k, e in rows))
+    yield gauge(
+        "endpoint_draining", "Whether it takes no new requests", labels, ((k, e["admin"] != "enabled") for k, e in rows)
+    )
+    yield gauge("endpoint_weight", "Its weight", labels, ((k, e["weight"]) for k, e in rows))
+    yield gauge(
+        "endpoint_outstanding", "Requests it has now, over all workers", labels, ((k, e["in_flight"]) for k, e in rows)
+    )
+    yield gauge(
+        "endpoint_model_ready", "Whether the model is ready there, of models whose readiness is known",
+        (*labels, "model"),
+        (((*k, model), ready) for k, e in rows for model, ready in (e.get("models") or {}).items()),
+    )  # fmt: skip
+    weighed = [(k, e["outstanding_cost"]) for k, e in rows if e.get("outstanding_cost") is not None]
+    yield gauge(
+        "endpoint_outstanding_cost",
+        "What the requests cost that it has now, where an average request of its pool costs 1",
+        labels,
+        weighed,
+    )
+    yield from _costs(status["pools"])
+    yield from _agents([(k, e["agent"]) for k, e in rows if e.get("agent")])
+    yield from _steering(status["pools"], [(k, e["steering"]) for k, e in rows if e.get("steering")])
+
+
+def _costs(pools: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    rows = [((p["name"], name), model) for p in pools if p.get("cost") for name, model in p["cost"]["models"].items()]
+    labels = ("pool", "model")
+    yield gauge(
+        "model_cost", "What a unit of the model costs, relative to its pool's", labels,
+        ((k, m["relative"]) for k, m in rows),
+    )  # fmt: skip
+    yield gauge(
+        "model_unit_seconds", "What a unit of the model takes an endpoint", labels, ((k, m["unit_s"]) for k, m in rows)
+    )
+
+
+def _agents(rows: Sequence[tuple[tuple[str, str], Mapping[str, Any]]]) -> Iterator[Metric]:
+    labels = ("pool", "endpoint")
+    yield gauge(
+        "endpoint_agent_up", "Whether its agent does not say that it is down", labels,
+        ((k, a["health"] in (None, "up")) for k, a in rows),
+    )  # fmt: skip
+    yield gauge(
+        "endpoint_agent_weight_percent", "The part of its weight that its agent wants", labels,
+        ((k, 100 if a["weight_percent"] is None else a["weight_percent"]) for k, a in rows),
+    )  # fmt: skip
+    yield counter("endpoint_agent_asked", "Questions to its agent", labels, ((k, a["asked"]) for k, a in rows))
+    yield counter(
+        "endpoint_agent_failures", "Questions that its agent did not answer", labels,
+        ((k, a["failures"]) for k, a in rows),
+    )  # fmt: skip
+
+
+def _steering(
+    pools: Sequence[Mapping[str, Any]], rows: Sequence[tuple[tuple[str, str], Mapping[str, Any]]]
+) -> Iterator[Metric]:
+    labels = ("pool", "endpoint")
+    yield gauge(
+        "endpoint_ejected", "Whether it is ejected for its answers", labels,
+        ((k, s["standing"] == "ejected") for k, s in rows),
+    )  # fmt: skip
+    yield gauge(
+        "endpoint_probation", "Whether it is on probation after an ejection", labels,
+        ((k, s["standing"] == "probation") for k, s in rows),
+    )  # fmt: skip
+    yield counter(
+        "endpoint_ejections", "Ejections by what it was ejected for", (*labels, "reason"),
+        (((*k, reason), n) for k, s in rows for reason, n in s["ejections"].items()),
+    )  # fmt: skip
+    yield gauge("endpoint_share", "The part of its weight that it gets", labels, ((k, s["share"]) for k, s in rows))
+    steered = [p for p in pools if any(p["name"] == pool for (pool, _), _ in rows)]
+    yield gauge(
+        "pool_panic", "Whether too few of its endpoints are healthy to leave out the others", ("pool",),
+        (((p["name"],), p["panic"]) for p in steered),
+    )  # fmt: skip
+    yield counter("pool_panics", "Panics so far", ("pool",), (((p["name"],), p["panics"]) for p in steered))
+    yield from _levels([p for p in pools if p.get("levels")])
+
+
+_PARTS = (("own", "own_zone"), ("other", "other_zones"))
+
+
+def _levels(pools: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    rows = [((p["name"], str(level["priority"])), level) for p in pools for level in p["levels"]]
+    labels = ("pool", "priority")
+    yield gauge(
+        "pool_priority_share", "The part of the pool's requests that the endpoints of this priority get", labels,
+        ((k, level["share"]) for k, level in rows),
+    )  # fmt: skip
+    yield gauge(
+        "pool_priority_healthy", "Endpoints of this priority that can have requests", labels,
+        ((k, level["healthy"]) for k, level in rows),
+    )  # fmt: skip
+    yield gauge(
+        "pool_zone_share", "The part of the pool's requests that the endpoints of the own, or of other zones get",
+        (*labels, "zone"),
+        (((*k, zone), level[key]) for k, level in rows if level["own_zone"] is not None for zone, key in _PARTS),
+    )  # fmt: skip
+    yield counter(
+        "pool_failovers", "Times that endpoints of another than the first priority began to get requests", ("pool",),
+        (((p["name"],), p["failovers"]) for p in pools),
+    )  # fmt: skip
+
+
+def _sequences(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [
+        ((p["name"], e["address"]), e.get("sequences", 0))
+        for p in status["pools"]
+        for e in (*p["endpoints"], *p.get("leaving", ()))
+    ]
+    yield gauge("endpoint_sequences", "Sequences that are open at the endpoint", ("pool", "endpoint"), rows)
+    totals = status.get("sequences", {})
+    for name, text in (
+        ("opened", "Sequences that were begun"),
+        ("lost", "Sequences that could not go on, as their endpoint was gone"),
+        ("evicted", "Sequences that were forgotten before their time, to make room for others"),
+    ):
+        yield counter(f"sequences_{name}", text, (), [((), totals.get(name, 0))])
+
+
+def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
+    pools = [(p["name"], p["managed"]) for p in status["pools"] if p["managed"]]
+    counts = {
+        (name, state): sum(r["state"] == state for r in managed["replicas"])
+        for name, managed in pools
+        for state in ("starting", "ready", "draining", "stopping", "backoff", "crash_loop")
+    }
+    yield gauge("replicas", "Model servers by state", ("pool", "state"), counts.items())
+    yield gauge("replicas_wanted", "Model servers wished for", ("pool",), (((n,), m["wanted"]) for n, m in pools))
+    yield counter(
+        "replica_restarts", "Restarts of model servers", ("pool",),
+        (((n,), sum(r["restarts"] for r in m["replicas"])) for n, m in pools),
+    )  # fmt: skip
+    scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
+    yield counter(
+        "scale_events",
+        "Changes of the number of model servers wished for",
+        ("pool", "direction"),
+        (((n, way), s[f"scaled_{way}"]) for n, s in scaled for way in ("up", "down")),
+    )
+
+
+def _discovery(status: Mapping[str, Any]) -> Iterator[Metric]:
+    rows = [((p["name"], p["discovery"]["source"]), p["discovery"]) for p in status["pools"] if p.get("discovery")]
+    if not rows:
+        return
+    labels = ("pool", "source")
+    yield gauge(
+        "discovery_current",
+        "Whether the last look at a source of endpoints went well",
+        labels,
+        ((key, int(row["state"] == "current")) for key, row in rows),
+    )
+    yield gauge(
+        "discovery_endpoints", "Endpoints that a source gives", labels, ((key, row["endpoints"]) for key, row in rows)
+    )
+    yield gauge(
+        "discovery_endpoints_left_out",
+        "Endpoints that a source gives beyond max_endpoints",
+        labels,
+        ((key, row["left_out"]) for key, row in rows),
+    )
+    yield gauge(
+        "discovery_age_seconds",
+        "Time since a source last answered well",
+        labels,
+        ((key, row["age_s"]) for key, row in rows if row["age_s"] is not None),
+    )
+    yield counter(
+        "discovery_looks",
+        "Looks at a source of endpoints",
+        (*labels, "result"),
+        (
+            ((*key, result), n)
+            for key, row in rows
+            for result, n in (("ok", row["looks"] - row["failures"]), ("failed", row["failures"]))
+        ),
+    )
+    yield counter(
+        "discovery_changes",
+        "Changes of the endpoints that a source gives",
+        labels,
+        ((key, row["changes"]) for key, row in rows),
+    )
