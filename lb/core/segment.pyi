@@ -12,6 +12,7 @@ class Segment:
         pin_sets: int = 16384,
         session_sets: int = 16384,
         cost_sets: int = 256,
+        source_sets: int = 32768,
     ) -> Segment: ...
     @staticmethod
     def attach(fd: int, worker: int = -1) -> Segment: ...
