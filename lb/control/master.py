@@ -32,7 +32,8 @@ from lb.control.fleet import Fleet, FleetSettings
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
 from lb.control.models import ModelReadiness
-from lb.control.publisher import Parts, Publisher
+from lb.control.parts import Parts
+from lb.control.publisher import Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers import ModelServers, ServerContext
@@ -185,8 +186,8 @@ class Master:
         await self.publisher.publish()
 
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> dict[str, Any]:
-        """An operator's word on an endpoint (Publisher.operate); its row of the status document. Raises ConfigError."""
-        self.publisher.operate(pool, address, admin, weight)
+        """An operator's word on an endpoint (Verdicts.operate); its row of the status document. Raises ConfigError."""
+        self.publisher.verdicts.operate(pool, address, admin, weight)
         rows = next(row["endpoints"] for row in self.status()["pools"] if row["name"] == pool)
         found: dict[str, Any] = next(row for row in rows if row["address"] == address)
         log.info("an operator set %s of pool %s: %s, weight %d", address, pool, found["admin"], found["weight"])
@@ -255,8 +256,8 @@ class Master:
         self.monitor = HealthMonitor(self._on_health, self._clock, on_models=self._on_models)
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
         self.agents = AgentMonitor(
-            lambda target, answer: self.publisher.agent_told(target, answer),
-            lambda target: self.publisher.agent_gone(target),
+            lambda target, answer: self.publisher.verdicts.agent_told(target, answer),
+            lambda target: self.publisher.verdicts.agent_gone(target),
             self._clock,
         )
         cleanup.push_async_callback(self.monitor.close)
@@ -269,7 +270,7 @@ class Master:
         runtime = cleanup.enter_context(_runtime_directory())
         context = ServerContext(
             runtime,
-            lambda pool, address: self.publisher.endpoint_exited(pool, address),
+            lambda pool, address: self.publisher.verdicts.endpoint_exited(pool, address),
             lambda pool, address: self.publisher.inflight(pool, address),
             lambda pool, address: self.publisher.busy(pool, address),
             lambda pool: self.publisher.waiting(pool),
@@ -404,7 +405,7 @@ class Master:
             self.publisher.sweep()
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
-        self.publisher.judge(target.pool, target.address, target.slot, up, reason)
+        self.publisher.verdicts.judge(target.pool, target.address, target.slot, up, reason)
 
     def _on_models(self, target: Target, models: Models) -> None:
         self.publisher.models_told(target, models)

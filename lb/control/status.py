@@ -200,7 +200,7 @@ def _report(segment: Segment, slot: int, now: int) -> dict[str, float] | None:
 
 def _agent(master: Master, slot: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
     """What an endpoint's agent said so far, and how asking it goes; None where nobody is asked."""
-    return None if asked is None else {**master.publisher.words(slot).describe(), **asked}
+    return None if asked is None else {**master.publisher.verdicts.words(slot).describe(), **asked}
 
 
 def _endpoints(

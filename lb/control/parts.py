@@ -1,0 +1,40 @@
+"""The parts of the master that a publication changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lb.control.discovered import DiscoveredPools
+from lb.control.fleet import Fleet
+from lb.control.logs import AccessLog
+from lb.control.managed import ManagedPools
+from lb.control.models import ModelReadiness
+from lb.control.registry import Registry
+from lb.control.sockets import SocketTable
+from lb.control.steering import Steering
+from lb.control.tickets import TicketRing
+from lb.core.segment import Segment
+from lb.health.agents import AgentMonitor
+from lb.health.load_reports import LoadReportMonitor
+from lb.health.monitor import HealthMonitor
+from lb.health.transitions import TransitionLog
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """They live as long as the master; the plan that they follow is the publisher's."""
+
+    segment: Segment
+    registry: Registry
+    sockets: SocketTable
+    access_log: AccessLog
+    fleet: Fleet
+    managed: ManagedPools
+    discovered: DiscoveredPools
+    monitor: HealthMonitor
+    steering: Steering
+    tickets: TicketRing
+    models: ModelReadiness
+    transitions: TransitionLog
+    agents: AgentMonitor
+    load_reports: LoadReportMonitor
