@@ -12,7 +12,8 @@ import uvloop
 from lb.control.admin import AdminServer
 from lb.control.fleet import FleetSettings
 from lb.control.logs import setup_logging
-from lb.control.master import Master, MasterOptions, ServiceFactory
+from lb.control.master import Master
+from lb.control.options import MasterOptions, ServiceFactory
 from lb.control.systemd import Notifier, take_sockets
 
 # What runs beside the master, in the order of its start.

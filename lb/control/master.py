@@ -6,15 +6,10 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
 import signal
-import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Any
 
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
@@ -28,10 +23,11 @@ from lb.control import status
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
 from lb.control.discovered import DiscoveredPools
-from lb.control.fleet import Fleet, FleetSettings
+from lb.control.fleet import Fleet
 from lb.control.logs import AccessLog, set_level
 from lb.control.managed import ManagedPools
 from lb.control.models import ModelReadiness
+from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.publisher import Publisher
 from lb.control.registry import Registry
@@ -39,7 +35,7 @@ from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers import ModelServers, ServerContext
 from lb.control.sockets import SocketTable
 from lb.control.steering import Steering
-from lb.control.systemd import Notifier
+from lb.control.systemd import runtime_directory
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, StartError, TidegateError
@@ -55,29 +51,6 @@ ENDPOINT_CAPACITY = 4096
 SERIES_CAPACITY = 32_768
 _TICK = 1.0  # seconds
 _CERTIFICATES = 1.0  # seconds between two looks at the files of certificates
-
-
-class Service(Protocol):
-    """Something that runs beside the master from its first plan to the end of the drain, such as the admin server."""
-
-    async def start(self) -> None:
-        """Raises StartError when it cannot run."""
-
-    async def stop(self) -> None: ...
-
-
-ServiceFactory = Callable[["Master"], Service]
-
-
-@dataclass(frozen=True, slots=True)
-class MasterOptions:
-    """What the command line and the service manager give."""
-
-    config_path: Path
-    notifier: Notifier = field(default_factory=Notifier)
-    inherited: Sequence[socket.socket] = ()
-    fleet: FleetSettings = field(default_factory=FleetSettings)
-    services: Sequence[ServiceFactory] = ()
 
 
 class Master:
@@ -267,7 +240,7 @@ class Master:
         )
         cleanup.push_async_callback(load_reports.close)
         ticking = await cleanup.enter_async_context(contextlib.AsyncExitStack())
-        runtime = cleanup.enter_context(_runtime_directory())
+        runtime = cleanup.enter_context(runtime_directory())
         context = ServerContext(
             runtime,
             lambda pool, address: self.publisher.verdicts.endpoint_exited(pool, address),
@@ -412,17 +385,6 @@ class Master:
 
     def _generation(self) -> int:
         return self.plan.generation if self.plan else 0
-
-
-@contextlib.contextmanager
-def _runtime_directory() -> Iterator[Path]:
-    """The service manager's RUNTIME_DIRECTORY, or a new private one that is removed in the end."""
-    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    if given:
-        yield Path(given)
-        return
-    with tempfile.TemporaryDirectory(prefix="tidegate-") as path:
-        yield Path(path)
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

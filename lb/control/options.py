@@ -1,0 +1,38 @@
+"""What a master is started with."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from lb.control.fleet import FleetSettings
+from lb.control.systemd import Notifier
+
+if TYPE_CHECKING:
+    from lb.control.master import Master
+
+
+class Service(Protocol):
+    """Something that runs beside the master from its first plan to the end of the drain, such as the admin server."""
+
+    async def start(self) -> None:
+        """Raises StartError when it cannot run."""
+
+    async def stop(self) -> None: ...
+
+
+ServiceFactory = Callable[["Master"], Service]
+
+
+@dataclass(frozen=True, slots=True)
+class MasterOptions:
+    """What the command line and the service manager give."""
+
+    config_path: Path
+    notifier: Notifier = field(default_factory=Notifier)
+    inherited: Sequence[socket.socket] = ()
+    fleet: FleetSettings = field(default_factory=FleetSettings)
+    services: Sequence[ServiceFactory] = ()
