@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from lb.core.atomics cimport tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
 from lb.core.record cimport unfit, weight_of
-from lb.core.segment cimport Segment, tg_endpoint
+from lb.endpoints.records cimport EndpointRecords
 
 
 cdef enum:
@@ -23,14 +23,10 @@ cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t strid
 
 
 @cython.final
-cdef class EndpointSet:
-    cdef readonly int size
-    cdef readonly int worker          # whose in-flight column `acquire` and `release` write
+cdef class EndpointSet(EndpointRecords):
     cdef readonly tuple addresses
-    cdef Segment segment
     cdef uint32_t columns             # of in-flight counts: the workers', and that of those who died
     cdef size_t stride                # bytes from one worker's in-flight word of an endpoint to the next worker's
-    cdef tg_endpoint **records
     cdef int32_t **inflight_words     # of each endpoint, the word of worker 0
     cdef int32_t **own                # of each endpoint, this worker's word
     cdef int32_t *limits              # of each endpoint, the most requests in flight; 0 = no limit
@@ -66,7 +62,6 @@ cdef class EndpointSet:
     cpdef bint available(self, int i)
     cpdef int inflight(self, int i)
     cpdef double load(self, int i)
-    cpdef int weight(self, int i)
     cpdef int limit(self, int i)
     cpdef double latency(self, int i)
     cpdef uint64_t latency_at(self, int i)
@@ -76,32 +71,15 @@ cdef class EndpointSet:
     cdef bint take(self, int i) noexcept                     # acquire, unless that would be over the limit
     cdef void release(self, int i, int charged) noexcept     # `charged`: what was for this one
     cdef void charge(self, int i) noexcept
-    # Of those that wait for this very endpoint: the worker that gets its next place until `until`; -1 = anybody.
-    cdef void claim(self, int i, uint64_t until) noexcept nogil
-    cdef void unclaim(self, int i) noexcept nogil
-    cdef int claimant(self, int i, uint64_t now) noexcept nogil
     cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
     # Whether it goes on serving those that it has: up and not ejected, drained or not, with the models of `wanted`.
     cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil
     cpdef weigh(self)
-    cdef void set_progress(self, int i, uint64_t now) noexcept nogil
-    cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
 
     # Of a shaped set only: effective_weight but for the limit, and the limit with that of a probation.
     cdef int shaped_weight(self, int i) noexcept nogil
     cdef int32_t shaped_limit(self, int i) noexcept nogil
     cpdef shape(self, bint whole, int probes)
-    # The last load report: written by whichever worker got it.
-    cdef double reported_utilization(self, int i) noexcept nogil
-    cdef double reported_qps(self, int i) noexcept nogil
-    cdef double reported_eps(self, int i) noexcept nogil
-    cdef uint64_t reported_at(self, int i) noexcept nogil    # 0: it never reported
-    cdef uint64_t reporting_since(self, int i) noexcept nogil     # the later of that and when it came up
-    cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil
-    cdef void forget_report(self, int i) noexcept nogil
-    cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil
-
-    cdef int check(self, int i) except -1
 
     # What policies ask of every endpoint at every choice is here, to be compiled into them.
 

@@ -14,16 +14,11 @@ from lb.core.atomics cimport (
     tg_load32,
     tg_load32_relaxed,
     tg_load64_relaxed,
-    tg_load_double_relaxed,
     tg_load_i32_relaxed,
     tg_pause,
-    tg_store64_relaxed,
-    tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
-from lb.core.record cimport (
-    carries_on, lacks_model, set_weight_of, standing_of, weight_of, write_report,
-)
+from lb.core.record cimport carries_on, lacks_model, standing_of, weight_of
 from lb.core.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
@@ -40,9 +35,9 @@ from lb.core.segment cimport (
     Segment,
     tg_endpoint,
 )
+from lb.endpoints.records cimport EndpointRecords
 
 cdef enum:
-    WORKER_MASK = 127                 # TG_MAX_WORKERS - 1
     TURNS = 4                         # tries for the last place, against workers that try at the same moment
     HEAVIEST = 1_000_000              # a weight, so that it can be multiplied by a share
 
@@ -53,7 +48,7 @@ cdef inline int32_t *shifted(Segment segment, int32_t *inflight) noexcept nogil:
 
 
 @cython.final
-cdef class EndpointSet:
+cdef class EndpointSet(EndpointRecords):
     """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint. `limits`
     are the most requests that each may have in flight, over all workers; 0 is no limit.
 
@@ -77,25 +72,21 @@ cdef class EndpointSet:
         for slot in slots:
             if not 0 <= slot < capacity:
                 raise IndexError(f"endpoint slot {slot} is not in 0 to {capacity - 1}")
-        self.segment = segment
-        self.worker = segment.worker
+        self.hold(segment, slots)
         self.columns = segment.header.workers + 1
         self.stride = segment.header.inflight_stride
         self.addresses = tuple(addresses)
         # One more than needed: calloc(0) may give NULL.
-        self.records = <tg_endpoint **> calloc(len(slots) + 1, sizeof(tg_endpoint *))
         self.inflight_words = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.own = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.limits = <int32_t *> calloc(len(slots) + 1, sizeof(int32_t))
-        if self.records is NULL or self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
+        if self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
             raise MemoryError
         for i, slot in enumerate(slots):
-            self.records[i] = segment.endpoint(slot)
             self.inflight_words[i] = segment.inflight_of(0, slot)
             self.own[i] = segment.inflight_word(slot)
             self.limits[i] = limits[i]
             self.limited |= limits[i] > 0
-        self.size = len(slots)
         self.load_words = self.inflight_words
         self.one = self.cost = 1
         self.scale = 1.0
@@ -107,7 +98,6 @@ cdef class EndpointSet:
         if self.load_words != self.inflight_words:
             free(self.load_words)
         free(self.own_cost)
-        free(self.records)
         free(self.inflight_words)
         free(self.own)
         free(self.limits)
@@ -174,13 +164,6 @@ cdef class EndpointSet:
         ready = sum(self.effective_weight(i) > 0 for i in range(self.size))
         return f"<EndpointSet worker={self.worker} available={ready} of {self.size}>"
 
-    cdef int check(self, int i) except -1:
-        if not 0 <= i < self.size:
-            raise IndexError(f"endpoint {i} is not in 0 to {self.size - 1}")
-        if self.segment.base is NULL:
-            raise ValueError("the shared segment is closed")
-        return 0
-
     cpdef bint available(self, int i):
         """Whether the endpoint takes new requests: up, enabled, of a weight above 0, and below its limit."""
         self.check(i)
@@ -209,11 +192,6 @@ cdef class EndpointSet:
             raise ValueError(f"a request cannot cost {cost}")
         if self.own_cost is not NULL:
             self.cost = max(<int> (cost * self.one), 1)
-
-    cpdef int weight(self, int i):
-        """The endpoint's weight as the master last set it, whether or not it takes requests."""
-        self.check(i)
-        return set_weight_of(self.records[i])
 
     cpdef int limit(self, int i):
         """The most requests that the endpoint may have in flight; 0 = no limit."""
@@ -252,16 +230,6 @@ cdef class EndpointSet:
         """When that average was last written, in monotonic ns; 0: never."""
         self.check(i)
         return self.latency_updated(i)
-
-    def set_latency_checked(self, i, latency_ns, now):
-        """`set_latency` for callers in Python; IndexError when `i` is out of range."""
-        self.check(i)
-        self.set_latency(i, latency_ns, now)
-
-    def set_report_checked(self, i, utilization, qps, eps, now):
-        """`set_report` for callers in Python; IndexError when `i` is out of range."""
-        self.check(i)
-        self.set_report(i, utilization, qps, eps, now)
 
     def acquire_checked(self, int i):
         """`acquire` for callers in Python; IndexError when `i` is out of range."""
@@ -319,20 +287,6 @@ cdef class EndpointSet:
         if charged:
             tg_store_i32_relaxed(self.own_cost[i], tg_load_i32_relaxed(self.own_cost[i]) - charged)
 
-    # A claim ends by itself, so that a worker's death in its possession does no harm. Of several workers that claim the
-    # same endpoint the last is told of its next place, and the others find it taken or free a moment later.
-
-    cdef void claim(self, int i, uint64_t until) noexcept nogil:
-        tg_store64_relaxed(&self.records[i].claim, (until & ~<uint64_t> WORKER_MASK) | <uint64_t> self.worker)
-
-    cdef void unclaim(self, int i) noexcept nogil:
-        if tg_load64_relaxed(&self.records[i].claim):
-            tg_store64_relaxed(&self.records[i].claim, 0)
-
-    cdef int claimant(self, int i, uint64_t now) noexcept nogil:
-        cdef uint64_t claim = tg_load64_relaxed(&self.records[i].claim)
-        return <int> (claim & WORKER_MASK) if claim > now else -1
-
     cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil:
         self.wanted = wanted
         self.avoided = avoided
@@ -384,39 +338,3 @@ cdef class EndpointSet:
         if standing_of(record) != TG_STANDING_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
             return limit
         return min(limit, self.probes) if limit else self.probes
-
-    cdef void set_progress(self, int i, uint64_t now) noexcept nogil:
-        tg_store64_relaxed(&self.records[i].progress_ns, now)
-
-    cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
-        tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
-        tg_store64_relaxed(&self.records[i].latency_updated_ns, now)
-
-    cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil:
-        tg_store64_relaxed(&self.records[i].load_words[at], word)
-
-    # A report is three words, see `write_report`.
-
-    cdef double reported_utilization(self, int i) noexcept nogil:
-        return tg_load_double_relaxed(&self.records[i].report_utilization)
-
-    cdef double reported_qps(self, int i) noexcept nogil:
-        return tg_load_double_relaxed(&self.records[i].report_qps)
-
-    cdef double reported_eps(self, int i) noexcept nogil:
-        return tg_load_double_relaxed(&self.records[i].report_eps)
-
-    cdef uint64_t reported_at(self, int i) noexcept nogil:
-        return tg_load64_relaxed(&self.records[i].report_updated_ns)
-
-    cdef uint64_t reporting_since(self, int i) noexcept nogil:
-        cdef uint64_t up = tg_load64_relaxed(&self.records[i].health_changed_ns)
-        cdef uint64_t since = tg_load64_relaxed(&self.records[i].report_since_ns)
-        return max(up, since)
-
-    cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil:
-        write_report(self.records[i], utilization, qps, eps, now)
-
-    cdef void forget_report(self, int i) noexcept nogil:
-        """It is too old to count: the next one is the first again."""
-        tg_store64_relaxed(&self.records[i].report_since_ns, 0)
