@@ -9,6 +9,7 @@ from lb.core.atomics cimport tg_store64_relaxed
 from lb.core.segment cimport TG_QUEUE_MARKS, TG_S_QUEUE_BUSY, TG_S_QUEUE_MARKS, tg_get
 from lb.upstream.line cimport line_rank, place_at
 from lb.upstream.queue cimport PoolQueue
+from lb.upstream.queue_peers cimport bars_of
 
 cdef enum:
     COUNT_NS = 20_000_000             # for how long a count of places is good
@@ -78,7 +79,7 @@ cdef double ahead_of(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
     cdef double there = 0.0
     cdef int worker
     for worker in range(queue.workers):
-        if worker != queue.own and queue.waiting(worker) and queue.bars_of(worker, key) & rivals:
+        if worker != queue.own and queue.waiting(worker) and bars_of(queue, worker, key) & rivals:
             there += before_in(queue, worker, key)
     here = line_rank(&queue.line, key, UINT64_MAX)
     if here:

@@ -108,14 +108,9 @@ cdef class PoolQueue(Source):
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
     cdef uint64_t own_bars(self) noexcept
-    cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept
-    cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
     cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept
     cdef void serve_tied(self, uint64_t now) noexcept
-    cdef uint64_t last_of(self, int worker) noexcept
-    cdef int last_of_all(self) noexcept
     cdef bint make_room(self, int priority) noexcept
     cdef void turn_away_last(self, uint64_t now) noexcept
-    cdef void publish(self) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept

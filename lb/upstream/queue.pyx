@@ -30,30 +30,21 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from lb.core.atomics cimport tg_store64_relaxed
 from lb.core.poller cimport NEVER, Poller
 from lb.core.segment cimport (
-    TG_QUEUE_FIRSTS, TG_QUEUE_MARKS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY,
-    TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_MARKS, TG_S_QUEUE_SHED,
-    TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
+    TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT,
+    TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
 )
-from lb.upstream.forecast cimport (
-    ahead_of, learn_service, overloaded, places_of, publish_marks, service_time, wait_of,
-)
-from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
+from lb.upstream.forecast cimport ahead_of, learn_service, overloaded, places_of, service_time, wait_of
+from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at
+from lb.upstream.queue_peers cimport LOOK_AHEAD, bars_before, bars_of, last_of, last_of_all, publish_line
 
 cdef enum:
     PRIORITY_SHIFT = 60
     # A look without being asked: what a worker that hangs, a check or an operator changes rings no bell.
     LOOK_NS = 20_000_000
     SECOND_NS = 1_000_000_000
-    MODEL_BITS = 6                    # of a word in the segment that says where the first for a model stands
-    LOOK_AHEAD = 4096                 # of those in line, who may be the first of their model
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
 
 
-cdef extern from *:
-    int __builtin_ctzll(unsigned long long x) nogil
-
-
-cdef uint64_t MODEL_MASK = (<uint64_t>1 << MODEL_BITS) - 1
 cdef uint64_t DUE_MASK = (<uint64_t>1 << PRIORITY_SHIFT) - 1
 
 
@@ -119,7 +110,7 @@ cdef class PoolQueue(Source):
             waiter.move_to(pool)
             place_at(&self.line, i).wanted = 0 if waiter.tied else waiter.wanted
             line_tally(&self.line, waiter.tied, waiter.wanted, 1)
-        self.publish()
+        publish_line(self)
         self.poller.mark(self)
 
     cdef int join(self, Waiter waiter, int priority, uint64_t due, uint64_t now) noexcept:
@@ -154,7 +145,7 @@ cdef class PoolQueue(Source):
         Py_INCREF(waiter)                     # `over` gives it back
         self.numbers += 1
         waiter.queue = self
-        self.publish()
+        publish_line(self)
         tg_add(&self.words[TG_S_STARTED], 1)
         self.poller.mark(self)
         return Q_WAITS
@@ -183,30 +174,14 @@ cdef class PoolQueue(Source):
 
     # Who gives up its place for one of a higher priority.
 
-    cdef uint64_t last_of(self, int worker) noexcept:
-        """The key of the last one in the worker's line; 0: nobody waits there."""
-        if worker == self.own:
-            return place_at(&self.line, self.line.count - 1).key if self.line.count else 0
-        if not self.waiting(worker):
-            return 0
-        return tg_get(&self.segment.series_of(worker, <uint32_t>self.series)[TG_S_QUEUE_MARKS + TG_QUEUE_MARKS - 1])
-
-    cdef int last_of_all(self) noexcept:
-        """The worker whose last one is the last of all."""
-        cdef int worker, found = 0
-        for worker in range(1, self.workers):
-            if self.last_of(worker) > self.last_of(found):
-                found = worker
-        return found
-
     cdef bint make_room(self, int priority) noexcept:
         """Whether one of this priority may join a line that is full, as one of a lower priority leaves it. That may be
         a moment later, when the worker that has it hears the bell: until then one too many waits."""
-        cdef int worker = self.last_of_all()
-        cdef uint64_t last = self.last_of(worker) >> PRIORITY_SHIFT
+        cdef int worker = last_of_all(self)
+        cdef uint64_t last = last_of(self, worker) >> PRIORITY_SHIFT
         if last <= <uint64_t>priority:
             return False
-        if self.last_of(self.own) >> PRIORITY_SHIFT == last:
+        if last_of(self, self.own) >> PRIORITY_SHIFT == last:
             self.turn_away_last(self.poller.now)
             return True
         if self.waiting_elsewhere() + self.line.count >= self.most + self.waiting(worker):
@@ -228,7 +203,7 @@ cdef class PoolQueue(Source):
         self.impatient = False
         self.tolerated = max(self.most, min(self.tolerated, self.waiting_elsewhere() + self.line.count))
         while (self.waiting_elsewhere() + self.line.count > self.tolerated and self.line.count
-               and self.last_of_all() == self.own):
+               and last_of_all(self) == self.own):
             self.turn_away_last(now)          # for one of a higher priority, in another worker
         if self.line.tied:
             self.serve_tied(now)
@@ -253,7 +228,7 @@ cdef class PoolQueue(Source):
             if waiter.tied:
                 continue
             if not impatient:
-                avoided = self.bars_before(waiter.place, avoided)
+                avoided = bars_before(self, waiter.place, avoided)
                 if avoided == BARS_ALL:
                     return False
                 if waiter.wanted & avoided:
@@ -279,7 +254,7 @@ cdef class PoolQueue(Source):
             avoided |= waiter.wanted
             if avoided & self.line.models == self.line.models and self.line.choosy + self.line.tied == self.line.count:
                 break                         # the first of every model has had a look
-        self.bars_before(UINT64_MAX, avoided)
+        bars_before(self, UINT64_MAX, avoided)
         return False
 
     cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept:
@@ -332,49 +307,13 @@ cdef class PoolQueue(Source):
     cdef uint64_t own_bars(self) noexcept:
         return BARS_ALL if self.line.count > self.line.tied + self.line.choosy else self.line.models
 
-    cdef uint64_t bars_of(self, int worker, uint64_t key) noexcept:
-        """The same of those in another worker who come before `key`."""
-        cdef uint64_t *words = self.segment.series_of(worker, <uint32_t>self.series)
-        cdef uint64_t found = 0, first
-        cdef int i
-        if tg_get(&words[TG_S_QUEUE_HEAD]) < key:
-            return BARS_ALL
-        for i in range(<int>TG_QUEUE_FIRSTS):
-            first = tg_get(&words[TG_S_QUEUE_FIRSTS + i])
-            if first == 0:
-                break
-            if first >> MODEL_BITS < key >> MODEL_BITS:
-                found |= <uint64_t>1 << (first & MODEL_MASK)
-        return found
-
     cdef uint64_t bars(self) noexcept:
         cdef uint64_t found = self.own_bars()
         cdef int worker
         for worker in range(self.workers):
             if worker != self.own and self.waiting(worker):
-                found |= self.bars_of(worker, UINT64_MAX)
+                found |= bars_of(self, worker, UINT64_MAX)
         return found
-
-    cdef uint64_t bars_before(self, uint64_t key, uint64_t avoided) noexcept:
-        """Of those in other workers who come before `key`, in addition to `avoided`; they are told to look, but of
-        those who take any endpoint only the first."""
-        cdef uint64_t bars, head, best = key
-        cdef int worker, first = -1
-        for worker in range(self.workers):
-            if worker != self.own and self.waiting(worker):
-                head = tg_get(&self.segment.series_of(worker, <uint32_t>self.series)[TG_S_QUEUE_HEAD])
-                if head < best:
-                    best, first = head, worker
-        if first >= 0:
-            self.bells.ring(first)
-            return BARS_ALL
-        for worker in range(self.workers):
-            if worker != self.own and self.waiting(worker):
-                bars = self.bars_of(worker, key)
-                if bars & ~avoided:
-                    avoided |= bars
-                    self.bells.ring(worker)
-        return avoided
 
     def outlook(self, int priority, uint64_t due, uint64_t wanted, uint64_t now):
         """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of them would
@@ -400,33 +339,5 @@ cdef class PoolQueue(Source):
         tg_add(&self.words[TG_S_FINISHED], 1)
         tg_add(&self.words[TG_S_DURATION_SUM_NS], waited)
         tg_add(&self.words[TG_S_HISTOGRAM + tg_bucket(waited)], 1)
-        self.publish()
+        publish_line(self)
         Py_DECREF(waiter)
-
-    cdef void publish(self) noexcept:
-        """Where those stand for whom others may have to wait: the first of each model, up to one who takes any. And
-        how many come before whom, roughly."""
-        cdef uint64_t *firsts = &self.words[TG_S_QUEUE_FIRSTS]
-        cdef uint64_t anybody = UINT64_MAX, told = 0
-        cdef int count = 0
-        cdef tg_place *one
-        cdef size_t at
-        if self.line.count == 0:
-            return
-        for at in range(min(self.line.count, <size_t>LOOK_AHEAD)):
-            if told == self.line.models and self.line.choosy + self.line.tied == self.line.count:
-                break
-            one = place_at(&self.line, at)
-            if one.wanted & told:
-                continue
-            if one.wanted and count < <int>TG_QUEUE_FIRSTS:
-                tg_store64_relaxed(&firsts[count], one.key & ~MODEL_MASK | <uint64_t>__builtin_ctzll(one.wanted))
-                told |= one.wanted
-                count += 1
-            elif one.wanted or not (<Waiter>one.waiter).tied:
-                anybody = one.key             # or one model too many to be told apart
-                break
-        if count < <int>TG_QUEUE_FIRSTS:
-            tg_store64_relaxed(&firsts[count], 0)
-        tg_store64_relaxed(&self.words[TG_S_QUEUE_HEAD], anybody)
-        publish_marks(self)
