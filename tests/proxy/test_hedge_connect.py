@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 from datapath import Gate, Site, settle
+from hedge_site import HEDGE, Plain, get, idle, results, series
 from routing_site import routing_gate
-from test_hedge import HEDGE, Plain, get, idle, results, series
 
 BACKLOG = 4  # connections that fill a queue of length 0, with some to spare
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from datapath import Gate, Site
+from hedge_site import averages, call, get, idle, models, results, two
 from oip_site import ask as ask_model
 from oip_site import plain
-from test_hedge import averages, call, get, idle, models, results, two
 
 HEDGE = {"after": "p90", "samples": 20, "budget": 100}
 POLICY = "shortest_expected_delay"

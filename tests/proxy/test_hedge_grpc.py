@@ -1,0 +1,118 @@
+"""Hedges of gRPC calls and of inferences."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import grpc
+import pytest
+from datapath import Site, settle
+from hedge_site import call, idle, lost, models, results, two
+from oip_site import INFER, plain
+from oip_site import ask as ask_model
+
+from lb.wire import grpc_service_pb2 as wire
+
+
+async def test_a_grpc_method_that_the_route_declares_safe(site: Site) -> None:
+    gate, a, b = await two(site, "grpc", ["hang"], ["answer"], route={"idempotent": True})
+    assert await call(gate) == b"b"
+    assert a.seen == b.seen
+    await settle(lambda: lost(a), "the first endpoint was not told")
+    await idle(gate)
+
+
+async def test_other_grpc_methods_have_none(site: Site) -> None:
+    gate, a, _b = await two(site, "grpc", ["hang"], ["answer"])
+    task = asyncio.create_task(call(gate))
+    await asyncio.sleep(0.2)
+    a.go.set()
+    assert await task == b"a"
+    assert results(gate)[0] == 0
+
+
+async def test_a_grpc_error_of_the_hedge_does_not_win(site: Site) -> None:
+    gate, a, _b = await two(site, "grpc", ["hang"], ["14"], route={"idempotent": True})
+    task = asyncio.create_task(call(gate))
+    await settle(lambda: results(gate)[2] == 1, "the hedge is not lost")
+    a.go.set()
+    assert await task == b"a"
+    await idle(gate)
+
+
+async def test_a_stream_that_is_still_sent_has_no_hedge(site: Site) -> None:
+    gate, a, _b = await two(site, "grpc", ["hang"], ["answer"], route={"idempotent": True})
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        both = channel.stream_stream("/test.Kinds/Both")()
+        await both.write(b"one")
+        await settle(lambda: len(a.fields) == 1, "no request")
+        await asyncio.sleep(0.2)
+        assert results(gate)[0] == 0
+        both.cancel()
+    await idle(gate)
+
+
+async def test_an_inference_has_a_hedge(site: Site) -> None:
+    gate, (a, b) = await models(site, True, False)
+    answer = await ask_model(gate, plain())
+    assert answer.status == 200
+    assert answer.json["outputs"][0]["data"] == [1.5, -2.0]
+    assert len(a.requests) == len(b.requests) == 1
+    await settle(lambda: a.cancelled == 1, "the first server was not told")
+    await idle(gate)
+    assert results(gate) == (1, 1, 0, 0)
+
+
+async def test_the_first_server_answers_and_the_hedge_is_cancelled(site: Site) -> None:
+    gate, (a, b) = await models(site, True, True)
+    task = asyncio.create_task(ask_model(gate, plain()))
+    await settle(lambda: len(b.requests) == 1, "no hedge")
+    a.go.set()
+    assert (await task).status == 200
+    await settle(lambda: b.cancelled == 1, "the hedge's server was not told")
+    await idle(gate)
+    assert results(gate) == (1, 0, 1, 0)
+
+
+@pytest.mark.parametrize("sequence", [7, "talk"])
+async def test_a_sequence_has_none(site: Site, sequence: int | str) -> None:
+    gate, (a, b) = await models(site, True, False)
+    task = asyncio.create_task(ask_model(gate, plain(parameters={"sequence_id": sequence, "sequence_start": True})))
+    await asyncio.sleep(0.2)
+    a.go.set()
+    assert (await task).status == 200
+    assert (len(a.requests), len(b.requests), results(gate)[0]) == (1, 0, 0)
+    await idle(gate)
+
+
+def infer_request(sequence: int = 0) -> bytes:
+    made = wire.ModelInferRequest(model_name="m")
+    if sequence:
+        made.parameters["sequence_id"].int64_param = sequence
+        made.parameters["sequence_start"].bool_param = True
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize(("sequence", "hedges"), [(0, 1), (7, 0)])
+async def test_an_inference_over_grpc(site: Site, sequence: int, hedges: int) -> None:
+    gate, (a, b) = await models(site, True, False)
+    method = "/inference.GRPCInferenceService/ModelInfer"
+    task = asyncio.create_task(call(gate, method, infer_request(sequence)))
+    await settle(lambda: len(a.requests) == 1 and results(gate)[0] == hedges, "no request, or no hedge")
+    await asyncio.sleep(0.2)
+    a.go.set()
+    await task
+    assert results(gate)[0] == len(b.requests) == hedges
+    await idle(gate)
+
+
+async def test_the_client_of_an_inference_leaves_during_its_hedge(site: Site) -> None:
+    gate, (a, b) = await models(site, True, True)
+    _reader, writer = await gate.connect()
+    body = json.dumps(plain()).encode()
+    writer.write(b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (INFER.encode(), len(body), body))
+    await settle(lambda: len(b.requests) == 1, "no hedge")
+    writer.transport.abort()
+    await settle(lambda: a.cancelled == b.cancelled == 1, "the servers were not told")
+    await idle(gate)

@@ -1,0 +1,147 @@
+"""Retries, beside what test_routing_actions.py and test_infer_tries.py have."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+from datapath import Gate, Site
+from hedge_site import BOTH, Multiplexed, Plain, call, get, idle, series, two
+from oip_site import OIP, ModelServer, plain
+from oip_site import ask as ask_model
+from routing_site import routing_gate
+
+
+async def retried(
+    site: Site, protocol: str, first: list[str], second: list[str], **retry: Any
+) -> tuple[Gate, Any, Any]:
+    retry = {"budget": 100, **retry}
+    return await two(site, protocol, first, second, hedge={"after": "30s"}, route={"retry": retry})
+
+
+CODES = {"unavailable": "14", "resource-exhausted": "8", "cancelled": "1", "internal": "13", "deadline-exceeded": "4"}
+
+
+@pytest.mark.parametrize("name", CODES)
+async def test_grpc_codes_by_envoys_names(site: Site, name: str) -> None:
+    code = CODES[name]
+    gate, a, b = await retried(site, "grpc", [code], ["answer"], on=[name])
+    assert await call(gate) == b"b"
+    assert a.seen == b.seen
+    assert series(gate).retries == 1
+    await idle(gate)
+    gate, a, b = await retried(site, "grpc", [code], ["answer"], on=["reset"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(gate)
+    assert caught.value.code().value[0] == int(code)
+    assert len(b.seen) == 0
+    await idle(gate)
+
+
+@pytest.mark.parametrize(("pushback", "tries"), [("-1", 1), ("50", 2), ("x", 1)])
+async def test_pushback_of_a_grpc_server(site: Site, pushback: str, tries: int) -> None:
+    gate, a, b = await retried(site, "grpc", ["14"], ["answer"], on=["unavailable"], backoff={"base": 0})
+    a.pushback = pushback
+    started = asyncio.get_running_loop().time()
+    if tries == 1:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(gate)
+    else:
+        assert await call(gate) == b"b"
+        assert asyncio.get_running_loop().time() - started >= 0.05
+    assert len(a.seen) + len(b.seen) == tries
+    await idle(gate)
+
+
+async def test_http2_pools_have_5xx_and_timeouts_too(site: Site) -> None:
+    gate, a, b = await retried(site, "http2", ["503"], ["answer"], on=["5xx"])
+    assert await get(gate) == (200, b"b")
+    b.turns = ["503"]
+    assert (await get(gate, "POST", b"x"))[0] == 503
+    assert len(a.seen) + len(b.seen) == 3  # not repeated
+    await idle(gate)
+    retry = {"on": ["timeout"], "per_try_timeout": 600_000_000}
+    gate, a, b = await retried(site, "http2", ["hang"], ["answer"], **retry)
+    assert await get(gate) == (200, b"b")
+    assert a.resets == [8]
+    await idle(gate)
+
+
+SLOW = {"base": 400_000_000, "max": 400_000_000}
+
+
+@BOTH
+async def test_the_pause_before_a_retry_holds_nothing_and_ends_with_the_client(site: Site, protocol: str) -> None:
+    gate, a, b = await retried(site, protocol, ["503"], ["503"], on=["5xx"], attempts=10, backoff=SLOW)
+    paused = 0
+    _, writer = await gate.connect()
+    writer.write(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+    for _ in range(200):
+        await asyncio.sleep(0.005)
+        paused += gate.in_flight() == 0 and gate.proxy.busy() == 1
+        if paused > 5:
+            break
+    assert paused > 5
+    writer.transport.abort()
+    await idle(gate)
+    seen = len(a.seen) + len(b.seen)
+    await asyncio.sleep(0.5)
+    assert len(a.seen) + len(b.seen) == seen
+
+
+@BOTH
+async def test_a_deadline_that_would_pass_in_the_pause(site: Site, protocol: str) -> None:
+    """The answer that there is goes to the client, rather than a 504 later."""
+    gate, _a, _b = await two(
+        site, protocol, ["503"], ["answer"], hedge={"after": "30s"},
+        route={"retry": {"on": ["5xx"], "backoff": {"base": 60_000_000_000}, "budget": 100}, "timeout": 200_000_000},
+    )  # fmt: skip
+    assert (await get(gate))[0] == 503
+    await idle(gate)
+
+
+@BOTH
+async def test_a_body_that_comes_in_the_pause_is_kept(site: Site, protocol: str) -> None:
+    gate, _a, _b = await two(
+        site, protocol, ["answer"], ["answer"], hedge={"after": "30s"},
+        pool={"endpoints": ["127.0.0.1:1", await site.endpoint(Plain("c", ["answer"]) if protocol == "http"
+                                                              else (c := Multiplexed("c", ["answer"])))]},
+        route={"retry": {"on": ["connect"], "attempts": 5, "backoff": SLOW, "budget": 100}},
+    )  # fmt: skip
+    for _ in range(2):
+        reader, writer = await gate.connect()
+        writer.write(b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbo")
+        await asyncio.sleep(0.02)
+        writer.write(b"dy")
+        answer = await asyncio.wait_for(reader.read(-1), 10)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    if protocol == "http2":
+        assert set(c.seen) == {b"body"}
+    await idle(gate)
+
+
+async def test_the_retry_budget(site: Site) -> None:
+    gate, _a, _b = await retried(site, "http", ["503"], ["503"], on=["5xx"], budget=0, budget_min=2)
+    answers = [await get(gate) for _ in range(5)]
+    assert [status for status, _ in answers] == [503] * 5
+    found = series(gate)
+    assert found.retries + found.retries_refused == 5
+    assert 2 <= found.retries <= 3  # a token comes back every half second
+
+
+async def test_an_inference_after_resource_exhausted(site: Site) -> None:
+    async def exhausted(request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+    servers = ModelServer(exhausted), ModelServer()
+    pool = {**OIP, "endpoints": [await site.model(one) for one in servers], "policy": "round_robin"}
+    for on, status in ((["resource-exhausted"], 200), (["reset"], 429)):
+        route = {"pool": "models", "retry": {"on": on, "budget": 100}}
+        gate = await routing_gate(site, [route], {"models": pool})
+        assert (await ask_model(gate, plain())).status == status
+        await idle(gate)
+    sequence = plain(parameters={"sequence_id": 9, "sequence_start": True})
+    gate = await routing_gate(site, [{"pool": "models", "retry": {"on": ["resource-exhausted"]}}], {"models": pool})
+    assert (await ask_model(gate, sequence)).status == 429
