@@ -9,9 +9,9 @@ import pytest
 from datapath import SECOND, Site, settle
 from oip_site import ModelServer, plain
 from oip_site import ask as ask_model
+from queue_site import QUEUE, Held, hold, waiting
+from queue_site import ask as ask_held
 from routing_site import routing_gate
-from test_queue import QUEUE, Held, hold, waiting
-from test_queue import ask as ask_held
 
 from lb.config.plan import OutlierPlan, PolicyPlan, SequencePlan
 from lb.endpoints.standing import Standings

@@ -13,8 +13,8 @@ from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
 from oip_site import OIP, ModelServer, plain
 from oip_site import ask as ask_model
+from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
-from test_queue import QUEUE, Held, hold, waiting
 
 from lb.balancing.registry import POLICIES
 from lb.config.plan import PolicyPlan

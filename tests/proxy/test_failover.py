@@ -10,8 +10,8 @@ import pytest
 from datapath import Gate, Site, settle
 from oip_site import ModelServer, ask, echo, plain
 from ports import free_port
+from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
-from test_queue import QUEUE, Held, hold, waiting
 
 from lb.config.plan import OutlierPlan, PolicyPlan
 from lb.endpoints.standing import Standings

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
 from oip_site import ModelServer, ask, echo, plain
-from test_queue import QUEUE, line, waiting
+from queue_site import QUEUE, line, waiting
 
 from lb.config.sampling import ExplainPlan
 from lb.core.segment import Segment
