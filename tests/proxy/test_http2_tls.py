@@ -14,7 +14,7 @@ from authority import Authority
 from datapath import SECOND, Site, settle
 from h2_client import h2_client
 from test_grpc import GRPC_POOL, UNLIMITED, Service
-from test_tls import AUTHORITY, CLIENTS, answer_ok, https
+from tls_site import AUTHORITY, CLIENTS, answer_ok, https
 
 from lb.config.tls_plan import PoolTlsPlan
 

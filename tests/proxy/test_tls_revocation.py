@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from authority import Authority, Pair, server_context
 from datapath import Gate, Site
-from test_tls import AUTHORITY, CLIENTS, DEFAULT, EXACT, KEY, TLS, answer_ok, certificate, connect, get, https
 from test_tls_upstream import TLS as TOWARDS
+from tls_site import AUTHORITY, CLIENTS, DEFAULT, EXACT, KEY, TLS, answer_ok, certificate, connect, get, https
 
 LONG = int(time.time()) + 24 * 3600
 GOOD = CLIENTS.issue(subject="good", client=True)
