@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from datapath import HTTP, POOL, SECOND
 
 from lb.config.plan import AccessLogPlan, EndpointPlan, ListenerPlan, Plan, UdpPlan
 from lb.core.segment import Segment
 from lb.proxy.proxy import Proxy
-from lb.telemetry.datagrams import DatagramSeries
+from lb.telemetry.datagrams import DROPS, ENDS, DatagramSeries
 
 Answer = Callable[[bytes], list[bytes]]
 UDP = UdpPlan(series=100, max_sessions=1000, max_sessions_per_source=0, max_datagram=65536, responses=-1, requests=0)
@@ -206,3 +207,18 @@ class UdpSite:
             for fd in gate.sockets.values():
                 with contextlib.suppress(OSError):
                     os.close(fd)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[UdpSite]:
+    made = UdpSite()
+    yield made
+    made.close()
+
+
+def drop(name: str) -> int:
+    return DROPS.index(name)
+
+
+def end(name: str) -> int:
+    return ENDS.index(name)
