@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from datapath import Gate, Site
 from h2_client import h2_client
+from http2_front import read_request
 from oip_site import INFER, OIP, ModelServer
 from test_grpc import GRPC_POOL, service
 from test_grpc_web_exchange import BINARY, message
-from test_http2_front import read_request
 from test_http2_lengths import Http2Endpoint
 
 from lb.config.cors import CorsConfig, cors_plan

@@ -8,7 +8,7 @@ import h2.errors
 import pytest
 from datapath import Site
 from h2_client import h2_client
-from test_http2_front import echo
+from http2_front import echo
 from test_http2_lengths import Http2Endpoint
 
 from lb.proxy.explain import Described
