@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from datapath import Site, settle
 from h2_client import h2_client
-from test_http2_front import read_request
+from http2_front import read_request
 
 PIECES = 40
 SIZE = 50_000  # a piece: all together are more than any buffer on the way

@@ -25,7 +25,7 @@ from hyperframe.frame import (
     RstStreamFrame,
     WindowUpdateFrame,
 )
-from scripted_peer import Peer, Scripted
+from scripted_peer import Peer, Scripted, framed
 
 Action = Callable[[Peer, int], None]
 
