@@ -29,7 +29,7 @@ LINKS = {
     "lb.core.head_text": ["libllhttp"],
     "lb.core.http1": ["libllhttp"],
     "lb.core.methods": ["libllhttp"],
-    "lb.core.http2": ["libnghttp2"],
+    "lb.core.http2_blocks": ["libnghttp2"],
     "lb.core.http2_message": ["libnghttp2"],
     "lb.core.hashing": ["libsodium"],
     "lb.core.regex": ["re2"],

@@ -9,6 +9,7 @@ connection to an endpoint, and what one of them sends must not show in the size 
 
 from libc.stdint cimport uint32_t
 from lb.core.buffer cimport tg_buffer
+from lb.core.hpack_runs cimport hpack_runs
 from lb.core.nghttp2 cimport nghttp2_nv
 
 
@@ -21,6 +22,7 @@ ctypedef struct hpack_encoder:
     uint32_t limit                    # bytes that the table may have
     uint32_t least                    # the least limit since the last block
     bint told                         # the peer knows `limit`
+    hpack_runs runs
 
 
 cdef void hpack_init(hpack_encoder *encoder) noexcept
@@ -30,3 +32,6 @@ cdef void hpack_resize(hpack_encoder *encoder, uint32_t size) noexcept
 # Appends the block of the fields. Names are written in lower case; those with NO_COPY_NAME have it already. Values with
 # NO_INDEX are written so that nobody keeps them. 0, or -1 (no memory): then the peer's table is not ours any more.
 cdef int hpack_encode(hpack_encoder *encoder, tg_buffer *out, const nghttp2_nv *fields, size_t count) noexcept
+# The same of fields as `block_add` writes them (lb.core.http2_block), names in lower case, behind those of
+# `hpack_encode`, which begins a block. Fields that were indices alone are copied from when they came last.
+cdef int hpack_encode_more(hpack_encoder *encoder, tg_buffer *out, const char *fields, size_t size) noexcept

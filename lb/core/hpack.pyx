@@ -3,7 +3,11 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
-from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
+from lb.core.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+)
+from lb.core.hpack_runs cimport RUN_FIELDS, RUN_WIRE, hpack_run, runs_find, runs_free, runs_keep
+from lb.core.http2_block cimport block_field, block_next
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NO_INDEX, nghttp2_nv
 
 cdef enum:
@@ -11,7 +15,8 @@ cdef enum:
     OVERHEAD = 32                     # of an entry (section 4.1)
     PLACES = 128                      # HPACK_TABLE / OVERHEAD: entries at most
     BUCKETS = 64
-    SEEN = 64                         # hashes of fields that came lately
+    SETS = 8                          # of the hashes of fields that came lately
+    WAYS = 8                          # in each: where fields that always come together share a set, it holds them
     LARGEST = 1024                    # bytes of a field that is kept: a larger one would drive out too many
     LONGEST_NAME = 256                # that is put into lower case here; a longer one is never kept
     INTEGER = 6                       # bytes of a number, at most
@@ -31,6 +36,9 @@ cdef enum:
     COOKIE = 32
     PROXY_AUTHORIZATION = 49
     SET_COOKIE = 55
+    # `encode_field`
+    LITERAL = 0
+    INDEX = 1                         # written was an index alone
     LENGTHS = 29                      # of names, and one more: the longest have 27
 
 ctypedef struct hpack_entry:
@@ -45,8 +53,10 @@ ctypedef struct hpack_table:
     uint32_t added                    # entries since the beginning
     uint32_t count                    # that are left
     uint32_t size                     # their bytes, as section 4.1 counts
+    uint64_t age                      # counted on with every entry that comes or goes; 0 = it has had none
     uint8_t buckets[64]               # the newest entry of each, as `older`
-    uint32_t seen[64]
+    uint32_t seen[SETS][WAYS]
+    uint8_t oldest[SETS]              # of each set, to be overwritten
 
 ctypedef struct static_name:
     const char *name
@@ -190,6 +200,7 @@ cdef void evict(hpack_table *table, uint32_t limit) noexcept:
         link[0] = 0
         table.size -= OVERHEAD + entry.name_size + entry.value_size
         table.count -= 1
+        table.age += 1
         free(entry.bytes)
         entry.bytes = NULL
 
@@ -231,8 +242,22 @@ cdef bint keep(hpack_table *table, uint32_t limit, uint32_t hashed, const char *
     table.buckets[hashed % BUCKETS] = <uint8_t>(table.added % PLACES + 1)
     table.added += 1
     table.count += 1
+    table.age += 1
     table.size += bytes
     return True
+
+
+cdef inline bint seen_before(hpack_table *table, uint32_t hashed) noexcept:
+    """Whether a field with this hash came lately; from now on it has."""
+    cdef uint32_t which = hashed % SETS
+    cdef uint32_t *hashes = table.seen[which]
+    cdef int i
+    for i in range(WAYS):
+        if hashes[i] == hashed:
+            return True
+    hashes[table.oldest[which]] = hashed
+    table.oldest[which] = (table.oldest[which] + 1) % WAYS
+    return False
 
 
 cdef inline const char *lower(char *into, const char *name, size_t size) noexcept:
@@ -243,6 +268,7 @@ cdef inline const char *lower(char *into, const char *name, size_t size) noexcep
 
 
 cdef int encode_field(hpack_encoder *encoder, tg_buffer *out, const nghttp2_nv *field) noexcept:
+    """LITERAL, INDEX, or -1: no memory."""
     cdef char lowered[LONGEST_NAME]
     cdef const char *name = <const char *>field.name
     cdef const char *value = <const char *>field.value
@@ -263,7 +289,7 @@ cdef int encode_field(hpack_encoder *encoder, tg_buffer *out, const nghttp2_nv *
         if index:
             at[0] = <char>(INDEXED | index)
             out.end += 1
-            return 0
+            return INDEX
     if field.flags & NGHTTP2_NV_FLAG_NO_INDEX:
         pattern = NEVER_KEPT
     elif table != NULL and foldable and size + value_size <= LARGEST:
@@ -271,11 +297,9 @@ cdef int encode_field(hpack_encoder *encoder, tg_buffer *out, const nghttp2_nv *
         index = find(table, hashed, name, size, value, value_size)
         if index:
             out.end += put_integer(at, INDEXED, INDEXED_BITS, <size_t>index) - at
-            return 0
-        if table.seen[hashed % SEEN] == hashed:
+            return INDEX
+        if seen_before(table, hashed):
             pattern = KEPT
-        else:
-            table.seen[hashed % SEEN] = hashed
     index = name_index(name, size) if foldable else 0
     if index == AUTHORIZATION or index == PROXY_AUTHORIZATION or index == COOKIE or index == SET_COOKIE:
         pattern = NEVER_KEPT
@@ -290,7 +314,7 @@ cdef int encode_field(hpack_encoder *encoder, tg_buffer *out, const nghttp2_nv *
             lower(at - size, name, size)
     at = put_string(at, value, value_size)
     out.end = <size_t>(at - out.data)
-    return 0
+    return LITERAL
 
 
 cdef void hpack_init(hpack_encoder *encoder) noexcept:
@@ -298,9 +322,12 @@ cdef void hpack_init(hpack_encoder *encoder) noexcept:
     encoder.limit = HPACK_TABLE
     encoder.least = HPACK_TABLE
     encoder.told = True
+    encoder.runs.known = NULL
+    encoder.runs.next = 0
 
 
 cdef void hpack_free(hpack_encoder *encoder) noexcept:
+    runs_free(&encoder.runs)
     if encoder.table != NULL:
         evict(<hpack_table *>encoder.table, 0)
         free(encoder.table)
@@ -334,4 +361,37 @@ cdef int hpack_encode(hpack_encoder *encoder, tg_buffer *out, const nghttp2_nv *
     for i in range(count):
         if encode_field(encoder, out, &fields[i]) < 0:
             return -1
+    return 0
+
+
+cdef int hpack_encode_more(hpack_encoder *encoder, tg_buffer *out, const char *fields, size_t size) noexcept:
+    cdef hpack_table *table = <hpack_table *>encoder.table
+    cdef uint64_t age = table.age if table != NULL else 0
+    cdef const hpack_run *run = runs_find(&encoder.runs, age, fields, size) if age else NULL
+    cdef const char *at = fields
+    cdef const char *end = fields + size
+    cdef size_t begun = tg_buffer_size(out), whole = 0, wire = 0
+    cdef bint indices = run == NULL and age > 0
+    cdef block_field field
+    cdef nghttp2_nv nv
+    cdef int rc
+    if run != NULL:
+        if tg_buffer_append(out, run.wire, run.size) < 0:
+            return -1
+        at += tg_buffer_size(&run.fields)
+    nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+    while block_next(&at, end, &field):
+        nv.name = <uint8_t *>field.name
+        nv.namelen = field.name_size
+        nv.value = <uint8_t *>field.value
+        nv.valuelen = field.value_size
+        rc = encode_field(encoder, out, &nv)
+        if rc < 0:
+            return -1
+        indices = indices and rc == INDEX and at - fields <= RUN_FIELDS and tg_buffer_size(out) - begun <= RUN_WIRE
+        if indices:
+            whole = <size_t>(at - fields)
+            wire = tg_buffer_size(out) - begun
+    if whole and table.age == age:
+        runs_keep(&encoder.runs, age, fields, whole, tg_buffer_head(out) + begun, <uint32_t>wire)
     return 0

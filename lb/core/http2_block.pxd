@@ -5,6 +5,10 @@ from libc.string cimport memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
 
 
+cdef enum:
+    BLOCK_OVERHEAD = 8                # of each: the lengths
+
+
 ctypedef struct block_field:
     const char *name
     const char *value

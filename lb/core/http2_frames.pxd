@@ -33,6 +33,7 @@ cdef enum:
     FLAG_END_HEADERS = 4
     FLAG_PADDED = 8
     FLAG_PRIORITY = 32
+    PRIORITY_SIZE = 5                 # bytes of what nobody looks at any more
 
     SETTING_HEADER_TABLE_SIZE = 1
     SETTING_ENABLE_PUSH = 2
@@ -86,3 +87,16 @@ cdef inline void put_frame(uint8_t *at, uint32_t length, uint8_t kind, uint8_t f
     at[3] = kind
     at[4] = flags
     put_u32(at + 5, <uint32_t>id)
+
+
+# Leaves what stands before the padding (section 6.1). False: there is more padding than frame.
+cdef inline bint skip_padding(const h2_frame *frame, const uint8_t **payload, uint32_t *size) noexcept nogil:
+    cdef uint32_t padding
+    if not frame.flags & FLAG_PADDED:
+        return True
+    if size[0] < 1 or payload[0][0] >= size[0]:
+        return False
+    padding = payload[0][0]
+    payload[0] += 1
+    size[0] -= 1 + padding
+    return True

@@ -19,6 +19,9 @@ cdef enum:
 # The request in a gathered `block` (see http2.block_add). The spans of the scan point into the block, to which a
 # joined Cookie field (section 8.2.3) may be added. HEAD_OK or another.
 cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept
+# The same of a block that has come before (`h2_repeat`). What was read is kept in `kept`, which begins as NULL, in
+# memory of malloc's.
+cdef int read_request_again(Scan *scan, tg_buffer *block, bint last, void **kept) noexcept
 cdef int read_response(Scan *scan, tg_buffer *block, bint last) noexcept
 # A trailer section: into scan.trailers. HEAD_OK or another.
 cdef int read_trailers(Scan *scan, tg_buffer *block) noexcept
@@ -28,6 +31,8 @@ cdef class FieldList:
     """Fields for a session to send. They are encoded at once, so names and values have to live only until then."""
     cdef nghttp2_nv fields[1100]
     cdef size_t count
+    cdef const tg_buffer *block       # fields that stand before the one at `place`; NULL = none
+    cdef size_t place
     cdef char number[24]
 
     cdef void clear(self) noexcept
@@ -40,7 +45,7 @@ cdef class FieldList:
     cdef void add_fields(self, const Scan *scan, uint64_t skip) noexcept
     # Lines "Name: value\r\n" of our own making.
     cdef void add_lines(self, const tg_buffer *lines) noexcept
-    # The fields of a block, names in lower case.
+    # The fields of a block, names in lower case; one block at most, which a request alone may have.
     cdef void add_block(self, const tg_buffer *block) noexcept
 
 

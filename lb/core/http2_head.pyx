@@ -1,7 +1,8 @@
 """Header blocks of HTTP/2 as heads, and back: see http2_head.pxd."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
 from lb.core.head cimport (
     H_CONTENT_LENGTH, H_TRANSFER_ENCODING, MAX_TRAILERS, Field, Scan, classify_trailer, known_name, parse_decimal,
@@ -17,6 +18,23 @@ cdef extern from "<strings.h>" nogil:
 
 cdef enum:
     M_CONNECT = 5                     # llhttp's number
+    FIRSTS = 32                       # of Scan.first
+
+# What `read_request` found, for as long as the block lies where it lay.
+ctypedef struct kept_head:
+    const char *block
+    int method
+    const char *method_text
+    uint32_t method_length
+    bint has_length
+    uint64_t content_length
+    bint websocket
+    const char *target
+    uint32_t target_length
+    int host_count
+    int first[FIRSTS]
+    int field_count
+    Field fields[1]                   # as many as there are
 
 
 cdef inline bint is_name(const block_field *field, const char *name, size_t n) noexcept nogil:
@@ -131,6 +149,63 @@ cdef int read_request(Scan *scan, tg_buffer *block, bint last) noexcept:
     return HEAD_OK
 
 
+cdef void *keep_head(const Scan *scan, const tg_buffer *block) noexcept:
+    """NULL: no memory, which is no harm."""
+    cdef kept_head *kept = <kept_head *>malloc(sizeof(kept_head) + scan.field_count * sizeof(Field))
+    if kept == NULL:
+        return NULL
+    kept.block = tg_buffer_head(block)
+    kept.method = scan.method
+    kept.method_text = scan.method_text
+    kept.method_length = scan.method_length
+    kept.has_length = scan.has_length
+    kept.content_length = scan.content_length
+    kept.websocket = scan.websocket
+    kept.target = scan.target
+    kept.target_length = scan.target_length
+    kept.host_count = scan.host_count
+    kept.field_count = scan.field_count
+    memcpy(kept.first, scan.first, sizeof(kept.first))
+    memcpy(kept.fields, scan.fields, scan.field_count * sizeof(Field))
+    return kept
+
+
+cdef int read_request_again(Scan *scan, tg_buffer *block, bint last, void **kept) noexcept:
+    cdef const kept_head *known = <const kept_head *>kept[0]
+    cdef size_t size
+    cdef int rc
+    if known == NULL or known.block != tg_buffer_head(block) or known.field_count > scan.max_fields:
+        size = tg_buffer_size(block)
+        rc = read_request(scan, block, last)
+        free(kept[0])
+        kept[0] = NULL
+        if rc == HEAD_OK and tg_buffer_size(block) == size:       # joined cookies would have to be joined again
+            kept[0] = keep_head(scan, block)
+        return rc
+    scan.reason_length = 0
+    scan.version = 20
+    scan.method = known.method
+    scan.method_text = known.method_text
+    scan.method_length = known.method_length
+    scan.status = 0
+    scan.head = True
+    scan.complete = last
+    scan.span_count = 0
+    scan.body_bytes = 0
+    scan.trailer_count = 0
+    scan.has_length = known.has_length
+    scan.content_length = known.content_length
+    scan.websocket = known.websocket
+    scan.chunked = not last and not scan.has_length and not scan.websocket
+    scan.target = known.target
+    scan.target_length = known.target_length
+    scan.host_count = known.host_count
+    scan.field_count = known.field_count
+    memcpy(scan.first, known.first, sizeof(known.first))
+    memcpy(scan.fields, known.fields, known.field_count * sizeof(Field))
+    return HEAD_OK
+
+
 cdef int read_response(Scan *scan, tg_buffer *block, bint last) noexcept:
     cdef const char *at = tg_buffer_head(block)
     cdef const char *end = at + tg_buffer_size(block)
@@ -192,6 +267,7 @@ cdef class FieldList:
 
     cdef void clear(self) noexcept:
         self.count = 0
+        self.block = NULL
 
     cdef void add(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept:
         if self.count < FIELDS_MAX:
@@ -242,13 +318,8 @@ cdef class FieldList:
             at = stop + 2
 
     cdef void add_block(self, const tg_buffer *block) noexcept:
-        cdef const char *at = tg_buffer_head(block)
-        cdef const char *end = at + tg_buffer_size(block)
-        cdef block_field field
-        while self.count < FIELDS_MAX and block_next(&at, end, &field):
-            h2_field(&self.fields[self.count], field.name, field.name_size, field.value, field.value_size,
-                     NGHTTP2_NV_FLAG_NO_COPY_NAME)
-            self.count += 1
+        self.block = block
+        self.place = self.count
 
 
 cdef FieldList FIELDS = FieldList()

@@ -6,7 +6,8 @@ from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport Field, Scan, worker_scan
 from lb.core.http2 cimport Http2Session, h2_field, h2_options, h2_stream
-from lb.core.http2_head cimport read_request, read_trailers
+from lb.core.http2_block cimport block_add
+from lb.core.http2_head cimport read_request, read_request_again, read_trailers
 from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead, tg_frames
 from lb.core.nghttp2 cimport nghttp2_nv
 from lb.core.stream cimport iovec
@@ -61,12 +62,15 @@ cdef class Http2Probe(Http2Session):
         cdef h2_options options = probe_options(1 << 20, 16 * 1024, 0)
         return self.begin(False, &options)
 
-    def request(self, fields, prefix: bytes, parts) -> ProbeStream:
-        """Submit a request with `fields` (pairs of bytes) and a body of `prefix` (up to 8 bytes) and `parts`."""
+    def request(self, fields, prefix: bytes, parts, place: int = 0, in_block=()) -> ProbeStream:
+        """Submit a request with `fields` (pairs of bytes) and a body of `prefix` (up to 8 bytes) and `parts`. Those
+        `in_block`, names in lower case, go as a block before the field at `place`."""
         cdef ProbeStream probe = ProbeStream()
         cdef nghttp2_nv array[MOST_FIELDS]
-        cdef int i, rc
+        cdef tg_buffer block
+        cdef int i, rc = 0
         cdef bytes piece, name, value
+        memset(&block, 0, sizeof(block))
         probe.fields = tuple(fields)
         probe.memory = tuple(parts)
         if len(prefix) > 8 or len(probe.fields) > MOST_FIELDS:
@@ -91,7 +95,11 @@ cdef class Http2Probe(Http2Session):
             name = probe.fields[i][0]
             value = probe.fields[i][1]
             h2_field(&array[i], <const char *>name, len(name), <const char *>value, len(value), 0)
-        rc = self.submit(&probe.stream, array, len(probe.fields))
+        for name, value in in_block:
+            rc |= block_add(&block, <const char *>name, len(name), <const char *>value, len(value))
+        if rc == 0:
+            rc = self.submit(&probe.stream, array, len(probe.fields), &block if in_block else NULL, place)
+        tg_buffer_free(&block)
         if rc < 0:
             raise RuntimeError(f"submit: {rc}")
         self.streams_by_id[probe.stream.id] = probe
@@ -141,6 +149,9 @@ cdef class Http2Probe(Http2Session):
     @property
     def stream_limit(self) -> int:
         return self.peer_stream_limit()
+
+    cdef bint gathers(self, h2_stream *stream) noexcept:
+        return False
 
     cdef void on_field(self, h2_stream *stream, const char *name, size_t name_size, const char *value,
                        size_t value_size) noexcept:
@@ -257,7 +268,12 @@ cdef class Http2Echo(Http2Session):
         cdef str kind = "head" if first else "trailers"
         cdef int problem, count, i
         scan.max_fields = 100
-        problem = read_request(scan, &self.block, last) if first else read_trailers(scan, &self.block)
+        if not first:
+            problem = read_trailers(scan, &self.block)
+        elif self.known == NULL:
+            problem = read_request(scan, &self.block, last)
+        else:
+            problem = read_request_again(scan, &self.block, last, &self.known.reading)
         if problem:
             return kind, stream.id, problem, b"", []
         count = scan.field_count if first else scan.trailer_count

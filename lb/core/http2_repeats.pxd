@@ -21,7 +21,9 @@ ctypedef struct h2_repeat:
     bint usable                       # all of it was decoded
     uint64_t age                      # of the table, when it was decoded
     h2_section section                # what its fields came to
+    uint32_t count                    # of its fields
     tg_buffer fields                  # as `block_add` writes them (lb.core.http2_block)
+    void *reading                     # what a reader made of them: malloc's, freed with the rest; NULL = nothing
 
 
 ctypedef struct h2_repeats:

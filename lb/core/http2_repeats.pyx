@@ -48,7 +48,10 @@ cdef h2_repeat *repeats_begin(h2_repeats *repeats, const uint8_t *wire, size_t s
     memcpy(one.wire, wire, size)
     one.size = <uint32_t>size
     one.usable = False
+    one.count = 0
     tg_buffer_clear(&one.fields)
+    free(one.reading)
+    one.reading = NULL
     return one
 
 
@@ -64,5 +67,6 @@ cdef void repeats_free(h2_repeats *repeats) noexcept:
         return
     for i in range(KEPT):
         tg_buffer_free(&repeats.known[i].fields)
+        free(repeats.known[i].reading)
     free(repeats.known)
     repeats.known = NULL

@@ -1,9 +1,9 @@
-"""What one side of an HTTP/2 connection sends (RFC 9113): frames in a queue, the bodies of streams in turn, within the
+"""What one side of an HTTP/2 connection sends (RFC 9113): frames, and the bodies of streams in turn, within the
 windows that the peer gives. No I/O: `collect` gathers what is to be written."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_size
-from lb.core.hpack cimport hpack_encoder
+from lb.core.http2_queue cimport Http2Queue
 from lb.core.http2_streams cimport h2_entry, h2_table
 from lb.core.link cimport tg_link
 from lb.core.nghttp2 cimport nghttp2_nv
@@ -82,17 +82,14 @@ cdef inline void h2_rewind(h2_stream *stream) noexcept nogil:
     stream.kept = 0
 
 
-cdef class Http2Sender:
-    """What a session sends: the queue of frames, the bodies of streams, the peer's windows."""
+cdef class Http2Sender(Http2Queue):
+    """What a session sends: the bodies of streams in turn, the peer's windows."""
     cdef readonly int streams         # open streams, forgotten ones included, as the peer counts them
     cdef h2_options options
     cdef bint server
-    cdef bint over                    # nothing is sent any more but what is queued, and nothing is read
     cdef bint leaving                 # we have said GOAWAY
     cdef bint left                    # the peer has
     cdef h2_table table
-    cdef hpack_encoder encoder
-    cdef tg_buffer control            # whole frames, to be sent before any body
     cdef tg_link ready                # streams that may have something of their body to send, in turn
     cdef tg_link ending               # streams that have ended on our side, to be looked at
     cdef int64_t window               # bytes of bodies the peer takes on all streams together
@@ -109,9 +106,11 @@ cdef class Http2Sender:
     cdef tg_buffer *head
     cdef tg_buffer *tail
 
-    # A client: opens a stream that sends the fields and then the body; `stream` must stay where it is. 0, H2_NO_MEMORY
-    # or H2_EXHAUSTED.
-    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept
+    # A client: opens a stream that sends the fields and then the body; `stream` must stay where it is. Those of
+    # `block`, which may be NULL (lb.core.http2_block; names in lower case), stand before the one at `place`. 0,
+    # H2_NO_MEMORY or H2_EXHAUSTED.
+    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, const tg_buffer *block,
+                    size_t place) noexcept
     # A server: the head of the answer; `body` says that body or trailers follow. 0 or -1.
     cdef int respond(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint body) noexcept
     # A server: an informational answer (RFC 9110 section 15.2). 0 or -1.
@@ -132,11 +131,6 @@ cdef class Http2Sender:
     cdef bint ended(self) noexcept
     cdef uint32_t peer_stream_limit(self) noexcept
 
-    # Queues a frame and gives its payload to be filled in; NULL: no memory.
-    cdef uint8_t *frame(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept
-    cdef int headers(self, int32_t id, const nghttp2_nv *fields, size_t count, bint last) noexcept
-    cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept
-    cdef int reset_frame(self, int32_t id, uint32_t code) noexcept
     # A stream that ends on our side.
     cdef void end_local(self, h2_entry *entry) noexcept
     # It may have something to send.

@@ -1,17 +1,16 @@
 """What one side of an HTTP/2 connection sends: see http2_sender.pxd."""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.string cimport memchr, memcmp, memmove
+from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head,
-    tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.hpack cimport hpack_encode, hpack_free
+from lb.core.http2_block cimport block_field, block_next
 from lb.core.http2_frames cimport (
-    FLAG_END_HEADERS, FLAG_END_STREAM, FRAME_CONTINUATION, FRAME_DATA, FRAME_HEADER, FRAME_HEADERS, FRAME_MOST,
-    FRAME_RST_STREAM, H2_CANCEL, H2_NO_ERROR, STREAM_MOST, put_frame, put_u32,
+    FLAG_END_STREAM, FRAME_DATA, FRAME_HEADER, FRAME_MOST, H2_CANCEL, H2_NO_ERROR, STREAM_MOST, put_frame,
 )
-from lb.core.http2_message cimport message_begin
+from lb.core.http2_message cimport h2_message, message_begin
+from lb.core.http2_queue cimport Http2Queue
 from lb.core.http2_streams cimport h2_entry, table_add, table_free, table_remove
 from lb.core.link cimport link_append, link_empty, link_init, link_remove, link_splice, tg_link
 from lb.core.nghttp2 cimport nghttp2_nv
@@ -34,16 +33,34 @@ cdef bint IN_TAIL[H2_PIECES]
 cdef tg_buffer TAIL
 
 
-cdef bint is_method(const nghttp2_nv *fields, size_t count, const char *method, size_t size) noexcept:
-    """Whether the fields are those of a request with this method. Pseudo-header fields come first."""
+cdef inline bint is_name(const char *name, size_t size, const char *other, size_t n) noexcept:
+    return size == n and memcmp(name, other, n) == 0
+
+
+cdef void note_method(h2_message *message, const nghttp2_nv *fields, size_t count, const tg_buffer *block) noexcept:
+    """What a request's method says of its answer."""
+    cdef const char *at
+    cdef const char *end
+    cdef block_field field
     cdef size_t i
+    field.value = NULL
+    field.value_size = 0
     for i in range(count):
-        if fields[i].namelen == 7 and memcmp(fields[i].name, b":method", 7) == 0:
-            return fields[i].valuelen == size and memcmp(fields[i].value, method, size) == 0
-    return False
+        if is_name(<const char *>fields[i].name, fields[i].namelen, b":method", 7):
+            field.value = <const char *>fields[i].value
+            field.value_size = <uint32_t>fields[i].valuelen
+            break
+    if block != NULL:
+        at = tg_buffer_head(block)
+        end = at + tg_buffer_size(block)
+        while not field.value_size and block_next(&at, end, &field):
+            if not is_name(field.name, field.name_size, b":method", 7):
+                field.value_size = 0
+    message.head_request = is_name(field.value, field.value_size, b"HEAD", 4)
+    message.connect_request = is_name(field.value, field.value_size, b"CONNECT", 7)
 
 
-cdef class Http2Sender:
+cdef class Http2Sender(Http2Queue):
 
     def __cinit__(self):
         link_init(&self.ready)
@@ -51,67 +68,11 @@ cdef class Http2Sender:
 
     def __dealloc__(self):
         table_free(&self.table)
-        hpack_free(&self.encoder)
-        tg_buffer_free(&self.control)
-
-    # Frames.
-
-    cdef uint8_t *frame(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept:
-        cdef uint8_t *at
-        if tg_buffer_reserve(&self.control, FRAME_HEADER + length) < 0:
-            return NULL
-        at = <uint8_t *>tg_buffer_tail(&self.control)
-        put_frame(at, length, kind, flags, id)
-        self.control.end += FRAME_HEADER + length
-        return at + FRAME_HEADER
-
-    cdef int headers(self, int32_t id, const nghttp2_nv *fields, size_t count, bint last) noexcept:
-        """The block is written at once: the order in which blocks are encoded is that in which they are sent."""
-        cdef size_t at = tg_buffer_size(&self.control)
-        cdef size_t size
-        cdef uint8_t flags = FLAG_END_STREAM if last else 0
-        if self.frame(0, FRAME_HEADERS, flags, id) == NULL:
-            return -1
-        if hpack_encode(&self.encoder, &self.control, fields, count) < 0:
-            self.over = True                 # the peer's table is not what our encoder believes
-            self.control.end = self.control.start + at
-            return -1
-        size = tg_buffer_size(&self.control) - at - FRAME_HEADER
-        if size > FRAME_MOST:
-            return self.split(at, size, id, flags)
-        flags |= FLAG_END_HEADERS
-        put_frame(<uint8_t *>tg_buffer_head(&self.control) + at, <uint32_t>size, FRAME_HEADERS, flags, id)
-        return 0
-
-    cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept:
-        """Makes frames of the block of `size` bytes behind the frame header at `at`, the last bytes first."""
-        cdef size_t i, n, more = (size - 1) // FRAME_MOST
-        cdef uint8_t *first
-        cdef uint8_t *header
-        if tg_buffer_reserve(&self.control, more * FRAME_HEADER) < 0:
-            self.over = True
-            self.control.end = self.control.start + at
-            return -1
-        first = <uint8_t *>tg_buffer_head(&self.control) + at
-        for i in range(more, 0, -1):
-            n = min(<size_t>FRAME_MOST, size - i * FRAME_MOST)
-            header = first + i * (FRAME_HEADER + FRAME_MOST)
-            memmove(header + FRAME_HEADER, first + FRAME_HEADER + i * FRAME_MOST, n)
-            put_frame(header, <uint32_t>n, FRAME_CONTINUATION, FLAG_END_HEADERS if i == more else 0, id)
-        put_frame(first, FRAME_MOST, FRAME_HEADERS, flags, id)
-        self.control.end += more * FRAME_HEADER
-        return 0
-
-    cdef int reset_frame(self, int32_t id, uint32_t code) noexcept:
-        cdef uint8_t *at = self.frame(4, FRAME_RST_STREAM, 0, id)
-        if at == NULL:
-            return -1
-        put_u32(at, code)
-        return 0
 
     # Streams.
 
-    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
+    cdef int submit(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, const tg_buffer *block,
+                    size_t place) noexcept:
         cdef bint bodiless = (stream.streaming and stream.finished and not h2_waiting(stream)
                               and not tg_buffer_size(&stream.trailers))
         cdef h2_entry *entry
@@ -120,14 +81,13 @@ cdef class Http2Sender:
         entry = table_add(&self.table, <int32_t>self.next_id)
         if entry == NULL:
             return H2_NO_MEMORY
-        if self.headers(entry.id, fields, count, bodiless) < 0:
+        if self.headers(entry.id, fields, count, block, place, bodiless) < 0:
             table_remove(&self.table, entry)
             return H2_NO_MEMORY
         self.next_id += 2
         self.streams += 1
         message_begin(&entry.message, True)
-        entry.message.head_request = is_method(fields, count, b"HEAD", 4)
-        entry.message.connect_request = is_method(fields, count, b"CONNECT", 7)
+        note_method(&entry.message, fields, count, block)
         entry.stream = stream
         entry.window = self.peer_window
         entry.room = self.first_room
@@ -141,7 +101,7 @@ cdef class Http2Sender:
 
     cdef int respond(self, h2_stream *stream, const nghttp2_nv *fields, size_t count, bint body) noexcept:
         cdef h2_entry *entry = stream.entry
-        if entry == NULL or entry.local_ended or self.headers(entry.id, fields, count, not body) < 0:
+        if entry == NULL or entry.local_ended or self.headers(entry.id, fields, count, NULL, 0, not body) < 0:
             return -1
         if body:
             entry.sending = True
@@ -152,7 +112,7 @@ cdef class Http2Sender:
         return 0
 
     cdef int inform(self, h2_stream *stream, const nghttp2_nv *fields, size_t count) noexcept:
-        return -1 if stream.entry == NULL else self.headers(stream.entry.id, fields, count, False)
+        return -1 if stream.entry == NULL else self.headers(stream.entry.id, fields, count, NULL, 0, False)
 
     cdef int write(self, h2_stream *stream, const void *data, size_t size) noexcept:
         if tg_buffer_append(&stream.queue, data, size) < 0:
@@ -302,7 +262,7 @@ cdef class Http2Sender:
             count += 1
             at = stop + 2
         # What events have queued meanwhile was encoded before these.
-        if self.put_control() < 0 or self.headers(entry.id, fields, count, True) < 0:
+        if self.put_control() < 0 or self.headers(entry.id, fields, count, NULL, 0, True) < 0:
             return -1
         return self.put_control()
 

@@ -18,7 +18,7 @@ from lb.core.http2_frames cimport (
     H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_PROTOCOL_ERROR,
 )
 from lb.core.http2_head cimport (
-    HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, FieldList, read_request, read_trailers, worker_fields,
+    HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, FieldList, read_request, read_request_again, read_trailers, worker_fields,
 )
 from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
@@ -99,7 +99,10 @@ cdef class Http2Host(Http2Session):
                 request.malformed(HEAD_TOO_MANY)
                 return
             scan.max_fields = request.listener.max_headers
-            problem = read_request(scan, &self.block, last)
+            if self.known == NULL:
+                problem = read_request(scan, &self.block, last)
+            else:
+                problem = read_request_again(scan, &self.block, last, &self.known.reading)
             if problem != HEAD_OK:
                 request.malformed(problem)
                 return

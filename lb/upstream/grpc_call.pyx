@@ -99,6 +99,9 @@ cdef class GrpcCall(Http2Call):
         self.stream.part = -1
         self.stream.offset = 0
 
+    cdef bint gathers(self) noexcept:
+        return False
+
     cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
                         size_t value_size) noexcept:
         self.begun = True

@@ -28,6 +28,8 @@ cdef class Http2Call(Timed):
     cdef int build(self, FieldList fields, uint64_t now) noexcept
     # Whether the request can be sent again, though it was handed over.
     cdef bint replayable(self) noexcept
+    # Whether `take_field` does nothing but to gather the fields.
+    cdef bint gathers(self) noexcept
     cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
                         size_t value_size) noexcept
     # A block of fields is complete: informational, head or trailers. `over` is set when there is nothing to wait for.

@@ -21,6 +21,9 @@ cdef class Http2Call(Timed):
     cdef bint replayable(self) noexcept:
         return True
 
+    cdef bint gathers(self) noexcept:
+        return True
+
     cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
                         size_t value_size) noexcept:
         session.keep_field(name, name_size, value, value_size)

@@ -53,6 +53,9 @@ OPTIONS.connect_protocol = False
 
 cdef class Session(Http2Session):
 
+    cdef bint gathers(self, h2_stream *stream) noexcept:
+        return (<Http2Call>stream.owner).gathers()
+
     cdef void on_field(self, h2_stream *stream, const char *name, size_t name_size, const char *value,
                        size_t value_size) noexcept:
         cdef Http2Call call = <Http2Call>stream.owner
@@ -287,7 +290,7 @@ cdef class Http2Upstream(Stream):
             return 0
         call.stream.reset_by_peer = False
         call.stream.remote_ended = False
-        rc = self.session.submit(&call.stream, fields.fields, fields.count)
+        rc = self.session.submit(&call.stream, fields.fields, fields.count, fields.block, fields.place)
         if rc == H2_EXHAUSTED:
             self.channel.put_back(call)
             self.retire()

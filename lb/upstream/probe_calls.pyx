@@ -98,6 +98,9 @@ cdef class GetCall(Http2Call):
         self.stream.finished = True           # there is no body
         return 0
 
+    cdef bint gathers(self) noexcept:
+        return False
+
     cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
                         size_t value_size) noexcept:
         cdef int kind = report_kind(name, name_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import hpack
 import pytest
 from h2_frames import CONTINUATION, END_HEADERS, GET, HEADERS, PREFACE, SETTINGS, Field, frame, frames, setting
@@ -30,9 +32,9 @@ class Wire:
         """The peer's SETTINGS_HEADER_TABLE_SIZE."""
         assert self.probe.receive(setting(1, size)) == 0
 
-    def send(self, fields: list[Field]) -> list[Field]:
+    def send(self, fields: list[Field], place: int = 0, in_block: Sequence[Field] = ()) -> list[Field]:
         """The fields as they are understood."""
-        self.probe.request(fields, b"", [])
+        self.probe.request(fields, b"", [], place, in_block)
         rc, first, _ = self.probe.gather(1 << 24)
         assert rc == 1
         taken = [f for f in frames(first.removeprefix(PREFACE)) if f.kind in (HEADERS, CONTINUATION)]
@@ -74,6 +76,83 @@ def test_a_field_is_kept_from_its_second_time_on() -> None:
         sizes.append(len(wire.blocks[-1]))
     assert sizes[0] == sizes[1]
     assert sizes[2] == sizes[3] == len(GET) + 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kinds=st.lists(st.lists(st.tuples(NAMES, VALUES), max_size=12), min_size=1, max_size=12),
+    more=st.lists(st.tuples(NAMES, VALUES), max_size=3),
+    order=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 12), st.integers(0, 3)), max_size=60),
+    limits=st.dictionaries(st.integers(0, 59), st.lists(st.sampled_from([0, 100, 400, 4096]), max_size=2), max_size=4),
+)
+def test_blocks_that_come_again_are_understood(
+    kinds: list[list[Field]], more: list[Field], order: list[tuple[int, int, int]], limits: dict[int, list[int]]
+) -> None:
+    wire = Wire()
+    for number, (kind, length, place) in enumerate(order):
+        for size in limits.get(number, []):
+            wire.limit(size)
+            wire.decoder.max_allowed_table_size = size
+        block = kinds[kind % len(kinds)][:length]
+        at = min(place, len(more))
+        assert wire.send(more, at, block) == [*more[:at], *block, *more[at:]]
+
+
+def test_a_block_is_written_anew_once_the_table_has_changed() -> None:
+    wire = Wire()
+    block = [(b"x-a", b"1"), (b"x-b", b"2")]
+    for _ in range(4):
+        assert wire.send(GET, 1, block) == [GET[0], *block, *GET[1:]]
+    known = wire.blocks[-1]
+    for _ in range(2):
+        wire.send([*GET, (b"x-new", b"3")])
+    assert wire.send(GET, 1, block) == [GET[0], *block, *GET[1:]]
+    assert wire.blocks[-1] != known
+    wire.limit(0)
+    wire.decoder.max_allowed_table_size = 0
+    assert wire.send(GET, 1, block) == [GET[0], *block, *GET[1:]]
+
+
+def test_what_follows_a_run_of_indices_is_written_each_time() -> None:
+    wire = Wire()
+    block = [(b"x-a", b"1"), (b"x-b", b"2")]
+    for number in range(6):
+        fields = [*block, (b"authorization", b"secret"), (b"x-id", b"%d" % number)]
+        assert wire.send([], 0, fields) == fields
+    assert wire.blocks[-1][:2] == wire.blocks[-2][:2]
+    assert wire.blocks[-1][2] & 0xF0 == 0x10
+
+
+# What a gate says of a call: of these, five shared two places where what had come before was looked for.
+CALL = [
+    (b":scheme", b"http"),
+    (b":method", b"POST"),
+    (b":path", b"/test/Guarded"),
+    (b":authority", b"tidegate.example"),
+    (b"x-forwarded-for", b"127.0.0.1"),
+    (b"x-forwarded-proto", b"http"),
+    (b"x-forwarded-host", b"tidegate.example"),
+    (b"x-forwarded-port", b"1"),
+    (b"via", b"2.0 tidegate"),
+    (b"content-type", b"application/grpc"),
+    (b"te", b"trailers"),
+]
+
+
+def test_fields_that_come_with_every_request_are_all_kept() -> None:
+    wire = Wire()
+    for _ in range(3):
+        assert wire.send(CALL) == CALL
+    assert len(wire.blocks[-1]) == len(CALL)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.from_regex(rb"x-[a-z]{1,12}", fullmatch=True), st.binary(max_size=60)), max_size=8))
+def test_any_eight_fields_are_kept(fields: list[Field]) -> None:
+    wire = Wire()
+    for _ in range(3):
+        assert wire.send(fields) == fields
+    assert len(wire.blocks[-1]) == len(fields)
 
 
 def test_values_that_never_repeat_drive_nothing_out() -> None:

@@ -142,3 +142,40 @@ def test_long_blocks_and_large_fields_are_read_anew(more: int) -> None:
         block = encoder.encode([*GET, *[field] * (more or 2)])
         assert echo.receive((START if stream == 1 else b"") + frame(HEADERS, HAS, stream, block)) == 0
     assert heads(echo) == [[field] * (more or 2)] * 6
+
+
+def test_cookies_are_joined_each_time() -> None:
+    echo = Http2Echo()
+    echo.reads = True
+    encoder = hpack.Encoder()
+    for stream in range(1, 11, 2):
+        block = encoder.encode([*GET, (b"cookie", b"a=1"), (b"accept", b"x"), (b"cookie", b"b=2")])
+        assert echo.receive((START if stream == 1 else b"") + frame(HEADERS, HAS, stream, block)) == 0
+    assert heads(echo) == [[(b"cookie", b"a=1; b=2"), (b"accept", b"x")]] * 5
+
+
+def test_a_head_is_right_wherever_its_block_lies() -> None:
+    """A longer block of indices alone moves the memory in which blocks are gathered."""
+    echo = Http2Echo(header_list=1 << 20)
+    echo.reads = True
+    encoder = hpack.Encoder()
+    small, large = (b"x-a", b"1"), (b"x-b", b"v" * 250)
+    kinds = [[small], [large], *[[small]] * 4, [large] * 20, *[[small]] * 3]
+    for number, extra in enumerate(kinds):
+        block = encoder.encode([*GET, *extra])
+        data = (b"" if number else START) + frame(HEADERS, HAS, 2 * number + 1, block)
+        assert echo.receive(data) == 0
+    assert heads(echo) == kinds
+    assert {event[3] for event in echo.events if event[0] == "head"} == {dict(GET)[b":path"]}
+
+
+def test_a_request_may_end_with_its_head_or_not() -> None:
+    """The same block, with a body and without."""
+    echo = Http2Echo()
+    echo.reads = True
+    encoder = hpack.Encoder()
+    for stream in range(1, 17, 2):
+        flags = HAS if stream % 4 == 1 else END_HEADERS
+        data = (START if stream == 1 else b"") + frame(HEADERS, flags, stream, encoder.encode(POST))
+        assert echo.receive(data + (b"" if flags == HAS else frame(DATA, END_STREAM, stream, b"body"))) == 0
+    assert [event[4] for event in echo.events if event[0] == "fields"] == [True, False] * 4

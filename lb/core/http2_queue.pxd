@@ -1,0 +1,21 @@
+"""Frames that wait to be sent (RFC 9113 section 4): queued whole, in the order in which they are written."""
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from lb.core.buffer cimport tg_buffer
+from lb.core.hpack cimport hpack_encoder
+from lb.core.nghttp2 cimport nghttp2_nv
+
+
+cdef class Http2Queue:
+    cdef bint over                    # nothing is sent any more but what is queued, and nothing is read
+    cdef hpack_encoder encoder
+    cdef tg_buffer control            # whole frames, to be sent before any body
+
+    # Queues a frame and gives its payload to be filled in; NULL: no memory.
+    cdef uint8_t *frame(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept
+    # The fields, those of `block` before the one at `place` (see Http2Sender.submit); in several frames if they have to
+    # be. 0 or -1.
+    cdef int headers(self, int32_t id, const nghttp2_nv *fields, size_t count, const tg_buffer *block, size_t place,
+                     bint last) noexcept
+    cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept
+    cdef int reset_frame(self, int32_t id, uint32_t code) noexcept
