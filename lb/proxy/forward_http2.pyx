@@ -6,43 +6,31 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 """
 
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
-from libc.string cimport memcmp, memset, strlen
-from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
-)
-from lb.core.head cimport (
-    H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, classify, has_token, mark_hop_by_hop,
-    worker_scan,
-)
-from lb.core.head_text cimport append_number, append_trailers
-from lb.core.http2 cimport Http2Session, h2_rewind, h2_waiting, h2_whole
-from lb.core.http2_block cimport block_add, block_add_lower
-from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
-from lb.core.methods cimport method_text
-from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.string cimport memcmp, memset
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.head cimport H_GRPC_STATUS, Field, Scan, mark_hop_by_hop
+from lb.core.head_text cimport append_trailers
+from lb.core.http2 cimport h2_waiting, h2_whole
 from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
-from lb.inference.first_batch cimport first_batch, tg_batch
-from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
+from lb.inference.sequence cimport infers
 from lb.inference.status cimport http_status
-from lb.proxy.client_certificate cimport append_client_certificate
-from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
-from lb.proxy.client cimport Client
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange,
 )
-from lb.proxy.fields cimport replace_host
-from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
-from lb.proxy.refusal cimport SPEAKS_GRPC, grpc_code, grpc_message
-from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.forward_http2_call cimport StreamCall, is_well
+from lb.proxy.forward_http2_cut cimport end_in_trailers
+from lb.proxy.forward_http2_fields cimport request_fields
+from lb.proxy.forward_http2_message cimport awaits_model, awaits_weight, learn_cost, read_message
+from lb.proxy.refusal cimport SPEAKS_GRPC
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_retryable
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
-from lb.upstream.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport grpc_status, grpc_timeout, grpc_timeout_ns, pushback_ms
+from lb.upstream.grpc_text cimport grpc_status, pushback_ms
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.outlier cimport verdict_of
 from lb.upstream.pool cimport POOL_OIP
@@ -52,9 +40,7 @@ cdef extern from "<string.h>" nogil:
 
 cdef enum:
     WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
-    FRAME = 5                         # of gRPC, before a message: compressed or not, and the message's length
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
-    CERTIFICATE_FIELD = 23            # length of "X-Forwarded-Client-Cert"
     UNAVAILABLE = 14                  # of gRPC: the server says that it cannot take requests
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
     M_DELETE = 0
@@ -65,129 +51,10 @@ cdef enum:
     M_TRACE = 7
 
 
-cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
-cdef size_t MODEL_METHODS_LENGTH = 37
 cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 cdef size_t INFER_PATH_LENGTH = 42
 cdef const char *SEQUENCE = b"sequence_id"
 cdef size_t SEQUENCE_LENGTH = 11
-
-
-cdef char *put_decimal(char *at, uint64_t value) noexcept nogil:
-    cdef char reversed[20]
-    cdef int n = 0
-    while True:
-        reversed[n] = <char>(48 + value % 10)
-        n += 1
-        value //= 10
-        if value == 0:
-            break
-    while n:
-        n -= 1
-        at[0] = reversed[n]
-        at += 1
-    return at
-
-
-cdef void put_field(Field *field, const char *name, const char *value, size_t n) noexcept nogil:
-    field.name = name
-    field.name_length = <uint32_t>strlen(name)
-    field.value = value
-    field.value_length = <uint32_t>n
-    classify(field)
-
-
-# What the hop adds to a request, until it is in the request's block.
-cdef tg_buffer hop_lines
-
-
-cdef class StreamCall(Http2Call):
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.fields)
-
-    cdef int build(self, FieldList fields, uint64_t now) noexcept:
-        cdef Http2Exchange exchange = self.exchange
-        cdef int n
-        cdef bint round
-        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
-        fields.add_block(&self.fields)
-        if exchange.grpc and exchange.expires != UINT64_MAX:
-            n = grpc_timeout(self.timeout, exchange.expires - now if exchange.expires > now else 1, &round)
-            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
-                            NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
-        self.stream.streaming = True
-        h2_rewind(&self.stream)
-        self.head_seen = False
-        self.held = 0
-        return 0
-
-    cdef bint replayable(self) noexcept:
-        return h2_whole(&self.stream)
-
-    cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
-        cdef Scan *scan = worker_scan()
-        cdef Http2Exchange exchange = self.exchange
-        if session.block_over:
-            return FAIL_TOO_LARGE
-        scan.max_fields = <int>session.options.max_fields
-        if self.head_seen:
-            if read_trailers(scan, &session.block) != HEAD_OK:
-                return FAIL_PROTOCOL
-            exchange.answer_trailers(scan)
-            return 0
-        if read_response(scan, &session.block, last) != HEAD_OK or scan.status == 101:
-            return FAIL_PROTOCOL
-        if scan.status < 200:
-            self.begun = False
-            if self.hedge is None and scan.status != 100 and not exchange.http10:     # 100 was sent by ourselves
-                exchange.client.respond(scan, NULL, False)
-            return 0
-        if self.hedge is not None and not exchange.hedge_answer(self.hedge, is_well(exchange, scan, last), scan.status):
-            return 0
-        self.head_seen = True
-        exchange.answer_head(scan, last)
-        return 0
-
-    cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
-        if not self.head_seen:
-            return FAIL_PROTOCOL
-        self.exchange.answer_data(data, size, held)
-        self.held += held[0]
-        return 0
-
-    cdef void judge(self) noexcept:
-        if not self.head_seen:
-            self.fail = FAIL_PROTOCOL
-
-    cdef void room(self) noexcept:
-        if self.exchange is not None and self.hedge is None:
-            self.exchange.request_room()
-
-    cdef void over(self) noexcept:
-        cdef Http2Exchange exchange = self.exchange
-        cdef Hedge hedge = self.hedge
-        if exchange is None:
-            return
-        self.exchange = None
-        if hedge is not None:
-            self.hedge = None
-            hedge.call = None
-            exchange.hedge_failed(hedge, self.fail)
-            return
-        exchange.call_over(self.fail, self.begun)
-
-
-cdef bint is_well(Http2Exchange exchange, Scan *scan, bint last) noexcept:
-    """Whether the head is of an answer that a hedge may give: of gRPC's one that has a message, or says OK."""
-    cdef int i
-    if not is_good(scan.status):
-        return False
-    if exchange.grpc and last:
-        for i in range(scan.field_count):
-            if scan.fields[i].id == H_GRPC_STATUS:
-                return grpc_status(scan.fields[i].value, scan.fields[i].value_length) == 0
-    return True
 
 
 cdef class Http2Exchange(TryingExchange):
@@ -212,61 +79,17 @@ cdef class Http2Exchange(TryingExchange):
             return
         if self.expires != UINT64_MAX:
             self.client.poller.arm(self, self.expires)
-        self.naming = self.pool.models is not None and self.awaits_model(scan)
+        self.naming = self.pool.models is not None and awaits_model(self, scan)
         self.looking = (self.pool.sequences is not None and self.pool.endpoints.size and not scan.complete
                         and infers(scan.target, scan.target_length))
         if self.pool.costs is not None:
-            self.weighing = self.awaits_weight(scan)
+            self.weighing = awaits_weight(self, scan)
         if self.naming or self.looking or self.weighing:
             if self.weighing:
                 self.client.poller.arm(self, min(self.expires, self.client.poller.now + WEIGHING_NS))
             self.move(X_REQUEST)
             return
         self.start_try()
-
-    cdef bint awaits_model(self, Scan *scan) noexcept:
-        """Of the protocol's methods those about a model, whose requests all name it in their first field."""
-        cdef size_t n = scan.target_length
-        if n <= MODEL_METHODS_LENGTH or memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) != 0:
-            return False
-        self.any_endpoint = memcmp(scan.target + n - 5, b"Infer", 5) != 0
-        return True
-
-    cdef bint awaits_weight(self, Scan *scan) noexcept:
-        cdef PoolCosts costs = self.pool.costs
-        cdef bint inference = self.pool.protocol == POOL_OIP and infers(scan.target, scan.target_length)
-        if costs.unit == UNIT_BYTES and scan.has_length:
-            self.units = costs.units_of_bytes(scan.content_length)
-        if scan.complete or not self.pool.endpoints.size:
-            return False
-        if inference:
-            # A stream's time says nothing of one request.
-            self.learning = costs.learns and scan.target_length == INFER_PATH_LENGTH
-            return costs.learns or costs.unit == UNIT_BATCH or self.units == 0
-        return self.grpc and costs.unit == UNIT_BYTES and self.units == 0
-
-    cdef bint find_weight(self) noexcept:
-        cdef PoolCosts costs = self.pool.costs
-        cdef const char *data = tg_buffer_head(&self.call.stream.queue)
-        cdef size_t size = tg_buffer_size(&self.call.stream.queue)
-        cdef const unsigned char *head = <const unsigned char *>data
-        cdef tg_batch found
-        if size < FRAME:
-            return False
-        if costs.unit == UNIT_BYTES and self.units == 0:
-            self.units = costs.units_of_bytes(
-                <uint64_t>head[1] << 24 | <uint64_t>head[2] << 16 | <uint64_t>head[3] << 8 | head[4])
-        if not self.inference or not (costs.learns or costs.unit == UNIT_BATCH):
-            return True
-        if not first_batch(data, size, &found) and size <= HIGH_WATER and not self.request_complete:
-            return False
-        if costs.unit == UNIT_BATCH:
-            self.units = <double>found.size
-        if found.model.size:
-            self.cost_key = costs.model_key(found.model.data, found.model.size)
-            if self.cost_key and self.learning and not costs.known(self.cost_key, self.client.poller.now):
-                self.cost_model = found.model.data[:found.model.size]
-        return True
 
     cdef void on_timer(self) noexcept:
         """The peer of a stream may have to speak first: its message is not waited for."""
@@ -283,27 +106,6 @@ cdef class Http2Exchange(TryingExchange):
             return Exchange.price(self, now)
         return self.pool.costs.price(self.units, self.cost_key, now)
 
-    cdef void learn_cost(self) noexcept:
-        cdef bytes model = self.cost_model
-        cdef uint64_t took = self.first_byte_at - self.sent_at
-        if self.sent_at == 0 or self.first_byte_at <= self.sent_at or self.pool.costs is None:
-            return
-        if model is None:
-            self.pool.costs.learn(self.cost_key, NULL, 0, self.units, took, self.charged, self.crowd,
-                                  self.client.poller.now)
-        else:
-            self.pool.costs.learn(self.cost_key, <const char *>model, <size_t>len(model), self.units, took,
-                                  self.charged, self.crowd, self.client.poller.now)
-
-    cdef bint find_model(self) noexcept:
-        cdef const char *name
-        cdef size_t size
-        cdef int found = first_model(tg_buffer_head(&self.call.stream.queue), tg_buffer_size(&self.call.stream.queue),
-                                     &name, &size)
-        if found == MODEL_FOUND:
-            self.want_model(name[:size])
-        return found != MODEL_UNKNOWN or tg_buffer_size(&self.call.stream.queue) > HIGH_WATER
-
     cdef void model_not_ready(self) noexcept:
         if not self.any_endpoint:
             Exchange.model_not_ready(self)
@@ -312,76 +114,7 @@ cdef class Http2Exchange(TryingExchange):
         self.start_try()
 
     cdef int build_fields(self, Scan *scan) noexcept:
-        cdef tg_buffer *block = &self.call.fields
-        cdef size_t method_length
-        cdef const char *method = method_text(scan, self.method, &method_length)
-        cdef tg_hop hop
-        cdef tg_hop_cache *cache = NULL
-        cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
-        cdef Field *field
-        cdef bytes name
-        cdef size_t begun
-        cdef bint known = False
-        cdef int i, failed = 0
-        mark_hop_by_hop(scan)
-        if self.ids == NULL:
-            cache = self.client.hop_cache()
-            if cache != NULL:
-                known = self.listener.hop.cached(scan, cache)
-        if not known:
-            tg_buffer_clear(&hop_lines)
-            hop.text = &hop_lines
-            failed = self.listener.hop.collect(scan, self.ids, self.client.ip, self.client.ip_length,
-                                               self.client.scheme(), scan.version, &hop)
-        if self.route.new_host is not None:   # after X-Forwarded-Host, which says what the client asked for
-            failed |= replace_host(scan, self.route.new_host)
-        failed |= block_add(block, b":method", 7, method, method_length)
-        failed |= block_add(block, b":path", 5, scan.target, scan.target_length)
-        if scan.first[H_HOST] >= 0 and scan.fields[scan.first[H_HOST]].value_length:
-            field = &scan.fields[scan.first[H_HOST]]
-            failed |= block_add(block, b":authority", 10, field.value, field.value_length)
-        else:
-            name = self.pool.name.encode()
-            failed |= block_add(block, b":authority", 10, <const char *>name, <size_t>len(name))
-        if known:
-            failed |= tg_buffer_append(block, tg_buffer_head(&cache.block), tg_buffer_size(&cache.block))
-        else:
-            begun = tg_buffer_size(block)
-            for i in range(hop.count):
-                failed |= block_add(block, hop.fields[i].name, hop.fields[i].name_length,
-                                    tg_buffer_head(&hop_lines) + hop.fields[i].start, hop.fields[i].length)
-            if cache != NULL and not failed:
-                self.listener.hop.keep(cache, tg_buffer_head(block) + begun, tg_buffer_size(block) - begun)
-        failed |= self.add_client_certificate(scan)
-        for i in range(scan.field_count):
-            field = &scan.fields[i]
-            if field.hop or (field.id and (skip >> field.id) & 1):
-                continue
-            if field.id == H_GRPC_TIMEOUT and self.grpc:
-                # What is left of it is said when the stream is opened.
-                allowed = grpc_timeout_ns(field.value, field.value_length)
-                if allowed and self.started + allowed < self.expires:
-                    self.expires = self.started + allowed
-                continue
-            failed |= block_add_lower(block, field.name, field.name_length, field.value, field.value_length)
-        if scan.first[H_TE] >= 0:
-            field = &scan.fields[scan.first[H_TE]]
-            # What gRPC's clients say, and what others may say among more.
-            if field.value_length == 8 and memcmp(field.value, b"trailers", 8) == 0 or has_token(field, b"trailers"):
-                failed |= block_add(block, b"te", 2, b"trailers", 8)
-        return failed
-
-    cdef int add_client_certificate(self, Scan *scan) noexcept:
-        cdef tg_buffer line
-        cdef int failed
-        memset(&line, 0, sizeof(line))
-        failed = append_client_certificate(&line, self.client, scan)
-        if tg_buffer_size(&line) > CERTIFICATE_FIELD + 4:
-            failed |= block_add_lower(&self.call.fields, tg_buffer_head(&line), CERTIFICATE_FIELD,
-                                      tg_buffer_head(&line) + CERTIFICATE_FIELD + 2,
-                                      tg_buffer_size(&line) - CERTIFICATE_FIELD - 4)
-        tg_buffer_free(&line)
-        return failed
+        return request_fields(self, scan)
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef Http2Channel channel
@@ -411,42 +144,7 @@ cdef class Http2Exchange(TryingExchange):
             if not self.grpc and self.state > X_QUEUED:
                 self.arm_wait()               # nobody else watches an endpoint that takes no more of it
         if self.state == X_REQUEST:
-            self.read_message()
-
-    cdef void read_message(self) noexcept:
-        """Which endpoints will do is in the first message: nothing is sent on before that is known."""
-        if self.naming and (self.find_model() or self.request_complete):
-            self.naming = False
-        if self.looking:
-            self.look()
-        if self.weighing and (self.find_weight() or self.request_complete):
-            self.weighing = False
-        if self.state == X_REQUEST and not self.naming and not self.looking and not self.weighing:
-            self.start_try()
-
-    cdef void look(self) noexcept:
-        """Looks for the sequence that the inference belongs to."""
-        cdef tg_sequence found
-        cdef tg_buffer *body = &self.call.stream.queue
-        cdef char digits[24]
-        cdef const char *text
-        cdef size_t n
-        cdef uint64_t key
-        # What exceeds the buffer is told by what is here: encoders write the tensors last.
-        cdef looked verdict = look_for_sequence(
-            tg_buffer_head(body), tg_buffer_size(body), self.request_complete or tg_buffer_size(body) >= HIGH_WATER,
-            &found)
-        if verdict == LOOK_MORE:
-            return
-        self.looking = False
-        if verdict == LOOK_FOUND:
-            text, n = found.id.data, found.id.size
-            if n == 0:
-                text = digits
-                n = <size_t>(put_decimal(digits, found.number) - digits)
-            key = self.pool.sequences.key_of(found.model.data, found.model.size, found.version.data,
-                                             found.version.size, text, n)
-            self.join_sequence(key, found.start, found.end)
+            read_message(self)
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if append_trailers(&self.call.stream.trailers, scan) < 0:
@@ -521,31 +219,9 @@ cdef class Http2Exchange(TryingExchange):
         # gRPC-Web has its trailers in the body, where they would be read as the rest of a message that was cut.
         if (self.state == X_ANSWERING and self.grpc == SPEAKS_GRPC and self.grpc_status < 0 and not self.sized
                 and not self.http10):
-            self.fail_in_trailers(status, reason, message)
+            end_in_trailers(self, status, reason, message)
         else:
             TryingExchange.fail(self, status, reason, message)
-
-    cdef void fail_in_trailers(self, int status, const char *reason, str message) noexcept:
-        """Ends an answer that has begun by a gRPC status: a stream that is reset says INTERNAL, whatever the reason was
-        (gRPC over HTTP2, "Errors")."""
-        cdef Client client = self.client
-        cdef Scan scan
-        cdef tg_buffer code
-        cdef bytes text = grpc_message(message)
-        self.cancel_upstream()
-        memset(&code, 0, sizeof(code))
-        append_number(&code, <uint64_t>grpc_code(status))
-        scan.trailer_count = 2
-        put_field(&scan.trailers[0], b"grpc-status", tg_buffer_head(&code), tg_buffer_size(&code))
-        put_field(&scan.trailers[1], b"grpc-message", <const char *>text, <size_t>len(text))
-        self.answer_trailers(&scan)
-        tg_buffer_free(&code)
-        self.reason = reason
-        self.let_go(False)
-        if not self.request_complete:
-            client.answered_early()
-        self.record()
-        client.respond_end()
 
     cdef bint may_retry(self, int kind, bint begun) noexcept:
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
@@ -696,7 +372,7 @@ cdef class Http2Exchange(TryingExchange):
 
     cdef void let_go(self, bint ok) noexcept:
         if self.learning and ok and self.grpc_status == 0 and self.endpoint >= 0 and self.cost_key:
-            self.learn_cost()
+            learn_cost(self)
         Exchange.let_go(self, ok and self.grpc_status != UNAVAILABLE)
 
     cdef int verdict(self, bint ok) noexcept:
@@ -712,5 +388,4 @@ cdef class Http2Exchange(TryingExchange):
             (<Http2Channel>self.pool.channels[self.last_endpoint]).consume(call, held)
 
 
-tg_reuse(<PyTypeObject *>StreamCall)
 tg_reuse(<PyTypeObject *>Http2Exchange)

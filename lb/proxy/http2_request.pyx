@@ -7,10 +7,10 @@ at the end of the batch.
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
-from lb.core.head cimport H_CONTENT_LENGTH, H_HOST, Scan, same_name, worker_scan
-from lb.core.head_text cimport append_date, append_number, append_text, append_trailers
+from lb.core.head cimport H_HOST, Scan, same_name, worker_scan
+from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport (
     H2_EMPTY_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session, h2_stream,
 )
@@ -18,7 +18,7 @@ from lb.core.http2_frames cimport (
     H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_PROTOCOL_ERROR,
 )
 from lb.core.http2_head cimport (
-    HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, FieldList, read_request, read_request_again, read_trailers, worker_fields,
+    HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, read_request, read_request_again, read_trailers,
 )
 from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
@@ -31,6 +31,7 @@ from lb.proxy.client cimport Client
 from lb.proxy.declined cimport log_declined
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.forwarded cimport tg_hop_cache
+from lb.proxy.http2_answer cimport answer_continue, answer_head, answer_whole
 from lb.proxy.pace cimport pace_advance, pace_start
 from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal, speaks_grpc
 
@@ -321,59 +322,10 @@ cdef class Http2Request(Client):
     # The answer (lb.proxy.client).
 
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
-        cdef FieldList fields = worker_fields()
-        cdef int failed
-        if self.gone:
-            return
-        fields.clear()
-        fields.add_status(scan.status)
-        # Neither an interim answer nor 204 has a length (RFC 9110 section 8.6).
-        fields.add_fields(scan, <uint64_t>1 << H_CONTENT_LENGTH if scan.status < 200 or scan.status == 204 else 0)
-        if scan.status < 200:
-            failed = self.host.inform(&self.stream, fields.fields, fields.count)
-        else:
-            if extra != NULL:
-                fields.add_lines(extra)
-            self.answered = True
-            failed = self.host.respond(&self.stream, fields.fields, fields.count, not last)
-        if failed:
-            self.stop(H2_INTERNAL_ERROR)
-            return
-        self.mark()
+        answer_head(self, scan, extra, last)
 
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
-        cdef FieldList fields = worker_fields()
-        cdef tg_buffer date, number
-        cdef size_t size = 0
-        cdef int i
-        cdef bint body
-        if self.gone:
-            return
-        memset(&date, 0, sizeof(date))
-        memset(&number, 0, sizeof(number))
-        for i in range(count):
-            size += parts[i].iov_len
-        body = size > 0 and not self.head_request
-        append_date(&date)
-        fields.clear()
-        fields.add_status(status)
-        fields.add_lines(&date)
-        fields.add_lines(head)
-        if not self.grpc and status != 204 and status != 304:       # RFC 9110 section 8.6
-            append_text(&number, b"Content-Length: ")
-            append_number(&number, size)
-            append_text(&number, b"\r\n")
-            fields.add_lines(&number)
-        self.answered = True
-        i = self.host.respond(&self.stream, fields.fields, fields.count, body)
-        tg_buffer_free(&date)
-        tg_buffer_free(&number)
-        if i:
-            self.stop(H2_INTERNAL_ERROR)
-            return
-        if body:
-            self.respond_body(parts, count)
-        self.respond_end()
+        answer_whole(self, status, head, parts, count)
 
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         cdef int i
@@ -424,13 +376,7 @@ cdef class Http2Request(Client):
             self.mark()
 
     cdef void send_continue(self) noexcept:
-        cdef FieldList fields = worker_fields()
-        if self.gone:
-            return
-        fields.clear()
-        fields.add_status(100)
-        self.host.inform(&self.stream, fields.fields, fields.count)
-        self.mark()
+        answer_continue(self)
 
     cdef size_t backlog(self) noexcept:
         return tg_buffer_size(&self.stream.queue)

@@ -1,6 +1,7 @@
 """One stream towards an endpoint, and what it knows of its channel: the base of all that is sent over HTTP/2."""
 
 from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
 from lb.core.http2 cimport Http2Session, h2_stream
 from lb.core.http2_head cimport FieldList
 from lb.core.link cimport tg_link
@@ -21,6 +22,7 @@ cdef class Http2Call(Timed):
     cdef int refused                  # how often, and was sent again
     cdef int fail                     # 0, or what became of the call
     cdef h2_stream stream
+    cdef tg_buffer fields             # of the request, as a block, where a subclass keeps them
 
     # Steps of a call, for the subclasses. Those that return an int return 0 or the FAIL kind that ends the call. None
     # may start, cancel or otherwise end a call of the same connection, but for this one by `Http2Channel.cancel`.

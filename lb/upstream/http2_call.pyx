@@ -14,6 +14,7 @@ cdef class Http2Call(Timed):
     def __dealloc__(self):
         tg_buffer_free(&self.stream.queue)
         tg_buffer_free(&self.stream.trailers)
+        tg_buffer_free(&self.fields)
 
     cdef int build(self, FieldList fields, uint64_t now) noexcept:
         return FAIL_PROTOCOL

@@ -1,0 +1,146 @@
+"""What the first message of a call says: see forward_http2_message.pxd."""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp
+from lb.core.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
+from lb.core.head cimport Scan
+from lb.inference.first_batch cimport first_batch, tg_batch
+from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
+from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
+from lb.proxy.exchange cimport X_REQUEST
+from lb.proxy.forward_http2 cimport Http2Exchange
+from lb.upstream.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
+from lb.upstream.pool cimport POOL_OIP
+
+cdef enum:
+    FRAME = 5                         # of gRPC, before a message: compressed or not, and the message's length
+    MOST = 64 * 1024                  # bytes of a message that are waited for
+
+cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
+cdef size_t MODEL_METHODS_LENGTH = 37
+cdef size_t INFER_PATH_LENGTH = 42
+
+
+cdef char *put_decimal(char *at, uint64_t value) noexcept nogil:
+    cdef char reversed[20]
+    cdef int n = 0
+    while True:
+        reversed[n] = <char>(48 + value % 10)
+        n += 1
+        value //= 10
+        if value == 0:
+            break
+    while n:
+        n -= 1
+        at[0] = reversed[n]
+        at += 1
+    return at
+
+
+cdef bint awaits_model(Http2Exchange exchange, Scan *scan) noexcept:
+    """Of the protocol's methods those about a model, whose requests all name it in their first field."""
+    cdef size_t n = scan.target_length
+    if n <= MODEL_METHODS_LENGTH or memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) != 0:
+        return False
+    exchange.any_endpoint = memcmp(scan.target + n - 5, b"Infer", 5) != 0
+    return True
+
+
+cdef bint awaits_weight(Http2Exchange exchange, Scan *scan) noexcept:
+    cdef PoolCosts costs = exchange.pool.costs
+    cdef bint inference = exchange.pool.protocol == POOL_OIP and infers(scan.target, scan.target_length)
+    if costs.unit == UNIT_BYTES and scan.has_length:
+        exchange.units = costs.units_of_bytes(scan.content_length)
+    if scan.complete or not exchange.pool.endpoints.size:
+        return False
+    if inference:
+        # A stream's time says nothing of one request.
+        exchange.learning = costs.learns and scan.target_length == INFER_PATH_LENGTH
+        return costs.learns or costs.unit == UNIT_BATCH or exchange.units == 0
+    return exchange.grpc and costs.unit == UNIT_BYTES and exchange.units == 0
+
+
+cdef bint find_weight(Http2Exchange exchange) noexcept:
+    """True: what it costs is known, as far as it can be."""
+    cdef PoolCosts costs = exchange.pool.costs
+    cdef const char *data = tg_buffer_head(&exchange.call.stream.queue)
+    cdef size_t size = tg_buffer_size(&exchange.call.stream.queue)
+    cdef const unsigned char *head = <const unsigned char *>data
+    cdef tg_batch found
+    if size < FRAME:
+        return False
+    if costs.unit == UNIT_BYTES and exchange.units == 0:
+        exchange.units = costs.units_of_bytes(
+            <uint64_t>head[1] << 24 | <uint64_t>head[2] << 16 | <uint64_t>head[3] << 8 | head[4])
+    if not exchange.inference or not (costs.learns or costs.unit == UNIT_BATCH):
+        return True
+    if not first_batch(data, size, &found) and size <= MOST and not exchange.request_complete:
+        return False
+    if costs.unit == UNIT_BATCH:
+        exchange.units = <double>found.size
+    if found.model.size:
+        exchange.cost_key = costs.model_key(found.model.data, found.model.size)
+        if exchange.cost_key and exchange.learning and not costs.known(exchange.cost_key, exchange.client.poller.now):
+            exchange.cost_model = found.model.data[:found.model.size]
+    return True
+
+
+cdef void learn_cost(Http2Exchange exchange) noexcept:
+    cdef bytes model = exchange.cost_model
+    cdef uint64_t took = exchange.first_byte_at - exchange.sent_at
+    if exchange.sent_at == 0 or exchange.first_byte_at <= exchange.sent_at or exchange.pool.costs is None:
+        return
+    if model is None:
+        exchange.pool.costs.learn(exchange.cost_key, NULL, 0, exchange.units, took, exchange.charged, exchange.crowd,
+                                  exchange.client.poller.now)
+    else:
+        exchange.pool.costs.learn(exchange.cost_key, <const char *>model, <size_t>len(model), exchange.units, took,
+                                  exchange.charged, exchange.crowd, exchange.client.poller.now)
+
+
+cdef bint find_model(Http2Exchange exchange) noexcept:
+    """Looks for its name in what has come; True: the endpoint can be chosen now."""
+    cdef const char *name
+    cdef size_t size
+    cdef const tg_buffer *body = &exchange.call.stream.queue
+    cdef int found = first_model(tg_buffer_head(body), tg_buffer_size(body), &name, &size)
+    if found == MODEL_FOUND:
+        exchange.want_model(name[:size])
+    return found != MODEL_UNKNOWN or tg_buffer_size(body) > MOST
+
+
+cdef void look(Http2Exchange exchange) noexcept:
+    """Looks for the sequence that the inference belongs to."""
+    cdef tg_sequence found
+    cdef tg_buffer *body = &exchange.call.stream.queue
+    cdef char digits[24]
+    cdef const char *text
+    cdef size_t n
+    cdef uint64_t key
+    # What exceeds the buffer is told by what is here: encoders write the tensors last.
+    cdef looked verdict = look_for_sequence(
+        tg_buffer_head(body), tg_buffer_size(body), exchange.request_complete or tg_buffer_size(body) >= MOST,
+        &found)
+    if verdict == LOOK_MORE:
+        return
+    exchange.looking = False
+    if verdict == LOOK_FOUND:
+        text, n = found.id.data, found.id.size
+        if n == 0:
+            text = digits
+            n = <size_t>(put_decimal(digits, found.number) - digits)
+        key = exchange.pool.sequences.key_of(found.model.data, found.model.size, found.version.data,
+                                             found.version.size, text, n)
+        exchange.join_sequence(key, found.start, found.end)
+
+
+cdef void read_message(Http2Exchange exchange) noexcept:
+    """Which endpoints will do is in the first message: nothing is sent on before that is known."""
+    if exchange.naming and (find_model(exchange) or exchange.request_complete):
+        exchange.naming = False
+    if exchange.looking:
+        look(exchange)
+    if exchange.weighing and (find_weight(exchange) or exchange.request_complete):
+        exchange.weighing = False
+    if exchange.state == X_REQUEST and not exchange.naming and not exchange.looking and not exchange.weighing:
+        exchange.start_try()
