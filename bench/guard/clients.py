@@ -73,6 +73,17 @@ class Http1Client(RawClient):
         self._check(answer, size)
 
 
+class ClosingClient(Http1Client):
+    """An HTTP/1.1 client that opens a connection for each exchange and closes it when it has the answer; `request` is
+    to say `Connection: close`."""
+
+    def exchange(self) -> None:
+        super().exchange()
+        self._socket.close()
+        self._rig.settle()
+        self._socket = self._rig.connect()
+
+
 def http1_request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of an HTTP/1.1 request as a common client sends it."""
     lines = [f"{method} {path} HTTP/1.1", "Host: tidegate.example", "User-Agent: guard/1", "Accept: */*"]

@@ -106,14 +106,18 @@ class Rig:
         reading = select.poll()
         reading.register(client, select.POLLIN)
         while True:
-            while self.loop.turn():
-                pass
+            self.settle()
             served = [upstream.serve() for upstream in self.upstreams]  # every one has its turn
             if any(served):
                 continue
             if reading.poll(0):
                 return
             self._wait(client)
+
+    def settle(self) -> None:
+        """Lets the data path do what it can without anything new."""
+        while self.loop.turn():
+            pass
 
     def close(self) -> None:
         self.proxy.close()

@@ -7,6 +7,7 @@ PATHS: dict[str, Path] = {
     path.name: path
     for path in (
         http1.PATH,
+        http1.CLOSING,
         routes.PATH,
         grpc.PATH,
         grpc.BATCH,
