@@ -1,7 +1,7 @@
 """The readiness loop of a worker's compiled core.
 
-One epoll instance holds every socket of the data path, edge-triggered and registered once for its whole life; uvloop
-watches only that epoll's descriptor. A batch of events is handled in compiled code from end to end: dispatch to
+One epoll instance holds every socket of the data path, edge-triggered and registered once at most; uvloop watches
+only that epoll's descriptor. A batch of events is handled in compiled code from end to end: dispatch to
 `Source.on_ready`, then one `on_flush` for every source marked dirty meanwhile, so that writes gather over the batch.
 """
 
@@ -34,6 +34,7 @@ cdef class Source(Timed):
     cdef readonly Poller poller
     cdef uint64_t since               # the poller's batch in which it was added
     cdef bint level
+    cdef bint unwatched               # taken over by `adopt`, and no event is told of yet
     cdef bint dirty
     cdef bint deferred
 
@@ -69,6 +70,11 @@ cdef class Poller:
     # Takes over `fd` (non-blocking): edge-triggered for input, output and peer shutdown. `level` = level-triggered
     # input only (listening sockets). Keeps a reference to `source` until `remove`. Raises OSError.
     cdef int add(self, Source source, int fd, bint level) except -1
+    # Takes over `fd` and tells of nothing until `observe`, which then tells of all that there is: a connection that is
+    # over before anybody has to wait for it needs no registration. Keeps a reference to `source` until `remove`.
+    cdef void adopt(self, Source source, int fd) noexcept
+    # 0, or -1: nothing has changed (errno).
+    cdef int observe(self, Source source) noexcept
     # Unregisters and closes the descriptor; events of the current batch for it are dropped. Safe to call twice.
     cdef void remove(self, Source source) noexcept
     # `target` takes the descriptor of `source` over, which is then as if removed. 0, or -1: nothing has changed.

@@ -42,6 +42,8 @@ cdef enum:
     SLOTS = 1024                      # of the timer wheel: one revolution is 20 s
     SCRATCH = 256 * 1024
 
+cdef uint32_t STREAM = <uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+
 
 cdef uint64_t monotonic_ns() noexcept nogil:
     cdef timespec ts
@@ -140,17 +142,12 @@ cdef class Poller:
         self.fd = -1
 
     cdef int add(self, Source source, int fd, bint level) except -1:
-        if level:
-            self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLEXCLUSIVE))
-        else:
-            self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET))
+        self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLEXCLUSIVE) if level else STREAM)
         source.level = level
         return 0
 
     cdef int add_input(self, Source source, int fd) except -1:
-        self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLET))
-        source.level = False
-        return 0
+        return self.register(source, fd, <uint32_t>(EPOLLIN | EPOLLET))
 
     cdef int register(self, Source source, int fd, uint32_t mask) except -1:
         cdef epoll_event event
@@ -158,11 +155,26 @@ cdef class Poller:
         event.data.ptr = <void *>source
         if epoll_ctl(self.fd, EPOLL_CTL_ADD, fd, &event) < 0:
             raise OSError(errno, strerror(errno).decode())
+        self.adopt(source, fd)
+        source.unwatched = False
+        return 0
+
+    cdef void adopt(self, Source source, int fd) noexcept:
         Py_INCREF(source)
         source.fd = fd
         source.poller = self
         source.since = self.batch
+        source.level = False
+        source.unwatched = True
         self.sources += 1
+
+    cdef int observe(self, Source source) noexcept:
+        cdef epoll_event event
+        event.events = STREAM
+        event.data.ptr = <void *>source
+        if epoll_ctl(self.fd, EPOLL_CTL_ADD, source.fd, &event) < 0:
+            return -1
+        source.unwatched = False
         return 0
 
     cdef void remove(self, Source source) noexcept:
@@ -183,15 +195,16 @@ cdef class Poller:
 
     cdef int hand_over(self, Source source, Source target) noexcept:
         cdef epoll_event event
-        event.events = <uint32_t>(EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET)
+        event.events = STREAM
         event.data.ptr = <void *>target
-        if epoll_ctl(self.fd, EPOLL_CTL_MOD, source.fd, &event) < 0:
+        if epoll_ctl(self.fd, EPOLL_CTL_ADD if source.unwatched else EPOLL_CTL_MOD, source.fd, &event) < 0:
             return -1
         Py_INCREF(target)
         target.fd = source.fd
         target.poller = self
         target.since = self.batch
         target.level = False
+        target.unwatched = False
         source.fd = -1
         source.deadline = UINT64_MAX
         if self.running:
@@ -204,7 +217,7 @@ cdef class Poller:
         cdef int fd = source.fd
         if fd < 0:
             return -1
-        if epoll_ctl(self.fd, EPOLL_CTL_DEL, fd, &event) < 0:
+        if not source.unwatched and epoll_ctl(self.fd, EPOLL_CTL_DEL, fd, &event) < 0:
             # It would go on telling of a source that may be gone by then; closing ends that, too.
             log.error("epoll_ctl: %s", strerror(errno).decode())
             close(fd)

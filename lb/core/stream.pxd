@@ -1,11 +1,11 @@
 """Byte streams over sockets (TCP and Unix), plain or through TLS, with an output queue. Knows nothing of protocols."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from lb.core.address cimport Address
 from lb.core.buffer cimport tg_buffer
 from lb.core.iovec cimport iovec
 from lb.core.poller cimport Source
 from lb.core.tls cimport Tls
-from lb.core.tls_peer cimport Peer
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -20,15 +20,6 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef enum:
     IO_AGAIN = -1                     # nothing now; on_ready tells when
     IO_ERROR = -2                     # the connection is gone; Stream.error holds errno
-
-
-cdef class Address:
-    """A resolved socket address: "127.0.0.1:80", "[::1]:80" or "unix:/path" ("unix:@name" is abstract)."""
-    cdef readonly str text
-    cdef readonly Peer tls            # how connections to it are secured; None: they are not
-    cdef readonly int family
-    cdef char storage[128]            # struct sockaddr_*
-    cdef uint32_t length
 
 
 cdef class Stream(Source):

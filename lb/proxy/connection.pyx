@@ -1,7 +1,7 @@
 """An HTTP/1.1 connection with a client: requests come in, are handed to an exchange one after another, answers go out.
 
 What is read is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is copied.
-How answers go out is in lb.proxy.http1_answer.
+How answers go out is in lb.proxy.http1_answer, how it all ends in lb.proxy.connection_end.
 """
 
 from libc.stdint cimport uint32_t
@@ -13,8 +13,8 @@ from lb.core.poller cimport READ_TURNS
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec
 from lb.core.tls cimport handshake_turn
+from lb.proxy.connection_end cimport EndingConnection
 from lb.proxy.exchange cimport Exchange
-from lb.proxy.http1_answer cimport AnsweringConnection
 from lb.proxy.http2_connection cimport take_over
 from lb.proxy.pace cimport pace_advance, pace_start
 from lb.proxy.request_target cimport head_size, request_target
@@ -22,18 +22,13 @@ from lb.proxy.request_target cimport head_size, request_target
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
     M_CONNECT = 5
-    LINGER_NS = 2_000_000_000
-    LINGER_BYTES = 1024 * 1024
     INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
     CHUNK = 16                        # bytes around a chunk's content that are not held against it
     CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
     OUT_LIMIT = 64 * 1024             # answers that wait for the client, before its next request is taken up
 
 
-cdef class HttpConnection(AnsweringConnection):
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.inbox)
+cdef class HttpConnection(EndingConnection):
 
     # Reading.
 
@@ -106,9 +101,7 @@ cdef class HttpConnection(AnsweringConnection):
             if <size_t>n < room and not self.hangup:
                 self.unread = False               # drained; the edge will tell
             if self.lingering:
-                self.lingered += <size_t>n
-                if self.lingered > LINGER_BYTES:
-                    self.close_now()
+                self.read_away(<size_t>n)
                 continue
             self.process(self.poller.scratch, <size_t>n)
 
@@ -206,7 +199,8 @@ cdef class HttpConnection(AnsweringConnection):
                 self.parser.reset()
         if self.fd < 0:
             return
-        if self.closing:
+        if self.closing and n:
+            self.last_request = False             # more came than it said
             n = 0
         if kept:
             if n == 0:
@@ -260,10 +254,10 @@ cdef class HttpConnection(AnsweringConnection):
         cdef const char *host
         cdef size_t host_length
         cdef Exchange exchange
-        cdef int method = scan.method
         self.http10 = scan.version == 10
-        self.head_request = method == M_HEAD
-        self.keep = self.parser.keep_alive() and not self.intake.draining and not self.listener.draining
+        self.head_request = scan.method == M_HEAD
+        self.last_request = not self.parser.keep_alive()
+        self.keep = not self.last_request and not self.intake.draining and not self.listener.draining
         if self.parser.http.http_major != 1:
             self.refuse(505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
             return
@@ -277,7 +271,7 @@ cdef class HttpConnection(AnsweringConnection):
             # Passing on what another coding hides as if it were the content would change it (RFC 9112 section 6.1).
             self.refuse(501, b"no transfer coding but chunked is understood")
             return
-        if method == M_CONNECT:
+        if scan.method == M_CONNECT:
             self.refuse(405, b"CONNECT is not served")
             return
         if not request_target(scan, &host, &host_length):
@@ -338,7 +332,7 @@ cdef class HttpConnection(AnsweringConnection):
                 if self.unread and not self.deferred:
                     self.read_loop()
             elif not left:
-                self.linger()
+                self.finish()
         elif self.takes_input():
             if tg_buffer_size(&self.inbox) and (self.exchange is not None or not self.head_started):
                 self.process(NULL, 0)
@@ -351,33 +345,21 @@ cdef class HttpConnection(AnsweringConnection):
         if self.fd >= 0:
             self.set_timer()
 
-    cdef void linger(self) noexcept:
-        """Closing with unread bytes would reset the connection and take the answer with it: shut our side, read theirs
-        away."""
-        if self.hangup and not self.unread:
-            self.close_now()
-            return
-        self.lingering = True
-        self.unread = True
-        self.shutdown_write()
-        self.poller.arm(self, self.poller.now + LINGER_NS)
-        self.read_loop()
-
-    cdef void close_now(self) noexcept:
-        cdef Exchange exchange = self.exchange
-        if self.fd < 0:
-            return
-        self.exchange = None
-        self.poller.remove(self)
-        (<set>self.listener.connections).discard(self)
-        self.listener.closed_one(self.ip, self.ip_length)
-        if exchange is not None:
-            self.intake.busy -= 1
-            exchange.client_gone()
-
     # Timeouts.
 
+    cdef bint watch(self) noexcept:
+        if not self.lingering and not self.raw and self.exchange is not None and self.exchange.request_complete \
+                and not self.pending():
+            self.poller.arm(self, self.poller.now)    # most answers are there before on_timer looks after the client
+            return False
+        if self.poller.observe(self) == 0:
+            return True
+        self.close_now()
+        return False
+
     cdef void set_timer(self) noexcept:
+        if self.unwatched and not self.watch():
+            return
         if self.lingering:
             return
         if self.tls is not None and self.tls.handshaking:
@@ -401,6 +383,10 @@ cdef class HttpConnection(AnsweringConnection):
 
     cdef void on_timer(self) noexcept:
         cdef Exchange exchange = self.exchange
+        if self.unwatched:
+            if self.poller.observe(self) < 0:
+                self.close_now()
+            return
         if self.tls is not None and self.tls.handshaking:
             tg_add(&self.listener.series[TG_S_TLS_FAILED], 1)
         if self.lingering or self.pending() or (self.exchange is None and not self.head_started):
@@ -412,20 +398,3 @@ cdef class HttpConnection(AnsweringConnection):
             self.refuse(408, b"the request did not come in time")
         else:
             exchange.fail(408, b"slow-body", "the request's body did not come in time")
-
-    # From Python.
-
-    def close_if_idle(self):
-        """Close unless an exchange or an answer is under way; a request that has come by now is still answered."""
-        if self.exchange is None and not self.pending() and self.fd >= 0:
-            self.unread = True
-            self.last_look = True
-            self.poller.mark(self)
-
-    def finishing(self):
-        """Whether there is work left although no exchange is under way: an answer to send, or a last look."""
-        return self.fd >= 0 and self.exchange is None and (self.pending() > 0 or self.last_look)
-
-    def close(self):
-        """Close at once; an exchange in progress is cancelled."""
-        self.close_now()

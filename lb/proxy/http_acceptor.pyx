@@ -25,13 +25,19 @@ cdef class HttpAcceptor(Acceptor):
         memcpy(connection.ip, ip, <size_t>ip_length)
         connection.ip_length = <unsigned char>ip_length
         connection.port = <unsigned short>port
-        if listener.tls is not None:
-            try:
-                connection.tls = listener.new_tls()
-            except MemoryError:
-                close(fd)
-                listener.closed_one(ip, <size_t>ip_length)
-                return
+        if listener.tls is None:
+            # Most clients have sent their request by now: it is read at the end of this batch.
+            connection.poller.adopt(connection, fd)
+            connection.unread = True
+            connection.poller.mark(connection)
+            (<set>listener.connections).add(connection)
+            return
+        try:
+            connection.tls = listener.new_tls()
+        except MemoryError:
+            close(fd)
+            listener.closed_one(ip, <size_t>ip_length)
+            return
         if connection.register(fd) == IO_ERROR:
             listener.closed_one(ip, <size_t>ip_length)
             return

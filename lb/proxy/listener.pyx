@@ -152,6 +152,9 @@ cdef class Listener(Source):
 
     def start(self, int fd):
         """Accept from `fd`, which now belongs to the listener. Raises OSError."""
+        cdef int one = 1
+        # Connections have it from their listening socket. A Unix socket has no such thing; else it costs latency only.
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
         self.poller.add(self, fd, True)
 
     def halt(self):
@@ -222,7 +225,7 @@ cdef class Listener(Source):
     cdef void accept_all(self) noexcept:
         cdef sockaddr_storage address
         cdef socklen_t length
-        cdef int fd, _turn, port, ip_length, one = 1
+        cdef int fd, _turn, port, ip_length
         cdef char ip[IP_TEXT]
         cdef tg_ip peer
         cdef bint unix
@@ -261,8 +264,6 @@ cdef class Listener(Source):
                 port = ntohs((<sockaddr_in6 *>&address).sin6_port)
             else:
                 unix = True
-            if not unix:
-                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))   # failing costs latency only
             tg_add(&self.series[TG_S_CONNECTIONS], 1)
             ip_length = ip_format(&peer, ip)
             if self.prefaced:

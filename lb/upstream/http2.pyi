@@ -1,5 +1,5 @@
 class Http2Channel:
-    address: object  # lb.core.stream.Address
+    address: object  # lb.core.address.Address
     active: int
     waiting: int
     ping_after: int

@@ -12,8 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from lb.core.address import Address
 from lb.core.poller import Poller
-from lb.core.stream import Address
 from lb.upstream.grpc_py import PyCall
 from lb.upstream.http2 import Http2Channel
 

@@ -1,0 +1,23 @@
+"""How an HTTP/1.1 connection with a client ends."""
+
+from lb.core.buffer cimport tg_buffer
+from lb.core.http1 cimport Parser
+from lb.proxy.http1_answer cimport AnsweringConnection
+
+
+cdef class EndingConnection(AnsweringConnection):
+    cdef Parser parser
+    cdef tg_buffer inbox              # bytes read and not parsed: a head in parts, or pipelined requests
+    cdef bint unread                  # the kernel may hold bytes we did not read
+    cdef bint hangup                  # the client closed, or shut down, its side
+    cdef bint last_request            # the client said that no request follows the one in progress
+    cdef bint last_look               # close after one more read finds nothing
+    cdef bint lingering               # our side is shut; reading away what still comes
+    cdef size_t lingered
+
+    # For the subclass: read what there is.
+    cdef void read_loop(self) noexcept
+    # The last answer is with the kernel: closes, or lingers first.
+    cdef void finish(self) noexcept
+    # `n` bytes more have come meanwhile.
+    cdef void read_away(self, size_t n) noexcept

@@ -1,0 +1,65 @@
+"""How an HTTP/1.1 connection with a client ends: see connection_end.pxd."""
+
+from lb.core.buffer cimport tg_buffer_free, tg_buffer_size
+from lb.proxy.exchange cimport Exchange
+from lb.proxy.http1_answer cimport AnsweringConnection
+
+cdef enum:
+    LINGER_NS = 2_000_000_000
+    LINGER_BYTES = 1024 * 1024
+
+
+cdef class EndingConnection(AnsweringConnection):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.inbox)
+
+    cdef void read_loop(self) noexcept:
+        pass
+
+    cdef void finish(self) noexcept:
+        """Closing with unread bytes, or before some come, would reset the connection and take the answer with it: shut
+        our side, read theirs away. A client that said `close` sends no more (RFC 9112 section 9.6)."""
+        if not self.unread and (self.hangup or (
+                self.last_request and not self.parser.reading_body and tg_buffer_size(&self.inbox) == 0)):
+            self.close_now()
+            return
+        self.lingering = True
+        self.unread = True
+        self.shutdown_write()
+        self.poller.arm(self, self.poller.now + LINGER_NS)
+        self.read_loop()
+
+    cdef void read_away(self, size_t n) noexcept:
+        self.lingered += n
+        if self.lingered > LINGER_BYTES:
+            self.close_now()
+
+    cdef void close_now(self) noexcept:
+        cdef Exchange exchange = self.exchange
+        if self.fd < 0:
+            return
+        self.exchange = None
+        self.poller.remove(self)
+        (<set>self.listener.connections).discard(self)
+        self.listener.closed_one(self.ip, self.ip_length)
+        if exchange is not None:
+            self.intake.busy -= 1
+            exchange.client_gone()
+
+    # From Python.
+
+    def close_if_idle(self):
+        """Close unless an exchange or an answer is under way; a request that has come by now is still answered."""
+        if self.exchange is None and not self.pending() and self.fd >= 0:
+            self.unread = True
+            self.last_look = True
+            self.poller.mark(self)
+
+    def finishing(self):
+        """Whether there is work left although no exchange is under way: an answer to send, or a last look."""
+        return self.fd >= 0 and self.exchange is None and (self.pending() > 0 or self.last_look)
+
+    def close(self):
+        """Close at once; an exchange in progress is cancelled."""
+        self.close_now()

@@ -1,0 +1,119 @@
+"""How HTTP/1.1 connections begin and end: what a client sees that makes one for a single request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+
+import pytest
+from datapath import Site, settle
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+OLD = b"GET / HTTP/1.0\r\n\r\n"
+
+
+async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+
+
+@pytest.mark.parametrize("request_", [LAST, OLD], ids=["close", "http-1.0"])
+async def test_a_client_that_sends_no_more_is_not_waited_for(site: Site, request_: bytes) -> None:
+    gate = await site.gate([await site.endpoint(answering)])
+    reader, writer = await gate.connect()
+    writer.write(request_)
+    assert (await asyncio.wait_for(reader.read(-1), 20)).endswith(b"\r\n\r\nok")
+    # The client has closed nothing, and yet there is nothing left of it.
+    assert gate.proxy.stats()["connections"] == 0
+    writer.close()
+
+
+async def test_a_client_that_sends_more_than_it_said_loses_no_answer(site: Site) -> None:
+    """Closing at once would reset its connection, and could take the answer with it."""
+    gate = await site.gate([await site.endpoint(answering)])
+    reader, writer = await gate.connect()
+    writer.write(LAST + b"\r\n")
+    assert (await asyncio.wait_for(reader.read(-1), 20)).endswith(b"\r\n\r\nok")
+    assert gate.proxy.stats()["connections"] == 1
+    writer.close()
+    await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays open")
+
+
+async def test_a_refused_request_with_more_of_it_to_come_loses_no_answer(site: Site) -> None:
+    gate = await site.gate([await site.endpoint(answering)])
+    reader, writer = await gate.connect()
+    writer.write(b"POST http://b@/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(-1), 20)).startswith(b"HTTP/1.1 400 ")
+    assert gate.proxy.stats()["connections"] == 1
+    writer.write(bytes(100000))
+    writer.close()
+    await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays open")
+
+
+async def test_clients_that_leave_before_the_first_answer_are_noticed(site: Site) -> None:
+    """Their connections are registered with the poller only when the answer takes its time."""
+    asked = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await reader.read(-1)
+
+    gate = await site.gate([await site.endpoint(silent)])
+    _, writer = await gate.connect()
+    writer.write(GET)
+    await asyncio.wait_for(asked.wait(), 20)
+    writer.close()
+    await settle(lambda: gate.in_flight() == 0 and gate.proxy.stats()["connections"] == 0, "the client is waited for")
+
+
+async def test_many_at_once(site: Site) -> None:
+    """More than are accepted in one turn; half of them say nothing for a while."""
+    gate = await site.gate([await site.endpoint(answering)], pool={"max_idle": 200})
+    made = [await gate.connect() for _ in range(150)]
+    for _, writer in made[::2]:
+        writer.write(LAST)
+    answers = [await asyncio.wait_for(reader.read(-1), 20) for reader, _ in made[::2]]
+    for _, writer in made[1::2]:
+        writer.write(LAST)
+    answers += [await asyncio.wait_for(reader.read(-1), 20) for reader, _ in made[1::2]]
+    assert all(answer.endswith(b"\r\n\r\nok") for answer in answers)
+    assert gate.proxy.stats()["connections"] == 0
+    for _, writer in made:
+        writer.close()
+
+
+async def test_small_pieces_are_sent_at_once(site: Site) -> None:
+    """Connections have TCP_NODELAY without a system call for each."""
+    gate = await site.gate([await site.endpoint(answering)])
+    reader, writer = await gate.connect()
+    writer.write(GET)
+    await reader.readuntil(b"ok")
+    port = writer.get_extra_info("sockname")[1]
+    (ours,) = [each for each in sockets_of_this_process() if peer_port(each) == port]
+    assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    writer.close()
+
+
+def sockets_of_this_process() -> list[socket.socket]:
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                found.append(socket.socket(fileno=os.dup(int(name))))
+        except OSError:
+            continue  # the directory's own, which is closed by now
+    return found
+
+
+def peer_port(sock: socket.socket) -> int | None:
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return None
+    return name[1] if sock.family == socket.AF_INET else None
