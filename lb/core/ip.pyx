@@ -57,7 +57,28 @@ cdef int ip_parse(tg_ip *ip, const char *text, size_t n) noexcept nogil:
     return 0
 
 
+cdef int format4(const unsigned char *octets, char *text) noexcept nogil:
+    """As inet_ntop, which goes through printf: it took a thirteenth of a request on a new connection."""
+    cdef int i, n = 0
+    cdef unsigned char octet
+    for i in range(4):
+        octet = octets[i]
+        if octet >= 100:
+            text[n] = <char>(48 + octet // 100)
+            n += 1
+        if octet >= 10:
+            text[n] = <char>(48 + octet // 10 % 10)
+            n += 1
+        text[n] = <char>(48 + octet % 10)
+        text[n + 1] = 46
+        n += 2
+    text[n - 1] = 0
+    return n - 1
+
+
 cdef int ip_format(const tg_ip *ip, char *text) noexcept nogil:
+    if ip.family == AF_INET:
+        return format4(ip.octets, text)
     text[0] = 0
     # It fails only for an unknown family or for want of room: neither can be.
     if ip.family == 0 or inet_ntop(ip.family, ip.octets, text, IP_TEXT) == NULL:

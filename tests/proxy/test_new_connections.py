@@ -88,6 +88,22 @@ async def test_many_at_once(site: Site) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("source", ["127.0.0.1", "127.9.10.99", "127.100.199.200", "127.255.249.109", "127.20.5.254"])
+async def test_the_client_has_its_own_address(site: Site, source: str) -> None:
+    heads: list[bytes] = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+
+    gate = await site.gate([await site.endpoint(endpoint)])
+    reader, writer = await asyncio.open_connection("127.0.0.1", gate.port, local_addr=(source, 0))
+    writer.write(LAST)
+    await asyncio.wait_for(reader.read(-1), 20)
+    writer.close()
+    assert f"\r\nx-forwarded-for: {source}\r\n".encode() in heads[0].lower()
+
+
 async def test_small_pieces_are_sent_at_once(site: Site) -> None:
     """Connections have TCP_NODELAY without a system call for each."""
     gate = await site.gate([await site.endpoint(answering)])
