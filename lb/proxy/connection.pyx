@@ -317,7 +317,7 @@ cdef class HttpConnection(EndingConnection):
         if self.fd < 0:
             return
         if waiting:
-            left = self.push()
+            left = self.push_last() if self.closing and self.over() else self.push()
             if left == IO_ERROR:
                 self.close_now()
                 return

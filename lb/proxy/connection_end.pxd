@@ -17,6 +17,10 @@ cdef class EndingConnection(AnsweringConnection):
 
     # For the subclass: read what there is.
     cdef void read_loop(self) noexcept
+    # Whether the connection may be closed as soon as the last answer is with the kernel.
+    cdef bint over(self) noexcept
+    # As `push`, where `over` and `closing` hold: the caller closes when nothing is left.
+    cdef int push_last(self) noexcept
     # The last answer is with the kernel: closes, or lingers first.
     cdef void finish(self) noexcept
     # `n` bytes more have come meanwhile.

@@ -1,8 +1,15 @@
 """How an HTTP/1.1 connection with a client ends: see connection_end.pxd."""
 
-from lb.core.buffer cimport tg_buffer_free, tg_buffer_size
+from lb.core.buffer cimport tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.http1_answer cimport AnsweringConnection
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_MORE
+        MSG_NOSIGNAL
+    ssize_t send(int fd, const void *data, size_t size, int flags)
 
 cdef enum:
     LINGER_NS = 2_000_000_000
@@ -17,11 +24,27 @@ cdef class EndingConnection(AnsweringConnection):
     cdef void read_loop(self) noexcept:
         pass
 
+    cdef bint over(self) noexcept:
+        """A client that said `close` sends no more (RFC 9112 section 9.6)."""
+        if self.unread:
+            return False
+        return self.hangup or (
+            self.last_request and not self.parser.reading_body and tg_buffer_size(&self.inbox) == 0)
+
+    cdef int push_last(self) noexcept:
+        """The kernel waits with the last bytes for the close, and sends one segment with the FIN instead of two."""
+        cdef ssize_t n
+        if self.tls is None and tg_buffer_size(&self.out):
+            n = send(self.fd, tg_buffer_head(&self.out), tg_buffer_size(&self.out),
+                     MSG_MORE | MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n > 0:
+                tg_buffer_consume(&self.out, <size_t>n)
+        return self.push()                        # what is left, and what was wrong
+
     cdef void finish(self) noexcept:
         """Closing with unread bytes, or before some come, would reset the connection and take the answer with it: shut
-        our side, read theirs away. A client that said `close` sends no more (RFC 9112 section 9.6)."""
-        if not self.unread and (self.hangup or (
-                self.last_request and not self.parser.reading_body and tg_buffer_size(&self.inbox) == 0)):
+        our side, read theirs away."""
+        if self.over():
             self.close_now()
             return
         self.lingering = True

@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import stat
+import struct
 
 import pytest
 from datapath import Site, settle
@@ -14,6 +15,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
+TCP_INFO_SIZE, SEGMENTS_IN = 144, 140  # of struct tcp_info: up to tcpi_segs_in, and where that is
 
 
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -102,6 +104,17 @@ async def test_the_client_has_its_own_address(site: Site, source: str) -> None:
     await asyncio.wait_for(reader.read(-1), 20)
     writer.close()
     assert f"\r\nx-forwarded-for: {source}\r\n".encode() in heads[0].lower()
+
+
+async def test_the_answer_comes_with_the_end(site: Site) -> None:
+    gate = await site.gate([await site.endpoint(answering)])
+    reader, writer = await gate.connect()
+    writer.write(LAST)
+    await asyncio.wait_for(reader.read(-1), 20)
+    info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
+    (segments,) = struct.unpack_from("I", info, SEGMENTS_IN)
+    assert segments <= 3  # SYN, the acknowledgement of the request, the answer with FIN
+    writer.close()
 
 
 async def test_small_pieces_are_sent_at_once(site: Site) -> None:
