@@ -13,13 +13,14 @@ cdef class EndingConnection(AnsweringConnection):
     cdef bint last_request            # the client said that no request follows the one in progress
     cdef bint last_look               # close after one more read finds nothing
     cdef bint lingering               # our side is shut; reading away what still comes
+    cdef bint looked                  # nothing came behind the last request
     cdef size_t lingered
 
     # For the subclass: read what there is.
     cdef void read_loop(self) noexcept
-    # Whether the connection may be closed as soon as the last answer is with the kernel.
+    # Whether the connection may be closed as soon as the last answer is with the kernel; looks whether more has come.
     cdef bint over(self) noexcept
-    # As `push`, where `over` and `closing` hold: the caller closes when nothing is left.
+    # As `push`, where `closing` and `over` hold: the caller calls `finish` when nothing is left.
     cdef int push_last(self) noexcept
     # The last answer is with the kernel: closes, or lingers first.
     cdef void finish(self) noexcept

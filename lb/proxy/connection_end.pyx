@@ -25,21 +25,33 @@ cdef class EndingConnection(AnsweringConnection):
         pass
 
     cdef bint over(self) noexcept:
-        """A client that said `close` sends no more (RFC 9112 section 9.6)."""
-        if self.unread:
+        """A client that said `close` sends no more (RFC 9112 section 9.6). Some do, and unread bytes would make the
+        close a reset, which takes the answer with it."""
+        cdef Py_ssize_t n
+        if self.unread or self.hangup:
+            return not self.unread
+        if not self.last_request or self.parser.reading_body or tg_buffer_size(&self.inbox):
             return False
-        return self.hangup or (
-            self.last_request and not self.parser.reading_body and tg_buffer_size(&self.inbox) == 0)
+        if not self.looked:
+            n = self.receive(self.poller.scratch, self.poller.scratch_size)
+            if n > 0:
+                self.last_request = False
+                return False
+            self.looked = True
+        return True
 
     cdef int push_last(self) noexcept:
         """The kernel waits with the last bytes for the close, and sends one segment with the FIN instead of two."""
         cdef ssize_t n
-        if self.tls is None and tg_buffer_size(&self.out):
+        cdef int left
+        if self.tls is None:
             n = send(self.fd, tg_buffer_head(&self.out), tg_buffer_size(&self.out),
                      MSG_MORE | MSG_NOSIGNAL | MSG_DONTWAIT)
             if n > 0:
                 tg_buffer_consume(&self.out, <size_t>n)
-        return self.push()                        # what is left, and what was wrong
+        left = self.push()                        # what is left, and what was wrong
+        self.looked = left == 0
+        return left
 
     cdef void finish(self) noexcept:
         """Closing with unread bytes, or before some come, would reset the connection and take the answer with it: shut

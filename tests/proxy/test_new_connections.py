@@ -9,13 +9,21 @@ import stat
 import struct
 
 import pytest
-from datapath import Site, settle
+from datapath import Gate, Site, settle
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\n\r\n"
 TCP_INFO_SIZE, SEGMENTS_IN = 144, 140  # of struct tcp_info: up to tcpi_segs_in, and where that is
+
+
+async def ask(gate: Gate, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection whose request is there when the gate accepts it, as most are."""
+    sock = socket.create_connection(("127.0.0.1", gate.port), timeout=20)
+    sock.sendall(request)
+    sock.setblocking(False)
+    return await asyncio.open_connection(sock=sock)
 
 
 async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -27,8 +35,7 @@ async def answering(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 @pytest.mark.parametrize("request_", [LAST, OLD], ids=["close", "http-1.0"])
 async def test_a_client_that_sends_no_more_is_not_waited_for(site: Site, request_: bytes) -> None:
     gate = await site.gate([await site.endpoint(answering)])
-    reader, writer = await gate.connect()
-    writer.write(request_)
+    reader, writer = await ask(gate, request_)
     assert (await asyncio.wait_for(reader.read(-1), 20)).endswith(b"\r\n\r\nok")
     # The client has closed nothing, and yet there is nothing left of it.
     assert gate.proxy.stats()["connections"] == 0
@@ -38,9 +45,29 @@ async def test_a_client_that_sends_no_more_is_not_waited_for(site: Site, request
 async def test_a_client_that_sends_more_than_it_said_loses_no_answer(site: Site) -> None:
     """Closing at once would reset its connection, and could take the answer with it."""
     gate = await site.gate([await site.endpoint(answering)])
-    reader, writer = await gate.connect()
-    writer.write(LAST + b"\r\n")
+    reader, writer = await ask(gate, LAST + b"\r\n")
     assert (await asyncio.wait_for(reader.read(-1), 20)).endswith(b"\r\n\r\nok")
+    assert gate.proxy.stats()["connections"] == 1
+    writer.close()
+    await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays open")
+
+
+@pytest.mark.parametrize("size", [2, 100_000], ids=["small", "large"])
+async def test_a_client_that_sends_more_before_its_answer_loses_none(site: Site, size: int) -> None:
+    asked, more = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await more.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    gate = await site.gate([await site.endpoint(endpoint)])
+    reader, writer = await ask(gate, LAST)
+    await asyncio.wait_for(asked.wait(), 20)
+    writer.write(b"\r\n")
+    more.set()
+    assert (await asyncio.wait_for(reader.read(-1), 20)).endswith(b"\r\n\r\n" + bytes(size))
     assert gate.proxy.stats()["connections"] == 1
     writer.close()
     await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays open")
@@ -67,8 +94,7 @@ async def test_clients_that_leave_before_the_first_answer_are_noticed(site: Site
         await reader.read(-1)
 
     gate = await site.gate([await site.endpoint(silent)])
-    _, writer = await gate.connect()
-    writer.write(GET)
+    _, writer = await ask(gate, GET)
     await asyncio.wait_for(asked.wait(), 20)
     writer.close()
     await settle(lambda: gate.in_flight() == 0 and gate.proxy.stats()["connections"] == 0, "the client is waited for")
@@ -108,8 +134,7 @@ async def test_the_client_has_its_own_address(site: Site, source: str) -> None:
 
 async def test_the_answer_comes_with_the_end(site: Site) -> None:
     gate = await site.gate([await site.endpoint(answering)])
-    reader, writer = await gate.connect()
-    writer.write(LAST)
+    reader, writer = await ask(gate, LAST)
     await asyncio.wait_for(reader.read(-1), 20)
     info = writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_SIZE)
     (segments,) = struct.unpack_from("I", info, SEGMENTS_IN)
@@ -120,8 +145,7 @@ async def test_the_answer_comes_with_the_end(site: Site) -> None:
 async def test_small_pieces_are_sent_at_once(site: Site) -> None:
     """Connections have TCP_NODELAY without a system call for each."""
     gate = await site.gate([await site.endpoint(answering)])
-    reader, writer = await gate.connect()
-    writer.write(GET)
+    reader, writer = await ask(gate, GET)
     await reader.readuntil(b"ok")
     port = writer.get_extra_info("sockname")[1]
     (ours,) = [each for each in sockets_of_this_process() if peer_port(each) == port]
