@@ -40,6 +40,8 @@ cdef class Parser:
     # The peer's end of file: 0 fine here (scan.complete is set when it ends a message), -1 inside of a message.
     cdef int finish(self, Scan *scan) noexcept
     cdef bint keep_alive(self) noexcept
+    # Inside of a body whose length was announced: `http.content_length` bytes of it are still to come.
+    cdef bint has_length(self) noexcept
     cdef Py_ssize_t consumed(self, Scan *scan, Py_ssize_t n) noexcept
 
 

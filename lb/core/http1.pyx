@@ -234,6 +234,9 @@ cdef class Parser:
     cdef bint keep_alive(self) noexcept:
         return llhttp_should_keep_alive(&self.http)
 
+    cdef bint has_length(self) noexcept:
+        return self.reading_body and self.http.flags & F_CONTENT_LENGTH != 0
+
 
 cdef Parser new_request_parser():
     cdef Parser parser = Parser()

@@ -8,12 +8,15 @@ from lb.proxy.pace cimport tg_pace
 
 cdef class HttpConnection(EndingConnection):
     cdef bint fresh                   # nothing has come yet: it may turn out to be HTTP/2
+    cdef bint bulk                    # the last read was a large one
     cdef bint head_started            # a request's head has begun to come
     cdef uint64_t head_deadline
     cdef uint32_t chunk_excess        # bytes of the request's chunks that are neither body nor what a chunk needs
     cdef tg_pace pace                 # of the request's body
     cdef uint64_t body_deadline       # for it to be fast enough
 
+    cdef Py_ssize_t pass_on(self) noexcept
+    cdef char *place(self, size_t *room) noexcept
     cdef void process(self, const char *data, size_t n) noexcept
     cdef void keep_bytes(self, const char *data, size_t n) noexcept
     cdef void begin(self, Scan *scan) noexcept

@@ -4,13 +4,14 @@ What is read is parsed in place; only a head that comes in parts, or a pipelined
 How answers go out is in lb.proxy.http1_answer, how it all ends in lb.proxy.connection_end.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plainly_chunked, worker_scan
 from lb.core.http2_frames cimport PREFACE, PREFACE_SIZE
 from lb.core.poller cimport READ_TURNS
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
+from lb.core.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec
 from lb.core.tls cimport handshake_turn
 from lb.proxy.connection_end cimport EndingConnection
@@ -26,6 +27,7 @@ cdef enum:
     CHUNK = 16                        # bytes around a chunk's content that are not held against it
     CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
     OUT_LIMIT = 64 * 1024             # answers that wait for the client, before its next request is taken up
+    STRAIGHT = 16 * 1024              # of a body still to come: from here on a copy costs more than a read of its own
 
 
 cdef class HttpConnection(EndingConnection):
@@ -79,6 +81,7 @@ cdef class HttpConnection(EndingConnection):
     cdef void read_loop(self) noexcept:
         cdef Py_ssize_t n
         cdef size_t room = self.poller.scratch_size
+        cdef char *into = self.poller.scratch
         cdef int turn = 0
         if self.tls is not None and self.tls.handshaking and not handshake_turn(self.poller.now):
             self.poller.defer(self)               # on_flush goes on
@@ -88,7 +91,13 @@ cdef class HttpConnection(EndingConnection):
                 self.poller.defer(self)           # on_flush goes on
                 return
             turn += 1
-            n = self.receive(self.poller.scratch, room)
+            n = self.pass_on() if self.bulk else PASS_NOT
+            if n > 0 or n == PASS_LOST:
+                continue
+            if n == PASS_NOT:
+                into = self.place(&room)
+                n = self.receive(into, room)
+                self.bulk = n >= PASS_MUCH
             if n == IO_AGAIN:
                 self.unread = False
                 if self.tls is not None:
@@ -103,7 +112,37 @@ cdef class HttpConnection(EndingConnection):
             if self.lingering:
                 self.read_away(<size_t>n)
                 continue
-            self.process(self.poller.scratch, <size_t>n)
+            self.process(into, <size_t>n)
+
+    cdef Py_ssize_t pass_on(self) noexcept:
+        """A part of a long body, if nobody here has to see it: see `Exchange.pass_body`."""
+        cdef Exchange exchange = self.exchange
+        cdef Py_ssize_t n
+        if exchange is None or self.tls is not None or tg_buffer_size(&self.inbox) or not self.parser.has_length() or (
+                self.parser.http.content_length < PASS_FROM):
+            return PASS_NOT
+        n = exchange.pass_body(<size_t>self.parser.http.content_length - PASS_REST)
+        if n > 0:
+            self.parser.http.content_length -= <uint64_t>n
+            self.bulk = n >= PASS_MUCH
+            self.body_deadline = pace_advance(&self.pace, self.poller.now, <uint64_t>n, self.listener.body_quota,
+                                              self.listener.body_timeout)
+        return n
+
+    cdef char *place(self, size_t *room) noexcept:
+        """Where to receive: a long body of known length comes straight to where its exchange gathers it."""
+        cdef Exchange exchange = self.exchange
+        cdef char *place = NULL
+        cdef size_t left
+        room[0] = self.poller.scratch_size
+        if exchange is not None and self.parser.has_length() and tg_buffer_size(&self.inbox) == 0:
+            left = <size_t>min(self.parser.http.content_length, <uint64_t>self.poller.scratch_size)
+            if left >= STRAIGHT:
+                place = exchange.body_place(left)
+                if place != NULL:
+                    room[0] = left                # what follows the body is another request
+                    return place
+        return self.poller.scratch
 
     cdef void watch_record(self) noexcept:
         """A client could trickle a TLS record as it could a head, and nothing of it would show here before its end: a

@@ -103,6 +103,12 @@ cdef class Exchange(Http1Call):
     cdef void begin(self, Scan *scan) noexcept
     # A piece of the request's body, its spans `size` bytes together; `last` completes it.
     cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
+    # Where the next `size` bytes of the request's body, which has a length, may be received; NULL: anywhere. They
+    # come by `take_body` as all do.
+    cdef char *body_place(self, size_t size) noexcept
+    # Up to `size` bytes of it from the client's socket to where they go, past this process: as lb.core.splice's
+    # `pass_through` says; behind PASS_LOST the exchange may be over.
+    cdef Py_ssize_t pass_body(self, size_t size) noexcept
     # The scan's trailers, which come before the last piece is told.
     cdef void take_trailers(self, Scan *scan) noexcept
     # The client left before its answer was complete.

@@ -20,6 +20,7 @@ from lb.core.head cimport Field, Scan
 from lb.core.poller cimport monotonic_ns
 from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_REJECTED, TG_S_RETRIES, tg_add
 from lb.core.source_key cimport hash_source
+from lb.core.splice cimport PASS_NOT
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.bound cimport bind, leave_sequence, rebind
 from lb.proxy.client cimport Client
@@ -106,6 +107,12 @@ cdef class Exchange(Http1Call):
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         pass
+
+    cdef char *body_place(self, size_t size) noexcept:
+        return NULL
+
+    cdef Py_ssize_t pass_body(self, size_t size) noexcept:
+        return PASS_NOT
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         """Passed on by those that forward; nobody else asked for them."""

@@ -11,6 +11,7 @@ from lb.core.head cimport Scan, mark_hop_by_hop, plainly_chunked
 from lb.core.head_text cimport append_chunk_size, append_text, append_trailers
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
+from lb.proxy.bulk cimport pass_request, pass_response
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
 from lb.proxy.forward_head cimport build_head
@@ -140,6 +141,9 @@ cdef class ForwardExchange(TryingExchange):
                     self.arm_wait()               # nobody else watches an endpoint that takes no more of it
         if self.request_complete and self.route.mirror is not None and not self.upgrading:
             self.route.mirror.offer(self.client.poller, &self.request, self.kept, self.key, self.head_method)
+
+    cdef Py_ssize_t pass_body(self, size_t size) noexcept:
+        return pass_request(self, size)
 
     cdef void spill(self, const iovec *spans, int count, bint last) noexcept:
         """Body bytes that are not kept: straight to the endpoint, behind what is left of `request`."""
@@ -302,6 +306,9 @@ cdef class ForwardExchange(TryingExchange):
         if self.client.backlog() > HIGH_WATER:
             upstream.pause()
         self.arm_wait()
+
+    cdef Py_ssize_t pass_answer(self, Http1Upstream upstream, size_t size) noexcept:
+        return pass_response(self, upstream, size)
 
     # Behind an upgrade (lb.proxy.upgrade).
 

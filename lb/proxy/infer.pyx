@@ -12,7 +12,9 @@ What is no inference, such as a model's metadata, goes the same way past codec a
 from libc.stdint cimport uint64_t
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
-from lb.core.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size
+from lb.core.buffer cimport (
+    tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+)
 from lb.core.hashing cimport hash64
 from lb.core.head cimport Scan
 from lb.core.poller cimport Poller
@@ -127,10 +129,19 @@ cdef class InferExchange(TryingExchange):
             if tg_buffer_reserve(&self.body, expected) < 0:
                 self.fail(503, b"no-memory", "out of memory")
 
+    cdef char *body_place(self, size_t size) noexcept:
+        if self.state != X_REQUEST or tg_buffer_reserve(&self.body, size) < 0:
+            return NULL
+        return tg_buffer_tail(&self.body)
+
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef int i
         if self.state != X_REQUEST:
             return
+        if (count == 1 and spans[0].iov_base == tg_buffer_tail(&self.body)
+                and size <= self.body.capacity - self.body.end):
+            self.body.end += size             # received where `body_place` said
+            count = 0
         for i in range(count):
             if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:
                 self.fail(503, b"no-memory", "out of memory")

@@ -17,6 +17,9 @@ cdef class Http1Call(Waiter):
     cdef void on_connected(self, Http1Upstream upstream) noexcept
     # A scan of the answer: head, body spans, completion, any of them.
     cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept
+    # Up to `size` bytes of the answer's body from the connection's socket to where they go, past this process: as
+    # lb.core.splice's `pass_through` says; behind PASS_LOST the connection may be closed.
+    cdef Py_ssize_t pass_answer(self, Http1Upstream upstream, size_t size) noexcept
     # Bytes behind an answer that made the connection another protocol's (`Http1Upstream.raw`); their end.
     cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept
     cdef void on_raw_end(self, Http1Upstream upstream) noexcept
@@ -36,10 +39,12 @@ cdef class Http1Upstream(Stream):
     cdef bint unread                  # there may be bytes in the kernel that were not read because of `paused`
     cdef bint hangup                  # the endpoint closed, or shut down, its side
     cdef bint raw                     # what comes is not HTTP any more
+    cdef bint bulk                    # the last read was a large one
     cdef bint answered                # a byte of this exchange's answer came
     cdef bint deaf                    # the endpoint takes no more; what it has said is still there to be read
 
     cdef void read_loop(self) noexcept
+    cdef Py_ssize_t pass_on(self) noexcept
     cdef int consume(self, const char *data, size_t n) noexcept
     cdef void ended(self) noexcept
     cdef void broken(self, int kind) noexcept

@@ -7,6 +7,7 @@ from lb.core.buffer cimport (
 from lb.core.head cimport MAX_FIELDS, Scan, worker_scan
 from lb.core.http1 cimport new_response_parser
 from lb.core.poller cimport READ_TURNS, Poller
+from lb.core.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,
 )
@@ -23,6 +24,9 @@ cdef class Http1Call(Waiter):
 
     cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept:
         pass
+
+    cdef Py_ssize_t pass_answer(self, Http1Upstream upstream, size_t size) noexcept:
+        return PASS_NOT
 
     cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept:
         pass
@@ -95,7 +99,12 @@ cdef class Http1Upstream(Stream):
                 self.poller.defer(self)
                 return
             turn += 1
-            n = self.receive(self.poller.scratch, room)
+            n = self.pass_on() if self.bulk else PASS_NOT
+            if n > 0 or n == PASS_LOST:
+                continue
+            if n == PASS_NOT:
+                n = self.receive(self.poller.scratch, room)
+                self.bulk = n >= PASS_MUCH
             if n == IO_AGAIN:
                 return
             if n == IO_ERROR:
@@ -114,6 +123,19 @@ cdef class Http1Upstream(Stream):
                 return      # drained; the edge will tell when there is more, or the end
         if self.paused:
             self.unread = True
+
+    cdef Py_ssize_t pass_on(self) noexcept:
+        """A part of a long body, if nobody here has to see it: see `pass_answer`."""
+        cdef Http1Call call = self.call
+        cdef Py_ssize_t n
+        if call is None or self.tls is not None or not self.parser.has_length() or (
+                self.parser.http.content_length < PASS_FROM):
+            return PASS_NOT
+        n = call.pass_answer(self, <size_t>self.parser.http.content_length - PASS_REST)
+        if n > 0:
+            self.parser.http.content_length -= <uint64_t>n
+            self.bulk = n >= PASS_MUCH
+        return n
 
     cdef int consume(self, const char *data, size_t n) noexcept:
         """0, or -1 when the connection is gone or idle again."""
