@@ -6,7 +6,6 @@ from lb.core.splice cimport PASS_LOST, PASS_NOT, pass_through
 from lb.proxy.exchange cimport X_ANSWERING, X_PICKED
 from lb.proxy.forward cimport HIGH_WATER, ForwardExchange
 from lb.proxy.http1_answer cimport AnsweringConnection
-from lb.upstream.failure cimport FAIL_RESET
 from lb.upstream.http1 cimport Http1Upstream
 
 
@@ -15,13 +14,13 @@ cdef Py_ssize_t pass_request(ForwardExchange exchange, size_t size) noexcept:
     cdef Py_ssize_t n
     if exchange.kept or exchange.chunked or exchange.state != X_PICKED or tg_buffer_size(&exchange.request):
         return PASS_NOT
-    if upstream is None or upstream.connecting or upstream.tls is not None or upstream.pending():
+    if upstream is None or upstream.connecting or upstream.tls is not None or upstream.pending() or upstream.deaf:
         return PASS_NOT
     if exchange.bytes_in + size > exchange.route.max_body:
         return PASS_NOT
     n = pass_through(exchange.client, upstream, size)
     if n == PASS_LOST:
-        upstream.broken(FAIL_RESET)
+        upstream.write_failed()
     elif n > 0:
         exchange.bytes_in += <uint64_t>n
         exchange.wants_body = upstream.pending() < HIGH_WATER
