@@ -1,4 +1,5 @@
-"""What is used of nghttp2 (1.52 or later): its decoder of header blocks (RFC 7541), its fields, its authorities."""
+"""What is used of nghttp2 (1.52 or later): its decoder of header blocks (RFC 7541), its fields, its check
+of authorities."""
 
 from libc.stdint cimport uint8_t
 

@@ -37,16 +37,3 @@ cdef int web_encode(const iovec *parts, int count, tg_buffer *out) noexcept nogi
 # with what this gave. Negative: WEB_NO_MEMORY.
 cdef Py_ssize_t web_trailers_begin(tg_buffer *out) noexcept nogil
 cdef void web_trailers_end(tg_buffer *out, Py_ssize_t begun) noexcept nogil
-
-
-cdef class CrossOrigin:
-    """Which pages of other origins may call (the Fetch standard's CORS protocol). Made only where it is configured."""
-    cdef readonly frozenset origins   # exact origins such as https://app.example.org
-    cdef readonly bint any_origin     # "*"
-
-    cdef bint allows(self, const char *origin, size_t n) noexcept
-    # The field lines of the answer to a preflight: status 204. 0 or -1.
-    cdef int append_preflight(self, tg_buffer *head, const char *origin, size_t n, const char *names,
-                              size_t names_length) noexcept
-    # The field lines of any other answer. 0 or -1.
-    cdef int append_allowed(self, tg_buffer *head, const char *origin, size_t n) noexcept

@@ -4,7 +4,6 @@ from libc.string cimport memset
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
-from lb.core.head_text cimport append_text
 from lb.core.stream cimport iovec
 
 cdef extern from "<strings.h>" nogil:
@@ -156,48 +155,6 @@ cdef void web_trailers_end(tg_buffer *out, Py_ssize_t begun) noexcept nogil:
     head[4] = <unsigned char>n
 
 
-cdef inline bint is_token(const char *text, size_t n) noexcept nogil:
-    """A list of field names, as a preflight sends it: nothing that could end a line or begin another field."""
-    cdef size_t i
-    cdef char c
-    for i in range(n):
-        c = text[i]
-        if not (48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122 or c == 45 or c == 95 or c == 44 or c == 32):
-            return False
-    return True
-
-
-cdef class CrossOrigin:
-    """`origins` are exact origins, or "*" for any."""
-
-    def __init__(self, origins):
-        self.origins = frozenset([origin.encode("ascii") for origin in origins])
-        self.any_origin = b"*" in self.origins
-
-    cdef bint allows(self, const char *origin, size_t n) noexcept:
-        return n > 0 and (self.any_origin or origin[:n] in self.origins)
-
-    cdef int append_allowed(self, tg_buffer *head, const char *origin, size_t n) noexcept:
-        cdef int failed = append_text(head, b"Access-Control-Allow-Origin: ")
-        if self.any_origin:
-            failed |= append_text(head, b"*")
-        else:
-            failed |= tg_buffer_append(head, origin, n)
-            failed |= append_text(head, b"\r\nVary: Origin")
-        return failed | append_text(
-            head, b"\r\nAccess-Control-Expose-Headers: grpc-status, grpc-message, grpc-status-details-bin\r\n")
-
-    cdef int append_preflight(self, tg_buffer *head, const char *origin, size_t n, const char *names,
-                              size_t names_length) noexcept:
-        cdef int failed = self.append_allowed(head, origin, n)
-        failed |= append_text(head, b"Access-Control-Allow-Methods: POST\r\nAccess-Control-Max-Age: 86400\r\n")
-        if names_length and is_token(names, names_length):
-            failed |= append_text(head, b"Access-Control-Allow-Headers: ")
-            failed |= tg_buffer_append(head, names, names_length)
-            failed |= append_text(head, b"\r\n")
-        return failed
-
-
 # From Python, for tests and fuzzing.
 
 cdef class Scratch:
@@ -267,21 +224,4 @@ def trailers_frame(pairs):
         if tg_buffer_append(&out.buffer, <const char *>line, <size_t>len(line)) < 0:
             raise MemoryError
     web_trailers_end(&out.buffer, begun)
-    return out.taken()
-
-
-def cross_origin(origins, bytes origin, names=None):
-    """The field lines for a page of `origin`: of a preflight that asks for `names`, else of an answer. None: refused.
-    """
-    cdef CrossOrigin policy = CrossOrigin(origins)
-    cdef Scratch out = Scratch()
-    cdef bytes asked
-    if not policy.allows(<const char *>origin, <size_t>len(origin)):
-        return None
-    if names is None:
-        policy.append_allowed(&out.buffer, <const char *>origin, <size_t>len(origin))
-    else:
-        asked = names
-        policy.append_preflight(&out.buffer, <const char *>origin, <size_t>len(origin), <const char *>asked,
-                                <size_t>len(asked))
     return out.taken()

@@ -1,4 +1,4 @@
-"""gRPC-Web: content types, bodies in base64, trailers in the body, and who may call from a page."""
+"""gRPC-Web: content types, bodies in base64, and trailers in the body."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.proxy.grpc_web import cross_origin, decode_pieces, encode_pieces, kind_of, trailers_frame
+from lb.proxy.grpc_web import decode_pieces, encode_pieces, kind_of, trailers_frame
 
 relaxed = settings(deadline=None)  # the machine may be busy
 
@@ -103,34 +103,3 @@ def test_trailers() -> None:
 def test_long_trailers_have_their_length() -> None:
     frame = trailers_frame([(b"x", b"y" * 100_000)])
     assert struct.unpack(">I", frame[1:5])[0] == len(frame) - 5 == 100_005
-
-
-def test_preflight_of_a_known_page() -> None:
-    lines = cross_origin(["https://app.example.org"], b"https://app.example.org", b"x-grpc-web,content-type")
-    assert lines is not None
-    assert lines.decode().splitlines() == [
-        "Access-Control-Allow-Origin: https://app.example.org",
-        "Vary: Origin",
-        "Access-Control-Expose-Headers: grpc-status, grpc-message, grpc-status-details-bin",
-        "Access-Control-Allow-Methods: POST",
-        "Access-Control-Max-Age: 86400",
-        "Access-Control-Allow-Headers: x-grpc-web,content-type",
-    ]
-
-
-def test_pages_that_are_not_known_are_refused() -> None:
-    for origin in (b"https://evil.example", b"", b"https://app.example.org.evil.example", b"null"):
-        assert cross_origin(["https://app.example.org"], origin) is None
-
-
-def test_any_page() -> None:
-    lines = cross_origin(["*"], b"https://anybody.example")
-    assert lines is not None
-    assert lines.startswith(b"Access-Control-Allow-Origin: *\r\n")
-
-
-def test_names_that_would_break_the_answer_are_not_repeated() -> None:
-    lines = cross_origin(["*"], b"https://a.example", b"x-a\r\nSet-Cookie: b")
-    assert lines is not None
-    assert b"Allow-Headers" not in lines
-    assert b"Cookie" not in lines
