@@ -29,7 +29,7 @@ METHODS = frozenset((
     "PUT", "QUERY", "REBIND", "REPORT", "SEARCH", "SOURCE", "SUBSCRIBE", "TRACE", "UNBIND", "UNLINK", "UNLOCK",
     "UNSUBSCRIBE",
 ))
-# The others that IANA has registered; clients can use them over HTTP/2.
+# The others that IANA has registered.
 REGISTERED = frozenset((
     "BASELINE-CONTROL", "CHECKIN", "LABEL", "MKREDIRECTREF", "MKWORKSPACE", "ORDERPATCH", "UNCHECKOUT", "UPDATE",
     "UPDATEREDIRECTREF", "VERSION-CONTROL",
@@ -182,7 +182,7 @@ class MatchConfig(Model):
         | None
     ) = None
     """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Any token will do, in the letters that clients
-    use for it; those that HTTP/1.1 does not know come over HTTP/2 only. Default: any."""
+    use for it. Default: any."""
     headers: Annotated[dict[Token, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Headers, by name: plain text for the whole value, or a mapping. Of several lines with that name one has to
     match."""

@@ -172,6 +172,8 @@ class PoolConfig(Model):
     `maxconn` of a server, nginx' `max_conns`. When all have as many, requests wait in the `queue`. For model servers
     that work on one batch at a time, a little more than a batch keeps the wait here, where it can be put in order,
     rather than there. What a worker that died had under way counts for one second longer, in which endpoints notice.
+    Pools count apart: an endpoint in two pools may have as many from each, and one whose pool is renamed as many again
+    until those from before are done.
     Default: no limit."""
     cost: Annotated[CostConfig, BeforeValidator(expand_cost, json_schema_input_type=str | CostConfig)] = CostConfig(
         unit="requests"

@@ -42,9 +42,10 @@ cdef enum:
     H_TRACESTATE
     H_GRPC_TIMEOUT
     H_GRPC_STATUS
+    H_DATE
 
 cdef enum:
-    # A method that llhttp has no number for: what HTTP/2 may send and HTTP/1.1 cannot. Fits a set of 64 bits.
+    # A method that llhttp has no number for. Fits a set of 64 bits.
     M_OTHER = 63
     MAX_FIELDS = 1024                 # hard limit of a scan; the configuration allows listeners 1000
     MAX_SPANS = 64
@@ -124,6 +125,11 @@ cdef inline void scan_begin(Scan *scan) noexcept nogil:
     scan.fields[0].name_length = 0
     scan.fields[0].value_length = 0
     memset(scan.first, 0xff, sizeof(scan.first))
+
+
+# Whether an answer says when it was made, to whoever it is passed on to.
+cdef inline bint is_dated(const Scan *scan) noexcept nogil:
+    return scan.first[H_DATE] >= 0 and not scan.fields[scan.first[H_DATE]].hop
 
 
 # The field behind the last one was filled in where it lies: it counts.

@@ -15,7 +15,7 @@ cdef struct Known:
     uint16_t id
     bint hop
 
-cdef Known KNOWN[29]
+cdef Known KNOWN[30]
 cdef const char *NAMES[32]            # by id
 cdef int KNOWN_BY_LENGTH[40]          # first entry of KNOWN with that length, -1 = none
 cdef int KNOWN_COUNT = 0
@@ -100,7 +100,7 @@ cdef void classify_trailer(Field *field) noexcept nogil:
     # RFC 9110 section 6.5.1: nothing that frames or routes the message, or says whose it is, may come behind it.
     # Servers that merge trailers into the head would believe what was taken out of that.
     if (field.id in (H_HOST, H_CONTENT_LENGTH, H_CONTENT_TYPE, H_CONTENT_ENCODING, H_COOKIE, H_EXPECT, H_FORWARDED,
-                     H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO)
+                     H_TRAILER, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO)
             or same_name(field.name, field.name_length, b"authorization")
             or same_name(field.name, field.name_length, b"x-forwarded-client-cert")):
         field.hop = True
@@ -220,10 +220,11 @@ cdef void set_up() noexcept:
     know(b"te", H_TE, True)
     know(b"via", H_VIA, False)
     know(b"host", H_HOST, False)
+    know(b"date", H_DATE, False)
     know(b"cookie", H_COOKIE, False)
     know(b"expect", H_EXPECT, False)
     know(b"upgrade", H_UPGRADE, True)
-    know(b"trailer", H_TRAILER, True)
+    know(b"trailer", H_TRAILER, False)
     know(b"forwarded", H_FORWARDED, False)
     know(b"connection", H_CONNECTION, True)
     know(b"keep-alive", H_KEEP_ALIVE, True)

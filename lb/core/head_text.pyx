@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy, strlen
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
+from posix.types cimport time_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
 from lb.core.head cimport Field, Scan
 
@@ -44,11 +46,14 @@ cdef extern from * nogil:
     """
     const char *tg_reason_phrase(int status)
 
+cdef enum:
+    DATE_NAME = 6                     # bytes of "Date: "
+    DATE_AROUND = 8                   # and of the line's end
+    SECOND = 1_000_000_000
+
 cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
     struct tm:
         pass
-    time_t time(time_t *into)
     tm *gmtime_r(const time_t *when, tm *into)
     size_t strftime(char *into, size_t room, const char *form, const tm *parts)
 
@@ -129,21 +134,33 @@ cdef int append_trailers(tg_buffer *out, const Scan *scan) noexcept nogil:
     return 0
 
 
-cdef time_t date_second = 0
+cdef uint64_t date_until = 0          # of the monotonic clock: what the line says is over
 cdef char date_line[40]
 cdef size_t date_length = 0
 
 
-cdef int append_date(tg_buffer *out) noexcept:
-    global date_second, date_length
-    cdef time_t now = time(NULL)
+cdef int refresh_date(uint64_t now) noexcept:
+    global date_until, date_length
+    cdef timespec wall
     cdef tm parts
-    if now != date_second:
-        if gmtime_r(&now, &parts) == NULL:
-            return -1
-        date_length = strftime(date_line, sizeof(date_line), b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
-        date_second = now
+    if now < date_until:
+        return 0
+    if clock_gettime(CLOCK_REALTIME, &wall) != 0 or gmtime_r(&wall.tv_sec, &parts) == NULL:
+        return -1
+    date_length = strftime(date_line, sizeof(date_line), b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
+    date_until = now + <uint64_t>(SECOND - wall.tv_nsec)
+    return 0
+
+
+cdef int append_date(tg_buffer *out, uint64_t now) noexcept:
+    if refresh_date(now) < 0:
+        return -1
     return tg_buffer_append(out, date_line, date_length)
+
+
+cdef const char *date_text(uint64_t now, size_t *n) noexcept:
+    n[0] = date_length - DATE_AROUND if refresh_date(now) == 0 and date_length else 0
+    return date_line + DATE_NAME
 
 
 cdef const char *reason_phrase(int status) noexcept nogil:

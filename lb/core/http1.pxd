@@ -43,6 +43,7 @@ cdef class Parser:
     # Inside of a body whose length was announced: `http.content_length` bytes of it are still to come.
     cdef bint has_length(self) noexcept
     cdef Py_ssize_t consumed(self, Scan *scan, Py_ssize_t n) noexcept
+    cdef int execute_other(self, Scan *scan, const char *data, size_t n) noexcept
 
 
 cdef Parser new_request_parser()

@@ -3,14 +3,20 @@
 llhttp refuses on its own what could be smuggled (RFC 9112 sections 6.1 and 6.3): Content-Length beside
 Transfer-Encoding, two lengths, chunk sizes that are not hexadecimal, a bare LF, obsolete line folding, spaces before a
 colon. No lenient flag is set.
+
+A request's method is the one thing that llhttp takes from a list, where RFC 9110 section 9.1 allows any token. A head
+that it refuses for its method is therefore offered once more, its method said to be POST, of which the rest of the
+parser makes nothing special.
 """
 
 from libc.stdint cimport uint32_t
+from libc.string cimport memchr
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport (
-    MAX_FIELDS, MAX_SPANS, MAX_TRAILERS, SCAN_BAD, SCAN_OK, SCAN_TOO_MANY_FIELDS, TRAILER_BYTES, Field, Scan,
+    M_OTHER, MAX_FIELDS, MAX_SPANS, MAX_TRAILERS, SCAN_BAD, SCAN_OK, SCAN_TOO_MANY_FIELDS, TRAILER_BYTES, Field, Scan,
     Trailers, scan_begin, scan_next, scan_trailers, worker_scan,
 )
+from lb.core.methods cimport is_token, method_number
 
 cdef extern from "<llhttp.h>" nogil:
     ctypedef int (*llhttp_data_cb)(llhttp_t *, const char *, size_t) noexcept nogil
@@ -31,6 +37,9 @@ cdef extern from "<llhttp.h>" nogil:
         HPE_PAUSED
         HPE_PAUSED_UPGRADE
         HPE_USER
+        HPE_INVALID_CONSTANT
+        HPE_INVALID_METHOD
+        HPE_CB_HEADERS_COMPLETE
         F_CHUNKED
         F_CONTENT_LENGTH
         F_TRANSFER_ENCODING
@@ -46,6 +55,10 @@ cdef extern from "<llhttp.h>" nogil:
     const char *llhttp_get_error_pos(const llhttp_t *parser)
     const char *llhttp_errno_name(int error)
 
+cdef enum:
+    NOT_HTTP = -1                                     # of a callback
+
+cdef const char *EXPECTED = b"Expected HTTP/"
 cdef llhttp_settings_t SETTINGS
 
 
@@ -130,6 +143,13 @@ cdef int on_header_value_complete(llhttp_t *http) noexcept nogil:
 
 cdef int on_headers_complete(llhttp_t *http) noexcept nogil:
     cdef Scan *scan = <Scan *>http.data
+    cdef const char *protocol
+    if http.type == HTTP_REQUEST and http.http_major:
+        protocol = scan.target + scan.target_length
+        while protocol[0] == 32:
+            protocol += 1
+        if protocol[0] != c"H":
+            return NOT_HTTP                           # RTSP or ICE, which llhttp parses as well
     scan.head = True
     scan.in_trailers = True
     scan.version = http.http_major * 10 + http.http_minor
@@ -185,6 +205,8 @@ cdef class Parser:
             scan_begin(scan)
         self.http.data = scan
         error = llhttp_execute(&self.http, data, n)
+        if (error == HPE_INVALID_METHOD or error == HPE_INVALID_CONSTANT) and not self.reading_body and not scan.head:
+            error = self.execute_other(scan, data, n)
         if error == HPE_OK:
             return self.consumed(scan, <Py_ssize_t>n)
         if error == HPE_PAUSED:
@@ -199,7 +221,37 @@ cdef class Parser:
         if scan.error == SCAN_OK:
             scan.error = SCAN_BAD
         self.why = llhttp_get_error_reason(&self.http)
+        if error == HPE_CB_HEADERS_COMPLETE:
+            self.why = EXPECTED
         return -1
+
+    cdef int execute_other(self, Scan *scan, const char *data, size_t n) noexcept:
+        """A head with a method that llhttp does not know, or knows of RTSP, where an error's position tells nothing
+        else. What the second attempt gave; HPE_INVALID_METHOD: there is none."""
+        cdef const char *end
+        cdef size_t method
+        cdef int error
+        if self.http.type != HTTP_REQUEST:
+            return HPE_INVALID_METHOD
+        while n and (data[0] == 13 or data[0] == 10):      # RFC 9112 section 2.2: as llhttp does
+            data += 1
+            n -= 1
+        end = <const char *>memchr(data, 32, n)
+        method = n if end == NULL else <size_t>(end - data)
+        if not is_token(data, method) or (end != NULL and method_number(data, method) != M_OTHER):
+            return HPE_INVALID_METHOD
+        llhttp_reset(&self.http)
+        if end == NULL:
+            return HPE_OK                                  # not all of it is there
+        scan_begin(scan)
+        error = llhttp_execute(&self.http, b"POST", 4)
+        if error == HPE_OK:
+            error = llhttp_execute(&self.http, end, n - method)
+        if scan.head:
+            scan.method = M_OTHER
+            scan.method_text = data
+            scan.method_length = <uint32_t>method
+        return error
 
     cdef Py_ssize_t consumed(self, Scan *scan, Py_ssize_t n) noexcept:
         if scan.head:

@@ -25,10 +25,15 @@ cdef int method_number(const char *name, size_t n) noexcept nogil:
         known = llhttp_method_name(i)
         if strlen(known) == n and memcmp(known, name, n) == 0:
             return i if i != M_PRI else -1
-    for i in range(<int>n):
-        if not is_token_octet(<unsigned char>name[i]):
-            return -1
-    return M_OTHER if n else -1
+    return M_OTHER if is_token(name, n) else -1
+
+
+cdef bint is_token(const char *text, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if not is_token_octet(<unsigned char>text[i]):
+            return False
+    return n > 0
 
 
 cdef bint is_token_octet(unsigned char c) noexcept nogil:

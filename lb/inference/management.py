@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -34,6 +34,7 @@ class Reply:
     status: int
     body: bytes
     content_type: str = JSON
+    allow: str = ""  # of an answer 405 (RFC 9110 section 15.5.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ def _only(verb: str, method: str) -> Reply | None:
     # HEAD asks for what GET would answer; the connection leaves the body out (RFC 9110 section 9.3.2).
     if method == verb or (method == "HEAD" and verb == "GET"):
         return None
-    return error(405, "Method Not Allowed")
+    return replace(error(405, "Method Not Allowed"), allow="GET, HEAD" if verb == "GET" else verb)
 
 
 def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[Any], Reply]) -> Call:

@@ -1,9 +1,10 @@
 """From a request's head to its exchange: see admission.pxd."""
 
 from libc.stdint cimport uint32_t
-from libc.string cimport memcpy
-from lb.core.buffer cimport tg_buffer_append
+from libc.string cimport memcpy, memset
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
 from lb.core.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
+from lb.core.head_text cimport append_text
 from lb.core.methods cimport method_number
 from lb.core.poller cimport Poller
 from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
@@ -70,7 +71,7 @@ cdef class Intake:
             route = (<RouteTable>client.listener.table).find(&facts, &other_method)
         if route is None:
             if other_method:
-                client.decline(405, "Method Not Allowed")
+                decline_method(client, &facts)
             else:
                 client.decline(404, "Not Found")
             return None
@@ -192,6 +193,17 @@ cdef class Intake:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
                 exchange.client.send_continue()
         exchange.begin(scan)
+
+
+cdef void decline_method(Client client, tg_facts *facts) noexcept:
+    cdef bytes methods = (<RouteTable>client.listener.table).allowed(facts)
+    cdef tg_buffer fields
+    memset(&fields, 0, sizeof(fields))
+    append_text(&fields, b"Allow: ")
+    tg_buffer_append(&fields, <const char *>methods, <size_t>len(methods))
+    append_text(&fields, b"\r\n")
+    client.decline(405, "Method Not Allowed", &fields)
+    tg_buffer_free(&fields)
 
 
 cdef unsigned char HOST_BYTES[256]

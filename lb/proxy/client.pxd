@@ -40,5 +40,6 @@ cdef class Client(Stream):
     cdef void send_continue(self) noexcept
     # Bytes of the answer that wait for the client to take them.
     cdef size_t backlog(self) noexcept
-    # The request never became an exchange: it is answered with `status` and a message of ours.
-    cdef void decline(self, int status, str message) noexcept
+    # The request never became an exchange: it is answered with `status` and a message of ours; `fields` are lines to
+    # add (may be NULL).
+    cdef void decline(self, int status, str message, const tg_buffer *fields=*) noexcept

@@ -47,5 +47,5 @@ cdef class Client(Stream):
     cdef size_t backlog(self) noexcept:
         return self.pending()
 
-    cdef void decline(self, int status, str message) noexcept:
+    cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
         pass

@@ -311,7 +311,7 @@ cdef class HttpConnection(EndingConnection):
             self.refuse(501, b"no transfer coding but chunked is understood")
             return
         if scan.method == M_CONNECT:
-            self.refuse(405, b"CONNECT is not served")
+            self.refuse(501, b"CONNECT is not served")
             return
         if not request_target(scan, &host, &host_length):
             self.refuse(400, b"the request target is not a path, or its host not a host")

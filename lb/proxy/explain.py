@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from lb.config.match import METHODS
 from lb.config.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
 from lb.config.queue import PRIORITIES
 from lb.core.hashing import hash64_bytes
@@ -35,8 +34,8 @@ class Described:
     key: str | None = None  # instead of what the pool's `key` finds
 
     def text(self, target: bytes) -> bytes:
-        """The request's head as HTTP/1.1, with GET for a method that only HTTP/2 has."""
-        lines = [f"{self.method if self.method in METHODS else 'GET'} ".encode() + target + b" HTTP/1.1"]
+        """The request's head as HTTP/1.1."""
+        lines = [f"{self.method} ".encode() + target + b" HTTP/1.1"]
         fields = [("Host", self.host or "localhost"), *((n, v) for n, v in self.headers if n.lower() != "host")]
         lines += [f"{name}: {value}".encode() for name, value in fields]
         return b"\r\n".join(lines) + b"\r\n\r\n"
@@ -116,8 +115,7 @@ def _route(
     try:
         text = Described(method=asked.method, host=host, headers=asked.headers, source=source).text(target)
         model = asked.model.encode() or None
-        other = None if asked.method in METHODS else asked.method.encode()
-        found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model, other)
+        found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model)
     except ValueError as error:
         raise ClientError(f"no request: {error}") from None
     if found is None:

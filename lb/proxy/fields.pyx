@@ -5,7 +5,9 @@ A field that is removed stays in the scan without a name, marked as hop-by-hop: 
 
 from libc.stdint cimport uint32_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
-from lb.core.head cimport H_CONNECTION, H_HOST, H_OTHER, MAX_FIELDS, Field, Scan, has_token, mark_hop_by_hop
+from lb.core.head cimport (
+    H_CONNECTION, H_DATE, H_HOST, H_OTHER, MAX_FIELDS, Field, Scan, has_token, mark_hop_by_hop, same_name,
+)
 from lb.core.head_text cimport append_text
 
 cdef extern from "<strings.h>" nogil:
@@ -98,6 +100,8 @@ cdef int put(Scan *scan, bytes name, bytes value) noexcept:
     field.value_length = <uint32_t>len(value)
     field.id = H_OTHER
     field.hop = False
+    if same_name(field.name, field.name_length, b"date"):
+        scan.first[H_DATE] = scan.field_count     # an answer that has one gets no other
     scan.field_count += 1
     return 0
 

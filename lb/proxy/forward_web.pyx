@@ -7,7 +7,7 @@ which browsers do not show to pages: they follow in the body as one more frame.
 from libc.stdint cimport uint32_t
 from libc.string cimport strlen
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.head cimport H_CONTENT_LENGTH, H_CONTENT_TYPE, Field, Scan
+from lb.core.head cimport H_CONTENT_LENGTH, H_CONTENT_TYPE, H_TRAILER, Field, Scan
 from lb.core.head_text cimport append_trailers
 from lb.core.http2_block cimport block_add
 from lb.core.stream cimport iovec
@@ -88,12 +88,16 @@ cdef class WebExchange(Http2Exchange):
             Http2Exchange.request_body(self, &part, 1, part.iov_len, last)
 
     cdef void answer_head(self, Scan *scan, bint last) noexcept:
+        cdef int i
         if self.retype(scan, WEB_TEXT_TYPE if self.text() else WEB, strlen(PLAIN)) < 0:
             self.fail(503, b"no-memory", "out of memory")
             return
         if scan.first[H_CONTENT_LENGTH] >= 0 and not last:
             scan.fields[scan.first[H_CONTENT_LENGTH]].hop = True      # the trailers' frame makes it longer
             scan.has_length = False
+        for i in range(scan.field_count):
+            if scan.fields[i].id == H_TRAILER:
+                scan.fields[i].hop = True                             # they come in the body
         Http2Exchange.answer_head(self, scan, last)
 
     cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept:

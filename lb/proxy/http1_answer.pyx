@@ -5,7 +5,7 @@ They are queued and sent once at the end of the poller's batch, bulk bodies stra
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.head cimport H_CONTENT_LENGTH, H_UPGRADE, Field, Scan, worker_scan
+from lb.core.head cimport H_CONTENT_LENGTH, H_UPGRADE, Field, Scan, is_dated, worker_scan
 from lb.core.head_text cimport (
     append_chunk_size, append_date, append_fields, append_number, append_text, append_trailers, reason_phrase,
 )
@@ -28,8 +28,8 @@ cdef class AnsweringConnection(Client):
     cdef void close_now(self) noexcept:
         pass
 
-    cdef void decline(self, int status, str message) noexcept:
-        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, NULL)
+    cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
+        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, fields)
         cdef Scan *scan = worker_scan()
         if not scan.complete:
             self.keep = False                     # the rest of its body would be read as a request
@@ -64,6 +64,8 @@ cdef class AnsweringConnection(Client):
             append_text(&self.out, b"\r\n")
             self.poller.mark(self)
             return
+        if not is_dated(scan):
+            append_date(&self.out, self.poller.now)   # RFC 9110 section 6.6.1: whoever passes it on has to
         if extra != NULL:
             tg_buffer_append(&self.out, tg_buffer_head(extra), tg_buffer_size(extra))
         self.chunking = False
@@ -104,7 +106,7 @@ cdef class AnsweringConnection(Client):
         append_text(&self.out, b" ")
         append_text(&self.out, reason_phrase(status))
         append_text(&self.out, b"\r\n")
-        append_date(&self.out)
+        append_date(&self.out, self.poller.now)
         tg_buffer_append(&self.out, tg_buffer_head(head), tg_buffer_size(head))
         if status != 204 and status != 304:       # RFC 9110 section 8.6
             append_text(&self.out, b"Content-Length: ")

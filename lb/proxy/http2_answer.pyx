@@ -3,16 +3,19 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_free
-from lb.core.head cimport H_CONTENT_LENGTH, Scan
-from lb.core.head_text cimport append_date, append_number, append_text
+from lb.core.head cimport H_CONTENT_LENGTH, Scan, is_dated
+from lb.core.head_text cimport append_date, append_number, append_text, date_text
 from lb.core.http2_frames cimport H2_INTERNAL_ERROR
 from lb.core.http2_head cimport FieldList, worker_fields
+from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NONE
 from lb.core.stream cimport iovec
 from lb.proxy.http2_request cimport Http2Request
 
 
 cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, bint last) noexcept:
     cdef FieldList fields = worker_fields()
+    cdef const char *date
+    cdef size_t size
     cdef int failed
     if request.gone:
         return
@@ -23,6 +26,12 @@ cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, 
     if scan.status < 200:
         failed = request.host.inform(&request.stream, fields.fields, fields.count)
     else:
+        # RFC 9110 section 6.6.1: whoever passes it on has to date it. Of a gRPC call, which nobody keeps, it would
+        # be a fiftieth of the cost.
+        if not request.grpc and not is_dated(scan):
+            date = date_text(request.poller.now, &size)
+            if size:
+                fields.add_kept(b"date", 4, date, size, NGHTTP2_NV_FLAG_NONE)
         if extra != NULL:
             fields.add_lines(extra)
         request.answered = True
@@ -46,7 +55,7 @@ cdef void answer_whole(Http2Request request, int status, const tg_buffer *head, 
     for i in range(count):
         size += parts[i].iov_len
     body = size > 0 and not request.head_request
-    append_date(&date)
+    append_date(&date, request.poller.now)
     fields.clear()
     fields.add_status(status)
     fields.add_lines(&date)

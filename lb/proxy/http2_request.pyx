@@ -381,8 +381,8 @@ cdef class Http2Request(Client):
     cdef size_t backlog(self) noexcept:
         return tg_buffer_size(&self.stream.queue)
 
-    cdef void decline(self, int status, str message) noexcept:
-        cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, NULL)
+    cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
+        cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, fields)
         cdef Scan *scan = worker_scan()
         log_declined(self, scan if scan.head else NULL, 20, status, grpc_code(status) if self.grpc else -1)
         tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)

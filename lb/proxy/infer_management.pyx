@@ -42,10 +42,15 @@ cdef void answer_management(InferExchange exchange, object reply) noexcept:
     cdef iovec part
     cdef bytes body = reply.body
     cdef bytes kind = reply.content_type.encode()
+    cdef bytes allow = reply.allow.encode()
     memset(&head, 0, sizeof(head))
     if kind:
         append_text(&head, b"Content-Type: ")
         tg_buffer_append(&head, <const char *>kind, <size_t>len(kind))
+        append_text(&head, b"\r\n")
+    if allow:
+        append_text(&head, b"Allow: ")
+        tg_buffer_append(&head, <const char *>allow, <size_t>len(allow))
         append_text(&head, b"\r\n")
     if exchange.pool.cookie is not None:
         exchange.append_cookie(&head)

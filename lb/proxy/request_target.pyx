@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr
-from lb.core.head cimport H_HOST, Field, Scan, same_name, scan_field
+from lb.core.head cimport H_HOST, M_OTHER, Field, Scan, same_name, scan_field
 from lb.proxy.admission cimport routing_host
 
 cdef enum:
@@ -11,10 +11,11 @@ cdef enum:
 
 cdef size_t head_size(Scan *scan) noexcept:
     cdef Field *last
+    cdef size_t method = scan.method_length if scan.method == M_OTHER else 0
     if scan.field_count == 0:
-        return scan.target_length
+        return method + scan.target_length
     last = &scan.fields[scan.field_count - 1]
-    return <size_t>(last.name + last.name_length + last.value_length - scan.target)
+    return method + <size_t>(last.name + last.name_length + last.value_length - scan.target)
 
 
 cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noexcept:

@@ -65,6 +65,7 @@ cdef class Route:
     cdef readonly bint timed          # it has waits of its own
 
     cdef bint holds(self, tg_facts *facts) noexcept
+    cdef set method_names(self)       # as bytes
     # Whether a set of methods, which the route has, has the request's.
     cdef bint takes_method(self, const tg_facts *facts) noexcept
     cdef bint stands_on(self, set pools)
@@ -87,10 +88,14 @@ cdef class RouteTable:
     cdef tuple leaves                 # by number of the host: by number of the pattern: its routes, in order
     cdef readonly Py_ssize_t size
     cdef bint cors                    # one of the routes has it
+    cdef set refused                  # while `allowed` looks: the methods of routes that are left out for theirs
 
     # The route of a request, or None; then *other_method says that only the method was wrong.
     cdef Route find(self, tg_facts *facts, bint *other_method)
-    # The same for a request whose model is known from its body (gRPC): as if its path were /v2/models/MODEL/infer.
+    # What the Allow field of an answer 405 says (RFC 9110 section 10.2.1): the methods of all routes that would take
+    # the request, which `find` has not found one for, with another method.
+    cdef bytes allowed(self, tg_facts *facts)
+    # As `find` for a request whose model is known from its body (gRPC): as if its path were /v2/models/MODEL/infer.
     cdef Route find_model(self, tg_facts *facts, const char *model, size_t n, bint *other_method)
     cdef Route within(self, int host, tg_facts *facts, bint *other_method)
     cdef Route first(self, tuple routes, tg_facts *facts, bint *other_method)

@@ -5,13 +5,13 @@ for each path its routes in the order of the configuration. The plan carries the
 smaller, and has to be made of live routes anyway.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 from lb.core.buckets cimport Buckets
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport H_HOST, MAX_FIELDS, M_OTHER, Scan, worker_scan
 from lb.core.http1 cimport Parser, new_request_parser
-from lb.core.methods cimport method_number
+from lb.core.methods cimport method_name, method_number
 from lb.core.regex cimport Regex
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
 from lb.core.textmap cimport TEXT_ABSENT, TextMap
@@ -163,6 +163,14 @@ cdef class Route:
                     return False
         return True
 
+    cdef set method_names(self):
+        cdef int method
+        names = set(self.other_methods or ())
+        for method in range(M_OTHER):
+            if self.methods >> method & 1:
+                names.add(<bytes>method_name(method))
+        return names
+
     cdef bint takes_method(self, const tg_facts *facts) noexcept:
         if not (self.methods >> facts.method) & 1:
             return False
@@ -313,12 +321,23 @@ cdef class RouteTable:
         for i in range(len(routes)):
             route = <Route>routes[i]
             if route.methods and not route.takes_method(facts):
-                if not other_method[0] and route.holds(facts):
+                if self.refused is not None:
+                    if route.holds(facts):
+                        self.refused |= route.method_names()
+                elif not other_method[0] and route.holds(facts):
                     other_method[0] = True
             elif route.conditions is None or route.holds(facts):
                 other_method[0] = False
                 return route
         return None
+
+    cdef bytes allowed(self, tg_facts *facts):
+        cdef bint ignored
+        self.refused = set()
+        self.find(facts, &ignored)
+        names = sorted(self.refused)
+        self.refused = None
+        return b", ".join(names)
 
     cdef Route find_model(self, tg_facts *facts, const char *model, size_t n, bint *other_method):
         cdef tg_facts named
@@ -350,10 +369,10 @@ cdef class RouteTable:
     def __len__(self):
         return self.size
 
-    def lookup(self, bytes request not None, bytes ip=b"", bytes model=None, bytes method=None):
+    def lookup(self, bytes request not None, bytes ip=b"", bytes model=None):
         """The route of a request, given as HTTP/1.1 from a client at `ip`, or None; and whether only its method was
-        wrong. `model` is one that its body names, `method` one that HTTP/1.1 cannot say, instead of the request's. For
-        tests and tools: Host has no port. Raises ValueError for what is no request."""
+        wrong. `model` is one that its body names. For tests and tools: Host has no port. Raises ValueError for what is
+        no request."""
         cdef Parser parser = new_request_parser()
         cdef Scan *scan = worker_scan()
         cdef tg_facts facts
@@ -363,12 +382,6 @@ cdef class RouteTable:
         scan.max_fields = MAX_FIELDS - 1
         if parser.execute(scan, <const char *>request, <size_t>len(request)) < 0 or not scan.head:
             raise ValueError("not a request with its whole head")
-        if method is not None:
-            scan.method = method_number(<const char *>method, <size_t>len(method))
-            scan.method_text = <const char *>method
-            scan.method_length = <uint32_t>len(method)
-            if scan.method < 0:
-                raise ValueError("not a method")
         if scan.first[H_HOST] >= 0:
             host = scan.fields[scan.first[H_HOST]].value
             n = scan.fields[scan.first[H_HOST]].value_length

@@ -116,7 +116,8 @@ until_close = st.builds(Body, data, until_close=st.just(True))
 
 @st.composite
 def exchanges(draw: st.DrawFn) -> Exchange:
-    method = draw(st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"PROPFIND"]))
+    methods = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"BREW", b"GETX", b"PLAY"]
+    method = draw(st.sampled_from(methods))
     with_body = st.none() | by_length | by_chunks if method not in (b"GET", b"HEAD") else st.none()
     return Exchange(
         method,

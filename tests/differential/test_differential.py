@@ -117,7 +117,6 @@ LINES = [
     ("version 0.9", "GET / HTTP/0.9\r\n"),
     ("a lower-case protocol", "GET / http/1.1\r\n"),
     ("a method that is none", "G(T / HTTP/1.1\r\n"),
-    ("a method in lower case", "get / HTTP/1.1\r\n"),
     ("a space in the target", "GET /a b HTTP/1.1\r\n"),
     ("a control in the target", "GET /a\x01 HTTP/1.1\r\n"),
     ("a target without a slash", "GET a HTTP/1.1\r\n"),

@@ -44,6 +44,7 @@ def http1_requests() -> list[bytes]:
         GET + b"Connection: close, X-A\r\nX-A: b\r\nTE: trailers\r\nKeep-Alive: timeout=5\r\n\r\n" + GET + b"\r\n",
         GET + b"".join(b"X-%d: %d\r\n" % (i, i) for i in range(90)) + b"\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\r\nBREW /pot HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nokPLAY / HTTP/1.1\r\nHost: a\r\n\r\n",
     ]
 
 

@@ -62,24 +62,24 @@ def test_calls(method: str, path: str, body: bytes, name: str, request_: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "body"),
+    ("method", "path", "status", "body", "allow"),
     [
-        ("GET", "/", 404, b'{"error":"Not Found"}'),
-        ("GET", "/v3", 404, b'{"error":"Not Found"}'),
-        ("GET", "/v2/models", 404, b'{"error":"Not Found"}'),
-        ("GET", "/v2/models/m/versions/x", 404, b'{"error":"Not Found"}'),
-        ("GET", "/v2/models/m/ready/", 404, b'{"error":"Not Found"}'),
-        ("POST", "/v2/models/m/generate", 404, b'{"error":"Not Found"}'),
-        ("POST", "/v2", 405, b'{"error":"Method Not Allowed"}'),
-        ("DELETE", "/v2/models/m", 405, b'{"error":"Method Not Allowed"}'),
-        ("POST", "/v2/models/stats", 405, b'{"error":"Method Not Allowed"}'),
-        ("GET", "/v2/models/m/infer", 405, b'{"error":"Method Not Allowed"}'),
-        ("HEAD", "/v2/models/m/versions/1/infer", 405, b'{"error":"Method Not Allowed"}'),
-        ("GET", "/v2/repository/index", 405, b'{"error":"Method Not Allowed"}'),
+        ("GET", "/", 404, b'{"error":"Not Found"}', ""),
+        ("GET", "/v3", 404, b'{"error":"Not Found"}', ""),
+        ("GET", "/v2/models", 404, b'{"error":"Not Found"}', ""),
+        ("GET", "/v2/models/m/versions/x", 404, b'{"error":"Not Found"}', ""),
+        ("GET", "/v2/models/m/ready/", 404, b'{"error":"Not Found"}', ""),
+        ("POST", "/v2/models/m/generate", 404, b'{"error":"Not Found"}', ""),
+        ("POST", "/v2", 405, b'{"error":"Method Not Allowed"}', "GET, HEAD"),
+        ("DELETE", "/v2/models/m", 405, b'{"error":"Method Not Allowed"}', "GET, HEAD"),
+        ("POST", "/v2/models/stats", 405, b'{"error":"Method Not Allowed"}', "GET, HEAD"),
+        ("GET", "/v2/models/m/infer", 405, b'{"error":"Method Not Allowed"}', "POST"),
+        ("HEAD", "/v2/models/m/versions/1/infer", 405, b'{"error":"Method Not Allowed"}', "POST"),
+        ("GET", "/v2/repository/index", 405, b'{"error":"Method Not Allowed"}', "POST"),
     ],
 )
-def test_refusals(method: str, path: str, status: int, body: bytes) -> None:
-    assert route(method, path, b"") == Reply(status, body)
+def test_refusals(method: str, path: str, status: int, body: bytes, allow: str) -> None:
+    assert route(method, path, b"") == Reply(status, body, allow=allow)
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready":1}', b"\xff"])

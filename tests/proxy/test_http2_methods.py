@@ -67,8 +67,6 @@ async def test_routes_tell_methods_apart(site: Site) -> None:
             for method in ("QUERY", "BREW", "brew-2", "brew", "BREW-2", "WHEN", "GET")
         }
     assert statuses == {"QUERY": 200, "BREW": 200, "brew-2": 200, "brew": 405, "BREW-2": 405, "WHEN": 405, "GET": 405}
-    query = await gate.exchange(b"QUERY / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert query.startswith(b"HTTP/1.1 200 ")
     for method, reason in (("BREW", None), ("WHEN", "a route matches but for its method: 405")):
         found = gate.proxy.explain(Described("web", method=method, host="a.test"))
         assert (found["route"] is not None, found.get("reason") if reason else None) == (reason is None, reason)
