@@ -47,7 +47,7 @@ class AdminClient:
         query = urlencode({name: value for name, value in wanted.items() if value is not None})
         code, body = self._ask("GET", f"/api/v1/transitions?{query}", _STATUS_TIMEOUT)
         if code != 200:
-            raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
         found: list[dict[str, Any]] = body["transitions"]
         return found
 

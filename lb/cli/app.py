@@ -168,7 +168,10 @@ def enable(
     admin: AdminOption = "",
     token_file: TokenOption = None,
 ) -> None:
-    """Give an endpoint requests again, after drain or maintenance."""
+    """Give an endpoint requests again, after drain or maintenance.
+
+    What its agent wants stays: the operator and the agent both have to let it.
+    """
     from lb.cli.admin import client
     from lb.cli.endpoint import set_state
 

@@ -20,6 +20,9 @@ def set_state(client: AdminClient, pool: str, address: str, admin: str, wait: fl
     if wait is not None:
         row = _emptied(client, pool, row, time.monotonic() + wait)
     print(describe(pool, row))
+    if admin == "enabled":
+        for line in held_by_agent(row):
+            print(line)
     if wait is not None and _left(row):
         open_ = f" and {row['sequences']} sequences" if row.get("sequences") else ""
         print(f"{row['in_flight']} requests{open_} are still there after {wait:g} s", file=sys.stderr)
@@ -37,6 +40,19 @@ def describe(pool: str, row: dict[str, Any]) -> str:
     """A line for an endpoint's row of the status document."""
     open_ = f", {row['sequences']} sequences" if row.get("sequences") else ""
     return f"{pool} {row['address']}: {row['admin']}, weight {row['weight']}, {row['in_flight']} in flight{open_}"
+
+
+def held_by_agent(row: dict[str, Any]) -> list[str]:
+    """What the agent of an endpoint says that keeps requests away from it, whatever the operator says."""
+    agent = row.get("agent") or {}
+    lines = []
+    if agent.get("admin") in ("drain", "maint"):
+        lines.append(f"its agent says {agent['admin']}: it gets no new requests until the agent says ready")
+    if agent.get("health") not in (None, "up"):
+        lines.append(f"its agent says {agent['health']}: it gets no new requests until the agent says up")
+    if agent.get("weight_percent") == 0:
+        lines.append("its agent says 0%: it gets no new requests until the agent gives it some weight")
+    return lines
 
 
 def _left(row: dict[str, Any]) -> int:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lb.config.plan import Plan
 from lb.control import sockets
 from lb.control.datagrams import datagram_totals
+from lb.control.lookup import must_exist
 from lb.control.master import Master
 from lb.control.registry import ADMIN
 from lb.errors import ConfigError, StartError
@@ -122,7 +123,10 @@ class AdminServer:
         try:
             return await handler(request)
         except web.HTTPException as error:
-            return _json({"error": error.reason}, error.status)
+            refused = _json({"error": error.reason}, error.status)
+            if "Allow" in error.headers:
+                refused.headers["Allow"] = error.headers["Allow"]  # of a 405 (RFC 9110 section 15.5.6)
+            return refused
 
     async def _dashboard(self, request: web.Request) -> web.Response:
         return web.Response(
@@ -148,11 +152,18 @@ class AdminServer:
         return _json(self._master.status())
 
     async def _transitions(self, request: web.Request) -> web.Response:
-        """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for."""
+        """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which
+        may have been removed since."""
         last = request.query.get("last", "100")
         if not (last.isascii() and last.isdigit() and int(last) >= 1):
             return _json({"error": "last: is a number from 1"}, 400)
-        found = self._master.transitions.last(int(last), request.query.get("pool"), request.query.get("endpoint"))
+        pool, endpoint = request.query.get("pool"), request.query.get("endpoint")
+        found = self._master.transitions.last(int(last), pool, endpoint)
+        if not found:
+            try:
+                must_exist(self._master.plan, pool, endpoint)
+            except ConfigError as error:
+                return _json({"error": str(error)}, 404)
         return _json({"transitions": [change.describe() for change in found]})
 
     async def _reload(self, request: web.Request) -> web.Response:

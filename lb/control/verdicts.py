@@ -11,13 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lb.clock import Clock
-from lb.config.base import did_you_mean
 from lb.config.plan import Plan
 from lb.config.schema import Config
+from lb.control.lookup import find_endpoint
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN, ENABLED, HEALTH, MAINTENANCE, UP, Advice
 from lb.control.words import SILENT, Words
-from lb.errors import ConfigError
 from lb.health.agent import Answer
 from lb.health.agents import AgentTarget
 
@@ -64,7 +63,7 @@ class Verdicts:
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> None:
         """An operator's word on an endpoint: its state (enum tg_admin) and its weight ("default": the configuration's);
         None leaves as it is. Raises ConfigError when there is no such pool or endpoint."""
-        slot = self._slot_of(pool, address)
+        slot = find_endpoint(self._in_force()[1], pool, address).slot
         segment, transitions = self._parts.segment, self._parts.transitions
         before = ADMIN.get(segment.admin(slot)), segment.weight(slot)
         if admin is not None:
@@ -136,16 +135,6 @@ class Verdicts:
         health = known.health if known is not None else None
         if health is not None:
             self.judge(pool, address, slot, health.initial == "up", "maintenance is over; it has not been checked yet")
-
-    def _slot_of(self, pool: str, address: str) -> int:
-        plan = self._in_force()[1]
-        pools = {pool.name: pool for pool in plan.pools} if plan is not None else {}
-        if pool not in pools:
-            raise ConfigError([f"there is no pool {pool!r}{did_you_mean(pool, pools)}"])
-        known = {endpoint.address: endpoint.slot for endpoint in pools[pool].endpoints}
-        if address not in known:
-            raise ConfigError([f"pool {pool!r} has no endpoint {address!r}; it has {', '.join(known) or 'none'}"])
-        return known[address]
 
     def trust_unchecked(self, plan: Plan, config: Config, alive: Callable[[str, str], bool]) -> None:
         """An endpoint without active checks counts as up, whatever was found while it had some; one whose

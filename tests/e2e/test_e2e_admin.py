@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
 from daemon import Daemon, eventually
 
 HTTP = {
@@ -48,7 +49,11 @@ def test_a_token_guards_all_but_the_probes(tmp_path: Path) -> None:
         assert (code, kind.split(";")[0]) == (200, "text/html")
         assert b"<title>Tidegate</title>" in body
         assert json.loads(ask(f"{base}/nothing", "s3cret")[2]) == {"error": "Not Found"}
-        assert ask(f"{base}/api/v1/reload", "s3cret")[0] == 405
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(
+                urllib.request.Request(f"{base}/api/v1/reload", headers={"Authorization": "Bearer s3cret"}), timeout=20
+            )
+        assert (refused.value.code, refused.value.headers["Allow"]) == (405, "POST")
         assert ask(f"{base}/api/v1/reload", "s3cret", "POST", Sec_Fetch_Site="cross-site")[0] == 403
         assert json.loads(ask(f"{base}/api/v1/reload", "s3cret", "POST")[2])["ok"] is True
         daemon.path.write_text("listeners: 7\n")

@@ -90,11 +90,13 @@ async def test_an_agent_drains_weighs_and_takes_down(start: Start, endpoint: Cal
         agent.line = "drain"
         await rig.becomes("drained", admin="drain", health="up")
         assert await status() == 503
-        await operate(daemon, "enable", "http", server.address)
+        said = await operate(daemon, "enable", "http", server.address)
         assert rig.row()["admin"] == "drain", "an operator took the agent's word back"
+        assert "its agent says drain: it gets no new requests until the agent says ready" in said
         agent.line = "ready 50%"
         await rig.becomes("ready", admin="enabled", weight=50)
         assert await status() == 200
+        assert "agent" not in await operate(daemon, "enable", "http", server.address)
         assert "weight 20," in await operate(daemon, "weight", "http", server.address, "40")
         assert (await asyncio.to_thread(daemon.reload))["ok"]
         assert rig.row()["weight"] == 20
@@ -107,6 +109,8 @@ async def test_an_agent_drains_weighs_and_takes_down(start: Start, endpoint: Cal
         await asyncio.to_thread(eventually, lambda: rig.row()["check"]["checks"] >= 3, "good checks")
         assert rig.row()["health"] == "down", "a good check overruled the agent"
         assert rig.row()["agent"]["description"] == "disk full"
+        said = await operate(daemon, "enable", "http", server.address)
+        assert "its agent says down: it gets no new requests until the agent says up" in said
         assert (await asyncio.to_thread(daemon.reload))["ok"]
         assert rig.row()["health"] == "down", "a reload forgot it"
         agent.line = "up"

@@ -126,6 +126,12 @@ async def test_mistakes(start: Start, endpoint: Callable[..., Any]) -> None:
         (("enable", "http", "127.0.0.1:1"), f"pool 'http' has no endpoint '127.0.0.1:1'; it has {only.address}"),
         (("weight", "http", only.address, "1001"), "a number from 0 to 1000"),
         (("weight", "http", only.address, "-1"), ""),
+        (("maintenance", "htp", only.address), "there is no pool 'htp'; did you mean http?"),
+        (("transitions", "htp"), "there is no pool 'htp'; did you mean http?"),
+        (("transitions", "http", "127.0.0.1:1"), f"pool 'http' has no endpoint '127.0.0.1:1'; it has {only.address}"),
+        (("explain", "wb"), "there is no listener and no pool 'wb'"),
+        (("explain", "web", "--pool", "htp"), "there is no pool 'htp'"),
+        (("explain", "web", "--worker", "7"), "worker 7 is not running"),
     ):
         done = await asyncio.to_thread(tidegate, daemon, *arguments)
         assert done.returncode != 0
@@ -133,4 +139,18 @@ async def test_mistakes(start: Start, endpoint: Callable[..., Any]) -> None:
         assert "Traceback" not in done.stderr
     assert json.loads(daemon.admin("/api/v1/endpoint", "POST")[1])["error"]
     assert daemon.admin("/api/v1/endpoint", "POST")[0] == 400
+    for query in ("endpoint=127.0.0.1:1", "pool=htp&endpoint=127.0.0.1:1"):
+        assert daemon.admin(f"/api/v1/transitions?{query}")[0] == 404
+    for query in ("", "pool=http", f"endpoint={only.address}", f"pool=http&endpoint={only.address}"):
+        assert daemon.admin(f"/api/v1/transitions?{query}")[0] == 200
     assert (await ask_once(daemon.port(), GET)).status == 200
+
+
+async def test_what_was_removed_keeps_its_transitions(start: Start, endpoint: Callable[..., Any]) -> None:
+    first, second = await endpoint("a"), await endpoint("b")
+    daemon = start(config([first.address, second.address]))
+    await operate(daemon, "drain", "http", second.address)
+    daemon.write(config([first.address]))
+    assert (await asyncio.to_thread(daemon.reload))["ok"]
+    done = await asyncio.to_thread(tidegate, daemon, "transitions", "http", second.address)
+    assert (done.returncode, "drain" in done.stdout) == (0, True)
