@@ -208,7 +208,8 @@ async def test_transitions_by_command_and_api(start: Start, endpoint: Callable[.
         assert found[0]["reason"] == "an operator"
         assert {c["pool"] for c in found} == {"app"}
         assert daemon.admin("/api/v1/transitions?last=0")[0] == 400
-        assert json.loads(daemon.admin("/api/v1/transitions?pool=other")[1]) == {"transitions": []}
+        code, body = daemon.admin("/api/v1/transitions?pool=other")
+        assert (code, json.loads(body)) == (404, {"error": "there is no pool 'other'"})
         shown = subprocess.run(
             [*COMMAND, "transitions", "app", "--last", "2", "-c", str(daemon.path)],
             check=True, env=environment(), timeout=60, capture_output=True, text=True,

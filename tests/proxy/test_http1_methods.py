@@ -6,7 +6,7 @@ import json
 
 import pytest
 from datapath import Gate, Site, settle
-from test_http2_front import echo
+from http2_front import echo
 from test_http2_lengths import Http2Endpoint
 from test_http2_methods import METHODS
 

@@ -8,9 +8,9 @@ from email.utils import parsedate_to_datetime
 import pytest
 from datapath import Gate, Site
 from h2_client import h2_client
+from http2_front import answering, read_request
 from test_grpc import GRPC_POOL
 from test_grpc_web_exchange import BINARY, TEXT, call, decoded
-from test_http2_front import answering, read_request
 from test_http2_lengths import Http2Endpoint
 
 from lb.config.route_plan import FieldsPlan
