@@ -1,20 +1,18 @@
 """An HTTP/1.1 connection with a client: requests come in, are handed to an exchange one after another, answers go out.
 
 What is read is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is copied.
-How answers go out is in lb.proxy.http1_answer, how it all ends in lb.proxy.connection_end.
+How they are received is in lb.proxy.connection_input, how answers go out in http1_answer, how it all ends in
+connection_end.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plainly_chunked, worker_scan
 from lb.core.http2_frames cimport PREFACE, PREFACE_SIZE
-from lb.core.poller cimport READ_TURNS
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
-from lb.core.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
-from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, iovec
-from lb.core.tls cimport handshake_turn
-from lb.proxy.connection_end cimport EndingConnection
+from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_ERROR, iovec
+from lb.proxy.connection_input cimport OUT_LIMIT, ReceivingConnection
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.http2_connection cimport take_over
 from lb.proxy.pace cimport pace_advance, pace_start
@@ -23,14 +21,11 @@ from lb.proxy.request_target cimport head_size, request_target
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
     M_CONNECT = 5
-    INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
     CHUNK = 16                        # bytes around a chunk's content that are not held against it
     CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
-    OUT_LIMIT = 64 * 1024             # answers that wait for the client, before its next request is taken up
-    STRAIGHT = 16 * 1024              # of a body still to come: from here on a copy costs more than a read of its own
 
 
-cdef class HttpConnection(EndingConnection):
+cdef class HttpConnection(ReceivingConnection):
 
     # Reading.
 
@@ -61,99 +56,6 @@ cdef class HttpConnection(EndingConnection):
             self.read_loop()
         if self.fd >= 0:
             self.set_timer()
-
-    cdef bint takes_input(self) noexcept:
-        """Whether there is someone to take what has come."""
-        if self.exchange is None:
-            return self.pending() < OUT_LIMIT
-        return self.exchange.wants_body and not self.exchange.request_complete
-
-    cdef bint accepts_input(self) noexcept:
-        """Whether more may come."""
-        if self.lingering:
-            return True
-        if self.closing:
-            return False
-        if self.exchange is None and tg_buffer_size(&self.inbox) >= INBOX_LIMIT + self.listener.max_header_bytes:
-            return False
-        return self.takes_input()
-
-    cdef void read_loop(self) noexcept:
-        cdef Py_ssize_t n
-        cdef size_t room = self.poller.scratch_size
-        cdef char *into = self.poller.scratch
-        cdef int turn = 0
-        if self.tls is not None and self.tls.handshaking and not handshake_turn(self.poller.now):
-            self.poller.defer(self)               # on_flush goes on
-            return
-        while self.fd >= 0 and self.unread and self.accepts_input():
-            if turn == READ_TURNS:
-                self.poller.defer(self)           # on_flush goes on
-                return
-            turn += 1
-            n = self.pass_on() if self.bulk else PASS_NOT
-            if n > 0 or n == PASS_LOST:
-                continue
-            if n == PASS_NOT:
-                into = self.place(&room)
-                n = self.receive(into, room)
-                self.bulk = n >= PASS_MUCH
-            if n == IO_AGAIN:
-                self.unread = False
-                if self.tls is not None:
-                    self.watch_record()
-                return
-            if n == IO_ERROR or n == 0:
-                self.unread = False
-                self.ended(n == IO_ERROR)
-                return
-            if <size_t>n < room and not self.hangup:
-                self.unread = False               # drained; the edge will tell
-            if self.lingering:
-                self.read_away(<size_t>n)
-                continue
-            self.process(into, <size_t>n)
-
-    cdef Py_ssize_t pass_on(self) noexcept:
-        """A part of a long body, if nobody here has to see it: see `Exchange.pass_body`."""
-        cdef Exchange exchange = self.exchange
-        cdef Py_ssize_t n
-        if exchange is None or self.tls is not None or tg_buffer_size(&self.inbox) or not self.parser.has_length() or (
-                self.parser.http.content_length < PASS_FROM):
-            return PASS_NOT
-        n = exchange.pass_body(<size_t>self.parser.http.content_length - PASS_REST)
-        if n > 0:
-            self.parser.http.content_length -= <uint64_t>n
-            self.bulk = n >= PASS_MUCH
-            self.body_deadline = pace_advance(&self.pace, self.poller.now, <uint64_t>n, self.listener.body_quota,
-                                              self.listener.body_timeout)
-        return n
-
-    cdef char *place(self, size_t *room) noexcept:
-        """Where to receive: a long body of known length comes straight to where its exchange gathers it."""
-        cdef Exchange exchange = self.exchange
-        cdef char *place = NULL
-        cdef size_t left
-        room[0] = self.poller.scratch_size
-        if exchange is not None and self.parser.has_length() and tg_buffer_size(&self.inbox) == 0:
-            left = <size_t>min(self.parser.http.content_length, <uint64_t>self.poller.scratch_size)
-            if left >= STRAIGHT:
-                place = exchange.body_place(left)
-                if place != NULL:
-                    room[0] = left                # what follows the body is another request
-                    return place
-        return self.poller.scratch
-
-    cdef void watch_record(self) noexcept:
-        """A client could trickle a TLS record as it could a head, and nothing of it would show here before its end: a
-        record that has begun counts as a head that has."""
-        if self.exchange is not None or self.tls.handshaking or tg_buffer_size(&self.inbox):
-            return
-        if not self.tls.partial():
-            self.head_started = False
-        elif not self.head_started:
-            self.head_started = True
-            self.head_deadline = self.poller.now + self.listener.header_timeout
 
     cdef void ended(self, bint error) noexcept:
         """The client's end of file, or a reset."""
