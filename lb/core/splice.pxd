@@ -28,6 +28,9 @@ cdef class Pipe:
     cdef int empty(self, tg_buffer *out) noexcept
 
 
+# Opens this process's pipe, unless it has one: at its start, so that it has the same descriptors from then on. Without
+# it `pass_through` tries again.
+cdef bint open_between() noexcept
 # Moves up to `size` bytes from one plain stream's socket to another's, whose `out` is empty: what that socket does not
 # take at once is in `out` then. >0 = how many, 0 = end of file, IO_AGAIN, IO_ERROR (the source's), PASS_NOT, PASS_LOST.
 cdef Py_ssize_t pass_through(Stream source, Stream target, size_t size) noexcept

@@ -98,15 +98,24 @@ cdef class Pipe:
         return 0
 
 
-cdef Py_ssize_t pass_through(Stream source, Stream target, size_t size) noexcept:
-    global between, passed
-    cdef Pipe pipe = between
-    cdef Py_ssize_t n, m
-    if pipe is None:
+cdef bint open_between() noexcept:
+    global between
+    cdef Pipe pipe
+    if between is None:
         pipe = Pipe.__new__(Pipe)
         if not pipe.open():
-            return PASS_NOT
+            return False
         between = pipe
+    return True
+
+
+cdef Py_ssize_t pass_through(Stream source, Stream target, size_t size) noexcept:
+    global between, passed
+    cdef Pipe pipe
+    cdef Py_ssize_t n, m
+    if not open_between():
+        return PASS_NOT
+    pipe = between
     n = pipe.fill(source.fd, size)
     if n <= 0:
         if n == IO_ERROR:

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Poller
+from lb.core.splice cimport open_between
 from lb.core.stream cimport Address
 from lb.core.tls_context cimport ServerContext, TicketKeys
 from lb.core.tls_peer cimport ClientContext, Peer
@@ -59,6 +60,7 @@ class Proxy:
     """
 
     def __init__(self, loop, segment, access_log_fd: int = -1, bells=()):
+        open_between()
         self.poller = Poller(loop)
         self.segment = segment
         self.plan = None
