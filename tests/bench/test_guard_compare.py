@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -164,7 +163,6 @@ def test_an_unknown_path_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err.startswith("bench.guard: no such path: http9 (there are: http1, ")
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is needed")
 def test_the_toolchain_of_this_build() -> None:
     found = toolchain()
     assert found.keys() >= {"architecture", "compiler", "cython", "libllhttp", "libnghttp2", "libsodium", "valgrind"}

@@ -133,7 +133,6 @@ def test_the_watchdog_is_fed(tmp_path: Path, manager: NotifySocket) -> None:
         assert b"WATCHDOG" not in worker
 
 
-@pytest.mark.skipif(shutil.which("systemd-socket-activate") is None, reason="systemd is not installed")
 def test_socket_activation(tmp_path: Path) -> None:
     bind, unused = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     config = configuration(tmp_path, listeners={"web": listener(bind), "own": listener("127.0.0.1:0")})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -68,7 +67,6 @@ async def curl(port: int, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 async def test_curl(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "clients.pem").write_bytes(CLIENTS.pem)
     asks = {"client_auth": "optional", "client_ca": str(tmp_path / "clients.pem")}
@@ -91,7 +89,6 @@ async def test_curl(start: Start, endpoint: Callable[..., Any], tmp_path: Path) 
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 async def test_openssl_resumes_with_any_worker_and_across_a_reload(
     start: Start, endpoint: Callable[..., Any], tmp_path: Path, version: str
 ) -> None:
@@ -252,7 +249,6 @@ def nginx(folder: Path, pair: Pair, verify: str) -> Iterator[str]:
         process.wait(20)
 
 
-@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 @pytest.mark.parametrize("health", ["http", "tcp"])
 async def test_nginx_behind(start: Start, tmp_path: Path, health: str) -> None:
     ours = CLIENTS.issue(subject="tidegate", client=True).write(tmp_path, "ours")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import shutil
 import socket
 import ssl
 
@@ -150,7 +149,6 @@ async def test_a_client_that_takes_nothing_is_given_up(site: Site) -> None:
     await settle(lambda: gate.in_flight() == 0, "an exchange stays")
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 async def test_a_renegotiation_is_refused(site: Site) -> None:
     gate = await site.gate([await site.endpoint(answer_ok)], listener=https())
     client = await asyncio.create_subprocess_exec(
