@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,6 @@ from bench.guard.rig import Rig
 from bench.guard.upstreams import GrpcServer, Http1Server
 
 ROOT = Path(__file__).parents[2]
-needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is needed")
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -69,7 +67,6 @@ def test_a_server_of_another_protocol_is_no_silent_wait() -> None:
         server.close()
 
 
-@needs_valgrind
 def test_callgrind_counts_the_data_path_and_nothing_else() -> None:
     length = Length(warmup=4, requests=40)
     (found,) = count(["http1"], length, jobs=1).values()
@@ -84,7 +81,6 @@ def test_callgrind_counts_the_data_path_and_nothing_else() -> None:
     assert found.system_calls == 8
 
 
-@needs_valgrind
 def test_a_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(callgrind, "DONE", "something else")
     monkeypatch.setattr(callgrind.sys, "executable", "/bin/false")
