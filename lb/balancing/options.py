@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict, Field
 
 from lb.config.base import Integer, Number
-from lb.config.units import MILLISECOND, SECOND, Duration
+from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
 
 MOST_CHOICES = 32
 
@@ -38,6 +38,12 @@ class DecayOptions(PolicyOptions):
     decay: Duration = Field(default=10 * SECOND, ge=MILLISECOND)
     """Time in which what is known of an endpoint's latency fades to a third (1/e). Shorter forgets a bad moment sooner
     and is led more by chance."""
+
+
+class ServiceTimeOptions(DecayOptions):
+    decay: Duration = Field(default=MINUTE, ge=MILLISECOND)
+    """Time in which what is known of an idle endpoint's service time fades to about a third. Shorter finds out sooner that a
+    slow endpoint has recovered, at the cost of requests that try it."""
 
 
 class PeakEwmaOptions(ChoiceOptions, DecayOptions):

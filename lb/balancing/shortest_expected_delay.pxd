@@ -7,6 +7,7 @@ from lb.endpoints.set cimport EndpointSet
 
 # As C globals: names of the module would be looked up and boxed at every use.
 cdef int _WINDOW
+cdef int _SAMPLES
 cdef double _NEW
 cdef double _MOST
 cdef double _FAIR
@@ -23,10 +24,11 @@ cdef class ShortestExpectedDelay(Policy):
                    best_delay=double)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
-    @cython.locals(service=double, running=int, elapsed=double, left=double, own=double, load=double, served=double)
+    @cython.locals(service=double, running=int, elapsed=double, left=double, own=double, load=double, served=double,
+                   age=double)
     cdef double delay(self, int index, uint64_t now) noexcept
 
-    @cython.locals(endpoints=EndpointSet, service=double, sample=double)
+    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int)
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
 
     cdef double since(self, uint64_t moment, uint64_t now) noexcept

@@ -12,16 +12,20 @@ from __future__ import annotations
 from array import array
 
 from lb.balancing.explained import Explained, Score
-from lb.balancing.options import DecayOptions
+from lb.balancing.options import ServiceTimeOptions
 from lb.balancing.policy import Policy
 from lb.endpoints.set import EndpointSet
 
 # Endpoints that are compared, of many: the best of so many is hardly worse than the best of all.
 _WINDOW = 64
-# Weight of a new sample in the average, and how many averages one sample counts for at most: a stall is seen by the
-# work that is late, and must not be remembered as the endpoint's speed.
-_NEW = 0.1
+# Samples that an average is of: the first so many weigh alike, and from then on a new one as much as one of them. Slow
+# endpoints have few, and of several that are equally slow the one would be chosen whose first sample was short.
+_SAMPLES = 20
+# How many averages one sample counts for at most: a stall is seen by the work that is late, and must not be remembered
+# as the endpoint's speed.
 _MOST = 3.0
+# Weight of a new sample in the average company.
+_NEW = 0.1
 # A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
 _FAIR = 0.5
 # What is left of a request that is almost due, and from when it is taken for stuck, in service times.
@@ -40,9 +44,9 @@ class ShortestExpectedDelay(Policy):
     time fades, so that a slow one is tried again; one of which nothing is known gets one request to show itself by.
     """
 
-    Options = DecayOptions
+    Options = ServiceTimeOptions
 
-    def __init__(self, endpoints: EndpointSet, options: DecayOptions) -> None:
+    def __init__(self, endpoints: EndpointSet, options: ServiceTimeOptions) -> None:
         Policy.__init__(self, endpoints, options)
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
@@ -88,7 +92,9 @@ class ShortestExpectedDelay(Policy):
         if service <= 0:
             return load * _UNKNOWN_NS
         if running <= 0:
-            return service * own * self.decay / (self.decay + self.since(self.endpoints.latency_updated(index), now))
+            # As exp(-age) while that is far from 0, and cheaper.
+            age = self.since(self.endpoints.latency_updated(index), now) / self.decay
+            return service * own / (1.0 + age + age * age / 2)
         elapsed = self.since(self.endpoints.progress(index), now)
         # What is being served costs as much as what is there does on average.
         served = service
@@ -110,9 +116,12 @@ class ShortestExpectedDelay(Policy):
         if not ok:
             # An endpoint that refuses at once must not look fast.
             sample = max(sample, service if service > 0 else self.highest())
+        samples = 1
         if service > 0:
-            sample = service + (min(sample, service * _MOST) - service) * _NEW
+            samples = min(endpoints.latency_samples(index) + 1, _SAMPLES)
+            sample = service + (min(sample, service * _MOST) - service) / samples
         endpoints.set_latency(index, max(sample, 1.0), now)
+        endpoints.set_latency_samples(index, samples)
         endpoints.set_progress(index, now)
 
     def explain(self, now: int, key: int, exclude: int) -> Explained:

@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 7u
+#define TG_LAYOUT_VERSION 8u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -112,6 +112,7 @@ typedef struct {
     _Atomic uint32_t consecutive_errors; /* of datagrams: lb/proxy/udp_pool */
     _Atomic uint32_t ejected_until_s;
     _Atomic uint64_t progress_ns; /* CLOCK_MONOTONIC: when it last answered, or got something to do; by policies, too */
+    _Atomic uint32_t latency_samples; /* that the average is of, as far as its policy counts them */
     _Atomic uint64_t claim; /* who gets the next place: CLOCK_MONOTONIC ns until which, its low 7 bits the worker */
     /* Latencies by the number of requests that were there, each word of one by itself (lb/balancing/prequal). */
     _Alignas(64) _Atomic uint64_t load_words[TG_LOAD_RANGES];

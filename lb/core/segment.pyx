@@ -136,6 +136,7 @@ cdef class Segment(SegmentMap):
         tg_store64_relaxed(&record.models_unready, 0)
         tg_store64_relaxed(&record.latency_ewma_ns, 0)
         tg_store64_relaxed(&record.latency_updated_ns, 0)
+        tg_store32_relaxed(&record.latency_samples, 0)
         tg_store64_relaxed(&record.progress_ns, 0)
         tg_store64_relaxed(&record.claim, 0)
         tg_store32_relaxed(&record.held_back, 0)

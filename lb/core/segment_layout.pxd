@@ -186,6 +186,7 @@ cdef extern from "segment.h" nogil:
         uint64_t latency_ewma_ns
         uint64_t latency_updated_ns
         uint64_t progress_ns
+        uint32_t latency_samples
         uint64_t claim
         uint32_t consecutive_errors
         uint32_t ejected_until_s

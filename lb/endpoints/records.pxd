@@ -28,6 +28,7 @@ cdef class EndpointRecords:
     cdef int claimant(self, int i, uint64_t now) noexcept nogil
     cdef void set_progress(self, int i, uint64_t now) noexcept nogil
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
+    cdef void set_latency_samples(self, int i, int samples) noexcept nogil
     # The last load report: written by whichever worker got it.
     cdef double reported_utilization(self, int i) noexcept nogil
     cdef double reported_qps(self, int i) noexcept nogil

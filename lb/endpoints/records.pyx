@@ -1,10 +1,11 @@
 """The records of a pool's endpoints in the shared segment, word by word: see records.pxd."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from lb.core.atomics cimport (
-    tg_load64_relaxed, tg_load_double_relaxed, tg_store64_relaxed, tg_store_double_relaxed,
+    tg_load64_relaxed, tg_load_double_relaxed, tg_store32_relaxed, tg_store64_relaxed,
+    tg_store_double_relaxed,
 )
 from lb.core.record cimport set_weight_of, write_report
 from lb.core.segment cimport Segment, tg_endpoint
@@ -74,6 +75,9 @@ cdef class EndpointRecords:
     cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
         tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
         tg_store64_relaxed(&self.records[i].latency_updated_ns, now)
+
+    cdef void set_latency_samples(self, int i, int samples) noexcept nogil:
+        tg_store32_relaxed(&self.records[i].latency_samples, <uint32_t> samples)
 
     cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil:
         tg_store64_relaxed(&self.records[i].load_words[at], word)

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from lb.core.atomics cimport tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
+from lb.core.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
 from lb.core.record cimport unfit, weight_of
 from lb.endpoints.records cimport EndpointRecords
 
@@ -108,6 +108,10 @@ cdef class EndpointSet(EndpointRecords):
 
     cdef inline uint64_t latency_updated(self, int i) noexcept nogil:
         return tg_load64_relaxed(&self.records[i].latency_updated_ns)
+
+    cdef inline int latency_samples(self, int i) noexcept nogil:
+        """How many samples the average is of, up to a number that the policy chooses."""
+        return <int> tg_load32_relaxed(&self.records[i].latency_samples)
 
     cdef inline uint64_t progress(self, int i) noexcept nogil:
         """When it last answered, or got something to do."""

@@ -43,10 +43,10 @@ def test_service_time_is_what_lies_between_answers():
         made.observe(0, T0 + 20 * MS, 20 * MS, True)
         assert service(fleet) == pytest.approx(10)
         made.observe(0, T0 + 35 * MS, 35 * MS, True)
-        assert service(fleet) == pytest.approx(10.5)  # 10 + (15 - 10) / 10
+        assert service(fleet) == pytest.approx(35 / 3)  # of 10, 10 and 15
         # Idle for a second; what was sent then took 4 ms.
         made.observe(0, T0 + S, 4 * MS, True)
-        assert service(fleet) == pytest.approx(9.85)  # 10.5 + (4 - 10.5) / 10
+        assert service(fleet) == pytest.approx(39 / 4)
 
 
 @pytest.mark.parametrize("size", [2, 8, 32])
@@ -66,12 +66,51 @@ def test_a_batch_is_as_fast_as_its_answers_are_close(size):
         assert 20 / size < service(fleet) < 80 / size
 
 
+def answer(made, times, now=T0):
+    """Endpoint 0 answers requests that come one after another and take so many ms; when it is done."""
+    for ms in times:
+        now += round(ms * MS)
+        made.observe(0, now, round(ms * MS), True)
+    return now
+
+
+def test_the_first_samples_weigh_alike_and_later_ones_a_twentieth():
+    """So chance has as little say in what is known of an endpoint that had few requests as it can have."""
+    with Fleet([1]) as fleet:
+        made = fleet.build(POLICY)
+        times = [random.Random(3).gauss(30, 6) for _ in range(20)]
+        now = T0
+        for n in range(1, 21):
+            now = answer(made, times[n - 1 : n], now)
+            assert service(fleet) == pytest.approx(sum(times[:n]) / n, rel=1e-6)
+        average = service(fleet)
+        for ms in (40, 20, 35):
+            now = answer(made, [ms], now)
+            average += (ms - average) / 20
+            assert service(fleet) == pytest.approx(average, rel=1e-6)
+
+
+def test_workers_count_each_other_s_samples():
+    with Fleet([1], workers=2) as fleet:
+        now = answer(fleet.build(POLICY, 0), [10] * 30)
+        answer(fleet.build(POLICY, 1), [30], now)
+        assert service(fleet) == pytest.approx(11)
+
+
+def test_what_another_policy_learned_is_soon_forgotten():
+    """A latency grows with what is in flight, and is no service time."""
+    with Fleet([1]) as fleet:
+        fleet.sets[0].set_latency_checked(0, 500.0 * MS, T0)
+        answer(fleet.build(POLICY), [10])
+        assert service(fleet) == pytest.approx(10)
+
+
 def test_one_stall_is_not_a_speed():
     with Fleet([1]) as fleet:
         made = fleet.build(POLICY)
-        made.observe(0, T0, 10 * MS, True)
-        made.observe(0, T0 + 3 * S, 2 * S, True)
-        assert service(fleet) == pytest.approx(12)  # as if it had been 30 ms: 10 + (30 - 10) / 10
+        now = answer(made, [10] * 20)
+        made.observe(0, now + 3 * S, 2 * S, True)
+        assert service(fleet) == pytest.approx(11)  # as if it had been 30 ms: 10 + (30 - 10) / 20
 
 
 def test_an_endpoint_that_fails_at_once_does_not_look_fast():
@@ -136,8 +175,8 @@ def test_a_slow_endpoint_is_tried_again():
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY, decay="10s")
         fleet.sets[0].set_latency_checked(0, 1000.0 * MS, T0)
-        later = T0 + 90 * S  # 1000 * 10 / (10 + 90) = 100
-        for other, expected in ((95, 1), (105, 0)):
+        later = T0 + 30 * S  # after three times `decay`: 1000 / (1 + 3 + 9 / 2) = 118
+        for other, expected in ((113, 1), (123, 0)):
             fleet.sets[0].set_latency_checked(1, other * 1.0 * MS, later)
             assert made.pick(later, 0, -1) == expected
 
