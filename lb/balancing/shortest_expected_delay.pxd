@@ -10,6 +10,7 @@ cdef int _WINDOW
 cdef int _SAMPLES
 cdef double _NEW
 cdef double _MOST
+cdef double _MOST_AT_FIRST
 cdef double _FAIR
 cdef double _LEAST_LEFT
 cdef double _LATE
@@ -28,7 +29,7 @@ cdef class ShortestExpectedDelay(Policy):
                    age=double)
     cdef double delay(self, int index, uint64_t now) noexcept
 
-    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int)
+    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int, slowest=double)
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
 
     cdef double since(self, uint64_t moment, uint64_t now) noexcept

@@ -24,6 +24,9 @@ _SAMPLES = 20
 # How many averages one sample counts for at most: a stall is seen by the work that is late, and must not be remembered
 # as the endpoint's speed.
 _MOST = 3.0
+# The same for the first sample, in averages of the slowest other endpoint: it is often that of a server that is still
+# cold, and one that was taken for slow has few requests to show that it is not.
+_MOST_AT_FIRST = 5.0
 # Weight of a new sample in the average company.
 _NEW = 0.1
 # A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
@@ -120,6 +123,10 @@ class ShortestExpectedDelay(Policy):
         if service > 0:
             samples = min(endpoints.latency_samples(index) + 1, _SAMPLES)
             sample = service + (min(sample, service * _MOST) - service) / samples
+        else:
+            slowest = self.highest()
+            if slowest > 0:
+                sample = min(sample, slowest * _MOST_AT_FIRST)
         endpoints.set_latency(index, max(sample, 1.0), now)
         endpoints.set_latency_samples(index, samples)
         endpoints.set_progress(index, now)

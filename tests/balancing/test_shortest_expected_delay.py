@@ -113,6 +113,17 @@ def test_one_stall_is_not_a_speed():
         assert service(fleet) == pytest.approx(11)  # as if it had been 30 ms: 10 + (30 - 10) / 20
 
 
+def test_a_cold_start_is_not_a_speed():
+    """An endpoint's first answer, which took it five seconds, while another takes 10 ms."""
+    with Fleet([1, 1]) as fleet:
+        made = fleet.build(POLICY)
+        made.observe(1, T0, 10 * MS, True)
+        now = answer(made, [5000], T0)
+        assert service(fleet) == pytest.approx(50)
+        answer(made, [10] * 9, now)
+        assert service(fleet) == pytest.approx((50 + 9 * 10) / 10)
+
+
 def test_an_endpoint_that_fails_at_once_does_not_look_fast():
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY)
