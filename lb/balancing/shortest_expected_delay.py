@@ -20,7 +20,7 @@ from lb.endpoints.set import EndpointSet
 _WINDOW = 64
 # Samples that an average is of: the first so many weigh alike, and from then on a new one as much as one of them. Slow
 # endpoints have few, and of several that are equally slow the one would be chosen whose first sample was short.
-_SAMPLES = 20
+_SAMPLES = 12
 # How many averages one sample counts for at most: a stall is seen by the work that is late, and must not be remembered
 # as the endpoint's speed.
 _MOST = 3.0
