@@ -14,6 +14,10 @@ from lb.core.regex import Regex
 from lb.health.check import CheckFailed, explain, sockaddr
 from lb.health.tls import CheckTls
 
+# What aiohttp says of its own accord: checks want the body as it is, and have none themselves.
+_UNSAID = ("Accept-Encoding", "Content-Type")
+_HEAD = 65_536  # bytes of an answer's head and of each of its fields, as towards the workers (lb/upstream/http1.pyx)
+
 
 class HttpCheck:
     """Passes on an HTTP/1.1 answer whose status is in `status` and whose body has what `body` says.
@@ -52,6 +56,10 @@ class HttpCheck:
                     timeout=aiohttp.ClientTimeout(total=None),
                     cookie_jar=aiohttp.DummyCookieJar(),
                     auto_decompress=False,
+                    skip_auto_headers=_UNSAID,
+                    max_line_size=_HEAD,
+                    max_field_size=_HEAD,
+                    max_headers=_HEAD,
                 ) as session,
                 session.request(self._method, url, headers=headers, allow_redirects=False, **secure) as response,
             ):
@@ -67,10 +75,10 @@ class HttpCheck:
             raise CheckFailed("connection closed without an answer") from e
         except aiohttp.ClientResponseError as e:
             raise CheckFailed(f"no valid HTTP answer: {e.message.splitlines()[0] if e.message else e.status}") from e
+        except OSError as e:  # aiohttp's ClientOSError, too
+            raise CheckFailed(explain(e)) from e
         except aiohttp.ClientError as e:
             raise CheckFailed(str(e) or type(e).__name__) from e
-        except OSError as e:
-            raise CheckFailed(explain(e)) from e
         if status not in self._status:
             raise CheckFailed(f"status {status}")
         if not found:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,35 @@ async def test_http_asks_with_method_and_headers(tmp_path: Path) -> None:
     assert lines[0] == "OPTIONS / HTTP/1.1"
     assert "X-Probe: yes" in lines
     assert [line for line in lines if line.lower().startswith("user-agent")] == ["user-agent: mine/1"]
+
+
+async def test_http_does_not_ask_for_a_body_that_is_compressed(tmp_path: Path) -> None:
+    async with speaking(socket.AF_INET, tmp_path, OK) as (address, heads):
+        await build(HealthConfig(type="http", method="POST")).run(address)
+        await build(HealthConfig(type="http", headers={"Accept-Encoding": "gzip"})).run(address)
+    first, second = (head.decode().lower() for head in heads)
+    assert "accept-encoding" not in first
+    assert "content-type" not in first
+    assert "accept-encoding: gzip\r\n" in second
+
+
+@pytest.mark.parametrize("fields", ["X-Policy: " + "a" * 12_000 + "\r\n", "X: y\r\n" * 500])
+async def test_http_takes_an_answer_with_as_large_a_head_as_workers_do(tmp_path: Path, fields: str) -> None:
+    answer = f"HTTP/1.1 200 OK\r\n{fields}Content-Length: 0\r\n\r\n".encode()
+    async with speaking(socket.AF_INET, tmp_path, answer) as (address, _):
+        await build(HealthConfig(type="http")).run(address)
+
+
+async def test_http_names_a_reset_in_words(tmp_path: Path) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(CheckFailed, match=r"^Connection reset by peer$"):
+            await build(HealthConfig(type="http")).run(address)
 
 
 def answer_of(body: bytes, code: int = 200) -> bytes:
