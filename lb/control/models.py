@@ -35,6 +35,7 @@ class _Pool:
     bits: dict[str, int] = field(default_factory=dict)
     retired: dict[int, int] = field(default_factory=dict)  # bit -> since, monotonic ns
     said: dict[Endpoint, Models] = field(default_factory=dict)
+    complete: set[Endpoint] = field(default_factory=set)  # who named all that they have: no other is ready there
     untracked: frozenset[str] = frozenset()
 
 
@@ -76,6 +77,12 @@ class ModelReadiness:
             pool = self._pools.setdefault(name, _Pool())
             stay = set(endpoints.get(name, ()))
             pool.said = {endpoint: said for endpoint, said in pool.said.items() if endpoint in stay}
+            pool.complete &= stay
+            asked = set(models)
+            if asked:
+                # Nobody is asked about others any more, who could take back what is known of them.
+                pool.complete.clear()
+                pool.said = {e: {m: said[m] for m in said if m in asked} for e, said in pool.said.items()}
             self._assign(name, pool, models)
 
     def report(self, target: Target, models: Models) -> bool:
@@ -85,8 +92,11 @@ class ModelReadiness:
             return False
         endpoint = (target.address, target.slot)
         before = pool.said.get(endpoint)
-        if before == models:
+        index = target.health.models == "index"
+        if before == models and index == (endpoint in pool.complete):
             return False
+        if index:
+            pool.complete.add(endpoint)
         pool.said[endpoint] = dict(models)
         self._tell(target, before or {}, models)
         listed = target.health.models if isinstance(target.health.models, list) else ()
@@ -109,8 +119,10 @@ class ModelReadiness:
                 else:
                     left.append(model)
         self._complain(name, pool, frozenset(left))
-        for (_, slot), said in pool.said.items():
-            self._words.set_models_unready(slot, sum(1 << b for model, b in pool.bits.items() if not said.get(model)))
+        for endpoint, said in pool.said.items():
+            unnamed = endpoint not in pool.complete
+            unready = sum(1 << bit for model, bit in pool.bits.items() if not said.get(model, unnamed))
+            self._words.set_models_unready(endpoint[1], unready)
         return pool.bits != before
 
     def _complain(self, name: str, pool: _Pool, left: frozenset[str]) -> None:

@@ -34,6 +34,12 @@ class Rig:
         self.health = HealthConfig(type="oip", models=listed) if listed else INDEX
         self.follow(endpoints)
 
+    def ask(self, listed: list[str] | str) -> None:
+        """The configuration has these models now."""
+        self.listed = [] if isinstance(listed, str) else listed
+        self.health = HealthConfig(type="oip", models=listed)
+        self.follow(2)
+
     def follow(self, endpoints: int) -> None:
         self.models.follow({"p": self.listed}, {"p": [(f"e:{i}", i) for i in range(endpoints)]})
 
@@ -109,6 +115,41 @@ def test_a_pool_whose_checks_ask_no_more_has_no_bits_left() -> None:
     assert rig.words.masks[0] == 0
     assert rig.models.names() == {}
     assert not rig.report(0, a=False), "a check that was under way when the configuration changed"
+
+
+def test_a_model_that_is_asked_about_from_now_on_counts_as_ready_until_the_server_answers() -> None:
+    rig = Rig(["a"])
+    rig.report(0, a=False)
+    rig.ask(["a", "b"])
+    assert rig.unready(0) == {"a"}
+    rig.report(0, a=False, b=False)
+    assert rig.unready(0) == {"a", "b"}
+
+
+def test_a_model_that_is_not_asked_about_any_more_is_unready_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(["a", "b"])
+    rig.report(0, a=True, b=True)
+    rig.report(1, a=True, b=True)
+    rig.ask(["a"])
+    rig.report(0, a=True)  # and the other one is gone: it does not answer any more
+    assert rig.models.names() == {"p": ("a",)}
+    assert rig.unready(0) == rig.unready(1) == set()
+    assert rig.models.status() == {"p": {"e:0": {"a": True}, "e:1": {"a": True}}}
+    assert not rig.transitions.last(9)
+    assert not caplog.records
+
+
+def test_from_a_list_to_the_index_and_back_nobody_is_judged_by_what_was_not_asked() -> None:
+    rig = Rig(["a"])
+    rig.report(0, a=True)
+    rig.report(1, a=True)
+    rig.ask("index")
+    rig.report(0, a=True, b=True)
+    assert rig.unready(1) == set()
+    rig.report(1, a=True)
+    assert rig.unready(1) == {"b"}
+    rig.ask(["a", "b"])
+    assert rig.unready(1) == set()
 
 
 def test_changes_are_kept_and_logged_with_their_reason(caplog: pytest.LogCaptureFixture) -> None:
