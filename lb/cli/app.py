@@ -63,7 +63,10 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
     stops at once. Under systemd it reports its state, keeps the watchdog and takes over activated sockets.
     """
-    from lb.cli.run import run as run_daemon
+    from lb.control.logs import silent_grpc
+
+    with silent_grpc():
+        from lb.cli.run import run as run_daemon
 
     raise typer.Exit(run_daemon(config))
 

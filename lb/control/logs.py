@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 from lb.errors import StartError
 
@@ -25,6 +27,22 @@ def setup_logging(process: str, level: str = "info") -> None:
 def set_level(level: str) -> None:
     """`level`: a key of LEVELS."""
     logging.getLogger("tidegate").setLevel(LEVELS[level])
+
+
+@contextlib.contextmanager
+def silent_grpc() -> Iterator[None]:
+    """What is imported meanwhile and uses gRPC keeps that library's own lines from standard error: of each connection
+    that fails, in a form of its own. Checks tell what failed as a reason. GRPC_VERBOSITY of the environment goes first.
+    """
+    variable = "GRPC_VERBOSITY"
+    if variable in os.environ:
+        yield
+        return
+    os.environ[variable] = "NONE"
+    try:
+        yield
+    finally:
+        del os.environ[variable]  # model servers that we start have a log of their own
 
 
 def _in_journal() -> bool:

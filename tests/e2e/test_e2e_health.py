@@ -220,3 +220,29 @@ async def test_transitions_by_command_and_api(start: Start, endpoint: Callable[.
         assert "an operator" in lines[2]
 
     await asyncio.to_thread(run)
+
+
+async def test_the_log_has_no_lines_of_grpc_about_checks_that_fail(
+    start: Start, two: tuple[ModelServer, ModelServer]
+) -> None:
+    """There was one with every check of an endpoint that speaks no TLS."""
+    address = await two[0].start()
+    pool = {
+        "protocol": "grpc",
+        "endpoints": [address],
+        "tls": {"server_name": "models.test"},
+        "health": {"type": "grpc", "interval": "50ms"},
+    }
+
+    def run() -> None:
+        daemon = start({"listeners": {"web": http_listener(route("/", "models"))}, "pools": {"models": pool}})
+
+        def check() -> dict[str, Any]:
+            found: dict[str, Any] = daemon.pool("models")["endpoints"][0]["check"]
+            return found
+
+        eventually(lambda: check()["failures"] > 5, "checks that fail")
+        assert "handshake" in check()["last"]["reason"]
+        assert [line for line in daemon.log.splitlines() if not line[:4].isdigit()] == []
+
+    await asyncio.to_thread(run)
