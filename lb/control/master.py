@@ -226,7 +226,12 @@ class Master:
         cleanup.callback(self.segment.close)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
         self.steering = Steering(self.segment, self._clock)
-        self.monitor = HealthMonitor(self._on_health, self._clock, on_models=self._on_models)
+        self.monitor = HealthMonitor(
+            self._on_health,
+            self._clock,
+            on_models=self._on_models,
+            believed=lambda target: self.publisher.verdicts.up_by_checks(target.slot),
+        )
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
         self.agents = AgentMonitor(
             lambda target, answer: self.publisher.verdicts.agent_told(target, answer),

@@ -49,6 +49,10 @@ class Verdicts:
         if slot is not None:
             self.judge(pool, address, slot, False, "its process exited")
 
+    def up_by_checks(self, slot: int) -> bool:
+        """Whether an endpoint is taken for up, but for an agent that holds it down."""
+        return self._held.get(slot, self._parts.segment.health(slot) == UP)
+
     def judge(self, pool: str, address: str, slot: int, up: bool, reason: str) -> None:
         """What an endpoint is taken for from this moment on, in all workers, and why. One that its agent holds down is
         taken for it when the agent lets go."""

@@ -54,7 +54,8 @@ class HealthMonitor:
     """Checks targets and reports changes: `on_change(target, up, reason)` is called in the loop, once per transition,
     and `on_models(target, models)` after every good check that asked for models.
 
-    A target begins as `health.initial` says, without a call. `update` and `close` need a running loop.
+    A target begins as `believed(target)` says (up or not), without a call; by default as its `health.initial`. `update`
+    and `close` need a running loop.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class HealthMonitor:
         rng: random.Random | None = None,
         build_check: Callable[[HealthConfig, CheckTls | None], Check] = build,
         on_models: Callable[[Target, Models], None] | None = None,
+        believed: Callable[[Target], bool] = lambda target: target.health.initial == "up",
     ) -> None:
         self._on_change = on_change
         self._on_models = on_models
+        self._believed = believed
         self._clock = clock
         self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
         self._build = build_check
@@ -108,7 +111,8 @@ class HealthMonitor:
 
     def _begin(self, target: Target) -> _Watch:
         health = target.health
-        machine = RiseFall(health.rise, health.fall, State(health.initial), self._clock.now())
+        begins = State.UP if self._believed(target) else State.DOWN
+        machine = RiseFall(health.rise, health.fall, begins, self._clock.now())
         # What is assumed up serves meanwhile, so its first check may come any time within an interval. What is assumed
         # down waits for it: the first checks are only spread by the jitter.
         spread = 1.0 if machine.state is State.UP else health.jitter

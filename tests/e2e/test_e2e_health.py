@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -246,3 +247,18 @@ async def test_the_log_has_no_lines_of_grpc_about_checks_that_fail(
         assert [line for line in daemon.log.splitlines() if not line[:4].isdigit()] == []
 
     await asyncio.to_thread(run)
+
+
+def test_checks_that_a_reload_brings_find_an_endpoint_that_is_gone(start: Start) -> None:
+    """With `initial: down` it served, taken for up, while its checks took it for down and had nothing to say."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        pool = {"protocol": "http", "endpoints": [f"127.0.0.1:{nobody.getsockname()[1]}"]}
+        listeners = {"web": http_listener(route("/", "app"))}
+        daemon = start({"listeners": listeners, "pools": {"app": pool}})
+        health = {"type": "tcp", "interval": "50ms", "initial": "down"}
+        assert daemon.reload({"listeners": listeners, "pools": {"app": {**pool, "health": health}}})["ok"]
+        found = eventually(lambda: e if (e := daemon.pool("app")["endpoints"][0])["health"] == "down" else None, "down")
+        assert found["check"]["state"] == "down"
+        changes = json.loads(daemon.admin("/api/v1/transitions")[1])["transitions"]
+        assert [(c["what"], c["from"], c["to"]) for c in changes] == [("health", "up", "down")]

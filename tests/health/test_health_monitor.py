@@ -114,6 +114,22 @@ async def test_initial_down_needs_rise_passes(harness: Harness) -> None:
     assert harness.check.runs["a:1"] >= 4
 
 
+async def test_begins_with_what_an_endpoint_is_taken_for_already() -> None:
+    check, changes = Scripted(), []
+    monitor = HealthMonitor(
+        lambda target, up, reason: changes.append((target.address, up)),
+        MonotonicClock(),
+        random.Random(1),
+        check,
+        believed=lambda target: target.address == "serving:1",
+    )
+    check.answers["serving:1"] = "Connection refused"
+    monitor.update([target("serving:1", initial="down"), target("gone:1", slot=1, initial="up")])
+    await until(lambda: len(changes) == 2)
+    await monitor.close()
+    assert sorted(changes) == [("gone:1", True), ("serving:1", False)]
+
+
 async def test_update_adds_removes_and_keeps(harness: Harness) -> None:
     harness.check.answers = {"a:1": "ill", "b:1": "ill"}
     harness.monitor.update([target("a:1"), target("b:1", slot=1)])
