@@ -11,10 +11,9 @@ import re
 import socket
 from dataclasses import dataclass
 
-from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.check import CheckFailed, explain, shown, sockaddr
 
 MAX_LINE = 1024  # bytes
-MAX_DESCRIPTION = 200  # characters
 MAX_LIMIT = 1_000_000  # as max_in_flight in the configuration
 
 _END = re.compile(rb"[\r\n]")
@@ -61,11 +60,6 @@ def parse(line: bytes) -> Answer:
         else:
             unknown.append(shown(word))
     return Answer(health, shown(description), admin, percent, maxconn, tuple(unknown))
-
-
-def shown(text: str) -> str:
-    """`text` as an operator may read it: on one line, of bounded length."""
-    return "".join(c if c.isprintable() else "?" for c in text.strip())[:MAX_DESCRIPTION]
 
 
 async def ask(address: str, send: bytes) -> bytes:

@@ -11,8 +11,8 @@ from typing import Any
 
 from lb.clock import Clock
 from lb.config.agent import AgentConfig
-from lb.health.agent import Answer, ask, parse, shown
-from lb.health.check import CheckFailed, at_port
+from lb.health.agent import Answer, ask, parse
+from lb.health.check import CheckFailed, at_port, shown
 
 log = logging.getLogger("tidegate.health")
 

@@ -65,6 +65,11 @@ def at_port(address: str, port: int | None) -> str:
     return f"{address.rpartition(':')[0]}:{port}"
 
 
+def shown(text: str, most: int = 200) -> str:
+    """`text` of somebody else as an operator may read it: on one line, fit for a terminal, of bounded length."""
+    return "".join(c if c.isprintable() else "?" for c in text.strip())[:most]
+
+
 def explain(error: OSError) -> str:
     """An operating system's error as a reason: "Connection refused", not its number or its address."""
     if isinstance(error, ssl.SSLCertVerificationError):

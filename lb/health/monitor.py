@@ -11,7 +11,7 @@ from typing import Any
 
 from lb.clock import Clock
 from lb.config.schema import HealthConfig
-from lb.health.check import Check, CheckFailed, Models, at_port
+from lb.health.check import Check, CheckFailed, Models, at_port, shown
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
 from lb.health.tls import CheckTls
@@ -19,6 +19,7 @@ from lb.health.tls import CheckTls
 log = logging.getLogger("tidegate.health")
 
 SECOND = 1_000_000_000
+_REASON = 500  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +197,7 @@ async def _ask(check: Check, address: str, timeout_ns: int) -> str | Models | No
         async with asyncio.timeout(timeout_ns / SECOND):
             return await check.run(address)
     except CheckFailed as e:
-        return str(e)
+        return shown(str(e), _REASON)  # it may have a server's own words
     except TimeoutError:
         return f"no answer within {timeout_ns / SECOND:g}s"
     except Exception as e:

@@ -130,6 +130,15 @@ async def test_begins_with_what_an_endpoint_is_taken_for_already() -> None:
     assert sorted(changes) == [("gone:1", True), ("serving:1", False)]
 
 
+async def test_a_reason_is_fit_for_a_terminal_and_bounded(harness: Harness) -> None:
+    harness.check.answers["a:1"] = "INTERNAL: \x1b[31m\n" + "x" * 9000
+    harness.monitor.update([target("a:1")])
+    await until(lambda: harness.changes)
+    reason = harness.changes[0][2]
+    assert reason.startswith("INTERNAL: ?[31m?xxx")
+    assert len(reason) <= 500
+
+
 async def test_update_adds_removes_and_keeps(harness: Harness) -> None:
     harness.check.answers = {"a:1": "ill", "b:1": "ill"}
     harness.monitor.update([target("a:1"), target("b:1", slot=1)])
