@@ -85,9 +85,10 @@ class PoolLevels:
         return ", ".join(f"priority {p}: {level.healthy} of {level.endpoints} healthy" for p, level in rows)
 
     @property
-    def panic(self) -> bool:
-        """Whether any level is in one."""
-        return any(level.panic for level in self._levels)
+    def panicking(self) -> tuple[int, ...]:
+        """The priorities of the levels that are in a panic."""
+        rows = zip(self._priorities, self._levels, strict=True)
+        return tuple(priority for priority, level in rows if level.panic)
 
     def share_of(self, i: int) -> int:
         """Thousandths of the requests that are for the group of the endpoint at place `i`."""

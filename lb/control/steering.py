@@ -61,7 +61,7 @@ class _Pool:
     standings: Standings
     endpoints: list[_Endpoint]
     judged_at: int
-    panic: bool = False
+    panicking: tuple[int, ...] = ()  # priorities in a panic; (0,) for a plan without groups
     panics: int = 0
     levels: PoolLevels | None = None  # of a plan with groups
 
@@ -108,7 +108,7 @@ class Steering:
         standings = Standings(self._segment, [endpoint.slot for endpoint in plan.endpoints])
         pool = _Pool(plan, config, standings, endpoints, old.judged_at if old is not None else now)
         if old is not None:
-            pool.panic, pool.panics = old.panic, old.panics
+            pool.panicking, pool.panics = old.panicking, old.panics
             pool.levels = old.levels
         if not plan.groups:
             pool.levels = None
@@ -211,28 +211,23 @@ class Steering:
             shares = decide_shares(members, pool.config.panic)
             for i, (share, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
                 pool.standings.hold_back(i, WHOLE - share, panic)
-            panic = any(shares.panic)
+            panicking: tuple[int, ...] = (0,) if any(shares.panic) else ()
         else:
-            panic = self._share_by_level(pool, pool.levels, members)
-        if panic != pool.panic:
-            pool.panic = panic
-            pool.panics += panic
-            healthy = sum(member.healthy and member.enabled for member in members)
-            text = "in a panic: all endpoints get requests" if panic else "no longer in a panic"
-            log.log(
-                logging.WARNING if panic else logging.INFO,
-                "pool %s is %s, %d of %d are healthy", pool.plan.name, text, healthy, len(members),
-            )  # fmt: skip
+            self._share_by_level(pool, pool.levels, members)
+            panicking = pool.levels.panicking
+        if panicking != pool.panicking:
+            pool.panics += not pool.panicking
+            pool.panicking = panicking
+            _say_panic(pool, members)
 
-    def _share_by_level(self, pool: _Pool, levels: PoolLevels, members: list[Member]) -> bool:
-        """Tells the workers what each group gets; whether any level is in a panic."""
+    def _share_by_level(self, pool: _Pool, levels: PoolLevels, members: list[Member]) -> None:
+        """Tells the workers what each group gets."""
         rows = zip(pool.plan.groups, pool.plan.endpoints, members, strict=True)
         weigh = self._segment.weight
         candidates = [Candidate(group, weigh(e.slot), member.enabled, member.healthy) for group, e, member in rows]
         levels.update(candidates, rules_of(pool.config))
         for i, member in enumerate(members):
             pool.standings.hold_back(i, WHOLE - thousandths(member), levels.panic_of(i), levels.share_of(i))
-        return levels.panic
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
         enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED
@@ -246,7 +241,8 @@ class Steering:
         if slow_start is not None and endpoint.ready_since != -1 and standing != PROBATION:
             # Who is not ready yet begins with the minimum, the moment it is.
             part = grown(slow_start, now if endpoint.ready_since is None else endpoint.ready_since, now)
-        return Member(enabled, up and standing != EJECTED, part)
+        # A weight of 0 keeps requests away as a drain does.
+        return Member(enabled and self._segment.weight(endpoint.plan.slot) > 0, up and standing != EJECTED, part)
 
     def status(self, pool: str) -> dict[str, Any] | None:
         """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {standing, reason,
@@ -256,12 +252,25 @@ class Steering:
             return None
         levels = found.levels
         return {
-            "panic": found.panic,
+            "panic": bool(found.panicking),
             "panics": found.panics,
             "failovers": levels.failovers if levels is not None else 0,
             "levels": levels.status() if levels is not None else None,
             "endpoints": dict(_rows(found, self._clock.now())),
         }
+
+
+def _say_panic(pool: _Pool, members: list[Member]) -> None:
+    """Of those that may have requests at all, how many are healthy, and where that has no say (any more)."""
+    counted = [member.healthy for member in members if member.enabled]
+    text = "in a panic: all endpoints get requests" if pool.panicking else "no longer in a panic"
+    if pool.levels is not None and pool.panicking:
+        places = " and ".join(map(str, pool.panicking))
+        text = f"in a panic at priority {places}: all endpoints there are as good as healthy ones"
+    log.log(
+        logging.WARNING if pool.panicking else logging.INFO,
+        "pool %s is %s, %d of %d are healthy", pool.plan.name, text, sum(counted), len(counted),
+    )  # fmt: skip
 
 
 def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:

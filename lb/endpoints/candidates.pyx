@@ -24,16 +24,17 @@ def candidates(EndpointSet endpoints not None, uint64_t now, uint64_t wanted=0):
     return [candidate(endpoints, i, now, wanted) for i in range(endpoints.size)]
 
 
-def in_panic(EndpointSet endpoints not None):
-    """Whether too few endpoints are healthy for the others to be left out."""
+def panicking(EndpointSet endpoints not None):
+    """The places of the endpoints that are not left out, whatever their health, as too few of them are healthy."""
     cdef int i
+    found = []
     if endpoints.segment.base == NULL:
         raise ValueError("the shared segment is closed")
     if endpoints.shaped:
         for i in range(endpoints.size):
             if tg_load32(&endpoints.records[i].held_back) & TG_SHARE_PANIC:
-                return True
-    return False
+                found.append(i)
+    return found
 
 
 cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wanted):

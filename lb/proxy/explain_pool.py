@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lb.config.plan import PoolPlan, RoutePlan
-from lb.endpoints.candidates import in_panic
+from lb.endpoints.candidates import panicking
 from lb.proxy.choices import LOWEST, NOBODY, ONLY_ONE, View
 from lb.proxy.explain_kept import kept
 
@@ -56,8 +56,7 @@ def explain_pool(plan: PoolPlan, pool: Any, question: Question, now: int) -> dic
     stays = kept(plan, pool, question.value_of, now)
     _stay(outcome, stays)
     _model(outcome, view, question, wanted)
-    if in_panic(pool.endpoints):
-        outcome.steps.append("panic: too few endpoints are healthy, so health and ejection have no say")
+    _panic(outcome, plan, panicking(pool.endpoints))
     queue = _queue(outcome, pool, view, question, wanted, now)
     if outcome.choice is None:
         outcome.choice = _choice(plan, view)
@@ -110,6 +109,17 @@ def _elsewhere(plan: PoolPlan, groups: Any, i: int, group: int) -> str:
     if mine // 2 == group // 2:
         place = "another zone" if mine % 2 else "the own zone"
     return f"{place}: {groups.share_of(mine) / 10:g} % of the requests, not this one"
+
+
+def _panic(outcome: Outcome, plan: PoolPlan, places: list[int]) -> None:
+    """`places` are those of the endpoints in a panic: all of the pool's, or of some levels."""
+    if not places:
+        return
+    where = "too few endpoints are healthy, so health and ejection have no say"
+    if len(places) < len(plan.endpoints):
+        priorities = sorted({plan.endpoints[place].priority for place in places})
+        where += f" among those of priority {' and '.join(map(str, priorities))}"
+    outcome.steps.append(f"panic: {where}")
 
 
 def _sequence(outcome: Outcome, pool: Any, question: Question, now: int) -> None:

@@ -239,6 +239,21 @@ async def test_an_explanation_names_the_group_and_why_others_get_nothing(site: S
     assert await answers(gate, 3) == {"d": 3}, "nothing of it is left behind"
 
 
+async def test_an_explanation_says_which_levels_are_in_a_panic(site: Site) -> None:
+    endpoints = [{"address": await site.endpoint(Named("a")), "priority": priority} for priority in (0, 10, 10)]
+    pools = {"pool": {"protocol": "http", "endpoints": endpoints}}
+    gate = await routing_gate(site, [{"pool": "pool"}], pools)
+    standings = Standings(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
+    for slot, panic, share in ((0, False, 700), (1, True, 300), (2, True, 300)):
+        standings.hold_back(slot, 0, panic, share)
+    everywhere = "panic: too few endpoints are healthy, so health and ejection have no say"
+    found = gate.proxy.explain(Described(pool="pool"))["pool"]
+    assert found["steps"] == [f"{everywhere} among those of priority 10"]
+    standings.hold_back(0, 0, True, 700)
+    found = gate.proxy.explain(Described(pool="pool"))["pool"]
+    assert found["steps"] == [everywhere]
+
+
 async def test_a_hedge_may_go_to_another_level(site: Site) -> None:
     held, spare = Held(), Named("b")
     endpoints = [

@@ -1,0 +1,94 @@
+"""When a pool is in a panic, and what is said of it: whom an operator took out does not count."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lb.clock import MonotonicClock
+from lb.config.compile import compile_plan
+from lb.config.schema import Config
+from lb.control import targets
+from lb.control.registry import DRAIN, Registry
+from lb.control.steering import Steering
+from lb.core.segment import Segment
+
+
+class Rig:
+    """A pool of endpoints, one for each of `priorities`, in slots from 0."""
+
+    def __init__(self, priorities: list[int]) -> None:
+        endpoints = [{"address": f"10.0.0.{i}:80", "priority": p} for i, p in enumerate(priorities)]
+        pool = {"protocol": "http", "endpoints": endpoints, "panic_threshold": 50}
+        config = Config.model_validate({"listeners": {}, "pools": {"app": pool}})
+        self.segment = Segment.create(1, 16, 64)
+        self.registry = Registry(self.segment, 16, 64)
+        self.registry.begin()
+        plan = compile_plan(config, generation=1, workers=1, allocator=self.registry, managed={})
+        self.registry.prepare(dict(targets.initial(plan, config)), 1)
+        self.registry.commit(dict(targets.initial(plan, config)), 1)
+        self.steering = Steering(self.segment, MonotonicClock())
+        self.steering.update(plan, config)
+
+    def down(self, *slots: int) -> None:
+        for slot in slots:
+            self.segment.set_health(slot, False, 1)
+        self.steering.look()
+
+    @property
+    def status(self) -> dict[str, Any]:
+        found = self.steering.status("app")
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def rig(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
+    caplog.set_level(logging.INFO, "tidegate.health")
+    made: list[Rig] = []
+
+    def make(*priorities: int) -> Rig:
+        made.append(Rig(list(priorities)))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.segment.close()
+
+
+def test_who_was_taken_out_does_not_count(rig: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = rig(0, 0, 0, 0)
+    pool.registry.operate(0, DRAIN)
+    pool.registry.operate_weight(1, 0)
+    pool.down(2)
+    assert not pool.status["panic"], "one of two is healthy"
+    pool.registry.operate(3, DRAIN)
+    pool.steering.look()
+    assert pool.status["panic"], "the only one that may have requests is down"
+    pool.registry.operate_weight(1, None)
+    pool.steering.look()
+    assert [record.message for record in caplog.records] == [
+        "pool app is in a panic: all endpoints get requests, 0 of 1 are healthy",
+        "pool app is no longer in a panic, 1 of 2 are healthy",
+    ]
+    assert pool.status["panics"] == 1
+
+
+def test_the_levels_in_a_panic_are_named(rig: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = rig(0, 0, 10, 10, 10)
+    pool.down(0, 1, 2)
+    pool.segment.set_health(3, False, 1)
+    pool.steering.look()
+    pool.segment.set_health(0, True, 1)
+    pool.segment.set_health(1, True, 1)
+    pool.steering.look()
+    assert [record.message for record in caplog.records if "panic" in record.message] == [
+        "pool app is in a panic at priority 0: all endpoints there are as good as healthy ones, 2 of 5 are healthy",
+        "pool app is in a panic at priority 0 and 10: all endpoints there are as good as healthy ones, "
+        "1 of 5 are healthy",
+        "pool app is no longer in a panic, 3 of 5 are healthy",
+    ]
+    assert pool.status["panics"] == 1
