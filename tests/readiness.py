@@ -12,7 +12,8 @@ from lb.wire import grpc_service_pb2 as wire
 class Inference:
     """The readiness half of the Open Inference Protocol. `models` is name -> state in the index; `asked` are the calls.
 
-    As Triton does it: a model that is not loaded is UNAVAILABLE to ModelReady, an unknown one NOT_FOUND."""
+    As Triton does it: a model that is not loaded is UNAVAILABLE to ModelReady, an unknown one NOT_FOUND. A state
+    that is the name of another status of gRPC is answered with that."""
 
     def __init__(self, models: dict[str, str] | None = None, ready: bool = True) -> None:
         self.models = models or {}
@@ -44,6 +45,8 @@ class Inference:
             await context.abort(grpc.StatusCode.NOT_FOUND, "unknown model")
         if state == "UNAVAILABLE":
             await context.abort(grpc.StatusCode.UNAVAILABLE, "no available versions")
+        if state in grpc.StatusCode.__members__:
+            await context.abort(grpc.StatusCode[state], "a status of its own")
         return wire.ModelReadyResponse(ready=state == "READY")
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:

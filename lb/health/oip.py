@@ -17,6 +17,15 @@ from lb.wire import grpc_service_pb2 as wire
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _READY = "READY"  # state of a model in the repository's index
+# What servers say of a model that they do not have or cannot serve, and gRPC's library of a connection or a call that
+# went wrong: Triton says UNAVAILABLE when it is not loaded, KServe UNKNOWN when there is none of that name.
+_DOUBTFUL = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
 
 
 class OipCheck:
@@ -63,11 +72,11 @@ async def _listed(channel: grpc.aio.Channel, names: Sequence[str]) -> Models:
 
 
 async def _model_ready(channel: grpc.aio.Channel, name: str) -> bool | None:
-    """None: UNAVAILABLE, which Triton says of a model that is not loaded, and gRPC of a connection that was lost."""
+    """None: it is not, if the server is well otherwise (_DOUBTFUL)."""
     try:
         answer = await _call(channel, "ModelReady", wire.ModelReadyRequest(name=name), wire.ModelReadyResponse)
     except grpc.aio.AioRpcError as e:
-        if e.code() is grpc.StatusCode.UNAVAILABLE:
+        if e.code() in _DOUBTFUL:
             return None
         if e.code() is grpc.StatusCode.NOT_FOUND:
             return False

@@ -379,6 +379,23 @@ async def test_oip_tells_which_models_are_ready(tmp_path: Path, models: Any, exp
         assert await asyncio.wait_for(build(HealthConfig(type="oip", models=models)).run(address), 20) == expected
 
 
+@pytest.mark.parametrize("status", ["UNKNOWN", "INTERNAL", "INVALID_ARGUMENT", "FAILED_PRECONDITION"])
+async def test_oip_takes_an_error_about_a_model_for_not_ready_where_the_server_is(tmp_path: Path, status: str) -> None:
+    """KServe's server says UNKNOWN of a model that it does not have: it is ready all the same, and so are others."""
+    inference = Inference({"a": "READY", "b": status})
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        check = build(HealthConfig(type="oip", models=["a", "b"]))
+        assert await asyncio.wait_for(check.run(address), 20) == {"a": True, "b": False}
+        assert inference.asked.count("ServerReady") == 2, "asked again, for the error may be that of the server"
+
+
+async def test_oip_fails_when_a_model_cannot_be_asked_about(tmp_path: Path) -> None:
+    inference = Inference({"a": "READY", "b": "RESOURCE_EXHAUSTED"})
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        with pytest.raises(CheckFailed, match="RESOURCE_EXHAUSTED"):
+            await asyncio.wait_for(build(HealthConfig(type="oip", models=["a", "b"])).run(address), 20)
+
+
 async def test_oip_takes_a_model_for_ready_when_any_version_is(tmp_path: Path) -> None:
     versions = {"a:1": "UNAVAILABLE", "a:2": "READY", "b:1": "LOADING", "b:2": "UNAVAILABLE"}
     async with inference_server(socket.AF_INET, tmp_path, Inference(versions)) as address:
