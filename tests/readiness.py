@@ -18,6 +18,7 @@ class Inference:
     def __init__(self, models: dict[str, str] | None = None, ready: bool = True) -> None:
         self.models = models or {}
         self.ready = ready
+        self.silent: frozenset[str] = frozenset()  # models whose state is not in the index
         self.asked: list[str] = []
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -52,6 +53,5 @@ class Inference:
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
         self.asked.append("RepositoryIndex")
         index = wire.RepositoryIndexResponse.ModelIndex
-        return wire.RepositoryIndexResponse(
-            models=[index(name=name.partition(":")[0], state=state) for name, state in self.models.items()]
-        )
+        named = [(name.partition(":")[0], "" if name in self.silent else state) for name, state in self.models.items()]
+        return wire.RepositoryIndexResponse(models=[index(name=name, state=state) for name, state in named])

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from lb.config.health_checks import MOST_MODELS
 from lb.config.schema import HealthConfig
 from lb.health.channel import Channels, reason
 from lb.health.check import CheckFailed, Models
@@ -55,13 +56,16 @@ async def _server_ready(channel: grpc.aio.Channel) -> None:
 
 
 async def _index(channel: grpc.aio.Channel) -> Models:
-    """A model is ready when any version of it is."""
+    """A model is ready when any version of it is. Of one that is named without a state, which the protocol lets servers
+    leave out, its ModelReady tells: Triton names so what is in its repository and was never loaded."""
     answer = await _call(channel, "RepositoryIndex", wire.RepositoryIndexRequest(), wire.RepositoryIndexResponse)
     models: dict[str, bool] = {}
     for model in answer.models:
-        # Servers of one state only (the protocol does not ask for more) leave it out.
-        models[model.name] = models.get(model.name, False) or model.state in (_READY, "")
-    return models
+        if model.state:
+            models[model.name] = models.get(model.name, False) or model.state == _READY
+    silent = list(dict.fromkeys(model.name for model in answer.models if model.name not in models))
+    asked = await _listed(channel, silent[:MOST_MODELS]) if silent else {}
+    return {**models, **dict.fromkeys(silent, False), **asked}
 
 
 async def _listed(channel: grpc.aio.Channel, names: Sequence[str]) -> Models:

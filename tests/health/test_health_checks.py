@@ -403,6 +403,16 @@ async def test_oip_takes_a_model_for_ready_when_any_version_is(tmp_path: Path) -
     assert found == {"a": True, "b": False}
 
 
+async def test_oip_asks_for_models_that_the_index_names_without_a_state(tmp_path: Path) -> None:
+    """As Triton does with what its repository has and nobody loaded; other servers may leave out the state of all."""
+    inference = Inference({"loaded": "READY", "never": "UNAVAILABLE", "ready": "READY", "gone": "UNAVAILABLE"})
+    inference.silent = frozenset(("never", "ready"))
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        found = await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
+    assert found == {"loaded": True, "never": False, "ready": True, "gone": False}
+    assert sorted(call for call in inference.asked if "Model" in call) == ["ModelReady never", "ModelReady ready"]
+
+
 async def test_oip_fails_when_the_server_is_not_ready_and_asks_no_further(tmp_path: Path) -> None:
     inference = Inference(STATES, ready=False)
     async with inference_server(socket.AF_INET, tmp_path, inference) as address:
