@@ -124,8 +124,8 @@ class HealthConfig(Model):
     fall: Integer = Field(default=3, ge=1, le=100)
     """Failed checks in a row after which an endpoint takes no requests. 1 reacts at once and flaps easily."""
     initial: Literal["up", "down"] = "up"
-    """What a new endpoint counts as before its first check. `down` keeps requests away until `rise` checks were
-    good."""
+    """What a new endpoint counts as before its first check. `down` keeps requests away until `rise` checks were good,
+    also in a panic, for which it does not count until then."""
     port: Integer | None = Field(default=None, ge=1, le=65535)
     """Port that is asked instead of the endpoint's own, such as 8000 for the HTTP side of a Triton whose gRPC is on
     8001. Not for endpoints on Unix sockets."""

@@ -225,13 +225,13 @@ class Master:
         self.segment = Segment.create(workers, ENDPOINT_CAPACITY, SERIES_CAPACITY, cache_size, session_sets=sessions)
         cleanup.callback(self.segment.close)
         self.registry = Registry(self.segment, ENDPOINT_CAPACITY, SERIES_CAPACITY)
-        self.steering = Steering(self.segment, self._clock)
         self.monitor = HealthMonitor(
             self._on_health,
             self._clock,
             on_models=self._on_models,
             believed=lambda target: self.publisher.verdicts.up_by_checks(target.slot),
         )
+        self.steering = Steering(self.segment, self._clock, self.monitor.was_up)
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
         self.agents = AgentMonitor(
             lambda target, answer: self.publisher.verdicts.agent_told(target, answer),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,9 +69,11 @@ class _Pool:
 class Steering:
     """One for the daemon; `update` with every plan, `look` at any time, `run` for ever. All on the loop."""
 
-    def __init__(self, segment: Segment, clock: Clock) -> None:
+    def __init__(self, segment: Segment, clock: Clock, was_up: Callable[[str, str, int], bool]) -> None:
+        """`was_up(pool, address, slot)`: whether its checks ever were good enough."""
         self._segment = segment
         self._clock = clock
+        self._was_up = was_up
         self._pools: dict[str, _Pool] = {}
         self._wanted = asyncio.Event()
 
@@ -210,7 +212,7 @@ class Steering:
         if pool.levels is None:
             shares = decide_shares(members, pool.config.panic)
             for i, (share, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
-                pool.standings.hold_back(i, WHOLE - share, panic)
+                pool.standings.hold_back(i, WHOLE - share, panic and not members[i].awaited)
             panicking: tuple[int, ...] = (0,) if any(shares.panic) else ()
         else:
             self._share_by_level(pool, pool.levels, members)
@@ -223,16 +225,19 @@ class Steering:
     def _share_by_level(self, pool: _Pool, levels: PoolLevels, members: list[Member]) -> None:
         """Tells the workers what each group gets."""
         rows = zip(pool.plan.groups, pool.plan.endpoints, members, strict=True)
-        weigh = self._segment.weight
-        candidates = [Candidate(group, weigh(e.slot), member.enabled, member.healthy) for group, e, member in rows]
+        candidates = [
+            Candidate(group, self._segment.weight(e.slot) * (not member.awaited), member.enabled, member.healthy)
+            for group, e, member in rows
+        ]
         levels.update(candidates, rules_of(pool.config))
         for i, member in enumerate(members):
-            pool.standings.hold_back(i, WHOLE - thousandths(member), levels.panic_of(i), levels.share_of(i))
+            panic = levels.panic_of(i) and not member.awaited
+            pool.standings.hold_back(i, WHOLE - thousandths(member), panic, levels.share_of(i))
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
         enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED
         standing = pool.standings.state(i)[0] if pool.config.outlier is not None else WELL
-        up = self._healthy(endpoint.plan)
+        up, awaited = self._healthy(endpoint.plan), enabled and self._awaited(pool, endpoint.plan)
         if not (enabled and up and standing == WELL):
             endpoint.ready_since = None
         elif endpoint.ready_since is None:
@@ -242,7 +247,14 @@ class Steering:
             # Who is not ready yet begins with the minimum, the moment it is.
             part = grown(slow_start, now if endpoint.ready_since is None else endpoint.ready_since, now)
         # A weight of 0 keeps requests away as a drain does.
-        return Member(enabled and self._segment.weight(endpoint.plan.slot) > 0, up and standing != EJECTED, part)
+        enabled = enabled and not awaited and self._segment.weight(endpoint.plan.slot) > 0
+        return Member(enabled, up and standing != EJECTED, part, awaited)
+
+    def _awaited(self, pool: _Pool, endpoint: EndpointPlan) -> bool:
+        health = pool.config.health
+        if health is None or health.initial == "up" or self._healthy(endpoint):
+            return False
+        return not self._was_up(pool.plan.name, endpoint.address, endpoint.slot)
 
     def status(self, pool: str) -> dict[str, Any] | None:
         """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {standing, reason,

@@ -40,11 +40,12 @@ class Target:
 
 @dataclass(slots=True)
 class _Watch:
-    """The live side of a target: its state machine, its task, and what the last check said."""
+    """The live side of a target: its state machine, its task, whether it was ever up, and what the last check said."""
 
     target: Target
     machine: RiseFall
     first_delay: float
+    was_up: bool
     task: asyncio.Task[None] | None = None
     checks: int = 0
     failures: int = 0
@@ -96,6 +97,11 @@ class HealthMonitor:
         while self._ended:
             await asyncio.gather(*self._ended, return_exceptions=True)
 
+    def was_up(self, pool: str, address: str, slot: int) -> bool:
+        """Whether an endpoint has been up since it is checked: not, as long as its first good checks are awaited."""
+        watch = self._watches.get((pool, address, slot))
+        return watch is not None and watch.was_up
+
     def status(self) -> dict[str, dict[str, dict[str, Any]]]:
         """pool -> address -> state, since (monotonic ns), checks, failures and the last result."""
         pools: dict[str, dict[str, dict[str, Any]]] = {}
@@ -117,13 +123,13 @@ class HealthMonitor:
         # What is assumed up serves meanwhile, so its first check may come any time within an interval. What is assumed
         # down waits for it: the first checks are only spread by the jitter.
         spread = 1.0 if machine.state is State.UP else health.jitter
-        return self._start(_Watch(target, machine, self._random.uniform(0, spread * health.interval / SECOND)))
+        first_delay = self._random.uniform(0, spread * health.interval / SECOND)
+        return self._start(_Watch(target, machine, first_delay, machine.state is State.UP))
 
     def _resume(self, old: _Watch, target: Target) -> _Watch:
         health = target.health
-        watch = _Watch(
-            target, old.machine.with_limits(health.rise, health.fall), self._random.uniform(0, health.interval / SECOND)
-        )
+        machine = old.machine.with_limits(health.rise, health.fall)
+        watch = _Watch(target, machine, self._random.uniform(0, health.interval / SECOND), old.was_up)
         watch.checks, watch.failures, watch.last = old.checks, old.failures, old.last
         return self._start(watch)
 
@@ -171,6 +177,7 @@ class HealthMonitor:
         if transition is None:
             return
         up = transition.state is State.UP
+        watch.was_up |= up
         why = f"{transition.results} checks {'passed' if ok else f'failed, the last: {reason}'}"
         level = logging.INFO if up else logging.WARNING
         target = watch.target

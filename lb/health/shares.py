@@ -15,12 +15,14 @@ WHOLE = 1000  # TG_SHARE_WHOLE
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An endpoint: whether an operator lets it take requests, whether it is up and not ejected, and the part of its
-    share that it has grown into, above 0 and up to 1."""
+    """An endpoint: whether it is to take requests, whether it is up and not ejected, and the part of its share that it
+    has grown into, above 0 and up to 1. One that is `awaited`, and so not enabled, is new and was never up: nobody
+    misses it yet."""
 
     enabled: bool
     healthy: bool
     grown: float = 1.0
+    awaited: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,13 +112,13 @@ def _elsewhere(plan: PoolPlan, groups: Any, i: int, group: int) -> str:
 
 
 def _panic(outcome: Outcome, plan: PoolPlan, places: list[int]) -> None:
-    """`places` are those of the endpoints in a panic: all of the pool's, or of some levels."""
+    """`places` are those of the endpoints in a panic: the pool's, or of some levels."""
     if not places:
         return
     where = "too few endpoints are healthy, so health and ejection have no say"
-    if len(places) < len(plan.endpoints):
-        priorities = sorted({plan.endpoints[place].priority for place in places})
-        where += f" among those of priority {' and '.join(map(str, priorities))}"
+    priorities = {plan.endpoints[place].priority for place in places}
+    if priorities != {endpoint.priority for endpoint in plan.endpoints}:
+        where += f" among those of priority {' and '.join(map(str, sorted(priorities)))}"
     outcome.steps.append(f"panic: {where}")
 
 

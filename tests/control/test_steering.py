@@ -20,9 +20,10 @@ from lb.core.segment import Segment
 class Rig:
     """A pool of endpoints, one for each of `priorities`, in slots from 0."""
 
-    def __init__(self, priorities: list[int]) -> None:
+    def __init__(self, priorities: list[int], settings: dict[str, Any]) -> None:
         endpoints = [{"address": f"10.0.0.{i}:80", "priority": p} for i, p in enumerate(priorities)]
-        pool = {"protocol": "http", "endpoints": endpoints, "panic_threshold": 50}
+        pool = {"protocol": "http", "endpoints": endpoints, "panic_threshold": 50, **settings}
+        self.known: set[int] = set()  # slots whose checks were good once
         config = Config.model_validate({"listeners": {}, "pools": {"app": pool}})
         self.segment = Segment.create(1, 16, 64)
         self.registry = Registry(self.segment, 16, 64)
@@ -30,8 +31,17 @@ class Rig:
         plan = compile_plan(config, generation=1, workers=1, allocator=self.registry, managed={})
         self.registry.prepare(dict(targets.initial(plan, config)), 1)
         self.registry.commit(dict(targets.initial(plan, config)), 1)
-        self.steering = Steering(self.segment, MonotonicClock())
+        self.steering = Steering(self.segment, MonotonicClock(), lambda pool, address, slot: slot in self.known)
         self.steering.update(plan, config)
+
+    def up(self, *slots: int) -> None:
+        for slot in slots:
+            self.known.add(slot)
+            self.segment.set_health(slot, True, 1)
+        self.steering.look()
+
+    def panicking(self) -> list[bool]:
+        return [row["panic"] for row in self.status["endpoints"].values()]
 
     def down(self, *slots: int) -> None:
         for slot in slots:
@@ -50,8 +60,8 @@ def rig(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
     caplog.set_level(logging.INFO, "tidegate.health")
     made: list[Rig] = []
 
-    def make(*priorities: int) -> Rig:
-        made.append(Rig(list(priorities)))
+    def make(*priorities: int, **settings: Any) -> Rig:
+        made.append(Rig(list(priorities), settings))
         return made[-1]
 
     yield make
@@ -92,3 +102,30 @@ def test_the_levels_in_a_panic_are_named(rig: Any, caplog: pytest.LogCaptureFixt
         "pool app is no longer in a panic, 3 of 5 are healthy",
     ]
     assert pool.status["panics"] == 1
+
+
+STARTING = {"type": "tcp", "initial": "down"}
+
+
+def test_who_was_never_up_is_not_missed_and_gets_nothing_in_a_panic(rig: Any) -> None:
+    pool = rig(0, 0, 0, 0, health=STARTING)
+    assert not pool.status["panic"], "at the start"
+    pool.up(0)
+    assert not pool.status["panic"], "three are still starting"
+    pool.down(0)
+    assert pool.panicking() == [True, False, False, False]
+    pool.up(1, 2)
+    assert not pool.status["panic"]
+    pool.down(1, 2)
+    assert pool.panicking() == [True, True, True, False]
+
+
+def test_who_was_never_up_takes_nothing_from_what_its_level_carries(rig: Any) -> None:
+    pool = rig(0, 0, 0, 10, health=STARTING)
+    pool.up(0, 3)
+    assert [level["share"] for level in pool.status["levels"]] == [1, 0]
+    pool.up(1, 2)
+    pool.down(1, 2)
+    assert [level["share"] for level in pool.status["levels"]] == [0.467, 0.533]
+    pool.down(0, 3)
+    assert pool.panicking() == [True] * 4

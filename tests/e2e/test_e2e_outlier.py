@@ -229,3 +229,35 @@ async def test_an_endpoint_that_comes_up_starts_slowly(start: Start, moody: Call
             await until(lambda: standing(daemon, b)["share"] == 1, "the whole share")
         assert not running.failures
     assert before == 1
+
+
+async def test_endpoints_that_are_still_starting_cause_no_panic_and_get_nothing(
+    start: Start, moody: Callable[[str], Any]
+) -> None:
+    """More of them than of those that serve: with `initial: down` nobody asks them before their checks were good."""
+    serving, starting = [await moody(name) for name in "ab"], [await moody(name) for name in "cdef"]
+    for each in starting:
+        each.status = 503
+    settings = {
+        "health": {"type": "http", "interval": "50ms", "initial": "down", "fall": 1, "rise": 1},
+        "outlier": {"consecutive_5xx": 0},
+        "policy": "round_robin",
+    }
+    daemon = start(config(serving, **settings))
+    await until(lambda: all(e["health"] == "up" for e in daemon.pool("http")["endpoints"]), "the first checks")
+    async with load(daemon.port(), [GET], clients=8, bodies=True) as running:
+        await running.until(100)
+        assert (await asyncio.to_thread(daemon.reload, config([*serving, *starting], **settings)))["ok"]
+        await until(lambda: all(each.served[503] > 3 for each in starting), "checks of the new ones")
+        await running.until(200)
+        assert set(running.seen) == {b"a", b"b"}
+        assert not running.failures
+        for each in starting:
+            each.status = 200
+        await until(lambda: len(running.seen) == 6, "their share")
+        assert not running.failures
+    assert "panic" not in daemon.log
+    # From now on they count: it is a panic when they fail.
+    for each in starting:
+        each.status = 503
+    await until(lambda: daemon.pool("http")["panic"], "the panic")
