@@ -48,8 +48,9 @@ class OutlierConfig(Model):
     max_ejection_time: Duration = Field(default=300 * SECOND, ge=100 * MILLISECOND)
     """Longest ejection."""
     max_ejection_percent: Integer = Field(default=50, ge=0, le=100)
-    """Largest part of the endpoints that may be ejected at once, but always one if it is not 0, and never the last one.
-    Envoy's default is 10."""
+    """Largest part of the endpoints that may be ejected at once, but always one if it is not 0, and never all. Those
+    that are down or drained are counted like others: the last that is up may be ejected, and is asked again only in a
+    panic, which `panic_threshold: 0` forbids. Envoy's default is 10."""
     probation_requests: Integer = Field(default=5, ge=0, le=1_000_000)
     """Good answers that end the probation after an ejection. One failure ejects anew, for longer. 0: no probation."""
     probation_in_flight: Integer = Field(default=1, ge=1, le=1_000_000)
