@@ -18,6 +18,7 @@ from lb.wire import grpc_service_pb2 as wire
 
 _SERVICE = "/inference.GRPCInferenceService/"
 _READY = "READY"  # state of a model in the repository's index
+_LONGEST_NAME = 256  # as in the configuration
 # What servers say of a model that they do not have or cannot serve, and gRPC's library of a connection or a call that
 # went wrong: Triton says UNAVAILABLE when it is not loaded, KServe UNKNOWN when there is none of that name.
 _DOUBTFUL = (
@@ -57,13 +58,15 @@ async def _server_ready(channel: grpc.aio.Channel) -> None:
 
 async def _index(channel: grpc.aio.Channel) -> Models:
     """A model is ready when any version of it is. Of one that is named without a state, which the protocol lets servers
-    leave out, its ModelReady tells: Triton names so what is in its repository and was never loaded."""
+    leave out, its ModelReady tells: Triton names so what is in its repository and was never loaded. Names that are none
+    for an operator's eyes are passed over; any endpoint may be asked for such a model."""
     answer = await _call(channel, "RepositoryIndex", wire.RepositoryIndexRequest(), wire.RepositoryIndexResponse)
+    named = [model for model in answer.models if 0 < len(model.name) <= _LONGEST_NAME and model.name.isprintable()]
     models: dict[str, bool] = {}
-    for model in answer.models:
+    for model in named:
         if model.state:
             models[model.name] = models.get(model.name, False) or model.state == _READY
-    silent = list(dict.fromkeys(model.name for model in answer.models if model.name not in models))
+    silent = list(dict.fromkeys(model.name for model in named if model.name not in models))
     asked = await _listed(channel, silent[:MOST_MODELS]) if silent else {}
     return {**models, **dict.fromkeys(silent, False), **asked}
 

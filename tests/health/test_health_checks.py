@@ -413,6 +413,14 @@ async def test_oip_asks_for_models_that_the_index_names_without_a_state(tmp_path
     assert sorted(call for call in inference.asked if "Model" in call) == ["ModelReady never", "ModelReady ready"]
 
 
+async def test_oip_passes_over_names_that_are_not_fit_for_the_log(tmp_path: Path) -> None:
+    names = ("a", "", "b\nERROR forged", "\x1b[2J", "c" * 257)
+    inference = Inference(dict.fromkeys(names, "READY"))
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        found = await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
+    assert found == {"a": True}
+
+
 async def test_oip_fails_when_the_server_is_not_ready_and_asks_no_further(tmp_path: Path) -> None:
     inference = Inference(STATES, ready=False)
     async with inference_server(socket.AF_INET, tmp_path, inference) as address:
