@@ -276,7 +276,7 @@ def _say_panic(pool: _Pool, members: list[Member]) -> None:
     """Of those that may have requests at all, how many are healthy, and where that has no say (any more)."""
     counted = [member.healthy for member in members if member.enabled]
     text = "in a panic: all endpoints get requests" if pool.panicking else "no longer in a panic"
-    if pool.levels is not None and pool.panicking:
+    if pool.levels is not None and 0 < len(pool.panicking) < len(pool.levels.status()):
         places = " and ".join(map(str, pool.panicking))
         text = f"in a panic at priority {places}: all endpoints there are as good as healthy ones"
     log.log(

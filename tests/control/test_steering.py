@@ -97,8 +97,7 @@ def test_the_levels_in_a_panic_are_named(rig: Any, caplog: pytest.LogCaptureFixt
     pool.steering.look()
     assert [record.message for record in caplog.records if "panic" in record.message] == [
         "pool app is in a panic at priority 0: all endpoints there are as good as healthy ones, 2 of 5 are healthy",
-        "pool app is in a panic at priority 0 and 10: all endpoints there are as good as healthy ones, "
-        "1 of 5 are healthy",
+        "pool app is in a panic: all endpoints get requests, 1 of 5 are healthy",
         "pool app is no longer in a panic, 3 of 5 are healthy",
     ]
     assert pool.status["panics"] == 1
