@@ -49,6 +49,11 @@ cdef class Stream(Source):
     cdef void shutdown_write(self) noexcept
     # Bytes that the kernel has not taken; with TLS some of them are encrypted already.
     cdef size_t pending(self) noexcept
+    # Bytes that the kernel has taken and the peer's not acknowledged, also when the connection is over; 0 where that is
+    # not known (Unix sockets).
+    cdef size_t unacknowledged(self) noexcept
+    # Whether nothing is there to be read, the peer's end included. It asks the kernel.
+    cdef bint silent(self) noexcept
     # The close will be a reset: the peer can tell that something is missing.
     cdef void reset_on_close(self) noexcept
     # The close will be without TLS's goodbye: the peer can tell that something is missing.

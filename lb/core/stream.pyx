@@ -32,8 +32,10 @@ cdef extern from "<sys/socket.h>" nogil:
         SOL_SOCKET
         SO_ERROR
         SO_LINGER
+        SO_PROTOCOL
         MSG_NOSIGNAL
         MSG_DONTWAIT
+        MSG_PEEK
         SHUT_WR
     int socket(int domain, int kind, int protocol)
     int connect(int fd, const sockaddr *address, socklen_t length)
@@ -51,6 +53,13 @@ cdef extern from "<netinet/in.h>" nogil:
 cdef extern from "<netinet/tcp.h>" nogil:
     enum:
         TCP_NODELAY
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int fd, unsigned long request, int *value)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    enum:
+        SIOCOUTQ
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
@@ -336,6 +345,17 @@ cdef class Stream(Source):
         if self.tls is not None:
             return tg_buffer_size(&self.out) + tg_buffer_size(&self.tls.held)
         return tg_buffer_size(&self.out)
+
+    cdef size_t unacknowledged(self) noexcept:
+        cdef int size = 0, protocol = 0
+        cdef socklen_t n = sizeof(protocol)
+        if getsockopt(self.fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n) < 0 or protocol != IPPROTO_TCP:
+            return 0
+        return <size_t>size if ioctl(self.fd, SIOCOUTQ, &size) == 0 else 0
+
+    cdef bint silent(self) noexcept:
+        cdef char byte
+        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
     cdef int alpn(self) noexcept:
         return ALPN_NONE if self.tls is None else self.tls.alpn()

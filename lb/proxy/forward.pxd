@@ -31,7 +31,7 @@ cdef class ForwardExchange(TryingExchange):
     cdef void start_try(self, bint fresh) noexcept
     cdef void send_hedge(self, Hedge hedge) noexcept
     cdef void send_request(self) noexcept
-    cdef bint may_retry(self, int kind, bint answered) noexcept
+    cdef bint may_retry(self, int kind) noexcept
     cdef void try_failed(self, int kind) noexcept
     cdef void spill(self, const iovec *spans, int count, bint last) noexcept
     cdef int append_end(self, tg_buffer *out) noexcept

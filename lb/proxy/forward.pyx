@@ -19,7 +19,7 @@ from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_r
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.proxy.upgrade cimport give_raw, raw_drained, switch_protocols, take_raw
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
 
 cdef enum:
@@ -185,10 +185,11 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void launch(self) noexcept:
         self.sent = 0
-        if (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.fresh):
+        # What streams may soon not be kept any more.
+        if (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.fresh, not self.request_complete):
             return
         self.try_failed(FAIL_CONNECT)
-        if not self.may_retry(FAIL_CONNECT, False):
+        if not self.may_retry(FAIL_CONNECT):
             self.fail(502, b"connect", "could not connect to the endpoint")
             return
         self.next_try()
@@ -221,7 +222,7 @@ cdef class ForwardExchange(TryingExchange):
         if part.iov_len and not upstream.deaf:
             part.iov_base = self.request.data + self.request.start + self.sent
             self.sent += part.iov_len
-            if upstream.push_parts(&part, 1) == IO_ERROR:
+            if upstream.ask(&part) == IO_ERROR:
                 upstream.write_failed()
         if self.request_complete and self.state == X_PICKED:
             self.move(X_WAITING)
@@ -341,7 +342,6 @@ cdef class ForwardExchange(TryingExchange):
             self.upstream.resume()
 
     cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
-        cdef bint answered = upstream.answered
         self.upstream = None
         if self.state == X_ANSWERING:
             self.fail(502, b"upstream-reset", "")
@@ -349,7 +349,7 @@ cdef class ForwardExchange(TryingExchange):
         self.try_failed(kind)
         if self.hedge_takes_over():
             return
-        if self.may_retry(kind, answered):
+        if self.may_retry(kind):
             self.fresh = True
             self.next_try()
             return
@@ -360,11 +360,10 @@ cdef class ForwardExchange(TryingExchange):
         else:
             self.fail(502, b"upstream-reset", "the endpoint closed the connection without a complete answer")
 
-    cdef bint may_retry(self, int kind, bint answered) noexcept:
-        """Safe when nothing was sent; or when nothing came back, all can be sent again, and repeating does no harm."""
-        if self.tries_left <= 0 or not self.kept:
-            return False
-        if kind != FAIL_CONNECT and not (kind == FAIL_RESET and not answered and self.idempotent):
+    cdef bint may_retry(self, int kind) noexcept:
+        """Safe when nothing has arrived; or when no answer has begun, and repeating does no harm."""
+        if not self.kept or not (kind == FAIL_CONNECT or kind == FAIL_REFUSED
+                                 or (kind == FAIL_RESET and self.idempotent)):
             return False
         return self.retry_granted(RETRY_CONNECT if kind == FAIL_CONNECT else RETRY_RESET, -1)
 
@@ -382,7 +381,7 @@ cdef class ForwardExchange(TryingExchange):
         part.iov_base = self.request.data + self.request.start
         part.iov_len = tg_buffer_size(&self.request)
         hedge.upstream.parser.headless = self.head_method
-        if hedge.upstream.push_parts(&part, 1) == IO_ERROR:
+        if hedge.upstream.ask(&part) == IO_ERROR:
             hedge.upstream.broken(FAIL_RESET)
 
     cdef void cancel_hedge(self, Hedge hedge) noexcept:

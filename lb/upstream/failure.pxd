@@ -4,7 +4,7 @@
 cdef enum:
     FAIL_NONE = 0
     FAIL_CONNECT = 1                  # never sent: always safe to try again
-    FAIL_REFUSED = 2                  # REFUSED_STREAM, or GOAWAY below our stream: not processed, safe
+    FAIL_REFUSED = 2                  # refused, GOAWAY below our stream, or closed before it came: not processed, safe
     FAIL_RESET = 3                    # the connection died with the request sent: safe only where repeating is
     FAIL_TIMEOUT = 4
     FAIL_PROTOCOL = 5                 # what came back is not the protocol

@@ -5,7 +5,7 @@ from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
 from lb.core.http1 cimport Parser
 from lb.core.poller cimport Poller
-from lb.core.stream cimport Address, Stream
+from lb.core.stream cimport Address, Stream, iovec
 from lb.upstream.queue cimport Waiter
 
 
@@ -40,13 +40,17 @@ cdef class Http1Upstream(Stream):
     cdef bint hangup                  # the endpoint closed, or shut down, its side
     cdef bint raw                     # what comes is not HTTP any more
     cdef bint bulk                    # the last read was a large one
-    cdef bint answered                # a byte of this exchange's answer came
+    cdef size_t asked                 # bytes of this exchange's request that `ask` took
     cdef bint deaf                    # the endpoint takes no more; what it has said is still there to be read
 
     cdef void read_loop(self) noexcept
     cdef Py_ssize_t pass_on(self) noexcept
     cdef int consume(self, const char *data, size_t n) noexcept
     cdef void ended(self) noexcept
+    # Sends a part of a request of which no other way is known, as `push_parts` does.
+    cdef int ask(self, const iovec *part) noexcept
+    # FAIL_REFUSED where the endpoint had got nothing of the request when it closed, else FAIL_RESET. `ended`: by a FIN.
+    cdef int how_lost(self, bint ended) noexcept
     cdef void broken(self, int kind) noexcept
     # Nothing more can be sent. The endpoint may have answered before it closed (RFC 9112 section 9.5).
     cdef void write_failed(self) noexcept
@@ -67,9 +71,9 @@ cdef class Http1Pool:
     cdef readonly Py_ssize_t open
 
     # A connection for `call`: on_connected is called before this returns for an idle one, and on_connecting for a new
-    # one.
-    # `fresh` never takes an idle one. False: the connect failed at once.
-    cdef bint take(self, Http1Call call, bint fresh) noexcept
+    # one. `fresh` never takes an idle one; `sure` none that the endpoint has closed, of which nobody has heard yet.
+    # False: the connect failed at once.
+    cdef bint take(self, Http1Call call, bint fresh, bint sure=*) noexcept
     # The exchange is over and the connection may serve another.
     cdef void give(self, Http1Upstream upstream) noexcept
     # The exchange is over and the connection may not be used again.

@@ -9,9 +9,9 @@ from lb.core.http1 cimport new_response_parser
 from lb.core.poller cimport READ_TURNS, Poller
 from lb.core.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
 from lb.core.stream cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 
 
 cdef class Http1Call(Waiter):
@@ -108,7 +108,7 @@ cdef class Http1Upstream(Stream):
             if n == IO_AGAIN:
                 return
             if n == IO_ERROR:
-                self.broken(FAIL_RESET)
+                self.broken(self.how_lost(False))
                 return
             if n == 0:
                 self.ended()
@@ -143,7 +143,6 @@ cdef class Http1Upstream(Stream):
         cdef Py_ssize_t taken
         cdef bint stored = False, complete
         cdef Http1Call call
-        self.answered = True
         if tg_buffer_size(&self.inbox):
             if tg_buffer_append(&self.inbox, data, n) < 0:
                 self.broken(FAIL_PROTOCOL)
@@ -196,11 +195,25 @@ cdef class Http1Upstream(Stream):
             call.on_raw_end(self)
             return
         if self.parser.finish(scan) < 0 or not scan.complete:
-            self.broken(FAIL_RESET)
+            self.broken(self.how_lost(True))
             return
         call.on_answer(self, scan)        # an answer that its close delimits
         if self.fd >= 0:
             self.pool.drop(self)
+
+    cdef int ask(self, const iovec *part) noexcept:
+        cdef int rc = self.push_parts(part, 1)
+        if rc != IO_ERROR:
+            self.asked += part.iov_len
+        return rc
+
+    cdef int how_lost(self, bint ended) noexcept:
+        """An endpoint that closes an idle connection just as a request is sent does not read that any more. Its FIN
+        acknowledges what it had got until then; behind a reset nobody knows."""
+        cdef size_t waiting = self.pending()
+        if self.asked <= waiting or (ended and self.unacknowledged() >= self.asked - waiting):
+            return FAIL_REFUSED
+        return FAIL_RESET
 
     cdef void broken(self, int kind) noexcept:
         cdef Http1Call call = self.call
@@ -210,6 +223,7 @@ cdef class Http1Upstream(Stream):
 
     cdef void write_failed(self) noexcept:
         self.deaf = True
+        self.asked -= min(self.asked, tg_buffer_size(&self.out))
         tg_buffer_free(&self.out)
         self.unread = True
         self.poller.defer(self)           # on_flush reads
@@ -245,12 +259,15 @@ cdef class Http1Pool:
         self.max_idle = max_idle
         self.max_head = max_head
 
-    cdef bint take(self, Http1Call call, bint fresh) noexcept:
+    cdef bint take(self, Http1Call call, bint fresh, bint sure=False) noexcept:
         cdef Http1Upstream upstream
-        if not fresh and self.idle:
+        while not fresh and self.idle:
             upstream = <Http1Upstream>self.idle.pop()
+            if sure and not upstream.silent():
+                self.drop(upstream)
+                continue
             upstream.call = call
-            upstream.answered = False
+            upstream.asked = 0
             self.poller.disarm(upstream)
             call.on_connected(upstream)
             return True
