@@ -1,6 +1,7 @@
 """An exchange with a pool that speaks the Open Inference Protocol: HTTP with JSON or binary tensors in front, gRPC
 behind."""
 
+from libc.stdint cimport uint64_t
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
 from lb.core.buffer cimport tg_buffer
@@ -25,6 +26,7 @@ cdef class InferCall(GrpcCall):
     cdef InferExchange exchange       # None once it is cancelled
     cdef Hedge hedge                  # None: it is the exchange's own
     cdef iovec single                 # the message of a management call
+    cdef uint64_t due                 # its deadline, which the endpoint knows as grpc-timeout
 
 
 cdef class InferExchange(TryingExchange):

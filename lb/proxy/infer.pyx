@@ -42,6 +42,7 @@ cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     GRPC_CANCELLED = 1
+    GRPC_DEADLINE_EXCEEDED = 4
     GRPC_UNAVAILABLE = 14
 
 cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
@@ -235,6 +236,7 @@ cdef class InferExchange(TryingExchange):
         if failed < 0:
             return False
         call.exchange = self
+        call.due = deadline
         (<Http2Channel>self.pool.channels[endpoint]).start(call, deadline)
         return True
 
@@ -292,6 +294,7 @@ cdef class InferExchange(TryingExchange):
             self.fail_lost()
             return
         if kind == FAIL_TIMEOUT:
+            tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
             self.fail(504, b"timeout", "the model server did not answer in time")
         elif kind == FAIL_CONNECT:
             self.fail(502, b"connect", "could not connect to a model server")
@@ -351,12 +354,15 @@ cdef class InferExchange(TryingExchange):
                 land(self, tg_buffer_head(&call.reply), tg_buffer_size(&call.reply))
             respond(self, response)
             return
+        if status == GRPC_DEADLINE_EXCEEDED and self.client.poller.now >= call.due:
+            self.call_failed(FAIL_TIMEOUT)    # servers keep the time they are given, to less than our ticks
+            return
         self.status = http_status(status)
         # A server that is going away says UNAVAILABLE before it is out of the pool, and CANCELLED, which we did not ask
         # for, of what it had taken just before (grpcio does).
         going = status == GRPC_UNAVAILABLE or status == GRPC_CANCELLED
         self.let_go(not going)
-        if going and self.hedge_takes_over():
+        if (going or self.route.retry is not None and self.route.retry.names_code(status)) and self.hedge_takes_over():
             return
         self.pushback = call.pushback
         if self.repeatable() and self.retry_granted(RETRY_RESET | RETRY_5XX if going else 0, status):

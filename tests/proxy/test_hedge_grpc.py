@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import grpc
 import pytest
 from datapath import Site, settle
-from hedge_site import call, idle, lost, models, results, two
-from oip_site import INFER, plain
+from hedge_site import HEDGE, Told, call, idle, lost, models, results, series, two
+from oip_site import INFER, OIP, plain
 from oip_site import ask as ask_model
+from routing_site import routing_gate
 
 from lb.wire import grpc_service_pb2 as wire
 
@@ -115,4 +117,30 @@ async def test_the_client_of_an_inference_leaves_during_its_hedge(site: Site) ->
     await settle(lambda: len(b.requests) == 1, "no hedge")
     writer.transport.abort()
     await settle(lambda: a.cancelled == b.cancelled == 1, "the servers were not told")
+    await idle(gate)
+
+
+class Full(Told):
+    """Says RESOURCE_EXHAUSTED when it is told to go on."""
+
+    async def _behave(self, request: Any, context: Any) -> Any:
+        await self.go.wait()
+        await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "full")
+
+
+@pytest.mark.parametrize("pause", ["0s", "10s"])
+async def test_a_first_try_with_an_error_to_be_tried_again_leaves_it_to_the_hedge(site: Site, pause: str) -> None:
+    """No third server is asked, and no retry is spent."""
+    first, second, third = servers = Full(True), Told(True), Told(True)
+    pool = {**OIP, "endpoints": [await site.model(one) for one in servers], "policy": "round_robin"}
+    retry = {"on": ["resource-exhausted"], "budget": 100, "backoff": {"base": pause}}
+    gate = await routing_gate(site, [{"pool": "models", "hedge": HEDGE, "retry": retry}], {"models": pool})
+    task = asyncio.create_task(ask_model(gate, plain()))
+    await settle(lambda: len(second.requests) == 1, "no hedge")
+    first.go.set()
+    await settle(lambda: gate.in_flight() == 1, "the first has not answered")
+    second.go.set()
+    assert (await asyncio.wait_for(task, 5)).status == 200
+    assert results(gate) == (1, 1, 0, 0)
+    assert (series(gate).retries, len(third.requests)) == (0, 0)
     await idle(gate)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from datapath import SECOND, Site, settle
+from hedge_site import series
 from infer_site import MIB, Held, error_of, gate_to, idle
 from oip_site import (
     INFER,
@@ -26,6 +27,7 @@ from oip_site import (
     tensor,
 )
 from ports import free_port
+from routing_site import routing_gate
 
 # Retries.
 
@@ -79,6 +81,39 @@ async def test_sequences_are_never_tried_again(site: Site, sequence: int | str) 
     answers = sorted([(await ask(gate, body)).status for _ in range(2)])
     assert answers == [502, 503]
     assert dying.requests == len(model.requests) == 1
+    await idle(gate)
+
+
+class Hanging(ModelServer):
+    """Does not answer within any time that a test gives it; grpcio keeps the deadline that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hang)
+
+    async def _hang(self, request: Any, context: Any) -> Any:
+        await asyncio.sleep(30)
+
+
+async def test_a_server_that_keeps_the_time_of_its_try_is_tried_again_elsewhere(site: Site) -> None:
+    """It says DEADLINE_EXCEEDED of a try just before our own timer looks: that is the timeout, too."""
+    hanging, model = Hanging(), ModelServer()
+    pool = {**OIP, "endpoints": [await site.model(hanging), await site.model(model)], "policy": "round_robin"}
+    retry = {"on": ["timeout"], "per_try_timeout": "50ms", "budget": 100, "backoff": {"base": "0s"}}
+    gate = await routing_gate(site, [{"pool": "models", "retry": retry}], {"models": pool})
+    assert [(await ask(gate, plain())).status for _ in range(6)] == [200] * 6
+    found = series(gate)
+    assert len(hanging.requests) == found.retries > 0
+    assert series(gate, gate.plan.pools[0].endpoints[0].series).timeouts == found.retries
+    assert found.timeouts == 0  # none that a client has seen
+    await idle(gate)
+
+
+async def test_a_deadline_that_the_server_keeps_is_a_timeout(site: Site) -> None:
+    pool = {**OIP, "endpoints": [await site.model(Hanging())]}
+    gate = await routing_gate(site, [{"pool": "models", "response_timeout": "50ms"}], {"models": pool})
+    answer = await ask(gate, plain())
+    assert (answer.status, error_of(answer)) == (504, "the model server did not answer in time")
+    assert series(gate).timeouts == 1
     await idle(gate)
 
 
