@@ -192,6 +192,7 @@ cdef class Http2Control(Http2Sender):
 
     cdef int take_reset(self, const h2_frame *frame, const uint8_t *payload) noexcept:
         cdef h2_entry *entry = table_find(&self.table, frame.id)
+        cdef bint ours = entry != NULL and entry.stream != NULL
         if frame.length != 4:
             self.terminate(H2_FRAME_SIZE_ERROR)
             return 0
@@ -199,10 +200,10 @@ cdef class Http2Control(Http2Sender):
             self.terminate(H2_PROTOCOL_ERROR)
             return 0
         if entry != NULL:
-            if entry.stream != NULL:
+            if ours:
                 (<h2_stream *>entry.stream).reset_by_peer = True
             self.close(entry, get_u32(payload))
-        self.on_control(H2_OTHER_FRAME if entry == NULL else H2_RESET_FRAME)
+        self.on_control(H2_RESET_FRAME if ours else H2_OTHER_FRAME)
         return 0
 
     cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept:

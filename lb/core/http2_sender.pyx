@@ -1,6 +1,6 @@
 """What one side of an HTTP/2 connection sends: see http2_sender.pxd."""
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size,
@@ -58,6 +58,10 @@ cdef void note_method(h2_message *message, const nghttp2_nv *fields, size_t coun
                 field.value_size = 0
     message.head_request = is_name(field.value, field.value_size, b"HEAD", 4)
     message.connect_request = is_name(field.value, field.value_size, b"CONNECT", 7)
+
+
+cdef inline bint body_is_here(const h2_message *message) noexcept nogil:
+    return message.length >= 0 and message.received == <uint64_t>message.length
 
 
 cdef class Http2Sender(Http2Queue):
@@ -170,13 +174,23 @@ cdef class Http2Sender(Http2Queue):
 
     cdef int settle(self) noexcept:
         """Closes the streams that have ended on our side. The answer is out: nobody waits for the rest of a request
-        (RFC 9113 section 8.1)."""
+        (RFC 9113 section 8.1). One that is here by its Content-Length, but for END_STREAM in an empty frame, stays
+        until that comes: clients (httpx) take it for an error when they cannot send that any more."""
         cdef h2_entry *entry
+        cdef h2_stream *stream
         while not link_empty(&self.ending):
             entry = <h2_entry *>self.ending.next.owner
-            if not entry.remote_ended and self.reset_frame(entry.id, H2_NO_ERROR) < 0:
-                return -1
-            self.close(entry, H2_NO_ERROR)
+            if entry.remote_ended or not body_is_here(&entry.message):
+                if not entry.remote_ended and self.reset_frame(entry.id, H2_NO_ERROR) < 0:
+                    return -1
+                self.close(entry, H2_NO_ERROR)
+                continue
+            stream = <h2_stream *>entry.stream
+            link_remove(&entry.link)
+            entry.stream = NULL
+            if stream != NULL:
+                stream.entry = NULL
+                self.on_close(stream, H2_NO_ERROR)
         return 0
 
     # Gathering.

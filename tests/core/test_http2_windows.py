@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from h2_frames import (
     ACK,
     CANCEL,
@@ -17,6 +18,7 @@ from h2_frames import (
     PADDED,
     PING,
     POST,
+    PROTOCOL_ERROR,
     REFUSED_STREAM,
     RST_STREAM,
     SETTINGS,
@@ -170,6 +172,45 @@ def test_an_answer_before_the_end_of_its_request_stops_it() -> None:
     assert [f.flags for f in of(HEADERS, said)] == [END_HEADERS | END_STREAM]
     assert [(f.stream, f.number) for f in of(RST_STREAM, said)] == [(1, NO_ERROR)]
     assert echo.events[-1] == ("close", 1, NO_ERROR, False)
+
+
+@pytest.mark.parametrize("body", [b"", b"four"])
+def test_a_request_of_which_only_its_end_is_to_come_may_say_that(body: bytes) -> None:
+    echo = Http2Echo(max_streams=1)
+    echo.hasty = True
+    sized = [*POST, (b"content-length", b"%d" % len(body))]
+    assert echo.receive(START + head(1, sized) + (frame(DATA, 0, 1, body) if body else b"")) == 0
+    said = drained(echo)
+    assert of(HEADERS, said)
+    assert not of(RST_STREAM, said)
+    assert echo.events[-1] == ("close", 1, NO_ERROR, False)
+    assert echo.receive(head(3, GET, HAS)) == 0
+    assert [f.number for f in of(RST_STREAM, drained(echo))] == [REFUSED_STREAM]  # it is one of its streams until then
+    assert echo.receive(frame(DATA, END_STREAM, 1) + head(5, GET, HAS)) == 0
+    said = drained(echo)
+    assert [f.stream for f in of(HEADERS, said)] == [5]
+    assert not of(RST_STREAM, said)
+
+
+@pytest.mark.parametrize(
+    ("more", "answer"),
+    [
+        (frame(DATA, END_STREAM, 1, b"fifth"), [PROTOCOL_ERROR]),
+        (reset(1, CANCEL), []),
+        (head(1, [(b"x-sum", b"1")], HAS), []),
+    ],
+    ids=["too long", "reset", "trailers"],
+)
+def test_what_comes_instead_of_its_end(more: bytes, answer: list[int]) -> None:
+    echo = Http2Echo(max_streams=1)
+    echo.hasty = True
+    assert echo.receive(START + head(1, [*POST, (b"content-length", b"4")]) + frame(DATA, 0, 1, b"four")) == 0
+    drained(echo)
+    assert echo.receive(more) == 0
+    assert [f.number for f in of(RST_STREAM, drained(echo))] == answer
+    assert echo.receive(head(3, GET, HAS)) == 0
+    assert [f.stream for f in of(HEADERS, drained(echo))] == [3]
+    assert ("control", "reset") not in echo.events
 
 
 def test_trailers_follow_the_last_of_the_body() -> None:
