@@ -15,6 +15,7 @@ from typing import Protocol
 from lb.errors import StartError
 
 HEAVIEST = 1000  # as in the configuration
+ENDPOINT_SERIES = ("endpoint", "udp-endpoint")  # kinds of series that are named by pool|address (lb.config.compile)
 LINGER_NS = 5_000_000_000  # an exchange that began under an old plan may still look at the record
 
 ENABLED, DRAIN, MAINTENANCE = 0, 1, 2  # enum tg_admin
@@ -238,9 +239,13 @@ class Registry:
                 self._drained.discard(slot)
                 self._wanted.pop(slot, None)
                 self._segment.clear_slot(slot)
+        leaving = {f"{pool}|{address}" for pool, address in self._endpoints.retired}
+        oldest = min(self._endpoints.retired.values(), default=now)
         for key, since in self._series.unused():
-            # An endpoint's series goes with its slot, whose last exchange may still count.
-            if now - since >= LINGER_NS and not self._endpoints.retired:
+            # An endpoint's series goes with its slot, whose last exchange may still count. Another's waits for all that
+            # were removed with it or before: so endpoints that keep changing do not keep it.
+            busy = key[1] in leaving if key[0] in ENDPOINT_SERIES else oldest <= since
+            if now - since >= LINGER_NS and not busy:
                 self._segment.clear_series(self._series.used[key])
                 self._series.release(key)
         return len(self._endpoints.retired)

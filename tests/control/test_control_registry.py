@@ -147,6 +147,33 @@ def test_series_are_cleared_before_they_are_used_again() -> None:
     assert plans.registry.series_index("endpoint", "pool|b:1") == index
 
 
+def test_a_busy_endpoint_that_was_removed_keeps_no_series_but_its_own() -> None:
+    """A stream may go on for days, while discovery finds other endpoints every few seconds."""
+    plans = Plans(endpoints=8, series=8)
+    slot = plans.apply({"busy:1": 1})["busy:1"]
+    index = plans.registry.series_index("endpoint", "pool|busy:1")
+    plans.worker.add_inflight(slot, 1)
+    for n in range(50):
+        plans.apply({f"{n}:1": 1, f"{n}:2": 1})
+        plans.now += LINGER_NS
+        plans.registry.sweep(plans.now)
+    assert plans.registry.series_index("endpoint", "pool|busy:1") == index
+    plans.worker.add_inflight(slot, -1)
+    plans.registry.sweep(plans.now)
+    assert plans.registry.series_index("endpoint", "pool|busy:1") is None
+
+
+def test_endpoints_that_keep_changing_keep_no_series_of_others() -> None:
+    """There is always one that was removed just now."""
+    plans = Plans(endpoints=16, series=16)
+    for n in range(50):
+        staged = plans.stage({f"{n}:1": 1})
+        plans.registry.series("route", f"route-{n}")
+        plans.registry.commit(staged, plans.now)
+        plans.now += LINGER_NS // 4
+        plans.registry.sweep(plans.now)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
