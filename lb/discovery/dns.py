@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from lb.config.address import HostPort, parse_address
@@ -50,11 +51,17 @@ class DnsSource(Source):
         hosts, ttl = await self._hosts(self.options.name, families)
         return tuple(EndpointSpec(_address(ip, port), host=host) for ip in hosts), ttl
 
-    async def _hosts(self, name: str, families: Sequence[str]) -> tuple[list[str], int]:
-        """The addresses of a name, in order, IPv4 first, and how long they count, in ns."""
-        assert self._queries is not None
-        answers = await asyncio.gather(*(self._queries.addresses(name, family) for family in families))
-        return self._joined(name, families, answers)
+    async def _hosts(
+        self, name: str, families: Sequence[str], known: Mapping[str, Records] = MappingProxyType({})
+    ) -> tuple[list[str], int]:
+        """The addresses of a name, in order, IPv4 first, and how long they count, in ns. `known` are not asked for."""
+        queries = self._queries
+        assert queries is not None
+
+        async def ask(family: str) -> Records:
+            return known[family] if family in known else await queries.addresses(name, family)
+
+        return self._joined(name, families, await asyncio.gather(*map(ask, families)))
 
     def _joined(self, name: str, families: Sequence[str], answers: Sequence[Records]) -> tuple[list[str], int]:
         good = [answer for answer in answers if answer.values]
@@ -66,9 +73,11 @@ class DnsSource(Source):
         assert self._queries is not None
         name = self.options.name
         answer, targets = await self._queries.services(name)
-        offered = [target for target in targets if target.host]
+        offered = [target for target in targets if target.host and target.port]
         if not offered:
-            why = "says that the service is not offered" if targets else f"has no SRV record{_because([answer])}"
+            why = "has no SRV record with a port" if targets else f"has no SRV record{_because([answer])}"
+            if targets and not any(target.host for target in targets):
+                why = "says that the service is not offered"
             raise self._nothing(f"{name} {why}", [answer])
         chosen = sorted(offered, key=lambda t: (t.priority, t.host, t.port))
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -76,7 +85,7 @@ class DnsSource(Source):
         async def hosts(target: Target) -> tuple[list[str], int] | DiscoveryError:
             async with gate:
                 try:
-                    return target.known or await self._hosts(target.host, _FAMILIES)
+                    return await self._hosts(target.host, _FAMILIES, target.known)
                 except NothingThereError as error:
                     return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import dns.asyncresolver
@@ -36,13 +37,13 @@ class Records:
 @dataclass(frozen=True, slots=True)
 class Target:
     """An SRV record; `host` is empty where it says that there is no service. `known` are the addresses that came with
-    it, and how long they count, in ns."""
+    it, by family: a family that is not there has to be asked for, as servers leave out what does not fit."""
 
     priority: int
     weight: int
     port: int
     host: str
-    known: tuple[list[str], int] | None
+    known: Mapping[str, Records]
 
 
 class Queries:
@@ -115,15 +116,13 @@ def _denial(error: dns.resolver.NXDOMAIN) -> int:
     return min(ttls, default=dns.message.NEGATIVE_TTL_WITHOUT_SOA)
 
 
-def _additional(response: dns.message.Message | None, host: dns.name.Name) -> tuple[list[str], int] | None:
-    """The addresses of `host` that came along, or None: then they have to be asked for."""
-    hosts: list[str] = []
-    ttl = dns.ttl.MAX_TTL
-    for rrset in response.additional if response is not None else ():
-        if rrset.name == host and rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            hosts += sorted(r.to_text() for r in rrset)
-            ttl = min(ttl, rrset.ttl)
-    return (hosts, ttl * SECOND) if hosts else None
+def _additional(response: dns.message.Message | None, host: dns.name.Name) -> dict[str, Records]:
+    """The addresses of `host` that came along, by family."""
+    return {
+        dns.rdatatype.to_text(rrset.rdtype): Records(tuple(r.to_text() for r in rrset), rrset.ttl * SECOND)
+        for rrset in (response.additional if response is not None else ())
+        if rrset.name == host and rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA)
+    }
 
 
 def _reason(error: Exception) -> str:

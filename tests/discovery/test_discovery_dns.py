@@ -190,10 +190,33 @@ async def test_srv_records_give_ports_weights_names_and_priorities(server: NameS
 
 async def test_addresses_that_come_with_srv_records_are_used(server: NameServer) -> None:
     server.set(SERVICE, "SRV", "0 0 9001 a.test.", ttl=30)
+    server.extra = [("a.test.", "A", 4, ["10.0.0.7"]), ("a.test.", "AAAA", 9, ["fd00::7"])]
+    found = await services(server).look()
+    assert (addresses(found), found.refresh_ns) == (["10.0.0.7:9001", "[fd00::7]:9001"], 4 * SECOND)
+    assert [kind for _, kind, _ in server.questions] == ["SRV"]
+
+
+async def test_the_family_that_did_not_come_along_is_asked_for(server: NameServer) -> None:
+    """Servers leave out of the additional section what does not fit, and say nothing about it (RFC 2181 section 9)."""
+    server.set(SERVICE, "SRV", "0 0 9001 a.test.", ttl=30)
+    server.set("a.test.", "A", "10.0.0.7")
+    server.set("a.test.", "AAAA", "fd00::7", ttl=3)
     server.extra = [("a.test.", "A", 4, ["10.0.0.7"])]
     found = await services(server).look()
-    assert (found.endpoints, found.refresh_ns) == ((EndpointSpec("10.0.0.7:9001", 1, "a.test"),), 4 * SECOND)
-    assert [kind for _, kind, _ in server.questions] == ["SRV"]
+    assert (addresses(found), found.refresh_ns) == (["10.0.0.7:9001", "[fd00::7]:9001"], 3 * SECOND)
+    assert [kind for _, kind, _ in server.questions] == ["SRV", "AAAA"]
+    del server.records["a.test.", "AAAA"]
+    assert addresses(await services(server).look()) == ["10.0.0.7:9001"]
+
+
+async def test_a_record_without_a_port_is_left_out(server: NameServer) -> None:
+    """As of services that were registered without one."""
+    server.set(SERVICE, "SRV", "0 1 0 a.test.", "0 1 9001 b.test.")
+    server.set("a.test.", "A", "10.0.0.1")
+    server.set("b.test.", "A", "10.0.0.2")
+    assert addresses(await services(server).look()) == ["10.0.0.2:9001"]
+    server.set(SERVICE, "SRV", "0 1 0 a.test.")
+    assert str(await failure(services(server))) == "_oip._tcp.test has no SRV record with a port"
 
 
 async def test_a_target_without_addresses_is_left_out(server: NameServer) -> None:
