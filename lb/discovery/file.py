@@ -38,6 +38,7 @@ class FileSource(Source):
     ) -> None:
         super().__init__(pool, options, config)
         self._lookup = lookup
+        self._first = True  # the next look is the first
         self._done: Signature | None = None  # of what the outcome below is of
         self._outcome: Found | str = ""
         self._warned = False
@@ -46,9 +47,10 @@ class FileSource(Source):
 
     async def look(self) -> Found:
         """Raises DiscoveryError when the file is missing, not readable or not whole."""
+        first, self._first = self._first, False
         seen = await self._signature()
         if seen != self._done:
-            if self._done is not None:
+            if not first:  # a start must not wait for what was there before it
                 await self._settle(seen)
             self._lookups = 0
             await self._read()

@@ -145,12 +145,8 @@ async def test_missing_files_and_what_is_no_file(tmp_path: Path) -> None:
     assert addresses(await asked.look()) == ["127.0.0.1:1"]
 
 
-async def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
-    """The half of a list is a list: only time tells."""
-    path = tmp_path / "e"
-    path.write_text("- 127.0.0.1:1\n")
-    asked = source(path)
-    await asked.look()
+async def while_written(asked: FileSource, path: Path) -> list[str]:
+    """What is found while ten endpoints are written, one after the other."""
     with open(path, "w") as stream:
         stream.write("- 127.0.0.1:2\n")
         stream.flush()
@@ -159,7 +155,31 @@ async def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
             stream.write(f"- 127.0.0.1:{port}\n")
             stream.flush()
-    assert addresses(await looking) == [f"127.0.0.1:{port}" for port in range(2, 12)]
+    return addresses(await looking)
+
+
+WHOLE = [f"127.0.0.1:{port}" for port in range(2, 12)]
+
+
+async def test_a_file_that_is_being_written_is_not_read(tmp_path: Path) -> None:
+    """The half of a list is a list: only time tells."""
+    path = tmp_path / "e"
+    path.write_text("- 127.0.0.1:1\n")
+    asked = source(path)
+    await asked.look()
+    assert await while_written(asked, path) == WHOLE
+
+
+async def test_nor_is_one_that_begins_where_none_could_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    asked = source(path)
+    assert "No such file" in await failure(asked)
+    assert await while_written(asked, path) == WHOLE
+    path.unlink()
+    path.mkdir()
+    assert "Is a directory" in await failure(asked)
+    path.rmdir()
+    assert await while_written(asked, path) == WHOLE
 
 
 async def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
