@@ -22,6 +22,8 @@ from lb.discovery.source import DiscoveryError
 
 _ROUNDS = 2  # how often each name server is asked, as `attempts` of resolv.conf(5)
 _MOST_ALIASES = 8  # CNAMEs that we follow where the name server did not
+_UDP_LIMIT = 512  # bytes of an answer to a question without EDNS, as ours are (RFC 1035 section 4.2.1)
+_ADDRESS = 26  # bytes of an AAAA record behind its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Records:
 @dataclass(frozen=True, slots=True)
 class Target:
     """An SRV record; `host` is empty where it says that there is no service. `known` are the addresses that came with
-    it, by family: a family that is not there has to be asked for, as servers leave out what does not fit."""
+    it, by family: a family that is not there has to be asked for."""
 
     priority: int
     weight: int
@@ -117,10 +119,18 @@ def _denial(error: dns.resolver.NXDOMAIN) -> int:
 
 
 def _additional(response: dns.message.Message | None, host: dns.name.Name) -> dict[str, Records]:
-    """The addresses of `host` that came along, by family."""
+    """The addresses of `host` that came along, by family.
+
+    Over UDP servers leave out what does not fit and say nothing about it: whole families, as RFC 2181 section 9 wants,
+    or some of the addresses (dnsmasq). So a message that had no room for one more counts for nothing. One above the
+    limit came over TCP, where there is room.
+    """
+    size = len(response.wire or b"") if response is not None else 0
+    if response is None or size <= _UDP_LIMIT < size + len(host.to_wire()) + _ADDRESS:
+        return {}
     return {
         dns.rdatatype.to_text(rrset.rdtype): Records(tuple(r.to_text() for r in rrset), rrset.ttl * SECOND)
-        for rrset in (response.additional if response is not None else ())
+        for rrset in response.additional
         if rrset.name == host and rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA)
     }
 

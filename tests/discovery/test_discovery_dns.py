@@ -209,6 +209,21 @@ async def test_the_family_that_did_not_come_along_is_asked_for(server: NameServe
     assert addresses(await services(server).look()) == ["10.0.0.7:9001"]
 
 
+async def test_addresses_that_came_along_in_a_full_message_may_not_be_all(server: NameServer) -> None:
+    """dnsmasq cuts off in the midst of them, and begins with others each time."""
+    hosts = [f"10.0.0.{n}" for n in range(1, 101)]
+    server.set(SERVICE, "SRV", "0 0 9001 a.test.", ttl=30)
+    server.set("a.test.", "A", *hosts)
+    server.extra = [("a.test.", "A", 4, hosts[:27])]
+    assert len((await services(server).look()).endpoints) == 100
+    # Over TCP there is room for all.
+    server.questions.clear()
+    server.truncate = True
+    server.extra = [("a.test.", "A", 4, hosts), ("a.test.", "AAAA", 4, ["fd00::1"])]
+    assert len((await services(server).look()).endpoints) == 101
+    assert [(kind, by) for _, kind, by in server.questions] == [("SRV", "udp"), ("SRV", "tcp")]
+
+
 async def test_a_record_without_a_port_is_left_out(server: NameServer) -> None:
     """As of services that were registered without one."""
     server.set(SERVICE, "SRV", "0 1 0 a.test.", "0 1 9001 b.test.")
