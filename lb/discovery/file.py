@@ -21,6 +21,7 @@ log = logging.getLogger("tidegate.discovery")
 
 Signature = tuple[int, ...]
 
+REPLACED = 3  # looks that saw another file than the one before
 FIRST_LOOKUP = SECOND  # after names that could not be resolved they are looked up again: later each time, up to
 LAST_LOOKUP = 30 * SECOND
 
@@ -64,10 +65,15 @@ class FileSource(Source):
         return str(self.options.path)
 
     async def _settle(self, seen: Signature) -> None:
-        before: Signature | None = None
-        while seen != before:
+        """Waits until the file has been the same for `interval`, or was another one so often that somebody must be
+        renaming new ones over it, faster than that, each of which is whole."""
+        replaced = 0
+        while replaced < REPLACED:
             await asyncio.sleep(self.options.interval / SECOND)
             before, seen = seen, await self._signature()
+            if seen == before:
+                return
+            replaced += seen[:2] != before[:2]
 
     async def _signature(self) -> Signature:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -180,6 +181,24 @@ async def test_nor_is_one_that_begins_where_none_could_be_read(tmp_path: Path) -
     assert "Is a directory" in await failure(asked)
     path.rmdir()
     assert await while_written(asked, path) == WHOLE
+
+
+async def test_one_that_is_replaced_faster_than_looked_at_is_read_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "e"
+    path.write_text("- 127.0.0.1:1\n")
+    asked = source(path)
+    await asked.look()
+
+    async def replaced() -> None:
+        for port in itertools.count(2):
+            replace(path, f"- 127.0.0.1:{port}\n")
+            await asyncio.sleep(0.001)
+
+    replacing = asyncio.create_task(replaced())
+    try:
+        assert addresses(await asyncio.wait_for(asked.look(), 20)) != ["127.0.0.1:1"]
+    finally:
+        replacing.cancel()
 
 
 async def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
