@@ -148,7 +148,6 @@ cdef class Exchange(Http1Call):
     # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned.
     cdef void read_kept(self, Scan *scan) noexcept
     # Set-Cookie, where the client has to be told of the endpoint that answers.
-    cdef void append_cookie(self, tg_buffer *head) noexcept
     # Whether the answer was a good one.
     cdef bint succeeded(self) noexcept
     # What the endpoint reports of its load, among the fields of its answer.

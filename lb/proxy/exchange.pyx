@@ -310,9 +310,6 @@ cdef class Exchange(Http1Call):
         return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.origin_length, self.origin_length,
                                       preflight)
 
-    cdef void append_cookie(self, tg_buffer *head) noexcept:
-        tell_client(self, head)
-
     cdef void fail(self, int status, const char *reason, str message) noexcept:
         """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
         cdef Refusal answer

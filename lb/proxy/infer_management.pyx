@@ -6,7 +6,6 @@ from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head_text cimport append_text
 from lb.core.stream cimport iovec
-from lb.proxy.explained cimport append_explanation
 from lb.proxy.infer cimport InferExchange
 
 from lb.inference import management
@@ -52,10 +51,9 @@ cdef void answer_management(InferExchange exchange, object reply) noexcept:
         append_text(&head, b"Allow: ")
         tg_buffer_append(&head, <const char *>allow, <size_t>len(allow))
         append_text(&head, b"\r\n")
-    if exchange.pool.cookie is not None:
-        exchange.append_cookie(&head)
-    if exchange.explained:
-        append_explanation(exchange, &head)
+    exchange.append_endpoint(&head)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.append(&head)
     part.iov_base = <char *>body
     part.iov_len = <size_t>len(body)
     exchange.status = reply.status

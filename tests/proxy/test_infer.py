@@ -15,6 +15,7 @@ from datapath import Site, settle
 from infer_site import MIB, error_of, gate_to, idle
 from oip_site import (
     INFER,
+    OIP,
     Answer,
     ModelServer,
     ask,
@@ -27,7 +28,12 @@ from oip_site import (
     tensor,
 )
 
+from lb.config.cors import CorsConfig, cors_plan
+from lb.config.rate import RatePlan
+from lb.config.route_plan import FieldsPlan
 from lb.wire import grpc_service_pb2 as wire
+
+HOUR = 3600 * 1_000_000_000
 
 # Encodings.
 
@@ -257,4 +263,28 @@ async def test_management_routes(site: Site) -> None:
     ):
         answer = await get(path, method)
         assert (answer.status, bool(error_of(answer))) == (status, True)
+    await idle(gate)
+
+
+async def test_management_answers_have_what_the_route_adds(site: Site) -> None:
+    model = ModelServer()
+    model.management = {"ModelMetadata": wire.ModelMetadataResponse(name="m")}
+    address = await site.model(model)
+    gate = await site.gate(
+        [address],
+        pool=OIP,
+        route={
+            "rate_limit": RatePlan(HOUR, burst=9, key="source", key_name="", fields="standard"),
+            "cors": cors_plan(CorsConfig(allow_origins=["https://app.example.org"])),
+            "response_fields": FieldsPlan(set=(("X-Site", "here"),)),
+            "expose_endpoint": True,
+        },
+    )
+    for path, method, status, addresses in (("/v2/models/m", "GET", 200, {address}), (INFER, "GET", 405, {None})):
+        answer = await ask(gate, path=path, method=method, headers={"Origin": "https://app.example.org"})
+        assert answer.status == status
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.org"
+        assert answer.headers["x-site"] == "here"
+        assert "ratelimit" in answer.headers
+        assert {answer.headers.get("x-tidegate-endpoint")} == addresses
     await idle(gate)
