@@ -112,7 +112,9 @@ class AdminConfig(Model):
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. An address that other machines can reach needs `token_file`.
     Changing it needs a restart."""
     token_file: FilePath | None = None
-    """File with the secret that callers send as `Authorization: Bearer …`. Default: none is asked for."""
+    """File with the secret that callers send as `Authorization: Bearer …`. It is read again when it changes, or when a
+    reload names another one; one that cannot be used leaves the secret in force that was read last. Default: none is
+    asked for."""
 
     @model_validator(mode="after")
     def _guarded(self) -> AdminConfig:

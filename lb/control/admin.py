@@ -6,21 +6,21 @@
          /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
 
-Loopback without a token by default. With a token, everything but the two probes asks for `Authorization: Bearer TOKEN`.
+Loopback without a token by default. With a token, all of it asks for `Authorization: Bearer TOKEN`, but for the two
+probes and the page of the dashboard, which has nothing in it but the script that asks for the rest.
 """
 
 from __future__ import annotations
 
-import hmac
 import logging
-import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import orjson
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 from lb.config.plan import Plan
 from lb.control import sockets
@@ -28,16 +28,25 @@ from lb.control.datagrams import datagram_totals
 from lb.control.lookup import must_exist
 from lb.control.master import Master
 from lb.control.registry import ADMIN
+from lb.control.token import AdminToken
 from lb.errors import ConfigError, StartError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
 from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.admin")
 
-_OPEN = frozenset({"/healthz", "/readyz"})
+_OPEN = frozenset({"/", "/healthz", "/readyz"})
 _PAGE = Path(__file__).with_name("dashboard.html")
+_DIGITS = 18  # of a number that a caller gives
+_POLICY = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 _STATES = {name: number for number, name in ADMIN.items()}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _weight(value: Any) -> Any:
+    if value is None or value == "default" or (type(value) is int and 0 <= value <= 1000):
+        return value
+    raise PydanticCustomError("weight", 'is a number from 0 to 1000, or "default"')
 
 
 class Wish(BaseModel):
@@ -48,7 +57,7 @@ class Wish(BaseModel):
     pool: str
     address: str
     admin: Literal["enabled", "drain", "maintenance"] | None = None
-    weight: Annotated[int, Field(ge=0, le=1000)] | Literal["default"] | None = None
+    weight: Annotated[int | Literal["default"] | None, PlainValidator(_weight)] = None
 
 
 class Question(BaseModel):
@@ -74,15 +83,14 @@ class AdminServer:
 
     def __init__(self, master: Master) -> None:
         self._master = master
-        self._token = b""
+        self._token = AdminToken()
         self._runner: web.AppRunner | None = None
         self._listening: sockets.Listening | None = None
 
     async def start(self) -> None:
         """Raises StartError when the port is taken or the token cannot be read."""
         section = self._master.config.admin
-        if section.token_file is not None:
-            self._token = _read_token(section.token_file)
+        self._token.read(section.token_file)
         app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024)
         app.add_routes(
             [
@@ -113,10 +121,12 @@ class AdminServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if self._token and request.path not in _OPEN:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
-            if not hmac.compare_digest(given, self._token):
-                return _json({"error": "a valid token is needed"}, 401)
+        if request.path not in _OPEN:
+            file = self._master.config.admin.token_file
+            if not self._token.admits(file, request.headers.get("Authorization", "")):
+                refusal = _json({"error": "a valid token is needed"}, 401)
+                refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
+                return refusal
         # A page on another site must not be able to reload the daemon through the operator's browser.
         if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return _json({"error": "cross-site requests are refused"}, 403)
@@ -133,7 +143,7 @@ class AdminServer:
             body=_PAGE.read_bytes(),
             content_type="text/html",
             charset="utf-8",
-            headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'"},
+            headers={"Content-Security-Policy": _POLICY},
         )
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -155,7 +165,7 @@ class AdminServer:
         """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which
         may have been removed since."""
         last = request.query.get("last", "100")
-        if not (last.isascii() and last.isdigit() and int(last) >= 1):
+        if not (last.isascii() and last.isdigit() and len(last) <= _DIGITS and int(last) >= 1):
             return _json({"error": "last: is a number from 1"}, 400)
         pool, endpoint = request.query.get("pool"), request.query.get("endpoint")
         found = self._master.transitions.last(int(last), pool, endpoint)
@@ -229,16 +239,3 @@ def _endpoints(plan: Plan) -> list[tuple[str, str, int]]:
 
 def _json(document: Any, status: int = 200) -> web.Response:
     return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")
-
-
-def _read_token(path: Path) -> bytes:
-    try:
-        token = path.read_bytes().strip()
-        mode = os.stat(path).st_mode
-    except OSError as error:
-        raise StartError(f"admin.token_file: cannot read {path}: {error.strerror}") from error
-    if not token:
-        raise StartError(f"admin.token_file: {path} is empty")
-    if mode & 0o007:
-        log.warning("%s can be read by everyone", path)
-    return token

@@ -80,13 +80,13 @@ class Daemon:
         eventually(ready, "readiness", 90)
         return self
 
-    def admin(self, path: str, method: str = "GET") -> tuple[int, bytes]:
+    def admin(self, path: str, method: str = "GET", body: str | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("localhost", timeout=20)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(20)
         with contextlib.closing(connection):
             connection.sock.connect(self.socket)
-            connection.request(method, path)
+            connection.request(method, path, body)
             answer = connection.getresponse()
             return answer.status, answer.read()
 

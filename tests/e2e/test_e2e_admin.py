@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import page_of
 from daemon import Daemon, eventually
 
 HTTP = {
@@ -27,25 +29,33 @@ def ask(url: str, token: str = "", method: str = "GET", **headers: str) -> tuple
         return error.code, error.headers.get("Content-Type", ""), error.read()
 
 
+def admin_url(daemon: Daemon) -> str:
+    """Where the admin server of a daemon listens that has one on a port."""
+    line = eventually(lambda: next((x for x in daemon.log.splitlines() if "admin on" in x), None), "the admin server")
+    return f"http://{line.rpartition('admin on ')[2].strip()}"
+
+
 def test_a_token_guards_all_but_the_probes(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret\n")
     token.chmod(0o600)
     daemon = Daemon(tmp_path, {**HTTP, "admin": {"bind": "127.0.0.1:0", "token_file": str(token)}})
     try:
-        line = eventually(
-            lambda: next((x for x in daemon.log.splitlines() if "admin on" in x), None), "the admin server"
-        )
-        base = f"http://{line.rpartition('admin on ')[2].strip()}"
+        base = admin_url(daemon)
         assert ask(f"{base}/healthz")[0] == 200
         eventually(lambda: ask(f"{base}/readyz")[0] == 200, "readiness")
-        for path in ("/metrics", "/api/v1/status", "/", "/nothing"):
+        for path in ("/metrics", "/api/v1/status", "/nothing"):
             assert ask(base + path)[0] == 401, path
             assert ask(base + path, "wrong")[0] == 401, path
+        refusal = urllib.request.Request(f"{base}/metrics", headers={"Authorization": "Bearer \xff"})
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(refusal, timeout=20)
+        assert (refused.value.code, refused.value.headers["WWW-Authenticate"]) == (401, "Bearer")
+        assert ask(f"{base}/api/v1/transitions", Authorization="bearer s3cret")[0] == 200
         code, kind, body = ask(f"{base}/metrics", "s3cret")
         assert (code, kind.split(";")[0]) == (200, "text/plain")
         assert b"tidegate_build_info" in body
-        code, kind, body = ask(f"{base}/", "s3cret")
+        code, kind, body = ask(f"{base}/")  # browsers send no token for a page: its script asks for one
         assert (code, kind.split(";")[0]) == (200, "text/html")
         assert b"<title>Tidegate</title>" in body
         assert json.loads(ask(f"{base}/nothing", "s3cret")[2]) == {"error": "Not Found"}
@@ -56,9 +66,55 @@ def test_a_token_guards_all_but_the_probes(tmp_path: Path) -> None:
         assert (refused.value.code, refused.value.headers["Allow"]) == (405, "POST")
         assert ask(f"{base}/api/v1/reload", "s3cret", "POST", Sec_Fetch_Site="cross-site")[0] == 403
         assert json.loads(ask(f"{base}/api/v1/reload", "s3cret", "POST")[2])["ok"] is True
+        for asked, said in (("0", 400), ("9" * 18, 200), ("9" * 5000, 400)):
+            assert ask(f"{base}/api/v1/transitions?last={asked}", "s3cret")[0] == said
         daemon.path.write_text("listeners: 7\n")
         code, _, body = ask(f"{base}/api/v1/reload", "s3cret", "POST")
         assert code == 409
         assert "listeners" in json.loads(body)["error"]
     finally:
         daemon.stop()
+
+
+def test_a_new_token_is_noticed(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    daemon = Daemon(tmp_path, {**HTTP, "admin": {"bind": "127.0.0.1:0", "token_file": "token"}})
+    try:
+        status = f"{admin_url(daemon)}/api/v1/status"
+        assert ask(status, "first")[0] == 200
+
+        token.write_text("second\n")
+        assert [ask(status, given)[0] for given in ("first", "second")] == [401, 200]
+        token.write_text("\n")
+        assert [ask(status, given)[0] for given in ("", "first", "second")] == [401, 401, 200]
+        assert daemon.log.count("token is empty; the old token stays") == 1
+        token.unlink()
+        assert [ask(status, given)[0] for given in ("", "second")] == [401, 200]
+
+        def reloaded(secret: str, **admin: str) -> bool:
+            daemon.write({**HTTP, "admin": {"bind": "127.0.0.1:0", **admin}})
+            url = status.replace("status", "reload")
+            return bool(json.loads(ask(url, secret, "POST")[2])["ok"])
+
+        other = tmp_path / "other"
+        other.write_text("third\n")
+        assert reloaded("second", token_file="other")
+        assert [ask(status, given)[0] for given in ("second", "third")] == [401, 200]
+        assert reloaded("third")
+        assert ask(status)[0] == 200
+        assert reloaded("", token_file="other")
+        assert [ask(status, given)[0] for given in ("", "third")] == [401, 200]
+    finally:
+        daemon.stop()
+
+
+def test_the_dashboard_asks_for_the_token(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    daemon = Daemon(tmp_path, {**HTTP, "admin": {"bind": "127.0.0.1:0", "token_file": "token"}})
+    try:
+        page = page_of(f"{admin_url(daemon)}/", str(tmp_path / "profile"))
+    finally:
+        daemon.stop()
+    assert re.search(r'<span id="problem"[^>]*>a token is needed</span>', page)
+    assert '<form id="ask">' in page
