@@ -106,6 +106,8 @@ def _ipv6(host: str) -> str:
 def _unix(path: str) -> UnixPath:
     if not path.startswith("/") or path.endswith("/"):
         raise ValueError(f"'unix:{path}' is not a socket path; write unix: and an absolute path")
-    if "\0" in path or len(path.encode()) > UNIX_PATH_MAX:
+    if "\0" in path:
+        raise ValueError(f"'unix:{path}' is not a socket path: no path has a NUL")
+    if len(path.encode()) > UNIX_PATH_MAX:
         raise ValueError(f"'unix:{path}' is longer than the {UNIX_PATH_MAX} bytes that a socket path may have")
     return UnixPath(path)

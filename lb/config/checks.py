@@ -8,6 +8,7 @@ said about what depends on them.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
 
@@ -318,11 +319,29 @@ def _files(config: Config) -> Iterator[Found]:
                 yield "admin.token_file", f"{token}: is empty"
     yield from check_tracing(config.tracing)
     if config.log.access not in ("", "-"):
-        yield from _folder("log.access", Path(config.log.access).parent)
+        yield from _log("log.access", Path(config.log.access))
 
 
-def _folder(path: str, folder: Path) -> Iterator[Found]:
-    if not folder.is_dir():
+def _log(path: str, file: Path) -> Iterator[Found]:
+    """A file that is written to, and made where there is none."""
+    if os.path.isdir(file):
+        yield path, f"{file}: is a folder"
+    elif os.path.exists(file):
+        if not os.access(file, os.W_OK):
+            yield path, f"{file}: may not be written"
+    else:
+        yield from _folder(path, file.parent, os.W_OK, "written")
+
+
+def _folder(path: str, folder: Path, access: int = os.R_OK, done: str = "read") -> Iterator[Found]:
+    try:
+        mode = os.stat(folder).st_mode
+    except (FileNotFoundError, NotADirectoryError):
         yield path, f"{folder}: there is no such folder"
-    elif not os.access(folder, os.R_OK | os.X_OK):
-        yield path, f"{folder}: may not be read"
+    except OSError as error:
+        yield path, f"{folder}: {error.strerror}"
+    else:
+        if not stat.S_ISDIR(mode):
+            yield path, f"{folder}: there is no such folder"
+        elif not os.access(folder, access | os.X_OK):
+            yield path, f"{folder}: may not be {done}"

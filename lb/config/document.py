@@ -188,7 +188,7 @@ def _compose(text: str) -> Node | None:
         root: Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        message = f"not YAML: {error.problem or error.context}"
+        message = f"not YAML: {_told(error.problem, text, mark) or error.context}"
         if error.problem and error.context and error.context_mark and mark and error.context_mark.line != mark.line:
             message += f" ({error.context} that begins on line {error.context_mark.line + 1})"
         raise MalformedError(message, mark.line + 1 if mark else None) from None
@@ -196,6 +196,17 @@ def _compose(text: str) -> Node | None:
         line = text.encode()[: error.position].count(b"\n") + 1
         raise MalformedError(f"not YAML: character #x{error.character:04x} is not allowed", line) from None
     return root
+
+
+def _told(problem: str | None, text: str, mark: yaml.Mark | None) -> str | None:
+    """libyaml's `problem`, or better words for a character with which nothing begins."""
+    if mark is None or problem != "found character that cannot start any token":
+        return problem
+    line = "".join(text.split("\n")[mark.line : mark.line + 1])
+    character = line[mark.column : mark.column + 1]
+    if character == "\t":
+        return "a tab; only spaces indent"
+    return f"{character} begins no value; put the text in quotes" if character in ("@", "`", "%") else problem
 
 
 def _line(node: Node) -> int:
@@ -234,6 +245,7 @@ class _Builder:
             return self.mapping(node, path, depth)
         self._enter(node, depth)
         if isinstance(node, SequenceNode):
+            self._expect_tag(node, path)
             for i, item in enumerate(node.value):
                 self.lines[join(path, i)] = _line(item)
             return [self._value(item, join(path, i), depth + 1) for i, item in enumerate(node.value)]
@@ -250,6 +262,13 @@ class _Builder:
     def _report(self, node: Node, path: str, message: str) -> None:
         self.problems.append(Problem(_line(node), path, message))
 
+    def _expect_tag(self, node: Node, path: str) -> None:
+        if node.tag != _DEFAULT_TAGS[type(node)]:
+            self._refuse_tag(node, path)
+
+    def _refuse_tag(self, node: Node, path: str) -> None:
+        self._report(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported")
+
     def _scalar(self, node: ScalarNode, path: str) -> Any:
         kind = node.tag.removeprefix(_TAG)
         if kind == "null" and node.value == "" and not node.style:
@@ -258,7 +277,7 @@ class _Builder:
         if kind == "merge":  # "<<" as a value is just text
             kind = "str"
         if kind not in _SCALARS or not node.tag.startswith(_TAG):
-            self._report(node, path, f"the tag {node.tag.replace(_TAG, '!!')} is not supported")
+            self._refuse_tag(node, path)
             return None
         try:
             return _SCALARS[kind](node.value)
@@ -269,6 +288,7 @@ class _Builder:
     def _pairs(self, node: MappingNode, path: str, depth: int) -> dict[str, tuple[Node, Node]]:
         """Keys with their nodes; own keys go before merged ones, and the first of several merged ones counts."""
         self._enter(node, depth)
+        self._expect_tag(node, path)
         own: dict[str, tuple[Node, Node]] = {}
         merged: list[MappingNode] = []
         for key, value in node.value:

@@ -136,6 +136,8 @@ class CacheConfig(Model):
 
 
 def _access(value: str, info: ValidationInfo) -> str:
+    if "\0" in value:
+        raise problem("path", "must be a path")
     if value in ("", "-") or not isinstance(info.context, FileContext):
         return value
     return str(info.context.base / value)

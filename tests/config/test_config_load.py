@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.registry import check_policies
+from lb.config.checks import check_files
 from lb.config.load import load
 from lb.config.schema import Config
 from lb.config.units import KIB, MIB, SECOND
@@ -229,6 +230,24 @@ def test_named_files_have_to_be_there_unless_told_otherwise(tmp_path: Path) -> N
         f"2: log.access: {tmp_path}/none: there is no such folder",
     ]
     assert load(write(tmp_path, text), files=False)
+
+
+def test_a_path_cannot_hold_a_nul(tmp_path: Path) -> None:
+    text = 'admin: {bind: "unix:/run/a\\0b"}\nlog: {access: "a\\0b"}\n' + MINIMAL
+    assert problems(tmp_path, text) == [
+        "1: admin.bind: 'unix:/run/a\\x00b' is not a socket path: no path has a NUL",
+        "2: log.access: must be a path",
+    ]
+
+
+def test_files_that_may_not_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    text = "log: {access: a.log}\n" + MINIMAL
+    config = load(write(tmp_path, text), files=False)
+    monkeypatch.setattr(os, "stat", refuse)  # the superuser may look at everything
+    assert check_files(config) == [("log.access", f"{tmp_path}: Permission denied")]
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "nul"])
