@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
     """
     setup_logging("master")
     setproctitle.setproctitle(f"tidegate: master -c {config}")
+    _raise_descriptor_limit()
     options = MasterOptions(
         config_path=config.absolute(),
         notifier=Notifier.from_environment(os.environ),
@@ -36,6 +38,13 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
     )
     status: int = uvloop.run(_serve(options))
     return status
+
+
+def _raise_descriptor_limit() -> None:
+    """Lifts the soft limit of open files to the hard one, for us and for the processes that we start, as HAProxy and
+    programs in Go do: the usual 1024 is for those that call select(2), and a worker takes no connection beyond it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(options: MasterOptions) -> int:

@@ -52,6 +52,7 @@ cdef class Listener(Source):
     cdef uint64_t handshake_timeout
     cdef bint paused
     cdef bint full                    # because of max_connections
+    cdef uint64_t complained          # when it was last said that resources are out; 0 = never
     cdef readonly bint draining
     # What is decided before the protocol begins (lb.proxy.preface), and what that said of the connection which is just
     # being handed over.
@@ -80,6 +81,7 @@ cdef class Listener(Source):
     cdef bint claim(self) noexcept
     cdef void unclaim(self) noexcept
     cdef void stop(self) noexcept
+    cdef void complain(self, const char *what) noexcept
     cdef void resume(self) noexcept
     # The client is known: counted, and given to the protocol; or closed, when its network has enough.
     cdef void hand_over(self, int fd, const char *ip, int ip_length, int port, bint unix) noexcept

@@ -76,6 +76,7 @@ log = logging.getLogger("tidegate.listener")
 cdef enum:
     ACCEPTS = 64                      # at once, so that a flood of connections does not starve those that are open
     BACK_OFF_NS = 100_000_000
+    COMPLAIN_NS = 10_000_000_000
     SKIPS = 64                        # looks at a connection before it is taken although others have fewer
 
 
@@ -247,7 +248,7 @@ cdef class Listener(Source):
                     continue
                 if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
                     # The queue keeps them; going on at once would only burn the CPU that could free something.
-                    log.warning("listener %s: accept: %s; backing off", self.name, strerror(errno).decode())
+                    self.complain(strerror(errno))
                     self.stop()
                     self.poller.arm(self, self.poller.now + BACK_OFF_NS)
                     return
@@ -286,6 +287,12 @@ cdef class Listener(Source):
             self.paused = True
             tg_add(&self.series[TG_S_REJECTED], 1)
             self.poller.watch(self, False)
+
+    cdef void complain(self, const char *what) noexcept:
+        """Says what resources are out of, and not again at each try while they are."""
+        if not self.complained or self.poller.now - self.complained >= COMPLAIN_NS:
+            self.complained = self.poller.now
+            log.warning("listener %s: accept: %s; backing off", self.name, what.decode())
 
     cdef void resume(self) noexcept:
         if self.paused and self.fd >= 0:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from daemon import COMMAND, ROOT, Daemon, environment, http_listener, route
@@ -99,3 +101,15 @@ def test_an_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
     description = {**config("127.0.0.1:9"), "log": {"access": str(log)}, "admin": {"bind": f"unix:{tmp_path}/a.sock"}}
     path.write_text(yaml.safe_dump(description))
     assert str(log) in try_to_run(path)
+
+
+async def test_all_descriptors_that_the_hard_limit_allows(start: Start, endpoint: Callable[..., Any]) -> None:
+    one = await endpoint("a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard - 1, 512), hard))
+    try:
+        daemon = start(config(one.address))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for pid in (daemon.process.pid, *daemon.worker_pids()):
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
