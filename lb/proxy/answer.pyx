@@ -23,6 +23,8 @@ cdef class AnswerExchange(Exchange):
                 answer.redirect and self.append_location(&head, scan, answer) < 0):
             self.fail(503, b"no-memory", "out of memory")
         else:
+            if self.route.rate is not None:
+                self.route.rate.append_fields(&head, &self.rate)
             if self.route.cors is not None:
                 self.append_cors(&head, False)
             self.give(answer.status, &head, answer.body)

@@ -50,7 +50,9 @@ cdef Refusal refusal_of(Exchange exchange, int status, str message):
 cdef void append_fields(Exchange exchange, int status, tg_buffer *fields) noexcept:
     if exchange.rate.wait and status == 429:
         exchange.route.rate.append_refusal(fields, &exchange.rate)
-    elif status == 503 and exchange.pool is not None and exchange.pool.queue is not None:
+    elif exchange.rate.admitted:
+        exchange.route.rate.append_fields(fields, &exchange.rate)
+    if status == 503 and exchange.pool is not None and exchange.pool.queue is not None:
         append_text(fields, b"Retry-After: ")
         append_number(fields, exchange.pool.queue.retry_after(exchange.client.poller.now))
         append_text(fields, b"\r\n")

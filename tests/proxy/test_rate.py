@@ -14,6 +14,7 @@ from test_http1 import Recorder
 
 from lb.config.hop import HopPlan
 from lb.config.rate import RatePlan
+from lb.config.route_plan import AnswerPlan
 from lb.core.segment import Segment
 from lb.proxy.proxy import Proxy
 
@@ -53,6 +54,20 @@ async def test_over_the_limit_is_refused_and_told_when_to_come_back(site: Site) 
     assert (words[1], words[3], words[14]) == (3, 2, 2)  # 2xx, 4xx, rejected
     assert words[6] == words[7] == 5
     assert gate.proxy.busy() == 0
+
+
+async def test_answers_of_our_own_tell_what_is_left(site: Site) -> None:
+    gone, port = listening_socket()
+    os.close(gone)
+    gate = await site.gate([f"127.0.0.1:{port}"], route={"rate_limit": LIMIT})
+    answers = [await ask(gate) for _ in range(4)]
+    assert [status(answer) for answer in answers] == [502, 502, 502, 429]
+    assert [field(answer, "RateLimit") for answer in answers[:2]] == ['"all";r=2;t=3600', '"all";r=1;t=7200']
+    for plan, code in ((AnswerPlan(200, body="hello"), 200), (AnswerPlan(302, redirect=True, host="b"), 302)):
+        gate = await site.gate([], route={"rate_limit": LIMIT, "answer": plan, "pool": -1})
+        answers = [await ask(gate) for _ in range(4)]
+        assert [status(answer) for answer in answers] == [code, code, code, 429]
+        assert [field(answer, "RateLimit") for answer in answers[:2]] == ['"all";r=2;t=3600', '"all";r=1;t=7200']
 
 
 async def test_the_older_fields(site: Site) -> None:
