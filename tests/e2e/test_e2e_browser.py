@@ -122,6 +122,9 @@ async def test_the_dashboard(
 
     await asyncio.to_thread(eventually, learned, "a learned cost")
 
+    daemon.path.write_text("listeners: 7\n")
+    assert daemon.admin("/api/v1/reload", "POST")[0] == 409
+
     def admin(path: str) -> Answer:
         status, found = daemon.admin(path)
         return status, "text/html" if path == "/" else "text/plain", found
@@ -147,4 +150,5 @@ async def test_the_dashboard(
     assert re.fullmatch(r"[0-9.e-]+ ms", unit)
     assert int(samples) > 0
     assert "· 0 waiting · 0 sessions" in page
+    assert re.search(r'<span id="trouble"[^>]*>last reload failed: [^<]*listeners: must be a mapping', page)
     assert re.search(r'<span id="problem"[^>]*></span>', page), "a script failed"
