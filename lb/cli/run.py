@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 
 import setproctitle
 import uvloop
 
+from lb.cli.descriptors import open_standard_descriptors, raise_descriptor_limit
 from lb.control.admin import AdminServer
 from lb.control.fleet import FleetSettings
 from lb.control.logs import setup_logging
@@ -26,9 +26,10 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
 
     `fleet` and `services` are for tests: other timing, another data path, another admin server.
     """
+    open_standard_descriptors()
     setup_logging("master")
     setproctitle.setproctitle(f"tidegate: master -c {config}")
-    _raise_descriptor_limit()
+    raise_descriptor_limit()
     options = MasterOptions(
         config_path=config.absolute(),
         notifier=Notifier.from_environment(os.environ),
@@ -38,13 +39,6 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
     )
     status: int = uvloop.run(_serve(options))
     return status
-
-
-def _raise_descriptor_limit() -> None:
-    """Lifts the soft limit of open files to the hard one, for us and for the processes that we start, as HAProxy and
-    programs in Go do: the usual 1024 is for those that call select(2), and a worker takes no connection beyond it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(options: MasterOptions) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import subprocess
 from collections.abc import Callable
@@ -113,3 +114,34 @@ async def test_all_descriptors_that_the_hard_limit_allows(start: Start, endpoint
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     for pid in (daemon.process.pid, *daemon.worker_pids()):
         assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_closed_standard_descriptors(closed: str, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    one = await endpoint("a")
+    path, front = tmp_path / "t.yaml", tmp_path / "front.sock"
+    admin = {"bind": f"unix:{tmp_path}/admin.sock"}
+    path.write_text(yaml.safe_dump({**config(one.address, f"unix:{front}"), "admin": admin}))
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", *COMMAND, "run", "-c", str(path)]
+    process = subprocess.Popen(shell, env=environment(), cwd=tmp_path)
+
+    async def answered() -> bytes:
+        for _ in range(300):
+            try:
+                reader, writer = await asyncio.open_unix_connection(front)
+            except OSError:
+                assert process.poll() is None
+                await asyncio.sleep(0.1)
+                continue
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            return answer
+        raise AssertionError("nobody listens")
+
+    try:
+        assert (await answered()).startswith(b"HTTP/1.1 200 ")
+        assert all(os.readlink(f"/proc/{process.pid}/fd/{number}").startswith("/") for number in range(3))
+    finally:
+        process.terminate()
+    assert process.wait(30) == 0
