@@ -24,6 +24,7 @@ _MEMINFO = struct.Struct("=9I")  # the last is SK_MEMINFO_DROPS
 
 
 class _Sockets(Protocol):
+    def __contains__(self, listener: str) -> bool: ...
     def __getitem__(self, listener: str) -> _Group: ...
 
 
@@ -87,5 +88,5 @@ def datagram_totals(plan: Plan, segment: Segment, sockets: _Sockets) -> Datagram
     return DatagramTotals(
         listeners={x.name: read(x.udp.series) for x in listeners if x.udp is not None},
         endpoints={(p.name, e.address): read(e.datagrams) for p in plan.pools for e in p.endpoints if e.datagrams >= 0},
-        kernel_drops={x.name: kernel_drops(sockets[x.name].sockets) for x in listeners},
+        kernel_drops={x.name: kernel_drops(sockets[x.name].sockets) for x in listeners if x.name in sockets},
     )

@@ -82,6 +82,9 @@ class SocketTable:
     def __getitem__(self, listener: str) -> Listening:
         return self._open[listener]
 
+    def __contains__(self, listener: str) -> bool:
+        return listener in self._open
+
     @property
     def unclaimed(self) -> Sequence[str]:
         """Addresses passed by the service manager that no listener uses."""

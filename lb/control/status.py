@@ -111,8 +111,11 @@ def _sessions(master: Master) -> dict[str, int]:
 
 
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
+    """Those that are open: none is from the beginning of a drain on."""
     rows = []
     for listener in plan.listeners:
+        if listener.name not in master.sockets:
+            continue
         listening = master.sockets[listener.name]
         rows.append(
             {

@@ -152,3 +152,26 @@ async def test_a_second_signal_stops_at_once(start: Start, endpoint: Callable[..
     assert await asyncio.to_thread(daemon.process.wait, 30) == 0
     with pytest.raises((OSError, EOFError)):
         await pending
+
+
+async def test_operators_see_a_drain(start: Start, endpoint: Callable[..., Any]) -> None:
+    slow = await endpoint("slow", 3600)
+    plain = config([slow.address])
+    plain["listeners"]["games"] = {"bind": "127.0.0.1:0", "protocol": "udp", "pool": "games"}
+    plain["pools"]["games"] = {"protocol": "udp", "endpoints": ["127.0.0.1:9"]}
+    daemon = start(plain)
+    pending = asyncio.create_task(ask_once(daemon.port(), GET))
+    while not slow.active:
+        await asyncio.sleep(0.01)
+    daemon.process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(eventually, lambda: daemon.admin("/readyz") == (503, b"stopping\n"), "the drain")
+    status = daemon.status()
+    assert (status["state"], status["listeners"]) == ("stopping", [])
+    assert [e["in_flight"] for p in status["pools"] for e in p["endpoints"] if e["address"] == slow.address] == [1]
+    code, page = daemon.admin("/metrics")
+    assert code == 200
+    assert b"tidegate_route_in_flight{" in page
+    daemon.process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(daemon.process.wait, 30) == 0
+    with pytest.raises((OSError, EOFError)):
+        await pending
