@@ -42,8 +42,8 @@ class DecayOptions(PolicyOptions):
 
 class ServiceTimeOptions(DecayOptions):
     decay: Duration = Field(default=MINUTE, ge=MILLISECOND)
-    """Time in which what is known of an idle endpoint's service time fades to about a third. Shorter finds out sooner that a
-    slow endpoint has recovered, at the cost of requests that try it."""
+    """Time in which what is known of an idle endpoint's service time fades to about a third. Shorter finds out sooner
+    that a slow endpoint has recovered, at the cost of requests that try it."""
 
 
 class PeakEwmaOptions(ChoiceOptions, DecayOptions):

@@ -245,7 +245,8 @@ cdef class Exchange(Http1Call):
         self.last_endpoint = -1
 
     cdef void move_to(self, object pool) noexcept:
-        rebind(self, pool)
+        if (<Pool>pool).protocol == self.pool.protocol:
+            rebind(self, pool)                # else it speaks what only the old one's channels do
 
     cdef uint64_t due(self) noexcept:
         return self.expires

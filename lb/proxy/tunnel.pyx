@@ -153,8 +153,9 @@ cdef class Tunnel(Waiter):
         self.last = -1
 
     cdef void move_to(self, object pool) noexcept:
-        self.pool = pool
-        self.last = -1                        # an index of the old one
+        if (<Pool>pool).protocol == self.pool.protocol:
+            self.pool = pool
+            self.last = -1                    # an index of the old one
 
     cdef void on_timer(self) noexcept:
         if self.queue is not None:

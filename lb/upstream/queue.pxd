@@ -49,7 +49,7 @@ cdef class Waiter(Timed):
     cdef void turned_away(self, int why) noexcept
     # No other endpoint had room for too long: from now on the one that has failed it will do, too.
     cdef void settle(self) noexcept
-    # Its pool has another form since a reload.
+    # Its pool has another form since a reload. Where that is of another protocol, the waiter stays with the old one.
     cdef void move_to(self, object pool) noexcept
 
 

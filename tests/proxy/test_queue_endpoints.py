@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
 from datapath import Site, settle
 from ports import free_port
 from queue_site import QUEUE, Held, ask, capped, hold, wait, waiting
@@ -90,6 +91,21 @@ async def test_a_reload_lifts_the_limit(site: Site) -> None:
     await settle(lambda: endpoint.active == 4, "they still wait")
     endpoint.answer(4)
     await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("protocol", ["http2", "grpc", "oip", "tcp"])
+async def test_a_reload_changes_the_protocol(site: Site, protocol: str) -> None:
+    """Those who wait have spoken the old one, and go on with it."""
+    endpoint = Held()
+    gate = await capped(site, endpoint)
+    tasks = [await hold(gate, endpoint), *[await wait(gate, f"/{i}") for i in range(3)]]
+    site.reload_pool(gate, protocol=protocol)
+    endpoint.answer(4)
+    answers = await asyncio.wait_for(asyncio.gather(*tasks), 20)
+    assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in answers)
+    assert endpoint.peak == 1
+    assert waiting(gate) == 0
+    assert gate.in_flight() == 0
 
 
 async def test_a_further_try_waits_for_another_endpoint_than_the_one_that_failed(site: Site) -> None:

@@ -90,3 +90,25 @@ async def test_the_timeout_of_an_inference_is_its_deadline(site: Site) -> None:
     model.turns.release()
     assert (await first).status == 200
     assert len(model.requests) == 1
+
+
+async def test_a_reload_changes_the_protocol(site: Site) -> None:
+    """Inferences that wait, by REST and by gRPC, are still asked for as they were to be."""
+    model = HeldModel()
+    gate = await site.gate([await site.model(model)], cap=1, pool={**OIP, "queue": QUEUE})
+    first = asyncio.create_task(ask_model(gate, plain()))
+    await settle(lambda: model.active == 1, "it does not get there")
+    second = asyncio.create_task(ask_model(gate, plain()))
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        third = infer(wire.ModelInferRequest(model_name="m").SerializeToString(), timeout=20)
+        await settle(lambda: waiting(gate) == 2, "it does not wait")
+        site.reload_pool(gate, protocol="http")
+        for _ in range(3):
+            model.turns.release()
+        await third
+    assert [(await task).status for task in (first, second)] == [200, 200]
+    assert (model.peak, len(model.requests)) == (1, 3)
+    assert waiting(gate) == 0
+    assert gate.in_flight() == 0
