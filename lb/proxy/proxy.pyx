@@ -42,7 +42,6 @@ from lb.upstream.probe_calls import add_prober
 log = logging.getLogger("tidegate.proxy")
 
 FORGET = 256                          # routes freed at once
-RETIRE_SECONDS = 0.25                 # between two looks at whether a retired channel is idle
 
 
 def duplicate(fd):
@@ -292,14 +291,11 @@ class Proxy:
             self.poller.loop.call_soon(self.forget, routes)
 
     def retire(self, channel):
-        """A channel of an endpoint that is gone: closed when the last of its exchanges is over."""
+        """A channel of an endpoint that is gone: its connections close when the last of their exchanges is over."""
         if isinstance(channel, Http1Pool):
             channel.close()
         elif isinstance(channel, Http2Channel):
-            if (<Http2Channel>channel).active or (<Http2Channel>channel).waiting:
-                self.poller.loop.call_later(RETIRE_SECONDS, self.retire, channel)
-            else:
-                channel.close()
+            channel.retire()
 
     def stop_accepting(self):
         """Leave new connections to others; those that are open go on."""

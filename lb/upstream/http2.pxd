@@ -17,6 +17,7 @@ cdef class Http2Channel(Dispatcher):
     cdef list draining                # connections that finish their calls and take no more
     cdef tg_link queue                # calls without a stream
     cdef bint closed
+    cdef bint retiring                # its endpoint is in no plan any more
     cdef uint64_t retry_at            # no connect before
     cdef readonly int failures        # connects failed in a row
     cdef readonly uint64_t connects

@@ -18,6 +18,7 @@ cdef enum:
     # end bounds how long an endpoint that is back stays unused.
     PAUSE_FIRST = 20_000_000
     PAUSE_DOUBLINGS = 6               # 1.28 s
+    RETIRED_IDLE = 250_000_000
     SECOND = 1_000_000_000
 
 
@@ -71,6 +72,21 @@ cdef class Http2Channel(Dispatcher):
                 connection.shut_down(FAIL_RESET)
         self.fail_waiting()
 
+    def retire(self):
+        """Only exchanges of an old plan, some of which may wait in a queue, call from now on: a connection is closed as
+        soon as nobody uses it, and made anew when somebody does."""
+        self.retiring = True
+        self.poller.arm(self, self.poller.now + RETIRED_IDLE)
+
+    cdef void on_timer(self) noexcept:
+        cdef Http2Upstream connection
+        if self.active or self.waiting:
+            self.poller.arm(self, self.poller.now + RETIRED_IDLE)
+            return
+        for connection in [*self.draining, self.current]:
+            if connection is not None:
+                connection.shut_down(0)
+
     cdef void start(self, Http2Call call, uint64_t deadline) noexcept:
         if call.dispatcher is not None:
             log.error("%r: a call was started while it runs", self)
@@ -84,6 +100,8 @@ cdef class Http2Channel(Dispatcher):
         call.reset_call()
         self.poller.arm(call, deadline)
         self.poller.mark(self)
+        if self.retiring:
+            self.poller.arm(self, self.poller.now + RETIRED_IDLE)
 
     cdef void cancel(self, Http2Call call) noexcept:
         if call.dispatcher is not self:

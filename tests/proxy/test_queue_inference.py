@@ -112,3 +112,24 @@ async def test_a_reload_changes_the_protocol(site: Site) -> None:
     assert (model.peak, len(model.requests)) == (1, 3)
     assert waiting(gate) == 0
     assert gate.in_flight() == 0
+
+
+async def test_who_waits_for_a_pool_that_is_gone_has_its_endpoint_when_it_has_room(site: Site) -> None:
+    """A pool is renamed while an inference waits in this worker, and all that its endpoint has is another worker's."""
+    model = HeldModel()
+    gate = await site.gate([await site.model(model)], cap=1, pool={**OIP, "queue": QUEUE})
+    model.turns.release()
+    assert (await ask_model(gate, plain())).status == 200
+    endpoints = gate.proxy.pools[0].endpoints
+    endpoints.acquire_checked(0)
+    second = asyncio.create_task(ask_model(gate, plain()))
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    open_before = gate.proxy.stats()["sources"]
+    site.reload_pool(gate, name="renamed", queue=None)
+    await settle(lambda: gate.proxy.stats()["sources"] < open_before, "the connection that nobody uses stays open")
+    endpoints.release_checked(0)
+    model.turns.release()
+    assert (await second).status == 200
+    await settle(lambda: gate.in_flight() == 0, "in-flight counts")
+    again = gate.proxy.stats()["sources"]
+    await settle(lambda: gate.proxy.stats()["sources"] < again, "its last connection stays open")
