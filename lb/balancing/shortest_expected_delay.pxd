@@ -8,9 +8,9 @@ from lb.endpoints.set cimport EndpointSet
 # As C globals: names of the module would be looked up and boxed at every use.
 cdef int _WINDOW
 cdef int _SAMPLES
+cdef double _ALONE
 cdef double _NEW
 cdef double _MOST
-cdef double _MOST_AT_FIRST
 cdef double _FAIR
 cdef double _LEAST_LEFT
 cdef double _LATE
@@ -25,11 +25,13 @@ cdef class ShortestExpectedDelay(Policy):
                    best_delay=double)
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
 
-    @cython.locals(service=double, running=int, elapsed=double, left=double, own=double, load=double, served=double,
-                   age=double)
+    @cython.locals(service=double, running=int, elapsed=double, left=double, own=double, load=double, served=double)
     cdef double delay(self, int index, uint64_t now) noexcept
 
-    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int, slowest=double)
+    @cython.locals(samples=int, age=double, grown=double)
+    cdef double faded(self, int index, double idle) noexcept
+
+    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int, faded=double)
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
 
     cdef double since(self, uint64_t moment, uint64_t now) noexcept

@@ -21,12 +21,11 @@ _WINDOW = 64
 # Samples that an average is of: the first so many weigh alike, and from then on a new one as much as one of them. Slow
 # endpoints have few, and of several that are equally slow the one would be chosen whose first sample was short.
 _SAMPLES = 12
+# How many times as soon as others what a single sample says fades: the first of all may have loaded the model.
+_ALONE = 10.0
 # How many averages one sample counts for at most: a stall is seen by the work that is late, and must not be remembered
 # as the endpoint's speed.
 _MOST = 3.0
-# The same for the first sample, in averages of the slowest other endpoint: it is often that of a server that is still
-# cold, and one that was taken for slow has few requests to show that it is not.
-_MOST_AT_FIRST = 5.0
 # Weight of a new sample in the average company.
 _NEW = 0.1
 # A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
@@ -44,7 +43,8 @@ class ShortestExpectedDelay(Policy):
     average request.
 
     A request that has taken more than 1.5 service times is expected to take as long again. An idle endpoint's service
-    time fades, so that a slow one is tried again; one of which nothing is known gets one request to show itself by.
+    time fades, so that a slow one is tried again, and believed when it is fast; one of which nothing is known gets one
+    request to show itself by.
     """
 
     Options = ServiceTimeOptions
@@ -95,9 +95,7 @@ class ShortestExpectedDelay(Policy):
         if service <= 0:
             return load * _UNKNOWN_NS
         if running <= 0:
-            # As exp(-age) while that is far from 0, and cheaper.
-            age = self.since(self.endpoints.latency_updated(index), now) / self.decay
-            return service * own / (1.0 + age + age * age / 2)
+            return service * own / self.faded(index, self.since(self.endpoints.latency_updated(index), now))
         elapsed = self.since(self.endpoints.progress(index), now)
         # What is being served costs as much as what is there does on average.
         served = service
@@ -105,6 +103,19 @@ class ShortestExpectedDelay(Policy):
             served = service * load / max(self.endpoints.running(index), 1)
         left = max(served - elapsed, served * _LEAST_LEFT) if elapsed < served * _LATE else elapsed
         return left + max(load * service - served, 0.0) + service * own
+
+    def faded(self, index: int, idle: float) -> float:
+        """How many times less what is known of an endpoint says after so many nanoseconds without a word of it: little
+        at first, and so much after some `decay` that whatever it was is tried again."""
+        samples = self.endpoints.latency_samples(index)
+        age = idle / self.decay
+        if samples < 2:
+            age *= _ALONE
+        # As exp(age * age), if not so steep when that is large, and cheaper.
+        grown = 1.0 + age * age / 8
+        grown *= grown
+        grown *= grown
+        return grown * grown
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         """An answer came: it took its endpoint the time since the answer before it, or since it was sent. Of a batch
@@ -121,12 +132,14 @@ class ShortestExpectedDelay(Policy):
             sample = max(sample, service if service > 0 else self.highest())
         samples = 1
         if service > 0:
-            samples = min(endpoints.latency_samples(index) + 1, _SAMPLES)
+            samples = endpoints.latency_samples(index)
+            if sample * _MOST < service:
+                # Far faster than it was known to be. If it was idle meanwhile it may well be, as far as that has faded.
+                faded = self.faded(index, self.since(endpoints.latency_updated(index) + latency_ns, now))
+                service = max(service / faded, sample * _MOST)
+                samples = int(samples / faded)
+            samples = min(samples + 1, _SAMPLES)
             sample = service + (min(sample, service * _MOST) - service) / samples
-        else:
-            slowest = self.highest()
-            if slowest > 0:
-                sample = min(sample, slowest * _MOST_AT_FIRST)
         endpoints.set_latency(index, max(sample, 1.0), now)
         endpoints.set_latency_samples(index, samples)
         endpoints.set_progress(index, now)

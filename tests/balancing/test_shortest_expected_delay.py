@@ -113,15 +113,53 @@ def test_one_stall_is_not_a_speed():
         assert service(fleet) == pytest.approx(14)  # as if it had been 36 ms: 12 + (36 - 12) / 12
 
 
-def test_a_cold_start_is_not_a_speed():
-    """An endpoint's first answer, which took it five seconds, while another takes 10 ms."""
+def until_tried(fleet, made, now):
+    """Requests come one after another, each done by endpoint 1 in 10 ms, until endpoint 0 is chosen; when that is."""
+    while made.pick(now, 0, -1) == 1:
+        now += 100 * MS
+        made.observe(1, now, 10 * MS, True)
+        assert now < T0 + 3600 * S
+    return now
+
+
+@pytest.mark.parametrize("first", [500, 2_000, 10_000])
+def test_a_cold_start_is_forgotten_soon(first):
+    """The first answer of all may have loaded the model, which says nothing of the next."""
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY)
-        made.observe(1, T0, 10 * MS, True)
-        now = answer(made, [5000], T0)
-        assert service(fleet) == pytest.approx(50)
-        answer(made, [10] * 9, now)
-        assert service(fleet) == pytest.approx((50 + 9 * 10) / 10)
+        now = answer(made, [first])
+        for _ in range(20):
+            made.observe(1, now, 10 * MS, True)
+        then = until_tried(fleet, made, now)
+        assert then - now < 25 * S
+        made.observe(0, then + 10 * MS, 10 * MS, True)
+        assert service(fleet) < 20
+
+
+def test_an_endpoint_that_was_slow_is_believed_when_it_is_fast_again():
+    with Fleet([1, 1]) as fleet:
+        made = fleet.build(POLICY)
+        now = answer(made, [200] * 20)
+        for _ in range(20):
+            made.observe(1, now, 10 * MS, True)
+        then = until_tried(fleet, made, now)
+        assert 60 * S < then - now < 150 * S  # but not tried all the time
+        made.observe(0, then + 10 * MS, 10 * MS, True)
+        assert service(fleet) < 40
+
+
+def test_a_slow_endpoint_that_is_tried_in_vain_stays_slow():
+    with Fleet([1, 1]) as fleet:
+        made = fleet.build(POLICY)
+        now = answer(made, [200] * 20)
+        for _ in range(20):
+            made.observe(1, now, 10 * MS, True)
+        then = until_tried(fleet, made, now)
+        made.observe(0, then + 200 * MS, 200 * MS, True)
+        assert service(fleet) == pytest.approx(200)
+        # Nor does one short answer among others say that it is fast.
+        made.observe(0, then + 210 * MS, 10 * MS, True)
+        assert service(fleet) > 180
 
 
 def test_an_endpoint_that_fails_at_once_does_not_look_fast():
@@ -185,9 +223,8 @@ def test_an_unknown_endpoint_gets_one_request():
 def test_a_slow_endpoint_is_tried_again():
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY, decay="10s")
-        fleet.sets[0].set_latency_checked(0, 1000.0 * MS, T0)
-        later = T0 + 30 * S  # after three times `decay`: 1000 / (1 + 3 + 9 / 2) = 118
-        for other, expected in ((113, 1), (123, 0)):
+        later = answer(made, [1000] * 20) + 15 * S  # after 1.5 times `decay`: 1000 / (1 + 1.5 * 1.5 / 8) ** 8 = 137.7
+        for other, expected in ((134, 1), (141, 0)):
             fleet.sets[0].set_latency_checked(1, other * 1.0 * MS, later)
             assert made.pick(later, 0, -1) == expected
 
