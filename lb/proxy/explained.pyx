@@ -142,6 +142,8 @@ cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
             words = "the endpoint that has the sequence's state is gone"
         elif why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
             words = "no endpoint that takes requests has the model ready"
+        elif why == Q_NOBODY and view.scores:
+            words = "the policy chose none of those that take requests, or failed: see the log"
         explanation.choose(-1, {
             "endpoint": None,
             "for": "retry" if exchange.tries else "first try",

@@ -1,5 +1,7 @@
 """A pool at work in one worker: see pool.pxd."""
 
+import logging
+
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
@@ -14,6 +16,8 @@ from lb.upstream.sessions cimport Sessions
 
 from lb.balancing import registry
 
+log = logging.getLogger("tidegate.balancing")
+
 cdef enum:
     TURNS = 4                         # choices, where other workers take the last place of each just before
     CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
@@ -21,10 +25,12 @@ cdef enum:
     LONGEST = 1_000_000_000           # that an endpoint is left alone for answers that did not come
     SLOWER = 2                        # than its average: no chance
     TAKEN_AGAIN = -3                  # only the excluded one takes requests
+    REPORT_NS = 1_000_000_000         # between two lines of the log on a policy's failures
 
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
 }
+cdef dict REPORTED = {}               # pool -> when the log said last that its policy failed, and how often it did since
 cdef dict KEYS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
     "model": KEY_MODEL,
@@ -154,7 +160,7 @@ cdef class Pool:
             try:
                 index = self.policy.pick(now, key, exclude)
             except Exception as failure:     # a plug-in's fault must not take the data path with it
-                report(self.name, failure)
+                report(self.name, failure, now)
                 return TAKEN_NOBODY
             if self.suspects != NULL and index >= 0 and self.suspects[index].until > now and index != exclude:
                 index = self.pick_instead(now, key, index, exclude)
@@ -257,7 +263,7 @@ cdef class Pool:
         try:
             index = self.policy.pick(now, key, suspect)
         except Exception as failure:
-            report(self.name, failure)
+            report(self.name, failure, now)
             return suspect
         if index < 0 or index == exclude or self.suspects[index].until > now:
             return suspect
@@ -342,9 +348,17 @@ cdef class Pool:
         try:
             self.policy.learn(index, now, latency, ok, company)
         except Exception as failure:
-            report(self.name, failure)
+            report(self.name, failure, now)
 
 
-cdef object report(str pool, object failure):
-    import logging
-    logging.getLogger("tidegate.balancing").error("pool %s: the policy failed: %r", pool, failure)
+cdef object report(str pool, object failure, uint64_t now):
+    """A policy that fails may do so for each request: one line a second says so."""
+    cdef uint64_t told
+    cdef int untold
+    told, untold = REPORTED.get(pool, (0, 0))
+    if told and now < told + REPORT_NS:
+        REPORTED[pool] = (told, untold + 1)
+        return
+    REPORTED[pool] = (now, 0)
+    more = f" (and {untold} times more, of which the log says nothing)" if untold else ""
+    log.error("pool %s: the policy failed: %r%s", pool, failure, more)

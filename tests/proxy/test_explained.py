@@ -16,6 +16,7 @@ from oip_site import ask as ask_model
 from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
 
+from lb.balancing.first import First
 from lb.balancing.registry import POLICIES
 from lb.config.plan import PolicyPlan
 from lb.config.sampling import ExplainPlan
@@ -169,6 +170,27 @@ async def test_a_plug_in_s_fault_is_no_fault_of_the_request(site: Site, monkeypa
 
     monkeypatch.setattr("lb.proxy.explained.View", View)
     assert explain_of(await ask(gate))["choices"][0]["why"] == "the policy chose it"
+
+
+async def test_a_policy_that_always_fails(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither its explanation nor a line of the log for each request may hide why nobody is chosen."""
+
+    class Broken(First):
+        def pick(self, now: int, key: int, exclude: int) -> int:
+            raise RuntimeError("no idea")
+
+    monkeypatch.setitem(POLICIES, "broken", Broken)
+    pool = {"policy": PolicyPlan("broken", options={"fill": 9})}
+    gate = await site.gate([await site.endpoint(named)], pool=pool, listener={"explain": ASKED})
+    answers = [await ask(gate) for _ in range(50)]
+    assert {answer.split()[1] for answer in answers} == {b"503"}
+    (choice,) = explain_of(answers[-1])["choices"]
+    assert choice["why"] == "the policy chose none of those that take requests, or failed: see the log"
+    lines = [one.message for one in caplog.records if one.name == "tidegate.balancing"]
+    assert lines[0] == f"pool {gate.plan.pools[0].name}: the policy failed: RuntimeError('no idea')"
+    assert len(lines) < 25, "a line for each request"
 
 
 async def test_of_many_endpoints_as_many_as_fit(site: Site) -> None:
