@@ -74,7 +74,7 @@ class PolicyConfig(Model):
 
     type: str = Field(min_length=1)
     """Name of the policy: `least_request`, `power_of_two`, `peak_ewma`, `least_time`,
-    `shortest_expected_delay`, `round_robin`, `random`, `first`,
+    `shortest_expected_delay`, `prequal`, `round_robin`, `client_side_weighted_round_robin`, `random`, `first`,
     `maglev`, `ring_hash`, `rendezvous`, or one that a plug-in adds. What each does and its options:
     [Choose a balancing policy](howto/choose-a-policy.md)."""
     key: KeyConfig | None = None
