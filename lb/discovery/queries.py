@@ -126,7 +126,8 @@ def _additional(response: dns.message.Message | None, host: dns.name.Name) -> di
     limit came over TCP, where there is room.
     """
     size = len(response.wire or b"") if response is not None else 0
-    if response is None or size <= _UDP_LIMIT < size + len(host.to_wire()) + _ADDRESS:
+    one_more = sum(len(label) + 1 for label in host.labels) + _ADDRESS
+    if response is None or size <= _UDP_LIMIT < size + one_more:
         return {}
     return {
         dns.rdatatype.to_text(rrset.rdtype): Records(tuple(r.to_text() for r in rrset), rrset.ttl * SECOND)
