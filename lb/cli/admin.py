@@ -5,6 +5,7 @@ GET  /api/v1/transitions   the last changes of endpoints, newest first
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
 POST /api/v1/explain  what would become of a request
 POST /api/v1/endpoint what an operator wants of an endpoint; answered with its row of the status document
+GET  /api/v1/endpoint what an endpoint still has to do, also one that was removed; 404 once it has nothing left
 """
 
 from __future__ import annotations
@@ -62,6 +63,17 @@ class AdminClient:
         """Have the daemon set `admin` or `weight` of an endpoint; its row of the status document. Raises AdminError."""
         document = {"pool": pool, "address": address, **wish}
         code, body = self._ask("POST", "/api/v1/endpoint", _STATUS_TIMEOUT, document)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+        found: dict[str, Any] = body["endpoint"]
+        return found
+
+    def left(self, pool: str, address: str) -> dict[str, Any]:
+        """What an endpoint still has to do ("in_flight", "sequences"), also one that was removed. Raises AdminError."""
+        query = urlencode({"pool": pool, "address": address})
+        code, body = self._ask("GET", f"/api/v1/endpoint?{query}", _STATUS_TIMEOUT)
+        if code == 404:
+            return {"in_flight": 0, "sequences": 0}
         if code != 200:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
         found: dict[str, Any] = body["endpoint"]

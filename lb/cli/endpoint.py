@@ -63,6 +63,5 @@ def _left(row: dict[str, Any]) -> int:
 def _emptied(client: AdminClient, pool: str, row: dict[str, Any], deadline: float) -> dict[str, Any]:
     while _left(row) and time.monotonic() < deadline:
         time.sleep(_LOOK)
-        rows = [e for p in client.status()["pools"] if p["name"] == pool for e in p["endpoints"]]
-        row = next((e for e in rows if e["address"] == row["address"]), {**row, "in_flight": 0, "sequences": 0})
+        row = {**row, **client.left(pool, row["address"])}  # a reload or discovery may have removed it meanwhile
     return row

@@ -2,6 +2,7 @@
 
     GET  /metrics  /healthz  /readyz  /api/v1/status  /
          /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
+         /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
     POST /api/v1/reload
          /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
@@ -102,6 +103,7 @@ class AdminServer:
                 web.get("/api/v1/transitions", self._transitions),
                 web.post("/api/v1/reload", self._reload),
                 web.post("/api/v1/explain", self._explain),
+                web.get("/api/v1/endpoint", self._left),
                 web.post("/api/v1/endpoint", self._operate),
             ]
         )
@@ -194,6 +196,14 @@ class AdminServer:
             return _json({"error": str(error)}, 404)
         except StartError as error:
             return _json({"error": str(error)}, 503)
+
+    async def _left(self, request: web.Request) -> web.Response:
+        """What an endpoint still has to do; 404 once there is nothing, of one that was removed."""
+        pool, address = request.query.get("pool", ""), request.query.get("address", "")
+        left = self._master.publisher.left(pool, address)
+        if left is None:
+            return _json({"error": f"pool {pool!r} has no endpoint {address!r}, nor one that is leaving"}, 404)
+        return _json({"endpoint": left})
 
     async def _operate(self, request: web.Request) -> web.Response:
         """What an operator wants of one endpoint; either of `admin` and `weight` may be left out."""

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from lb.clock import Clock
 from lb.config.compile import PlanMemory, compile_plan
@@ -21,6 +22,7 @@ from lb.control.configuration import Loaded
 from lb.control.fleet import Publication
 from lb.control.logs import set_level
 from lb.control.parts import Parts
+from lb.control.registry import ADMIN
 from lb.control.sockets import Listening
 from lb.control.verdicts import Verdicts
 from lb.core.pins import Pins
@@ -137,6 +139,21 @@ class Publisher:
         """What an endpoint still has to do: requests in flight, and sequences that will go on there."""
         slot = self._parts.registry.slot(pool, address)
         return 0 if slot is None else self._parts.segment.inflight(slot) + self.open_sequences().get(slot, 0)
+
+    def left(self, pool: str, address: str) -> dict[str, Any] | None:
+        """What an endpoint still has to do, and how it stands, also of one that the plan no longer names; None once
+        that is forgotten, or when it was never known."""
+        slot = self._parts.registry.slot(pool, address)
+        if slot is None:
+            return None
+        segment = self._parts.segment
+        return {
+            "address": address,
+            "weight": segment.weight(slot),
+            "admin": ADMIN.get(segment.admin(slot), "unknown"),
+            "in_flight": segment.inflight(slot),
+            "sequences": self.open_sequences().get(slot, 0),
+        }
 
     def open_sequences(self) -> dict[int, int]:
         """How many sequences are open at each slot that has any."""

@@ -67,6 +67,34 @@ async def test_drain_says_when_something_is_left(start: Start, endpoint: Callabl
     assert (await task).status == 200
 
 
+async def test_drain_waits_for_an_endpoint_that_is_removed_meanwhile(
+    start: Start, endpoint: Callable[..., Any]
+) -> None:
+    slow: Endpoint = await endpoint("a", 4)
+    other: Endpoint = await endpoint("b")
+    daemon = start(config([slow.address]))
+    task = asyncio.create_task(ask_once(daemon.port(), GET))
+    await asyncio.to_thread(eventually, lambda: slow.active == 1, "the request")
+    waiting = asyncio.create_task(
+        asyncio.to_thread(tidegate, daemon, "drain", "http", slow.address, "--wait", "50"),
+    )
+
+    def row() -> dict[str, Any] | None:
+        code, body = daemon.admin(f"/api/v1/endpoint?pool=http&address={slow.address}")
+        assert code in (200, 404)
+        found: dict[str, Any] | None = json.loads(body).get("endpoint")
+        return found
+
+    await asyncio.to_thread(eventually, lambda: (row() or {})["admin"] == "drain", "the drain")
+    assert (await asyncio.to_thread(daemon.reload, config([other.address])))["ok"]
+    assert [e["address"] for e in daemon.pool("http")["endpoints"]] == [other.address]
+    done = await waiting
+    assert (slow.active, slow.served) == (0, 1), "it said that all was done"
+    assert (done.returncode, done.stdout) == (0, f"http {slow.address}: drain, weight 1, 0 in flight\n")
+    assert (await task).status == 200
+    await asyncio.to_thread(eventually, lambda: row() is None, "the end of what is known of it")
+
+
 async def test_weights(start: Start, endpoint: Callable[..., Any]) -> None:
     first: Endpoint = await endpoint("a")
     second: Endpoint = await endpoint("b")
