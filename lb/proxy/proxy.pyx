@@ -110,7 +110,8 @@ class Proxy:
         if plan.tickets:
             self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
         queues = {
-            pool.name: self.queues.get(pool.name) or PoolQueue(self.poller, self.segment, self.bells, pool.name)
+            pool.name: self.queues[pool.name] if pool.name in self.queues       # which is false while nobody waits
+            else PoolQueue(self.poller, self.segment, self.bells, pool.name)
             for pool in plan.pools if pool.queue is not None
         }
         pools = []

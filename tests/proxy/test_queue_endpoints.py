@@ -93,6 +93,23 @@ async def test_a_reload_lifts_the_limit(site: Site) -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_a_reload_keeps_a_queue_in_which_nobody_waits(site: Site) -> None:
+    """It knows how long requests take, which tells who would come too late; and a new one would be one more to wake."""
+    endpoint = Held()
+    gate = await capped(site, endpoint)
+    first = await hold(gate, endpoint)
+    endpoint.answer()
+    await first
+    first = await hold(gate, endpoint, "/again")
+    queue = gate.proxy.pools[0].queue
+    site.reload_pool(gate, retries=0)
+    assert gate.proxy.pools[0].queue is queue
+    site.reload_pool(gate, retries=0, queue=replace(QUEUE, timeout_ns=1), generation=3)
+    assert b"too long" in await ask(gate, "/2")
+    endpoint.answer()
+    await first
+
+
 @pytest.mark.parametrize("protocol", ["http2", "grpc", "oip", "tcp"])
 async def test_a_reload_changes_the_protocol(site: Site, protocol: str) -> None:
     """Those who wait have spoken the old one, and go on with it."""
