@@ -19,3 +19,4 @@ class Candidate:
     in_flight: int  # requests, over all workers
     max_in_flight: int  # 0 = no limit
     latency_ns: float  # the average that the pool's policy keeps; 0 = nothing is known
+    full: bool = False  # it takes requests, but has as many as it may

@@ -46,9 +46,8 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
     cdef uint32_t kept = min(held_back & TG_SHARE_HELD, <uint32_t>TG_SHARE_WHOLE)
     cdef int running = endpoints.running(i), limit = endpoints.limits[i], weight = endpoints.weight(i)
     cdef str why = ""
-    if limit and running >= limit:
-        why = f"it has its {limit} requests in flight"
-    elif wanted and tg_load64_relaxed(&record.models_unready) & wanted:
+    cdef bint full = False
+    if wanted and tg_load64_relaxed(&record.models_unready) & wanted:
         why = "the model is not ready there"
     elif admin == TG_ADMIN_MAINTENANCE:
         why = "in maintenance"
@@ -60,17 +59,19 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
         why = "ejected for its answers"
     elif not panic and standing == TG_STANDING_PROBATION and running >= endpoints.probes:
         why = f"on probation, with its {endpoints.probes} in flight"
-    elif endpoints.spoken_for(i):
-        why = "it is kept for those who wait in front"
     elif weight == 0:
         why = "its weight is 0"
     elif kept == TG_SHARE_WHOLE:
         why = "others come before it: its share is held back"
+    elif limit and running >= limit:
+        why, full = f"it has its {limit} requests in flight", True
+    elif endpoints.spoken_for(i):
+        why = "it is kept for those who wait in front"
     elif endpoints.limited and endpoints.claimant(i, now) >= 0:
         why = "its next place is that of a request that is bound to it"
     return Candidate(
         i, endpoints.addresses[i], why, not endpoints.unready(i) & wanted, weight,
         (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
         "ejected" if standing == TG_STANDING_EJECTED else "probation" if standing == TG_STANDING_PROBATION else "well",
-        running, limit, endpoints.latency_ns(i),
+        running, limit, endpoints.latency_ns(i), full,
     )

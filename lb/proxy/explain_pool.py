@@ -17,6 +17,11 @@ from lb.proxy.explain_kept import kept
 
 _NEVER = 2**64 - 1
 _NORMAL = 1  # the priority of a request without a route
+_REFUSED = {
+    "queue-full": "the queue is full",
+    "queue-late": "its turn would come too late",
+    "queue-shed": "the queue is kept short in an overload",
+}
 
 
 @dataclass(slots=True)
@@ -163,23 +168,30 @@ def _model(outcome: Outcome, view: View, question: Question, wanted: int) -> Non
 
 
 def _queue(outcome: Outcome, pool: Any, view: View, question: Question, wanted: int, now: int) -> dict[str, Any] | None:
+    free = any(not one.why_not for one in view.candidates)
+    full = any(one.full for one in view.candidates)
     if pool.queue is None:
+        if full and not free:
+            outcome.decide(None, "503: all that take requests have as many as they may, and there is no queue")
         return None
     route = question.route
     due = now + route.timeout_ns if route is not None and route.timeout_ns else _NEVER
     found = pool.queue.outlook(_NORMAL if route is None else route.priority, due, wanted, now)
     wait_ms = round(found.pop("wait_ns") / 1e6, 3) or None
-    free = any(not one.why_not for one in view.candidates)
-    full = any(one.max_in_flight and one.in_flight >= one.max_in_flight for one in view.candidates)
+    refused = found["refused"]
     if found["waiting"]:
         outcome.steps.append(f"queue: {found['waiting']} wait, {found['before']} of them in front of it")
         if free:
             outcome.decide(None, "others wait: it gets an endpoint that none of those in front could use, or its turn")
-    if full and not free:
+    if full and not free and refused:
+        outcome.steps.append(f"queue: {_REFUSED[refused]}")
+        outcome.decide(None, f"503: all that take requests have as many as they may, and {_REFUSED[refused]}")
+    elif full and not free:
         expected = f", about {wait_ms} ms" if wait_ms else ""
         outcome.steps.append(f"queue: it would wait{expected}")
         outcome.decide(None, "all that take requests have as many as they may: it would wait for its turn")
-    return {**found, "would_wait": (not free and full) or found["waiting"] > 0, "expected_wait_ms": wait_ms}
+    waits = ((not free and full) or found["waiting"] > 0) and not refused
+    return {**found, "refused": refused or None, "would_wait": waits, "expected_wait_ms": wait_ms}
 
 
 def _choice(plan: PoolPlan, view: View) -> dict[str, Any]:

@@ -45,6 +45,7 @@ cdef enum:
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
 
 
+cdef dict REFUSED = {Q_FULL: "queue-full", Q_HOPELESS: "queue-late", Q_SHED: "queue-shed"}
 cdef uint64_t DUE_MASK = (<uint64_t>1 << PRIORITY_SHIFT) - 1
 
 
@@ -64,6 +65,23 @@ cdef class Waiter(Timed):
 
     cdef void move_to(self, object pool) noexcept:
         pass
+
+
+cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, uint64_t now) noexcept:
+    """Whether a request with this key would be answered in time if it waited: Q_WAITS, Q_HOPELESS or Q_SHED."""
+    cdef double service = service_time(queue, now), wait, left
+    if service <= 0:
+        return Q_WAITS
+    wait = wait_of(queue, key, wanted, now)
+    # The deadline is for the answer, the queue's timeout for the wait alone.
+    left = <double>(due - now) - service if now < due else 0.0
+    if due == NEVER or left > <double>queue.timeout:
+        left = <double>queue.timeout
+    if wait > left:
+        return Q_HOPELESS
+    if queue.somebody() and overloaded(queue, now) and wait > max(service, queue.share * left):
+        return Q_SHED
+    return Q_WAITS
 
 
 cdef class PoolQueue(Source):
@@ -116,25 +134,16 @@ cdef class PoolQueue(Source):
     cdef int join(self, Waiter waiter, int priority, uint64_t due, uint64_t now) noexcept:
         cdef uint64_t until = min(due, now + self.timeout)
         cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (until & DUE_MASK)
-        cdef double service, wait, left
+        cdef int found
         if not self.somebody():
             tg_store64_relaxed(&self.words[TG_S_QUEUE_BUSY], now)
         if self.waiting_elsewhere() + self.line.count >= self.most and not self.make_room(priority):
             tg_add(&self.words[TG_S_REJECTED], 1)
             return Q_FULL
-        service = service_time(self, now)
-        if service > 0:
-            wait = wait_of(self, key, waiter.wanted, now)
-            # The deadline is for the answer, the queue's timeout for the wait alone.
-            left = <double>(due - now) - service if now < due else 0.0
-            if due == NEVER or left > <double>self.timeout:
-                left = <double>self.timeout
-            if wait > left:
-                tg_add(&self.words[TG_S_QUEUE_HOPELESS], 1)
-                return Q_HOPELESS
-            if overloaded(self, now) and wait > max(service, self.share * left):
-                tg_add(&self.words[TG_S_QUEUE_SHED], 1)
-                return Q_SHED
+        found = prospect(self, key, due, waiter.wanted, now)
+        if found != Q_WAITS:
+            tg_add(&self.words[TG_S_QUEUE_HOPELESS if found == Q_HOPELESS else TG_S_QUEUE_SHED], 1)
+            return found
         waiter.place = key
         waiter.number = self.numbers
         waiter.queued_at = now
@@ -318,16 +327,21 @@ cdef class PoolQueue(Source):
     def outlook(self, int priority, uint64_t due, uint64_t wanted, uint64_t now):
         """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of them would
         be before it (of other workers' roughly), for how many nanoseconds it would wait (0: nothing is known of that),
-        and whether the queue is overloaded."""
+        whether the queue is overloaded, and why it would be refused at once ("": it would not)."""
         cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (min(due, now + self.timeout) & DUE_MASK)
         cdef uint64_t rivals = UINT64_MAX
+        cdef uint64_t waiting = self.waiting_elsewhere() + self.line.count
+        cdef int found = prospect(self, key, due, wanted, now)
         if wanted:
             places_of(self, wanted, &rivals)
+        if waiting >= self.most and last_of(self, last_of_all(self)) >> PRIORITY_SHIFT <= <uint64_t>priority:
+            found = Q_FULL
         return {
-            "waiting": self.waiting_elsewhere() + self.line.count,
+            "waiting": waiting,
             "before": round(ahead_of(self, key, rivals)),
             "wait_ns": wait_of(self, key, wanted, now),
             "overloaded": self.somebody() and overloaded(self, now),
+            "refused": REFUSED.get(found, ""),
         }
 
     cdef void over(self, Waiter waiter, uint64_t now) noexcept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,6 +174,54 @@ async def test_ejection_probation_shares_and_panic(site: Site) -> None:
     assert all(row["available"] for row in found["endpoints"])
     assert found["steps"] == ["panic: too few endpoints are healthy, so health and ejection have no say"]
     gate.proxy.pools[0].endpoints.release_checked(1)
+
+
+async def test_whom_the_queue_would_refuse(site: Site) -> None:
+    endpoint = Held()
+    queue = replace(QUEUE, max=1)
+    gate = await site.gate([await site.endpoint(endpoint)], cap=1, pool={"queue": queue})
+
+    def explain() -> dict[str, Any]:
+        found: dict[str, Any] = gate.proxy.explain(Described("web"))["pool"]
+        return found
+
+    tasks = [await hold(gate, endpoint)]
+    tasks.append(asyncio.create_task(ask_held(gate, "/second")))
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    found = explain()
+    assert (found["queue"]["refused"], found["queue"]["would_wait"]) == ("queue-full", False)
+    why = "503: all that take requests have as many as they may, and the queue is full"
+    assert choice_of(found) == (None, why)
+    assert (await ask_held(gate, "/third")).startswith(b"HTTP/1.1 503 ")
+    endpoint.answer(2)
+    await asyncio.gather(*tasks)
+    tasks = [await hold(gate, endpoint, "/fourth")]
+    assert explain()["queue"]["refused"] is None
+    site.reload_pool(gate, queue=replace(QUEUE, timeout_ns=1))
+    found = explain()
+    assert found["queue"]["refused"] == "queue-late"
+    why = "503: all that take requests have as many as they may, and its turn would come too late"
+    assert choice_of(found) == (None, why)
+    site.reload_pool(gate, queue=None, generation=3)
+    why = "503: all that take requests have as many as they may, and there is no queue"
+    assert choice_of(explain()) == (None, why)
+    endpoint.answer()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_drained_endpoint_at_its_limit_is_drained(site: Site) -> None:
+    """What it has says nothing of who comes: it gets nobody when that is done."""
+    endpoint = Held()
+    gate = await site.gate([await site.endpoint(endpoint)], cap=1, pool={"queue": QUEUE})
+    first = await hold(gate, endpoint)
+    gate.segment.set_admin(0, 1)
+    found = gate.proxy.explain(Described("web"))["pool"]
+    assert found["endpoints"][0]["why_not"] == "draining"
+    assert choice_of(found) == (None, "no endpoint takes requests now")
+    assert not found["queue"]["would_wait"]
+    assert b"no endpoint" in await ask_held(gate, "/second")
+    endpoint.answer()
+    await first
 
 
 async def test_what_the_queue_would_make_of_it(site: Site) -> None:

@@ -121,7 +121,7 @@ async def test_who_passes_is_explained_as_well(site: Site) -> None:
     full, taken = gate.plan.pools[0].endpoints
     assert (choice["endpoint"], choice["why"]) == (taken.address, "no other endpoint takes requests now")
     assert choice["steps"] == ["model b: only where it is ready"]
-    assert choice["candidates"][1]["not"] == "it has its 1 requests in flight"
+    assert choice["candidates"][1]["not"] == "the model is not ready there"
     assert choice["candidates"][1]["address"] == full.address
     first.answer()
     await has(first, "a2")
