@@ -30,7 +30,7 @@ cdef enum:
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
 }
-cdef dict REPORTED = {}               # pool -> when the log said last that its policy failed, and how often it did since
+cdef dict REPORTED = {}               # pool -> when the log said last that its policy fails, and how often it did since
 cdef dict KEYS = {
     "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
     "model": KEY_MODEL,
