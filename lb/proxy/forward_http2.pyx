@@ -41,7 +41,8 @@ cdef extern from "<string.h>" nogil:
 cdef enum:
     WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
-    UNAVAILABLE = 14                  # of gRPC: the server says that it cannot take requests
+    CANCELLED = 1                     # of gRPC
+    UNAVAILABLE = 14                  # the server says that it cannot take requests
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
     M_DELETE = 0
     M_GET = 1
@@ -280,7 +281,7 @@ cdef class Http2Exchange(TryingExchange):
 
     cdef void answer_head(self, Scan *scan, bint last) noexcept:
         cdef tg_buffer extra
-        if self.route.retry is not None and self.failed_head(scan, last):
+        if (self.route.retry is not None or self.inference) and self.failed_head(scan, last):
             return
         if self.route.hedge is not None:
             self.own_answer()
@@ -312,7 +313,7 @@ cdef class Http2Exchange(TryingExchange):
     cdef bint failed_head(self, Scan *scan, bint last) noexcept:
         """Whether the answer is one of those that the route does not take while another try may do better."""
         cdef Field *field
-        cdef int i, code = -1
+        cdef int i, kind = 0, code = -1
         if not self.grpc:
             return is_retryable(scan.status) and self.try_again(RETRY_5XX, scan.status)
         if not last:
@@ -323,9 +324,11 @@ cdef class Http2Exchange(TryingExchange):
                 code = grpc_status(field.value, field.value_length)
             elif field.name_length == 22 and memcmp(field.name, b"grpc-retry-pushback-ms", 22) == 0:
                 self.pushback = pushback_ms(field.value, field.value_length)
-        if code <= 0 or not self.route.retry.names_code(code) or not self.request_complete or not self.whole():
+        if self.inference and self.idempotent and (code == UNAVAILABLE or code == CANCELLED):
+            kind = RETRY_RESET | RETRY_5XX    # a model server that goes away: see lb.proxy.infer
+        if code <= 0 or not self.retry_named(kind, code) or not self.request_complete or not self.whole():
             return False
-        if (self.hedge is None or self.hedge.endpoint < 0) and not self.retry_granted(0, code):
+        if (self.hedge is None or self.hedge.endpoint < 0) and not self.retry_granted(kind, code):
             return False
         self.status = scan.status
         self.again = True

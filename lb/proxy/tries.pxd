@@ -47,8 +47,9 @@ cdef class TryingExchange(Exchange):
     cdef void adopt(self, Hedge hedge) noexcept
     cdef Hedge new_hedge(self)
 
-    # Whether there is to be a retry after a failure of `kind` (RETRY_…, several or 0), or gRPC's `code` (or -1). It is
-    # counted then, and `next_try` has to follow.
+    # Whether a failure of `kind` (RETRY_…, several or 0), or with gRPC's `code` (or -1), may be followed by a retry.
+    cdef bint retry_named(self, int kind, int code) noexcept
+    # Whether there is to be one. It is counted then, and `next_try` has to follow.
     cdef bint retry_granted(self, int kind, int code) noexcept
     cdef void next_try(self) noexcept
     # Another try although this one's connection is well, where the route asks for that: with `status` it has failed.

@@ -86,6 +86,12 @@ cdef class TryingExchange(Exchange):
 
     # Retries.
 
+    cdef bint retry_named(self, int kind, int code) noexcept:
+        cdef RetryPolicy policy = self.route.retry
+        if policy is None:
+            return (kind & (RETRY_CONNECT | RETRY_RESET)) != 0
+        return policy.names(kind) or policy.names_code(code)
+
     cdef bint retry_granted(self, int kind, int code) noexcept:
         cdef RetryPolicy policy = self.route.retry
         cdef long pushback = self.pushback
@@ -94,10 +100,10 @@ cdef class TryingExchange(Exchange):
         self.pushback = PUSHBACK_NONE
         if self.tries_left <= 0 or pushback == PUSHBACK_NEVER:
             return False
-        if policy is None:
-            return (kind & (RETRY_CONNECT | RETRY_RESET)) != 0
-        if not policy.names(kind) and not policy.names_code(code):
+        if not self.retry_named(kind, code):
             return False
+        if policy is None:
+            return True
         self.wait = policy.pause(self.tries) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
         if policy.alarms is None:
             self.wait = 0

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
-from datapath import SECOND, Site, settle
-from hedge_site import series
+from datapath import SECOND, Gate, Site, settle
+from hedge_site import call, series
 from infer_site import MIB, Held, error_of, gate_to, idle
 from oip_site import (
     INFER,
@@ -29,6 +29,8 @@ from oip_site import (
 from ports import free_port
 from routing_site import routing_gate
 
+from lb.wire import grpc_service_pb2 as wire
+
 # Retries.
 
 
@@ -41,6 +43,33 @@ async def test_a_server_that_goes_away_is_passed_over(site: Site, code: grpc.Sta
     assert len(staying.requests) == 6
     assert gate.total(2)[10] == len(going.requests)  # retries
     await idle(gate)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL])
+@pytest.mark.parametrize("on", [[], ["reset"], ["connect"]], ids=["pool", "reset", "connect"])
+async def test_so_is_it_for_clients_that_speak_grpc(site: Site, code: grpc.StatusCode, on: list[str]) -> None:
+    going, staying = ModelServer(failing(code, "shutting down")), ModelServer()
+    pool = {**OIP, "endpoints": [await site.model(going), await site.model(staying)], "policy": "round_robin"}
+    route = {"pool": "models", **({"retry": {"on": on, "budget": 100, "backoff": {"base": "0s"}}} if on else {})}
+    gate = await routing_gate(site, [route], {"models": pool})
+    hidden = code is not grpc.StatusCode.INTERNAL and on != ["connect"]
+    plainly = wire.ModelInferRequest(model_name="m").SerializeToString()
+    sequence = wire.ModelInferRequest(model_name="m")
+    sequence.parameters["sequence_id"].int64_param = 7
+    sequence.parameters["sequence_start"].bool_param = True
+    noticed = [await code_of(gate, plainly) for _ in range(4)]
+    assert noticed == ([0] * 4 if hidden else [code.value[0], 0] * 2)
+    assert series(gate).retries == (len(going.requests) if hidden else 0)
+    assert {await code_of(gate, sequence.SerializeToString()) for _ in range(2)} == {0, code.value[0]}  # never hidden
+    await idle(gate)
+
+
+async def code_of(gate: Gate, message: bytes) -> int:
+    try:
+        await call(gate, "/inference.GRPCInferenceService/ModelInfer", message)
+    except grpc.aio.AioRpcError as error:
+        return int(error.code().value[0])
+    return 0
 
 
 async def test_a_broken_connection_is_tried_on_another_endpoint(site: Site) -> None:
