@@ -110,7 +110,7 @@ class AdminConfig(Model):
 
     bind: Bind = "127.0.0.1:9900"
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. An address that other machines can reach needs `token_file`.
-    Changing it needs a restart."""
+    Without one, requests by another name than `localhost` or an address are refused. Changing it needs a restart."""
     token_file: FilePath | None = None
     """File with the secret that callers send as `Authorization: Bearer …`. It is read again when it changes, or when a
     reload names another one; one that cannot be used leaves the secret in force that was read last. Default: none is

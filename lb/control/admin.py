@@ -7,12 +7,14 @@
          /api/v1/explain   a Question: what would become of a request
          /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
 
-Loopback without a token by default. With a token, all of it asks for `Authorization: Bearer TOKEN`, but for the two
-probes and the page of the dashboard, which has nothing in it but the script that asks for the rest.
+Loopback without a token by default, where it goes by no other name than localhost. With a token, all of it asks for
+`Authorization: Bearer TOKEN`, but for the two probes and the page of the dashboard, which has nothing in it but the
+script that asks for the rest.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -129,6 +131,8 @@ class AdminServer:
                 refusal = _json({"error": "a valid token is needed"}, 401)
                 refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
                 return refusal
+            if file is None and not _is_local(request.headers.get("Host", "")):
+                return _json({"error": "without a token only localhost and IP addresses are names of this server"}, 403)
         # A page on another site must not be able to reload the daemon through the operator's browser.
         if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             return _json({"error": "cross-site requests are refused"}, 403)
@@ -245,6 +249,19 @@ def snapshot(master: Master) -> Snapshot:
 
 def _endpoints(plan: Plan) -> list[tuple[str, str, int]]:
     return [(pool.name, endpoint.address, endpoint.series) for pool in plan.pools for endpoint in pool.endpoints]
+
+
+def _is_local(host: str) -> bool:
+    """Whether a request's Host is one that a page cannot have as its own, by a name that resolves to this machine when
+    asked again (DNS rebinding): an address, localhost, or none."""
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
+    if name.lower() in ("", "localhost") or name.lower().endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

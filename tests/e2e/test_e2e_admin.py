@@ -76,6 +76,22 @@ def test_a_token_guards_all_but_the_probes(tmp_path: Path) -> None:
         daemon.stop()
 
 
+def test_without_a_token_it_goes_by_no_name_of_another_site(tmp_path: Path) -> None:
+    """A page whose name resolves to this machine when it is asked again (DNS rebinding) is of the same origin."""
+    daemon = Daemon(tmp_path, {**HTTP, "admin": {"bind": "127.0.0.1:0"}})
+    try:
+        base = admin_url(daemon)
+        port = base.rpartition(":")[2]
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", "[::1"):
+            for path in ("/api/v1/status", "/metrics"):
+                assert ask(base + path, Host=host)[0] == 403, host
+            assert ask(f"{base}/healthz", Host=host)[0] == 200, host
+        for host in ("localhost", f"LOCALHOST:{port}", "tide.localhost", f"[::1]:{port}", "[::1]", "10.1.2.3:80"):
+            assert ask(f"{base}/api/v1/status", Host=host)[0] == 200, host
+    finally:
+        daemon.stop()
+
+
 def test_a_new_token_is_noticed(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("first\n")
