@@ -82,7 +82,7 @@ def test_without_a_token_it_goes_by_no_name_of_another_site(tmp_path: Path) -> N
     try:
         base = admin_url(daemon)
         port = base.rpartition(":")[2]
-        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example", "[::1"):
+        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.org", "[::1"):
             for path in ("/api/v1/status", "/metrics"):
                 assert ask(base + path, Host=host)[0] == 403, host
             assert ask(f"{base}/healthz", Host=host)[0] == 200, host
