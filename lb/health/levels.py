@@ -26,9 +26,14 @@ class Candidate:
     healthy: bool
 
     @property
+    def allowed(self) -> bool:
+        """Whether it may have requests: a weight of 0 keeps them away as an operator does."""
+        return self.enabled and self.weight > 0
+
+    @property
     def carries(self) -> bool:
         """Whether it can have requests."""
-        return self.enabled and self.healthy and self.weight > 0
+        return self.allowed and self.healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ def decide_levels(candidates: Sequence[Candidate], rules: Rules) -> tuple[Level,
             left -= shares[i]
     else:
         panic = [_too_few(level, rules.panic_threshold) for level in members]
-        if any(panic) and all(panic[i] or not any(c.enabled for c in members[i]) for i in range(count)):
+        if any(panic) and all(panic[i] or not any(c.allowed for c in members[i]) for i in range(count)):
             # What is known of their health means little by now.
             shares = _by_weight(members)
         elif total > 0:
@@ -98,7 +103,7 @@ def _enabled(level: Sequence[Candidate]) -> int:
 
 
 def _too_few(level: Sequence[Candidate], threshold: int) -> bool:
-    counted = [c for c in level if c.enabled]
+    counted = [c for c in level if c.allowed]
     return bool(counted) and 100 * sum(c.healthy for c in counted) < threshold * len(counted)
 
 

@@ -127,6 +127,12 @@ def test_in_a_panic_zones_have_their_parts_by_weight():
     assert found[0].other == found[0].share - found[0].own > 0
 
 
+def test_who_has_weight_0_is_not_healthy_for_others():
+    candidates = [Candidate(0, 0, True, True), Candidate(0, 0, True, True), Candidate(0, 1, True, False)]
+    (found,) = decide_levels(candidates, replace(ENVOY, panic_threshold=50))
+    assert (found.panic, found.share) == (True, 1000)
+
+
 CANDIDATES = st.lists(
     st.builds(Candidate, st.integers(0, 7), st.integers(0, 1000), st.booleans(), st.booleans()), min_size=1, max_size=40
 )
