@@ -2,8 +2,9 @@
 
 The servers and the load are those of `overload`: twelve that do 933 requests/s, 1,400 come. Two in seven are
 interactive: due within 100 ms, and of high priority; the others are due within 1 s, and of low priority. Tidegate's
-routes say so. HAProxy, the one peer with priorities, is tuned by hand: the classes in order, each as far ahead in the
-queue as its deadline, and a queue timeout of the longer deadline less what a slow server takes at most.
+routes say so, and a server gets a second request while it works on one. HAProxy, the one peer with priorities, is
+tuned by hand: the classes in order, each as far ahead in the queue as its deadline, and a queue timeout of the longer
+deadline less what a slow server takes at most.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ SCENARIO = Scenario(
     name="overload-classes",
     title=f"1,400 requests/s to twelve model servers that do {SERVERS.capacity:.0f}: 400/s due within 100 ms, 1,000/s "
     "within 1 s",
-    task=Task("oip", balance="least_request", endpoint_limit=1, classes=CLASSES),
+    task=Task("oip", balance="least_request", endpoint_limit=2, classes=CLASSES),
     peer_task=Task(
         "http", balance="least_request", endpoint_limit=1, queue_timeout=BATCH.deadline - 0.05, classes=CLASSES
     ),
@@ -83,11 +84,11 @@ SCENARIO = Scenario(
         Metric("interactive_p99_ms", "interactive p99 ms", "lower", 1),
     ),
     generators=(PACE,),
-    # As much as HAProxy tuned by hand: with both at what the servers can do, a ratio of 1 would be missed every second
-    # time by the thousandths in which runs differ.
+    # As much as HAProxy tuned by hand. Where both answer all that is interactive, a ratio of 1 would be missed every
+    # second time by the thousandths in which runs differ.
     limits=(
         Limit(0.99, ("haproxy",), INTERACTIVE_GOODPUT.key),
-        Limit(0.99, ("haproxy",), BATCH_GOODPUT.key),
+        Limit(1, ("haproxy",), BATCH_GOODPUT.key),
         Limit(0, metric=INTERACTIVE_LATE.key),
     ),
     note=NOTE,
