@@ -121,7 +121,8 @@ cdef class Template:
             if key == "timeout":
                 self.timeout_us = <uint64_t>natural(value, key, what)
             elif key == "priority":
-                natural(value, key, what)
+                if not PyLong_CheckExact(value) or value < 0:
+                    raise OipError(400, f"{what}: '{key}' must be a non-negative integer")
             else:
                 if key == "sequence_id":
                     self.read_sequence(value)

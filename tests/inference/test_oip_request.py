@@ -231,6 +231,7 @@ def with_parameters(**parameters: Any) -> Any:
         ({"sequence_end": True}, b"", False),
         ({"triton_enable_empty_final_response": True}, b"", False),
         ({"timeout": 1000, "priority": 2}, b"", True),
+        ({"priority": 2**64 - 1}, b"", True),
     ],
 )
 def test_reserved_parameters(parameters: dict[str, Any], sequence: bytes, cacheable: bool) -> None:
