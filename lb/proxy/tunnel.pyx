@@ -77,6 +77,7 @@ cdef class Side(Stream):
             return
         rc = self.tls.handshake()
         if rc == 0:
+            self.poller.disarm(self)          # the time was for the handshake: a queue has its own
             tunnel.connect()
         elif rc == TLS_ERROR:
             tunnel.reason = "tls"

@@ -12,6 +12,7 @@ from typing import Any
 
 from authority import Authority, server_context
 from datapath import SECOND, Gate, Site, settle
+from queue_site import QUEUE, waiting
 
 from lb.config.tls_plan import CertificatePlan, PoolTlsPlan, TlsPlan
 
@@ -103,6 +104,23 @@ async def test_the_endpoint_hears_of_nobody_without_a_handshake(site: Site) -> N
     assert met == 0
     await through(gate, 10)
     assert met == 1
+
+
+async def test_a_session_waits_longer_for_an_endpoint_than_its_handshake_may_take(site: Site) -> None:
+    short = {**LISTENER, "tls": replace(TLS, handshake_timeout_ns=SECOND)}
+    gate = await site.gate([await site.endpoint(echo)], cap=1, pool={"queue": QUEUE}, listener=short)
+    context = AUTHORITY.client_context()
+    first, writer = await asyncio.open_connection("127.0.0.1", gate.port, ssl=context, server_hostname="default.test")
+    writer.write(b"one")
+    assert await first.readexactly(3) == b"one"
+    second, other = await asyncio.open_connection("127.0.0.1", gate.port, ssl=context, server_hostname="default.test")
+    other.write(b"two")
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    await asyncio.sleep(2)
+    writer.close()
+    assert await asyncio.wait_for(second.readexactly(3), 20) == b"two"
+    other.close()
+    await idle(gate)
 
 
 async def test_an_endpoint_that_is_not_believed(site: Site, tmp_path: Path) -> None:
