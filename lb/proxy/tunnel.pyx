@@ -182,8 +182,7 @@ cdef class Tunnel(Waiter):
         self.client.other = side
         self.endpoint = side
         if side.start_connect(<Address>self.pool.channels[index]) == IO_ERROR:
-            if self.give_up_try():
-                self.connect()
+            self.connect_failed()
             return
         if side.connecting:
             side.poller.arm(side, side.poller.now + self.pool.connect_timeout)
@@ -209,6 +208,8 @@ cdef class Tunnel(Waiter):
         side.tunnel = None
         side.other = None
         side.poller.remove(side)
+        self.client.other = None              # what the client sends stays unread until there is somebody
+        self.endpoint = None
         if self.give_up_try():
             self.connect()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from datapath import Site, settle
@@ -198,6 +199,32 @@ async def test_a_tcp_session_waits_rather_than_try_the_endpoint_again_that_faile
     other_reader, other_writer = await gate.connect()
     other_writer.write(b"two")
     await settle(lambda: waiting(gate) == 1, "it does not wait")
+    writer.close()
+    assert await asyncio.wait_for(other_reader.readexactly(3), 20) == b"two"
+    other_writer.close()
+    await settle(lambda: gate.in_flight() == 0, "the session stays")
+
+
+async def test_a_tcp_session_keeps_what_was_sent_while_it_waits_behind_a_connect_that_failed_at_once(
+    site: Site, tmp_path: Path
+) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    addresses = [await site.endpoint(echo), f"unix:{tmp_path}/nobody.sock"]
+    gate = await site.gate(addresses, cap=1, pool={"queue": QUEUE, "retries": 1}, listener={"protocol": "tcp"})
+    reader, writer = await gate.connect()
+    writer.write(b"one")
+    assert await reader.readexactly(3) == b"one"
+    other_reader, other_writer = await gate.connect()
+    await settle(lambda: waiting(gate) == 1, "it does not wait")
+    other_writer.write(b"two")
+    # By the next session's wait the worker has seen these bytes, too.
+    _, third = await gate.connect()
+    await settle(lambda: waiting(gate) == 2, "the session is lost while it waits")
+    third.close()
     writer.close()
     assert await asyncio.wait_for(other_reader.readexactly(3), 20) == b"two"
     other_writer.close()
