@@ -8,6 +8,7 @@ from lb.endpoints.set cimport EndpointSet
 
 cdef class ClientSideWeightedRoundRobin(Policy):
     cdef Stride turns
+    cdef int[::1] known
     cdef uint64_t blackout
     cdef uint64_t expiration
     cdef uint64_t update
@@ -26,7 +27,12 @@ cdef class ClientSideWeightedRoundRobin(Policy):
 
     @cython.locals(start=uint64_t, seen=uint64_t, index=int)
     cdef int any(self, int exclude) noexcept
+
+    @cython.locals(i=int)
     cdef int refill(self, uint64_t now) except -1
+
+    @cython.locals(weight=int)
+    cdef bint changed(self, int i) noexcept
 
     @cython.locals(endpoints=EndpointSet, i=int, known=int, share=double, total=double, smallest=double)
     cpdef list weights(self, uint64_t now)

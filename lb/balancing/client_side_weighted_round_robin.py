@@ -9,6 +9,8 @@ it were fully busy:
 
 from __future__ import annotations
 
+from array import array
+
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ReportOptions
 from lb.balancing.policy import Policy
@@ -36,6 +38,8 @@ class ClientSideWeightedRoundRobin(Policy):
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.rotation = endpoints.worker
         self.turns = Stride(endpoints.size)
+        # The weights that the table was made with, reports aside; 0 of those that took no requests then.
+        self.known = array("i", bytes(4 * endpoints.size))
         self.filled_at = 0
         self.filled = False
 
@@ -64,7 +68,7 @@ class ClientSideWeightedRoundRobin(Policy):
     def explain(self, now: int, key: int, exclude: int) -> Explained:
         endpoints = self.endpoints
         before = (self.rotation, self.filled_at, self.filled)
-        table = list(self.turns.weights)
+        table, known = list(self.turns.weights), list(self.known)
         index = self.pick(now, key, exclude)
         weights = self.weights(now)
         scores = []
@@ -77,12 +81,15 @@ class ClientSideWeightedRoundRobin(Policy):
         self.rotation, self.filled_at, self.filled = before
         for i, weight in enumerate(table):
             self.turns.weights[i] = weight
+            self.known[i] = known[i]
         return Explained("in turn, by the weights from the endpoints' reports; every worker has its own turn", scores)
 
     def turn(self, exclude: int) -> int:
         """The next in turn that is available; -1 when there is none within two generations. In each generation the one
-        of the largest weight has a turn."""
+        of the largest weight has a turn, and every change of a weight is seen: the next choice makes the table anew."""
         for _ in range(2 * self.endpoints.size):
+            if self.changed(self.turns.sequence % self.endpoints.size):
+                self.filled = False
             index = self.turns.step()
             if index >= 0 and index != exclude and self.endpoints.effective_weight(index) > 0:
                 return index
@@ -98,13 +105,21 @@ class ClientSideWeightedRoundRobin(Policy):
         return -1
 
     def refill(self, now: int) -> None:
-        # The turns are those of all: this choice may be among one group, the next among another.
-        group = self.endpoints.group
-        self.endpoints.group = -1
+        # The turns are those of all: this choice may be among one group, or who has one model, the next among others.
+        group, wanted = self.endpoints.group, self.endpoints.wanted
+        self.endpoints.group, self.endpoints.wanted = -1, 0
         self.turns.fill(self.weights(now))
-        self.endpoints.group = group
+        for i in range(self.endpoints.size):
+            self.known[i] = self.endpoints.standing_weight(i)
+        self.endpoints.group, self.endpoints.wanted = group, wanted
         self.filled_at = now
         self.filled = True
+
+    def changed(self, i: int) -> bool:
+        """Whether it takes requests by another weight than the table has of it: an operator's, or that of a slow start.
+        One that takes none keeps its turns, which go to others."""
+        weight = self.endpoints.standing_weight(i)
+        return weight not in (0, self.known[i])
 
     def weights(self, now: int) -> list[float]:
         """What each endpoint's share is in proportion to; an endpoint that takes no requests has the smallest."""

@@ -7,7 +7,7 @@ weights' are worked out from A58's formula, qps / (utilization + eps / qps * pen
 from collections import Counter
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, ENABLED, Fleet
 from statistics_checks import agrees
 
 from lb.balancing import registry
@@ -188,6 +188,40 @@ def test_weights_are_made_anew_once_a_period():
         later = counts((made.pick(T0 + S, 0, -1) for _ in range(2000)), 2)
         assert soon == [1000, 1000]
         assert later == pytest.approx([1500, 500], abs=2)
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_another_configured_weight_counts_before_the_period_is_over(size):
+    with Fleet([1] * size) as fleet:
+        reporting(fleet, [(0.5, 100, 0)] * size)
+        made = fleet.build(POLICY)
+        for _ in range(size):
+            made.pick(T0, 0, -1)
+        for weight in (9, 2, 1):
+            fleet.weigh(size - 1, weight)
+            picked = (made.pick(T0 + 1, 0, -1) for _ in range(1000 * (size - 1 + weight)))
+            assert counts(picked, size) == pytest.approx([1000] * (size - 1) + [1000 * weight], abs=10)
+
+
+def test_who_comes_back_has_its_share_before_the_period_is_over():
+    with Fleet([1, 1, 8]) as fleet:
+        fleet.admin(2, DRAIN)
+        made = fleet.build(POLICY)
+        assert counts((made.pick(T0, 0, -1) for _ in range(1000)), 3) == [500, 500, 0]
+        fleet.admin(2, ENABLED)
+        assert counts((made.pick(T0 + 1, 0, -1) for _ in range(1000)), 3) == pytest.approx([100, 100, 800], abs=10)
+
+
+def test_turns_are_not_made_by_who_has_the_model_of_one_request():
+    """The request that makes the table wants model 0, which the endpoint with the best report does not have."""
+    with Fleet([1, 1, 1]) as fleet:
+        reporting(fleet, [(0.5, 100, 0), (0.5, 100, 0), (0.5, 300, 0)])
+        fleet.master.set_models_unready(fleet.slots[2], 1)
+        made = fleet.build(POLICY)
+        fleet.sets[0].want(1)
+        assert counts((made.pick(T0, 0, -1) for _ in range(1000)), 3) == [500, 500, 0]
+        fleet.sets[0].want(0)
+        assert counts((made.pick(T0, 0, -1) for _ in range(1000)), 3) == pytest.approx([200, 200, 600], abs=4)
 
 
 def test_workers_share_reports_and_start_apart():
