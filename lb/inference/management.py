@@ -23,7 +23,9 @@ SERVICE = b"/inference.GRPCInferenceService/"
 JSON = "application/json"
 
 # What an endpoint offers over gRPC and these routes offer too; anything else it names would not work through here.
-_PASSED_EXTENSIONS = frozenset({"classification", "model_configuration", "parameters", "schedule_policy", "statistics"})
+_PASSED_EXTENSIONS = frozenset(
+    {"classification", "model_configuration", "parameters", "schedule_policy", "sequence", "statistics"}
+)
 _OWN_EXTENSIONS = ("binary_tensor_data",)
 
 

@@ -117,12 +117,12 @@ def test_health() -> None:
 
 def test_server_metadata_names_what_works_here() -> None:
     answer = wire.ServerMetadataResponse(
-        name="s", version="1", extensions=["statistics", "cuda_shared_memory", "model_configuration"]
+        name="s", version="1", extensions=["statistics", "sequence", "cuda_shared_memory", "model_configuration"]
     )
     assert shown("/v2", answer) == {
         "name": "s",
         "version": "1",
-        "extensions": ["binary_tensor_data", "statistics", "model_configuration"],
+        "extensions": ["binary_tensor_data", "statistics", "sequence", "model_configuration"],
     }
 
 
