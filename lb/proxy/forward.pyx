@@ -344,6 +344,7 @@ cdef class ForwardExchange(TryingExchange):
     cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
         self.upstream = None
         if self.state == X_ANSWERING:
+            tg_add(&self.pool.series[self.last_endpoint][TG_S_RESPONSE_ERRORS], 1)
             self.fail(502, b"upstream-reset", "")
             return
         self.try_failed(kind)

@@ -190,6 +190,7 @@ cdef class Http2Exchange(TryingExchange):
             self.end()
             return
         if self.state == X_ANSWERING:
+            tg_add(&self.pool.series[self.last_endpoint][TG_S_RESPONSE_ERRORS], 1)
             self.fail(502, b"upstream-reset", "the endpoint ended the stream within its answer")
             return
         if kind == FAIL_CONNECT or kind == FAIL_REFUSED or kind == FAIL_RESET or kind == FAIL_PROTOCOL \

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 from datapath import SECOND, Gate, Site, settle
+from hedge_site import series
 from scripted_peer import Peer, Scripted, framed
 
 INTERNAL = 2
@@ -67,6 +68,8 @@ async def test_the_status_says_how_an_answer_ended(site: Site, end: Ends, status
         gate = await site.gate([address], pool={"protocol": "grpc"}, route={"timeout_ns": SECOND // 2})
         assert await call(gate) == ([b"first"], status, says)
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
+        broken = series(gate, gate.plan.pools[0].endpoints[0].series).response_errors
+        assert broken == (0 if end is never else 1)
 
 
 async def test_a_message_that_was_cut_is_not_given_to_anybody(site: Site) -> None:

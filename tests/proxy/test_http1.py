@@ -7,6 +7,7 @@ import re
 
 import pytest
 from datapath import SECOND, Site, settle
+from hedge_site import series
 from ports import free_port
 
 
@@ -336,6 +337,7 @@ async def test_answer_that_breaks_off_cuts_the_client(site: Site) -> None:
         pass
     assert answer == b"" or (b"Content-Length: 100" in answer and len(answer.partition(b"\r\n\r\n")[2]) < 100)
     assert gate.in_flight() == 0
+    assert series(gate, gate.plan.pools[0].endpoints[0].series).response_errors == 1
 
 
 async def test_stalled_endpoint_gives_504(site: Site) -> None:
