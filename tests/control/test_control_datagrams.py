@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 
@@ -17,9 +18,10 @@ from lb.errors import StartError
 @pytest.fixture
 def descriptors():
     """Fails the test that leaves a descriptor open."""
+    gc.collect()  # what earlier tests left to the collector
     before = len(os.listdir("/proc/self/fd"))
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def close(sockets: list[socket.socket]) -> None:
