@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from pathlib import Path
@@ -24,9 +25,10 @@ def connects(address: str) -> bool:
 @pytest.fixture
 def descriptors():
     """Fails the test that leaves a descriptor open."""
+    gc.collect()  # what earlier tests left to the collector
     before = len(os.listdir("/proc/self/fd"))
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("bind", ["127.0.0.1:0", "[::1]:0"])
