@@ -113,13 +113,17 @@ def test_one_stall_is_not_a_speed():
         assert service(fleet) == pytest.approx(14)  # as if it had been 36 ms: 12 + (36 - 12) / 12
 
 
-def until_tried(fleet, made, now):
-    """Requests come one after another, each done by endpoint 1 in 10 ms, until endpoint 0 is chosen; when that is."""
+def slow_until_tried(made, times):
+    """Endpoint 0 takes so many ms, and is idle from then on; after that requests come one after another, each done by
+    endpoint 1 in 10 ms, until endpoint 0 is chosen. Both moments."""
+    since = now = answer(made, times)
+    for _ in range(20):
+        made.observe(1, now, 10 * MS, True)
     while made.pick(now, 0, -1) == 1:
         now += 100 * MS
         made.observe(1, now, 10 * MS, True)
         assert now < T0 + 3600 * S
-    return now
+    return since, now
 
 
 @pytest.mark.parametrize("first", [500, 2_000, 10_000])
@@ -127,10 +131,7 @@ def test_a_cold_start_is_forgotten_soon(first):
     """The first answer of all may have loaded the model, which says nothing of the next."""
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY)
-        now = answer(made, [first])
-        for _ in range(20):
-            made.observe(1, now, 10 * MS, True)
-        then = until_tried(fleet, made, now)
+        now, then = slow_until_tried(made, [first])
         assert then - now < 25 * S
         made.observe(0, then + 10 * MS, 10 * MS, True)
         assert service(fleet) < 20
@@ -139,10 +140,7 @@ def test_a_cold_start_is_forgotten_soon(first):
 def test_an_endpoint_that_was_slow_is_believed_when_it_is_fast_again():
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY)
-        now = answer(made, [200] * 20)
-        for _ in range(20):
-            made.observe(1, now, 10 * MS, True)
-        then = until_tried(fleet, made, now)
+        now, then = slow_until_tried(made, [200] * 20)
         assert 60 * S < then - now < 150 * S  # but not tried all the time
         made.observe(0, then + 10 * MS, 10 * MS, True)
         assert service(fleet) < 40
@@ -151,10 +149,7 @@ def test_an_endpoint_that_was_slow_is_believed_when_it_is_fast_again():
 def test_a_slow_endpoint_that_is_tried_in_vain_stays_slow():
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY)
-        now = answer(made, [200] * 20)
-        for _ in range(20):
-            made.observe(1, now, 10 * MS, True)
-        then = until_tried(fleet, made, now)
+        _, then = slow_until_tried(made, [200] * 20)
         made.observe(0, then + 200 * MS, 200 * MS, True)
         assert service(fleet) == pytest.approx(200)
         # Nor does one short answer among others say that it is fast.
