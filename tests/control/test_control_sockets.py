@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from lb.control.sockets import SocketTable, listen
 from lb.errors import StartError
@@ -43,8 +44,8 @@ def test_a_port_of_the_kernels_choice(bind: str, descriptors: None) -> None:
 
 
 def test_ipv6_any_leaves_ipv4_to_others(descriptors: None) -> None:
-    six = listen("[::]:0")
-    four = listen(f"0.0.0.0:{six.address.rpartition(':')[2]}")
+    port = free_port()
+    six, four = listen(f"[::]:{port}"), listen(f"0.0.0.0:{port}")
     four.close()
     six.close()
 
