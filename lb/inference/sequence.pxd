@@ -4,6 +4,11 @@ from libc.stdint cimport uint64_t
 from lb.core.protobuf cimport span
 
 
+cdef enum:
+    GRPC_FRAME = 5                    # before a message: compressed or not, and its length
+    LOOK_MOST = 64 * 1024             # bytes of a message that are waited for
+
+
 cdef enum looked:
     LOOK_MORE = 0                     # it cannot be told from what is here
     LOOK_NONE                         # the request belongs to no sequence, or cannot be read
@@ -22,5 +27,7 @@ cdef struct tg_sequence:
 # Looks through the beginning of a gRPC body (frames of ModelInferRequest), all of it if `whole`. What `found` points to
 # lies in `data`.
 cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequence *found) noexcept nogil
+# The length of the message behind a frame's head, of which all GRPC_FRAME bytes are here.
+cdef uint64_t message_length(const char *data) noexcept nogil
 # Whether the requests to a path are ModelInferRequests.
 cdef bint infers(const char *path, size_t n) noexcept nogil

@@ -12,7 +12,6 @@ from lb.core.protobuf cimport (
 )
 
 cdef enum:
-    FRAME = 5                         # of gRPC: compressed or not, and the message's length
     MODEL_NAME = 1
     MODEL_VERSION = 2
     PARAMETERS = 4
@@ -33,6 +32,11 @@ cdef bint infers(const char *path, size_t n) noexcept nogil:
     if n == 42:
         return memcmp(path + 37, b"Infer", 5) == 0
     return n == 48 and memcmp(path + 37, b"StreamInfer", 11) == 0
+
+
+cdef uint64_t message_length(const char *data) noexcept nogil:
+    cdef const unsigned char *head = <const unsigned char *> data
+    return <uint64_t> head[1] << 24 | <uint64_t> head[2] << 16 | <uint64_t> head[3] << 8 | head[4]
 
 
 cdef void read_parameter(const span *entry, tg_sequence *found) noexcept nogil:
@@ -66,7 +70,6 @@ cdef void read_parameter(const span *entry, tg_sequence *found) noexcept nogil:
 
 
 cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequence *found) noexcept nogil:
-    cdef const unsigned char *head = <const unsigned char *> data
     cdef const unsigned char *before
     cdef cursor c
     cdef field f
@@ -74,16 +77,16 @@ cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequ
     cdef bint complete = whole
     cdef int got
     memset(found, 0, sizeof(tg_sequence))
-    if size < FRAME:
+    if size < GRPC_FRAME:
         return LOOK_NONE if whole else LOOK_MORE
-    if head[0] != 0:
+    if data[0] != 0:
         return LOOK_NONE                      # compressed
-    length = <uint64_t> head[1] << 24 | <uint64_t> head[2] << 16 | <uint64_t> head[3] << 8 | head[4]
-    size -= FRAME
+    length = message_length(data)
+    size -= GRPC_FRAME
     if size >= length:
         size = <size_t> length
         complete = True
-    start_cursor(&c, data + FRAME, size)
+    start_cursor(&c, data + GRPC_FRAME, size)
     while True:
         before = c.at
         got = next_field(&c, &f)

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.core.head cimport Field, Scan
 from lb.proxy.forward_http2_call cimport StreamCall
+from lb.proxy.stream_sequences cimport StreamSequences
 from lb.proxy.tries cimport TryingExchange
 
 
@@ -12,6 +13,7 @@ cdef class Http2Exchange(TryingExchange):
     cdef bint sized                   # the answer's head has said how long it is
     cdef bint naming                  # looking for the model that the request is for, in the message that comes
     cdef bint looking                 # for the sequence that an inference belongs to, likewise
+    cdef StreamSequences messages     # where each of them may belong to another sequence, else None
     cdef bint weighing                # for what it costs, likewise
     cdef bint learning                # its model's cost is learned by it
     cdef double units                 # 0 = not known
@@ -31,7 +33,6 @@ cdef class Http2Exchange(TryingExchange):
     cdef void find_grpc_status(self, const Field *fields, int count) noexcept
     cdef void call_over(self, int kind, bint begun) noexcept
     cdef bint whole(self) noexcept
-    cdef bint in_sequence(self) noexcept
     cdef bint failed_head(self, Scan *scan, bint last) noexcept
     cdef void forget_answer(self) noexcept
     cdef bint may_retry(self, int kind, bint begun) noexcept

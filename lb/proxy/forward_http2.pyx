@@ -24,19 +24,19 @@ from lb.proxy.exchange cimport (
 from lb.proxy.forward_http2_call cimport StreamCall, is_well
 from lb.proxy.forward_http2_cut cimport end_in_trailers
 from lb.proxy.forward_http2_fields cimport request_fields
-from lb.proxy.forward_http2_message cimport awaits_model, awaits_weight, learn_cost, read_message
+from lb.proxy.forward_http2_message cimport (
+    awaits_model, awaits_weight, learn_cost, may_name_sequence, read_message,
+)
 from lb.proxy.refusal cimport SPEAKS_GRPC
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_retryable
 from lb.proxy.session cimport learn_session
+from lb.proxy.stream_sequences cimport StreamSequences, streams_inferences
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
 from lb.upstream.grpc_text cimport grpc_status, pushback_ms
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.outlier cimport verdict_of
 from lb.upstream.pool cimport POOL_OIP
-
-cdef extern from "<string.h>" nogil:
-    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
 
 cdef enum:
     WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
@@ -54,8 +54,6 @@ cdef enum:
 
 cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
 cdef size_t INFER_PATH_LENGTH = 42
-cdef const char *SEQUENCE = b"sequence_id"
-cdef size_t SEQUENCE_LENGTH = 11
 
 
 cdef class Http2Exchange(TryingExchange):
@@ -83,6 +81,8 @@ cdef class Http2Exchange(TryingExchange):
         self.naming = self.pool.models is not None and awaits_model(self, scan)
         self.looking = (self.pool.sequences is not None and self.pool.endpoints.size and not scan.complete
                         and infers(scan.target, scan.target_length))
+        if self.looking and streams_inferences(scan.target, scan.target_length):
+            self.messages = StreamSequences.__new__(StreamSequences)
         if self.pool.costs is not None:
             self.weighing = awaits_weight(self, scan)
         if self.naming or self.looking or self.weighing:
@@ -119,6 +119,7 @@ cdef class Http2Exchange(TryingExchange):
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         cdef Http2Channel channel
+        cdef bint launched = self.endpoint >= 0
         cdef int i
         if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED and self.state != X_REQUEST
                                     and self.state != X_BACKOFF):
@@ -129,6 +130,8 @@ cdef class Http2Exchange(TryingExchange):
             if channel.write(self.call, spans[i].iov_base, spans[i].iov_len) < 0:
                 self.fail(503, b"no-memory", "out of memory")
                 return
+            if launched and self.messages is not None:
+                self.messages.take(self, <const char *>spans[i].iov_base, spans[i].iov_len)
         if last:
             self.request_complete = True
             channel.finish(self.call)
@@ -164,6 +167,8 @@ cdef class Http2Exchange(TryingExchange):
         self.pick()
 
     cdef void launch(self) noexcept:
+        if self.messages is not None:
+            self.messages.begin(self, &self.call.stream.queue)
         self.call.exchange = self
         (<Http2Channel>self.pool.channels[self.endpoint]).start(self.call, self.expires)
         if self.request_complete:
@@ -236,13 +241,7 @@ cdef class Http2Exchange(TryingExchange):
 
     cdef bint whole(self) noexcept:
         """The request can be sent once more, as far as it has come."""
-        return h2_whole(&self.call.stream) and not (self.inference and self.in_sequence())
-
-    cdef bint in_sequence(self) noexcept:
-        """Whether its message may name a sequence, whose state lives in one endpoint. A compressed one may."""
-        cdef const char *body = tg_buffer_head(&self.call.stream.queue)
-        cdef size_t n = tg_buffer_size(&self.call.stream.queue)
-        return n > 0 and (body[0] != 0 or memmem(body, n, SEQUENCE, SEQUENCE_LENGTH) != NULL)
+        return h2_whole(&self.call.stream) and not (self.inference and may_name_sequence(self))
 
     cdef bint repeatable(self) noexcept:
         return self.request_complete and self.idempotent and self.whole()
@@ -289,6 +288,8 @@ cdef class Http2Exchange(TryingExchange):
         self.call.stream.keep = 0             # what is kept goes with the next part of the body
         self.status = scan.status
         self.sized = scan.has_length
+        if self.messages is not None and not last:
+            self.sequence_start = False       # the stream was taken: what ends it later does not undo what began
         self.first_byte_at = self.client.poller.now
         self.move(X_ANSWERING)
         if self.grpc:

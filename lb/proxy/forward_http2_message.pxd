@@ -10,5 +10,7 @@ cdef bint awaits_model(Http2Exchange exchange, Scan *scan) noexcept
 cdef bint awaits_weight(Http2Exchange exchange, Scan *scan) noexcept
 # Looks at what has come of it, and goes on once all is known.
 cdef void read_message(Http2Exchange exchange) noexcept
+# Whether what is kept of its messages may name a sequence, whose state lives in one endpoint. A compressed one may.
+cdef bint may_name_sequence(Http2Exchange exchange) noexcept
 # How long the endpoint took says what such a call costs.
 cdef void learn_cost(Http2Exchange exchange) noexcept

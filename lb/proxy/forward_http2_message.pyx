@@ -6,35 +6,23 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport Scan
 from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
-from lb.inference.sequence cimport LOOK_FOUND, LOOK_MORE, infers, look_for_sequence, looked, tg_sequence
+from lb.inference.sequence cimport (
+    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, tg_sequence,
+)
 from lb.proxy.exchange cimport X_REQUEST
 from lb.proxy.forward_http2 cimport Http2Exchange
+from lb.proxy.stream_sequences cimport sequence_key
 from lb.upstream.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
 from lb.upstream.pool cimport POOL_OIP
 
-cdef enum:
-    FRAME = 5                         # of gRPC, before a message: compressed or not, and the message's length
-    MOST = 64 * 1024                  # bytes of a message that are waited for
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
 
+cdef const char *SEQUENCE = b"sequence_id"
+cdef size_t SEQUENCE_LENGTH = 11
 cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
 cdef size_t MODEL_METHODS_LENGTH = 37
 cdef size_t INFER_PATH_LENGTH = 42
-
-
-cdef char *put_decimal(char *at, uint64_t value) noexcept nogil:
-    cdef char reversed[20]
-    cdef int n = 0
-    while True:
-        reversed[n] = <char>(48 + value % 10)
-        n += 1
-        value //= 10
-        if value == 0:
-            break
-    while n:
-        n -= 1
-        at[0] = reversed[n]
-        at += 1
-    return at
 
 
 cdef bint awaits_model(Http2Exchange exchange, Scan *scan) noexcept:
@@ -65,16 +53,14 @@ cdef bint find_weight(Http2Exchange exchange) noexcept:
     cdef PoolCosts costs = exchange.pool.costs
     cdef const char *data = tg_buffer_head(&exchange.call.stream.queue)
     cdef size_t size = tg_buffer_size(&exchange.call.stream.queue)
-    cdef const unsigned char *head = <const unsigned char *>data
     cdef tg_batch found
-    if size < FRAME:
+    if size < GRPC_FRAME:
         return False
     if costs.unit == UNIT_BYTES and exchange.units == 0:
-        exchange.units = costs.units_of_bytes(
-            <uint64_t>head[1] << 24 | <uint64_t>head[2] << 16 | <uint64_t>head[3] << 8 | head[4])
+        exchange.units = costs.units_of_bytes(message_length(data))
     if not exchange.inference or not (costs.learns or costs.unit == UNIT_BATCH):
         return True
-    if not first_batch(data, size, &found) and size <= MOST and not exchange.request_complete:
+    if not first_batch(data, size, &found) and size <= LOOK_MOST and not exchange.request_complete:
         return False
     if costs.unit == UNIT_BATCH:
         exchange.units = <double>found.size
@@ -106,32 +92,29 @@ cdef bint find_model(Http2Exchange exchange) noexcept:
     cdef int found = first_model(tg_buffer_head(body), tg_buffer_size(body), &name, &size)
     if found == MODEL_FOUND:
         exchange.want_model(name[:size])
-    return found != MODEL_UNKNOWN or tg_buffer_size(body) > MOST
+    return found != MODEL_UNKNOWN or tg_buffer_size(body) > LOOK_MOST
 
 
 cdef void look(Http2Exchange exchange) noexcept:
     """Looks for the sequence that the inference belongs to."""
     cdef tg_sequence found
     cdef tg_buffer *body = &exchange.call.stream.queue
-    cdef char digits[24]
-    cdef const char *text
-    cdef size_t n
-    cdef uint64_t key
     # What exceeds the buffer is told by what is here: encoders write the tensors last.
     cdef looked verdict = look_for_sequence(
-        tg_buffer_head(body), tg_buffer_size(body), exchange.request_complete or tg_buffer_size(body) >= MOST,
+        tg_buffer_head(body), tg_buffer_size(body), exchange.request_complete or tg_buffer_size(body) >= LOOK_MOST,
         &found)
     if verdict == LOOK_MORE:
         return
     exchange.looking = False
     if verdict == LOOK_FOUND:
-        text, n = found.id.data, found.id.size
-        if n == 0:
-            text = digits
-            n = <size_t>(put_decimal(digits, found.number) - digits)
-        key = exchange.pool.sequences.key_of(found.model.data, found.model.size, found.version.data,
-                                             found.version.size, text, n)
-        exchange.join_sequence(key, found.start, found.end)
+        exchange.join_sequence(sequence_key(exchange.pool.sequences, &found), found.start,
+                               found.end and exchange.messages is None)
+
+
+cdef bint may_name_sequence(Http2Exchange exchange) noexcept:
+    cdef const char *body = tg_buffer_head(&exchange.call.stream.queue)
+    cdef size_t n = tg_buffer_size(&exchange.call.stream.queue)
+    return n > 0 and (body[0] != 0 or memmem(body, n, SEQUENCE, SEQUENCE_LENGTH) != NULL)
 
 
 cdef void read_message(Http2Exchange exchange) noexcept:

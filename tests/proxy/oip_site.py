@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import struct
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,8 @@ async def echo(request: Any, context: grpc.aio.ServicerContext) -> Any:
 
 
 class ModelServer:
-    """Answers ModelInfer as `behave` does (a message, or bytes as they are) and counts what it is asked."""
+    """Answers ModelInfer as `behave` does (a message, or bytes as they are) and counts what it is asked; each message
+    of a ModelStreamInfer likewise."""
 
     def __init__(self, behave: Behaviour = echo) -> None:
         self.behave = behave
@@ -45,6 +46,7 @@ class ModelServer:
 
     async def start(self) -> str:
         handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
+        handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
         for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"):
             handlers[method] = grpc.unary_unary_rpc_method_handler(self._manage(method))
         self.server.add_generic_rpc_handlers(
@@ -63,6 +65,11 @@ class ModelServer:
             self.cancelled += 1
             raise
         return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
+        async for data in messages:
+            answer = wire.ModelInferResponse.FromString(await self._infer(data, context))
+            yield wire.ModelStreamInferResponse(infer_response=answer).SerializeToString()
 
     def _manage(self, method: str) -> Behaviour:
         async def handler(data: bytes, context: grpc.aio.ServicerContext) -> bytes:
