@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from datapath import SECOND, Gate, Site, listening_socket, settle
-from queue_site import MILLISECOND, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting
+from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting
 
 from lb.config.plan import QueuePlan
 from lb.core.segment import Segment
@@ -103,7 +103,7 @@ async def test_who_comes_behind_those_of_another_worker_is_refused_for_them(site
 async def test_how_many_of_another_worker_come_before_is_known_roughly(site: Site) -> None:
     """Exactly for who comes before or behind all; else to a factor of two."""
     endpoint = Held()
-    seconds = [10 * (i + 1) for i in range(8)]
+    seconds = [100 * (i + 1) for i in range(8)]
     served = routes(*({"name": f"{n}s", "timeout_ns": n * SECOND} for n in seconds), {"name": "learn"})
     queue = replace(QUEUE, timeout_ns=1000 * SECOND)
     async with two_workers(site, endpoint, queue, listener={"routes": served}) as gates:
@@ -114,12 +114,12 @@ async def test_how_many_of_another_worker_come_before_is_known_roughly(site: Sit
         def before(priority: int, due: int) -> int:
             return int(gates[1].proxy.pools[0].queue.outlook(priority, now + due * SECOND, 0, now)["before"])
 
-        assert before(0, 100) == 0
-        assert before(1, 5) == 0
-        assert before(1, 100) == 80
-        assert before(2, 5) == 80
+        assert before(0, 1000) == 0
+        assert before(1, 50) == 0
+        assert before(1, 1000) == 80
+        assert before(2, 50) == 80
         for i, n in enumerate(seconds[:-1], 1):
-            assert 5 * i <= before(1, n + 5) <= 20 * i, n
+            assert 5 * i <= before(1, n + 50) <= 20 * i, n
         endpoint.answer(81)
         await asyncio.gather(*tasks)
 
@@ -127,13 +127,13 @@ async def test_how_many_of_another_worker_come_before_is_known_roughly(site: Sit
 async def test_a_burst_is_no_overload_for_a_worker_that_had_another_one_before(site: Site) -> None:
     """Nobody waits between the two; the second begins in the other worker."""
     endpoint = Held()
-    queue = replace(QUEUE, timeout_ns=2 * SECOND, overload_after_ns=400 * MILLISECOND, overload_share=0.2)
+    queue = replace(QUEUE, timeout_ns=10 * SECOND, overload_after_ns=2 * SECOND, overload_share=0.2)
     async with two_workers(site, endpoint, queue) as gates:
         tasks = [await hold(gates[1], endpoint, "/before"), await wait(gates[1], "/before/1")]
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)
         endpoint.answer(2)
         await asyncio.gather(*tasks)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.5)
         tasks = [await hold(gates[0], endpoint, "/0")]
         tasks += [await wait(gates[i], f"/{i}/{n}") for i in (0, 1) for n in range(4)]
         endpoint.answer(9)
