@@ -93,6 +93,21 @@ def test_the_in_flight_count_of_a_killed_worker_goes_back_to_zero(tmp_path: Path
         held.close()
 
 
+def test_a_worker_that_starts_while_the_daemon_stops_stops_too(tmp_path: Path) -> None:
+    with daemon(tmp_path) as running:
+        pid = running.workers()[0]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        starting = lambda: [w["pid"] for w in running.workers() if w["state"] == "starting" and w["pid"]]  # noqa: E731
+        (new,) = eventually(starting, "a new process")
+        os.kill(new, signal.SIGSTOP)
+        running.signal(signal.SIGTERM)
+        eventually(lambda: "stopping: no new connections" in running.log, "the stop")
+        os.kill(new, signal.SIGCONT)  # it is there only now
+        assert running.wait_exit() == 0
+        assert "Traceback" not in running.log
+        assert running.log.count("ended: exit code 0") == 2
+
+
 def test_a_hanging_worker_is_killed_and_replaced(tmp_path: Path) -> None:
     config = configuration(tmp_path, workers=1)
     with daemon(tmp_path, config) as running:
