@@ -17,7 +17,7 @@ GUARD_PACKAGES := valgrind
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run test lint soak bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run test lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-micro         the hot functions, one by one"
 	@echo "make asan    the core's tests under AddressSanitizer and UndefinedBehaviorSanitizer (asan-short: those of CI)"
 	@echo "make soak    mixed traffic with reloads and restarts for SOAK_SECONDS (default 600), looking for leaks"
+	@echo "make chaos   random configurations reloaded under traffic for CHAOS_SECONDS (default 120), from CHAOS_SEED"
 	@echo "make fuzz    every fuzz target, and HTTP/1.1 through the gate at random, for FUZZ_SECONDS each (default 300)"
 	@echo "make fuzz-corpus         write the corpora's made inputs anew"
 	@echo "make proto   regenerate lb/wire from proto/"
@@ -115,6 +116,10 @@ fuzz-corpus: build
 
 soak: build $(STAMPS)/test-packages
 	TIDEGATE_SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s --timeout=0 tests/soak
+
+chaos: build $(STAMPS)/test-packages
+	TIDEGATE_CHAOS_SECONDS=$${CHAOS_SECONDS:-120} TIDEGATE_CHAOS_SEED=$${CHAOS_SEED:-1} \
+	  $(BIN)/python -m pytest -q -s --timeout=0 tests/soak/chaos.py
 
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench

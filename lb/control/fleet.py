@@ -315,7 +315,7 @@ class Fleet:
         member.last_beat = self._clock.now()
         match message.get("type"):
             case "hello" if self._stopping:
-                pass                                  # it has been told to stop; what a plan needs is closed
+                pass  # it has been told to stop; what a plan needs is closed
             case "hello":
                 member.state = "idle"
                 self._send_log(member)
