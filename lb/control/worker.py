@@ -289,7 +289,10 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
         return 1
     for fd in (options.channel, options.segment, *options.bells):
         os.set_inheritable(fd, False)
-    keep_large_blocks()
+    try:
+        keep_large_blocks()
+    except OSError as error:
+        log.warning("%s: with another allocator, large bodies may cost more", error)
     try:
         uvloop.run(_run(options, data_path or _proxy))
     except TidegateError as error:

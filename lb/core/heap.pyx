@@ -23,7 +23,8 @@ def keep_large_blocks():
     """Blocks of up to 32 MiB come from the heap, of which up to 64 MiB stay when they are free.
 
     glibc gives large blocks back to the kernel at once, and each tensor of 1 MiB is then paid for with some hundred
-    page faults: more than copying it costs. Another C library is left as it is. Raises OSError when glibc refuses.
+    page faults: more than copying it costs. Another C library is left as it is. Raises OSError when the
+    allocator refuses, as one that was loaded before glibc's may.
     """
     if not tg_keep_large_blocks(LARGEST, SPARE):
         raise OSError("the allocator's thresholds could not be set")

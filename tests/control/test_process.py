@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import pytest
+from control_daemon import daemon
 
 from lb.control.process import FREE_BLOCKS, worker_environment
 
@@ -22,3 +26,12 @@ def test_the_operators_word_on_the_allocator_stands(
     if said is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", said)
     assert worker_environment()["GLIBC_TUNABLES"] == told
+
+
+def test_another_allocator_is_taken_and_said(tmp_path: Path) -> None:
+    """As under a sanitizer, whose mallopt() does nothing."""
+    source, library = tmp_path / "allocator.c", tmp_path / "allocator.so"
+    source.write_text("int mallopt(int option, int value) { return (void)option, (void)value, 0; }")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
+    with daemon(tmp_path, env={"LD_PRELOAD": str(library)}) as running:
+        assert "the allocator's thresholds could not be set" in running.log
