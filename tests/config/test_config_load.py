@@ -59,6 +59,9 @@ def test_demo_works_out_of_the_box() -> None:
         "web": ("http", "127.0.0.1:8080"),
         "raw": ("tcp", "127.0.0.1:8081"),
     }
+    assert [r.match.grpc.service for r in demo.listeners["web"].routes if r.match.grpc] == [
+        "inference.GRPCInferenceService"
+    ]
     serve = demo.pools["digits"].serve
     assert serve is not None
     assert (serve.min, serve.max, serve.providers) == (2, 4, ["cpu"])
