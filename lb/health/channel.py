@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from functools import cache
 
 import grpc
 import grpc.aio
@@ -56,12 +59,28 @@ class Channels:
             return grpc.aio.insecure_channel(_target(address), options=self._options)
         plan = self._tls.plan
         try:
-            roots = self._tls.roots()
+            if not plan.ca:
+                _trust_system()
         except OSError as e:
             raise CheckFailed(explain(e)) from e
-        credentials = grpc.ssl_channel_credentials(roots, plan.key or None, plan.certificate or None)
+        credentials = grpc.ssl_channel_credentials(plan.ca or None, plan.key or None, plan.certificate or None)
         named = (("grpc.ssl_target_name_override", self._tls.name), ("grpc.default_authority", self._tls.name))
         return grpc.aio.secure_channel(_target(address), credentials, options=(*self._options, *named))
+
+
+@cache
+def _trust_system() -> None:
+    """Makes the system's authorities those whom gRPC's library trusts by default: it reads these once. Those that it is
+    given with a channel it parses for each, and the system's hundreds were most of what a check cost.
+
+    Raises OSError when the file has none.
+    """
+    system = ssl.get_default_verify_paths().cafile
+    if system is not None:
+        # A file without any would be remembered, too.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=system)
+        # For the library in this process alone: os.environ, which children inherit, stays as it is.
+        os.putenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", system)
 
 
 def reason(error: grpc.aio.AioRpcError) -> str:

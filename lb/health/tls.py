@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from lb.config.plan import EndpointPlan, PoolPlan
@@ -30,13 +29,6 @@ class CheckTls:
     def context(self, alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
         """Made once for all endpoints of a pool. Raises ssl.SSLError or OSError."""
         return _context(self.plan, alpn)
-
-    def roots(self) -> bytes | None:
-        """Who is trusted, in PEM, for libraries that bring authorities of their own."""
-        if self.plan.ca:
-            return self.plan.ca
-        system = ssl.get_default_verify_paths().cafile
-        return Path(system).read_bytes() if system else None
 
 
 def check_tls(pool: PoolPlan, endpoint: EndpointPlan, own: PoolTlsPlan | None = None) -> CheckTls | None:

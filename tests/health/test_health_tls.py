@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +118,57 @@ async def test_our_own_certificate_is_shown(kind: str, tmp_path: Path) -> None:
 async def test_verification_may_be_off(kind: str, tmp_path: Path) -> None:
     async with serving(kind, Authority("Nobody").issue("x.test", start=-9, days=-1), tmp_path) as address:
         await ask(kind, address, CheckTls(replace(PLAN, ca=b"", verify=False), ""))
+
+
+# Whom the library trusts is the process's, so this needs one of its own.
+BY_THE_SYSTEM = """
+import asyncio, os, sys
+from pathlib import Path
+from lb.config.schema import HealthConfig
+from lb.config.tls_plan import PoolTlsPlan
+from lb.health.check import CheckFailed
+from lb.health.registry import build
+from lb.health.tls import CheckTls
+
+PLAN = PoolTlsPlan(ca=b"", certificate=b"", key=b"", server_name="", min_version="tls1.2", alpn=(), verify=True)
+kind, address, ours = sys.argv[1:]
+
+async def ask():
+    try:
+        await build(HealthConfig(type=kind, timeout="30s"), CheckTls(PLAN, "models.test")).run(address)
+    except CheckFailed as e:
+        print(e)
+    else:
+        print("good")
+
+async def main():
+    system = Path(os.environ["SSL_CERT_FILE"])
+    await ask()
+    system.write_bytes(Path(ours).read_bytes())
+    await ask()
+    system.unlink()
+    await ask()
+    print(os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"])
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("kind", ["grpc", "oip"])
+async def test_the_systems_authorities_are_read_once(kind: str, tmp_path: Path) -> None:
+    ours, system = tmp_path / "ours.pem", tmp_path / "system.pem"
+    ours.write_bytes(AUTHORITY.pem)
+    system.touch()
+    mine = {"SSL_CERT_FILE": str(system), "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": "what children are to see"}
+    async with serving(kind, AUTHORITY.issue("models.test"), tmp_path) as address:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", BY_THE_SYSTEM, kind, address, str(ours),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **mine}, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        said, _ = await process.communicate()
+    first, *others = said.decode().splitlines()
+    assert first.startswith("TLS: no certificate")
+    assert others == ["good", "good", "what children are to see"]
 
 
 @pytest.mark.parametrize("kind", TYPES)
