@@ -73,8 +73,11 @@ class HttpCheck:
             raise CheckFailed(explain(e.os_error)) from e
         except aiohttp.ServerDisconnectedError as e:
             raise CheckFailed("connection closed without an answer") from e
+        except aiohttp.ClientConnectionResetError as e:  # aiohttp's own words, not the system's
+            raise CheckFailed("closed, or no HTTP spoken, before the request could be sent") from e
         except aiohttp.ClientResponseError as e:
-            raise CheckFailed(f"no valid HTTP answer: {e.message.splitlines()[0] if e.message else e.status}") from e
+            said = e.message.splitlines()[0].removesuffix(":") if e.message else e.status
+            raise CheckFailed(f"no valid HTTP answer: {said}") from e
         except OSError as e:  # aiohttp's ClientOSError, too
             raise CheckFailed(explain(e)) from e
         except aiohttp.ClientError as e:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import struct
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -168,7 +169,7 @@ async def test_tcp_does_not_take_a_full_unix_queue_for_a_connection(tmp_path: Pa
         (b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", [200], "status 302"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", [200, 204], None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nshort", [200], None),  # the body is not awaited
-        (b"SSH-2.0-OpenSSH\r\n\r\n", [200], "no valid HTTP answer"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", [200], "no valid HTTP answer: Bad status line$"),
         (b"", [200], "closed without an answer"),
     ],
 )
@@ -239,6 +240,37 @@ async def test_http_names_a_reset_in_words(tmp_path: Path) -> None:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
         with pytest.raises(CheckFailed, match=r"^Connection reset by peer$"):
             await build(HealthConfig(type="http")).run(address)
+
+
+async def test_http_says_in_words_that_the_endpoint_did_not_wait_for_the_request(tmp_path: Path) -> None:
+    """One that greets, as those of other protocols do, or closes at once: which of the two is seen first is chance."""
+    sock, address = listening(socket.AF_INET, tmp_path)
+    sock.setblocking(True)
+
+    def greet() -> None:  # in a thread of its own, so that it may be faster than the check
+        with contextlib.suppress(OSError):
+            while True:
+                with sock.accept()[0] as accepted, contextlib.suppress(ConnectionError):
+                    accepted.sendall(b"220 mail.test ready\r\n")
+
+    greeting = threading.Thread(target=greet)
+    greeting.start()
+    words = (
+        "closed, or no HTTP spoken, before the request could be sent",
+        "connection closed without an answer",
+        "no valid HTTP answer: Bad status line",
+        "Connection reset by peer",
+        "Broken pipe",
+    )
+    try:
+        for _ in range(100):
+            with pytest.raises(CheckFailed) as failed:
+                await build(HealthConfig(type="http")).run(address)
+            assert str(failed.value) in words
+    finally:
+        sock.shutdown(socket.SHUT_RDWR)  # which accept(2) is told
+        greeting.join()
+        sock.close()
 
 
 def answer_of(body: bytes, code: int = 200) -> bytes:
