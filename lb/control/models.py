@@ -60,11 +60,14 @@ class ModelReadiness:
         return found
 
     def status(self) -> dict[str, dict[str, Models]]:
-        """pool -> address -> model -> whether it is ready there."""
-        return {
-            name: {address: dict(sorted(models.items())) for (address, _), models in pool.said.items()}
-            for name, pool in self._pools.items()
-        }
+        """pool -> address -> model -> whether it is ready there: also of models that others name and it does not."""
+        found: dict[str, dict[str, Models]] = {}
+        for name, pool in self._pools.items():
+            rows = found[name] = {}
+            for endpoint, said in pool.said.items():
+                unnamed = pool.bits if endpoint in pool.complete else ()
+                rows[endpoint[0]] = dict(sorted({**dict.fromkeys(unnamed, False), **said}.items()))
+        return found
 
     def follow(self, listed: Mapping[str, Iterable[str]], endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
         """From now on of these pools: `listed` has the models that the configuration names, none where it is for the

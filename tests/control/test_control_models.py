@@ -70,6 +70,15 @@ def test_a_model_that_another_endpoint_names_is_not_ready_here() -> None:
     assert (rig.unready(0), rig.unready(1)) == ({"b"}, set())
 
 
+def test_status_has_a_model_that_only_others_name_as_not_ready() -> None:
+    rig = Rig()
+    rig.report(0, a=True, b=True)
+    rig.report(1, a=True)
+    assert rig.models.status() == {"p": {"e:0": {"a": True, "b": True}, "e:1": {"a": True, "b": False}}}
+    rig.report(0, a=True)
+    assert rig.models.status() == {"p": {"e:0": {"a": True}, "e:1": {"a": True}}}
+
+
 def test_a_model_that_nobody_names_any_more_is_unknown_and_its_bit_rests() -> None:
     rig = Rig()
     rig.report(0, a=True, b=True)
