@@ -232,7 +232,7 @@ class Steering:
         levels.update(candidates, rules_of(pool.config))
         for i, member in enumerate(members):
             panic = levels.panic_of(i) and not member.awaited
-            pool.standings.hold_back(i, WHOLE - thousandths(member), panic, levels.share_of(i))
+            pool.standings.hold_back(i, WHOLE - thousandths(member, panic), panic, levels.share_of(i))
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
         enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED

@@ -38,11 +38,14 @@ def decide_shares(members: Sequence[Member], panic_threshold: int) -> Shares:
     count."""
     counted = [member for member in members if member.enabled]
     panic = bool(counted) and 100 * sum(m.healthy for m in counted) < panic_threshold * len(counted)
-    return Shares(tuple(map(thousandths, members)), (panic,) * len(members))
+    return Shares(tuple(thousandths(member, panic) for member in members), (panic,) * len(members))
 
 
-def thousandths(member: Member) -> int:
-    """The part of its share that `member` has grown into, which is never nothing."""
+def thousandths(member: Member, panic: bool) -> int:
+    """The part of its share that `member` has grown into, which is never nothing. In a panic who is not healthy has all
+    of it, as in Envoy: those who are would have most of the load again."""
+    if panic and member.enabled and not member.healthy:
+        return WHOLE
     return max(1, round(WHOLE * member.grown))
 
 

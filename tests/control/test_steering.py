@@ -128,3 +128,20 @@ def test_who_was_never_up_takes_nothing_from_what_its_level_carries(rig: Any) ->
     assert [level["share"] for level in pool.status["levels"]] == [0.467, 0.533]
     pool.down(0, 3)
     assert pool.panicking() == [True] * 4
+
+
+@pytest.mark.parametrize("priorities", [(0, 0, 0), (0, 0, 0, 1)])
+def test_in_a_panic_those_who_are_down_have_their_whole_share(rig: Any, priorities: tuple[int, ...]) -> None:
+    pool = rig(*priorities, health={"type": "tcp", "initial": "up"}, slow_start={"window": "1h"})
+
+    def shares() -> list[float]:
+        return [row["share"] for row in pool.status["endpoints"].values()]
+
+    others = [1.0] * len(priorities[3:])
+    pool.down(*range(len(priorities)))
+    assert shares() == [1.0] * len(priorities)
+    pool.up(0)
+    assert shares() == pytest.approx([0.1, 1.0, 1.0, *others])
+    pool.up(1, *range(3, len(priorities)))
+    assert not any(pool.panicking())
+    assert shares() == pytest.approx([0.1, 0.1, 0.1, *([0.1] * len(others))])

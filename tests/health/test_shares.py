@@ -39,6 +39,12 @@ def test_slow_start_as_envoy_computes_it(seconds, aggression, part):
     assert grown(settings, 7, 7 + int(seconds * SECOND)) == pytest.approx(part)
 
 
+def test_in_a_panic_only_those_start_slowly_who_are_healthy():
+    slow = [Member(True, True, 0.5), Member(True, False, 0.1), Member(True, False, 0.1), Member(False, False, 0.1)]
+    assert decide_shares(slow, 50).thousandths == (500, 1000, 1000, 100)
+    assert decide_shares(slow, 0).thousandths == (500, 100, 100, 100)
+
+
 @given(
     window=st.integers(SECOND // 10, 3600 * SECOND),
     least=st.integers(1, 100),
