@@ -19,6 +19,7 @@ from lb.health.transitions import TransitionLog
 
 log = logging.getLogger("tidegate.health")
 
+_NAMED = 8  # models that one line of the log names
 LINGER_NS = 60_000_000_000  # an exchange that began under an old plan may still choose by its bits
 
 Endpoint = tuple[str, int]  # address, slot
@@ -130,9 +131,10 @@ class ModelReadiness:
 
     def _complain(self, name: str, pool: _Pool, left: frozenset[str]) -> None:
         if left - pool.untracked:
+            more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
             log.warning(
-                "pool %s: it has more than %d models, so requests for these go to any endpoint: %s",
-                name, MOST_MODELS, ", ".join(sorted(left)),
+                "pool %s: it has more than %d models, so requests for these go to any endpoint: %s%s",
+                name, MOST_MODELS, ", ".join(sorted(left)[:_NAMED]), more,
             )  # fmt: skip
         pool.untracked = left
 

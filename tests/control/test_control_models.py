@@ -104,6 +104,10 @@ def test_no_more_than_64_are_tracked_and_that_is_said_once(caplog: pytest.LogCap
     said = [r.getMessage() for r in caplog.records if "more than 64" in r.getMessage()]
     assert len(said) == 1
     assert "m64, m65" in said[0]
+    rig.report(1, **{f"m{i:03}": True for i in range(1000)})
+    said = [r.getMessage() for r in caplog.records if "more than 64" in r.getMessage()]
+    assert len(said[1]) < 200
+    assert " and 994 more" in said[1]
 
 
 def test_what_gone_endpoints_said_is_forgotten() -> None:
