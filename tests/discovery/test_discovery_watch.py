@@ -22,7 +22,7 @@ ONE, TWO, THREE = (EndpointSpec(f"10.0.0.{n}:1") for n in (1, 2, 3))
 class Scripted(Source):
     """Gives what `answers` has, then waits for ever."""
 
-    def __init__(self, *answers: Found | Exception) -> None:
+    def __init__(self, *answers: Found | BaseException) -> None:
         super().__init__("models", None, pool())
         self.answers = list(answers)
         self.closed = 0
@@ -31,7 +31,7 @@ class Scripted(Source):
         if not self.answers:
             await asyncio.Event().wait()
         answer = self.answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -45,7 +45,7 @@ class NoChance(random.Random):
 
 
 class Case:
-    def __init__(self, *answers: Found | Exception, limit: int = 10) -> None:
+    def __init__(self, *answers: Found | BaseException, limit: int = 10) -> None:
         self.clock = ManualClock(100 * SECOND)
         self.changes: list[tuple[EndpointSpec, ...] | None] = []
         self.source = Scripted(*answers)
@@ -167,6 +167,20 @@ async def test_runs_until_it_is_ended_whatever_its_source_raises(caplog: pytest.
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert case.source.closed == 1
+
+
+async def test_goes_on_when_what_its_source_waited_for_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    case = Case(found(ONE, refresh=0), asyncio.CancelledError())
+    task = asyncio.create_task(case.watch.run())
+    while case.status()["failures"] < 1:
+        assert not task.done()
+        await asyncio.sleep(0.01)
+    assert (case.watch.state, case.status()["error"]) == ("stale", "CancelledError")
+    assert case.status()["next_look_s"] == 1.05
+    assert "failed in an unforeseen way" in caplog.text
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (task.cancelled(), case.source.closed) == (True, 1)
 
 
 async def test_ends_by_itself_when_the_answer_stays_for_ever() -> None:
