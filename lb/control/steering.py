@@ -53,6 +53,11 @@ class _Endpoint:
     counted: Volume = field(default_factory=Volume)
     ready_since: int | None = None
 
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What makes it the same endpoint."""
+        return self.plan.address, self.plan.slot, self.generation
+
 
 @dataclass(slots=True)
 class _Pool:
@@ -64,6 +69,9 @@ class _Pool:
     panicking: tuple[int, ...] = ()  # priorities in a panic; (0,) for a plan without groups
     panics: int = 0
     levels: PoolLevels | None = None  # of a plan with groups
+    gone: dict[tuple[str, int, int], Record] = field(
+        default_factory=dict
+    )  # of removed ones, as long as slots have them
 
 
 class Steering:
@@ -96,13 +104,16 @@ class Steering:
             self._wanted.clear()
 
     def _take(self, plan: PoolPlan, config: PoolConfig, old: _Pool | None, now: int) -> _Pool:
-        known = {(e.plan.address, e.plan.slot, e.generation): e for e in old.endpoints} if old is not None else {}
+        known = {e.key: e for e in old.endpoints} if old is not None else {}
+        gone = {**old.gone, **{key: e.record for key, e in known.items()}} if old is not None else {}
         endpoints = []
         for endpoint in plan.endpoints:
             generation = self._segment.generation(endpoint.slot)
-            found = known.get((endpoint.address, endpoint.slot, generation))
+            key = (endpoint.address, endpoint.slot, generation)
+            # One that comes back before its slot was given away has what it was ejected for there.
+            record, found = gone.pop(key, Record()), known.get(key)
             if found is None:
-                found = _Endpoint(endpoint, generation, counted=self._volume(endpoint))
+                found = _Endpoint(endpoint, generation, record, self._volume(endpoint))
                 if old is None:  # everybody is new: there is nobody to leave the load to meanwhile
                     found.ready_since = -1
             found.plan = endpoint
@@ -112,6 +123,7 @@ class Steering:
         if old is not None:
             pool.panicking, pool.panics = old.panicking, old.panics
             pool.levels = old.levels
+            pool.gone = {key: r for key, r in gone.items() if self._segment.generation(key[1]) == key[2]}
         if not plan.groups:
             pool.levels = None
         elif pool.levels is None:

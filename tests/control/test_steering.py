@@ -8,30 +8,37 @@ from typing import Any
 
 import pytest
 
-from lb.clock import MonotonicClock
+from lb.clock import ManualClock
 from lb.config.compile import compile_plan
 from lb.config.schema import Config
 from lb.control import targets
 from lb.control.registry import DRAIN, Registry
 from lb.control.steering import Steering
 from lb.core.segment import Segment
+from lb.endpoints.standing import Standings
 
 
 class Rig:
     """A pool of endpoints, one for each of `priorities`, in slots from 0."""
 
     def __init__(self, priorities: list[int], settings: dict[str, Any]) -> None:
-        endpoints = [{"address": f"10.0.0.{i}:80", "priority": p} for i, p in enumerate(priorities)]
-        pool = {"protocol": "http", "endpoints": endpoints, "panic_threshold": 50, **settings}
         self.known: set[int] = set()  # slots whose checks were good once
-        config = Config.model_validate({"listeners": {}, "pools": {"app": pool}})
+        self.settings = settings
         self.segment = Segment.create(1, 16, 64)
         self.registry = Registry(self.segment, 16, 64)
+        self.clock = ManualClock(1_000_000_000)
+        self.steering = Steering(self.segment, self.clock, lambda pool, address, slot: slot in self.known)
+        self.have(*priorities)
+
+    def have(self, *priorities: int) -> None:
+        """From now on these are the endpoints."""
+        endpoints = [{"address": f"10.0.0.{i}:80", "priority": p} for i, p in enumerate(priorities)]
+        pool = {"protocol": "http", "endpoints": endpoints, "panic_threshold": 50, **self.settings}
+        config = Config.model_validate({"listeners": {}, "pools": {"app": pool}})
         self.registry.begin()
         plan = compile_plan(config, generation=1, workers=1, allocator=self.registry, managed={})
         self.registry.prepare(dict(targets.initial(plan, config)), 1)
         self.registry.commit(dict(targets.initial(plan, config)), 1)
-        self.steering = Steering(self.segment, MonotonicClock(), lambda pool, address, slot: slot in self.known)
         self.steering.update(plan, config)
 
     def up(self, *slots: int) -> None:
@@ -145,3 +152,25 @@ def test_in_a_panic_those_who_are_down_have_their_whole_share(rig: Any, prioriti
     pool.up(1, *range(3, len(priorities)))
     assert not any(pool.panicking())
     assert shares() == pytest.approx([0.1, 0.1, 0.1, *([0.1] * len(others))])
+
+
+def test_who_comes_back_at_once_is_ejected_no_longer_than_before(rig: Any, caplog: pytest.LogCaptureFixture) -> None:
+    pool = rig(0, 0, outlier={"base_ejection_time": "30s"})
+    pool.up(0, 1)
+    Standings(pool.segment, [0, 1]).eject_checked(1, 1, 1)
+
+    def row() -> tuple[str, float, dict[str, int]]:
+        found = pool.status["endpoints"]["10.0.0.1:80"]
+        return found["standing"], found["ejected_for_s"], found["ejections"]
+
+    pool.steering.look()
+    assert row() == ("ejected", 30.0, {"consecutive_5xx": 1})
+    for _ in range(2):
+        pool.clock.advance(10_000_000_000)
+        pool.have(0)
+        pool.have(0, 0)
+    assert row() == ("ejected", 10.0, {"consecutive_5xx": 1})
+    assert caplog.text.count("is ejected for") == 1
+    pool.clock.advance(10_000_000_000)
+    pool.steering.look()
+    assert row()[0] == "probation"
