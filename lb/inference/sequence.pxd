@@ -29,5 +29,8 @@ cdef struct tg_sequence:
 cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequence *found) noexcept nogil
 # The length of the message behind a frame's head, of which all GRPC_FRAME bytes are here.
 cdef uint64_t message_length(const char *data) noexcept nogil
+# From how many bytes on a message is looked at again, of which `size` bytes, fewer than LOOK_MOST, have not told: each
+# look begins at its head, and a client may send it byte by byte.
+cdef size_t next_look(const char *data, size_t size) noexcept nogil
 # Whether the requests to a path are ModelInferRequests.
 cdef bint infers(const char *path, size_t n) noexcept nogil

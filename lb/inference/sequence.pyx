@@ -39,6 +39,12 @@ cdef uint64_t message_length(const char *data) noexcept nogil:
     return <uint64_t> head[1] << 24 | <uint64_t> head[2] << 16 | <uint64_t> head[3] << 8 | head[4]
 
 
+cdef size_t next_look(const char *data, size_t size) noexcept nogil:
+    if size < GRPC_FRAME:
+        return GRPC_FRAME
+    return <size_t>min(<uint64_t>min(2 * size, <size_t>LOOK_MOST), GRPC_FRAME + message_length(data))
+
+
 cdef void read_parameter(const span *entry, tg_sequence *found) noexcept nogil:
     cdef cursor c, inner
     cdef field f, value

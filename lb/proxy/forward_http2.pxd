@@ -15,6 +15,7 @@ cdef class Http2Exchange(TryingExchange):
     cdef bint looking                 # for the sequence that an inference belongs to, likewise
     cdef StreamSequences messages     # where each of them may belong to another sequence, else None
     cdef bint weighing                # for what it costs, likewise
+    cdef size_t enough                # bytes of that message to look again
     cdef bint learning                # its model's cost is learned by it
     cdef double units                 # 0 = not known
     cdef uint64_t cost_key            # of its model; 0 = that does not matter

@@ -7,7 +7,8 @@ from lb.core.head cimport Scan
 from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.sequence cimport (
-    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, tg_sequence,
+    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, next_look,
+    tg_sequence,
 )
 from lb.proxy.exchange cimport X_REQUEST
 from lb.proxy.forward_http2 cimport Http2Exchange
@@ -119,6 +120,12 @@ cdef bint may_name_sequence(Http2Exchange exchange) noexcept:
 
 cdef void read_message(Http2Exchange exchange) noexcept:
     """Which endpoints will do is in the first message: nothing is sent on before that is known."""
+    cdef const tg_buffer *body = &exchange.call.stream.queue
+    cdef size_t size = tg_buffer_size(body)
+    if size < exchange.enough and not exchange.request_complete:
+        return
+    if size < LOOK_MOST:
+        exchange.enough = next_look(tg_buffer_head(body), size)
     if exchange.naming and (find_model(exchange) or exchange.request_complete):
         exchange.naming = False
     if exchange.looking:

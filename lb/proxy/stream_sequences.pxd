@@ -13,6 +13,7 @@ from lb.upstream.sequences cimport Sequences
 
 cdef class StreamSequences:
     cdef tg_buffer part               # the beginning of a message, of which too little is here to tell
+    cdef size_t enough                # of it to look again
     cdef uint64_t left                # bytes of the message being passed on that are still to come
     cdef uint64_t ending              # the sequence that ends with it; 0 = none does
     cdef bint blind                   # memory ran out: what is not noted ends by being idle

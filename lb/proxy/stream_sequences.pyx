@@ -5,7 +5,8 @@ from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 from lb.inference.sequence cimport (
-    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, tg_sequence,
+    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, next_look,
+    tg_sequence,
 )
 from lb.proxy.exchange cimport Exchange
 from lb.upstream.sequences cimport Sequences
@@ -63,10 +64,13 @@ cdef class StreamSequences:
         if tg_buffer_size(part) == 0:
             used = self.read(exchange, data, size)
             self.blind = used < size and tg_buffer_append(part, data + used, size - used) < 0
-        elif tg_buffer_append(part, data, size) == 0:
-            tg_buffer_consume(part, self.read(exchange, tg_buffer_head(part), tg_buffer_size(part)))
-        else:
+        elif tg_buffer_append(part, data, size) < 0:
             self.blind = True
+        elif tg_buffer_size(part) < self.enough:
+            return
+        else:
+            tg_buffer_consume(part, self.read(exchange, tg_buffer_head(part), tg_buffer_size(part)))
+        self.enough = next_look(tg_buffer_head(part), tg_buffer_size(part))
 
     cdef size_t read(self, Exchange exchange, const char *data, size_t size) noexcept:
         """Notes what the messages say; how many bytes are not needed again."""

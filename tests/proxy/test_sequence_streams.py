@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from datapath import SECOND, Gate, Site, settle
-from h2_client import H2Client, h2_client
+from h2_client import H2Client, frame, h2_client
 from oip_site import Answer, ModelServer, ask, plain
 
 from lb.config.plan import PolicyPlan, SequencePlan
@@ -203,3 +203,27 @@ async def test_messages_may_be_cut_anywhere(site: Site, seed: int) -> None:
         await client.answer(stream)
     for key in keys:
         assert (await step(gate, key)).status == (200 if key in open_ else 409)
+
+
+async def effort(gate: Gate, before: bytes, message: bytes) -> float:
+    """Seconds of work that a message costs which comes byte by byte and is given up before its end."""
+    data = struct.pack(">BI", 0, len(message) + 1) + message
+    async with h2_client(gate.port) as client:
+        stream = client.request(PATH, method="POST", fields=FIELDS, end=False)
+        if before:
+            await client.send(stream, before, end=False)
+        await settle(lambda: gate.proxy.stats()["exchanges"] == 1, "the stream came")
+        begun = time.process_time()
+        client.raw(b"".join(frame(0, 0, stream, bytes([byte])) for byte in data))
+        client.raw(frame(3, 0, stream, (8).to_bytes(4, "big")))
+        await settle(lambda: gate.proxy.stats()["exchanges"] == 0, "the stream is over")
+        return time.process_time() - begun
+
+
+@pytest.mark.parametrize("before", [b"", framed(0)], ids=["first", "later"])
+async def test_a_message_that_comes_byte_by_byte_is_not_read_over_and_over(site: Site, before: bytes) -> None:
+    gate = await sequence_gate(site, ModelServer())
+    one_field = b"\x0a\xff\xff\x03" + bytes(40_000)
+    many_fields = b"\x10\x01" * 20_000
+    least = await effort(gate, before, one_field)
+    assert await effort(gate, before, many_fields) < 10 * least
