@@ -20,6 +20,8 @@ def explain(client: AdminClient, target: str, question: dict[str, Any], as_json:
     A name that both have is the listener's. Raises AdminError.
     """
     status = client.status()
+    if status["state"] == "stopping":
+        raise AdminError("the daemon is stopping: it takes no new connections")
     if target in [row["name"] for row in status["listeners"]]:
         question = {**question, "listener": target}
     elif target in [row["name"] for row in status["pools"]]:

@@ -170,6 +170,8 @@ class Master:
         """What a worker would do with a request (Fleet.explain), with the state of each endpoint as status shows it.
 
         Raises ConfigError with what cannot be asked, StartError when no worker answers."""
+        if self.state == "stopping":
+            raise StartError("the daemon is stopping: it takes no new connections")
         found = await self.fleet.explain(asked, worker)
         if found["pool"] is not None:
             rows = next(

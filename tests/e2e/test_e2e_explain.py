@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -155,3 +156,19 @@ async def test_what_leads_to_no_choice_says_why(start: Start, endpoint: Callable
     assert await refused(daemon, "web", "--worker", "7") == "worker 7 is not running"
     code, _ = await asyncio.to_thread(daemon.admin, "/api/v1/explain", "POST")
     assert code == 400
+
+
+async def test_a_daemon_that_stops_says_so(start: Callable[..., Daemon], endpoint: Callable[..., Any]) -> None:
+    slow = await endpoint("a", 600)
+    daemon = start(site([slow.address]))
+    _, writer = await asyncio.open_connection("127.0.0.1", daemon.port())
+    writer.write(request("GET", "/s"))
+    await asyncio.to_thread(eventually, lambda: slow.active == 1, "the request")
+    daemon.process.send_signal(signal.SIGTERM)
+    await asyncio.to_thread(eventually, lambda: daemon.status()["state"] == "stopping", "the drain")
+    for target in ("web", "plain"):
+        assert await refused(daemon, target) == "the daemon is stopping: it takes no new connections"
+    code, body = await asyncio.to_thread(daemon.admin, "/api/v1/explain", "POST", '{"pool": "plain"}')
+    assert (code, json.loads(body)["error"]) == (503, "the daemon is stopping: it takes no new connections")
+    writer.close()
+    assert await asyncio.to_thread(daemon.process.wait, 60) == 0
