@@ -55,7 +55,8 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     yield Text(f"rule     {pool['rule']}")
     yield _table(pool["endpoints"])
     choice = pool["choice"]
-    unknown = "not certain" if any(e["available"] for e in pool["endpoints"]) else "none"
+    open_ = pool["refused"] is None and any(e["available"] for e in pool["endpoints"])
+    unknown = "not certain" if open_ else "none"
     yield Text(f"choice   {choice['address'] or unknown}: {choice['why']}")
 
 

@@ -39,15 +39,22 @@ class Question:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the steps so far come to: sentences, and a choice where one of them has made it."""
+    """What the steps so far come to: sentences, and a choice where one of them has made it, or the status that it is
+    refused with."""
 
     steps: list[str]
     choice: dict[str, Any] | None = None
+    refused: int | None = None
 
     def decide(self, address: str | None, why: str) -> None:
         """The first that decides does."""
         if self.choice is None:
             self.choice = {"address": address, "why": why}
+
+    def refuse(self, status: int, why: str) -> None:
+        if self.choice is None:
+            self.refused = status
+            self.decide(None, f"{status}{why}")
 
 
 def explain_pool(plan: PoolPlan, pool: Any, question: Question, now: int) -> dict[str, Any]:
@@ -76,6 +83,7 @@ def explain_pool(plan: PoolPlan, pool: Any, question: Question, now: int) -> dic
         "rule": view.explained.rule,
         "endpoints": _rows(view, plan, pool, outcome.choice["address"]),
         "choice": outcome.choice,
+        "refused": outcome.refused,
     }
 
 
@@ -140,10 +148,10 @@ def _sequence(outcome: Outcome, pool: Any, question: Question, now: int) -> None
         outcome.decide(address, "it has the sequence's state")
     elif state == "lost":
         outcome.steps.append("sequence: the endpoint that has its state is gone")
-        outcome.decide(None, "409: the sequence has to begin anew")
+        outcome.refuse(409, ": the sequence has to begin anew")
     else:
         outcome.steps.append("sequence: it is not open")
-        outcome.decide(None, "409, unless the request says sequence_start: then it goes by the policy")
+        outcome.refuse(409, ", unless the request says sequence_start: then it goes by the policy")
 
 
 def _stay(outcome: Outcome, stays: dict[str, Any] | None) -> None:
@@ -164,7 +172,7 @@ def _model(outcome: Outcome, view: View, question: Question, wanted: int) -> Non
     ready = sum(one.ready for one in view.candidates)
     outcome.steps.append(f"model {question.model}: ready at {ready} of {len(view.candidates)} endpoints")
     if not ready:
-        outcome.decide(None, "503: the model is ready nowhere")
+        outcome.refuse(503, ": the model is ready nowhere")
 
 
 def _queue(outcome: Outcome, pool: Any, view: View, question: Question, wanted: int, now: int) -> dict[str, Any] | None:
@@ -172,7 +180,7 @@ def _queue(outcome: Outcome, pool: Any, view: View, question: Question, wanted: 
     full = any(one.full for one in view.candidates)
     if pool.queue is None:
         if full and not free:
-            outcome.decide(None, "503: all that take requests have as many as they may, and there is no queue")
+            outcome.refuse(503, ": all that take requests have as many as they may, and there is no queue")
         return None
     route = question.route
     due = now + route.timeout_ns if route is not None and route.timeout_ns else _NEVER
@@ -185,7 +193,7 @@ def _queue(outcome: Outcome, pool: Any, view: View, question: Question, wanted: 
             outcome.decide(None, "others wait: it gets an endpoint that none of those in front could use, or its turn")
     if full and not free and refused:
         outcome.steps.append(f"queue: {_REFUSED[refused]}")
-        outcome.decide(None, f"503: all that take requests have as many as they may, and {_REFUSED[refused]}")
+        outcome.refuse(503, f": all that take requests have as many as they may, and {_REFUSED[refused]}")
     elif full and not free:
         expected = f", about {wait_ms} ms" if wait_ms else ""
         outcome.steps.append(f"queue: it would wait{expected}")

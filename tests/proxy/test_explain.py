@@ -120,7 +120,8 @@ async def test_models_and_sequences(site: Site) -> None:
     assert [row["why_not"] for row in found["endpoints"]] == [not_ready, "", not_ready]
     assert explain(model="x")["steps"] == ["model x: nothing is known of where it is ready"]
     gate.segment.set_models_unready(1, 0b11)
-    assert choice_of(explain(model="a")) == (None, "503: the model is ready nowhere")
+    nowhere = explain(model="a")
+    assert (*choice_of(nowhere), nowhere["refused"]) == (None, "503: the model is ready nowhere", 503)
 
     gate.segment.set_models_unready(1, 0b10)
     path = "/v2/models/a/versions/7/infer"
@@ -129,7 +130,8 @@ async def test_models_and_sequences(site: Site) -> None:
     gate.segment.set_models_unready(0, 0)
     found = explain(target=path, sequence="5")
     assert found["steps"][0] == f"sequence: it is open at {addresses[1]}"
-    assert choice_of(found) == (addresses[1], "it has the sequence's state")
+    assert (*choice_of(found), found["refused"]) == (addresses[1], "it has the sequence's state", None)
+    assert explain(target=path, sequence="6")["refused"] == 409
     assert "sequence_start" in choice_of(explain(target=path, sequence="6"))[1]
     assert "sequence_start" in choice_of(explain(target="/v2/models/a/infer", sequence="5"))[1]
     gate.segment.set_health(1, False, 1)

@@ -1,0 +1,67 @@
+"""What `tidegate explain` prints, from documents as the daemon makes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lb.cli.admin import AdminClient
+from lb.cli.explain import explain
+
+ENDPOINT = {
+    "address": "10.0.0.7:9001",
+    "health": "up",
+    "admin": "enabled",
+    "weight": 1,
+    "in_flight": 0,
+    "max_in_flight": 0,
+    "latency_ms": 0,
+    "share": 1,
+    "standing": "full",
+    "available": True,
+    "why_not": "",
+    "note": "",
+    "score": 0,
+    "best": False,
+}
+POOL = {
+    "name": "digits",
+    "policy": "least_request",
+    "key": None,
+    "steps": [],
+    "rule": "the least",
+    "endpoints": [ENDPOINT],
+}
+
+
+class Answers(AdminClient):
+    """A daemon that explains every request by a document."""
+
+    def __init__(self, pool: dict[str, Any]) -> None:
+        super().__init__("nowhere:1")
+        self._pool = pool
+
+    def status(self) -> dict[str, Any]:
+        return {"state": "running", "listeners": [], "pools": [{"name": "digits"}]}
+
+    def explain(self, question: dict[str, Any]) -> dict[str, Any]:
+        assert question == {"pool": "digits"}
+        return {"worker": 0, "route": None, "pool": self._pool}
+
+
+@pytest.mark.parametrize(
+    ("refused", "available", "why", "words"),
+    [
+        (None, True, "2 are equally good", "not certain: 2 are equally good"),
+        (503, True, "503: the model is ready nowhere", "none: 503: the model is ready nowhere"),
+        (None, False, "no endpoint takes requests now", "none: no endpoint takes requests now"),
+    ],
+)
+def test_no_choice_is_certain_where_the_request_is_refused(
+    capsys: pytest.CaptureFixture[str], refused: int | None, available: bool, why: str, words: str
+) -> None:
+    endpoint = {**ENDPOINT, "available": available}
+    pool = {**POOL, "endpoints": [endpoint], "refused": refused, "choice": {"address": None, "why": why}}
+    explain(Answers(pool), "digits", {}, as_json=False)
+    assert capsys.readouterr().out.splitlines()[-1] == f"choice   {words}"
