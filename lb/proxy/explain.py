@@ -17,6 +17,8 @@ from lb.errors import ClientError
 from lb.proxy.explain_pool import Question, explain_pool
 from lb.proxy.normalize import normal_target
 
+_GRPC = "/inference.GRPCInferenceService/"
+
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -189,7 +191,7 @@ def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] 
     if value is None:
         place = f"{policy.key} {policy.key_name}".strip()
         value = _value(policy.key, policy.key_name, asked)
-    if value is None and policy.key == "model":
+    if value is None and policy.key == "model" and not asked.target.startswith(_GRPC):
         return {"from": "no model", "value": ""}, 0
     if value is None:
         place = "source" if policy.key == "source" else f"source, since there is no {place}"

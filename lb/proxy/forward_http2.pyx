@@ -78,7 +78,7 @@ cdef class Http2Exchange(TryingExchange):
             return
         if self.expires != UINT64_MAX:
             self.client.poller.arm(self, self.expires)
-        self.naming = self.pool.models is not None and awaits_model(self, scan)
+        self.naming = awaits_model(self, scan)
         self.looking = (self.pool.sequences is not None and self.pool.endpoints.size and not scan.complete
                         and infers(scan.target, scan.target_length))
         if self.looking and streams_inferences(scan.target, scan.target_length):

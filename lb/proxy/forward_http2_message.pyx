@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
 from lb.core.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport Scan
+from lb.core.hashing cimport hash64
 from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.sequence cimport (
@@ -14,7 +15,7 @@ from lb.proxy.exchange cimport X_REQUEST
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.stream_sequences cimport sequence_key
 from lb.upstream.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
-from lb.upstream.pool cimport POOL_OIP
+from lb.upstream.pool cimport KEY_MODEL, POOL_OIP
 
 cdef extern from "<string.h>" nogil:
     void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
@@ -29,6 +30,8 @@ cdef size_t INFER_PATH_LENGTH = 42
 cdef bint awaits_model(Http2Exchange exchange, Scan *scan) noexcept:
     """Of the protocol's methods those about a model, whose requests all name it in their first field."""
     cdef size_t n = scan.target_length
+    if exchange.pool.models is None and exchange.pool.key_kind != KEY_MODEL:
+        return False
     if n <= MODEL_METHODS_LENGTH or memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) != 0:
         return False
     exchange.any_endpoint = memcmp(scan.target + n - 5, b"Infer", 5) != 0
@@ -93,6 +96,8 @@ cdef bint find_model(Http2Exchange exchange) noexcept:
     cdef int found = first_model(tg_buffer_head(body), tg_buffer_size(body), &name, &size)
     if found == MODEL_FOUND:
         exchange.want_model(name[:size])
+        if exchange.pool.key_kind == KEY_MODEL:
+            exchange.key = hash64(name, size)
     return found != MODEL_UNKNOWN or tg_buffer_size(body) > LOOK_MOST
 
 

@@ -280,3 +280,26 @@ async def test_another_plan_gives_a_waiting_request_the_bit_of_its_model_there(s
     release.set()
     assert [(await task).status for task in (one, two)] == [200, 200]
     assert not other.requests
+
+
+@pytest.mark.parametrize("policy", ["maglev", "ring_hash", "rendezvous"])
+async def test_a_model_as_the_key_is_the_same_over_rest_and_grpc(site: Site, policy: str) -> None:
+    servers = [ModelServer() for _ in range(4)]
+    gate = await gate_to(site, *servers, pool={"models": (), "policy": PolicyPlan(policy, key="model")})
+    fields = [("content-type", "application/grpc"), ("te", "trailers")]
+    asked = [f"model-{i}" for i in range(24)]
+    async with channel_to(gate) as channel, h2_client(gate.port) as client:
+        for model in asked:
+            assert (await ask(gate, plain(), path=infer(model))).status == 200
+            await unary(channel)(request(model), timeout=20)
+            data = request(model).SerializeToString()
+            answer = await client.fetch(
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                body=b"\0" + len(data).to_bytes(4, "big") + data,
+                fields=fields,
+            )
+            assert dict(answer.trailers)["grpc-status"] == "0"
+    for model in asked:
+        counts = [sum(sent.model_name == model for sent in server.requests) for server in servers]
+        assert sorted(counts) == [0, 0, 0, 3], model
+    assert all(server.requests for server in servers)
