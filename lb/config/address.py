@@ -40,6 +40,8 @@ def parse_address(text: str) -> HostPort | UnixPath:
     """`text` as an address in canonical form; ValueError says what is wrong with it."""
     if text.startswith("unix:"):
         return _unix(text.removeprefix("unix:"))
+    if "://" in text:
+        raise ValueError(f"{text!r} is a URL; write HOST:PORT, without scheme and path")
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError(f"{text!r} has no port; write HOST:PORT, [IPV6]:PORT or unix:/PATH")

@@ -64,6 +64,15 @@ class _Loader(yaml.CSafeLoader):
 
 
 _MERGE = _TAG + "merge"
+# What to do about libyaml's commonest problems.
+_HINTS = {
+    "did not find expected alphabetic or numeric character": "; put text that begins with * or & in quotes",
+    "did not find expected node content": "; put text that begins with [ or { in quotes",
+    "found unknown escape character": "; put text with a \\ in single quotes",
+    "mapping values are not allowed in this context": (
+        "; look for a key that is not indented like its neighbours, or a colon without a space, also on the line before"
+    ),
+}
 _PLAIN = {_TAG + kind: convert for kind, convert in _SCALARS.items()}
 _DEFAULT_TAGS: dict[type[Node], str] = {
     ScalarNode: _TAG + "str",
@@ -200,8 +209,10 @@ def _compose(text: str) -> Node | None:
 
 def _told(problem: str | None, text: str, mark: yaml.Mark | None) -> str | None:
     """libyaml's `problem`, or better words for a character with which nothing begins."""
-    if mark is None or problem != "found character that cannot start any token":
+    if mark is None or problem is None:
         return problem
+    if problem != "found character that cannot start any token":
+        return problem + _HINTS.get(problem, "")
     line = "".join(text.split("\n")[mark.line : mark.line + 1])
     character = line[mark.column : mark.column + 1]
     if character == "\t":

@@ -19,13 +19,11 @@ _PLAIN = {
     "float_type": "must be a number",
     "finite_number": "must be a number",
     "bool_type": "must be true or false",
-    "list_type": "must be a list",
     "dict_type": "must be a mapping of names",
-    "model_type": "must be a mapping",
-    "model_attributes_type": "must be a mapping",
     "path_type": "must be a path",
     "string_too_short": "must not be empty",
 }
+_SHORT = 100  # longest text that is repeated in a message
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
     "greater_than": ("gt", "more than"),
@@ -47,6 +45,12 @@ def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
     if kind == "string_type":
         quotable = isinstance(error["input"], int | float)
         return "must be text; put it in quotes" if quotable else "must be text"
+    if kind == "list_type":
+        text = str(error["input"])
+        scalar = isinstance(error["input"], str | int | float) and text and len(text) <= _SHORT
+        return f"must be a list; write [{text}]" if scalar else "must be a list"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"must be a mapping{_form(model_at(root, error['loc']), error['input'])}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"must be {words} {_in_unit_of(raw, context[name])}"
@@ -95,6 +99,19 @@ def item_of(annotation: Any) -> Any:
     if origin in (Union, types.UnionType, Annotated):
         return next((i for i in map(item_of, args) if i is not None), None)
     return args[-1] if origin in (list, dict) else None
+
+
+def _form(model: type[BaseModel] | None, given: Any) -> str:
+    """How a mapping that stands for `given` begins."""
+    if model is None:
+        return ""
+    fields = [(field.alias or name, field.is_required()) for name, field in model.model_fields.items()]
+    required = [name for name, is_required in fields if is_required]
+    if given is True and not required:
+        return "; {} is one with all defaults"
+    if required:
+        return f" such as {{{', '.join(f'{name}: …' for name in required)}}}"
+    return f", with keys such as {', '.join(name for name, _ in fields[:4])}"
 
 
 def _in_unit_of(raw: Any, bound: float) -> str:

@@ -56,7 +56,8 @@ def _listed(value: Any) -> Any:
 
 
 def _exact(value: Any) -> Any:
-    return {"exact": value} if isinstance(value, str) else value
+    # Numbers and truth values, too: they are text without its quotes, which is what the error then says.
+    return {"exact": value} if isinstance(value, str | int | float) else value
 
 
 class PathMatch(Model):

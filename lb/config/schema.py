@@ -135,9 +135,15 @@ class CacheConfig(Model):
     """How long an answer is kept, unless its route says otherwise."""
 
 
+# What other daemons take for no log or for an output. Who wants such a file writes ./off.
+_NO_FILES = frozenset({"off", "no", "none", "stdout", "stderr"})
+
+
 def _access(value: str, info: ValidationInfo) -> str:
     if "\0" in value:
         raise problem("path", "must be a path")
+    if value in _NO_FILES:
+        raise problem("path", f'{value!r} would be a file of this name; "" is no log, - is standard output')
     if value in ("", "-") or not isinstance(info.context, FileContext):
         return value
     return str(info.context.base / value)
@@ -149,7 +155,8 @@ class LogConfig(Model):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message of the daemon's own log, which goes to standard error."""
     access: Annotated[str, AfterValidator(_access)] = ""
-    """Access log, one JSON object a line: empty is off, `-` is standard output, else a file (reopened on SIGUSR1)."""
+    """Access log, one JSON object a line: empty is off, `-` is standard output, else a file (reopened on SIGUSR1).
+    A file named `off`, `stdout` or the like has to be written with its folder: `./off`."""
 
 
 class ShutdownConfig(Model):

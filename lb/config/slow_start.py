@@ -26,4 +26,5 @@ class SlowStartConfig(Model):
 
 def expand_slow_start(value: Any) -> Any:
     """`30s` for `{window: 30s}`."""
-    return {"window": value} if isinstance(value, str) else value
+    # Numbers, too: the error then says that a duration has a unit.
+    return {"window": value} if isinstance(value, str | int | float) else value
