@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lb.cli.admin import AdminClient, AdminError
+from lb.cli.status import keep_whole
 
 
 def explain(client: AdminClient, target: str, question: dict[str, Any], as_json: bool) -> None:
@@ -82,6 +83,7 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("", "endpoint", "health", "admin", "weight", "in flight", "latency", "score", "note"):
         table.add_column(column, overflow="fold")
+    keep_whole(table.columns[1], (e["address"] for e in endpoints))
     for e in endpoints:
         limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
         if e.get("outstanding_cost") is not None:

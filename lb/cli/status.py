@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
 from rich.text import Text
 
 _GOOD = {"running", "up", "enabled", "ready", "current"}
+_WHOLE = 24  # longest address that is not folded: all of IPv4, with some room
 _BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "waiting"}
 
 
@@ -27,7 +30,8 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
         console.print(line)
     console.print(_workers(document["workers"]))
     console.print(_listeners(document["listeners"]))
-    console.print(_pools(document["pools"]))
+    for part in _pools(document["pools"], console.width):
+        console.print(part)
     divided = [pool for pool in document["pools"] if pool.get("levels")]
     if divided:
         console.print(_levels(divided))
@@ -91,31 +95,52 @@ def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _pools(pools: Sequence[dict[str, Any]]) -> Table:
-    table = table_of("pool", "endpoint", "health", "admin", "weight", "in flight", "last check")
-    for pool in pools:
-        waiting = f", {pool['queue']['waiting']} waiting" if pool["queue"] else ""
-        panic = ", in a panic" if pool.get("panic") else ""
-        known = [e["sessions"] for e in pool["endpoints"] if e.get("sessions") is not None]
-        sessions = f", {sum(known)} sessions" if known else ""
-        name = f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting}{panic}{sessions})"
-        if not pool["endpoints"]:
-            table.add_row(*map(cell, (name, "none", "-", "-", "-", "-", "-")))
-        for e in pool["endpoints"]:
-            last = (e["check"] or {}).get("last", {}).get("reason", "-")
-            limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
-            unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
-            if unready:
-                last += f"; not ready: {', '.join(unready)}"
-            if (e.get("steering") or {}).get("why_not"):
-                last += f"; {e['steering']['why_not']}"
-            if e.get("agent"):
-                last += f"; agent: {e['agent']['last'].get('said', '-')}"
-            cost = f", cost {e['outstanding_cost']:.3g}" if e.get("outstanding_cost") is not None else ""
-            row = (name, e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}{cost}", last)
-            table.add_row(*map(cell, row))
+def _pools(pools: Sequence[dict[str, Any]], width: int) -> Iterator[Table | Text]:
+    """One table; where that is wider than the terminal, one below each pool's name, so that addresses stay whole."""
+    parts = [(_pool_name(pool), [_endpoint(e) for e in pool["endpoints"]] or [_NO_ENDPOINT]) for pool in pools]
+    columns = ("endpoint", "health", "admin", "weight", "in flight", "last check")
+    table = table_of("pool", *columns)
+    for name, rows in parts:
+        for row in rows:
+            table.add_row(*map(cell, (name, *row)))
             name = ""
-    return table
+    boundless = Console(width=10_000)
+    if Measurement.get(boundless, boundless.options, table).maximum <= width:
+        yield table
+        return
+    addresses = [row[0] for _, rows in parts for row in rows]
+    for name, rows in parts:
+        yield Text(f"pool {name}", "bold")
+        table = table_of(*columns)
+        keep_whole(table.columns[0], addresses)
+        for row in rows:
+            table.add_row(*map(cell, row))
+        yield table
+
+
+_NO_ENDPOINT = ("none", "-", "-", "-", "-", "-")
+
+
+def _pool_name(pool: dict[str, Any]) -> str:
+    waiting = f", {pool['queue']['waiting']} waiting" if pool["queue"] else ""
+    panic = ", in a panic" if pool.get("panic") else ""
+    known = [e["sessions"] for e in pool["endpoints"] if e.get("sessions") is not None]
+    sessions = f", {sum(known)} sessions" if known else ""
+    return f"{pool['name']} ({pool['protocol']}, {pool['policy']}{waiting}{panic}{sessions})"
+
+
+def _endpoint(e: dict[str, Any]) -> tuple[object, ...]:
+    last = (e["check"] or {}).get("last", {}).get("reason", "-")
+    limit = f" of {e['max_in_flight']}" if e["max_in_flight"] else ""
+    unready = [model for model, ready in (e.get("models") or {}).items() if not ready]
+    if unready:
+        last += f"; not ready: {', '.join(unready)}"
+    if (e.get("steering") or {}).get("why_not"):
+        last += f"; {e['steering']['why_not']}"
+    if e.get("agent"):
+        last += f"; agent: {e['agent']['last'].get('said', '-')}"
+    cost = f", cost {e['outstanding_cost']:.3g}" if e.get("outstanding_cost") is not None else ""
+    return e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}{cost}", last
 
 
 def _costs(pools: Sequence[dict[str, Any]]) -> Table:
@@ -185,6 +210,12 @@ def table_of(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def keep_whole(column: Column, addresses: Iterable[object]) -> None:
+    """Keeps `addresses` in one piece on narrow terminals: operators copy them. Where there are long paths of Unix
+    sockets they are folded, or nothing else had room."""
+    column.no_wrap = all(cell_len(str(address)) <= _WHOLE for address in addresses)
 
 
 def cell(value: object) -> Text:

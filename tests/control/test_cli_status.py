@@ -113,6 +113,21 @@ def test_a_narrow_terminal_cuts_nothing_off() -> None:
     assert "…" not in letters
 
 
+def test_a_narrow_terminal_keeps_addresses_whole() -> None:
+    steering = {
+        "standing": "ejected",
+        "ejected_for_s": 12.3,
+        "reason": "consecutive_5xx",
+        "why_not": "priority 0 has all",
+    }
+    rows = [{**ENDPOINT, "address": f"192.168.100.{n}:8001", "steering": steering} for n in (7, 108)]
+    pool = {**DOCUMENT["pools"][0], "endpoints": rows}
+    words = shown({**DOCUMENT, "pools": [pool]}, 80).split()
+    assert {"192.168.100.7:8001", "192.168.100.108:8001", "12.3"} <= set(words)
+    assert "pool digits (oip, maglev, 7 waiting)" in shown({**DOCUMENT, "pools": [pool]}, 80)
+    assert "pool digits" not in shown({**DOCUMENT, "pools": [pool]}, 200)
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     show(DOCUMENT, True)
     assert json.loads(capsys.readouterr().out) == DOCUMENT
