@@ -3,7 +3,7 @@ that are explained as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from lb.endpoints.candidate import Candidate
 from lb.endpoints.candidates import candidates
 
 ONLY_ONE = "no other endpoint takes requests now"
+ONLY_ONE_THERE = "no other endpoint of its priority and zone takes requests now"
 LOWEST = "it has the lowest score"
 NOBODY = "no endpoint takes requests now"
 TRIED = "it has just been asked"
@@ -27,7 +28,7 @@ class View:
     scores: dict[int, Score]
     candidates: list[Candidate]
     group: int  # that the choice is made in (lb.endpoints.groups); -1: the endpoints are all of one
-    elsewhere: Container[int]  # the endpoints of the others
+    elsewhere: Set[int]  # the endpoints of the others
 
     @classmethod
     def of(cls, pool: Any, now: int, key: int, exclude: int, wanted: int = 0) -> View:
@@ -78,7 +79,7 @@ class View:
         explained = self.explained
         if index in self.scores:
             if len(self.scores) == 1:
-                return ONLY_ONE
+                return ONLY_ONE_THERE if self.elsewhere else ONLY_ONE
             if explained.by_chance:
                 return "it was drawn" if index not in self.best else "it was drawn, and no other would be better"
             if index in self.best:

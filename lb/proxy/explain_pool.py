@@ -12,7 +12,7 @@ from typing import Any
 
 from lb.config.plan import PoolPlan, RoutePlan
 from lb.endpoints.candidates import panicking
-from lb.proxy.choices import LOWEST, NOBODY, ONLY_ONE, View
+from lb.proxy.choices import LOWEST, NOBODY, ONLY_ONE, ONLY_ONE_THERE, View
 from lb.proxy.explain_kept import kept
 
 _NEVER = 2**64 - 1
@@ -210,8 +210,7 @@ def _choice(plan: PoolPlan, view: View) -> dict[str, Any]:
         free = any(not one.why_not for one in view.candidates)
         return {"address": None, "why": explained.rule if free else NOBODY}
     if len(explained.scores) == 1:
-        place = " of its priority and zone" if plan.groups else ""
-        return {"address": names[0], "why": f"no other endpoint{place} takes requests now" if place else ONLY_ONE}
+        return {"address": names[0], "why": ONLY_ONE_THERE if plan.groups else ONLY_ONE}
     if explained.by_chance:
         return {"address": None, "why": f"by chance; of those that are drawn the best is taken, at best {names[0]}"}
     if len(names) > 1:

@@ -82,6 +82,17 @@ async def test_what_is_taken_and_what_not(start: Start, endpoint: Callable[..., 
         task.cancel()
 
 
+async def test_others_of_another_priority_are_not_said_to_take_none(start: Start, endpoint: Callable[..., Any]) -> None:
+    first, backup = [(await endpoint(name)).address for name in "ab"]
+    site = config([first], {"trusted": ["127.0.0.1"]}, priorities={"spill": "none"})
+    site["pools"]["app"]["endpoints"].append({"address": backup, "priority": 1})
+    daemon = await asyncio.to_thread(start, site)
+    answer = await ask_once(await asyncio.to_thread(daemon.port), request("GET", "/", **ASKS))
+    (choice,) = json.loads(answer.headers["x-tidegate-explain"])["choices"]
+    assert choice["endpoint"] == first
+    assert choice["why"] == "no other endpoint of its priority and zone takes requests now"
+
+
 async def test_only_trusted_clients_are_told_and_endpoints_never(start: Start) -> None:
     heads: list[str] = []
 
