@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import ssl
 from collections.abc import Callable
@@ -81,6 +82,13 @@ async def test_lines_are_json_with_all_fields(
     ]
     assert next(line for line in rest if line["status"] == 400)["reason"] == "bad-request"
     assert next(line for line in rest if line["cache"] == "miss")["endpoint"] == model
+
+
+def test_the_page_for_operators_has_all_fields() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "howto" / "observe.md").read_text()
+    table = page.split("| field | |\n|---|---|\n")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named == TEXTS | NUMBERS | TIMES | {"grpc_status", "explain"}
 
 
 async def test_methods_that_only_http2_has_are_named(
