@@ -16,7 +16,7 @@ from lb.core.stream cimport (
 from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.sni cimport SniTable
 from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_LISTENER, A_METHOD, A_REASON, set_object, set_text, tg_access, wall_ns,
+    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -255,6 +255,7 @@ cdef class Preface(Stream):
         if listener.passthrough:
             method = b"TLS"
         set_text(record, A_METHOD, method, 3)
+        set_text(record, A_HOST, self.greeting.sni, self.greeting.sni_length)
         set_object(record, A_LISTENER, listener.name)
         set_object(record, A_REASON, <str>REASONS[reason])
         listener.access.commit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -96,6 +97,18 @@ def test_python_through_sni(start: Start, authority: trustme.CA, servers: dict[s
     with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
         ask(port, authority, "three.example")
     eventually(lambda: daemon.in_flight() == 0, "in-flight counts")
+
+
+def test_the_log_has_the_name_that_no_rule_takes(
+    start: Start, authority: trustme.CA, servers: dict[str, TlsServer], tmp_path: Path
+) -> None:
+    log = tmp_path / "access.log"
+    port = start({**config_of(servers), "log": {"access": str(log)}}).port("secure")
+    with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+        ask(port, authority, "three.example")
+    eventually(lambda: log.read_text().endswith("\n"), "a line")
+    line = json.loads(log.read_text())
+    assert (line["method"], line["host"], line["reason"]) == ("TLS", "three.example", "no-route")
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
