@@ -47,7 +47,8 @@ def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
         return "must be text; put it in quotes" if quotable else "must be text"
     if kind == "list_type":
         text = str(error["input"])
-        scalar = isinstance(error["input"], str | int | float) and text and len(text) <= _SHORT
+        # What begins otherwise, as ::/0 does, may need quotes there.
+        scalar = isinstance(error["input"], str | int | float) and text[:1].isalnum() and len(text) <= _SHORT
         return f"must be a list; write [{text}]" if scalar else "must be a list"
     if kind in ("model_type", "model_attributes_type"):
         return f"must be a mapping{_form(model_at(root, error['loc']), error['input'])}"
