@@ -24,7 +24,7 @@ from lb.balancing.rendezvous import Rendezvous
 from lb.balancing.ring_hash import RingHash
 from lb.balancing.round_robin import RoundRobin
 from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
-from lb.config.explain import message, where
+from lb.config.explain import message, value_at, where
 from lb.config.plan import PolicyPlan
 from lb.config.plugins import Family
 from lb.config.schema import Config, PolicyConfig
@@ -127,7 +127,7 @@ def _option_problems(
         made = kind.Options.model_validate(options, context=_FROM_FILE)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            yield where(detail["loc"]), message(detail, kind.Options, detail["input"])
+            yield where(detail["loc"]), message(detail, kind.Options, value_at(options, detail["loc"]))
         return
     if protocol is not None:
         yield from made.problems(protocol)

@@ -71,6 +71,18 @@ def where(loc: tuple[int | str, ...]) -> str:
     return path
 
 
+def value_at(data: Any, location: tuple[int | str, ...]) -> Any:
+    """The value at `location`; None when there is none in the file."""
+    for part in location:
+        if isinstance(data, dict):
+            data = data.get(str(part))
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return None
+    return data
+
+
 def model_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
     """The model that the configuration has at `loc`, or None when there is another kind of value."""
     annotation: Any = root

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from lb.config.base import nearest
 from lb.config.checks import Check, Found, check_config, check_files
 from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
-from lb.config.explain import message, where
+from lb.config.explain import message, value_at, where
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.schema import Config
@@ -107,7 +107,7 @@ def field_problem(document: Document, detail: ErrorDetails, root: type[BaseModel
     known = document.known(path)
     # An error inside a short spelling (an endpoint as plain text) has a longer path than the file.
     shown = path if detail["type"] == "missing" else known
-    return Problem(document.lines[known], shown, message(detail, root, _at(document.data, detail["loc"])))
+    return Problem(document.lines[known], shown, message(detail, root, value_at(document.data, detail["loc"])))
 
 
 def _rest(data: dict[str, Any], context: FileContext) -> Config | None:
@@ -135,24 +135,12 @@ def _without(data: dict[str, Any], details: Sequence[ErrorDetails]) -> tuple[dic
             rest.pop(section, None)
             broken.add(section)
     for location in (detail["loc"] for detail in details if detail["type"] == "extra_forbidden"):
-        parent = _at(rest, location[:-1])
+        parent = value_at(rest, location[:-1])
         if isinstance(parent, dict):
             parent.pop(str(location[-1]), None)
         if len(location) == 1 and (meant := nearest(str(location[0]), Config.model_fields)):
             broken.add(meant)
     return rest, broken
-
-
-def _at(data: Any, location: tuple[int | str, ...]) -> Any:
-    """The value at `location`; None when the file has none there."""
-    for part in location:
-        if isinstance(data, dict):
-            data = data.get(str(part))
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            return None
-    return data
 
 
 def _printable(line: str) -> str:

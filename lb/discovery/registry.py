@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from lb.config.explain import message, where
+from lb.config.explain import message, value_at, where
 from lb.config.plugins import Family
 from lb.config.schema import Config, DiscoverConfig, PoolConfig
 from lb.config.units import FileContext
@@ -66,4 +66,5 @@ def _problems(discover: DiscoverConfig) -> Iterator[tuple[str, str]]:
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             path = where(detail["loc"])
-            yield f"{name}{'.' if path else ''}{path}", message(detail, kind.Options, detail["input"])
+            raw = value_at(discover.options, detail["loc"])
+            yield f"{name}{'.' if path else ''}{path}", message(detail, kind.Options, raw)

@@ -256,6 +256,11 @@ pools:
             "{type: peak_ewma, decay: 10}",
             "pools.p.policy.decay: must be a duration with its unit, such as 250ms, 2s or 5m",
         ),
+        ("{type: peak_ewma, decay: 100us}", "pools.p.policy.decay: must be at least 1ms"),
+        (
+            "{type: prequal, probes: {path: load}}",
+            "pools.p.policy.probes.path: 'load' is not a path: it begins with / and has no spaces",
+        ),
         ("{type: power_of_two, choices: 40}", "pools.p.policy.choices: must be at most 32"),
         (
             "{type: ring_hash, key: {source: true}, bounded_load: 0.5}",
