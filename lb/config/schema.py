@@ -129,8 +129,8 @@ class CacheConfig(Model):
 
     size: Size = Field(default=64 * MIB, ge=1 * MIB, le=1 * TIB)
     """Memory of the cache. Changing it needs a restart."""
-    max_object: Size = Field(default=1 * MIB, ge=1 * KIB)
-    """Largest answer that is kept. A quarter of `size` at most."""
+    max_object: Size = Field(default_factory=lambda data: min(1 * MIB, data.get("size", TIB) // 4), ge=1 * KIB)
+    """Largest answer that is kept. A quarter of `size` at most. Default: `1MiB`, or that quarter where it is less."""
     ttl: Duration = Field(default=60 * SECOND, ge=1_000_000)
     """How long an answer is kept, unless its route says otherwise."""
 

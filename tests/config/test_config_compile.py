@@ -6,6 +6,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from lb.config.checks import check_config
 from lb.config.compile import compile_plan, worker_count
 from lb.config.load import load
 from lb.config.plan import CachePlan, EndpointSpec, Plan, PolicyPlan
@@ -71,6 +72,16 @@ def test_production_example() -> None:
         ("endpoint", "remote|10.0.1.11:8001"),
         ("endpoint", "remote|10.0.1.12:8001"),
     }
+
+
+def test_a_small_cache_keeps_what_fits_into_it() -> None:
+    config = Config.model_validate({"cache": {"size": MIB}})
+    assert not [found for found in check_config(config) if found[0].startswith("cache")]
+    assert config.cache is not None
+    assert config.cache.max_object == MIB // 4
+    large = Config.model_validate({"cache": {}}).cache
+    assert large is not None
+    assert large.max_object == MIB
 
 
 def test_same_names_keep_their_numbers_over_a_reload() -> None:
