@@ -13,8 +13,8 @@ PRIORITIES = ("high", "normal", "low")
 
 class QueueConfig(Model):
     """The queue of a pool whose endpoints have a `max_in_flight`, one for all workers. Who goes first is decided by the
-    route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, the `timeout` of an inference request),
-    then by arrival. A request that could not be answered by its deadline is refused at once, with 503 (gRPC:
+    route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the `timeout` of an inference
+    request), then by arrival. A request that could not be answered by its deadline is refused at once, with 503 (gRPC:
     UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full."""
 
     max: Integer = Field(default=1024, ge=0, le=1_000_000)
