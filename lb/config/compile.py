@@ -305,11 +305,7 @@ def _pool(
         send_unique_id=pool.send_proxy.unique_id,
         send_checksum=pool.send_proxy.checksum,
         tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
-        queue=(
-            queue_plan(pool.queue, allocator.series("pool", name))
-            if limited and pool.queue.max and pool.protocol != "udp"
-            else None
-        ),
+        queue=(queue_plan(pool.queue, allocator.series("pool", name)) if limited and pool.protocol != "udp" else None),
         shaped=pool.shaped or bool(groups),
         groups=groups,
         outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,

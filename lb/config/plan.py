@@ -133,7 +133,7 @@ class PoolPlan:
     send_unique_id: bool = False  # a unique id for connections that came without one (v2)
     send_checksum: bool = False  # CRC-32C of the header (v2)
     tls: PoolTlsPlan | None = None
-    queue: QueuePlan | None = None  # None = no endpoint has a limit, or nobody waits for it
+    queue: QueuePlan | None = None  # None = no endpoint has a limit, or its protocol knows no waiting
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     groups: tuple[int, ...] = ()  # of each endpoint, as lb.config.failover.groups_of has them; () = all are of one
     outlier: OutlierPlan | None = None

@@ -177,6 +177,8 @@ cdef class Exchange(Http1Call):
             self.picked(found)
             return
         if verdict != Q_WAITS:
+            if self.pool.queue is not None:
+                self.pool.queue.count_refused(verdict)
             refuse_exchange(self, verdict)
             return
         self.move(X_QUEUED)

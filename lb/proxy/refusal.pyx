@@ -63,8 +63,8 @@ cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *field
         made.status = status
         made.body = orjson.dumps({"error": message})
         append_text(&made.head, b"Content-Type: application/json\r\n")
-        if (status == 503 or status == 429) and (fields == NULL or not says_when(fields)):
-            append_text(&made.head, b"Retry-After: 1\r\n")
+    if (status == 503 or status == 429) and (fields == NULL or not says_when(fields)):
+        append_text(&made.head, b"Retry-After: 1\r\n")
     if fields != NULL:
         tg_buffer_append(&made.head, tg_buffer_head(fields), tg_buffer_size(fields))
     made.part.iov_base = <char *>made.body

@@ -133,6 +133,8 @@ cdef class Tunnel(Waiter):
         if verdict == Q_WAITS:
             self.home.poller.arm(self, self.pool.queue.patience_of(self))
         else:
+            if self.pool.queue is not None:
+                self.pool.queue.count_refused(verdict)
             self.turned_away(verdict)
 
     cdef int take_endpoint(self, uint64_t now) noexcept:

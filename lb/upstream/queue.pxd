@@ -92,6 +92,8 @@ cdef class PoolQueue(Source):
     # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be
     # there; NEVER = none), and is told what becomes of it. Else it is not, and is not told.
     cdef int join(self, Waiter waiter, int priority, uint64_t due, uint64_t now) noexcept
+    # The verdict of `join` is the end of it: there was no other endpoint for it either.
+    cdef void count_refused(self, int verdict) noexcept
     # Before its turn: because its time is over, or its client has left.
     cdef void leave(self, Waiter waiter, bint timed_out) noexcept
     # When it has waited as long as it may.

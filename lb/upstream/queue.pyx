@@ -138,18 +138,15 @@ cdef class PoolQueue(Source):
         if not self.somebody():
             tg_store64_relaxed(&self.words[TG_S_QUEUE_BUSY], now)
         if self.waiting_elsewhere() + self.line.count >= self.most and not self.make_room(priority):
-            tg_add(&self.words[TG_S_REJECTED], 1)
             return Q_FULL
         found = prospect(self, key, due, waiter.wanted, now)
         if found != Q_WAITS:
-            tg_add(&self.words[TG_S_QUEUE_HOPELESS if found == Q_HOPELESS else TG_S_QUEUE_SHED], 1)
             return found
         waiter.place = key
         waiter.number = self.numbers
         waiter.queued_at = now
         waiter.wanted_by = due
         if line_insert(&self.line, key, waiter.number, waiter.tied, waiter.wanted, <void *>waiter) < 0:
-            tg_add(&self.words[TG_S_REJECTED], 1)
             return Q_FULL
         Py_INCREF(waiter)                     # `over` gives it back
         self.numbers += 1
@@ -158,6 +155,14 @@ cdef class PoolQueue(Source):
         tg_add(&self.words[TG_S_STARTED], 1)
         self.poller.mark(self)
         return Q_WAITS
+
+    cdef void count_refused(self, int verdict) noexcept:
+        if verdict == Q_FULL:
+            tg_add(&self.words[TG_S_REJECTED], 1)
+        elif verdict == Q_HOPELESS:
+            tg_add(&self.words[TG_S_QUEUE_HOPELESS], 1)
+        elif verdict == Q_SHED:
+            tg_add(&self.words[TG_S_QUEUE_SHED], 1)
 
     cdef void leave(self, Waiter waiter, bint timed_out) noexcept:
         if waiter.queue is not self:
@@ -188,7 +193,7 @@ cdef class PoolQueue(Source):
         a moment later, when the worker that has it hears the bell: until then one too many waits."""
         cdef int worker = last_of_all(self)
         cdef uint64_t last = last_of(self, worker) >> PRIORITY_SHIFT
-        if last <= <uint64_t>priority:
+        if last <= <uint64_t>priority or self.most == 0:
             return False
         if last_of(self, self.own) >> PRIORITY_SHIFT == last:
             self.turn_away_last(self.poller.now)

@@ -84,6 +84,15 @@ def test_a_small_cache_keeps_what_fits_into_it() -> None:
     assert large.max_object == MIB
 
 
+def test_a_queue_in_which_nobody_waits_is_one() -> None:
+    """It counts those that it refuses, and says when to come again."""
+    settings = {"protocol": "http", "endpoints": ["127.0.0.1:9"], "queue": {"max": 0}}
+    config = config_of(capped={**settings, "max_in_flight": 1})
+    (pool,) = compile_plan(config, generation=1, workers=1, allocator=Numbers(), managed={}).pools
+    assert pool.queue is not None
+    assert pool.queue.max == 0
+
+
 def test_same_names_keep_their_numbers_over_a_reload() -> None:
     numbers = Numbers()
     assert compiled("http.yaml", numbers=numbers) == compiled("http.yaml", numbers=numbers)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from datapath import Site, settle
 from ports import free_port
-from queue_site import QUEUE, Held, ask, capped, hold, wait, waiting
+from queue_site import QUEUE, Held, ask, capped, hold, line, wait, waiting
 
 
 class Once:
@@ -162,6 +162,7 @@ async def test_a_further_try_goes_where_it_failed_rather_than_nowhere(site: Site
     )  # fmt: skip
     first = await hold(gate, stuck)
     assert (await ask(gate, "/1")).startswith(b"HTTP/1.1 200 ")
+    assert line(gate).rejected == 0, "it was refused nothing"
     stuck.answer()
     await first
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,8 +11,9 @@ import pytest
 from datapath import Site, settle
 from oip_site import OIP, ModelServer, echo, plain
 from oip_site import ask as ask_model
-from queue_site import QUEUE, waiting
+from queue_site import QUEUE, line, waiting
 
+from lb.config.plan import QueuePlan
 from lb.wire import grpc_service_pb2 as wire
 
 
@@ -67,15 +69,18 @@ async def test_inferences_wait_however_they_come(site: Site) -> None:
     assert gate.in_flight() == 0
 
 
-async def test_a_full_queue_is_said_to_grpc_clients(site: Site) -> None:
+@pytest.mark.parametrize("queue", [None, replace(QUEUE, max=0)])
+async def test_a_full_queue_is_said_to_grpc_clients(site: Site, queue: QueuePlan | None) -> None:
     model = HeldModel()
-    gate = await site.gate([await site.model(model)], cap=1, pool={**OIP, "queue": None})
+    gate = await site.gate([await site.model(model)], cap=1, pool={**OIP, "queue": queue})
     first = asyncio.create_task(ask_model(gate, plain()))
     await settle(lambda: model.active == 1, "it does not get there")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"", timeout=20)
     assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert dict(failure.value.trailing_metadata() or ())["retry-after"] == "1"
+    assert queue is None or line(gate).rejected == 1
     model.turns.release()
     assert (await first).status == 200
 
