@@ -8,5 +8,6 @@ cdef class Guard(Policy):
     cdef readonly object inner
     cdef str name
 
+    cdef int ask(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)

@@ -10,7 +10,8 @@ from lb.errors import TidegateError
 
 
 class Guard(Policy):
-    """Passes on to the plug-in policy `inner`, named `name`, and lets no index through that is not one of the pool's.
+    """Passes on to the plug-in policy `inner`, named `name`, and lets no index through that is not one of the pool's,
+    or whose endpoint gets no requests: it is down, or an operator has taken it out.
 
     Raises TidegateError for such an index, and whatever the plug-in raises.
     """
@@ -23,6 +24,15 @@ class Guard(Policy):
         self.name = name
 
     def pick(self, now: int, key: int, exclude: int) -> int:
+        index = self.ask(now, key, exclude)
+        if index >= 0 and self.endpoints.standing_weight(index) == 0:
+            index = self.ask(now, key, exclude)  # it may have changed since the plug-in looked
+            if index >= 0 and self.endpoints.standing_weight(index) == 0:
+                address = self.endpoints.addresses[index]
+                raise TidegateError(f"policy {self.name!r} chose {address}, which is not available")
+        return index
+
+    def ask(self, now: int, key: int, exclude: int) -> int:
         self.inner.rotation = self.rotation
         index = self.inner.pick(now, key, exclude)
         self.rotation = self.inner.rotation

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from fleet import Fleet
+from fleet import MAINTENANCE, Fleet
 
 from lb.balancing import registry
 from lb.balancing.guard import Guard
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
 from lb.core.hashing import hash64_bytes
+from lb.endpoints.set import EndpointSet
 from lb.endpoints.standing import Standings
+from lb.errors import TidegateError
 
 HASHES = ("maglev", "ring_hash", "rendezvous")
 KEYS = [hash64_bytes(b"key %d" % i) for i in range(2000)]
@@ -170,6 +172,19 @@ class Turns(Policy):
     def pick(self, now, key, exclude):
         self.rotation += 1
         return (self.rotation - 1) % self.endpoints.size
+
+
+def test_a_plug_in_cannot_choose_who_gets_no_requests():
+    with Fleet([1, 1]) as fleet:
+        limited = EndpointSet(fleet.segments[0], fleet.addresses, fleet.slots, [0, 1])
+        guard = Guard(limited, Turns(limited, PolicyOptions()), "turns")
+        fleet.load(1, 1)
+        assert [guard.pick(1, 0, -1) for _ in range(2)] == [0, 1], "at its limit it is the pool that waits"
+        fleet.down(1)
+        assert [guard.pick(1, 0, -1) for _ in range(3)] == [0, 0, 0], "asked again, it may know better"
+        fleet.admin(0, MAINTENANCE)
+        with pytest.raises(TidegateError, match=r"'turns' chose 192\.0\.2\.0:900[01], which is not available"):
+            guard.pick(1, 0, -1)
 
 
 def test_the_turn_of_a_plug_in_is_that_of_its_guard():
