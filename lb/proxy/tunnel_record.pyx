@@ -31,7 +31,8 @@ cdef void log_access(Tunnel tunnel, uint64_t took, bint ok) noexcept:
         return
     record.wall_ns = wall_ns() - <int64_t>took
     record.total_ns = took
-    record.transfer_ns = took
+    record.wait_ns = min(tunnel.picked_at - tunnel.started, took) if tunnel.picked_at else took
+    record.transfer_ns = took - record.wait_ns
     record.tries = <uint16_t>tunnel.tries
     record.port = <uint16_t>tunnel.port
     if tunnel.client.tls is not None:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import ssl
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -123,6 +124,38 @@ async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], st
     assert [(line["status"], line["grpc_status"]) for line in lines_of(path)] == [
         (200, 0), (200, 12), (502, 14), (502, 14),
     ]  # fmt: skip
+
+
+async def test_tcp_sessions_say_how_long_they_waited(
+    start: Start, endpoint: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, one = tmp_path / "access.log", await endpoint("a")
+    settings = {
+        "listeners": {"raw": {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw"}},
+        "pools": {"raw": {"protocol": "tcp", "endpoints": [one.address], "max_in_flight": 1}},
+        "log": {"access": str(path)},
+    }
+    daemon = start(settings)
+    port = daemon.port("raw")
+    first_reader, first = await asyncio.open_connection("127.0.0.1", port)
+    first.write(request("GET", "/"))
+    assert await first_reader.readexactly(15) == b"HTTP/1.1 200 OK"
+    before = time.monotonic()
+    second_reader, second = await asyncio.open_connection("127.0.0.1", port)
+    await asyncio.to_thread(eventually, lambda: daemon.pool("raw")["queue"]["waiting"] == 1, "it does not wait")
+    seen = time.monotonic()
+    second.write(request("GET", "/"))
+    await asyncio.sleep(0.05)
+    at_least = time.monotonic() - seen
+    first.close()
+    assert await second_reader.readexactly(15) == b"HTTP/1.1 200 OK"
+    at_most = time.monotonic() - before
+    source = second.get_extra_info("sockname")[1]
+    second.close()
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 2, "two lines")
+    (line,) = (line for line in lines_of(path) if line["port"] == source)
+    assert at_least <= line["wait_us"] / 1e6 <= at_most
+    assert line["wait_us"] + line["transfer_us"] <= line["total_us"]
 
 
 async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Start, tmp_path: Path) -> None:
