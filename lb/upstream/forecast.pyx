@@ -24,11 +24,12 @@ cdef size_t[TG_QUEUE_MARKS - 1] MARKS = [0, 4, 16, 64, 256]
 
 
 cdef void learn_service(PoolQueue queue, uint64_t now, uint64_t latency) noexcept:
+    """None makes more than double of it: what kept its place for minutes, as a stream may, says little of others."""
     queue.learned_at = now
     if queue.service == 0:
         queue.service = <double>latency
     else:
-        queue.service += (<double>latency - queue.service) / SMOOTHING
+        queue.service += min((<double>latency - queue.service) / SMOOTHING, queue.service)
 
 
 cdef double service_time(PoolQueue queue, uint64_t now) noexcept:

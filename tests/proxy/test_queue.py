@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from time import monotonic_ns
 
 import pytest
 from datapath import SECOND, Site, settle
@@ -214,3 +215,24 @@ async def test_a_body_that_comes_while_it_waits(site: Site, protocol: str) -> No
             assert found.body == b"/post"
     await first
     assert endpoint.bodies[1] == body
+
+
+async def test_one_that_keeps_its_place_for_long_says_little_of_the_others(site: Site) -> None:
+    """As a stream may, or an upgraded connection: what it took must not have those refused that have a deadline."""
+
+    def expected() -> int:
+        now = monotonic_ns()
+        return int(gate.proxy.pools[0].queue.outlook(1, now + SECOND, 0, now)["wait_ns"])
+
+    endpoint = Held()
+    gate = await capped(site, endpoint)
+    endpoint.answer(3)
+    for _ in range(3):
+        await ask(gate, "/short")
+    usual = expected()
+    assert usual > 0
+    long = await hold(gate, endpoint, "/long")
+    await asyncio.sleep(100 * usual / SECOND)
+    endpoint.answer()
+    await long
+    assert usual < expected() <= 2 * usual + 2
