@@ -340,7 +340,6 @@ cdef class Http2Exchange(TryingExchange):
         self.again = False
         self.let_go(False)
         if not self.hedge_takes_over():
-            self.client.poller.arm(self, self.expires)
             self.next_try()
 
     cdef void answer_data(self, const char *data, size_t size, size_t *held) noexcept:

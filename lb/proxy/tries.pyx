@@ -116,11 +116,11 @@ cdef class TryingExchange(Exchange):
 
     cdef void next_try(self) noexcept:
         self.tries_left -= 1
+        self.client.poller.arm(self, self.expires)       # until the next try waits
         if self.wait == 0:
             self.pick()
             return
         self.move(X_BACKOFF)
-        self.client.poller.arm(self, self.expires)
         self.pause = Pause.__new__(Pause)
         self.pause.exchange = self
         self.route.retry.alarms.arm(self.pause, self.client.poller.now + self.wait)
@@ -137,7 +137,6 @@ cdef class TryingExchange(Exchange):
             tg_add(&self.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
         self.let_go(False)
         if not self.hedge_takes_over():
-            self.client.poller.arm(self, self.expires)   # until the next try waits
             self.next_try()
         return True
 

@@ -1,10 +1,11 @@
-"""Hedges of requests whose first try has no connection yet: the endpoint's host drops what is sent to it."""
+"""Hedges and retries of requests that have no connection yet: the endpoint's host drops what is sent to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -163,3 +164,19 @@ async def test_the_deadline_passes_while_both_are_under_way(site: Site, deaf: De
     assert status == 504
     await idle(gate)
     assert results(gate)[:3] == (1, 0, 1)
+
+
+async def test_a_retry_that_connects_has_the_time_of_connects(site: Site, deaf: Deaf) -> None:
+    """Not what the first try had left to answer in."""
+    first, other = Plain("a", ["snap"]), Plain("b", ["answer"])
+    pool = {"protocol": "http", "endpoints": [await site.endpoint(first), deaf.address], "policy": "round_robin"}
+    times = {"connect_timeout": "20s", "response_timeout": "1s"}
+    gate = await routing_gate(site, [{"pool": "both"}], {"both": {**pool, **times}})
+    started = time.monotonic()
+    asking = asyncio.create_task(get(gate))
+    await settle(lambda: bool(first.seen), "the first try has begun")
+    first.go.set()
+    await settle(lambda: gate.in_flight() == 1 and time.monotonic() > started + 1.2, "the retry was given up")
+    await deaf.listen(other)
+    assert await asking == (200, b"b")
+    await idle(gate)
