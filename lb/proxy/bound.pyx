@@ -58,3 +58,11 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
     if exchange.pinned and exchange.pool.sequences is None:
         exchange.pinned = False               # they were switched off
         exchange.pin = 0
+
+
+cdef void follow(Exchange exchange) noexcept:
+    cdef Pool pool = exchange.pool, newest = pool.newest()
+    cdef int failed = exchange.last_endpoint
+    exchange.move_to(newest)
+    if failed >= 0 and exchange.pool is newest:
+        exchange.last_endpoint = newest.index_at(<str>pool.endpoints.addresses[failed])

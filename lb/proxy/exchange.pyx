@@ -22,7 +22,7 @@ from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_REJECTED, TG_S_
 from lb.core.source_key cimport hash_source
 from lb.core.splice cimport PASS_NOT
 from lb.core.trace cimport TRACE_SAMPLED
-from lb.proxy.bound cimport bind, leave_sequence, rebind
+from lb.proxy.bound cimport bind, follow, leave_sequence, rebind
 from lb.proxy.client cimport Client
 from lb.proxy.exchange_record cimport count_answer, count_exchange, log_exchange
 from lb.proxy.explained cimport append_explanation, explain_choice, forget_explanation
@@ -163,6 +163,8 @@ cdef class Exchange(Http1Call):
         cdef uint64_t now = self.client.poller.now
         cdef int found
         cdef int verdict = Q_NOBODY
+        if self.pool.newer is not None:
+            follow(self)
         if self.pool.costs is not None:
             self.weigh(now)
         found = self.find_endpoint(now, False)

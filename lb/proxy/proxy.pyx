@@ -260,6 +260,9 @@ class Proxy:
                 self.retire(channel)
         self.commit_queues(plan, pools, queues)
         self.commit_probers(pools)
+        formed = {pool.name: pool for pool in pools}
+        for pool in set(self.pools).difference(pools):
+            pool.newer = formed.get(pool.name)
         self.plan, self.pools = plan, pools
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)

@@ -47,6 +47,7 @@ cdef class Tunnel(Waiter):
     cdef object __weakref__
 
     cdef void connect(self) noexcept
+    cdef void follow(self) noexcept
     cdef void open(self, int index) noexcept
     cdef void refuse(self, str reason) noexcept
     cdef bint give_up_try(self) noexcept

@@ -115,8 +115,11 @@ cdef class Tunnel(Waiter):
     cdef void connect(self) noexcept:
         """Choose an endpoint and connect; wait for one when none has room."""
         cdef uint64_t now = monotonic_ns()
-        cdef int found = self.pool.acquire(now, self.key, self.last)
+        cdef int found
         cdef int verdict = Q_NOBODY
+        if self.pool.newer is not None:
+            self.follow()
+        found = self.pool.acquire(now, self.key, self.last)
         if found >= 0:
             self.open(found)
             return
@@ -159,6 +162,14 @@ cdef class Tunnel(Waiter):
         if (<Pool>pool).protocol == self.pool.protocol:
             self.pool = pool
             self.last = -1                    # an index of the old one
+
+    cdef void follow(self) noexcept:
+        """A reload has changed the pool since the session came."""
+        cdef Pool pool = self.pool, newest = pool.newest()
+        cdef int failed = self.last
+        self.move_to(newest)
+        if failed >= 0 and self.pool is newest:
+            self.last = newest.index_at(<str>pool.endpoints.addresses[failed])
 
     cdef void on_timer(self) noexcept:
         if self.queue is not None:

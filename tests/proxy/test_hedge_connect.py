@@ -180,3 +180,22 @@ async def test_a_retry_that_connects_has_the_time_of_connects(site: Site, deaf: 
     await deaf.listen(other)
     assert await asking == (200, b"b")
     await idle(gate)
+
+
+async def test_a_session_whose_connect_failed_goes_to_what_the_pool_has_now(site: Site, deaf: Deaf) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    addresses = [deaf.address, await site.endpoint(echo)]
+    gate = await site.gate(addresses, pool={"retries": 1, "protocol": "tcp"}, listener={"protocol": "tcp"})
+    old, new = gate.plan.pools[0].endpoints
+    site.reload_pool(gate, endpoints=(old,))
+    reader, writer = await gate.connect()
+    writer.write(b"one")
+    await settle(lambda: gate.in_flight() == 1, "the session has not begun")
+    site.reload_pool(gate, generation=3, endpoints=(new,))
+    assert await reader.readexactly(3) == b"one"
+    writer.close()
+    await settle(lambda: gate.in_flight() == 0, "the session stays")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
-from datapath import Gate, Site
+from datapath import Gate, Site, settle
 from hedge_site import BOTH, Multiplexed, Plain, call, get, idle, series, two
-from oip_site import OIP, ModelServer, plain
+from oip_site import INFER, OIP, ModelServer, plain, read_answer, request
 from oip_site import ask as ask_model
 from routing_site import routing_gate
+
+from lb.control.registry import DRAIN, ENABLED
 
 
 async def retried(
@@ -119,6 +123,47 @@ async def test_a_body_that_comes_in_the_pause_is_kept(site: Site, protocol: str)
         assert answer.startswith(b"HTTP/1.1 200 ")
     if protocol == "http2":
         assert set(c.seen) == {b"body"}
+    await idle(gate)
+
+
+def reduce_to(gate: Gate, index: int) -> None:
+    """A reload after which the only pool has this one of its endpoints."""
+    (pool,) = gate.plan.pools
+    for number, endpoint in enumerate(pool.endpoints):
+        gate.segment.set_admin(endpoint.slot, ENABLED if number == index else DRAIN)
+    plan = replace(
+        gate.plan, generation=gate.plan.generation + 1, pools=(replace(pool, endpoints=(pool.endpoints[index],)),)
+    )
+    gate.proxy.apply(plan, dict(gate.proxy.descriptors))
+
+
+@BOTH
+async def test_a_retry_after_a_reload_goes_to_what_the_pool_has_now(site: Site, protocol: str) -> None:
+    gate, a, _b = await retried(site, protocol, ["snap"], ["answer"], on=["reset"], backoff={"base": 0})
+    reduce_to(gate, 0)
+    asking = asyncio.create_task(get(gate))
+    await settle(lambda: bool(a.seen), "the first try has not begun")
+    reduce_to(gate, 1)
+    a.go.set()
+    assert await asking == (200, b"b")
+    await idle(gate)
+
+
+async def test_so_does_an_inference_that_was_still_coming(site: Site) -> None:
+    servers = ModelServer(), ModelServer()
+    pool = {**OIP, "endpoints": [await site.model(one) for one in servers]}
+    gate = await routing_gate(site, [{"pool": "models"}], {"models": pool})
+    reduce_to(gate, 0)
+    reader, writer = await gate.connect()
+    body = json.dumps(plain()).encode()
+    whole = request("POST", INFER, body)
+    writer.write(whole[: -len(body) // 2])
+    await settle(lambda: gate.proxy.busy() == 1, "the request has not begun")
+    reduce_to(gate, 1)
+    writer.write(whole[-len(body) // 2 :])
+    assert (await read_answer(reader)).status == 200
+    assert [len(one.requests) for one in servers] == [0, 1]
+    writer.close()
     await idle(gate)
 
 
