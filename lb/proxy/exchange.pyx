@@ -219,6 +219,7 @@ cdef class Exchange(Http1Call):
         self.endpoint = endpoint
         if self.tries:
             tg_add(&self.route.series[TG_S_RETRIES], 1)
+            tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
         self.charged = self.pool.endpoints.charged

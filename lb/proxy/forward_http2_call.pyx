@@ -82,6 +82,10 @@ cdef class StreamCall(Http2Call):
         if not self.head_seen:
             self.fail = FAIL_PROTOCOL
 
+    cdef void sent_again(self) noexcept:
+        if self.exchange is not None:
+            self.exchange.count_again(self.hedge)
+
     cdef void room(self) noexcept:
         if self.exchange is not None and self.hedge is None:
             (<Http2Exchange>self.exchange).request_room()

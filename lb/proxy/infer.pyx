@@ -83,6 +83,10 @@ cdef class InferContext:
 
 cdef class InferCall(GrpcCall):
 
+    cdef void sent_again(self) noexcept:
+        if self.exchange is not None:
+            self.exchange.count_again(self.hedge)
+
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
         cdef InferExchange exchange = self.exchange
         cdef Hedge hedge = self.hedge

@@ -55,6 +55,8 @@ cdef class TryingExchange(Exchange):
     # Another try although this one's connection is well, where the route asks for that: with `status` it has failed.
     # False: it has to do.
     cdef bint try_again(self, int kind, int status) noexcept
+    # What was sent, for `hedge` or for the exchange itself (None), was refused unread and is sent to the same endpoint.
+    cdef void count_again(self, Hedge hedge) noexcept
 
     # The request is sent, or is only waiting for its connection: there may be a hedge from now on.
     cdef void watch(self) noexcept

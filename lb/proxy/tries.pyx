@@ -12,7 +12,7 @@
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.core.segment cimport (
     TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
-    TG_S_RESPONSE_ERRORS, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
+    TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
 from lb.proxy.exchange cimport HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange
 from lb.proxy.exchange_record cimport count_answer
@@ -139,6 +139,11 @@ cdef class TryingExchange(Exchange):
         if not self.hedge_takes_over():
             self.next_try()
         return True
+
+    cdef void count_again(self, Hedge hedge) noexcept:
+        cdef int endpoint = self.endpoint if hedge is None else hedge.endpoint
+        if endpoint >= 0:
+            tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
 
     cdef void on_timer(self) noexcept:
         if self.state == X_WAITING and self.client.poller.now < self.expires:

@@ -187,6 +187,8 @@ cdef class Tunnel(Waiter):
         self.picked_at = monotonic_ns()
         self.index = index
         self.last = index
+        if self.tries:
+            tg_add(&self.pool.series[index][TG_S_RETRIES], 1)
         self.tries += 1
         side = Side.__new__(Side)
         side.tunnel = self

@@ -29,6 +29,14 @@ def families(
     yield from _http2(listeners)
 
 
+# What only one of the two counts.
+_OF_ROUTES = (("rejected", "Requests refused by us", "rejected"),)
+_OF_ENDPOINTS = (
+    ("connect_errors", "Connections that could not be made", "connect_errors"),
+    ("response_errors", "Answers that broke off or made no sense", "response_errors"),
+)
+
+
 def _requests(kind: str, text: str, rows: Mapping[tuple[str, ...], Series], labels: Sequence[str]) -> Iterator[Metric]:
     yield counter(
         f"{kind}_requests",
@@ -43,14 +51,13 @@ def _requests(kind: str, text: str, rows: Mapping[tuple[str, ...], Series], labe
         labels,
         ((key, max(0, s.started - s.finished)) for key, s in rows.items()),
     )
+    own = _OF_ROUTES if kind == "route" else _OF_ENDPOINTS
     for name, help_text, attribute in (
         ("received_bytes", "Body bytes that came in", "bytes_in"),
         ("sent_bytes", "Body bytes that went out", "bytes_out"),
         ("retries", "Further tries", "retries"),
         ("timeouts", "Deadlines that passed", "timeouts"),
-        ("connect_errors", "Connections that could not be made", "connect_errors"),
-        ("response_errors", "Answers that broke off or made no sense", "response_errors"),
-        ("rejected", "Requests refused by us", "rejected"),
+        *own,
     ):
         yield counter(
             f"{kind}_{name}",

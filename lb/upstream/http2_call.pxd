@@ -40,6 +40,8 @@ cdef class Http2Call(Timed):
     cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept
     # The peer has ended its side: decide what the answer is (`fail`).
     cdef void judge(self) noexcept
+    # Its stream was refused, and it waits for another one there.
+    cdef void sent_again(self) noexcept
     # The queue has room again.
     cdef void room(self) noexcept
     # Over and let go of: tell the owner.

@@ -39,6 +39,9 @@ cdef class Http2Call(Timed):
     cdef void judge(self) noexcept:
         pass
 
+    cdef void sent_again(self) noexcept:
+        pass
+
     cdef void room(self) noexcept:
         pass
 

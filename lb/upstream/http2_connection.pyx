@@ -318,6 +318,7 @@ cdef class Http2Upstream(Stream):
         if call.refused >= REFUSALS or self.retired or not call.replayable():
             return False
         call.refused += 1
+        call.sent_again()
         self.detach(call)
         self.channel.put_back(call)
         return True

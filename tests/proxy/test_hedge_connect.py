@@ -197,5 +197,6 @@ async def test_a_session_whose_connect_failed_goes_to_what_the_pool_has_now(site
     await settle(lambda: gate.in_flight() == 1, "the session has not begun")
     site.reload_pool(gate, generation=3, endpoints=(new,))
     assert await reader.readexactly(3) == b"one"
+    assert series(gate, new.series).retries == 1
     writer.close()
     await settle(lambda: gate.in_flight() == 0, "the session stays")

@@ -14,8 +14,12 @@ from hedge_site import BOTH, Multiplexed, Plain, call, get, idle, series, two
 from oip_site import INFER, OIP, ModelServer, plain, read_answer, request
 from oip_site import ask as ask_model
 from routing_site import routing_gate
+from scripted_peer import Peer
 
 from lb.control.registry import DRAIN, ENABLED
+from lb.wire import grpc_service_pb2 as wire
+
+REFUSED_STREAM = 7
 
 
 async def retried(
@@ -164,6 +168,38 @@ async def test_so_does_an_inference_that_was_still_coming(site: Site) -> None:
     assert (await read_answer(reader)).status == 200
     assert [len(one.requests) for one in servers] == [0, 1]
     writer.close()
+    await idle(gate)
+
+
+@BOTH
+async def test_retries_count_where_they_go(site: Site, protocol: str) -> None:
+    gate, _a, _b = await retried(site, protocol, ["503"], ["answer"], on=["5xx"])
+    assert await get(gate) == (200, b"b")
+    assert [series(gate, endpoint.series).retries for endpoint in gate.plan.pools[0].endpoints] == [0, 1]
+    assert series(gate).retries == 1
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "oip"])
+async def test_streams_that_are_refused_count_where_they_go_again(site: Site, protocol: str) -> None:
+    """But not as tries: the endpoint has not seen the request yet."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+        await peer.settle()
+        stream, _, _ = await peer.request()
+        peer.reset(stream, REFUSED_STREAM)
+        stream, _, _ = await peer.request()
+        peer.answer(stream, wire.ModelInferResponse(model_name="m").SerializeToString())
+        await reader.read()
+
+    pool = {"protocol": protocol, "endpoints": [await site.endpoint(once)]}
+    gate = await routing_gate(site, [{"pool": "one"}], {"one": pool})
+    if protocol == "oip":
+        assert (await ask_model(gate, plain())).status == 200
+    else:
+        assert await call(gate)
+    assert series(gate, gate.plan.pools[0].endpoints[0].series).retries == 1
+    assert series(gate).retries == 0
     await idle(gate)
 
 

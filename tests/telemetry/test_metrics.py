@@ -85,6 +85,10 @@ def test_the_segments_words_mean_what_the_page_says() -> None:
     assert found["tidegate_route_request_duration_seconds_bucket", "le=60.0", "route=r"] == 6
     assert found["tidegate_route_request_duration_seconds_bucket", "le=+Inf", "route=r"] == 8
     assert found["tidegate_pool_requests_total", "code=2xx", "pool=p"] == 40
+    # Nobody counts these, and what is always 0 would be believed.
+    names = {name for name, *_ in found}
+    assert not {f"tidegate_route_{what}_errors_total" for what in ("connect", "response")} & names
+    assert not {f"tidegate_{what}_rejected_total" for what in ("pool", "endpoint")} & names
 
 
 def test_the_masters_state_is_shown() -> None:
