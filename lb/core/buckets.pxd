@@ -36,6 +36,8 @@ cdef class Buckets:
     cdef uint64_t key_of(self, const void *data, size_t n) noexcept nogil
     # Takes a token out of the bucket of `key` at `now` (CLOCK_MONOTONIC ns), if it has one.
     cdef void take(self, uint64_t key, const tg_limit *limit, uint64_t now, tg_verdict *verdict) noexcept nogil
+    # Puts one back that was taken and not used.
+    cdef void put_back(self, uint64_t key, const tg_limit *limit, uint64_t now) noexcept nogil
     cdef int claim(self, tg_bucket_set *group, uint64_t key, uint64_t now) noexcept nogil
 
 

@@ -130,6 +130,22 @@ cdef class Buckets:
         verdict.remaining = 0
         verdict.reset = limit.depth
 
+    cdef void put_back(self, uint64_t key, const tg_limit *limit, uint64_t now) noexcept nogil:
+        cdef tg_bucket_set *group = self.sets + (key & self.mask)
+        cdef uint64_t time
+        cdef int way = find(group, key), _turn
+        if way < 0:
+            return                            # it made room for another, and owes nothing
+        for _turn in range(TURNS):
+            time = tg_load64(&group.times[way])
+            if time < now + limit.interval:
+                return                        # the token has come back by itself
+            if tg_cas64(&group.times[way], time, time - limit.interval):
+                if tg_load64(&group.keys[way]) != key:
+                    tg_fetch_add64(&group.times[way], limit.interval)      # it was another's
+                return
+            tg_pause()
+
     cdef int claim(self, tg_bucket_set *group, uint64_t key, uint64_t now) noexcept nogil:
         """A bucket for a key that has none: its place, or -1 when another process was faster."""
         cdef uint64_t time, old, least = UINT64_MAX

@@ -14,6 +14,7 @@ cdef class TryBudget:
     cdef Buckets buckets              # None = nothing
     cdef uint64_t key
     cdef tg_limit least
+    cdef bint took                    # the last claim had a token of it
     # What all workers had counted at the beginning of this second, and of the one before.
     cdef uint64_t second
     cdef uint64_t asked[2]
@@ -23,8 +24,8 @@ cdef class TryBudget:
     cdef void begin(self, uint64_t now) noexcept
     # One more try, if the budget has it.
     cdef bint claim(self, uint64_t now) noexcept
-    # What was claimed last, and not used after all.
-    cdef void give_back(self) noexcept
+    # What was claimed last, at `now`, and not used after all.
+    cdef void give_back(self, uint64_t now) noexcept
     cdef void turn(self, uint64_t now, uint64_t fresh) noexcept
     cdef uint64_t requests(self) noexcept
     cdef uint64_t granted(self) noexcept

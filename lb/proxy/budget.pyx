@@ -79,6 +79,7 @@ cdef class TryBudget:
         self.turn(now, 0)
         if self.buckets is not None:
             self.buckets.take(self.key, &self.least, now, &verdict)
+        self.took = verdict.admitted
         tg_store64_relaxed(word, tg_get(word) + 1)
         tg_fence_full()
         granted = self.granted()              # this one included
@@ -89,11 +90,14 @@ cdef class TryBudget:
         asked = asked - self.asked[1] if asked > self.asked[1] else 0
         if asked * self.percent and (granted - self.claimed[1]) * 100 <= asked * self.percent:
             return True
-        self.give_back()
+        self.give_back(now)
         return False
 
-    cdef void give_back(self) noexcept:
+    cdef void give_back(self, uint64_t now) noexcept:
         cdef uint64_t *word = &self.segment.series_of(self.segment.worker, self.series)[self.claims]
+        if self.took:
+            self.took = False
+            self.buckets.put_back(self.key, &self.least, now)
         tg_store64_relaxed(word, tg_get(word) - 1)
 
 
@@ -112,5 +116,5 @@ class Budget:
     def claim(self, now):
         return bool((<TryBudget>self.budget).claim(now))
 
-    def give_back(self):
-        (<TryBudget>self.budget).give_back()
+    def give_back(self, now):
+        (<TryBudget>self.budget).give_back(now)

@@ -255,7 +255,7 @@ cdef class TryingExchange(Exchange):
             self.pool.release(found, now, 0, True, 0, self.pool.endpoints.charged, 0)
             found = -1
         if found < 0:
-            self.route.hedge.budget.give_back()
+            self.route.hedge.budget.give_back(now)
             return
         if self.explained:
             after_choice(self, now, found, True)

@@ -48,8 +48,16 @@ def test_what_was_not_used_can_be_had_again(master: Segment) -> None:
         one.begin(SECOND)
     assert one.claim(SECOND)
     assert not one.claim(SECOND)
-    one.give_back()
+    one.give_back(SECOND)
     assert one.claim(SECOND)
+
+
+def test_nor_does_it_cost_what_is_always_allowed(master: Segment) -> None:
+    one, other = budget(master, percent=0, least=2), budget(master, 1, percent=0, least=2)
+    for _ in range(5):
+        assert one.claim(SECOND)
+        one.give_back(SECOND)
+    assert [each.claim(SECOND) for each in (one, other, one, other)] == [True, True, False, False]
 
 
 def test_a_budget_of_a_hundred_percent_is_none(master: Segment) -> None:
