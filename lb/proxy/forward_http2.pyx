@@ -33,7 +33,7 @@ from lb.proxy.session cimport learn_session
 from lb.proxy.stream_sequences cimport StreamSequences, streams_inferences
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport grpc_status, pushback_ms
+from lb.upstream.grpc_text cimport grpc_status, grpc_status_of_http, pushback_ms
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.outlier cimport verdict_of
 from lb.upstream.pool cimport POOL_OIP
@@ -318,7 +318,7 @@ cdef class Http2Exchange(TryingExchange):
         cdef int i, kind = 0, code = -1
         if not self.grpc:
             return is_retryable(scan.status) and self.try_again(RETRY_5XX, scan.status)
-        if not last:
+        if not last and scan.status == 200:
             return False
         for i in range(scan.field_count):
             field = &scan.fields[i]
@@ -326,6 +326,10 @@ cdef class Http2Exchange(TryingExchange):
                 code = grpc_status(field.value, field.value_length)
             elif field.name_length == 22 and memcmp(field.name, b"grpc-retry-pushback-ms", 22) == 0:
                 self.pushback = pushback_ms(field.value, field.value_length)
+        if code < 0 and scan.status != 200:
+            code = grpc_status_of_http(scan.status)        # not the server's, but of a proxy before it
+            if self.idempotent and is_retryable(scan.status):
+                kind = RETRY_5XX
         if self.inference and self.idempotent and (code == UNAVAILABLE or code == CANCELLED):
             kind = RETRY_RESET | RETRY_5XX    # a model server that goes away: see lb.proxy.infer
         if code <= 0 or not self.retry_named(kind, code) or not self.request_complete or not self.whole():
@@ -333,7 +337,11 @@ cdef class Http2Exchange(TryingExchange):
         if (self.hedge is None or self.hedge.endpoint < 0) and not self.retry_granted(kind, code):
             return False
         self.status = scan.status
-        self.again = True
+        if last:
+            self.again = True
+        else:
+            self.cancel_try()
+            self.forget_answer()
         return True
 
     cdef void forget_answer(self) noexcept:

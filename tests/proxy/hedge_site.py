@@ -24,6 +24,7 @@ from lb.endpoints.set import EndpointSet
 from lb.telemetry.series import Series
 
 HEDGE = {"after": "40ms", "budget": 100}
+HTTP_STATUS = 3  # digits
 
 
 def series(gate: Gate, index: int | None = None) -> Series:
@@ -87,7 +88,7 @@ class Plain:
 
 @dataclass
 class Multiplexed:
-    """Speaks HTTP/2, or gRPC where it is told a code of it."""
+    """Speaks HTTP/2; gRPC where it is told a code of it, or to answer: statuses of HTTP are of a proxy before it."""
 
     name: str
     turns: list[str]
@@ -96,6 +97,7 @@ class Multiplexed:
     resets: list[int] = field(default_factory=list)  # codes of RST_STREAM
     go: asyncio.Event = field(default_factory=asyncio.Event)
     pushback: str = ""
+    later_turn: str = "answer"  # of those that hang
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
@@ -137,11 +139,11 @@ class Multiplexed:
             writer.close()
             return
         with contextlib.suppress(h2.exceptions.ProtocolError):
-            self.answer(connection, stream, "answer", rpc, body)
+            self.answer(connection, stream, self.later_turn, rpc, body)
             writer.write(connection.data_to_send())
 
     def answer(self, connection: Any, stream: int, turn: str, rpc: bool, body: bytes) -> None:
-        if not rpc:
+        if not rpc or (turn != "answer" and len(turn) == HTTP_STATUS):
             status = "200" if turn == "answer" else turn
             connection.send_headers(stream, [(":status", status), ("content-length", str(len(self.name)))])
             connection.send_data(stream, self.name.encode(), end_stream=True)

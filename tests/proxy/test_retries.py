@@ -48,6 +48,48 @@ async def test_grpc_codes_by_envoys_names(site: Site, name: str) -> None:
     await idle(gate)
 
 
+@pytest.mark.parametrize(
+    ("route", "hidden"),
+    [
+        ({"retry": {"on": ["5xx"]}, "idempotent": True}, True),
+        ({"retry": {"on": ["5xx"]}}, False),
+        ({"retry": {"on": ["unavailable"]}}, True),
+        ({"retry": {"on": ["reset"]}, "idempotent": True}, False),
+    ],
+)
+async def test_a_proxy_before_a_grpc_server_says_so_by_http(site: Site, route: dict[str, Any], hidden: bool) -> None:
+    """gRPC's clients take 502, 503 and 504 for UNAVAILABLE."""
+    gate, a, b = await two(site, "grpc", ["502"], ["answer"], hedge={"after": "30s"}, route=route)
+    if hidden:
+        assert await call(gate) == b"b"
+        assert a.seen == b.seen
+    else:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(gate)
+        assert not b.seen
+    await idle(gate)
+
+
+async def test_so_it_does_before_a_model_server(site: Site) -> None:
+    gate, _a, b = await two(site, "oip", ["502"], ["answer"], hedge={"after": "30s"})
+    assert await call(gate, "/inference.GRPCInferenceService/ModelInfer", b"") == b"b"
+    assert len(b.seen) == 1
+    await idle(gate)
+
+
+async def test_a_hedge_goes_on_when_a_proxy_says_so(site: Site) -> None:
+    gate, a, b = await two(site, "oip", ["hang"], ["hang"], route={"retry": {"on": ["5xx"], "budget": 100}})
+    a.later_turn = "502"
+    calling = asyncio.create_task(call(gate, "/inference.GRPCInferenceService/ModelInfer", b""))
+    await settle(lambda: len(b.seen) == 1, "no hedge")
+    a.go.set()
+    await settle(lambda: gate.in_flight() == 1, "the first try still counts")
+    b.go.set()
+    assert await calling == b"b"
+    assert series(gate).retries == 0
+    await idle(gate)
+
+
 @pytest.mark.parametrize(("pushback", "tries"), [("-1", 1), ("50", 2), ("x", 1)])
 async def test_pushback_of_a_grpc_server(site: Site, pushback: str, tries: int) -> None:
     gate, a, b = await retried(site, "grpc", ["14"], ["answer"], on=["unavailable"], backoff={"base": 0})
