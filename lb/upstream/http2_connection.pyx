@@ -106,7 +106,7 @@ cdef class Session(Http2Session):
         cdef int fail = FAIL_RESET
         if code == H2_REFUSED_STREAM and not call.begun:
             fail = FAIL_REFUSED
-            if stream.reset_by_peer and (<Http2Upstream>self.connection).again(call):
+            if (<Http2Upstream>self.connection).again(call):
                 return
         elif not stream.reset_by_peer and code != H2_NO_ERROR:
             fail = FAIL_PROTOCOL                 # the answer was malformed, and the session has reset it
@@ -310,17 +310,21 @@ cdef class Http2Upstream(Stream):
         return 0
 
     cdef bint again(self, Http2Call call) noexcept:
-        # Servers count a stream until their write of its end has returned, which may be after we have read that end and
-        # opened the next; so a peer that refuses within its limit gets a little less than it.
-        cdef uint32_t announced = self.session.peer_stream_limit()
-        self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
-        # gRFC A6 has one such retry; with a limit that sinks at each, a few more find their place under load.
-        if call.refused >= REFUSALS or self.retired or not call.replayable():
+        cdef uint32_t announced
+        if call.stream.reset_by_peer:
+            # Servers count a stream until their write of its end has returned, which may be after we have read that end
+            # and opened the next; so a peer that refuses within its limit gets a little less than it.
+            announced = self.session.peer_stream_limit()
+            self.limit = max(max(1, announced / 2), min(self.limit, announced) - 1) if announced else UINT32_MAX
+        # gRFC A6 has one such retry; with a limit that sinks at each, a few more find their place under load. A server
+        # that ends its connections after so many requests refuses by GOAWAY what is under way: the next one has it.
+        if call.refused >= REFUSALS or not call.replayable():
             return False
         call.refused += 1
         call.sent_again()
         self.detach(call)
         self.channel.put_back(call)
+        self.poller.mark(self.channel)
         return True
 
     cdef void detach(self, Http2Call call) noexcept:

@@ -222,19 +222,25 @@ async def test_retries_count_where_they_go(site: Site, protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "oip"])
-async def test_streams_that_are_refused_count_where_they_go_again(site: Site, protocol: str) -> None:
+@pytest.mark.parametrize("by", ["RST_STREAM", "GOAWAY"])
+async def test_streams_that_are_refused_count_where_they_go_again(site: Site, protocol: str, by: str) -> None:
     """But not as tries: the endpoint has not seen the request yet."""
+    refused: list[int] = []
 
     async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
         await peer.settle()
-        stream, _, _ = await peer.request()
-        peer.reset(stream, REFUSED_STREAM)
-        stream, _, _ = await peer.request()
-        peer.answer(stream, wire.ModelInferResponse(model_name="m").SerializeToString())
-        await reader.read()
+        while True:
+            stream, _, _ = await peer.request()
+            if refused:
+                peer.answer(stream, wire.ModelInferResponse(model_name="m").SerializeToString())
+            elif by == "GOAWAY":
+                peer.goaway(0)
+            else:
+                peer.reset(stream, REFUSED_STREAM)
+            refused.append(stream)
 
-    pool = {"protocol": protocol, "endpoints": [await site.endpoint(once)]}
+    pool = {"protocol": protocol, "endpoints": [await site.endpoint(once)], "retries": 0}
     gate = await routing_gate(site, [{"pool": "one"}], {"one": pool})
     if protocol == "oip":
         assert (await ask_model(gate, plain())).status == 200

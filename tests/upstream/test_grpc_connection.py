@@ -68,7 +68,7 @@ async def test_after_a_pause_it_connects_again() -> None:
         assert (channel.failures, channel.connects) == (0, 2)
 
 
-async def test_goaway_refuses_some_and_drains_others() -> None:
+async def test_goaway_drains_some_and_the_next_connection_has_the_others() -> None:
     going = asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -84,7 +84,7 @@ async def test_goaway_refuses_some_and_drains_others() -> None:
     scripted = Scripted(script, echo)
     async with scripted as address, channel_to(address) as channel:
         first, second, third = (start(channel, b"Echo", b"x") for _ in range(3))
-        assert await third.kind() == REFUSED
+        assert (await third.wait())[3] == b"x"
         assert not first.all
         # While the old connection drains, calls use a new one.
         assert (await start(channel, b"Echo", b"new").wait())[3] == b"new"
@@ -94,6 +94,36 @@ async def test_goaway_refuses_some_and_drains_others() -> None:
         assert (await second.wait())[3] == b"three"
         await until(lambda: channel.stats()["draining"] == 0)
         assert scripted.connections == 2
+
+
+async def test_a_server_that_ends_its_connections_after_so_many_requests() -> None:
+    async def one(peer: Peer) -> None:
+        await peer.settle()
+        stream, _, body = await peer.request()
+        peer.goaway(stream)
+        peer.answer(stream, body[5:])
+        await forever(peer)
+
+    scripted = Scripted(one)
+    async with scripted as address, channel_to(address) as channel:
+        calls = [start(channel, b"Echo", b"%d" % i) for i in range(5)]
+        assert sorted([(await call.wait())[3] for call in calls]) == [b"0", b"1", b"2", b"3", b"4"]
+        assert scripted.connections == 5
+
+
+async def test_a_server_that_takes_no_request_before_it_goes() -> None:
+    """Not for ever: elsewhere it may be taken."""
+
+    async def none(peer: Peer) -> None:
+        await peer.settle()
+        await peer.request()
+        peer.goaway(0)
+        await forever(peer)
+
+    scripted = Scripted(none)
+    async with scripted as address, channel_to(address) as channel:
+        assert await start(channel, b"Echo", b"x").kind() == REFUSED
+        assert scripted.connections == 5
 
 
 async def test_goaway_when_idle_is_no_failure() -> None:
