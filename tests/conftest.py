@@ -8,8 +8,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lb.config import plugins
+
+# Examples are not timed, nor is their making: the machine may be busy. They may share fixtures, and those who keep a
+# contract its tests.
+settings.register_profile(
+    "tests",
+    deadline=None,
+    suppress_health_check=[
+        HealthCheck.too_slow,
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.differing_executors,
+    ],
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture

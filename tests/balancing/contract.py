@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.policy import Policy
@@ -32,7 +32,7 @@ class PolicyContract:
     def build(self, fleet: Fleet, worker: int = 0) -> Policy:
         return fleet.build(self.policy, worker, **self.options)
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(max_examples=40)
     @given(
         costs=st.lists(st.floats(0.001, 100), min_size=1, max_size=40), choices=st.lists(st.integers(0, 7), max_size=80)
     )
@@ -59,7 +59,7 @@ class PolicyContract:
             assert [endpoints.load(i) for i in range(3)] == [0, 0, 0]
 
     # One test for several members on purpose: each runs all of it.
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(max_examples=60)
     @given(
         before=st.lists(endpoint_states, max_size=8),
         after=st.lists(endpoint_states, min_size=8, max_size=8),
@@ -82,7 +82,7 @@ class PolicyContract:
                     assert policy.pick(now, key, -1) in (available or {-1})
                     assert policy.pick(now, key, exclude) in (available - {exclude} or available or {-1})
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(max_examples=40)
     @given(
         states=st.lists(endpoint_states, min_size=1, max_size=8),
         loads=st.lists(st.integers(0, 5), min_size=8, max_size=8),

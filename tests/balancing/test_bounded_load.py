@@ -36,7 +36,7 @@ def capacities(fleet, weights, factor):
 
 
 @pytest.mark.parametrize("policy", HASHES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     weights=st.lists(st.integers(0, 9), min_size=1, max_size=7),
     factor=st.sampled_from([1, 1.25, 1.5, 2, 16.0]),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), weights=st.lists(st.integers(0, 9), min_size=1, max_size=7))
 def test_always_the_least_loaded_over_all_workers(data, weights):
     with Fleet(weights, workers=3) as fleet:
@@ -35,7 +35,7 @@ def expected_of_a_full_walk(fleet, weights, start, exclude):
     return min(candidates, key=lambda i: Fraction(fleet.sets[0].inflight(i) + 1, weights[i]), default=-1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data(), heavy=st.lists(st.integers(0, 59), max_size=5), busy=st.floats(0, 1))
 def test_walk_that_ends_early_finds_what_a_full_one_does(data, heavy, busy):
     random = data.draw(st.randoms(use_true_random=False))

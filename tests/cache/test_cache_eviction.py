@@ -4,7 +4,7 @@ import collections
 import itertools
 import random
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.cache.store import ResultCache
@@ -82,7 +82,7 @@ def value_of(chunks, number):
     return bytes([number & 255]) * (chunks * 512 - 64)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), sizes=st.sampled_from([(1,), (1, 2, 3), (1, 7, 30)]), ttl=st.booleans())
 def test_evicts_what_sieve_evicts(key, seed, sizes, ttl):
     segment, cache = open_cache()

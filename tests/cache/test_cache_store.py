@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.cache import lookup, owner, shard, store
@@ -151,7 +151,7 @@ operation = st.one_of(
 
 
 @pytest.mark.parametrize(("size", "evicts"), [(2 << 20, False), (128 << 10, True)])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(operations=st.lists(operation, max_size=60))
 def test_against_a_model(key, size, evicts, operations):
     segment = Segment.create(1, endpoint_capacity=1, series_capacity=1, cache_size=size)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.registry import check_policies
@@ -284,7 +284,7 @@ def test_failing_disk_is_a_config_error() -> None:
         load(Path("/proc/self/mem"))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200)
 @given(raw=st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_give_a_config_error(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "t.yaml"
@@ -305,7 +305,7 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
 PRODUCTION = yaml.safe_load((CONFIGS / "production.yaml").read_text())
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(place=st.sampled_from(places(PRODUCTION)[1:]), value=VALUES)
 def test_any_value_anywhere_is_taken_or_named(tmp_path: Path, place: tuple[str | int, ...], value: object) -> None:
     data = yaml.safe_load((CONFIGS / "production.yaml").read_text())

@@ -174,7 +174,7 @@ def test_endpoints_that_keep_changing_keep_no_series_of_others() -> None:
         plans.registry.sweep(plans.now)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

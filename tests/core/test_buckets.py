@@ -96,7 +96,7 @@ def test_zero_is_no_key(buckets: Buckets) -> None:
         buckets.try_take(0, 1, 1, NOW)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.integers(1, 10**12),
     st.integers(1, 1000),

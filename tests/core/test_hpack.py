@@ -45,7 +45,7 @@ class Wire:
         return [(bytes(name), bytes(value)) for name, value in self.decoder.decode(self.blocks[-1], raw=True)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     pool=st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=60),
     requests=st.lists(st.lists(st.integers(0, 59), max_size=20), max_size=12),
@@ -78,7 +78,7 @@ def test_a_field_is_kept_from_its_second_time_on() -> None:
     assert sizes[2] == sizes[3] == len(GET) + 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     kinds=st.lists(st.lists(st.tuples(NAMES, VALUES), max_size=12), min_size=1, max_size=12),
     more=st.lists(st.tuples(NAMES, VALUES), max_size=3),
@@ -146,7 +146,7 @@ def test_fields_that_come_with_every_request_are_all_kept() -> None:
     assert len(wire.blocks[-1]) == len(CALL)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.from_regex(rb"x-[a-z]{1,12}", fullmatch=True), st.binary(max_size=60)), max_size=8))
 def test_any_eight_fields_are_kept(fields: list[Field]) -> None:
     wire = Wire()

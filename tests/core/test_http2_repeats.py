@@ -43,7 +43,7 @@ def trailers(echo: Http2Echo) -> list[list[Field]]:
     return [event[4] for event in echo.events if event[0] == "trailers"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     kinds=st.lists(EXTRA, min_size=1, max_size=6),
     order=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=40),
@@ -73,7 +73,7 @@ def test_a_server_reads_what_was_sent(kinds: list[list[Field]], order: list[tupl
     assert all(event[2] == 0 for event in echo.events if event[0] == "close")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(kinds=st.lists(EXTRA, min_size=1, max_size=6), order=st.lists(st.integers(0, 5), max_size=40))
 def test_a_client_reads_what_was_sent(kinds: list[list[Field]], order: list[int]) -> None:
     encoder = hpack.Encoder()

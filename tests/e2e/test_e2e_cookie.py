@@ -113,7 +113,8 @@ async def test_balancers_with_one_key_and_a_key_that_changes(
     key.write_bytes(os.urandom(48))
     key.chmod(0o600)
     config = config_of(servers, key_file=str(key))
-    one, two = [start(config) for _ in range(2)]
+    # In threads, as the endpoints are in this loop: while it stands, checks fill their backlogs.
+    one, two = [await asyncio.to_thread(start, config) for _ in range(2)]
     name, cookie = await get(one.port())
     await stays(two.port(), cookie, name)
 

@@ -51,7 +51,7 @@ def test_success_rate_needs_hosts_and_volume():
     assert found([Volume(100, 0)] * 3 + [bad], config) == [(3, SUCCESS_RATE)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=12))
 def test_whoever_is_found_is_below_the_floor_and_never_all(pairs):
     volumes = [Volume(*pair) for pair in pairs]

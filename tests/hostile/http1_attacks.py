@@ -120,7 +120,7 @@ async def chunk_extensions(hostile: Hostile) -> None:
     await hostile.hear(5)
 
 
-SHORT = {"header_timeout": "1s", "body_timeout": "1s", "send_timeout": "1s", "idle_timeout": "5s"}
+SHORT = {"header_timeout": "1s", "body_timeout": "1s", "send_timeout": "1s", "idle_timeout": "15s"}
 
 ATTACKS = [
     Attack("slow-headers", slow_headers, 300, SHORT, cut=300),

@@ -6,12 +6,10 @@ import base64
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.proxy.grpc_web import decode_pieces, encode_pieces, kind_of, trailers_frame
-
-relaxed = settings(deadline=None)  # the machine may be busy
 
 
 @pytest.mark.parametrize(
@@ -34,7 +32,6 @@ def test_kinds(content_type: bytes, kind: int, rest: bytes) -> None:
     assert kind_of(content_type) == (kind, rest)
 
 
-@relaxed
 @given(st.binary(max_size=400), st.lists(st.integers(0, 600), max_size=8))
 def test_whatever_is_encoded_can_be_decoded_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     text = base64.b64encode(data)
@@ -43,20 +40,17 @@ def test_whatever_is_encoded_can_be_decoded_in_any_pieces(data: bytes, cuts: lis
     assert decode_pieces(pieces) == data
 
 
-@relaxed
 @given(st.lists(st.binary(max_size=50), max_size=10), st.integers(1, 7))
 def test_padding_may_stand_in_the_middle(writes: list[bytes], step: int) -> None:
     text = b"".join(base64.b64encode(write) for write in writes)
     assert decode_pieces([text[i : i + step] for i in range(0, len(text), step)]) == b"".join(writes)
 
 
-@relaxed
 @given(st.lists(st.binary(max_size=50), max_size=16))
 def test_encoding_is_the_standard_one(pieces: list[bytes]) -> None:
     assert encode_pieces(pieces) == base64.b64encode(b"".join(pieces))
 
 
-@relaxed
 @given(st.binary(max_size=60))
 def test_text_that_is_none_is_refused(data: bytes) -> None:
     """Whatever is taken is what the standard library takes, group by group."""

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from route_reference import Request, find
 
@@ -273,7 +273,7 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600)
 @given(plans=st.lists(ROUTES, max_size=25), requests=st.lists(REQUESTS, min_size=1, max_size=8))
 def test_the_table_agrees_with_a_linear_search(
     segment: Segment, plans: list[RoutePlan], requests: list[Request]
