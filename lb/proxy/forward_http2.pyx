@@ -118,23 +118,27 @@ cdef class Http2Exchange(TryingExchange):
         return request_fields(self, scan)
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
-        cdef Http2Channel channel
+        cdef Http2Channel channel = None
         cdef bint launched = self.endpoint >= 0
         cdef int i
         if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED and self.state != X_REQUEST
                                     and self.state != X_BACKOFF):
             return
-        # Before an endpoint is chosen it is nobody's yet, and the call's own channel is as good as any.
-        channel = <Http2Channel>self.pool.channels[max(self.endpoint, 0)]
+        if launched:
+            channel = <Http2Channel>self.pool.channels[self.endpoint]
         for i in range(count):
-            if channel.write(self.call, spans[i].iov_base, spans[i].iov_len) < 0:
+            if (channel.write(self.call, spans[i].iov_base, spans[i].iov_len) if launched
+                    else tg_buffer_append(&self.call.stream.queue, spans[i].iov_base, spans[i].iov_len)) < 0:
                 self.fail(503, b"no-memory", "out of memory")
                 return
             if launched and self.messages is not None:
                 self.messages.take(self, <const char *>spans[i].iov_base, spans[i].iov_len)
         if last:
             self.request_complete = True
-            channel.finish(self.call)
+            if launched:
+                channel.finish(self.call)
+            else:
+                self.call.stream.finished = True
             if self.state == X_PICKED:
                 self.move(X_WAITING)
                 self.arm_wait()

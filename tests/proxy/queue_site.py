@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from datapath import ROUTE, SECOND, Gate, Site, settle
+from datapath import ROUTE, SECOND, Gate, Handler, Site, settle
 
 from lb.config.plan import QueuePlan
 from lb.telemetry.series import Series
@@ -82,6 +82,6 @@ def routes(*settings: dict[str, Any]) -> tuple[Any, ...]:
     )
 
 
-async def capped(site: Site, endpoint: Held, queue: QueuePlan | None = QUEUE, **settings: Any) -> Gate:
+async def capped(site: Site, endpoint: Handler, queue: QueuePlan | None = QUEUE, **settings: Any) -> Gate:
     pool = {"queue": queue, **settings.pop("pool", {})}
     return await site.gate([await site.endpoint(endpoint)], cap=1, pool=pool, **settings)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from datapath import SECOND, Gate, Site, listening_socket, settle
+from datapath import SECOND, Gate, Handler, Site, listening_socket, settle
 from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting
 
 from lb.config.plan import QueuePlan
@@ -21,7 +21,7 @@ from lb.proxy.proxy import Proxy
 
 @contextlib.asynccontextmanager
 async def two_workers(
-    site: Site, endpoint: Held, queue: QueuePlan = QUEUE, **settings: Any
+    site: Site, endpoint: Handler, queue: QueuePlan = QUEUE, **settings: Any
 ) -> AsyncIterator[tuple[Gate, Gate]]:
     bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
     gate = await capped(site, endpoint, queue, workers=2, bells=bells, **settings)
@@ -170,3 +170,30 @@ async def test_a_dead_worker_s_requests_still_count_for_a_moment(site: Site) -> 
         await settle(lambda: endpoint.active == 2, "it still waits")
         endpoint.answer(2)
         await asyncio.gather(first, second)
+
+
+async def test_a_body_that_comes_for_a_pool_that_a_reload_left_without_endpoints(site: Site) -> None:
+    """Its turn does not come before that of those in the other worker: until it does, the request stays in line."""
+
+    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async with two_workers(site, silent, pool={"protocol": "http2"}) as gates:
+        clients = []
+        for number, gate in enumerate((gates[0], gates[0], gates[1])):
+            reader, writer = await gate.connect()
+            clients.append((reader, writer))
+            writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+            begun = (lambda: gates[0].in_flight() == 1) if number == 0 else (lambda n=number: waiting(gates[0]) == n)
+            await settle(begun, f"request {number} has not begun")
+        (pool,) = gates[1].plan.pools
+        empty = replace(gates[1].plan, generation=2, pools=(replace(pool, endpoints=()),))
+        gates[1].proxy.apply(empty, dict(gates[1].proxy.descriptors))
+        reader, writer = clients[-1]
+        for _ in range(10):
+            writer.write(bytes(100))
+            await asyncio.sleep(0)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        for _, writer in clients:
+            writer.close()
+        await settle(lambda: waiting(gates[0]) == 0, "some still wait")
