@@ -61,7 +61,7 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
 
 
 cdef void follow(Exchange exchange) noexcept:
-    cdef Pool pool = exchange.pool, newest = pool.newest()
+    cdef Pool pool = exchange.pool, newest = pool.newer
     cdef int failed = exchange.last_endpoint
     exchange.move_to(newest)
     if failed >= 0 and exchange.pool is newest:

@@ -9,6 +9,7 @@ import operator
 import os
 from time import monotonic_ns
 from dataclasses import replace
+from weakref import WeakSet
 
 from lb.core.bell cimport Bells
 from lb.core.poller cimport Poller
@@ -67,6 +68,7 @@ class Proxy:
         self.listeners = {}
         self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
         self.pools = []             # of the plan, in its order
+        self.former = WeakSet()     # of plans before, as long as exchanges have them
         self.routes = {}            # http listener -> what its routes were made to (lb.proxy.tables)
         self.connections = set()
         self.draining = False
@@ -261,8 +263,9 @@ class Proxy:
         self.commit_queues(plan, pools, queues)
         self.commit_probers(pools)
         formed = {pool.name: pool for pool in pools}
-        for pool in set(self.pools).difference(pools):
-            pool.newer = formed.get(pool.name)
+        self.former.update(set(self.pools).difference(pools))
+        for pool in self.former:              # all of them: one that led to the next would keep all between
+            pool.newer = formed.get(pool.name, pool.newer)
         self.plan, self.pools = plan, pools
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)

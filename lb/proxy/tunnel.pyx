@@ -165,7 +165,7 @@ cdef class Tunnel(Waiter):
 
     cdef void follow(self) noexcept:
         """A reload has changed the pool since the session came."""
-        cdef Pool pool = self.pool, newest = pool.newest()
+        cdef Pool pool = self.pool, newest = pool.newer
         cdef int failed = self.last
         self.move_to(newest)
         if failed >= 0 and self.pool is newest:

@@ -73,15 +73,14 @@ cdef class Pool:
     cdef readonly PoolCosts costs     # None: a request is a request
     cdef readonly Sequences sequences         # None: a sequence is as good as any request
     cdef readonly Pool leaving        # the endpoints that the plan no longer names but may have sequences, or None
-    cdef public Pool newer            # its form in the plan that took this one's place, or None
+    cdef public Pool newer            # its form in the last plan that has it, or None: it is that
+    cdef object __weakref__
 
     # Where the pool has `costs`, whoever acquires sets `endpoints.cost` first, keeps `endpoints.charged` and gives that
     # back: then its load is what was added, less exactly that. Elsewhere it is 0.
 
     # The bit of a model, for the set's `wanted`; 0 = its readiness is not known. Only where `models` is not None.
     cdef uint64_t model_bit(self, bytes name) noexcept
-    # Its form in the last plan that has it.
-    cdef Pool newest(self)
     # The endpoint of this address, -1 where it has none.
     cdef int index_at(self, str address) noexcept
     # Chooses an endpoint and counts one more in flight there: its index, TAKEN_NOBODY when none takes requests, or

@@ -118,12 +118,6 @@ cdef class Pool:
         found = self.models.get(name)
         return 0 if found is None else <uint64_t>found
 
-    cdef Pool newest(self):
-        cdef Pool pool = self
-        while pool.newer is not None:
-            pool = pool.newer
-        return pool
-
     cdef int index_at(self, str address) noexcept:
         cdef int i
         for i in range(self.endpoints.size):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from routing_site import routing_gate
 from scripted_peer import Peer
 
 from lb.control.registry import DRAIN, ENABLED
+from lb.upstream.pool import Pool
 from lb.wire import grpc_service_pb2 as wire
 
 REFUSED_STREAM = 7
@@ -190,6 +192,29 @@ async def test_a_retry_after_a_reload_goes_to_what_the_pool_has_now(site: Site, 
     asking = asyncio.create_task(get(gate))
     await settle(lambda: bool(a.seen), "the first try has not begun")
     reduce_to(gate, 1)
+    a.go.set()
+    assert await asking == (200, b"b")
+    await idle(gate)
+
+
+async def test_a_request_that_lasts_keeps_no_forms_of_its_pool_between_its_own_and_the_last(site: Site) -> None:
+    gate, a, _b = await retried(site, "http", ["snap"], ["answer"], on=["reset"], backoff={"base": 0})
+    asking = asyncio.create_task(get(gate))
+    await settle(lambda: bool(a.seen), "the first try has not begun")
+
+    def forms() -> int:
+        gc.collect()
+        return sum(type(each) is Pool for each in gc.get_objects())
+
+    reduce_to(gate, 1)
+    (pool,) = gate.plan.pools
+    counts = []
+    for pause in range(1, 9):
+        again = replace(pool, endpoints=pool.endpoints[1:], connect_timeout_ns=pool.connect_timeout_ns + pause)
+        gate.proxy.apply(replace(gate.plan, generation=10 + pause, pools=(again,)), dict(gate.proxy.descriptors))
+        await asyncio.sleep(0)  # routes that are gone are freed in the next turn
+        counts.append(forms())
+    assert counts[0] == counts[-1]
     a.go.set()
     assert await asking == (200, b"b")
     await idle(gate)
