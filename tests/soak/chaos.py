@@ -19,7 +19,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import pytest
 from chaos_clients import Chaos
 from chaos_config import Ports, Roll
 from daemon import Daemon, environment, eventually
+from ports import free_port
 
 SECONDS = float(os.environ.get("TIDEGATE_CHAOS_SECONDS", "120"))
 SEED = int(os.environ.get("TIDEGATE_CHAOS_SEED", "1"))
@@ -45,6 +47,41 @@ def processes() -> Iterator[list[subprocess.Popen[str]]]:
     ]
     yield made
     for one in made:
+        one.kill()
+        one.wait()
+
+
+# Ends a connection after so many requests, by a GOAWAY that leaves some of those under way to the next one.
+GOING = """
+daemon off; master_process off; pid {folder}/nginx.pid; error_log /dev/null;
+events {{ worker_connections 1000; }}
+http {{
+  access_log off; keepalive_requests 50; client_max_body_size 0; client_body_temp_path {folder}/body;
+  {servers}
+}}
+"""
+
+
+@pytest.fixture
+def going(tmp_path: Path) -> Iterator[Callable[[list[Ports]], list[Ports]]]:
+    """Gives each endpoint the port of an nginx before its gRPC."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start(ports: list[Ports]) -> list[Ports]:
+        ports = [replace(each, going=free_port()) for each in ports]
+        servers = "".join(
+            f"server {{ listen 127.0.0.1:{each.going} http2; location / {{ grpc_pass 127.0.0.1:{each.grpc}; }} }}\n"
+            for each in ports
+        )
+        config = tmp_path / "nginx.conf"
+        config.write_text(GOING.format(folder=tmp_path, servers=servers))
+        # To standard error goes what it calls deprecated: `http2 on` is not known to older ones.
+        made.append(subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL))
+        return ports
+
+    yield start
+    for one in made:
+        assert one.poll() is None, "nginx has ended"
         one.kill()
         one.wait()
 
@@ -122,10 +159,13 @@ def left(daemon: Daemon) -> list[str]:
 
 
 async def test_any_configuration_follows_any_other(
-    processes: list[subprocess.Popen[str]], started: list[Daemon], tmp_path: Path
+    processes: list[subprocess.Popen[str]],
+    going: Callable[[list[Ports]], list[Ports]],
+    started: list[Daemon],
+    tmp_path: Path,
 ) -> None:
     dice = random.Random(SEED)
-    ports = [Ports(**json.loads(process.stdout.readline())) for process in processes if process.stdout]
+    ports = going([Ports(**json.loads(process.stdout.readline())) for process in processes if process.stdout])
     roll = Roll(dice, ports, str(tmp_path / "access.log"))
     daemon = Daemon(tmp_path, roll())
     started.append(daemon)

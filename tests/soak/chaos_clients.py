@@ -11,7 +11,7 @@ import json
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -110,6 +110,12 @@ class Chaos:
                     made.parameters[name].int64_param = value
         return made.SerializeToString()
 
+    async def messages(self, longest: float) -> AsyncIterator[bytes]:
+        for _ in range(self.dice.randint(1, 6)):
+            yield self.message()
+            if longest:
+                await asyncio.sleep(self.dice.uniform(0, longest))
+
     async def grpc(self) -> None:
         while not self.stop.is_set():
             port = self.port("web")
@@ -130,8 +136,8 @@ class Chaos:
     async def call(self, channel: grpc.aio.Channel) -> None:
         timeout = self.dice.choice([None, None, 0.05, 1])
         if self.dice.random() < 0.25:
-            messages = [self.message() for _ in range(self.dice.randint(1, 6))]
-            async for _ in channel.stream_stream(_STREAM)(iter(messages), timeout=timeout):
+            longest = self.dice.choice([0, 0, 0.5])  # seconds between two messages: reloads come between them
+            async for _ in channel.stream_stream(_STREAM)(self.messages(longest), timeout=timeout):
                 pass
             return
         call = channel.unary_unary(_INFER)(self.message(), timeout=timeout)

@@ -15,11 +15,13 @@ HASHES = ("maglev", "ring_hash", "rendezvous")
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Of one endpoint's process: what speaks HTTP/1.1 (and is what TCP pools have), gRPC, and UDP."""
+    """Of one endpoint's process: what speaks HTTP/1.1 (and is what TCP pools have), gRPC, and UDP; and the gRPC by way
+    of a proxy that ends its connections every so many requests, if there is one."""
 
     http: int
     grpc: int
     udp: int
+    going: int | None = None
 
 
 class Roll:
@@ -107,7 +109,7 @@ class Roll:
                 "attempts": dice.randint(0, 4),
                 "on": dice.sample(RETRY_ON, dice.randint(1, 4)),
                 "budget": dice.choice([5, 100]),
-                "backoff": {"base": dice.choice(["0s", "20ms"])},
+                "backoff": {"base": dice.choice(["0s", "20ms", "600ms"])},
                 "per_try_timeout": dice.choice(["60ms", "500ms"]),
             }
         if self.often(0.5):
@@ -169,7 +171,10 @@ class Roll:
         side = {"http": "http", "tcp": "http", "udp": "udp"}.get(protocol, "grpc")
         made: list[Section] = []
         for ports in dice.sample(self.ports, dice.randint(1, len(self.ports))):
-            made.append({"address": f"127.0.0.1:{getattr(ports, side)}", "weight": dice.choice([0, 1, 1, 1, 2, 5])})
+            port = getattr(ports, side)
+            if side == "grpc" and ports.going is not None and self.often(0.3):
+                port = ports.going
+            made.append({"address": f"127.0.0.1:{port}", "weight": dice.choice([0, 1, 1, 1, 2, 5])})
             for key, values in {"priority": [0, 1, 2], "zone": ["a", "b"], "max_in_flight": [1, 2, 4]}.items():
                 if self.often(0.2):
                     made[-1][key] = dice.choice(values)
