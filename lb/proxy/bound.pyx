@@ -47,17 +47,19 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
     exchange.last_endpoint = -1               # an index of the old one
     if exchange.kept_to >= 0:
         exchange.kept_to = pool.index_at(old.endpoints.addresses[exchange.kept_to]) if pool.sticky else -1
-    if exchange.bound >= 0:
+    if pool.sequences is None:
+        if exchange.pinned:                   # they were switched off: it is as good as any request
+            exchange.pinned = exchange.tied = False
+            exchange.pin = 0
+            exchange.bound = -1
+    elif exchange.bound >= 0:
         slot = old.sequences.slots[exchange.bound]
-        exchange.bound = exchange.pool.sequences.index_of(slot) if exchange.pool.sequences is not None else -1
-        if exchange.bound < 0 and exchange.pool.sequences is not None and exchange.pool.leaving is not None:
-            exchange.pool = exchange.pool.leaving
+        exchange.bound = pool.sequences.index_of(slot)
+        if exchange.bound < 0 and pool.leaving is not None:
+            exchange.pool = pool.leaving
             exchange.bound = exchange.pool.sequences.index_of(slot)
         if exchange.bound < 0:
             exchange.bound = BOUND_LOST
-    if exchange.pinned and exchange.pool.sequences is None:
-        exchange.pinned = False               # they were switched off
-        exchange.pin = 0
 
 
 cdef void follow(Exchange exchange) noexcept:

@@ -201,7 +201,7 @@ cdef class Exchange(Http1Call):
         return explain_choice(self, now, turn) if self.explained else self.choose(now, turn)
 
     cdef int choose(self, uint64_t now, bint turn) noexcept:
-        if self.bound != -1 and (turn or self.pinned):
+        if self.bound != -1:
             return self.pool.acquire_bound(self.bound, now) if self.bound >= 0 else TAKEN_NOBODY
         if self.kept_to >= 0:
             return acquire_kept(self, now, turn)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from datapath import SECOND, Gate, Site, settle
 from h2_client import H2Client, frame, h2_client
-from oip_site import Answer, ModelServer, ask, plain
+from oip_site import Answer, ModelServer, ask, echo, plain
+from queue_site import QUEUE, waiting
 
 from lb.config.plan import PolicyPlan, SequencePlan
 from lb.core.pins import Pins
@@ -203,6 +204,26 @@ async def test_messages_may_be_cut_anywhere(site: Site, seed: int) -> None:
         await client.answer(stream)
     for key in keys:
         assert (await step(gate, key)).status == (200 if key in open_ else 409)
+
+
+async def test_a_request_that_waits_when_a_reload_switches_sequences_off_is_as_good_as_any(site: Site) -> None:
+    go = asyncio.Semaphore(0)
+
+    async def held(request: Any, context: Any) -> Any:
+        await go.acquire()
+        return await echo(request, context)
+
+    gate = await site.gate([await site.model(ModelServer(held))], cap=1, pool={**POOL, "queue": QUEUE})
+    go.release()
+    assert (await step(gate, 7, start=True)).status == 200
+    first = asyncio.create_task(step(gate, 7))
+    await settle(lambda: gate.in_flight() == 1, "the first has not begun")
+    second = asyncio.create_task(step(gate, 7))
+    await settle(lambda: waiting(gate) == 1, "the second does not wait")
+    site.reload_pool(gate, sequence=None)
+    go.release()
+    go.release()
+    assert [(await first).status, (await second).status] == [200, 200]
 
 
 async def effort(gate: Gate, before: bytes, message: bytes) -> float:
