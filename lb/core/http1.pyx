@@ -59,6 +59,7 @@ cdef enum:
     NOT_HTTP = -1                                     # of a callback
 
 cdef const char *EXPECTED = b"Expected HTTP/"
+cdef const char *TOO_MUCH = b"Too many or too large fields"
 cdef llhttp_settings_t SETTINGS
 
 
@@ -223,6 +224,8 @@ cdef class Parser:
         self.why = llhttp_get_error_reason(&self.http)
         if error == HPE_CB_HEADERS_COMPLETE:
             self.why = EXPECTED
+        elif self.why == NULL:            # llhttp has none when a callback for a piece of text refuses
+            self.why = TOO_MUCH
         return -1
 
     cdef int execute_other(self, Scan *scan, const char *data, size_t n) noexcept:

@@ -104,7 +104,9 @@ cdef class HttpConnection(ReceivingConnection):
             taken = self.parser.execute(scan, data, n)
             if taken < 0:
                 exchange = self.exchange
-                if exchange is not None:
+                if exchange is not None and scan.error == SCAN_TOO_MANY_FIELDS:
+                    exchange.fail(431, b"too-many-fields", "too many trailer fields")
+                elif exchange is not None:
                     exchange.fail(400, b"bad-body", self.parser.why.decode("latin-1"))
                 elif scan.error == SCAN_TOO_MANY_FIELDS:
                     self.refuse(431, b"too many header fields")

@@ -99,6 +99,29 @@ async def test_nobody_is_who_a_trailer_says(site: Site, name: str) -> None:
     assert seen[1] == b"X-Sum: 1\r\n\r\n"
 
 
+@pytest.mark.parametrize("trailers", [b"X: y\r\n" * 65, b"X: " + b"y" * 20_000 + b"\r\n"], ids=["many", "large"])
+@pytest.mark.parametrize("begun", [True, False])
+async def test_too_much_behind_a_body_is_told(site: Site, trailers: bytes, begun: bool) -> None:
+    """Whether the endpoint has the request's beginning by then, or all of it comes at once."""
+    asked = asyncio.Event()
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    gate = await site.gate([await site.endpoint(endpoint)])
+    reader, writer = await gate.connect()
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+    if begun:
+        writer.write(head)
+        await asyncio.wait_for(asked.wait(), 20)
+        head = b""
+    writer.write(head + b"0\r\n" + trailers + b"\r\n")
+    assert (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 431 ")
+    writer.close()
+
+
 async def test_204_has_no_length(site: Site) -> None:
     """Strict clients of HTTP/2 take the whole answer for malformed (RFC 9110 section 8.6)."""
     answer = b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\nX-A: b\r\n\r\n"
