@@ -76,9 +76,8 @@ def check_files(config: Config) -> list[Found]:
 
 
 def _presence(config: Config, broken: Set[str]) -> Iterator[Found]:
-    for section in ("listeners", "pools"):
-        if not getattr(config, section) and not any(path.split(".")[0] == section for path in broken):
-            yield section, "is required: at least one is needed"
+    if not config.listeners and not any(path.split(".")[0] == "listeners" for path in broken):
+        yield "listeners", "is required: at least one is needed"
 
 
 def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:

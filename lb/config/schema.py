@@ -189,7 +189,7 @@ class Config(Model):
     listeners: dict[Name, ListenerConfig] = {}
     """Where clients connect, by name. At least one."""
     pools: dict[Name, PoolConfig] = {}
-    """Where requests are answered, by name."""
+    """Where requests are answered, by name. None is needed where routes only redirect, or answer themselves."""
     cache: CacheConfig | None = None
     """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
     log: LogConfig = LogConfig()

@@ -40,3 +40,23 @@ async def test_ten_thousand_routes_and_a_thousand_endpoints(start: Start, endpoi
         assert outcome["ok"], outcome
         assert (await client.get(f"{base}/m{ROUTES - 1:05}/infer")).text == "new"
         assert (await client.get(f"{base}/m00000/infer")).text == "a"
+
+
+async def test_no_pool_is_needed_to_send_clients_elsewhere(start: Start, endpoint: Callable[..., Any]) -> None:
+    """A file with redirects alone; pools may come with a reload, and go with the next."""
+    real = await endpoint("a")
+    redirect: dict[str, Any] = {
+        "workers": 2,
+        "listeners": {"web": http_listener({"redirect": {"scheme": "https", "host": "example.org"}})},
+    }
+    pools = {"many": {"protocol": "http", "endpoints": [real.address]}}
+    daemon = start(redirect)
+    url = f"http://127.0.0.1:{daemon.port()}/x?y"
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+        assert (await client.get(url)).headers["location"] == "https://example.org/x?y"
+        asking = {**redirect, "listeners": {"web": http_listener({"pool": "many"})}, "pools": pools}
+        assert daemon.reload(asking)["ok"]
+        assert (await client.get(url)).text == "a"
+        assert daemon.reload(redirect)["ok"]
+        assert (await client.get(url)).status_code == 302
+    assert daemon.status()["pools"] == []
