@@ -96,10 +96,11 @@ cdef class Http2Host(Http2Session):
             request.started = True
             if self.resets and reset_ahead(<uint32_t>stream.id):
                 return
+            scan.max_fields = request.listener.max_headers
             if self.block_over:
+                read_request(scan, &self.block, last)          # as far as it came
                 request.malformed(HEAD_TOO_MANY)
                 return
-            scan.max_fields = request.listener.max_headers
             if self.known == NULL:
                 problem = read_request(scan, &self.block, last)
             else:
@@ -245,8 +246,10 @@ cdef class Http2Request(Client):
 
     cdef void malformed(self, int problem) noexcept:
         """A head that cannot be taken."""
-        worker_scan().head = False                # not all of it is there
+        cdef Scan *scan = worker_scan()
+        scan.head = False                         # not all of it is there
         if self.exchange is None and problem == HEAD_TOO_MANY:
+            self.grpc = speaks_grpc(scan)         # whose clients say so before their metadata
             self.decline(431, "the header fields are too large, or too many")
         elif self.exchange is None and problem == HEAD_METHOD:
             self.decline(501, "the method is not known here")

@@ -214,6 +214,23 @@ async def test_errors_of_the_gate_speak_grpc(site: Site) -> None:
             assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
+@pytest.mark.parametrize(
+    "metadata", [(("x-large", "v" * 20_000),), tuple((f"x-{i}", "v") for i in range(100))], ids=["large", "many"]
+)
+async def test_metadata_over_a_limit_is_told_by_grpc(site: Site, metadata: tuple[tuple[str, str], ...]) -> None:
+    async with service() as server:
+        gate = await site.gate([server.address], pool=GRPC_POOL)
+        async with channel_to(gate) as channel:
+            call = channel.unary_unary("/test.Kinds/Unary")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(b"x", metadata=metadata, timeout=20)
+            assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert await call(b"x", timeout=20) == b"x"
+        async with h2_client(gate.port) as client:
+            assert (await client.fetch("/test.Kinds/Unary", fields=metadata)).status == 431
+        assert len(server.metadata) == 1
+
+
 async def test_plain_http_to_a_grpc_pool_is_415(site: Site) -> None:
     async with service() as server:
         gate = await site.gate([server.address], pool=GRPC_POOL)
