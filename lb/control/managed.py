@@ -1,7 +1,8 @@
 """The managed pools of a configuration: which supervisors run, and which endpoints they give.
 
-A changed `serve` section starts its model servers beside the old ones and takes over once enough of them are ready; a
-pool that had `endpoints` keeps them until then. So a reload never leaves a pool empty that was not.
+A changed `serve` section starts as many model servers as the load has now, beside the old ones, and takes over once
+they are ready; a pool that had `endpoints` keeps them until then. So a reload never leaves a pool empty that was not,
+or with less than its load needs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ log = logging.getLogger("tidegate.master")
 class Server(Protocol):
     """The model servers of one `serve` section, with the scaling of their number."""
 
+    @property
+    def wanted(self) -> int:
+        """How many there are to be."""
+
     async def start(self) -> None: ...
+    def hold(self, number: int) -> None:
+        """There are to be `number`, within its limits, and no load counts until `release`."""
+
+    async def release(self) -> None: ...
     async def stop(self) -> None:
         """Drains and ends all of them."""
 
@@ -129,13 +138,15 @@ class ManagedPools:
             self._spawn(known.server.reconfigure(pool))
         elif known.successor is None:
             log.info("pool %s: its model servers are replaced by ones with the new settings", name)
-            known.successor = (serve, self._start(name, pool))
+            known.successor = (serve, self._start(name, pool, known.server.wanted))
         else:
             known.successor = (serve, known.successor[1])
             self._spawn(known.successor[1].reconfigure(pool))
 
-    def _start(self, name: str, pool: PoolConfig) -> Server:
+    def _start(self, name: str, pool: PoolConfig, held: int | None = None) -> Server:
         server = self._factory(name, pool, lambda: self._on_change(name))
+        if held is not None:
+            server.hold(held)
         self._spawn(server.start())
         return server
 
@@ -144,10 +155,14 @@ class ManagedPools:
         if pool is None:
             return
         if pool.successor is not None:
+            # The load may have asked for others while they load their models, which takes minutes where it is TensorRT.
+            pool.successor[1].hold(pool.server.wanted)
+        if pool.successor is not None:
             serve, server = pool.successor
-            if len(server.endpoints()) >= max(1, min(serve.min, len(pool.endpoints()))):
+            if len(server.endpoints()) >= max(1, min(server.wanted, len(pool.endpoints()))):
                 pool.leaving.append(pool.server)
                 pool.serve, pool.server, pool.successor = serve, server, None
+                self._spawn(server.release())
         pool.served = pool.served or bool(pool.server.endpoints())
         self._changed(name)
 

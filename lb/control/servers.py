@@ -43,11 +43,24 @@ class ModelServers:
         )
         self._autoscaler: Autoscaler | None = None
         self._pool = pool
+        self._held = False
         self._stopped = False
+
+    @property
+    def wanted(self) -> int:
+        return self._supervisor.wanted
 
     async def start(self) -> None:
         """Raises StartError when the runtime folder cannot be used."""
         await self._supervisor.start()
+        await self._scale(self._pool)
+
+    def hold(self, number: int) -> None:
+        self._held = True
+        self._supervisor.scale_to(self._within(number))
+
+    async def release(self) -> None:
+        self._held = False
         await self._scale(self._pool)
 
     async def stop(self) -> None:
@@ -81,9 +94,9 @@ class ModelServers:
             stale, self._autoscaler = self._autoscaler, None
             if stale is not None:
                 await stale.stop()
-            self._supervisor.scale_to(serve.min)
+        self._supervisor.scale_to(self._within(self._supervisor.wanted))
+        if scaling is None or self._held:
             return
-        self._supervisor.scale_to(min(max(self._supervisor.wanted, serve.min), serve.max))
         if self._autoscaler is not None:
             self._autoscaler.reconfigure(scaling, serve.min, serve.max)
         elif not self._stopped:
@@ -98,6 +111,10 @@ class ModelServers:
                 clock=self._context.clock,
             )
             self._autoscaler.start()
+
+    def _within(self, number: int) -> int:
+        serve = _serve(self._pool)
+        return serve.min if self._pool.scaling is None else min(max(number, serve.min), serve.max)
 
     def _inflight(self, address: str) -> int:
         return self._context.inflight(self._name, address)

@@ -20,6 +20,14 @@ class Server:
         self.drain = asyncio.Event()
         self.drain.set()
         self.ready: tuple[EndpointSpec, ...] = ()
+        self.wanted = pool.serve.min if pool.serve else 0
+        self.held = False
+
+    def hold(self, number: int) -> None:
+        self.wanted, self.held = number, True
+
+    async def release(self) -> None:
+        self.held = False
 
     def be_ready(self, *addresses: str) -> None:
         self.ready = tuple(map(EndpointSpec, addresses))
@@ -135,6 +143,26 @@ async def test_other_models_take_over_when_enough_are_ready() -> None:
     old.be_ready()
     assert not managed.pools.alive("p", "unix:/1")
     assert not new.stopped
+
+
+async def test_the_successors_are_as_many_as_the_load_has_asked_for() -> None:
+    managed = Managed()
+    await managed.apply(serving(max=4))
+    old = managed.servers[0]
+    old.wanted = 3
+    old.be_ready("unix:/1", "unix:/2", "unix:/3")
+    await managed.apply(serving("/other", max=4))
+    new = managed.servers[1]
+    assert (new.wanted, new.held) == (3, True)
+    new.be_ready("unix:/4", "unix:/5")
+    assert len(managed.addresses(serving())) == 3  # one server less would not carry what three do
+    old.wanted = 4
+    old.be_ready("unix:/1", "unix:/2", "unix:/3", "unix:/6")
+    assert new.wanted == 4  # the load grew meanwhile
+    new.be_ready("unix:/4", "unix:/5", "unix:/7", "unix:/8")
+    assert managed.addresses(serving()) == ["unix:/4", "unix:/5", "unix:/7", "unix:/8"]
+    await asyncio.sleep(0)
+    assert not new.held  # now they have the load, and follow it
 
 
 async def test_a_change_that_is_taken_back_stops_its_servers() -> None:

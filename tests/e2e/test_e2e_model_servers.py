@@ -133,3 +133,24 @@ async def test_load_adds_and_removes_model_servers_without_a_failed_request(star
     assert ways["up"] >= 1
     assert ways["down"] >= 1
     eventually(lambda: daemon.in_flight() == 0, "in-flight counts")
+
+
+async def test_a_reload_replaces_as_many_model_servers_as_the_load_has(start: Start) -> None:
+    scaling = {"interval": "200ms", "metrics": [{"type": "in_flight", "target": 2}]}  # down: not before 300 s
+    config = digits_config(**digits_pool(min=1, max=3), scaling=scaling)
+    daemon = start(config)
+    messages = [digit_request(sample["image"]) for sample in digit_samples()]
+    async with load(daemon.port(), messages, clients=24) as running:
+        await asyncio.to_thread(eventually, lambda: len(ready_replicas(daemon)) == 3, "three model servers")
+        before = set(ready_replicas(daemon).values())
+        config["pools"]["digits"]["serve"]["env"] = {"A": "1"}
+        await asyncio.to_thread(daemon.reload, config)
+
+        def replaced() -> list[str]:
+            """The new ones, from the moment on that they have taken over."""
+            return [] if before & set(ready_replicas(daemon).values()) else list(ready_replicas(daemon).values())
+
+        await asyncio.to_thread(eventually, replaced, "the model servers were not replaced")
+        assert len(replaced()) == 3
+        await running.until(100)
+    assert running.reasons == []
