@@ -194,9 +194,11 @@ def _health(endpoint: dict[str, Any]) -> str:
 def _managed(pools: Sequence[dict[str, Any]]) -> Table:
     table = table_of("model server", "pid", "state", "restarts", "last error")
     for pool in pools:
-        for r in pool["managed"]["replicas"]:
-            row = (f"{pool['name']}/{r['index']}", r["pid"] or "-", r["state"], r["restarts"], r["last_error"] or "-")
-            table.add_row(*map(cell, row))
+        for kind, mark in (("replicas", ""), ("next", " (next)"), ("leaving", " (leaving)")):
+            for r in pool["managed"][kind]:
+                name = f"{pool['name']}/{r['index']}{mark}"
+                row = (name, r["pid"] or "-", r["state"], r["restarts"], r["last_error"] or "-")
+                table.add_row(*map(cell, row))
         scaling = pool["managed"]["scaling"]
         if scaling is not None:
             limits = f"{scaling['wanted']} wanted, {scaling['min']} to {scaling['max']}: {scaling['reason']}"

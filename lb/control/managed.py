@@ -76,7 +76,7 @@ class ManagedPools:
         self._changed = changed
         self._pools: dict[str, _Pool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping: list[Server] = []
+        self._stopping: list[tuple[str, Server]] = []  # with the pool
 
     def endpoints(self, config: Config, running: Plan | None) -> dict[str, Sequence[EndpointSpec]]:
         """The endpoints of every managed pool of `config`, which may not be applied yet."""
@@ -95,7 +95,7 @@ class ManagedPools:
             published = {spec.address for spec in _endpoints(plan, name)}
             for server in [s for s in pool.leaving if not _names(s.endpoints(), published)]:
                 pool.leaving.remove(server)
-                self._stop(server)
+                self._stop(name, server)
 
     def alive(self, pool: str, address: str) -> bool:
         """Whether the process behind an endpoint of a managed pool takes requests; True for other pools."""
@@ -111,7 +111,15 @@ class ManagedPools:
         return [name for name, pool in self._pools.items() if not pool.served and not pool.endpoints()]
 
     def status(self) -> dict[str, dict[str, Any]]:
-        return {name: pool.server.status() for name, pool in self._pools.items()}
+        """Of those that serve, with the replicas that are to follow them (`next`) and those they have replaced."""
+        return {
+            name: {
+                **pool.server.status(),
+                "next": _replicas([pool.successor[1]] if pool.successor else []),
+                "leaving": _replicas([*pool.leaving, *(s for owner, s in self._stopping if owner == name)]),
+            }
+            for name, pool in self._pools.items()
+        }
 
     async def stop(self) -> None:
         """Drains and stops every model server."""
@@ -122,7 +130,8 @@ class ManagedPools:
 
     def kill(self) -> None:
         """Ends every model server at once; a `stop` under way is over soon then."""
-        for server in [*self._stopping, *(s for pool in self._pools.values() for s in self._servers(pool))]:
+        running = [server for pool in self._pools.values() for server in self._servers(pool)]
+        for server in [*(server for _, server in self._stopping), *running]:
             server.kill()
 
     def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
@@ -131,7 +140,7 @@ class ManagedPools:
             self._pools[name] = _Pool(name, serve, self._start(name, pool), tuple(_endpoints(before, name)))
             return
         if known.successor is not None and not _same_servers(known.successor[0], serve):
-            self._stop(known.successor[1])
+            self._stop(name, known.successor[1])
             known.successor = None
         if _same_servers(known.serve, serve):
             known.serve = serve
@@ -163,22 +172,23 @@ class ManagedPools:
                 pool.leaving.append(pool.server)
                 pool.serve, pool.server, pool.successor = serve, server, None
                 self._spawn(server.release())
+                log.info("pool %s: the model servers with the new settings are ready and take over", name)
         pool.served = pool.served or bool(pool.server.endpoints())
         self._changed(name)
 
     def _retire(self, pool: _Pool) -> None:
         for server in self._servers(pool):
-            self._stop(server)
+            self._stop(pool.name, server)
 
     def _servers(self, pool: _Pool) -> list[Server]:
         return [pool.server, *pool.leaving, *([pool.successor[1]] if pool.successor else [])]
 
-    def _stop(self, server: Server) -> None:
+    def _stop(self, pool: str, server: Server) -> None:
         async def stop() -> None:
             await server.stop()
-            self._stopping.remove(server)
+            self._stopping.remove((pool, server))
 
-        self._stopping.append(server)
+        self._stopping.append((pool, server))
         self._spawn(stop())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -193,6 +203,10 @@ class ManagedPools:
             log.error("%s", error)
         elif error is not None:
             log.error("a managed pool failed", exc_info=error)
+
+
+def _replicas(servers: Sequence[Server]) -> list[dict[str, Any]]:
+    return [replica for server in servers for replica in server.status()["replicas"]]
 
 
 def _managed(config: Config) -> dict[str, ServeConfig]:

@@ -142,10 +142,13 @@ def _sequences(status: Mapping[str, Any]) -> Iterator[Metric]:
         yield counter(f"sequences_{name}", text, (), [((), totals.get(name, 0))])
 
 
+_KINDS = ("replicas", "next", "leaving")  # of the settings in force, of those to come and of those before
+
+
 def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
     pools = [(p["name"], p["managed"]) for p in status["pools"] if p["managed"]]
     counts = {
-        (name, state): sum(r["state"] == state for r in managed["replicas"])
+        (name, state): sum(r["state"] == state for kind in _KINDS for r in managed[kind])
         for name, managed in pools
         for state in ("starting", "ready", "draining", "stopping", "backoff", "crash_loop")
     }
@@ -153,7 +156,7 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("replicas_wanted", "Model servers wished for", ("pool",), (((n,), m["wanted"]) for n, m in pools))
     yield counter(
         "replica_restarts", "Restarts of model servers", ("pool",),
-        (((n,), sum(r["restarts"] for r in m["replicas"])) for n, m in pools),
+        (((n,), sum(r["restarts"] for kind in _KINDS for r in m[kind])) for n, m in pools),
     )  # fmt: skip
     scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
     yield counter(

@@ -68,6 +68,8 @@ DOCUMENT: dict[str, Any] = {
             "managed": {
                 "wanted": 1,
                 "replicas": [REPLICA],
+                "next": [{**REPLICA, "index": 1, "last_error": "no such file"}],
+                "leaving": [{**REPLICA, "state": "draining"}],
                 "scaling": {"wanted": 1, "min": 1, "max": 4, "reason": "no decision yet"},
             },
         },
@@ -95,6 +97,8 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         ENDPOINT["address"],
         "empty (http, round_robin)        none",
         "exit code 1: no such model",
+        "digits/1 (next)     77   crash_loop  6         no such file",
+        "digits/0 (leaving)  77   draining",
         "1 wanted, 1 to 4: no decision yet",
     ):
         assert part in text

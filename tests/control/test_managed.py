@@ -51,7 +51,7 @@ class Server:
         self.drain.set()
 
     def status(self) -> dict[str, Any]:
-        return {"ready": len(self.ready)}
+        return {"replicas": [{"address": spec.address} for spec in self.ready]}
 
 
 class Managed:
@@ -163,6 +163,32 @@ async def test_the_successors_are_as_many_as_the_load_has_asked_for() -> None:
     assert managed.addresses(serving()) == ["unix:/4", "unix:/5", "unix:/7", "unix:/8"]
     await asyncio.sleep(0)
     assert not new.held  # now they have the load, and follow it
+
+
+async def test_status_has_those_to_come_and_those_before() -> None:
+    managed = Managed()
+
+    def known() -> dict[str, list[str]]:
+        status = managed.pools.status()["p"]
+        return {kind: [r["address"] for r in status[kind]] for kind in ("replicas", "next", "leaving")}
+
+    await managed.apply(serving(min=2))
+    old = managed.servers[0]
+    old.drain.clear()
+    old.be_ready("unix:/1", "unix:/2")
+    await managed.apply(serving("/other", min=2))
+    new = managed.servers[1]
+    new.be_ready("unix:/3")
+    assert known() == {"replicas": ["unix:/1", "unix:/2"], "next": ["unix:/3"], "leaving": []}
+    new.be_ready("unix:/3", "unix:/4")
+    taken_over = {"replicas": ["unix:/3", "unix:/4"], "next": [], "leaving": ["unix:/1", "unix:/2"]}
+    assert known() == taken_over
+    await managed.apply(serving("/other", min=2))
+    assert known() == taken_over  # they drain
+    old.drain.set()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert known()["leaving"] == []
 
 
 async def test_a_change_that_is_taken_back_stops_its_servers() -> None:

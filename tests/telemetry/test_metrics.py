@@ -26,6 +26,8 @@ STATUS: dict[str, Any] = {
             "managed": {
                 "wanted": 2,
                 "replicas": [{"state": "ready", "restarts": 1}],
+                "next": [{"state": "crash_loop", "restarts": 6}],
+                "leaving": [{"state": "draining", "restarts": 0}],
                 "scaling": {"scaled_up": 3, "scaled_down": 1},
             },
         }
@@ -103,7 +105,9 @@ def test_the_masters_state_is_shown() -> None:
     ready = {name: found["tidegate_endpoint_model_ready", "endpoint=a", f"model={name}", "pool=p"] for name in "mn"}
     assert ready == {"m": 1, "n": 0}
     assert found["tidegate_endpoint_outstanding", "endpoint=a", "pool=p"] == 7
-    assert found["tidegate_replicas", "pool=p", "state=ready"] == 1
+    for state in ("ready", "crash_loop", "draining"):
+        assert found["tidegate_replicas", "pool=p", f"state={state}"] == 1
+    assert found["tidegate_replica_restarts_total", "pool=p"] == 7
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
 
 
