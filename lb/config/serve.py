@@ -53,6 +53,9 @@ class ServeConfig(Model):
     tried again. Building TensorRT engines may need minutes."""
     drain_timeout: Duration = 30 * SECOND
     """Longest time a server that is being stopped may take to finish its requests; then it is killed."""
+    hang_timeout: Duration = 60 * SECOND
+    """A model server that was ready and has not answered for so long that it serves hangs: it is killed and started
+    again. It is asked every few seconds, by `grpc.health.v1`, beside the `health` of the pool. `0s`: never."""
     backoff: BackoffConfig = BackoffConfig()
     """Waiting time before a restart."""
     crash_loop: CrashLoopConfig = CrashLoopConfig()

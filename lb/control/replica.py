@@ -25,6 +25,9 @@ log = logging.getLogger("tidegate.supervisor")
 
 PROBE_INTERVAL = SECOND // 10
 PROBE_TIMEOUT = 2 * SECOND
+WATCH_INTERVAL = 5 * SECOND  # between two looks at whether a server that is ready still answers
+# So many looks at least have to be in vain: time alone may have passed while this machine slept.
+LEAST_LOOKS = 3
 DRAIN_POLL = SECOND // 20
 # Workers learn of a drain a moment after it began; in-flight must stay zero for so long to be believed.
 DRAIN_QUIET = SECOND // 4
@@ -122,6 +125,7 @@ class ManagedReplica:
         self._ready_at: int | None = None
         self._last_line = ""
         self._last_error = ""
+        self._hung = ""  # why its process was killed
 
     def __repr__(self) -> str:
         return f"<ManagedReplica {self.name} {self.state} pid={self.pid} address={self.address}>"
@@ -167,6 +171,7 @@ class ManagedReplica:
         """Start what is done in the new state; it ends with an event of its own or is cancelled by another one."""
         phases: dict[State, Callable[[], Coroutine[Any, Any, None]]] = {
             State.STARTING: self._run_until_serving,
+            State.READY: self._watch,
             State.DRAINING: self._drain,
             State.STOPPING: self._stop,
             State.BACKOFF: self._pause,
@@ -202,7 +207,7 @@ class ManagedReplica:
 
     def _spawn(self) -> None:
         around = self._around
-        self._ready_at, self._started_at, self._last_line = None, around.clock.now(), ""
+        self._ready_at, self._started_at, self._last_line, self._hung = None, around.clock.now(), "", ""
         self._listening.clear()
         listen = new_listen_address(self._serve, around.pool, self.index, around.runtime_dir)
         self.address = listen if listen.startswith("unix:") else None
@@ -222,6 +227,17 @@ class ManagedReplica:
         except TimeoutError:
             return f"no answer to a health check within {format_duration(PROBE_TIMEOUT)}"
         return ""
+
+    async def _watch(self) -> None:
+        """Kills it once it has not answered for `hang_timeout`; the exit is a failure like others."""
+        clock, limit = self._around.clock, self._serve.hang_timeout
+        answered, silent = clock.now(), 0
+        while limit and not (silent >= LEAST_LOOKS and clock.now() - answered >= limit):
+            await asyncio.sleep(min(WATCH_INTERVAL, limit // (2 * LEAST_LOOKS)) / SECOND)
+            answered, silent = (answered, silent + 1) if await self._probe() else (clock.now(), 0)
+        if limit:
+            self._hung = f"it has not answered for {format_duration(limit)} that it serves, and was killed"
+            self.kill()
 
     def _heard(self, line: str) -> None:
         if line.startswith(LISTENING) and not self._listening.is_set():
@@ -243,6 +259,8 @@ class ManagedReplica:
             return
         if self.state is State.STOPPING:
             self._fail(self._last_error, exited)  # it was stopped for a reason that says more than its end
+        elif self._hung:
+            self._fail(self._hung, exited)
         else:
             self._fail(": ".join(filter(None, (describe_exit(code), self._last_line))), exited)
 

@@ -158,6 +158,27 @@ async def test_a_killed_replica_is_out_at_once_and_comes_back_under_a_new_addres
         assert await serves(back.address or "")
 
 
+async def test_a_server_that_hangs_is_killed_and_started_again(tmp_path: Path) -> None:
+    async with running(tmp_path, hang_timeout="200ms", min=2) as pool:
+        await pool.ready(2)
+        hangs, well = pool.supervisor.replicas()
+        assert hangs.pid is not None
+        os.kill(hangs.pid, signal.SIGSTOP)
+        await until(lambda: hangs.address not in pool.addresses(), "for the end of what hangs")
+        await pool.ready(2)
+        again, still = pool.supervisor.replicas()
+        assert (again.restarts, still.pid, still.restarts) == (1, well.pid, 0)
+        assert again.last_error == "it has not answered for 200ms that it serves, and was killed"
+
+
+async def test_a_server_that_hangs_can_be_left_alone(tmp_path: Path) -> None:
+    async with running(tmp_path, hang_timeout="0s") as pool:
+        await pool.ready(1)
+        # Nobody looks.
+        await until(lambda: "digits/0 ready" not in {task.get_name() for task in asyncio.all_tasks()}, "for the watch")
+        assert pool.states() == ["ready"]
+
+
 async def test_every_exit_is_seen_under_many_kills(tmp_path: Path) -> None:
     async with running(tmp_path, min=3, crash_loop={"restarts": 1000}) as pool:
         for _ in range(3):
