@@ -143,6 +143,7 @@ class PoolPlan:
     learn: LearnPlan | None = None  # None = it learns no sessions
     cost: CostPlan | None = None  # None = a request is a request
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
+    cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ or with less than its load needs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Coroutine, Sequence, Set
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ class _Pool:
     successor: tuple[ServeConfig, Server] | None = None
     leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
     served: bool = False  # a model server was ready once
+    epoch: int = 0  # of those that serve: another number for every `serve` section that took over
 
     def endpoints(self) -> Sequence[EndpointSpec]:
         return self.server.endpoints() or (() if self.served else self.fallback)
@@ -75,6 +77,7 @@ class ManagedPools:
         self._factory = factory
         self._changed = changed
         self._pools: dict[str, _Pool] = {}
+        self._epochs = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping: list[tuple[str, Server]] = []  # with the pool
 
@@ -105,6 +108,11 @@ class ManagedPools:
         # The static ones it had before have no process of ours: the plan that replaces them is their end.
         given = (known.fallback, known.server.endpoints(), *(server.endpoints() for server in known.leaving))
         return any(_names(specs, {address}) for specs in given)
+
+    def epochs(self) -> dict[str, int]:
+        """For every pool a number that is another one once servers of another `serve` section have taken over: what
+        the result cache has from those before them is not what they would answer."""
+        return {name: pool.epoch for name, pool in self._pools.items()}
 
     def waiting(self) -> list[str]:
         """The pools that have never had an endpoint."""
@@ -171,9 +179,11 @@ class ManagedPools:
             if len(server.endpoints()) >= max(1, min(server.wanted, len(pool.endpoints()))):
                 pool.leaving.append(pool.server)
                 pool.serve, pool.server, pool.successor = serve, server, None
+                pool.epoch = next(self._epochs)
                 self._spawn(server.release())
                 log.info("pool %s: the model servers with the new settings are ready and take over", name)
-        pool.served = pool.served or bool(pool.server.endpoints())
+        if not pool.served and pool.server.endpoints():
+            pool.served, pool.epoch = True, next(self._epochs)
         self._changed(name)
 
     def _retire(self, pool: _Pool) -> None:

@@ -232,7 +232,9 @@ class Publisher:
             models=self._listed_models(loaded.config),
             memory=self._memory,
         )
-        return replace(plan, pools=tuple(self._leaving(self._advised(pool, loaded.config)) for pool in plan.pools))
+        epochs = self._parts.managed.epochs()
+        advised = (self._advised(pool, loaded.config) for pool in plan.pools)
+        return replace(plan, pools=tuple(replace(self._leaving(p), cache_epoch=epochs.get(p.name, 0)) for p in advised))
 
     def _advised(self, pool: PoolPlan, config: Config) -> PoolPlan:
         """`pool` with the limits that agents ask for."""

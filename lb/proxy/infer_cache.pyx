@@ -24,7 +24,7 @@ cdef void through_cache(InferExchange exchange) noexcept:
         exchange.cache = CACHE_BYPASS
         exchange.pick()
         return
-    if exchange.request.digest(exchange.context.segment.header.cache_secret, key) < 0:
+    if exchange.request.digest(<const unsigned char *><const char *>exchange.pool.cache_key, key) < 0:
         exchange.cache = CACHE_BYPASS
         exchange.pick()
         return

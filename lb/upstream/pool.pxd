@@ -58,6 +58,7 @@ cdef class Pool:
     cdef tg_suspect *suspects         # per endpoint; NULL = no route hedges
     cdef readonly int key_kind
     cdef readonly bytes key_name
+    cdef bytes cache_key              # of its answers in the result cache: no other pool's are found by it
     cdef tg_prefixes prefixes         # of the source, where that is the key
     cdef readonly uint64_t connect_timeout
     cdef readonly uint64_t response_timeout

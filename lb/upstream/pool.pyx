@@ -1,6 +1,7 @@
 """A pool at work in one worker: see pool.pxd."""
 
 import logging
+from hashlib import blake2b
 
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
@@ -83,6 +84,9 @@ cdef class Pool:
         self.prefixes.v4, self.prefixes.v6 = plan.policy.ipv4_prefix, plan.policy.ipv6_prefix
         name = plan.policy.key_name
         self.key_name = (name.lower() if plan.policy.key == "header" else name).encode()
+        self.cache_key = blake2b(
+            f"{plan.cache_epoch}:{plan.name}".encode(), key=segment.cache_secret, digest_size=32,
+            person=b"tidegate-answers").digest()
         self.connect_timeout = plan.connect_timeout_ns
         self.response_timeout = plan.response_timeout_ns
         self.idle_timeout = plan.idle_timeout_ns

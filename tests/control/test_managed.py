@@ -191,6 +191,31 @@ async def test_status_has_those_to_come_and_those_before() -> None:
     assert known()["leaving"] == []
 
 
+async def test_whoever_takes_over_has_a_cache_epoch_of_its_own() -> None:
+    managed = Managed()
+    seen = []
+
+    async def step(config: Config) -> None:
+        await managed.apply(config)
+        seen.append(managed.pools.epochs().get("p"))
+
+    await step(config(endpoints=["127.0.0.1:5"]))
+    await step(serving())  # the static one still answers
+    managed.servers[0].be_ready("unix:/1")
+    await step(serving(max=2))
+    managed.servers[0].be_ready()
+    managed.servers[0].be_ready("unix:/2")  # a restart is no change
+    await step(serving(max=2))
+    await step(serving("/other"))  # not ready yet
+    managed.servers[1].be_ready("unix:/3")
+    await step(serving("/other"))
+    await step(config(endpoints=["127.0.0.1:5"]))
+    await managed.apply(serving())
+    managed.servers[2].be_ready("unix:/4")
+    await step(serving())
+    assert seen == [None, 0, 1, 1, 1, 2, None, 3]
+
+
 async def test_a_change_that_is_taken_back_stops_its_servers() -> None:
     managed = Managed()
     await managed.apply(serving())

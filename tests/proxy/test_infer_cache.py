@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -76,6 +77,30 @@ async def test_what_is_not_cached(site: Site) -> None:
     off = await gate_to(site, ModelServer(), cached=True, route={"cache": False})
     for _ in range(2):
         assert (await ask(off, plain())).cache == "tidegate; fwd=bypass"
+
+
+async def test_the_answers_of_a_pool_are_its_own(site: Site) -> None:
+    here, there = ModelServer(), ModelServer()
+    gate = await gate_to(site, here, cached=True, more_pools=[[await site.model(there)]])
+    assert (await ask(gate, plain())).cache == "tidegate; fwd=miss; stored"
+    (listener,) = gate.plan.listeners
+    other = replace(listener, routes=(replace(listener.routes[0], pool=1),))
+    site.reload(gate, generation=2, listeners=(other,))
+    assert (await ask(gate, plain())).cache == "tidegate; fwd=miss; stored"
+    assert (await ask(gate, plain())).cache == "tidegate; hit"
+    site.reload(gate, generation=3)
+    assert (await ask(gate, plain())).cache == "tidegate; hit"
+    assert (len(here.requests), len(there.requests)) == (1, 1)
+
+
+async def test_other_model_servers_do_not_answer_for_those_before_them(site: Site) -> None:
+    model = ModelServer()
+    gate = await gate_to(site, model, cached=True)
+    assert (await ask(gate, plain())).cache == "tidegate; fwd=miss; stored"
+    site.reload_pool(gate, generation=2, cache_epoch=1)
+    assert (await ask(gate, plain())).cache == "tidegate; fwd=miss; stored"
+    assert (await ask(gate, plain())).cache == "tidegate; hit"
+    assert len(model.requests) == 2
 
 
 async def test_an_entry_expires(site: Site) -> None:
