@@ -57,6 +57,7 @@ class _Pool:
     successor: tuple[ServeConfig, Server] | None = None
     leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
     served: bool = False  # a model server was ready once
+    restarts_before: int = 0  # of servers that are gone
     epoch: int = 0  # of those that serve: another number for every `serve` section that took over
 
     def endpoints(self) -> Sequence[EndpointSpec]:
@@ -119,14 +120,19 @@ class ManagedPools:
         return [name for name, pool in self._pools.items() if not pool.served and not pool.endpoints()]
 
     def status(self) -> dict[str, dict[str, Any]]:
-        """Of those that serve, with the replicas that are to follow them (`next`) and those they have replaced."""
+        """Of those that serve, with the replicas that are to follow them (`next`) and those they have replaced; the
+        restarts are all that the pool has seen."""
+        return {name: self._status(name, pool) for name, pool in self._pools.items()}
+
+    def _status(self, name: str, pool: _Pool) -> dict[str, Any]:
+        serving = pool.server.status()
+        coming = [pool.successor[1].status()] if pool.successor else []
+        going = [s.status() for s in (*pool.leaving, *(s for owner, s in self._stopping if owner == name))]
         return {
-            name: {
-                **pool.server.status(),
-                "next": _replicas([pool.successor[1]] if pool.successor else []),
-                "leaving": _replicas([*pool.leaving, *(s for owner, s in self._stopping if owner == name)]),
-            }
-            for name, pool in self._pools.items()
+            **serving,
+            "next": [replica for status in coming for replica in status["replicas"]],
+            "leaving": [replica for status in going for replica in status["replicas"]],
+            "restarts": pool.restarts_before + sum(status["restarts"] for status in (serving, *coming, *going)),
         }
 
     async def stop(self) -> None:
@@ -197,6 +203,8 @@ class ManagedPools:
         async def stop() -> None:
             await server.stop()
             self._stopping.remove((pool, server))
+            if pool in self._pools:
+                self._pools[pool].restarts_before += server.status()["restarts"]
 
         self._stopping.append((pool, server))
         self._spawn(stop())
@@ -213,10 +221,6 @@ class ManagedPools:
             log.error("%s", error)
         elif error is not None:
             log.error("a managed pool failed", exc_info=error)
-
-
-def _replicas(servers: Sequence[Server]) -> list[dict[str, Any]]:
-    return [replica for server in servers for replica in server.status()["replicas"]]
 
 
 def _managed(config: Config) -> dict[str, ServeConfig]:

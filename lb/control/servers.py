@@ -80,10 +80,12 @@ class ModelServers:
         await self._scale(pool)
 
     def status(self) -> dict[str, Any]:
-        """{wanted, replicas: [{index, pid, address, state, restarts, started_at, last_error}], scaling: … | None}."""
+        """{wanted, replicas: [{index, pid, address, state, restarts, started_at, last_error}], restarts,
+        scaling: … | None}."""
         return {
             "wanted": self._supervisor.wanted,
             "replicas": [asdict(replica) for replica in self._supervisor.replicas()],
+            "restarts": self._supervisor.restarts,
             "scaling": self._autoscaler.status() if self._autoscaler else None,
         }
 

@@ -12,7 +12,7 @@
              leaving, panic, panics, failovers,
              levels: [{priority, endpoints, healthy, carries, share, panic, own_zone, other_zones}] | None,
              managed: {wanted, replicas: [{index, pid, address, state, restarts, started_at, last_error}],
-             next, leaving: [the same, of settings to come and of those before], scaling} | None,
+             next, leaving: [the same, of settings to come and of those before], restarts, scaling} | None,
              cost: {unit, models: {name: {relative, unit_s, samples}}} | None,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],

@@ -71,6 +71,7 @@ class Supervisor:
         self._around = Surroundings(pool, runtime_dir, clock, command, inflight, self._exited, self._moved)
         self._replicas: dict[int, ManagedReplica] = {}
         self._number = serve.min
+        self._restarts_before = 0  # of replicas that are gone
         self._running = False
         self._empty = asyncio.Event()
         self._cpu = CpuMeter()
@@ -100,6 +101,11 @@ class Supervisor:
             raise ValueError(f"a pool cannot have {n} replicas")
         self._number = n
         self._carry_out()
+
+    @property
+    def restarts(self) -> int:
+        """How many there were, also of replicas that are gone: it never falls."""
+        return self._restarts_before + sum(replica.restarts for replica in self.replicas())
 
     def replicas(self) -> tuple[Replica, ...]:
         """All of them by index, those that drain or stop included."""
@@ -160,6 +166,7 @@ class Supervisor:
 
     def _moved(self, replica: ManagedReplica, before: State) -> None:
         if replica.state is State.GONE:
+            self._restarts_before += replica.describe().restarts
             del self._replicas[replica.index]
             if not self._replicas:
                 self._empty.set()

@@ -156,7 +156,7 @@ def _managed(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("replicas_wanted", "Model servers wished for", ("pool",), (((n,), m["wanted"]) for n, m in pools))
     yield counter(
         "replica_restarts", "Restarts of model servers", ("pool",),
-        (((n,), sum(r["restarts"] for kind in _KINDS for r in m[kind])) for n, m in pools),
+        (((n,), m["restarts"]) for n, m in pools),
     )  # fmt: skip
     scaled = [(n, m["scaling"]) for n, m in pools if m.get("scaling")]
     yield counter(

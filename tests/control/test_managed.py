@@ -20,6 +20,7 @@ class Server:
         self.drain = asyncio.Event()
         self.drain.set()
         self.ready: tuple[EndpointSpec, ...] = ()
+        self.restarts = 0
         self.wanted = pool.serve.min if pool.serve else 0
         self.held = False
 
@@ -51,7 +52,7 @@ class Server:
         self.drain.set()
 
     def status(self) -> dict[str, Any]:
-        return {"replicas": [{"address": spec.address} for spec in self.ready]}
+        return {"replicas": [{"address": spec.address} for spec in self.ready], "restarts": self.restarts}
 
 
 class Managed:
@@ -189,6 +190,29 @@ async def test_status_has_those_to_come_and_those_before() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert known()["leaving"] == []
+
+
+async def test_the_restarts_of_a_pool_never_fall() -> None:
+    managed = Managed()
+
+    def restarts() -> int:
+        return int(managed.pools.status()["p"]["restarts"])
+
+    await managed.apply(serving())
+    managed.servers[0].be_ready("unix:/1")
+    managed.servers[0].restarts = 2
+    await managed.apply(serving("/broken"))
+    managed.servers[1].restarts = 3
+    assert restarts() == 5
+    await managed.apply(serving())
+    assert managed.servers[1].stopped
+    assert restarts() == 5
+    await managed.apply(serving("/other"))
+    managed.servers[2].be_ready("unix:/2")
+    assert restarts() == 5
+    await managed.apply(serving("/other"))
+    assert managed.servers[0].stopped
+    assert restarts() == 5
 
 
 async def test_whoever_takes_over_has_a_cache_epoch_of_its_own() -> None:

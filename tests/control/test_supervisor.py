@@ -166,8 +166,12 @@ async def test_a_server_that_hangs_is_killed_and_started_again(tmp_path: Path) -
         os.kill(hangs.pid, signal.SIGSTOP)
         await until(lambda: hangs.address not in pool.addresses(), "for the end of what hangs")
         await pool.ready(2)
+        assert pool.supervisor.restarts == 1
         again, still = pool.supervisor.replicas()
         assert (again.restarts, still.pid, still.restarts) == (1, well.pid, 0)
+        pool.supervisor.scale_to(0)
+        await until(lambda: not pool.states(), "for their end")
+        assert pool.supervisor.restarts == 1
         assert again.last_error == "it has not answered for 200ms that it serves, and was killed"
 
 

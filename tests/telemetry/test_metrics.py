@@ -28,6 +28,7 @@ STATUS: dict[str, Any] = {
                 "replicas": [{"state": "ready", "restarts": 1}],
                 "next": [{"state": "crash_loop", "restarts": 6}],
                 "leaving": [{"state": "draining", "restarts": 0}],
+                "restarts": 9,
                 "scaling": {"scaled_up": 3, "scaled_down": 1},
             },
         }
@@ -107,7 +108,7 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_endpoint_outstanding", "endpoint=a", "pool=p"] == 7
     for state in ("ready", "crash_loop", "draining"):
         assert found["tidegate_replicas", "pool=p", f"state={state}"] == 1
-    assert found["tidegate_replica_restarts_total", "pool=p"] == 7
+    assert found["tidegate_replica_restarts_total", "pool=p"] == 9
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
 
 
