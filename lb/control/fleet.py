@@ -24,6 +24,7 @@ SECOND = 1_000_000_000
 # closed, go on with it until they notice.
 NOTICE = 1.0
 _EXPLAIN = 5.0  # seconds for a worker to explain a choice
+_LOOKS = 4  # at a worker's silence, before it is taken for hanging
 
 
 class PublishError(TidegateError):
@@ -128,6 +129,7 @@ class Fleet:
         self._stopping = False
         self._changed = asyncio.Event()
         self._numbers = itertools.count()  # of explanations
+        self._looked: int | None = None  # when heartbeats were last looked at
         self.members = [Member(i, Restarts(settings.restarts)) for i in range(size)]
 
     async def start(self) -> None:
@@ -201,11 +203,15 @@ class Fleet:
         Lately is half of the time after which it is killed, so that a watchdog behind it notices a kill without effect.
         """
         fresh = True
+        since_look = 0 if self._looked is None else now - self._looked
+        self._looked = now
         for member in self.members:
             if member.process is None:
                 continue
-            silent = now - member.last_beat
             limit = self._settings.start_timeout if member.state == "starting" else self._settings.hang_timeout
+            # Where we stood still ourselves (a machine that was paused, swapping), heartbeats wait to be read.
+            member.last_beat = min(now, member.last_beat + max(0, since_look - limit // _LOOKS))
+            silent = now - member.last_beat
             fresh = fresh and silent < limit // 2
             if silent >= limit and not member.killed and member.state != "stopping":
                 log.error("worker %d (pid %d) hangs: killing it", member.index, member.process.pid)
