@@ -272,6 +272,7 @@ class Fleet:
             )
         except StartError as error:
             member.last_exit = str(error)
+            log.error("%s", error)
             self._restart(member, now, now)
             return
         member.process, member.state, member.started, member.last_beat = process, "starting", now, now

@@ -67,7 +67,10 @@ class ServerProcess:
         """Raises StartError when no process can be made. Call it in the main thread, for --die-with-parent."""
         self._loop = asyncio.get_running_loop()
         self._on_exit = on_exit
-        reading, writing = os.pipe()
+        try:
+            reading, writing = os.pipe()
+        except OSError as e:
+            raise StartError(f"cannot start {command[0]}: {e.strerror}") from e
         try:
             self._process = subprocess.Popen(
                 command,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import site
@@ -37,24 +38,19 @@ class WorkerProcess:
         """`bells` are the eventfds by which workers wake each other. Raises StartError when no process can be made."""
         self._loop = loop
         self._on_exit = on_exit
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        arguments = ["--index", str(index), "--channel", str(theirs.fileno())]
-        arguments += ["--segment", str(segment_fd), "--parent", str(os.getpid())]
-        arguments += ["--bells", *map(str, bells)]
-        try:
-            self._process = subprocess.Popen(
-                [*command, *arguments],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), segment_fd, *bells),
-                env=worker_environment(),
-            )
-        except OSError as error:
-            self.socket.close()
-            raise StartError(f"cannot start worker {index}: {error.strerror or error}") from error
-        finally:
-            theirs.close()
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
+        with contextlib.ExitStack() as undo:
+            try:
+                self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+                undo.callback(self.socket.close)
+                with theirs:
+                    self._process = _start(index, theirs.fileno(), segment_fd, bells, command)
+                undo.callback(self._process.wait)
+                undo.callback(self._process.kill)
+                self.pid = self._process.pid
+                self._pidfd = os.pidfd_open(self.pid)
+            except OSError as error:
+                raise StartError(f"cannot start worker {index}: {error.strerror or error}") from error
+            undo.pop_all()
         loop.add_reader(self._pidfd, self._exited)
 
     def kill(self) -> None:
@@ -65,6 +61,20 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._on_exit(self._process.wait())
+
+
+def _start(
+    index: int, channel: int, segment: int, bells: Sequence[int], command: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    arguments = ["--index", str(index), "--channel", str(channel)]
+    arguments += ["--segment", str(segment), "--parent", str(os.getpid())]
+    arguments += ["--bells", *map(str, bells)]
+    return subprocess.Popen(
+        [*command, *arguments],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(channel, segment, *bells),
+        env=worker_environment(),
+    )
 
 
 def describe_exit(code: int) -> str:

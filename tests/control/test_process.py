@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
+import os
+import resource
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from control_daemon import daemon
 
-from lb.control.process import FREE_BLOCKS, worker_environment
+from lb.clock import ManualClock
+from lb.control.fleet import Fleet, FleetSettings, SegmentLike
+from lb.control.process import FREE_BLOCKS, WorkerProcess, worker_environment
+from lb.errors import StartError
 
 
 @pytest.mark.parametrize(
@@ -35,3 +45,46 @@ def test_another_allocator_is_taken_and_said(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
     with daemon(tmp_path, env={"LD_PRELOAD": str(library)}) as running:
         assert "the allocator's thresholds could not be set" in running.log
+
+
+def descriptors() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+
+
+@contextlib.contextmanager
+def room_for(more: int) -> Iterator[None]:
+    """Inside, no more than that many descriptors can be opened."""
+    open_, (soft, hard) = descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = [fd for fd in range(max(open_) + more + 2) if fd not in open_]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[more], hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_start_without_enough_descriptors_fails_and_leaves_none() -> None:
+    loop = asyncio.get_running_loop()
+    for more in range(20):
+        before, ended, problem = descriptors(), loop.create_future(), ""
+        with room_for(more):
+            try:
+                process = WorkerProcess(loop, 0, 0, (), ("sleep", "0"), ended.set_result)
+            except StartError as error:
+                problem = str(error)
+        if not problem:
+            await ended
+            process.socket.close()
+            assert more >= 3
+            return
+        assert "Too many open files" in problem
+        assert descriptors() == before
+    pytest.fail("it never starts")
+
+
+async def test_why_a_worker_cannot_be_started_again_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    settings = FleetSettings(command=("/nowhere/worker",))
+    fleet = Fleet(1, cast(SegmentLike, type("Segment", (), {"fd": 0})()), settings, ManualClock(), lambda: -1)
+    with caplog.at_level(logging.ERROR, "tidegate"), pytest.raises(StartError):
+        await fleet.start()
+    assert "cannot start worker 0: No such file or directory" in caplog.text
