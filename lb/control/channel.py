@@ -119,14 +119,17 @@ class Channel:
         loop.add_reader(self._fd, self._readable)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
-        """Sends now or as soon as the peer reads; the descriptors stay the caller's. On a closed channel: nothing."""
+        """Sends now or as soon as the peer reads; the descriptors stay the caller's. On a closed channel: nothing.
+
+        Raises ChannelError, with nothing sent, for a frame that is too large or whose descriptors cannot be kept.
+        """
         if self.closed:
             return
         frame = encode(message, len(fds))
         if self._unsent_bytes + len(frame) > MAX_UNSENT:
             self._loop.call_soon(self._lost, "the peer does not read")
             return
-        self._unsent.append((memoryview(frame), [os.dup(fd) for fd in fds]))
+        self._unsent.append((memoryview(frame), _duplicates(fds)))
         self._unsent_bytes += len(frame)
         if not self._writing:
             self._writable()
@@ -211,6 +214,17 @@ def _received(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return list(fds)
+
+
+def _duplicates(fds: Sequence[int]) -> list[int]:
+    made: list[int] = []
+    try:
+        for fd in fds:
+            made.append(os.dup(fd))  # noqa: PERF401 - those before one that fails are closed
+    except OSError as error:
+        _close_all(made)
+        raise ChannelError(f"descriptors cannot be passed on: {error.strerror}") from error
+    return made
 
 
 def _close_all(fds: Iterable[int]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from lb.clock import Clock
 from lb.config.plan import Plan
 from lb.control.backoff import Restarts, RestartSettings
-from lb.control.channel import MAX_FDS, Channel, Message
+from lb.control.channel import MAX_FDS, Channel, ChannelError, Message
 from lb.control.process import COMMAND, WorkerProcess, describe_exit
 from lb.errors import ConfigError, StartError, TidegateError
 
@@ -155,7 +155,10 @@ class Fleet:
         members = [m for m in self.members if m.state in ("idle", "running")]
         for member in members:
             member.answer = self._loop.create_future()
-            self._send(member, publication)
+            try:
+                self._send(member, publication)
+            except ChannelError as error:
+                member.settle(str(error))
         answers = [m.answer for m in members if m.answer is not None]
         if answers:
             await asyncio.wait(answers, timeout=self._settings.apply_timeout / SECOND)
@@ -169,8 +172,9 @@ class Fleet:
         for member in self.members:
             if member.state in ("idle", "running"):
                 if member.sent != publication.plan.generation:  # it came up while the others answered
-                    self._send(member, publication)
-                self._commit(member, publication)
+                    self._bring_in(member, publication)
+                else:
+                    self._commit(member, publication)
 
     async def explain(self, asked: Mapping[str, Any], worker: int | None) -> dict[str, Any]:
         """What `worker` (default: the first that runs) would do with a request, a lb.proxy.explain.Described as plain
@@ -195,7 +199,10 @@ class Fleet:
     def reopen_log(self) -> None:
         """Passes the access log's new descriptor to every worker."""
         for member in self.members:
-            self._send_log(member)
+            try:
+                self._send_log(member)
+            except ChannelError as error:
+                log.error("worker %d goes on with the old access log: %s", member.index, error)
 
     def check_beats(self, now: int) -> bool:
         """Kills workers that hang; returns whether every worker with a process has been heard of lately.
@@ -325,10 +332,7 @@ class Fleet:
                 pass  # it has been told to stop; what a plan needs is closed
             case "hello":
                 member.state = "idle"
-                self._send_log(member)
-                if self._current is not None:
-                    self._send(member, self._current)
-                    self._commit(member, self._current)
+                self._bring_in(member, self._current)
             case "beat":
                 member.busy, member.stats = message["busy"], message["stats"]
             case "applied":
@@ -352,16 +356,29 @@ class Fleet:
         if generation == member.sent:
             member.settle(error)
 
+    def _bring_in(self, member: Member, publication: Publication | None) -> None:
+        """Gives a worker that came up what the others have; without it, it must not stay."""
+        try:
+            self._send_log(member)
+            if publication is not None:
+                self._send(member, publication)
+                self._commit(member, publication)
+        except ChannelError as error:
+            log.error("worker %d cannot be given the plan: %s", member.index, error)
+            if member.process is not None:
+                member.process.kill()
+
     def _send(self, member: Member, publication: Publication) -> None:
+        """Raises ChannelError; what was sent until then a `revert` undoes."""
         if member.channel is None:
             return
+        member.sent = publication.plan.generation
         sockets = publication.sockets[member.index]
         new = [(number, fd) for number, fd in sockets.values() if number not in member.known]
         for start in range(0, len(new), MAX_FDS):
             part = new[start : start + MAX_FDS]
             member.channel.send({"type": "sockets", "ids": [n for n, _ in part]}, [fd for _, fd in part])
             member.known.update(n for n, _ in part)
-        member.sent = publication.plan.generation
         member.channel.send(
             {
                 "type": "plan",

@@ -364,6 +364,9 @@ class Master:
             log.error("reload failed, the old configuration stays: %s", error)
             problems = tuple(error.problems) if isinstance(error, ConfigError) else ()
             return ReloadResult(False, time.time(), self._generation(), str(error), problems)
+        except Exception as error:  # one that nobody foresaw must not be the last reload
+            log.exception("reload failed, the old configuration stays")
+            return ReloadResult(False, time.time(), self._generation(), f"internal error: {error!r}")
         self.certificates.started()
         notes = (*decision.notes, *short_of_room(decision.config, self.segment.session_sets))
         for note in notes:

@@ -203,8 +203,9 @@ class Publisher:
             self._changed.clear()
             try:
                 await self.publish()
-            except TidegateError as error:
-                log.error("the changed endpoints were not published: %s", error)
+            except Exception as error:  # also one that nobody foresaw: the next change has to come through
+                foreseen = isinstance(error, TidegateError)
+                log.error("the changed endpoints were not published: %s", error, exc_info=not foreseen)
                 self._changed.set()
                 await asyncio.sleep(_REPUBLISH)
 

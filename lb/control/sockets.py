@@ -158,7 +158,7 @@ def listen(bind: str) -> Listening:
     if isinstance(address, UnixPath):
         return _listen_unix(bind, address.path)
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock = _new_socket(family, bind)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -169,6 +169,13 @@ def listen(bind: str) -> Listening:
         sock.close()
         raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
     return Listening(bind, sock)
+
+
+def _new_socket(family: int, bind: str) -> socket.socket:
+    try:
+        return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:  # no descriptor left, or no IPv6 here
+        raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
 
 
 def listen_datagrams(bind: str, count: int) -> Listening:
@@ -192,7 +199,7 @@ def format_address(sock: socket.socket) -> str:
 
 
 def _listen_unix(bind: str, path: str) -> Listening:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    sock = _new_socket(socket.AF_UNIX, bind)
     try:
         _remove_stale(path)
         sock.bind(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -237,3 +238,32 @@ def test_signals_during_a_reload_are_not_lost(tmp_path: Path) -> None:
         running.write(config)
         running.signal(signal.SIGHUP)
         eventually(lambda: len(running.status()["listeners"]) == 2, "the last reload came through")
+
+
+def test_a_reload_without_enough_descriptors_fails_and_the_next_one_is_heard(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    wider = {**config, "listeners": {**config["listeners"], "a": listener("127.0.0.1:0"), "b": listener("127.0.0.1:0")}}
+    with daemon(tmp_path, config) as running:
+        pid = running.process.pid
+
+        def hang_up(wanted: dict[str, Any]) -> str:
+            running.write(wanted)
+            start = len(running.log)
+            running.signal(signal.SIGHUP)
+            return eventually(lambda: "reload" in running.log[start:] and running.log[start:], "an outcome")
+
+        open_before, (soft, hard) = open_files(pid), resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        outcomes = []
+        for more in range(8):
+            used = {int(fd) for fd in os.listdir(f"/proc/{pid}/fd")}
+            free = [fd for fd in range(max(used) + more + 2) if fd not in used]
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[more], hard))
+            outcomes.append(hang_up(wider))
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            assert "reloaded" in hang_up(config)
+        assert all("oo many open files" in outcome or "reloaded" in outcome for outcome in outcomes), outcomes
+        assert any("cannot listen on" in outcome for outcome in outcomes)
+        assert any("descriptors cannot be passed on" in outcome for outcome in outcomes)
+        assert "Traceback" not in running.log
+        eventually(lambda: open_files(pid) <= open_before, "what the failed ones opened is closed")
+        assert all(w["state"] == "running" and not w["restarts"] for w in running.workers())
