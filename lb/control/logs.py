@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -122,6 +123,11 @@ def _open(path: str) -> int:
     try:
         if path == "-":
             return os.dup(sys.stdout.fileno())
-        return os.open(path or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        fd = os.open(path or os.devnull, flags | os.O_NONBLOCK, 0o640)  # the open of a FIFO would wait for a reader
+        os.set_blocking(fd, True)  # the thread that writes may wait
+        return fd
     except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise StartError(f"cannot open the access log {path}: nobody reads from this FIFO") from error
         raise StartError(f"cannot open the access log {path}: {error.strerror}") from error

@@ -257,6 +257,20 @@ def test_the_access_log_is_written_and_reopened(tmp_path: Path) -> None:
             assert str(tmp_path / "access.1") not in links
 
 
+def test_an_access_log_that_nobody_reads_fails_the_reload_and_not_the_daemon(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    config = configuration(tmp_path)
+    with daemon(tmp_path, config) as running:
+        running.write({**config, "log": {"access": str(pipe)}})
+        try:
+            assert "nobody reads from this FIFO" in running.client.reload()["error"]
+        finally:  # frees a master that waits for it
+            reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+        assert running.client.reload()["ok"]
+        os.close(reader)
+
+
 def test_a_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
     running = Daemon(tmp_path, configuration(tmp_path, workers=1), start_new_session=True)
     # The master sets its title when its handlers are about to be in place.
