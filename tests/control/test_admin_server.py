@@ -1,0 +1,29 @@
+"""The admin server beside the work of the master that it lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any, cast
+
+import pytest
+
+from lb.control import admin
+from lb.control.admin import AdminServer
+from lb.control.master import Master
+
+
+async def test_a_page_of_metrics_is_made_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = threading.Event()
+    made: list[bool] = []
+
+    def exposition(snapshot: Any) -> bytes:
+        made.append(goes_on.wait(20))
+        return b"page"
+
+    monkeypatch.setattr(admin, "snapshot", lambda master: None)
+    monkeypatch.setattr(admin, "exposition", exposition)
+    server = AdminServer(cast(Master, None))
+    asyncio.get_running_loop().call_soon(goes_on.set)
+    assert (await server._metrics(cast(Any, None))).body == b"page"
+    assert made == [True]
