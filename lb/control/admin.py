@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import resource
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,6 +42,8 @@ log = logging.getLogger("tidegate.admin")
 
 _OPEN = frozenset({"/", "/healthz", "/readyz"})
 _PAGE = Path(__file__).with_name("dashboard.html")
+_CONNECTIONS = 4096  # at most, and half of the descriptors that the process may have
+_KEEPALIVE = 75  # seconds that a connection may be silent
 _DIGITS = 18  # of a number that a caller gives
 _POLICY = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 _STATES = {name: number for number, name in ADMIN.items()}
@@ -91,6 +94,7 @@ class AdminServer:
         self._scraping = asyncio.Lock()
         self._runner: web.AppRunner | None = None
         self._listening: sockets.Listening | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Raises StartError when the port is taken or the token cannot be read."""
@@ -111,19 +115,33 @@ class AdminServer:
                 web.post("/api/v1/endpoint", self._operate),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=2, keepalive_timeout=_KEEPALIVE
+        )
         await self._runner.setup()
         self._listening = sockets.listen(section.bind)
-        await web.SockSite(self._runner, self._listening.socket).start()
+        self._server = await asyncio.get_running_loop().create_server(
+            self._protocol, sock=self._listening.socket, backlog=sockets.BACKLOG
+        )
         log.info("admin on %s", self._listening.address)
 
     async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
         if self._listening is not None:
             self._listening.close()
             self._listening = None
+
+    def _protocol(self) -> asyncio.BaseProtocol:
+        """What serves a new connection: those of the admin server must not take the descriptors that workers,
+        listeners and checks need."""
+        limit = min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        server = self._runner.server if self._runner is not None else None
+        return server() if server is not None and len(server.connections) < limit else _Refusal()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -223,6 +241,13 @@ class AdminServer:
             return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
+
+
+class _Refusal(asyncio.Protocol):
+    """Ends a connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
 
 
 def _invalid(error: ValidationError) -> web.Response:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+import resource
+import select
+import signal
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -134,3 +140,25 @@ def test_the_dashboard_asks_for_the_token(tmp_path: Path) -> None:
         daemon.stop()
     assert re.search(r'<span id="problem"[^>]*>a token is needed</span>', page)
     assert '<form id="ask">' in page
+
+
+def test_connections_to_it_leave_descriptors_for_workers(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, {**HTTP, "workers": 1, "admin": {"bind": "127.0.0.1:0"}})
+    try:
+        base = admin_url(daemon)
+        worker = json.loads(ask(f"{base}/api/v1/status")[2])["workers"][0]
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE, (128, 128))
+        with contextlib.ExitStack() as open_:
+            host, port = base.removeprefix("http://").split(":")
+            clients = [open_.enter_context(socket.create_connection((host, int(port)))) for _ in range(200)]
+            eventually(lambda: len(select.select(clients, (), (), 0)[0]) >= 130, "those above 64 are refused")
+            os.kill(worker["pid"], signal.SIGKILL)
+            eventually(lambda: "died: signal SIGKILL" in daemon.log, "it is missed")
+        status = eventually(
+            lambda: (d := json.loads(ask(f"{base}/api/v1/status")[2]))["workers"][0]["state"] == "running" and d,
+            "another",
+        )
+        assert status["workers"][0]["restarts"] == 1
+        assert "cannot start" not in daemon.log
+    finally:
+        daemon.stop()
