@@ -59,7 +59,27 @@ def _needs_key_is_wrong(kind: PolicyType) -> str:
     return "" if isinstance(kind.needs_key, bool) else "its needs_key is not True or False"
 
 
-_FAMILY = Family(GROUP, "policy", Policy, POLICIES, method="pick", options=PolicyOptions, check=_needs_key_is_wrong)
+# What HAProxy, nginx and Envoy call them, where the name alone does not lead there.
+ELSEWHERE = {
+    "ip_hash": "maglev, with key: {source: true}",
+    "least_conn": "least_request",
+    "leastconn": "least_request",
+    "p2c": "power_of_two",
+    "rr": "round_robin",
+    "source": "maglev, with key: {source: true}",
+    "static-rr": "round_robin",
+}
+
+_FAMILY = Family(
+    GROUP,
+    "policy",
+    Policy,
+    POLICIES,
+    method="pick",
+    options=PolicyOptions,
+    check=_needs_key_is_wrong,
+    elsewhere=ELSEWHERE,
+)
 names = _FAMILY.names
 find = _FAMILY.find
 

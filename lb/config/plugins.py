@@ -29,7 +29,7 @@ def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
 class Family(Generic[T]):
     """The classes of one kind, called `noun` in messages: `own`, and those of the entry-point group `group`, which have
     to be subclasses of `base`, define `method`, have closed `Options` derived from `options`, and pass `check`, which
-    gives the reason why one is of no use ("": it is)."""
+    gives the reason why one is of no use ("": it is). `elsewhere` says what is meant by names that others use."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class Family(Generic[T]):
         method: str,
         options: type[BaseModel],
         check: Callable[[type[T]], str] = lambda _: "",
+        elsewhere: Mapping[str, str] = {},
     ) -> None:
         self._group = group
         self._noun = noun
@@ -49,6 +50,7 @@ class Family(Generic[T]):
         self._method = method
         self._options = options
         self._check = check
+        self._elsewhere = elsewhere
 
     def names(self) -> list[str]:
         """Every name, in order."""
@@ -70,7 +72,9 @@ class Family(Generic[T]):
         if entries:
             return self._load(entries[0])
         if name not in self._own:
-            raise ConfigError([f"there is no {self._noun} {name!r}{did_you_mean(name, self.names())}"])
+            meant = self._elsewhere.get(name)
+            hint = f"; did you mean {meant}?" if meant else did_you_mean(name, self.names())
+            raise ConfigError([f"there is no {self._noun} {name!r}{hint}"])
         return self._own[name]
 
     def _load(self, entry: EntryPoint) -> type[T]:

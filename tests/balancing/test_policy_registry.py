@@ -270,6 +270,9 @@ pools:
             "{type: least_request, bounded_load: 1.25}",
             "pools.p.policy.bounded_load: unknown key",
         ),
+        ("leastconn", "pools.p.policy: there is no policy 'leastconn'; did you mean least_request?"),
+        ("static-rr", "pools.p.policy: there is no policy 'static-rr'; did you mean round_robin?"),
+        ("ip_hash", "pools.p.policy: there is no policy 'ip_hash'; did you mean maglev, with key: {source: true}?"),
         ("maglev2", "pools.p.policy: there is no policy 'maglev2'; did you mean maglev?"),
     ],
 )
