@@ -118,12 +118,12 @@ class Watch:
             return self.observe(await self.source.look(), self._clock.now())
         except DiscoveryError as error:
             return self.fail(error)
-        except (Exception, asyncio.CancelledError) as error:
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
             # A source may have awaited a task of its own that was cancelled; we are only when somebody asked for it.
             ours = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and (ours is None or ours.cancelling()):
                 raise
-            # A defect of a source must not end the watch, nor fill the log.
+            # A defect of a source, its sys.exit() included, must not end the watch, nor fill the log.
             text = ": ".join(filter(None, (type(error).__name__, str(error))))
             if text != self.error:
                 log.exception("pool %s: %s failed in an unforeseen way", self.source.pool, self._name())

@@ -169,6 +169,14 @@ async def test_runs_until_it_is_ended_whatever_its_source_raises(caplog: pytest.
     assert case.source.closed == 1
 
 
+async def test_a_source_that_would_end_the_program_has_failed() -> None:
+    case = Case(found(ONE, refresh=0), SystemExit("no such service"))
+    await case.watch._look()
+    await case.watch._look()
+    assert (case.watch.state, case.status()["error"]) == ("stale", "SystemExit: no such service")
+    assert case.watch.endpoints == (ONE,)
+
+
 async def test_goes_on_when_what_its_source_waited_for_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:
     case = Case(found(ONE, refresh=0), asyncio.CancelledError())
     task = asyncio.create_task(case.watch.run())
