@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import lb
 from lb.errors import ConfigError, TidegateError
 
 DEFAULT_CONFIG = Path("/etc/tidegate/tidegate.yaml")
@@ -22,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 ConfigOption = Annotated[
@@ -49,9 +51,19 @@ class _Invocation:
 _invocation = _Invocation()
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidegate {lb.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show Tidegate's version and exit."),
+    ] = False,
 ) -> None:
     _invocation.debug = debug
 

@@ -59,6 +59,12 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert "SIGHUP reloads" in tidegate("run", "--help", cwd=tmp_path).stdout
 
 
+def test_the_options_that_everyone_tries_first(tmp_path: Path) -> None:
+    assert tidegate("--version", cwd=tmp_path).stdout == f"tidegate {lb.__version__}\n"
+    assert tidegate("-h", cwd=tmp_path).stdout == tidegate("--help", cwd=tmp_path).stdout
+    assert tidegate("run", "-h", cwd=tmp_path).returncode == 0
+
+
 def test_version(tmp_path: Path) -> None:
     done = tidegate("version", cwd=tmp_path)
     lines = dict(line.split(None, 1) for line in done.stdout.splitlines())
