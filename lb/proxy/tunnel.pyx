@@ -106,7 +106,9 @@ cdef class Side(Stream):
             tunnel.reason = "tls"
             tunnel.finish(False)
         else:
-            tunnel.finish(True)
+            # A plain close behind bytes that a receiver did not take would say that those before them were all.
+            tunnel.reason = "idle"
+            tunnel.finish(not (tunnel.client.blocked or tunnel.endpoint.blocked))
 
 
 cdef class Tunnel(Waiter):
@@ -357,6 +359,8 @@ cdef class Tunnel(Waiter):
             return
         self.over = True
         if not ok:
+            if not self.reason:
+                self.reason = "reset"
             # The other side can tell that something is missing, if anything can be yet: by a reset, as a plain close
             # is how a complete stream ends, and with TLS by an end that is not announced.
             if self.index >= 0 and self.endpoint is not None and not self.endpoint.connecting:
@@ -367,7 +371,7 @@ cdef class Tunnel(Waiter):
         if self.queue is not None:
             self.queue.leave(self, False)
         self.let_go(ok)
-        record_session(self, ok)
+        record_session(self)
         if self.endpoint is not None:
             self.leave_bulk(self.endpoint)
             self.endpoint.tunnel = None

@@ -49,7 +49,7 @@ cdef class TunnelAcceptor(Acceptor):
         tunnel.index = -1
         tunnel.last = -1
         tunnel.tries_left = tunnel.pool.retries
-        tunnel.reason = "reset"
+        tunnel.reason = ""
         tunnel.started = monotonic_ns()
         memcpy(tunnel.ip, ip, <size_t>ip_length)
         tunnel.ip_length = ip_length

@@ -2,4 +2,4 @@
 
 from lb.proxy.tunnel cimport Tunnel
 
-cdef void record_session(Tunnel tunnel, bint ok) noexcept
+cdef void record_session(Tunnel tunnel) noexcept

@@ -12,7 +12,7 @@ from lb.telemetry.accesslog cimport (
 )
 
 
-cdef void record_session(Tunnel tunnel, bint ok) noexcept:
+cdef void record_session(Tunnel tunnel) noexcept:
     cdef uint64_t *words = tunnel.listener.series
     cdef uint64_t took = monotonic_ns() - tunnel.started
     tg_add(&words[TG_S_CODE_OTHER], 1)
@@ -22,10 +22,10 @@ cdef void record_session(Tunnel tunnel, bint ok) noexcept:
     if tunnel.endpoint is not None:
         tg_add(&words[TG_S_BYTES_OUT], tunnel.endpoint.bytes_read)
     if tunnel.listener.access.enabled:
-        log_access(tunnel, took, ok)
+        log_access(tunnel, took)
 
 
-cdef void log_access(Tunnel tunnel, uint64_t took, bint ok) noexcept:
+cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
     cdef tg_access *record = tunnel.listener.access.begin()
     if record == NULL:
         return
@@ -51,6 +51,6 @@ cdef void log_access(Tunnel tunnel, uint64_t took, bint ok) noexcept:
     set_object(record, A_POOL, tunnel.pool.name)
     if tunnel.last >= 0:
         set_object(record, A_ENDPOINT, tunnel.pool.endpoints.addresses[tunnel.last])
-    if not ok:
+    if tunnel.reason:
         set_object(record, A_REASON, tunnel.reason)
     tunnel.listener.access.commit()

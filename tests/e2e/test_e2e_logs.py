@@ -92,6 +92,25 @@ def test_the_page_for_operators_has_all_fields() -> None:
     assert named == TEXTS | NUMBERS | TIMES | {"grpc_status", "explain"}
 
 
+async def test_a_connection_that_was_silent_for_too_long_says_so(start: Start, endpoint: Callable[..., Any]) -> None:
+    one = await endpoint("a")
+    listener = {"bind": "127.0.0.1:0", "protocol": "tcp", "pool": "raw", "idle_timeout": "100ms"}
+    daemon = start(
+        {
+            "listeners": {"raw": listener},
+            "pools": {"raw": {"protocol": "tcp", "endpoints": [one.address]}},
+            "log": {"access": "access.log"},
+        }
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", daemon.port("raw"))
+    assert await reader.read() == b""
+    writer.close()
+    path = daemon.folder / "access.log"
+    await asyncio.to_thread(eventually, lambda: path.exists() and lines_of(path), "the line")
+    (line,) = lines_of(path)
+    assert (line["method"], line["reason"], line["endpoint"]) == ("TCP", "idle", one.address)
+
+
 async def test_methods_that_only_http2_has_are_named(
     start: Start, endpoint: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -27,6 +27,31 @@ async def test_a_silent_session_ends(site: Site) -> None:
     await idle(gate)
 
 
+async def test_a_silent_session_with_bytes_on_the_way_ends_by_a_reset(site: Site) -> None:
+    async def pour(reader: Reader, writer: Writer) -> None:
+        await reader.readexactly(1)
+        writer.write(bytes(64 << 20))
+        await writer.drain()
+
+    gate = await site.gate([await site.endpoint(pour)], listener={**TCP, "idle_timeout_ns": SECOND // 2})
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(client, ("127.0.0.1", gate.port))
+    await loop.sock_sendall(client, b"?")
+    await settle(lambda: gate.total(1)[6] == 1, "no session")
+    await idle(gate)  # the client reads nothing, and that is silence
+
+    async def read_on() -> None:
+        while await loop.sock_recv(client, 1 << 20):
+            pass
+
+    with pytest.raises(ConnectionResetError):  # not the end of a whole stream
+        await read_on()
+    client.close()
+
+
 async def test_a_session_with_traffic_one_way_is_not_silent(site: Site) -> None:
     async def drip(reader: Reader, writer: Writer) -> None:
         for _ in range(20):
