@@ -28,6 +28,7 @@ cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_NOSIGNAL
         MSG_DONTWAIT
+        MSG_PEEK
         SHUT_RD
     ssize_t recv(int fd, void *data, size_t size, int flags)
     ssize_t send(int fd, const void *data, size_t size, int flags)
@@ -135,6 +136,15 @@ cdef bint handshake_turn(uint64_t now) noexcept:
     return True
 
 
+cdef bint at_end(Tls tls) noexcept:
+    """Whether the socket's end is next. It may have come with bytes that were too few for a record: the poller has told
+    of both at once then, and does not again."""
+    cdef char byte
+    if recv(tls.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0:
+        tls.eof = True
+    return tls.eof
+
+
 cdef Tls new_server_tls(ServerContext context, uint64_t *words, uint64_t deadline):
     cdef Tls tls = Tls.__new__(Tls)
     tls.context = context
@@ -232,7 +242,7 @@ cdef class Tls:
         ERR_clear_error()
         rc = SSL_do_handshake(self.ssl)
         sent = self.flush()               # also the alert of one that failed
-        if rc != 1 and sent != TLS_ERROR and SSL_get_error(self.ssl, rc) == SSL_ERROR_WANT_READ:
+        if rc != 1 and sent != TLS_ERROR and SSL_get_error(self.ssl, rc) == SSL_ERROR_WANT_READ and not at_end(self):
             return TLS_AGAIN
         if rc != 1 or sent == TLS_ERROR:
             self.fail()
@@ -274,7 +284,7 @@ cdef class Tls:
             self.flush()
         if rc == 1:
             return <Py_ssize_t>total
-        if why == SSL_ERROR_WANT_READ:
+        if why == SSL_ERROR_WANT_READ and (total or not at_end(self)):
             return <Py_ssize_t>total if total else TLS_AGAIN
         if why == SSL_ERROR_ZERO_RETURN:
             self.ended = True

@@ -52,6 +52,16 @@ async def test_a_slow_handshake_is_ended(site: Site) -> None:
     assert gate.total(1)[FAILED] == 1
 
 
+@pytest.mark.parametrize("some", [b"\x16\x03", b"\x16\x03\x01\x02\x00\x01"], ids=["header", "record"])
+async def test_an_end_within_the_handshake_is_seen(site: Site, some: bytes) -> None:
+    gate = await site.gate([await site.endpoint(answer_ok)], listener=https(handshake_timeout_ns=3600 * SECOND))
+    with socket.create_connection(("127.0.0.1", gate.port)) as client:
+        client.sendall(some)
+        client.shutdown(socket.SHUT_WR)  # before the gate has looked: one event tells of both
+        await settle(lambda: gate.total(1)[FAILED] == 1, "the end was not seen")
+        await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays")
+
+
 class Raw:
     """A TLS client whose records can be had before they are sent."""
 
@@ -102,6 +112,16 @@ async def test_a_slow_record_is_a_slow_head(site: Site) -> None:
     gate = await site.gate([await site.endpoint(answer_ok)], listener=listener)
     assert (await asyncio.to_thread(trickle, gate.port)).startswith(b"HTTP/1.1 408")
     await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays")
+
+
+async def test_an_end_within_a_record_is_seen(site: Site) -> None:
+    gate = await site.gate([await site.endpoint(answer_ok)], listener={**https(), "idle_timeout_ns": 3600 * SECOND})
+    client = await asyncio.to_thread(Raw, gate.port)
+    with client.plain:
+        await settle(lambda: gate.total(1)[FULL] == 1, "no handshake")
+        client.plain.sendall(client.record(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")[:9])
+        client.plain.shutdown(socket.SHUT_WR)  # before the gate has looked: one event tells of both
+        await settle(lambda: gate.proxy.stats()["connections"] == 0, "the connection stays")
 
 
 async def test_a_damaged_record_ends_the_connection(site: Site) -> None:
