@@ -35,6 +35,7 @@ Check = Callable[[Config], list[Found]]
 _HTTP_ONLY = (
     "body_timeout",
     "min_body_rate",
+    "send_timeout",
     "max_header_bytes",
     "max_headers",
     "forwarded",
@@ -51,7 +52,7 @@ _HTTP_ONLY = (
 )
 _CACHING = ("cache", "cache_ttl")
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
-_STREAM_ONLY = ("send_timeout", "max_connections", "max_connections_per_source", "proxy_protocol", "half_close_timeout")
+_STREAM_ONLY = ("max_connections", "max_connections_per_source", "proxy_protocol", "half_close_timeout")
 _POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
 
 

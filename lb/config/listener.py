@@ -42,7 +42,8 @@ class ListenerConfig(Model):
     through to one pool, `udp` datagrams; `tls` passes TLS through undecrypted, to the pool that the name in the
     ClientHello (SNI) leads to. What is said of `http` below holds for `https`, too."""
     bind: Bind
-    """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port."""
+    """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. Port 0 takes a free port. `[::]` is every IPv6 address and no IPv4 one:
+    for both, have a listener for each."""
     tls: TlsConfig | None = None
     """How TLS is ended here. Needed for protocol `https`; with protocol `tcp` the bytes inside of TLS are passed on.
     Default: no TLS."""
@@ -80,7 +81,7 @@ class ListenerConfig(Model):
     sessions whose other side is gone; keep it above the longest answer that begins after the client's end. `tcp` and
     `tls` only."""
     send_timeout: Duration = 30 * SECOND
-    """Longest time a client may take none of the bytes offered to it; then its connection is closed."""
+    """Longest time a client may take none of the bytes offered to it; then its connection is closed. `http` only."""
     max_header_bytes: Size = Field(default=16 * KIB, ge=1 * KIB, le=1 * MIB)
     """Largest request head (request line and headers); a larger one is answered with 431. `http` only."""
     max_headers: Integer = Field(default=100, ge=1, le=1000)
