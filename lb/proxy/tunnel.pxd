@@ -8,6 +8,7 @@ from lb.proxy.preface cimport Greeting
 from lb.proxy.tunnel_acceptor cimport TunnelAcceptor
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
+from lb.upstream.untried cimport tg_tried
 
 
 cdef class Side(Stream):
@@ -34,6 +35,7 @@ cdef class Tunnel(Waiter):
     cdef Side endpoint
     cdef int index                    # of the endpoint in the pool, -1 = none held
     cdef int last
+    cdef tg_tried tried
     cdef int tries_left
     cdef int tries
     cdef str reason                   # why it ended, when it did not end well

@@ -19,6 +19,7 @@ from lb.proxy.announce cimport announce
 from lb.proxy.tunnel_record cimport record_session
 from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_WAITS, TAKEN_FULL, Waiter
+from lb.upstream.untried cimport acquire_untried
 
 cdef enum:
     SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
@@ -121,7 +122,7 @@ cdef class Tunnel(Waiter):
         cdef int verdict = Q_NOBODY
         if self.pool.newer is not None:
             self.follow()
-        found = self.pool.acquire(now, self.key, self.last)
+        found = acquire_untried(self.pool, now, self.key, self.last, &self.tried, 0, False)
         if found >= 0:
             self.open(found)
             return
@@ -143,7 +144,7 @@ cdef class Tunnel(Waiter):
             self.turned_away(verdict)
 
     cdef int take_endpoint(self, uint64_t now) noexcept:
-        return self.pool.acquire_next(now, self.key, self.last)
+        return acquire_untried(self.pool, now, self.key, self.last, &self.tried, 0, True)
 
     cdef void admitted(self, int endpoint) noexcept:
         self.home.poller.disarm(self)
@@ -159,11 +160,12 @@ cdef class Tunnel(Waiter):
 
     cdef void settle(self) noexcept:
         self.last = -1
+        self.tried.count = 0
 
     cdef void move_to(self, object pool) noexcept:
         if (<Pool>pool).protocol == self.pool.protocol:
             self.pool = pool
-            self.last = -1                    # an index of the old one
+            self.settle()                     # they are indexes of the old one
 
     cdef void follow(self) noexcept:
         """A reload has changed the pool since the session came."""

@@ -1,6 +1,6 @@
 """A pool as a udp listener uses it: which endpoint gets a session, and what is known of those that were not there."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.datagram cimport tg_flow_key
 from lb.upstream.pool cimport Pool
 
@@ -19,3 +19,5 @@ cdef class UdpPool:
     # Whether its checks have found the endpoint down.
     cdef bint down(self, int index) noexcept
     cdef int choose(self, uint64_t now, uint64_t key) noexcept
+    # Whether it was not there lately; `second` is that of now.
+    cdef bint missed(self, int index, uint32_t second) noexcept

@@ -16,6 +16,7 @@ from lb.core.segment cimport TG_HEALTH_DOWN, TG_S_CONNECT_ERRORS, Segment, tg_ad
 from lb.core.source_key cimport hash_source
 from lb.core.stream cimport Address
 from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.untried cimport TRIED_MOST, tg_tried, tried_add, tried_open, tried_shut
 
 cdef enum:
     AVOID_SECONDS = 10                # as nginx's fail_timeout
@@ -39,17 +40,29 @@ cdef class UdpPool:
         free(self.words)
 
     cdef int choose(self, uint64_t now, uint64_t key) noexcept:
-        """As Pool.acquire, but past an endpoint that was not there lately, if there is another."""
+        """As Pool.acquire, but past endpoints that were not there lately, if there is another."""
         cdef uint32_t second = <uint32_t>(now // 1_000_000_000)
+        cdef tg_tried gone
         cdef int other, index = self.pool.acquire(now, key, -1)
-        if index < 0 or tg_load32_relaxed(&self.pool.endpoints.records[index].ejected_until_s) <= second:
+        if index < 0 or not self.missed(index, second):
             return index
         # The first stays counted in flight meanwhile: a policy that looks at the load is the less likely to insist.
-        other = self.pool.acquire(now, key, index)
+        gone.count = 0
+        other = index
+        while other >= 0 and self.missed(other, second) and gone.count < TRIED_MOST:
+            if other != index:
+                self.pool.release(other, now, 0, True, 0, 0, 0)
+            tried_add(&gone, other)
+            tried_shut(&gone, self.pool.endpoints)
+            other = self.pool.acquire(now, key, -1)
+            tried_open(&gone, self.pool.endpoints)
         if other < 0:
             return index
         self.pool.release(index, now, 0, True, 0, 0, 0)
         return other
+
+    cdef bint missed(self, int index, uint32_t second) noexcept:
+        return tg_load32_relaxed(&self.pool.endpoints.records[index].ejected_until_s) > second
 
     cdef int connect(self, const tg_flow_key *key, uint64_t now, int *index) noexcept:
         cdef char text[46]

@@ -368,3 +368,28 @@ async def test_sources_are_kept_together(site: Site) -> None:
         seen.add(await read_all(reader))
         writer.close()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("policy", [PolicyPlan("first", options={"fill": 9}), PolicyPlan("maglev", "source")])
+async def test_a_session_comes_to_the_only_endpoint_that_is_there(site: Site, policy: PolicyPlan) -> None:
+    dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    gate = await site.gate(
+        [*dead, await site.endpoint(named(b"here"))], listener=TCP, pool={"policy": policy, "retries": 3}
+    )
+    for host in range(2, 12):  # by the key, the order is another for each
+        reader, writer = await asyncio.open_connection("127.0.0.1", gate.port, local_addr=(f"127.0.0.{host}", 0))
+        assert await read_all(reader) == b"here"
+        writer.close()
+    await idle(gate)
+
+
+async def test_who_has_tried_all_begins_anew(site: Site) -> None:
+    dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    policy = PolicyPlan("first", options={"fill": 9})
+    gate = await site.gate(dead, listener=TCP, pool={"policy": policy, "retries": 11})
+    reader, writer = await gate.connect()
+    assert await read_all(reader) == b""
+    writer.close()
+    await idle(gate)
+    assert sum(gate.total(10 + i)[11] for i in range(3)) == 12  # connect errors
+    assert all(gate.total(10 + i)[11] for i in range(3))

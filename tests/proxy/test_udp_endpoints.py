@@ -17,7 +17,7 @@ from ports import free_port
 from udp_site import UdpSite, address_of, bound, drop, end, silent
 from udp_site import site as site
 
-from lb.config.plan import EndpointPlan
+from lb.config.plan import EndpointPlan, PolicyPlan
 
 
 async def test_an_endpoint_that_is_not_there_is_passed_over(site: UdpSite) -> None:
@@ -38,6 +38,21 @@ async def test_an_endpoint_that_is_not_there_is_passed_over(site: UdpSite) -> No
     assert counts.ends[end("refused")] == 1  # and then nobody is sent there for a while
     assert gate.total(10)[11] == 1  # connect errors of the endpoint
     assert gate.in_flight() == [0, 20]
+
+
+async def test_two_endpoints_that_are_not_there_are_passed_over(site: UdpSite) -> None:
+    dead = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    policy = PolicyPlan("first", options={"fill": 9})  # of which they are the first
+    gate = site.gate([*dead, site.endpoint().address], pool={"policy": policy})
+    client = site.client(gate.target)
+    for _ in range(2):
+        client.send(b"hello")
+        with pytest.raises(TimeoutError):
+            await client.receive(0.5)
+    for _ in range(5):
+        assert await client.ask(b"hello") == b"hello"
+    assert gate.counts().ends[end("refused")] == 2
+    assert gate.in_flight() == [0, 0, 1]
 
 
 async def test_a_burst_to_an_endpoint_that_died_goes_elsewhere(site: UdpSite) -> None:
