@@ -45,6 +45,7 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
     exchange.pool = pool
     exchange.want_model(exchange.wanted_model)   # whose bit may be another there
     exchange.last_endpoint = -1               # an index of the old one
+    exchange.tried.count = 0
     if exchange.kept_to >= 0:
         exchange.kept_to = pool.index_at(old.endpoints.addresses[exchange.kept_to]) if pool.sticky else -1
     if pool.sequences is None:

@@ -11,6 +11,7 @@ from lb.proxy.listener cimport Listener
 from lb.proxy.route cimport Route
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.pool cimport Pool
+from lb.upstream.untried cimport tg_tried
 
 
 cdef enum:
@@ -77,6 +78,7 @@ cdef class Exchange(Http1Call):
     cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
+    cdef tg_tried tried               # those that failed before it
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
     cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
     cdef int charged                  # what it added to the load of its endpoint; 0 = it is not weighed

@@ -38,6 +38,7 @@ from lb.upstream.load_report cimport take_report
 from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport Q_FULL, Q_NOBODY, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY
+from lb.upstream.untried cimport acquire_untried
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -208,11 +209,13 @@ cdef class Exchange(Http1Call):
         return self.acquire_any(now, turn)
 
     cdef int acquire_any(self, uint64_t now, bint turn) noexcept:
+        if self.last_endpoint >= 0:
+            return acquire_untried(self.pool, now, self.key, self.last_endpoint, &self.tried, self.wanted, turn)
         if self.wanted:
-            return self.pool.acquire_wanted(now, self.key, self.last_endpoint, self.wanted, turn)
+            return self.pool.acquire_wanted(now, self.key, -1, self.wanted, turn)
         if turn:
-            return self.pool.acquire_next(now, self.key, self.last_endpoint)
-        return self.pool.acquire(now, self.key, self.last_endpoint)
+            return self.pool.acquire_next(now, self.key, -1)
+        return self.pool.acquire(now, self.key, -1)
 
     cdef void picked(self, int endpoint) noexcept:
         self.picked_at = self.client.poller.now

@@ -14,9 +14,11 @@ from datapath import Gate, Site, settle
 from hedge_site import BOTH, Multiplexed, Plain, call, get, idle, series, two
 from oip_site import INFER, OIP, ModelServer, plain, read_answer, request
 from oip_site import ask as ask_model
+from ports import free_port
 from routing_site import routing_gate
 from scripted_peer import Peer
 
+from lb.config.plan import PolicyPlan
 from lb.control.registry import DRAIN, ENABLED
 from lb.upstream.pool import Pool
 from lb.wire import grpc_service_pb2 as wire
@@ -29,6 +31,20 @@ async def retried(
 ) -> tuple[Gate, Any, Any]:
     retry = {"budget": 100, **retry}
     return await two(site, protocol, first, second, hedge={"after": "30s"}, route={"retry": retry})
+
+
+@pytest.mark.parametrize("policy", [PolicyPlan("first", options={"fill": 9}), PolicyPlan("maglev", "header", "x-key")])
+async def test_a_request_comes_to_the_only_endpoint_that_is_there(site: Site, policy: PolicyPlan) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
+    gate = await site.gate([*dead, await site.endpoint(answer)], pool={"policy": policy, "retries": 3})
+    for key in range(10):  # by which the order is another one
+        request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Key: %d\r\nConnection: close\r\n\r\n" % key
+        assert (await gate.exchange(request)).startswith(b"HTTP/1.1 200 ")
+    await idle(gate)
 
 
 CODES = {"unavailable": "14", "resource-exhausted": "8", "cancelled": "1", "internal": "13", "deadline-exceeded": "4"}
