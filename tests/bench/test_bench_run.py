@@ -181,8 +181,11 @@ def test_a_proxy_is_reloaded_under_load_and_one_that_cannot_is_told(tmp_path: Pa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda n: n.name)
 def test_an_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: Path) -> None:
     command = bench("run", "proxy-http1", "--runs", "1", "--duration", "60", "--peers", "")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, **quiet, env=environment(tmp_path)) as process:
+    said = tmp_path / "stderr"
+    with (
+        said.open("w") as errors,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment(tmp_path)) as process,
+    ):
         running = psutil.Process(process.pid)
 
         def under_load() -> list[psutil.Process] | None:
@@ -195,7 +198,11 @@ def test_an_interrupted_run_leaves_no_process(number: signal.Signals, tmp_path: 
 
         children = wait_for(under_load)
         process.send_signal(number)
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            pytest.fail(f"it goes on after {number.name}: {said.read_text()}")
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     assert not list((tmp_path / "results").iterdir())
