@@ -4,11 +4,13 @@ The request is serialised once, into one buffer, and sent from there; while it f
 kept until the answer begins, so that another endpoint can be tried. Longer bodies stream through without being kept.
 """
 
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport Scan, mark_hop_by_hop, plainly_chunked
 from lb.core.head_text cimport append_chunk_size, append_text, append_trailers
+from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.bulk cimport pass_request, pass_response
@@ -406,3 +408,6 @@ cdef class ForwardExchange(TryingExchange):
             # give up quickly would else have every port wait out a close.
             upstream.reset_on_close()
             upstream.pool.drop(upstream)
+
+
+tg_reuse(<PyTypeObject *>ForwardExchange)

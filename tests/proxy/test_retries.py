@@ -36,8 +36,9 @@ async def retried(
 @pytest.mark.parametrize("policy", [PolicyPlan("first", options={"fill": 9}), PolicyPlan("maglev", "header", "x-key")])
 async def test_a_request_comes_to_the_only_endpoint_that_is_there(site: Site, policy: PolicyPlan) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
     dead = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     gate = await site.gate([*dead, await site.endpoint(answer)], pool={"policy": policy, "retries": 3})
