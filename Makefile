@@ -119,7 +119,7 @@ soak: build $(STAMPS)/test-packages
 
 chaos: build $(STAMPS)/test-packages
 	TIDEGATE_CHAOS_SECONDS=$${CHAOS_SECONDS:-120} TIDEGATE_CHAOS_SEED=$${CHAOS_SEED:-1} \
-	  $(BIN)/python -m pytest -q -s --timeout=0 tests/soak/chaos.py
+	  $(BIN)/python -m pytest -q -s --tb=native --timeout=0 tests/soak/chaos.py
 
 bench: build $(STAMPS)/bench-packages
 	$(BIN)/python -m bench
