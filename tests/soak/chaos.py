@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -104,6 +106,7 @@ class Operator:
         self.dice = dice
         self.did: Counter[str] = Counter()
         self.addresses: dict[str, str] = {}
+        self.killed_at = -math.inf
 
     def port(self, listener: str) -> int:
         return int(self.addresses[listener].rpartition(":")[2])
@@ -121,9 +124,10 @@ class Operator:
         status = await asyncio.to_thread(self.look)
         chance = self.dice.random()
         if chance < 0.05:
-            # Seldom enough that the next one is started at once: see Restarts.
             pid = self.dice.choice(status["workers"])["pid"]
-            if pid is not None:
+            # Seldom enough that no worker is in a crash loop: with both there nobody serves for half a minute.
+            if pid is not None and time.monotonic() > self.killed_at + 15:
+                self.killed_at = time.monotonic()
                 os.kill(pid, signal.SIGKILL)
                 self.did["killed workers"] += 1
         elif chance < 0.35:

@@ -132,6 +132,11 @@ class Chaos:
                         self.counts[f"grpc {error.code().name.lower()}"] += 1
                     except ConnectionAbortedError:
                         break
+                    except asyncio.CancelledError:  # grpcio's word for a stream that ended while it was written to
+                        task = asyncio.current_task()
+                        if task is None or task.cancelling():
+                            raise
+                        self.counts["grpc cut"] += 1
 
     async def call(self, channel: grpc.aio.Channel) -> None:
         timeout = self.dice.choice([None, None, 0.05, 1])
