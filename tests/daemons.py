@@ -21,14 +21,17 @@ Start = Callable[..., Daemon]
 
 @pytest.fixture
 def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """`start(config)` gives a daemon that is ready; `start(config, ready=False)` does not wait."""
+    """`start(config)` gives a daemon that is ready; `start(config, ready=False)` does not wait.
+
+    `shell`: see `Daemon`.
+    """
     daemons: list[Daemon] = []
     request.node.daemons = daemons
 
-    def make(config: dict[str, Any], ready: bool = True) -> Daemon:
+    def make(config: dict[str, Any], ready: bool = True, shell: str = ":") -> Daemon:
         folder = tmp_path / f"daemon{len(daemons)}"
         folder.mkdir()
-        made = Daemon(folder, config)
+        made = Daemon(folder, config, shell)
         daemons.append(made)
         return made.wait_ready() if ready else made
 

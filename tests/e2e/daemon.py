@@ -46,9 +46,12 @@ def eventually(probe: Callable[[], T], what: str, seconds: float = 60) -> T:
 
 
 class Daemon:
-    """A running daemon. `config` has no `admin` section: that is a socket in `folder`. `port` is of a listener."""
+    """A running daemon. `config` has no `admin` section: that is a socket in `folder`. `port` is of a listener.
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    `shell` is what a shell does in the daemon's process before it becomes the daemon.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], shell: str = ":") -> None:
         self.folder = folder
         self.path = folder / "tidegate.yaml"
         self.log_path = folder / "stderr.log"
@@ -56,7 +59,7 @@ class Daemon:
         self.write(config)
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [*COMMAND, "run", "-c", str(self.path)],
+                ["sh", "-c", f'{shell} && exec "$@"', "sh", *COMMAND, "run", "-c", str(self.path)],
                 stdout=log,
                 stderr=log,
                 env=environment(),

@@ -106,12 +106,8 @@ def test_an_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
 
 async def test_all_descriptors_that_the_hard_limit_allows(start: Start, endpoint: Callable[..., Any]) -> None:
     one = await endpoint("a")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard - 1, 512), hard))
-    try:
-        daemon = start(config(one.address))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    daemon = start(config(one.address), shell=f"ulimit -S -n {min(hard - 1, 512)}")
     for pid in (daemon.process.pid, *daemon.worker_pids()):
         assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (hard, hard)
 
