@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -11,6 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lb.config import plugins
+
+# A shell that starts this in the background has it ignore Ctrl-C, and what it starts would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Examples are not timed, nor is their making: the machine may be busy. They may share fixtures, and those who keep a
 # contract its tests.

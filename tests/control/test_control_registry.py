@@ -20,6 +20,10 @@ class Plans:
         self.registry = Registry(self.segment, endpoints, series)
         self.now = 0
 
+    def __del__(self) -> None:
+        self.worker.close()
+        self.segment.close()
+
     def stage(self, weights: dict[str, int]) -> dict[int, Initial]:
         self.registry.begin()
         try:
