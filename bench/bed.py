@@ -24,7 +24,7 @@ from bench.models import repository
 from bench.peers import Proxy, Setup, Task
 from bench.peers.base import write_files
 from bench.peers.certificates import make_certificate
-from bench.processes import Process, Processes, die_with_parent, on_cores
+from bench.processes import Process, Processes, dying_with_us, on_cores
 from bench.results import LOADS_RATE
 from bench.servers import Place, Server
 
@@ -154,12 +154,11 @@ class Bed:
 
     def _run(self, name: str, command: list[str], seconds: float, during: Callable[[], None] | None) -> str:
         with subprocess.Popen(
-            on_cores(self.cores.load, command),
+            dying_with_us(on_cores(self.cores.load, command)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=die_with_parent,
         ) as process:
             try:
                 if during is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -18,8 +17,14 @@ from typing import Self
 from bench.accounting import tree
 from bench.errors import BenchError
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+
+def dying_with_us(command: Sequence[str]) -> list[str]:
+    """The command, to which the kernel sends SIGTERM when this program ends, however it ends.
+
+    A program does that, not a function between fork and exec: in a process that uses gRPC its handlers of a fork run
+    there as well, and now and then they abort the child.
+    """
+    return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
 
 def on_cores(cores: Iterable[int], command: Sequence[str]) -> list[str]:
@@ -65,12 +70,11 @@ class Process:
             try:
                 # Its own session: Ctrl-C is for us, who then stop it in order. If we are killed, the kernel tells it.
                 self._popen = subprocess.Popen(
-                    self.command,
+                    dying_with_us(self.command),
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=die_with_parent,
                 )
             except OSError as error:
                 raise BenchError(f"cannot start {name}: {error.strerror}") from error
@@ -160,8 +164,3 @@ def is_bound(port: int) -> bool:
     wanted = {f"{address}:{port:04X}" for address in ("0100007F", "00000000")}
     rows = Path("/proc/net/udp").read_text().splitlines()[1:]
     return any(row.split()[1] in wanted for row in rows)
-
-
-def die_with_parent() -> None:
-    """Called in a new process: the kernel is to send it SIGTERM when this program ends, however it ends."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)

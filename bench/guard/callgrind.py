@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.guard.driver import DONE
 from bench.guard.profile import Count, Profile, parse, per_request
-from bench.processes import die_with_parent, require
+from bench.processes import dying_with_us, require
 from lb.control.process import FREE_BLOCKS
 
 MARK = "tg_guard_mark"
@@ -86,12 +86,11 @@ class _Attempt:
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         with self._said.open("wb") as said:
             self._popen = subprocess.Popen(
-                command,
+                dying_with_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 env={**kept, **_ENVIRONMENT},
-                preexec_fn=die_with_parent,
             )
         self.pidfd = os.pidfd_open(self._popen.pid)
 
