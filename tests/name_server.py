@@ -22,15 +22,15 @@ class NameServer:
     """`records[name, type]` is (TTL, values); a name without any record does not exist. All names are absolute.
 
     `fault` is what happens to every question: None, an rcode, or "silence". `negative` is the SOA record's minimum, in
-    seconds. `truncate` makes UDP answers empty, so that TCP is needed. `questions` has what was asked, as
-    (name, type, "udp" or "tcp").
+    seconds; None: denials have no SOA record. `truncate` makes UDP answers empty, so that TCP is needed. `questions`
+    has what was asked, as (name, type, "udp" or "tcp").
     """
 
     def __init__(self) -> None:
         self.records: dict[tuple[str, str], tuple[int, list[str]]] = {}
         self.extra: list[tuple[str, str, int, list[str]]] = []  # additional section of every answer
         self.fault: dns.rcode.Rcode | str | None = None
-        self.negative = 60
+        self.negative: int | None = 60
         self.truncate = False
         self.chase = True  # whether the end of a CNAME chain comes along
         self.questions: list[tuple[str, str, str]] = []
@@ -74,7 +74,9 @@ class NameServer:
             return
         if not any(owner == name for owner, _ in self.records):
             response.set_rcode(dns.rcode.NXDOMAIN)
-        response.authority.append(dns.rrset.from_text("test.", 3600, "IN", "SOA", SOA.format(minimum=self.negative)))
+        if self.negative is not None:
+            soa = SOA.format(minimum=self.negative)
+            response.authority.append(dns.rrset.from_text("test.", 3600, "IN", "SOA", soa))
 
 
 class _Udp(asyncio.DatagramProtocol):

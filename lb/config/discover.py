@@ -56,7 +56,8 @@ class DnsSourceConfig(Model):
     max_ttl: Duration = Field(default=5 * MINUTE, ge=100 * MILLISECOND)
     """Longest time that an answer counts: how long a change can stay unnoticed under a TTL of days."""
     negative_ttl: Duration = Field(default=30 * SECOND, ge=100 * MILLISECOND)
-    """Longest time that an answer without addresses counts; the zone's SOA record may say less (RFC 2308)."""
+    """Longest time that an answer without addresses counts; the zone's SOA record may say less (RFC 2308). One without
+    an SOA record is not kept: the name is asked for again after 1 s, 2 s and so on, up to this."""
 
     @model_validator(mode="after")
     def _whole(self) -> DnsSourceConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import dns.asyncresolver
 import dns.exception
@@ -29,11 +29,13 @@ _ADDRESS = 26  # bytes of an AAAA record behind its name
 @dataclass(frozen=True, slots=True)
 class Records:
     """What a question got. Without values the TTL is that of the denial: the lesser of the SOA record's TTL and its
-    minimum (RFC 2308 section 5)."""
+    minimum (RFC 2308 section 5). One without an SOA record, as dnsmasq's for its own names, says nothing of how long it
+    counts (`lasting` is False) and is not to be kept at all, says that section."""
 
     values: tuple[str, ...]
     ttl_ns: int
     nxdomain: bool = False
+    lasting: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Queries:
     async def addresses(self, name: str, family: str) -> Records:
         """Records of type A or AAAA (`family`), as text."""
         records, rrset, _ = await self._ask(name, family)
-        return Records(tuple(dict.fromkeys(r.to_text() for r in rrset)), records.ttl_ns, records.nxdomain)
+        return replace(records, values=tuple(dict.fromkeys(r.to_text() for r in rrset)))
 
     async def services(self, name: str) -> tuple[Records, tuple[Target, ...]]:
         """Records of type SRV."""
@@ -82,7 +84,7 @@ class Queries:
             try:
                 answer = await resolver.resolve(wanted, kind, raise_on_no_answer=False)
             except dns.resolver.NXDOMAIN as error:
-                return Records((), _denial(error) * SECOND, nxdomain=True), (), None
+                return _denial(error), (), None
             except (dns.exception.DNSException, OSError, EOFError) as error:
                 raise DiscoveryError(f"{kind} {name}: {_reason(error)}") from None
             ttl = min(ttl, answer.chaining_result.minimum_ttl)
@@ -90,7 +92,7 @@ class Queries:
                 return Records((), ttl * SECOND), answer.rrset, answer.response
             alias = answer.canonical_name
             if alias == answer.qname:
-                return Records((), ttl * SECOND), (), None
+                return Records((), ttl * SECOND, lasting=_has_soa(answer.response)), (), None
             wanted = alias
         raise DiscoveryError(f"{kind} {name}: more than {_MOST_ALIASES} aliases")
 
@@ -106,8 +108,8 @@ class Queries:
         return resolver
 
 
-def _denial(error: dns.resolver.NXDOMAIN) -> int:
-    """How long a name counts as not existing, in seconds: of those tried (search list), the shortest."""
+def _denial(error: dns.resolver.NXDOMAIN) -> Records:
+    """A name that does not exist counts as that for the shortest time of those tried (search list)."""
     ttls = []
     responses: dict[dns.name.Name, dns.message.QueryMessage] = error.kwargs["responses"]
     for response in responses.values():
@@ -115,7 +117,12 @@ def _denial(error: dns.resolver.NXDOMAIN) -> int:
             ttls.append(response.resolve_chaining().minimum_ttl)
         except dns.exception.DNSException:
             ttls.append(dns.message.NEGATIVE_TTL_WITHOUT_SOA)
-    return min(ttls, default=dns.message.NEGATIVE_TTL_WITHOUT_SOA)
+    ttl = min(ttls, default=dns.message.NEGATIVE_TTL_WITHOUT_SOA)
+    return Records((), ttl * SECOND, nxdomain=True, lasting=all(map(_has_soa, responses.values())))
+
+
+def _has_soa(response: dns.message.Message) -> bool:
+    return any(rrset.rdtype == dns.rdatatype.SOA for rrset in response.authority)
 
 
 def _additional(response: dns.message.Message | None, host: dns.name.Name) -> dict[str, Records]:

@@ -132,6 +132,21 @@ async def test_an_empty_answer_is_an_error(server: NameServer) -> None:
     assert (str(error), error.retry_ns) == ("models.test has no A record", 7 * SECOND)
 
 
+@pytest.mark.parametrize("exists", [False, True], ids=["no such name", "no records"])
+async def test_a_denial_without_soa_is_asked_again_soon_and_then_ever_later(server: NameServer, exists: bool) -> None:
+    if exists:
+        server.set(NAME, "TXT", "hello")
+    server.negative = None
+    asked = source(server, negative_ttl="5s")
+    assert [(await failure(asked)).retry_ns for _ in range(4)] == [n * SECOND for n in (1, 2, 4, 5)]
+    server.set(NAME, "A", "10.0.0.1")
+    await asked.look()
+    del server.records[NAME, "A"]
+    assert (await failure(asked)).retry_ns == SECOND
+    server.negative = 4
+    assert (await failure(asked)).retry_ns == 4 * SECOND
+
+
 async def test_failing_and_silent_name_servers_are_named(server: NameServer) -> None:
     server.fault = dns.rcode.SERVFAIL
     assert str(await failure(source(server, type="A"))) == f"A models.test: {server.address}: SERVFAIL"
