@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from lb.balancing import registry
 from lb.config import plugins
 from lb.errors import ConfigError
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "policy-plugin"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "policy-plugin"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,6 +39,13 @@ def installed(tmp_path_factory):
 def test_comes_from_where_it_was_installed(installed):
     assert Path(sys.modules[registry.find("failover").__module__].__file__).parent == installed
     assert "failover" in registry.names()
+
+
+def test_type_checkers_use_the_types_of_what_is_installed():
+    """Without the marker (PEP 561) mypy takes all of an installed package for Any, stubs or not."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packed = {file.name for pattern in setuptools["package-data"]["lb"] for file in (ROOT / "lb").glob(pattern)}
+    assert {"py.typed", "set.pyi"} <= packed
 
 
 class TestFailover(PolicyContract):
