@@ -171,7 +171,8 @@ class PoolConfig(Model):
     """Most requests (`tcp` and `udp`: sessions) that each endpoint has at once, from all workers together: HAProxy's
     `maxconn` of a server, nginx' `max_conns`. When all have as many, requests wait in the `queue`. For model servers
     that work on one batch at a time, a little more than a batch keeps the wait here, where it can be put in order,
-    rather than there. What a worker that died had under way counts for one second longer, in which endpoints notice.
+    rather than there. What a worker that died had under way counts for one second longer, in which endpoints notice; a
+    try over HTTP/2 that was given up until the endpoint has read that, a second at most.
     Pools count apart: an endpoint in two pools may have as many from each, and one whose pool is renamed as many again
     until those from before are done.
     Default: no limit."""

@@ -28,6 +28,8 @@ cdef class Http2Control(Http2Sender):
     # Makes the session and queues the connection preface (of a client) and our SETTINGS. 0 or -1 (no memory).
     cdef int begin(self, bint server, const h2_options *options) noexcept
     cdef int ping(self) noexcept
+    # Queues SETTINGS that changes nothing: its acknowledgement says that the peer has read all before it. 0 or -1.
+    cdef int ask(self) noexcept
     # A server's two steps of leaving (RFC 9113 section 6.8): a warning, after which streams are still taken, and the
     # last word: streams that were opened until now are still answered.
     cdef void warn_shutdown(self) noexcept
@@ -51,6 +53,7 @@ cdef class Http2Control(Http2Sender):
 
     # Events: see Http2Session.
     cdef void on_settings(self) noexcept
+    cdef void on_acknowledged(self) noexcept              # one of our SETTINGS
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept
     # A frame of `kind` (H2_PING_FRAME and its like) has come.
     cdef void on_control(self, int kind) noexcept

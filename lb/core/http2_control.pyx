@@ -76,6 +76,9 @@ cdef class Http2Control(Http2Sender):
         put_u32(at + 4, 0)
         return 0
 
+    cdef int ask(self) noexcept:
+        return -1 if self.frame(0, FRAME_SETTINGS, 0, 0) == NULL else 0
+
     cdef int pong(self, const uint8_t *payload) noexcept:
         cdef uint8_t *at = self.frame(8, FRAME_PING, FLAG_ACK, 0)
         if at == NULL:
@@ -131,6 +134,7 @@ cdef class Http2Control(Http2Sender):
                 self.acknowledged = True
                 self.first_room = self.options.stream_window
                 self.move_windows(self.first_room - WINDOW_FIRST, True)
+            self.on_acknowledged()
             return 0
         if not self.greeted:
             self.peer_streams = STREAMS_UNLIMITED
@@ -252,6 +256,9 @@ cdef class Http2Control(Http2Sender):
     # Events.
 
     cdef void on_settings(self) noexcept:
+        pass
+
+    cdef void on_acknowledged(self) noexcept:
         pass
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:

@@ -9,6 +9,7 @@ from lb.core.buffer cimport tg_buffer_append
 from lb.core.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
 from lb.core.poller cimport Poller
 from lb.core.stream cimport Address, Stream
+from lb.upstream.debt cimport Debt
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
 
 log = logging.getLogger("tidegate.upstream")
@@ -95,6 +96,7 @@ cdef class Http2Channel(Dispatcher):
         call.dispatcher = self
         self.started += 1
         self.waiting += 1
+        self.cutting = None
         call.queued = True
         link_append(&self.queue, &call.link)
         call.reset_call()
@@ -147,6 +149,11 @@ cdef class Http2Channel(Dispatcher):
         self.take_away(call)
         call.fail = FAIL_TIMEOUT
         call.conclude()
+
+    cdef int owe(self, Debt debt) noexcept:
+        cdef Http2Upstream connection = <Http2Upstream>self.cutting
+        self.cutting = None
+        return -1 if connection is None else connection.owe(debt)
 
     cdef Http2Call take(self):
         cdef Http2Call call

@@ -7,6 +7,7 @@ from lb.core.http2_head cimport FieldList
 from lb.core.link cimport tg_link
 from lb.core.poller cimport Source, Timed
 from lb.core.stream cimport Address, Stream
+from lb.upstream.debt cimport Debt
 from lb.upstream.failure cimport (
     FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
 )
@@ -19,6 +20,7 @@ cdef class Http2Call(Timed):
     cdef tg_link link
     cdef bint queued                  # waits for a stream
     cdef bint begun                   # something of the answer has come
+    cdef bint cut                     # ended by our reset, and not told yet
     cdef int refused                  # how often, and was sent again
     cdef int fail                     # 0, or what became of the call
     cdef h2_stream stream
@@ -56,6 +58,8 @@ cdef class Dispatcher(Source):
     cdef readonly Address address
     cdef readonly int active          # streams with a call
     cdef readonly int waiting         # calls without a stream yet
+    # The connection on which the stream was reset whose call is let go of right now; `owe` clears it.
+    cdef Stream cutting
     cdef size_t max_reply
     cdef uint64_t connect_timeout
     cdef bytes authority
@@ -65,6 +69,8 @@ cdef class Dispatcher(Source):
     cdef public uint64_t ping_interval
     cdef public uint64_t ping_timeout
 
+    # Takes on a debt for a call that is over (lb.upstream.debt). 0, or -1: nothing has to be waited for.
+    cdef int owe(self, Debt debt) noexcept
     cdef Http2Call take(self)                             # the next waiting call, or None
     cdef void put_back(self, Http2Call call) noexcept     # it goes first
     cdef void expired(self, Http2Call call) noexcept

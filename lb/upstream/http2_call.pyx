@@ -57,6 +57,7 @@ cdef class Http2Call(Timed):
         self.fail = 0
         self.refused = 0
         self.begun = False
+        self.cut = False
 
     cdef void conclude(self) noexcept:
         self.dispatcher = None
@@ -67,6 +68,9 @@ cdef class Http2Call(Timed):
 
 
 cdef class Dispatcher(Source):
+
+    cdef int owe(self, Debt debt) noexcept:
+        return -1
 
     cdef Http2Call take(self):
         return None

@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from lb.core.http2 cimport Http2Session, h2_stream
 from lb.core.link cimport tg_link
 from lb.core.stream cimport Stream
+from lb.upstream.debt cimport Debt, Debts
 from lb.upstream.http2_call cimport Dispatcher, Http2Call
 
 
@@ -22,6 +23,7 @@ cdef class Http2Upstream(Stream):
     cdef tg_link calls                # that have a stream
     cdef tg_link over                 # that have ended and were not told yet
     cdef readonly int active          # length of `calls`
+    cdef Debts debts                  # for streams that were reset
     cdef readonly bint up             # the peer's SETTINGS have come
     cdef readonly bint retired        # takes no new calls
     cdef readonly bint served         # has given a call a stream
@@ -36,6 +38,8 @@ cdef class Http2Upstream(Stream):
     cdef void flush(self) noexcept
     # Takes a call off its stream (RST_STREAM CANCEL); it is in no list then.
     cdef void abort(self, Http2Call call) noexcept
+    # Takes on a debt for the stream that was reset last. 0, or -1: the caller pays.
+    cdef int owe(self, Debt debt) noexcept
     # The connection is over: its calls fail as `kind`; the channel is told first.
     cdef void lose(self, int kind) noexcept
     # Says goodbye as far as the kernel takes it at once, then as `lose`.

@@ -9,6 +9,7 @@ from lb.core.link cimport link_append, link_empty, link_init, link_remove
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
+from lb.upstream.debt cimport Debt, Debts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT
 from lb.upstream.http2_call cimport Dispatcher, Http2Call
 
@@ -90,6 +91,7 @@ cdef class Session(Http2Session):
 
     cdef void give_up(self, Http2Call call, int fail) noexcept:
         self.reset(&call.stream, H2_CANCEL)
+        call.cut = True
         (<Http2Upstream>self.connection).end(call, fail)
 
     cdef void on_end(self, h2_stream *stream) noexcept:
@@ -98,6 +100,7 @@ cdef class Session(Http2Session):
             self.forget(stream)
         else:
             self.reset(stream, H2_CANCEL)   # answered without reading it all: RFC 9113 8.1
+            call.cut = True
         call.judge()
         (<Http2Upstream>self.connection).end(call, call.fail)
 
@@ -110,6 +113,7 @@ cdef class Session(Http2Session):
                 return
         elif not stream.reset_by_peer and code != H2_NO_ERROR:
             fail = FAIL_PROTOCOL                 # the answer was malformed, and the session has reset it
+            call.cut = True
         (<Http2Upstream>self.connection).end(call, fail)
 
     cdef void on_room(self, h2_stream *stream) noexcept:
@@ -121,6 +125,9 @@ cdef class Session(Http2Session):
             connection.up = True
             connection.poller.disarm(connection)
             connection.channel.opened(connection)
+
+    cdef void on_acknowledged(self) noexcept:
+        (<Http2Upstream>self.connection).debts.acknowledge()
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
         # The session has closed the streams above `last_stream` as refused.
@@ -137,6 +144,7 @@ cdef class Http2Upstream(Stream):
         self.poller = channel.poller
         self.session = Session()
         self.session.connection = <void *>self
+        self.debts = Debts(self.poller)
 
     def __repr__(self):
         state = "lost" if self.lost else "retired" if self.retired else "up" if self.up else "connecting"
@@ -234,6 +242,8 @@ cdef class Http2Upstream(Stream):
         cdef int rc
         if self.lost or self.connecting:
             return
+        if self.debts.unasked and self.session.ask() == 0:
+            self.debts.ask()
         rc = self.send()
         if rc == IO_ERROR:
             # What the peer said last may tell which streams it did not process.
@@ -345,13 +355,24 @@ cdef class Http2Upstream(Stream):
         while not link_empty(&self.over):
             call = <Http2Call>self.over.next.owner
             link_remove(&call.link)
+            if call.cut:
+                call.cut = False
+                self.channel.cutting = self
             call.conclude()
+            self.channel.cutting = None
 
     cdef void abort(self, Http2Call call) noexcept:
         if call.connection is not None and not self.lost:
             self.session.reset(&call.stream, H2_CANCEL)
             self.poller.mark(self)
+            self.channel.cutting = self
         self.detach(call)
+
+    cdef int owe(self, Debt debt) noexcept:
+        if self.lost or self.debts.add(debt) < 0:
+            return -1
+        self.poller.mark(self)
+        return 0
 
     cdef void retire(self) noexcept:
         if not self.retired:
@@ -368,6 +389,7 @@ cdef class Http2Upstream(Stream):
         self.poller.remove(self)
         while not link_empty(&self.calls):
             self.end(<Http2Call>self.calls.next.owner, kind)
+        self.debts.pay_all()
         self.channel.lost(self, was_up)
         self.deliver()
 

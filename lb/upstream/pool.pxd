@@ -5,6 +5,7 @@ from lb.balancing.policy cimport Policy
 from lb.core.source_key cimport tg_prefixes
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.cost cimport PoolCosts
+from lb.upstream.debt cimport Debt
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.prober cimport Prober
 from lb.upstream.queue cimport PoolQueue
@@ -42,6 +43,12 @@ cdef struct tg_suspect:
     int count                         # times in a row
 
 
+cdef class Place(Debt):
+    cdef Pool pool
+    cdef int index
+    cdef int charged
+
+
 cdef class Pool:
     cdef readonly str name
     cdef readonly int protocol
@@ -52,6 +59,7 @@ cdef class Pool:
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly Prober prober       # None: endpoints are not asked about their load
+    cdef bint multiplexed             # with limits, and over HTTP/2: places may have to be owed (lb.upstream.debt)
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef uint64_t *rotations          # per group: the policy's `rotation`; NULL = there are none
@@ -121,6 +129,8 @@ cdef class Pool:
     # all that were there then, 0 = unknown.
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
                       int crowd) noexcept
+    cdef void give_back(self, int index, uint64_t now, int charged) noexcept
+    cdef void owe(self, int index, uint64_t now, int charged) noexcept
     cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
                               int crowd) noexcept
     # Let the policy learn from a latency before the request is over.

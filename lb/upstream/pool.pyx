@@ -10,6 +10,8 @@ from lb.endpoints.groups cimport TG_GROUPS, Groups
 from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.cost cimport PoolCosts
+from lb.upstream.debt cimport Debt
+from lb.upstream.http2_call cimport Dispatcher
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
@@ -47,6 +49,17 @@ cdef bint stands_beside(EndpointSet endpoints, int index) noexcept:
     return False
 
 
+cdef class Place(Debt):
+
+    def __init__(self, Pool pool not None, int index, int charged):
+        self.pool = pool
+        self.index = index
+        self.charged = charged
+
+    cdef void give(self, uint64_t now) noexcept:
+        self.pool.give_back(self.index, now, self.charged)
+
+
 cdef class Pool:
     """A pool of a plan (`PoolPlan`). `channels` are the connections to each endpoint, in the plan's order; `queue` is
     where its requests wait when all endpoints have as many as they may, None where they do not; `leaving` is a pool of
@@ -69,6 +82,7 @@ cdef class Pool:
                 self.groups = Groups(segment, [e.slot for e in plan.endpoints], plan.groups, keyed)
                 self.endpoints.divide(plan.groups)
         self.policy_type = plan.policy.type
+        self.multiplexed = self.endpoints.limited and self.protocol in (POOL_OIP, POOL_HTTP2, POOL_GRPC)
         if plan.cost is not None:
             self.endpoints.weigh()
             self.costs = PoolCosts(plan.cost, plan.name, segment)
@@ -318,23 +332,41 @@ cdef class Pool:
 
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
                       int crowd) noexcept:
-        cdef int claimant
-        self.endpoints.release(index, charged)
-        tg_add(&self.series[index][TG_S_FINISHED], 1)
         if self.suspects != NULL and latency and ok:
             self.suspects[index].count = 0
             self.suspects[index].until = 0
             self.suspects[index].alive = now
-        if self.queue is not None:
-            self.queue.released(now, latency if ok else 0)
-            claimant = self.endpoints.claimant(index, now)
-            if claimant >= 0 and claimant != self.endpoints.worker:
-                self.queue.bells.ring(claimant)
+        if self.multiplexed and (<Dispatcher>self.channels[index]).cutting is not None:
+            self.owe(index, now, charged)
+        else:
+            self.give_back(index, now, charged)
+        if self.queue is not None and latency and ok:
+            self.queue.learn(now, latency)
         if latency and self.policy.learns:
             if self.costs is None:
                 self.observe(index, now, latency, ok, company)
             else:
                 self.observe_weighed(index, now, latency, ok, company, charged, crowd)
+
+    cdef void give_back(self, int index, uint64_t now, int charged) noexcept:
+        cdef int claimant
+        self.endpoints.release(index, charged)
+        tg_add(&self.series[index][TG_S_FINISHED], 1)
+        if self.queue is not None:
+            self.queue.released()
+            claimant = self.endpoints.claimant(index, now)
+            if claimant >= 0 and claimant != self.endpoints.worker:
+                self.queue.bells.ring(claimant)
+
+    cdef void owe(self, int index, uint64_t now, int charged) noexcept:
+        """The stream was reset: the place is free when the endpoint knows it."""
+        cdef Place place
+        try:
+            place = Place(self, index, charged)
+        except MemoryError:
+            place = None
+        if place is None or (<Dispatcher>self.channels[index]).owe(place) < 0:
+            self.give_back(index, now, charged)
 
     cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
                               int crowd) noexcept:

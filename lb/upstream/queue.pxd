@@ -102,8 +102,10 @@ cdef class PoolQueue(Source):
     cdef bint somebody(self) noexcept
     # What a newcomer must leave to those who wait, in any worker.
     cdef uint64_t bars(self) noexcept
-    # An endpoint has room again, after `latency` ns of work (0: not known).
-    cdef void released(self, uint64_t now, uint64_t latency) noexcept
+    # An endpoint has answered, after `latency` ns of work.
+    cdef void learn(self, uint64_t now, uint64_t latency) noexcept
+    # An endpoint has room again.
+    cdef void released(self) noexcept
     # Seconds after which a client that was refused may try again: 1 at least.
     cdef unsigned long retry_after(self, uint64_t now) noexcept
 

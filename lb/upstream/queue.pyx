@@ -176,9 +176,10 @@ cdef class PoolQueue(Source):
     cdef bint somebody(self) noexcept:
         return self.line.count > 0 or self.waiting_elsewhere() > 0
 
-    cdef void released(self, uint64_t now, uint64_t latency) noexcept:
-        if latency:
-            learn_service(self, now, latency)
+    cdef void learn(self, uint64_t now, uint64_t latency) noexcept:
+        learn_service(self, now, latency)
+
+    cdef void released(self) noexcept:
         if self.somebody():
             self.poller.mark(self)
 

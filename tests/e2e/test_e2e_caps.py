@@ -11,6 +11,7 @@ from typing import Any
 
 from daemon import Daemon, eventually, http_listener, route, worker_of
 from endpoints import Endpoint
+from http2_endpoint import Http2Endpoint
 from traffic import ask_once, load, request
 
 Start = Callable[..., Daemon]
@@ -68,6 +69,26 @@ async def test_a_cap_holds_across_the_death_of_workers(start: Start, endpoint: C
     await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
     waiting = await asyncio.to_thread(daemon.metrics, "tidegate_pool_queue_length")
     assert list(waiting.values()) == [0]
+
+
+async def test_a_cap_holds_where_tries_are_given_up(start: Start) -> None:
+    """Over HTTP/2 a try that is given up ends with a frame, not with its connection. That frame has left before the
+    place goes to another request, which another worker may send at once."""
+    endpoints = [Http2Endpoint(0.005, 5.0, 0.3, seed) for seed in (1, 2)]
+    for one in endpoints:
+        await one.start()
+    settings = config([one.address for one in endpoints], protocol="http2")
+    retry = {"attempts": 10, "on": ["timeout"], "per_try_timeout": "60ms", "budget": 100, "backoff": {"base": "1ms"}}
+    settings["listeners"]["web"] = http_listener(route("/", "http", retry=retry))
+    daemon = start(settings)
+    async with load(daemon.port(), [GET], clients=24) as running:
+        await running.until(600)
+        assert not running.failures
+    assert sum(one.resets for one in endpoints) > 30
+    assert [one.peak for one in endpoints] == [CAP] * 2
+    await asyncio.to_thread(eventually, lambda: daemon.in_flight() == 0, "in-flight counts")
+    for one in endpoints:
+        one.close()
 
 
 async def test_who_waits_for_a_pool_is_served_when_it_is_removed(start: Start, endpoint: Callable[..., Any]) -> None:
