@@ -1,5 +1,6 @@
 """How an HTTP/1.1 connection with a client ends."""
 
+from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http1 cimport Parser
 from lb.proxy.http1_answer cimport AnsweringConnection
@@ -14,7 +15,7 @@ cdef class EndingConnection(AnsweringConnection):
     cdef bint last_look               # close after one more read finds nothing
     cdef bint lingering               # our side is shut; reading away what still comes
     cdef bint looked                  # nothing came behind the last request
-    cdef size_t lingered
+    cdef uint64_t linger_end          # however much still comes
 
     # For the subclass: read what there is.
     cdef void read_loop(self) noexcept
@@ -24,5 +25,5 @@ cdef class EndingConnection(AnsweringConnection):
     cdef int push_last(self) noexcept
     # The last answer is with the kernel: closes, or lingers first.
     cdef void finish(self) noexcept
-    # `n` bytes more have come meanwhile.
-    cdef void read_away(self, size_t n) noexcept
+    # More has come meanwhile, and is forgotten.
+    cdef void read_away(self) noexcept

@@ -12,8 +12,9 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int fd, const void *data, size_t size, int flags)
 
 cdef enum:
-    LINGER_NS = 2_000_000_000
-    LINGER_BYTES = 1024 * 1024
+    # As long as nginx by default (lingering_time): whoever uploads may send all of it before it looks at the answer.
+    LINGER_NS = 30_000_000_000
+    LINGER_SILENCE_NS = 2_000_000_000
 
 
 cdef class EndingConnection(AnsweringConnection):
@@ -61,14 +62,14 @@ cdef class EndingConnection(AnsweringConnection):
             return
         self.lingering = True
         self.unread = True
+        tg_buffer_free(&self.inbox)
         self.shutdown_write()
-        self.poller.arm(self, self.poller.now + LINGER_NS)
+        self.linger_end = self.poller.now + LINGER_NS
+        self.read_away()
         self.read_loop()
 
-    cdef void read_away(self, size_t n) noexcept:
-        self.lingered += n
-        if self.lingered > LINGER_BYTES:
-            self.close_now()
+    cdef void read_away(self) noexcept:
+        self.poller.arm(self, min(self.linger_end, self.poller.now + LINGER_SILENCE_NS))
 
     cdef void close_now(self) noexcept:
         cdef Exchange exchange = self.exchange

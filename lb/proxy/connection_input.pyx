@@ -70,7 +70,7 @@ cdef class ReceivingConnection(EndingConnection):
             if <size_t>n < room and not self.hangup:
                 self.unread = False               # drained; the edge will tell
             if self.lingering:
-                self.read_away(<size_t>n)
+                self.read_away()
                 continue
             self.process(into, <size_t>n)
 
