@@ -35,7 +35,8 @@ cdef class Client(Stream):
     cdef void abort(self) noexcept
     # The exchange can take more of the request's body again.
     cdef void resume_request(self) noexcept
-    # The answer began before the request was complete, whose rest has nowhere to go.
+    # Before `respond`: the request is not complete, and the endpoint seems to want no more of it. Where an answer ends
+    # before its request without that, the rest is read away.
     cdef void answered_early(self) noexcept
     cdef void send_continue(self) noexcept
     # Bytes of the answer that wait for the client to take them.

@@ -5,7 +5,7 @@ How they are received is in lb.proxy.connection_input, how answers go out in htt
 connection_end.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plainly_chunked, worker_scan
@@ -98,7 +98,7 @@ cdef class HttpConnection(ReceivingConnection):
         while n and self.fd >= 0 and not self.closing:
             if self.exchange is not None and (self.exchange.request_complete or not self.exchange.wants_body):
                 break
-            if self.exchange is None and self.pending() >= OUT_LIMIT:
+            if self.exchange is None and self.pending() >= OUT_LIMIT and not self.skipping:
                 break                             # on_flush goes on when the client has taken its answers
             scan.max_fields = self.listener.max_headers
             taken = self.parser.execute(scan, data, n)
@@ -108,6 +108,8 @@ cdef class HttpConnection(ReceivingConnection):
                     exchange.fail(431, b"too-many-fields", "too many trailer fields")
                 elif exchange is not None:
                     exchange.fail(400, b"bad-body", self.parser.why.decode("latin-1"))
+                elif self.skipping:
+                    self.close_now()              # it has its answer
                 elif scan.error == SCAN_TOO_MANY_FIELDS:
                     self.refuse(431, b"too many header fields")
                 else:
@@ -138,7 +140,15 @@ cdef class HttpConnection(ReceivingConnection):
                 if scan.trailer_count:
                     exchange.take_trailers(scan)
                 exchange.take_body(scan.spans, scan.span_count, scan.body_bytes, scan.complete)
+            elif self.skipping and not scan.head:
+                if scan.body_bytes > self.skip_left or self.in_excess(scan, <size_t>taken):
+                    self.close_now()
+                    return
+                self.skip_left -= scan.body_bytes
+                self.body_deadline = pace_advance(&self.pace, self.poller.now, scan.body_bytes,
+                                                  self.listener.body_quota, self.listener.body_timeout)
             if scan.complete and self.fd >= 0:
+                self.skipping = False
                 self.parser.reset()
         if self.fd < 0:
             return
@@ -242,6 +252,12 @@ cdef class HttpConnection(ReceivingConnection):
         else:
             self.refuse(431, b"the header fields are too large")
 
+    cdef void skip_body(self, uint64_t most) noexcept:
+        """Nobody takes the rest; a close that was not announced could be taken for a lost request."""
+        self.skipping = self.parser.reading_body
+        self.skip_left = most
+        self.begin_pace()
+
     cdef void resume_request(self) noexcept:
         self.begin_pace()                         # the time in which we wanted none of it does not count
         self.poller.mark(self)
@@ -283,7 +299,10 @@ cdef class HttpConnection(ReceivingConnection):
                 self.read_loop()
         if self.last_look and self.fd >= 0:
             self.last_look = False
-            if self.exchange is None and not self.head_started and not self.closing and not self.pending():
+            if self.skipping:
+                self.closing = True
+                self.poller.mark(self)
+            elif self.exchange is None and not self.head_started and not self.closing and not self.pending():
                 self.close_now()
         if self.fd >= 0:
             self.set_timer()
@@ -319,6 +338,8 @@ cdef class HttpConnection(ReceivingConnection):
                 self.poller.disarm(self)
             else:
                 self.poller.arm(self, min(self.poller.now + self.listener.body_timeout, self.body_deadline))
+        elif self.skipping:
+            self.poller.arm(self, min(self.poller.now + self.listener.body_timeout, self.body_deadline))
         elif self.head_started:
             self.poller.arm(self, self.head_deadline)
         else:

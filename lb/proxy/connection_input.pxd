@@ -15,6 +15,8 @@ cdef class ReceivingConnection(EndingConnection):
     cdef uint64_t head_deadline
     cdef tg_pace pace                 # of the request's body
     cdef uint64_t body_deadline       # for it to be fast enough
+    cdef bint skipping                # the request is answered, its body still comes
+    cdef uint64_t skip_left           # of that at most
 
     # For the subclass: bytes that came, and their end.
     cdef void process(self, const char *data, size_t n) noexcept

@@ -25,7 +25,7 @@ cdef class ReceivingConnection(EndingConnection):
     cdef bint takes_input(self) noexcept:
         """Whether there is someone to take what has come."""
         if self.exchange is None:
-            return self.pending() < OUT_LIMIT
+            return self.skipping or self.pending() < OUT_LIMIT
         return self.exchange.wants_body and not self.exchange.request_complete
 
     cdef bint accepts_input(self) noexcept:

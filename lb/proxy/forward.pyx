@@ -277,8 +277,8 @@ cdef class ForwardExchange(TryingExchange):
             self.status = status
             self.first_byte_at = self.client.poller.now
             self.move(X_ANSWERING)
-            # Both bodies may go on at once (RFC 9110 section 7.5), unless the endpoint says that it wants no more.
-            if not self.request_complete and (scan.complete or not upstream.parser.keep_alive()):
+            # Both bodies may go on at once (RFC 9110 section 7.5), unless the endpoint shows that it wants no more.
+            if not self.request_complete and (scan.complete or status >= 300 or not upstream.parser.keep_alive()):
                 self.client.answered_early()
             mark_hop_by_hop(scan)
             memset(&extra, 0, sizeof(extra))
@@ -297,8 +297,6 @@ cdef class ForwardExchange(TryingExchange):
                 if self.pool.policy.reads_reports:
                     self.find_report(scan.trailers, scan.trailer_count)
                 self.client.respond_trailers(scan)
-            if not self.request_complete:
-                self.client.answered_early()
             self.upstream = None
             if self.request_complete and upstream.parser.keep_alive():
                 (<Http1Pool>self.pool.channels[self.last_endpoint]).give(upstream)

@@ -194,8 +194,6 @@ cdef class Http2Exchange(TryingExchange):
             self.forget_answer()
             return
         if kind == 0:
-            if not self.request_complete:
-                self.client.answered_early()
             self.end()
             return
         if self.state == X_ANSWERING:
@@ -311,6 +309,8 @@ cdef class Http2Exchange(TryingExchange):
             self.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without
         if last:
             self.find_grpc_status(scan.fields, scan.field_count)
+        if not self.request_complete and (last or scan.status >= 300):
+            self.client.answered_early()
         memset(&extra, 0, sizeof(extra))
         self.append_endpoint(&extra)
         self.client.respond(scan, &extra, last)

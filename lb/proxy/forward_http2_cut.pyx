@@ -32,7 +32,5 @@ cdef void end_in_trailers(Http2Exchange exchange, int status, const char *reason
     tg_buffer_free(&code)
     exchange.reason = reason
     exchange.let_go(False)
-    if not exchange.request_complete:
-        client.answered_early()
     exchange.record()
     client.respond_end()

@@ -22,4 +22,6 @@ cdef class AnsweringConnection(Client):
 
     # For the subclass: the connection is over, and whoever is told of that is told.
     cdef void close_now(self) noexcept
+    # The answer is complete, and another request may follow the rest of this one's body, which may be `most` bytes.
+    cdef void skip_body(self, uint64_t most) noexcept
     cdef void connection_field(self) noexcept

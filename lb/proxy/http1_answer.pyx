@@ -28,6 +28,9 @@ cdef class AnsweringConnection(Client):
     cdef void close_now(self) noexcept:
         pass
 
+    cdef void skip_body(self, uint64_t most) noexcept:
+        pass
+
     cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
         cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, fields)
         cdef Scan *scan = worker_scan()
@@ -167,7 +170,8 @@ cdef class AnsweringConnection(Client):
             self.close_now()
 
     cdef void respond_end(self) noexcept:
-        self.intake.busy -= self.exchange is not None
+        cdef Exchange exchange = self.exchange
+        self.intake.busy -= exchange is not None
         self.exchange = None
         self.head_request = False
         if self.fd < 0:
@@ -180,6 +184,8 @@ cdef class AnsweringConnection(Client):
         tg_buffer_free(&self.trailers)
         if not self.keep or self.intake.draining or self.listener.draining:
             self.closing = True
+        elif exchange is not None and not exchange.request_complete:
+            self.skip_body(exchange.route.max_body - min(exchange.bytes_in, exchange.route.max_body))
         self.poller.mark(self)                    # which also takes up the next request
 
     cdef void abort(self) noexcept:
