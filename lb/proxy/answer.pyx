@@ -1,6 +1,6 @@
 """An exchange that its route answers itself: see answer.pxd. It is counted and logged as any other."""
 
-from libc.string cimport memchr, memset
+from libc.string cimport memchr, memset, strcmp
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_HOST, Field, Scan
 from lb.core.head_text cimport append_text
@@ -15,11 +15,17 @@ cdef class AnswerExchange(Exchange):
     cdef void begin(self, Scan *scan) noexcept:
         cdef tg_buffer head
         cdef Answer answer = self.route.answer
+        cdef const char *host
+        cdef size_t n
         memset(&head, 0, sizeof(head))
         # A body that is still coming is not waited for: the client's connection closes it off.
         self.request_complete = scan.complete
         self.bytes_in = scan.body_bytes
-        if tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
+        if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, self.client.scheme()) != 0 and (
+                not find_host(scan, answer, &host, &n)):
+            # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
+            self.fail(400, b"no-host", "the request names no host, without which it cannot be sent to another scheme")
+        elif tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
                 answer.redirect and self.append_location(&head, scan, answer) < 0):
             self.fail(503, b"no-memory", "out of memory")
         else:
@@ -46,17 +52,12 @@ cdef class AnswerExchange(Exchange):
         cdef size_t skip = 0, end, i
         cdef Rewrite rewrite = self.route.rewrite
         cdef tg_buffer path
-        cdef Field *field
         cdef int failed = 0
         cdef char c
-        cdef const char *host = <const char *>answer.host
-        cdef size_t host_length = <size_t>len(answer.host)
-        if host_length == 0 and len(answer.scheme) and scan.first[H_HOST] >= 0:
-            field = &scan.fields[scan.first[H_HOST]]
-            host = field.value
-            host_length = without_port(host, field.value_length)   # another scheme has another port
+        cdef const char *host
+        cdef size_t host_length
         append_text(head, b"Location: ")
-        if host_length:
+        if find_host(scan, answer, &host, &host_length):
             if len(answer.scheme):
                 failed |= tg_buffer_append(head, <const char *>answer.scheme, <size_t>len(answer.scheme))
                 failed |= append_text(head, b":")
@@ -98,6 +99,18 @@ cdef class PreflightExchange(AnswerExchange):
         else:
             self.give(204, &head, b"")
         tg_buffer_free(&head)
+
+
+cdef bint find_host(Scan *scan, Answer answer, const char **host, size_t *n) noexcept:
+    """The host that Location names; False where it names none."""
+    cdef Field *field
+    host[0] = <const char *>answer.host
+    n[0] = <size_t>len(answer.host)
+    if n[0] == 0 and len(answer.scheme) and scan.first[H_HOST] >= 0:
+        field = &scan.fields[scan.first[H_HOST]]
+        host[0] = field.value
+        n[0] = without_port(field.value, field.value_length)       # another scheme has another port
+    return n[0] > 0
 
 
 cdef inline bint is_slash(char c) noexcept nogil:

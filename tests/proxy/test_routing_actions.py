@@ -123,6 +123,23 @@ async def test_redirect(site: Site, match: dict[str, Any], redirect: dict[str, A
     assert reply.body == ""
 
 
+@pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.0\r\nHost:", "HTTP/1.1\r\nHost:", "HTTP/1.1\r\nHost: :80"])
+async def test_a_redirect_to_another_scheme_needs_a_host(site: Site, head: str) -> None:
+    gate = await routing_gate(site, [{"redirect": {"scheme": "https"}}], {"a": ["127.0.0.1:1"]})
+    answer = await gate.exchange(f"GET /x {head}\r\nConnection: close\r\n\r\n".encode())
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert b"names no host" in answer
+    assert b"location" not in answer.lower()
+    assert gate.proxy.busy() == 0
+
+
+@pytest.mark.parametrize("redirect", [{"scheme": "https", "host": "b.org"}, {"scheme": "http", "path": "/y"}])
+async def test_other_redirects_need_no_host(site: Site, redirect: dict[str, Any]) -> None:
+    gate = await routing_gate(site, [{"redirect": redirect}], {"a": ["127.0.0.1:1"]})
+    answer = await gate.exchange(b"GET /x HTTP/1.0\r\n\r\n")
+    assert b"\r\nLocation: " + (b"https://b.org/x" if "host" in redirect else b"/y") + b"\r\n" in answer
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_has_its_status(site: Site, status: int) -> None:
     gate = await routing_gate(site, [{"redirect": {"status": status, "path": "/"}}], {"a": ["127.0.0.1:1"]})
