@@ -68,7 +68,8 @@ def error(status: int, message: str) -> Reply:
 def route(method: str, path: str, body: bytes) -> Call | Reply:
     """The call, or at once the answer, for an HTTP request; `path` is percent-encoded, a query is ignored.
 
-    404 for an unknown path, 405 for a wrong verb. POST to an inference path is a mistake of the caller: ValueError.
+    404 for an unknown path, which names the extension where it is one of Triton's; 405 for a wrong verb. POST to an
+    inference path is a mistake of the caller: ValueError.
     """
     path = path.partition("?")[0]
     if path == "/v2/models/stats":  # before the model routes: "stats" is not a model here
@@ -85,6 +86,9 @@ def route(method: str, path: str, body: bytes) -> Call | Reply:
         except UnicodeDecodeError:
             return error(400, "a name in the path is not UTF-8")
         return make(names, body)
+    for pattern, reason in _NOT_SERVED:
+        if pattern.fullmatch(path):
+            return error(404, reason)
     return error(404, "Not Found")
 
 
@@ -222,4 +226,26 @@ _ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Cal
     (_INFER_PATH, "POST", _infer),
     (_METADATA_PATH, "GET", _model_metadata),
     (_INDEX_PATH, "POST", _repository_index),
+)
+
+# Triton's extensions that are about one server, or a connection to it: whichever endpoint had the next request would
+# know nothing of it.
+_NOT_SERVED: tuple[tuple[re.Pattern[str], str], ...] = (
+    (
+        re.compile(r"/v2/(?:system|cuda)sharedmemory(?:/.*)?"),
+        "the shared memory extensions are not supported here: send the data with the request",
+    ),
+    (
+        re.compile(rf"/v2/trace/setting|{_MODEL}/trace/setting"),
+        "the trace extension is not supported here: ask each model server itself",
+    ),
+    (re.compile("/v2/logging"), "the logging extension is not supported here: ask each model server itself"),
+    (
+        re.compile(r"/v2/repository(?:/[^/]+)?/models/[^/]+/(?:load|unload)"),
+        "loading and unloading of models is not supported here: ask each model server itself",
+    ),
+    (
+        re.compile(rf"{_MODEL}/generate(?:_stream)?"),
+        "the generate extension is not supported here: use infer, or a route to a pool of protocol http",
+    ),
 )

@@ -69,7 +69,8 @@ def test_calls(method: str, path: str, body: bytes, name: str, request_: Any) ->
         ("GET", "/v2/models", 404, b'{"error":"Not Found"}', ""),
         ("GET", "/v2/models/m/versions/x", 404, b'{"error":"Not Found"}', ""),
         ("GET", "/v2/models/m/ready/", 404, b'{"error":"Not Found"}', ""),
-        ("POST", "/v2/models/m/generate", 404, b'{"error":"Not Found"}', ""),
+        ("GET", "/v2/loggings", 404, b'{"error":"Not Found"}', ""),
+        ("GET", "/v2/systemsharedmemoryx", 404, b'{"error":"Not Found"}', ""),
         ("POST", "/v2", 405, b'{"error":"Method Not Allowed"}', "GET, HEAD"),
         ("DELETE", "/v2/models/m", 405, b'{"error":"Method Not Allowed"}', "GET, HEAD"),
         ("POST", "/v2/models/stats", 405, b'{"error":"Method Not Allowed"}', "GET, HEAD"),
@@ -80,6 +81,29 @@ def test_calls(method: str, path: str, body: bytes, name: str, request_: Any) ->
 )
 def test_refusals(method: str, path: str, status: int, body: bytes, allow: str) -> None:
     assert route(method, path, b"") == Reply(status, body, allow=allow)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/v2/systemsharedmemory/status", "shared memory"),
+        ("/v2/systemsharedmemory/region/r/register", "shared memory"),
+        ("/v2/cudasharedmemory/unregister?x=1", "shared memory"),
+        ("/v2/trace/setting", "trace"),
+        ("/v2/models/m/trace/setting", "trace"),
+        ("/v2/logging", "logging"),
+        ("/v2/repository/models/m/load", "loading"),
+        ("/v2/repository/r/models/m/unload", "loading"),
+        ("/v2/models/m/generate", "generate"),
+        ("/v2/models/m/versions/1/generate_stream", "generate"),
+    ],
+)
+def test_extensions_that_are_not_served_are_named(path: str, said: str) -> None:
+    for method in ("GET", "POST"):
+        reply = route(method, path, b"")
+        assert isinstance(reply, Reply)
+        assert (reply.status, reply.allow, reply.content_type) == (404, "", "application/json")
+        assert said in json.loads(reply.body)["error"]
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready":1}', b"\xff"])

@@ -257,6 +257,7 @@ async def test_management_routes(site: Site) -> None:
     assert error_of(missing)
     for path, method, status in (
         ("/v2/nothing", "GET", 404),
+        ("/v2/systemsharedmemory/region/r/register", "POST", 404),
         ("/v2/models/m", "POST", 405),
         (INFER, "GET", 405),
         ("/v2/models/m/versions/x/infer", "POST", 404),
