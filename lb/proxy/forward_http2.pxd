@@ -11,6 +11,7 @@ cdef class Http2Exchange(TryingExchange):
     cdef StreamCall call
     cdef int grpc_status              # of the trailers; -1 = none came
     cdef bint sized                   # the answer's head has said how long it is
+    cdef bint chunks_trailers         # the client takes trailers, and has to have chunks for that (HTTP/1.1)
     cdef bint naming                  # looking for the model that the request is for, in the message that comes
     cdef bint looking                 # for the sequence that an inference belongs to, likewise
     cdef StreamSequences messages     # where each of them may belong to another sequence, else None

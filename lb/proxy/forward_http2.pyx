@@ -9,7 +9,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcmp, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.head cimport H_GRPC_STATUS, Field, Scan, mark_hop_by_hop
+from lb.core.head cimport H_CONTENT_LENGTH, H_GRPC_STATUS, H_TRAILER, Field, Scan, mark_hop_by_hop
 from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport h2_waiting, h2_whole
 from lb.core.reuse cimport tg_reuse
@@ -303,6 +303,9 @@ cdef class Http2Exchange(TryingExchange):
         if self.pool.sessions is not None:
             learn_session(self, scan.status if is_well(self, scan, last) else 500, scan.fields, scan.field_count)
         mark_hop_by_hop(scan)
+        if self.chunks_trailers and not last and scan.first[H_TRAILER] >= 0 and scan.first[H_CONTENT_LENGTH] >= 0:
+            scan.fields[scan.first[H_CONTENT_LENGTH]].hop = True
+            scan.has_length = False
         if self.route.cors is not None:
             drop_cors(scan)
         if self.route.response_fields is not None:

@@ -92,4 +92,5 @@ cdef int request_fields(Http2Exchange exchange, Scan *scan) noexcept:
         # What gRPC's clients say, and what others may say among more.
         if field.value_length == 8 and memcmp(field.value, b"trailers", 8) == 0 or has_token(field, b"trailers"):
             failed |= block_add(block, b"te", 2, b"trailers", 8)
+            exchange.chunks_trailers = scan.version == 11 and not exchange.head_method
     return failed
