@@ -143,7 +143,7 @@ class HealthConfig(Model):
     """Further headers of the request. `http` only."""
     status: list[Status] = Field(default=[200], min_length=1)
     """Status codes that count as good, and ranges of them such as `200-399`. `http` only."""
-    host: str | None = Field(default=None, min_length=1, max_length=255)
+    host: Annotated[FieldValue, Field(max_length=255)] | None = None
     """`Host` header of the check. Default: the endpoint's address. The name in TLS is `tls.server_name`. `http`
     only."""
     body: BodyMatchConfig | None = None

@@ -2,90 +2,97 @@
 
 from __future__ import annotations
 
-import socket
-from typing import Any
-
-import aiohttp
-from yarl import URL
+import contextlib
 
 from lb.config.health import BodyMatchConfig, status_codes
 from lb.config.schema import HealthConfig
+from lb.core.http1_reader import AnswerReader
 from lb.core.regex import Regex
-from lb.health.check import CheckFailed, explain, sockaddr
+from lb.health.check import CheckFailed, explain
 from lb.health.tls import CheckTls
+from lb.health.wire import Wire, connected
 
-# What aiohttp says of its own accord: checks want the body as it is, and have none themselves.
-_UNSAID = ("Accept-Encoding", "Content-Type")
-_HEAD = 65_536  # bytes of an answer's head and of each of its fields, as towards the workers (lb/upstream/http1.pyx)
+_HEAD = 65_536  # bytes of an answer's head, as towards the workers (lb/upstream/http1.pyx)
+_READ = 65_536
+_BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))  # methods that need not say that there is no body
 
 
 class HttpCheck:
     """Passes on an HTTP/1.1 answer whose status is in `status` and whose body has what `body` says.
 
-    Redirects are answers. The body is only read where it matters, as it is on the wire, and only up to a limit.
+    Redirects are answers. The body is only read where it matters, as it is on the wire, and only up to a limit. What no
+    worker would take for an answer is none here either.
     """
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
-        self._path = config.path
         self._method = config.method
-        named = any(name.lower() == "user-agent" for name in config.headers)
-        self._headers = {**config.headers, **({} if named else {"User-Agent": "tidegate-health"})}
         self._status = frozenset(code for entry in config.status for code in status_codes(entry))
         self._host = config.host
         self._body = BodyMatch(config.body) if config.body is not None else None
+        own = {"User-Agent": "tidegate-health", "Accept": "*/*"}
+        if config.method not in _BODILESS:
+            own["Content-Length"] = "0"
+        named = {name.lower() for name in config.headers}
+        fields = {**{name: value for name, value in own.items() if name.lower() not in named}, **config.headers}
+        # The path is sent as it was configured, not normalised; a fragment is no part of it (RFC 9110 section 7.1).
+        self._line = f"{config.method} {config.path.partition('#')[0]} HTTP/1.1\r\n"
+        self._fields = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
 
     async def run(self, address: str) -> None:
-        target = sockaddr(address)
-        connector: aiohttp.BaseConnector
-        if target.family == socket.AF_UNIX:
-            connector = aiohttp.UnixConnector(str(target.value), force_close=True)
-            authority = "localhost"
-        else:
-            connector = aiohttp.TCPConnector(force_close=True, use_dns_cache=False)
-            authority = address
-        headers = {"Host": self._host or authority, **self._headers}
-        # The path is sent as it was configured, not normalised.
-        url = URL(f"{'http' if self._tls is None else 'https'}://{authority}{self._path}", encoded=True)
+        host = self._host or ("localhost" if address.startswith("unix:") else address)
+        request = f"{self._line}Host: {host}\r\n{self._fields}Connection: close\r\n\r\n".encode()
         try:
-            secure: dict[str, Any] = {} if self._tls is None else _secure(self._tls)
             # A connection of its own, so that each check also proves that the endpoint still accepts.
-            async with (
-                aiohttp.ClientSession(
-                    connector=connector,
-                    timeout=aiohttp.ClientTimeout(total=None),
-                    cookie_jar=aiohttp.DummyCookieJar(),
-                    auto_decompress=False,
-                    skip_auto_headers=_UNSAID,
-                    max_line_size=_HEAD,
-                    max_field_size=_HEAD,
-                    max_headers=_HEAD,
-                ) as session,
-                session.request(self._method, url, headers=headers, allow_redirects=False, **secure) as response,
-            ):
-                status = response.status
-                found = status not in self._status or self._body is None or await self._body.found_in(response.content)
-                response.close()
-        except aiohttp.ClientConnectorCertificateError as e:
-            error = e.certificate_error
-            raise CheckFailed(explain(error) if isinstance(error, OSError) else str(error)) from e
-        except aiohttp.ClientConnectorError as e:
-            raise CheckFailed(explain(e.os_error)) from e
-        except aiohttp.ServerDisconnectedError as e:
-            raise CheckFailed("connection closed without an answer") from e
-        except aiohttp.ClientConnectionResetError as e:  # aiohttp's own words, not the system's
-            raise CheckFailed("closed, or no HTTP spoken, before the request could be sent") from e
-        except aiohttp.ClientResponseError as e:
-            said = e.message.splitlines()[0].removesuffix(":") if e.message else e.status
-            raise CheckFailed(f"no valid HTTP answer: {said}") from e
-        except OSError as e:  # aiohttp's ClientOSError, too
+            async with connected(address, self._tls, ("http/1.1",)) as wire:
+                # It need not read: it may have answered and closed by now.
+                with contextlib.suppress(ConnectionError):
+                    await wire.send(request)
+                answer = Answer(wire, self._method == "HEAD")
+                status = await answer.begin()
+                found = status not in self._status or self._body is None or await self._body.found_in(answer)
+        except OSError as e:
             raise CheckFailed(explain(e)) from e
-        except aiohttp.ClientError as e:
-            raise CheckFailed(str(e) or type(e).__name__) from e
         if status not in self._status:
             raise CheckFailed(f"status {status}")
         if not found:
             raise CheckFailed(f"status {status}, but {self._body} was not found in the body")
+
+
+class Answer:
+    """What comes over a wire, as an answer. Raises OSError and CheckFailed."""
+
+    def __init__(self, wire: Wire, headless: bool) -> None:
+        self._wire = wire
+        self._reader = AnswerReader(headless, _HEAD)
+        self._came = False
+        self._body = b""
+
+    async def begin(self) -> int:
+        """The status."""
+        while not self._reader.status:
+            await self._receive()
+        return self._reader.status
+
+    async def read(self, size: int) -> bytes:
+        """At most `size` bytes of the body; none at its end."""
+        while not self._body and not self._reader.complete:
+            await self._receive()
+        piece, self._body = self._body[:size], self._body[size:]
+        return piece
+
+    async def _receive(self) -> None:
+        data = await self._wire.receive(_READ)
+        if not data and not self._came:
+            raise CheckFailed("connection closed without an answer")
+        self._came = True
+        try:
+            if data:
+                self._body += self._reader.feed(data)
+            else:
+                self._reader.end()
+        except ValueError as e:
+            raise CheckFailed(f"no valid HTTP answer: {e}") from None
 
 
 class BodyMatch:
@@ -100,7 +107,7 @@ class BodyMatch:
     def __str__(self) -> str:
         return self._name
 
-    async def found_in(self, body: aiohttp.StreamReader) -> bool:
+    async def found_in(self, body: Answer) -> bool:
         """Reads no further than it has to where plain text is looked for, and never past the limit."""
         came = bytearray()
         while len(came) < self._limit:
@@ -111,7 +118,3 @@ class BodyMatch:
             if self._regex is None and self._text in came:
                 return True
         return self._text in came if self._regex is None else self._regex.matches(bytes(came))
-
-
-def _secure(tls: CheckTls) -> dict[str, Any]:
-    return {"ssl": tls.context(("http/1.1",)), "server_hostname": tls.server_name}

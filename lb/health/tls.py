@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from lb.config.plan import EndpointPlan, PoolPlan
 from lb.config.tls_plan import PoolTlsPlan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +81,25 @@ def _memory(name: str, content: bytes) -> Any:
     return stream
 
 
-async def handshake(plain: socket.socket, tls: CheckTls, alpn: tuple[str, ...] = ()) -> None:
-    """A TLS handshake on a connected, non-blocking socket, which is closed afterwards. Raises OSError."""
-    loop = asyncio.get_running_loop()
+@contextlib.asynccontextmanager
+async def secured(plain: socket.socket, tls: CheckTls, alpn: tuple[str, ...] = ()) -> AsyncIterator[ssl.SSLSocket]:
+    """TLS on a connected, non-blocking socket, which is closed afterwards. Raises OSError."""
     context = tls.context(alpn)
     with context.wrap_socket(plain, server_hostname=tls.server_name, do_handshake_on_connect=False) as secure:
-        while True:
-            try:
-                secure.do_handshake()
-            except ssl.SSLWantReadError:
-                await _ready(loop.add_reader, loop.remove_reader, secure.fileno())
-            except ssl.SSLWantWriteError:
-                await _ready(loop.add_writer, loop.remove_writer, secure.fileno())
-            else:
-                return
+        await finish(secure, secure.do_handshake)
+        yield secure
+
+
+async def finish(secure: ssl.SSLSocket, call: Callable[..., T], *args: Any) -> T:
+    """What the socket's `call` gives, as soon as it need not wait. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return call(*args)
+        except ssl.SSLWantReadError:
+            await _ready(loop.add_reader, loop.remove_reader, secure.fileno())
+        except ssl.SSLWantWriteError:
+            await _ready(loop.add_writer, loop.remove_writer, secure.fileno())
 
 
 async def _ready(add: Callable[..., Any], remove: Callable[[int], Any], fd: int) -> None:

@@ -169,7 +169,7 @@ async def test_tcp_does_not_take_a_full_unix_queue_for_a_connection(tmp_path: Pa
         (b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n", [200], "status 302"),
         (b"HTTP/1.1 204 No Content\r\n\r\n", [200, 204], None),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\nshort", [200], None),  # the body is not awaited
-        (b"SSH-2.0-OpenSSH\r\n\r\n", [200], "no valid HTTP answer: Bad status line$"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", [200], "no valid HTTP answer: Expected HTTP/$"),
         (b"", [200], "closed without an answer"),
     ],
 )
@@ -256,11 +256,9 @@ async def test_http_says_in_words_that_the_endpoint_did_not_wait_for_the_request
     greeting = threading.Thread(target=greet)
     greeting.start()
     words = (
-        "closed, or no HTTP spoken, before the request could be sent",
         "connection closed without an answer",
-        "no valid HTTP answer: Bad status line",
+        "no valid HTTP answer: Expected HTTP/",
         "Connection reset by peer",
-        "Broken pipe",
     )
     try:
         for _ in range(100):
@@ -341,6 +339,7 @@ async def test_http_reads_no_more_of_an_endless_body_than_its_limit(tmp_path: Pa
         {"method": "FETCH"},
         {"method": "CONNECT"},
         {"headers": {"Host": "a"}},
+        {"host": "a\r\nY: b"},
         {"headers": {"X": "a\r\nY: b"}},
         {"body": {}},
         {"body": {"contains": "a", "regex": "b"}},

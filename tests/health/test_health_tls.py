@@ -31,6 +31,14 @@ PLAN = PoolTlsPlan(
 TYPES = sorted(CHECKS.keys() - {"udp"})  # a pool of UDP has no TLS
 
 
+async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+    writer.close()
+
+
 @contextlib.asynccontextmanager
 async def serving(kind: str, pair: Pair, folder: Path, clients: Authority | None = None) -> AsyncIterator[str]:
     if kind in ("grpc", "oip"):
@@ -49,13 +57,6 @@ async def serving(kind: str, pair: Pair, folder: Path, clients: Authority | None
             await server.stop(None)
         return
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            await writer.drain()
-        writer.close()
-
     async with await asyncio.start_server(
         answer, "127.0.0.1", 0, ssl=server_context(pair, folder, clients)
     ) as listening:
@@ -72,6 +73,15 @@ async def test_an_endpoint_that_proves_who_it_is(kind: str, tmp_path: Path) -> N
         for name in ("127.0.0.1", "models.test"):
             if (kind, name) != ("grpc", "127.0.0.1"):
                 await ask(kind, address, CheckTls(PLAN, name))
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+async def test_behind_a_unix_socket(kind: str, tmp_path: Path) -> None:
+    context = server_context(AUTHORITY.issue("models.test"), tmp_path)
+    async with await asyncio.start_unix_server(answer, tmp_path / "s.sock", ssl=context):
+        await ask(kind, f"unix:{tmp_path}/s.sock", CheckTls(PLAN, "models.test"))
+        with pytest.raises(CheckFailed, match="certificate"):
+            await ask(kind, f"unix:{tmp_path}/s.sock", CheckTls(PLAN, "other.test"))
 
 
 @pytest.mark.parametrize("kind", TYPES)
