@@ -22,7 +22,7 @@ class QueueConfig(Model):
     of the last one."""
     timeout: Duration = Field(default=30 * SECOND, ge=MILLISECOND)
     """Longest wait of a request; one that has waited longer is refused. It is also the deadline of requests that have
-    none of their own, as far as their order goes."""
+    none of their own, as far as their order goes: who has one beyond it goes after them."""
     overload_after: Duration = Field(default=100 * MILLISECOND, ge=MILLISECOND)
     """A queue that has not been empty for this long is no burst but an overload, in which it is kept short: as many
     requests are served as before, but sooner. `overload_share` says how short."""

@@ -7,8 +7,10 @@
 A request that only one endpoint will do for (a sequence's) does not hold up those behind it, nor is it passed for ever:
 it has a claim on its endpoint's next place (EndpointSet.claim).
 
-The order is by priority, then by deadline (earliest deadline first), then by arrival. Without a deadline of its own a
-request has that of the queue, which makes equal ones first come, first served, over all workers.
+The order is by priority, then by deadline (earliest deadline first), then by arrival. A request without a deadline of
+its own stands where its wait will be over, the queue's timeout after it came: before deadlines beyond that, and first
+come, first served among its like, over all workers. That the timeout ends every wait is no matter of the order: a
+deadline beyond it is no earlier for that.
 
 When its turn will come is predicted (lb.upstream.forecast). A request that could not be answered in time is refused
 now, while its client can still do something about it, and takes no endpoint's time from others. That alone would keep a
@@ -65,6 +67,11 @@ cdef class Waiter(Timed):
 
     cdef void move_to(self, object pool) noexcept:
         pass
+
+
+cdef uint64_t key_of(PoolQueue queue, int priority, uint64_t due, uint64_t now) noexcept:
+    cdef uint64_t stands = due if due != NEVER else now + queue.timeout
+    return <uint64_t>priority << PRIORITY_SHIFT | min(stands, DUE_MASK)
 
 
 cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, uint64_t now) noexcept:
@@ -132,8 +139,7 @@ cdef class PoolQueue(Source):
         self.poller.mark(self)
 
     cdef int join(self, Waiter waiter, int priority, uint64_t due, uint64_t now) noexcept:
-        cdef uint64_t until = min(due, now + self.timeout)
-        cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (until & DUE_MASK)
+        cdef uint64_t key = key_of(self, priority, due, now)
         cdef int found
         if not self.somebody():
             tg_store64_relaxed(&self.words[TG_S_QUEUE_BUSY], now)
@@ -334,7 +340,7 @@ cdef class PoolQueue(Source):
         """For a request that would come at `now`, as for `join`: how many wait, in all workers, how many of them would
         be before it (of other workers' roughly), for how many nanoseconds it would wait (0: nothing is known of that),
         whether the queue is overloaded, and why it would be refused at once ("": it would not)."""
-        cdef uint64_t key = <uint64_t>priority << PRIORITY_SHIFT | (min(due, now + self.timeout) & DUE_MASK)
+        cdef uint64_t key = key_of(self, priority, due, now)
         cdef uint64_t rivals = UINT64_MAX
         cdef uint64_t waiting = self.waiting_elsewhere() + self.line.count
         cdef int found = prospect(self, key, due, wanted, now)

@@ -140,6 +140,37 @@ async def test_the_earliest_deadline_goes_first(site: Site) -> None:
     assert endpoint.seen[1:] == ["/a/1", "/b/1", "/c/1"]
 
 
+async def test_so_it_does_where_all_deadlines_are_beyond_the_timeout(site: Site) -> None:
+    """The queue's timeout is where those stand that have no deadline; it makes nobody else's an earlier one."""
+    endpoint = Held()
+    limits = (("d", 80 * SECOND), ("c", 60 * SECOND), ("b", 40 * SECOND), ("a", 5 * SECOND), ("none", 0))
+    listener = {"routes": routes(*({"name": name, "timeout_ns": limit} for name, limit in limits))}
+    gate = await capped(site, endpoint, replace(QUEUE, timeout_ns=30 * SECOND), listener=listener)
+    tasks = [await hold(gate, endpoint, "/d"), *[await wait(gate, f"/{name}/1") for name, _ in limits]]
+    now = monotonic_ns()
+    queue = gate.proxy.pools[0].queue
+    due = {name: now + limit if limit else 2**64 - 1 for name, limit in limits}
+    assert {name: queue.outlook(1, due[name], 0, now)["before"] for name in due} == {
+        "a": 1, "none": 2, "b": 3, "c": 4, "d": 5,
+    }  # fmt: skip
+    endpoint.answer(6)
+    await asyncio.gather(*tasks)
+    assert endpoint.seen[1:] == ["/a/1", "/none/1", "/b/1", "/c/1", "/d/1"]
+
+
+async def test_a_deadline_beyond_the_timeout_makes_no_wait_longer(site: Site) -> None:
+    endpoint = Held()
+    listener = {"routes": routes({"name": "late", "timeout_ns": 60 * SECOND}, {"name": ""})}
+    gate = await capped(site, endpoint, replace(QUEUE, timeout_ns=50 * MILLISECOND), listener=listener)
+    first = await hold(gate, endpoint)
+    answer = await ask(gate, "/late")
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert line(gate).timeouts == 1
+    endpoint.answer()
+    await first
+    assert endpoint.seen == ["/first"]
+
+
 async def test_who_could_not_be_answered_in_time_is_refused_at_once(site: Site) -> None:
     endpoint = Held()
     listener = {"routes": routes({"name": "soon", "timeout_ns": 350 * MILLISECOND}, {"name": ""})}

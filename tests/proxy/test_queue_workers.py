@@ -124,6 +124,21 @@ async def test_how_many_of_another_worker_come_before_is_known_roughly(site: Sit
         await asyncio.gather(*tasks)
 
 
+async def test_deadlines_beyond_the_timeout_over_two_workers(site: Site) -> None:
+    """Who comes first is decided by deadline over all workers, as within one."""
+    endpoint = Held()
+    served = routes(*({"name": f"{n}s", "timeout_ns": n * SECOND} for n in (20, 30, 40, 50)), {"name": "learn"})
+    async with two_workers(site, endpoint, listener={"routes": served}) as gates:
+        tasks = [await hold(gates[0], endpoint, "/learn")]
+        tasks += [await wait(gates[i % 2], f"/{n}s/x") for i, n in enumerate((50, 40, 30, 20))]
+        now = time.monotonic_ns()
+        outlook = gates[0].proxy.pools[0].queue.outlook
+        assert [outlook(1, now + n * SECOND, 0, now)["before"] for n in (15, 25, 55)] == [0, 1, 4]
+        endpoint.answer(5)
+        await asyncio.gather(*tasks)
+        assert endpoint.seen[1:] == [f"/{n}s/x" for n in (20, 30, 40, 50)]
+
+
 async def test_a_burst_is_no_overload_for_a_worker_that_had_another_one_before(site: Site) -> None:
     """Nobody waits between the two; the second begins in the other worker."""
     endpoint = Held()
