@@ -379,6 +379,8 @@ cdef class Exchange(Http1Call):
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         if self.pool.outlier is not None:
             self.pool.outlier.judge(endpoint, self.verdict(ok), self.picked_at)
+        if ok:
+            self.pool.tell_queue(endpoint, now, took, self.reason == NULL)
         self.pool.release(endpoint, now, took, ok, self.company, self.charged, self.crowd)
 
     cdef int verdict(self, bint ok) noexcept:

@@ -82,6 +82,8 @@ cdef class Mirror:
         self.held -= size
         if not answered:
             mirror_counts.failed += 1
+        if ok:
+            self.pool.tell_queue(endpoint, now, now - started, answered)
         self.pool.release(endpoint, now, now - started, ok, 0, charged, 0)
 
     cdef uint64_t patience(self) noexcept:

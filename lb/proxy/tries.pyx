@@ -357,4 +357,6 @@ cdef class TryingExchange(Exchange):
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         if latency and self.pool.outlier is not None:
             self.pool.outlier.judge(hedge.endpoint, verdict_of(status, ok), hedge.picked_at)
+        if ok:
+            self.pool.tell_queue(hedge.endpoint, now, latency, True)
         self.pool.release(hedge.endpoint, now, latency, ok, hedge.company, hedge.charged, hedge.crowd)

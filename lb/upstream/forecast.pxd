@@ -3,10 +3,6 @@
 from libc.stdint cimport uint64_t
 from lb.upstream.queue cimport PoolQueue
 
-# A request has kept its endpoint for `latency` ns.
-cdef void learn_service(PoolQueue queue, uint64_t now, uint64_t latency) noexcept
-# Mean nanoseconds that a request keeps its endpoint; 0 when too little is known of late.
-cdef double service_time(PoolQueue queue, uint64_t now) noexcept
 # Endpoints' places for requests that want this model, and the bits of those models that are ready there, too.
 cdef uint64_t places_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept
 # How many come before one with this key and may take an endpoint from it, over all workers, roughly.

@@ -1,6 +1,6 @@
 """When the turn of those who wait will come: see forecast.pxd.
 
-So many before it, served at places / mean service time.
+So many before it, served at places / mean service time (lb.upstream.service_time).
 """
 
 from libc.math cimport sqrt
@@ -13,29 +13,11 @@ from lb.upstream.queue_peers cimport bars_of
 
 cdef enum:
     COUNT_NS = 20_000_000             # for how long a count of places is good
-    SMOOTHING = 32                    # requests over which the mean service time is taken, roughly
-    SECOND_NS = 1_000_000_000
-    STALE = 4                         # service times without a word, after which the mean is as good as unknown
     PRIORITY_SHIFT = 60               # of a key
 
 # Where in its line a worker publishes who stands there, beside its last one. Dense at the front, far apart behind, so
 # that what others make of it is right to the same factor everywhere.
 cdef size_t[TG_QUEUE_MARKS - 1] MARKS = [0, 4, 16, 64, 256]
-
-
-cdef void learn_service(PoolQueue queue, uint64_t now, uint64_t latency) noexcept:
-    """None makes more than double of it: what kept its place for minutes, as a stream may, says little of others."""
-    queue.learned_at = now
-    if queue.service == 0:
-        queue.service = <double>latency
-    else:
-        queue.service += min((<double>latency - queue.service) / SMOOTHING, queue.service)
-
-
-cdef double service_time(PoolQueue queue, uint64_t now) noexcept:
-    if now > queue.learned_at + <uint64_t>(STALE * queue.service) + SECOND_NS:
-        return 0.0
-    return queue.service
 
 
 cdef uint64_t count_places(PoolQueue queue, uint64_t now) noexcept:
@@ -129,7 +111,7 @@ cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now
     cdef uint64_t places = places_of(queue, wanted, &rivals) if wanted else count_places(queue, now)
     if places == 0:
         return 0.0
-    return (ahead_of(queue, key, rivals) + 1) * service_time(queue, now) / <double>places
+    return (ahead_of(queue, key, rivals) + 1) * queue.service.known(now) / <double>places
 
 
 cdef uint64_t busy_since(PoolQueue queue) noexcept:

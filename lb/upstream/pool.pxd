@@ -57,6 +57,7 @@ cdef class Pool:
     cdef readonly Groups groups       # None: all endpoints are alike, whatever their priorities and zones
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
+    cdef tuple warmths                # per endpoint, where there is a queue: its Warmth
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly Prober prober       # None: endpoints are not asked about their load
     cdef bint multiplexed             # with limits, and over HTTP/2: places may have to be owed (lb.upstream.debt)
@@ -133,5 +134,8 @@ cdef class Pool:
     cdef void owe(self, int index, uint64_t now, int charged) noexcept
     cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
                               int crowd) noexcept
+    # A request has kept its endpoint for `latency` ns, and not because that failed: what the queue's forecast goes by.
+    # `answered`: the answer was the endpoint's.
+    cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept
     # Let the policy learn from a latency before the request is over.
     cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=*) noexcept

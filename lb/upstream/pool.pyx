@@ -15,6 +15,7 @@ from lb.upstream.http2_call cimport Dispatcher
 from lb.upstream.outlier cimport Outlier
 from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
+from lb.upstream.service_time cimport Warmth
 from lb.upstream.sessions cimport Sessions
 
 from lb.balancing import registry
@@ -74,6 +75,8 @@ cdef class Pool:
             [e.max_in_flight for e in plan.endpoints],
         )
         self.queue = queue
+        if queue is not None:
+            self.warmths = queue.warmths_of(self.endpoints.addresses)
         if plan.shaped:
             probes = plan.outlier.probes if plan.outlier is not None else 1
             keyed = registry.find(plan.policy.type).needs_key
@@ -340,8 +343,6 @@ cdef class Pool:
             self.owe(index, now, charged)
         else:
             self.give_back(index, now, charged)
-        if self.queue is not None and latency and ok:
-            self.queue.learn(now, latency)
         if latency and self.policy.learns:
             if self.costs is None:
                 self.observe(index, now, latency, ok, company)
@@ -367,6 +368,10 @@ cdef class Pool:
             place = None
         if place is None or (<Dispatcher>self.channels[index]).owe(place) < 0:
             self.give_back(index, now, charged)
+
+    cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept:
+        if self.queue is not None and latency and (<Warmth>self.warmths[index]).tells(now - latency, now, answered):
+            self.queue.service.learn(now, latency)
 
     cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
                               int crowd) noexcept:

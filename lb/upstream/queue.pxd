@@ -12,6 +12,7 @@ from lb.core.segment cimport Segment
 from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
 from lb.upstream.line cimport tg_line
+from lb.upstream.service_time cimport ServiceTime
 
 
 cdef enum verdict:
@@ -84,8 +85,8 @@ cdef class PoolQueue(Source):
     cdef uint64_t heading             # who finds no endpoint although it is the first, by its number,
     cdef uint64_t heading_since       # and since when
     # What the forecast goes by (lb.upstream.forecast).
-    cdef double service               # mean time that a request keeps its endpoint, in nanoseconds; 0 = not known
-    cdef uint64_t learned_at
+    cdef ServiceTime service
+    cdef dict warmths                 # address of an endpoint -> its Warmth
     cdef uint64_t places              # requests that the endpoints may have at once
     cdef uint64_t counted_at
 
@@ -102,8 +103,6 @@ cdef class PoolQueue(Source):
     cdef bint somebody(self) noexcept
     # What a newcomer must leave to those who wait, in any worker.
     cdef uint64_t bars(self) noexcept
-    # An endpoint has answered, after `latency` ns of work.
-    cdef void learn(self, uint64_t now, uint64_t latency) noexcept
     # An endpoint has room again.
     cdef void released(self) noexcept
     # Seconds after which a client that was refused may try again: 1 at least.

@@ -35,9 +35,10 @@ from lb.core.segment cimport (
     TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT,
     TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
 )
-from lb.upstream.forecast cimport ahead_of, learn_service, overloaded, places_of, service_time, wait_of
+from lb.upstream.forecast cimport ahead_of, overloaded, places_of, wait_of
 from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at
 from lb.upstream.queue_peers cimport LOOK_AHEAD, bars_before, bars_of, last_of, last_of_all, publish_line
+from lb.upstream.service_time cimport ServiceTime, Warmth
 
 cdef enum:
     PRIORITY_SHIFT = 60
@@ -76,7 +77,7 @@ cdef uint64_t key_of(PoolQueue queue, int priority, uint64_t due, uint64_t now) 
 
 cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, uint64_t now) noexcept:
     """Whether a request with this key would be answered in time if it waited: Q_WAITS, Q_HOPELESS or Q_SHED."""
-    cdef double service = service_time(queue, now), wait, left
+    cdef double service = queue.service.known(now), wait, left
     if service <= 0:
         return Q_WAITS
     wait = wait_of(queue, key, wanted, now)
@@ -103,6 +104,8 @@ cdef class PoolQueue(Source):
         self.name = name
         self.own = segment.worker
         self.workers = segment.header.workers
+        self.service = ServiceTime()
+        self.warmths = {}
 
     def __dealloc__(self):
         line_free(&self.line)
@@ -121,6 +124,11 @@ cdef class PoolQueue(Source):
         self.share = plan.overload_share
         self.bells.wakes.add(self)
         self.release(pool)
+        self.warmths = {address: self.warmths[address] for address in pool.endpoints.addresses}
+
+    def warmths_of(self, addresses):
+        """The Warmth of each of these endpoints, which reloads leave alone."""
+        return tuple(self.warmths.setdefault(address, Warmth()) for address in addresses)
 
     def release(self, pool):
         """Those who wait do so for `pool` now, to which nobody has to come by way of this queue."""
@@ -182,9 +190,6 @@ cdef class PoolQueue(Source):
     cdef bint somebody(self) noexcept:
         return self.line.count > 0 or self.waiting_elsewhere() > 0
 
-    cdef void learn(self, uint64_t now, uint64_t latency) noexcept:
-        learn_service(self, now, latency)
-
     cdef void released(self) noexcept:
         if self.somebody():
             self.poller.mark(self)
@@ -237,7 +242,7 @@ cdef class PoolQueue(Source):
 
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept:
         """The first for whom there is a place, or who waits in vain, leaves the line. False: nobody does."""
-        cdef uint64_t service = <uint64_t>service_time(self, now)
+        cdef uint64_t service = <uint64_t>self.service.known(now)
         cdef uint64_t avoided = 0
         cdef Waiter waiter
         cdef int endpoint

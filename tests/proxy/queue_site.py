@@ -74,6 +74,15 @@ async def hold(gate: Gate, endpoint: Held, path: str = "/first") -> asyncio.Task
     return task
 
 
+async def warm(gate: Gate, endpoint: Held, path: str = "/warm") -> None:
+    """Its first answer, which tells nothing of how long requests take: from the next on they do."""
+    first = await hold(gate, endpoint, path)
+    endpoint.answer()
+    await first
+    endpoint.seen.remove(path)
+    endpoint.bodies.pop()
+
+
 def routes(*settings: dict[str, Any]) -> tuple[Any, ...]:
     """A route for each, by the prefix `name`."""
     return tuple(

@@ -10,7 +10,7 @@ import pytest
 from datapath import SECOND, Site, settle
 from oip_site import ModelServer, plain
 from oip_site import ask as ask_model
-from queue_site import QUEUE, Held, hold, waiting
+from queue_site import QUEUE, Held, hold, waiting, warm
 from queue_site import ask as ask_held
 from routing_site import routing_gate
 
@@ -235,6 +235,7 @@ async def test_what_the_queue_would_make_of_it(site: Site) -> None:
         return found
 
     assert not explain()["queue"]["would_wait"]
+    await warm(gate, endpoint)
     first = await hold(gate, endpoint)
     await asyncio.sleep(0.05)
     endpoint.answer()

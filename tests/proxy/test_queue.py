@@ -9,7 +9,7 @@ from time import monotonic_ns
 import pytest
 from datapath import SECOND, Site, settle
 from h2_client import h2_client
-from queue_site import MILLISECOND, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting
+from queue_site import MILLISECOND, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
 
 async def test_first_come_first_served_one_at_a_time(site: Site) -> None:
@@ -175,6 +175,7 @@ async def test_who_could_not_be_answered_in_time_is_refused_at_once(site: Site) 
     endpoint = Held()
     listener = {"routes": routes({"name": "soon", "timeout_ns": 350 * MILLISECOND}, {"name": ""})}
     gate = await capped(site, endpoint, listener=listener)
+    await warm(gate, endpoint)
     first = await hold(gate, endpoint)
     await asyncio.sleep(0.2)
     endpoint.answer()
@@ -191,10 +192,43 @@ async def test_who_could_not_be_answered_in_time_is_refused_at_once(site: Site) 
     assert "/soon" not in endpoint.seen
 
 
+async def test_a_cold_model_s_first_answer_has_nobody_refused(site: Site) -> None:
+    """It took longer than the next has time."""
+    endpoint = Held()
+    gate = await capped(site, endpoint)
+    first = await hold(gate, endpoint)
+    await asyncio.sleep(0.3)
+    endpoint.answer()
+    await first
+    held, third = await hold(gate, endpoint, "/second"), await wait(gate, "/third")
+    now = monotonic_ns()
+    soon = gate.proxy.pools[0].queue.outlook(1, now + 200 * MILLISECOND, 0, now)
+    assert (soon["wait_ns"], soon["refused"]) == (0, "")
+    endpoint.answer(2)
+    await asyncio.gather(held, third)
+    now = monotonic_ns()
+    assert gate.proxy.pools[0].queue.outlook(1, now + 200 * MILLISECOND, 0, now)["wait_ns"] > 0
+
+
+async def test_a_service_that_is_slow_by_nature_is_known_by_its_second_answer(site: Site) -> None:
+    endpoint = Held()
+    gate = await capped(site, endpoint)
+    for path in ("/first", "/second"):
+        task = await hold(gate, endpoint, path)
+        await asyncio.sleep(0.3)
+        endpoint.answer()
+        await task
+    now = monotonic_ns()
+    found = gate.proxy.pools[0].queue.outlook(1, now + 200 * MILLISECOND, 0, now)
+    assert found["wait_ns"] >= 300 * MILLISECOND
+    assert found["refused"] == "queue-late"
+
+
 async def test_an_overload_that_lasts_keeps_the_queue_short(site: Site) -> None:
     endpoint = Held()
     queue = replace(QUEUE, timeout_ns=2 * SECOND, overload_after_ns=50 * MILLISECOND, overload_share=0.2)
     gate = await capped(site, endpoint, queue)
+    await warm(gate, endpoint)
     first = await hold(gate, endpoint)
     await asyncio.sleep(0.2)
     endpoint.answer()

@@ -147,6 +147,11 @@ async def test_an_endpoint_that_the_first_can_use_is_kept_for_it(site: Site) -> 
 
 async def test_who_could_be_answered_in_time_is_not_refused_for_those_of_another_model(site: Site) -> None:
     gate, (first, second) = await site_of(site, [unready("b"), unready("a")])
+    for server, model in ((first, "a"), (second, "b")):  # their first answers tell nothing of how long requests take
+        task = send(gate, "warm", model)
+        await settle(lambda server=server: server.current == "warm", "it does not get there")  # type: ignore[misc]
+        server.answer()
+        await task
     tasks = [send(gate, "a0", "a"), send(gate, "b0", "b")]
     await settle(lambda: bool(first.current and second.current), "they do not get there")
     await asyncio.sleep(0.2)  # from now on a request takes 200 ms, as far as anybody knows

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from datapath import SECOND, Gate, Handler, Site, listening_socket, settle
-from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting
+from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
 from lb.config.plan import QueuePlan
 from lb.core.segment import Segment
@@ -50,6 +50,7 @@ async def test_one_queue_over_two_workers(site: Site) -> None:
 
 async def learn(gate: Gate, endpoint: Held, seconds: float) -> None:
     """From now on a request takes so long, as far as the gate knows."""
+    await warm(gate, endpoint, "/learn/warm")
     path = f"/learn/{len(endpoint.seen)}"
     task = await hold(gate, endpoint, path)
     await asyncio.sleep(seconds)
