@@ -7,8 +7,9 @@ from lb.telemetry.accesslog cimport tg_access
 
 # An endpoint other than `exclude` is about to be chosen, or (`turn`) tried for one whose turn in the queue it may be.
 cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept
-# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `hedge`: for a second try.
-cdef void after_choice(Exchange exchange, uint64_t now, int found, bint hedge) noexcept
+# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second try beside
+# that at this address, else None.
+cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept
 # Exchange.choose between these two.
 cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept
 # There is none for it: `why` is Q_….

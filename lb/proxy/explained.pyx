@@ -67,7 +67,7 @@ cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn)
         pool.endpoints.select(0, avoided)
 
 
-cdef void after_choice(Exchange exchange, uint64_t now, int found, bint hedge) noexcept:
+cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept:
     cdef Pool pool = exchange.pool
     if found < 0:
         return
@@ -84,10 +84,10 @@ cdef void after_choice(Exchange exchange, uint64_t now, int found, bint hedge) n
             why = view.why(found, spared_of(pool, now))
         explanation.choose(found, {
             "endpoint": pool.endpoints.addresses[found],
-            "for": "hedge" if hedge else "retry" if exchange.tries else "first try",
+            "for": "hedge" if beside is not None else "retry" if exchange.tries else "first try",
             "why": why,
             "after_ms": milliseconds(now, exchange.started),
-            "steps": steps_of(exchange, now, hedge),
+            "steps": steps_of(exchange, now, beside),
         })
     except Exception:
         log.exception("a choice could not be explained")
@@ -97,7 +97,7 @@ cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept:
     cdef int found
     before_choice(exchange, now, exchange.last_endpoint, turn)
     found = exchange.choose(now, turn)
-    after_choice(exchange, now, found, False)
+    after_choice(exchange, now, found, None)
     return found
 
 
@@ -108,7 +108,7 @@ cdef list spared_of(Pool pool, uint64_t now):
     return [i for i in range(pool.endpoints.size) if pool.suspects[i].until > now]
 
 
-cdef list steps_of(Exchange exchange, uint64_t now, bint hedge):
+cdef list steps_of(Exchange exchange, uint64_t now, str beside):
     """What narrowed the choice before the policy had a say, in this order."""
     cdef tuple addresses = exchange.pool.endpoints.addresses
     steps = []
@@ -120,9 +120,8 @@ cdef list steps_of(Exchange exchange, uint64_t now, bint hedge):
         steps.append(f"model {exchange.wanted_model.decode('utf-8', 'replace')}: only where it is ready")
     if exchange.state == X_QUEUED:
         steps.append(f"queue: it waited {milliseconds(now, exchange.queued_at)} ms")
-    if hedge:
-        steps.append(f"hedge: {addresses[exchange.endpoint]} has not answered for "
-                     f"{milliseconds(now, exchange.picked_at)} ms")
+    if beside is not None:
+        steps.append(f"hedge: {beside} has not answered for {milliseconds(now, exchange.picked_at)} ms")
     elif exchange.tries and exchange.last_endpoint >= 0:
         steps.append(f"retry: other than {addresses[exchange.last_endpoint]}")
     return steps
@@ -149,7 +148,7 @@ cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
             "for": "retry" if exchange.tries else "first try",
             "why": words,
             "after_ms": milliseconds(now, exchange.started),
-            "steps": steps_of(exchange, now, False),
+            "steps": steps_of(exchange, now, None),
         })
     except Exception:
         log.exception("a choice could not be explained")

@@ -375,7 +375,7 @@ cdef class ForwardExchange(TryingExchange):
         return Http1Hedge.__new__(Http1Hedge)
 
     cdef bint launch_hedge(self, Hedge hedge) noexcept:
-        return (<Http1Pool>self.pool.channels[hedge.endpoint]).take(hedge, False)
+        return (<Http1Pool>hedge.pool.channels[hedge.endpoint]).take(hedge, False)
 
     cdef void send_hedge(self, Hedge hedge) noexcept:
         cdef iovec part

@@ -262,7 +262,7 @@ cdef class Http2Exchange(TryingExchange):
         call.exchange = self
         call.hedge = hedge
         hedge.call = call
-        (<Http2Channel>self.pool.channels[hedge.endpoint]).start(call, self.expires)
+        (<Http2Channel>hedge.pool.channels[hedge.endpoint]).start(call, self.expires)
         return True
 
     cdef void cancel_hedge(self, Hedge hedge) noexcept:
@@ -271,7 +271,7 @@ cdef class Http2Exchange(TryingExchange):
             hedge.call = None
             call.exchange = None
             call.hedge = None
-            (<Http2Channel>self.pool.channels[hedge.endpoint]).cancel(call)
+            (<Http2Channel>hedge.pool.channels[hedge.endpoint]).cancel(call)
 
     cdef void adopt(self, Hedge hedge) noexcept:
         self.call = <StreamCall>hedge.call

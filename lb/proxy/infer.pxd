@@ -11,6 +11,7 @@ from lb.core.stream cimport iovec
 from lb.inference.request cimport InferRequest
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.grpc_call cimport GrpcCall
+from lb.upstream.pool cimport Pool
 
 
 cdef class InferContext:
@@ -51,7 +52,7 @@ cdef class InferExchange(TryingExchange):
     cdef void learn_cost(self) noexcept
     cdef void run(self) noexcept
     cdef bint join(self, InferRequest request) noexcept
-    cdef bint send_call(self, InferCall call, int endpoint) noexcept
+    cdef bint send_call(self, InferCall call, Pool pool, int endpoint) noexcept
     cdef void keep_report(self, InferCall call) noexcept
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept

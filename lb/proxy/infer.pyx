@@ -36,7 +36,7 @@ from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
-from lb.upstream.pool cimport KEY_MODEL
+from lb.upstream.pool cimport KEY_MODEL, Pool
 
 cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
@@ -207,7 +207,7 @@ cdef class InferExchange(TryingExchange):
         cdef InferCall call = InferCall.__new__(InferCall)
         self.call = call
         self.move(X_WAITING)
-        if not self.send_call(call, self.endpoint):
+        if not self.send_call(call, self.pool, self.endpoint):
             self.fail(503, b"no-memory", "out of memory")
             return
         if self.request is not None and self.route.mirror is not None and self.tries == 1:
@@ -216,7 +216,7 @@ cdef class InferExchange(TryingExchange):
         if self.route.hedge is not None:
             self.watch()
 
-    cdef bint send_call(self, InferCall call, int endpoint) noexcept:
+    cdef bint send_call(self, InferCall call, Pool pool, int endpoint) noexcept:
         cdef bytes path
         cdef int failed
         cdef uint64_t deadline = self.due()
@@ -241,7 +241,7 @@ cdef class InferExchange(TryingExchange):
             return False
         call.exchange = self
         call.due = deadline
-        (<Http2Channel>self.pool.channels[endpoint]).start(call, deadline)
+        (<Http2Channel>pool.channels[endpoint]).start(call, deadline)
         return True
 
     cdef bint repeatable(self) noexcept:
@@ -253,7 +253,7 @@ cdef class InferExchange(TryingExchange):
         cdef InferCall call = InferCall.__new__(InferCall)
         call.hedge = hedge
         hedge.call = call
-        if self.send_call(call, hedge.endpoint):
+        if self.send_call(call, hedge.pool, hedge.endpoint):
             return True
         call.hedge = None
         hedge.call = None
@@ -265,7 +265,7 @@ cdef class InferExchange(TryingExchange):
             hedge.call = None
             call.exchange = None
             call.hedge = None
-            (<Http2Channel>self.pool.channels[hedge.endpoint]).cancel(call)
+            (<Http2Channel>hedge.pool.channels[hedge.endpoint]).cancel(call)
 
     cdef void cancel_try(self) noexcept:
         cdef InferCall call = self.call

@@ -5,6 +5,7 @@ from lb.core.poller cimport Timed
 from lb.proxy.exchange cimport Exchange
 from lb.upstream.http1 cimport Http1Call, Http1Upstream
 from lb.upstream.http2_call cimport Http2Call
+from lb.upstream.pool cimport Pool
 
 
 cdef class Pause(Timed):
@@ -16,7 +17,8 @@ cdef class Hedge(Http1Call):
     """A second try beside the exchange's own: one that may come, or is under way (then it has an endpoint). It speaks
     to its endpoint by `upstream` (HTTP/1.1) or `call` (HTTP/2)."""
     cdef TryingExchange exchange      # None once it is over
-    cdef int endpoint                 # index in the pool, counted in flight there; -1 = not begun
+    cdef Pool pool                    # the exchange's, in the form that it had when the hedge began
+    cdef int endpoint                 # index in it, counted in flight there; -1 = not begun
     cdef int charged                  # as the exchange's
     cdef int crowd
     cdef short company
@@ -64,6 +66,8 @@ cdef class TryingExchange(Exchange):
     cdef uint64_t stuck_at(self, Hedge hedge) noexcept
     cdef void learn_silence(self, uint64_t now) noexcept
     cdef void start_hedge(self) noexcept
+    # Another endpoint than its own, of the pool as it is now; -1 = none has room.
+    cdef int choose_hedge(self, Hedge hedge, uint64_t now) noexcept
     # The answer of the exchange's own try begins.
     cdef void own_answer(self) noexcept
     # The answer of the hedge begins, with `status`: True when it is taken; else the hedge is over.

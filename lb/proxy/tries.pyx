@@ -4,7 +4,7 @@
     next_try         after a pause, in which the exchange has no endpoint and no place in a queue
     watch            the request is sent, or could be if there were a connection: an alarm for its hedge
     stuck_at         when the endpoint will have been silent for so long that whatever is there is late
-    start_hedge      the answer is late: another endpoint gets the request, too
+    start_hedge      the answer is late: another endpoint gets the request, too, of those that the pool has by then
     own_answer       the first try's answer begins: the hedge is cancelled
     hedge_answer     the hedge's does: the first try is cancelled, and the hedge becomes the exchange's own
 """
@@ -14,6 +14,7 @@ from lb.core.segment cimport (
     TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
     TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
+from lb.proxy.bound cimport rebind
 from lb.proxy.exchange cimport HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange
 from lb.proxy.exchange_record cimport count_answer
 from lb.proxy.explained cimport after_choice, before_choice
@@ -22,7 +23,7 @@ from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.outlier cimport verdict_of
-from lb.upstream.pool cimport HEAD_START
+from lb.upstream.pool cimport HEAD_START, Pool
 
 cdef enum:
     MILLISECOND_NS = 1_000_000
@@ -141,9 +142,10 @@ cdef class TryingExchange(Exchange):
         return True
 
     cdef void count_again(self, Hedge hedge) noexcept:
+        cdef Pool pool = self.pool if hedge is None else hedge.pool
         cdef int endpoint = self.endpoint if hedge is None else hedge.endpoint
         if endpoint >= 0:
-            tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
+            tg_add(&pool.series[endpoint][TG_S_RETRIES], 1)
 
     cdef void on_timer(self) noexcept:
         if self.state == X_WAITING and self.client.poller.now < self.expires:
@@ -234,6 +236,8 @@ cdef class TryingExchange(Exchange):
             return
         if self.state != X_WAITING and self.state != X_PICKED:
             return
+        if self.pool.newer is not None and self.pool.newer.protocol != self.pool.protocol:
+            return                            # it speaks what only the old one's channels do
         if now < hedge.late_at:
             stuck_at = self.stuck_at(hedge)
             if stuck_at > now:                # it has answered others since
@@ -243,33 +247,52 @@ cdef class TryingExchange(Exchange):
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
             return
-        if self.pool.costs is not None:
-            self.weigh(now)
-        if self.explained:
-            before_choice(self, now, self.endpoint, False)
-        if self.wanted:
-            found = self.pool.acquire_wanted(now, self.key, self.endpoint, self.wanted, False)
-        else:
-            found = self.pool.acquire(now, self.key, self.endpoint)
-        if found == self.endpoint:
-            self.pool.release(found, now, 0, True, 0, self.pool.endpoints.charged, 0)
-            found = -1
+        found = self.choose_hedge(hedge, now)
         if found < 0:
             self.route.hedge.budget.give_back(now)
             return
-        if self.explained:
-            after_choice(self, now, found, True)
         hedge.endpoint = found
         hedge.picked_at = now
-        if self.pool.costs is not None:
-            hedge.charged = self.pool.endpoints.charged
-            hedge.crowd = self.pool.endpoints.outstanding(found)
-            hedge.company = <short>min(self.pool.endpoints.running(found), MOST_COMPANY)
+        if hedge.pool.costs is not None:
+            hedge.charged = hedge.pool.endpoints.charged
+            hedge.crowd = hedge.pool.endpoints.outstanding(found)
+            hedge.company = <short>min(hedge.pool.endpoints.running(found), MOST_COMPANY)
         self.hedged = HEDGE_LOST              # until it wins
         self.tries += 1
         tg_add(&self.route.series[TG_S_HEDGES], 1)
         if not self.launch_hedge(hedge):
             self.hedge_failed(hedge, FAIL_CONNECT)
+
+    cdef int choose_hedge(self, Hedge hedge, uint64_t now) noexcept:
+        """Since a reload the slot of an endpoint that is gone may be another's: what the old form says of it is no
+        more true. So the choice is made in the newest, although the exchange's own try is in its old one."""
+        cdef Pool own = self.pool
+        cdef uint64_t wanted = self.wanted
+        cdef int kept_to = self.kept_to, exclude = self.endpoint, found
+        cdef str beside = <str>own.endpoints.addresses[exclude]
+        if own.newer is not None:
+            self.pool = own.newer
+            self.want_model(self.wanted_model)
+            self.kept_to = -1
+            exclude = self.pool.index_at(beside)
+        hedge.pool = self.pool
+        if self.pool.costs is not None:
+            self.pool.endpoints.cost = self.charged if self.charged else self.price(now)
+        if self.explained:
+            before_choice(self, now, exclude, False)
+        if self.wanted:
+            found = self.pool.acquire_wanted(now, self.key, exclude, self.wanted, False)
+        else:
+            found = self.pool.acquire(now, self.key, exclude)
+        if found >= 0 and found == exclude:
+            self.pool.release(found, now, 0, True, 0, self.pool.endpoints.charged, 0)
+            found = -1
+        if self.explained:
+            after_choice(self, now, found, beside)
+        self.pool = own
+        self.wanted = wanted
+        self.kept_to = kept_to
+        return found
 
     cdef void own_answer(self) noexcept:
         cdef uint64_t now = self.client.poller.now
@@ -305,7 +328,7 @@ cdef class TryingExchange(Exchange):
         return True
 
     cdef void hedge_failed(self, Hedge hedge, int kind) noexcept:
-        cdef uint64_t *words = self.pool.series[hedge.endpoint]
+        cdef uint64_t *words = hedge.pool.series[hedge.endpoint]
         if kind == FAIL_TIMEOUT:
             tg_add(&words[TG_S_TIMEOUTS], 1)
         else:
@@ -325,6 +348,8 @@ cdef class TryingExchange(Exchange):
             self.hedged = HEDGE_WON           # its answer will be taken, whatever it is
             tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
         self.waits_since = 0
+        if hedge.pool is not self.pool:
+            rebind(self, hedge.pool)
         self.endpoint = hedge.endpoint
         self.last_endpoint = hedge.endpoint
         self.picked_at = hedge.picked_at
@@ -350,13 +375,14 @@ cdef class TryingExchange(Exchange):
 
     cdef void release_hedge(self, Hedge hedge, int status, uint64_t latency, bint ok) noexcept:
         cdef uint64_t now = self.client.poller.now
-        cdef uint64_t *words = self.pool.series[hedge.endpoint]
+        cdef Pool pool = hedge.pool
+        cdef uint64_t *words = pool.series[hedge.endpoint]
         self.hedge = None
         hedge.exchange = None
         count_answer(words, status, now - hedge.picked_at)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        if latency and self.pool.outlier is not None:
-            self.pool.outlier.judge(hedge.endpoint, verdict_of(status, ok), hedge.picked_at)
+        if latency and pool.outlier is not None:
+            pool.outlier.judge(hedge.endpoint, verdict_of(status, ok), hedge.picked_at)
         if ok:
-            self.pool.tell_queue(hedge.endpoint, now, latency, True)
-        self.pool.release(hedge.endpoint, now, latency, ok, hedge.company, hedge.charged, hedge.crowd)
+            pool.tell_queue(hedge.endpoint, now, latency, True)
+        pool.release(hedge.endpoint, now, latency, ok, hedge.company, hedge.charged, hedge.crowd)
