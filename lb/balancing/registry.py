@@ -26,7 +26,7 @@ from lb.balancing.round_robin import RoundRobin
 from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
 from lb.config.explain import message, value_at, where
 from lb.config.plan import PolicyPlan
-from lb.config.plugins import Family
+from lb.config.plugins import Family, words_of
 from lb.config.schema import Config, PolicyConfig
 from lb.config.units import FileContext
 from lb.endpoints.set import EndpointSet
@@ -113,8 +113,8 @@ def build(plan: PolicyPlan, endpoints: EndpointSet) -> Policy:
         return kind(endpoints, options)
     try:
         return Guard(endpoints, kind(endpoints, options), plan.type)
-    except Exception as error:  # foreign code may raise anything
-        raise ConfigError([f"policy {plan.type!r} cannot be built: {type(error).__name__}: {error}"]) from error
+    except BaseException as error:
+        raise ConfigError([f"policy {plan.type!r} cannot be built: {words_of(error)}"]) from error
 
 
 def check_policies(config: Config) -> list[tuple[str, str]]:
@@ -145,9 +145,11 @@ def _option_problems(
     """`protocol` is the pool's; None where the configuration was checked already."""
     try:
         made = kind.Options.model_validate(options, context=_FROM_FILE)
+        found = [] if protocol is None else list(made.problems(protocol))
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             yield where(detail["loc"]), message(detail, kind.Options, value_at(options, detail["loc"]))
-        return
-    if protocol is not None:
-        yield from made.problems(protocol)
+    except BaseException as error:  # a plug-in's validator
+        yield "", f"the options cannot be checked: {words_of(error)}"
+    else:
+        yield from found

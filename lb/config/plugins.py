@@ -80,8 +80,8 @@ class Family(Generic[T]):
     def _load(self, entry: EntryPoint) -> type[T]:
         try:
             found = entry.load()
-        except Exception as error:  # foreign code may raise anything
-            raise self._broken(entry, f"{type(error).__name__}: {error}") from error
+        except BaseException as error:
+            raise self._broken(entry, words_of(error)) from error
         reason = self._reason(found)
         if reason:
             raise self._broken(entry, reason)
@@ -102,6 +102,14 @@ class Family(Generic[T]):
 
     def _broken(self, entry: EntryPoint, reason: str) -> ConfigError:
         return ConfigError([f"{self._noun} {entry.name!r} ({_origin(entry)}) cannot be used: {reason}"])
+
+
+def words_of(error: BaseException) -> str:
+    """What foreign code raised, which may be anything: an extension's panic or a `sys.exit()` must not end the daemon
+    any more than another error. A KeyboardInterrupt is the operator's, and is raised again."""
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return f"{type(error).__name__}: {error}"
 
 
 def _origin(entry: EntryPoint) -> str:

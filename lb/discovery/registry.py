@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from lb.config.explain import message, value_at, where
-from lb.config.plugins import Family
+from lb.config.plugins import Family, words_of
 from lb.config.schema import Config, DiscoverConfig, PoolConfig
 from lb.config.units import FileContext
 from lb.discovery.dns import DnsSource
@@ -38,8 +38,8 @@ def build(pool: str, discover: DiscoverConfig, config: PoolConfig) -> Source:
         if not isinstance(options, BaseModel):
             options = kind.Options.model_validate(options, context=_FROM_FILE)
         return kind(pool, options, config)
-    except Exception as error:  # foreign code may raise anything
-        raise ConfigError([f"source {discover.source!r} cannot be built: {type(error).__name__}: {error}"]) from error
+    except BaseException as error:
+        raise ConfigError([f"source {discover.source!r} cannot be built: {words_of(error)}"]) from error
 
 
 def check_discovery(config: Config) -> list[tuple[str, str]]:
@@ -68,3 +68,5 @@ def _problems(discover: DiscoverConfig) -> Iterator[tuple[str, str]]:
             path = where(detail["loc"])
             raw = value_at(discover.options, detail["loc"])
             yield f"{name}{'.' if path else ''}{path}", message(detail, kind.Options, raw)
+    except BaseException as error:  # a plug-in's validator
+        yield name, f"the options cannot be checked: {words_of(error)}"

@@ -65,7 +65,7 @@ class Watch:
                 pause = await self._look()
                 self._next_at = self._clock.now() + pause if pause is not None else 0
         finally:
-            await self.source.close()
+            await self._close()
 
     async def wait_known(self) -> None:
         """Returns when there is a first good set."""
@@ -75,7 +75,7 @@ class Watch:
         """The source's part of the status document at `now` (monotonic ns)."""
         return {
             "source": self.kind,
-            "target": self.source.describe(),
+            "target": self._target(),
             "state": self.state,
             "endpoints": len(self.endpoints or ()),
             "left_out": self._left_out,
@@ -118,10 +118,8 @@ class Watch:
             return self.observe(await self.source.look(), self._clock.now())
         except DiscoveryError as error:
             return self.fail(error)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            # A source may have awaited a task of its own that was cancelled; we are only when somebody asked for it.
-            ours = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and (ours is None or ours.cancelling()):
+        except BaseException as error:
+            if _meant_for_us(error):
                 raise
             # A defect of a source, its sys.exit() included, must not end the watch, nor fill the log.
             text = ": ".join(filter(None, (type(error).__name__, str(error))))
@@ -143,10 +141,33 @@ class Watch:
             self._changed()
 
     def _name(self) -> str:
-        return f"{self.kind} {self.source.describe()}".strip()
+        return f"{self.kind} {self._target()}".strip()
+
+    def _target(self) -> str:
+        try:
+            return str(self.source.describe())
+        except BaseException as error:  # a plug-in's; status and log have to go on without it
+            return f"({type(error).__name__}: {error})"
+
+    async def _close(self) -> None:
+        try:
+            await self.source.close()
+        except BaseException as error:
+            if _meant_for_us(error):
+                raise
+            log.exception("pool %s: %s could not be closed", self.source.pool, self._name())
 
     def _spread(self, pause: int) -> int:
         return pause + int(pause * JITTER * self._random.random())
+
+
+def _meant_for_us(error: BaseException) -> bool:
+    """Whether it ends the task that runs. A source may have awaited a task of its own that was cancelled; we are only
+    when somebody asked for it."""
+    if isinstance(error, asyncio.CancelledError):
+        ours = asyncio.current_task()
+        return ours is None or ours.cancelling() > 0
+    return isinstance(error, GeneratorExit)
 
 
 def _difference(before: tuple[EndpointSpec, ...], after: tuple[EndpointSpec, ...]) -> str:

@@ -117,6 +117,6 @@ def _explained(pool: Any, now: int, key: int, exclude: int) -> Explained:
     try:
         explained: Explained = pool.policy.explain(now, key, exclude)
         explained.best()
-    except Exception as error:  # a plug-in's
+    except BaseException as error:  # a plug-in's, which must not end the worker
         return Explained(f"the policy failed to explain itself: {type(error).__name__}: {error}", [])
     return explained

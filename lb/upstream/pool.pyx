@@ -180,7 +180,7 @@ cdef class Pool:
         for _ in range(TURNS):
             try:
                 index = self.policy.pick(now, key, exclude)
-            except Exception as failure:     # a plug-in's fault must not take the data path with it
+            except BaseException as failure:  # a plug-in's, sys.exit() too, must not take the data path with it
                 report(self.name, failure, now)
                 return TAKEN_NOBODY
             if self.suspects != NULL and index >= 0 and self.suspects[index].until > now and index != exclude:
@@ -283,7 +283,7 @@ cdef class Pool:
         cdef int index
         try:
             index = self.policy.pick(now, key, suspect)
-        except Exception as failure:
+        except BaseException as failure:
             report(self.name, failure, now)
             return suspect
         if index < 0 or index == exclude or self.suspects[index].until > now:
@@ -388,7 +388,7 @@ cdef class Pool:
     cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=0) noexcept:
         try:
             self.policy.learn(index, now, latency, ok, company)
-        except Exception as failure:
+        except BaseException as failure:
             report(self.name, failure, now)
 
 

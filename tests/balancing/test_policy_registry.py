@@ -176,6 +176,37 @@ def test_plugin_whose_constructor_fails(install):
         fleet.build("refusing")
 
 
+def test_an_operator_may_interrupt_the_import_of_a_plugin(install):
+    install("slow", "raise KeyboardInterrupt", slow="Slow")
+    with pytest.raises(KeyboardInterrupt):
+        registry.find("slow")
+
+
+@pytest.mark.parametrize("place", ["__init__(self, endpoints, options)", "check(cls, value)"])
+def test_plugin_that_would_end_the_program(install, place):
+    code = {
+        "__init__(self, endpoints, options)": """
+            class Ending(Policy):
+                def __init__(self, endpoints, options):
+                    raise SystemExit("no licence")
+        """,
+        "check(cls, value)": """
+            from pydantic import field_validator
+            class Options(PolicyOptions):
+                index: int = 0
+                @field_validator("index")
+                @classmethod
+                def check(cls, value):
+                    raise SystemExit("no licence")
+            class Ending(Policy):
+                Options = Options
+        """,
+    }[place]
+    install("ending", textwrap.dedent(code).rstrip() + "\n" + PICK, ending="Ending")
+    with Fleet([1]) as fleet, pytest.raises(ConfigError, match=r"policy 'ending'.* SystemExit: no licence"):
+        fleet.build("ending", **({"index": 1} if "check" in place else {}))
+
+
 def test_plugin_that_clashes_with_a_built_in(install):
     install("clash", "class Mine(Policy):\n    def pick(self, now, key, exclude):\n        return 0\n", maglev="Mine")
     with pytest.raises(
@@ -202,6 +233,8 @@ PICK = "    def pick(self, now, key, exclude):\n        return 0\n"
     [
         ("raise OSError('no GPU')", "OSError: no GPU"),
         ("import not_there_at_all", "ModuleNotFoundError: No module named 'not_there_at_all'"),
+        ("import sys\nsys.exit('no GPU')", "SystemExit: no GPU"),
+        ("class Panic(BaseException): pass\nraise Panic('no GPU')", "Panic: no GPU"),
         ("other = 1", "AttributeError"),
         ("def Broken(endpoints, options): pass", "not a subclass of lb.balancing.policy.Policy"),
         ("class Broken:\n" + PICK, "not a subclass of lb.balancing.policy.Policy"),

@@ -104,6 +104,7 @@ def test_built_in_names() -> None:
 BROKEN = {
     "from lb.discovery.source import Source\nclass Mine(Source): pass": "it does not define look",
     "class Mine: pass": "it is not a subclass of lb.discovery.source.Source",
+    "import sys\nsys.exit('no licence')": "SystemExit: no licence",
     "import nowhere_to_be_found": "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
     "from lb.discovery.static import StaticSource\nfrom pydantic import BaseModel\n"
     "class Mine(StaticSource):\n    Options = BaseModel": 'its Options is not closed (extra="forbid")',
@@ -128,13 +129,33 @@ def test_a_taken_name_is_refused(install: Install, tmp_path: Path) -> None:
     )
 
 
-def test_a_constructor_that_fails_is_an_error_in_words(install: Install) -> None:
-    code = """
+@pytest.mark.parametrize("raised", ["KeyError: 'x'", "SystemExit: x"])
+def test_a_constructor_that_fails_is_an_error_in_words(install: Install, raised: str) -> None:
+    code = f"""
     from lb.discovery.static import StaticSource
     class Mine(StaticSource):
-        def __init__(self, *arguments): raise KeyError("x")
+        def __init__(self, *arguments): raise {raised.partition(":")[0]}("x")
     """
     install("tidegate_failing", code, mine="Mine")
     options: dict[str, Any] = {"mine": {}}
-    with pytest.raises(ConfigError, match="source 'mine' cannot be built: KeyError: 'x'"):
+    with pytest.raises(ConfigError, match=f"source 'mine' cannot be built: {raised}"):
         registry.build("models", DiscoverConfig.model_validate(options), pool())
+
+
+def test_options_that_would_end_the_program_are_an_error_in_words(install: Install, tmp_path: Path) -> None:
+    code = """
+    from lb.discovery.source import SourceOptions
+    from lb.discovery.static import StaticSource
+    from pydantic import field_validator
+    class Options(SourceOptions):
+        url: str
+        @field_validator("url")
+        @classmethod
+        def check(cls, value): raise SystemExit("x")
+    class Mine(StaticSource):
+        Options = Options
+    """
+    install("tidegate_ending", code, mine="Mine")
+    assert problems(tmp_path, "{mine: {url: a}}") == [
+        "5: pools.p.discover.mine: the options cannot be checked: SystemExit: x"
+    ]

@@ -169,12 +169,36 @@ async def test_runs_until_it_is_ended_whatever_its_source_raises(caplog: pytest.
     assert case.source.closed == 1
 
 
-async def test_a_source_that_would_end_the_program_has_failed() -> None:
-    case = Case(found(ONE, refresh=0), SystemExit("no such service"))
+class Panic(BaseException):
+    """As an extension in another language raises it."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, Panic])
+async def test_a_source_that_would_end_the_program_has_failed(kind: type[BaseException]) -> None:
+    case = Case(found(ONE, refresh=0), kind("no such service"))
     await case.watch._look()
     await case.watch._look()
-    assert (case.watch.state, case.status()["error"]) == ("stale", "SystemExit: no such service")
+    assert (case.watch.state, case.status()["error"]) == ("stale", f"{kind.__name__}: no such service")
     assert case.watch.endpoints == (ONE,)
+
+
+async def test_so_has_one_that_describes_or_closes_itself_like_that(caplog: pytest.LogCaptureFixture) -> None:
+    class Ending(Scripted):
+        def describe(self) -> str:
+            raise SystemExit("no words")
+
+        async def close(self) -> None:
+            raise SystemExit("not closed")
+
+    case = Case()
+    case.watch.source = Ending(found(ONE, refresh=0))
+    task = asyncio.create_task(case.watch.run())
+    await asyncio.wait_for(case.watch.wait_known(), 10)
+    assert case.status()["target"] == "(SystemExit: no words)"
+    task.cancel()
+    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(ended, asyncio.CancelledError)
+    assert "script (SystemExit: no words) could not be closed" in caplog.text
 
 
 async def test_goes_on_when_what_its_source_waited_for_was_cancelled(caplog: pytest.LogCaptureFixture) -> None:

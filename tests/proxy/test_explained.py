@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
 
 from lb.balancing.first import First
-from lb.balancing.registry import POLICIES
+from lb.balancing.registry import GROUP, POLICIES
 from lb.config.plan import PolicyPlan
 from lb.config.sampling import ExplainPlan
 from lb.endpoints.candidates import candidates
@@ -191,6 +192,49 @@ async def test_a_policy_that_always_fails(
     lines = [one.message for one in caplog.records if one.name == "tidegate.balancing"]
     assert lines[0] == f"pool {gate.plan.pools[0].name}: the policy failed: RuntimeError('no idea')"
     assert len(lines) < 25, "a line for each request"
+
+
+ENDING = """
+import os
+from lb.balancing.policy import Policy
+class Panic(BaseException):
+    pass
+def end():
+    raise {one.__name__: one for one in (SystemExit, Panic, KeyboardInterrupt)}[os.environ["ENDS_BY"]]("no idea")
+class Ending(Policy):
+    def pick(self, now, key, exclude):
+        return end() if os.environ["ENDS_IN"] == "pick" else 1
+    def observe(self, index, now, latency_ns, ok):
+        end()
+    def explain(self, now, key, exclude):
+        end()
+"""
+
+
+@pytest.mark.parametrize("raised", ["SystemExit", "Panic", "KeyboardInterrupt"])
+@pytest.mark.parametrize("method", ["pick", "observe"])
+async def test_a_plug_in_that_would_end_the_program_has_failed(
+    site: Site,
+    install_plugin: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    raised: str,
+) -> None:
+    install_plugin(GROUP, "ending", ENDING, ending="Ending")
+    monkeypatch.setenv("ENDS_IN", method)
+    monkeypatch.setenv("ENDS_BY", raised)
+    addresses = [await site.endpoint(named), await site.endpoint(named)]
+    name = f"{method}-{raised}"  # the log has one line a second of each
+    pools = {name: {"endpoints": addresses, "policy": "ending"}}
+    gate = await routing_gate(site, [{"pool": name}], pools, explain={"trusted": ["127.0.0.1"]})
+    answer = await ask(gate)
+    assert answer.split()[1] == (b"503" if method == "pick" else b"200")
+    (choice,) = explain_of(answer)["choices"]
+    assert choice["rule"] == f"the policy failed to explain itself: {raised}: no idea"
+    await settle(lambda: gate.in_flight() == 0, "something is left")
+    lines = [one.message for one in caplog.records if one.name == "tidegate.balancing"]
+    assert lines == [f"pool {name}: the policy failed: {raised}('no idea')"]
 
 
 async def test_of_many_endpoints_as_many_as_fit(site: Site) -> None:
