@@ -32,6 +32,8 @@ def show(document: dict[str, Any], as_json: bool, console: Console | None = None
     console.print(_listeners(document["listeners"]))
     for part in _pools(document["pools"], console.width):
         console.print(part)
+    if any(_leaving(document)):
+        console.print(_leaving_table(document))
     divided = [pool for pool in document["pools"] if pool.get("levels")]
     if divided:
         console.print(_levels(divided))
@@ -116,6 +118,25 @@ def _pools(pools: Sequence[dict[str, Any]], width: int) -> Iterator[Table | Text
         for row in rows:
             table.add_row(*map(cell, row))
         yield table
+
+
+def _leaving(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(pool, row) of endpoints that were removed and still have something to do, those of removed pools last."""
+    for pool in (*document["pools"], *document.get("removed_pools", ())):
+        for row in pool.get("leaving", ()):
+            yield pool["name"], row
+
+
+def _leaving_table(document: dict[str, Any]) -> Table:
+    table = table_of("leaving", "endpoint", "health", "in flight", "sequences", "for")
+    last = ""
+    for pool, row in _leaving(document):
+        since = timedelta(seconds=int(row["leaving_for_s"]))
+        shown = "" if pool == last else pool
+        table.add_row(*map(cell, (shown, row["address"], row["health"], row["in_flight"], row["sequences"], since)))
+        last = pool
+    keep_whole(table.columns[1], (row["address"] for _, row in _leaving(document)))
+    return table
 
 
 _NO_ENDPOINT = ("none", "-", "-", "-", "-", "-")

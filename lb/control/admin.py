@@ -30,6 +30,7 @@ from pydantic_core import PydanticCustomError
 from lb.config.plan import Plan
 from lb.control import sockets
 from lb.control.datagrams import datagram_totals
+from lb.control.leaving import LeavingError
 from lb.control.lookup import must_exist
 from lb.control.master import Master
 from lb.control.registry import ADMIN
@@ -196,7 +197,7 @@ class AdminServer:
             return _json({"error": "last: is a number from 1"}, 400)
         pool, endpoint = request.query.get("pool"), request.query.get("endpoint")
         found = self._master.transitions.last(int(last), pool, endpoint)
-        if not found:
+        if not found and not (pool and endpoint and self._master.publisher.left(pool, endpoint)):
             try:
                 must_exist(self._master.plan, pool, endpoint)
             except ConfigError as error:
@@ -239,6 +240,8 @@ class AdminServer:
         admin = None if wish.admin is None else _STATES[wish.admin]
         try:
             return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
+        except LeavingError as error:
+            return _json({"error": str(error)}, 409)
         except ConfigError as error:
             return _json({"error": str(error)}, 404)
 

@@ -159,7 +159,9 @@ class Master:
         await self.publisher.publish()
 
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> dict[str, Any]:
-        """An operator's word on an endpoint (Verdicts.operate); its row of the status document. Raises ConfigError."""
+        """An operator's word on an endpoint (Verdicts.operate); its row of the status document. Raises ConfigError, of
+        an endpoint that is leaving LeavingError."""
+        self.publisher.leaving.refuse(pool, address)
         self.publisher.verdicts.operate(pool, address, admin, weight)
         rows = next(row["endpoints"] for row in self.status()["pools"] if row["name"] == pool)
         found: dict[str, Any] = next(row for row in rows if row["address"] == address)

@@ -20,6 +20,7 @@ from lb.config.schema import Config
 from lb.control import targets
 from lb.control.configuration import Loaded
 from lb.control.fleet import Publication
+from lb.control.leaving import Leaving
 from lb.control.logs import set_level
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN
@@ -50,6 +51,7 @@ class Publisher:
         self._memory = PlanMemory()
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
+        self.leaving = Leaving(parts.segment, parts.registry, self.open_sequences, clock)
         self.verdicts = Verdicts(parts, lambda: (self.loaded.config, self.plan), self._check, self._changed.set, clock)
 
     async def publish(self, loaded: Loaded | None = None) -> None:

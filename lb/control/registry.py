@@ -264,5 +264,10 @@ class Registry:
             if (pool, address) not in self._endpoints.retired:
                 yield pool, address, slot
 
+    def retired(self) -> Iterator[tuple[str, str, int, int]]:
+        """(pool, address, slot, since when) of every endpoint that no plan names any more and that is not free yet."""
+        for (pool, address), since in self._endpoints.retired.items():
+            yield pool, address, self._endpoints.used[pool, address], since
+
     def series_index(self, kind: str, name: str) -> int | None:
         return self._series.used.get((kind, name))

@@ -9,13 +9,15 @@
                           report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
                           last: {ok, said, at, took}} | None}],
-             leaving, panic, panics, failovers,
+             leaving: [{address, weight, health, admin, in_flight, outstanding_cost, sequences, leaving_for_s}],
+             panic, panics, failovers,
              levels: [{priority, endpoints, healthy, carries, share, panic, own_zone, other_zones}] | None,
              managed: {wanted, replicas: [{index, pid, address, state, restarts, started_at, last_error}],
              next, leaving: [the same, of settings to come and of those before], restarts, scaling} | None,
              cost: {unit, models: {name: {relative, unit_s, samples}}} | None,
              discovery: {source, target, state: waiting | current | stale, endpoints, left_out, age_s, next_look_s,
              looks, failures, changes, error} | None}],
+     removed_pools: [{name, leaving: [the same]}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted},
      source_limits: {crowded},
@@ -55,6 +57,8 @@ _NOTHING: dict[str, Any] = {"panic": False, "panics": 0, "failovers": 0, "levels
 def document(master: Master, now: int) -> dict[str, Any]:
     """The state of a running master at `now` (monotonic ns)."""
     plan = master.plan
+    leaving = master.publisher.leaving.rows()
+    named = {pool.name for pool in plan.pools} if plan else set()
     return {
         "version": lb.__version__,
         "state": master.state,
@@ -68,7 +72,8 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "compiled": dict(compiled_modules()),
         "workers": [member.describe(now) for member in master.fleet.members],
         "listeners": _listeners(master, plan) if plan else [],
-        "pools": _pools(master, plan, now) if plan else [],
+        "pools": _pools(master, plan, leaving, now) if plan else [],
+        "removed_pools": [{"name": name, "leaving": rows} for name, rows in leaving.items() if name not in named],
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
         "rate_limits": _rate_limits(master),
         "source_limits": {"crowded": master.segment.sources_crowded()},
@@ -131,7 +136,7 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
+def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]]], now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
     open_, learned = master.publisher.open_sequences(), Pins(master.segment, True).open(now)
     models, agents = master.models.status(), master.agents.status()
@@ -156,7 +161,7 @@ def _pools(master: Master, plan: Plan, now: int) -> list[dict[str, Any]]:
                     pool.cost is not None,
                     now,
                 ),
-                "leaving": _endpoints(master, pool.leaving, {}, open_, None, {}, {}, {}, pool.cost is not None, now),
+                "leaving": leaving.get(pool.name, []),
                 "panic": steering["panic"],
                 "panics": steering["panics"],
                 "failovers": steering["failovers"],

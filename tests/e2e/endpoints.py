@@ -8,8 +8,9 @@ import re
 
 
 class Endpoint:
-    """Answers every request with its name, after `delay` seconds; `active`, its highest `peak`, and `served` count
-    requests. One that was begun is finished, whether or not its client is still there, as a model server would."""
+    """Answers every request with its name, after `delay` seconds and while its `gate` is set; `active`, its highest
+    `peak`, and `served` count requests. One that was begun is finished, whether or not its client is still there, as a
+    model server would."""
 
     def __init__(self, name: str, delay: float = 0) -> None:
         self.name = name
@@ -17,6 +18,8 @@ class Endpoint:
         self.active = 0
         self.peak = 0
         self.served = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -35,6 +38,7 @@ class Endpoint:
                 self.peak = max(self.peak, self.active)
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                await self.gate.wait()
                 self.active -= 1
                 self.served += 1
                 writer.write(answer)

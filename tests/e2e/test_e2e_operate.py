@@ -95,6 +95,57 @@ async def test_drain_waits_for_an_endpoint_that_is_removed_meanwhile(
     await asyncio.to_thread(eventually, lambda: row() is None, "the end of what is known of it")
 
 
+async def test_what_was_removed_is_shown_until_it_is_done(start: Start, endpoint: Callable[..., Any]) -> None:
+    """Of a pool that stays, and of one that is removed as well; nobody can have it back but the configuration."""
+    removed, other, old = await endpoint("a"), await endpoint("b"), await endpoint("c")
+    for one in (removed, old):
+        one.gate.clear()
+    first = config([removed.address])
+    first["pools"]["old"] = {"protocol": "http", "endpoints": [old.address]}
+    first["listeners"]["other"] = http_listener(route("/", "old"))
+    daemon, rest = start(first), config([other.address])
+    tasks = [asyncio.create_task(ask_once(daemon.port(name), GET)) for name in ("web", "web", "other")]
+    await asyncio.to_thread(eventually, lambda: (removed.active, old.active) == (2, 1), "the requests")
+    assert (daemon.pool("http")["leaving"], daemon.status()["removed_pools"]) == ([], [])
+    assert (await asyncio.to_thread(daemon.reload, rest))["ok"]
+
+    (row,) = daemon.pool("http")["leaving"]
+    assert (row["address"], row["in_flight"], row["sequences"], row["admin"]) == (removed.address, 2, 0, "drain")
+    assert row["leaving_for_s"] >= 0
+    (gone,) = daemon.status()["removed_pools"]
+    assert (gone["name"], [(e["address"], e["in_flight"]) for e in gone["leaving"]]) == ("old", [(old.address, 1)])
+    shown = await operate(daemon, "status")
+    leaving = shown[shown.index("leaving ") :].splitlines()
+    assert [line.split()[:5] for line in leaving[1:3]] == [
+        ["http", removed.address, "up", "2", "0"],
+        ["old", old.address, "up", "1", "0"],
+    ]
+    for command, pool, address, left in (
+        (("drain", "--wait", "1"), "http", removed.address, "2 requests in flight"),
+        (("enable",), "http", removed.address, "2 requests in flight"),
+        (("maintenance",), "old", old.address, "1 request in flight"),
+        (("weight",), "http", removed.address, "2 requests in flight"),
+    ):
+        value = ["3"] if command == ("weight",) else []
+        done = await asyncio.to_thread(tidegate, daemon, command[0], pool, address, *value, *command[1:])
+        assert done.returncode == 1
+        assert f"endpoint '{address}' of pool '{pool}' is leaving" in done.stderr
+        assert f"still has {left}" in done.stderr
+    wish = json.dumps({"pool": "http", "address": removed.address, "admin": "enabled"})
+    assert daemon.admin("/api/v1/endpoint", "POST", wish)[0] == 409
+    assert daemon.admin(f"/api/v1/transitions?pool=http&endpoint={removed.address}")[0] == 200
+
+    for one in (removed, old):
+        one.gate.set()
+    assert [(await task).status for task in tasks] == [200] * 3
+    # What is done is not shown, although its record is not free yet.
+    await asyncio.to_thread(
+        eventually,
+        lambda: not daemon.pool("http")["leaving"] and not daemon.status()["removed_pools"],
+        "the end of what was removed",
+    )
+
+
 async def test_weights(start: Start, endpoint: Callable[..., Any]) -> None:
     first: Endpoint = await endpoint("a")
     second: Endpoint = await endpoint("b")
