@@ -21,8 +21,8 @@ def main() -> int:
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        if options.die_with_parent:
-            die_with_parent()
+        if options.die_with_parent is not None:
+            die_with_parent(options.die_with_parent)
         # Imported late: these take a second, in which the parent's death must already count.
         import uvloop
 

@@ -42,7 +42,7 @@ class ServeOptions:
     max_queue: int
     max_queue_delay: int
     grace: int
-    die_with_parent: bool
+    die_with_parent: int | None  # process id of the parent; 0 = whoever it is
     log_level: str
 
 
@@ -141,7 +141,14 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         metavar="TIME",
         help="on SIGTERM, how long requests in flight may take to finish (default: 30s)",
     )
-    add("--die-with-parent", action="store_true", help="stop as on SIGTERM when the parent process dies")
+    add(
+        "--die-with-parent",
+        type=positive,
+        nargs="?",
+        const=0,
+        metavar="PID",
+        help="stop as on SIGTERM when the parent process dies; with its process id, also if it has died already",
+    )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     values = vars(parser.parse_args(arguments))
     del values["command"]

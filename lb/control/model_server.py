@@ -26,12 +26,12 @@ Command = Callable[[ServeConfig, str], Sequence[str]]
 
 
 def serve_command(serve: ServeConfig, listen: str) -> list[str]:
-    """The command line of the model server in `backend`, listening on `listen`."""
+    """The command line of the model server in `backend`, listening on `listen`, as a child of this process."""
     command = [sys.executable, "-P", "-m", "backend", "serve", "--models", str(serve.models), "--listen", listen]
     command += ["--providers", ",".join(serve.providers), "--grace", f"{serve.drain_timeout // MILLISECOND}ms"]
     if serve.threads is not None:
         command += ["--threads", str(serve.threads)]
-    return [*command, "--die-with-parent", *serve.args]
+    return [*command, "--die-with-parent", str(os.getpid()), *serve.args]
 
 
 def new_listen_address(serve: ServeConfig, pool: str, index: int, runtime_dir: Path) -> str:

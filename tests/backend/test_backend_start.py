@@ -277,6 +277,13 @@ async def test_not_serving_before_the_models_are_warm(tmp_path, second):
         assert await asyncio.to_thread(backend.wait) == 0
 
 
+def test_a_parent_that_has_died_already():
+    """Its number is not that of who is the parent now, whoever that is: process 1, a subreaper or another parent."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert refused(MODELS, *FREE, "--die-with-parent", str(gone.pid)) == "error: the parent process has died already\n"
+
+
 def test_the_server_dies_with_its_parent(tmp_path):
     """The parent is killed with SIGKILL, so it has no chance to stop the server itself."""
     path = tmp_path / "d.sock"

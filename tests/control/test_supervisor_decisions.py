@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_the_command_says_everything_that_is_configured() -> None:
     assert command[:5] == [sys.executable, "-P", "-m", "backend", "serve"]
     assert command[5:] == [
         *("--models", "/srv/models", "--listen", "unix:/run/x.sock", "--providers", "tensorrt,cuda,cpu"),
-        *("--grace", "1500ms", "--threads", "3", "--die-with-parent", "--max-batch", "8"),
+        *("--grace", "1500ms", "--threads", "3", "--die-with-parent", str(os.getpid()), "--max-batch", "8"),
     ]
     assert "--threads" not in serve_command(ServeConfig(models=Path("/m")), "unix:/run/x.sock")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ def wait_replaced(daemon: Daemon, killed: int) -> None:
         return all(now.get(address, 0) > before.get(address, 0) + 10 for address in ready_replicas(daemon).values())
 
     eventually(served, "the new model server gets no requests")
+
+
+# A PID namespace of its own, as a container has; it ends with `unshare`.
+CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+if os.geteuid() != 0:
+    CONTAINER += ["--user", "--map-root-user"]
+
+
+def test_the_daemon_as_process_1(start: Start) -> None:
+    """As in a container: model servers whose parent is process 1 are no orphans."""
+    tried = subprocess.run([*CONTAINER, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        pytest.skip(f"no PID namespaces here: {tried.stderr.strip()}")
+    daemon = start({**digits_config(), "workers": 1}, shell=f'set -- {" ".join(CONTAINER)} "$@"')
+    eventually(lambda: len(ready_replicas(daemon)) == 2, "both model servers")
+    assert os.readlink(f"/proc/{daemon.process.pid}/ns/pid_for_children") != os.readlink("/proc/self/ns/pid")
+    assert [r["restarts"] for r in daemon.pool("digits")["managed"]["replicas"]] == [0, 0]
 
 
 @pytest.mark.skipif(not HAVE_WRK, reason="wrk is not installed")
