@@ -6,8 +6,11 @@ import contextlib
 import errno
 import logging
 import os
+import select
+import stat
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
 from lb.errors import StartError
 
@@ -17,7 +20,7 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 def setup_logging(process: str, level: str = "info") -> None:
     """Logs to standard error as `process`; into the journal (systemd.exec(5), JOURNAL_STREAM) lines carry a
     priority, not a time."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter(process, journal=_in_journal()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -52,6 +55,32 @@ def _in_journal() -> bool:
     except (OSError, ValueError):
         return False
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Waits a moment for who reads standard error, where that is a pipe, and not for ever: the daemon goes on, and so
+    does its end. The lines that were lost are counted, and said when somebody reads again."""
+
+    _MOMENT = 1000  # milliseconds, and none for the lines after one that was lost
+
+    _lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._taken():
+            self._lost += 1
+            return
+        if self._lost:
+            text, self._lost = f"nobody read this log: {self._lost} lines were lost", 0
+            super().emit(logging.LogRecord("tidegate.log", logging.WARNING, "", 0, text, None, None))
+        super().emit(record)
+
+    def _taken(self) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self.stream.fileno(), select.POLLOUT)
+            return bool(poll.poll(0 if self._lost else self._MOMENT))
+        except (OSError, ValueError):  # closed, or no file at all: the write says so
+            return True
 
 
 class _Formatter(logging.Formatter):
@@ -119,14 +148,25 @@ class StagedLog:
             self._fd = None
 
 
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def _standard_output() -> int:
+    """A pipe or a terminal is opened anew: others who have it, too, would be surprised by writes that do not wait."""
+    fd = sys.stdout.fileno()
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with contextlib.suppress(OSError):  # no /proc, another user's: the writer looks before it writes
+            return os.open(f"/proc/self/fd/{fd}", _FLAGS)
+    return os.dup(fd)
+
+
 def _open(path: str) -> int:
     try:
         if path == "-":
-            return os.dup(sys.stdout.fileno())
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        fd = os.open(path or os.devnull, flags | os.O_NONBLOCK, 0o640)  # the open of a FIFO would wait for a reader
-        os.set_blocking(fd, True)  # the thread that writes may wait
-        return fd
+            return _standard_output()
+        # The open of a FIFO would wait for a reader, and so would writes.
+        return os.open(path or os.devnull, _FLAGS | os.O_CREAT, 0o640)
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise StartError(f"cannot open the access log {path}: nobody reads from this FIFO") from error

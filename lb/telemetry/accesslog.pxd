@@ -2,6 +2,7 @@
 those of sampled traces to an exporter."""
 
 from libc.stdint cimport int16_t, int64_t, uint16_t, uint32_t, uint64_t
+from lb.telemetry.log_writer cimport LogWriter
 
 
 cdef struct tg_access:
@@ -60,20 +61,22 @@ cdef class AccessLog:
     cdef readonly bint writing        # all of them
     cdef object exporter              # takes those of sampled traces; None = nobody does
     cdef list retired                 # exporters that the thread has to close
-    cdef int fd
+    cdef LogWriter writer
     cdef tg_access *ring
     cdef uint64_t head                # written by the data path
     cdef uint64_t tail                # written by the thread
+    cdef uint64_t handed              # records up to here went to the exporter
     cdef bint stopping
-    cdef readonly uint64_t dropped    # records for which the ring had no room
-    cdef readonly uint64_t write_errors
+    cdef double give_up_at            # monotonic: when the thread, stopping, waits no longer
+    cdef uint64_t full                # records for which the ring had no room
+    cdef uint64_t lost                # that were in the ring and could not be written; counted by the thread
     cdef object thread
 
     # Room for a record, zeroed; NULL when the log is off or the ring is full (counted).
     cdef tg_access *begin(self) noexcept
     # The record is complete.
     cdef void commit(self) noexcept
-    cdef void drain(self, uint64_t head) noexcept nogil
+    cdef bint drain(self, uint64_t head) noexcept nogil
     cdef void give_back(self, uint64_t end) noexcept nogil
 
 

@@ -7,15 +7,12 @@ import logging
 import threading
 import time
 
-from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from posix.unistd cimport write
-from lb.core.buffer cimport (
-    tg_buffer, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
-)
+from lb.core.buffer cimport tg_buffer_size
+from lb.telemetry.log_writer cimport LogWriter
 from lb.telemetry.render cimport format_record, room_of, span_of, text_name
 
 cdef extern from *:
@@ -33,8 +30,13 @@ cdef enum:
     RECORDS = 4096                    # about 4 MiB, taken only while the log is on
     FLUSH_BYTES = 256 * 1024
     SAMPLED = 1                       # bit of trace-flags
+    WAIT_MS = 50                      # for who reads the log, between two looks at whether to stop
 
 POLL_SECONDS = 0.05
+# What is left has so long to be written when the log is switched off by a reload, when the loop waits, and at the end.
+RELOAD_SECONDS = 0.1
+CLOSE_SECONDS = 1.0
+SAY_SECONDS = 5.0                     # without a reader
 
 
 cdef int64_t wall_ns() noexcept nogil:
@@ -77,11 +79,20 @@ cdef class AccessLog:
     `enable` or `export`."""
 
     def __init__(self, int fd):
-        self.fd = fd
+        self.writer = LogWriter(fd)
         self.retired = []
 
     def __dealloc__(self):
         free(self.ring)
+
+    @property
+    def dropped(self):
+        """Records that were not written: there was no room in the ring, or the log did not take them."""
+        return self.full + self.lost
+
+    @property
+    def write_errors(self):
+        return self.writer.errors
 
     def enable(self, bint on):
         """Switch writing on or off; MemoryError when there is no room for the ring."""
@@ -96,14 +107,14 @@ cdef class AccessLog:
         if exporter is not self.exporter:
             self.settle(self.writing, exporter)
 
-    def settle(self, bint writing, exporter):
+    def settle(self, bint writing, exporter, double grace=RELOAD_SECONDS):
         cdef bint on = writing or exporter is not None
         if on and self.ring == NULL:
             self.ring = <tg_access *>calloc(RECORDS, sizeof(tg_access))
             if self.ring == NULL:
                 raise MemoryError
         if self.enabled and not on:
-            self.stop()
+            self.stop(grace)
         elif self.exporter is not None and exporter is not self.exporter:
             self.retired.append(self.exporter)
         self.writing = writing
@@ -115,27 +126,48 @@ cdef class AccessLog:
             self.enabled = True
 
     def close(self):
-        """Write and export what is left and stop."""
-        self.settle(False, None)
+        """Write and export what is left and stop. What a pipe that nobody reads does not take is lost, and said."""
+        self.settle(False, None, CLOSE_SECONDS)
 
-    def stop(self):
-        """What is left goes where it went until now; the thread ends, and closes the exporter."""
+    def stop(self, double grace):
+        """What is left goes where it went until now; the thread ends, and closes the exporter. When the log takes no
+        more, the thread waits `grace` seconds for it."""
         self.enabled = False
+        self.give_up_at = time.monotonic() + grace
         self.stopping = True
         self.thread.join()
         self.thread = None
 
     def _run(self):
-        cdef uint64_t head
+        cdef uint64_t head, before = self.lost
+        cdef bint taken
+        since = None                      # the log takes no more
+        said = False
         while True:
             stopping = self.stopping
             head = tg_load_acquire(&self.head)
-            if head != self.tail:
+            if head != self.tail or tg_buffer_size(&self.writer.text):
                 if self.exporter is not None:
                     self.hand_over(head)
                 with nogil:
-                    self.drain(head)
+                    taken = self.drain(head)
+                now = time.monotonic()
+                if taken:
+                    if said:
+                        log.info("the access log is read again, %d records were lost so far", self.dropped)
+                    since, said = None, False
+                    continue
+                since = since or now
+                if stopping and now >= self.give_up_at:
+                    self.lose(head)
+                elif self.exporter is not None and head - self.tail > RECORDS / 2:
+                    self.lose(head)       # they were exported: those to come are not lost for the exporter as well
+                if not said and now - since >= SAY_SECONDS:
+                    said = True
+                    log.warning("nobody reads the access log: when %d records wait, further ones are lost", RECORDS)
                 continue
+            if stopping and self.lost != before:
+                log.warning("%d records of the access log could not be written", self.lost - before)
             if stopping and self.exporter is not None:
                 self.retired.append(self.exporter)
                 self.exporter = None
@@ -151,9 +183,10 @@ cdef class AccessLog:
 
     def hand_over(self, uint64_t head):
         """The records of sampled traces up to `head`, to the exporter."""
-        cdef uint64_t at = self.tail
+        cdef uint64_t at = max(self.tail, self.handed)
         cdef tg_access *record
-        while at != head:
+        self.handed = head
+        while at < head:
             record = &self.ring[at % RECORDS]
             at += 1
             if not record.trace_flags & SAMPLED:
@@ -205,7 +238,7 @@ cdef class AccessLog:
         if not self.enabled:
             return NULL
         if self.head - tg_load_acquire(&self.tail) >= RECORDS:
-            self.dropped += 1
+            self.full += 1
             return NULL
         record = &self.ring[self.head % RECORDS]
         memset(record, 0, sizeof(tg_access))
@@ -215,33 +248,36 @@ cdef class AccessLog:
     cdef void commit(self) noexcept:
         tg_store_release(&self.head, self.head + 1)
 
-    cdef void drain(self, uint64_t head) noexcept nogil:
-        """Write the records up to `head` and give their places back."""
-        cdef uint64_t at = self.tail
-        cdef tg_buffer text
-        cdef ssize_t n
+    cdef bint drain(self, uint64_t head) noexcept nogil:
+        """Write the records up to `head` and give their places back. False: the log takes no more now."""
+        cdef uint64_t at
+        cdef int rc
         if not self.writing:
+            self.writer.flush(0)
+            self.lost += self.writer.discard()
             self.give_back(head)
-            return
-        memset(&text, 0, sizeof(text))
-        while at != head:
-            while at != head and tg_buffer_size(&text) < FLUSH_BYTES:
-                if format_record(&self.ring[at % RECORDS], &text) < 0:
+            return True
+        while True:
+            rc = self.writer.flush(WAIT_MS)
+            if rc == 0:
+                return False
+            if rc < 0:
+                self.lost += self.writer.discard()
+            at = self.tail
+            if at == head:
+                return True
+            while at != head and tg_buffer_size(&self.writer.text) < FLUSH_BYTES:
+                if format_record(&self.ring[at % RECORDS], &self.writer.text) < 0:
                     break                 # out of memory: the rest of the line is lost, the log goes on
                 at += 1
-            if tg_buffer_size(&text) == 0:
+            if tg_buffer_size(&self.writer.text) == 0:
                 at += 1
-            while tg_buffer_size(&text):
-                n = write(self.fd, tg_buffer_head(&text), tg_buffer_size(&text))
-                if n < 0:
-                    if errno == EINTR:
-                        continue
-                    self.write_errors += 1    # a full disk, a closed pipe: nothing to be gained by waiting
-                    tg_buffer_clear(&text)
-                    break
-                tg_buffer_consume(&text, <size_t>n)
             self.give_back(at)
-        tg_buffer_free(&text)
+
+    def lose(self, uint64_t head):
+        """The records up to `head` are not written."""
+        self.lost += self.writer.discard() + head - self.tail
+        self.give_back(head)
 
     cdef void give_back(self, uint64_t end) noexcept nogil:
         """The places of the records up to `end`, which nobody needs any more."""

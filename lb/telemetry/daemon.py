@@ -43,7 +43,11 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
             "Requests refused because the worker had too much in flight or in memory",
             "refused_overload",
         ),
-        ("worker_records_dropped", "Access records for which the ring had no room", "access_log_dropped"),
+        (
+            "worker_records_dropped",
+            "Access records that were not written, as the log did not take them in time",
+            "access_log_dropped",
+        ),
     ):
         yield counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
     yield counter(

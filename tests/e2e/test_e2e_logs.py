@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 from authority import Authority
 from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, load, request
@@ -250,6 +252,35 @@ async def test_a_record_names_the_version_of_tls(start: Start, endpoint: Callabl
             writer.close()
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 6, "six lines")
     assert [line["tls"] for line in lines_of(path)] == ["TLSv1.2"] * 3 + ["TLSv1.3"] * 3
+
+
+@pytest.mark.parametrize("access", ["pipe", "-"])
+async def test_a_pipe_that_nobody_reads_holds_up_neither_a_reload_nor_the_end(
+    start: Start, endpoint: Callable[..., Any], tmp_path: Path, access: str
+) -> None:
+    """Whether it is opened by its path or is standard output."""
+    one, pipe = await endpoint("a"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reading, fcntl.F_SETPIPE_SZ, 4096)
+    try:
+        settings = config(str(pipe) if access == "pipe" else "-", one.address, "127.0.0.1:9") | {"workers": 1}
+        daemon = start(settings, shell=f"exec > {pipe}")
+        port = daemon.port()
+        async with load(port, [request("GET", "/http/")], clients=4) as running:
+            await running.until(100)
+            off = {**settings, "log": {"access": ""}}
+            assert (await asyncio.to_thread(daemon.reload, off))["ok"]
+            assert "records of the access log could not be written" in daemon.log
+            assert (await asyncio.to_thread(daemon.reload, settings))["ok"]
+            await running.until(100)
+        assert not running.failures
+        assert await asyncio.to_thread(daemon.stop) == 0
+        assert "killing it" not in daemon.log
+        lines = [json.loads(line) for line in os.read(reading, 65536).splitlines()]
+        assert [line["status"] for line in lines] == [200] * len(lines)
+    finally:
+        os.close(reading)
 
 
 async def test_rotation_loses_no_line(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:

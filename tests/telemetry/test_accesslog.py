@@ -1,11 +1,12 @@
-"""The ring and its thread: lines, spans for an exporter, switching both on and off."""
+"""The ring and its thread: lines, spans for an exporter, switching both on and off, and pipes that nobody reads."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,75 @@ def test_a_full_ring_drops_and_counts(path: Path) -> None:
     log.close()
     assert written + log.dropped == 20_000
     assert len(lines(path)) == written
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """As a shell makes them: with writes that wait."""
+    reading, writing = os.pipe()
+    yield reading, writing
+    os.close(reading)
+    os.close(writing)
+
+
+def rest_of(reading: int) -> bytes:
+    os.set_blocking(reading, False)
+    data = b""
+    try:
+        while part := os.read(reading, 65536):
+            data += part
+    except BlockingIOError:
+        pass
+    return data
+
+
+def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
+    pipe: tuple[int, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    log = AccessLog(pipe[1])
+    log.enable(True)
+    assert sum(log.write_sample() for _ in range(20_000)) < 20_000
+    with caplog.at_level(logging.WARNING, "tidegate.telemetry"):
+        log.close()
+    written = [json.loads(line) for line in rest_of(pipe[0]).splitlines()]  # whole ones only
+    assert len(written) + log.dropped == 20_000
+    assert written
+    assert " records of the access log could not be written" in caplog.text
+
+
+def test_a_pipe_that_is_read_late_gets_everything(pipe: tuple[int, int]) -> None:
+    log = AccessLog(pipe[1])
+    log.enable(True)
+    assert all(log.write_sample(explanation=b'"' + b"x" * 5000 + b'"' if i % 3 else None) for i in range(300))
+    data = b""
+    while data.count(b"\n") < 300:
+        data += os.read(pipe[0], 65536)
+    log.close()
+    assert len([json.loads(line) for line in data.splitlines()]) == 300
+    assert (log.dropped, log.write_errors) == (0, 0)
+
+
+def test_a_log_that_is_opened_anew_gets_what_the_pipe_did_not_take(pipe: tuple[int, int], path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    log = AccessLog(pipe[1])
+    log.enable(True)
+    assert all(log.write_sample() for _ in range(1000))
+    os.dup2(file, pipe[1])  # as the worker does it
+    log.write_sample(texts={"target": "/last"})
+    eventually(lambda: '"/last"' in path.read_text())
+    log.close()
+    os.close(file)
+    data = rest_of(pipe[0]) + path.read_bytes()
+    assert len([json.loads(line) for line in data.splitlines()]) == 1001
+
+
+def test_what_a_pipe_does_not_take_is_exported_all_the_same(pipe: tuple[int, int]) -> None:
+    log, exporter = AccessLog(pipe[1]), Exporter()
+    log.enable(True)
+    log.export(exporter)
+    for i in range(10):
+        assert all(log.write_sample(trace_id=TRACE, flags=1) for _ in range(1000)), i
+        eventually(lambda: len(exporter.spans) == (i + 1) * 1000)  # noqa: B023 - called before the next
+    log.close()
+    assert len(exporter.spans) == 10_000
+    assert len(rest_of(pipe[0]).splitlines()) + log.dropped == 10_000
