@@ -12,7 +12,7 @@ import sys
 
 from backend.errors import StartError
 from backend.options import parse
-from backend.parent import die_with_parent
+from backend.parent import die_with_parent, ignore_signals_of_the_parent
 
 
 def main() -> int:
@@ -22,6 +22,7 @@ def main() -> int:
     )
     try:
         if options.die_with_parent is not None:
+            ignore_signals_of_the_parent()
             die_with_parent(options.die_with_parent)
         # Imported late: these take a second, in which the parent's death must already count.
         import uvloop

@@ -147,7 +147,8 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         nargs="?",
         const=0,
         metavar="PID",
-        help="stop as on SIGTERM when the parent process dies; with its process id, also if it has died already",
+        help="stop as on SIGTERM when the parent process dies; with its process id, also if it has died already. "
+        "SIGHUP, SIGUSR1 and SIGUSR2 are the parent's, and ignored",
     )
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     values = vars(parser.parse_args(arguments))

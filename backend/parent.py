@@ -1,4 +1,5 @@
-"""Stops this process when its parent dies, whatever the parent died of (Linux, prctl(2) PR_SET_PDEATHSIG)."""
+"""This process as the child of a daemon: it dies with its parent, whatever that died of (Linux, prctl(2)
+PR_SET_PDEATHSIG), and does not take for its own what operators say to the daemon."""
 
 from __future__ import annotations
 
@@ -26,3 +27,12 @@ def die_with_parent(parent: int = 0) -> None:
     # subreaper.
     if os.getppid() != parent:
         raise StartError("the parent process has died already")
+
+
+def ignore_signals_of_the_parent() -> None:
+    """A daemon reloads and opens its logs anew at them; `systemctl kill`, or a signal to a group, reaches all of its
+    processes. The parent starts us with them blocked, so that none comes too early."""
+    numbers = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -73,10 +73,13 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Run the daemon in the foreground.
 
     SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
-    stops at once. Under systemd it reports its state, keeps the watchdog and takes over activated sockets.
+    stops at once. SIGUSR2 does nothing. Under systemd it reports its state, keeps the watchdog and takes over
+    activated sockets.
     """
     from lb.control.logs import silent_grpc
+    from lb.control.signals import hold
 
+    hold()  # the imports take a second
     with silent_grpc():
         from lb.cli.run import run as run_daemon
 

@@ -33,6 +33,7 @@ from lb.control.publisher import Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers import ModelServers, ServerContext
+from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.steering import Steering
 from lb.control.systemd import runtime_directory
@@ -78,6 +79,8 @@ class Master:
         self._notifier = options.notifier
         self._reloading = asyncio.Lock()
         self._hangup = asyncio.Event()
+        self._reopen = False  # asked for while we start
+        self._running = asyncio.Event()
         self._stop = asyncio.Event()
         self._stop_at_once = asyncio.Event()
         self.config_path = options.config_path
@@ -107,6 +110,8 @@ class Master:
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+        loop.add_signal_handler(signal.SIGUSR2, log.info, "SIGUSR2 means nothing to Tidegate")
+        release()
         async with contextlib.AsyncExitStack() as cleanup:
             cleanup.callback(self._notifier.close)
             cleanup.callback(self.access_log.close)
@@ -130,7 +135,9 @@ class Master:
         self._stop.set()
 
     def reopen_logs(self) -> None:
-        """For log rotation: the access log's path is opened anew. On failure the old file goes on being written."""
+        """For log rotation: the access log's path is opened anew, as soon as all have started. On failure the old file
+        goes on being written."""
+        self._reopen = self.state == "starting"
         if self.state != "running":
             return
         try:
@@ -311,6 +318,9 @@ class Master:
         gc.freeze()  # modules and a configuration, which may be large, are not looked at after each reload
         log.info("serving: %s", ", ".join(f"{name} on {address}" for name, address in self.addresses().items()))
         self._notifier.ready(self.summary())
+        self._running.set()
+        if self._reopen:
+            self.reopen_logs()
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""
@@ -344,6 +354,7 @@ class Master:
             ResultCache(self.segment, plan.cache.max_object).recover(self._clock.now())
 
     async def _reload_on_hangup(self) -> None:
+        await self._running.wait()  # one that came earlier is about a file that may have been read before
         while True:
             await self._hangup.wait()
             self._hangup.clear()

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from lb.config.address import UNIX_PATH_MAX
 from lb.config.schema import ServeConfig
 from lb.config.units import MILLISECOND
+from lb.control import signals
 from lb.control.lines import LineReader
 from lb.errors import StartError
 
@@ -72,14 +73,15 @@ class ServerProcess:
         except OSError as e:
             raise StartError(f"cannot start {command[0]}: {e.strerror}") from e
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=writing,
-                stderr=writing,
-                env=environment,
-                process_group=0,
-            )
+            with signals.held():  # for good, or until it ignores them
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=writing,
+                    env=environment,
+                    process_group=0,
+                )
         except OSError as e:
             os.close(reading)
             raise StartError(f"cannot start {command[0]}: {e.strerror or e}") from e

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lb
+from lb.control import signals
 from lb.errors import StartError
 
 FREE_BLOCKS = "glibc.malloc.tcache_count=256"  # of each size of up to 1 KiB: 8 MiB if there were all of all sizes
@@ -69,12 +70,13 @@ def _start(
     arguments = ["--index", str(index), "--channel", str(channel)]
     arguments += ["--segment", str(segment), "--parent", str(os.getpid())]
     arguments += ["--bells", *map(str, bells)]
-    return subprocess.Popen(
-        [*command, *arguments],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(channel, segment, *bells),
-        env=worker_environment(),
-    )
+    with signals.held():  # until it ignores them
+        return subprocess.Popen(
+            [*command, *arguments],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(channel, segment, *bells),
+            env=worker_environment(),
+        )
 
 
 def describe_exit(code: int) -> str:

@@ -5,7 +5,8 @@ Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to i
 (drain, then exit 0). Frames to the master: `hello`, `applied`, `explained`, `beat`. A plan is taken bit by bit
 (lb.control.adoption); what comes meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which end it.
 
-Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here.
+Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here,
+and so are those by which operators talk to the master (lb.control.signals).
 A master that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once,
 and exits.
 """
@@ -31,6 +32,7 @@ import uvloop
 
 from lb.clock import MonotonicClock
 from lb.config.plan import Plan
+from lb.control import signals
 from lb.control.adoption import Adoption
 from lb.control.channel import Channel, Message
 from lb.control.logs import set_level, setup_logging
@@ -283,8 +285,7 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
     setproctitle.setproctitle(f"tidegate: worker {options.index}")
     setup_logging(f"worker {options.index}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signals.ignore()
     if not _die_with(options.parent):
         return 1
     for fd in (options.channel, options.segment, *options.bells):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from daemon import COMMAND, ROOT, Daemon, environment, http_listener, route
+from daemon import COMMAND, ROOT, Daemon, digits_pool, environment, eventually, http_listener, route
 from traffic import ask_once, request
 
 Start = Callable[..., Daemon]
@@ -141,3 +142,52 @@ async def test_closed_standard_descriptors(closed: str, endpoint: Callable[..., 
     finally:
         process.terminate()
     assert process.wait(30) == 0
+
+
+# What each kind of process imports before it has said what becomes of signals.
+EARLY = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("lb.cli.run", "lb.control.adoption", "backend.options"):
+            for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+                os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Finder())
+"""
+TALK = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def ignores(pid: int) -> bool:
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return all(int(status["SigIgn"], 16) >> (number - 1) & 1 for number in TALK)
+
+
+def test_signals_for_the_master_end_no_process_and_are_not_lost(start: Start, tmp_path: Path) -> None:
+    """Sent while each is starting, and to all of them, as `systemctl kill` does."""
+    (tmp_path / "sitecustomize.py").write_text(EARLY)
+    config = {
+        "listeners": {"web": http_listener(route("/", "digits"))},
+        "pools": {"digits": digits_pool(min=1)},
+        "log": {"access": str(tmp_path / "access.log")},
+    }
+    daemon = start(config, shell=f'export PYTHONPATH="{tmp_path}:$PYTHONPATH"')
+    eventually(lambda: daemon.status()["reloads"] == {"ok": 1, "failed": 0}, "the reload that was asked for first")
+    assert daemon.log.count("the access log was opened anew") == 1
+
+    def processes() -> list[tuple[int, int]]:
+        status = daemon.status()
+        rows = [*status["workers"], *status["pools"][0]["managed"]["replicas"]]
+        return [(row["pid"], row["restarts"]) for row in rows]
+
+    eventually(lambda: all(pid for pid, _ in processes()), "all processes")
+    before = processes()
+    assert [restarts for _, restarts in before] == [0, 0, 0]
+    eventually(lambda: all(ignores(pid) for pid, _ in before), "they do not ignore the signals")
+    for pid in (*(pid for pid, _ in before), daemon.process.pid):
+        for number in TALK:
+            os.kill(pid, number)
+    eventually(lambda: daemon.status()["reloads"] == {"ok": 2, "failed": 0}, "the reload")
+    eventually(lambda: daemon.log.count("the access log was opened anew") == 2, "the new log")
+    assert processes() == before

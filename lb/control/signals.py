@@ -1,0 +1,41 @@
+"""Signals by which operators talk to the master, and that end no process of the daemon: not the master while it starts,
+nor a child; `systemctl kill`, or a signal to the process group, reaches all of them.
+
+They are blocked until a process has said what becomes of them, and what comes meanwhile waits. A child begins with them
+blocked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+HELD = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def hold() -> None:
+    """Until `release`, in this thread and what it starts."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+
+
+def release() -> None:
+    """From here on, and for what waited, what was said of them holds."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """What is started inside begins with them blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ignore() -> None:
+    """In a child that has nothing to do with them."""
+    for number in HELD:
+        signal.signal(number, signal.SIG_IGN)
+    release()
