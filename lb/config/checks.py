@@ -288,6 +288,8 @@ def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
         yield f"{path}.serve", "only for protocol oip: the model server speaks nothing else"
     if serve.min > serve.max:
         yield f"{path}.serve.min", f"{serve.min} is more than max, which is {serve.max}"
+    if pool.scaling is not None and "max" not in serve.model_fields_set:
+        yield f"{path}.serve.max", "is required with scaling: without it there are min model servers at any load"
     if serve.max > serve.min and pool.scaling is None:
         yield f"{path}.serve.max", "more than min, which needs a section scaling in the pool"
     if serve.backoff.initial > serve.backoff.max:

@@ -41,7 +41,8 @@ class ServeConfig(Model):
     min: Integer = Field(default=1, ge=1, le=1000)
     """Model servers that always run."""
     max: Integer = Field(default_factory=lambda data: data.get("min", 1), ge=1, le=1000)
-    """Most model servers that `scaling` may start. Default: the same as `min`."""
+    """Most model servers that `scaling` may start, for which it is required; `min` and `max` alike hold their number.
+    Default without `scaling`: the same as `min`."""
     listen: Literal["unix", "tcp"] = "unix"
     """How the model servers are reached: Unix sockets in the runtime folder, or free ports of 127.0.0.1."""
     providers: list[Literal["tensorrt", "cuda", "cpu"]] = Field(default=["cpu"], min_length=1)
