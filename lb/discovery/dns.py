@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lb.config.address import HostPort, parse_address
 from lb.config.plan import EndpointSpec
 from lb.config.schema import DnsSourceConfig, PoolConfig
-from lb.config.units import SECOND
+from lb.discovery.pauses import Pauses
 from lb.discovery.source import DiscoveryError, Found, Source
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _FAMILIES = ("A", "AAAA")
 _AT_ONCE = 16  # targets of SRV records that are looked up at the same time
 _MOST_WEIGHT = 1000  # of an endpoint; a record has 16 bits
-_DOUBLINGS = 16  # of a pause; `negative_ttl` is shorter by far
 
 
 class DnsSource(Source):
@@ -31,7 +30,7 @@ class DnsSource(Source):
     def __init__(self, pool: str, options: DnsSourceConfig, config: PoolConfig) -> None:
         super().__init__(pool, options, config)
         self._queries: Queries | None = None
-        self._denials = 0  # in a row, that do not say how long they count
+        self._denials = Pauses(options.negative_ttl)  # after those that do not say how long they count
 
     async def look(self) -> Found:
         """Raises DiscoveryError when there is no answer, or none with an address in it."""
@@ -41,7 +40,7 @@ class DnsSource(Source):
 
             self._queries = Queries(self.options)
         specs, ttl = await (self._services() if self.options.type == "SRV" else self._addresses())
-        self._denials = 0
+        self._denials.reset()
         return Found(specs, min(max(ttl, self.options.min_ttl), self.options.max_ttl))
 
     def describe(self) -> str:
@@ -110,8 +109,7 @@ class DnsSource(Source):
     def _nothing(self, message: str, answers: Sequence[Records]) -> NothingThereError:
         ttl = min(answer.ttl_ns for answer in answers)
         if not all(answer.lasting for answer in answers):
-            ttl = SECOND << min(self._denials, _DOUBLINGS)
-            self._denials += 1
+            ttl = self._denials.next()
         return NothingThereError(message, max(min(ttl, self.options.negative_ttl), self.options.min_ttl))
 
 

@@ -12,12 +12,12 @@ from lb.clock import Clock
 from lb.config.plan import EndpointSpec
 from lb.config.units import MILLISECOND, SECOND
 from lb.discovery.check import check_specs
+from lb.discovery.pauses import Pauses
 from lb.discovery.source import DiscoveryError, Found, Source
 
 log = logging.getLogger("tidegate.discovery")
 
 JITTER = 0.1  # each pause is up to this share longer, so that many daemons do not ask in step
-FIRST_RETRY = SECOND
 LAST_RETRY = 30 * SECOND
 SHORTEST = 10 * MILLISECOND  # whatever a plug-in says
 _NAMED = 5  # endpoints of a change that the log names
@@ -48,7 +48,8 @@ class Watch:
         self._clock = clock
         self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
         self._known = asyncio.Event()
-        self._looks = self._failures = self._in_row = self._changes = self._left_out = 0
+        self._pauses = Pauses(LAST_RETRY)
+        self._looks = self._failures = self._changes = self._left_out = 0
         self._good_at = self._next_at = 0  # monotonic ns; 0 = not yet, nothing planned
 
     @property
@@ -91,7 +92,7 @@ class Watch:
         """Takes an answer; returns the pause until the next look, in ns. Raises DiscoveryError when it is unusable."""
         check_specs(self.source.pool, self.source.config, found.endpoints)
         self._looks += 1
-        self._in_row = 0
+        self._pauses.reset()
         self._good_at = now
         if self.error:
             log.info("pool %s: %s answers again", self.source.pool, self._name())
@@ -103,8 +104,7 @@ class Watch:
         """Takes a failure; returns the pause until the next look, in ns."""
         self._looks += 1
         self._failures += 1
-        pause = min(FIRST_RETRY << min(self._in_row, 16), LAST_RETRY)
-        self._in_row += 1
+        pause = self._pauses.next()
         text = str(error)
         if text != self.error:
             known = self.endpoints
