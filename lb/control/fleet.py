@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from lb.clock import Clock
 from lb.config.plan import Plan
+from lb.config.units import format_duration
 from lb.control.backoff import Restarts, RestartSettings
 from lb.control.channel import MAX_FDS, Channel, ChannelError, Message
 from lb.control.process import COMMAND, WorkerProcess, describe_exit
@@ -162,7 +163,7 @@ class Fleet:
         answers = [m.answer for m in members if m.answer is not None]
         if answers:
             await asyncio.wait(answers, timeout=self._settings.apply_timeout / SECOND)
-        failures = [f"worker {m.index}: {_outcome(m.answer)}" for m in members if _outcome(m.answer)]
+        failures = [f"worker {m.index}: {self._outcome(m)}" for m in members if self._outcome(m)]
         for member in members:
             member.answer = None
         if failures or not (members or self._current):
@@ -402,13 +403,16 @@ class Fleet:
                     member.sent = member.generation = self._current.plan.generation
                     member.known = {number for number, _ in self._current.sockets[member.index].values()}
 
+    def _outcome(self, member: Member) -> str:
+        if member.answer is not None and member.answer.done():
+            return member.answer.result()
+        took, hangs = (format_duration(t) for t in (self._settings.apply_timeout, self._settings.hang_timeout))
+        text = (
+            f"no answer in time: pid {member.process.pid if member.process else 0} has not taken the plan within {took}"
+        )
+        return f"{text}, as it is overloaded or hangs; one that is not heard of for {hangs} is killed and replaced"
+
     def _send_log(self, member: Member) -> None:
         fd = self._access_log()
         if member.channel is not None and fd >= 0:
             member.channel.send({"type": "log"}, [fd])
-
-
-def _outcome(answer: asyncio.Future[str] | None) -> str:
-    if answer is None or not answer.done():
-        return "no answer in time"
-    return answer.result()

@@ -32,11 +32,11 @@ from lb.control.parts import Parts
 from lb.control.publisher import Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
+from lb.control.runtime import runtime_directory
 from lb.control.servers import ModelServers, ServerContext
 from lb.control.signals import release
 from lb.control.sockets import SocketTable
 from lb.control.steering import Steering
-from lb.control.systemd import runtime_directory
 from lb.control.tickets import TicketRing
 from lb.core.segment import Segment
 from lb.errors import ConfigError, StartError, TidegateError

@@ -206,7 +206,7 @@ def _listen_unix(bind: str, path: str) -> Listening:
         sock.listen(BACKLOG)
     except OSError as error:
         sock.close()
-        raise StartError(f"cannot listen on {bind}: {_reason(error)}") from error
+        raise StartError(f"cannot listen on {bind}: {_reason(error, 'ss -lxp')}") from error
     return Listening(bind, sock, inode=_inode(path))
 
 
@@ -241,10 +241,11 @@ def _inode(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, who: str = "ss -lntup") -> str:
+    """Why it failed; `who` is the command that shows what has the address."""
     match error:
         case OSError(errno=errno.EADDRINUSE):
-            return "the address is in use (ss -lntup shows by whom)"
+            return f"the address is in use ({who} shows by whom)"
         case OSError(errno=errno.EACCES):
             return "not permitted (a port below 1024 needs CAP_NET_BIND_SERVICE; a path needs a writable folder)"
         case OSError(errno=errno.EADDRNOTAVAIL):

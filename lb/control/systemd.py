@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
 import stat
-import tempfile
 import time
-from collections.abc import Iterator, MutableMapping
-from pathlib import Path
+from collections.abc import MutableMapping
 
 log = logging.getLogger("tidegate.systemd")
 
@@ -115,14 +112,3 @@ def _close(fd: int) -> None:
         os.close(fd)
     except OSError as error:
         log.debug("descriptor %d was not open: %s", fd, error)
-
-
-@contextlib.contextmanager
-def runtime_directory() -> Iterator[Path]:
-    """The service manager's RUNTIME_DIRECTORY, or a new private one that is removed in the end."""
-    given = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    if given:
-        yield Path(given)
-        return
-    with tempfile.TemporaryDirectory(prefix="tidegate-") as path:
-        yield Path(path)

@@ -68,7 +68,7 @@ def test_why_it_failed(bind: str, message: str, descriptors: None) -> None:
 
 def test_a_unix_path_in_use_or_no_socket(tmp_path: Path, descriptors: None) -> None:
     used = listen(f"unix:{tmp_path}/used")
-    with pytest.raises(StartError, match="in use"):
+    with pytest.raises(StartError, match=r"in use \(ss -lxp shows by whom\)"):
         listen(f"unix:{tmp_path}/used")
     assert connects(f"unix:{tmp_path}/used")
     used.close()

@@ -82,7 +82,7 @@ def test_a_renamed_listener_keeps_its_socket(tmp_path: Path) -> None:
         ),
         ({"listeners": {"web": listener("127.0.0.1:0"), "refused": listener("127.0.0.1:0")}}, "the plan is refused"),
         ({"listeners": {"web": listener("127.0.0.1:0"), "die": listener("127.0.0.1:0")}}, "died (exit code 3)"),
-        ({"listeners": {"web": listener("127.0.0.1:0"), "hang": listener("127.0.0.1:0")}}, "no answer in time"),
+        ({"listeners": {"web": listener("127.0.0.1:0"), "hang": listener("127.0.0.1:0")}}, "no answer in time: pid"),
         ({"log": {"access": "/nonexistent/folder/access"}}, "/nonexistent/folder"),
     ],
     ids=["invalid", "refused", "crashes", "hangs", "unwritable log"],

@@ -1,0 +1,83 @@
+"""The folder of the model servers' sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lb.control.runtime import remove_left_behind, runtime_directory
+
+MASTER = """
+import os, signal, socket
+from lb.control.runtime import runtime_directory
+with runtime_directory() as path:
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(path / "pool-0-abcd.sock"))
+    listening.listen()
+    print(path, flush=True)
+    signal.pause()
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    yield tmp_path
+    tempfile.tempdir = None
+
+
+def test_what_a_killed_master_left_is_removed_at_the_next_start_and_no_other(temporary: Path) -> None:
+    masters = [subprocess.Popen([sys.executable, "-c", MASTER], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        folders = []
+        for master in masters:
+            assert master.stdout is not None
+            folders.append(Path(master.stdout.readline().strip()))
+        masters[0].send_signal(signal.SIGKILL)
+        masters[0].wait()
+        with runtime_directory() as own:
+            assert sorted(temporary.iterdir()) == sorted([folders[1], own])
+            remove_left_behind()
+            assert own.exists()
+        assert not own.exists()
+        assert list(folders[1].iterdir()) == [folders[1] / "pool-0-abcd.sock"]
+    finally:
+        for master in masters:
+            master.kill()
+            master.communicate()
+
+
+def test_what_somebody_listens_on_or_is_no_socket_stays(temporary: Path) -> None:
+    """Model servers outlive a killed master for as long as they have requests."""
+    used, other = temporary / "tidegate-run-used", temporary / "tidegate-run-other"
+    used.mkdir()
+    other.mkdir()
+    (other / "precious").write_text("")
+    (temporary / "tidegate-run-link").symlink_to(other)
+    (temporary / "tidegate-run-file").write_text("")
+    (temporary / "tidegate-bench-1234").mkdir()  # nobody's business
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{used}/one.sock")
+        listening.listen()
+        remove_left_behind()
+        assert len(list(temporary.iterdir())) == 5
+    remove_left_behind()
+    left = sorted(path.name.removeprefix("tidegate-") for path in temporary.iterdir())
+    assert left == ["bench-1234", "run-file", "run-link", "run-other"]
+
+
+def test_that_of_the_service_manager_is_its_own(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(temporary / "run"))
+    with runtime_directory() as path:
+        assert path == temporary / "run"
+    assert os.listdir(temporary) == []
