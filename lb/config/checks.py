@@ -23,6 +23,7 @@ from lb.config.endpoint_checks import check_endpoints
 from lb.config.failover import check_failover
 from lb.config.forms import by_form, members_of
 from lb.config.health_checks import check_health
+from lb.config.keepalive import check_pool_keepalive
 from lb.config.sampling import check_explain
 from lb.config.schema import Config, ListenerConfig, PoolConfig, RouteConfig
 from lb.config.tls_checks import check_tls
@@ -52,7 +53,13 @@ _HTTP_ONLY = (
 )
 _CACHING = ("cache", "cache_ttl")
 _INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
-_STREAM_ONLY = ("max_connections", "max_connections_per_source", "proxy_protocol", "half_close_timeout")
+_STREAM_ONLY = (
+    "max_connections",
+    "max_connections_per_source",
+    "proxy_protocol",
+    "half_close_timeout",
+    "tcp_keepalive",
+)
 _POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
 
 
@@ -252,9 +259,11 @@ def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
     if pool.protocol == "udp":
         yield from only_for(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
         yield from only_for(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
+        yield from only_for(pool, path, ("tcp_keepalive",), "not for protocol udp, which has no connections")
         yield from only_for(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
     elif pool.discover is None and pool.agent is None and _unlimited(pool):
         yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
+    yield from check_pool_keepalive(f"{path}.tcp_keepalive", pool.tcp_keepalive, pool.connect_timeout)
     if pool.scaling is not None and pool.serve is None:
         yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
     if pool.serve is not None:

@@ -15,6 +15,7 @@ from lb.config.failover import groups_of
 from lb.config.forms import Member, members_of
 from lb.config.hop import HopPlan, port_of
 from lb.config.http2 import Http2Config
+from lb.config.keepalive import keepalive_plan, pool_keepalive_plan
 from lb.config.limits import limits_plan
 from lb.config.memory import Memory
 from lb.config.outlier import outlier_plan
@@ -182,6 +183,7 @@ def _listener(
         ),
         udp=udp_plan(listener.udp, name, allocator) if listener.protocol == "udp" else None,
         explain=explain_plan(listener.explain),
+        keepalive=keepalive_plan(listener.tcp_keepalive) if listener.protocol != "udp" else None,
     )
 
 
@@ -313,6 +315,7 @@ def _pool(
         cookie=cookie_plan(pool.affinity, material),
         learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
         cost=cost_plan(pool.cost, pool.protocol),
+        keepalive=pool_keepalive_plan(pool.tcp_keepalive, pool.protocol, pool.connect_timeout),
     )
 
 

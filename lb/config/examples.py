@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from lb.config.keepalive import PoolTcpKeepaliveConfig, TcpKeepaliveConfig
 from lb.config.schema import (
     AdminConfig,
     AgentConfig,
@@ -56,6 +57,14 @@ from lb.config.schema import (
 from lb.config.udp import UdpConfig
 
 EXAMPLES: dict[type[BaseModel], str] = {
+    TcpKeepaliveConfig: """
+idle: 120s
+""",
+    PoolTcpKeepaliveConfig: """
+idle: 30s
+interval: 10s
+user_timeout: 0s
+""",
     Config: """
 workers: auto
 admin: {bind: 127.0.0.1:9900}

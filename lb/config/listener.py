@@ -11,6 +11,7 @@ from lb.config.base import Bind, Boolean, Integer, Model, Token
 from lb.config.forms import validated
 from lb.config.hop import Network, Pseudonym
 from lb.config.http2 import Http2Config
+from lb.config.keepalive import TcpKeepalive, TcpKeepaliveConfig
 from lb.config.match import Normalize, NormalizeConfig
 from lb.config.route import RouteConfig
 from lb.config.sampling import ExplainConfig
@@ -125,5 +126,8 @@ class ListenerConfig(Model):
     """Longest silence in both directions behind an upgrade; then both sides are closed. `0s`: no limit. `http` only."""
     explain: ExplainConfig | None = None
     """Explanations of the choices made for real requests. Default: none. `http` only."""
+    tcp_keepalive: TcpKeepalive = TcpKeepaliveConfig()
+    """How clients that have vanished are noticed: a mapping, or `off`. New connections follow a reload, open ones stay
+    as they are. Not for `udp`; without effect on Unix sockets."""
     udp: UdpConfig = UdpConfig()
     """Sessions and datagrams. `udp` only."""

@@ -58,6 +58,16 @@ class EndpointPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class KeepalivePlan:
+    """How the kernel looks after silent connections, and those whose data nobody acknowledges."""
+
+    idle_s: int
+    interval_s: int
+    probes: int
+    user_timeout_ms: int = 0  # 0 = as the kernel has it
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSpec:
     """An endpoint as discovery or a supervisor gives it, before it has a slot and a series."""
 
@@ -143,6 +153,7 @@ class PoolPlan:
     learn: LearnPlan | None = None  # None = it learns no sessions
     cost: CostPlan | None = None  # None = a request is a request
     leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
+    keepalive: KeepalivePlan | None = None  # of its connections; None = off
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
 
 
@@ -254,6 +265,7 @@ class ListenerPlan:
     tls: TlsPlan | None = None
     udp: UdpPlan | None = None  # protocol udp
     explain: ExplainPlan | None = None  # None = no choice is explained
+    keepalive: KeepalivePlan | None = None  # of accepted connections; None = off
 
     def route_series(self) -> Iterator[tuple[str, int]]:
         """Name and series of each route."""

@@ -13,6 +13,7 @@ from lb.config.cost import CostConfig, expand_cost
 from lb.config.discover import DiscoverConfig
 from lb.config.failover import PrioritiesConfig, ZonesConfig
 from lb.config.health import HealthConfig
+from lb.config.keepalive import PoolTcpKeepalive, PoolTcpKeepaliveConfig
 from lb.config.outlier import OutlierConfig
 from lb.config.plan import EndpointSpec
 from lb.config.queue import QueueConfig
@@ -203,6 +204,9 @@ class PoolConfig(Model):
     """Further tries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
     max_idle: Integer = Field(default=256, ge=0, le=65_536)
     """Unused connections kept for each worker and endpoint. `http` only."""
+    tcp_keepalive: PoolTcpKeepalive = PoolTcpKeepaliveConfig()
+    """How endpoints that have vanished are noticed: a mapping, or `off`. New connections follow a reload, open ones
+    stay as they are. Not for `udp`; without effect on Unix sockets."""
     send_proxy: Annotated[
         SendProxyConfig, BeforeValidator(expand_send_proxy, json_schema_input_type=str | SendProxyConfig)
     ] = SendProxyConfig(version="off")

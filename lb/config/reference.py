@@ -164,7 +164,7 @@ def _kind(hint: Any) -> str:
     if origin is Annotated:
         model = model_of(hint)
         if model is not None:
-            for short, words in ((str, "text"), (bool, _PLAIN[bool])):
+            for short, words in ((str, "text"), (bool, _PLAIN[bool]), (Literal["off"], "`off`")):
                 if any(getattr(a, "json_schema_input_type", None) == short | model for a in args):
                     return f"{words} or {_kind(args[0])}"
         return _kind(args[0])

@@ -1,6 +1,7 @@
 """Socket addresses from text, with what secures connections to them."""
 
 from libc.stdint cimport uint32_t
+from lb.core.keepalive cimport tg_keepalive
 from lb.core.tls_peer cimport Peer
 
 
@@ -16,3 +17,9 @@ cdef class Address:
     cdef readonly int family
     cdef char storage[128]            # struct sockaddr_*
     cdef uint32_t length
+    cdef tg_keepalive keepalive
+    cdef bint complained
+
+    # Sets up a socket that is to be connected to it. What the kernel refuses is said once, and only costs time until a
+    # deadline or a health check notices.
+    cdef void keep_alive(self, int fd) noexcept

@@ -1,9 +1,11 @@
 """Socket addresses from text: see address.pxd."""
 
+import logging
 import os
 
 from libc.stdint cimport uint16_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strerror
+from lb.core.keepalive cimport keepalive_of, keepalive_set
 from lb.core.tls_peer cimport Peer
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -35,15 +37,19 @@ cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *text, void *into)
 
 
+log = logging.getLogger("tidegate.upstream")
+
+
 cdef class Address:
     """Parses `text`; raises ValueError when it is not an address with a literal IP or a Unix path.
 
-    `tls`: whom connections to it must prove to be with.
+    `tls`: whom connections to it must prove to be with. `keepalive`: a KeepalivePlan for them, None for none.
     """
 
-    def __cinit__(self, str text, Peer tls=None):
+    def __cinit__(self, str text, Peer tls=None, keepalive=None):
         self.text = text
         self.tls = tls
+        self.keepalive = keepalive_of(keepalive)
         memset(self.storage, 0, sizeof(self.storage))
         if text.startswith("unix:"):
             self.parse_unix(os.fsencode(text[5:]))
@@ -86,6 +92,15 @@ cdef class Address:
         self.length = sizeof(sockaddr_in6)
         if inet_pton(AF_INET6, host, &v6.sin6_addr) != 1:
             raise ValueError(f"not an IPv6 address: {self.text!r}")
+
+    cdef void keep_alive(self, int fd) noexcept:
+        cdef int failed
+        if not self.keepalive.on or self.family == AF_UNIX:
+            return
+        failed = keepalive_set(fd, &self.keepalive)
+        if failed and not self.complained:
+            self.complained = True
+            log.warning("endpoint %s: tcp_keepalive: %s", self.text, strerror(failed).decode())
 
     def __repr__(self):
         return f"<Address {self.text}>"

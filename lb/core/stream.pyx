@@ -104,6 +104,7 @@ cdef class Stream(Source):
         if address.family != AF_UNIX:
             # Small frames must not wait for an acknowledgement. Failing here only costs latency.
             setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+            address.keep_alive(fd)
         while True:
             rc = connect(fd, <const sockaddr *>address.storage, address.length)
             if rc == 0 or errno != EINTR:

@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.core.head cimport Scan
 from lb.core.http2 cimport h2_options
 from lb.core.ip cimport Networks
+from lb.core.keepalive cimport tg_keepalive
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport Segment
 from lb.core.sources cimport Sources
@@ -67,12 +68,16 @@ cdef class Listener(Source):
     cdef readonly uint64_t half_close_timeout   # 0 = as idle_timeout
     cdef uint32_t max_per_source      # over all workers; 0 = no limit
     cdef readonly Sources sources     # open connections by network
+    cdef tg_keepalive keepalive
+    cdef bint on_path                 # it is a Unix socket
     cdef readonly uint64_t over_limit   # connections closed because their network had enough
 
     # Whether the protocol that a request asks to change to is one of `upgrades`.
     cdef bint may_upgrade(self, Scan *scan) noexcept
     # TLS for a connection that was just accepted; raises MemoryError. Not for listeners without TLS.
     cdef Tls new_tls(self)
+    # Sets the listening socket up, from which new connections have it.
+    cdef void keep_alive(self) noexcept
     cdef void accept_all(self) noexcept
     cdef bint crowded(self) noexcept
     # Open connections of the listener in all workers.

@@ -13,6 +13,7 @@ from posix.unistd cimport close
 from lb.core.atomics cimport tg_fence_full
 from lb.core.head cimport H_UPGRADE, Field, Scan, same_name
 from lb.core.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_set, tg_ip
+from lb.core.keepalive cimport keepalive_of, keepalive_set
 from lb.core.poller cimport Poller, Source
 from lb.core.segment cimport (
     TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
@@ -137,6 +138,10 @@ cdef class Listener(Source):
         self.upgrades = tuple(name.encode() for name in plan.upgrades)
         self.upgrade_idle_timeout = plan.upgrade_idle_timeout_ns
         self.update_http2(plan.http2)
+        self.on_path = plan.bind.startswith("unix:")
+        self.keepalive = keepalive_of(plan.keepalive)
+        if self.fd >= 0:
+            self.keep_alive()
 
     def update_http2(self, plan):
         self.http2.enabled = plan.enabled
@@ -157,6 +162,7 @@ cdef class Listener(Source):
         # Connections have it from their listening socket. A Unix socket has no such thing; else it costs latency only.
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
         self.poller.add(self, fd, True)
+        self.keep_alive()
 
     def halt(self):
         """Accept no more; connections that are open go on."""
@@ -173,6 +179,11 @@ cdef class Listener(Source):
             if same_name(field.value, field.value_length, <const char *><bytes>name):
                 return True
         return False
+
+    cdef void keep_alive(self) noexcept:
+        cdef int failed = 0 if self.on_path else keepalive_set(self.fd, &self.keepalive)
+        if failed:
+            log.warning("listener %s: tcp_keepalive: %s", self.name, strerror(failed).decode())
 
     cdef void on_ready(self, uint32_t events) noexcept:
         self.accept_all()

@@ -207,11 +207,12 @@ class Proxy:
 
     def make_address(self, plan, endpoint, context):
         if context is None:
-            return Address(endpoint.address)
+            return Address(endpoint.address, keepalive=plan.keepalive)
         name = endpoint.host
         if not name and not endpoint.address.startswith("unix:"):
             name = endpoint.address.rpartition(":")[0].strip("[]")
-        return Address(endpoint.address, Peer(context, name, f"pool {plan.name}: {endpoint.address}"))
+        peer = Peer(context, name, f"pool {plan.name}: {endpoint.address}")
+        return Address(endpoint.address, peer, plan.keepalive)
 
     def make_pool(self, plan, channels, contexts, queue, number):
         """The pool of `plan`, at the place `number`: the one that is there if nothing of it changed."""
@@ -219,7 +220,7 @@ class Proxy:
         context = self.client_context(plan, contexts) if plan.tls is not None else None
         for endpoint in plan.endpoints:
             settings = (plan.connect_timeout_ns, plan.idle_timeout_ns, plan.max_idle)
-            key = (plan.protocol, plan.name, endpoint.address, endpoint.host, context, *settings)
+            key = (plan.protocol, plan.name, endpoint.address, endpoint.host, context, plan.keepalive, *settings)
             channel = channels.get(key) or self.channels.get(key)
             if channel is None:
                 address = self.make_address(plan, endpoint, context)

@@ -13,33 +13,10 @@ from lb.upstream.debt cimport Debt, Debts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT
 from lb.upstream.http2_call cimport Dispatcher, Http2Call
 
-cdef extern from "<sys/socket.h>" nogil:
-    enum:
-        AF_UNIX
-        SOL_SOCKET
-        SO_KEEPALIVE
-    int setsockopt(int fd, int level, int option, const void *value, uint32_t size)
-
-cdef extern from "<netinet/in.h>" nogil:
-    enum:
-        IPPROTO_TCP
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    enum:
-        TCP_KEEPIDLE
-        TCP_KEEPINTVL
-        TCP_KEEPCNT
-        TCP_USER_TIMEOUT
-
 cdef enum:
     REFUSALS = 4                      # a call is sent again so often when its stream is refused
     # Gathered for one write: about what a socket takes at once. What it does not take is copied.
     BUDGET = 256 * 1024
-    # A peer whose host vanished is noticed by the kernel: probes after 15 s of silence, data unacknowledged for 20 s.
-    KEEP_IDLE_S = 15
-    KEEP_INTERVAL_S = 5
-    KEEP_PROBES = 3
-    USER_TIMEOUT_MS = 20_000
 
 # What an endpoint may have in flight towards us. A stream's window must hold bandwidth times delay of one big answer:
 # 1 MiB covers 10 Gbit/s at 0.8 ms. The connection's holds 16 such answers and bounds only bursts.
@@ -160,14 +137,6 @@ cdef class Http2Upstream(Stream):
         return 0
 
     cdef void established(self) noexcept:
-        cdef int one = 1, idle = KEEP_IDLE_S, interval = KEEP_INTERVAL_S, probes = KEEP_PROBES, limit = USER_TIMEOUT_MS
-        if self.channel.address.family != AF_UNIX:
-            # Where the kernel has none of it, deadlines and health checks still notice.
-            setsockopt(self.fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
-            setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle))
-            setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval))
-            setsockopt(self.fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes))
-            setsockopt(self.fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit))
         self.heard = self.poller.now
         if self.session.begin(False, &OPTIONS) < 0:
             self.lose(FAIL_CONNECT)
