@@ -28,12 +28,13 @@ with runtime_directory() as path:
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
-    yield tmp_path
-    tempfile.tempdir = None
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="runtime-") as folder:  # the path of a socket has to be short
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+        yield Path(folder)
+        tempfile.tempdir = None
 
 
 def test_what_a_killed_master_left_is_removed_at_the_next_start_and_no_other(temporary: Path) -> None:
