@@ -25,7 +25,7 @@ MOST_SETS = 1 << 20
 class SequenceConfig(Model):
     """Sequences of inference requests (Triton's `sequence_id`, `sequence_start`, `sequence_end`): all requests of one
     reach the endpoint of its first, whichever worker they come to, and are never retried, moved or answered from the
-    cache. `oip` only."""
+    cache; the first goes on to another endpoint where its own takes no connection. `oip` only."""
 
     enabled: Boolean = True
     """`false`: requests of a sequence go where any request would."""

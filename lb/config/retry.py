@@ -37,7 +37,8 @@ class RetryBackoffConfig(Model):
 class RetryConfig(Model):
     """When a request is tried again on another endpoint of its pool. Only what is kept whole (`retry_buffer` of the
     listener), and whose answer has not begun. Unless nothing was sent, or the endpoint says that it did nothing: only
-    methods that may be repeated, see `idempotent`; inferences may, but those of a sequence never are."""
+    methods that may be repeated, see `idempotent`; inferences may, but those of a sequence never are; of these
+    the first alone goes on where nothing was sent, or done."""
 
     attempts: Integer = Field(default=1, ge=0, le=10)
     """Most further tries."""

@@ -33,6 +33,8 @@ cdef class Pins:
     cdef int look(self, uint64_t key, uint64_t now) noexcept nogil
     # Pins it, or pins it anew.
     cdef void put(self, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle) noexcept nogil
+    # The same of what was counted as opened: it is elsewhere from now on.
+    cdef void move(self, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle) noexcept nogil
     # It has not been idle, if it is there.
     cdef void touch(self, uint64_t key, uint64_t now, uint64_t idle) noexcept nogil
     cdef void drop(self, uint64_t key) noexcept nogil

@@ -92,12 +92,15 @@ cdef class Pins:
         return <int> slot
 
     cdef void put(self, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle) noexcept nogil:
+        tg_store64_relaxed(&self.head.used, 1)
+        tg_fetch_add64(&self.head.opened, 1)
+        self.move(key, slot, now, idle)
+
+    cdef void move(self, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle) noexcept nogil:
         cdef tg_pin_set *group = self.sets + (key & self.mask)
         cdef uint64_t generation = tg_load32(&self.segment.endpoint(slot).generation)
         cdef uint64_t place = (key & CHECK_MASK) | generation << SLOT_BITS | slot
         cdef int _turn
-        tg_store64_relaxed(&self.head.used, 1)
-        tg_fetch_add64(&self.head.opened, 1)
         for _turn in range(TURNS):
             if self.put_once(group, key, place, now, now + idle):
                 return

@@ -3,7 +3,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 from lb.proxy.exchange cimport BOUND_LOST, Exchange
 from lb.upstream.pool cimport Pool
-from lb.upstream.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
+from lb.upstream.sequences cimport (
+    SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, Sequences, where,
+)
 
 
 cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept:
@@ -13,7 +15,8 @@ cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept:
     exchange.pin = key
     exchange.sequence_start = start
     exchange.sequence_end = end
-    exchange.tries_left = 0
+    if not start:
+        exchange.tries_left = 0
     if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
         if found == SEQUENCE_LEAVING:
             exchange.pool = exchange.pool.leaving
@@ -28,6 +31,50 @@ cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept:
         exchange.fail_lost()
         return False
     return True
+
+
+cdef void begin_sequence(Exchange exchange) noexcept:
+    if exchange.tries == 1:
+        exchange.pool.sequences.begin(exchange.pin, exchange.endpoint, exchange.picked_at)
+    else:
+        exchange.pool.sequences.move(exchange.pin, exchange.endpoint, exchange.picked_at)
+
+
+cdef bint may_leave(Exchange exchange) noexcept:
+    return not exchange.pinned or exchange.sequence_start
+
+
+cdef void untie(Exchange exchange) noexcept:
+    exchange.bound = -1
+    exchange.tied = False
+
+
+cdef int place_now(Exchange exchange) noexcept:
+    """Where its sequence is by now, if that is another endpoint of the pool than its own; else -1."""
+    cdef Sequences sequences = exchange.pool.sequences
+    cdef int index = sequences.index_of(sequences.pins.look(exchange.pin, exchange.client.poller.now))
+    return index if index >= 0 and index != exchange.bound and sequences.serves(index) else -1
+
+
+cdef bint goes_on(Exchange exchange) noexcept:
+    cdef int index
+    if exchange.bound == -1:
+        return False
+    if exchange.sequence_start:
+        untie(exchange)
+    else:
+        index = place_now(exchange)
+        if index < 0:
+            return False
+        exchange.bound = index
+    exchange.client.poller.arm(exchange, exchange.expires)
+    exchange.pick()
+    return True
+
+
+cdef void lose_sequence(Exchange exchange) noexcept:
+    if exchange.pinned and exchange.bound != -1 and place_now(exchange) < 0:
+        exchange.pool.sequences.lose(exchange.pin)
 
 
 cdef void leave_sequence(Exchange exchange) noexcept:
@@ -56,6 +103,9 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
     elif exchange.bound >= 0:
         slot = old.sequences.slots[exchange.bound]
         exchange.bound = pool.sequences.index_of(slot)
+        if exchange.bound < 0 and exchange.sequence_start:
+            untie(exchange)                   # it begins there as well as anywhere
+            return
         if exchange.bound < 0 and pool.leaving is not None:
             exchange.pool = pool.leaving
             exchange.bound = exchange.pool.sequences.index_of(slot)

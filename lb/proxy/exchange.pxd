@@ -68,7 +68,7 @@ cdef class Exchange(Http1Call):
     cdef flag request_complete
     cdef flag wants_body              # the client may go on sending
     cdef flag idempotent              # repeating it does no harm
-    cdef flag pinned                  # it belongs to a sequence: never a retry, a hedge, or an answer from the cache
+    cdef flag pinned                  # it belongs to a sequence: no hedge, no answer from the cache (lb.proxy.bound)
     cdef flag sequence_start
     cdef flag sequence_end
     cdef flag cookie_due              # its cookie is to be given anew

@@ -22,7 +22,7 @@ from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_REJECTED, TG_S_
 from lb.core.source_key cimport hash_source
 from lb.core.splice cimport PASS_NOT
 from lb.core.trace cimport TRACE_SAMPLED
-from lb.proxy.bound cimport bind, follow, leave_sequence, rebind
+from lb.proxy.bound cimport begin_sequence, bind, follow, leave_sequence, lose_sequence, rebind
 from lb.proxy.client cimport Client
 from lb.proxy.exchange_record cimport count_answer, count_exchange, log_exchange
 from lb.proxy.explained cimport append_explanation, explain_choice, forget_explanation
@@ -46,7 +46,7 @@ log = logging.getLogger("tidegate.proxy")
 cdef int FOLLOWERS[8]
 FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
 FOLLOWERS[X_REQUEST] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
-FOLLOWERS[X_QUEUED] = 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_QUEUED] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
 FOLLOWERS[X_PICKED] = (
     1 << X_QUEUED | 1 << X_PICKED | 1 << X_WAITING | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
 )
@@ -138,8 +138,7 @@ cdef class Exchange(Http1Call):
         return bind(self, key, start, end)
 
     cdef void fail_lost(self) noexcept:
-        if self.pinned and self.bound != -1:
-            self.pool.sequences.lose(self.pin)
+        lose_sequence(self)
         self.fail(409, b"sequence-lost", "the endpoint that has the sequence's state is gone: begin the sequence anew")
 
     cdef void read_kept(self, Scan *scan) noexcept:
@@ -231,7 +230,7 @@ cdef class Exchange(Http1Call):
         if self.pool.policy.by_company or self.pool.costs is not None:
             self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)
         if self.pinned and self.sequence_start:
-            self.pool.sequences.begin(self.pin, endpoint, self.picked_at)
+            begin_sequence(self)
         self.move(X_PICKED)
         self.launch()
 

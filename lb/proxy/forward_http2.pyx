@@ -17,6 +17,7 @@ from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
 from lb.inference.sequence cimport infers
 from lb.inference.status cimport http_status
+from lb.proxy.bound cimport goes_on, may_leave
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange,
@@ -211,8 +212,9 @@ cdef class Http2Exchange(TryingExchange):
             if self.may_retry(kind, begun):
                 self.next_try()
                 return
-        if self.bound >= 0 and kind == FAIL_CONNECT:
-            self.fail_lost()
+        if self.bound >= 0 and kind == FAIL_CONNECT and not self.sequence_start:
+            if not h2_whole(&self.call.stream) or not goes_on(self):
+                self.fail_lost()
         elif kind == FAIL_CONNECT:
             self.fail(502, b"connect", "could not connect to the endpoint")
         elif kind == FAIL_PROTOCOL:
@@ -235,11 +237,11 @@ cdef class Http2Exchange(TryingExchange):
     cdef bint may_retry(self, int kind, bint begun) noexcept:
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
         still here."""
-        if not self.whole():
+        if kind == FAIL_CONNECT or kind == FAIL_REFUSED:
+            return h2_whole(&self.call.stream) and may_leave(self) and self.retry_granted(RETRY_CONNECT, -1)
+        if kind != FAIL_RESET or begun or not self.idempotent or not self.whole():
             return False
-        if kind != FAIL_CONNECT and kind != FAIL_REFUSED and (kind != FAIL_RESET or begun or not self.idempotent):
-            return False
-        return self.retry_granted(RETRY_RESET if kind == FAIL_RESET else RETRY_CONNECT, -1)
+        return self.retry_granted(RETRY_RESET, -1)
 
     cdef bint whole(self) noexcept:
         """The request can be sent once more, as far as it has come."""

@@ -22,6 +22,7 @@ from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIM
 from lb.core.stream cimport Address, iovec
 from lb.inference.response cimport InferResponse
 from lb.inference.status cimport http_status
+from lb.proxy.bound cimport goes_on, may_leave
 from lb.proxy.exchange cimport X_REQUEST, X_WAITING, Exchange
 from lb.proxy.infer_answer cimport answer_error, rendered, respond
 from lb.proxy.infer_cache cimport land, leave_flight, release_followers, store, through_cache
@@ -293,10 +294,11 @@ cdef class InferExchange(TryingExchange):
         if self.may_retry(kind):
             self.next_try()
             return
-        release_followers(self, GRPC_UNAVAILABLE, "")
-        if self.bound >= 0 and kind == FAIL_CONNECT:
-            self.fail_lost()
+        if self.bound >= 0 and kind == FAIL_CONNECT and not self.sequence_start:
+            if not goes_on(self):
+                self.fail_lost()
             return
+        release_followers(self, GRPC_UNAVAILABLE, "")
         if kind == FAIL_TIMEOUT:
             tg_add(&self.route.series[TG_S_TIMEOUTS], 1)
             self.fail(504, b"timeout", "the model server did not answer in time")
@@ -310,16 +312,18 @@ cdef class InferExchange(TryingExchange):
             self.fail(502, b"upstream-reset", "the model server closed the connection without an answer")
 
     cdef bint may_retry(self, int kind) noexcept:
-        """Whatever became of the first: see `repeatable`."""
+        """Whatever became of the first: see `repeatable`. What was not processed may go elsewhere in any case, but for
+        later requests of a sequence."""
         cdef int rule = RETRY_CONNECT
-        if not self.repeatable():
+        cdef bint processed = kind != FAIL_CONNECT and kind != FAIL_REFUSED
+        if not (self.repeatable() if processed else may_leave(self)):
             return False
         if kind == FAIL_RESET:
             rule = RETRY_RESET | RETRY_5XX            # a server that goes away says UNAVAILABLE, or nothing
         elif kind == FAIL_TIMEOUT and self.route.retry is not None and self.client.poller.now < self.expires and not (
                 self.request is not None and self.request.timeout_us):
             rule = RETRY_TIMEOUT
-        elif kind != FAIL_CONNECT and kind != FAIL_REFUSED:
+        elif processed:
             return False
         return self.retry_granted(rule, -1)
 

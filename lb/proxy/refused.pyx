@@ -4,6 +4,7 @@ from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_free
 from lb.core.head_text cimport append_number, append_text
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TIMEOUTS, tg_add
+from lb.proxy.bound cimport goes_on
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.explained cimport append_explanation, no_choice
 from lb.proxy.refusal cimport Refusal, refusal
@@ -12,6 +13,8 @@ from lb.upstream.queue cimport Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT
 
 cdef void refuse_exchange(Exchange exchange, int why) noexcept:
     cdef str pool = exchange.pool.name
+    if why == Q_NOBODY and exchange.pinned and goes_on(exchange):
+        return
     if exchange.explained:
         no_choice(exchange, exchange.client.poller.now, why)
     if why == Q_NOBODY and exchange.bound != -1:

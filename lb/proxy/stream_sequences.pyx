@@ -53,6 +53,7 @@ cdef class StreamSequences:
     cdef void begin(self, Exchange exchange, const tg_buffer *queue) noexcept:
         tg_buffer_clear(&self.part)
         self.left = self.ending = 0
+        self.seen = 0
         self.blind = self.later = False
         self.take(exchange, tg_buffer_head(queue), tg_buffer_size(queue))
 
@@ -99,7 +100,12 @@ cdef class StreamSequences:
         cdef uint64_t now = exchange.client.poller.now
         cdef uint64_t key = sequence_key(sequences, found)
         if found.start and self.later:
-            sequences.begin(key, exchange.endpoint, now)
+            self.seen += 1
+            if self.seen <= self.begun:
+                sequences.move(key, exchange.endpoint, now)      # with the stream, which nobody has processed yet
+            else:
+                self.begun = self.seen
+                sequences.begin(key, exchange.endpoint, now)
         elif sequences.index_of(sequences.pins.look(key, now)) == exchange.endpoint:
             sequences.touch(key, now)
         else:

@@ -14,7 +14,7 @@ from lb.core.segment cimport (
     TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
     TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
-from lb.proxy.bound cimport rebind
+from lb.proxy.bound cimport rebind, untie
 from lb.proxy.exchange cimport HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange
 from lb.proxy.exchange_record cimport count_answer
 from lb.proxy.explained cimport after_choice, before_choice
@@ -117,6 +117,8 @@ cdef class TryingExchange(Exchange):
 
     cdef void next_try(self) noexcept:
         self.tries_left -= 1
+        if self.bound != -1:
+            untie(self)
         self.client.poller.arm(self, self.expires)       # until the next try waits
         if self.wait == 0:
             self.pick()

@@ -23,6 +23,8 @@ cdef class PoolPins:
     cdef int keep(self, plan, EndpointSet endpoints, Pins pins, bytes scope, uint64_t idle) except -1
     # It is at this endpoint from now on.
     cdef void begin(self, uint64_t key, int index, uint64_t now) noexcept nogil
+    # The same of one that began elsewhere, where nobody has heard of it.
+    cdef void move(self, uint64_t key, int index, uint64_t now) noexcept nogil
     # It is in use.
     cdef void touch(self, uint64_t key, uint64_t now) noexcept nogil
     cdef void end(self, uint64_t key) noexcept nogil

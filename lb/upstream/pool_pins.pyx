@@ -27,6 +27,9 @@ cdef class PoolPins:
     cdef void begin(self, uint64_t key, int index, uint64_t now) noexcept nogil:
         self.pins.put(key, self.slots[index], now, self.idle)
 
+    cdef void move(self, uint64_t key, int index, uint64_t now) noexcept nogil:
+        self.pins.move(key, self.slots[index], now, self.idle)
+
     cdef void touch(self, uint64_t key, uint64_t now) noexcept nogil:
         self.pins.touch(key, now, self.idle)
 

@@ -238,6 +238,41 @@ async def test_a_dead_endpoints_sequences_are_lost_and_say_so(start: Start, serv
     await remote.close()
 
 
+async def test_sequences_begin_at_the_others_where_an_endpoint_takes_no_connection(
+    start: Start, servers: Callable[[], Any]
+) -> None:
+    fleet = [await servers() for _ in range(2)]
+    with socket.socket() as dead:
+        dead.bind(("127.0.0.1", 0))
+        endpoints = [f"127.0.0.1:{dead.getsockname()[1]}", *[s.address for s in fleet]]
+        daemon = start(config(fleet, workers=2, endpoints=endpoints, policy="round_robin"))
+        port = daemon.port()
+        rest, remote = Rest([await Client(port).connect() for _ in range(4)]), Grpc(port, 4)
+
+        async def stream(key: str) -> list[str]:
+            call = remote.channels[len(key) % 4].stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+            requests = [message(key, True).SerializeToString(), message(key).SerializeToString()]
+            found = [wire.ModelStreamInferResponse.FromString(data) async for data in call(iter(requests), timeout=30)]
+            return [one.infer_response.id for one in found]
+
+        for i in range(12):
+            assert await rest.ask(f"rest-{i}", True) == 1
+            assert await remote.ask(f"grpc-{i}", True, size=300_000 if i % 2 else 4) == 1
+            assert await stream(f"stream-{i}") == ["1", "2"]
+        for step in (2, 3):
+            for i in range(12):
+                assert await remote.ask(f"rest-{i}", end=step == 3) == step
+                assert await rest.ask(f"grpc-{i}", end=step == 3) == step
+                assert await rest.ask(f"stream-{i}", end=step == 3) == step + 1
+        await remote.close()
+        rows = {row["address"]: row for row in daemon.pool("models")["endpoints"]}
+        assert [rows[address]["sequences"] for address in endpoints] == [0, 0, 0]
+        assert daemon.metrics("tidegate_endpoint_connect_errors_total")
+    assert all(server.begun and not server.broken for server in fleet)
+    assert sum(daemon.metrics("tidegate_sequences_opened_total").values()) == 36
+    assert sum(daemon.metrics("tidegate_sequences_lost_total").values()) == 0
+
+
 async def test_an_unknown_sequence_is_refused_and_an_idle_one_ends(start: Start, servers: Callable[[], Any]) -> None:
     fleet = [await servers() for _ in range(2)]
     daemon = start(config(fleet, workers=2, affinity={"sequence": {"idle_timeout": "500ms"}}))
