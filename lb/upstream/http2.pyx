@@ -95,6 +95,7 @@ cdef class Http2Channel(Dispatcher):
         Py_INCREF(call)
         call.dispatcher = self
         self.started += 1
+        call.number = self.started
         self.waiting += 1
         self.cutting = None
         call.queued = True
@@ -164,9 +165,12 @@ cdef class Http2Channel(Dispatcher):
         return call
 
     cdef void put_back(self, Http2Call call) noexcept:
+        cdef tg_link *place = &self.queue
+        while place.next != &self.queue and (<Http2Call>place.next.owner).number < call.number:
+            place = place.next                # several are refused at once, and keep their order
         call.queued = True
         self.waiting += 1
-        link_after(&self.queue, &call.link)
+        link_after(place, &call.link)
 
     cdef void opened(self, Stream connection) noexcept:
         log.debug("%s: connected", self.address.text)

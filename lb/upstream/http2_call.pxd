@@ -19,6 +19,7 @@ cdef class Http2Call(Timed):
     cdef Stream connection            # the one whose stream this call has
     cdef tg_link link
     cdef bint queued                  # waits for a stream
+    cdef uint64_t number              # of the channel's calls in their order
     cdef bint begun                   # something of the answer has come
     cdef bint cut                     # ended by our reset, and not told yet
     cdef int refused                  # how often, and was sent again
@@ -72,7 +73,7 @@ cdef class Dispatcher(Source):
     # Takes on a debt for a call that is over (lb.upstream.debt). 0, or -1: nothing has to be waited for.
     cdef int owe(self, Debt debt) noexcept
     cdef Http2Call take(self)                             # the next waiting call, or None
-    cdef void put_back(self, Http2Call call) noexcept     # it goes first
+    cdef void put_back(self, Http2Call call) noexcept     # it goes before those that were started after it
     cdef void expired(self, Http2Call call) noexcept
     cdef void opened(self, Stream connection) noexcept
     cdef void served(self) noexcept                       # a connection gave its first stream

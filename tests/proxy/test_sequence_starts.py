@@ -19,6 +19,7 @@ from test_sequence_streams import FIELDS, PATH, POOL, framed, opened, step
 
 from lb.config.plan import PolicyPlan
 from lb.core.pins import Pins
+from lb.wire import grpc_service_pb2 as wire
 
 REFUSED_STREAM = 7
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -152,22 +153,76 @@ async def test_nor_does_the_first_where_nothing_is_tried_again(site: Site, dead:
     assert not server.requests
 
 
+async def send_at_once(gate: Gate, kind: str, count: int = 3) -> list[str]:
+    """The beginning of a sequence in one write: each has a byte more of tensor than the one before."""
+    async with h2_client(gate.port) as client:
+        streams = range(1, 2 * count, 2)
+        for size, stream in enumerate(streams):
+            client.answers[stream] = Answer()
+            client.h2.send_headers(stream, head_of(kind))
+            client.h2.send_data(stream, body_of(kind, 7, start=size == 0, size=size), end_stream=True)
+        client.flush()
+        return [await result(client, stream) for stream in streams]
+
+
 @pytest.mark.parametrize("kind", ["rest", "grpc"])
 async def test_those_that_came_right_behind_the_first_go_with_it(site: Site, dead: str, kind: str) -> None:
     """They wait for the same connection when it fails. Their sequence has nothing there."""
     server = ModelServer()
     gate = await gate_to(site, dead, await site.model(server))
-    async with h2_client(gate.port) as client:
-        streams = [1, 3, 5]
-        for stream in streams:
-            client.answers[stream] = Answer()
-            client.h2.send_headers(stream, head_of(kind))
-            client.h2.send_data(stream, body_of(kind, 7, start=stream == 1), end_stream=True)
-        client.flush()
-        assert [await result(client, stream) for stream in streams] == ["ok"] * 3
+    assert await send_at_once(gate, kind) == ["ok"] * 3
     assert [r.parameters["sequence_start"].bool_param for r in server.requests] == [True, False, False]
     assert opened(gate) == {1: 1}
     assert (Pins(gate.segment).opened, Pins(gate.segment).lost) == (1, 0)
+
+
+@pytest.mark.parametrize("by", ["GOAWAY", "RST_STREAM"])
+async def test_streams_that_are_refused_are_sent_again_in_their_order(site: Site, by: str) -> None:
+    """The first of a sequence before the others, or its server refuses them."""
+    sizes: list[int] = []
+
+    async def refuse_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+        await peer.settle()
+        streams: list[int] = []
+        while True:
+            stream, _, body = await peer.request()
+            sizes.append(len(body))
+            streams.append(stream)
+            if len(sizes) > 5:
+                peer.answer(stream, wire.ModelInferResponse(model_name="m").SerializeToString())
+            elif len(sizes) == 5 and by == "GOAWAY":
+                peer.goaway(0)
+            elif len(sizes) == 5:
+                for one in streams:
+                    peer.reset(one, REFUSED_STREAM)
+
+    gate = await gate_to(site, await site.endpoint(refuse_once))
+    assert await send_at_once(gate, "grpc", 5) == ["ok"] * 5
+    assert sizes[5:] == sizes[:5] == sorted(sizes[:5])
+
+
+async def test_all_of_them_go_on_where_an_endpoint_goes_away(site: Site) -> None:
+    """It has not taken them, and takes no further connection."""
+    other = ModelServer()
+
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer = Peer(reader, writer)
+        await peer.settle()
+        for _ in range(3):
+            await peer.request()
+        server.close()
+        peer.goaway(0)
+        await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(leave, "127.0.0.1", 0)
+    address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    gate = await gate_to(site, address, await site.model(other))
+    assert await send_at_once(gate, "grpc") == ["ok"] * 3
+    assert [r.parameters["sequence_start"].bool_param for r in other.requests] == [True, False, False]
+    assert opened(gate) == {1: 1}
+    assert Pins(gate.segment).lost == 0
 
 
 async def test_what_begins_in_later_messages_goes_with_its_stream(site: Site, dead: str) -> None:
