@@ -1,9 +1,9 @@
 """Places at an endpoint with `max_in_flight` that are not free before it has read that their requests are over.
 
 A stream that we reset ends with a frame, which the endpoint reads when it comes to it; what another worker sends it
-meanwhile on another connection it may read first. So an empty SETTINGS frame goes after the resets: frames are processed
-in order, and it is acknowledged at once (RFC 9113 sections 5 and 6.5.3). With that the places are given back, or after a
-second, in which endpoints notice, if it does not come.
+meanwhile on another connection it may read first. So an empty SETTINGS frame goes after the resets: frames are
+processed in order, and it is acknowledged at once (RFC 9113 sections 5 and 6.5.3). With that the places are given back,
+or after a second, in which endpoints notice, if it does not come.
 """
 
 from libc.stdint cimport uint64_t

@@ -49,7 +49,7 @@ cdef class Debts:
         self.unasked = 0
 
     cdef void acknowledge(self) noexcept:
-        cdef Py_ssize_t i, count = 0
+        cdef Py_ssize_t count = 0
         self.acknowledged += 1
         while count < len(self.owed) - self.unasked and (<Debt>self.owed[count]).number <= self.acknowledged:
             count += 1
