@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lb.clock import Clock
-from lb.config.plan import Plan
-from lb.config.units import format_duration
+from lb.config.units import SECOND, format_duration
 from lb.control.backoff import Restarts, RestartSettings
 from lb.control.channel import MAX_FDS, Channel, ChannelError, Message
+from lb.control.member import Member, Publication
 from lb.control.process import COMMAND, WorkerProcess, describe_exit
 from lb.errors import ConfigError, StartError, TidegateError
 
 log = logging.getLogger("tidegate.master")
 
-SECOND = 1_000_000_000
 # What a dead worker had in flight counts for this many seconds longer: the endpoints, whose connections the kernel has
 # closed, go on with it until they notice.
 NOTICE = 1.0
@@ -49,58 +48,6 @@ class FleetSettings:
     kill_grace: int = 3 * SECOND  # after the end of a drain
     restarts: RestartSettings = field(default_factory=RestartSettings)
     command: Sequence[str] = COMMAND
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What workers get: a plan, the listening sockets it needs, and how to log."""
-
-    plan: Plan
-    sockets: Sequence[Mapping[str, tuple[int, int]]]  # for each worker: listener -> (id of the socket, descriptor)
-    log_level: str
-    wire: Mapping[str, Any]  # the plan as plain types: made once, not for each worker
-
-
-@dataclass(slots=True)
-class Member:
-    """One worker's place, which outlives its processes.
-
-    States: starting (no frame yet), idle (no plan yet), running, stopping, stopped, backoff, crash_loop.
-    """
-
-    index: int
-    restarts: Restarts
-    state: str = "backoff"
-    process: WorkerProcess | None = None
-    channel: Channel | None = None
-    started: int = 0
-    last_beat: int = 0
-    generation: int = 0  # acknowledged
-    sent: int = 0  # generation of the last plan sent
-    busy: int = 0
-    killed: bool = False  # because it hung
-    stats: dict[str, int] = field(default_factory=dict)
-    last_exit: str = ""
-    known: set[int] = field(default_factory=set)  # ids of the sockets it holds
-    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations, by number
-    answer: asyncio.Future[str] | None = None  # of the publication under way: "" or what went wrong
-
-    def settle(self, outcome: str) -> None:
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result(outcome)
-
-    def describe(self, now: int) -> dict[str, Any]:
-        return {
-            "index": self.index,
-            "pid": self.process.pid if self.process else None,
-            "state": self.state,
-            "restarts": self.restarts.count,
-            "generation": self.generation,
-            "busy": self.busy,
-            "last_exit": self.last_exit,
-            "beat_age_s": round((now - self.last_beat) / SECOND, 3) if self.process else None,
-            "stats": self.stats,
-        }
 
 
 class Fleet:

@@ -19,9 +19,9 @@ from lb.config.plan import Plan, PoolPlan
 from lb.config.schema import Config
 from lb.control import targets
 from lb.control.configuration import Loaded
-from lb.control.fleet import Publication
 from lb.control.leaving import Leaving
 from lb.control.logs import set_level
+from lb.control.member import Publication
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN
 from lb.control.sockets import Listening
