@@ -154,6 +154,8 @@ class Site:
         plan = Plan(1, 1, (made,), pools, cache, AccessLogPlan(""), 10 * SECOND, tickets=tickets)
         master = Segment.create(workers, cache_size=cache_size)
         for endpoint in endpoints:
+            # As the master does: a slot in use has a generation, without which one pin in 4,096 would be none.
+            master.set_key(endpoint.slot, endpoint.address)
             master.set_health(endpoint.slot, True, 0)
             master.set_weight(endpoint.slot, 1)
         fd, port = listening_socket(dual_stack)
