@@ -6,7 +6,8 @@ nobody can aim at another's set.
 
 A process may die after any instruction, and others write at the same time. Three words make a pin: the key, the time
 until which it counts, and the place. The place holds 12 bits of the key's hash, so that a place that was meant for
-another key is no place; none is 0, since a slot that an endpoint has is of generation 1 at least. Who takes over a place
+another key is no place; none is 0, since a slot that an endpoint has is of generation 1 at least. Who takes over a
+place
 
 1. moves its time on, by compare-and-swap: of those who want it one wins, and the others look elsewhere;
 2. clears the place, then puts its key where the old one was, by compare-and-swap;
