@@ -97,7 +97,8 @@ cdef class Http2Channel(Dispatcher):
         self.started += 1
         call.number = self.started
         self.waiting += 1
-        self.cutting = None
+        if self.cutting is not None:
+            self.cutting = None               # of a call that had no place
         call.queued = True
         link_append(&self.queue, &call.link)
         call.reset_call()

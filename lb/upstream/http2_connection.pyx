@@ -324,9 +324,11 @@ cdef class Http2Upstream(Stream):
         while not link_empty(&self.over):
             call = <Http2Call>self.over.next.owner
             link_remove(&call.link)
-            if call.cut:
-                call.cut = False
-                self.channel.cutting = self
+            if not call.cut:
+                call.conclude()
+                continue
+            call.cut = False
+            self.channel.cutting = self
             call.conclude()
             self.channel.cutting = None
 
