@@ -17,6 +17,8 @@ cdef class HttpConnection(ReceivingConnection):
     cdef void pass_raw(self, const char *data, size_t n) noexcept
     cdef bint is_http2(self, const char *data, size_t n) noexcept
     # Registers the connection with the poller unless it can do without for now: False then, or if it is closed.
+    cdef bint given_up(self) noexcept
+    cdef void go_on(self) noexcept
     cdef bint watch(self) noexcept
     cdef void set_timer(self) noexcept
     cdef void begin_pace(self) noexcept

@@ -47,13 +47,22 @@ cdef class HttpConnection(ReceivingConnection):
                         return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.hangup = True
-            if self.exchange is not None and (
-                    (self.exchange.request_complete and not self.raw) or events & (EPOLLHUP | EPOLLERR)):
-                self.close_now()                  # nobody waits for this answer any more
+            if self.given_up() or (self.exchange is not None and events & (EPOLLHUP | EPOLLERR)):
+                self.close_now()
                 return
         if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
             self.unread = True
             self.read_loop()
+        self.go_on()
+
+    cdef bint given_up(self) noexcept:
+        """Nobody waits for the answer any more."""
+        return self.hangup and self.exchange is not None and self.exchange.request_complete and not self.raw
+
+    cdef void go_on(self) noexcept:
+        """What came is dealt with. The end may have come with the request, and no event will tell of it again."""
+        if self.fd >= 0 and self.given_up():
+            self.close_now()
         if self.fd >= 0:
             self.set_timer()
 
@@ -304,8 +313,7 @@ cdef class HttpConnection(ReceivingConnection):
                 self.poller.mark(self)
             elif self.exchange is None and not self.head_started and not self.closing and not self.pending():
                 self.close_now()
-        if self.fd >= 0:
-            self.set_timer()
+        self.go_on()
 
     # Timeouts.
 
