@@ -10,6 +10,7 @@ import setproctitle
 import uvloop
 
 from lb.cli.descriptors import open_standard_descriptors, raise_descriptor_limit
+from lb.control import signals
 from lb.control.admin import AdminServer
 from lb.control.fleet import FleetSettings
 from lb.control.logs import setup_logging
@@ -42,4 +43,7 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
 
 
 async def _serve(options: MasterOptions) -> int:
-    return await Master(options).run()
+    try:
+        return await Master(options).run()
+    finally:
+        signals.hold()  # for good: once the loop is closed they would end a process that has come to its end by itself

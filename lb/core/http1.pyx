@@ -59,6 +59,7 @@ cdef enum:
     NOT_HTTP = -1                                     # of a callback
 
 cdef const char *EXPECTED = b"Expected HTTP/"
+cdef const char *BAD_STATUS = b"Invalid status code"
 cdef const char *TOO_MUCH = b"Too many or too large fields"
 cdef llhttp_settings_t SETTINGS
 
@@ -151,6 +152,8 @@ cdef int on_headers_complete(llhttp_t *http) noexcept nogil:
             protocol += 1
         if protocol[0] != c"H":
             return NOT_HTTP                           # RTSP or ICE, which llhttp parses as well
+    if http.type == HTTP_RESPONSE and http.status_code < 100:
+        return NOT_HTTP                               # RFC 9110 section 15
     scan.head = True
     scan.in_trailers = True
     scan.version = http.http_major * 10 + http.http_minor
@@ -223,7 +226,7 @@ cdef class Parser:
             scan.error = SCAN_BAD
         self.why = llhttp_get_error_reason(&self.http)
         if error == HPE_CB_HEADERS_COMPLETE:
-            self.why = EXPECTED
+            self.why = EXPECTED if self.http.type == HTTP_REQUEST else BAD_STATUS
         elif self.why == NULL:            # llhttp has none when a callback for a piece of text refuses
             self.why = TOO_MUCH
         return -1

@@ -28,7 +28,10 @@ cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noe
         field = &scan.fields[scan.first[H_HOST]]
         host[0] = field.value
         host_length[0] = field.value_length
-    if scan.target_length and scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42):
+    if scan.target_length == 1 and scan.target[0] == 42:
+        if scan.method != M_OPTIONS:
+            return False                              # asterisk-form is for it alone (RFC 9112 section 3.2.4)
+    elif scan.target_length and scan.target[0] != 47:
         # absolute-form (RFC 9112 section 3.2.2): its authority replaces Host. A query right behind it is
         # refused below, as part of the host.
         n = scan.target_length

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,17 @@ async def test_closed_standard_descriptors(closed: str, endpoint: Callable[..., 
     finally:
         process.terminate()
     assert process.wait(30) == 0
+
+
+def test_hangups_do_not_end_a_master_that_stops(start: Start) -> None:
+    daemon = start({"listeners": {"web": http_listener({"respond": {"status": 200}})}})
+    daemon.process.terminate()
+    deadline = time.monotonic() + 60
+    while daemon.process.poll() is None:
+        assert time.monotonic() < deadline, "it does not stop"
+        daemon.process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    assert daemon.process.returncode == 0
 
 
 # What each kind of process imports before it has said what becomes of signals.

@@ -31,6 +31,8 @@ BAD = [
     HEAD + LENGTH + LENGTH + b"\r\nok",
     HEAD + LENGTH + b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    b"HTTP/1.1 099 OK\r\n" + LENGTH + b"\r\nok",
+    b"HTTP/1.1 000 OK\r\n" + LENGTH + b"\r\nok",
     b"ICY 200 OK\r\n" + LENGTH + b"\r\nok",
     HEAD + b"X: " + b"y" * 70_000,
     HEAD[:-2],

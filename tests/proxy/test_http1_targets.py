@@ -24,6 +24,15 @@ async def test_a_fragment_is_refused(site: Site, target: bytes) -> None:
     assert requests == []
 
 
+@pytest.mark.parametrize(("method", "status"), [(b"OPTIONS", b"200"), (b"GET", b"400"), (b"BREW", b"400")])
+async def test_the_server_as_a_whole_is_asked_for_options_alone(site: Site, method: bytes, status: bytes) -> None:
+    requests: list[bytes] = []
+    gate = await site.gate([await site.endpoint(answering(OK, requests))])
+    answer = await gate.exchange(method + b" * HTTP/1.1\r\nHost: a" + CLOSE)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert len(requests) == (status == b"200")
+
+
 @pytest.mark.parametrize("target", ["/admin#", "/x?a#b", b"/\xc3\xa9", b"/x?\xff"])
 async def test_a_stream_has_no_target_that_http1_has_not(site: Site, target: str | bytes) -> None:
     requests: list[bytes] = []
