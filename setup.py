@@ -2,15 +2,31 @@
 
 Every `lb/**/*.pyx`, and every `lb/**/*.py` with a sibling `.pxd`, becomes an extension module. There is no fallback to
 interpreted code: a missing header or compiler stops the build and names the package to install.
+
+Modules are translated and compiled on all usable CPUs, with a count of what is done. A module is built again only where
+something it is made from has changed: its sources, what they cimport, the headers, the flags, the compiler, Cython or
+Python. A key over all of these is kept in `build/keys`; a wheel takes the modules that stand in the tree with that key.
+
+TIDEGATE_CFLAGS and TIDEGATE_LDFLAGS are added to the flags, TIDEGATE_JOBS is the number of compilers that run at a time
+(default: the usable CPUs), TIDEGATE_ONLY names the modules to build.
 """
 
+import hashlib
+import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent.resolve()
 
@@ -44,14 +60,30 @@ LINKS = {
 }
 
 
-# modules that are C++, since what they link to is
+# C++ modules: RE2 has no interface for C
 CPLUSPLUS = {"lb.core.regex"}
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "initializedcheck": False,
+    "cdivision": True,
+    "annotation_typing": False,
+    "embedsignature": True,
+}
+KEYS = ROOT / "build" / "keys"
+CIMPORT = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?:cython\.cimports\.)?([\w.]+)[ \t]+)?(?:cimport|import)[ \t]+(\([^)]*\)|[^(#\n]*)",
+    re.MULTILINE,
+)
 
 
 def stop(message: str) -> None:
     sys.exit(f"tidegate: cannot build the compiled core: {message}")
 
 
+@cache
 def pkg_config(library: str) -> dict[str, list[str]]:
     package, version = LIBRARIES[library]
     if shutil.which("pkg-config") is None:
@@ -59,15 +91,14 @@ def pkg_config(library: str) -> dict[str, list[str]]:
     if subprocess.run(["pkg-config", f"--atleast-version={version}", library]).returncode:
         stop(f"{library} {version} or newer is missing; install it with: apt-get install {package}")
 
-    def flags(option: str) -> list[str]:
-        words = subprocess.run(["pkg-config", option, library], check=True, capture_output=True, text=True).stdout
-        return list(dict.fromkeys(words.split()))  # RE2 names Abseil's libraries hundreds of times
+    # Depth 3 is the library and what its own headers name. RE2 behind that lists Abseil's 200 packages, for 5 s a call.
+    command = ["pkg-config", "--maximum-traverse-depth=3", "--cflags", "--libs", library]
+    words = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
-    return {
-        "include_dirs": [f[2:] for f in flags("--cflags-only-I")],
-        "library_dirs": [f[2:] for f in flags("--libs-only-L")],
-        "libraries": [f[2:] for f in flags("--libs-only-l")],
-    }
+    def named(option: str) -> list[str]:
+        return [word[2:] for word in dict.fromkeys(words) if word.startswith(option)]
+
+    return {"include_dirs": named("-I"), "library_dirs": named("-L"), "libraries": named("-l")}
 
 
 def sources() -> list[Path]:
@@ -85,7 +116,8 @@ def extension(source: Path) -> Extension:
             links[key] += values
     flags = [
         "-O2",
-        "-g",
+        "-g0",  # debug information takes time and room; TIDEGATE_CFLAGS="-O0 -g" brings it back
+        "-frecord-gcc-switches",  # a module says how it was made: `bench guard` compares like with like
         "-std=gnu++17" if module in CPLUSPLUS else "-std=gnu11",
         "-fno-strict-aliasing",
         "-Wno-unused-function",
@@ -102,40 +134,171 @@ def extension(source: Path) -> Extension:
         extra_compile_args=flags,
         extra_link_args=["-Wl,--as-needed", *os.environ.get("TIDEGATE_LDFLAGS", "").split()],
         language="c++" if module in CPLUSPLUS else "c",
-        depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("lb/**/*.h"))],
     )
 
 
 def extensions() -> list[Extension]:
-    # The Makefile installs the package first and builds in place afterwards, with its own list of what changed.
+    # The Makefile installs the package first and builds in place afterwards.
     if os.environ.get("TIDEGATE_NO_EXTENSIONS"):
         return []
     if not any(
         command in sys.argv for command in ("build_ext", "build", "bdist_wheel", "editable_wheel", "install", "develop")
     ):
         return []
-    if shutil.which(os.environ.get("CC", "gcc")) is None and shutil.which("cc") is None:
+    if shutil.which(os.environ.get("CC", "gcc").split()[0]) is None and shutil.which("cc") is None:
         stop("a C compiler is missing; install it with: apt-get install gcc")
+    only = os.environ.get("TIDEGATE_ONLY", "").split()
+    return [e for e in map(extension, sources()) if not only or e.name in only]
+
+
+class Keys:
+    """What each module is made from, as one digest: two builds with the same key give the same module."""
+
+    def __init__(self) -> None:
+        from Cython import __version__ as cython
+
+        compiler = os.environ.get("CC", "gcc").split()
+        version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
+        headers = sorted(ROOT.glob("lb/**/*.h"))
+        self.common = repr(
+            [cython, version, sysconfig.get_config_var("SOABI"), sysconfig.get_config_var("CFLAGS"), DIRECTIVES]
+        )
+        self.headers = [self.digest(header) for header in headers]
+
+    @staticmethod
+    @cache
+    def digest(path: Path) -> str:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    @staticmethod
+    @cache
+    def cimported(path: Path) -> set[Path]:
+        """The declaration files that a source names; Cython's own (libc, posix, cpython) come with its version."""
+        found = set()
+        for package, listed in CIMPORT.findall(path.read_text()):
+            names = [name.split()[0] for name in listed.strip("()").split(",") if name.split()]
+            for module in [package, *(f"{package}.{name}" for name in names)] if package else names:
+                declared = ROOT / f"{module.replace('.', '/')}.pxd"
+                if declared.exists():
+                    found.add(declared)
+        return found
+
+    def made_from(self, source: Path) -> set[Path]:
+        found, todo = set(), [source, source.with_suffix(".pxd")]
+        while todo:
+            path = todo.pop()
+            if path not in found and path.exists():
+                found.add(path)
+                todo += self.cimported(path)
+        return found
+
+    def key(self, module: Extension) -> str:
+        parts = [
+            self.common,
+            repr(
+                [(str(p.relative_to(ROOT)), self.digest(p)) for p in sorted(self.made_from(ROOT / module.sources[0]))]
+            ),
+            repr(self.headers),
+            repr([module.extra_compile_args, module.extra_link_args, module.libraries, module.library_dirs]),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+# What the forked compilers work on; a build command does not travel between processes.
+_BUILDING: list[tuple[build_ext, Extension]] = []
+
+
+def translate_and_compile(number: int) -> None:
     from Cython.Build import cythonize
 
-    only = os.environ.get("TIDEGATE_ONLY", "").split()
-    chosen = [e for e in map(extension, sources()) if not only or e.name in only]
-    if not chosen:
-        return []
-    return cythonize(
-        chosen,
-        nthreads=0,
-        include_path=["."],
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
-            "initializedcheck": False,
-            "cdivision": True,
-            "annotation_typing": False,
-            "embedsignature": True,
-        },
-    )
+    command, module = _BUILDING[number]
+    # The key says that the module is to be translated again; Cython's own look at times may not.
+    translated = cythonize([module], include_path=["."], compiler_directives=DIRECTIVES, force=True, quiet=True)
+    module.sources = translated[0].sources
+    command.force = True
+    command.build_extension(module)
 
 
-setup(ext_modules=extensions())
+class BuildExtensions(build_ext):
+    """Translates and compiles what has changed, on all usable CPUs; long ones first, so that none idles at the end."""
+
+    def run(self) -> None:
+        self.for_tree = bool(self.inplace)  # setuptools clears `inplace` while it builds
+        super().run()
+
+    def build_extensions(self) -> None:
+        self.check_extensions_list(self.extensions)
+        os.chdir(ROOT)
+        keys = Keys()
+        found = {module.name: keys.key(module) for module in self.extensions}
+        todo = [module for module in self.extensions if not self.take_built(module, found[module.name])]
+        if not todo:
+            return
+        todo.sort(key=lambda module: -Path(module.sources[0]).stat().st_size)
+        jobs = int(os.environ.get("TIDEGATE_JOBS") or self.parallel or len(os.sched_getaffinity(0)))
+        print(f"compiling {len(todo)} of {len(self.extensions)} modules, {jobs} at a time", flush=True)
+        started, live = time.monotonic(), sys.stdout.isatty()
+        _BUILDING[:] = [(self, module) for module in todo]
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+            building = {pool.submit(translate_and_compile, number): module for number, module in enumerate(todo)}
+            try:
+                for done, future in enumerate(as_completed(building), 1):
+                    future.result()
+                    module = building[future]
+                    self.take_compiled(module, found[module.name])
+                    if live:
+                        print(f"\r\033[K{done} of {len(todo)}: {module.name}", end="", flush=True)
+                    elif done % 10 == 0 or done == len(todo):
+                        print(f"{done} of {len(todo)}: {module.name}", flush=True)
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+        seconds = time.monotonic() - started
+        print(f"{chr(10) if live else ''}compiled {len(todo)} modules in {seconds:.0f} s", flush=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """Each module is in the tree already: an interrupted build goes on from there."""
+
+    def in_tree(self, module: Extension) -> Path:
+        return ROOT / f"{module.name.replace('.', '/')}{sysconfig.get_config_var('EXT_SUFFIX')}"
+
+    def take_built(self, module: Extension, key: str) -> bool:
+        """Whether the module stands in the tree as it would be built; a wheel gets a copy of it, without symbols."""
+        built, remembered = self.in_tree(module), KEYS / module.name
+        if not (built.exists() and remembered.exists() and remembered.read_text() == key):
+            return False
+        if self.for_tree:
+            os.utime(built)  # a checkout of another commit and back makes sources newer
+        else:
+            target = Path(self.get_ext_fullpath(module.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(built, target)
+            strip(target)
+        return True
+
+    def take_compiled(self, module: Extension, key: str) -> None:
+        compiled = Path(self.get_ext_fullpath(module.name))
+        if self.for_tree:
+            KEYS.mkdir(parents=True, exist_ok=True)
+            os.replace(compiled, self.in_tree(module))  # a process that runs keeps the file that it has mapped
+            (KEYS / module.name).write_text(key)
+        else:
+            strip(compiled)
+
+
+def strip(module: Path) -> None:
+    if shutil.which("strip"):
+        subprocess.run(["strip", "--strip-unneeded", str(module)], check=True)
+
+
+class BuildPython(build_py):
+    """A wheel has a compiled module once: without the Python source beside it, which nothing loads."""
+
+    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
+        found = super().find_package_modules(package, package_dir)
+        if self.editable_mode:
+            return found
+        return [entry for entry in found if not Path(entry[2]).with_suffix(".pxd").exists()]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython})

@@ -17,7 +17,8 @@ from bench.processes import require
 
 _LIBRARIES = ("libllhttp", "libnghttp2", "libsodium")
 _COMPILER = re.compile(rb"(GCC: \([^)\0]*\) [\d.]+|clang version [\d.]+)")
-_FLAGS = re.compile(rb"GNU C\d+ [\d.]+ ([ -~]+)\0")  # DW_AT_producer, of gcc only
+_FLAGS = re.compile(rb"GNU C\d+ [\d.]+ ([ -~]+)\0")  # section .GCC.command.line, of gcc only
+_IRRELEVANT = ("-g", "-g0", "-frecord-gcc-switches")
 _CYTHON = re.compile(rb"_cython_(\d+(?:_\d+)+)")
 
 
@@ -51,11 +52,11 @@ def _search(pattern: re.Pattern[bytes], module: bytes) -> str:
 
 
 def compiler_options(module: bytes) -> str:
-    """The compiler's options as debug information has them, without those that only name places or ask for it."""
+    """The compiler's options, stored by `-frecord-gcc-switches`; without paths and requests for records."""
     found = _FLAGS.search(module)
     if found is None:
         return "not recorded"
-    return " ".join(flag for flag in found[1].decode().split() if "/" not in flag and flag != "-g")
+    return " ".join(flag for flag in found[1].decode().split() if "/" not in flag and flag not in _IRRELEVANT)
 
 
 def _libraries() -> dict[str, str]:
