@@ -74,6 +74,7 @@ _HINTS = {
     ),
 }
 _PLAIN = {_TAG + kind: convert for kind, convert in _SCALARS.items()}
+_NUMBER_OR_TRUTH = frozenset((_TAG + "int", _TAG + "float", _TAG + "bool"))
 _DEFAULT_TAGS: dict[type[Node], str] = {
     ScalarNode: _TAG + "str",
     SequenceNode: _TAG + "seq",
@@ -143,9 +144,10 @@ def join(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else key
 
 
-def parse(raw: bytes) -> Document:
-    """The document in `raw`. Raises MalformedError when there is no mapping to go on with."""
-    return Document(_text(raw), _mapping)
+def parse(raw: bytes, prepared: Callable[[str], str] = str) -> Document:
+    """The document in `raw`, whose text `prepared` may change without moving anything to another line. Raises
+    MalformedError when there is no mapping to go on with."""
+    return Document(prepared(_text(raw)), _mapping)
 
 
 def parse_list(raw: bytes, key: str) -> Document:
@@ -231,6 +233,15 @@ def _value(text: str) -> Any:
             if tag == _MERGE or text == "":
                 raise NotPlainError
             return _PLAIN[tag](text)
+    return text
+
+
+def number_or_truth(text: str) -> str | int | float | bool:
+    """What a plain scalar of this text is: a number or a truth value, or the text itself."""
+    for tag, pattern in _Loader.yaml_implicit_resolvers.get(text[:1], ()):
+        if tag in _NUMBER_OR_TRUTH and text and pattern.match(text):
+            value: int | float | bool = _PLAIN[tag](text)
+            return value
     return text
 
 

@@ -97,6 +97,15 @@ def model_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseMode
     return model_of(annotation)
 
 
+def free_at(loc: tuple[int | str, ...], root: type[BaseModel]) -> bool:
+    """Whether `loc` stands below a key that is left to others to check, as the options of a policy are."""
+    for end in range(len(loc)):
+        model = model_at(root, loc[:end])
+        if model is not None and loc[end] not in model.model_fields:
+            return model.model_config.get("extra") == "allow"
+    return False
+
+
 def model_of(annotation: Any) -> type[BaseModel] | None:
     """The model in `annotation`, looked for in `X | None` and `Annotated[X, …]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic_core import ErrorDetails
 from lb.config.base import nearest
 from lb.config.checks import Check, Found, check_config, check_files
 from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
+from lb.config.environment import Variables, hidden, shown
 from lb.config.explain import message, value_at, where
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
@@ -53,12 +55,13 @@ def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None) -> Con
     except ValueError as error:  # a NUL in the path
         raise ConfigError([f"{str(path)!r}: cannot be read: {error}"]) from None
     try:
-        document = parse(raw)
+        document = parse(raw, hidden)
     except MalformedError as error:
-        raise malformed(path, error) from None
-    config, problems = _validate(document, FileContext(Path(path).absolute().parent, memory), checks)
+        raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
+    variables = Variables(document, os.environ, Config) if b"${" in raw else None
+    config, problems = _validate(document, FileContext(Path(path).absolute().parent, memory), checks, variables)
     if config is None or problems:
-        raise listed(path, problems)
+        raise listed(path, problems if variables is None else [variables.told(problem) for problem in problems])
     return config
 
 
@@ -74,14 +77,16 @@ def listed(path: Path, problems: Sequence[Problem]) -> ConfigError:
     return ConfigError([_printable(line) for line in lines])
 
 
-def _validate(document: Document, context: FileContext, checks: Sequence[Check]) -> tuple[Config | None, list[Problem]]:
+def _validate(
+    document: Document, context: FileContext, checks: Sequence[Check], variables: Variables | None
+) -> tuple[Config | None, list[Problem]]:
     problems = set(document.problems)
     reported = {p.path for p in problems}
     broken = set(reported)
     config: Config | None = None
     data = document.data
     try:
-        config = Config.model_validate(data, context=context)
+        config = _validated(data, context, variables)
     except ValidationError as error:
         # A default that depends on another field cannot be had when the section has an error anyway.
         details = [d for d in error.errors(include_url=False) if d["type"] != "default_factory_not_called"]
@@ -97,8 +102,19 @@ def _validate(document: Document, context: FileContext, checks: Sequence[Check])
         for check in checks:
             found += check(config)
         for path, text in found:
-            problems.add(Problem(document.line(path), path, text))
+            if document.known(path) not in reported:
+                problems.add(Problem(document.line(path), path, text))
     return config, sorted(problems)
+
+
+def _validated(data: dict[str, Any], context: FileContext, variables: Variables | None) -> Config:
+    """Raises ValidationError."""
+    while True:
+        try:
+            return Config.model_validate(data, context=context)
+        except ValidationError as error:
+            if variables is None or not variables.retyped(data, error.errors(include_url=False)):
+                raise
 
 
 def field_problem(document: Document, detail: ErrorDetails, root: type[BaseModel]) -> Problem:

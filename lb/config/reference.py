@@ -38,6 +38,12 @@ without dropping a connection; a file with errors changes nothing.
 - **Paths** that are relative start from the folder of the file.
 - **Text** is as in YAML 1.2: `off`, `on`, `yes` and `no` are text; only `true` and `false` are not. Anchors, aliases
   and merge keys (`<<`) work.
+- **Environment variables** work in every value: `${NAME}`, and `${NAME:-default}` for one that is not set or empty.
+  They are replaced after the file was parsed, so that a variable is never more than one value; a key that takes a
+  number or `true` and `false` reads the text as that. Keys have none. One that is not set and has no default is an
+  error. Messages name the variable instead of its value, which may be secret. `$${` is a plain `${`; any other `$` is
+  text. `tidegate check` reads the environment of the shell; a start and every reload read that of the daemon, which
+  only a restart changes (systemd: `Environment=`, `EnvironmentFile=`).
 - **Editors** complete and check the file with the JSON Schema in `lb/config/schema.json`, for instance by a first line
   `# yaml-language-server: $schema=PATH/schema.json`.
 
@@ -74,9 +80,37 @@ class _Schema(GenerateJsonSchema):
 
 def schema_text() -> str:
     """The JSON Schema of the file."""
-    schema = Config.model_json_schema(schema_generator=_Schema)
+    schema = _with_variables(Config.model_json_schema(schema_generator=_Schema))
+    schema["$defs"][_VARIABLE] = {
+        "type": "string",
+        "pattern": r"\$\{[A-Za-z_]",
+        "description": "A value with environment variables: ${NAME} or ${NAME:-default}.",
+    }
     schema = {"$schema": _Schema.schema_dialect, **schema, "title": "Tidegate configuration"}
     return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+_VARIABLE = "Variable"
+_ABOUT = ("title", "description", "default", "examples", "deprecated")
+_LIMITS = ("pattern", "enum", "const", "minLength", "maxLength", "format")
+
+
+def _with_variables(node: Any) -> Any:
+    """The JSON Schema `node` which also takes a value with environment variables for each number, truth value and
+    text of a certain form."""
+    if isinstance(node, list):
+        return [_with_variables(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    kind = node.get("type")
+    if kind in ("integer", "number", "boolean") or (kind == "string" and any(key in node for key in _LIMITS)):
+        about = {key: node[key] for key in _ABOUT if key in node}
+        rest = {key: value for key, value in node.items() if key not in about}
+        return {"anyOf": [rest, {"$ref": f"#/$defs/{_VARIABLE}"}], **about}
+    return {
+        key: value if key in ("propertyNames", "default", "examples", "enum", "const") else _with_variables(value)
+        for key, value in node.items()
+    }
 
 
 def page_text() -> str:

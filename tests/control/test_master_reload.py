@@ -40,6 +40,23 @@ def test_sighup_applies_a_new_listener_and_keeps_open_connections(tmp_path: Path
         kept.close()
 
 
+def test_reloads_read_the_environment_of_the_master(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEGATE_TEST_WORKERS", "1")
+    monkeypatch.setenv("TIDEGATE_TEST_PATH", "/secret-of-the-test")
+    config = configuration(tmp_path, workers="${TIDEGATE_TEST_WORKERS}")
+    with daemon(tmp_path, config) as running:
+        assert len(running.status()["workers"]) == 1
+        monkeypatch.setenv("TIDEGATE_TEST_WORKERS", "2")  # ours: the master has what it was started with
+        config["zone"] = "${TIDEGATE_TEST_WORKERS}"
+        assert reload(running, config)["notes"] == []
+        config["zone"] = "${TIDEGATE_TEST_PATH} x"
+        config["limits"] = {"max_in_flight": "${TIDEGATE_TEST_GONE}"}
+        result = reload(running, config)
+        assert not result["ok"]
+        assert "limits.max_in_flight: the environment variable TIDEGATE_TEST_GONE is not set" in str(result["problems"])
+        assert "secret" not in str(result)
+
+
 def test_a_removed_listener_refuses_and_its_running_exchange_ends_well(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     config["listeners"]["gone"] = listener("127.0.0.1:0")

@@ -1,0 +1,259 @@
+"""Environment variables in the values of a configuration file: `${NAME}` and `${NAME:-default}`.
+
+Values are replaced after the file was parsed, so a variable can hold no key, list or line of its own. Whether the text
+that comes of it is a number or a truth value is for the key to say that takes it: see `Variables.retyped`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from lb.config.document import Document, Problem, number_or_truth
+from lb.config.explain import free_at, value_at, where
+
+# Inside of [ ] and { } a plain text ends at one of these; while the file is parsed, those of a variable are others.
+_MARKS = "{}[],"
+_HIDDEN = "".join(chr(0xF0000 + i) for i in range(len(_MARKS)))
+_HIDE = str.maketrans(_MARKS, _HIDDEN)
+_SHOW = str.maketrans(_HIDDEN, _MARKS)
+_REFERENCE = re.compile(r"(?<=\$)\{[^{}]*\}")
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_BEGIN = re.compile(r"(\$+)\{")
+_BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
+_QUOTED = re.compile(r"'([^']+)'")
+_LEAST = 4  # characters of a value that is looked for in a message
+_NESTED = 16  # defaults inside of defaults
+
+# Of another type than the text that a variable gives.
+_TYPE_ERRORS = frozenset(
+    ("int_type", "float_type", "bool_type", "duration", "size", "workers", "source", "status", "model_type")
+)
+
+
+class MalformedReferenceError(ValueError):
+    """A reference that is not well formed, or names a variable that is not set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A value that was made with variables: how the file spells it, what came of it, and what the variables hold."""
+
+    location: tuple[int | str, ...]
+    spelling: str
+    text: str
+    held: tuple[tuple[str, str], ...]  # (reference, value)
+
+
+def hidden(text: str) -> str:
+    """`text` of a file, with references that YAML takes for plain text wherever they stand."""
+    if "${" not in text or any(mark in text for mark in _HIDDEN):
+        return text
+    return re.sub(r"\$\{.*", lambda line: _hidden_line(line[0]), text)
+
+
+def shown(text: str) -> str:
+    """`text` as the file has it, after `hidden`."""
+    return text.translate(_SHOW)
+
+
+def _hidden_line(line: str) -> str:
+    """The references in the rest of a line, innermost first: what is hidden of one is plain to those around it."""
+    while (changed := _REFERENCE.sub(lambda found: found[0].translate(_HIDE), line)) != line:
+        line = changed
+    return line
+
+
+class Variables:
+    """What of a document came from the environment. Making one replaces the references in `document`, and adds its
+    problems."""
+
+    def __init__(self, document: Document, environment: Mapping[str, str], root: type[BaseModel]) -> None:
+        self._origins: dict[str, Origin] = {}
+        self._root = root
+        self._document = document
+        self._environment = environment
+        document.data = self._mapping(document.data, ())
+
+    def __bool__(self) -> bool:
+        return bool(self._origins)
+
+    def _mapping(self, value: dict[str, Any], location: tuple[int | str, ...]) -> dict[str, Any]:
+        result = {}
+        for key, below in value.items():
+            if key != (plain := shown(key)):
+                line, place = self._document.line(where((*location, key))), where((*location, plain))
+                reason = "a key cannot have variables; only values can"
+                self._document.problems.append(Problem(line, place, reason))
+                continue
+            result[key] = self._value(below, (*location, key))
+        return result
+
+    def _value(self, value: Any, location: tuple[int | str, ...]) -> Any:
+        if isinstance(value, dict):
+            return self._mapping(value, location)
+        if isinstance(value, list):
+            return [self._value(item, (*location, i)) for i, item in enumerate(value)]
+        if isinstance(value, str) and "$" in value:
+            return self._text(shown(value), location)
+        return value
+
+    def _text(self, spelling: str, location: tuple[int | str, ...]) -> Any:
+        if "${" not in spelling:
+            return spelling
+        held: list[tuple[str, str]] = []
+        try:
+            text = expanded(spelling, self._environment, held)
+        except MalformedReferenceError as error:
+            path = where(location)
+            self._document.problems.append(Problem(self._document.line(path), path, str(error)))
+            return spelling
+        if not held:
+            return text
+        self._origins[where(location)] = Origin(location, spelling, text, tuple(held))
+        # Options of policies and of plug-ins are checked by themselves, later.
+        return number_or_truth(text) if free_at(location, self._root) else text
+
+    def retyped(self, data: dict[str, Any], details: Sequence[ErrorDetails]) -> bool:
+        """Whether some of the errors `details` are about texts of variables that read as a number or a truth value;
+        `data` has that in their places now."""
+        changed = False
+        for detail in details:
+            location = detail["loc"]
+            origin = self._origins.get(where(location))
+            if origin is None or detail["type"] not in _TYPE_ERRORS or value_at(data, location) is not origin.text:
+                continue
+            value = number_or_truth(origin.text)
+            if not isinstance(value, str):
+                _put(data, location, value)
+                changed = True
+        return changed
+
+    def told(self, problem: Problem) -> Problem:
+        """`problem` without what variables hold, which may be secret: they are named instead."""
+        message = problem.message
+        for place, origin in self._origins.items():
+            if _within(problem.path, place):
+                message = _masked(message, origin)
+                if not any(name.rstrip("}") in message for name, _ in origin.held):
+                    message += f" (the value is that of {origin.spelling})"
+            elif _within(place, problem.path):
+                message = _masked(message, origin)
+        return replace(problem, message=shown(message))
+
+
+def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str, str]], depth: int = 0) -> str:
+    """`spelling` with the values of its references, each of which is added to `held`. Of a row of `$` in front of a `{`
+    two stand for one. Raises MalformedReferenceError."""
+    if depth > _NESTED:
+        raise MalformedReferenceError("has more than 16 defaults inside of one another")
+    parts: list[str] = []
+    at = 0
+    while (found := _BEGIN.search(spelling, at)) is not None:
+        dollars = len(found[1])
+        parts += [spelling[at : found.start()], "$" * (dollars // 2)]
+        if dollars % 2 == 0:
+            parts.append("{")
+            at = found.end()
+            continue
+        end = _end(spelling, found.end())
+        inner = spelling[found.end() : end]
+        value = _value_of(inner, environment, held, depth)
+        held.append(("${" + inner.partition(":-")[0] + "}", value))
+        parts.append(value)
+        at = end + 1
+    return "".join((*parts, spelling[at:]))
+
+
+def bare_variable(value: Any) -> str:
+    """The reference that is meant by a text such as `$NAME`, which is only text here; "" for any other value."""
+    found = _BARE.fullmatch(value) if isinstance(value, str) else None
+    return "${" + found[1] + "}" if found else ""
+
+
+def _end(text: str, at: int) -> int:
+    """Where the reference ends whose inside begins at `at`."""
+    depth = 1
+    for i in range(at, len(text)):
+        if text[i] == "{" and text[i - 1] == "$":
+            depth += 1
+        elif text[i] == "}":
+            depth -= 1
+            if depth == 0:
+                return i
+    raise MalformedReferenceError("a variable ends with }; write ${NAME} or ${NAME:-default}, and $${ for a plain ${")
+
+
+def _value_of(inner: str, environment: Mapping[str, str], held: list[tuple[str, str]], depth: int) -> str:
+    name, given, default = inner.partition(":-")
+    if not _NAME.fullmatch(name):
+        raise MalformedReferenceError(_malformed(inner, name))
+    value = environment.get(name, "")
+    if given:
+        return value or expanded(default, environment, held, depth + 1)
+    if name not in environment:
+        raise MalformedReferenceError(
+            f"the environment variable {name} is not set; set it, or give a default: ${{{name}:-default}}"
+        )
+    return value
+
+
+def _malformed(inner: str, name: str) -> str:
+    """What is wrong with the inside of a reference. Its default, which may be secret, is not repeated."""
+    found = _NAME.match(name)
+    advice = "write ${NAME} or ${NAME:-default}, and $${ for a plain ${"
+    if found is not None and found.end() < len(name) and name[found.end()] in "-:=?+":
+        mark = name[found.end() : found.end() + 2] if name[found.end()] == ":" else name[found.end()]
+        known = found[0]
+        if known in ("env", "ENV", "environment") and mark[0] == ":":
+            rest = _NAME.match(name, found.end() + 1)
+            known = rest[0] if rest else "NAME"
+            return f"variables have no source such as env: here; write ${{{known}}} or ${{{known}:-default}}"
+        return f"{mark!r} means nothing in a variable; write ${{{known}}} or ${{{known}:-default}}"
+    if name.startswith(("env.", "ENV.")) and _NAME.fullmatch(name[4:]):
+        return f"variables have no source such as env. here; write ${{{name[4:]}}}"
+    return f"{name[:64]!r} is not the name of a variable; {advice}"
+
+
+def _put(data: Any, location: tuple[int | str, ...], value: Any) -> None:
+    for part in location[:-1]:
+        data = data[part]
+    data[location[-1]] = value
+
+
+def _within(path: str, around: str) -> bool:
+    return path == around or path.startswith((f"{around}.", f"{around}[")) or not around
+
+
+def _masked(message: str, origin: Origin) -> str:
+    """`message` with the spelling of `origin` in place of its text, and of the parts of that which are quoted."""
+    put: list[str] = []
+
+    def mark(spelling: str) -> str:
+        """What stands for `spelling` until all is replaced, so that nothing is replaced in it."""
+        put.append(spelling)
+        return f"\0{len(put) - 1}\0"
+
+    def part(found: re.Match[str]) -> str:
+        given = found[1].casefold()
+        if given not in origin.text.casefold():
+            return found[0]
+        whose = [name for name, value in origin.held if given in value.casefold()]
+        holds = any(value and value.casefold() in given for _, value in origin.held)
+        return f"'{mark(whose[0] if len(whose) == 1 else origin.spelling)}'" if whose or holds else found[0]
+
+    for text in {origin.text, repr(origin.text)[1:-1]}:
+        if len(text) >= _LEAST:
+            message = message.replace(text, mark(origin.spelling))
+    message = _QUOTED.sub(part, message)
+    for name, value in origin.held:
+        if len(value) >= _LEAST:
+            message = message.replace(value, mark(name))
+    message = re.sub("\0([0-9]+)\0", lambda found: put[int(found[1])], message)
+    return message
