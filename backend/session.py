@@ -1,4 +1,4 @@
-"""One ONNX model in ONNX Runtime: the only module that imports `onnxruntime`."""
+"""One ONNX model in ONNX Runtime: the only module that calls it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from backend.datatypes import BF16, BY_RUNTIME, TensorSpec
 from backend.errors import InvalidInput, ModelFailure, StartError
+from backend.runtime import onnxruntime
 
 PROVIDERS = {
     "tensorrt": "TensorrtExecutionProvider",

@@ -8,12 +8,12 @@ import json
 import backend_models
 import grpc
 import numpy as np
-import onnxruntime
 import pytest
 from backend_process import DIGITS, infer_request
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from backend.runtime import onnxruntime
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import model_config_pb2
 

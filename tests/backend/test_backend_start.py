@@ -17,7 +17,6 @@ import backend_models
 import grpc
 import numpy as np
 import onnx
-import onnxruntime
 import psutil
 import pytest
 from backend_process import DIGITS, ROOT, Backend, command, environment, infer_request, until
@@ -27,6 +26,7 @@ from onnx import helper
 from backend import options, session
 from backend.errors import StartError
 from backend.repository import ModelFile, load, scan
+from backend.runtime import onnxruntime
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import grpc_service_pb2_grpc
 

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import numpy as np
-import onnxruntime
 import pytest
 from backend_process import DIGITS
+
+from backend.runtime import onnxruntime
 
 MODEL = DIGITS / "models" / "digits" / "1" / "model.onnx"
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from daemon import DIGITS, Daemon, digits_pool, http_listener, route, worker_of
 from traffic import DIGITS_INFER, Answer, Client, ask_once, digit_samples, request
+
+from backend.runtime import onnxruntime
 
 Start = Callable[..., Daemon]
 CACHE = {"cache": {"size": "16MiB", "ttl": "5m"}}
