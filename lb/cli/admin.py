@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from lb.cli.token import NO_TOKEN, Token, read_token
 from lb.config.load import load
 from lb.errors import ConfigError, TidegateError
 
@@ -31,7 +32,7 @@ class AdminError(TidegateError):
 class AdminClient:
     """`address` is "host:port", "[v6]:port" or "unix:/path"; a `token` goes along as bearer."""
 
-    def __init__(self, address: str, token: str = "") -> None:
+    def __init__(self, address: str, token: Token = NO_TOKEN) -> None:
         self.address = address
         self._token = token
 
@@ -89,10 +90,10 @@ class AdminClient:
     def _ask(
         self, method: str, path: str, timeout: float, document: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
-        headers = {"Accept": "application/json"}
+        headers: dict[str, str | bytes] = {"Accept": "application/json"}
         sent = None if document is None else json.dumps(document)
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        if self._token.value:
+            headers["Authorization"] = b"Bearer " + self._token.value
         connection = _connection(self.address, timeout)
         try:
             connection.request(method, path, body=sent, headers=headers)
@@ -105,22 +106,27 @@ class AdminClient:
             raise AdminError(f"{self.address} is no admin server of Tidegate: its answer is not JSON") from error
         finally:
             connection.close()
-        if response.status in (401, 403):
-            raise AdminError(f"{self.address} does not accept the token; see admin.token_file")
+        if response.status == 401:
+            raise AdminError(self._token.missing(self.address))
         if not isinstance(body, dict):
             raise AdminError(f"{self.address} is no admin server of Tidegate: its answer is no JSON object")
+        if response.status == 403:
+            raise AdminError(f"{self.address} refuses: {body.get('error', 'no reason is given')}")
         return response.status, body
 
 
 def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:
     """A client for `admin` if that is given, else for what the configuration file says. Raises TidegateError."""
+    token = read_token(token_file, "--token-file") if token_file is not None else None
     if admin:
-        return AdminClient(_address(admin), _token(token_file))
+        return AdminClient(_address(admin), token or Token(origin="with --admin the configuration is not read"))
     try:
         section = load(config, files=False).admin
     except ConfigError as error:
         raise ConfigError([*error.problems, "tidegate: with --admin URL the file is not needed"]) from None
-    return AdminClient(section.bind, _token(token_file or section.token_file))
+    if token is None and section.token_file is not None:
+        token = read_token(section.token_file, f"admin.token_file of {config}")
+    return AdminClient(section.bind, token or Token(origin=f"{config} has no admin.token_file"))
 
 
 def _address(url: str) -> str:
@@ -134,15 +140,6 @@ def _address(url: str) -> str:
     if parts.scheme != "http" or not parts.hostname or port is None or parts.path not in ("", "/"):
         raise AdminError(f"--admin {url}: write http://HOST:PORT or unix:/PATH")
     return parts.netloc
-
-
-def _token(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        return path.read_text().strip()
-    except (OSError, UnicodeError) as error:
-        raise AdminError(f"cannot read the token file {path}: {getattr(error, 'strerror', error)}") from error
 
 
 def _connection(address: str, timeout: float) -> http.client.HTTPConnection:

@@ -34,12 +34,18 @@ AdminOption = Annotated[
     typer.Option(
         "--admin",
         metavar="URL",
+        envvar="TIDEGATE_ADMIN",
         help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's.",
     ),
 ]
 TokenOption = Annotated[
     Path | None,
-    typer.Option("--token-file", metavar="FILE", help="A file with the admin token, for --admin."),
+    typer.Option(
+        "--token-file",
+        metavar="FILE",
+        envvar="TIDEGATE_TOKEN_FILE",
+        help="A file with the admin token, instead of the configuration's.",
+    ),
 ]
 
 
@@ -196,7 +202,7 @@ def enable(
     raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "enabled"))
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a weight, which the error is to speak of
 def weight(
     pool: PoolArgument,
     endpoint: EndpointArgument,
@@ -209,8 +215,14 @@ def weight(
     from lb.cli.admin import client
     from lb.cli.endpoint import set_weight
 
-    if value != "default" and not (value.isascii() and value.isdigit() and int(value) <= 1000):
-        raise typer.BadParameter("it is a number from 0 to 1000, or `default`", param_hint="WEIGHT")
+    for given in (pool, endpoint, value):
+        if given.startswith("-") and not _is_number(given):
+            raise typer.BadParameter(f"no such option: {given}")
+    if value != "default" and not (value.isascii() and value.isdigit() and len(value) <= 4 and int(value) <= 1000):
+        shown = value if len(value) <= 40 else f"{value[:40]}…"
+        raise typer.BadParameter(
+            f"{shown!r} is no weight; write a whole number from 0 to 1000, or `default`", param_hint="WEIGHT"
+        )
     number: int | str = value if value == "default" else int(value)
     raise typer.Exit(set_weight(client(config, admin, token_file), pool, endpoint, number))
 
@@ -291,6 +303,14 @@ def main() -> int:
         else:
             print(f"tidegate: internal error: {error!r} (--debug shows where)", file=sys.stderr)
     return 1
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _count(things: Sized, name: str) -> str:

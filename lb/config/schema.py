@@ -106,7 +106,10 @@ MAX_WORKERS = 128
 
 
 class AdminConfig(Model):
-    """The admin server: `/metrics`, `/healthz`, `/readyz`, the API under `/api/v1/` and the dashboard."""
+    """The admin server: `/metrics`, `/healthz`, `/readyz`, the API under `/api/v1/` and the dashboard. A request has
+    10 s for its head and 10 s for its body of at most 64 KiB, an answer 60 s to be read, a silent connection 75 s.
+    There are at most 4096 connections, and half as many as the process may have descriptors. Requests that pages of
+    other sites send (`Origin`, `Sec-Fetch-Site`) are refused."""
 
     bind: Bind = "127.0.0.1:9900"
     """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. An address that other machines can reach needs `token_file`.

@@ -9,13 +9,13 @@
 
 Loopback without a token by default, where it goes by no other name than localhost. With a token, all of it asks for
 `Authorization: Bearer TOKEN`, but for the two probes and the page of the dashboard, which has nothing in it but the
-script that asks for the rest.
+script that asks for the rest. Pages of other sites get nothing but these three (lb.control.admin_origin); how many
+connections there may be and how long each may take is lb.control.admin_connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import resource
 from collections.abc import Awaitable, Callable
@@ -29,6 +29,8 @@ from pydantic_core import PydanticCustomError
 
 from lb.config.plan import Plan
 from lb.control import sockets
+from lb.control.admin_connections import AdminConnections, Limits
+from lb.control.admin_origin import is_cross_site, is_local
 from lb.control.datagrams import datagram_totals
 from lb.control.leaving import LeavingError
 from lb.control.lookup import must_exist
@@ -44,9 +46,14 @@ log = logging.getLogger("tidegate.admin")
 _OPEN = frozenset({"/", "/healthz", "/readyz"})
 _PAGE = Path(__file__).with_name("dashboard.html")
 _CONNECTIONS = 4096  # at most, and half of the descriptors that the process may have
-_KEEPALIVE = 75  # seconds that a connection may be silent
+_LIMITS = Limits()
 _DIGITS = 18  # of a number that a caller gives
 _POLICY = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+_PROTECTED = {  # fields of every answer: no page of another site may embed it, no cache may keep it
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
 _STATES = {name: number for number, name in ADMIN.items()}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -54,7 +61,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def _weight(value: Any) -> Any:
     if value is None or value == "default" or (type(value) is int and 0 <= value <= 1000):
         return value
-    raise PydanticCustomError("weight", 'is a number from 0 to 1000, or "default"')
+    raise PydanticCustomError("weight", 'is a whole number from 0 to 1000, or "default"')
 
 
 class Wish(BaseModel):
@@ -89,11 +96,13 @@ class Question(BaseModel):
 class AdminServer:
     """A service of the master (lb.control.master.Service) on its configuration's `admin.bind`."""
 
-    def __init__(self, master: Master) -> None:
+    def __init__(self, master: Master, limits: Limits = _LIMITS) -> None:
         self._master = master
+        self._limits = limits
         self._token = AdminToken()
         self._scraping = asyncio.Lock()
         self._runner: web.AppRunner | None = None
+        self._connections: AdminConnections | None = None
         self._listening: sockets.Listening | None = None
         self._server: asyncio.Server | None = None
 
@@ -101,7 +110,7 @@ class AdminServer:
         """Raises StartError when the port is taken or the token cannot be read."""
         section = self._master.config.admin
         self._token.read(section.token_file)
-        app = web.Application(middlewares=[self._guard], client_max_size=64 * 1024)
+        app = web.Application(middlewares=[self._guard], client_max_size=self._limits.body_size)
         app.add_routes(
             [
                 web.get("/", self._dashboard),
@@ -117,12 +126,20 @@ class AdminServer:
             ]
         )
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=2, keepalive_timeout=_KEEPALIVE
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=2,
+            keepalive_timeout=self._limits.idle,
+            lingering_time=self._limits.linger,
+            auto_decompress=False,
         )
         await self._runner.setup()
+        assert self._runner.server is not None
+        self._connections = AdminConnections(self._runner.server, self._limits, _most_connections)
         self._listening = sockets.listen(section.bind)
         self._server = await asyncio.get_running_loop().create_server(
-            self._protocol, sock=self._listening.socket, backlog=sockets.BACKLOG
+            self._connections, sock=self._listening.socket, backlog=sockets.BACKLOG
         )
         log.info("admin on %s", self._listening.address)
 
@@ -137,33 +154,55 @@ class AdminServer:
             self._listening.close()
             self._listening = None
 
-    def _protocol(self) -> asyncio.BaseProtocol:
-        """What serves a new connection: those of the admin server must not take the descriptors that workers,
-        listeners and checks need."""
-        limit = min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-        server = self._runner.server if self._runner is not None else None
-        return server() if server is not None and len(server.connections) < limit else _Refusal()
-
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.path not in _OPEN:
-            file = self._master.config.admin.token_file
-            if not self._token.admits(file, request.headers.get("Authorization", "")):
-                refusal = _json({"error": "a valid token is needed"}, 401)
-                refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
-                return refusal
-            if file is None and not _is_local(request.headers.get("Host", "")):
-                return _json({"error": "without a token only localhost and IP addresses are names of this server"}, 403)
-        # A page on another site must not be able to reload the daemon through the operator's browser.
-        if request.method != "GET" and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        assert self._connections is not None
+        with self._connections.answering(request):
+            answer = self._refused(request)
+            if answer is None:
+                try:
+                    await self._receive(request)
+                    answer = await handler(request)
+                except web.HTTPException as error:
+                    answer = _json({"error": error.reason}, error.status)
+                    if "Allow" in error.headers:
+                        answer.headers["Allow"] = error.headers["Allow"]  # of a 405 (RFC 9110 section 15.5.6)
+            if not request.content.at_eof():  # a refusal; the rest of the body is of no use
+                answer.force_close()
+            answer.headers.update(_PROTECTED)
+            return answer
+
+    def _refused(self, request: web.Request) -> web.StreamResponse | None:
+        """The answer to a request that is not let in."""
+        if request.path in _OPEN and request.method in ("GET", "HEAD"):
+            return None
+        file = self._master.config.admin.token_file
+        if not self._token.admits(file, request.headers.get("Authorization", "")):
+            refusal = _json({"error": "a valid token is needed"}, 401)
+            refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
+            return refusal
+        if file is None and not is_local(request.headers.get("Host", "")):
+            return _json({"error": "without a token only localhost and IP addresses are names of this server"}, 403)
+        if is_cross_site(request.method, request.headers):
             return _json({"error": "cross-site requests are refused"}, 403)
+        return None
+
+    async def _receive(self, request: web.Request) -> None:
+        """Waits for the request's body, which is kept in the request. Raises the HTTPException of one that is too long,
+        too slow or compressed."""
+        if "Content-Encoding" in request.headers:
+            raise web.HTTPUnsupportedMediaType(reason="a compressed body is not understood here")
+        most = self._limits.body_size
+        long = web.HTTPRequestEntityTooLarge(most, reason=f"the body is longer than {most} bytes")
+        if (request.content_length or 0) > most:
+            raise long
         try:
-            return await handler(request)
-        except web.HTTPException as error:
-            refused = _json({"error": error.reason}, error.status)
-            if "Allow" in error.headers:
-                refused.headers["Allow"] = error.headers["Allow"]  # of a 405 (RFC 9110 section 15.5.6)
-            return refused
+            async with asyncio.timeout(self._limits.body):
+                await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise long from None
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(reason=f"the body did not come within {self._limits.body:g} s") from None
 
     async def _dashboard(self, request: web.Request) -> web.Response:
         return web.Response(
@@ -246,13 +285,6 @@ class AdminServer:
             return _json({"error": str(error)}, 404)
 
 
-class _Refusal(asyncio.Protocol):
-    """Ends a connection that is one too many."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
-
-
 def _invalid(error: ValidationError) -> web.Response:
     detail = error.errors(include_url=False)[0]
     return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
@@ -282,17 +314,9 @@ def _endpoints(plan: Plan) -> list[tuple[str, str, int]]:
     return [(pool.name, endpoint.address, endpoint.series) for pool in plan.pools for endpoint in pool.endpoints]
 
 
-def _is_local(host: str) -> bool:
-    """Whether a request's Host is one that a page cannot have as its own, by a name that resolves to this machine when
-    asked again (DNS rebinding): an address, localhost, or none."""
-    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
-    if name.lower() in ("", "localhost") or name.lower().endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        return False
-    return True
+def _most_connections() -> int:
+    """Those of the admin server must not take the descriptors that workers, listeners and checks need."""
+    return min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 
 
 def _json(document: Any, status: int = 200) -> web.Response:

@@ -33,6 +33,8 @@ class AdminToken:
             raise StartError(f"admin.token_file: cannot read {path}: {error.strerror}") from error
         if not token:
             raise StartError(f"admin.token_file: {path} is empty")
+        if not is_token(token):
+            raise StartError(f"admin.token_file: {path} holds more than one line, or bytes that no header may have")
         if mode & 0o007:
             log.warning("%s can be read by everyone", path)
         self._token, self._seen = token, seen
@@ -63,6 +65,11 @@ class AdminToken:
             self._seen = seen  # said once
         else:
             log.info("the admin token was read anew" if path is not None else "no admin token is asked for any more")
+
+
+def is_token(value: bytes) -> bool:
+    """Whether a caller can send it in a header field: no control characters, which a second line has."""
+    return all(byte >= 32 and byte != 127 for byte in value)
 
 
 def _look(path: Path) -> tuple[_Seen, int]:

@@ -15,14 +15,19 @@ from typing import Any
 import pytest
 import yaml
 from control_daemon import ROOT, configuration, daemon, listener
+from typer.testing import CliRunner
 
 import lb
-from lb.cli.admin import AdminClient, AdminError
+from lb.cli.admin import AdminClient, AdminError, client
+from lb.cli.app import app
+from lb.errors import TidegateError
 
 
-def tidegate(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def tidegate(*arguments: str, cwd: Path, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "160"}
-    environment.pop("TIDEGATE_CONFIG", None)
+    for name in ("TIDEGATE_CONFIG", "TIDEGATE_ADMIN", "TIDEGATE_TOKEN_FILE"):
+        environment.pop(name, None)
+    environment.update(variables or {})
     done = subprocess.run(
         [sys.executable, "-m", "lb.cli", *arguments],
         capture_output=True,
@@ -159,7 +164,8 @@ def server() -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ((401, b"{}"), "does not accept the token"),
+        ((401, b"{}"), "asks for a token, and none was sent: name the file"),
+        ((403, b'{"error": "cross-site"}'), "refuses: cross-site"),
         ((200, b"<html>"), "not JSON"),
         ((200, b"[]"), "no JSON object"),
         ((503, b'{"error": "starting"}'), "answers 503: starting"),
@@ -167,11 +173,11 @@ def server() -> Iterator[Any]:
 )
 def test_answers_that_are_no_good(server: Any, answer: tuple[int, bytes], message: str) -> None:
     server.answer = answer
-    client = AdminClient(f"127.0.0.1:{server.server_port}")
+    asked = AdminClient(f"127.0.0.1:{server.server_port}")
     with pytest.raises(AdminError, match=message):
-        client.status()
+        asked.status()
     with pytest.raises(AdminError):
-        client.reload()
+        asked.reload()
 
 
 def test_the_token_is_sent(server: Any, tmp_path: Path) -> None:
@@ -182,6 +188,80 @@ def test_the_token_is_sent(server: Any, tmp_path: Path) -> None:
     done = tidegate("reload", "--admin", url, "--token-file", str(token), cwd=tmp_path)
     assert done.stdout == "reloaded: plan 7\n"
     assert server.seen == ["Bearer secret"]
+    variables = {"TIDEGATE_ADMIN": url, "TIDEGATE_TOKEN_FILE": str(token)}
+    assert tidegate("reload", cwd=tmp_path, variables=variables).stdout == "reloaded: plan 7\n"
+    token.write_bytes("schlüssel €\n".encode())
+    assert tidegate("reload", cwd=tmp_path, variables=variables).stdout == "reloaded: plan 7\n"
+    assert server.seen[1:] == ["Bearer secret", "Bearer schlüssel €".encode().decode("latin-1")]
+
+
+COMMANDS = [
+    ("status",),
+    ("reload",),
+    ("transitions",),
+    ("drain", "p", "127.0.0.1:1"),
+    ("maintenance", "p", "127.0.0.1:1"),
+    ("enable", "p", "127.0.0.1:1"),
+    ("weight", "p", "127.0.0.1:1", "2"),
+    ("explain", "web"),
+]
+
+
+HOW = "name the file with the admin token by --token-file FILE or TIDEGATE_TOKEN_FILE"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_token_that_is_missing(command: tuple[str, ...], server: Any, tmp_path: Path) -> None:
+    server.answer = (401, b'{"error": "a valid token is needed"}')
+    address = f"127.0.0.1:{server.server_port}"
+    done = tidegate(*command, "--admin", address, cwd=tmp_path)
+    said = f"{address} asks for a token, and none was sent (with --admin the configuration is not read): {HOW}"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"tidegate: {said}\n")
+
+
+def test_a_token_that_is_not_the_right_one(server: Any, tmp_path: Path) -> None:
+    """The message names the settings that count."""
+    server.answer = (401, b'{"error": "a valid token is needed"}')
+    address = f"127.0.0.1:{server.server_port}"
+    config, token = tmp_path / "tidegate.yaml", tmp_path / "token"
+    setting = f"admin.token_file of {config}"
+
+    def said(admin: str = "", file: Path | None = None) -> str:
+        with pytest.raises(TidegateError) as error:
+            client(config, admin, file).status()
+        return str(error.value)
+
+    config.write_text(yaml.safe_dump({**configuration(tmp_path), "admin": {"bind": address}}))
+    assert said() == f"{address} asks for a token, and none was sent ({config} has no admin.token_file): {HOW}"
+    token.write_text("wrong\n")
+    needed = "it has to be that of admin.token_file in the configuration of the running daemon"
+    assert said(file=token) == f"{address} does not accept the token of {token} (--token-file): {needed}; {HOW}"
+    config.write_text(yaml.safe_dump({**configuration(tmp_path), "admin": {"bind": address, "token_file": "token"}}))
+    assert said() == f"{address} does not accept the token of {token} ({setting}): {needed}; {HOW}"
+    for content, problem in (
+        ("a\nb\n", f"the token file {token} holds more than one line, or bytes that no header may have"),
+        (" \n", f"the token file {token} is empty"),
+        (None, f"cannot read the token file {token}: No such file or directory; {HOW}"),
+    ):
+        token.unlink() if content is None else token.write_text(content)
+        assert said() == f"{setting}: {problem}"
+        assert said(address, token) == f"--token-file: {problem}"
+
+
+WEIGHTS = ["-1", "-0.5", "0.5", "1001", "1e9", "NaN", "-nan", "inf", "-inf", "+5", "٣", "", "9" * 5000]
+
+
+def test_a_weight_that_is_none() -> None:
+    for value in WEIGHTS:
+        done = CliRunner().invoke(app, ["weight", "p", "127.0.0.1:1", value, "--admin", "127.0.0.1:1"])
+        assert done.exit_code == 2, value
+        assert "is no weight; write a whole number from 0 to 1000, or `default`" in done.stderr, value
+
+
+def test_options_that_a_command_with_numbers_does_not_have() -> None:
+    for arguments in (("--bogus", "p", "a", "1"), ("p", "a", "1", "--bogus"), ("p", "-x", "1"), ("p", "a", "-c")):
+        assert CliRunner().invoke(app, ["weight", *arguments]).exit_code == 2, arguments
+    assert CliRunner().invoke(app, ["drain", "p", "127.0.0.1:1", "--wait", "nan"]).exit_code == 2
 
 
 @pytest.mark.parametrize("url", ["ftp://x:1", "127.0.0.1", "http://h:port", "http://h:1/path"])

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 from browser import page_of
 from daemon import Daemon, eventually
@@ -94,6 +95,70 @@ def test_without_a_token_it_goes_by_no_name_of_another_site(tmp_path: Path) -> N
             assert ask(f"{base}/healthz", Host=host)[0] == 200, host
         for host in ("localhost", f"LOCALHOST:{port}", "tide.localhost", f"[::1]:{port}", "[::1]", "10.1.2.3:80"):
             assert ask(f"{base}/api/v1/status", Host=host)[0] == 200, host
+    finally:
+        daemon.stop()
+
+
+def test_a_page_of_another_site_gets_nothing_and_changes_nothing(tmp_path: Path) -> None:
+    """By `Origin` as well as by `Sec-Fetch-Site`: browsers send only the former to an address that is not localhost."""
+    daemon = Daemon(tmp_path, {**HTTP, "admin": {"bind": "127.0.0.1:0"}})
+    try:
+        base = admin_url(daemon)
+        paths = {
+            "GET": ("/metrics", "/api/v1/status", "/api/v1/transitions", "/api/v1/endpoint?pool=web", "/nothing"),
+            "POST": ("/api/v1/reload", "/api/v1/explain", "/api/v1/endpoint", "/metrics", "/", "/healthz", "/nothing"),
+            "PUT": ("/api/v1/reload", "/"),
+            "OPTIONS": ("/api/v1/reload", "/api/v1/status"),
+        }
+        foreign: tuple[dict[str, str], ...] = (
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+            {"Origin": "http://127.0.0.1:1"},
+            {"Sec_Fetch_Site": "cross-site"},
+            {"Sec_Fetch_Site": "same-site"},
+            {"Origin": "http://evil.example", "Sec_Fetch_Site": "same-origin"},
+        )
+        for method, targets in paths.items():
+            for path in targets:
+                for fields in foreign:
+                    code, _, body = ask(base + path, method=method, **fields)
+                    assert (code, json.loads(body)) == (403, {"error": "cross-site requests are refused"}), path
+        for probe in ("/healthz", "/readyz", "/"):
+            assert ask(base + probe, Origin="https://evil.example")[0] == 200
+        own = {"Origin": base, "Sec_Fetch_Site": "same-origin"}
+        assert ask(f"{base}/api/v1/reload", method="POST", **own)[0] == 200
+        reloads = json.loads(ask(f"{base}/api/v1/status", **own)[2])["reloads"]
+        assert sum(reloads.values()) == 1
+    finally:
+        daemon.stop()
+
+
+def test_slow_and_endless_requests_end_and_leave_it_to_others(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, {**HTTP, "workers": 1, "admin": {"bind": "127.0.0.1:0"}})
+    try:
+        base = admin_url(daemon)
+        host, port = base.removeprefix("http://").split(":")
+        post = b"POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\n"
+        chunked = post + b"Transfer-Encoding: chunked\r\n\r\n"
+        before = psutil.Process(daemon.process.pid).memory_info().rss
+        with contextlib.ExitStack() as open_:
+            slow = []
+            for begun in 40 * (b"GET /metrics HTTP/1.1\r\nHost: a", post + b"Content-Length: 9\r\n\r\n1", chunked):
+                slow.append(open_.enter_context(socket.create_connection((host, int(port)), 60)))
+                slow[-1].sendall(begun)
+            endless = open_.enter_context(socket.create_connection((host, int(port)), 60))
+            endless.sendall(chunked)
+            sent = 0
+            with contextlib.suppress(ConnectionError):
+                while sent < 1 << 30:
+                    endless.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+                    sent += 65536
+            assert sent < 1 << 30
+            assert ask(f"{base}/api/v1/status")[0] == 200
+            assert psutil.Process(daemon.process.pid).memory_info().rss < before + (64 << 20)
+            for client in slow:
+                assert client.makefile("rb").readline().split()[1] == b"408"
+        assert sum(json.loads(ask(f"{base}/api/v1/status")[2])["reloads"].values()) == 0
     finally:
         daemon.stop()
 

@@ -222,7 +222,7 @@ async def test_mistakes(start: Start, endpoint: Callable[..., Any]) -> None:
         code, said = daemon.admin(
             "/api/v1/endpoint", "POST", json.dumps({"pool": "http", "address": only.address, "weight": weight})
         )
-        assert (code, json.loads(said)["error"]) == (400, 'weight: is a number from 0 to 1000, or "default"')
+        assert (code, json.loads(said)["error"]) == (400, 'weight: is a whole number from 0 to 1000, or "default"')
     for query in ("endpoint=127.0.0.1:1", "pool=htp&endpoint=127.0.0.1:1"):
         assert daemon.admin(f"/api/v1/transitions?{query}")[0] == 404
     for query in ("", "pool=http", f"endpoint={only.address}", f"pool=http&endpoint={only.address}"):
