@@ -13,12 +13,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from lb.cli.token import NO_TOKEN, Token, read_token
-from lb.config.load import load
+from lb.config.load import load, load_admin
 from lb.errors import ConfigError, TidegateError
 
 _STATUS_TIMEOUT = 10.0
@@ -116,14 +117,29 @@ class AdminClient:
 
 
 def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:
-    """A client for `admin` if that is given, else for what the configuration file says. Raises TidegateError."""
+    """A client for `admin` if that is given, else for what the configuration file says. Raises TidegateError.
+
+    Whatever is wrong with the rest of the file, the running daemon can be operated: that is said, and no error.
+    """
     token = read_token(token_file, "--token-file") if token_file is not None else None
     if admin:
         return AdminClient(_address(admin), token or Token(origin="with --admin the configuration is not read"))
     try:
         section = load(config, files=False).admin
     except ConfigError as error:
-        raise ConfigError([*error.problems, "tidegate: with --admin URL the file is not needed"]) from None
+        try:
+            section = load_admin(config)
+        except ConfigError:
+            hint = (
+                "tidegate: --admin URL (with --token-file FILE, where there is a token) asks a daemon without the file"
+            )
+            raise ConfigError([*error.problems, hint]) from None
+        number = f"{len(error.problems)} problem{'' if len(error.problems) == 1 else 's'}"
+        print(
+            f"tidegate: {config} has {number} (tidegate check -c {config} shows them); "
+            f"the running daemon is asked at {section.bind}",
+            file=sys.stderr,
+        )
     if token is None and section.token_file is not None:
         token = read_token(section.token_file, f"admin.token_file of {config}")
     return AdminClient(section.bind, token or Token(origin=f"{config} has no admin.token_file"))

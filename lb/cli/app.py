@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sized
@@ -52,6 +53,7 @@ TokenOption = Annotated[
 @dataclass
 class _Invocation:
     debug: bool = False
+    config_status: int = 1  # the exit status of an error in the configuration
 
 
 _invocation = _Invocation()
@@ -81,15 +83,21 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
     stops at once. SIGUSR2 does nothing. Under systemd it reports its state, keeps the watchdog and takes over
     activated sockets.
+
+    Exits with 78 when the configuration cannot be used, with 1 when it cannot start for another reason.
     """
+    from lb.cli.early import fork_server
     from lb.control.logs import silent_grpc
     from lb.control.signals import hold
 
+    _invocation.config_status = os.EX_CONFIG  # which a service manager does not try again
     hold()  # the imports take a second
-    with silent_grpc():
-        from lb.cli.run import run as run_daemon
+    with fork_server() as early:
+        with silent_grpc():
+            from lb.cli.run import run as run_daemon
+            from lb.control.fleet import FleetSettings
 
-    raise typer.Exit(run_daemon(config))
+        raise typer.Exit(run_daemon(config, FleetSettings(early=early)))
 
 
 @app.command()
@@ -293,6 +301,7 @@ def main() -> int:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except ConfigError as error:
         print("\n".join(error.problems), file=sys.stderr)
+        return _invocation.config_status
     except TidegateError as error:
         print(f"tidegate: {error}", file=sys.stderr)
     except KeyboardInterrupt:

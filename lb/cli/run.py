@@ -28,9 +28,9 @@ def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[Ser
     `fleet` and `services` are for tests: other timing, another data path, another admin server.
     """
     open_standard_descriptors()
+    raise_descriptor_limit()
     setup_logging("master")
     setproctitle.setproctitle(f"tidegate: master -c {config}")
-    raise_descriptor_limit()
     options = MasterOptions(
         config_path=config.absolute(),
         notifier=Notifier.from_environment(os.environ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from lb.config.environment import Variables, hidden, shown
 from lb.config.explain import message, value_at, where
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
-from lb.config.schema import Config
+from lb.config.schema import AdminConfig, Config
 from lb.config.units import FileContext
 from lb.errors import ConfigError
 
@@ -46,20 +48,64 @@ def load(path: Path, *, checks: Sequence[Check] = (), files: bool = True, memory
         return config
 
 
-def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None) -> Config:
+def load_admin(path: Path) -> AdminConfig:
+    """The section `admin` of a file whatever is wrong with the rest, even where that is no YAML.
+
+    Raises ConfigError when the file cannot be read, or that section cannot be used.
+    """
+    raw = _read(path)
+    try:
+        document = parse(raw, hidden)
+    except MalformedError:
+        try:
+            document = parse(_top_level(raw, "admin"), hidden)
+        except MalformedError as error:
+            raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
+    variables = Variables(document, os.environ, Config) if b"${" in raw else None
+    section = document.data.get("admin")
+    try:
+        admin = AdminConfig.model_validate({} if section is None else section, context=_context(path))
+        problems = [p for p in document.problems if p.path == "admin" or p.path.startswith("admin.")]
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems = [field_problem(document, {**d, "loc": ("admin", *d["loc"])}, Config) for d in details]
+    if problems:
+        raise listed(path, problems if variables is None else [variables.told(problem) for problem in problems])
+    return admin
+
+
+def _top_level(raw: bytes, key: str) -> bytes:
+    """The lines of one key of a file's top level and of what stands under it; those before it are left empty, so that
+    every line keeps its number."""
+    lines = raw.splitlines()
+    begins = re.compile(rb"""["']?%s["']?\s*:(?:\s|$)""" % key.encode())
+    first = next((i for i, line in enumerate(lines) if begins.match(line)), len(lines))
+    rest = itertools.takewhile(lambda line: not line.strip() or line[:1] in b" \t#", lines[first + 1 :])
+    return b"\n" * first + b"\n".join([*lines[first : first + 1], *rest]) + b"\n"
+
+
+def _context(path: Path, memory: FileMemory | None = None) -> FileContext:
+    return FileContext(Path(path).absolute().parent, memory)
+
+
+def _read(path: Path) -> bytes:
     try:
         with open(path, "rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+            return stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except ValueError as error:  # a NUL in the path
         raise ConfigError([f"{str(path)!r}: cannot be read: {error}"]) from None
+
+
+def _load(path: Path, checks: Sequence[Check], memory: FileMemory | None) -> Config:
+    raw = _read(path)
     try:
         document = parse(raw, hidden)
     except MalformedError as error:
         raise malformed(path, MalformedError(shown(str(error)), error.line)) from None
     variables = Variables(document, os.environ, Config) if b"${" in raw else None
-    config, problems = _validate(document, FileContext(Path(path).absolute().parent, memory), checks, variables)
+    config, problems = _validate(document, _context(path, memory), checks, variables)
     if config is None or problems:
         raise listed(path, problems if variables is None else [variables.told(problem) for problem in problems])
     return config

@@ -30,13 +30,17 @@ class Restarts:
     _failures: int = 0
     _recent: deque[int] = field(default_factory=deque)
 
+    def serving(self) -> None:
+        """The process does its work: what failed before is forgotten."""
+        self._failures = 0
+        self._recent.clear()
+        self.crash_loop = False
+
     def died(self, started: int, now: int) -> int:
         """The process, well since `started`, is gone; returns the nanoseconds to wait before it is started again."""
         settings = self.settings
         if now - started >= settings.stable:
-            self._failures = 0
-            self._recent.clear()
-            self.crash_loop = False
+            self.serving()
         self.count += 1
         self._recent.append(now)
         while now - self._recent[0] > settings.crash_loop_within:

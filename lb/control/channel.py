@@ -21,7 +21,7 @@ import msgpack
 from lb.errors import TidegateError
 
 MAX_FRAME = 32 << 20  # a plan of 4096 endpoints and 1000 routes is below 2 MiB
-MAX_FDS = 128  # in one frame; the kernel takes 253 (SCM_MAX_FD)
+MAX_FDS = 192  # in one frame: a worker is given one for each worker and two more; the kernel takes 253 (SCM_MAX_FD)
 MAX_UNSENT = 64 << 20  # a peer that reads nothing is given up here
 
 _HEAD = struct.Struct(">IB")
@@ -154,15 +154,12 @@ class Channel:
 
     def _readable(self) -> None:
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(
-                _READ, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-            )
+            data, fds, whole = receive(self._socket)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             return self._lost(str(error))
-        fds = _received(ancillary)
-        if flags & socket.MSG_CTRUNC:
+        if not whole:
             _close_all(fds)
             return self._lost("descriptors were lost on the way (the limit of open files?)")
         if not data:
@@ -183,7 +180,7 @@ class Channel:
         while self._unsent:
             data, fds = self._unsent[0]
             try:
-                sent = self._socket.sendmsg([data], _rights(fds))
+                sent = self._socket.sendmsg([data], rights(fds))
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
@@ -204,7 +201,14 @@ class Channel:
                 self._loop.remove_writer(self._fd)
 
 
-def _rights(fds: list[int]) -> list[tuple[int, int, array.array[int]]]:
+def receive(sock: socket.socket) -> tuple[bytes, list[int], bool]:
+    """What has come: bytes, descriptors, and whether all of those could be taken. Raises OSError."""
+    data, ancillary, flags, _ = sock.recvmsg(_READ, socket.CMSG_SPACE(MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC)
+    return data, _received(ancillary), not flags & socket.MSG_CTRUNC
+
+
+def rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    """The ancillary data that carries `fds`."""
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
 
 

@@ -14,8 +14,9 @@ from lb.clock import Clock
 from lb.config.units import SECOND, format_duration
 from lb.control.backoff import Restarts, RestartSettings
 from lb.control.channel import MAX_FDS, Channel, ChannelError, Message
+from lb.control.fork_server import ForkServer, Launched, describe_exit
 from lb.control.member import Member, Publication
-from lb.control.process import COMMAND, WorkerProcess, describe_exit
+from lb.control.process import COMMAND, WorkerProcess, worker_environment
 from lb.errors import ConfigError, StartError, TidegateError
 
 log = logging.getLogger("tidegate.master")
@@ -45,9 +46,11 @@ class FleetSettings:
     start_timeout: int = 60 * SECOND  # from a process's start to its first frame
     apply_timeout: int = 15 * SECOND  # from a plan to the last acknowledgement
     hang_timeout: int = 20 * SECOND  # a worker without a heartbeat for so long is killed and replaced
+    fork_timeout: int = 5 * SECOND  # a fork server that has not made a worker within it is killed and replaced
     kill_grace: int = 3 * SECOND  # after the end of a drain
     restarts: RestartSettings = field(default_factory=RestartSettings)
     command: Sequence[str] = COMMAND
+    early: Launched | None = None  # a fork server that was started before the master
 
 
 class Fleet:
@@ -78,6 +81,9 @@ class Fleet:
         self._changed = asyncio.Event()
         self._numbers = itertools.count()  # of explanations
         self._looked: int | None = None  # when heartbeats were last looked at
+        self._server = ForkServer(
+            self._loop, settings.command, worker_environment, settings.fork_timeout / SECOND, settings.early
+        )
         self.members = [Member(i, Restarts(settings.restarts)) for i in range(size)]
 
     async def start(self) -> None:
@@ -196,6 +202,7 @@ class Fleet:
                     limit = self._loop.time() + 3600
         finally:
             hurry.cancel()
+            self._server.close()
             while self._bells:
                 os.close(self._bells.pop())
 
@@ -219,10 +226,10 @@ class Fleet:
         try:
             process = WorkerProcess(
                 self._loop,
+                self._server,
                 member.index,
                 self._segment.fd,
                 self._bells,
-                self._settings.command,
                 lambda code: self._exited(member, code),
             )
         except StartError as error:
@@ -241,7 +248,7 @@ class Fleet:
             lambda reason: log.debug("the channel to worker %d ended: %s", member.index, reason),
         )
 
-    def _exited(self, member: Member, code: int) -> None:
+    def _exited(self, member: Member, code: int | None) -> None:
         now = self._clock.now()
         if member.channel is not None:
             member.channel.close()
@@ -263,7 +270,12 @@ class Fleet:
         self._changed.set()
 
     def _restart(self, member: Member, started: int, now: int) -> None:
+        """At once where it has served: connections and datagrams queue meanwhile. Else with pauses."""
         delay = member.restarts.died(started, now)
+        if member.served:
+            member.restarts.serving()
+            delay = 0
+        member.served = False
         member.state = "crash_loop" if member.restarts.crash_loop else "backoff"
         if self._current is None:  # the start is about to fail: see `start`
             return
@@ -298,6 +310,8 @@ class Fleet:
             member.generation = generation
             if member.state == "idle":
                 member.state = "running"
+                member.served = True
+                member.restarts.serving()
         elif self._current is not None and self._current.plan.generation == generation and member.process is not None:
             log.error("worker %d does not take the plan the others run: %s", member.index, error)
             member.process.kill()

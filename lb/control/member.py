@@ -42,6 +42,7 @@ class Member:
     sent: int = 0  # generation of the last plan sent
     busy: int = 0
     killed: bool = False  # because it hung
+    served: bool = False  # it has taken a plan, so that its end is no failure to start
     stats: dict[str, int] = field(default_factory=dict)
     last_exit: str = ""
     known: set[int] = field(default_factory=set)  # ids of the sockets it holds
@@ -55,7 +56,7 @@ class Member:
     def describe(self, now: int) -> dict[str, Any]:
         return {
             "index": self.index,
-            "pid": self.process.pid if self.process else None,
+            "pid": (self.process.pid or None) if self.process else None,
             "state": self.state,
             "restarts": self.restarts.count,
             "generation": self.generation,

@@ -1,4 +1,4 @@
-"""One worker process as the master sees it: started as a fresh interpreter, watched through a pidfd."""
+"""One worker process as the master sees it: made by the fork server, watched through a pidfd."""
 
 from __future__ import annotations
 
@@ -8,85 +8,88 @@ import os
 import signal
 import site
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lb
-from lb.control import signals
+from lb.control.fork_server import ForkServer
 from lb.errors import StartError
 
 FREE_BLOCKS = "glibc.malloc.tcache_count=256"  # of each size of up to 1 KiB: 8 MiB if there were all of all sizes
+_STATUS_WAIT = 1.0  # seconds for the fork server to tell how a worker ended
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.worker")
 
 
 class WorkerProcess:
-    """A running worker and our end of its channel; `on_exit(code)` is called from the loop once it is gone.
+    """A worker and our end of its channel; `on_exit(code)` is called from the loop once it is gone.
 
-    `code` is the exit status, or minus the number of the signal that ended it.
+    `code` is the exit status, or minus the number of the signal that ended it; None where it is unknown. `pid` is 0
+    until the fork server has made the process; the channel can be used before.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        server: ForkServer,
         index: int,
         segment_fd: int,
         bells: Sequence[int],
-        command: Sequence[str],
-        on_exit: Callable[[int], None],
+        on_exit: Callable[[int | None], None],
     ) -> None:
         """`bells` are the eventfds by which workers wake each other. Raises StartError when no process can be made."""
         self._loop = loop
-        self._on_exit = on_exit
-        with contextlib.ExitStack() as undo:
+        self._server = server
+        self._on_exit: Callable[[int | None], None] | None = on_exit
+        self._pidfd = -1
+        self._doomed = False  # killed before it was there
+        self.pid = 0
+        try:
+            self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            raise StartError(f"cannot start worker {index}: {error.strerror or error}") from error
+        with theirs:
             try:
-                self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-                undo.callback(self.socket.close)
-                with theirs:
-                    self._process = _start(index, theirs.fileno(), segment_fd, bells, command)
-                undo.callback(self._process.wait)
-                undo.callback(self._process.kill)
-                self.pid = self._process.pid
-                self._pidfd = os.pidfd_open(self.pid)
-            except OSError as error:
-                raise StartError(f"cannot start worker {index}: {error.strerror or error}") from error
-            undo.pop_all()
-        loop.add_reader(self._pidfd, self._exited)
+                server.fork(self, index, (theirs.fileno(), segment_fd, *bells))
+            except StartError:
+                self.socket.close()
+                raise
 
     def kill(self) -> None:
-        """SIGKILL; the exit is reported as any other."""
-        self._process.send_signal(signal.SIGKILL)
+        """SIGKILL; the exit is reported as any other. A fork server that has not made the process yet is killed."""
+        if self._pidfd < 0:
+            self._doomed = True
+            self._server.kill()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    def _exited(self) -> None:
+    def forked(self, pid: int, pidfd: int) -> None:
+        self.pid, self._pidfd = pid, pidfd
+        self._loop.add_reader(pidfd, self._gone)
+        if self._doomed:
+            self.kill()
+
+    def abandoned(self) -> None:
+        """The pidfd goes on telling of the end."""
+
+    def ended(self, code: int | None) -> None:
+        if self._on_exit is None:
+            return
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        on_exit, self._on_exit = self._on_exit, None
+        on_exit(code)
+
+    def _gone(self) -> None:
+        """The fork server is about to tell the exit status; a worker that has died is not kept waiting for it."""
         self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._on_exit(self._process.wait())
-
-
-def _start(
-    index: int, channel: int, segment: int, bells: Sequence[int], command: Sequence[str]
-) -> subprocess.Popen[bytes]:
-    arguments = ["--index", str(index), "--channel", str(channel)]
-    arguments += ["--segment", str(segment), "--parent", str(os.getpid())]
-    arguments += ["--bells", *map(str, bells)]
-    with signals.held():  # until it ignores them
-        return subprocess.Popen(
-            [*command, *arguments],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(channel, segment, *bells),
-            env=worker_environment(),
-        )
-
-
-def describe_exit(code: int) -> str:
-    """'exit code 1' or 'signal SIGKILL'."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"signal {signal.Signals(-code).name}"
-    except ValueError:
-        return f"signal {-code}"
+        if self._server.will_tell(self.pid):
+            self._loop.call_later(_STATUS_WAIT, self.ended, None)
+        else:
+            self.ended(None)
 
 
 def worker_environment() -> dict[str, str]:

@@ -15,8 +15,9 @@ from lb.clock import Clock
 from lb.config.schema import HealthConfig, ServeConfig
 from lb.config.units import SECOND, format_duration
 from lb.control.backoff import Restarts, RestartSettings
+from lb.control.fork_server import describe_exit
 from lb.control.model_server import LISTENING, Command, ServerProcess, new_listen_address
-from lb.control.process import child_environment, describe_exit
+from lb.control.process import child_environment
 from lb.errors import StartError
 from lb.health.check import CheckFailed
 from lb.health.grpc import GrpcCheck

@@ -1,4 +1,5 @@
-"""A worker: a fresh interpreter that runs the data path and does what the master says over its channel.
+"""A worker: a process that runs the data path and does what the master says over its channel. The fork server, which
+`main` is at first, makes it (lb.control.fork_server).
 
 Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
 `revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer `explained`) and `stop`
@@ -7,15 +8,13 @@ Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to i
 
 Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here,
 and so are those by which operators talk to the master (lb.control.signals).
-A master that dies closes the channel (and the kernel sends SIGTERM): the worker drains, gives up its sockets at once,
-and exits.
+A master that dies closes the channel: the worker gives up its listening sockets at once, drains and exits.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -35,6 +34,7 @@ from lb.config.plan import Plan
 from lb.control import signals
 from lb.control.adoption import Adoption
 from lb.control.channel import Channel, Message
+from lb.control.fork_server import Birth, Server
 from lb.control.logs import set_level, setup_logging
 from lb.core.heap import keep_large_blocks
 from lb.core.segment import Segment
@@ -43,7 +43,6 @@ from lb.proxy.explain import Described
 
 BEAT = 1.0  # seconds between two heartbeats
 _DRAIN_POLL = 0.05
-_PR_SET_PDEATHSIG = 1
 _UNKNOWN_DRAIN_NS = 30_000_000_000  # the master died before its first plan
 
 log = logging.getLogger("tidegate.worker")
@@ -138,7 +137,7 @@ class Worker:
             self.finished.set_result(None)
 
     def terminated(self) -> None:
-        """SIGTERM, which a dying master leaves behind."""
+        """SIGTERM, or the end of the master."""
         plan = self._current.plan
         self.drain(plan.drain_timeout_ns if plan else _UNKNOWN_DRAIN_NS)
 
@@ -274,59 +273,58 @@ class Worker:
 
 
 def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = None) -> int:
-    """Runs a worker until it is told to stop; returns the exit status. `data_path` replaces the proxy in tests."""
+    """Runs the fork server, and in each process that it makes a worker until that is told to stop; returns the exit
+    status. `data_path` replaces the proxy in tests."""
     parser = argparse.ArgumentParser(
         prog="python -m lb.control.worker", description="started by tidegate's master only"
     )
-    for option in ("index", "channel", "segment", "parent"):
-        parser.add_argument(f"--{option}", type=int, required=True)
-    parser.add_argument("--bells", type=int, nargs="*", default=[])
+    parser.add_argument("--channel", type=int, required=True)
     options = parser.parse_args(argv)
-    setproctitle.setproctitle(f"tidegate: worker {options.index}")
-    setup_logging(f"worker {options.index}")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    setproctitle.setproctitle("tidegate: fork server")
+    setup_logging("fork server")
+    # It ends with the master, and so that it can tell how workers ended, not before.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     signals.ignore()
-    if not _die_with(options.parent):
-        return 1
-    for fd in (options.channel, options.segment, *options.bells):
-        os.set_inheritable(fd, False)
+    os.set_inheritable(options.channel, False)
+    factory = data_path or _proxy()
     try:
         keep_large_blocks()
     except OSError as error:
         log.warning("%s: with another allocator, large bodies may cost more", error)
+    gc.collect()
+    gc.freeze()  # what is loaded stays: workers share it, and the collector need not look at it between two requests
+    birth = Server(socket.socket(fileno=options.channel)).serve()
+    return 0 if birth is None else _work(birth, factory)
+
+
+def _work(birth: Birth, factory: DataPathFactory) -> int:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    setproctitle.setproctitle(f"tidegate: worker {birth.index}")
+    setup_logging(f"worker {birth.index}")
     try:
-        uvloop.run(_run(options, data_path or _proxy))
+        uvloop.run(_run(birth, factory))
     except TidegateError as error:
         log.error("%s", error)
         return 1
     return 0
 
 
-async def _run(options: argparse.Namespace, factory: DataPathFactory) -> None:
+async def _run(birth: Birth, factory: DataPathFactory) -> None:
     loop = asyncio.get_running_loop()
-    segment = Segment.attach(options.segment, options.index)
+    segment = Segment.attach(birth.segment, birth.index)
     access_log_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    data_path = factory(loop, segment, access_log_fd, options.bells)
-    worker = Worker(loop, options.index, socket.socket(fileno=options.channel), data_path, access_log_fd)
+    data_path = factory(loop, segment, access_log_fd, birth.bells)
+    worker = Worker(loop, birth.index, socket.socket(fileno=birth.channel), data_path, access_log_fd)
     loop.add_signal_handler(signal.SIGTERM, worker.terminated)
-    gc.collect()
-    gc.freeze()  # the modules, which stay: the collector need not look at them between two requests
     worker.start()
     await worker.finished
 
 
-def _proxy(loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int, bells: Sequence[int]) -> DataPath:
+def _proxy() -> DataPathFactory:
     from lb.proxy.proxy import Proxy
 
-    return Proxy(loop, segment, access_log_fd, bells)
-
-
-def _die_with(parent: int) -> bool:
-    """Asks the kernel for SIGTERM when the parent dies; False if that has happened already."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    return os.getppid() == parent
+    return Proxy
 
 
 if __name__ == "__main__":

@@ -40,7 +40,13 @@ def seed(bytes data):
     memcpy(STATE, <const char *>data, sizeof(STATE))
 
 
-seed(os.urandom(32))
+def reseed():
+    """Workers are forked: each needs a sequence of its own, or their ids would be the same."""
+    seed(os.urandom(32))
+
+
+reseed()
+os.register_at_fork(after_in_child=reseed)
 
 
 cdef void write_hex(const unsigned char *data, size_t n, char *into) noexcept nogil:

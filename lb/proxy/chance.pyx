@@ -4,7 +4,17 @@ import os
 
 from libc.stdint cimport uint64_t
 
-cdef uint64_t state = int.from_bytes(os.urandom(8), "little")
+cdef uint64_t state
+
+
+def reseed():
+    """Workers are forked: each needs a sequence of its own."""
+    global state
+    state = int.from_bytes(os.urandom(8), "little")
+
+
+reseed()
+os.register_at_fork(after_in_child=reseed)
 
 
 cdef uint64_t spread(uint64_t key) noexcept nogil:

@@ -3,6 +3,9 @@
     python control_standin.py run FILE       the master, with workers that run the stand-in
     python control_standin.py --index ...    such a worker
 
+A worker dies at its start while there is a file "die-at-start" in the working directory, and waits there while there is
+"wait-at-start".
+
 Every listener answers HTTP: `/` with what the worker runs, `/hold/SECONDS` after that time with the pool's first
 endpoint counted as in flight. A listener whose name starts with `refused` is refused by `adopt`, `hang` blocks the
 worker, `die` ends it.
@@ -33,6 +36,7 @@ SECOND = 1_000_000_000
 FAST = FleetSettings(
     apply_timeout=3 * SECOND,
     hang_timeout=5 * SECOND,
+    fork_timeout=1 * SECOND,
     kill_grace=1 * SECOND,
     restarts=RestartSettings(initial=SECOND // 20, max=SECOND // 5),
     command=(sys.executable, str(Path(__file__).resolve())),
@@ -51,6 +55,10 @@ class StandInProxy:
     def __init__(
         self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1, bells: Sequence[int] = ()
     ) -> None:
+        if Path("die-at-start").exists():
+            os._exit(3)
+        while Path("wait-at-start").exists():
+            time.sleep(0.01)
         self._loop = loop
         self._segment = segment
         self._log_fd = access_log_fd

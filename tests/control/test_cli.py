@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +134,60 @@ def test_reload_and_status_of_a_daemon(tmp_path: Path) -> None:
         done = tidegate("reload", "--admin", f"unix:{tmp_path}/admin.sock", cwd=tmp_path)
         assert done.returncode == 1
         assert f"{path}:1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda text: text.replace("workers: 2", "workers: many"), id="a value"),
+        pytest.param(lambda text: text + "nonsense: 1\n", id="a key"),
+        pytest.param(lambda text: text + "more: [\n", id="no YAML behind it"),
+        pytest.param(lambda text: "more: {\n" + text, id="no YAML before it"),
+        pytest.param(lambda text: text.replace("workers: 2", "workers: 2\n\tworkers: 2"), id="a tab"),
+        pytest.param(lambda text: "pools: {}\n" + text, id="a key twice"),
+        pytest.param(lambda text: "more: {\n" + text.replace("admin:\n", "'admin' :  # where\n\n"), id="a spelling"),
+    ],
+)
+def test_a_broken_file_locks_nobody_out(spoil: Callable[[str], str], tmp_path: Path) -> None:
+    with daemon(tmp_path) as running:
+        path = str(running.path)
+        running.write(spoil(running.path.read_text()))
+        done = tidegate("status", "-c", path, cwd=tmp_path)
+        assert (done.returncode, "127.0.0.1:9" in done.stdout) == (0, True), done.stderr
+        assert f"tidegate check -c {path}" in done.stderr
+        assert f"asked at unix:{tmp_path}/admin.sock" in done.stderr
+
+
+def test_every_command_that_asks_the_daemon_works_with_a_broken_file(server: Any, tmp_path: Path) -> None:
+    path, token = tmp_path / "tidegate.yaml", tmp_path / "token"
+    token.write_text("secret")
+    port = f"${{NO_SUCH_PORT:-{server.server_port}}}"
+    path.write_text(f"admin: {{bind: 127.0.0.1:{port}, token_file: token}}\nlisteners: [\n")
+    row = {"address": "a:1", "admin": "drain", "weight": 1, "in_flight": 0}
+    server.answer = (200, json.dumps({"ok": True, "generation": 7, "endpoint": row, "transitions": []}).encode())
+    for command in (
+        ["reload"],
+        ["transitions"],
+        ["drain", "up", "a:1"],
+        ["maintenance", "up", "a:1"],
+        ["enable", "up", "a:1"],
+        ["weight", "up", "a:1", "3"],
+    ):
+        done = tidegate(*command, "-c", str(path), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert server.seen == ["Bearer secret"] * 6
+
+
+def test_a_file_without_a_usable_admin_section_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "tidegate.yaml"
+    for text in ("admin: {bind: nowhere}\nlisteners: [\n", "admin: [\n", "admin: {bind: '${NO_SUCH}'}\nx: [", None):
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        done = tidegate("drain", "up", "127.0.0.1:9", "-c", str(path), cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{path}:")
+        assert "tidegate: --admin URL" in done.stderr.splitlines()[-1]
 
 
 class Answer(http.server.BaseHTTPRequestHandler):

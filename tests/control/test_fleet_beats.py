@@ -8,7 +8,8 @@ from typing import cast
 
 from lb.clock import ManualClock
 from lb.control.fleet import Fleet, FleetSettings
-from lb.control.process import WorkerProcess, describe_exit
+from lb.control.fork_server import describe_exit
+from lb.control.process import WorkerProcess
 
 SECOND = 1_000_000_000
 
@@ -81,3 +82,4 @@ def test_exits_are_described() -> None:
     assert describe_exit(3) == "exit code 3"
     assert describe_exit(-signal.SIGKILL) == "signal SIGKILL"
     assert describe_exit(-4711) == "signal 4711"
+    assert describe_exit(None) == "unknown exit status"

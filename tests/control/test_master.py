@@ -11,6 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from control_daemon import ROOT, STANDIN, Daemon, alive, ask, configuration, daemon, eventually, listener
 from ports import free_port
@@ -96,13 +97,14 @@ def test_the_in_flight_count_of_a_killed_worker_goes_back_to_zero(tmp_path: Path
 def test_a_worker_that_starts_while_the_daemon_stops_stops_too(tmp_path: Path) -> None:
     with daemon(tmp_path) as running:
         pid = running.workers()[0]["pid"]
+        wait = tmp_path / "wait-at-start"
+        wait.touch()
         os.kill(pid, signal.SIGKILL)
         starting = lambda: [w["pid"] for w in running.workers() if w["state"] == "starting" and w["pid"]]  # noqa: E731
-        (new,) = eventually(starting, "a new process")
-        os.kill(new, signal.SIGSTOP)
+        eventually(starting, "a new process")
         running.signal(signal.SIGTERM)
         eventually(lambda: "stopping: no new connections" in running.log, "the stop")
-        os.kill(new, signal.SIGCONT)  # it is there only now
+        wait.unlink()  # it is there only now
         assert running.wait_exit() == 0
         assert "Traceback" not in running.log
         assert running.log.count("ended: exit code 0") == 2
@@ -118,22 +120,76 @@ def test_a_hanging_worker_is_killed_and_replaced(tmp_path: Path) -> None:
         assert "hangs" in running.log
 
 
-def test_workers_that_die_all_the_time_are_in_a_crash_loop_and_come_back(tmp_path: Path) -> None:
-    config = configuration(tmp_path, workers=1)
-    with daemon(tmp_path, config) as running:
-        seen = set()
+def test_a_worker_that_dies_again_and_again_is_replaced_at_once_each_time(tmp_path: Path) -> None:
+    with daemon(tmp_path, configuration(tmp_path, workers=1)) as running:
+        for death in range(1, 13):
+            pid = running.get()["pid"]
+            os.kill(pid, signal.SIGKILL)
+            # It waits in the queue of the port until there is a worker again.
+            assert running.get()["pid"] != pid
+            (worker,) = running.workers()
+            assert (worker["state"], worker["restarts"]) == ("running", death)
+        assert running.log.count("signal SIGKILL") == 12
+        assert "next start in" not in running.log
 
-        def kill() -> bool:
-            worker = running.workers()[0]
-            seen.add(worker["state"])
-            if worker["pid"]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker["pid"], signal.SIGKILL)
-            return "crash_loop" in seen
 
-        eventually(kill, "the crash loop shows in status")
+def test_workers_that_cannot_start_are_in_a_crash_loop_and_come_back(tmp_path: Path) -> None:
+    with daemon(tmp_path, configuration(tmp_path, workers=1)) as running:
+        die = tmp_path / "die-at-start"
+        die.touch()
+        os.kill(running.workers()[0]["pid"], signal.SIGKILL)
+        eventually(lambda: running.workers()[0]["state"] == "crash_loop", "the crash loop shows in status")
+        assert "next start in" in running.log
+        die.unlink()
         eventually(lambda: running.workers()[0]["state"] == "running", "it is tried again")
         assert running.get()["generation"] == 1
+
+
+def fork_servers(running: Daemon) -> set[int]:
+    """The only children of the master, where there are no model servers."""
+    return {process.pid for process in psutil.Process(running.process.pid).children()}
+
+
+def test_workers_outlive_the_fork_server_and_another_takes_its_place(tmp_path: Path) -> None:
+    with daemon(tmp_path) as running:
+        workers, (server,) = {worker["pid"] for worker in running.workers()}, fork_servers(running)
+        os.kill(server, signal.SIGKILL)
+        eventually(lambda: fork_servers(running) - {server}, "another fork server")
+        assert {worker["pid"] for worker in running.workers()} == workers
+        assert f"the fork server (pid {server}) died: signal SIGKILL" in running.log
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: all(w["state"] == "running" and w["restarts"] for w in running.workers()), "new workers")
+        assert running.log.count("died: unknown exit status") == 2
+        assert running.get()["generation"] == 1
+
+
+def test_a_worker_and_the_fork_server_die_together(tmp_path: Path) -> None:
+    with daemon(tmp_path, configuration(tmp_path, workers=1)) as running:
+        (worker,), (server,) = running.workers(), fork_servers(running)
+        os.kill(server, signal.SIGSTOP)  # so that it cannot tell of the other
+        os.kill(worker["pid"], signal.SIGKILL)
+        os.kill(server, signal.SIGKILL)
+        assert running.get()["pid"] != worker["pid"]
+
+
+def test_a_fork_server_that_hangs_is_killed_and_replaced(tmp_path: Path) -> None:
+    with daemon(tmp_path, configuration(tmp_path, workers=1)) as running:
+        (worker,), (server,) = running.workers(), fork_servers(running)
+        os.kill(server, signal.SIGSTOP)
+        os.kill(worker["pid"], signal.SIGKILL)
+        assert running.get()["pid"] != worker["pid"]
+        assert "the fork server makes no worker: killing it" in running.log
+        assert not alive(server)
+
+
+def test_no_process_is_left_when_the_daemon_has_stopped(tmp_path: Path) -> None:
+    with daemon(tmp_path) as running:
+        family = psutil.Process(running.process.pid).children(recursive=True)
+        assert len(family) == 3
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+        assert not any(process.is_running() for process in family)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

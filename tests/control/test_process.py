@@ -17,6 +17,7 @@ from control_daemon import daemon
 
 from lb.clock import ManualClock
 from lb.control.fleet import Fleet, FleetSettings, SegmentLike
+from lb.control.fork_server import ForkServer
 from lb.control.process import FREE_BLOCKS, WorkerProcess, worker_environment
 from lb.errors import StartError
 
@@ -67,16 +68,19 @@ async def test_a_start_without_enough_descriptors_fails_and_leaves_none() -> Non
     loop = asyncio.get_running_loop()
     for more in range(20):
         before, ended, problem = descriptors(), loop.create_future(), ""
+        server = ForkServer(loop, ("sleep", "0"), worker_environment)
         with room_for(more):
             try:
-                process = WorkerProcess(loop, 0, 0, (), ("sleep", "0"), ended.set_result)
+                process = WorkerProcess(loop, server, 0, 0, (), ended.set_result)
             except StartError as error:
                 problem = str(error)
         if not problem:
-            await ended
+            assert await ended == 1  # what "sleep" says of our options
             process.socket.close()
             assert more >= 3
+            assert descriptors() == before
             return
+        server.close()
         assert "Too many open files" in problem
         assert descriptors() == before
     pytest.fail("it never starts")
@@ -87,4 +91,4 @@ async def test_why_a_worker_cannot_be_started_again_is_in_the_log(caplog: pytest
     fleet = Fleet(1, cast(SegmentLike, type("Segment", (), {"fd": 0})()), settings, ManualClock(), lambda: -1)
     with caplog.at_level(logging.ERROR, "tidegate"), pytest.raises(StartError):
         await fleet.start()
-    assert "cannot start worker 0: No such file or directory" in caplog.text
+    assert "cannot start the fork server of the workers: No such file or directory" in caplog.text

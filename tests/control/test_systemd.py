@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -12,7 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from control_daemon import ROOT, STANDIN, Daemon, configuration, daemon, eventually, listener
 from ports import free_port
 
@@ -190,3 +193,52 @@ def test_the_service_is_hardened(units: Path) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager"]
     done = subprocess.run([*command, str(units / "tidegate.service")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-500:]
+
+
+def test_the_service_is_not_restarted_for_a_wrong_configuration(units: Path, tmp_path: Path) -> None:
+    """What systemd does not restart is what a daemon with a wrong configuration or command line exits with."""
+    found = re.search(r"^RestartPreventExitStatus=(.*)$", (units / "tidegate.service").read_text(), re.MULTILINE)
+    assert found is not None
+    final = {int(status) for status in found[1].split()}
+    for text in ("pools: {}\nnonsense: 1\n", "listeners: [\n", None):
+        path = tmp_path / "bad.yaml"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "lb.cli", "run", "-c", str(path)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert done.returncode == os.EX_CONFIG
+        assert done.stderr.startswith(f"{path}:")
+        assert done.returncode in final
+    usage = subprocess.run([sys.executable, "-m", "lb.cli", "run", "--fly"], capture_output=True, cwd=ROOT)
+    assert usage.returncode in final
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        path.write_text(yaml.safe_dump(configuration(tmp_path, listeners={"web": listener(bind)})))
+        busy = subprocess.run([sys.executable, "-m", "lb.cli", "run", "-c", str(path)], capture_output=True, cwd=ROOT)
+    assert busy.returncode == 1
+    assert busy.returncode not in final
+
+
+def test_children_do_not_have_what_the_service_manager_says_to_the_master(tmp_path: Path) -> None:
+    """A fork server of the real command is started before the master reads it."""
+    path = tmp_path / "tidegate.yaml"
+    path.write_text(yaml.safe_dump(configuration(tmp_path)))
+    manager = NotifySocket(str(tmp_path / "notify"))
+    said = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "30000000", "LISTEN_FDS": "1", "LISTEN_PID": "1"}
+    command = (sys.executable, "-m", "lb.cli", "run", "-c", str(path))
+    running = Daemon(tmp_path, configuration(tmp_path), command=command, env=said, start_new_session=True)
+    try:
+        manager.wait("READY")
+        family = psutil.Process(running.process.pid).children(recursive=True)
+        assert len(family) == 3
+        assert not any(process.environ().keys() & said.keys() for process in family)
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+    finally:
+        if running.process.poll() is None:
+            os.killpg(running.process.pid, signal.SIGKILL)
+            running.process.wait()

@@ -1,5 +1,8 @@
 """W3C Trace Context: what is taken, what is refused, what is sent."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lb.core import trace
@@ -49,6 +52,13 @@ def test_taken(text: str, flags: int) -> None:
 )
 def test_refused(text: str) -> None:
     assert trace.parse(text.encode()) is None
+
+
+def test_processes_that_are_forked_make_ids_of_their_own() -> None:
+    """Workers are forks of one process."""
+    code = "import os; from lb.core import trace; os.fork(); os.fork(); os.write(1, trace.begin(0.5).encode() + b' ')"
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.split()
+    assert len(set(made)) == 4
 
 
 def test_a_new_trace_is_valid_and_random() -> None:

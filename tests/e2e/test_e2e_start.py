@@ -30,8 +30,8 @@ def config(address: str, bind: str = "127.0.0.1:0") -> dict[str, Any]:
     }
 
 
-def try_to_run(path: Path, *command: str) -> str:
-    """What a start that fails says."""
+def try_to_run(path: Path, *command: str, status: int = 1) -> str:
+    """What a start that fails says, which exits with `status`."""
     arguments = command or ("run",)
     done = subprocess.run(
         [*COMMAND, *arguments, "-c", str(path)],
@@ -41,7 +41,7 @@ def try_to_run(path: Path, *command: str) -> str:
         cwd=ROOT,
         timeout=60,
     )
-    assert done.returncode == 1, done
+    assert done.returncode == status, done
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -76,21 +76,24 @@ async def test_a_taken_port(start: Start, endpoint: Callable[..., Any], tmp_path
     assert (await ask_once(port, GET)).body == b"a"
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
-def test_files_that_cannot_be_read(tmp_path: Path, command: str) -> None:
+COMMANDS = pytest.mark.parametrize(("command", "status"), [("run", os.EX_CONFIG), ("check", 1)])
+
+
+@COMMANDS
+def test_files_that_cannot_be_read(tmp_path: Path, command: str, status: int) -> None:
     missing = tmp_path / "missing.yaml"
-    assert str(missing) in told(try_to_run(missing, command))
-    assert str(tmp_path) in told(try_to_run(tmp_path, command))
+    assert str(missing) in told(try_to_run(missing, command, status=status))
+    assert str(tmp_path) in told(try_to_run(tmp_path, command, status=status))
 
 
-@pytest.mark.parametrize("command", ["run", "check"])
-def test_a_bad_configuration_is_told_line_by_line(tmp_path: Path, command: str) -> None:
+@COMMANDS
+def test_a_bad_configuration_is_told_line_by_line(tmp_path: Path, command: str, status: int) -> None:
     path = tmp_path / "bad.yaml"
     description = config("127.0.0.1:9")
     description["pools"]["all"]["protocol"] = "smtp"
     description["surprise"] = 1
     path.write_text(yaml.safe_dump(description))
-    lines = try_to_run(path, command).splitlines()
+    lines = try_to_run(path, command, status=status).splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"{path}:") for line in lines)
     assert any("pools.all.protocol" in line for line in lines)
@@ -103,7 +106,7 @@ def test_an_access_log_that_cannot_be_opened(tmp_path: Path) -> None:
     log.mkdir()
     description = {**config("127.0.0.1:9"), "log": {"access": str(log)}, "admin": {"bind": f"unix:{tmp_path}/a.sock"}}
     path.write_text(yaml.safe_dump(description))
-    assert str(log) in try_to_run(path)
+    assert str(log) in try_to_run(path, status=os.EX_CONFIG)
 
 
 async def test_all_descriptors_that_the_hard_limit_allows(start: Start, endpoint: Callable[..., Any]) -> None:
