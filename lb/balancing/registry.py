@@ -24,7 +24,9 @@ from lb.balancing.rendezvous import Rendezvous
 from lb.balancing.ring_hash import RingHash
 from lb.balancing.round_robin import RoundRobin
 from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
+from lb.config.advice import policy_advice
 from lb.config.explain import message, value_at, where
+from lb.config.foreign import POLICIES as POLICIES_ELSEWHERE
 from lb.config.plan import PolicyPlan
 from lb.config.plugins import Family, words_of
 from lb.config.schema import Config, PolicyConfig
@@ -59,17 +61,6 @@ def _needs_key_is_wrong(kind: PolicyType) -> str:
     return "" if isinstance(kind.needs_key, bool) else "its needs_key is not True or False"
 
 
-# What HAProxy, nginx and Envoy call them, where the name alone does not lead there.
-ELSEWHERE = {
-    "ip_hash": "maglev, with key: {source: true}",
-    "least_conn": "least_request",
-    "leastconn": "least_request",
-    "p2c": "power_of_two",
-    "rr": "round_robin",
-    "source": "maglev, with key: {source: true}",
-    "static-rr": "round_robin",
-}
-
 _FAMILY = Family(
     GROUP,
     "policy",
@@ -78,7 +69,7 @@ _FAMILY = Family(
     method="pick",
     options=PolicyOptions,
     check=_needs_key_is_wrong,
-    elsewhere=ELSEWHERE,
+    elsewhere=lambda name: policy_advice(POLICIES_ELSEWHERE, name),
 )
 names = _FAMILY.names
 find = _FAMILY.find

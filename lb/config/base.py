@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -27,9 +26,46 @@ class Model(BaseModel):
     )
 
 
+def plain(word: str) -> str:
+    """`word` without what spellings of one name differ in."""
+    return re.sub(r"[^a-z0-9]", "", word.lower())
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The most similar of `known`, or None when none is similar."""
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)), None)
+    """The one of `known` that `word` is most likely a slip of: the same but for case and dashes, or one or two letters
+    away. None when none is so near; words that differ in a number mean different things."""
+    best: tuple[int, str] | None = None
+    for other in sorted(known):
+        if plain(other) == plain(word):
+            return other
+        least = min(len(word), len(other))
+        most = 0 if max(len(word), len(other)) < 3 else 1 if least < 8 else 2
+        if abs(len(word) - len(other)) > most or not _same_number(word, other):
+            continue
+        far = _distance(word.lower(), other.lower())
+        if far <= most and (best is None or far < best[0]):
+            best = (far, other)
+    return best[1] if best is not None else None
+
+
+def _same_number(word: str, other: str) -> bool:
+    digits = re.sub(r"[^0-9]", "", other)
+    return not digits or digits == re.sub(r"[^0-9]", "", word)
+
+
+def _distance(a: str, b: str) -> int:
+    """Letters to insert, remove, replace or swap with their neighbour (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i in range(1, len(a) + 1):
+        last, row = row, [i]
+        for j in range(1, len(b) + 1):
+            cost = min(last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1]))
+            if i > 1 and j > 1 and a[i - 1] == b[j - 2] and a[i - 2] == b[j - 1]:
+                cost = min(cost, before[j - 2] + 1)
+            row.append(cost)
+        before = last
+    return row[-1]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -142,10 +178,42 @@ Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
 Boolean = Annotated[bool, Field(strict=True)]
 
-Bind = Annotated[str, _checked(parse_bind)]
+
+def _whole_address(any_host: str) -> BeforeValidator:
+    """A validator that says what to write for what is no address, but near enough to one to know which is meant;
+    `any_host` is the host of a port alone."""
+
+    def check(value: Any) -> Any:
+        text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        meant = ""
+        if _PORT.fullmatch(text) and 0 < int(text) < 65536:
+            meant = f"is a port alone; write {any_host}:{text}"
+            if any_host == "0.0.0.0":  # noqa: S104
+                meant += f", or 127.0.0.1:{text} for this machine only"
+        elif text.startswith("/"):
+            meant = f"is a path; write unix:{text} for a Unix socket"
+        elif (found := _URL.fullmatch(text)) is not None:
+            port = found[3] or {"http": "80", "https": "443"}.get(found[1], "")
+            secure = " and tls: {} in the pool" if found[1] in _SECURE and any_host != "0.0.0.0" else ""  # noqa: S104
+            meant = f"is a URL; write {found[2]}:{port}{secure}, without scheme and path" if port else ""
+        elif (found := _WITH_OPTIONS.fullmatch(text)) is not None and any_host != "0.0.0.0":  # noqa: S104
+            meant = f'has options behind the address; write {{address: "{found[1]}", weight: 1}}, with keys for them'
+        if meant:
+            raise problem("address", f"{value!r} {meant}")
+        return value
+
+    return BeforeValidator(check)
+
+
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/.*)?", re.ASCII)
+_SECURE = ("https", "grpcs", "h2", "wss", "tls", "ssl")
+_WITH_OPTIONS = re.compile(r"(\S+:[0-9]{1,5})\s+\S.*", re.ASCII)
+
+Bind = Annotated[str, _whole_address("0.0.0.0"), _checked(parse_bind)]  # noqa: S104
 """Address to listen on, in canonical form."""
 
-Address = Annotated[str, _checked(parse_address)]
+Address = Annotated[str, _whole_address("127.0.0.1"), _checked(parse_address)]
 """Address to connect to, in canonical form; the host may be a name."""
 
 FilePath = Annotated[Path, AfterValidator(_path)]

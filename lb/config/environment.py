@@ -14,8 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from lb.config.annotations import free_at
 from lb.config.document import Document, Problem, number_or_truth
-from lb.config.explain import free_at, value_at, where
+from lb.config.explain import value_at, where
 
 # Inside of [ ] and { } a plain text ends at one of these; while the file is parsed, those of a variable are others.
 _MARKS = "{}[],"
@@ -26,7 +27,6 @@ _REFERENCE = re.compile(r"(?<=\$)\{[^{}]*\}")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _BEGIN = re.compile(r"(\$+)\{")
-_BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 _QUOTED = re.compile(r"'([^']+)'")
 _LEAST = 4  # characters of a value that is looked for in a message
 _NESTED = 16  # defaults inside of defaults
@@ -169,12 +169,6 @@ def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str
         parts.append(value)
         at = end + 1
     return "".join((*parts, spelling[at:]))
-
-
-def bare_variable(value: Any) -> str:
-    """The reference that is meant by a text such as `$NAME`, which is only text here; "" for any other value."""
-    found = _BARE.fullmatch(value) if isinstance(value, str) else None
-    return "${" + found[1] + "}" if found else ""
 
 
 def _end(text: str, at: int) -> int:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import types
-from typing import Annotated, Any, Union, get_args, get_origin
+import re
+from typing import Any
 
+from annotated_types import Le
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from lb.config.base import did_you_mean
+from lb.config import spelling
+from lb.config.advice import instead_of_key, instead_of_word, keys_of
+from lb.config.annotations import model_at
 from lb.config.document import join
+from lb.config.forms_shown import LISTS, instead_of, shown_form
 from lb.config.units import format_duration, format_size, parse_duration, parse_size
 
 _PLAIN = {
-    "missing": "is required",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
     "finite_number": "must be a number",
     "bool_type": "must be true or false",
-    "dict_type": "must be a mapping of names",
     "path_type": "must be a path",
     "string_too_short": "must not be empty",
 }
+_BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 _SHORT = 100  # longest text that is repeated in a message
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
@@ -34,24 +37,24 @@ _BOUNDS = {
 
 def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
     """What is wrong, for one error of validating `root`; `raw` is the value in the file where the error is."""
-    kind, context = error["type"], error.get("ctx", {})
+    return _message(error, root, raw) + _variable(raw)
+
+
+def _message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
+    kind, context, given = error["type"], error.get("ctx", {}), error["input"]
+    model, field = _field(error, root)
     if kind == "extra_forbidden":
-        model = model_at(root, error["loc"][:-1])
-        known = [field.alias or name for name, field in model.model_fields.items()] if model else []
-        return "unknown key" + did_you_mean(str(error["loc"][-1]), known)
+        return "unknown key" + instead_of_key(model_at(root, error["loc"][:-1]), str(error["loc"][-1]))
     if kind == "literal_error":
         known = [word.strip(" '") for word in str(context["expected"]).replace(" or ", ",").split(",")]
-        return f"{error['input']!r} is not one of {', '.join(known)}" + did_you_mean(str(error["input"]), known)
+        return f"{given!r} is not one of {', '.join(known)}" + instead_of_word(model, field, str(given), known)
     if kind == "string_type":
-        quotable = isinstance(error["input"], int | float)
+        quotable = isinstance(given, int | float)
         return "must be text; put it in quotes" if quotable else "must be text"
-    if kind == "list_type":
-        text = str(error["input"])
-        # What begins otherwise, as ::/0 does, may need quotes there.
-        scalar = isinstance(error["input"], str | int | float) and text[:1].isalnum() and len(text) <= _SHORT
-        return f"must be a list; write [{text}]" if scalar else "must be a list"
+    if kind in ("list_type", "dict_type"):
+        return _collection(kind, given, model, field)
     if kind in ("model_type", "model_attributes_type"):
-        return f"must be a mapping{_form(model_at(root, error['loc']), error['input'])}"
+        return f"must be a mapping{_form(model_at(root, error['loc']), given)}"
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
         return f"must be {words} {_in_unit_of(raw, context[name])}"
@@ -59,7 +62,55 @@ def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
         return f"needs at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"
     if kind == "string_too_long":
         return f"must have at most {context['max_length']} characters"
-    return _PLAIN.get(kind, error["msg"])
+    if kind == "missing":
+        return "is required" + (f": {LISTS[place]}" if (place := _place(model, field)) in LISTS else "")
+    return _PLAIN.get(kind, error["msg"]) + _instead(kind, given, model, field)
+
+
+def _field(error: ErrorDetails, root: type[BaseModel]) -> tuple[type[BaseModel] | None, str]:
+    """The model and the key of it that an error is about, also where it is about an item of a list."""
+    for end in range(len(error["loc"]) - 1, -1, -1):
+        part = error["loc"][end]
+        if isinstance(part, str) and (model := model_at(root, error["loc"][:end])) is not None:
+            return model, part
+    return None, ""
+
+
+def _place(model: type[BaseModel] | None, field: str) -> tuple[str, str]:
+    return (model.__name__ if model is not None else "", field)
+
+
+def _collection(kind: str, given: Any, model: type[BaseModel] | None, field: str) -> str:
+    text = str(given)
+    # What begins otherwise, as ::/0 does, may need quotes there.
+    if kind == "list_type" and isinstance(given, str | int | float) and text[:1].isalnum() and len(text) <= _SHORT:
+        return f"must be a list; write [{text}]"
+    words = "must be a list" if kind == "list_type" else "must be a mapping of names"
+    example = LISTS.get(_place(model, field))
+    return f"{words}, such as {example}" if example else words
+
+
+def _instead(kind: str, given: Any, model: type[BaseModel] | None, field: str) -> str:
+    """What to write in place of a value that is none of its kind."""
+    info = model.model_fields.get(field) if model is not None else None
+    written = ""
+    if kind == "bool_type":
+        written = spelling.truth(given)
+    elif kind in ("int_type", "float_type"):
+        share = any(isinstance(limit, Le) and limit.le == 1 for limit in (info.metadata if info is not None else ()))
+        written = spelling.number(given, kind == "int_type", share)
+    elif kind == "duration":
+        written = spelling.duration(given)
+    elif kind == "size":
+        written = spelling.size(given)
+        return f"; write {written} (units are powers of 1024)" if written else ""
+    return f"; write {written}" if written else ""
+
+
+def _variable(raw: Any) -> str:
+    """About a value such as `$NAME`, which is text here."""
+    found = _BARE.fullmatch(raw) if isinstance(raw, str) else None
+    return f"; an environment variable is written ${{{found[1]}}}" if found else ""
 
 
 def where(loc: tuple[int | str, ...]) -> str:
@@ -83,57 +134,17 @@ def value_at(data: Any, location: tuple[int | str, ...]) -> Any:
     return data
 
 
-def model_at(root: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel] | None:
-    """The model that the configuration has at `loc`, or None when there is another kind of value."""
-    annotation: Any = root
-    for part in loc:
-        model = model_of(annotation)
-        if model is not None:
-            if part not in model.model_fields:
-                return None
-            annotation = model.model_fields[str(part)].annotation
-        else:
-            annotation = item_of(annotation)
-    return model_of(annotation)
-
-
-def free_at(loc: tuple[int | str, ...], root: type[BaseModel]) -> bool:
-    """Whether `loc` stands below a key that is left to others to check, as the options of a policy are."""
-    for end in range(len(loc)):
-        model = model_at(root, loc[:end])
-        if model is not None and loc[end] not in model.model_fields:
-            return model.model_config.get("extra") == "allow"
-    return False
-
-
-def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The model in `annotation`, looked for in `X | None` and `Annotated[X, …]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        return next((m for m in map(model_of, get_args(annotation)) if m is not None), None)
-    return None
-
-
-def item_of(annotation: Any) -> Any:
-    """What a list or a mapping holds, behind `X | None` and `Annotated[X, …]`."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    if origin in (Union, types.UnionType, Annotated):
-        return next((i for i in map(item_of, args) if i is not None), None)
-    return args[-1] if origin in (list, dict) else None
-
-
 def _form(model: type[BaseModel] | None, given: Any) -> str:
-    """How a mapping that stands for `given` begins."""
+    """How a mapping that stands for `given` looks."""
     if model is None:
         return ""
-    fields = [(field.alias or name, field.is_required()) for name, field in model.model_fields.items()]
-    required = [name for name, is_required in fields if is_required]
-    if given is True and not required:
+    written = instead_of(model, given)
+    if written:
+        return f"; write {written}"
+    if given is True and not any(field.is_required() for field in model.model_fields.values()):
         return "; {} is one with all defaults"
-    if required:
-        return f" such as {{{', '.join(f'{name}: …' for name in required)}}}"
-    return f", with keys such as {', '.join(name for name, _ in fields[:4])}"
+    example = shown_form(model)
+    return f" such as {example}" if example else f", with keys such as {', '.join(keys_of(model)[:4])}"
 
 
 def _in_unit_of(raw: Any, bound: float) -> str:

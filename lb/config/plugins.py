@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from lb.config.base import did_you_mean
+from lb.config.base import did_you_mean, plain
 from lb.errors import ConfigError
 
 T = TypeVar("T")
@@ -29,7 +29,8 @@ def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
 class Family(Generic[T]):
     """The classes of one kind, called `noun` in messages: `own`, and those of the entry-point group `group`, which have
     to be subclasses of `base`, define `method`, have closed `Options` derived from `options`, and pass `check`, which
-    gives the reason why one is of no use ("": it is). `elsewhere` says what is meant by names that others use."""
+    gives the reason why one is of no use ("": it is). `elsewhere` gives the advice about a name that
+    others use ("": it is none)."""
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Family(Generic[T]):
         method: str,
         options: type[BaseModel],
         check: Callable[[type[T]], str] = lambda _: "",
-        elsewhere: Mapping[str, str] = {},
+        elsewhere: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._group = group
         self._noun = noun
@@ -72,8 +73,7 @@ class Family(Generic[T]):
         if entries:
             return self._load(entries[0])
         if name not in self._own:
-            meant = self._elsewhere.get(name)
-            hint = f"; did you mean {meant}?" if meant else did_you_mean(name, self.names())
+            hint = _same(name, self.names()) or self._elsewhere(name) or did_you_mean(name, self.names())
             raise ConfigError([f"there is no {self._noun} {name!r}{hint}"])
         return self._own[name]
 
@@ -102,6 +102,11 @@ class Family(Generic[T]):
 
     def _broken(self, entry: EntryPoint, reason: str) -> ConfigError:
         return ConfigError([f"{self._noun} {entry.name!r} ({_origin(entry)}) cannot be used: {reason}"])
+
+
+def _same(name: str, known: Sequence[str]) -> str:
+    """About a name that is another spelling of one that is known."""
+    return next((f"; write {other}" for other in known if plain(other) == plain(name)), "")
 
 
 def words_of(error: BaseException) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from lb.config import spelling
 from lb.config.base import Boolean, Integer, Model, Token, only_one, problem, text
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
 
@@ -15,10 +17,18 @@ _KEYS = ("header", "cookie", "query", "source", "route")
 # What a bucket may hold, in time: far inside the 2**62 ns that lb/core/buckets can count.
 _LONGEST = 365 * DAY
 
-Rate = Annotated[
-    str,
-    *text(r"[1-9][0-9]{0,5}/[smhd]", "is not a rate: a number from 1 to 999999, then /s, /m, /h or /d, such as 100/s"),
-]
+_FORM = r"[1-9][0-9]{0,5}/[smhd]"
+_NOT_ONE = "is not a rate: a number from 1 to 999999, then /s, /m, /h or /d, such as 100/s"
+
+
+def _rate(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(_FORM, value, re.ASCII):
+        return value
+    written = spelling.rate(value)
+    raise problem("rate", f"{value!r} {_NOT_ONE}" + (f"; write {written}" if written else ""))
+
+
+Rate = Annotated[str, BeforeValidator(_rate), *text(_FORM, _NOT_ONE)]
 """A number of requests in a unit of time."""
 
 

@@ -16,9 +16,9 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
+from lb.config.annotations import item_of, model_of
 from lb.config.base import Address, Bind
 from lb.config.examples import EXAMPLES
-from lb.config.explain import item_of, model_of
 from lb.config.schema import Config
 from lb.config.units import Duration, Size, format_duration, format_size
 

@@ -80,7 +80,7 @@ def test_every_policy_and_option_is_documented_and_under_contract():
 def test_unknown_name():
     with (
         Fleet([1]) as fleet,
-        pytest.raises(ConfigError, match=r"there is no policy 'least_requests'; did you mean least_request\?"),
+        pytest.raises(ConfigError, match=r"there is no policy 'least_requests'; write policy: least_request"),
     ):
         fleet.build("least_requests")
     with pytest.raises(ConfigError, match="no policy"):
@@ -278,7 +278,10 @@ pools:
     ("policy", "problem"),
     [
         ("maglev", "pools.p.policy.key: is required: maglev chooses by a key (header, cookie, query, source or model)"),
-        ("{type: maglev, key: {source: true}, tabel: 3}", "pools.p.policy.tabel: unknown key"),
+        (
+            "{type: maglev, key: {source: true}, tabel: 3}",
+            "pools.p.policy.tabel: unknown key; the keys here are bounded_load",
+        ),
         (
             "{type: round_robin, key: {source: true}}",
             "pools.p.policy.key: has no effect: round_robin does not choose by a key",
@@ -287,7 +290,8 @@ pools:
         ("first", "pools.p.policy.fill: is required"),
         (
             "{type: peak_ewma, decay: 10}",
-            "pools.p.policy.decay: must be a duration with its unit, such as 250ms, 2s or 5m",
+            "pools.p.policy.decay: must be a duration with its unit, such as 250ms, 2s or 5m"
+            "; write 10s for seconds, 10ms for milliseconds",
         ),
         ("{type: peak_ewma, decay: 100us}", "pools.p.policy.decay: must be at least 1ms"),
         (
@@ -303,9 +307,13 @@ pools:
             "{type: least_request, bounded_load: 1.25}",
             "pools.p.policy.bounded_load: unknown key",
         ),
-        ("leastconn", "pools.p.policy: there is no policy 'leastconn'; did you mean least_request?"),
-        ("static-rr", "pools.p.policy: there is no policy 'static-rr'; did you mean round_robin?"),
-        ("ip_hash", "pools.p.policy: there is no policy 'ip_hash'; did you mean maglev, with key: {source: true}?"),
+        ("leastconn", "pools.p.policy: there is no policy 'leastconn'; write policy: least_request"),
+        (
+            "static-rr",
+            "pools.p.policy: there is no policy 'static-rr'; write policy: round_robin"
+            " (the weights of endpoints count)",
+        ),
+        ("ip_hash", "pools.p.policy: there is no policy 'ip_hash'; write policy: {type: maglev, key: {source: true}}"),
         ("maglev2", "pools.p.policy: there is no policy 'maglev2'; did you mean maglev?"),
     ],
 )

@@ -263,7 +263,7 @@ def test_unreadable_file(tmp_path: Path, kind: str) -> None:
 
 def test_a_problem_is_one_line_whatever_the_file_says(tmp_path: Path) -> None:
     found = problems(tmp_path, MINIMAL + '"a\\nb\\e[31m": 1\n')
-    assert found == ["5: a\\nb\\x1b[31m: unknown key"]
+    assert found == ["5: a\\nb\\x1b[31m: unknown key; the keys here are " + ", ".join(Config.model_fields)]
 
 
 def test_ports_that_the_kernel_chooses_do_not_clash(tmp_path: Path) -> None:

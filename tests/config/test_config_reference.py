@@ -10,9 +10,9 @@ import yaml
 from pydantic import BaseModel
 
 from lb.config import reference
+from lb.config.annotations import item_of, model_of
 from lb.config.document import parse
 from lb.config.examples import EXAMPLES
-from lb.config.explain import item_of, model_of
 from lb.config.schema import Config
 from lb.config.units import FileContext
 
