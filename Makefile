@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 # Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.
@@ -17,7 +18,7 @@ GUARD_PACKAGES := valgrind
 SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run test lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run runtime test lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
@@ -36,19 +37,24 @@ help:
 	@echo "make docs    regenerate the configuration reference and its JSON Schema"
 	@echo "make clean   remove everything that was built"
 
-# Installs what is missing of $(2); without root it says what to run and stops, or goes on if $(3) says `optional`.
+# Installs what is missing of $(2); without root it names the packages and stops, or goes on if $(3) is `optional`.
 define packages
 	@missing=$$(for p in $(2); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q '^install ok installed' || echo $$p; done); \
-	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
-	$(PYTHON) -c 'import os, sysconfig; raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || missing="$$missing python3-dev"; \
+	if ! command -v $(PYTHON) >/dev/null; then \
+	  missing="python3 python3-venv python3-dev $$missing"; \
+	else \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	  $(PYTHON) -c 'import os, sysconfig; raise SystemExit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || missing="$$missing python3-dev"; \
+	fi; \
 	if [ -n "$$missing" ]; then \
 	  set -- $$missing; \
 	  if [ "$$(id -u)" != 0 ]; then \
 	    echo "these packages are missing; as root run: apt-get install $$*" >&2; \
 	    test "$(3)" = optional; exit; \
 	  fi; \
-	  echo "installing $$*"; \
-	  DEBIAN_FRONTEND=noninteractive apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$* >/dev/null || exit 1; \
+	  echo "installing Debian packages: $$*"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -q && apt-get install -y -q --no-install-recommends $$* || exit 1; \
 	fi; \
 	mkdir -p $(STAMPS) && touch $(STAMPS)/$(1)
 endef
@@ -65,24 +71,36 @@ $(STAMPS)/bench-packages: Makefile
 $(STAMPS)/guard-packages: Makefile
 	$(call packages,guard-packages,$(GUARD_PACKAGES))
 
-$(STAMPS)/venv: $(STAMPS)/build-packages pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing Python packages into $(VENV)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -U pip 'setuptools>=77' 'cython>=3.1' wheel
-	@TIDEGATE_NO_EXTENSIONS=1 $(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[cpu,bench,dev]'
+# What the compiled core is made with. The compilers need no other Python package.
+$(STAMPS)/tools: $(STAMPS)/build-packages pyproject.toml
+	@test -x $(BIN)/python || { echo "making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing the build's Python packages into $(VENV)"
+	@$(PIP) -U pip 'setuptools>=77' 'cython>=3.1' wheel
 	@touch $@
 
-$(STAMPS)/build: $(STAMPS)/venv $(SOURCES) $(AUGMENTED)
-	@echo "building the compiled core"
+$(STAMPS)/core: $(STAMPS)/tools $(SOURCES) $(AUGMENTED)
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
-examples/digits/models/digits/1/model.onnx: | $(STAMPS)/venv
-	$(BIN)/python examples/digits/train.py
+# What the daemon and its model servers run with.
+$(STAMPS)/runtime: $(STAMPS)/tools
+	@echo "installing the Python packages of the daemon and of the model server"
+	@TIDEGATE_NO_EXTENSIONS=1 $(PIP) --no-build-isolation -e '.[cpu]'
+	@touch $@
 
-build: $(STAMPS)/build examples/digits/models/digits/1/model.onnx
+# What tests, linters and benchmarks need on top.
+$(STAMPS)/dev: $(STAMPS)/runtime
+	@echo "installing the Python packages of tests and benchmarks"
+	@TIDEGATE_NO_EXTENSIONS=1 $(PIP) --no-build-isolation -e '.[cpu,bench,dev]'
+	@touch $@
 
-run: build
+# Packages are fetched while the compilers work.
+runtime: $(STAMPS)/tools
+	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core $(STAMPS)/runtime
+
+build: runtime $(STAMPS)/dev
+
+run: runtime
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
 test: build $(STAMPS)/test-packages

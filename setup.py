@@ -11,6 +11,7 @@ TIDEGATE_CFLAGS and TIDEGATE_LDFLAGS are added to the flags, TIDEGATE_JOBS is th
 (default: the usable CPUs), TIDEGATE_ONLY names the modules to build.
 """
 
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -70,6 +71,7 @@ DIRECTIVES = {
     "initializedcheck": False,
     "cdivision": True,
     "annotation_typing": False,
+    "auto_pickle": False,  # a tenth of all generated code; no compiled object is pickled
     "embedsignature": True,
 }
 KEYS = ROOT / "build" / "keys"
@@ -212,6 +214,7 @@ def translate_and_compile(number: int) -> None:
     from Cython.Build import cythonize
 
     command, module = _BUILDING[number]
+    gc.set_threshold(100_000)  # Cython's trees are garbage at the end only
     # The key says that the module is to be translated again; Cython's own look at times may not.
     translated = cythonize([module], include_path=["."], compiler_directives=DIRECTIVES, force=True, quiet=True)
     module.sources = translated[0].sources
@@ -224,6 +227,8 @@ class BuildExtensions(build_ext):
 
     def run(self) -> None:
         self.for_tree = bool(self.inplace)  # setuptools clears `inplace` while it builds
+        if not self.for_tree:
+            self.extensions = [module for module in self.extensions if not is_bench(module.name)]
         super().run()
 
     def build_extensions(self) -> None:
@@ -292,13 +297,31 @@ def strip(module: Path) -> None:
 
 
 class BuildPython(build_py):
-    """A wheel has a compiled module once: without the Python source beside it, which nothing loads."""
+    """A wheel has each module once and nothing that is only of use in a checkout.
+
+    The Python source beside a compiled module, which nothing loads, and the bench suite stay out. The build folder is
+    begun anew: modules of an older version would get into the wheel.
+    """
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if not self.editable_mode:
+            self.packages = [package for package in self.packages if not is_bench(package)]
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
         found = super().find_package_modules(package, package_dir)
         if self.editable_mode:
             return found
         return [entry for entry in found if not Path(entry[2]).with_suffix(".pxd").exists()]
+
+
+def is_bench(module: str) -> bool:
+    return module.partition(".")[0] == "bench"
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython})

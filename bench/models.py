@@ -33,7 +33,7 @@ def write_busy_model(repository: Path, steps: int) -> None:
         import numpy as np
         from onnx import TensorProto, checker, helper, numpy_helper, save
     except ImportError as error:
-        raise BenchError("onnx is missing; install it with: pip install 'tidegate[bench]'") from error
+        raise BenchError("onnx is missing; make build installs it") from error
     weights = np.random.default_rng(1).standard_normal((SIZE, SIZE)).astype(np.float32) / SIZE**0.5
     # The first step depends on the input, or the whole graph would be folded into a constant.
     nodes = [helper.make_node("Add", ["w", "x"], ["h0"])]

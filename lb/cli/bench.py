@@ -18,6 +18,7 @@ def bench(arguments: Sequence[str]) -> None:
     missing = [name for name in ("bench", *_NEEDED) if importlib.util.find_spec(name) is None]
     if missing:
         raise TidegateError(
-            f"the bench suite is not installed ({', '.join(missing)} missing): pip install 'tidegate[bench]'"
+            f"the bench suite is not installed ({', '.join(missing)} missing): it is part of the source tree, "
+            "where `make build` prepares it and `make bench` runs it"
         )
     os.execv(sys.executable, [sys.executable, "-m", "bench", *arguments])  # noqa: S606
