@@ -71,7 +71,6 @@ DIRECTIVES = {
     "initializedcheck": False,
     "cdivision": True,
     "annotation_typing": False,
-    "auto_pickle": False,  # a tenth of all generated code; no compiled object is pickled
     "embedsignature": True,
 }
 KEYS = ROOT / "build" / "keys"
