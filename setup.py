@@ -52,6 +52,7 @@ LINKS = {
     "lb.core.regex": ["re2"],
     "lb.core.certificate": ["openssl"],
     "lb.core.pem": ["openssl"],
+    "lb.core.proxy_tls": ["openssl"],
     "lb.core.revocation": ["openssl"],
     "lb.core.tls": ["openssl"],
     "lb.core.tls_context": ["openssl"],

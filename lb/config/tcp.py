@@ -79,8 +79,8 @@ class SendProxyConfig(Model):
     """The PROXY protocol towards endpoints."""
 
     version: Literal["off", "v1", "v2"]
-    """`v1` is a line of text; `v2` is binary and also passes on what is known of the client's TLS: the name it asked
-    for, ALPN, and what a header from in front of us said of it."""
+    """`v1` is a line of text. `v2` is binary and also tells of the client's TLS where it ends here (version, cipher,
+    certificate, ALPN, server name), and passes on the fields of a header from in front of us, custom ones included."""
     unique_id: Boolean = False
     """Whether a connection that comes without a unique id gets one (128 random bits). `v2` only."""
     checksum: Boolean = False

@@ -28,8 +28,10 @@ ctypedef struct tg_ends:
     uint16_t target_port
 
 
-# The extra fields that are understood (2.2.1 to 2.2.6), pointing into the header; length 0 = not there.
+# The extra fields that are understood (2.2.1 to 2.2.6), pointing into the header; length 0 = not there. `all` is the
+# block of all fields: of a header that is written, those of other types are taken from there as they are.
 ctypedef struct tg_tlvs:
+    const unsigned char *all
     const unsigned char *alpn
     const unsigned char *authority    # the name that the client asked for (SNI)
     const unsigned char *unique_id
@@ -38,6 +40,7 @@ ctypedef struct tg_tlvs:
     size_t authority_length
     size_t unique_id_length
     size_t ssl_length
+    size_t all_length
 
 
 ctypedef struct tg_proxy:

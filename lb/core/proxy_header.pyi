@@ -10,5 +10,6 @@ def build(
     authority: bytes = b"",
     unique_id: bytes = b"",
     ssl: bytes = b"",
+    tlvs: bytes = b"",
     checksum: bool = False,
 ) -> bytes: ...

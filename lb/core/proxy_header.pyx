@@ -34,6 +34,7 @@ cdef enum:
     T_ALPN = 0x01
     T_AUTHORITY = 0x02
     T_CRC32C = 0x03
+    T_NOOP = 0x04
     T_UNIQUE_ID = 0x05
     T_SSL = 0x20
     UNIQUE_ID_MAX = 128
@@ -192,6 +193,8 @@ cdef Py_ssize_t parse_tlvs(const unsigned char *data, size_t at, size_t size, tg
     cdef size_t length, checksum_at = 0
     cdef const unsigned char *value
     cdef int kind
+    tlvs.all = data + at
+    tlvs.all_length = size - at
     while at < size:
         if size - at < PLACE:
             return PROXY_BAD
@@ -295,6 +298,8 @@ cdef int write_binary(tg_buffer *out, const tg_ends *ends, const tg_tlvs *tlvs, 
         return -1
     if append_tlv(out, T_SSL, tlvs.ssl, tlvs.ssl_length) < 0:
         return -1
+    if append_others(out, tlvs, start) < 0:
+        return -1
     if checksum:
         memset(zeros, 0, 4)
         if append_tlv(out, T_CRC32C, zeros, 4) < 0:
@@ -308,6 +313,23 @@ cdef int write_binary(tg_buffer *out, const tg_ends *ends, const tg_tlvs *tlvs, 
         crc = ~tg_crc32c(0xFFFFFFFFu, base, size)
         put16(base + size - 4, crc >> 16)
         put16(base + size - 2, crc & 0xFFFF)
+    return 0
+
+
+cdef int append_others(tg_buffer *out, const tg_tlvs *tlvs, size_t start) noexcept nogil:
+    """The fields of types that are not understood here: custom ones, those of clouds, those of later versions. The
+    block has been parsed, so that its lengths hold. Padding is left out, as is the sum over another header, and what
+    would make the header, which begins at `start`, longer than receivers take."""
+    cdef size_t at = 0, length
+    cdef int kind
+    while at < tlvs.all_length:
+        kind = tlvs.all[at]
+        length = PLACE + big16(tlvs.all + at + 1)
+        if kind not in (T_ALPN, T_AUTHORITY, T_CRC32C, T_NOOP, T_UNIQUE_ID, T_SSL) \
+                and tg_buffer_size(out) - start + length + PLACE + 4 <= PROXY_MAX:
+            if tg_buffer_append(out, tlvs.all + at, length) < 0:
+                return -1
+        at += length
     return 0
 
 
@@ -354,19 +376,21 @@ def parse(bytes data not None):
         ("authority", header.tlvs.authority[:header.tlvs.authority_length]),
         ("unique_id", header.tlvs.unique_id[:header.tlvs.unique_id_length]),
         ("ssl", header.tlvs.ssl[:header.tlvs.ssl_length]),
+        ("tlvs", header.tlvs.all[:header.tlvs.all_length]),
     ):
         said[name] = value
     return size, said
 
 
 def build(int version, source, target, *, bytes alpn=b"", bytes authority=b"", bytes unique_id=b"", bytes ssl=b"",
-          bint checksum=False):
-    """A header of `version` for a connection between `source` and `target`, each (address, port); None: unknown."""
+          bytes tlvs=b"", bint checksum=False):
+    """A header of `version` for a connection between `source` and `target`, each (address, port); None: unknown. Of
+    `tlvs`, a block of fields, those of other types are added."""
     cdef tg_ends ends
-    cdef tg_tlvs tlvs
+    cdef tg_tlvs fields, checked
     cdef tg_buffer out
     memset(&ends, 0, sizeof(ends))
-    memset(&tlvs, 0, sizeof(tlvs))
+    memset(&fields, 0, sizeof(fields))
     memset(&out, 0, sizeof(out))
     if source is not None:
         ends.family = AF_INET6 if ":" in source[0] else AF_INET
@@ -376,16 +400,20 @@ def build(int version, source, target, *, bytes alpn=b"", bytes authority=b"", b
             raise ValueError("not two addresses of one family")
         ends.source_port = source[1]
         ends.target_port = target[1]
-    tlvs.alpn = <const unsigned char *>alpn
-    tlvs.alpn_length = <size_t>len(alpn)
-    tlvs.authority = <const unsigned char *>authority
-    tlvs.authority_length = <size_t>len(authority)
-    tlvs.unique_id = <const unsigned char *>unique_id
-    tlvs.unique_id_length = <size_t>len(unique_id)
-    tlvs.ssl = <const unsigned char *>ssl
-    tlvs.ssl_length = <size_t>len(ssl)
+    fields.alpn = <const unsigned char *>alpn
+    fields.alpn_length = <size_t>len(alpn)
+    fields.authority = <const unsigned char *>authority
+    fields.authority_length = <size_t>len(authority)
+    fields.unique_id = <const unsigned char *>unique_id
+    fields.unique_id_length = <size_t>len(unique_id)
+    fields.ssl = <const unsigned char *>ssl
+    fields.ssl_length = <size_t>len(ssl)
+    if parse_tlvs(<const unsigned char *>tlvs, 0, <size_t>len(tlvs), &checked) < 0:
+        raise ValueError("no block of fields")
+    fields.all = checked.all
+    fields.all_length = checked.all_length
     try:
-        if proxy_write(&out, version, &ends, &tlvs, checksum) < 0:
+        if proxy_write(&out, version, &ends, &fields, checksum) < 0:
             raise ValueError("too long")
         return tg_buffer_head(&out)[:tg_buffer_size(&out)]
     finally:

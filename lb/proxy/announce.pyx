@@ -1,7 +1,8 @@
 """The PROXY protocol towards an endpoint: see announce.pxd.
 
-What came in a PROXY header goes on: the addresses, and in version 2 the ALPN, authority, unique id and SSL fields. The
-authority is the name in the ClientHello, when there is one: we have read it ourselves.
+What came in a PROXY header goes on: the addresses, and in version 2 all fields, those of unknown types included. What
+we have seen ourselves goes before what the header says: the name in the ClientHello that was passed through, and all of
+the TLS that ends here.
 """
 
 from libc.errno cimport EINTR, errno
@@ -10,6 +11,8 @@ from libc.string cimport memcpy, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.ip cimport AF_INET, AF_INET6, ip_set, tg_ip
 from lb.core.proxy_header cimport proxy_parse, proxy_write, tg_ends, tg_proxy, tg_tlvs
+from lb.core.proxy_tls cimport proxy_tls
+from lb.core.stream cimport Stream
 from lb.proxy.preface cimport Greeting
 from lb.upstream.pool cimport Pool
 
@@ -44,16 +47,18 @@ cdef enum:
     ID_SIZE = 16                      # 128 random bits: no two connections anywhere meet
 
 
-cdef int announce(tg_buffer *out, Pool pool, int client, Greeting greeting) noexcept:
+cdef int announce(tg_buffer *out, Pool pool, Stream client, Greeting greeting) noexcept:
     cdef tg_ends ends
     cdef tg_tlvs tlvs
+    cdef tg_buffer secured
     cdef unsigned char fresh[ID_SIZE]
     cdef int version = 1 if pool.send_proxy == "v1" else 2
     cdef int failed
     memset(&tlvs, 0, sizeof(tlvs))
+    memset(&secured, 0, sizeof(secured))
     if greeting is not None and greeting.proxied:
         ends = greeting.ends
-    elif socket_ends(client, &ends) < 0:
+    elif socket_ends(client.fd, &ends) < 0:
         return -1
     if version == 2:
         if greeting is not None:
@@ -63,7 +68,11 @@ cdef int announce(tg_buffer *out, Pool pool, int client, Greeting greeting) noex
                 return -1
             tlvs.unique_id = fresh
             tlvs.unique_id_length = ID_SIZE
+        if client.tls is not None and proxy_tls(client.tls.ssl, &secured, &tlvs) < 0:
+            tg_buffer_free(&secured)
+            return -1
     failed = proxy_write(out, version, &ends, &tlvs, pool.send_checksum)
+    tg_buffer_free(&secured)
     if greeting is not None:
         tg_buffer_free(&greeting.header)          # it is told once; a session may live for days
     return failed

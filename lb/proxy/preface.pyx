@@ -175,8 +175,7 @@ cdef class Preface(Stream):
         self.by_path = False
         self.greeting.proxied = True
         self.greeting.ends = header.ends
-        if header.tlvs.alpn_length or header.tlvs.authority_length or header.tlvs.unique_id_length \
-                or header.tlvs.ssl_length:
+        if header.tlvs.all_length:
             return tg_buffer_append(&self.greeting.header, self.poller.scratch, size)
         return 0
 

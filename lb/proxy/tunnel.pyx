@@ -243,7 +243,7 @@ cdef class Tunnel(Waiter):
         self.endpoint.poller.disarm(self.endpoint)
         self.observe_connect(True)
         if self.pool.send_proxy:
-            if announce(&self.endpoint.out, self.pool, self.client.fd, self.greeting) < 0:
+            if announce(&self.endpoint.out, self.pool, self.client, self.greeting) < 0:
                 self.reason = "proxy-header"
                 self.finish(False)
                 return

@@ -114,7 +114,7 @@ def test_version_2() -> None:
     assert size == 28
     assert said == {
         "version": 2, "local": False, "source": ("192.0.2.1", 56324), "target": ("198.51.100.7", 443),
-        "alpn": b"", "authority": b"", "unique_id": b"", "ssl": b"",
+        "alpn": b"", "authority": b"", "unique_id": b"", "ssl": b"", "tlvs": b"",
     }  # fmt: skip
     size, said = parse(binary(V6, family=0x21))
     assert size == 52
@@ -239,6 +239,20 @@ def test_what_is_written_is_read(
     assert (said["source"], said["target"]) == (source, target)
 
 
+def test_fields_of_other_types_are_passed_on_as_they_are() -> None:
+    """Custom ones, those of clouds, and those that later versions define, in their order and as often as they come."""
+    others = tlv(0xE0, b"one") + tlv(0xEA, b"\1vpce-1") + tlv(0xE0, b"") + tlv(0x30, b"ns") + tlv(0xF0, b"x" * 3000)
+    known = tlv(0x01, b"h2") + tlv(0x02, b"a.example") + tlv(0x05, b"id") + tlv(0x20, b"\1\0\0\0\0")
+    padding = tlv(0x04, b"\0\0")
+    for block in (others, known + others, others + padding + known, padding + others):
+        header = build(2, ("192.0.2.1", 1), ("192.0.2.2", 2), authority=b"b.example", tlvs=block, checksum=True)
+        size, said = parse(header)
+        assert size == len(header)
+        assert (said["authority"], said["alpn"], said["unique_id"], said["ssl"]) == (b"b.example", b"", b"", b"")
+        assert said["tlvs"].startswith(tlv(0x02, b"b.example") + others + b"\3\0\4")
+        assert len(said["tlvs"]) == len(tlv(0x02, b"b.example")) + len(others) + 7
+
+
 def test_an_unknown_client() -> None:
     assert build(1, None, None) == b"PROXY UNKNOWN\r\n"
     assert build(2, None, None, authority=b"x") == SIGNATURE + b"\x20\0\0\0"
@@ -247,6 +261,9 @@ def test_an_unknown_client() -> None:
 def test_a_header_is_never_longer_than_what_is_read() -> None:
     with pytest.raises(ValueError, match="too long"):
         build(2, ("10.0.0.1", 1), ("10.0.0.2", 2), ssl=bytes(16384))
+    fits, does_not = tlv(0xE1, b"small"), tlv(0xE0, bytes(1000))
+    header = build(2, ("10.0.0.1", 1), ("10.0.0.2", 2), ssl=bytes(15500), tlvs=does_not + fits, checksum=True)
+    assert parse(header)[1]["tlvs"].endswith(fits + header[-7:])
 
 
 def test_random_damage_never_crashes() -> None:

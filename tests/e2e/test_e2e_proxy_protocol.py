@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 from daemon import Daemon, eventually
 from ports import free_port
 from proxy_peers import haproxy, nginx
+
+from lb.core.proxy_header import build
 
 Start = Callable[..., Daemon]
 
@@ -181,6 +184,66 @@ listen front
         with haproxy(tmp_path, body, front):
             port, answer = get(front)
             assert answer.split(" ")[:2] == [CLIENT, f"id-{port}"]
+
+
+NGINX_TLS_ENDPOINT = """
+    server {{
+        listen 127.0.0.1:{port} proxy_protocol;
+        return 200 "$proxy_protocol_addr|$proxy_protocol_tlv_ssl_version|$proxy_protocol_tlv_ssl_cn|\
+$proxy_protocol_tlv_ssl_cipher|$proxy_protocol_tlv_ssl_sig_alg|$proxy_protocol_tlv_ssl_key_alg|\
+$proxy_protocol_tlv_ssl_verify|$proxy_protocol_tlv_alpn|$proxy_protocol_tlv_authority|$proxy_protocol_tlv_0xe7";
+    }}
+"""
+HAPROXY_TLS_ENDPOINT = """
+frontend end
+    mode http
+    bind 127.0.0.1:{port} accept-proxy
+    http-request return status 200 content-type text/plain lf-string \
+"%[src]|%[fc_pp_tlv(0x20),hex]|%[fc_pp_tlv(0x01)]|%[fc_pp_authority]|%[fc_pp_tlv(0xE7)]"
+"""
+
+
+@pytest.mark.parametrize("behind", ["nginx", "haproxy"])
+def test_tls_that_ends_here_is_told_to_those_behind(start: Start, tmp_path: Path, behind: str) -> None:
+    """With a field of a type of its own that the header in front had."""
+    end = free_port()
+    servers, clients = Authority(), Authority("Clients")
+    chain, key = servers.issue("gate.test").write(tmp_path)
+    (tmp_path / "clients.pem").write_bytes(clients.pem)
+    context = servers.client_context()
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(*clients.issue("c", subject="client 7", client=True).write(tmp_path, "client"))
+    tls = {
+        "certificates": [{"cert": chain, "key": key}],
+        "alpn": ["http/1.1"],
+        "client_auth": "required",
+        "client_ca": str(tmp_path / "clients.pem"),
+    }
+    server = (
+        nginx(tmp_path, NGINX_TLS_ENDPOINT.format(port=end), end)
+        if behind == "nginx"
+        else haproxy(tmp_path, HAPROXY_TLS_ENDPOINT.format(port=end), end)
+    )
+    with server:
+        daemon = start(
+            site_of("tcp", f"127.0.0.1:{end}", tls=tls, pool={"send_proxy": {"version": "v2", "checksum": True}})
+        )
+        plain = socket.create_connection(("127.0.0.1", daemon.port()), timeout=20, source_address=(FRONT, 0))
+        plain.sendall(build(2, ("203.0.113.7", 1), ("203.0.113.8", 2), tlvs=b"\xe7\0\4mine"))
+        with context.wrap_socket(plain, server_hostname="gate.test") as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()
+            version, cipher = client.version(), client.cipher()
+    said = answer.rpartition("\r\n\r\n")[2].split("|")
+    assert cipher is not None
+    if behind == "nginx":
+        algorithms = ["ecdsa-with-SHA256", "EC256"]
+        secured = [version, "client 7", cipher[0], *algorithms, "0"]
+    else:
+        texts = ((0x21, version), (0x22, "client 7"), (0x23, cipher[0]), (0x24, "ecdsa-with-SHA256"), (0x25, "EC256"))
+        fields = b"".join(bytes([kind, 0, len(text)]) + text.encode() for kind, text in texts)
+        secured = [(b"\7\0\0\0\0" + fields).hex().upper()]
+    assert said == ["203.0.113.7", *secured, "http/1.1", "gate.test", "mine"]
 
 
 def test_a_unix_socket_behind_haproxy(start: Start, tmp_path: Path) -> None:
