@@ -61,6 +61,9 @@ def _head(document: dict[str, Any]) -> Iterable[Text]:
         )
         for note in last["notes"]:
             yield Text(f"needs a restart: {note}", "yellow")
+    shortage = (document.get("open_files") or {}).get("shortage")
+    if shortage:
+        yield Text(shortage, "yellow")
     tls = document.get("tls") or {"certificates": (), "problems": ()}
     for problem in tls["problems"]:
         yield Text(f"changed certificates or keys are not used: {problem}", "red")

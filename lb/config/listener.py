@@ -90,7 +90,9 @@ class ListenerConfig(Model):
     max_connections: Integer = Field(default=20_000, ge=1, le=1_000_000)
     """Most connections of this listener, in all workers together; further ones wait in the kernel's queue. An idle
     connection costs some kilobytes, and each a descriptor of its worker, which has as many as the hard limit of open
-    files allows (`ulimit -Hn`, systemd's `LimitNOFILE`)."""
+    files allows (`ulimit -Hn`, systemd's `LimitNOFILE`). A worker holds no more connections than half of what is left
+    when its own needs are met, since each may need another descriptor towards an endpoint. When that is less than the
+    limits allow, the log and `tidegate status` say so."""
     max_connections_per_source: Integer = Field(default=0, ge=0, le=1_000_000)
     """Most connections of this listener that one network has, in all workers together, a network being one IPv4 address
     or one IPv6 /64; further ones are closed at once. 0: no limit. Counted by the address of the client, also when a

@@ -15,6 +15,7 @@ from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
 from lb.config.affinity import session_sets
 from lb.config.compile import worker_count
+from lb.config.descriptors import room, shortage
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
 from lb.config.plan import Plan
@@ -79,6 +80,7 @@ class Master:
         self._notifier = options.notifier
         self._reloading = asyncio.Lock()
         self._hangup = asyncio.Event()
+        self._shortage: str | None = None  # as it was told last
         self._reopen = False  # asked for while we start
         self._running = asyncio.Event()
         self._stop = asyncio.Event()
@@ -317,10 +319,21 @@ class Master:
         gc.collect()
         gc.freeze()  # modules and a configuration, which may be large, are not looked at after each reload
         log.info("serving: %s", ", ".join(f"{name} on {address}" for name, address in self.addresses().items()))
+        self._tell_shortage()
         self._notifier.ready(self.summary())
         self._running.set()
         if self._reopen:
             self.reopen_logs()
+
+    def shortage(self) -> str | None:
+        """What the limit of open files, which workers have from us, does not leave room for."""
+        return shortage(self.plan, room(self.plan), len(self.fleet.members)) if self.plan is not None else None
+
+    def _tell_shortage(self) -> None:
+        text = self.shortage()
+        if text is not None and text != self._shortage:
+            log.warning("%s", text)
+        self._shortage = text
 
     def addresses(self) -> dict[str, str]:
         """Listener -> the address it really has, which says the port where the configuration says 0."""
@@ -385,6 +398,7 @@ class Master:
         for note in notes:
             log.warning("needs a restart: %s", note)
         log.info("reloaded: plan %d", self._generation())
+        self._tell_shortage()
         return ReloadResult(True, time.time(), self._generation(), notes=notes)
 
     async def _tick(self) -> None:

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 import lb
 from lb.cache.store import ResultCache
+from lb.config.descriptors import room
 from lb.config.plan import CachePlan, EndpointPlan, Plan, PoolPlan
 from lb.control.registry import ADMIN, HEALTH
 from lb.core.buckets import Buckets
@@ -71,6 +72,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "config": str(master.config_path),
         "compiled": dict(compiled_modules()),
         "workers": [member.describe(now) for member in master.fleet.members],
+        "open_files": _open_files(master, plan) if plan else None,
         "listeners": _listeners(master, plan) if plan else [],
         "pools": _pools(master, plan, leaving, now) if plan else [],
         "removed_pools": [{"name": name, "leaving": rows} for name, rows in leaving.items() if name not in named],
@@ -81,6 +83,12 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "sessions": _sessions(master),
         "tls": master.certificates.status(),
     }
+
+
+def _open_files(master: Master, plan: Plan) -> dict[str, Any]:
+    """What the limit of open files leaves room for in each worker, and what is missing, if anything is."""
+    found = room(plan)
+    return {"limit": found.limit, "connections_per_worker": found.connections, "shortage": master.shortage()}
 
 
 @cache

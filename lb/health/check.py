@@ -18,6 +18,16 @@ class CheckFailed(TidegateError):
     """The endpoint did not pass; the message is the reason an operator reads."""
 
 
+_OURS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def is_ours(failure: CheckFailed) -> str | None:
+    """Why the check could not be made at all, where this machine or process is out of something; it says nothing of the
+    endpoint then."""
+    cause = failure.__cause__ or failure.__context__
+    return os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno in _OURS else None
+
+
 Models = Mapping[str, bool]
 """What an endpoint says of its models: name -> whether it is ready there."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lb.clock import Clock
 from lb.config.schema import HealthConfig
-from lb.health.check import Check, CheckFailed, Models, at_port, shown
+from lb.health.check import Check, CheckFailed, Models, at_port, is_ours, shown
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
 from lb.health.tls import CheckTls
@@ -20,6 +20,7 @@ log = logging.getLogger("tidegate.health")
 
 SECOND = 1_000_000_000
 _REASON = 500  # characters
+_COMPLAIN = 10 * SECOND  # between two lines of the log that checks cannot be made
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class HealthMonitor:
         self._build = build_check
         self._watches: dict[tuple[str, str, int], _Watch] = {}
         self._ended: set[asyncio.Task[None]] = set()
+        self._complained = -_COMPLAIN  # when it was last said that checks cannot be made
 
     def update(self, targets: Sequence[Target]) -> None:
         """Check exactly these from now on; the state of those that stay survives, also under new settings."""
@@ -152,6 +154,10 @@ class HealthMonitor:
             begun = self._clock.now()
             answer = await _ask(check, address, health.timeout)
             now = self._clock.now()
+            if isinstance(answer, NotMade):
+                self._not_made(watch, answer, now)
+                delay = health.interval / SECOND
+                continue
             # Models first: who comes up with this answer gets no request for those that are not ready there.
             if isinstance(answer, Mapping):
                 self._tell_models(watch.target, answer)
@@ -159,6 +165,13 @@ class HealthMonitor:
             interval = interval_of(health, watch.machine) * (1 + health.jitter * self._random.uniform(-1, 1))
             # Start to start, so that slow answers do not stretch the interval.
             delay = max(0, interval - (now - begun)) / SECOND
+
+    def _not_made(self, watch: _Watch, answer: NotMade, now: int) -> None:
+        """The endpoint stays what it was taken for: nobody has asked it."""
+        watch.last = {"ok": watch.last.get("ok", False), "reason": answer.reason, "at": now, "took": 0}
+        if now >= self._complained + _COMPLAIN:
+            self._complained = now
+            log.error("health checks cannot be made, endpoints stay as they were: %s", answer.reason)
 
     def _tell_models(self, target: Target, models: Models) -> None:
         if self._on_models is None:
@@ -198,12 +211,21 @@ def interval_of(health: HealthConfig, machine: RiseFall) -> int:
     return health.interval
 
 
-async def _ask(check: Check, address: str, timeout_ns: int) -> str | Models | None:
+@dataclass(frozen=True, slots=True)
+class NotMade:
+    """A check that could not begin, for want of descriptors or memory here."""
+
+    reason: str
+
+
+async def _ask(check: Check, address: str, timeout_ns: int) -> str | Models | NotMade | None:
     """Run one check within its time: what it learned of models (None: nothing) if it passed, else the reason."""
     try:
         async with asyncio.timeout(timeout_ns / SECOND):
             return await check.run(address)
     except CheckFailed as e:
+        if (ours := is_ours(e)) is not None:
+            return NotMade(f"{ours} (LimitNOFILE, ulimit -n)" if "open files" in ours else ours)
         return shown(str(e), _REASON)  # it may have a server's own words
     except TimeoutError:
         return f"no answer within {timeout_ns / SECOND:g}s"

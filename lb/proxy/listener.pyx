@@ -81,6 +81,17 @@ cdef enum:
     SKIPS = 64                        # looks at a connection before it is taken although others have fewer
 
 
+# Of this worker, over all listeners: each may need a descriptor towards an endpoint as well (lb.config.descriptors).
+cdef long long held = 0
+cdef long long most_held = 1 << 62
+
+
+def limit_connections(long long most):
+    """Most client connections that this process holds at a time; further ones wait in the queues of the sockets."""
+    global most_held
+    most_held = most
+
+
 cdef class Acceptor:
 
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
@@ -216,13 +227,17 @@ cdef class Listener(Source):
         return total
 
     cdef bint claim(self) noexcept:
-        if self.open() >= self.max_connections:
+        global held
+        if held >= most_held:
+            self.complain(b"the limit of open files leaves room for no more connections (LimitNOFILE, ulimit -n)")
+        if held >= most_held or self.open() >= self.max_connections:
             self.full = True
             self.stop()
             # The place that becomes free may be another worker's, or one of a worker that has died.
             self.poller.arm(self, self.poller.now + BACK_OFF_NS)
             return False
         tg_add(&self.series[TG_S_STARTED], 1)
+        held += 1
         if self.segment.header.workers > 1:
             # Of two that claim the last place at once, at least one sees the other: the event comes again.
             tg_fence_full()
@@ -232,6 +247,8 @@ cdef class Listener(Source):
         return True
 
     cdef void unclaim(self) noexcept:
+        global held
+        held -= 1
         tg_add(&self.series[TG_S_STARTED], <uint64_t>-1)
 
     cdef void accept_all(self) noexcept:
@@ -311,7 +328,7 @@ cdef class Listener(Source):
             self.poller.watch(self, True)
 
     cdef void on_timer(self) noexcept:
-        if self.open() < self.max_connections:
+        if self.open() < self.max_connections and held < most_held:
             self.resume()
         elif self.paused and self.fd >= 0:
             self.full = True
@@ -322,6 +339,8 @@ cdef class Listener(Source):
         self.uncounted_closed()
 
     cdef void uncounted_closed(self) noexcept:
+        global held
+        held -= 1
         tg_add(&self.series[TG_S_FINISHED], 1)
-        if self.full and self.open() < self.max_connections:
+        if self.full and self.open() < self.max_connections and held < most_held:
             self.resume()

@@ -30,12 +30,14 @@ from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport PoolQueue
 
+from lb.config.descriptors import room
 from lb.config.plan import PolicyPlan
 from lb.errors import TidegateError
 from lb.proxy import infer, mirror
 from lb.proxy.explain import Described, Tables, explain
 from lb.proxy.tables import make_routes
 from lb.proxy.hedge import HedgeTools
+from lb.proxy.listener import limit_connections
 from lb.proxy.udp_listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 from lb.upstream.probe_calls import add_prober
@@ -271,6 +273,7 @@ class Proxy:
         self.tables = Tables(plan, tables, pools)
         self.context.commit(plan)
         self.access.enable(plan.access_log.path != "")
+        limit_connections(room(plan).connections)
         self.overload.limit(plan.limits.max_in_flight, plan.limits.max_memory)
 
     def commit_queues(self, plan, pools, queues):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Callable
 from typing import Any
 
 from daemon import Daemon, eventually, http_listener, route, worker_of
+from traffic import ask_once
 
 Start = Callable[..., Daemon]
 WORKERS = 4
@@ -153,3 +155,27 @@ async def test_a_limit_that_a_reload_brings_knows_who_is_there(start: Start, end
     crowd.come(LIMIT)
     await crowd.until(lambda: len(crowd.served) == 2 * LIMIT + 2, "no limit, again")
     await crowd.end()
+
+
+FEW = 160  # open files
+
+
+async def test_no_more_connections_are_accepted_than_the_endpoints_can_be_reached_for(
+    start: Start, endpoint: Callable[..., Any]
+) -> None:
+    """Each connection needs a descriptor towards an endpoint as well. Those that do not fit wait; nobody gets a 502."""
+    slow = await endpoint("slow", 0.3)
+    description = {**config(slow.address), "workers": 1}
+    daemon = start(description)
+    for pid in (daemon.process.pid, *daemon.worker_pids()):
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (FEW, FEW))
+    assert (await asyncio.to_thread(daemon.reload, description))["ok"]
+    port = daemon.port()
+    answers = await asyncio.gather(*(ask_once(port, GET) for _ in range(2 * FEW)))
+    assert {answer.status for answer in answers} == {200}
+    assert "leaves room for no more connections" in daemon.log
+    assert f"{FEW} open files a worker leave room for" in daemon.log
+    told = daemon.status()["open_files"]
+    assert told["limit"] == FEW
+    assert 0 < told["connections_per_worker"] < FEW // 2
+    assert "LimitNOFILE" in told["shortage"]

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import random
+import resource
 import socket
 import time
 from collections import Counter
@@ -320,3 +321,29 @@ async def watch_real_servers(folder: Path) -> None:
 
 def test_with_real_servers_on_uvloop(tmp_path: Path) -> None:
     uvloop.run(asyncio.wait_for(watch_real_servers(tmp_path), 60))
+
+
+async def test_a_check_that_could_not_be_made_says_nothing_of_the_endpoint(caplog: pytest.LogCaptureFixture) -> None:
+    """As when the daemon has no descriptor left: with the endpoints down, nobody would be served at all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    changes: list[bool] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as server, caplog.at_level(logging.ERROR, "tidegate"):
+        watched = target(f"127.0.0.1:{server.getsockname()[1]}", rise=1)
+        monitor = HealthMonitor(lambda _, up, __: changes.append(up), MonotonicClock())
+        monitor.update([watched])
+        status = lambda: monitor.status()["pool"][watched.address]  # noqa: E731
+        await until(lambda: status()["checks"])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            await until(lambda: "Too many open files" in status()["last"]["reason"])
+            checks = status()["checks"]
+            tried = {status()["last"]["at"]}
+            # More of them than make an endpoint that fails a check be down.
+            await until(lambda: tried.add(status()["last"]["at"]) or len(tried) > 5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (status()["checks"], status()["state"]) == (checks, "up")
+        await until(lambda: status()["checks"] > checks)
+        assert changes == []
+        assert caplog.text.count("health checks cannot be made") == 1
+        await monitor.close()
