@@ -23,8 +23,10 @@ from bench.results import Sample
 from bench.runner import Progress
 from bench.runner import run as run_suite
 from bench.scenarios import SCENARIOS, Scenario, autoscale_trace
+from lb.cli.commands import Commands
 
 app = typer.Typer(
+    cls=Commands,
     name="bench",
     help="Tidegate side by side with its peers on one core. Without a command: the default scenarios, every peer.",
     add_completion=False,

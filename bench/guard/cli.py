@@ -23,8 +23,10 @@ from bench.guard.profile import Count
 from bench.guard.report import show_comparison, show_counts, show_profile
 from bench.guard.toolchain import toolchain
 from bench.processes import signals_as_exit
+from lb.cli.commands import Commands
 
 app = typer.Typer(
+    cls=Commands,
     name="bench.guard",
     help="Instructions per request of the compiled data path, counted by callgrind.",
     add_completion=False,

@@ -17,8 +17,10 @@ from bench.load.request import Request, frame
 from bench.load.runner import run as run_spec
 from bench.load.show import show
 from bench.load.spec import Spec, Tls
+from lb.cli.commands import Commands
 
 app = typer.Typer(
+    cls=Commands,
     name="bench.load",
     help="An open-loop load generator. `python -m bench.load SPEC.json` runs a specification and prints JSON.",
     add_completion=False,

@@ -13,11 +13,13 @@ from typing import Annotated
 import typer
 
 import lb
+from lb.cli.commands import Commands
 from lb.errors import ConfigError, TidegateError
 
 DEFAULT_CONFIG = Path("/etc/tidegate/tidegate.yaml")
 
 app = typer.Typer(
+    cls=Commands,
     name="tidegate",
     help="A load balancer for AI inference: balances, checks, caches, supervises and scales model servers.",
     no_args_is_help=True,
@@ -86,6 +88,10 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     Exits with 78 when the configuration cannot be used, with 1 when it cannot start for another reason.
     """
+    from lb.cli import libraries
+
+    libraries.require()
+
     from lb.cli.early import fork_server
     from lb.control.logs import silent_grpc
     from lb.control.signals import hold
@@ -103,6 +109,10 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 @app.command()
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Check a configuration file; exit with 1 and every problem, one a line, if it has any."""
+    from lb.cli import libraries
+
+    libraries.require()
+
     from lb.control.configuration import load_configuration
 
     loaded = load_configuration(config).config
@@ -309,9 +319,17 @@ def main() -> int:
     except Exception as error:
         if _invocation.debug:
             traceback.print_exc()
+        elif isinstance(error, ImportError) and (reason := _told(error)):
+            print(f"tidegate: {reason}", file=sys.stderr)
         else:
             print(f"tidegate: internal error: {error!r} (--debug shows where)", file=sys.stderr)
     return 1
+
+
+def _told(error: ImportError) -> str:
+    from lb.cli.libraries import told
+
+    return told(error)
 
 
 def _is_number(text: str) -> bool:
