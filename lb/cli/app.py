@@ -108,14 +108,18 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 @app.command()
 def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
-    """Check a configuration file; exit with 1 and every problem, one a line, if it has any."""
+    """Check a configuration file; exit with 1 and every problem, one a line, if it has any.
+
+    What a start would find out is looked at, too: models, packages, certificates, sockets and addresses. Warnings are
+    about what may be right at another time or on another machine, and change nothing about the exit status.
+    """
     from lb.cli import libraries
 
     libraries.require()
 
-    from lb.control.configuration import load_configuration
+    from lb.cli.check import check as check_file
 
-    loaded = load_configuration(config).config
+    loaded = check_file(config)
     typer.echo(f"{config}: valid: {_count(loaded.listeners, 'listener')}, {_count(loaded.pools, 'pool')}")
 
 

@@ -31,8 +31,9 @@ _INTRODUCTION = """\
 # Configuration
 
 Tidegate reads one YAML file: `tidegate run -c FILE`. `tidegate check -c FILE` says everything that is wrong with it,
-each with file, line and path; an unknown key is an error. SIGHUP or `tidegate reload` puts a changed file into effect
-without dropping a connection; a file with errors changes nothing.
+each with file, line and path; an unknown key is an error. It also looks at what a start would find out: models, the
+packages of the model server, certificates, sockets, addresses. Lines with `warning:` leave its exit status 0. SIGHUP
+or `tidegate reload` puts a changed file into effect without dropping a connection; a file with errors changes nothing.
 
 - **Durations** have a unit: `250us`, `250ms`, `2s`, `5m`, `1h`, `1d`. **Sizes** too: `512B`, `64KiB`, `1MiB`, `2GiB`.
 - **Paths** that are relative start from the folder of the file.

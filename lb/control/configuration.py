@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lb.balancing.registry import check_policies
+from lb.config.checks import Check
 from lb.config.load import load
 from lb.config.memory import FileMemory
 from lb.config.plan import EndpointSpec
@@ -28,11 +29,13 @@ class Loaded:
     certificates: tuple[CertificateFacts, ...] = ()
 
 
-def load_configuration(path: Path, memory: FileMemory | None = None) -> Loaded:
-    """`memory` is what the load before left, as in lb.config.load. Raises ConfigError with every problem. Blocks on the
-    file system and on name lookups: call it in a thread."""
+def load_configuration(path: Path, memory: FileMemory | None = None, more: Sequence[Check] = ()) -> Loaded:
+    """`memory` is what the load before left, as in lb.config.load; `more` are further checks.
+
+    Raises ConfigError with every problem. Blocks on the file system and on name lookups: call it in a thread.
+    """
     static = StaticEndpoints()
     tls = TlsFiles()
-    checks = (static.check, check_policies, check_discovery, check_routes, tls.check)
+    checks = (static.check, check_policies, check_discovery, check_routes, tls.check, *more)
     config = load(path, checks=checks, memory=memory)
     return Loaded(config, static.endpoints, tls.material, tls.facts)

@@ -1,0 +1,24 @@
+"""`tidegate check`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from lb.config.schema import Config
+from lb.control.configuration import load_configuration
+from lb.control.preflight import Preflight, certificate_warnings, lined
+
+
+def check(path: Path) -> Config:
+    """The configuration in the file `path`, once its warnings are on standard error. Raises ConfigError."""
+    preflight = Preflight()
+    warnings = preflight.warnings
+    try:
+        loaded = load_configuration(path, more=[preflight.check])
+        warnings += certificate_warnings(loaded.certificates, time.time())
+    finally:
+        for line in lined(path, warnings):
+            print(line, file=sys.stderr)
+    return loaded.config

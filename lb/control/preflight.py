@@ -1,0 +1,153 @@
+"""What a start would find out beside the configuration file: looked at by `tidegate check`.
+
+Errors are what keeps a pool or the daemon from working; warnings are what may be right on another machine, or at
+another time, as an address that a running daemon has.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lb.config.address import UnixPath, parse_bind
+from lb.config.document import MAX_BYTES, MalformedError, parse
+from lb.config.endpoint_file import parse_endpoints
+from lb.config.environment import hidden
+from lb.config.schema import Config, PoolConfig
+from lb.control.certificates import CertificateFacts
+from lb.errors import ConfigError
+
+Found = tuple[str, str]
+
+_VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
+MODEL_FILE = "model.onnx"
+
+
+class Preflight:
+    """`check` is a hook for lb.config.load; `warnings` are there after it."""
+
+    def __init__(self) -> None:
+        self.warnings: list[Found] = []
+
+    def check(self, config: Config) -> list[Found]:
+        """Errors as (path, message). Blocks on the file system."""
+        errors: list[Found] = []
+        for name, pool in config.pools.items():
+            if pool.serve is not None:
+                errors += _model_server(f"pools.{name}.serve", pool.serve.models)
+            if pool.discover is not None and pool.discover.file is not None:
+                found = list(_endpoint_file(name, pool, pool.discover.file.path))
+                required = pool.discover.initial == "required"
+                (errors if required else self.warnings).extend(found)
+        binds = [("admin.bind", config.admin.bind, False)]
+        binds += [(f"listeners.{name}.bind", x.bind, x.protocol == "udp") for name, x in config.listeners.items()]
+        for path, bind, datagrams in binds:
+            address = parse_bind(bind)
+            if isinstance(address, UnixPath):
+                errors += _unix_socket(path, Path(address.path))
+                self.warnings += _unix_in_use(path, address.path)
+            elif address.port or address.host:
+                self.warnings += _address(path, address.host, address.port, datagrams)
+        return errors
+
+
+def certificate_warnings(facts: Sequence[CertificateFacts], now: float) -> Iterator[Found]:
+    """Of certificates that are not valid at the Unix time `now`, or not for long."""
+    words = {"expired": "has expired", "future": "is not valid yet"}
+    for fact in facts:
+        state = fact.state(now)
+        if state == "expiring":
+            day = time.strftime("%Y-%m-%d", time.gmtime(fact.not_after))
+            yield f"{fact.owner}.tls", f"the certificate {fact.file} expires on {day}"
+        elif state in words:
+            yield f"{fact.owner}.tls", f"the certificate {fact.file} {words[state]}"
+        if fact.staple_state(now) == "expired":
+            yield f"{fact.owner}.tls", f"the OCSP response for {fact.file} is too old and is not given to clients"
+
+
+def lined(path: Path, found: Sequence[Found]) -> list[str]:
+    """Warnings as lines `FILE:LINE: path: warning: message`."""
+    try:
+        document = parse(path.read_bytes(), hidden)
+    except (OSError, MalformedError):
+        return [f"{path}: {place}: warning: {message}" for place, message in found]
+    return [f"{path}:{document.line(place)}: {place}: warning: {message}" for place, message in found]
+
+
+def _model_server(path: str, folder: Path) -> Iterator[Found]:
+    missing = [name for name in ("onnxruntime", "numpy") if importlib.util.find_spec(name) is None]
+    if missing:
+        extra = "pip install 'tidegate[cpu]', or 'tidegate[gpu]' for NVIDIA's GPUs"
+        yield path, f"the model server cannot start without {' and '.join(missing)}: {extra}"
+    try:
+        models = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        if not models:
+            yield f"{path}.models", f"{folder}: has no model; put one at {folder / 'NAME' / '1' / MODEL_FILE}"
+        for model in models:
+            versions = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
+            files = [entry / MODEL_FILE for entry in versions if (entry / MODEL_FILE).is_file()]
+            if not files:
+                yield f"{path}.models", f"{model}: has no version; put one at {model / '1' / MODEL_FILE}"
+            for file in files:
+                if not os.access(file, os.R_OK):
+                    yield f"{path}.models", f"{file}: may not be read"
+    except (FileNotFoundError, NotADirectoryError):
+        return  # the loader says so
+    except OSError as error:
+        yield f"{path}.models", f"{error.filename or folder}: {error.strerror}"
+
+
+def _endpoint_file(name: str, pool: PoolConfig, file: Path) -> Iterator[Found]:
+    place = f"pools.{name}.discover.file.path"
+    try:
+        with open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+        parse_endpoints(raw, file, name, pool)
+    except OSError as error:
+        yield place, f"{file}: cannot be read: {error.strerror}"
+    except ConfigError as error:
+        for line in error.problems:
+            yield place, line
+
+
+def _unix_socket(place: str, path: Path) -> Iterator[Found]:
+    folder = path.parent
+    if not folder.is_dir():
+        yield place, f"{folder}: there is no such folder"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield place, f"{folder}: may not be written"
+    elif path.exists() and not stat.S_ISSOCK(os.lstat(path).st_mode):
+        yield place, f"{path}: exists and is not a socket"
+
+
+def _unix_in_use(place: str, path: str) -> Iterator[Found]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        if probe.connect_ex(path) in (0, errno.EAGAIN):
+            yield place, "somebody listens there now (ss -lxp shows who); a start fails while that runs"
+
+
+def _address(place: str, host: str, port: int, datagrams: bool) -> Iterator[Found]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM if datagrams else socket.SOCK_STREAM) as probe:
+            if not datagrams:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            yield place, "somebody has this address now (ss -lntup shows who); a start fails while that runs"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            yield place, "no interface of this machine has this address"
+        elif error.errno == errno.EACCES:
+            yield place, "this user may not listen there; a port below 1024 needs CAP_NET_BIND_SERVICE"
+        else:
+            yield place, f"cannot be listened on here: {error.strerror}"

@@ -1,0 +1,131 @@
+"""`tidegate check` says what a start would find out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from authority import Authority
+from control_daemon import ROOT, configuration, listener
+
+
+def check(folder: Path, config: dict[str, Any], code: str = "") -> tuple[int, list[str]]:
+    """The exit status and the lines of errors and warnings, without the file; `code` runs in the command first."""
+    path = folder / "tidegate.yaml"
+    path.write_text(yaml.safe_dump(config))
+    program = f"{code}\nimport sys\nfrom lb.cli import main\nsys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "check", "-c", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+    )
+    assert "Traceback" not in done.stderr
+    lines = [line.removeprefix(f"{path}:").partition(": ")[2] for line in done.stderr.splitlines()]
+    assert all(line.startswith(f"{path}:") for line in done.stderr.splitlines())
+    return done.returncode, lines
+
+
+def served(folder: Path) -> dict[str, Any]:
+    pools = {"up": {"protocol": "oip", "serve": {"models": str(folder / "models")}}}
+    return configuration(folder, pools=pools)
+
+
+def test_a_model_folder_without_a_model(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    place = "pools.up.serve.models"
+    assert check(tmp_path, served(tmp_path)) == (
+        1,
+        [f"{place}: {models}: has no model; put one at {models}/NAME/1/model.onnx"],
+    )
+    (models / "digits" / "1").mkdir(parents=True)
+    said = f"{place}: {models}/digits: has no version; put one at {models}/digits/1/model.onnx"
+    assert check(tmp_path, served(tmp_path)) == (1, [said])
+    (models / "digits" / "1" / "model.onnx").touch()
+    assert check(tmp_path, served(tmp_path)) == (0, [])
+
+
+def test_the_extra_of_the_model_server_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "models" / "m" / "1").mkdir(parents=True)
+    (tmp_path / "models" / "m" / "1" / "model.onnx").touch()
+    hide = (
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'onnxruntime' else find(name, *rest)"
+    )
+    status, lines = check(tmp_path, served(tmp_path), hide)
+    said = "pools.up.serve: the model server cannot start without onnxruntime: pip install 'tidegate[cpu]'"
+    assert (status, [line[: len(said)] for line in lines]) == (1, [said])
+
+
+def test_sockets_and_files_all_at_once(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    config = configuration(tmp_path, admin={"bind": f"unix:{tmp_path}/gone/admin.sock"})
+    config["listeners"]["other"] = listener(f"unix:{tmp_path}/plain")
+    config["pools"]["found"] = {
+        "protocol": "http",
+        "discover": {"file": {"path": str(tmp_path / "endpoints.yaml")}, "initial": "required"},
+    }
+    status, lines = check(tmp_path, config)
+    assert status == 1
+    assert sorted(lines) == [
+        f"admin.bind: {tmp_path}/gone: there is no such folder",
+        f"listeners.other.bind: {tmp_path}/plain: exists and is not a socket",
+        f"pools.found.discover.file.path: {tmp_path}/endpoints.yaml: cannot be read: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_addresses_that_are_taken_are_warnings(tmp_path: Path, kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        config = configuration(tmp_path)
+        if kind == socket.SOCK_STREAM:
+            config["listeners"]["web"]["bind"] = bind
+        else:
+            config["listeners"]["web"] = {"bind": bind, "protocol": "udp", "pool": "udp"}
+            config["pools"]["udp"] = {"protocol": "udp", "endpoints": ["127.0.0.1:9"]}
+        status, lines = check(tmp_path, config)
+    assert status == 0
+    assert [line.partition(" (")[0] for line in lines] == ["listeners.web.bind: warning: somebody has this address now"]
+
+
+def test_an_address_of_another_machine_is_a_warning(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config["listeners"]["web"]["bind"] = "192.0.2.7:0"
+    said = "listeners.web.bind: warning: no interface of this machine has this address"
+    assert check(tmp_path, config) == (0, [said])
+
+
+def test_an_endpoint_file_that_may_come_later_is_a_warning(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    config["pools"]["found"] = {"protocol": "http", "discover": {"file": {"path": str(tmp_path / "e.yaml")}}}
+    status, (line,) = check(tmp_path, config)
+    assert status == 0
+    assert line.startswith("pools.found.discover.file.path: warning: ")
+
+
+@pytest.mark.parametrize(
+    ("start", "days", "said"), [(-20, -1, "has expired"), (1, 30, "is not valid yet"), (-90, 3, "expires on 2")]
+)
+def test_certificates_that_are_not_valid_are_warnings(tmp_path: Path, start: float, days: float, said: str) -> None:
+    pair = Authority().issue("example.org", start=start, days=days)
+    (tmp_path / "site.pem").write_bytes(pair.chain)
+    (tmp_path / "site.key").write_bytes(pair.key)
+    config = configuration(tmp_path)
+    files = {"cert": "site.pem", "key": "site.key"}
+    config["listeners"]["web"].update(protocol="https", tls={"certificates": [files]})
+    status, (line,) = check(tmp_path, config)
+    assert status == 0
+    assert line.startswith(f"listeners.web.tls: warning: the certificate {tmp_path}/site.pem {said}")
