@@ -233,6 +233,7 @@ class UdpPlan:
     max_datagram: int
     responses: int  # answers to each datagram of a client, -1 = not known
     requests: int  # a client's datagrams in a session, 0 = any number
+    receive_buffer: int = 0  # of each worker's socket; 0 = the kernel's default
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lb.config.base import Integer, Model
 from lb.config.plan import UdpPlan
-from lb.config.units import KIB, Size
+from lb.config.units import GIB, KIB, Size
 
 if TYPE_CHECKING:
     from lb.config.compile import Allocator
@@ -28,6 +28,11 @@ class UdpConfig(Model):
     behind one NAT. `0`: no limit of its own."""
     max_datagram: Size = Field(default=64 * KIB, ge=1, le=64 * KIB)
     """Largest datagram either way; a larger one is dropped. The default takes all that UDP can carry."""
+    receive_buffer: Size = Field(default=0, le=1 * GIB)
+    """Room for datagrams that wait for a worker, in each worker's socket (SO_RCVBUF). The kernel keeps twice of it, and
+    counts some 768 bytes for a small datagram. It bridges bursts, and the moment in which a worker that died is
+    replaced. More than `net.core.rmem_max` needs CAP_NET_ADMIN; when the kernel gives less, the log and
+    `tidegate status --json` say so. `0B`: as `net.core.rmem_default`."""
     responses: Integer | None = Field(default=None, ge=0, le=1_000_000)
     """Answers that the endpoint gives to each datagram of a client. Once all are there the session ends and its
     resources are free: `1` for DNS, `0` for what nobody answers, as syslog. Default: not known, so that a session ends
@@ -44,6 +49,7 @@ def udp_plan(config: UdpConfig, name: str, allocator: Allocator) -> UdpPlan:
         max_sessions=config.max_sessions,
         max_sessions_per_source=config.max_sessions_per_source,
         max_datagram=config.max_datagram,
+        receive_buffer=config.receive_buffer,
         responses=-1 if config.responses is None else config.responses,
         requests=config.requests or 0,
     )

@@ -19,6 +19,7 @@ from lb.telemetry.datagrams import DatagramSeries, DatagramTotals
 
 # What the socket module does not name (Linux): asm-generic/socket.h, linux/in.h, linux/sock_diag.h.
 _SO_MEMINFO = 55
+_SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _MEMINFO = struct.Struct("=9I")  # the last is SK_MEMINFO_DROPS
 
@@ -71,6 +72,26 @@ def _open(host: str, port: int, beside: bool) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def set_receive_buffer(sockets: Sequence[socket.socket], wanted: int) -> int:
+    """Gives each socket room for `wanted` bytes, 0 being the kernel's default; returns what each has then."""
+    for sock in sockets:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, wanted or _default_buffer())  # beyond rmem_max
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted or _default_buffer())
+    return receive_buffer(sockets)
+
+
+def receive_buffer(sockets: Sequence[socket.socket]) -> int:
+    """Bytes of room that each socket has. The kernel doubles what it is given, for its own overhead, and tells that."""
+    return min(sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2 for sock in sockets)
+
+
+def _default_buffer() -> int:
+    with open("/proc/sys/net/core/rmem_default") as file:
+        return int(file.read()) // 2
 
 
 def kernel_drops(sockets: Sequence[socket.socket]) -> int:

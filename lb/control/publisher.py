@@ -93,6 +93,9 @@ class Publisher:
                 parts.registry.commit(initial, self._clock.now())
                 undo.pop_all()
             parts.sockets.commit(staged)
+            parts.sockets.set_receive_buffers(
+                {listener.name: listener.udp.receive_buffer for listener in plan.listeners if listener.udp is not None}
+            )
             self.plan, self.loaded = plan, loaded
             if access_log.commit():
                 parts.fleet.reopen_log()

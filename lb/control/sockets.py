@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lb.config.address import HostPort, UnixPath, parse_bind
-from lb.control.datagrams import open_group
+from lb.control.datagrams import open_group, set_receive_buffer
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")
@@ -39,6 +39,7 @@ class Listening:
     id: int = field(default_factory=lambda: next(_ids))
     inode: tuple[int, int] | None = None  # of a Unix socket's path: only what is still ours is unlinked
     others: tuple[Listening, ...] = ()
+    receive_buffer: int = 0  # asked for, of a udp listener; 0 = the kernel's default
 
     @property
     def datagram(self) -> bool:
@@ -118,6 +119,27 @@ class SocketTable:
             if listening.id not in kept:
                 self._release(listening)
         self._open = staged
+
+    def set_receive_buffers(self, wanted: Mapping[str, int]) -> None:
+        """Room for waiting datagrams by udp listener. What the kernel does not give is said in the log."""
+        for name, size in wanted.items():
+            listening = self._open[name]
+            if listening.receive_buffer == size:
+                continue
+            listening.receive_buffer = size
+            try:
+                given = set_receive_buffer(listening.sockets, size)
+            except OSError as error:
+                log.error("listener %s: udp.receive_buffer: %s", name, error.strerror)
+                continue
+            if given < size:
+                log.warning(
+                    "listener %s: udp.receive_buffer: the kernel gives %d bytes instead of %d: raise "
+                    "net.core.rmem_max, or give the daemon CAP_NET_ADMIN",
+                    name,
+                    given,
+                    size,
+                )
 
     def discard(self, staged: dict[str, Listening]) -> None:
         """Closes what `stage` opened."""

@@ -41,7 +41,9 @@ import lb
 from lb.cache.store import ResultCache
 from lb.config.descriptors import room
 from lb.config.plan import CachePlan, EndpointPlan, Plan, PoolPlan
+from lb.control.datagrams import receive_buffer
 from lb.control.registry import ADMIN, HEALTH
+from lb.control.sockets import Listening
 from lb.core.buckets import Buckets
 from lb.core.costs import Costs
 from lb.core.pins import Pins
@@ -139,9 +141,15 @@ def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
                 "address": listening.address,
                 "protocol": listener.protocol,
                 "inherited": listening.inherited,
+                "receive_buffer": _receive_buffer(listening) if listening.datagram else None,
             }
         )
     return rows
+
+
+def _receive_buffer(listening: Listening) -> dict[str, int]:
+    """Bytes of each worker's socket: asked for (0 = the kernel's default), and given."""
+    return {"asked": listening.receive_buffer, "given": receive_buffer(listening.sockets)}
 
 
 def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]]], now: int) -> list[dict[str, Any]]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 from ports import free_port
 
 from lb.config.address import HostPort
-from lb.control.datagrams import kernel_drops, open_group
+from lb.control.datagrams import kernel_drops, open_group, receive_buffer, set_receive_buffer
 from lb.control.sockets import SocketTable, listen, listen_datagrams
 from lb.errors import StartError
 
@@ -131,3 +133,35 @@ def test_streams_and_datagrams_share_no_port_space(descriptors: None) -> None:
     assert datagrams.address == stream.address
     stream.close()
     datagrams.close()
+
+
+def test_buffers_are_as_large_as_asked_for_and_the_default_comes_back(descriptors: None) -> None:
+    group = open_group(HostPort("127.0.0.1", 0, True), 3)
+    before = receive_buffer(group)
+    assert set_receive_buffer(group, 64 << 10) == 64 << 10
+    assert {sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) for sock in group} == {128 << 10}
+    assert set_receive_buffer(group, 0) == before
+    close(group)
+
+
+def test_a_buffer_that_the_kernel_does_not_give_is_said() -> None:
+    code = """
+import logging, os, sys
+from lb.control.sockets import SocketTable
+if os.geteuid() == 0:
+    os.setuid(65534)
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
+with open("/proc/sys/net/core/rmem_max") as file:
+    most = int(file.read())
+table = SocketTable()
+table.commit(table.stage({"games": "127.0.0.1:0"}, {"games": 2}))
+for size in (most, most + 4096, most + 4096):
+    table.set_receive_buffers({"games": size})
+print(most)
+table.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    told, most = done.stdout.splitlines()
+    assert told.startswith(
+        f"listener games: udp.receive_buffer: the kernel gives {most} bytes instead of {int(most) + 4096}"
+    )
