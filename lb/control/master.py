@@ -30,6 +30,7 @@ from lb.control.managed import ManagedPools
 from lb.control.models import ModelReadiness
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
+from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
@@ -383,7 +384,7 @@ class Master:
         try:
             if self.state != "running":
                 raise StartError(f"the daemon is {self.state}")
-            wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory)
+            wanted = await asyncio.to_thread(load_configuration, self.config_path, self._memory, [check_model_servers])
             decision = decide(self.config, wanted.config)
             await self.publisher.publish(replace(wanted, config=decision.config))
         except TidegateError as error:

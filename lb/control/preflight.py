@@ -38,10 +38,8 @@ class Preflight:
 
     def check(self, config: Config) -> list[Found]:
         """Errors as (path, message). Blocks on the file system."""
-        errors: list[Found] = []
+        errors = check_model_servers(config)
         for name, pool in config.pools.items():
-            if pool.serve is not None:
-                errors += _model_server(f"pools.{name}.serve", pool.serve.models)
             if pool.discover is not None and pool.discover.file is not None:
                 found = list(_endpoint_file(name, pool, pool.discover.file.path))
                 required = pool.discover.initial == "required"
@@ -56,6 +54,16 @@ class Preflight:
             elif address.port or address.host:
                 self.warnings += _address(path, address.host, address.port, datagrams)
         return errors
+
+
+def check_model_servers(config: Config) -> list[Found]:
+    """Why model servers of `config` could not start: a check for lb.config.load, of reloads too."""
+    return [
+        found
+        for name, pool in config.pools.items()
+        if pool.serve is not None
+        for found in _model_server(f"pools.{name}.serve", pool.serve.models)
+    ]
 
 
 def certificate_warnings(facts: Sequence[CertificateFacts], now: float) -> Iterator[Found]:

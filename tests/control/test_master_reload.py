@@ -57,6 +57,19 @@ def test_reloads_read_the_environment_of_the_master(tmp_path: Path, monkeypatch:
         assert "secret" not in str(result)
 
 
+def test_a_reload_to_a_model_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    config = configuration(tmp_path)
+    with daemon(tmp_path, config) as running:
+        config["pools"]["up"] = {"protocol": "oip", "serve": {"models": str(tmp_path / "models")}}
+        result = reload(running, config)
+        assert not result["ok"]
+        assert [line.partition(": ")[2] for line in result["problems"]] == [
+            f"pools.up.serve.models: {tmp_path}/models: has no model; put one at {tmp_path}/models/NAME/1/model.onnx"
+        ]
+        assert running.status()["generation"] == 1
+
+
 def test_a_removed_listener_refuses_and_its_running_exchange_ends_well(tmp_path: Path) -> None:
     config = configuration(tmp_path)
     config["listeners"]["gone"] = listener("127.0.0.1:0")
