@@ -92,6 +92,9 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
         note = e["why_not"] or e["note"]
         if e["share"] < 1 and e["available"]:
             note = "; ".join(filter(None, (note, f"gets {e['share']:.0%} of its weight")))
+        if e.get("turns", 1) < 1:
+            turns = f"{e['failing']:.0%} of its last tries failed: it takes {e['turns']:.0%} of its turns"
+            note = "; ".join(filter(None, (note, turns)))
         if e["standing"] == "probation":
             note = "; ".join(filter(None, (note, "on probation")))
         score = "-" if e["score"] is None else f"{e['score']:g}"

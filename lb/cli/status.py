@@ -103,7 +103,7 @@ def _listeners(listeners: Sequence[dict[str, Any]]) -> Table:
 def _pools(pools: Sequence[dict[str, Any]], width: int) -> Iterator[Table | Text]:
     """One table; where that is wider than the terminal, one below each pool's name, so that addresses stay whole."""
     parts = [(_pool_name(pool), [_endpoint(e) for e in pool["endpoints"]] or [_NO_ENDPOINT]) for pool in pools]
-    columns = ("endpoint", "health", "admin", "weight", "in flight", "last check")
+    columns = ("endpoint", "health", "admin", "weight", "in flight", "errors", "last check")
     table = table_of("pool", *columns)
     for name, rows in parts:
         for row in rows:
@@ -142,7 +142,7 @@ def _leaving_table(document: dict[str, Any]) -> Table:
     return table
 
 
-_NO_ENDPOINT = ("none", "-", "-", "-", "-", "-")
+_NO_ENDPOINT = ("none", "-", "-", "-", "-", "-", "-")
 
 
 def _pool_name(pool: dict[str, Any]) -> str:
@@ -164,7 +164,18 @@ def _endpoint(e: dict[str, Any]) -> tuple[object, ...]:
     if e.get("agent"):
         last += f"; agent: {e['agent']['last'].get('said', '-')}"
     cost = f", cost {e['outstanding_cost']:.3g}" if e.get("outstanding_cost") is not None else ""
-    return e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}{cost}", last
+    if e.get("turns", 1) < 1:
+        last += f"; {e['failing']:.0%} of its last tries failed: it takes {e['turns']:.0%} of its turns"
+    return e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}{cost}", _errors(e), last
+
+
+def _errors(e: dict[str, Any]) -> str:
+    """The share of its answers that were its fault, and which gRPC statuses it gave."""
+    errors = e.get("errors")
+    if not errors or not errors["answers"]:
+        return "-"
+    codes = ", ".join(f"{n} {code}" for code, n in errors["grpc"].items())
+    return f"{100 * errors['faults'] / errors['answers']:.3g} %" + (f" ({codes})" if codes else "")
 
 
 def _costs(pools: Sequence[dict[str, Any]]) -> Table:

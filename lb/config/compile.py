@@ -302,6 +302,7 @@ def _pool(
         response_timeout_ns=pool.response_timeout,
         idle_timeout_ns=pool.idle_timeout,
         retries=pool.retries,
+        avoid_failing=pool.avoid_failing,
         max_idle=pool.max_idle,
         send_proxy="" if pool.send_proxy.version == "off" else pool.send_proxy.version,
         send_unique_id=pool.send_proxy.unique_id,

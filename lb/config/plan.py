@@ -147,6 +147,7 @@ class PoolPlan:
     shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
     groups: tuple[int, ...] = ()  # of each endpoint, as lb.config.failover.groups_of has them; () = all are of one
     outlier: OutlierPlan | None = None
+    avoid_failing: bool = True  # endpoints whose recent attempts failed take a part of their turns
     models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
     sequence: SequencePlan | None = None  # None = a sequence is as good as any request
     cookie: CookiePlan | None = None  # None = it gives none

@@ -152,6 +152,12 @@ class PoolConfig(Model):
     outlier: OutlierConfig | None = None
     """Ejection of endpoints by the answers they give; an empty mapping (`outlier: {}`) takes the defaults. Not for
     `udp`. Default: none. How it works: [Ride out failures](howto/ride-out-failures.md)."""
+    avoid_failing: Boolean = True
+    """Whether an endpoint whose recent attempts failed takes only a part of its turns, under every policy: all of them
+    while none failed, a quarter while half of them fail, one of 128 while all do. An attempt fails by an answer of 5xx
+    or 429, by a gRPC status that stands for one of these, or by no whole answer. Without it an endpoint that fails at
+    once looks idle and fast, and gets most requests. How it works:
+    [Ride out failures](howto/ride-out-failures.md#endpoints-that-fail-at-once). Without effect for `udp`."""
     panic_threshold: Integer | None = Field(default=None, ge=0, le=100)
     """When less than this percentage of the endpoints is up and not ejected, requests go to all of them but for those
     that an operator drained or put into maintenance, rather than overload the few that are left (Envoy's panic

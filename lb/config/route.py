@@ -52,10 +52,11 @@ class MirrorConfig(Model):
     limit below is reached, no copy is made, and the status page counts it."""
 
     pool: str
-    """Name of the pool that gets the copies, of the same protocol as those that answer the route."""
+    """Name of the pool that gets the copies, of the same protocol as those that answer the route. What is copied:
+    [Mirror](howto/routing.md#mirror)."""
     percent: Number = Field(default=100, gt=0, le=100)
-    """Share of the requests that are copied. With pools of protocol `http`, a request that is larger than the
-    listener's `retry_buffer` is not; with `oip`, one that the cache answers is not."""
+    """Share of the requests that are copied. A request that is larger than the listener's `retry_buffer` is not, but
+    for inferences by REST; nor is an inference that the cache answers."""
     max_in_flight: Integer = Field(default=64, ge=1, le=10_000)
     """Most copies under way, in each worker."""
     max_bytes: Size = Field(default=16 * MIB, ge=64 * KIB)
@@ -151,7 +152,9 @@ class FieldsConfig(Model):
     add: Annotated[dict[Token, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
     """Adds a line to those that are there."""
     remove: Annotated[list[Token], Field(max_length=32)] = Field(default_factory=list)
-    """Removes all lines of that name."""
+    """Removes all lines of that name. Of requests, `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, `Forwarded`,
+    `Via`, `X-Request-Id`, `traceparent` and `X-Forwarded-Client-Cert` are then not told to the endpoint at all, neither
+    the client's nor Tidegate's own."""
 
     @model_validator(mode="after")
     def _allowed(self) -> FieldsConfig:

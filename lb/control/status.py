@@ -5,7 +5,7 @@
      listeners: [{name, bind, address, protocol, inherited}],
      pools: [{name, protocol, policy,
              endpoints: [{address, weight, priority, zone, health, admin, in_flight, outstanding_cost, max_in_flight,
-                          sequences, sessions, check, steering, models,
+                          failing, turns, errors: {answers, faults, grpc}, sequences, sessions, check, steering, models,
                           report: {utilization, rps, eps, age_s} | None,
                           agent: {health, description, admin, weight_percent, max_in_flight, asked, failures,
                           last: {ok, said, at, took}} | None}],
@@ -24,6 +24,8 @@
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
 
+`health` is up, down or unknown; unchecked: the endpoint takes requests, but nothing has found out whether it is up.
+`errors` and `turns` say how its attempts went of late (lb.core.failures).
 Times `…_at` are Unix seconds; durations end in `_s`.
 """
 
@@ -49,6 +51,7 @@ from lb.core.costs import Costs
 from lb.core.pins import Pins
 from lb.core.segment import Segment
 from lb.health.check import Models
+from lb.telemetry.series import GRPC_CODES, Series
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -175,6 +178,7 @@ def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]
                     models.get(pool.name, {}),
                     agents.get(pool.name, {}),
                     pool.cost is not None,
+                    pool.name in managed,
                     now,
                 ),
                 "leaving": leaving.get(pool.name, []),
@@ -224,9 +228,24 @@ def _report(segment: Segment, slot: int, now: int) -> dict[str, float] | None:
     return {"utilization": utilization, "rps": rate, "eps": errors, "age_s": max(now - at, 0) / 1e9}
 
 
+def _errors(master: Master, endpoint: EndpointPlan) -> dict[str, Any]:
+    """How many answers the endpoint gave since it is known, and how many were its fault: HTTP 5xx, or a gRPC status
+    that stands for one. `grpc` has those with a gRPC status other than OK, by its name."""
+    series = Series.of(master.segment.series_total(endpoint.series))
+    codes = {name: n for name, n in zip(GRPC_CODES, series.grpc, strict=True) if n and name != "OK"}
+    return {"answers": sum(series.codes), "faults": series.faults, "grpc": codes}
+
+
 def _agent(master: Master, slot: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
     """What an endpoint's agent said so far, and how asking it goes; None where nobody is asked."""
     return None if asked is None else {**master.publisher.verdicts.words(slot).describe(), **asked}
+
+
+def health_of(known: str, check: Mapping[str, Any] | None, agent: Mapping[str, Any] | None, managed: bool) -> str:
+    """The health to show of an endpoint that is `known` to be up or down: `unchecked` for one that only counts as up,
+    as no check, agent or supervisor has looked."""
+    looked = managed or (check or {}).get("checks", 0) > 0 or (agent or {}).get("health") is not None
+    return known if known != "up" or looked else "unchecked"
 
 
 def _endpoints(
@@ -239,16 +258,26 @@ def _endpoints(
     models: Mapping[str, Models],
     agents: dict[str, dict[str, Any]],
     weighed: bool,
+    managed: bool,
     now: int,
 ) -> list[dict[str, Any]]:
     segment = master.segment
+    said = {e.address: _agent(master, e.slot, agents.get(e.address)) for e in endpoints}
     return [
         {
             "address": endpoint.address,
             "weight": segment.weight(endpoint.slot),
             "priority": endpoint.priority,
             "zone": endpoint.zone or None,
-            "health": HEALTH.get(segment.health(endpoint.slot), "unknown"),
+            "health": health_of(
+                HEALTH.get(segment.health(endpoint.slot), "unknown"),
+                checks.get(endpoint.address),
+                said[endpoint.address],
+                managed,
+            ),
+            "failing": round(segment.failing(endpoint.slot, now), 3),
+            "turns": round(segment.turns(endpoint.slot, now), 3),
+            "errors": _errors(master, endpoint),
             "admin": ADMIN.get(segment.admin(endpoint.slot), "unknown"),
             "in_flight": segment.inflight(endpoint.slot),
             "outstanding_cost": segment.outstanding(endpoint.slot) if weighed else None,
@@ -259,7 +288,7 @@ def _endpoints(
             "check": checks.get(endpoint.address),
             "steering": steering.get(endpoint.address),  # None: only health, weight and the operator decide
             "models": models.get(endpoint.address),
-            "agent": _agent(master, endpoint.slot, agents.get(endpoint.address)),
+            "agent": said[endpoint.address],
         }
         for endpoint in endpoints
     ]

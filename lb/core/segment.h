@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 8u
+#define TG_LAYOUT_VERSION 9u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -114,6 +114,7 @@ typedef struct {
     _Atomic uint64_t progress_ns; /* CLOCK_MONOTONIC: when it last answered, or got something to do; by policies, too */
     _Atomic uint32_t latency_samples; /* that the average is of, as far as its policy counts them */
     _Atomic uint64_t claim; /* who gets the next place: CLOCK_MONOTONIC ns until which, its low 7 bits the worker */
+    _Atomic uint64_t recent_failures; /* share of recent attempts that failed, and since when: lb/core/failures */
     /* Latencies by the number of requests that were there, each word of one by itself (lb/balancing/prequal). */
     _Alignas(64) _Atomic uint64_t load_words[TG_LOAD_RANGES];
     _Alignas(64) _Atomic uint64_t report_utilization; /* last load report (ORCA); bits of doubles */
@@ -273,10 +274,18 @@ enum tg_series_word {
     TG_S_PROBES_LATE = TG_S_HEDGES_WON,
     TG_S_PROBES_FAILED = TG_S_HEDGES_LOST,
     TG_S_PROBES_VOID = TG_S_HEDGES_REFUSED,
+    /* A listener has no retries: requests that no route took (404, 405, 415), and those that could not be understood. */
+    TG_S_UNROUTED = TG_S_RETRIES_REFUSED,
+    TG_S_MALFORMED = TG_S_HEDGES,
     TG_S_HISTOGRAM = 32,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
-    TG_S_WORDS = 56
+    /* Of a route or an endpoint: answers by gRPC status, one word for each of its TG_GRPC_CODES codes; and answers of any
+     * protocol that are the server's fault (HTTP 5xx, or a gRPC status that stands for one). */
+    TG_S_GRPC = 56,
+    TG_S_FAULTS = 73,
+    TG_S_WORDS = 80
 };
 #define TG_BUCKETS 24u
+#define TG_GRPC_CODES 17u /* OK to UNAUTHENTICATED */
 
 /* Upper bounds in microseconds of the first 23 buckets; the last is +Inf. */
 static const uint32_t tg_bucket_bounds_us[TG_BUCKETS - 1] = {

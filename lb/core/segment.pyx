@@ -18,6 +18,7 @@ from lb.core.atomics cimport (
     tg_store64_relaxed,
     tg_store_i32_relaxed,
 )
+from lb.core.failures cimport failing_of, turns_of
 from lb.core.record cimport write_report
 from lb.core.segment_map cimport SegmentMap
 
@@ -60,6 +61,7 @@ cdef class Segment(SegmentMap):
         cdef uint32_t state = TG_HEALTH_UP if up else TG_HEALTH_DOWN
         if tg_load32(&record.health) != state:
             tg_store64_relaxed(&record.health_changed_ns, now)
+            tg_store64_relaxed(&record.recent_failures, 0)         # of what it was before
             tg_store32(&record.health, state)
 
     def health(self, slot):
@@ -139,6 +141,7 @@ cdef class Segment(SegmentMap):
         tg_store32_relaxed(&record.latency_samples, 0)
         tg_store64_relaxed(&record.progress_ns, 0)
         tg_store64_relaxed(&record.claim, 0)
+        tg_store64_relaxed(&record.recent_failures, 0)
         tg_store32_relaxed(&record.held_back, 0)
         tg_store32_relaxed(&record.standing, 0)
         tg_store64_relaxed(&record.probation_ns, 0)
@@ -155,6 +158,14 @@ cdef class Segment(SegmentMap):
         tg_store64_relaxed(&record.report_qps, 0)
         tg_store64_relaxed(&record.report_eps, 0)
         memset(record.key, 0, sizeof(record.key))
+
+    def failing(self, slot, uint64_t now):
+        """The share of the endpoint's recent attempts that failed, 0 to 1, at `now` (monotonic ns)."""
+        return failing_of(self.record(slot), now)
+
+    def turns(self, slot, uint64_t now):
+        """The part of its turns that the endpoint takes at `now`, 0 to 1."""
+        return turns_of(failing_of(self.record(slot), now))
 
     def set_load_report(self, slot, double utilization, double qps, double eps, uint64_t now):
         """What the endpoint reports of itself beside its answers, as EndpointSet.set_report has it from these."""

@@ -12,6 +12,7 @@ cdef extern from "segment.h" nogil:
     const uint32_t TG_LAYOUT_VERSION
     enum: TG_MAX_WORKERS
     enum: TG_BUCKETS
+    enum: TG_GRPC_CODES
     enum: TG_LOAD_RANGES
     enum: TG_COST_SHIFT
     enum: TG_COST_ONE
@@ -97,7 +98,11 @@ cdef extern from "segment.h" nogil:
         TG_S_PROBES_LATE
         TG_S_PROBES_FAILED
         TG_S_PROBES_VOID
+        TG_S_UNROUTED
+        TG_S_MALFORMED
         TG_S_HISTOGRAM
+        TG_S_GRPC
+        TG_S_FAULTS
         TG_S_WORDS
     ctypedef struct tg_header:
         uint64_t magic
@@ -188,6 +193,7 @@ cdef extern from "segment.h" nogil:
         uint64_t progress_ns
         uint32_t latency_samples
         uint64_t claim
+        uint64_t recent_failures
         uint32_t consecutive_errors
         uint32_t ejected_until_s
         uint64_t load_words[16]

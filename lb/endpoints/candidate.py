@@ -19,4 +19,6 @@ class Candidate:
     in_flight: int  # requests, over all workers
     max_in_flight: int  # 0 = no limit
     latency_ns: float  # the average that the pool's policy keeps; 0 = nothing is known
+    failing: float = 0.0  # the share of its recent attempts that failed
+    turns: float = 1.0  # the part of its turns that it takes: less while recent attempts failed
     full: bool = False  # it takes requests, but has as many as it may

@@ -10,6 +10,7 @@ from lb.core.segment cimport (
     TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_HELD, TG_SHARE_PANIC, TG_SHARE_WHOLE,
     TG_STANDING_EJECTED, TG_STANDING_MASK, TG_STANDING_PROBATION, tg_endpoint,
 )
+from lb.core.failures cimport failing_of, turns_of
 from lb.endpoints.set cimport EndpointSet
 
 from lb.endpoints.candidate import Candidate
@@ -73,5 +74,5 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
         i, endpoints.addresses[i], why, not endpoints.unready(i) & wanted, weight,
         (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
         "ejected" if standing == TG_STANDING_EJECTED else "probation" if standing == TG_STANDING_PROBATION else "well",
-        running, limit, endpoints.latency_ns(i), full,
+        running, limit, endpoints.latency_ns(i), failing_of(record, now), turns_of(failing_of(record, now)), full,
     )

@@ -39,7 +39,11 @@ cdef class EndpointSet(EndpointRecords):
     cdef uint64_t wanted
     # The same of models that requests in front of it wait for: an endpoint where one is ready is kept for those.
     cdef uint64_t avoided
-    cdef bint selective               # any of both is set
+    # Endpoints that the choice at hand passes over, a byte for each: they take no requests until it is made.
+    cdef char *passed
+    cdef int passing                  # how many
+    cdef bint reluctant               # the last choice fell on one that was to be passed over (lb.balancing.turns)
+    cdef bint selective               # models are wanted or avoided, or endpoints passed over
     cdef short *groups                # of each endpoint; NULL = there is one (lb.endpoints.groups)
     # The only group whose endpoints take requests, set around a choice as `wanted` is; EVERY_GROUP otherwise.
     cdef short group
@@ -55,6 +59,8 @@ cdef class EndpointSet(EndpointRecords):
     cdef readonly int charged         # of it, what the last `take` or `acquire` added
 
     cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil
+    cdef void pass_over(self, int i) noexcept nogil
+    cdef void pass_nobody(self) noexcept nogil
     cdef uint64_t unready(self, int i) noexcept nogil        # bits of the models that are not ready there
     cdef bint spoken_for(self, int i) noexcept nogil         # by those who are `avoided`
 
@@ -65,6 +71,7 @@ cdef class EndpointSet(EndpointRecords):
     cpdef int limit(self, int i)
     cpdef double latency(self, int i)
     cpdef uint64_t latency_at(self, int i)
+    cpdef double failing(self, int i, uint64_t now)
 
     # For compiled callers that hold an index of this set (0 <= i < size).
     cdef void acquire(self, int i) noexcept
@@ -87,7 +94,7 @@ cdef class EndpointSet(EndpointRecords):
         """0: takes no new requests."""
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        if self.selective and unfit(self.records[i], self.wanted, self.avoided):
+        if self.selective and (self.passed[i] or unfit(self.records[i], self.wanted, self.avoided)):
             return 0
         return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
 

@@ -8,6 +8,7 @@ reload, see the same thing at the same time.
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from lb.core.atomics cimport (
     tg_fence_full,
@@ -35,6 +36,7 @@ from lb.core.segment cimport (
     Segment,
     tg_endpoint,
 )
+from lb.core.failures cimport failing_of, note_attempt, turns_of
 from lb.endpoints.records cimport EndpointRecords
 
 cdef enum:
@@ -80,7 +82,8 @@ cdef class EndpointSet(EndpointRecords):
         self.inflight_words = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.own = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.limits = <int32_t *> calloc(len(slots) + 1, sizeof(int32_t))
-        if self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
+        self.passed = <char *> calloc(len(slots) + 1, 1)
+        if self.inflight_words is NULL or self.own is NULL or self.limits is NULL or self.passed is NULL:
             raise MemoryError
         for i, slot in enumerate(slots):
             self.inflight_words[i] = segment.inflight_of(0, slot)
@@ -101,6 +104,7 @@ cdef class EndpointSet(EndpointRecords):
         free(self.inflight_words)
         free(self.own)
         free(self.limits)
+        free(self.passed)
         free(self.groups)
 
     cpdef shape(self, bint whole, int probes):
@@ -231,6 +235,22 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         return self.latency_updated(i)
 
+    cpdef double failing(self, int i, uint64_t now):
+        """The share of the endpoint's recent attempts that failed, 0 to 1, at `now` (monotonic ns): see
+        lb.core.failures."""
+        self.check(i)
+        return failing_of(self.records[i], now)
+
+    def turns(self, int i, uint64_t now):
+        """The part of its turns that the endpoint takes at `now`, 0 to 1: less than 1 while recent attempts failed."""
+        self.check(i)
+        return turns_of(failing_of(self.records[i], now))
+
+    def note_attempt_checked(self, int i, bint failed, uint64_t now):
+        """An attempt at the endpoint ended at `now`, for callers in Python; IndexError when `i` is out of range."""
+        self.check(i)
+        note_attempt(self.records[i], failed, now)
+
     def acquire_checked(self, int i):
         """`acquire` for callers in Python; IndexError when `i` is out of range."""
         self.check(i)
@@ -290,7 +310,19 @@ cdef class EndpointSet(EndpointRecords):
     cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil:
         self.wanted = wanted
         self.avoided = avoided
-        self.selective = (wanted | avoided) != 0
+        self.selective = (wanted | avoided) != 0 or self.passing > 0
+
+    cdef void pass_over(self, int i) noexcept nogil:
+        if not self.passed[i]:
+            self.passed[i] = 1
+            self.passing += 1
+            self.selective = True
+
+    cdef void pass_nobody(self) noexcept nogil:
+        if self.passing:
+            memset(self.passed, 0, <size_t> self.size)
+            self.passing = 0
+            self.select(self.wanted, self.avoided)
 
     cdef uint64_t unready(self, int i) noexcept nogil:
         return tg_load64_relaxed(&self.records[i].models_unready)

@@ -171,3 +171,4 @@ cdef class Standings:
         tg_store32_relaxed(&self.records[i].consecutive_5xx, 0)
         tg_store32_relaxed(&self.records[i].consecutive_gateway, 0)
         tg_store32_relaxed(&self.records[i].probation_good, 0)
+        tg_store64_relaxed(&self.records[i].recent_failures, 0)

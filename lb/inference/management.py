@@ -228,24 +228,55 @@ _ROUTES: tuple[tuple[re.Pattern[str], str, Callable[[dict[str, str], bytes], Cal
     (_INDEX_PATH, "POST", _repository_index),
 )
 
+_SHARED_MEMORY = "the shared memory extensions are not supported here: send the data with the request"
+_TRACE = "the trace extension is not supported here: ask each model server itself"
+_LOGGING = "the logging extension is not supported here: ask each model server itself"
+_LOADING = "loading and unloading of models is not supported here: ask each model server itself"
+
 # Triton's extensions that are about one server, or a connection to it: whichever endpoint had the next request would
 # know nothing of it.
 _NOT_SERVED: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"/v2/(?:system|cuda)sharedmemory(?:/.*)?"),
-        "the shared memory extensions are not supported here: send the data with the request",
+        _SHARED_MEMORY,
     ),
     (
         re.compile(rf"/v2/trace/setting|{_MODEL}/trace/setting"),
-        "the trace extension is not supported here: ask each model server itself",
+        _TRACE,
     ),
-    (re.compile("/v2/logging"), "the logging extension is not supported here: ask each model server itself"),
+    (re.compile("/v2/logging"), _LOGGING),
     (
         re.compile(r"/v2/repository(?:/[^/]+)?/models/[^/]+/(?:load|unload)"),
-        "loading and unloading of models is not supported here: ask each model server itself",
+        _LOADING,
     ),
     (
         re.compile(rf"{_MODEL}/generate(?:_stream)?"),
         "the generate extension is not supported here: use infer, or a route to a pool of protocol http",
     ),
 )
+
+_SERVICE = "/inference.GRPCInferenceService/"
+# The same over gRPC, by the path of the call.
+_NOT_CALLED = {
+    f"{_SERVICE}{method}".encode(): reason
+    for reason, methods in (
+        (_LOADING, ("RepositoryModelLoad", "RepositoryModelUnload")),
+        (_TRACE, ("TraceSetting",)),
+        (_LOGGING, ("LogSettings",)),
+        (
+            _SHARED_MEMORY,
+            [
+                f"{kind}SharedMemory{what}"
+                for kind in ("System", "Cuda")
+                for what in ("Status", "Register", "Unregister")
+            ],
+        ),
+    )
+    for method in methods
+}
+
+
+def refused_call(path: bytes) -> str | None:
+    """Why the gRPC call `path` is not passed on to a model server: its effect would be that one's alone. None: it
+    is."""
+    return _NOT_CALLED.get(path)

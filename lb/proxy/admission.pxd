@@ -1,6 +1,6 @@
 """From a request's head to its exchange: the route is found, and the exchange that suits its pool is made."""
 
-from lb.core.head cimport Scan
+from lb.core.head cimport Field, Scan
 from lb.core.poller cimport Poller
 from lb.proxy.client cimport Client
 from lb.proxy.conditions cimport tg_facts
@@ -27,5 +27,7 @@ cdef class Intake:
     cdef void start(self, Exchange exchange, Scan *scan) noexcept
 
 
+# The User-Agent of a head; NULL where it has none.
+cdef const Field *find_agent(const Scan *scan) noexcept nogil
 # The part of a host, or authority, to route by: without its port. False: it is none (RFC 9110 section 7.2).
 cdef bint routing_host(const char *host, size_t *host_length) noexcept nogil

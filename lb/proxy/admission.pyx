@@ -1,9 +1,10 @@
 """From a request's head to its exchange: see admission.pxd."""
 
 from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
-from lb.core.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
+from lb.core.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token, same_name
 from lb.core.head_text cimport append_text
 from lb.core.methods cimport method_number
 from lb.core.poller cimport Poller
@@ -18,6 +19,7 @@ from lb.proxy.explained cimport forget_explanation
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forward_web cimport WebExchange, web_kind_of
+from lb.proxy.forwarded cimport tg_ids
 from lb.proxy.grpc_web cimport WEB_BINARY, WEB_NONE
 from lb.proxy.normalize cimport is_target, normalize
 from lb.proxy.overload cimport Overload
@@ -30,6 +32,7 @@ cdef enum:
     M_HEAD = 2
     M_OPTIONS = 6
     METHOD_KEPT = 18                  # what a record of the access log has room for
+    AGENT_KEPT = 128
 
 
 cdef class Intake:
@@ -54,6 +57,7 @@ cdef class Intake:
         cdef Exchange exchange
         cdef bint other_method = False, preflight = False
         cdef const Field *origin
+        cdef tg_ids *ids = NULL
         cdef uint32_t kept
         # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
         cdef int method = M_GET if scan.websocket else scan.method
@@ -63,13 +67,20 @@ cdef class Intake:
         if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
             client.decline(400, "the path has no normal form")
             return None
-        facts_of(&facts, scan, host, host_length, method, client.ip, client.ip_length)
+        # Conditions, keys and limits go by the same client: by the word of trusted proxies, where there are some.
+        if client.listener.hop.wants_ids:
+            ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
+        if ids != NULL and ids.source_length:
+            facts_of(&facts, scan, host, host_length, method, ids.source, ids.source_length)
+        else:
+            facts_of(&facts, scan, host, host_length, method, client.ip, client.ip_length)
         if method == M_OPTIONS and (<RouteTable>client.listener.table).cors:
             route = self.find_asked(client, &facts)
             preflight = route is not None
         if route is None:
             route = (<RouteTable>client.listener.table).find(&facts, &other_method)
         if route is None:
+            free(ids)
             if other_method:
                 decline_method(client, &facts)
             else:
@@ -81,6 +92,7 @@ cdef class Intake:
             pool = route.choose(&facts)
             exchange = self.new_exchange(client, scan, pool)
         if exchange is None:
+            free(ids)
             client.decline(415, f"the pool {pool.name} speaks gRPC only")
             return None
         tg_add(&route.series[TG_S_STARTED], 1)
@@ -98,8 +110,7 @@ cdef class Intake:
         exchange.http10 = scan.version == 10
         exchange.head_method = scan.method == M_HEAD
         exchange.request_complete = False
-        if client.listener.hop.wants_ids:
-            exchange.ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
+        exchange.ids = ids
         if client.listener.sampler is not None:
             self.sample(exchange, scan)
         if route.timeout:
@@ -109,6 +120,7 @@ cdef class Intake:
             tg_buffer_append(&exchange.target, host, host_length)
             exchange.host_length = <uint32_t>host_length
             tg_buffer_append(&exchange.target, scan.target, scan.target_length)
+            keep_agent(exchange, scan)
             if method == M_OTHER:
                 kept = min(scan.method_length, <uint32_t>METHOD_KEPT)
                 if tg_buffer_append(&exchange.target, scan.method_text, kept) == 0:
@@ -193,6 +205,23 @@ cdef class Intake:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
                 exchange.client.send_continue()
         exchange.begin(scan)
+
+
+cdef const Field *find_agent(const Scan *scan) noexcept nogil:
+    cdef int i
+    for i in range(scan.field_count):
+        if scan.fields[i].name_length == 10 and same_name(scan.fields[i].name, 10, b"user-agent"):
+            return &scan.fields[i]
+    return NULL
+
+
+cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:
+    cdef const Field *agent = find_agent(scan)
+    cdef uint32_t kept
+    if agent != NULL:
+        kept = min(agent.value_length, <uint32_t>AGENT_KEPT)
+        if tg_buffer_append(&exchange.target, agent.value, kept) == 0:
+            exchange.agent_length = <unsigned char>kept
 
 
 cdef void decline_method(Client client, tg_facts *facts) noexcept:

@@ -16,7 +16,10 @@ ONLY_ONE_THERE = "no other endpoint of its priority and zone takes requests now"
 LOWEST = "it has the lowest score"
 NOBODY = "no endpoint takes requests now"
 TRIED = "it has just been asked"
+FAILING = "others that are as good or better have failed of late, and take only a part of their turns"
 OTHERS = "the choice is made in another priority or zone"
+
+_HALF = 0.5  # an endpoint that takes fewer of its turns is more likely passed over
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class View:
     candidates: list[Candidate]
     group: int  # that the choice is made in (lb.endpoints.groups); -1: the endpoints are all of one
     elsewhere: Set[int]  # the endpoints of the others
+    passed: list[int]  # those that the policy would choose, but that fail and take less than half of their turns
 
     @classmethod
     def of(cls, pool: Any, now: int, key: int, exclude: int, wanted: int = 0) -> View:
@@ -42,7 +46,12 @@ class View:
             endpoints.want(0)
         scores = {one.index: one for one in explained.scores}
         elsewhere = {i for i, of in enumerate(pool.groups.places) if of != group} if pool.groups is not None else set()
-        return cls(explained, explained.best(), scores, candidates(endpoints, now, wanted), group, elsewhere)
+        seen = candidates(endpoints, now, wanted)
+        best = explained.best()
+        passed: list[int] = []
+        if pool.avoids:
+            best, passed = _past_failing(explained, seen)
+        return cls(explained, best, scores, seen, group, elsewhere, passed)
 
     def order(self, chosen: int) -> list[Candidate]:
         """The one that was chosen, then the others from the best on, then those that take nothing."""
@@ -70,6 +79,8 @@ class View:
             "in_flight": one.in_flight,
             "max_in_flight": one.max_in_flight or None,
             "latency_ms": round(one.latency_ns / 1e6, 3) or None,
+            "failing": round(one.failing, 3) or None,
+            "turns": round(one.turns, 3) if one.turns < 1 else None,
         }
         return {name: value for name, value in made.items() if value is not None and value != ""}
 
@@ -83,9 +94,15 @@ class View:
             if explained.by_chance:
                 return "it was drawn" if index not in self.best else "it was drawn, and no other would be better"
             if index in self.best:
+                if self.passed:
+                    return FAILING
                 return LOWEST if len(self.best) == 1 else f"of {len(self.best)} that are equally good it is its turn"
             if any(one in spared for one in self.best):
                 return "better ones keep their requests waiting"
+            if self.candidates[index].turns < 1:
+                return "it has failed of late, and takes one of its turns"
+            if any(self.candidates[one].turns < 1 for one in self.best):
+                return FAILING
             return "better ones had no room any more"
         if self.scores:
             return "those with a score had no room any more"
@@ -94,6 +111,20 @@ class View:
         if not self.candidates[index].why_not:
             return explained.rule if len(self.candidates) > 1 else ONLY_ONE
         return "it took requests a moment later"
+
+
+def _past_failing(explained: Explained, seen: list[Candidate]) -> tuple[list[int], list[int]]:
+    """The best, and those that would be but for their failures. Where all fail alike, nobody is passed over."""
+    passed: list[int] = []
+    scores = explained.scores
+    while scores:
+        best = Explained("", scores).best()
+        failing = [i for i in best if seen[i].turns < _HALF]
+        passed += failing
+        if len(failing) < len(best):
+            return [i for i in best if i not in failing], passed
+        scores = [one for one in scores if one.index not in failing]
+    return explained.best(), []
 
 
 def _look(pool: Any, now: int, key: int, exclude: int) -> tuple[int, Explained]:

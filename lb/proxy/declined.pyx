@@ -5,10 +5,10 @@ from libc.string cimport strlen
 from lb.core.head cimport H_HOST, M_OTHER, Field, Scan
 from lb.core.methods cimport method_text
 from lb.core.tls_version cimport tls_version
-from lb.proxy.admission cimport routing_host
+from lb.proxy.admission cimport find_agent, routing_host
 from lb.proxy.client cimport Client
 from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, A_TARGET, set_object, set_text, tg_access, wall_ns,
+    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, A_TARGET, A_USER_AGENT, set_object, set_text, tg_access, wall_ns,
 )
 
 
@@ -35,6 +35,7 @@ cdef const char *reason_of(int status) noexcept nogil:
 cdef void log_declined(Client client, const Scan *scan, int version, int status, int grpc_status) noexcept:
     cdef tg_access *record
     cdef const Field *host
+    cdef const Field *agent
     cdef const char *text
     cdef size_t n
     if not client.listener.access.writing:
@@ -58,6 +59,9 @@ cdef void log_declined(Client client, const Scan *scan, int version, int status,
             text = method_text(scan, scan.method, &n)
             set_text(record, A_METHOD, text, n)
         set_text(record, A_TARGET, scan.target, scan.target_length)
+        agent = find_agent(scan)
+        if agent != NULL:
+            set_text(record, A_USER_AGENT, agent.value, agent.value_length)
         if scan.first[H_HOST] >= 0:
             host = &scan.fields[scan.first[H_HOST]]
             n = host.value_length

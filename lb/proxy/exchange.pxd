@@ -74,6 +74,7 @@ cdef class Exchange(Http1Call):
     cdef flag cookie_due              # its cookie is to be given anew
     cdef flag cookie_stays            # the endpoint that it is kept to is only full: the client stays with that
     cdef flag explained               # EXPLAIN_… of sampler.pxd
+    cdef flag agent_length            # of `target`, the part that is the User-Agent's
     cdef short status
     cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef int endpoint                 # index in the pool while one is held, else -1
@@ -93,7 +94,7 @@ cdef class Exchange(Http1Call):
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
     cdef const char *reason           # why it ended other than well
-    # Host, target, and a method without number, kept for the access log only; and an Origin that may ask.
+    # Host, target, User-Agent, and a method without number, kept for the access log only; and an Origin that may ask.
     cdef tg_buffer target
     cdef uint32_t host_length         # of it, the host's part
     cdef unsigned short method_length   # the method's, as much of it as the log keeps
@@ -156,6 +157,8 @@ cdef class Exchange(Http1Call):
     cdef void find_report(self, const Field *fields, int count) noexcept
     cdef void let_go(self, bint ok) noexcept
     cdef int verdict(self, bint ok) noexcept
+    # The gRPC status of the attempt that ends, or what stands for it where the endpoint said none; -1 = it was no call.
+    cdef int attempt_code(self, bint ok) noexcept
     # Longest wait for the answer to a try, in nanoseconds; 0 = none.
     cdef uint64_t try_limit(self) noexcept
     cdef void arm_wait(self) noexcept
@@ -165,12 +168,16 @@ cdef class Exchange(Http1Call):
     cdef void record(self) noexcept
     # The gRPC status that the client was given; -1 = none.
     cdef int final_grpc_status(self) noexcept
+    # The same for counters: a client that left counts as CANCELLED, an answer without a status as UNKNOWN.
+    cdef int counted_grpc_status(self) noexcept
     cdef int append_endpoint(self, tg_buffer *head) noexcept
     # What the route says of other origins, where it says something; `preflight`: to a preflight request.
     cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept
     cdef uint64_t find_key(self, Scan *scan) noexcept
     # The client's address: the peer's, or what trusted proxies say.
     cdef const char *source(self, size_t *n) noexcept
+    # The model that the request names, as far as that is known; None: none.
+    cdef bytes named_model(self)
     # Whether a record will be kept of it: the log is on, or its trace is recorded.
     cdef bint recorded(self) noexcept
     # Within the rate limit that the route has. False: answered with 429.

@@ -18,13 +18,13 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buff
 from lb.core.hashing cimport hash64
 from lb.core.head cimport Field, Scan
 from lb.core.poller cimport monotonic_ns
-from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_REJECTED, TG_S_RETRIES, tg_add
+from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_FAULTS, TG_S_REJECTED, TG_S_RETRIES, tg_add
 from lb.core.source_key cimport hash_source
 from lb.core.splice cimport PASS_NOT
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.bound cimport begin_sequence, bind, follow, leave_sequence, lose_sequence, rebind
 from lb.proxy.client cimport Client
-from lb.proxy.exchange_record cimport count_answer, count_exchange, log_exchange
+from lb.proxy.exchange_record cimport count_answer, count_code, count_exchange, log_exchange
 from lb.proxy.explained cimport append_explanation, explain_choice, forget_explanation
 from lb.proxy.kept cimport acquire_kept, read_cookie, tell_client
 from lb.proxy.keys cimport find_value
@@ -35,10 +35,13 @@ from lb.proxy.timeouts cimport limit_of_answer, limit_of_try, time_is_over
 from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.load_report cimport take_report
-from lb.upstream.outlier cimport VERDICT_NONE, verdict_of
+from lb.upstream.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY, VERDICT_GOOD, VERDICT_NONE, verdict_of
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport Q_FULL, Q_NOBODY, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY
 from lb.upstream.untried cimport acquire_untried
+
+cdef enum:
+    GRPC_CANCELLED = 1
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -365,6 +368,7 @@ cdef class Exchange(Http1Call):
     cdef void let_go(self, bint ok) noexcept:
         """The try is over: give the endpoint back, with what it took and how it ended."""
         cdef int endpoint = self.endpoint
+        cdef int verdict
         cdef uint64_t now, took
         cdef uint64_t *words
         if endpoint < 0:
@@ -373,11 +377,15 @@ cdef class Exchange(Http1Call):
         now = self.client.poller.now
         took = now - self.picked_at
         words = self.pool.series[endpoint]
+        verdict = self.verdict(ok)
         count_answer(words, self.status, took)
+        count_code(words, self.attempt_code(ok))
+        if verdict == VERDICT_FAULT or verdict == VERDICT_GATEWAY:
+            tg_add(&words[TG_S_FAULTS], 1)
         tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        if self.pool.outlier is not None:
-            self.pool.outlier.judge(endpoint, self.verdict(ok), self.picked_at)
+        self.pool.judge(endpoint, verdict, self.picked_at, now)
+        ok = ok and verdict <= VERDICT_GOOD   # what was refused took no time: nobody learns from that
         if ok:
             self.pool.tell_queue(endpoint, now, took, self.reason == NULL)
         self.pool.release(endpoint, now, took, ok, self.company, self.charged, self.crowd)
@@ -387,6 +395,9 @@ cdef class Exchange(Http1Call):
         if ok and self.reason != NULL and self.status < 500:
             return VERDICT_NONE               # an answer of our own, for a client's fault
         return verdict_of(self.status, ok)
+
+    cdef int attempt_code(self, bint ok) noexcept:
+        return -1
 
     cdef void record(self) noexcept:
         cdef uint64_t duration = monotonic_ns() - self.started
@@ -402,6 +413,9 @@ cdef class Exchange(Http1Call):
         if self.explained:
             forget_explanation(self)
 
+    cdef bytes named_model(self):
+        return self.wanted_model
+
     cdef bint recorded(self) noexcept:
         if not self.listener.access.enabled:
             return False
@@ -411,3 +425,8 @@ cdef class Exchange(Http1Call):
         if self.grpc == SPEAKS_HTTP or self.status == 200 or self.status == 499:
             return -1
         return grpc_code(self.status)
+
+    cdef int counted_grpc_status(self) noexcept:
+        if self.grpc == SPEAKS_HTTP:
+            return -1
+        return GRPC_CANCELLED if self.status == 499 else self.final_grpc_status()

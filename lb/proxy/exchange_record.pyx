@@ -1,26 +1,35 @@
 """The record of an exchange: see exchange_record.pxd."""
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcmp, memcpy, strlen
 from lb.core.buffer cimport tg_buffer_head, tg_buffer_size, tg_buffer_tail
 from lb.core.head cimport M_OTHER
 from lb.core.methods cimport method_name
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
-    TG_S_FINISHED, tg_add,
+    TG_S_FAULTS, TG_S_FINISHED, tg_add,
 )
 from lb.core.tls_version cimport tls_version
 from lb.proxy.exchange cimport CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, Exchange
 from lb.proxy.explained cimport explain_record
+from lb.upstream.outlier cimport is_fault
 from lb.telemetry.accesslog cimport (
-    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, set_object,
-    set_text, tg_access, wall_ns,
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
+    A_USER_AGENT, set_object, set_text, tg_access, wall_ns,
 )
+
+
+cdef const char *MODELS = b"/v2/models/"
+cdef size_t MODELS_LENGTH = 11
 
 
 cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef uint64_t *words = exchange.route.series
+    cdef int code = exchange.counted_grpc_status()
     count_answer(words, 0 if exchange.status == 499 else exchange.status, duration)
+    count_code(words, code)
+    if exchange.status >= 500 or is_fault(code):
+        tg_add(&words[TG_S_FAULTS], 1)
     tg_add(&words[TG_S_FINISHED], 1)
     tg_add(&words[TG_S_BYTES_IN], exchange.bytes_in)
     tg_add(&words[TG_S_BYTES_OUT], exchange.bytes_out)
@@ -83,7 +92,10 @@ cdef void log_times(Exchange exchange, tg_access *record, uint64_t duration) noe
 cdef void log_request(Exchange exchange, tg_access *record) noexcept:
     """Who asked for what, and as part of which trace."""
     cdef const char *text
+    cdef const char *target = tg_buffer_head(&exchange.target) + exchange.host_length
     cdef size_t n
+    cdef size_t length = (tg_buffer_size(&exchange.target) - exchange.host_length - exchange.agent_length
+                          - exchange.method_length - exchange.origin_length)
     if exchange.ids != NULL:
         memcpy(record.trace_id, exchange.ids.trace.trace_id, sizeof(record.trace_id))
         memcpy(record.span_id, exchange.ids.trace.span_id, sizeof(record.span_id))
@@ -99,5 +111,20 @@ cdef void log_request(Exchange exchange, tg_access *record) noexcept:
     text = exchange.source(&n)
     set_text(record, A_CLIENT, text, n)
     set_text(record, A_HOST, tg_buffer_head(&exchange.target), exchange.host_length)
-    set_text(record, A_TARGET, tg_buffer_head(&exchange.target) + exchange.host_length,
-             tg_buffer_size(&exchange.target) - exchange.host_length - exchange.method_length - exchange.origin_length)
+    set_text(record, A_TARGET, target, length)
+    set_text(record, A_USER_AGENT, target + length, exchange.agent_length)
+    log_model(exchange, record, target, length)
+
+
+cdef void log_model(Exchange exchange, tg_access *record, const char *target, size_t length) noexcept:
+    """By the message, or else by the path, which is that of the protocol whatever the pool speaks."""
+    cdef bytes model = exchange.named_model()
+    cdef size_t n = 0
+    if model is not None:
+        set_text(record, A_MODEL, <const char *>model, <size_t>len(model))
+    elif length > MODELS_LENGTH and memcmp(target, MODELS, MODELS_LENGTH) == 0:
+        target += MODELS_LENGTH
+        length -= MODELS_LENGTH
+        while n < length and target[n] != c'/' and target[n] != c'?':
+            n += 1
+        set_text(record, A_MODEL, target, n)

@@ -15,7 +15,9 @@ from lb.config.queue import PRIORITIES
 from lb.core.hashing import hash64_bytes
 from lb.errors import ClientError
 from lb.proxy.explain_pool import Question, explain_pool
+from lb.proxy.forwarded import source_of
 from lb.proxy.normalize import normal_target
+from lb.proxy.request_target import read_target
 
 _GRPC = "/inference.GRPCInferenceService/"
 
@@ -38,7 +40,8 @@ class Described:
     def text(self, target: bytes) -> bytes:
         """The request's head as HTTP/1.1."""
         lines = [f"{self.method} ".encode() + target + b" HTTP/1.1"]
-        fields = [("Host", self.host or "localhost"), *((n, v) for n, v in self.headers if n.lower() != "host")]
+        named = self.host or next((v for n, v in self.headers if n.lower() == "host"), "localhost")
+        fields = [("Host", named), *((n, v) for n, v in self.headers if n.lower() != "host")]
         lines += [f"{name}: {value}".encode() for name, value in fields]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
@@ -69,6 +72,7 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
             known = ", ".join(li.name for li in tables.plan.listeners)
             raise ClientError(f"there is no listener {asked.listener!r}; there are {known}")
         if listener.protocol in ("http", "https"):
+            source = ip_address(_source(listener, asked, str(source)))
             index, route = _route(tables, listener, asked, str(source), answer)
         elif listener.protocol == "tls":
             raise ClientError(f"listener {listener.name} passes TLS through: ask for a pool of its sni_routes instead")
@@ -85,6 +89,14 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
     return answer
 
 
+def _source(listener: ListenerPlan, asked: Described, peer: str) -> str:
+    """The client that conditions, keys and limits go by: the peer, or whom trusted proxies name."""
+    try:
+        return source_of(listener, asked.text(b"/"), peer)
+    except ValueError:
+        return peer  # no request; the route says why
+
+
 def _pool_index(plan: Plan, name: str) -> int:
     if not name:
         return -1
@@ -98,7 +110,6 @@ def _route(
     tables: Tables, listener: ListenerPlan, asked: Described, source: str, answer: dict[str, Any]
 ) -> tuple[int, RoutePlan | None]:
     """Says which route it is; the pool that it leads to, -1 if to none, and the route."""
-    target = asked.target.encode()
     if any(ord(c) < 33 for c in asked.method + asked.target + asked.host) or any(
         c in "\r\n\0" for pair in asked.headers for part in pair for c in part
     ):
@@ -107,15 +118,23 @@ def _route(
         raise ClientError(f"the path {asked.target!r} does not begin with /")
     if not all(name for name, _ in asked.headers):
         raise ClientError("a header has no name")
+    text = asked.text(asked.target.encode())
+    try:
+        read = read_target(text)
+    except ValueError as error:
+        raise ClientError(f"no request: {error}") from None
+    if read is None:
+        answer["reason"] = "the host, or the target, is not valid: 400"
+        return -1, None
+    host, target = read
     if listener.normalize is not None:
         normal = normal_target(target, listener.normalize)
         if normal is None:
             answer["reason"] = "the path has no normal form: 400"
             return -1, None
         target = normal
-    host = asked.host.rpartition(":")[0] if asked.host.rpartition(":")[2].isdigit() else asked.host
     try:
-        text = Described(method=asked.method, host=host, headers=asked.headers, source=source).text(target)
+        text = Described(method=asked.method, host=host.decode(), headers=asked.headers, source=source).text(target)
         model = asked.model.encode() or None
         found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model)
     except ValueError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lb.config.plan import PoolPlan, RoutePlan
 from lb.endpoints.candidates import panicking
-from lb.proxy.choices import LOWEST, NOBODY, ONLY_ONE, ONLY_ONE_THERE, View
+from lb.proxy.choices import FAILING, LOWEST, NOBODY, ONLY_ONE, ONLY_ONE_THERE, View
 from lb.proxy.explain_kept import kept
 
 _NEVER = 2**64 - 1
@@ -106,6 +106,8 @@ def _rows(view: View, plan: PoolPlan, pool: Any, chosen: str | None) -> list[dic
                 "max_in_flight": one.max_in_flight or None,
                 "latency_ms": round(one.latency_ns / 1e6, 3) or None,
                 "score": None if score is None else round(score.score, 6),
+                "failing": round(one.failing, 3),
+                "turns": round(one.turns, 3),
                 "note": _elsewhere(plan, pool.groups, one.index, view.group) if score is None else score.note,
                 "best": one.address == chosen if chosen is not None else one.index in view.best,
             }
@@ -211,6 +213,8 @@ def _choice(plan: PoolPlan, view: View) -> dict[str, Any]:
         return {"address": None, "why": explained.rule if free else NOBODY}
     if len(explained.scores) == 1:
         return {"address": names[0], "why": ONLY_ONE_THERE if plan.groups else ONLY_ONE}
+    if view.passed and not explained.by_chance:
+        return {"address": names[0] if len(names) == 1 else None, "why": FAILING}
     if explained.by_chance:
         return {"address": None, "why": f"by chance; of those that are drawn the best is taken, at best {names[0]}"}
     if len(names) > 1:

@@ -6,7 +6,9 @@ A field that is removed stays in the scan without a name, marked as hop-by-hop: 
 from libc.stdint cimport uint32_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
 from lb.core.head cimport (
-    H_CONNECTION, H_DATE, H_HOST, H_OTHER, MAX_FIELDS, Field, Scan, has_token, mark_hop_by_hop, same_name,
+    H_CONNECTION, H_DATE, H_FORWARDED, H_HOST, H_OTHER, H_TRACEPARENT, H_VIA, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST,
+    H_X_FORWARDED_PORT, H_X_FORWARDED_PROTO, H_X_REQUEST_ID, MAX_FIELDS, Field, Scan, has_token, mark_hop_by_hop,
+    same_name,
 )
 from lb.core.head_text cimport append_text
 
@@ -16,6 +18,14 @@ cdef extern from "<strings.h>" nogil:
 cdef const char *HOST = b"Host"
 cdef const char *UPGRADE = b"upgrade"
 
+# What the proxy tells an endpoint of where a request comes from, in lower case.
+cdef dict TOLD = {
+    "x-forwarded-for": 1 << H_X_FORWARDED_FOR, "x-forwarded-proto": 1 << H_X_FORWARDED_PROTO,
+    "x-forwarded-host": 1 << H_X_FORWARDED_HOST, "x-forwarded-port": 1 << H_X_FORWARDED_PORT,
+    "forwarded": 1 << H_FORWARDED, "via": 1 << H_VIA, "x-request-id": 1 << H_X_REQUEST_ID,
+    "traceparent": 1 << H_TRACEPARENT, "x-forwarded-client-cert": OMIT_CERTIFICATE,
+}
+
 
 cdef class FieldRules:
     """The changes of a plan (`FieldsPlan`)."""
@@ -23,6 +33,8 @@ cdef class FieldRules:
     def __init__(self, plan):
         names = [*plan.remove, *(name.lower() for name, _ in plan.set)]
         self.removed = tuple([name.encode("ascii") for name in names])
+        for name in names:
+            self.omit |= TOLD.get(name, 0)
         self.lines = tuple([(name.encode("ascii"), value.encode("latin-1")) for name, value in (*plan.set, *plan.add)])
 
     cdef int apply(self, Scan *scan) noexcept:

@@ -49,7 +49,7 @@ cdef class Http1Hedge(Hedge):
             return
         if scan.status == 101:
             upstream.broken(FAIL_PROTOCOL)            # no upgrade was asked for
-        elif scan.status >= 200 and exchange.hedge_answer(self, is_good(scan.status), scan.status):
+        elif scan.status >= 200 and exchange.hedge_answer(self, is_good(scan.status), scan.status, -1):
             exchange.on_answer(upstream, scan)
 
     cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:

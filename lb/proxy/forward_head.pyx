@@ -9,7 +9,7 @@ from lb.core.head cimport H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field
 from lb.core.head_text cimport append_fields, append_text
 from lb.core.methods cimport method_text
 from lb.proxy.client_certificate cimport append_client_certificate
-from lb.proxy.fields cimport replace_host
+from lb.proxy.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forwarded cimport tg_hop
 
@@ -25,7 +25,8 @@ cdef int build_head(ForwardExchange exchange, Scan *scan) noexcept:
     tg_buffer_append(&exchange.request, scan.target, scan.target_length)
     append_text(&exchange.request, b" HTTP/1.1\r\n")
     mark_hop_by_hop(scan)
-    if append_client_certificate(&exchange.request, exchange.client, scan) < 0:
+    hop.omit = 0 if exchange.route.request_fields is None else exchange.route.request_fields.omit
+    if not hop.omit & OMIT_CERTIFICATE and append_client_certificate(&exchange.request, exchange.client, scan) < 0:
         return -1
     exchange.upgrading = upgrade_wanted(scan) and exchange.listener.may_upgrade(scan)
     if scan.first[H_HOST] < 0 and exchange.route.new_host is None:

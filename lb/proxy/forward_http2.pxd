@@ -22,7 +22,9 @@ cdef class Http2Exchange(TryingExchange):
     cdef uint64_t cost_key            # of its model; 0 = that does not matter
     cdef bytes cost_model             # its name, where nothing was known of it
     cdef uint64_t sent_at             # when all of it was with the endpoint, where `learning`
+    cdef bytes log_model              # that an inference names, for the access log
     cdef bint any_endpoint            # if the model is ready nowhere: the call is not an inference
+    cdef bint unary_inference         # a ModelInfer of that protocol
     cdef bint inference               # of the Open Inference Protocol: it may be one of a sequence
     cdef bint again                   # its answer, which has no message, is to be forgotten for another try
 
@@ -39,3 +41,4 @@ cdef class Http2Exchange(TryingExchange):
     cdef void forget_answer(self) noexcept
     cdef bint may_retry(self, int kind, bint begun) noexcept
     cdef void request_room(self) noexcept
+    cdef void mirror(self) noexcept

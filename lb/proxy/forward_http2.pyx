@@ -16,7 +16,6 @@ from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
 from lb.inference.sequence cimport infers
-from lb.inference.status cimport http_status
 from lb.proxy.bound cimport goes_on, may_leave
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport (
@@ -26,23 +25,27 @@ from lb.proxy.forward_http2_call cimport StreamCall, is_well
 from lb.proxy.forward_http2_cut cimport end_in_trailers
 from lb.proxy.forward_http2_fields cimport request_fields
 from lb.proxy.forward_http2_message cimport (
-    awaits_model, awaits_weight, learn_cost, may_name_sequence, read_message,
+    awaits_model, awaits_weight, learn_cost, may_name_sequence, model_of, read_message,
 )
+from lb.proxy.mirror_stream cimport mirror_stream
 from lb.proxy.refusal cimport SPEAKS_GRPC
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_retryable
 from lb.proxy.session cimport learn_session
 from lb.proxy.stream_sequences cimport StreamSequences, streams_inferences
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport grpc_status, grpc_status_of_http, pushback_ms
+from lb.upstream.grpc_text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, pushback_ms
 from lb.upstream.http2 cimport Http2Channel
-from lb.upstream.outlier cimport verdict_of
+from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_NONE, verdict_of_grpc
 from lb.upstream.pool cimport POOL_OIP
+
+from lb.inference import management
 
 cdef enum:
     WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
     CANCELLED = 1                     # of gRPC
+    DEADLINE_EXCEEDED = 4
     UNAVAILABLE = 14                  # the server says that it cannot take requests
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
     M_DELETE = 0
@@ -71,6 +74,14 @@ cdef class Http2Exchange(TryingExchange):
             self.inference = True
             if scan.target_length == INFER_PATH_LENGTH and memcmp(scan.target, INFER_PATH, INFER_PATH_LENGTH) == 0:
                 self.idempotent = True
+                self.unary_inference = True
+            elif not infers(scan.target, scan.target_length):
+                reason = management.refused_call(scan.target[:scan.target_length])
+                if reason is not None:
+                    # As UNIMPLEMENTED, and 404 where REST asks for the same.
+                    self.request_complete = scan.complete
+                    self.fail(404, b"single-server", reason)
+                    return
         self.call = StreamCall.__new__(StreamCall)
         self.call.stream.finished = scan.complete
         self.call.stream.keep = self.listener.retry_buffer
@@ -125,6 +136,8 @@ cdef class Http2Exchange(TryingExchange):
         if self.state == X_DONE or (self.endpoint < 0 and self.state != X_QUEUED and self.state != X_REQUEST
                                     and self.state != X_BACKOFF):
             return
+        if self.inference and size and self.bytes_in == size and self.recorded():
+            self.log_model = model_of(<const char *>spans[0].iov_base, spans[0].iov_len)
         if launched:
             channel = <Http2Channel>self.pool.channels[self.endpoint]
         for i in range(count):
@@ -140,6 +153,8 @@ cdef class Http2Exchange(TryingExchange):
                 channel.finish(self.call)
             else:
                 self.call.stream.finished = True
+            if launched:
+                self.mirror()
             if self.state == X_PICKED:
                 self.move(X_WAITING)
                 self.arm_wait()
@@ -177,12 +192,19 @@ cdef class Http2Exchange(TryingExchange):
         self.call.exchange = self
         (<Http2Channel>self.pool.channels[self.endpoint]).start(self.call, self.expires)
         if self.request_complete:
+            self.mirror()
             self.move(X_WAITING)
             self.arm_wait()
             if self.learning:
                 self.sent_at = self.picked_at
             if self.route.hedge is not None:
                 self.watch()
+
+    cdef void mirror(self) noexcept:
+        """The request is complete and with its first endpoint. Of a pool of models only inferences are copied."""
+        if self.route.mirror is None or self.tries != 1 or (self.inference and not self.unary_inference):
+            return
+        mirror_stream(self.route.mirror, self.client.poller, self.call, self.key, self.grpc != 0)
 
     cdef void cancel_upstream(self) noexcept:
         if self.call is not None and self.call.exchange is not None:
@@ -346,6 +368,7 @@ cdef class Http2Exchange(TryingExchange):
         if (self.hedge is None or self.hedge.endpoint < 0) and not self.retry_granted(kind, code):
             return False
         self.status = scan.status
+        self.grpc_status = code               # of the attempt: `forget_answer` lets go of it
         if last:
             self.again = True
         else:
@@ -356,6 +379,7 @@ cdef class Http2Exchange(TryingExchange):
     cdef void forget_answer(self) noexcept:
         self.again = False
         self.let_go(False)
+        self.grpc_status = -1
         if not self.hedge_takes_over():
             self.next_try()
 
@@ -388,18 +412,43 @@ cdef class Http2Exchange(TryingExchange):
     cdef int final_grpc_status(self) noexcept:
         return self.grpc_status if self.status == 200 else Exchange.final_grpc_status(self)
 
+    cdef int counted_grpc_status(self) noexcept:
+        if not self.grpc or self.status != 200 or self.grpc_status >= 0:
+            return Exchange.counted_grpc_status(self)
+        return GRPC_UNKNOWN if self.reason == NULL else UNAVAILABLE
+
     cdef bint succeeded(self) noexcept:
         return Exchange.succeeded(self) and (not self.grpc or self.grpc_status == 0)
+
+    cdef bytes named_model(self):
+        return self.wanted_model if self.wanted_model is not None else self.log_model
 
     cdef void let_go(self, bint ok) noexcept:
         if self.learning and ok and self.grpc_status == 0 and self.endpoint >= 0 and self.cost_key:
             learn_cost(self)
-        Exchange.let_go(self, ok and self.grpc_status != UNAVAILABLE)
+        Exchange.let_go(self, ok)
+
+    cdef int attempt_code(self, bint ok) noexcept:
+        if not self.grpc:
+            return -1
+        if self.status == 499:
+            return CANCELLED
+        if self.grpc_status >= 0:
+            return self.grpc_status
+        if self.status == 200:
+            return GRPC_UNKNOWN if ok else UNAVAILABLE         # it ended without a status, or broke off
+        if self.status == 504 and self.state != X_ANSWERING:
+            return DEADLINE_EXCEEDED          # ours: it has not answered in time
+        return grpc_status_of_http(self.status)
 
     cdef int verdict(self, bint ok) noexcept:
-        if self.grpc_status > 0 and self.status == 200:
-            return verdict_of(http_status(self.grpc_status), True)
-        return Exchange.verdict(self, ok)
+        if not self.grpc or self.status != 200 or self.grpc_status < 0 and not ok:
+            return Exchange.verdict(self, ok)
+        if ok and self.reason != NULL and self.grpc_status != UNAVAILABLE:
+            return VERDICT_NONE               # an end of our own, for a client's fault
+        if self.inference and self.grpc_status == CANCELLED:
+            return VERDICT_GATEWAY            # which nobody asked for: a model server that goes away
+        return verdict_of_grpc(self.attempt_code(ok))
 
     cdef void client_drained(self) noexcept:
         cdef StreamCall call = self.call

@@ -2,7 +2,7 @@
 
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
-from lb.core.head cimport H_GRPC_STATUS, Scan, worker_scan
+from lb.core.head cimport H_GRPC_STATUS, Field, Scan, worker_scan
 from lb.core.http2 cimport Http2Session, h2_rewind, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
@@ -12,7 +12,7 @@ from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.retry cimport is_good
 from lb.proxy.tries cimport Hedge
 from lb.upstream.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport grpc_status, grpc_timeout
+from lb.upstream.grpc_text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout
 
 
 cdef bint is_well(Exchange exchange, Scan *scan, bint last) noexcept:
@@ -24,6 +24,19 @@ cdef bint is_well(Exchange exchange, Scan *scan, bint last) noexcept:
             if scan.fields[i].id == H_GRPC_STATUS:
                 return grpc_status(scan.fields[i].value, scan.fields[i].value_length) == 0
     return True
+
+
+cdef int code_of_head(Exchange exchange, Scan *scan, bint last) noexcept:
+    """The gRPC status of an answer that begins: -1 where that comes behind its messages, or there is none."""
+    cdef Field *field
+    if not exchange.grpc:
+        return -1
+    if scan.first[H_GRPC_STATUS] >= 0:
+        field = &scan.fields[scan.first[H_GRPC_STATUS]]
+        return grpc_status(field.value, field.value_length)
+    if scan.status != 200:
+        return grpc_status_of_http(scan.status)
+    return GRPC_UNKNOWN if last else -1
 
 
 cdef class StreamCall(Http2Call):
@@ -65,7 +78,8 @@ cdef class StreamCall(Http2Call):
             if self.hedge is None and scan.status != 100 and not exchange.http10:     # 100 was sent by ourselves
                 exchange.client.respond(scan, NULL, False)
             return 0
-        if self.hedge is not None and not exchange.hedge_answer(self.hedge, is_well(exchange, scan, last), scan.status):
+        if self.hedge is not None and not exchange.hedge_answer(self.hedge, is_well(exchange, scan, last), scan.status,
+                                                                code_of_head(exchange, scan, last)):
             return 0
         self.head_seen = True
         exchange.answer_head(scan, last)

@@ -31,6 +31,6 @@ cdef void end_in_trailers(Http2Exchange exchange, int status, const char *reason
     exchange.answer_trailers(&scan)
     tg_buffer_free(&code)
     exchange.reason = reason
-    exchange.let_go(False)
+    exchange.let_go(status < 500)     # a client's fault is not held against the endpoint
     exchange.record()
     client.respond_end()

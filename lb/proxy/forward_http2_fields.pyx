@@ -9,7 +9,7 @@ from lb.core.head cimport H_EXPECT, H_GRPC_TIMEOUT, H_HOST, H_TE, Field, Scan, h
 from lb.core.http2_block cimport block_add, block_add_lower
 from lb.core.methods cimport method_text
 from lb.proxy.client_certificate cimport append_client_certificate
-from lb.proxy.fields cimport replace_host
+from lb.proxy.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.upstream.grpc_text cimport grpc_timeout_ns
@@ -47,7 +47,8 @@ cdef int request_fields(Http2Exchange exchange, Scan *scan) noexcept:
     cdef bint known = False
     cdef int i, failed = 0
     mark_hop_by_hop(scan)
-    if exchange.ids == NULL:
+    hop.omit = 0 if exchange.route.request_fields is None else exchange.route.request_fields.omit
+    if exchange.ids == NULL and hop.omit == 0:
         cache = exchange.client.hop_cache()
         if cache != NULL:
             known = exchange.listener.hop.cached(scan, cache)
@@ -75,7 +76,8 @@ cdef int request_fields(Http2Exchange exchange, Scan *scan) noexcept:
                                 tg_buffer_head(&hop_lines) + hop.fields[i].start, hop.fields[i].length)
         if cache != NULL and not failed:
             exchange.listener.hop.keep(cache, tg_buffer_head(block) + begun, tg_buffer_size(block) - begun)
-    failed |= add_client_certificate(exchange, scan)
+    if not hop.omit & OMIT_CERTIFICATE:
+        failed |= add_client_certificate(exchange, scan)
     for i in range(scan.field_count):
         field = &scan.fields[i]
         if field.hop or (field.id and (skip >> field.id) & 1):

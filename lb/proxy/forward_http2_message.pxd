@@ -12,5 +12,7 @@ cdef bint awaits_weight(Http2Exchange exchange, Scan *scan) noexcept
 cdef void read_message(Http2Exchange exchange) noexcept
 # Whether what is kept of its messages may name a sequence, whose state lives in one endpoint. A compressed one may.
 cdef bint may_name_sequence(Http2Exchange exchange) noexcept
+# The model that a message names, of which `body` is the first piece; None: that is not in it.
+cdef bytes model_of(const char *body, size_t n)
 # How long the endpoint took says what such a call costs.
 cdef void learn_cost(Http2Exchange exchange) noexcept

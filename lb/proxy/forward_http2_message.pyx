@@ -101,6 +101,12 @@ cdef bint find_model(Http2Exchange exchange) noexcept:
     return found != MODEL_UNKNOWN or tg_buffer_size(body) > LOOK_MOST
 
 
+cdef bytes model_of(const char *body, size_t n):
+    cdef const char *name
+    cdef size_t size
+    return name[:size] if first_model(body, n, &name, &size) == MODEL_FOUND else None
+
+
 cdef void look(Http2Exchange exchange) noexcept:
     """Looks for the sequence that the inference belongs to."""
     cdef tg_sequence found

@@ -45,6 +45,8 @@ cdef struct tg_hop:
     tg_buffer *text
     char *begun                       # the text's head, and where the next byte goes, while they are made
     char *at
+    char *line                        # where the line of the field that is being made begins
+    uint64_t omit                     # bits of header ids: fields that are not told
     int count
     tg_hop_field fields[HOP_FIELDS]
 

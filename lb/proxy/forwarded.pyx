@@ -60,13 +60,17 @@ cdef inline void put(tg_hop *hop, const void *data, size_t n) noexcept nogil:
 
 cdef inline void open_field(tg_hop *hop, const char *name, const char *title, size_t n) noexcept nogil:
     """`title` is "Name: " as HTTP/1.1 has it, of n bytes."""
+    hop.line = hop.at
     put(hop, title, n)
     hop.fields[hop.count].name = name
     hop.fields[hop.count].name_length = n - 2
     hop.fields[hop.count].start = <size_t>(hop.at - hop.begun)
 
 
-cdef inline void close_field(tg_hop *hop) noexcept nogil:
+cdef inline void close_field(tg_hop *hop, int id) noexcept nogil:
+    if hop.omit >> id & 1:
+        hop.at = hop.line                     # the route removes it, or has its own
+        return
     hop.fields[hop.count].length = <size_t>(hop.at - hop.begun) - hop.fields[hop.count].start
     hop.count += 1
     put(hop, b"\r\n", 2)
@@ -265,25 +269,25 @@ cdef class Forwarding:
             put(hop, peer, n)
         else:
             put(hop, b"unix", 4)
-        close_field(hop)
+        close_field(hop, H_X_FORWARDED_FOR)
         if not keep or scan.first[H_X_FORWARDED_PROTO] < 0:
             drop(scan, H_X_FORWARDED_PROTO)
             open_field(hop, b"x-forwarded-proto", b"X-Forwarded-Proto: ", 19)
             put(hop, scheme, scheme_length)
-            close_field(hop)
+            close_field(hop, H_X_FORWARDED_PROTO)
         if not keep or scan.first[H_X_FORWARDED_HOST] < 0:
             drop(scan, H_X_FORWARDED_HOST)
             if scan.first[H_HOST] >= 0:
                 host = &scan.fields[scan.first[H_HOST]]
                 open_field(hop, b"x-forwarded-host", b"X-Forwarded-Host: ", 18)
                 put(hop, host.value, host.value_length)
-                close_field(hop)
+                close_field(hop, H_X_FORWARDED_HOST)
         if not keep or scan.first[H_X_FORWARDED_PORT] < 0:
             drop(scan, H_X_FORWARDED_PORT)
             if self.port_length:
                 open_field(hop, b"x-forwarded-port", b"X-Forwarded-Port: ", 18)
                 put(hop, self.port, self.port_length)
-                close_field(hop)
+                close_field(hop, H_X_FORWARDED_PORT)
 
     cdef void add_forwarded(self, Scan *scan, int mode, const char *peer, size_t n, const char *scheme,
                             size_t scheme_length, tg_hop *hop) noexcept:
@@ -312,7 +316,7 @@ cdef class Forwarding:
             put(hop, b'"', 1)
         put(hop, b";proto=", 7)
         put(hop, scheme, scheme_length)
-        close_field(hop)
+        close_field(hop, H_FORWARDED)
 
     cdef void add_via(self, Scan *scan, int version, tg_hop *hop) noexcept:
         open_field(hop, b"via", b"Via: ", 5)
@@ -326,14 +330,14 @@ cdef class Forwarding:
         else:
             put(hop, b"1.1 ", 4)
         put(hop, <const char *>self.via, self.via_length)
-        close_field(hop)
+        close_field(hop, H_VIA)
 
     cdef void add_ids(self, Scan *scan, const tg_ids *ids, tg_hop *hop) noexcept:
         if ids.request_id_length:
             drop(scan, H_X_REQUEST_ID)
             open_field(hop, b"x-request-id", b"X-Request-Id: ", 14)
             put(hop, ids.request_id, ids.request_id_length)
-            close_field(hop)
+            close_field(hop, H_X_REQUEST_ID)
         if self.tracing:
             drop(scan, H_TRACEPARENT)
             if not ids.traced:
@@ -341,7 +345,7 @@ cdef class Forwarding:
             open_field(hop, b"traceparent", b"traceparent: ", 13)
             trace_write(&ids.trace, hop.at)
             hop.at += TRACEPARENT_SIZE
-            close_field(hop)
+            close_field(hop, H_TRACEPARENT)
 
 
 cdef class Kept:
@@ -352,6 +356,12 @@ cdef class Kept:
     def __dealloc__(self):
         free(self.ids)
         tg_buffer_free(&self.text)
+
+
+def source_of(plan, bytes head not None, str peer not None):
+    """The client's address as a listener takes it, whose plan is `plan`: `peer`, or what trusted proxies say. `head` is
+    a whole HTTP/1.1 head; ValueError for another."""
+    return forward(plan, head, peer)[3]
 
 
 def forward(plan, bytes head, str peer="192.0.2.1", str scheme="http", int version=11):
@@ -370,6 +380,7 @@ def forward(plan, bytes head, str peer="192.0.2.1", str scheme="http", int versi
         raise ValueError("not a whole head")
     kept.ids = forwarding.identify(scan, <const char *>where, <size_t>len(where))
     hop.text = &kept.text
+    hop.omit = 0
     if forwarding.collect(scan, kept.ids, <const char *>where, <size_t>len(where), <const char *>how, version,
                           &hop) < 0:
         raise MemoryError

@@ -9,10 +9,9 @@ from lb.core.head cimport H_CONTENT_LENGTH, H_UPGRADE, Field, Scan, is_dated, wo
 from lb.core.head_text cimport (
     append_chunk_size, append_date, append_fields, append_number, append_text, append_trailers, reason_phrase,
 )
-from lb.core.segment cimport TG_S_CODE_1XX, tg_add
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.client cimport Client
-from lb.proxy.declined cimport log_declined
+from lb.proxy.declined cimport count_declined, log_declined
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
 
@@ -40,7 +39,7 @@ cdef class AnsweringConnection(Client):
             log_declined(self, scan, scan.version, status, -1)
         else:
             log_declined(self, NULL, 0, status, -1)
-        tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
+        count_declined(self.listener.series, status)
         self.respond_whole(status, &answer.head, &answer.part, 1)
 
     cdef void send_continue(self) noexcept:

@@ -24,11 +24,11 @@ from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
 from lb.core.poller cimport NEVER
 from lb.core.reuse cimport tg_reuse
-from lb.core.segment cimport TG_S_CODE_1XX, TG_S_HTTP2_FLOODED, tg_add
+from lb.core.segment cimport TG_S_HTTP2_FLOODED, TG_S_MALFORMED, tg_add
 from lb.core.stream cimport iovec
 from lb.proxy.admission cimport Intake, routing_host
 from lb.proxy.client cimport Client
-from lb.proxy.declined cimport log_declined
+from lb.proxy.declined cimport count_declined, log_declined
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.http2_answer cimport answer_continue, answer_head, answer_whole
@@ -254,6 +254,8 @@ cdef class Http2Request(Client):
         elif self.exchange is None and problem == HEAD_METHOD:
             self.decline(501, "the method is not known here")
         else:
+            if self.exchange is None:
+                tg_add(&self.listener.series[TG_S_MALFORMED], 1)
             self.stop(H2_PROTOCOL_ERROR)
 
     cdef void stop(self, uint32_t code) noexcept:
@@ -388,7 +390,7 @@ cdef class Http2Request(Client):
         cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, fields)
         cdef Scan *scan = worker_scan()
         log_declined(self, scan if scan.head else NULL, 20, status, grpc_code(status) if self.grpc else -1)
-        tg_add(&self.listener.series[TG_S_CODE_1XX + status // 100 - 1], 1)
+        count_declined(self.listener.series, status)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
 

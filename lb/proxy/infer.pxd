@@ -46,6 +46,7 @@ cdef class InferExchange(TryingExchange):
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
     cdef bint stored                  # the answer went into the cache
+    cdef short model_status           # gRPC status of the last attempt's answer; -1 = none came
 
     # Its units, where requests are weighed.
     cdef double units(self) noexcept

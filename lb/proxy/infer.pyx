@@ -37,6 +37,7 @@ from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
+from lb.upstream.outlier cimport verdict_of_grpc
 from lb.upstream.pool cimport KEY_MODEL, Pool
 
 cdef enum:
@@ -79,6 +80,7 @@ cdef class InferContext:
         cdef InferExchange exchange = InferExchange.__new__(InferExchange)
         exchange.context = self
         exchange.json_length = -1
+        exchange.model_status = -1
         return exchange
 
 
@@ -94,7 +96,8 @@ cdef class InferCall(GrpcCall):
         if exchange is None:
             return
         self.exchange = None
-        if hedge is None or exchange.hedge_answer(hedge, status == 0, http_status(status) if status else 200):
+        if hedge is None or exchange.hedge_answer(
+                hedge, status == 0, http_status(status) if status else 200, status):
             exchange.answered(status, message, n)
 
     cdef void on_failed(self, int kind) noexcept:
@@ -207,6 +210,7 @@ cdef class InferExchange(TryingExchange):
     cdef void launch(self) noexcept:
         cdef InferCall call = InferCall.__new__(InferCall)
         self.call = call
+        self.model_status = -1
         self.move(X_WAITING)
         if not self.send_call(call, self.pool, self.endpoint):
             self.fail(503, b"no-memory", "out of memory")
@@ -280,8 +284,31 @@ cdef class InferExchange(TryingExchange):
         self.call.hedge = None
         hedge.call = None
 
+    cdef bytes named_model(self):
+        return self.model if self.model is not None else self.wanted_model
+
+    cdef int final_grpc_status(self) noexcept:
+        """The client speaks HTTP: the model server's, which it got as an HTTP status."""
+        return self.model_status
+
+    cdef int code_of_call(self, int code) noexcept:
+        return code
+
+    cdef int attempt_code(self, bint ok) noexcept:
+        if self.status == 499:
+            return GRPC_CANCELLED
+        if self.model_status >= 0:
+            return self.model_status
+        return GRPC_DEADLINE_EXCEEDED if self.status == 504 else GRPC_UNAVAILABLE
+
+    cdef int verdict(self, bint ok) noexcept:
+        if ok and self.model_status >= 0 and self.status != 499:
+            return verdict_of_grpc(self.model_status)
+        return TryingExchange.verdict(self, ok)
+
     cdef void call_failed(self, int kind) noexcept:
         cdef uint64_t *words = self.pool.series[self.endpoint]
+        self.model_status = -1
         if kind == FAIL_TIMEOUT:
             tg_add(&words[TG_S_TIMEOUTS], 1)
             self.status = 504
@@ -340,6 +367,7 @@ cdef class InferExchange(TryingExchange):
         cdef bint going
         if self.pool.policy.reads_reports and tg_buffer_size(&call.report):
             self.keep_report(call)
+        self.model_status = <short>status
         if status == 0:
             if self.route.hedge is not None:
                 self.own_answer()

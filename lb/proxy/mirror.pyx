@@ -15,7 +15,8 @@ from lb.proxy.chance cimport random_below
 from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET
 from lb.upstream.http1 cimport Http1Call, Http1Pool, Http1Upstream
-from lb.upstream.pool cimport POOL_HTTP, POOL_OIP, Pool
+from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
+from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
 cdef enum:
     MILLION = 1_000_000
@@ -25,10 +26,10 @@ cdef uint64_t LONGEST_NS = 60_000_000_000   # for a copy of a pool without respo
 
 cdef class Mirror:
     """The mirror of a plan (`MirrorPlan`) with its pool, which speaks what the pools of the route speak. Raises
-    ValueError for a pool that speaks neither HTTP/1.1 nor the inference protocol."""
+    ValueError for a pool of bytes or datagrams."""
 
     def __init__(self, plan, Pool pool not None):
-        if pool.protocol != POOL_HTTP and pool.protocol != POOL_OIP:
+        if pool.protocol not in (POOL_HTTP, POOL_HTTP2, POOL_GRPC, POOL_OIP):
             raise ValueError(f"pool {pool.name} cannot be sent copies")
         self.pool = pool
         self.per_million = plan.per_million
@@ -82,6 +83,7 @@ cdef class Mirror:
         self.held -= size
         if not answered:
             mirror_counts.failed += 1
+        self.pool.judge(endpoint, VERDICT_GOOD if ok and answered else VERDICT_GATEWAY, started, now)
         if ok:
             self.pool.tell_queue(endpoint, now, now - started, answered)
         self.pool.release(endpoint, now, now - started, ok, 0, charged, 0)

@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr
-from lb.core.head cimport H_HOST, M_OTHER, Field, Scan, same_name, scan_field
+from lb.core.head cimport H_HOST, M_OTHER, Field, Scan, same_name, scan_field, worker_scan
+from lb.core.http1 cimport Parser, new_request_parser
 from lb.proxy.admission cimport routing_host
 
 cdef enum:
@@ -16,6 +17,20 @@ cdef size_t head_size(Scan *scan) noexcept:
         return method + scan.target_length
     last = &scan.fields[scan.field_count - 1]
     return method + <size_t>(last.name + last.name_length + last.value_length - scan.target)
+
+
+def read_target(bytes head not None):
+    """(host, target) by which a request is routed whose HTTP/1.1 head is `head`, before the path's normal form; None:
+    it is answered with 400. ValueError when `head` is not a whole head."""
+    cdef Parser parser = new_request_parser()
+    cdef Scan *scan = worker_scan()
+    cdef const char *host
+    cdef size_t n
+    if parser.execute(scan, <const char *>head, <size_t>len(head)) != len(head):
+        raise ValueError("not a whole head")
+    if scan.host_count != 1 or not request_target(scan, &host, &n):
+        return None
+    return host[:n], scan.target[:scan.target_length]
 
 
 cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noexcept:

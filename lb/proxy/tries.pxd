@@ -70,11 +70,14 @@ cdef class TryingExchange(Exchange):
     cdef int choose_hedge(self, Hedge hedge, uint64_t now) noexcept
     # The answer of the exchange's own try begins.
     cdef void own_answer(self) noexcept
-    # The answer of the hedge begins, with `status`: True when it is taken; else the hedge is over.
-    cdef bint hedge_answer(self, Hedge hedge, bint good, int status) noexcept
+    # The answer of the hedge begins, with `status` and gRPC status `code` (-1: none yet): True when it is taken; else
+    # the hedge is over.
+    cdef bint hedge_answer(self, Hedge hedge, bint good, int status, int code) noexcept
     # The hedge has failed by itself.
     cdef void hedge_failed(self, Hedge hedge, int kind) noexcept
     # The exchange's own try has failed and was let go: True when a hedge is under way, which is now all there is.
     cdef bint hedge_takes_over(self) noexcept
     cdef void drop_hedge(self) noexcept
-    cdef void release_hedge(self, Hedge hedge, int status, uint64_t latency, bint ok) noexcept
+    cdef void release_hedge(self, Hedge hedge, int status, int code, uint64_t latency, bint ok) noexcept
+    # `code` as a gRPC status, where the endpoints are called by gRPC; else -1.
+    cdef int code_of_call(self, int code) noexcept

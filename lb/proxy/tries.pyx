@@ -11,18 +11,18 @@
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.core.segment cimport (
-    TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
-    TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
+    TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_FAULTS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED,
+    TG_S_HEDGES_WON, TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
 from lb.proxy.bound cimport rebind, untie
 from lb.proxy.exchange cimport HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange
-from lb.proxy.exchange_record cimport count_answer
+from lb.proxy.exchange_record cimport count_answer, count_code
 from lb.proxy.explained cimport after_choice, before_choice
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.http1 cimport Http1Call
-from lb.upstream.outlier cimport verdict_of
+from lb.upstream.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY, verdict_of, verdict_of_grpc
 from lb.upstream.pool cimport HEAD_START, Pool
 
 cdef enum:
@@ -30,6 +30,9 @@ cdef enum:
     SLOWER = 2                        # than the endpoint's average is late
     LOOKS = 8                         # at most, whether an endpoint is stuck, until its answer is late anyway
     FOREVER_NS = 3_600_000_000_000
+    GRPC_CANCELLED = 1
+    GRPC_DEADLINE_EXCEEDED = 4
+    GRPC_UNAVAILABLE = 14
 
 
 cdef class Pause(Timed):
@@ -305,13 +308,13 @@ cdef class TryingExchange(Exchange):
         if self.hedge is not None:
             self.drop_hedge()
 
-    cdef bint hedge_answer(self, Hedge hedge, bint good, int status) noexcept:
+    cdef bint hedge_answer(self, Hedge hedge, bint good, int status, int code) noexcept:
         cdef uint64_t now = self.client.poller.now
         cdef int endpoint = self.endpoint
         if not good:
             # The first try may still do better.
             self.cancel_hedge(hedge)
-            self.release_hedge(hedge, status, now - hedge.picked_at, False)
+            self.release_hedge(hedge, status, code, now - hedge.picked_at, False)
             tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
             return False
         self.cancel_try()
@@ -322,6 +325,7 @@ cdef class TryingExchange(Exchange):
             self.waits_since = 0
         self.endpoint = -1
         count_answer(self.pool.series[endpoint], 0, now - self.picked_at)
+        count_code(self.pool.series[endpoint], self.code_of_call(GRPC_CANCELLED))
         tg_add(&self.pool.series[endpoint][TG_S_BYTES_OUT], self.bytes_in)
         self.pool.give_up(endpoint, now, now - self.picked_at, self.charged)
         self.hedged = HEDGE_WON
@@ -336,7 +340,9 @@ cdef class TryingExchange(Exchange):
         else:
             tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
         tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
-        self.release_hedge(hedge, 502, self.client.poller.now - hedge.picked_at, False)
+        self.release_hedge(
+            hedge, 502, self.code_of_call(GRPC_DEADLINE_EXCEEDED if kind == FAIL_TIMEOUT else GRPC_UNAVAILABLE),
+            self.client.poller.now - hedge.picked_at, False)
 
     cdef bint hedge_takes_over(self) noexcept:
         cdef Hedge hedge = self.hedge
@@ -370,12 +376,16 @@ cdef class TryingExchange(Exchange):
             self.cancel_hedge(hedge)
             tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
             # What a try that was stopped has taken says little of its endpoint: nothing is learned from it.
-            self.release_hedge(hedge, 0, 0, True)
+            self.release_hedge(hedge, 0, self.code_of_call(GRPC_CANCELLED), 0, True)
         else:
             self.hedge = None
             hedge.exchange = None
 
-    cdef void release_hedge(self, Hedge hedge, int status, uint64_t latency, bint ok) noexcept:
+    cdef int code_of_call(self, int code) noexcept:
+        return code if self.grpc else -1
+
+    cdef void release_hedge(self, Hedge hedge, int status, int code, uint64_t latency, bint ok) noexcept:
+        cdef int verdict
         cdef uint64_t now = self.client.poller.now
         cdef Pool pool = hedge.pool
         cdef uint64_t *words = pool.series[hedge.endpoint]
@@ -383,8 +393,12 @@ cdef class TryingExchange(Exchange):
         hedge.exchange = None
         count_answer(words, status, now - hedge.picked_at)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        if latency and pool.outlier is not None:
-            pool.outlier.judge(hedge.endpoint, verdict_of(status, ok), hedge.picked_at)
+        count_code(words, code)
+        if latency:
+            verdict = verdict_of_grpc(code) if code >= 0 else verdict_of(status, ok)
+            if verdict == VERDICT_FAULT or verdict == VERDICT_GATEWAY:
+                tg_add(&words[TG_S_FAULTS], 1)
+            pool.judge(hedge.endpoint, verdict, hedge.picked_at, now)
         if ok:
             pool.tell_queue(hedge.endpoint, now, latency, True)
         pool.release(hedge.endpoint, now, latency, ok, hedge.company, hedge.charged, hedge.crowd)

@@ -235,8 +235,7 @@ cdef class Tunnel(Waiter):
     cdef void observe_connect(self, bint ok) noexcept:
         """All that a policy learns from a session: how long it lasts is not the endpoint's doing."""
         cdef uint64_t now = monotonic_ns()
-        if self.pool.outlier is not None:
-            self.pool.outlier.judge(self.index, VERDICT_GOOD if ok else VERDICT_GATEWAY, self.picked_at)
+        self.pool.judge(self.index, VERDICT_GOOD if ok else VERDICT_GATEWAY, self.picked_at, now)
         self.pool.observe(self.index, now, max(now - self.picked_at, <uint64_t>1), ok)
 
     cdef void connected(self) noexcept:

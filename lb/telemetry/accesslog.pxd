@@ -29,7 +29,7 @@ cdef struct tg_access:
     unsigned char parent_id[8]        # all zero = the trace began here
     char *explanation                 # JSON, from malloc; NULL = none. Freed with the record
     uint32_t explanation_length
-    uint16_t lengths[10]
+    uint16_t lengths[12]
     char client[46]
     char method[18]
     char host[128]
@@ -40,6 +40,8 @@ cdef struct tg_access:
     char endpoint[112]
     char reason[32]
     char request_id[128]
+    char user_agent[128]
+    char model[128]
 
 
 cdef enum:
@@ -53,7 +55,9 @@ cdef enum:
     A_ENDPOINT
     A_REASON
     A_REQUEST_ID
-    A_TEXTS = 10                      # how many there are
+    A_USER_AGENT
+    A_MODEL
+    A_TEXTS = 12                      # how many there are
 
 
 cdef class AccessLog:

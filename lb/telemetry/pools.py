@@ -21,7 +21,23 @@ def families(status: Mapping[str, Any]) -> Iterator[Metric]:
 def _endpoints(status: Mapping[str, Any]) -> Iterator[Metric]:
     rows = [((p["name"], e["address"]), e) for p in status["pools"] for e in p["endpoints"]]
     labels = ("pool", "endpoint")
-    yield gauge("endpoint_up", "Whether its checks say it is up", labels, ((k, e["health"] == "up") for k, e in rows))
+    yield gauge(
+        "endpoint_up", "Whether its checks say it is up, or nothing has checked it", labels,
+        ((k, e["health"] in ("up", "unchecked")) for k, e in rows),
+    )  # fmt: skip
+    yield gauge(
+        "endpoint_unchecked", "Whether it counts as up although nothing has checked it", labels,
+        ((k, e["health"] == "unchecked") for k, e in rows),
+    )  # fmt: skip
+    turns = [(k, e) for k, e in rows if "turns" in e]
+    yield gauge(
+        "endpoint_recent_failures_ratio", "The share of its recent attempts that failed", labels,
+        ((k, e["failing"]) for k, e in turns),
+    )  # fmt: skip
+    yield gauge(
+        "endpoint_turns_ratio", "The part of its turns that it takes, as recent attempts failed", labels,
+        ((k, e["turns"]) for k, e in turns),
+    )  # fmt: skip
     yield gauge(
         "endpoint_draining", "Whether it takes no new requests", labels, ((k, e["admin"] != "enabled") for k, e in rows)
     )

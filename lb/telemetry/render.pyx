@@ -5,7 +5,7 @@ from libc.stdio cimport snprintf
 from lb.core.buffer cimport tg_buffer, tg_buffer_append
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET, A_TEXTS,
-    tg_access,
+    A_MODEL, A_USER_AGENT, tg_access,
 )
 
 cdef extern from *:
@@ -42,6 +42,8 @@ KEYS[A_POOL] = "pool"
 KEYS[A_ENDPOINT] = "endpoint"
 KEYS[A_REASON] = "reason"
 KEYS[A_REQUEST_ID] = "request_id"
+KEYS[A_USER_AGENT] = "user_agent"
+KEYS[A_MODEL] = "model"
 
 
 cdef char *room_of(tg_access *record, int which, size_t *room) noexcept nogil:
@@ -72,6 +74,12 @@ cdef char *room_of(tg_access *record, int which, size_t *room) noexcept nogil:
     if which == A_REQUEST_ID:
         room[0] = sizeof(record.request_id)
         return record.request_id
+    if which == A_USER_AGENT:
+        room[0] = sizeof(record.user_agent)
+        return record.user_agent
+    if which == A_MODEL:
+        room[0] = sizeof(record.model)
+        return record.model
     room[0] = sizeof(record.reason)
     return record.reason
 

@@ -17,12 +17,21 @@ _COUNTERS = (
     "duration_ns", "retries_refused", "hedges", "hedges_won", "hedges_lost", "hedges_refused",
 )  # fmt: skip
 _HISTOGRAM = 32
-WORDS = 56
+_GRPC = 56
+_FAULTS = 73
+WORDS = 80
+# By gRPC's numbers, as grpc-prometheus and Envoy write them.
+GRPC_CODES = (
+    "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists", "PermissionDenied",
+    "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented", "Internal", "Unavailable",
+    "DataLoss", "Unauthenticated",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The totals of a series over all workers. `buckets` are counts per bucket, the last without bound."""
+    """The totals of a series over all workers. `buckets` are counts per bucket, the last without bound; `grpc` are
+    answers by gRPC status, `faults` those of any protocol that are the server's fault."""
 
     codes: tuple[int, ...]
     started: int
@@ -47,6 +56,8 @@ class Series:
     hedges_lost: int
     hedges_refused: int
     buckets: tuple[int, ...]
+    grpc: tuple[int, ...]
+    faults: int
 
     @classmethod
     def of(cls, words: list[int]) -> Series:
@@ -54,7 +65,13 @@ class Series:
         if len(words) != WORDS:
             raise ValueError(f"a series has {WORDS} words, not {len(words)}")
         counters: dict[str, Any] = dict(zip(_COUNTERS, words[len(CODES) : len(CODES) + len(_COUNTERS)], strict=True))
-        return cls(codes=tuple(words[: len(CODES)]), buckets=tuple(words[_HISTOGRAM:]), **counters)
+        return cls(
+            codes=tuple(words[: len(CODES)]),
+            buckets=tuple(words[_HISTOGRAM : _HISTOGRAM + len(BOUNDS_US) + 1]),
+            grpc=tuple(words[_GRPC : _GRPC + len(GRPC_CODES)]),
+            faults=words[_FAULTS],
+            **counters,
+        )
 
     def __add__(self, other: Series) -> Series:
         """Both together, word by word."""
@@ -63,7 +80,8 @@ class Series:
     def words(self) -> list[int]:
         """What `of` takes."""
         counters = [getattr(self, name) for name in _COUNTERS]
-        return [*self.codes, *counters, *[0] * (_HISTOGRAM - len(CODES) - len(counters)), *self.buckets]
+        before = [*self.codes, *counters, *[0] * (_HISTOGRAM - len(CODES) - len(counters)), *self.buckets]
+        return [*before, *self.grpc, self.faults, *[0] * (WORDS - _FAULTS - 1)]
 
     def cumulative(self) -> list[tuple[str, float]]:
         """Prometheus' buckets: (upper bound in seconds, count at or below it), ending with +Inf."""

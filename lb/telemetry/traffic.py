@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from prometheus_client.core import Metric
 
 from lb.telemetry.families import by_pool, counter, durations, gauge
-from lb.telemetry.series import CODES, Series
+from lb.telemetry.series import CODES, GRPC_CODES, Series
 
 
 def families(
@@ -25,6 +25,7 @@ def families(
     yield from _probes(endpoints)
     yield from _queues(queues)
     yield from _listeners(listeners)
+    yield from _declined(listeners)
     yield from _handshakes(listeners)
     yield from _http2(listeners)
 
@@ -43,6 +44,23 @@ def _requests(kind: str, text: str, rows: Mapping[tuple[str, ...], Series], labe
         f"Requests by {text} and status class",
         (*labels, "code"),
         (((*key, code), n) for key, s in rows.items() for code, n in zip(CODES, s.codes, strict=True)),
+    )
+    yield counter(
+        f"{kind}_grpc_requests",
+        f"gRPC calls by {text} and gRPC status: the number, and the name that goes with it",
+        (*labels, "grpc_status", "grpc_code"),
+        (
+            ((*key, str(number), code), n)
+            for key, s in rows.items()
+            if any(s.grpc)
+            for number, (code, n) in enumerate(zip(GRPC_CODES, s.grpc, strict=True))
+        ),
+    )
+    yield counter(
+        f"{kind}_errors",
+        f"Answers that are the server's fault by {text}: HTTP 5xx, or a gRPC status that stands for one",
+        labels,
+        ((key, s.faults) for key, s in rows.items()),
     )
     yield durations(f"{kind}_request_duration_seconds", f"Time from request to answer by {text}", labels, rows.items())
     yield gauge(
@@ -154,6 +172,18 @@ def _listeners(listeners: Mapping[str, Series]) -> Iterator[Metric]:
         "listener_received_bytes", "Bytes from TCP clients", ("listener",), (((n,), s.bytes_in) for n, s in rows)
     )
     yield counter("listener_sent_bytes", "Bytes to TCP clients", ("listener",), (((n,), s.bytes_out) for n, s in rows))
+
+
+def _declined(listeners: Mapping[str, Series]) -> Iterator[Metric]:
+    # A listener has no retries and no hedges: these words of its series (lb/core/segment.h).
+    reasons = (("unrouted", "retries_refused"), ("malformed", "hedges"))
+    yield counter(
+        "listener_declined_requests",
+        "Requests that reached no route, answered here: no route takes them (404, 405, 415), or they could not be "
+        "understood (400, 408, 414, 431, 501, 505, or a stream that was reset)",
+        ("listener", "reason"),
+        (((n, reason), getattr(s, word)) for n, s in listeners.items() for reason, word in reasons),
+    )
 
 
 def _handshakes(listeners: Mapping[str, Series]) -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from lb.core.segment cimport (
     TG_EJECTION_CONSECUTIVE_5XX,
     TG_EJECTION_CONSECUTIVE_GATEWAY,
     TG_EJECTION_PROBATION,
+    TG_GRPC_CODES,
     TG_S_JUDGED_FAULT,
     TG_S_JUDGED_GOOD,
     TG_STANDING_EJECTED,
@@ -26,7 +27,45 @@ cdef int verdict_of(int status, bint ok) noexcept nogil:
         return VERDICT_NONE
     if status >= 500:
         return VERDICT_GATEWAY if 502 <= status <= 504 else VERDICT_FAULT
+    if status == 429:
+        return VERDICT_BUSY
     return VERDICT_GOOD if ok else VERDICT_GATEWAY
+
+
+# The HTTP statuses that gRPC's stand for where answers are judged: Envoy's table (Grpc::Utility::grpcToHttpStatus), by
+# which its outlier detection goes.
+cdef int[17] JUDGED = [
+    200,  # OK
+    499,  # CANCELLED
+    500,  # UNKNOWN
+    400,  # INVALID_ARGUMENT
+    504,  # DEADLINE_EXCEEDED
+    404,  # NOT_FOUND
+    409,  # ALREADY_EXISTS
+    403,  # PERMISSION_DENIED
+    429,  # RESOURCE_EXHAUSTED
+    400,  # FAILED_PRECONDITION
+    409,  # ABORTED
+    400,  # OUT_OF_RANGE
+    501,  # UNIMPLEMENTED
+    500,  # INTERNAL
+    503,  # UNAVAILABLE
+    500,  # DATA_LOSS
+    401,  # UNAUTHENTICATED
+]
+
+
+cdef int verdict_of_grpc(int code) noexcept nogil:
+    return verdict_of(JUDGED[code], True) if 0 <= code < TG_GRPC_CODES else VERDICT_FAULT
+
+
+cdef bint is_fault(int code) noexcept nogil:
+    return 0 <= code < TG_GRPC_CODES and JUDGED[code] >= 500
+
+
+def grpc_faults():
+    """The gRPC statuses that are the server's fault."""
+    return [code for code in range(TG_GRPC_CODES) if is_fault(code)]
 
 
 cdef class Outlier:
@@ -45,6 +84,8 @@ cdef class Outlier:
         cdef uint32_t failures
         if verdict == VERDICT_NONE:
             return
+        if verdict == VERDICT_BUSY:
+            verdict = VERDICT_GOOD        # as Envoy has it: only 5xx are failures
         tg_add(&self.series[index][TG_S_JUDGED_GOOD if verdict == VERDICT_GOOD else TG_S_JUDGED_FAULT], 1)
         if standing == TG_STANDING_EJECTED:
             return                        # the end of what it was ejected for

@@ -58,6 +58,7 @@ cdef class Pool:
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
     cdef tuple warmths                # per endpoint, where there is a queue: its Warmth
+    cdef readonly bint avoids         # endpoints whose recent attempts failed take a part of their turns
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly Prober prober       # None: endpoints are not asked about their load
     cdef bint multiplexed             # with limits, and over HTTP/2: places may have to be owed (lb.upstream.debt)
@@ -112,6 +113,13 @@ cdef class Pool:
     cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_elsewhere(self, int drawn, int found, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept
+    # An attempt at endpoint `index` that began at `started` is over: what that says of it (lb.upstream.outlier), for
+    # the turns that it gets and for its standing.
+    cdef void judge(self, int index, int verdict, uint64_t started, uint64_t now) noexcept
+    # What the policy chooses, past those that fail.
+    cdef int look(self, uint64_t now, uint64_t key, int exclude) except -2
+    # Whether a request should rather wait for another endpoint, which has no room, than go to one that fails.
+    cdef bint rather_waits(self, int index, uint64_t now) noexcept
     cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept
     # One less in flight: after `waited` ns the try was stopped, as another endpoint had answered. How long it would
     # have taken nobody knows, and no policy is told; but for as long again others are asked before it, twice as long

@@ -6,13 +6,15 @@ from hashlib import blake2b
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
+from lb.balancing.turns cimport pick_in_turn
+from lb.core.failures cimport failing_of, note_attempt
 from lb.endpoints.groups cimport TG_GROUPS, Groups
 from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
 from lb.upstream.cookie cimport EndpointCookie
 from lb.upstream.cost cimport PoolCosts
 from lb.upstream.debt cimport Debt
 from lb.upstream.http2_call cimport Dispatcher
-from lb.upstream.outlier cimport Outlier
+from lb.upstream.outlier cimport VERDICT_GOOD, VERDICT_NONE, Outlier
 from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.sequences cimport Sequences
 from lb.upstream.service_time cimport Warmth
@@ -30,6 +32,8 @@ cdef enum:
     SLOWER = 2                        # than its average: no chance
     TAKEN_AGAIN = -3                  # only the excluded one takes requests
     REPORT_NS = 1_000_000_000         # between two lines of the log on a policy's failures
+
+cdef double FAILS = 0.5               # of its recent attempts: others are waited for
 
 cdef dict PROTOCOLS = {
     "http": POOL_HTTP, "oip": POOL_OIP, "tcp": POOL_TCP, "http2": POOL_HTTP2, "grpc": POOL_GRPC, "udp": POOL_UDP,
@@ -121,6 +125,7 @@ cdef class Pool:
         if plan.outlier is not None:
             self.outlier = Outlier(plan.outlier, segment, plan.endpoints)
             self.outlier.series = self.series
+        self.avoids = plan.avoid_failing
         self.leaving = leaving
         if plan.cookie is not None:
             self.cookie = EndpointCookie(plan, self.endpoints)
@@ -179,7 +184,7 @@ cdef class Pool:
             return self.choose_by_group(now, key, exclude)
         for _ in range(TURNS):
             try:
-                index = self.policy.pick(now, key, exclude)
+                index = self.look(now, key, exclude)
             except BaseException as failure:  # a plug-in's, sys.exit() too, must not take the data path with it
                 report(self.name, failure, now)
                 return TAKEN_NOBODY
@@ -193,6 +198,8 @@ cdef class Pool:
                 return TAKEN_AGAIN
             if index == failed and self.queue is not None and stands_beside(self.endpoints, failed):
                 return TAKEN_FULL             # the others are only busy: it waits for one of them
+            if self.endpoints.reluctant and self.queue is not None and self.rather_waits(index, now):
+                return TAKEN_FULL
             if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
                 exclude = index               # its next place is that of one who can go nowhere else
             elif self.endpoints.take(index):
@@ -278,11 +285,34 @@ cdef class Pool:
         tg_add(&self.series[index][TG_S_STARTED], 1)
         return index
 
+    cdef int look(self, uint64_t now, uint64_t key, int exclude) except -2:
+        if self.avoids:
+            return pick_in_turn(self.policy, now, key, exclude)
+        return self.policy.pick(now, key, exclude)
+
+    cdef bint rather_waits(self, int index, uint64_t now) noexcept:
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int i
+        if failing_of(endpoints.records[index], now) < FAILS:
+            return False
+        for i in range(endpoints.size):
+            if endpoints.standing_weight(i) > 0 and failing_of(endpoints.records[i], now) < FAILS:
+                return True
+        return False
+
+    cdef void judge(self, int index, int verdict, uint64_t started, uint64_t now) noexcept:
+        if verdict == VERDICT_NONE:
+            return
+        if self.avoids:
+            note_attempt(self.endpoints.records[index], verdict != VERDICT_GOOD, now)
+        if self.outlier is not None:
+            self.outlier.judge(index, verdict, started)
+
     cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept:
         """Another endpoint than one that keeps its requests waiting, if that is not `exclude`."""
         cdef int index
         try:
-            index = self.policy.pick(now, key, suspect)
+            index = self.look(now, key, suspect)
         except BaseException as failure:
             report(self.name, failure, now)
             return suspect

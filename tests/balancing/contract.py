@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.policy import Policy
+from lb.balancing.turns import pick
 
 KEYS = [0, 1, 65_536, 65_537, 2**32 + 5, 2**64 - 1, *(n * 0x9E3779B97F4A7C15 % 2**64 for n in range(1, 60))]
+
+MS = 1_000_000
 
 endpoint_states = st.tuples(
     st.sampled_from([0, 1, 1, 2, 7, 1000]),  # weight
@@ -179,3 +182,61 @@ class PolicyContract:
     def test_knows_its_endpoints(self):
         with self.fleet([1, 2]) as fleet:
             assert self.build(fleet).endpoints is fleet.sets[0]
+
+    # An endpoint that fails at once is idle and fast to whatever a policy goes by.
+
+    def serve(self, policy: Policy, fleet: Fleet, now: int, bad: set[int], requests: int) -> tuple[int, list[int]]:
+        """Lets `requests` come one after another from `now` on; those at `bad` endpoints fail within a millisecond and
+        are tried again at another, which takes ten. When the last is over, and which endpoints were asked first."""
+        endpoints = fleet.sets[0]
+        asked = []
+        for request in range(requests):
+            key = KEYS[request % len(KEYS)] ^ request << 7 if request % 2 else 0
+            exclude = -1
+            while True:
+                endpoints.expect(1.0)
+                index = pick(policy, now, key, exclude)
+                if exclude < 0:
+                    asked.append(index)
+                endpoints.acquire_checked(index)
+                charged, began = endpoints.charged, now
+                now += MS if index in bad else 10 * MS
+                endpoints.release_checked(index, charged if self.weighed else 0)
+                endpoints.note_attempt_checked(index, index in bad, now)
+                policy.learn(index, now, now - began, index not in bad, 1)
+                if index not in bad or exclude >= 0:
+                    break
+                exclude = index
+        return now, asked
+
+    def test_an_endpoint_that_fails_at_once_gets_few_first_attempts_and_heals(self):
+        with self.fleet([1, 1]) as fleet:
+            policy = self.build(fleet)
+            now, asked = self.serve(policy, fleet, 1000 * MS, {0}, 600)
+            assert asked.count(0) <= 60, "one of two would have had 300"
+            assert fleet.sets[0].failing(0, now) > 0.5
+            now, asked = self.serve(policy, fleet, now, set(), 3000)
+            assert fleet.sets[0].turns(0, now) == 1.0, "it was not found out that it is well again"
+            now, asked = self.serve(policy, fleet, now, {1}, 600)
+            assert asked.count(1) <= 60
+
+    def test_failures_are_seen_by_all_workers(self):
+        with self.fleet([1, 1, 1], workers=2) as fleet:
+            policy = self.build(fleet)
+            for _ in range(20):
+                fleet.sets[1].note_attempt_checked(1, True, 1000 * MS)
+            picked = [pick(policy, 1000 * MS, key, -1) for key in KEYS * 10]
+            assert picked.count(1) <= len(picked) // 20
+
+    def test_where_all_fail_the_policy_has_its_way(self):
+        with self.fleet([1, 1, 1]) as fleet:
+            policy, other = self.build(fleet), self.build(fleet)
+            for i in range(3):
+                for _ in range(20):
+                    fleet.sets[0].note_attempt_checked(i, True, MS)
+            assert {pick(policy, MS, key, -1) for key in KEYS} <= {0, 1, 2}
+            fleet.down(0)
+            fleet.down(1)
+            assert {pick(policy, MS, key, -1) for key in KEYS} == {2}
+            assert {pick(policy, MS, key, 2) for key in KEYS} == {2}
+            assert other.pick(MS, 0, 2) == 2

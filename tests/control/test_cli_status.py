@@ -135,3 +135,17 @@ def test_a_narrow_terminal_keeps_addresses_whole() -> None:
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     show(DOCUMENT, True)
     assert json.loads(capsys.readouterr().out) == DOCUMENT
+
+
+def test_errors_and_turns_of_an_endpoint_that_fails() -> None:
+    endpoint = {
+        **ENDPOINT,
+        "health": "unchecked",
+        "errors": {"answers": 200, "faults": 3, "grpc": {"Unavailable": 2, "NotFound": 1}},
+        "failing": 0.75,
+        "turns": 0.0625,
+    }
+    text = shown({**DOCUMENT, "pools": [{**DOCUMENT["pools"][0], "endpoints": [endpoint]}]}, 400)
+    assert "unchecked" in text
+    assert "1.5 % (2 Unavailable, 1 NotFound)" in text
+    assert "75% of its last tries failed: it takes 6% of its turns" in text

@@ -14,7 +14,7 @@ from lb.core.segment import Segment
 from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
 
-STARTED, FINISHED, WORDS = 6, 7, 56
+STARTED, FINISHED, WORDS = 6, 7, 80
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ async def test_candidates_show_why_they_are_none(start: Start, endpoint: Callabl
         assert (rows[busy.address]["in_flight"], rows[busy.address]["score"]) == (1, 2)
         assert (rows[idle.address]["score"], rows[idle.address]["best"]) == (1, True)
         row = rows[third.address]
-        assert (row["available"], row["admin"], row["health"], row["score"]) == (False, "drain", "up", None)
+        assert (row["available"], row["admin"], row["health"], row["score"]) == (False, "drain", "unchecked", None)
         assert found["pool"]["choice"] == {"address": idle.address, "why": "it has the lowest score"}
     text = (await asyncio.to_thread(tidegate, daemon, "explain", "web", "/p", "-X", "POST")).stdout
     assert "route    posts: path exact /p, method POST; no more particular route matches" in text

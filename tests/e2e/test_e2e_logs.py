@@ -23,11 +23,13 @@ from authority import Authority
 from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, load, request
 
+from lb.wire import grpc_service_pb2 as wire
+
 Start = Callable[..., Daemon]
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [2], "data": [1, 2]}
 TEXTS = {
     "time", "client", "method", "host", "target", "listener", "route", "pool", "endpoint", "reason", "cache",
-    "protocol", "tls", "trace_id", "request_id", "hedge",
+    "protocol", "tls", "trace_id", "request_id", "hedge", "user_agent", "model",
 }  # fmt: skip
 NUMBERS = {"port", "status", "tries", "bytes_in", "bytes_out"}
 TIMES = {"total_us", "wait_us", "connect_us", "upstream_us", "transfer_us"}
@@ -66,7 +68,7 @@ async def test_lines_are_json_with_all_fields(
     by_status = lines_of(path)
     for line in by_status:
         assert line.keys() == TEXTS | NUMBERS | TIMES | {"grpc_status"}
-        assert line["grpc_status"] is None
+        assert line["grpc_status"] in (None, 0)
         assert all(isinstance(line[name], str) for name in TEXTS)
         assert all(isinstance(line[name], int) and line[name] >= 0 for name in NUMBERS | TIMES)
         assert datetime.fromisoformat(line["time"]).tzinfo is not None
@@ -85,6 +87,8 @@ async def test_lines_are_json_with_all_fields(
     ]
     assert next(line for line in rest if line["status"] == 400)["reason"] == "bad-request"
     assert next(line for line in rest if line["cache"] == "miss")["endpoint"] == model
+    assert {(line["cache"], line["grpc_status"]) for line in rest} == {("miss", 0), ("hit", None), ("", None)}
+    assert [line["model"] for line in by_status] == ["" if line is http else "m" for line in by_status]
 
 
 def test_the_page_for_operators_has_all_fields() -> None:
@@ -147,6 +151,62 @@ async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], st
     ]  # fmt: skip
 
 
+async def test_user_agents_and_models(
+    start: Start, endpoint: Callable[..., Any], stub: Callable[[], str], tmp_path: Path
+) -> None:
+    path, one = tmp_path / "access.log", await endpoint("a")
+    settings = config(str(path), one.address, stub()) | {"workers": 1}
+    settings["listeners"]["web"]["routes"] = [
+        {"pool": "oip"},
+        route("/v2/models/plain", "http"),
+        route("/http/", "http"),
+    ]
+    port = start(settings).port()
+    message = wire.ModelInferRequest(model_name="näme", raw_input_contents=[bytes(8)])
+    message.inputs.add(name="x", datatype="FP32", shape=[2])
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await infer(message.SerializeToString())
+    agent = 'curl/8.5 "quoted" ' + "x" * 200
+    async with httpx.AsyncClient(trust_env=False, headers={"User-Agent": agent}) as client:
+        await client.get(f"http://127.0.0.1:{port}/v2/models/m%20x/versions/1/ready")
+        await client.get(f"http://127.0.0.1:{port}/v2/models/plain?x=1")
+        await client.get(f"http://127.0.0.1:{port}/http/a")
+        await client.get(f"http://127.0.0.1:{port}/nowhere", headers={"Host": "h"})
+    async with httpx.AsyncClient(http1=False, http2=True, trust_env=False, headers={"User-Agent": "two"}) as client:
+        await client.request("BREW", f"http://127.0.0.1:{port}/http/a")
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 6, "six lines")
+    lines = lines_of(path)
+    assert lines[0]["user_agent"].startswith("grpc-python-asyncio/")
+    assert [line["user_agent"] for line in lines[1:]] == [agent[:128]] * 4 + ["two"]
+    assert lines[0]["model"].encode("latin-1").decode() == "näme"
+    assert [line["model"] for line in lines[1:]] == ["m%20x", "plain", "", "", ""]
+    assert [line["target"] for line in lines[2:]] == ["/v2/models/plain?x=1", "/http/a", "/nowhere", "/http/a"]
+    assert lines[-1]["method"] == "BREW"
+
+
+def test_the_page_for_operators_has_all_reasons() -> None:
+    """Every reason that stands in the code of the data path, and no other."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "howto" / "observe.md").read_text()
+    table = page.split("| `reason` | status | |\n|---|---|---|\n")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`([\w…-]+)`", row.split("|")[1])}
+    given = set()
+    for file in (root / "lb" / "proxy").glob("*.pyx"):
+        text = file.read_text()
+        given |= set(re.findall(r'(?:fail|end_in_trailers)\((?:[^()"]*,)?\s*[\w.()]+,\s*b"([a-z-]+)"', text))
+        given |= set(re.findall(r'[.\s]reason = (?:b)?"([a-z-]+)"', text))
+        given |= set(re.findall(r'[fF]inish\(\w+, "([a-z-]+)"', text))
+        if file.name == "declined.pyx":
+            given |= set(re.findall(r'return b"([a-z-]+)"', text))
+        if file.name == "preface.pyx":
+            given |= set(re.findall(r'"([a-z-]+)"', text.split("REASONS = (")[1].split(")")[0]))
+    proxy = {name for name in given if name.startswith("proxy-") and name != "proxy-header"}
+    assert proxy, "those that the table has as proxy-…"
+    assert named - {"proxy-…"} == given - proxy
+
+
 async def test_tcp_sessions_say_how_long_they_waited(
     start: Start, endpoint: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -186,7 +246,8 @@ async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Star
     settings["listeners"]["web"]["routes"].append(
         {"match": {"path": {"exact": "/put"}, "method": "PUT"}, "pool": "http"}
     )
-    port = start(settings).port()
+    daemon = start(settings)
+    port = daemon.port()
     long = b"a" * 2000
     for sent in (
         b"GET /none?a=b HTTP/1.1\r\nHost: h.example:80\r\n\r\n",
@@ -221,6 +282,10 @@ async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Star
         (404, "no-route", "POST", "/a.B/C"),
         (431, "head-too-large", "", ""),
     ]
+    counts = daemon.metrics("tidegate_listener_declined_requests_total")
+    assert {dict(labels)["reason"]: n for labels, n in counts.items() if dict(labels)["listener"] == "web"} == {
+        "unrouted": 4, "malformed": 7,
+    }  # fmt: skip
     assert {(line["client"], line["listener"], line["route"], line["pool"]) for line in lines} == {
         ("127.0.0.1", "web", "", "")
     }

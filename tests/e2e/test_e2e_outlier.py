@@ -74,7 +74,8 @@ async def moody() -> AsyncIterator[Callable[[str], Any]]:
 
 
 def config(endpoints: list[Moody], workers: int = 4, **pool: Any) -> dict[str, Any]:
-    settings = {"protocol": "http", "policy": "round_robin", "endpoints": [e.address for e in endpoints], **pool}
+    addresses = [e.address for e in endpoints]
+    settings = {"protocol": "http", "policy": "round_robin", "avoid_failing": False, "endpoints": addresses, **pool}
     return {"workers": workers, "listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": settings}}
 
 

@@ -58,6 +58,7 @@ ROUTE = RoutePlan(
 POOL = PoolPlan(
     name="pool", protocol="http", policy=PolicyPlan("round_robin"), endpoints=(), connect_timeout_ns=SECOND,
     response_timeout_ns=10 * SECOND, idle_timeout_ns=60 * SECOND, retries=1, max_idle=16,
+    avoid_failing=False,  # whose turn it is does not depend on what the endpoints answered before
 )  # fmt: skip
 
 

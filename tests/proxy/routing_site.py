@@ -36,8 +36,9 @@ class Numbers:
 
 def plan_of(routes: list[dict[str, Any]], pools: dict[str, Any], numbers: Numbers, **listener: Any) -> Plan:
     """The plan of a listener `web`; a pool is a list of addresses or a section of the configuration."""
+    # Whose turn it is does not depend on what the endpoints answered before, unless a test says so.
     sections = {
-        name: {"protocol": "http", **(pool if isinstance(pool, dict) else {"endpoints": pool})}
+        name: {"protocol": "http", "avoid_failing": False, **(pool if isinstance(pool, dict) else {"endpoints": pool})}
         for name, pool in pools.items()
     }
     web = {"bind": "127.0.0.1:0", "protocol": "http", "routes": routes, **listener}

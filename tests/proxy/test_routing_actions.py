@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from datapath import Gate, Site, settle
+from hedge_site import ENDPOINTS
 from oip_site import INFER, ModelServer, echo
 from ports import free_port
 from routing_site import curl, routing_gate, shown
+
+from lb.proxy.explain import Described
 
 H = "-H"
 
@@ -278,7 +281,8 @@ async def test_retry_after_a_try_that_took_too_long(site: Site) -> None:
 
 async def test_no_retry_that_the_route_does_not_name(site: Site) -> None:
     _, pools = await shown(site, "a")
-    both = {"endpoints": [f"127.0.0.1:{free_port()}", *pools["a"]], "policy": "round_robin"}
+    addresses = [f"127.0.0.1:{free_port()}", *pools["a"]]
+    both = {"endpoints": addresses, "policy": "round_robin", "avoid_failing": False}
     gate = await routing_gate(site, [{"pool": "both", "retry": {"on": ["5xx"]}}], {"both": both})
     statuses = [(await curl(gate, "/")).status for _ in range(4)]
     assert sorted(statuses) == [200, 200, 502, 502]
@@ -313,3 +317,105 @@ async def test_headers_of_an_inference_answer(site: Site) -> None:
     gate = await routing_gate(site, [route], pools)
     reply = await curl(gate, INFER, "-d", BODY)
     assert (reply.status, reply.fields["x-model"]) == (200, "yes")
+
+
+TOLD = (
+    "X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "Forwarded", "Via", "X-Request-Id",
+)  # fmt: skip
+TELLS_ALL = {"request_id": True, "forwarded_header": True, "bind": "127.0.0.1:8080"}
+
+
+def names_of(head: bytes) -> dict[str, str]:
+    pairs = (line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:] if ": " in line)
+    return {name.lower(): value for name, value in pairs}
+
+
+@pytest.mark.parametrize("protocol", ["http", "http2"])
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "Via"])
+@pytest.mark.parametrize("sent", [True, False])
+async def test_what_is_removed_is_not_told_by_us_either(site: Site, protocol: str, name: str, sent: bool) -> None:
+    endpoint = ENDPOINTS[protocol]("a", ["answer"])
+    pools = {"a": {"protocol": protocol, "endpoints": [await site.endpoint(endpoint)]}}
+    routes = [
+        {"match": {"path": {"prefix": "/all"}}, "pool": "a"},
+        {"pool": "a", "request_headers": {"remove": [name.lower()]}},
+    ]
+    gate = await routing_gate(site, routes, pools)
+    reader, writer = await gate.connect()
+    heads = []
+    own = f"{name}: 1.1 client\r\n".encode() if sent else b""
+    for path in (b"/x", b"/all", b"/x"):
+        writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: a\r\n" + own + b"\r\n")
+        await reader.readuntil(b"\r\n\r\na")
+        heads.append(names_of(endpoint.seen[-1]) if protocol == "http" else endpoint.fields[-1])
+    writer.close()
+    assert [name.lower() in head for head in heads] == [False, True, False]
+    others = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "via"} - {name.lower()}
+    assert all(others <= head.keys() for head in heads)
+
+
+@pytest.mark.parametrize("protocol", ["http", "http2"])
+async def test_what_is_set_is_told_instead_of_ours(site: Site, protocol: str) -> None:
+    endpoint = ENDPOINTS[protocol]("a", ["answer"])
+    pools = {"a": {"protocol": protocol, "endpoints": [await site.endpoint(endpoint)]}}
+    gate = await routing_gate(site, [{"pool": "a", "request_headers": {"set": {"Via": "1.1 front"}}}], pools)
+    assert (await gate.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).endswith(b"a")
+    if protocol == "http":
+        lines = [line.lower() for line in endpoint.seen[0].split(b"\r\n")]
+        assert [line for line in lines if line.startswith(b"via")] == [b"via: 1.1 front"]
+    else:
+        assert endpoint.fields[0]["via"] == "1.1 front"
+
+
+@pytest.mark.parametrize("name", TOLD)
+async def test_every_field_that_we_tell_can_be_removed(site: Site, name: str) -> None:
+    made, pools = await shown(site, "a")
+    routes = [
+        {"match": {"path": {"prefix": "/all"}}, "pool": "a"},
+        {"pool": "a", "request_headers": {"remove": [name]}},
+    ]
+    gate = await routing_gate(site, routes, pools, **TELLS_ALL)
+    await curl(gate, "/all")
+    everything = names_of(made["a"].last)
+    await curl(gate, "/x")
+    assert everything.keys() - names_of(made["a"].last).keys() == {name.lower()}
+
+
+async def test_a_source_condition_goes_by_the_word_of_trusted_proxies(site: Site) -> None:
+    _, pools = await shown(site, "inside", "outside")
+    routes = [{"match": {"source": ["10.0.0.0/8"]}, "pool": "inside"}, {"pool": "outside"}]
+    gate = await routing_gate(site, routes, pools, trusted_proxies=["127.0.0.0/8"])
+    assert (await curl(gate, "/", H, "X-Forwarded-For: 10.1.2.3")).body == "inside"
+    assert (await curl(gate, "/", H, "X-Forwarded-For: 10.1.2.3, 192.0.2.1")).body == "outside"
+    assert (await curl(gate, "/")).body == "outside"
+    explained = gate.proxy.explain(Described("web", headers=(("X-Forwarded-For", "10.1.2.3"),), source="127.0.0.1"))
+    assert explained["pool"]["name"] == "inside"
+    untrusted = await routing_gate(site, routes, pools)
+    assert (await curl(untrusted, "/", H, "X-Forwarded-For: 10.1.2.3")).body == "outside"
+
+
+@pytest.mark.parametrize("host", ["a.test", "A.TEST", "a.test.", "A.test.:8080", "a.test:", "a.test:80"])
+async def test_an_explanation_takes_the_host_as_a_request_does(site: Site, host: str) -> None:
+    _, pools = await shown(site, "right", "other")
+    gate = await routing_gate(site, [{"match": {"host": "a.test"}, "pool": "right"}, {"pool": "other"}], pools)
+    answer = await gate.exchange(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    served = answer.rpartition(b"\r\n\r\n")[2].decode()
+    for asked in (
+        Described("web", host=host),
+        Described("web", headers=(("Host", host),)),
+        Described("web", host="else", target=f"http://{host}/x"),
+    ):
+        found = gate.proxy.explain(asked)
+        assert (found["pool"] or {"name": ""})["name"] == (served if answer.startswith(b"HTTP/1.1 200") else "")
+
+
+async def test_an_explanation_says_400_where_a_request_gets_it(site: Site) -> None:
+    _, pools = await shown(site, "a")
+    gate = await routing_gate(site, [{"pool": "a"}], pools)
+    for host in ("a/b", "a@b", 'a"b#c'):
+        assert (
+            await gate.exchange(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        ).startswith(b"HTTP/1.1 400 ")
+        found = gate.proxy.explain(Described("web", host=host))
+        assert found["pool"] is None
+        assert "400" in found["reason"]

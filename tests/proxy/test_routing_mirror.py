@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
+import grpc
 import pytest
 from datapath import Gate, Site, settle
+from hedge_site import Multiplexed, call, series
 from oip_site import INFER, ModelServer, echo
 from ports import free_port
 from routing_site import curl, routing_gate, shown
+
+from lb.wire import grpc_service_pb2 as wire
 
 
 async def mirrored(site: Site, main: list[str], copy: Any, **mirror: Any) -> Gate:
@@ -169,3 +174,107 @@ async def test_a_bad_mirror_harms_no_inference(site: Site, fault: str) -> None:
     await settle(lambda: gate.in_flight() == 0, "the copies are over")
     assert stat(gate, "mirrored") - before[0] == 3
     assert stat(gate, "mirror_failed") - before[1] == (0 if fault == "huge" else 3)
+
+
+# Over HTTP/2, and gRPC.
+
+
+async def streamed(site: Site, protocol: str, **mirror: Any) -> tuple[Gate, Multiplexed, Multiplexed]:
+    main, copy = Multiplexed("main", ["answer"]), Multiplexed("copy", ["answer"])
+    pools = {
+        name: {"protocol": protocol, "endpoints": [await site.endpoint(one)], "retries": 0}
+        for name, one in (("main", main), ("copy", copy))
+    }
+    gate = await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy", **mirror}}], pools)
+    return gate, main, copy
+
+
+async def test_a_copy_over_http2_is_the_same_request(site: Site) -> None:
+    gate, main, copy = await streamed(site, "http2")
+    before = stat(gate, "mirrored"), stat(gate, "mirror_failed")
+    body = b"x" * 40_000
+    answer = await gate.exchange(
+        b"POST /x?y HTTP/1.1\r\nHost: a.test\r\nX-A: 1\r\nConnection: close\r\nContent-Length: 40000\r\n\r\n" + body
+    )
+    assert answer.endswith(b"main")
+    await settle(lambda: len(copy.seen) == 1, "the copy arrives")
+    assert copy.seen == main.seen == [body]
+    assert copy.fields == main.fields
+    assert copy.fields[0][":authority"] == "a.test"
+    assert (await gate.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).endswith(b"main")
+    await settle(lambda: len(copy.seen) == 2 and gate.in_flight() == 0, "the copies are over")
+    assert (stat(gate, "mirrored") - before[0], stat(gate, "mirror_failed") - before[1]) == (2, 0)
+    found = series(gate, gate.plan.pools[1].endpoints[0].series)
+    assert (found.started, found.finished) == (2, 2)
+
+
+@pytest.mark.parametrize("web", [False, True])
+async def test_a_copy_of_a_grpc_call(site: Site, web: bool) -> None:
+    gate, main, copy = await streamed(site, "grpc")
+    if web:
+        head = (
+            b"POST /test.Kinds/Unary HTTP/1.1\r\nHost: a\r\nContent-Type: application/grpc-web\r\nContent-Length: 8\r\n"
+        )
+        assert b"main" in await gate.exchange(head + b"Connection: close\r\n\r\n\0\0\0\0\3abc")
+    else:
+        assert await call(gate, metadata=(("x-own", "1"),)) == b"main"
+    await settle(lambda: len(copy.seen) == 1 and gate.in_flight() == 0, "the copy is over")
+    assert copy.seen == main.seen
+    sent, copied = main.fields[0], copy.fields[0]
+    assert copied.pop("grpc-timeout")[-1] in "mSun"
+    sent.pop("grpc-timeout", None)
+    assert copied == sent
+
+
+@pytest.mark.parametrize("turn", ["14", "4", "503", "break"])
+async def test_a_bad_mirror_over_grpc_harms_nobody(site: Site, turn: str) -> None:
+    gate, _, copy = await streamed(site, "grpc")
+    copy.turns[:] = [turn]
+    before = stat(gate, "mirror_failed")
+    assert await call(gate) == b"main"
+    await settle(lambda: len(copy.seen) == 1 and gate.in_flight() == 0, "the copy is over")
+    assert stat(gate, "mirror_failed") - before == (turn != "503"), "503 is an answer"
+
+
+async def test_streams_are_copied_when_their_client_has_said_all(site: Site) -> None:
+    gate, main, copy = await streamed(site, "grpc")
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{gate.port}") as channel:
+        up = channel.stream_unary("/test.Kinds/Up")()
+        await up.write(b"one")
+        await up.write(b"two")
+        assert copy.seen == []
+        await up.done_writing()
+        assert await up == b"main"
+    await settle(lambda: len(copy.seen) == 1 and gate.in_flight() == 0, "the copy is over")
+    assert copy.seen == main.seen == [b"\0\0\0\0\3one\0\0\0\0\3two"]
+
+
+async def test_a_stream_that_was_not_kept_is_not_copied(site: Site) -> None:
+    gate, _main, copy = await streamed(site, "http2")
+    before = stat(gate, "mirror_skipped")
+    reader, writer = await gate.connect()
+    writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 300000\r\n\r\n")
+    for _ in range(30):
+        writer.write(bytes(10_000))
+        await writer.drain()
+    await reader.readuntil(b"main")
+    writer.close()
+    await settle(lambda: stat(gate, "mirror_skipped") - before == 1, "the copy is counted as skipped")
+    assert copy.seen == []
+
+
+async def test_inferences_over_grpc_are_copied_and_nothing_else(site: Site) -> None:
+    main, copy = ModelServer(), ModelServer()
+    pools = {
+        "main": {"protocol": "oip", "endpoints": [await site.model(main)]},
+        "copy": {"protocol": "oip", "endpoints": [await site.model(copy)]},
+    }
+    gate = await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy"}}], pools)
+    before = stat(gate, "mirrored")
+    request = wire.ModelInferRequest(model_name="m")
+    await call(gate, "/inference.GRPCInferenceService/ModelInfer", request.SerializeToString())
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        await call(gate, "/inference.GRPCInferenceService/ServerLive", b"")
+    await settle(lambda: len(copy.requests) == 1 and gate.in_flight() == 0, "the copy is over")
+    assert copy.requests == main.requests == [request]
+    assert stat(gate, "mirrored") - before == 1

@@ -62,6 +62,9 @@ def test_the_segments_words_mean_what_the_page_says() -> None:
         segment.add_series(5, 26, 7)  # TG_S_HEDGES_REFUSED
         segment.add_series(5, 32, 3)  # up to 100 us
         segment.add_series(5, 55, 1)  # over a minute
+        segment.add_series(5, 56, 6)  # TG_S_GRPC: OK
+        segment.add_series(5, 56 + 14, 2)  # UNAVAILABLE
+        segment.add_series(5, 73, 3)  # TG_S_FAULTS
     series = Series.of(master.series_total(5))
     found = samples(
         exposition(Snapshot(STATUS, routes={"r": series}, endpoints={("p", "a"): series, ("p", "b"): series}))
@@ -88,6 +91,16 @@ def test_the_segments_words_mean_what_the_page_says() -> None:
     assert found["tidegate_route_request_duration_seconds_bucket", "le=60.0", "route=r"] == 6
     assert found["tidegate_route_request_duration_seconds_bucket", "le=+Inf", "route=r"] == 8
     assert found["tidegate_pool_requests_total", "code=2xx", "pool=p"] == 40
+    for kind, key, factor in (("route", "route=r", 1), ("endpoint", "pool=p", 1), ("pool", "pool=p", 2)):
+        key = ("endpoint=a", key) if kind == "endpoint" else (key,)
+        calls = {
+            code: found[
+                f"tidegate_{kind}_grpc_requests_total", *sorted((*key, f"grpc_code={name}", f"grpc_status={code}"))
+            ]
+            for code, name in ((0, "OK"), (1, "Canceled"), (14, "Unavailable"))
+        }
+        assert calls == {0: 12 * factor, 1: 0, 14: 4 * factor}
+        assert found[f"tidegate_{kind}_errors_total", *key] == 6 * factor
     # Nobody counts these, and what is always 0 would be believed.
     names = {name for name, *_ in found}
     assert not {f"tidegate_route_{what}_errors_total" for what in ("connect", "response")} & names
@@ -110,6 +123,22 @@ def test_the_masters_state_is_shown() -> None:
         assert found["tidegate_replicas", "pool=p", f"state={state}"] == 1
     assert found["tidegate_replica_restarts_total", "pool=p"] == 9
     assert found["tidegate_scale_events_total", "direction=up", "pool=p"] == 3
+
+
+def test_an_endpoint_that_nothing_has_checked_counts_as_up_and_as_unchecked() -> None:
+    endpoint = {**STATUS["pools"][0]["endpoints"][0], "health": "unchecked", "failing": 0.75, "turns": 0.0625}
+    found = samples(exposition(Snapshot({**STATUS, "pools": [{**STATUS["pools"][0], "endpoints": [endpoint]}]})))
+    names = ("up", "unchecked", "recent_failures_ratio", "turns_ratio")
+    assert [found[f"tidegate_endpoint_{name}", "endpoint=a", "pool=p"] for name in names] == [1, 1, 0.75, 0.0625]
+
+
+def test_requests_without_a_route_are_counted_by_why() -> None:
+    master = Segment.create(1)
+    Segment.attach(master.fd, 0).add_series(5, 22, 3)  # TG_S_UNROUTED
+    Segment.attach(master.fd, 0).add_series(5, 23, 4)  # TG_S_MALFORMED
+    found = samples(exposition(Snapshot(STATUS, listeners={"web": Series.of(master.series_total(5))})))
+    name = "tidegate_listener_declined_requests_total"
+    assert [found[name, "listener=web", f"reason={why}"] for why in ("unrouted", "malformed")] == [3, 4]
 
 
 def test_sources_that_found_no_room_in_the_table() -> None:
@@ -148,7 +177,7 @@ def test_bounds_are_those_of_the_compiled_side() -> None:
 
 
 def test_a_series_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="56 words"):
+    with pytest.raises(ValueError, match="80 words"):
         Series.of([0] * (WORDS - 1))
 
 

@@ -1,0 +1,3 @@
+from lb.balancing.policy import Policy
+
+def pick(policy: Policy, now: int, key: int, exclude: int) -> int: ...

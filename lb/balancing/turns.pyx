@@ -1,0 +1,73 @@
+"""A policy's choice, in which endpoints whose recent attempts failed take only a part of their turns.
+
+Whatever a policy goes by (requests in flight, latencies, turns, keys), an endpoint that fails at once looks idle and
+fast to it. So the choice is looked at here, for every policy alike: an endpoint with recent failures
+(lb/core/failures) is passed over in the part of its turns that goes with them, and the policy chooses once more
+among the others. A choice that falls on a good endpoint costs one look at its record.
+"""
+
+import os
+
+from libc.stdint cimport uint64_t
+
+from lb.balancing.policy cimport Policy
+from lb.core.failures cimport failing_of, has_failed, turns_of
+from lb.endpoints.set cimport EndpointSet
+
+cdef enum:
+    MOST = 16                         # endpoints that are passed over in one choice
+
+cdef uint64_t state = int.from_bytes(os.urandom(8), "little")
+
+
+cdef inline uint64_t spread(uint64_t key) noexcept nogil:
+    """SplitMix64's finaliser (Steele, Lea, Flood 2014)."""
+    key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9ULL
+    key = (key ^ (key >> 27)) * 0x94D049BB133111EBULL
+    return key ^ (key >> 31)
+
+
+cdef bint takes_turn(EndpointSet endpoints, int i, uint64_t now, uint64_t key) noexcept:
+    """By chance; of a request with a key by the key, so that a share of the keys moves and the others stay."""
+    global state
+    cdef uint64_t drawn
+    if key:
+        drawn = spread(key ^ spread(<uint64_t> i + 1))
+    else:
+        state += 0x9E3779B97F4A7C15ULL
+        drawn = spread(state)
+    return <double> (drawn >> 11) * (1.0 / 9007199254740992.0) < turns_of(failing_of(endpoints.records[i], now))
+
+
+cdef int pick_in_turn(Policy policy, uint64_t now, uint64_t key, int exclude) except -2:
+    cdef EndpointSet endpoints = policy.endpoints
+    cdef int index = policy.pick(now, key, exclude)
+    endpoints.reluctant = False
+    if index < 0 or index == exclude or index >= endpoints.size or not has_failed(endpoints.records[index]):
+        return index
+    return pick_another(policy, endpoints, index, now, key, exclude)
+
+
+cdef int pick_another(Policy policy, EndpointSet endpoints, int first, uint64_t now, uint64_t key,
+                      int exclude) except -2:
+    """The policy chose `first`, which has failed of late: that one, or another. Where nobody else takes requests, and
+    where all have failed, it is `first`, as the policy would have it."""
+    cdef int index = first, passed = 0
+    try:
+        while 0 <= index < endpoints.size and index != exclude:
+            if not has_failed(endpoints.records[index]) or takes_turn(endpoints, index, now, key):
+                return index
+            if passed == MOST:
+                break
+            endpoints.pass_over(index)
+            passed += 1
+            index = policy.pick(now, key, exclude)
+    finally:
+        endpoints.pass_nobody()
+    endpoints.reluctant = True
+    return first
+
+
+def pick(Policy policy not None, uint64_t now, uint64_t key, int exclude):
+    """The endpoint that the data path would take by this policy: for tests and tools."""
+    return pick_in_turn(policy, now, key, exclude)

@@ -1,0 +1,73 @@
+"""Endpoints that fail at once, behind a daemon with several workers and nothing in the file about it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from daemon import Daemon, http_listener, route
+from ports import free_port
+from test_e2e_outlier import Moody
+from traffic import ask_once, request
+
+Start = Callable[..., Daemon]
+GET = request("GET", "/x")
+REQUESTS = 200
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[tuple[Moody, Moody]]:
+    made = await Moody("bad").start(), await Moody("good").start()
+    yield made
+    for one in made:
+        one.server.close()
+    await asyncio.sleep(0)
+
+
+def config(addresses: list[str], policy: str) -> dict[str, Any]:
+    return {
+        "workers": 2,
+        "listeners": {"web": http_listener(route("/", "app"))},
+        "pools": {"app": {"protocol": "http", "policy": policy, "endpoints": addresses}},
+    }
+
+
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("policy", ["least_request", "shortest_expected_delay", "least_time", "prequal", "round_robin"])
+async def test_the_bad_one_of_two_gets_few_requests_and_heals(
+    start: Start, pair: tuple[Moody, Moody], policy: str, status: int
+) -> None:
+    bad, good = pair
+    bad.status, good.delay = status, 0.005
+    daemon = start(config([bad.address, good.address], policy))
+    port = daemon.port()
+    for _ in range(REQUESTS):
+        await ask_once(port, GET)
+    assert bad.served[status] <= REQUESTS // 8
+    row = daemon.pool("app")["endpoints"][0]
+    assert row["health"] == "unchecked"
+    assert row["errors"]["faults"] == bad.served[status]
+    assert 0 < row["turns"] < 0.5 < row["failing"]
+    bad.status, bad.delay = 200, 0.005
+    deadline = asyncio.get_running_loop().time() + 60  # prequal prefers the other until what it has learned fades
+    while daemon.pool("app")["endpoints"][0]["turns"] < 0.5:
+        assert asyncio.get_running_loop().time() < deadline, "it was not found out that it is well again"
+        for _ in range(20):
+            await ask_once(port, GET)
+    assert bad.served[200] > 0
+
+
+async def test_an_endpoint_that_is_not_there(start: Start, pair: tuple[Moody, Moody]) -> None:
+    _, good = pair
+    dead = f"127.0.0.1:{free_port()}"
+    daemon = start(config([dead, good.address], "least_request"))
+    for _ in range(REQUESTS):
+        await ask_once(daemon.port(), GET)
+    assert good.served[200] == REQUESTS, "each was tried again"
+    refused = daemon.metrics("tidegate_endpoint_connect_errors_total")
+    assert refused[frozenset({("pool", "app"), ("endpoint", dead)})] <= REQUESTS // 8
+    explained = daemon.admin("/api/v1/explain", "POST", json.dumps({"pool": "app"}))[1]
+    assert b"failed of late" in explained
