@@ -16,7 +16,7 @@ from rich.text import Text
 
 _GOOD = {"running", "up", "enabled", "ready", "current"}
 _WHOLE = 24  # longest address that is not folded: all of IPv4, with some room
-_BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "waiting"}
+_BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "partial", "waiting"}
 
 
 def show(document: dict[str, Any], as_json: bool, console: Console | None = None) -> None:

@@ -62,6 +62,13 @@ def parse_address(text: str) -> HostPort | UnixPath:
     return HostPort(host.lower(), number, False)
 
 
+def parse_target(text: str) -> HostPort | UnixPath:
+    """`text` as an address to connect to; the host may be a name."""
+    address = parse_address(text)
+    _refuse_link_local(address, "no interface to reach it by can be named")
+    return address
+
+
 def parse_bind(text: str) -> HostPort | UnixPath:
     """`text` as an address to listen on: an IP address, or `localhost` for 127.0.0.1; port 0 lets the kernel
     choose."""
@@ -70,6 +77,7 @@ def parse_bind(text: str) -> HostPort | UnixPath:
         raise ValueError(f"{text!r} has no IP address; write 0.0.0.0:{port} or [::]:{port} for every address")
     address = parse_address(text)
     if isinstance(address, UnixPath) or address.literal:
+        _refuse_link_local(address, f"no interface can be named; write [::]:{port} for every IPv6 address")
         return address
     if address.host == "localhost":
         return HostPort("127.0.0.1", address.port, True)
@@ -97,12 +105,21 @@ def _port(text: str, port: str) -> int:
 
 
 def _ipv6(host: str) -> str:
+    """In canonical form; an IPv4 address that is mapped into IPv6 (RFC 4291 section 2.5.5.2) is that address: it is
+    what an IPv4 socket binds and connects to."""
     if "%" in host:
-        raise ValueError(f"{host!r} has a scope, which is not supported")
+        raise ValueError(f"{host!r} has a scope, which is not supported; write an address that needs none")
     try:
-        return str(ipaddress.IPv6Address(host))
+        address = ipaddress.IPv6Address(host)
     except ValueError:
         raise ValueError(f"{host!r} is not an IPv6 address") from None
+    return str(address.ipv4_mapped or address)
+
+
+def _refuse_link_local(address: HostPort | UnixPath, why: str) -> None:
+    """A link-local address of IPv6 (fe80::/10) says nothing without its interface: the kernel refuses it."""
+    if isinstance(address, HostPort) and ":" in address.host and ipaddress.ip_address(address.host).is_link_local:
+        raise ValueError(f"{address.host!r} is a link-local address, and {why}")
 
 
 def _unix(path: str) -> UnixPath:

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 def _ip(value: str) -> str:
     try:
-        return str(ipaddress.ip_address(value))
+        address = ipaddress.ip_address(value)
     except ValueError:
         raise problem("ip", f"{value!r} is not an IP address") from None
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.is_link_local or address.scope_id:
+        raise problem("ip", f"{value!r} is a link-local address or has a scope, which is not supported")
+    return str(address.ipv4_mapped or address)
 
 
 class AgentConfig(Model):

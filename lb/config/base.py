@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from lb.config.address import parse_address, parse_bind
+from lb.config.address import parse_bind, parse_target
 from lb.config.units import FileContext
 
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", re.ASCII)
@@ -213,7 +213,7 @@ _WITH_OPTIONS = re.compile(r"(\S+:[0-9]{1,5})\s+\S.*", re.ASCII)
 Bind = Annotated[str, _whole_address("0.0.0.0"), _checked(parse_bind)]  # noqa: S104
 """Address to listen on, in canonical form."""
 
-Address = Annotated[str, _whole_address("127.0.0.1"), _checked(parse_address)]
+Address = Annotated[str, _whole_address("127.0.0.1"), _checked(parse_target)]
 """Address to connect to, in canonical form; the host may be a name."""
 
 FilePath = Annotated[Path, AfterValidator(_path)]

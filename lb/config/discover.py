@@ -46,6 +46,9 @@ class DnsSourceConfig(Model):
     type: Literal["A", "AAAA", "SRV"] | None = None
     """Records to ask for. `SRV`: the weights of its records become weights, and their priorities those of
     [failover](howto/fail-over.md). Default: `A` and `AAAA`, and the endpoints are both together."""
+    families: list[Literal["ipv4", "ipv6"]] = Field(default=["ipv4", "ipv6"], min_length=1, max_length=2)
+    """Addresses to ask for: those of the name, or with `type: SRV` those of its targets. `[ipv4]` asks for `A` only,
+    `[ipv6]` for `AAAA` only."""
     resolvers: list[Annotated[str, AfterValidator(_resolver)]] = Field(default=[], max_length=16)
     """Name servers, `IP` or `IP:PORT`, asked in turn until one answers. Default: those of `/etc/resolv.conf`, which is
     read anew each time."""
@@ -65,6 +68,10 @@ class DnsSourceConfig(Model):
             raise problem("port", "port has no effect with type: SRV, whose records say it")
         if self.type != "SRV" and self.port is None:
             raise problem("port", "port is required: only records of type SRV say it")
+        if self.type in ("A", "AAAA") and "families" in self.model_fields_set:
+            raise problem("families", f"families has no effect with type: {self.type}, which is one already")
+        if len(set(self.families)) < len(self.families):
+            raise problem("families", "a family is named twice")
         if self.min_ttl > self.max_ttl:
             raise problem("ttl", "min_ttl is longer than max_ttl")
         return self

@@ -44,6 +44,7 @@ LISTS: dict[tuple[str, str], str] = {
     ("ProxyProtocolConfig", "from"): f"from: {_NETWORKS}",
     ("ExplainConfig", "trusted"): f"trusted: {_NETWORKS}",
     ("PoolConfig", "endpoints"): 'endpoints: ["10.0.0.1:8080", {address: "10.0.0.2:8080", weight: 2}]',
+    ("DnsSourceConfig", "families"): "families: [ipv4]",
     ("DnsSourceConfig", "resolvers"): "resolvers: [10.0.0.53]",
     ("ServeConfig", "providers"): "providers: [cuda, cpu]",
     ("ServeConfig", "args"): 'args: ["--log-level", debug]',

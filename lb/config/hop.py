@@ -10,11 +10,12 @@ from pydantic import AfterValidator
 
 from lb.config.address import HostPort, parse_bind
 from lb.config.base import problem
+from lb.config.network import canonical
 
 
 def _network(value: str) -> str:
     try:
-        return str(ipaddress.ip_network(value))
+        return str(canonical(ipaddress.ip_network(value)))
     except ValueError as error:
         hint = ""
         if "host bits" in str(error):

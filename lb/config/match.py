@@ -19,6 +19,7 @@ from lb.config.base import (
     problem,
     text,
 )
+from lb.config.network import canonical
 from lb.config.template import Template
 
 # Those that llhttp parses, without PRI, which is no request of HTTP/1.1.
@@ -46,7 +47,7 @@ Value = Annotated[str, Field(min_length=1, max_length=4096)]
 
 def _network(value: str) -> str:
     try:
-        return str(ipaddress.ip_network(value))
+        return str(canonical(ipaddress.ip_network(value)))
     except ValueError as error:
         raise problem("network", f"not a network such as 10.0.0.0/8, 192.0.2.7 or fd00::/8: {error}") from None
 

@@ -24,6 +24,13 @@ def parse_network(text: str) -> Network:
         raise ValueError(f"{text!r} is not a network; write 10.0.0.0/8, 2001:db8::/32 or an address") from None
     if slash and ipaddress.ip_address(address) != network.network_address:
         raise ValueError(f"{text!r} has bits set behind its prefix; write {network}")
+    return canonical(network)
+
+
+def canonical(network: Network) -> Network:
+    """The IPv4 network where `network` is one that is mapped into IPv6. ValueError where it has a scope."""
+    if isinstance(network, ipaddress.IPv6Network) and network.network_address.scope_id:
+        raise ValueError(f"{str(network)!r} has a scope, which is not supported")
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
         start = ipaddress.IPv4Address(int(network.network_address) & 0xFFFFFFFF)
         return ipaddress.IPv4Network((start, network.prefixlen - 96))

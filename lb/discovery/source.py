@@ -24,6 +24,7 @@ class Found:
 
     endpoints: tuple[EndpointSpec, ...]
     refresh_ns: int | None  # time until the next look; None = this stays so for ever
+    missing: str = ""  # why these are not all, in one line for the operator; a source says so while it knows no better
 
 
 class DiscoveryError(TidegateError):

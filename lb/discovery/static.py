@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from lb.config.address import HostPort, UnixPath, parse_address
+from lb.config.address import HostPort, UnixPath, parse_address, parse_target
 from lb.config.plan import EndpointSpec
 from lb.config.schema import Config, EndpointConfig, PoolConfig
 from lb.discovery.source import DiscoveryError, Found, Source
@@ -27,6 +27,15 @@ def system_lookup(host: str) -> list[str]:
     return [str(info[4][0]) for info in found if info[0] in (socket.AF_INET, socket.AF_INET6)]
 
 
+def literal(ip: str, port: int) -> HostPort | UnixPath | None:
+    """The address that a resolver gives; None for one that cannot be connected to: link-local ones need an interface,
+    which neither a record nor a configuration names."""
+    try:
+        return parse_target(str(HostPort(ip, port, True)))
+    except ValueError:
+        return None
+
+
 def resolve(address: str, lookup: Lookup = system_lookup) -> tuple[str, ...]:
     """`HOST:PORT`, `[IPV6]:PORT` or `unix:/PATH` as literal addresses, in the resolver's order, each once.
 
@@ -43,8 +52,7 @@ def resolve(address: str, lookup: Lookup = system_lookup) -> tuple[str, ...]:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError([f"{parsed.host} cannot be resolved: {reason}"]) from None
-    # A link-local address with its scope (fe80::1%eth0) cannot be written as host and port.
-    usable = tuple(dict.fromkeys(str(HostPort(host, parsed.port, True)) for host in hosts if "%" not in host))
+    usable = tuple(dict.fromkeys(str(found) for host in hosts if (found := literal(host, parsed.port)) is not None))
     if not usable:
         raise ConfigError([f"{parsed.host} has no usable address"])
     return usable

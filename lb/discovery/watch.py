@@ -47,6 +47,7 @@ class Watch:
         self._changed = changed
         self._clock = clock
         self._random = rng or random.Random()  # noqa: S311 - it spreads load, it guards nothing
+        self._partial = False
         self._known = asyncio.Event()
         self._pauses = Pauses(LAST_RETRY)
         self._looks = self._failures = self._changes = self._left_out = 0
@@ -54,8 +55,11 @@ class Watch:
 
     @property
     def state(self) -> str:
-        """`waiting` (nothing known yet), `current`, or `stale` (the last look failed, the last good set stays)."""
-        return "waiting" if self.endpoints is None else "stale" if self.error else "current"
+        """`waiting` (nothing known yet), `current`, `partial` (a part of the answer is missing, the rest is in use), or
+        `stale` (the last look failed, the last good set stays)."""
+        if self.endpoints is None:
+            return "waiting"
+        return "partial" if self._partial else "stale" if self.error else "current"
 
     async def run(self) -> None:
         try:
@@ -94,9 +98,12 @@ class Watch:
         self._looks += 1
         self._pauses.reset()
         self._good_at = now
-        if self.error:
+        self._partial = bool(found.missing)
+        if found.missing and found.missing != self.error:
+            log.warning("pool %s: %s: %s; what has answered is used", self.source.pool, self._name(), found.missing)
+        elif self.error and not found.missing:
             log.info("pool %s: %s answers again", self.source.pool, self._name())
-            self.error = ""
+        self.error = found.missing
         self._take(found.endpoints)
         return None if found.refresh_ns is None else self._spread(max(found.refresh_ns, SHORTEST))
 
@@ -104,6 +111,7 @@ class Watch:
         """Takes a failure; returns the pause until the next look, in ns."""
         self._looks += 1
         self._failures += 1
+        self._partial = False
         pause = self._pauses.next()
         text = str(error)
         if text != self.error:

@@ -61,6 +61,7 @@ def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
     asked."""
     try:
         source = ip_address(asked.source)
+        source = getattr(source, "ipv4_mapped", None) or source  # as those of clients
     except ValueError:
         raise ClientError(f"{asked.source!r} is not an IP address") from None
     answer: dict[str, Any] = {"route": None, "pool": None}

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.config.address import HostPort, UnixPath, is_loopback, overlap, parse_address, parse_bind
+from lb.config.address import HostPort, UnixPath, is_loopback, overlap, parse_address, parse_bind, parse_target
+from lb.config.agent import AgentConfig
+from lb.config.listener import ListenerConfig
 from lb.config.units import (
     MAX_DURATION,
     MAX_SIZE,
@@ -99,6 +101,11 @@ def test_any_text_is_a_unit_or_a_value_error(text: str) -> None:
         ("[2001:DB8::A]:443", "[2001:db8::a]:443", True),
         ("Models.Example.org:8001", "models.example.org:8001", False),
         ("a_b:1", "a_b:1", False),
+        ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", True),
+        ("[::FFFF:0a00:9]:80", "10.0.0.9:80", True),
+        ("[0:0:0:0:0:ffff:192.0.2.1]:80", "192.0.2.1:80", True),
+        ("[::127.0.0.1]:80", "[::7f00:1]:80", True),
+        ("[64:ff9b::192.0.2.1]:80", "[64:ff9b::c000:201]:80", True),
     ],
 )
 def test_host_and_port(text: str, canonical: str, literal: bool) -> None:
@@ -146,14 +153,28 @@ def test_not_an_address(text: str, message: str) -> None:
 def test_bind() -> None:
     assert str(parse_bind("localhost:80")) == "127.0.0.1:80"
     assert str(parse_bind("[::]:0")) == "[::]:0"
+    assert str(parse_bind("[::ffff:0.0.0.0]:80")) == "0.0.0.0:80"
+    assert is_loopback(parse_bind("[::ffff:127.0.0.1]:80"))
+    assert not is_loopback(parse_bind("[::ffff:0.0.0.0]:80"))
     for text, message in (
         (":80", "0.0.0.0:80"),
         ("*:80", "0.0.0.0:80"),
         ("example.org:80", "is a name"),
         ("80", "no port"),
+        ("[fe80::1]:80", r"link-local address, and no interface can be named; write \[::\]:80"),
+        ("[fe80::1%eth0]:80", "has a scope, which is not supported"),
     ):
         with pytest.raises(ValueError, match=message):
             parse_bind(text)
+
+
+def test_targets() -> None:
+    """Whom one can connect to: a link-local address needs its interface, which nothing here can name."""
+    assert str(parse_target("[::ffff:10.0.0.1]:80")) == "10.0.0.1:80"
+    assert str(parse_target("models.test:80")) == "models.test:80"
+    for text in ("[fe80::1]:80", "[febf::1]:80", "[fe80::1%eth0]:80"):
+        with pytest.raises(ValueError, match=r"link-local|scope"):
+            parse_target(text)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +185,9 @@ def test_bind() -> None:
         ("127.0.0.1:80", "127.0.0.1:81", False),
         ("0.0.0.0:80", "127.0.0.1:80", True),
         ("[::]:80", "[::1]:80", True),
+        ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", True),
+        ("[::ffff:127.0.0.1]:80", "0.0.0.0:80", True),
+        ("[::ffff:127.0.0.1]:80", "[::]:80", False),
         ("[::]:80", "127.0.0.1:80", False),
         ("127.0.0.1:0", "127.0.0.1:0", False),
         ("unix:/a", "unix:/a", True),
@@ -179,3 +203,24 @@ def test_overlap(a: str, b: str, clash: bool) -> None:
 def test_loopback() -> None:
     assert all(is_loopback(parse_bind(t)) for t in ("127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:/a"))
     assert not any(is_loopback(parse_bind(t)) for t in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1"))
+
+
+def test_networks_are_mapped_back_wherever_they_stand() -> None:
+    """Clients' addresses are: a network in the other form would hold for nobody."""
+    mapped, plain = "::ffff:10.0.0.0/104", "10.0.0.0/8"
+    route = {"pool": "a", "match": {"source": [mapped], "not_source": [mapped]}}
+    web = ListenerConfig.model_validate(
+        {"bind": "127.0.0.1:0", "protocol": "http", "trusted_proxies": [mapped], "routes": [route]}
+    )
+    assert web.trusted_proxies == [plain]
+    assert (web.routes[0].match.source, web.routes[0].match.not_source) == ([plain], [plain])
+    assert AgentConfig.model_validate({"host": "::ffff:10.0.0.1", "port": 1}).host == "10.0.0.1"
+    for broken in (
+        {"trusted_proxies": ["fe80::%eth0/64"]},
+        {"routes": [{"pool": "a", "match": {"source": ["fe80::1%eth0"]}}]},
+    ):
+        with pytest.raises(ValueError, match=r"scope|is not a network"):
+            ListenerConfig.model_validate({"bind": "127.0.0.1:0", "protocol": "http", "routes": [route], **broken})
+    for host in ("fe80::1", "fe80::1%eth0"):
+        with pytest.raises(ValueError, match="link-local"):
+            AgentConfig.model_validate({"host": host, "port": 1})

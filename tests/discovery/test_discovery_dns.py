@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import dns.rcode
@@ -63,9 +63,9 @@ async def test_both_families_by_default_and_the_name_for_certificates(server: Na
     server.set(NAME, "A", "10.0.0.2", "10.0.0.1")
     server.set(NAME, "AAAA", "fd00::1", "::ffff:10.0.0.9")
     found = await source(server).look()
-    assert addresses(found) == ["10.0.0.1:9001", "10.0.0.2:9001", "[fd00::1]:9001", "[::ffff:a00:9]:9001"]
+    assert addresses(found) == ["10.0.0.1:9001", "10.0.0.2:9001", "[fd00::1]:9001", "10.0.0.9:9001"]
     assert {endpoint.host for endpoint in found.endpoints} == {"models.test"}
-    assert addresses(await source(server, type="AAAA").look()) == ["[fd00::1]:9001", "[::ffff:a00:9]:9001"]
+    assert addresses(await source(server, type="AAAA").look()) == ["[fd00::1]:9001", "10.0.0.9:9001"]
     assert addresses(await source(server, type="A").look()) == ["10.0.0.1:9001", "10.0.0.2:9001"]
     assert server.asked(NAME, "A") == server.asked(NAME, "AAAA") == 2
 
@@ -168,18 +168,99 @@ async def test_the_next_name_server_is_asked_when_one_fails(server: NameServer) 
     assert server.asked(NAME, "A") == 1
 
 
-async def test_one_family_that_fails_spoils_the_answer(server: NameServer) -> None:
-    """Half of the endpoints would be taken for all of them."""
-    server.set(NAME, "A", "10.0.0.1")
-    asked = source(server)
-    answer = server.answer
+def refuse(server: NameServer, wanted: Callable[[bytes], bool]) -> None:
+    """From now on the name server refuses the questions that are `wanted`."""
+    answer = NameServer.answer.__get__(server)
 
-    def no_aaaa(wire: bytes, by: str) -> bytes | None:
-        server.fault = dns.rcode.REFUSED if b"\x00\x1c\x00\x01" in wire else None
+    def some(wire: bytes, by: str) -> bytes | None:
+        server.fault = dns.rcode.REFUSED if wanted(wire) else None
         return answer(wire, by)
 
-    server.answer = no_aaaa  # type: ignore[method-assign]
-    assert str(await failure(asked)) == f"AAAA models.test: {server.address}: REFUSED"
+    server.answer = some  # type: ignore[method-assign]
+
+
+def asks_aaaa(wire: bytes) -> bool:
+    return b"\x00\x1c\x00\x01" in wire
+
+
+async def test_half_an_answer_beats_none_until_there_was_a_whole_one(server: NameServer) -> None:
+    """Later, half of the endpoints would be taken for all of them."""
+    server.set(NAME, "A", "10.0.0.1", ttl=60)
+    asked = source(server)
+    refuse(server, asks_aaaa)
+    half = f"AAAA models.test: {server.address}: REFUSED"
+    for pause in (1, 2, 4):
+        found = await asked.look()
+        assert (addresses(found), found.missing, found.refresh_ns) == (["10.0.0.1:9001"], half, pause * SECOND)
+    refuse(server, lambda wire: False)
+    found = await asked.look()
+    assert (addresses(found), found.missing, found.refresh_ns) == (["10.0.0.1:9001"], "", 60 * SECOND)
+    refuse(server, asks_aaaa)
+    assert str(await failure(asked)) == half
+    refuse(server, lambda wire: True)
+    assert "REFUSED" in str(await failure(source(server))), "nothing has answered"
+
+
+async def test_a_denial_is_no_missing_half(server: NameServer) -> None:
+    server.set(NAME, "A", "10.0.0.1")
+    asked = source(server)
+    assert (await asked.look()).missing == ""
+    del server.records[NAME, "A"]
+    refuse(server, asks_aaaa)
+    assert "AAAA models.test" in str(await failure(source(server))), "IPv4 has denied, IPv6 has not answered"
+
+
+async def test_targets_that_answer_beat_none_until_all_have(server: NameServer) -> None:
+    server.set(SERVICE, "SRV", "0 1 9001 a.test.", "0 1 9002 b.test.")
+    server.set("a.test.", "A", "10.0.0.1")
+    server.set("b.test.", "A", "10.0.0.2")
+    asked = services(server)
+    refuse(server, lambda wire: b"\x01b\x04test" in wire)
+    found = await asked.look()
+    assert addresses(found) == ["10.0.0.1:9001"]
+    assert "b.test" in found.missing
+    refuse(server, lambda wire: False)
+    found = await asked.look()
+    assert (addresses(found), found.missing) == (["10.0.0.1:9001", "10.0.0.2:9002"], "")
+    refuse(server, lambda wire: b"\x01b\x04test" in wire)
+    assert "b.test" in str(await failure(asked))
+
+
+@pytest.mark.parametrize(("families", "kind", "other"), [(["ipv4"], "A", "AAAA"), (["ipv6"], "AAAA", "A")])
+async def test_one_family_only(server: NameServer, families: list[str], kind: str, other: str) -> None:
+    values = {"A": "10.0.0.1", "AAAA": "fd00::1"}
+    server.set(SERVICE, "SRV", "0 1 9001 a.test.")
+    for name in ("a.test.", NAME):
+        for family, value in values.items():
+            server.set(name, family, value)
+    refuse(server, lambda wire: asks_aaaa(wire) == (other == "AAAA") and b"\x00\x21\x00\x01" not in wire)
+    for asked, name in ((services(server, families=families), "a.test."), (source(server, families=families), NAME)):
+        found = await asked.look()
+        assert ([values[kind] in address for address in addresses(found)], found.missing) == ([True], "")
+        assert server.asked(name, other) == 0
+    assert services(server, families=families).describe() == f"SRV ({kind}) {SERVICE.rstrip('.')}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"type": "A", "families": ["ipv4"]}, "families has no effect with type: A"),
+        ({"families": ["ipv4", "ipv4"]}, "named twice"),
+        ({"families": []}, "at least 1"),
+        ({"families": ["inet"]}, "'ipv4' or 'ipv6'"),
+    ],
+)
+async def test_families_that_are_refused(server: NameServer, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        source(server, **settings)
+
+
+async def test_link_local_addresses_are_left_out(server: NameServer) -> None:
+    """They need an interface, which no record names."""
+    server.set(NAME, "AAAA", "fe80::1", "fd00::1")
+    assert addresses(await source(server).look()) == ["[fd00::1]:9001"]
+    server.set(NAME, "AAAA", "fe80::1")
+    assert str(await failure(source(server))) == "models.test has no usable address"
 
 
 async def test_srv_records_give_ports_weights_names_and_priorities(server: NameServer) -> None:

@@ -62,6 +62,24 @@ def found(*endpoints: EndpointSpec, refresh: int | None = SECOND) -> Found:
     return Found(endpoints, refresh)
 
 
+def test_an_answer_of_which_a_part_is_missing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its endpoints are used, status says what is missing, and the log says so once."""
+    case = Case()
+    with caplog.at_level(logging.INFO, "tidegate.discovery"):
+        for _ in range(2):
+            assert case.watch.observe(Found((ONE,), 2 * SECOND, "AAAA: no answer"), case.clock.now()) is not None
+            assert (case.watch.state, case.watch.endpoints) == ("partial", (ONE,))
+            assert case.status()["error"] == "AAAA: no answer"
+        case.watch.fail(DiscoveryError("gone"))
+        assert (case.watch.state, case.watch.endpoints) == ("stale", (ONE,))
+        case.watch.observe(Found((ONE,), 2 * SECOND, "AAAA: no answer"), case.clock.now())
+        case.watch.observe(Found((ONE, TWO), 2 * SECOND), case.clock.now())
+    assert (case.watch.state, case.watch.endpoints, case.status()["error"]) == ("current", (ONE, TWO), None)
+    assert caplog.text.count("AAAA: no answer; what has answered is used") == 2
+    assert caplog.text.count("answers again") == 1
+    assert (case.status()["looks"], case.status()["failures"]) == (5, 1)
+
+
 def test_before_anything_is_known() -> None:
     case = Case()
     assert case.watch.state == "waiting"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -205,3 +206,35 @@ def test_signals_for_the_master_end_no_process_and_are_not_lost(start: Start, tm
     eventually(lambda: daemon.status()["reloads"] == {"ok": 2, "failed": 0}, "the reload")
     eventually(lambda: daemon.log.count("the access log was opened anew") == 2, "the new log")
     assert processes() == before
+
+
+async def test_ipv4_addresses_mapped_into_ipv6(start: Start, endpoint: Callable[..., Any], tmp_path: Path) -> None:
+    """Wherever an address stands: `check` takes what `run` can bind and connect to."""
+    app = await endpoint("a")
+    mapped = f"[::ffff:127.0.0.1]:{app.address.rpartition(':')[2]}"
+    config = {
+        "workers": 1,
+        "admin": {"bind": "[::ffff:127.0.0.1]:0"},
+        "listeners": {
+            "web": http_listener(
+                {"match": {"source": ["::ffff:127.0.0.0/104"]}, "pool": "all"}, bind="[::ffff:127.0.0.1]:0"
+            ),
+            "raw": {"bind": "[::ffff:0.0.0.0]:0", "protocol": "tcp", "pool": "raw"},
+            "datagrams": {"bind": "[::ffff:127.0.0.1]:0", "protocol": "udp", "pool": "datagrams"},
+        },
+        "pools": {
+            "all": {"protocol": "http", "endpoints": [mapped]},
+            "raw": {"protocol": "tcp", "endpoints": [mapped]},
+            "datagrams": {"protocol": "udp", "endpoints": [mapped]},
+        },
+    }
+    daemon = start(config, ready=False)
+    lines = eventually(lambda: line if "serving" in (line := daemon.log) else None, "the listeners")
+    ports = {name: int(port) for name, port in re.findall(r"(web|raw) on (?:127.0.0.1|0.0.0.0):(\d+)", lines)}
+    assert "admin on 127.0.0.1:" in lines
+    for name in ("web", "raw"):
+        assert (await ask_once(ports[name], GET)).status == 200
+    config["listeners"] = {"web": http_listener(route("/", "all"), bind="[fe80::1]:0")}
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+    said = try_to_run(tmp_path / "bad.yaml", "check")
+    assert "link-local address, and no interface can be named; write [::]:0" in said
