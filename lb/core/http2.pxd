@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http2_blocks cimport Http2Blocks
 from lb.core.http2_control cimport (
-    H2_CONTROLS, H2_EMPTY_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME,
+    H2_CONTROLS, H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_OTHER_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME,
     H2_WINDOW_FRAME,
 )
 from lb.core.http2_frames cimport h2_frame
@@ -22,11 +22,13 @@ cdef class Http2Session(Http2Blocks):
     cdef tg_buffer partial            # a frame of which only the beginning is here
     cdef h2_frame data                # the DATA frame that is being read
     cdef uint32_t data_left           # bytes of it that are still to come
+    cdef size_t untaken               # bytes of what was fed last that wait for another turn
     cdef int64_t owed                 # bytes on all streams together of which the peer was not told that they are gone
 
     # `size` bytes that `on_data` gave are dealt with: the peer may send as many more on this stream.
     cdef void consume(self, h2_stream *stream, size_t size) noexcept
-    # Parses bytes of the peer; the events come from inside. 0, or -1: the session is beyond use.
+    # Parses bytes of the peer, for as long as there is `work` left; the events come from inside. `untaken` tells how
+    # many of them are left, to be given again. 0, or -1: the session is beyond use.
     cdef int feed(self, const char *data, size_t size) noexcept
 
     cdef int take_preface(self, const uint8_t **at, const uint8_t *end) noexcept

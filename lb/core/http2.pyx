@@ -13,6 +13,8 @@ from lb.core.http2_streams cimport h2_entry, table_find
 cdef enum:
     # Most CONTINUATION frames of a block, which costs its sender 9 bytes each (CVE-2024-27316): nghttp2 takes as many.
     CONTINUATIONS = 8
+    # Of `work`.
+    DATA_SHIFT = 12                   # bytes of bodies: a power of two for one
     # A window is opened anew when so much of it is gone: seldom, and long before it is shut.
     HALF = 2
 
@@ -36,7 +38,11 @@ cdef class Http2Session(Http2Blocks):
         cdef size_t n
         if self.preface and self.take_preface(&at, end) < 0:
             return -1
+        self.untaken = 0
         while at < end and not self.over:
+            if self.work <= 0:
+                self.untaken = <size_t>(end - at)
+                break
             if self.data_left:
                 n = min(<size_t>self.data_left, <size_t>(end - at))
                 self.data_left -= <uint32_t>n
@@ -68,7 +74,7 @@ cdef class Http2Session(Http2Blocks):
                 return -1
             if not self.over:                     # a frame that is too large ends beyond what is here
                 at += FRAME_HEADER + frame.length
-        return 0
+        return -1 if self.choked else 0
 
     cdef int take_preface(self, const uint8_t **at, const uint8_t *end) noexcept:
         cdef size_t n = min(<size_t>self.preface, <size_t>(end - at[0]))
@@ -114,6 +120,7 @@ cdef class Http2Session(Http2Blocks):
         """A whole frame. 0, or -1 (no memory); what is wrong with it ends the stream or the session."""
         cdef uint32_t size = frame.length
         cdef const uint8_t *data = payload
+        self.work -= 1
         if size > FRAME_MOST:
             self.terminate(H2_FRAME_SIZE_ERROR)
         elif not self.greeted and (frame.kind != FRAME_SETTINGS or frame.flags & FLAG_ACK):
@@ -169,6 +176,7 @@ cdef class Http2Session(Http2Blocks):
         cdef uint32_t length = self.data.length
         cdef h2_entry *entry = table_find(&self.table, self.data.id)
         cdef uint8_t *at
+        self.work -= 1
         if entry == NULL and (self.data.id == 0 or self.idle(self.data.id)):
             self.terminate(H2_PROTOCOL_ERROR)
             return
@@ -185,7 +193,7 @@ cdef class Http2Session(Http2Blocks):
                 self.room += self.owed
                 self.owed = 0
         if entry == NULL:
-            self.on_control(H2_OTHER_FRAME)       # on its way when the stream was reset
+            self.take_late(self.data.id, True, length, self.data.flags & FLAG_END_STREAM)
             return
         if entry.remote_ended:
             self.fail_stream(entry, H2_STREAM_CLOSED)
@@ -204,6 +212,7 @@ cdef class Http2Session(Http2Blocks):
 
     cdef void take_data(self, const char *data, size_t size) noexcept:
         cdef h2_entry *entry = table_find(&self.table, self.data.id)
+        self.work -= <int>(size >> DATA_SHIFT)
         if entry != NULL and entry.stream != NULL:
             self.on_data(<h2_stream *>entry.stream, data, size)
 
@@ -213,6 +222,8 @@ cdef class Http2Session(Http2Blocks):
             entry = table_find(&self.table, self.data.id)
             if entry != NULL:
                 self.end_remote(entry)
+            else:
+                self.end_late(self.data.id)
 
     cdef void consume(self, h2_stream *stream, size_t size) noexcept:
         cdef h2_entry *entry = stream.entry

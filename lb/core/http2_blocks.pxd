@@ -42,6 +42,8 @@ cdef class Http2Blocks(Http2Control):
     cdef void take_field(self, const nghttp2_nv *field) noexcept
     cdef void repeat_block(self, h2_repeat *repeat) noexcept
     cdef void end_block(self) noexcept
+    cdef void fail_block(self, h2_entry *entry) noexcept
+    cdef void refuse_stream(self, int32_t id) noexcept
     cdef void end_remote(self, h2_entry *entry) noexcept
 
     # Events: see Http2Session.

@@ -3,6 +3,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http2_block cimport BLOCK_OVERHEAD, block_add, block_field, block_next
+from lb.core.http2_closed cimport CLOSED_CUT, closed_add, closed_skip
 from lb.core.http2_control cimport H2_OTHER_FRAME, Http2Control
 from lb.core.http2_frames cimport (
     FLAG_END_HEADERS, FLAG_END_STREAM, FLAG_PRIORITY, H2_COMPRESSION_ERROR, H2_FRAME_SIZE_ERROR, H2_NO_ERROR,
@@ -21,6 +22,9 @@ from lb.core.nghttp2 cimport (
 
 cdef enum:
     FIELD_OVERHEAD = 32               # RFC 9113 section 6.5.2
+    # Of `work`.
+    STREAM_WORK = 3                   # a request begins
+    BLOCK_SHIFT = 8                   # octets of a block, each of which may be a field: a power of two for one
 
 
 cdef class Http2Blocks(Http2Control):
@@ -81,18 +85,21 @@ cdef class Http2Blocks(Http2Control):
         """NULL: it is refused, or comes after our last word."""
         cdef h2_entry *entry
         cdef h2_stream *stream
+        if id > self.last_id + 2:
+            closed_skip(&self.closed, self.last_id + 1, id - 1)
         self.last_id = id
+        self.work -= STREAM_WORK
         if self.leaving:
             return NULL
         if self.options.max_streams and <uint32_t>self.streams >= self.options.max_streams:
-            self.reset_frame(id, H2_REFUSED_STREAM)
+            self.refuse_stream(id)
             if self.acknowledged:
                 self.on_control(H2_OTHER_FRAME)   # it knows how many it may have
             return NULL
         stream = self.on_request(id)
         entry = table_add(&self.table, id) if stream != NULL else NULL
         if entry == NULL:
-            self.reset_frame(id, H2_REFUSED_STREAM)
+            self.refuse_stream(id)
             return NULL
         self.taken_id = id
         self.streams += 1
@@ -104,6 +111,11 @@ cdef class Http2Blocks(Http2Control):
         stream.id = id
         return entry
 
+    cdef void refuse_stream(self, int32_t id) noexcept:
+        self.reset_reply(id, H2_REFUSED_STREAM)
+        if not self.block_last:
+            closed_add(&self.closed, id, CLOSED_CUT, self.first_room)
+
     cdef h2_entry *known_stream(self, int32_t id) noexcept:
         """NULL: it was closed while the block was on its way."""
         cdef h2_entry *entry = table_find(&self.table, id)
@@ -111,7 +123,7 @@ cdef class Http2Blocks(Http2Control):
             if self.idle(id):
                 self.terminate(H2_PROTOCOL_ERROR)
             else:
-                self.on_control(H2_OTHER_FRAME)
+                self.take_late(id, False, 0, self.block_last)
             return NULL
         if entry.remote_ended:
             self.fail_stream(entry, H2_STREAM_CLOSED)
@@ -123,6 +135,7 @@ cdef class Http2Blocks(Http2Control):
         cdef nghttp2_nv field
         cdef ssize_t n
         cdef int flags
+        self.work -= <int>(size >> BLOCK_SHIFT)
         while True:
             flags = 0
             n = nghttp2_hd_inflate_hd2(self.decoder, &field, &flags, data, size, last)
@@ -149,7 +162,7 @@ cdef class Http2Blocks(Http2Control):
             return                                # it is refused as a whole; bombs are made of what follows
         if not section_field(&self.section, &entry.message, self.server and self.options.connect_protocol,
                              <const char *>field.name, field.namelen, <const char *>field.value, field.valuelen):
-            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            self.fail_block(entry)
             return
         if self.repeat != NULL and (
                 tg_buffer_size(&self.repeat.fields) > REPEAT_FIELDS
@@ -200,18 +213,25 @@ cdef class Http2Blocks(Http2Control):
         if self.block_over:
             entry.message.begun = True            # its owner refuses it, whatever else it is
         elif not section_end(&self.section, &entry.message, self.block_last):
-            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            self.fail_block(entry)
             return
         if self.block_last and not message_end(&entry.message):
-            self.fail_stream(entry, H2_PROTOCOL_ERROR)
+            self.fail_block(entry)
             return
         stream = <h2_stream *>entry.stream
         if stream != NULL:
             stream.remote_ended = self.block_last
             self.on_fields_end(stream, self.block_last)
             entry = table_find(&self.table, id)   # the event may have ended it
-        if entry != NULL and self.block_last:
-            self.end_remote(entry)
+        if self.block_last:
+            if entry != NULL:
+                self.end_remote(entry)
+            else:
+                self.end_late(id)
+
+    cdef void fail_block(self, h2_entry *entry) noexcept:
+        entry.remote_ended = self.block_last      # nothing may come behind it
+        self.fail_stream(entry, H2_PROTOCOL_ERROR)
 
     cdef void drop(self, h2_entry *entry) noexcept:
         if self.block_entry == entry:
@@ -228,10 +248,10 @@ cdef class Http2Blocks(Http2Control):
     cdef void end_remote(self, h2_entry *entry) noexcept:
         cdef h2_stream *stream = <h2_stream *>entry.stream
         cdef int32_t id = entry.id
+        entry.remote_ended = True
         if not message_end(&entry.message):
             self.fail_stream(entry, H2_PROTOCOL_ERROR)
             return
-        entry.remote_ended = True
         if stream != NULL:
             stream.remote_ended = True
             self.on_end(stream)

@@ -12,6 +12,7 @@ cdef enum:
     H2_PING_FRAME = 0
     H2_SETTINGS_FRAME
     H2_RESET_FRAME                    # of a stream that was open
+    H2_FAULT_FRAME                    # that made us reset its stream (CVE-2025-8671)
     H2_EMPTY_FRAME                    # DATA without bytes and without END_STREAM
     H2_WINDOW_FRAME                   # WINDOW_UPDATE
     H2_OTHER_FRAME                    # what is ignored, among it what crossed the end of its stream
@@ -21,6 +22,9 @@ cdef enum:
 cdef class Http2Control(Http2Sender):
     cdef bint greeted                 # the peer's SETTINGS have come
     cdef bint acknowledged            # the peer has taken ours over
+    # What may still be done in this turn for what the peer sends: `feed` stops when it is spent. Whoever has set it
+    # once sets it anew for each turn; a session begins with more than it ever needs.
+    cdef int work
     cdef int64_t room                 # bytes that the peer may send on all streams together
     cdef int32_t last_id              # the highest number of a stream that the peer has opened
     cdef int32_t taken_id             # and of one that was taken
@@ -41,11 +45,15 @@ cdef class Http2Control(Http2Sender):
     cdef int pong(self, const uint8_t *payload) noexcept
     # Whether nobody has opened the stream yet.
     cdef bint idle(self, int32_t id) noexcept
+    # HEADERS or DATA of `length` bytes on a stream that is closed (section 5.1).
+    cdef void take_late(self, int32_t id, bint data, uint32_t length, bint last) noexcept
+    # The peer has ended a stream that is closed.
+    cdef void end_late(self, int32_t id) noexcept
     # An error of the stream (section 5.4.2).
     cdef void fail_stream(self, h2_entry *entry, uint32_t code) noexcept
     # A frame of the peer. 0, or -1 (no memory); what is wrong with it ends the stream or the session.
     cdef int take_settings(self, const h2_frame *frame, const uint8_t *payload) noexcept
-    cdef int take_setting(self, uint32_t name, uint32_t value) noexcept
+    cdef int take_setting(self, uint32_t name, uint32_t value, uint32_t *window) noexcept
     cdef int move_windows(self, int64_t by, bint ours) noexcept
     cdef int take_reset(self, const h2_frame *frame, const uint8_t *payload) noexcept
     cdef int take_goaway(self, const h2_frame *frame, const uint8_t *payload) noexcept

@@ -1,8 +1,12 @@
 """The frames that are about a connection or a stream as such: see http2_control.pxd."""
 
+from libc.limits cimport INT_MAX
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer_append
 from lb.core.hpack cimport hpack_init, hpack_resize
+from lb.core.http2_closed cimport (
+    CLOSED_BY_PEER, CLOSED_CUT, CLOSED_ENDED, CLOSED_NEVER, closed_add, closed_find, closed_how, closed_widen, h2_reset,
+)
 from lb.core.http2_frames cimport *
 from lb.core.http2_sender cimport h2_options, h2_stream
 from lb.core.http2_streams cimport h2_entry, table_above, table_find, table_init
@@ -12,6 +16,9 @@ cdef enum:
     STREAMS_UNLIMITED = 0xFFFFFFFF
     OURS_ENTRIES = 5                  # of SETTINGS that we send
     SETTING = 6                       # bytes of one
+    SETTINGS_MOST = 32                # in a frame, as nghttp2 has it (CVE-2020-11080)
+    # Of `work`.
+    RESET_WORK = 16                   # an exchange that is given up, and often its connection to an endpoint with it
     FRAME_LARGEST = 0xFFFFFF          # that SETTINGS_MAX_FRAME_SIZE may allow
 
 
@@ -25,6 +32,7 @@ cdef class Http2Control(Http2Sender):
         self.server = server
         self.options = options[0]
         self.next_id = 1
+        self.work = INT_MAX
         self.window = WINDOW_FIRST
         self.peer_window = WINDOW_FIRST
         self.first_room = WINDOW_FIRST
@@ -80,7 +88,7 @@ cdef class Http2Control(Http2Sender):
         return -1 if self.frame(0, FRAME_SETTINGS, 0, 0) == NULL else 0
 
     cdef int pong(self, const uint8_t *payload) noexcept:
-        cdef uint8_t *at = self.frame(8, FRAME_PING, FLAG_ACK, 0)
+        cdef uint8_t *at = self.reply(8, FRAME_PING, FLAG_ACK, 0)
         if at == NULL:
             return -1
         put_u32(at, get_u32(payload))
@@ -121,11 +129,44 @@ cdef class Http2Control(Http2Sender):
 
     cdef void fail_stream(self, h2_entry *entry, uint32_t code) noexcept:
         """Section 5.4.2."""
-        self.reset_frame(entry.id, code)
+        self.work -= RESET_WORK
+        self.reset_reply(entry.id, code)
+        self.note_reset(entry)
         self.close(entry, code)
+        self.on_control(H2_FAULT_FRAME)
+
+    cdef void take_late(self, int32_t id, bint data, uint32_t length, bint last) noexcept:
+        cdef h2_reset *reset = closed_find(&self.closed, id)
+        cdef int how = closed_how(&self.closed, id)
+        if self.server and (id % 2 == 0 or how == CLOSED_NEVER):
+            self.terminate(H2_PROTOCOL_ERROR)     # section 5.1.1
+        elif self.leaving and id > self.taken_id:
+            self.on_control(H2_OTHER_FRAME)       # our last word was on its way
+        elif how == CLOSED_ENDED:
+            self.terminate(H2_STREAM_CLOSED)
+        elif how == CLOSED_BY_PEER:
+            self.work -= RESET_WORK
+            self.reset_reply(id, H2_STREAM_CLOSED)
+            self.on_control(H2_FAULT_FRAME)
+        elif how == CLOSED_CUT and data and length > reset.room:
+            self.terminate(H2_FLOW_CONTROL_ERROR)
+        elif how == CLOSED_CUT and self.server and not data and not last:
+            self.terminate(H2_PROTOCOL_ERROR)     # trailers that end nothing: this is no race
+        else:
+            if reset != NULL:
+                reset.room -= length
+            if last:
+                self.end_late(id)
+            self.on_control(H2_OTHER_FRAME)
+
+    cdef void end_late(self, int32_t id) noexcept:
+        cdef h2_reset *reset = closed_find(&self.closed, id)
+        if reset != NULL and reset.how == CLOSED_CUT:
+            reset.how = CLOSED_ENDED
 
     cdef int take_settings(self, const h2_frame *frame, const uint8_t *payload) noexcept:
         cdef uint32_t at = 0, code
+        cdef uint32_t window = <uint32_t>self.peer_window
         if frame.id or (frame.length if frame.flags & FLAG_ACK else frame.length % SETTING):
             self.terminate(H2_PROTOCOL_ERROR if frame.id else H2_FRAME_SIZE_ERROR)
             return 0
@@ -134,26 +175,35 @@ cdef class Http2Control(Http2Sender):
                 self.acknowledged = True
                 self.first_room = self.options.stream_window
                 self.move_windows(self.first_room - WINDOW_FIRST, True)
+                closed_widen(&self.closed, self.first_room - WINDOW_FIRST)
             self.on_acknowledged()
+            return 0
+        if frame.length > SETTINGS_MOST * SETTING:
+            self.terminate(H2_ENHANCE_YOUR_CALM)
             return 0
         if not self.greeted:
             self.peer_streams = STREAMS_UNLIMITED
         while at < frame.length:
-            code = self.take_setting(<uint32_t>payload[at] << 8 | payload[at + 1], get_u32(payload + at + 2))
+            code = self.take_setting(<uint32_t>payload[at] << 8 | payload[at + 1], get_u32(payload + at + 2), &window)
             if code:
                 self.terminate(code)
                 return 0
             at += SETTING
+        # Once for the frame: it costs a look at each stream.
+        code = <uint32_t>self.peer_window
+        self.peer_window = <int32_t>window
+        if window != code and self.move_windows(<int64_t>window - code, False) < 0:
+            self.terminate(H2_FLOW_CONTROL_ERROR)
+            return 0
         self.greeted = True
-        if self.frame(0, FRAME_SETTINGS, FLAG_ACK, 0) == NULL:
+        if self.reply(0, FRAME_SETTINGS, FLAG_ACK, 0) == NULL:
             return -1
         self.on_settings()
         self.on_control(H2_SETTINGS_FRAME)
         return 0
 
-    cdef int take_setting(self, uint32_t name, uint32_t value) noexcept:
-        """Section 6.5.2. 0, or the code of a connection error."""
-        cdef int64_t by
+    cdef int take_setting(self, uint32_t name, uint32_t value, uint32_t *window) noexcept:
+        """Section 6.5.2. 0, or the code of a connection error. `window` is what streams begin with."""
         if name == SETTING_HEADER_TABLE_SIZE:
             hpack_resize(&self.encoder, value)
         elif name == SETTING_MAX_CONCURRENT_STREAMS:
@@ -161,10 +211,7 @@ cdef class Http2Control(Http2Sender):
         elif name == SETTING_INITIAL_WINDOW_SIZE:
             if value > WINDOW_MOST:
                 return H2_FLOW_CONTROL_ERROR
-            by = <int64_t>value - self.peer_window
-            self.peer_window = <int32_t>value
-            if self.move_windows(by, False) < 0:
-                return H2_FLOW_CONTROL_ERROR
+            window[0] = value
         elif name == SETTING_MAX_FRAME_SIZE:
             if value < FRAME_MOST or value > FRAME_LARGEST:
                 return H2_PROTOCOL_ERROR
@@ -204,9 +251,13 @@ cdef class Http2Control(Http2Sender):
             self.terminate(H2_PROTOCOL_ERROR)
             return 0
         if entry != NULL:
+            self.work -= RESET_WORK
             if ours:
                 (<h2_stream *>entry.stream).reset_by_peer = True
+            closed_add(&self.closed, entry.id, CLOSED_BY_PEER, 0)
             self.close(entry, get_u32(payload))
+        elif closed_find(&self.closed, frame.id) != NULL:
+            closed_find(&self.closed, frame.id).how = CLOSED_BY_PEER      # it crossed ours
         self.on_control(H2_RESET_FRAME if ours else H2_OTHER_FRAME)
         return 0
 
@@ -222,6 +273,7 @@ cdef class Http2Control(Http2Sender):
             entry = table_above(&self.table, last)
             if entry == NULL:
                 break
+            self.note_reset(entry)
             self.close(entry, H2_REFUSED_STREAM)  # section 6.8: it was not looked at
         self.on_goaway(last, get_u32(payload + 4))
         return 0

@@ -15,7 +15,7 @@ from lb.core.stream cimport iovec
 cdef enum:
     MOST_FIELDS = 64
 
-CONTROLS = ("ping", "settings", "reset", "empty", "window", "other")
+CONTROLS = ("ping", "settings", "reset", "fault", "empty", "window", "other")
 
 
 cdef h2_options probe_options(uint32_t window, uint32_t header_list, uint32_t max_streams) noexcept:
@@ -136,6 +136,10 @@ cdef class Http2Probe(Http2Session):
     def is_ended(self) -> bool:
         return self.ended()
 
+    @property
+    def drowned(self) -> bool:
+        return bool(self.choked)
+
     def skip_to(self, number: int):
         """The next stream gets this number."""
         self.next_id = number
@@ -231,6 +235,19 @@ cdef class Http2Echo(Http2Session):
 
     def is_ended(self) -> bool:
         return self.ended()
+
+    def allow(self, work: int):
+        """So much is done for what comes next."""
+        self.work = work
+
+    @property
+    def waits(self) -> int:
+        """Bytes of what was received last that were not taken."""
+        return self.untaken
+
+    @property
+    def drowned(self) -> bool:
+        return bool(self.choked)
 
     def leave(self):
         self.warn_shutdown()

@@ -10,6 +10,8 @@ cdef class Http2Queue:
     cdef bint over                    # nothing is sent any more but what is queued, and nothing is read
     cdef hpack_encoder encoder
     cdef tg_buffer control            # whole frames, to be sent before any body
+    cdef uint32_t replies             # frames among them that the peer called forth
+    cdef bint choked                  # too many of these wait: the peer does not read. The session is beyond use.
 
     # Queues a frame and gives its payload to be filled in; NULL: no memory.
     cdef uint8_t *frame(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept
@@ -19,3 +21,7 @@ cdef class Http2Queue:
                      bint last) noexcept
     cdef int split(self, size_t at, size_t size, int32_t id, uint8_t flags) noexcept
     cdef int reset_frame(self, int32_t id, uint32_t code) noexcept
+    # As `frame`, for an answer to a frame of the peer. NULL too when too many wait, which ends the session: `choked`.
+    cdef uint8_t *reply(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept
+    # As `reset_frame`, for a frame of the peer that does not fit.
+    cdef int reset_reply(self, int32_t id, uint32_t code) noexcept

@@ -12,6 +12,11 @@ from lb.core.http2_frames cimport (
 )
 from lb.core.nghttp2 cimport nghttp2_nv
 
+cdef enum:
+    # Most answers to a peer's frames that wait to be written, as nghttp2 has it (CVE-2019-9512, CVE-2019-9515). They
+    # are written after every turn of reading, so that only who does not read gets there.
+    REPLIES = 1000
+
 
 cdef class Http2Queue:
 
@@ -27,6 +32,14 @@ cdef class Http2Queue:
         put_frame(at, length, kind, flags, id)
         self.control.end += FRAME_HEADER + length
         return at + FRAME_HEADER
+
+    cdef uint8_t *reply(self, uint32_t length, uint8_t kind, uint8_t flags, int32_t id) noexcept:
+        self.replies += 1
+        if self.replies > REPLIES:
+            self.choked = True
+            self.over = True
+            return NULL
+        return self.frame(length, kind, flags, id)
 
     cdef int headers(self, int32_t id, const nghttp2_nv *fields, size_t count, const tg_buffer *block, size_t place,
                      bint last) noexcept:
@@ -72,6 +85,13 @@ cdef class Http2Queue:
 
     cdef int reset_frame(self, int32_t id, uint32_t code) noexcept:
         cdef uint8_t *at = self.frame(4, FRAME_RST_STREAM, 0, id)
+        if at == NULL:
+            return -1
+        put_u32(at, code)
+        return 0
+
+    cdef int reset_reply(self, int32_t id, uint32_t code) noexcept:
+        cdef uint8_t *at = self.reply(4, FRAME_RST_STREAM, 0, id)
         if at == NULL:
             return -1
         put_u32(at, code)

@@ -3,6 +3,7 @@ windows that the peer gives. No I/O: `collect` gathers what is to be written."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_size
+from lb.core.http2_closed cimport h2_closed
 from lb.core.http2_queue cimport Http2Queue
 from lb.core.http2_streams cimport h2_entry, h2_table
 from lb.core.link cimport tg_link
@@ -90,6 +91,7 @@ cdef class Http2Sender(Http2Queue):
     cdef bint leaving                 # we have said GOAWAY
     cdef bint left                    # the peer has
     cdef h2_table table
+    cdef h2_closed closed             # what is known of those that are closed
     cdef tg_link ready                # streams that may have something of their body to send, in turn
     cdef tg_link ending               # streams that have ended on our side, to be looked at
     cdef int64_t window               # bytes of bodies the peer takes on all streams together
@@ -137,6 +139,8 @@ cdef class Http2Sender(Http2Queue):
     cdef void wake(self, h2_entry *entry) noexcept
     # Takes a stream out; its owner hears of it.
     cdef void close(self, h2_entry *entry, uint32_t code) noexcept
+    # Notes that the stream is about to be closed by a reset of ours.
+    cdef void note_reset(self, const h2_entry *entry) noexcept
     # Something that holds on to an entry has to let go of it.
     cdef void drop(self, h2_entry *entry) noexcept
     cdef int settle(self) noexcept

@@ -6,6 +6,7 @@ from lb.core.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size,
 )
 from lb.core.http2_block cimport block_field, block_next
+from lb.core.http2_closed cimport CLOSED_CUT, closed_add, closed_free
 from lb.core.http2_frames cimport (
     FLAG_END_STREAM, FRAME_DATA, FRAME_HEADER, FRAME_MOST, H2_CANCEL, H2_NO_ERROR, STREAM_MOST, put_frame,
 )
@@ -72,6 +73,7 @@ cdef class Http2Sender(Http2Queue):
 
     def __dealloc__(self):
         table_free(&self.table)
+        closed_free(&self.closed)
 
     # Streams.
 
@@ -138,6 +140,7 @@ cdef class Http2Sender(Http2Queue):
         entry.stream = NULL
         # Fails only without memory: then the peer goes on sending into a stream nobody looks at.
         self.reset_frame(entry.id, code)
+        self.note_reset(entry)
         self.close(entry, code)
 
     cdef void forget(self, h2_stream *stream) noexcept:
@@ -169,6 +172,10 @@ cdef class Http2Sender(Http2Queue):
             stream.entry = NULL
             self.on_close(stream, code)
 
+    cdef void note_reset(self, const h2_entry *entry) noexcept:
+        if not entry.remote_ended:
+            closed_add(&self.closed, entry.id, CLOSED_CUT, entry.room)
+
     cdef void drop(self, h2_entry *entry) noexcept:
         pass
 
@@ -183,6 +190,7 @@ cdef class Http2Sender(Http2Queue):
             if entry.remote_ended or not body_is_here(&entry.message):
                 if not entry.remote_ended and self.reset_frame(entry.id, H2_NO_ERROR) < 0:
                     return -1
+                self.note_reset(entry)
                 self.close(entry, H2_NO_ERROR)
                 continue
             stream = <h2_stream *>entry.stream
@@ -284,6 +292,7 @@ cdef class Http2Sender(Http2Queue):
         if self.put(tg_buffer_head(&self.control), tg_buffer_size(&self.control)) < 0:
             return -1
         tg_buffer_clear(&self.control)
+        self.replies = 0
         return 0
 
     cdef int put(self, const char *data, size_t size) noexcept:

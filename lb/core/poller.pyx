@@ -39,6 +39,9 @@ NEVER = UINT64_MAX
 cdef enum:
     BATCH = 256                       # events taken at once
     ROUNDS = 16                       # batches before uvloop gets its turn
+    # Times that a source is flushed in one batch: a client whose requests are answered at once marks itself each time,
+    # and would go on for as long as it sends. The rest waits for the others' turn.
+    GENERATIONS = 4
     SLOTS = 1024                      # of the timer wheel: one revolution is 20 s
     SCRATCH = 256 * 1024
 
@@ -256,13 +259,20 @@ cdef class Poller:
             self.loop.call_soon(self.flush_callback)
 
     cdef void finish_batch(self) noexcept:
-        cdef Py_ssize_t i = 0
+        cdef Py_ssize_t i = 0, generation_end = len(self.dirty)
+        cdef int generations = 1
         cdef Source source
         while i < len(self.dirty):           # on_flush may mark more
+            if i == generation_end:
+                generation_end = len(self.dirty)
+                generations += 1
             source = <Source>self.dirty[i]
             i += 1
             source.dirty = False
-            source.on_flush()
+            if generations <= GENERATIONS:
+                source.on_flush()
+            else:
+                self.defer(source)
         if i:
             self.dirty.clear()
         if self.graveyard:

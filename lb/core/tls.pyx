@@ -42,12 +42,16 @@ cdef enum:
     BURST = 65536                     # ciphertext gathered before it is offered to the socket
     WIRE = 131072                     # room for it: a burst, and what one more call of OpenSSL may add
     HANDSHAKES = 8                    # steps of handshakes in one turn of the loop
+    # Records in one call, of which a full buffer needs a quarter: a peer may make them as small as it likes.
+    RECORDS = 64
+    SILENT = 4                        # recvs in a row that bring nothing but what OpenSSL keeps to itself (key updates)
     REPLIES = 4096                    # bytes that OpenSSL may have to say while it reads
 
 # One of each for the process: nothing is left in them between two calls from outside.
 cdef char *wire = <char *>malloc(WIRE)
 cdef char *record = <char *>malloc(RECORD)
 cdef size_t wired = 0                 # bytes in `wire`
+cdef int silent = 0                   # recvs since a record of the caller's was read
 cdef uint64_t turn_now = 0
 cdef int turn_left = 0
 
@@ -55,6 +59,7 @@ cdef int turn_left = 0
 # The BIO.
 
 cdef int bio_read(BIO *bio, char *into, size_t size, size_t *got) noexcept:
+    global silent
     cdef Tls tls = <Tls>BIO_get_data(bio)
     cdef ssize_t n
     got[0] = 0
@@ -64,6 +69,11 @@ cdef int bio_read(BIO *bio, char *into, size_t size, size_t *got) noexcept:
     if tls.dry:
         BIO_set_retry_read(bio)
         return 0
+    if tls.reading:
+        silent += 1
+        if silent > SILENT:
+            BIO_set_retry_read(bio)       # and is not dry: the caller comes again
+            return 0
     while True:
         n = recv(tls.fd, into, size, MSG_DONTWAIT)
         if n > 0:
@@ -257,8 +267,9 @@ cdef class Tls:
         return 0
 
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept:
+        global silent
         cdef size_t total = 0, n
-        cdef int rc, why
+        cdef int rc, why, records = 0
         if self.failed:
             return TLS_ERROR
         if self.handshaking:
@@ -273,9 +284,14 @@ cdef class Tls:
         self.reading = True
         while True:
             n = 0
+            silent = 0
             rc = SSL_read_ex(self.ssl, into + total, size - total, &n)
             total += n
+            records += 1
             if rc != 1 or total == size:
+                break
+            if records == RECORDS:
+                self.dry = False              # there may be more, in OpenSSL's buffer if not in the socket
                 break
         self.reading = False
         why = SSL_get_error(self.ssl, rc)

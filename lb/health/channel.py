@@ -18,6 +18,7 @@ from lb.health.tcp import reach
 from lb.health.tls import CheckTls
 
 _LARGEST = 4 * 1024 * 1024  # of an answer, gRPC's own default
+_KEEPALIVE_MS = 600_000  # servers by default take one ping in five minutes
 
 _OPTIONS = (
     # Without these, a channel would share its connection, and the back-off after a failed one, with those before it.
@@ -40,6 +41,11 @@ class Channels:
             *_OPTIONS,
             ("grpc.min_reconnect_backoff_ms", connect_ms),
             ("grpc.initial_reconnect_backoff_ms", connect_ms),
+            # A channel that is closed while its peer takes nothing stays until what it has to say is written: a socket
+            # per check at a server that makes it answer (PING, SETTINGS) and never reads. With keepalive, gRPC sets
+            # TCP_USER_TIMEOUT, and the kernel ends such a connection.
+            ("grpc.keepalive_time_ms", max(_KEEPALIVE_MS, connect_ms)),
+            ("grpc.keepalive_timeout_ms", connect_ms),
         )
 
     @contextlib.asynccontextmanager

@@ -21,6 +21,8 @@ from lb.proxy.request_target cimport head_size, request_target
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
     M_CONNECT = 5
+    # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.
+    TURN_STEPS = 64
     CHUNK = 16                        # bytes around a chunk's content that are not held against it
     CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
 
@@ -86,6 +88,7 @@ cdef class HttpConnection(ReceivingConnection):
         cdef Exchange exchange
         cdef Py_ssize_t taken
         cdef bint kept = False, partial
+        cdef int steps = 0
         if tg_buffer_size(&self.inbox):
             # A head is parsed from its start again when more of it has come: line by line, not byte by byte.
             partial = self.head_started and self.exchange is None and n and memchr(data, 10, n) == NULL
@@ -109,6 +112,10 @@ cdef class HttpConnection(ReceivingConnection):
                 break
             if self.exchange is None and self.pending() >= OUT_LIMIT and not self.skipping:
                 break                             # on_flush goes on when the client has taken its answers
+            if steps == TURN_STEPS:
+                self.poller.defer(self)           # on_flush goes on
+                break
+            steps += 1
             scan.max_fields = self.listener.max_headers
             taken = self.parser.execute(scan, data, n)
             if taken < 0:
@@ -302,7 +309,8 @@ cdef class HttpConnection(ReceivingConnection):
             elif not left:
                 self.finish()
         elif self.takes_input():
-            if tg_buffer_size(&self.inbox) and (self.exchange is not None or not self.head_started):
+            if not self.deferred and tg_buffer_size(&self.inbox) and (
+                    self.exchange is not None or not self.head_started):
                 self.process(NULL, 0)
             if self.fd >= 0 and self.unread and not self.deferred:
                 self.read_loop()

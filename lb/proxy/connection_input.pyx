@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer_size
 from lb.core.poller cimport READ_TURNS
+from lb.core.reading cimport drained
 from lb.core.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
 from lb.core.stream cimport IO_AGAIN, IO_ERROR
 from lb.core.tls cimport handshake_turn
@@ -43,10 +44,12 @@ cdef class ReceivingConnection(EndingConnection):
         cdef size_t room = self.poller.scratch_size
         cdef char *into = self.poller.scratch
         cdef int turn = 0
+        if self.deferred:
+            return                                # the others have their turn
         if self.tls is not None and self.tls.handshaking and not handshake_turn(self.poller.now):
             self.poller.defer(self)               # on_flush goes on
             return
-        while self.fd >= 0 and self.unread and self.accepts_input():
+        while self.fd >= 0 and self.unread and self.accepts_input() and not self.deferred:
             if turn == READ_TURNS:
                 self.poller.defer(self)           # on_flush goes on
                 return
@@ -59,15 +62,17 @@ cdef class ReceivingConnection(EndingConnection):
                 n = self.receive(into, room)
                 self.bulk = n >= PASS_MUCH
             if n == IO_AGAIN:
-                self.unread = False
-                if self.tls is not None:
+                self.unread = not drained(self)
+                if self.unread:
+                    self.poller.defer(self)
+                elif self.tls is not None:
                     self.watch_record()
                 return
             if n == IO_ERROR or n == 0:
                 self.unread = False
                 self.ended(n == IO_ERROR)
                 return
-            if <size_t>n < room and not self.hangup:
+            if <size_t>n < room and not self.hangup and drained(self):
                 self.unread = False               # drained; the edge will tell
             if self.lingering:
                 self.read_away()

@@ -16,6 +16,7 @@ from lb.proxy.exchange cimport Exchange
 from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
 
 cdef enum:
+    INTERIM_LIMIT = 64 * 1024         # bytes that wait for the client, above which no interim answer is added
     DIRECT = 16 * 1024                # body pieces from this size on are sent without being queued first
 
 
@@ -52,6 +53,8 @@ cdef class AnsweringConnection(Client):
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
         cdef int status = scan.status
         cdef bint bodiless = status == 204 or status == 304 or self.head_request
+        if status < 200 and self.pending() > INTERIM_LIMIT:
+            return                                # they are said without end, or the client does not read
         append_text(&self.out, b"HTTP/1.1 ")
         append_number(&self.out, <uint64_t>status)
         append_text(&self.out, b" ")

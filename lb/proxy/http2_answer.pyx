@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
-from lb.core.buffer cimport tg_buffer, tg_buffer_free
+from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_CONTENT_LENGTH, Scan, is_dated
 from lb.core.head_text cimport append_date, append_number, append_text, date_text
 from lb.core.http2_frames cimport H2_INTERNAL_ERROR
@@ -11,13 +11,16 @@ from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NONE
 from lb.core.stream cimport iovec
 from lb.proxy.http2_request cimport Http2Request
 
+cdef enum:
+    INTERIM_LIMIT = 64 * 1024         # bytes that wait for the client, above which no interim answer is added
+
 
 cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, bint last) noexcept:
     cdef FieldList fields = worker_fields()
     cdef const char *date
     cdef size_t size
     cdef int failed
-    if request.gone:
+    if request.gone or (scan.status < 200 and tg_buffer_size(&request.host.control) > INTERIM_LIMIT):
         return
     fields.clear()
     fields.add_status(scan.status)

@@ -1,6 +1,7 @@
 """An HTTP/2 connection with a client: socket and session; its requests are Http2Requests."""
 
 from libc.stdint cimport uint64_t
+from lb.core.buffer cimport tg_buffer
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.http2_request cimport Http2Host
@@ -9,6 +10,7 @@ from lb.proxy.http2_request cimport Http2Host
 cdef class Http2Connection(Client):
     cdef Intake intake
     cdef Http2Host host
+    cdef tg_buffer inbox              # what was received and waits for another turn
     cdef bint unread                  # the kernel may hold bytes we did not read
     cdef bint hangup                  # the client closed, or shut down, its side
     cdef bint closing                 # close when all is written
@@ -21,6 +23,9 @@ cdef class Http2Connection(Client):
 
     cdef void read_loop(self) noexcept
     cdef bint take(self, const char *data, size_t n) noexcept
+    cdef bint keep(self, const char *data, size_t n) noexcept
+    # Bytes that wait for the client.
+    cdef size_t waiting(self) noexcept
     cdef int write_out(self) noexcept
     cdef void leave(self) noexcept
     cdef void close_now(self) noexcept

@@ -9,8 +9,10 @@ import random
 
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcpy
+from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.poller cimport READ_TURNS
-from lb.core.segment cimport TG_S_HTTP2, tg_add
+from lb.core.reading cimport drained
+from lb.core.segment cimport TG_S_HTTP2, TG_S_HTTP2_FLOODED, tg_add
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
@@ -19,6 +21,9 @@ from lb.proxy.http2_request cimport Http2Host
 cdef enum:
     BUDGET = 256 * 1024               # gathered for one write
     OUT_LIMIT = 256 * 1024            # bytes that wait for the client, above which nothing more is read from it
+    # Work for one client before the others get their turn (Http2Session.work): about as many requests as may be open by
+    # default, a mebibyte and a half of bodies, or some twenty streams that the client makes us reset.
+    TURN_WORK = 512
     LAST_WORD_NS = 200_000_000        # between the two steps of leaving: more than a round trip
 
 
@@ -47,11 +52,17 @@ cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexc
         # Spread by a tenth, so that connections which were made together do not come back together.
         connection.age_limit = old.poller.now + <uint64_t>(old.listener.http2.max_age * random.uniform(0.9, 1.1))
     connection.unread = True
+    connection.host.work = TURN_WORK
     if connection.take(data, n):
         connection.poller.mark(connection)
+    if tg_buffer_size(&connection.inbox):
+        connection.poller.defer(connection)
 
 
 cdef class Http2Connection(Client):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.inbox)
 
     cdef void on_ready(self, uint32_t events) noexcept:
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -66,19 +77,30 @@ cdef class Http2Connection(Client):
         cdef Py_ssize_t n
         cdef size_t room = self.poller.scratch_size
         cdef int turn = 0
-        while self.fd >= 0 and self.unread and not self.closing and self.pending() < OUT_LIMIT:
-            if turn == READ_TURNS:
+        if self.deferred:
+            return                                # the others have their turn
+        self.host.work = TURN_WORK
+        while self.fd >= 0 and not self.closing and self.waiting() < OUT_LIMIT:
+            if turn == READ_TURNS or self.host.work <= 0:
                 self.poller.defer(self)           # on_flush goes on
                 return
             turn += 1
+            if tg_buffer_size(&self.inbox):
+                if not self.take(tg_buffer_head(&self.inbox), tg_buffer_size(&self.inbox)):
+                    return
+                continue
+            if not self.unread:
+                return
             n = self.receive(self.poller.scratch, room)
             if n == IO_AGAIN:
-                self.unread = False
+                self.unread = not drained(self)
+                if self.unread:
+                    self.poller.defer(self)
                 return
             if n == IO_ERROR or n == 0:
                 self.close_now()                  # no half-closed connections in HTTP/2: nobody is left to answer
                 return
-            if <size_t>n < room and not self.hangup:
+            if <size_t>n < room and not self.hangup and drained(self):
                 self.unread = False               # drained; the edge will tell
             if not self.take(self.poller.scratch, <size_t>n):
                 return
@@ -86,13 +108,34 @@ cdef class Http2Connection(Client):
     cdef bint take(self, const char *data, size_t n) noexcept:
         """False: nothing more is taken from this client."""
         if self.host.take(data, n) < 0:
+            if self.host.choked:                  # whoever does not read needs no last word
+                tg_add(&self.listener.series[TG_S_HTTP2_FLOODED], 1)
+                self.close_now()
+                return False
             self.closing = True                   # what the session has to say of it is still written
+            return False
+        if not self.keep(data + n - self.host.left, self.host.left):
+            self.close_now()
             return False
         if self.host.block_id == 0:
             self.block_at = 0
         elif self.block_at == 0:
             self.block_at = self.poller.now + self.listener.header_timeout
         return True
+
+    cdef bint keep(self, const char *data, size_t n) noexcept:
+        """The last `n` bytes of what came wait for another turn. False: no memory."""
+        cdef size_t have = tg_buffer_size(&self.inbox)
+        if have:                                  # they are there already
+            if n:
+                tg_buffer_consume(&self.inbox, have - n)
+            else:
+                tg_buffer_free(&self.inbox)
+            return True
+        return n == 0 or tg_buffer_append(&self.inbox, data, n) == 0
+
+    cdef size_t waiting(self) noexcept:
+        return self.pending() + tg_buffer_size(&self.host.control)
 
     # The end of a batch.
 
@@ -109,10 +152,11 @@ cdef class Http2Connection(Client):
         if rc == 0 and (self.closing or self.host.ended() or (self.leaving == 2 and not self.host.active)):
             self.close_now()
             return
-        if self.unread and not self.deferred:
+        if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred:
             self.read_loop()
             if self.fd < 0:
                 return
+            self.poller.mark(self)                # what came may have called forth something
         self.set_timer()
 
     cdef int write_out(self) noexcept:

@@ -23,7 +23,8 @@ cdef class Http2Host(Http2Session):
     cdef tg_link over                 # that have none any more; what was gathered from them may not be written yet
     cdef readonly int active          # length of `requests`
     cdef bint flooded
-    cdef tg_frames frames
+    cdef tg_frames frames             # of what comes next
+    cdef size_t left                  # bytes of what came last that wait for another turn
     cdef bint resets                  # some are in what is being read
     cdef bint timely                  # the stream that was reset just now had next to no time left
     cdef uint64_t finished            # streams that ended otherwise
@@ -34,7 +35,7 @@ cdef class Http2Host(Http2Session):
     cdef tg_hop_cache hop
 
     cdef void setup(self, Client connection, Intake intake) noexcept
-    # As `feed`; a stream that the same bytes reset begins no request.
+    # As `feed`, with what is not taken in `left`; a stream that the same bytes reset begins no request.
     cdef int take(self, const char *data, size_t size) noexcept
     # Frees the requests that are over: nothing refers to their bodies.
     cdef void bury(self) noexcept

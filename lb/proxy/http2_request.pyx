@@ -12,10 +12,11 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_HOST, Scan, same_name, worker_scan
 from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport (
-    H2_EMPTY_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session, h2_stream,
+    H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session,
+    h2_stream,
 )
 from lb.core.http2_frames cimport (
-    H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_PROTOCOL_ERROR,
+    H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_PROTOCOL_ERROR,
 )
 from lb.core.http2_head cimport (
     HEAD_METHOD, HEAD_OK, HEAD_TOO_MANY, read_request, read_request_again, read_trailers,
@@ -64,8 +65,15 @@ cdef class Http2Host(Http2Session):
         frames_begin(&self.frames)
 
     cdef int take(self, const char *data, size_t size) noexcept:
+        cdef tg_frames before = self.frames
+        cdef int rc
         self.resets = frames_look(&self.frames, data, size)
-        return self.feed(data, size)
+        rc = self.feed(data, size)
+        self.left = self.untaken
+        if self.left:
+            self.frames = before                  # the look was ahead: it is taken up again where the frames stopped
+            frames_look(&self.frames, data, size - self.left)
+        return rc
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
         cdef Http2Request request
@@ -142,7 +150,8 @@ cdef class Http2Host(Http2Session):
         cdef Http2Request request = <Http2Request>stream.owner
         cdef Exchange exchange = request.exchange
         if not stream.reset_by_peer:
-            self.finished += 1
+            if code == H2_NO_ERROR:
+                self.finished += 1
         elif exchange is not None and nearly_due(exchange, request.poller.now):
             self.timely = True
         elif self.forgiven < self.finished:
@@ -158,7 +167,8 @@ cdef class Http2Host(Http2Session):
             exchange.client_drained()
 
     cdef void on_control(self, int kind) noexcept:
-        """Leaky buckets: of the frames that are cheap to send, and of RST_STREAM, which may have cost a request.
+        """Leaky buckets: of the frames that are cheap to send, and of RST_STREAM, which may have cost a request; so has
+        what makes us send one (CVE-2025-8671), which no honest client does.
 
         Not counted is what our own DATA calls forth: the two windows, and the PING by which gRPC clients measure the
         way ("BDP"). So many messages a second as are streamed, so many of them come. Two kinds of resets count for a
@@ -173,7 +183,7 @@ cdef class Http2Host(Http2Session):
             self.answers += 1
             return
         now = self.peer.poller.now
-        if kind == H2_RESET_FRAME and not self.timely:
+        if kind == H2_FAULT_FRAME or (kind == H2_RESET_FRAME and not self.timely):
             due = &self.reset_due
             cost = SECOND // self.peer.listener.http2.reset_rate
         else:
@@ -257,6 +267,7 @@ cdef class Http2Request(Client):
             if self.exchange is None:
                 tg_add(&self.listener.series[TG_S_MALFORMED], 1)
             self.stop(H2_PROTOCOL_ERROR)
+            self.host.on_control(H2_FAULT_FRAME)
 
     cdef void stop(self, uint32_t code) noexcept:
         """Resets the stream; the exchange, if there is one, loses its client."""

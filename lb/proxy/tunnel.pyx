@@ -7,6 +7,7 @@ one pipe, waits.
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.poller cimport NEVER, monotonic_ns
+from lb.core.reading cimport drained
 from lb.core.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED,
     tg_add,
@@ -25,6 +26,7 @@ cdef enum:
     SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
     SPLICE_SIZE = 512 * 1024
     TURNS = 16                        # reads before others get theirs
+    TURN_BYTES = 2 * 1024 * 1024      # and bytes
 
 
 cdef class Side(Stream):
@@ -281,9 +283,11 @@ cdef class Tunnel(Waiter):
     cdef void relay(self, Side source) noexcept:
         """Move bytes from `source` to the other side until one of them has enough."""
         cdef Side target = source.other
-        cdef Py_ssize_t n
+        cdef Py_ssize_t n, moved = 0
         cdef iovec part
         cdef int left, _turn
+        if source.deferred:
+            return                                # the others have their turn
         for _turn in range(TURNS):
             left = self.pass_on(source)
             if left == IO_ERROR:
@@ -309,6 +313,8 @@ cdef class Tunnel(Waiter):
             if n == IO_AGAIN:
                 if source.bulk:
                     self.leave_bulk(source)
+                elif not drained(source):
+                    source.poller.defer(source)
                 break
             if n == 0:
                 if source.bulk:
@@ -316,6 +322,7 @@ cdef class Tunnel(Waiter):
                 source.ended = True
                 continue                          # half-close: passed on once all before it is
             source.bytes_read += <uint64_t>n
+            moved += n
             if not source.bulk:
                 part.iov_base = source.poller.scratch
                 part.iov_len = <size_t>n
@@ -329,8 +336,11 @@ cdef class Tunnel(Waiter):
                     if source.tls is None and target.tls is None:
                         source.pipe = self.home.take_pipe()
                     source.bulk = source.pipe is not None
-                elif not source.hangup:
-                    break                         # drained; the edge will tell
+                elif not source.hangup and drained(source):
+                    break                         # the edge will tell
+            if moved >= TURN_BYTES:
+                source.poller.defer(source)
+                break
         else:
             source.poller.defer(source)           # more, after the others had their turn
         self.touch()

@@ -7,11 +7,16 @@ from lb.core.buffer cimport (
 from lb.core.head cimport MAX_FIELDS, Scan, worker_scan
 from lb.core.http1 cimport new_response_parser
 from lb.core.poller cimport READ_TURNS, Poller
+from lb.core.reading cimport drained
 from lb.core.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
+
+cdef enum:
+    # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.
+    TURN_STEPS = 64
 
 
 cdef class Http1Call(Waiter):
@@ -93,6 +98,11 @@ cdef class Http1Upstream(Stream):
         cdef Py_ssize_t n
         cdef size_t room = self.poller.scratch_size
         cdef int turn = 0
+        if self.deferred:
+            self.unread = True                    # the others have their turn
+            return
+        if tg_buffer_size(&self.inbox) and self.call is not None and self.consume(NULL, 0) < 0:
+            return
         while self.fd >= 0 and not self.paused:
             if turn == READ_TURNS:
                 self.unread = True
@@ -106,6 +116,9 @@ cdef class Http1Upstream(Stream):
                 n = self.receive(self.poller.scratch, room)
                 self.bulk = n >= PASS_MUCH
             if n == IO_AGAIN:
+                if not drained(self):
+                    self.unread = True
+                    self.poller.defer(self)
                 return
             if n == IO_ERROR:
                 self.broken(self.how_lost(False))
@@ -119,7 +132,7 @@ cdef class Http1Upstream(Stream):
                 return
             if self.consume(self.poller.scratch, <size_t>n) < 0:
                 return
-            if <size_t>n < room and not self.hangup:
+            if <size_t>n < room and not self.hangup and drained(self):
                 return      # drained; the edge will tell when there is more, or the end
         if self.paused:
             self.unread = True
@@ -138,13 +151,14 @@ cdef class Http1Upstream(Stream):
         return n
 
     cdef int consume(self, const char *data, size_t n) noexcept:
-        """0, or -1 when the connection is gone or idle again."""
+        """0, or -1 when the connection is gone or idle again, or has had its turn."""
         cdef Scan *scan = worker_scan()
         cdef Py_ssize_t taken
         cdef bint stored = False, complete
+        cdef int steps = 0
         cdef Http1Call call
         if tg_buffer_size(&self.inbox):
-            if tg_buffer_append(&self.inbox, data, n) < 0:
+            if n and tg_buffer_append(&self.inbox, data, n) < 0:
                 self.broken(FAIL_PROTOCOL)
                 return -1
             data = tg_buffer_head(&self.inbox)
@@ -160,6 +174,16 @@ cdef class Http1Upstream(Stream):
                 if self.fd < 0:
                     return -1
                 break
+            if steps == TURN_STEPS:
+                if not stored and tg_buffer_append(&self.inbox, data, n) < 0:
+                    self.broken(FAIL_PROTOCOL)
+                elif stored:
+                    tg_buffer_consume(&self.inbox, tg_buffer_size(&self.inbox) - n)
+                if self.fd >= 0:
+                    self.unread = True
+                    self.poller.defer(self)       # on_flush goes on
+                return -1
+            steps += 1
             scan.max_fields = MAX_FIELDS - 1      # the scan is shared with the clients, whose listeners set theirs
             taken = self.parser.execute(scan, data, n)
             if taken < 0:

@@ -1,6 +1,7 @@
 """One HTTP/2 connection of a channel: socket, session and the calls on it."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
+from lb.core.buffer cimport tg_buffer
 from lb.core.http2 cimport Http2Session, h2_stream
 from lb.core.link cimport tg_link
 from lb.core.stream cimport Stream
@@ -28,6 +29,9 @@ cdef class Http2Upstream(Stream):
     cdef readonly bint retired        # takes no new calls
     cdef readonly bint served         # has given a call a stream
     cdef bint lost
+    cdef tg_buffer inbox              # what was received and waits for another turn
+    cdef bint unread                  # the kernel may hold bytes we did not read
+    cdef bint hangup                  # the peer is gone: its edge does not come again
     cdef uint32_t limit               # of streams, where experience says less than the peer's SETTINGS
     cdef uint64_t heard               # when bytes came last
     cdef uint64_t pinged              # when a PING was sent last, or 0
@@ -52,7 +56,10 @@ cdef class Http2Upstream(Stream):
     cdef void detach(self, Http2Call call) noexcept
     cdef void deliver(self) noexcept
     cdef void established(self) noexcept
-    cdef void pump(self, bint to_the_end) noexcept
+    # Receives what is there, as much as one turn allows; `last`: to the end, since there is no other turn.
+    cdef void pump(self, bint last) noexcept
+    # False: the connection is lost.
+    cdef bint take(self, const char *data, size_t n) noexcept
     cdef int send(self) noexcept
     cdef void retire(self) noexcept
     cdef void watch(self) noexcept

