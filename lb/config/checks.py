@@ -46,6 +46,7 @@ _HTTP_ONLY = (
     "request_id",
     "retry_buffer",
     "normalize_path",
+    "aliased_headers",
     "http2",
     "upgrades",
     "upgrade_idle_timeout",

@@ -175,6 +175,7 @@ def _listener(
         http2=_http2(listener.http2),
         upgrades=tuple(name.lower() for name in listener.upgrades),
         upgrade_idle_timeout_ns=listener.upgrade_idle_timeout,
+        aliased_headers=listener.aliased_headers,
         normalize=compile_normalize(listener.normalize_path) if listener.protocol in ("http", "https") else None,
         tls=(
             tls_plan(listener.protocol, listener.tls, listener.http2.enabled, material)

@@ -58,6 +58,11 @@ class ListenerConfig(Model):
     normalize_path: Normalize = NormalizeConfig()
     """How paths are brought into one form before routes look at them, so that no other spelling of a path gets round a
     route. `http` only."""
+    aliased_headers: Literal["drop", "reject", "pass"] = "drop"
+    """What becomes of headers such as `X_Forwarded_For`: their names have other characters than letters, digits and
+    hyphens, and with hyphens instead would be one that is set, removed or looked at here or by a route. WSGI, CGI and
+    PHP servers take both for one. `drop` does not pass them on, `reject` answers 400, `pass` leaves them as they are
+    (for endpoints that tell them apart). Other names with underscores are always passed on. `http` only."""
     sni_routes: list[SniRouteConfig] = []
     """The rules that choose a pool by the ClientHello. Protocol `tls` only."""
     proxy_protocol: ProxyProtocolConfig | None = None

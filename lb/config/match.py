@@ -234,15 +234,18 @@ class NormalizeConfig(Model):
     """Whether `/a/./b` and `/a/x/../b` become `/a/b` (RFC 3986 section 5.2.4)."""
     merge_slashes: Boolean = True
     """Whether `/a//b` becomes `/a/b`."""
-    escaped_slash: Literal["keep", "decode", "reject"] = "keep"
-    """What becomes of `%2F`, `%5C` and `\\`: `keep` leaves them as they are (no route sees a slash there), `decode`
-    makes a slash of them, `reject` answers 400. Choose by what the endpoints do: `keep` where they take `%2F` for a
-    part of a name, `decode` or `reject` where they take it for a slash."""
+    escaped_slash: Literal["same_route", "keep", "decode", "reject"] = "same_route"
+    """What becomes of `%2F`, `%5C` and `\\`, which some endpoints take for slashes and others do not. `same_route`
+    leaves them as they are where each reading of the path takes the same route, and answers 400 where one does not:
+    neither `/%2Fadmin/x` nor `/x/..%2Fadmin/x` gets round a route for `/admin/`. Escapes of escapes (`%252F`) and what
+    Java servers cut off (`/admin;x/`) are readings, too. `keep` leaves them as they are whatever they could mean: only
+    for endpoints that take `%2F` for a part of a name. `decode` makes slashes of them, `reject` answers 400."""
 
 
 def _all_or_nothing(value: Any) -> Any:
     if isinstance(value, bool):
-        return dict.fromkeys(("decode", "dot_segments", "merge_slashes"), value)
+        whole: dict[str, Any] = dict.fromkeys(("decode", "dot_segments", "merge_slashes"), value)
+        return whole if value else {**whole, "escaped_slash": "keep"}
     return value
 
 

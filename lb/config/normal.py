@@ -22,7 +22,7 @@ def normal_path(path: str, plan: NormalizePlan) -> str | None:
             refused = refused or plan.decode
             return match[0]
         character = chr(int(match[1], 16)) if match[1] else match[0]
-        if character in "/\\" and plan.escaped_slash != "keep":
+        if character in "/\\" and plan.escaped_slash in ("decode", "reject"):
             refused = refused or plan.escaped_slash == "reject"
             return "/"
         if not plan.decode or match[0] == character:

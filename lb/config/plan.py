@@ -264,6 +264,7 @@ class ListenerPlan:
     min_body_rate: int = 0  # bytes a second over each body_timeout; 0 = any speed
     hop: HopPlan = field(default_factory=HopPlan)
     normalize: NormalizePlan | None = None  # None = paths are taken as they come
+    aliased_headers: str = "drop"  # drop | reject | pass: headers that others of ours read as one (lb.proxy.aliases)
     tls: TlsPlan | None = None
     udp: UdpPlan | None = None  # protocol udp
     explain: ExplainPlan | None = None  # None = no choice is explained

@@ -15,7 +15,7 @@ class NormalizePlan:
     decode: bool
     dot_segments: bool
     merge_slashes: bool
-    escaped_slash: str  # keep | decode | reject
+    escaped_slash: str  # same_route | keep | decode | reject
 
 
 @dataclass(frozen=True, slots=True)

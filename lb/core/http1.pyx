@@ -6,11 +6,12 @@ colon. No lenient flag is set.
 
 A request's method is the one thing that llhttp takes from a list, where RFC 9110 section 9.1 allows any token. A head
 that it refuses for its method is therefore offered once more, its method said to be POST, of which the rest of the
-parser makes nothing special.
+parser makes nothing special. So is one whose minor version llhttp does not know: HTTP/1.2 to 1.9 are answered, and
+taken, as the HTTP/1.1 that they have to be compatible with (RFC 9110 section 2.5).
 """
 
 from libc.stdint cimport uint32_t
-from libc.string cimport memchr
+from libc.string cimport memchr, memcmp
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport (
     M_OTHER, MAX_FIELDS, MAX_SPANS, MAX_TRAILERS, SCAN_BAD, SCAN_OK, SCAN_TOO_MANY_FIELDS, TRAILER_BYTES, Field, Scan,
@@ -30,6 +31,7 @@ cdef extern from "<llhttp.h>" nogil:
         llhttp_cb on_headers_complete
         llhttp_cb on_message_complete
         llhttp_cb on_header_value_complete
+        llhttp_cb on_chunk_header
     enum:
         HTTP_REQUEST
         HTTP_RESPONSE
@@ -39,7 +41,9 @@ cdef extern from "<llhttp.h>" nogil:
         HPE_USER
         HPE_INVALID_CONSTANT
         HPE_INVALID_METHOD
+        HPE_INVALID_VERSION
         HPE_CB_HEADERS_COMPLETE
+        HPE_CB_CHUNK_HEADER
         F_CHUNKED
         F_CONTENT_LENGTH
         F_TRANSFER_ENCODING
@@ -57,9 +61,12 @@ cdef extern from "<llhttp.h>" nogil:
 
 cdef enum:
     NOT_HTTP = -1                                     # of a callback
+    CHUNK_BITS = 60                                   # of a chunk's size: fifteen hexadecimal digits
+    VERSION_SIZE = 8                                  # of "HTTP/1.1"
 
 cdef const char *EXPECTED = b"Expected HTTP/"
 cdef const char *BAD_STATUS = b"Invalid status code"
+cdef const char *CHUNK = b"Chunk size overflow"
 cdef const char *TOO_MUCH = b"Too many or too large fields"
 cdef llhttp_settings_t SETTINGS
 
@@ -168,6 +175,11 @@ cdef int on_headers_complete(llhttp_t *http) noexcept nogil:
     return 1 if scan.skip_body else 0
 
 
+cdef int on_chunk_header(llhttp_t *http) noexcept nogil:
+    # A size of sixteen digits is near where parsers of 64 bits wrap around, each at another place.
+    return NOT_HTTP if http.content_length >> CHUNK_BITS else 0
+
+
 cdef int on_body(llhttp_t *http, const char *at, size_t n) noexcept nogil:
     cdef Scan *scan = <Scan *>http.data
     scan.spans[scan.span_count].iov_base = <void *>at
@@ -180,6 +192,21 @@ cdef int on_body(llhttp_t *http, const char *at, size_t n) noexcept nogil:
 cdef int on_message_complete(llhttp_t *http) noexcept nogil:
     (<Scan *>http.data).complete = True
     return HPE_PAUSED
+
+
+cdef const char *later_version(const char *data, size_t n, bint request) noexcept nogil:
+    """Where the first line says HTTP/1.2 to 1.9; NULL: it does not."""
+    cdef const char *line = <const char *>memchr(data, 13, n)
+    cdef const char *at = data
+    if request:
+        if line == NULL or line - data < VERSION_SIZE + 1:
+            return NULL
+        at = line - VERSION_SIZE
+        if (at - 1)[0] != 32:
+            return NULL
+    elif n <= VERSION_SIZE or data[VERSION_SIZE] != 32:
+        return NULL
+    return at if memcmp(at, b"HTTP/1.", 7) == 0 and c"2" <= at[7] <= c"9" else NULL
 
 
 cdef class Parser:
@@ -209,7 +236,8 @@ cdef class Parser:
             scan_begin(scan)
         self.http.data = scan
         error = llhttp_execute(&self.http, data, n)
-        if (error == HPE_INVALID_METHOD or error == HPE_INVALID_CONSTANT) and not self.reading_body and not scan.head:
+        if (not self.reading_body and not scan.head
+                and (error == HPE_INVALID_METHOD or error == HPE_INVALID_CONSTANT or error == HPE_INVALID_VERSION)):
             error = self.execute_other(scan, data, n)
         if error == HPE_OK:
             return self.consumed(scan, <Py_ssize_t>n)
@@ -227,33 +255,51 @@ cdef class Parser:
         self.why = llhttp_get_error_reason(&self.http)
         if error == HPE_CB_HEADERS_COMPLETE:
             self.why = EXPECTED if self.http.type == HTTP_REQUEST else BAD_STATUS
+        elif error == HPE_CB_CHUNK_HEADER:
+            self.why = CHUNK
         elif self.why == NULL:            # llhttp has none when a callback for a piece of text refuses
             self.why = TOO_MUCH
         return -1
 
     cdef int execute_other(self, Scan *scan, const char *data, size_t n) noexcept:
-        """A head with a method that llhttp does not know, or knows of RTSP, where an error's position tells nothing
-        else. What the second attempt gave; HPE_INVALID_METHOD: there is none."""
-        cdef const char *end
-        cdef size_t method
-        cdef int error
-        if self.http.type != HTTP_REQUEST:
-            return HPE_INVALID_METHOD
+        """A head with a method or a version that llhttp does not know, offered again with one that it does. Of RTSP's
+        methods an error's position tells nothing else. What the second attempt gave, or HPE_INVALID_METHOD or
+        HPE_INVALID_VERSION: there is none."""
+        cdef const char *version
+        cdef const char *stop
+        cdef const char *end = NULL
+        cdef size_t method = 0
+        cdef int error = HPE_OK
+        cdef bint other = False
         while n and (data[0] == 13 or data[0] == 10):      # RFC 9112 section 2.2: as llhttp does
             data += 1
             n -= 1
-        end = <const char *>memchr(data, 32, n)
-        method = n if end == NULL else <size_t>(end - data)
-        if not is_token(data, method) or (end != NULL and method_number(data, method) != M_OTHER):
-            return HPE_INVALID_METHOD
+        stop = data + n
+        if self.http.type == HTTP_REQUEST:
+            end = <const char *>memchr(data, 32, n)
+            method = n if end == NULL else <size_t>(end - data)
+            if not is_token(data, method):
+                return HPE_INVALID_METHOD
+            other = end == NULL or method_number(data, method) == M_OTHER
+        version = later_version(data, n, self.http.type == HTTP_REQUEST)
+        if not other and version == NULL:
+            return HPE_INVALID_METHOD if self.http.type == HTTP_REQUEST else HPE_INVALID_VERSION
         llhttp_reset(&self.http)
-        if end == NULL:
+        if other and end == NULL:
             return HPE_OK                                  # not all of it is there
         scan_begin(scan)
-        error = llhttp_execute(&self.http, b"POST", 4)
+        if other:
+            error = llhttp_execute(&self.http, b"POST", 4)
+        else:
+            end = data
+        if error == HPE_OK and version != NULL:
+            error = llhttp_execute(&self.http, end, <size_t>(version - end))
+            if error == HPE_OK:
+                error = llhttp_execute(&self.http, b"HTTP/1.1", VERSION_SIZE)
+            end = version + VERSION_SIZE
         if error == HPE_OK:
-            error = llhttp_execute(&self.http, end, n - method)
-        if scan.head:
+            error = llhttp_execute(&self.http, end, <size_t>(stop - end))
+        if scan.head and other:
             scan.method = M_OTHER
             scan.method_text = data
             scan.method_length = <uint32_t>method
@@ -317,6 +363,7 @@ cdef void set_up() noexcept:
     settings.on_header_value = on_header_value
     settings.on_header_value_complete = on_header_value_complete
     settings.on_headers_complete = on_headers_complete
+    settings.on_chunk_header = on_chunk_header
     settings.on_body = on_body
     settings.on_message_complete = on_message_complete
 

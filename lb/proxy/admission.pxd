@@ -29,5 +29,3 @@ cdef class Intake:
 
 # The User-Agent of a head; NULL where it has none.
 cdef const Field *find_agent(const Scan *scan) noexcept nogil
-# The part of a host, or authority, to route by: without its port. False: it is none (RFC 9110 section 7.2).
-cdef bint routing_host(const char *host, size_t *host_length) noexcept nogil

@@ -10,6 +10,7 @@ from lb.core.methods cimport method_number
 from lb.core.poller cimport Poller
 from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.actions cimport admit as apply_actions
+from lb.proxy.aliases cimport hide_aliases
 from lb.proxy.answer cimport AnswerExchange, PreflightExchange
 from lb.proxy.client cimport Client
 from lb.proxy.conditions cimport facts_of, tg_facts
@@ -21,8 +22,12 @@ from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forward_web cimport WebExchange, web_kind_of
 from lb.proxy.forwarded cimport tg_ids
 from lb.proxy.grpc_web cimport WEB_BINARY, WEB_NONE
-from lb.proxy.normalize cimport is_target, normalize
+from lb.proxy.last_hop cimport answers_last_hop
+from lb.proxy.normalize cimport (
+    NORMAL_HIDE_ALIASES, NORMAL_READINGS, NORMAL_REFUSE_ALIASES, is_target, normalize,
+)
 from lb.proxy.overload cimport Overload
+from lb.proxy.readings cimport reads_alike
 from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
 from lb.proxy.route cimport Route, RouteTable
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
@@ -31,6 +36,7 @@ cdef enum:
     M_GET = 1                         # llhttp's numbers
     M_HEAD = 2
     M_OPTIONS = 6
+    M_TRACE = 7
     METHOD_KEPT = 18                  # what a record of the access log has room for
     AGENT_KEPT = 128
 
@@ -67,6 +73,11 @@ cdef class Intake:
         if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
             client.decline(400, "the path has no normal form")
             return None
+        if (client.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES)
+                and hide_aliases(scan, (<RouteTable>client.listener.table).guarded)
+                and client.listener.normalize & NORMAL_REFUSE_ALIASES):
+            client.decline(400, "a header is another spelling of one that is not for clients to choose")
+            return None
         # Conditions, keys and limits go by the same client: by the word of trusted proxies, where there are some.
         if client.listener.hop.wants_ids:
             ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
@@ -80,16 +91,25 @@ cdef class Intake:
         if route is None:
             route = (<RouteTable>client.listener.table).find(&facts, &other_method)
         if route is None:
-            free(ids)
             if other_method:
                 decline_method(client, &facts)
             else:
                 client.decline(404, "Not Found")
+            free(ids)                         # the facts may point into it
+            return None
+        if (client.listener.normalize & NORMAL_READINGS and not preflight
+                and not reads_alike(<RouteTable>client.listener.table, &facts, route)):
+            free(ids)
+            client.decline(400, "the path can be read in two ways, which lead to different routes")
             return None
         if preflight:
             exchange = <Exchange>PreflightExchange.__new__(PreflightExchange)
         else:
             pool = route.choose(&facts)
+            if scan.websocket and not takes_websockets(route, pool):
+                free(ids)
+                client.decline(501, "WebSockets are not served here")
+                return None
             exchange = self.new_exchange(client, scan, pool)
         if exchange is None:
             free(ids)
@@ -199,6 +219,9 @@ cdef class Intake:
             exchange.fail(413, b"body-too-large",
                           f"the request's body is over the limit of {exchange.route.max_body} bytes")
             return
+        if exchange.method == M_OPTIONS or exchange.method == M_TRACE:
+            if answers_last_hop(exchange, scan):
+                return
         if exchange.route.acts and not apply_actions(exchange, scan):
             return
         if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:
@@ -224,6 +247,13 @@ cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:
             exchange.agent_length = <unsigned char>kept
 
 
+cdef bint takes_websockets(Route route, Pool pool) noexcept:
+    """Whether no answer to an extended CONNECT would say that it is granted although nobody speaks WebSocket."""
+    if pool is None:
+        return route.answer is not None and route.answer.status >= 300
+    return pool.protocol == POOL_HTTP
+
+
 cdef void decline_method(Client client, tg_facts *facts) noexcept:
     cdef bytes methods = (<RouteTable>client.listener.table).allowed(facts)
     cdef tg_buffer fields
@@ -233,29 +263,3 @@ cdef void decline_method(Client client, tg_facts *facts) noexcept:
     append_text(&fields, b"\r\n")
     client.decline(405, "Method Not Allowed", &fields)
     tg_buffer_free(&fields)
-
-
-cdef unsigned char HOST_BYTES[256]
-
-
-cdef void know_host_bytes() noexcept:
-    cdef int c
-    for c in range(256):
-        # No byte may make another host of it for somebody else; / ? # @ and backslash end, or begin, an authority.
-        HOST_BYTES[c] = 32 < c < 127 and c not in (47, 63, 35, 64, 92)
-
-
-know_host_bytes()
-
-
-cdef bint routing_host(const char *host, size_t *host_length) noexcept nogil:
-    cdef size_t n = host_length[0], i
-    for i in range(n):
-        if not HOST_BYTES[<unsigned char>host[i]]:
-            return False
-    # The port plays no part in routing; an IPv6 literal's own colons stand in brackets.
-    while n and host[n - 1] >= 48 and host[n - 1] <= 57:
-        n -= 1
-    if n and host[n - 1] == 58:
-        host_length[0] = n - 1
-    return True

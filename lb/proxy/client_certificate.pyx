@@ -15,15 +15,15 @@ cdef enum:
 
 
 cdef bint is_it(const char *name) noexcept nogil:
-    """Underscores count as dashes: to many an application server (WSGI, CGI) they are the same."""
+    """Whatever is neither letter nor digit counts as a dash: to many an application server (WSGI, CGI) it is one."""
     cdef int i
     cdef char c
     for i in range(NAME_SIZE):
         c = name[i]
-        if c == c'_':
-            c = c'-'
-        elif c'A' <= c <= c'Z':
+        if c'A' <= c <= c'Z':
             c += 32
+        elif not (c'a' <= c <= c'z' or c'0' <= c <= c'9'):
+            c = c'-'
         if c != NAME[i]:
             return False
     return True

@@ -7,6 +7,15 @@ from lb.core.regex cimport Regex
 from lb.core.source_key cimport tg_prefixes
 
 
+cdef enum:                            # what a condition is about
+    WHAT_HEADER = 0
+    WHAT_QUERY
+    WHAT_COOKIE
+    WHAT_SOURCE
+    WHAT_GRPC
+    WHAT_MODEL
+
+
 cdef struct tg_facts:                 # what of a request routes look at
     const Scan *scan
     const char *host                  # without port

@@ -31,14 +31,6 @@ cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char *text, void *address)
 
 cdef enum:
-    WHAT_HEADER = 0
-    WHAT_QUERY
-    WHAT_COOKIE
-    WHAT_SOURCE
-    WHAT_GRPC
-    WHAT_MODEL
-
-cdef enum:
     HOW_PRESENT = 0
     HOW_EXACT
     HOW_PREFIX

@@ -12,11 +12,15 @@ from lb.core.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plain
 from lb.core.http2_frames cimport PREFACE, PREFACE_SIZE
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_ERROR, iovec
+from lb.core.tls_context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE
+from lb.proxy.aliases cimport hide_trailers
 from lb.proxy.connection_input cimport OUT_LIMIT, ReceivingConnection
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.http2_connection cimport take_over
+from lb.proxy.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
 from lb.proxy.pace cimport pace_advance, pace_start
 from lb.proxy.request_target cimport head_size, request_target
+from lb.proxy.route cimport RouteTable
 
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
@@ -154,6 +158,8 @@ cdef class HttpConnection(ReceivingConnection):
                 self.body_deadline = pace_advance(&self.pace, self.poller.now, scan.body_bytes,
                                                   self.listener.body_quota, self.listener.body_timeout)
                 if scan.trailer_count:
+                    if self.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES):
+                        hide_trailers(scan, (<RouteTable>self.listener.table).guarded)
                     exchange.take_trailers(scan)
                 exchange.take_body(scan.spans, scan.span_count, scan.body_bytes, scan.complete)
             elif self.skipping and not scan.head:
@@ -197,9 +203,15 @@ cdef class HttpConnection(ReceivingConnection):
 
     cdef bint is_http2(self, const char *data, size_t n) noexcept:
         """Whether these first bytes are HTTP/2's preface, as far as they go (RFC 9113 section 3.3). Then this
-        connection is another's, or waits for the rest of it; else it is HTTP/1.1's for good."""
+        connection is another's, or waits for the rest of it; else it is HTTP/1.1's for good. What the client has agreed
+        on by ALPN holds (RFC 7301 section 3.2)."""
         cdef size_t known = min(n, <size_t>PREFACE_SIZE)
-        if not self.listener.http2.enabled or memcmp(data, PREFACE, known) != 0:
+        cdef int agreed = ALPN_NONE if self.tls is None else self.tls.alpn()
+        if agreed == ALPN_H2:
+            self.fresh = False
+            take_over(self, self.intake, data, n)     # whatever comes: the session refuses what is not HTTP/2
+            return True
+        if agreed == ALPN_HTTP1 or not self.listener.http2.enabled or memcmp(data, PREFACE, known) != 0:
             self.fresh = False
             return False
         if known == PREFACE_SIZE:
@@ -292,7 +304,8 @@ cdef class HttpConnection(ReceivingConnection):
         if self.fd < 0:
             return
         if waiting:
-            left = self.push_last() if self.closing and self.over() else self.push()
+            # A reset would throw away what the kernel still holds back.
+            left = self.push_last() if self.closing and not self.cut and self.over() else self.push()
             if left == IO_ERROR:
                 self.close_now()
                 return

@@ -3,6 +3,7 @@
 from lb.core.buffer cimport tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.http1_answer cimport AnsweringConnection
+from lb.proxy.own_connection cimport drop_own
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -57,6 +58,10 @@ cdef class EndingConnection(AnsweringConnection):
     cdef void finish(self) noexcept:
         """Closing with unread bytes, or before some come, would reset the connection and take the answer with it: shut
         our side, read theirs away."""
+        if self.cut and self.until_close:
+            self.reset_on_close()                 # its end is the connection's, so that must be no good one
+            self.close_now()
+            return
         if self.over():
             self.close_now()
             return
@@ -76,6 +81,7 @@ cdef class EndingConnection(AnsweringConnection):
         if self.fd < 0:
             return
         self.exchange = None
+        drop_own(self)
         self.poller.remove(self)
         (<set>self.listener.connections).discard(self)
         self.listener.closed_one(self.ip, self.ip_length)

@@ -2,10 +2,11 @@
 
 from libc.stdint cimport uint16_t
 from libc.string cimport strlen
+from lb.core.authority cimport read_authority
 from lb.core.head cimport H_HOST, M_OTHER, Field, Scan
 from lb.core.methods cimport method_text
 from lb.core.tls_version cimport tls_version
-from lb.proxy.admission cimport find_agent, routing_host
+from lb.proxy.admission cimport find_agent
 from lb.proxy.client cimport Client
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, A_TARGET, A_USER_AGENT, set_object, set_text, tg_access, wall_ns,
@@ -64,7 +65,7 @@ cdef void log_declined(Client client, const Scan *scan, int version, int status,
             set_text(record, A_USER_AGENT, agent.value, agent.value_length)
         if scan.first[H_HOST] >= 0:
             host = &scan.fields[scan.first[H_HOST]]
-            n = host.value_length
-            routing_host(host.value, &n)          # without its port, if it is a host
+            if not read_authority(host.value, host.value_length, &n):
+                n = host.value_length             # what was no host stands there as it came
             set_text(record, A_HOST, host.value, n)
     client.listener.access.commit()

@@ -76,6 +76,7 @@ cdef class Exchange(Http1Call):
     cdef flag explained               # EXPLAIN_… of sampler.pxd
     cdef flag agent_length            # of `target`, the part that is the User-Agent's
     cdef short status
+    cdef short cut                    # the status of the failure that cut the answer off, which counts; 0 = none did
     cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
     cdef int endpoint                 # index in the pool while one is held, else -1
     cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked

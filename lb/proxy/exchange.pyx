@@ -331,6 +331,7 @@ cdef class Exchange(Http1Call):
         self.leave_queue(False)
         self.cancel_upstream()
         if self.state == X_ANSWERING:
+            self.cut = status
             self.let_go(False)
             self.record()
             client.abort()
@@ -378,7 +379,7 @@ cdef class Exchange(Http1Call):
         took = now - self.picked_at
         words = self.pool.series[endpoint]
         verdict = self.verdict(ok)
-        count_answer(words, self.status, took)
+        count_answer(words, self.cut if self.cut else self.status, took)
         count_code(words, self.attempt_code(ok))
         if verdict == VERDICT_FAULT or verdict == VERDICT_GATEWAY:
             tg_add(&words[TG_S_FAULTS], 1)

@@ -26,9 +26,11 @@ cdef size_t MODELS_LENGTH = 11
 cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef uint64_t *words = exchange.route.series
     cdef int code = exchange.counted_grpc_status()
-    count_answer(words, 0 if exchange.status == 499 else exchange.status, duration)
+    # The status of an answer that was cut off said that it would be whole.
+    cdef int status = exchange.cut if exchange.cut else exchange.status
+    count_answer(words, 0 if status == 499 else status, duration)
     count_code(words, code)
-    if exchange.status >= 500 or is_fault(code):
+    if status >= 500 or is_fault(code):
         tg_add(&words[TG_S_FAULTS], 1)
     tg_add(&words[TG_S_FINISHED], 1)
     tg_add(&words[TG_S_BYTES_IN], exchange.bytes_in)

@@ -17,6 +17,7 @@ from lb.errors import ClientError
 from lb.proxy.explain_pool import Question, explain_pool
 from lb.proxy.forwarded import source_of
 from lb.proxy.normalize import normal_target
+from lb.proxy.readings import request_reads_alike
 from lb.proxy.request_target import read_target
 
 _GRPC = "/inference.GRPCInferenceService/"
@@ -142,6 +143,13 @@ def _route(
         raise ClientError(f"no request: {error}") from None
     if found is None:
         answer["reason"] = "a route matches but for its method: 405" if other_method else "no route matches: 404"
+        return -1, None
+    if (
+        listener.normalize is not None
+        and listener.normalize.escaped_slash == "same_route"
+        and not request_reads_alike(tables.listeners[listener.name], text, source.encode())
+    ):
+        answer["reason"] = "the path can be read in two ways, which lead to different routes: 400"
         return -1, None
     plan = next(route for route in listener.routes if route.name == found.name)
     answer["route"] = {"name": plan.name, "matched": _conditions(plan), "target": target.decode("utf-8", "replace")}

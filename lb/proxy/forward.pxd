@@ -25,6 +25,7 @@ cdef class ForwardExchange(TryingExchange):
     cdef flag chunked                 # the request's body goes on in chunks
     cdef flag upgrading               # the request asks for another protocol, and may
     cdef flag upgraded                # it was granted: bytes both ways (RFC 9110 section 7.8)
+    cdef flag alone                   # its connection is its client's alone (lb.proxy.own_connection)
     cdef float kibibytes              # of the body that is announced, where requests are weighed; 0 = not known
     cdef tg_buffer trailers           # of the request, as lines
 

@@ -17,10 +17,11 @@ from lb.proxy.bulk cimport pass_request, pass_response
 from lb.proxy.cors cimport drop_cors
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
 from lb.proxy.forward_head cimport build_head
+from lb.proxy.own_connection cimport asks_for_proof, brings_proof, give_own, keep_to_own, take_own
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
 from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
-from lb.proxy.upgrade cimport give_raw, raw_drained, switch_protocols, take_raw
+from lb.proxy.upgrade cimport give_raw, is_granted, raw_drained, switch_protocols, take_raw
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
 
@@ -67,6 +68,8 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void begin(self, Scan *scan) noexcept:
         self.key = self.find_key(scan)
+        self.alone = brings_proof(scan)
+        keep_to_own(self)
         if self.pool.costs is not None and scan.has_length:
             self.kibibytes = <float>(<double>scan.content_length / 1024)
         self.kept = True
@@ -186,7 +189,15 @@ cdef class ForwardExchange(TryingExchange):
         self.pick()
 
     cdef void launch(self) noexcept:
+        cdef Http1Upstream own = take_own(self, <Http1Pool>self.pool.channels[self.endpoint])
         self.sent = 0
+        if own is not None:
+            self.alone = True
+            own.call = self
+            own.asked = 0
+            own.poller.disarm(own)
+            self.on_connected(own)
+            return
         # What streams may soon not be kept any more.
         if (<Http1Pool>self.pool.channels[self.endpoint]).take(self, self.fresh, not self.request_complete):
             return
@@ -250,14 +261,18 @@ cdef class ForwardExchange(TryingExchange):
         if scan.head:
             status = scan.status
             if status < 200:
-                if status == 101 and self.upgrading:
+                if status == 101 and self.upgrading and is_granted(self, scan):
                     switch_protocols(self, upstream, scan)
                 elif status == 101:
-                    upstream.broken(FAIL_PROTOCOL)   # no upgrade was asked for
+                    upstream.broken(FAIL_PROTOCOL)   # no upgrade, or another, was asked for
                 elif status != 100 and not self.http10:
                     mark_hop_by_hop(scan)
                     self.client.respond(scan, NULL, False)
                 return                               # 100: we sent it ourselves
+            if self.upgrading and self.version == 20 and status < 300:
+                # The stream's CONNECT would be granted by it, and what follows taken for frames (RFC 8441 section 5).
+                upstream.broken(FAIL_PROTOCOL)
+                return
             if not plainly_chunked(scan):
                 upstream.broken(FAIL_PROTOCOL)       # a coding that nobody asked for, and that we would not undo
                 return
@@ -274,6 +289,8 @@ cdef class ForwardExchange(TryingExchange):
             if self.route.response_fields is not None and self.route.response_fields.apply(scan) < 0:
                 upstream.broken(FAIL_PROTOCOL)       # it has no room left for ours
                 return
+            if asks_for_proof(scan):
+                self.alone = True
             self.status = status
             self.first_byte_at = self.client.poller.now
             self.move(X_ANSWERING)
@@ -298,7 +315,9 @@ cdef class ForwardExchange(TryingExchange):
                     self.find_report(scan.trailers, scan.trailer_count)
                 self.client.respond_trailers(scan)
             self.upstream = None
-            if self.request_complete and upstream.parser.keep_alive():
+            if self.request_complete and self.alone and upstream.parser.keep_alive():
+                give_own(self, upstream)
+            elif self.request_complete and upstream.parser.keep_alive():
                 (<Http1Pool>self.pool.channels[self.last_endpoint]).give(upstream)
             else:
                 upstream.pool.drop(upstream)
@@ -369,7 +388,7 @@ cdef class ForwardExchange(TryingExchange):
         return self.retry_granted(RETRY_CONNECT if kind == FAIL_CONNECT else RETRY_RESET, -1)
 
     cdef bint repeatable(self) noexcept:
-        return self.kept and self.request_complete and self.idempotent and not self.upgrading
+        return self.kept and self.request_complete and self.idempotent and not self.upgrading and not self.alone
 
     cdef Hedge new_hedge(self):
         return Http1Hedge.__new__(Http1Hedge)

@@ -2,9 +2,11 @@
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
+from lb.core.head cimport Scan
 from lb.proxy.admission cimport Intake
 from lb.proxy.client cimport Client
 from lb.proxy.exchange cimport Exchange
+from lb.upstream.http1 cimport Http1Upstream
 
 
 cdef class AnsweringConnection(Client):
@@ -17,6 +19,8 @@ cdef class AnsweringConnection(Client):
     cdef bint until_close             # the answer's end is the connection's
     cdef bint head_request            # the answer has no body, whatever its fields say
     cdef bint closing                 # close when `out` is empty
+    cdef bint cut                     # the last answer ends before its end: the client has to be able to tell
+    cdef Http1Upstream own            # a connection to an endpoint that is this client's alone, and idle; or None
     cdef tg_buffer trailers           # as lines
     cdef uint64_t send_deadline       # for the client to take something of what waits for it; 0 = nothing waits
 
@@ -25,3 +29,4 @@ cdef class AnsweringConnection(Client):
     # The answer is complete, and another request may follow the rest of this one's body, which may be `most` bytes.
     cdef void skip_body(self, uint64_t most) noexcept
     cdef void connection_field(self) noexcept
+    cdef void upgrade_field(self, const Scan *scan) noexcept

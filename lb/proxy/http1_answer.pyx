@@ -84,9 +84,18 @@ cdef class AnsweringConnection(Client):
             else:
                 self.chunking = True
                 append_text(&self.out, b"Transfer-Encoding: chunked\r\n")
+        if status == 426 and scan.first[H_UPGRADE] >= 0 and not self.http10:
+            self.upgrade_field(scan)                  # RFC 9110 section 15.5.22: it says to what
+            append_text(&self.out, b"Connection: Upgrade\r\n")
         self.connection_field()
         append_text(&self.out, b"\r\n")
         self.poller.mark(self)
+
+    cdef void upgrade_field(self, const Scan *scan) noexcept:
+        cdef const Field *field = &scan.fields[scan.first[H_UPGRADE]]
+        append_text(&self.out, b"Upgrade: ")
+        tg_buffer_append(&self.out, field.value, field.value_length)
+        append_text(&self.out, b"\r\n")
 
     cdef void connection_field(self) noexcept:
         if self.intake.draining or self.listener.draining:
@@ -152,14 +161,10 @@ cdef class AnsweringConnection(Client):
         self.poller.mark(self)
 
     cdef void respond_upgrade(self, Scan *scan) noexcept:
-        cdef Field *field
         append_text(&self.out, b"HTTP/1.1 101 Switching Protocols\r\n")
         append_fields(&self.out, scan, 0)
         if scan.first[H_UPGRADE] >= 0:
-            field = &scan.fields[scan.first[H_UPGRADE]]
-            append_text(&self.out, b"Upgrade: ")
-            tg_buffer_append(&self.out, field.value, field.value_length)
-            append_text(&self.out, b"\r\n")
+            self.upgrade_field(scan)
         append_text(&self.out, b"Connection: Upgrade\r\n\r\n")
         self.keep = False
         self.raw = True
@@ -193,7 +198,11 @@ cdef class AnsweringConnection(Client):
     cdef void abort(self) noexcept:
         self.intake.busy -= self.exchange is not None
         self.exchange = None
+        if self.fd < 0:
+            return
+        # What has come of the answer goes out before the end that shows it to be cut (`finish`).
+        self.keep = False
+        self.cut = True
+        self.closing = True
         self.cut_short()
-        if self.until_close:
-            self.reset_on_close()
-        self.close_now()
+        self.poller.mark(self)

@@ -53,6 +53,7 @@ cdef class Http2Request(Client):
     cdef bint started                 # its head has come
     cdef bint gone                    # it has no stream any more
     cdef bint answered                # its answer's head is on its way
+    cdef bint cut                     # its answer breaks off behind what waits of it
     cdef bint head_request
     cdef bint grpc
     cdef uint64_t seen_out            # what the last look of the timer saw, to tell whether anything moved since
@@ -68,3 +69,5 @@ cdef class Http2Request(Client):
     cdef void watch(self) noexcept
     cdef void mark(self) noexcept
     cdef bint let_go(self) noexcept
+    cdef void break_off(self) noexcept
+    cdef void look_again(self) noexcept

@@ -8,12 +8,13 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from lb.core.authority cimport read_authority
 from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_HOST, Scan, same_name, worker_scan
 from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport (
     H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session,
-    h2_stream,
+    h2_stream, h2_waiting,
 )
 from lb.core.http2_frames cimport (
     H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_PROTOCOL_ERROR,
@@ -27,14 +28,17 @@ from lb.core.poller cimport NEVER
 from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_HTTP2_FLOODED, TG_S_MALFORMED, tg_add
 from lb.core.stream cimport iovec
-from lb.proxy.admission cimport Intake, routing_host
+from lb.proxy.admission cimport Intake
+from lb.proxy.aliases cimport hide_trailers
 from lb.proxy.client cimport Client
 from lb.proxy.declined cimport count_declined, log_declined
 from lb.proxy.exchange cimport Exchange
 from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.http2_answer cimport answer_continue, answer_head, answer_whole
+from lb.proxy.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
 from lb.proxy.pace cimport pace_advance, pace_start
 from lb.proxy.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal, speaks_grpc
+from lb.proxy.route cimport RouteTable
 
 cdef enum:
     M_HEAD = 2                        # llhttp's number
@@ -121,6 +125,8 @@ cdef class Http2Host(Http2Session):
             if self.block_over or read_trailers(scan, &self.block) != HEAD_OK:
                 request.malformed(0)
                 return
+            if request.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES):
+                hide_trailers(scan, (<RouteTable>request.listener.table).guarded)
             request.exchange.take_trailers(scan)
 
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
@@ -162,9 +168,11 @@ cdef class Http2Host(Http2Session):
             exchange.client_gone()
 
     cdef void on_room(self, h2_stream *stream) noexcept:
-        cdef Exchange exchange = (<Http2Request>stream.owner).exchange
-        if exchange is not None:
-            exchange.client_drained()
+        cdef Http2Request request = <Http2Request>stream.owner
+        if request.exchange is not None:
+            request.exchange.client_drained()
+        elif request.cut:
+            request.break_off()
 
     cdef void on_control(self, int kind) noexcept:
         """Leaky buckets: of the frames that are cheap to send, and of RST_STREAM, which may have cost a request; so has
@@ -240,7 +248,7 @@ cdef class Http2Request(Client):
         if scan.first[H_HOST] >= 0:
             host = scan.fields[scan.first[H_HOST]].value
             host_length = scan.fields[scan.first[H_HOST]].value_length
-        if scan.host_count > 1 or host_length == 0 or not routing_host(host, &host_length):
+        if scan.host_count > 1 or host_length == 0 or not read_authority(host, host_length, &host_length):
             self.decline(400, "exactly one valid authority is needed")
             return
         if scan.target_length == 0 or (scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42)):
@@ -322,6 +330,8 @@ cdef class Http2Request(Client):
         if exchange is None:
             if tg_buffer_size(&self.stream.queue) and self.stream.handed == self.seen_out:
                 self.stop(H2_CANCEL)
+            elif self.cut:
+                self.look_again()
             return
         if tg_buffer_size(&self.stream.queue):
             if self.stream.handed == self.seen_out:
@@ -380,9 +390,22 @@ cdef class Http2Request(Client):
 
     cdef void abort(self) noexcept:
         if self.let_go() and not self.gone:
-            self.host.reset(&self.stream, H2_INTERNAL_ERROR)
-            self.host.detach(self)
+            self.cut = True
+            self.break_off()
             self.mark()
+
+    cdef void break_off(self) noexcept:
+        """Resets the stream as soon as the client has had what came of its answer."""
+        if not h2_waiting(&self.stream):
+            self.stop(H2_INTERNAL_ERROR)
+            return
+        self.stream.wants_room = True             # `on_room` comes back here
+        self.look_again()
+
+    cdef void look_again(self) noexcept:
+        self.seen_out = self.stream.handed
+        if self.listener.send_timeout:
+            self.poller.arm(self, self.poller.now + self.listener.send_timeout)
 
     cdef void resume_request(self) noexcept:
         self.begin_pace()                         # the time in which we wanted none of it does not count

@@ -132,7 +132,7 @@ cdef class Listener(Source):
         self.retry_buffer = plan.retry_buffer
         self.tls = tls
         self.handshake_timeout = plan.tls.handshake_timeout_ns if plan.tls is not None else 0
-        self.normalize = normalize_flags(plan.normalize)
+        self.normalize = normalize_flags(plan.normalize, plan.aliased_headers)
         self.sampler = None if plan.explain is None else Sampler(plan.explain)
         self.half_close_timeout = plan.half_close_timeout_ns
         self.max_per_source = plan.max_connections_per_source
@@ -148,14 +148,14 @@ cdef class Listener(Source):
         self.proxy_timeout = 0 if proxy is None else proxy.timeout_ns
         self.upgrades = tuple(name.encode() for name in plan.upgrades)
         self.upgrade_idle_timeout = plan.upgrade_idle_timeout_ns
-        self.update_http2(plan.http2)
+        self.update_http2(plan.http2, plan.tls is None or "h2" in plan.tls.alpn)
         self.on_path = plan.bind.startswith("unix:")
         self.keepalive = keepalive_of(plan.keepalive)
         if self.fd >= 0:
             self.keep_alive()
 
-    def update_http2(self, plan):
-        self.http2.enabled = plan.enabled
+    def update_http2(self, plan, offered):
+        self.http2.enabled = plan.enabled and offered
         self.http2.options.stream_window = plan.stream_window
         self.http2.options.connection_window = plan.connection_window
         self.http2.options.max_streams = plan.max_streams

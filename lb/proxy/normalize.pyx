@@ -9,12 +9,13 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_reserve
 from lb.core.head cimport Scan
 
 cdef tg_buffer normal
+cdef dict ALIASED = {"pass": 0, "drop": NORMAL_HIDE_ALIASES, "reject": NORMAL_REFUSE_ALIASES}
 
 
-cdef int normalize_flags(plan) except -1:
-    cdef int flags = 0
+cdef int normalize_flags(plan, str aliased="pass") except -1:
+    cdef int flags = ALIASED[aliased]
     if plan is None:
-        return 0
+        return flags
     if plan.decode:
         flags |= NORMAL_DECODE
     if plan.dot_segments:
@@ -25,6 +26,8 @@ cdef int normalize_flags(plan) except -1:
         flags |= NORMAL_SLASH_DECODE
     elif plan.escaped_slash == "reject":
         flags |= NORMAL_SLASH_REJECT
+    elif plan.escaped_slash == "same_route":
+        flags |= NORMAL_READINGS
     return flags
 
 
@@ -56,7 +59,7 @@ cdef bint is_normal(const char *path, size_t n, int flags) noexcept nogil:
 cdef int normalize(Scan *scan, int flags) noexcept nogil:
     cdef const char *query
     cdef size_t n = scan.target_length, i
-    if flags == 0 or n == 0 or scan.target[0] != 47:
+    if flags & NORMAL_PATH == 0 or n == 0 or scan.target[0] != 47:
         return 0                              # also the "*" of OPTIONS
     query = <const char *>memchr(scan.target, 63, n)
     if query != NULL:

@@ -115,6 +115,9 @@ cdef class PathIndex:
         cdef uint64_t hash = TEXT_HASH_START
         cdef size_t at = 0
         cdef int i, number, count = 0
+        cdef bint whole = n == 1 and path[0] == 42
+        if whole:
+            path = b"/"                       # the "*" of OPTIONS: what takes every path takes it
         for i in range(self.length_count):
             if self.lengths[i] > n:
                 break
@@ -126,7 +129,7 @@ cdef class PathIndex:
                 count += 1
         if self.shape_count:
             self.find_templates(path, n, &count)
-        if self.exact.size:
+        if self.exact.size and not whole:
             number = self.exact.probe(text_hash(hash, path + at, n - at), path, n)
             if number != TEXT_ABSENT:
                 self.hits[count] = number

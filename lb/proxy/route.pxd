@@ -88,6 +88,7 @@ cdef class RouteTable:
     cdef tuple leaves                 # by number of the host: by number of the pattern: its routes, in order
     cdef readonly Py_ssize_t size
     cdef bint cors                    # one of the routes has it
+    cdef readonly dict guarded        # headers that routes look at, set or remove: as lb.proxy.aliases keeps names
     cdef set refused                  # while `allowed` looks: the methods of routes that are left out for theirs
 
     # The route of a request, or None; then *other_method says that only the method was wrong.

@@ -15,7 +15,8 @@ from lb.core.methods cimport method_name, method_number
 from lb.core.regex cimport Regex
 from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
 from lb.core.textmap cimport TEXT_ABSENT, TextMap
-from lb.proxy.conditions cimport Condition, facts_of, tg_facts
+from lb.proxy.aliases cimport guard_name
+from lb.proxy.conditions cimport WHAT_HEADER, Condition, facts_of, tg_facts
 from lb.proxy.cors cimport Cors
 from lb.proxy.fields cimport FieldRules
 from lb.proxy.hedge cimport HedgePolicy
@@ -217,7 +218,9 @@ cdef class RouteTable:
         cdef dict hosts = {}                  # (kind, text) -> number
         cdef list places = []                 # by number: (kind, key) of a path -> [(kind, text), *routes]
         cdef dict paths
+        self.guarded = {}
         for route in routes:
+            guard_names(self.guarded, route)
             number = hosts.get(route.host_place)
             if number is None:
                 number = hosts[route.host_place] = len(places)
@@ -390,6 +393,17 @@ cdef class RouteTable:
             found = self.find_model(&facts, <const char *>model, <size_t>len(model), &other_method)
             return found, bool(other_method)
         return self.find(&facts, &other_method), bool(other_method)
+
+
+cdef void guard_names(dict names, Route route):
+    cdef Condition condition
+    if route.conditions is not None:
+        for condition in route.conditions:
+            if condition.what == WHAT_HEADER:
+                guard_name(names, condition.name)
+    if route.request_fields is not None:
+        for name in route.request_fields.removed:
+            guard_name(names, name)
 
 
 cdef tuple host_of(str host, bint regex):

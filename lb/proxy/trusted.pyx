@@ -23,20 +23,37 @@ cdef enum:
     TEXT = 46                         # INET6_ADDRSTRLEN
 
 
+cdef bint is_port(const char *text, size_t n) noexcept nogil:
+    cdef unsigned int value = 0
+    cdef size_t i
+    for i in range(n):
+        if not 48 <= text[i] <= 57:
+            return False
+        value = value * 10 + <unsigned int>(text[i] - 48)
+        if value > 65535:
+            return False
+    return n > 0
+
+
 cdef bint read_address(const char *text, size_t n, unsigned char *into) noexcept nogil:
     """An address, with or without brackets and port, to 16 bytes. False: it is none."""
     cdef char copy[TEXT]
     cdef const char *colon
+    cdef const char *end = text + n
     if n and text[0] == 91:                       # [v6] or [v6]:port
         text += 1
         n -= 1
         colon = <const char *>memchr(text, 93, n)
         if colon == NULL:
             return False
+        if colon + 1 != end and not (colon[1] == 58 and is_port(colon + 2, <size_t>(end - colon - 2))):
+            return False
         n = <size_t>(colon - text)
     else:
         colon = <const char *>memchr(text, 58, n)
         if colon != NULL and memchr(colon + 1, 58, n - <size_t>(colon + 1 - text)) == NULL:
+            if not is_port(colon + 1, <size_t>(end - colon - 1)):
+                return False
             n = <size_t>(colon - text)            # v4:port
     if n == 0 or n >= TEXT:
         return False

@@ -6,6 +6,9 @@ from lb.core.stream cimport iovec
 from lb.proxy.forward cimport ForwardExchange
 from lb.upstream.http1 cimport Http1Upstream
 
+# Whether the endpoint's answer 101 grants what its request asked for (RFC 9110 section 7.8), a WebSocket by its key
+# (RFC 6455 section 4.2.2).
+cdef bint is_granted(ForwardExchange exchange, const Scan *scan) noexcept
 # The endpoint's answer grants it.
 cdef void switch_protocols(ForwardExchange exchange, Http1Upstream upstream, Scan *scan) noexcept
 # Bytes of the client, for the endpoint; it has room for more; its bytes, for the client.

@@ -1,13 +1,67 @@
 """What an exchange does behind an upgrade that was granted: see upgrade.pxd."""
 
+import base64
+import hashlib
+
 from libc.stdint cimport UINT64_MAX, uint64_t
-from lb.core.head cimport Scan, mark_hop_by_hop
+from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
+from lb.core.head cimport H_CONNECTION, H_UPGRADE, Field, Scan, has_token, mark_hop_by_hop, same_name
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE
 from lb.proxy.forward cimport HIGH_WATER, ForwardExchange
 from lb.proxy.session cimport learn_session
 from lb.upstream.failure cimport FAIL_RESET
 from lb.upstream.http1 cimport Http1Upstream
+
+
+cdef bytes WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+cdef bint is_granted(ForwardExchange exchange, const Scan *scan) noexcept:
+    cdef bytes head = tg_buffer_head(&exchange.request)[:tg_buffer_size(&exchange.request)]
+    cdef bytes asked = field_of(head, b"upgrade")
+    cdef bytes key
+    cdef const Field *field
+    if asked is None or not has_field_token(scan, H_UPGRADE, asked):
+        return False
+    if not has_field_token(scan, H_CONNECTION, b"upgrade"):
+        return False
+    if asked != b"websocket":
+        return True
+    key = field_of(head, b"sec-websocket-key", False)
+    field = only_field(scan, b"sec-websocket-accept")
+    if key is None or field == NULL:
+        return False
+    return base64.b64encode(hashlib.sha1(key + WEBSOCKET_GUID).digest()) == field.value[:field.value_length]
+
+
+cdef bytes field_of(bytes head, bytes name, bint lower=True):
+    """The value of the only field of that name in a head of ours; None: there is none, or several."""
+    found = [line for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+             if line.partition(b":")[0].lower() == name]
+    if len(found) != 1:
+        return None
+    value = found[0].partition(b":")[2].strip()
+    return value.lower() if lower else value
+
+
+cdef bint has_field_token(const Scan *scan, int id, bytes token) noexcept:
+    cdef int i
+    for i in range(scan.field_count):
+        if scan.fields[i].id == id and has_token(&scan.fields[i], <const char *>token):
+            return True
+    return False
+
+
+cdef const Field *only_field(const Scan *scan, const char *name) noexcept:
+    cdef const Field *found = NULL
+    cdef int i
+    for i in range(scan.field_count):
+        if same_name(scan.fields[i].name, scan.fields[i].name_length, name):
+            if found != NULL:
+                return NULL
+            found = &scan.fields[i]
+    return found
 
 
 cdef void switch_protocols(ForwardExchange exchange, Http1Upstream upstream, Scan *scan) noexcept:

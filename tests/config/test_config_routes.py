@@ -144,7 +144,7 @@ def test_normalisation() -> None:
         listener = {"bind": "127.0.0.1:0", "protocol": "http", "normalize_path": value}
         return compile_normalize(ListenerConfig.model_validate(listener).normalize_path)
 
-    assert made(True) == compile_normalize(NormalizeConfig()) == NormalizePlan(True, True, True, "keep")
+    assert made(True) == compile_normalize(NormalizeConfig()) == NormalizePlan(True, True, True, "same_route")
     assert made(False) is None
     assert made({"merge_slashes": False, "escaped_slash": "reject"}) == NormalizePlan(True, True, False, "reject")
 

@@ -212,7 +212,6 @@ async def test_the_deadline_of_a_route_holds_while_the_body_comes(site: Site) ->
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET http://a?x=/admin HTTP/1.1\r\nHost: a",
         b"GET http://user@a/ HTTP/1.1\r\nHost: a",
         b"GET http:///x HTTP/1.1\r\nHost: a",
         b"GET / HTTP/1.1\r\nHost: a/b",

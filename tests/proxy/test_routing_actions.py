@@ -126,7 +126,7 @@ async def test_redirect(site: Site, match: dict[str, Any], redirect: dict[str, A
     assert reply.body == ""
 
 
-@pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.0\r\nHost:", "HTTP/1.1\r\nHost:", "HTTP/1.1\r\nHost: :80"])
+@pytest.mark.parametrize("head", ["HTTP/1.0", "HTTP/1.0\r\nHost:", "HTTP/1.1\r\nHost:"])
 async def test_a_redirect_to_another_scheme_needs_a_host(site: Site, head: str) -> None:
     gate = await routing_gate(site, [{"redirect": {"scheme": "https"}}], {"a": ["127.0.0.1:1"]})
     answer = await gate.exchange(f"GET /x {head}\r\nConnection: close\r\n\r\n".encode())
