@@ -17,7 +17,17 @@ from lb.endpoints.set cimport EndpointSet
 cdef enum:
     MOST = 16                         # endpoints that are passed over in one choice
 
-cdef uint64_t state = int.from_bytes(os.urandom(8), "little")
+cdef uint64_t state
+
+
+def reseed():
+    """Workers are forked: each needs a sequence of its own."""
+    global state
+    state = int.from_bytes(os.urandom(8), "little")
+
+
+reseed()
+os.register_at_fork(after_in_child=reseed)
 
 
 cdef inline uint64_t spread(uint64_t key) noexcept nogil:

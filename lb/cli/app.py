@@ -88,16 +88,18 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     Exits with 78 when the configuration cannot be used, with 1 when it cannot start for another reason.
     """
+    from lb.control.signals import hold
+
+    hold()  # the imports take a second
+
     from lb.cli import libraries
 
     libraries.require()
 
     from lb.cli.early import fork_server
     from lb.control.logs import silent_grpc
-    from lb.control.signals import hold
 
     _invocation.config_status = os.EX_CONFIG  # which a service manager does not try again
-    hold()  # the imports take a second
     with fork_server() as early:
         with silent_grpc():
             from lb.cli.run import run as run_daemon

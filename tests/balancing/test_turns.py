@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from fleet import Fleet
 
@@ -127,3 +132,23 @@ def test_many_that_fail_end_in_the_policy_s_choice() -> None:
             fail(fleet, i)
         assert all(0 <= pick(policy, NOW, 0, -1) < 100 for _ in range(1000))
         assert all(fleet.sets[0].available(i) for i in range(100))
+
+
+def test_processes_that_are_forked_draw_for_themselves() -> None:
+    """Workers are forks of one process: with one sequence all of them would pass over an endpoint at the same moments."""
+    code = (
+        "import os\n"
+        "from fleet import Fleet\n"
+        "from lb.balancing.options import PolicyOptions\n"
+        "from lb.balancing.turns import pick\n"
+        "with Fleet([1, 1]) as fleet:\n"
+        "    policy = fleet.build('round_robin')\n"
+        "    fleet.sets[0].note_attempt_checked(0, True, 1)\n"
+        "    os.fork(), os.fork()\n"
+        "    os.write(1, bytes(48 + pick(policy, 1, 0, -1) for _ in range(500)) + b' ')\n"
+        "    os._exit(0)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout.split()
+    assert len(said) == 4
+    assert len(set(said)) == 4
