@@ -135,7 +135,7 @@ def test_many_that_fail_end_in_the_policy_s_choice() -> None:
 
 
 def test_processes_that_are_forked_draw_for_themselves() -> None:
-    """Workers are forks of one process: with one sequence all of them would pass over an endpoint at the same moments."""
+    """Workers are forks of one process: with one sequence they would pass over an endpoint at the same moments."""
     code = (
         "import os\n"
         "from fleet import Fleet\n"
