@@ -171,7 +171,7 @@ async def test_up_does_not_overrule_checks_and_a_lost_agent_changes_nothing(
     daemon.write(config(server.address, None))
     assert (await asyncio.to_thread(daemon.reload))["ok"]
     row = rig.row()
-    assert (row["admin"], row["weight"], row["health"], row["agent"]) == ("enabled", 100, "up", None)
+    assert (row["admin"], row["weight"], row["health"], row["agent"]) == ("enabled", 100, "unchecked", None)
 
 
 async def test_a_pool_that_its_agent_keeps_in_maintenance_can_be_removed_and_comes_back_fresh(

@@ -132,7 +132,7 @@ async def test_the_dashboard(
     with origin(admin) as own:
         page = await asyncio.to_thread(page_of, f"{own}/", str(tmp_path / "profile"))
     tables = {" ".join(table[0]): table[1:] for table in tables_of(page)}
-    common, rest = "endpoint health admin weight in flight", "requests/s mean last check"
+    common, rest = "endpoint health admin weight in flight", "requests/s errors/s mean last check"
     assert [row[0] for row in tables[f"{common} {rest}"]] == [first.address]
     assert [row[5:7] for row in tables[f"{common} priority zone {rest}"]] == [
         ["0", "near"],

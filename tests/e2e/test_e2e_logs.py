@@ -158,7 +158,7 @@ async def test_user_agents_and_models(
     settings = config(str(path), one.address, stub()) | {"workers": 1}
     settings["listeners"]["web"]["routes"] = [
         {"pool": "oip"},
-        route("/v2/models/plain", "http"),
+        route("/v2/models/plain", "http") | {"name": "plain"},
         route("/http/", "http"),
     ]
     port = start(settings).port()

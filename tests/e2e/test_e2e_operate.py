@@ -186,7 +186,7 @@ async def test_nobody_asks_an_endpoint_in_maintenance(start: Start, endpoint: Ca
     await first.server.wait_closed()
     await asyncio.sleep(0.3)
     assert row(first.address)["check"] is None
-    assert row(first.address)["health"] == "up"
+    assert row(first.address)["health"] == "unchecked"
     assert {(await ask_once(port, GET)).body for _ in range(10)} == {b"b"}
     assert (await asyncio.to_thread(daemon.reload))["ok"]
     assert row(first.address)["admin"] == "maintenance"
@@ -203,7 +203,7 @@ async def test_mistakes(start: Start, endpoint: Callable[..., Any]) -> None:
     for arguments, complaint in (
         (("drain", "htp", only.address), "there is no pool 'htp'; did you mean http?"),
         (("enable", "http", "127.0.0.1:1"), f"pool 'http' has no endpoint '127.0.0.1:1'; it has {only.address}"),
-        (("weight", "http", only.address, "1001"), "a number from 0 to 1000"),
+        (("weight", "http", only.address, "1001"), "a whole number from 0 to 1000"),
         (("weight", "http", only.address, "-1"), ""),
         (("maintenance", "htp", only.address), "there is no pool 'htp'; did you mean http?"),
         (("transitions", "htp"), "there is no pool 'htp'; did you mean http?"),
