@@ -3,6 +3,8 @@
 from lb.core.head cimport Field, Scan, same_name
 from lb.upstream.pool cimport Pool
 
+cdef int owned = 0                    # connections of this worker that are a client's own: nearly always none
+
 
 cdef bint names_scheme(const Field *field) noexcept nogil:
     """Whether one of the list's elements begins with such a scheme. One within quotes does no harm."""
@@ -48,9 +50,12 @@ cdef AnsweringConnection client_of(ForwardExchange exchange):
 
 
 cdef void keep_to_own(ForwardExchange exchange) noexcept:
-    cdef AnsweringConnection client = client_of(exchange)
+    cdef AnsweringConnection client
     cdef Pool pool = exchange.pool
     cdef int i
+    if owned == 0:
+        return
+    client = client_of(exchange)
     if client is None or client.own is None:
         return
     for i in range(len(pool.channels)):
@@ -60,12 +65,17 @@ cdef void keep_to_own(ForwardExchange exchange) noexcept:
 
 
 cdef Http1Upstream take_own(ForwardExchange exchange, Http1Pool channel):
-    cdef AnsweringConnection client = client_of(exchange)
+    global owned
+    cdef AnsweringConnection client
     cdef Http1Upstream own
+    if owned == 0:
+        return None
+    client = client_of(exchange)
     if client is None or client.own is None:
         return None
     own = client.own
     client.own = None
+    owned -= 1
     if own.fd < 0:
         return None
     if (own.pool is not channel or channel.closed or exchange.fresh or own.hangup
@@ -76,6 +86,7 @@ cdef Http1Upstream take_own(ForwardExchange exchange, Http1Pool channel):
 
 
 cdef void give_own(ForwardExchange exchange, Http1Upstream upstream) noexcept:
+    global owned
     cdef AnsweringConnection client = client_of(exchange)
     cdef Http1Pool channel = upstream.pool
     if (client is None or client.fd < 0 or not client.keep or channel.closed or upstream.fd < 0 or upstream.pending()
@@ -87,12 +98,15 @@ cdef void give_own(ForwardExchange exchange, Http1Upstream upstream) noexcept:
     upstream.used = True
     upstream.paused = False
     client.own = upstream
+    owned += 1
     if channel.idle_timeout:
         channel.poller.arm(upstream, channel.poller.now + channel.idle_timeout)
 
 
 cdef void drop_own(AnsweringConnection client) noexcept:
+    global owned
     cdef Http1Upstream own = client.own
     if own is not None:
         client.own = None
+        owned -= 1
         own.pool.drop(own)

@@ -39,14 +39,14 @@ def read_target(bytes head not None):
 cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noexcept:
     cdef const char *end
     cdef Field *field
-    cdef size_t n
+    cdef size_t n, own = 0
     host[0] = b""
     host_length[0] = 0
     if scan.first[H_HOST] >= 0:
         field = &scan.fields[scan.first[H_HOST]]
         host[0] = field.value
         host_length[0] = field.value_length
-        if not read_authority(host[0], host_length[0], &n):
+        if not read_authority(host[0], host_length[0], &own):
             return False                              # RFC 9112 section 3.2, even where the target names another
     if scan.target_length == 1 and scan.target[0] == 42:
         if scan.method != M_OPTIONS:
@@ -80,7 +80,9 @@ cdef bint request_target(Scan *scan, const char **host, size_t *host_length) noe
             scan.fields[scan.first[H_HOST]].value_length = <uint32_t>host_length[0]
         elif scan_field(scan, b"Host", 4, host[0], host_length[0]) < 0:
             return False                          # HTTP/1.0, which has it nowhere else
-    return read_authority(host[0], host_length[0], host_length)
+        return read_authority(host[0], host_length[0], host_length)
+    host_length[0] = own
+    return True
 
 
 cdef bint root_target(Scan *scan) noexcept:
