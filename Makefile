@@ -75,10 +75,15 @@ $(STAMPS)/guard-packages: Makefile
 $(STAMPS)/tools: $(STAMPS)/build-packages pyproject.toml
 	@test -x $(BIN)/python || { echo "making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing the build's Python packages into $(VENV)"
-	@$(PIP) -U pip 'setuptools>=77' 'cython>=3.1' wheel
+	@$(PIP) -U pip 'setuptools>=77' 'cython>=3.3' wheel
 	@touch $@
 
 $(STAMPS)/core: $(STAMPS)/tools $(SOURCES) $(AUGMENTED)
+	@TIDEGATE_RUN_ONLY=1 $(BIN)/python setup.py -q build_ext --inplace
+	@touch $@
+
+# The compiled modules of tests and benchmarks on top.
+$(STAMPS)/core-dev: $(STAMPS)/core
 	@$(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
@@ -98,7 +103,7 @@ $(STAMPS)/dev: $(STAMPS)/runtime
 runtime: $(STAMPS)/tools
 	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core $(STAMPS)/runtime
 
-build: runtime $(STAMPS)/dev
+build: runtime $(STAMPS)/core-dev $(STAMPS)/dev
 
 run: runtime
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)

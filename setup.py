@@ -7,8 +7,11 @@ Modules are translated and compiled on all usable CPUs, with a count of what is 
 something it is made from has changed: its sources, what they cimport, the headers, the flags, the compiler, Cython or
 Python. A key over all of these is kept in `build/keys`; a wheel takes the modules that stand in the tree with that key.
 
+What Cython's modules have in common (memory views, calls, imports) is compiled once, in `lb.core.cython_shared`.
+
 TIDEGATE_CFLAGS and TIDEGATE_LDFLAGS are added to the flags, TIDEGATE_JOBS is the number of compilers that run at a time
-(default: the usable CPUs), TIDEGATE_ONLY names the modules to build.
+(default: the usable CPUs), TIDEGATE_ONLY names the modules to build, TIDEGATE_RUN_ONLY=1 leaves out those of the bench
+suite and of the tests.
 """
 
 import gc
@@ -23,6 +26,7 @@ import sysconfig
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -73,7 +77,13 @@ DIRECTIVES = {
     "cdivision": True,
     "annotation_typing": False,
     "embedsignature": True,
+    "show_performance_hints": False,
+    # Nothing of the core is pickled, and its functions need no attributes: each halves what a small module compiles.
+    "auto_pickle": False,
+    "binding": False,
 }
+# Cython's own code that every module would have a copy of. Its source is generated, so it has none in the tree.
+SHARED = "lb.core.cython_shared"
 KEYS = ROOT / "build" / "keys"
 CIMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?:cython\.cimports\.)?([\w.]+)[ \t]+)?(?:cimport|import)[ \t]+(\([^)]*\)|[^(#\n]*)",
@@ -106,7 +116,7 @@ def pkg_config(library: str) -> dict[str, list[str]]:
 def sources() -> list[Path]:
     pyx = sorted([*ROOT.glob("lb/**/*.pyx"), *ROOT.glob("bench/**/*.pyx")])
     augmented = [p.with_suffix(".py") for p in sorted(ROOT.glob("lb/**/*.pxd")) if p.with_suffix(".py").exists()]
-    return [p for p in pyx + augmented if p.name != "__init__.py"]
+    return [Path(f"{ROOT / SHARED.replace('.', '/')}.c"), *(p for p in pyx + augmented if p.name != "__init__.py")]
 
 
 def extension(source: Path) -> Extension:
@@ -123,6 +133,8 @@ def extension(source: Path) -> Extension:
         "-std=gnu++17" if module in CPLUSPLUS else "-std=gnu11",
         "-fno-strict-aliasing",
         "-Wno-unused-function",
+        # What Cython forgets to put into a module would be an undefined symbol when the module is loaded.
+        *([] if module in CPLUSPLUS else ["-Werror=implicit-function-declaration"]),
         "-fno-plt",
         "-fvisibility=hidden",
     ]
@@ -135,7 +147,7 @@ def extension(source: Path) -> Extension:
         libraries=[*links["libraries"], "m"],  # left out again where nothing needs it
         extra_compile_args=flags,
         extra_link_args=["-Wl,--as-needed", *os.environ.get("TIDEGATE_LDFLAGS", "").split()],
-        language="c++" if module in CPLUSPLUS else "c",
+        language="c++" if module in CPLUSPLUS else None,
     )
 
 
@@ -150,7 +162,8 @@ def extensions() -> list[Extension]:
     if shutil.which(os.environ.get("CC", "gcc").split()[0]) is None and shutil.which("cc") is None:
         stop("a C compiler is missing; install it with: apt-get install gcc")
     only = os.environ.get("TIDEGATE_ONLY", "").split()
-    return [e for e in map(extension, sources()) if not only or e.name in only]
+    found = [e for e in map(extension, sources()) if not only or e.name in only]
+    return [e for e in found if is_product(e.name)] if os.environ.get("TIDEGATE_RUN_ONLY") else found
 
 
 class Keys:
@@ -163,7 +176,7 @@ class Keys:
         version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout.partition("\n")[0]
         headers = sorted(ROOT.glob("lb/**/*.h"))
         self.common = repr(
-            [cython, version, sysconfig.get_config_var("SOABI"), sysconfig.get_config_var("CFLAGS"), DIRECTIVES]
+            [cython, version, sysconfig.get_config_var("SOABI"), sysconfig.get_config_var("CFLAGS"), DIRECTIVES, SHARED]
         )
         self.headers = [self.digest(header) for header in headers]
 
@@ -186,6 +199,8 @@ class Keys:
         return found
 
     def made_from(self, source: Path) -> set[Path]:
+        if source.suffix == ".c":
+            return set()  # generated, from Cython alone
         found, todo = set(), [source, source.with_suffix(".pxd")]
         while todo:
             path = todo.pop()
@@ -211,15 +226,27 @@ _BUILDING: list[tuple[build_ext, Extension]] = []
 
 
 def translate_and_compile(number: int) -> None:
-    from Cython.Build import cythonize
+    from Cython.Build import cythonize  # loaded before the fork
 
     command, module = _BUILDING[number]
     gc.set_threshold(100_000)  # Cython's trees are garbage at the end only
     # The key says that the module is to be translated again; Cython's own look at times may not.
-    translated = cythonize([module], include_path=["."], compiler_directives=DIRECTIVES, force=True, quiet=True)
-    module.sources = translated[0].sources
+    [translated] = cythonize(
+        [module],
+        include_path=["."],
+        compiler_directives=DIRECTIVES,
+        shared_utility_qualified_name=SHARED,
+        force=True,
+        quiet=True,
+    )
+    module.sources = translated.sources
     command.force = True
     command.build_extension(module)
+
+
+def work(module: Extension) -> int:
+    """How long a module takes, roughly: the bytes of its source; the shared one is among the longest."""
+    return 1 << 20 if module.name == SHARED else Path(module.sources[0]).stat().st_size
 
 
 class BuildExtensions(build_ext):
@@ -228,7 +255,7 @@ class BuildExtensions(build_ext):
     def run(self) -> None:
         self.for_tree = bool(self.inplace)  # setuptools clears `inplace` while it builds
         if not self.for_tree:
-            self.extensions = [module for module in self.extensions if not is_bench(module.name)]
+            self.extensions = [module for module in self.extensions if is_product(module.name)]
         super().run()
 
     def build_extensions(self) -> None:
@@ -239,11 +266,12 @@ class BuildExtensions(build_ext):
         todo = [module for module in self.extensions if not self.take_built(module, found[module.name])]
         if not todo:
             return
-        todo.sort(key=lambda module: -Path(module.sources[0]).stat().st_size)
+        todo.sort(key=work, reverse=True)
         jobs = int(os.environ.get("TIDEGATE_JOBS") or self.parallel or len(os.sched_getaffinity(0)))
         print(f"compiling {len(todo)} of {len(self.extensions)} modules, {jobs} at a time", flush=True)
         started, live = time.monotonic(), sys.stdout.isatty()
         _BUILDING[:] = [(self, module) for module in todo]
+        import_module("Cython.Build")  # once, rather than in each compiler
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
             building = {pool.submit(translate_and_compile, number): module for number, module in enumerate(todo)}
             try:
@@ -306,7 +334,7 @@ class BuildPython(build_py):
     def finalize_options(self) -> None:
         super().finalize_options()
         if not self.editable_mode:
-            self.packages = [package for package in self.packages if not is_bench(package)]
+            self.packages = [package for package in self.packages if is_product(package)]
 
     def run(self) -> None:
         if not self.editable_mode:
@@ -320,8 +348,9 @@ class BuildPython(build_py):
         return [entry for entry in found if not Path(entry[2]).with_suffix(".pxd").exists()]
 
 
-def is_bench(module: str) -> bool:
-    return module.partition(".")[0] == "bench"
+def is_product(module: str) -> bool:
+    """Whether the daemon has use of a module: neither the bench suite's nor one through which tests look inside."""
+    return module.partition(".")[0] != "bench" and not module.endswith("_probe")
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython})

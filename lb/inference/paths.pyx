@@ -1,5 +1,6 @@
 """The path of inference requests."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcmp
 from lb.inference.jsontext cimport valid_utf8
 from lb.core.protobuf cimport span
@@ -56,21 +57,24 @@ cdef int hex_digit(char c) noexcept nogil:
 
 
 cdef bytes decode_model(const span *model):
-    cdef bytearray name = bytearray()
-    cdef size_t i = 0
+    cdef bytes text = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>model.size)       # as long as it gets
+    cdef char *name = PyBytes_AS_STRING(text)
+    cdef size_t i = 0, n = 0
     cdef int high, low
     while i < model.size:
         if model.data[i] != 37:
-            name.append(<unsigned char>model.data[i])
+            name[n] = model.data[i]
+            n += 1
             i += 1
             continue
         high = hex_digit(model.data[i + 1]) if i + 2 < model.size else -1
         low = hex_digit(model.data[i + 2]) if i + 2 < model.size else -1
         if high < 0 or low < 0:
             raise OipError(400, "the model's name in the path is not percent-encoded correctly")
-        name.append(high << 4 | low)
+        name[n] = <char>(high << 4 | low)
+        n += 1
         i += 3
-    result = bytes(name)
+    result = PyBytes_FromStringAndSize(name, <Py_ssize_t>n)
     if not valid_utf8(result, <size_t>len(result)):
         raise OipError(400, "the model's name in the path is not UTF-8")
     return result
