@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
+import time
 from pathlib import Path
 
 _given: set[int] = set()
@@ -25,6 +27,16 @@ def free_port() -> int:
             _given.add(port)
             return port
     raise AssertionError("no port is free")
+
+
+def wait_for_port(port: int, seconds: float = 10) -> None:
+    """Returns once something accepts connections there. Raises TimeoutError."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.01)
+    raise TimeoutError(f"nothing listens on port {port}")
 
 
 def _is_free(port: int) -> bool:

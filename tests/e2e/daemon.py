@@ -77,7 +77,8 @@ class Daemon:
 
     def wait_ready(self) -> Daemon:
         def ready() -> bool:
-            assert self.process.poll() is None, "the daemon ended"
+            if self.process.poll() is not None:  # no use in waiting
+                raise RuntimeError(f"the daemon ended with {self.process.returncode}: {self.log}")
             return self.admin("/readyz")[0] == 200
 
         eventually(ready, "readiness", 90)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,23 +102,28 @@ class Clients:
     worst: float
 
 
-def load(folder: Path, port: int, during: Callable[[], None]) -> dict[str, Clients]:
-    """Clients of three kinds at a fixed rate; `during` runs beside them, from the moment they start."""
+KINDS = ("http", "oip", "grpc")
+
+
+def load(
+    folder: Path, port: int, during: Callable[[], None], kinds: Iterable[str] = KINDS, seconds: float = SECONDS
+) -> dict[str, Clients]:
+    """Clients of these kinds at a fixed rate; `during` runs beside them, from the moment they start."""
     requests = {
         "http": Request("/plain/x"),
         "oip": json_request(400),
         "grpc": Request(INFER, "POST", body=frame(grpc_message(64))),
     }
     running = {}
-    for kind, request in requests.items():
+    for kind in kinds:
         spec = Spec(
             protocol="grpc" if kind == "grpc" else "http",
             address=f"127.0.0.1:{port}",
-            requests=(request,),
+            requests=(requests[kind],),
             arrivals=Poisson(RATE),
             connections=8 if kind == "grpc" else 256,
             warmup_s=WARMUP,
-            duration_s=SECONDS,
+            duration_s=seconds,
         )
         path = folder / f"load-{kind}.json"
         path.write_text(spec.to_json())

@@ -129,10 +129,10 @@ class Siege:
 @contextlib.asynccontextmanager
 async def besieged(attack: Attack, port: int) -> AsyncIterator[Siege]:
     """Keeps `attack.connections` attackers busy; each begins anew when it is cut or done."""
-    siege = Siege()
+    siege, over = Siege(), asyncio.Event()
 
     async def one() -> None:
-        while True:
+        while not over.is_set():
             hostile = Hostile(port, attack.receive_buffer)
             siege.attempts += 1
             try:
@@ -150,10 +150,11 @@ async def besieged(attack: Attack, port: int) -> AsyncIterator[Siege]:
     try:
         yield siege
     finally:
+        over.set()
         for task in tasks:
             task.cancel()
         for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-            if not isinstance(outcome, asyncio.CancelledError):
+            if not isinstance(outcome, asyncio.CancelledError | None):
                 raise AssertionError(f"an attacker failed: {outcome!r}")
 
 

@@ -29,7 +29,7 @@ import http1_attacks  # noqa: E402
 import http2_attacks  # noqa: E402
 from daemon import Daemon, http_listener, route  # noqa: E402
 from hostile_site import Attack, Server, besieged  # noqa: E402
-from ports import free_port  # noqa: E402
+from ports import free_port, wait_for_port  # noqa: E402
 
 ATTACKS = [*http1_attacks.ATTACKS, *http2_attacks.ATTACKS]
 CLIENTS, RATE = 8, 10.0
@@ -100,12 +100,10 @@ async def client(port: int, until: float, seen: Seen) -> None:
 
 
 @contextlib.contextmanager
-def run(command: list[str]) -> Iterator[None]:
+def run(command: list[str], port: int) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        time.sleep(1)
-        if process.poll() is not None:
-            raise SystemExit(f"{command[0]} has ended")
+        wait_for_port(port)
         yield
     finally:
         process.kill()
@@ -133,7 +131,7 @@ def haproxy(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, i
     port = free_port()
     path = folder / "haproxy.cfg"
     path.write_text(HAPROXY.format(port=port, address=address))
-    with run(["haproxy", "-db", "-f", str(path)]):
+    with run(["haproxy", "-db", "-f", str(path)], port):
         yield port, port
 
 
@@ -142,7 +140,7 @@ def nginx(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, int
     port, http2 = free_port(), free_port()
     path = folder / "nginx.conf"
     path.write_text(NGINX.format(folder=folder, port=port, http2=http2, address=address))
-    with run(["nginx", "-c", str(path)]):
+    with run(["nginx", "-c", str(path)], http2):
         yield port, http2
 
 

@@ -163,12 +163,16 @@ async def test_the_pause_before_a_retry_holds_nothing_and_ends_with_the_client(s
 @BOTH
 async def test_a_deadline_that_would_pass_in_the_pause(site: Site, protocol: str) -> None:
     """The answer that there is goes to the client, rather than a 504 later."""
-    gate, _a, _b = await two(
-        site, protocol, ["503"], ["answer"], hedge={"after": "30s"},
-        route={"retry": {"on": ["5xx"], "backoff": {"base": 60_000_000_000}, "budget": 100}, "timeout": 200_000_000},
-    )  # fmt: skip
-    assert (await get(gate))[0] == 503
-    await idle(gate)
+    answers = []
+    while 503 not in answers and len(answers) < 3:  # one pause in 300 is short enough to pass in time
+        retry = {"on": ["5xx"], "backoff": {"base": 60_000_000_000}, "budget": 100}
+        gate, _a, _b = await two(
+            site, protocol, ["503"], ["answer"], hedge={"after": "30s"}, route={"retry": retry, "timeout": 200_000_000}
+        )
+        answers.append((await get(gate))[0])
+        await idle(gate)
+    assert answers[-1] == 503
+    assert 504 not in answers
 
 
 @BOTH

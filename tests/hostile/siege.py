@@ -1,4 +1,4 @@
-"""While hostile clients do their worst, others are served, memory is bounded, and afterwards nothing is left of it."""
+"""What holds while an attack goes on, and afterwards, whatever the protocol."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import http1_attacks
-import http2_attacks
-import pytest
 from daemon import Daemon, eventually, http_listener, open_files, route
 from hostile_site import Attack, Memory, Server, besieged
 from traffic import ask_once, load, request
 
-ATTACKS = [*http1_attacks.ATTACKS, *http2_attacks.ATTACKS]
 ROUNDS = 3
 GET = request("GET", "/")
 
@@ -33,8 +29,8 @@ def gauges(daemon: Daemon) -> list[float]:
     return [value for name in names for value in daemon.metrics(name).values()]
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-async def test_others_are_served(attack: Attack, start: Callable[..., Daemon], server: Server) -> None:
+async def others_are_served(attack: Attack, start: Callable[..., Daemon], server: Server) -> None:
+    """While hostile clients do their worst, others lose no request; nothing is left of the attack."""
     daemon = start(config(server.address, attack.listener))
     port, pids = daemon.port(), daemon.worker_pids()
     async with load(port, [GET], clients=8) as running:
@@ -63,14 +59,17 @@ async def test_others_are_served(attack: Attack, start: Callable[..., Daemon], s
     assert all(worker["restarts"] == 0 for worker in daemon.status()["workers"])
 
 
-async def test_descriptors_come_back_after_all_attacks(start: Callable[..., Daemon], server: Server) -> None:
-    daemon = start(config(server.address, http1_attacks.SHORT))
+async def descriptors_come_back(
+    attacks: list[Attack], listener: dict[str, Any], start: Callable[..., Daemon], server: Server
+) -> None:
+    """One attack after the other, and then no descriptor, connection or request more than before."""
+    daemon = start(config(server.address, listener))
     port = daemon.port()
     assert (await ask_once(port, GET)).status == 200
     await asyncio.to_thread(eventually, lambda: not any(gauges(daemon)), "the first connection")
     await asyncio.sleep(1)  # the idle upstream connection has gone by then
     before = [open_files(pid) for pid in daemon.worker_pids()]
-    for attack in ATTACKS:
+    for attack in attacks:
         async with besieged(attack, port):
             await asyncio.sleep(0.3)
 
