@@ -20,6 +20,7 @@ from lb.config.environment import Variables, hidden, shown
 from lb.config.explain import message, value_at, where
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
+from lb.config.pool import POOL_SOURCES
 from lb.config.schema import AdminConfig, Config
 from lb.config.units import FileContext
 from lb.errors import ConfigError
@@ -200,6 +201,8 @@ def _without(data: dict[str, Any], details: Sequence[ErrorDetails]) -> tuple[dic
         parent = value_at(rest, location[:-1])
         if isinstance(parent, dict):
             parent.pop(str(location[-1]), None)
+            if location[0] == "pools" and len(location) == 3 and not any(key in parent for key in POOL_SOURCES):
+                parent["endpoints"] = ["127.0.0.1:1"]  # the key was meant for them: the rest of the pool has its checks
         if len(location) == 1 and (meant := nearest(str(location[0]), Config.model_fields)):
             broken.add(meant)
     return rest, broken

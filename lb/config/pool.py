@@ -120,13 +120,13 @@ def _endpoint(value: Any) -> Any:
 EndpointList = list[Annotated[EndpointConfig, BeforeValidator(_endpoint, json_schema_input_type=str | EndpointConfig)]]
 
 
-_SOURCES = ("endpoints", "discover", "serve")
+POOL_SOURCES = ("endpoints", "discover", "serve")
 
 
 class PoolConfig(Model):
     """A group of endpoints that answer the same requests. It has one of `endpoints`, `discover` and `serve`."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in _SOURCES]})
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [name]} for name in POOL_SOURCES]})
 
     protocol: Literal["oip", "http", "http2", "grpc", "tcp", "udp"]
     """How endpoints are spoken to: `oip` (Open Inference Protocol over gRPC; REST in front is translated, gRPC passed
@@ -237,5 +237,5 @@ class PoolConfig(Model):
 
     @model_validator(mode="after")
     def _source(self) -> PoolConfig:
-        only_one(self, _SOURCES)
+        only_one(self, POOL_SOURCES)
         return self

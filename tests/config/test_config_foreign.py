@@ -240,6 +240,13 @@ def test_policies_that_people_type(tmp_path: Path, name: str, said: str) -> None
     assert line.startswith(f"pools.app.policy: there is no policy {name!r}; write {said}")
 
 
+def test_a_policy_is_named_beside_a_key_that_was_meant_for_endpoints(tmp_path: Path) -> None:
+    data = skeleton()
+    data["pools"]["app"] = {"protocol": "http", "policy": "leastconn", "servers": ["10.0.0.1:80"]}
+    said = [line.partition(";")[0] for line in errors(tmp_path, data)]
+    assert said == ["pools.app.policy: there is no policy 'leastconn'", "pools.app.servers: unknown key"]
+
+
 @pytest.mark.parametrize(
     ("place", "key", "value", "said"),
     [
