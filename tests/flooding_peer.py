@@ -1,13 +1,25 @@
-"""A server of HTTP/2 that says the same thing without end and reads nothing (CVE-2019-9512, CVE-2019-9515)."""
+"""A server of HTTP/2 that says the same thing without end, and reads nothing or all (CVE-2019-9512, CVE-2019-9515)."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-from hyperframe.frame import Frame, PingFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import (
+    DataFrame,
+    ExtensionFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    PriorityFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)  # fmt: skip
 
 PIECE = 64 * 1024  # bytes that are written at once
+HEADERS_OF_STREAM_1 = b"\x01\x05\x00\x00\x00\x01"  # kind, END_HEADERS and END_STREAM, number
 
 
 def said(frame: Frame) -> bytes:
@@ -21,14 +33,28 @@ FLOODS = {
     "settings that change": said(SettingsFrame(0, {SettingsFrame.INITIAL_WINDOW_SIZE: 65535})),
     "windows of nothing": said(WindowUpdateFrame(1, 1)),
 }
+# These call forth nothing. They are said once the first request is there, on its stream.
+IDLE_TALK = {
+    "windows": said(WindowUpdateFrame(1, 1)),
+    "windows of the connection": said(WindowUpdateFrame(0, 1)),
+    "answers to PINGs": said(PingFrame(0, bytes(8), flags=["ACK"])),
+    "acknowledgements": said(SettingsFrame(0, flags=["ACK"])),
+    "unknown frames": said(ExtensionFrame(0x55, 0, body=b"x")),
+    "priorities": said(PriorityFrame(1, depends_on=3)),
+    "farewells": said(GoAwayFrame(0, last_stream_id=1)),
+    "data of nothing": HeadersFrame(1, b"\x88", flags=["END_HEADERS"]).serialize() + said(DataFrame(1)),
+    "interim answers": said(HeadersFrame(1, b"\x08\x03103", flags=["END_HEADERS"])),
+    "resets": said(RstStreamFrame(1, 8)),
+}
 
 
 class FloodingPeer:
     """`open` connections, and the `most` that there were at once. The listening socket may be given."""
 
-    def __init__(self, flood: bytes, reads: bool = False) -> None:
+    def __init__(self, flood: bytes, reads: bool = False, waits: bool = False) -> None:
         self.flood = flood
-        self.reads = reads
+        self.reads = reads or waits
+        self.waits = waits  # for a request
         self.connections: set[asyncio.BaseTransport] = set()
         self.most = 0
         self.made = 0
@@ -61,6 +87,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, peer: FloodingPeer) -> None:
         self.peer = peer
         self.full = False
+        self.asked = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -71,7 +98,14 @@ class _Connection(asyncio.Protocol):
         if not self.peer.reads:
             transport.pause_reading()
         transport.write(SettingsFrame(0).serialize())
-        self.go_on()
+        if not self.peer.waits:
+            self.go_on()
+
+    def data_received(self, data: bytes) -> None:
+        # The connection preface and SETTINGS come before the first request, which has the field block's first octets.
+        if self.peer.waits and not self.asked and HEADERS_OF_STREAM_1 in data:
+            self.asked = True
+            self.go_on()
 
     def go_on(self) -> None:
         if not self.full and not self.transport.is_closing():

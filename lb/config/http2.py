@@ -32,5 +32,5 @@ class Http2Config(Model):
     reset_rate: Integer = Field(default=200, ge=1, le=1_000_000)
     """Requests that a client may cancel each second, over five seconds (rapid reset, CVE-2023-44487). Not counted are
     those of whose time, as `grpc-timeout` or the route says, a quarter or less is left, and as many others as there are
-    requests that were not cancelled. A request that the client makes us reset (CVE-2025-8671) counts as one that it
-    cancels, without these exceptions. More end the connection with `ENHANCE_YOUR_CALM`."""
+    requests that were not cancelled. A request that breaks the protocol, so that the daemon resets it (CVE-2025-8671),
+    counts as 25, without these exceptions. More end the connection with `ENHANCE_YOUR_CALM`."""

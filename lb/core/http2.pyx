@@ -160,6 +160,8 @@ cdef class Http2Session(Http2Blocks):
                 if self.pong(payload) < 0:
                     return -1
                 self.on_control(H2_PING_FRAME)
+            else:
+                self.on_control(H2_OTHER_FRAME)
         elif frame.kind == FRAME_GOAWAY:
             return self.take_goaway(frame, payload)
         elif frame.kind == FRAME_PUSH_PROMISE:

@@ -208,6 +208,7 @@ cdef class Http2Blocks(Http2Control):
         self.block_entry = NULL
         if entry == NULL:
             return
+        self.work -= <int>(self.block_size >> BLOCK_SHIFT)        # an octet may have been a long field
         if self.repeat != NULL and not self.block_over:
             repeat_done(&self.repeats, self.repeat, &self.section)
         if self.block_over:

@@ -18,6 +18,10 @@ cdef enum:
     H2_OTHER_FRAME                    # what is ignored, among it what crossed the end of its stream
     H2_CONTROLS
 
+cdef enum:
+    # Of `work`: what an endpoint was asked for may be given up, and a connection to it with that. No honest peer makes us.
+    H2_FAULT_WORK = 128
+
 
 cdef class Http2Control(Http2Sender):
     cdef bint greeted                 # the peer's SETTINGS have come

@@ -129,7 +129,7 @@ cdef class Http2Control(Http2Sender):
 
     cdef void fail_stream(self, h2_entry *entry, uint32_t code) noexcept:
         """Section 5.4.2."""
-        self.work -= RESET_WORK
+        self.work -= H2_FAULT_WORK
         self.reset_reply(entry.id, code)
         self.note_reset(entry)
         self.close(entry, code)
@@ -145,7 +145,7 @@ cdef class Http2Control(Http2Sender):
         elif how == CLOSED_ENDED:
             self.terminate(H2_STREAM_CLOSED)
         elif how == CLOSED_BY_PEER:
-            self.work -= RESET_WORK
+            self.work -= H2_FAULT_WORK
             self.reset_reply(id, H2_STREAM_CLOSED)
             self.on_control(H2_FAULT_FRAME)
         elif how == CLOSED_CUT and data and length > reset.room:
@@ -177,6 +177,7 @@ cdef class Http2Control(Http2Sender):
                 self.move_windows(self.first_room - WINDOW_FIRST, True)
                 closed_widen(&self.closed, self.first_room - WINDOW_FIRST)
             self.on_acknowledged()
+            self.on_control(H2_OTHER_FRAME)
             return 0
         if frame.length > SETTINGS_MOST * SETTING:
             self.terminate(H2_ENHANCE_YOUR_CALM)
@@ -276,6 +277,7 @@ cdef class Http2Control(Http2Sender):
             self.note_reset(entry)
             self.close(entry, H2_REFUSED_STREAM)  # section 6.8: it was not looked at
         self.on_goaway(last, get_u32(payload + 4))
+        self.on_control(H2_OTHER_FRAME)
         return 0
 
     cdef int take_window(self, const h2_frame *frame, const uint8_t *payload) noexcept:

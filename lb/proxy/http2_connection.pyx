@@ -22,7 +22,7 @@ cdef enum:
     BUDGET = 256 * 1024               # gathered for one write
     OUT_LIMIT = 256 * 1024            # bytes that wait for the client, above which nothing more is read from it
     # Work for one client before the others get their turn (Http2Session.work): about as many requests as may be open by
-    # default, a mebibyte and a half of bodies, or some twenty streams that the client makes us reset.
+    # default, a mebibyte and a half of bodies, thirty streams that the client cancels or four that it makes us reset.
     TURN_WORK = 512
     LAST_WORD_NS = 200_000_000        # between the two steps of leaving: more than a round trip
 

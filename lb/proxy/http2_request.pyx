@@ -13,8 +13,8 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_HOST, Scan, same_name, worker_scan
 from lb.core.head_text cimport append_trailers
 from lb.core.http2 cimport (
-    H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session,
-    h2_stream, h2_waiting,
+    H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_FAULT_WORK, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME,
+    Http2Session, h2_stream, h2_waiting,
 )
 from lb.core.http2_frames cimport (
     H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_PROTOCOL_ERROR,
@@ -44,6 +44,7 @@ cdef enum:
     M_HEAD = 2                        # llhttp's number
     HIGH_WATER = 64 * 1024            # bytes of an answer that wait, before the exchange is told when they went
     BURST_SECONDS = 5                 # of control frames that may come at once
+    FAULTS = 25                       # cancelled requests that one counts for which the client makes us reset
     # Frames that a DATA frame of ours may call forth: nobody sends more than three.
     ANSWERS = 4
     SECOND = 1_000_000_000
@@ -176,7 +177,8 @@ cdef class Http2Host(Http2Session):
 
     cdef void on_control(self, int kind) noexcept:
         """Leaky buckets: of the frames that are cheap to send, and of RST_STREAM, which may have cost a request; so has
-        what makes us send one (CVE-2025-8671), which no honest client does.
+        what makes us send one (CVE-2025-8671), which no honest client does: it counts for many. Others end the
+        connection at the first (RFC 9113 section 5.4.1 allows that), together with other users' requests.
 
         Not counted is what our own DATA calls forth: the two windows, and the PING by which gRPC clients measure the
         way ("BDP"). So many messages a second as are streamed, so many of them come. Two kinds of resets count for a
@@ -194,6 +196,8 @@ cdef class Http2Host(Http2Session):
         if kind == H2_FAULT_FRAME or (kind == H2_RESET_FRAME and not self.timely):
             due = &self.reset_due
             cost = SECOND // self.peer.listener.http2.reset_rate
+            if kind == H2_FAULT_FRAME:
+                cost *= FAULTS
         else:
             cost = SECOND // self.peer.listener.http2.control_rate
             if kind != H2_PING_FRAME and kind != H2_SETTINGS_FRAME and kind != H2_EMPTY_FRAME:
@@ -275,6 +279,7 @@ cdef class Http2Request(Client):
             if self.exchange is None:
                 tg_add(&self.listener.series[TG_S_MALFORMED], 1)
             self.stop(H2_PROTOCOL_ERROR)
+            self.host.work -= H2_FAULT_WORK
             self.host.on_control(H2_FAULT_FRAME)
 
     cdef void stop(self, uint32_t code) noexcept:

@@ -40,6 +40,7 @@ cdef class Http1Upstream(Stream):
     cdef bint hangup                  # the endpoint closed, or shut down, its side
     cdef bint raw                     # what comes is not HTTP any more
     cdef bint bulk                    # the last read was a large one
+    cdef int interims                 # interim answers (1xx) to this exchange's request
     cdef size_t asked                 # bytes of this exchange's request that `ask` took
     cdef bint deaf                    # the endpoint takes no more; what it has said is still there to be read
 

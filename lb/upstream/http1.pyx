@@ -17,6 +17,7 @@ from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL
 cdef enum:
     # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.
     TURN_STEPS = 64
+    INTERIMS_MOST = 100               # interim answers to one request (RFC 9110 section 15.2)
 
 
 cdef class Http1Call(Waiter):
@@ -199,6 +200,11 @@ cdef class Http1Upstream(Stream):
             data += taken
             n -= <size_t>taken
             complete = scan.complete
+            if scan.head and scan.status < 200:
+                self.interims += 1
+                if self.interims > INTERIMS_MOST:
+                    self.broken(FAIL_PROTOCOL)
+                    return -1
             call.on_answer(self, scan)
             if self.fd < 0:
                 return -1
@@ -292,6 +298,7 @@ cdef class Http1Pool:
                 continue
             upstream.call = call
             upstream.asked = 0
+            upstream.interims = 0
             self.poller.disarm(upstream)
             call.on_connected(upstream)
             return True

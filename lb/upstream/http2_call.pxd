@@ -20,7 +20,8 @@ cdef class Http2Call(Timed):
     cdef tg_link link
     cdef bint queued                  # waits for a stream
     cdef uint64_t number              # of the channel's calls in their order
-    cdef bint begun                   # something of the answer has come
+    cdef bint begun                   # something of the final answer has come
+    cdef int interims                 # interim answers (1xx) that have come
     cdef bint cut                     # ended by our reset, and not told yet
     cdef int refused                  # how often, and was sent again
     cdef int fail                     # 0, or what became of the call

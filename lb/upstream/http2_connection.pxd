@@ -13,6 +13,8 @@ cdef class Session(Http2Session):
     # Turns events into the state of calls. Calls that end are put on the connection's `over` list and told when the
     # session is off the stack and what was gathered from them is written.
     cdef void *connection             # the Http2Upstream, which owns this object
+    cdef uint32_t useless             # frames in a row that brought no answer on, while we sent nothing
+    cdef uint64_t data_frames_then    # that we had sent at the last of them
 
     # The call is over as `fail`: RST_STREAM.
     cdef void give_up(self, Http2Call call, int fail) noexcept

@@ -4,8 +4,10 @@ from libc.errno cimport ETIMEDOUT
 from libc.limits cimport INT_MAX
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.http2 cimport H2_EXHAUSTED, Http2Session, h2_options, h2_stream
-from lb.core.http2_frames cimport H2_CANCEL, H2_NO_ERROR, H2_REFUSED_STREAM
+from lb.core.http2 cimport (
+    H2_EXHAUSTED, H2_FAULT_FRAME, H2_RESET_FRAME, Http2Session, h2_options, h2_stream,
+)
+from lb.core.http2_frames cimport H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM
 from lb.core.http2_head cimport FieldList, worker_fields
 from lb.core.link cimport link_append, link_empty, link_init, link_remove
 from lb.core.poller cimport READ_TURNS
@@ -23,6 +25,9 @@ cdef enum:
     BUDGET = 256 * 1024
     # Work for one endpoint before the others get their turn (Http2Session.work): some 250 small answers.
     TURN_WORK = 1024
+    # Frames in a row which an endpoint may send without bringing an answer on: windows, PINGs, what is ignored.
+    USELESS_MOST = 10_000
+    INTERIMS_MOST = 100               # interim answers to one request (RFC 9110 section 15.2)
 
 # What an endpoint may have in flight towards us. A stream's window must hold bandwidth times delay of one big answer:
 # 1 MiB covers 10 Gbit/s at 0.8 ms. The connection's holds 16 such answers and bounds only bursts.
@@ -52,9 +57,14 @@ cdef class Session(Http2Session):
         cdef bint over = False
         cdef int fail
         call.begun = True
+        self.useless = 0
         fail = call.take_fields(self, last, &over)
         if call.connection is None:
             return                               # it was cancelled meanwhile
+        if not call.begun:
+            call.interims += 1
+            if call.interims > INTERIMS_MOST:
+                fail = FAIL_PROTOCOL
         if fail:
             self.give_up(call, fail)
         elif over:
@@ -64,7 +74,9 @@ cdef class Session(Http2Session):
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
         cdef Http2Call call = <Http2Call>stream.owner
         cdef size_t held = 0
-        cdef int fail = call.take_data(data, size, &held)
+        cdef int fail
+        self.useless = 0
+        fail = call.take_data(data, size, &held)
         if call.connection is None:
             return
         if fail:
@@ -111,6 +123,20 @@ cdef class Session(Http2Session):
 
     cdef void on_acknowledged(self) noexcept:
         (<Http2Upstream>self.connection).debts.acknowledge()
+
+    cdef void on_control(self, int kind) noexcept:
+        """An endpoint that talks on and answers nothing is given up, and what waits for it with it.
+
+        A stream that is reset ends a call, and there are as many calls as we make. Windows are called forth by the DATA
+        that we send."""
+        if kind == H2_RESET_FRAME or kind == H2_FAULT_FRAME:
+            return
+        if self.data_frames_then != self.data_frames:
+            self.data_frames_then = self.data_frames
+            self.useless = 0
+        self.useless += 1
+        if self.useless > USELESS_MOST:
+            self.terminate(H2_ENHANCE_YOUR_CALM)
 
     cdef void on_goaway(self, int32_t last_stream, uint32_t code) noexcept:
         # The session has closed the streams above `last_stream` as refused.
@@ -312,6 +338,8 @@ cdef class Http2Upstream(Stream):
         if rc:
             self.end(call, rc)
             return 0
+        self.session.useless = 0
+        call.interims = 0
         call.stream.reset_by_peer = False
         call.stream.remote_ended = False
         rc = self.session.submit(&call.stream, fields.fields, fields.count, fields.block, fields.place)
