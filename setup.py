@@ -16,7 +16,6 @@ suite and of the tests.
 
 import gc
 import hashlib
-import multiprocessing
 import os
 import re
 import shutil
@@ -24,8 +23,8 @@ import subprocess
 import sys
 import sysconfig
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -221,27 +220,68 @@ class Keys:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-# What the forked compilers work on; a build command does not travel between processes.
-_BUILDING: list[tuple[build_ext, Extension]] = []
+def translate(module: Extension) -> str:
+    """The path of the C or C++ that Cython makes of a module. Raises CompileError; the errors themselves are printed.
 
+    `cythonize` reads all that a module may depend on first, which takes longer than a small module does; which modules
+    are to be translated is known here already.
+    """
+    from Cython.Build import cythonize
+    from Cython.Compiler.Errors import CompileError
+    from Cython.Compiler.Main import compile as translate_one
 
-def translate_and_compile(number: int) -> None:
-    from Cython.Build import cythonize  # loaded before the fork
-
-    command, module = _BUILDING[number]
-    gc.set_threshold(100_000)  # Cython's trees are garbage at the end only
-    # The key says that the module is to be translated again; Cython's own look at times may not.
-    [translated] = cythonize(
-        [module],
-        include_path=["."],
-        compiler_directives=DIRECTIVES,
-        shared_utility_qualified_name=SHARED,
-        force=True,
-        quiet=True,
+    options = {"include_path": ["."], "compiler_directives": DIRECTIVES, "shared_utility_qualified_name": SHARED}
+    if module.name == SHARED:
+        return str(cythonize([module], force=True, quiet=True, **options)[0].sources[0])
+    result = translate_one(
+        module.sources[0], full_module_name=module.name, cplus=module.name in CPLUSPLUS, timestamps=False, **options
     )
-    module.sources = translated.sources
+    if result.num_errors:
+        raise CompileError(None, "Cython found errors")
+    return str(result.c_file)
+
+
+def translate_and_compile(command: build_ext, module: Extension) -> None:
+    gc.set_threshold(100_000)  # Cython's trees are garbage at the end only
+    module.sources = [os.path.relpath(translate(module), ROOT)]
     command.force = True
     command.build_extension(module)
+
+
+def in_processes(work: Callable[[Extension], None], todo: list[Extension], jobs: int) -> Iterator[Extension]:
+    """Does `work` for each of `todo` in a process of its own, `jobs` at a time; the modules as they are done.
+
+    A process has what this one has loaded, and none leaves anything to the next. Exits when one fails, which has
+    printed why.
+    """
+    waiting, working, failed = todo[::-1], {}, []
+    while (waiting and not failed) or working:
+        while waiting and not failed and len(working) < jobs:
+            module = waiting.pop()
+            sys.stdout.flush()
+            pid = os.fork()
+            if pid == 0:
+                code = 1
+                try:
+                    work(module)
+                    code = 0
+                except KeyboardInterrupt:
+                    pass
+                except BaseException as error:
+                    print(f"{module.name}: {error}", file=sys.stderr)
+                finally:
+                    sys.stdout.flush()
+                    sys.stderr.flush()
+                    os._exit(code)
+            working[pid] = module
+        pid, status = os.wait()
+        module = working.pop(pid)
+        if status:
+            failed.append(module.name)
+        else:
+            yield module
+    if failed:
+        stop(f"{', '.join(failed)} could not be compiled; see above")
 
 
 def work(module: Extension) -> int:
@@ -270,22 +310,14 @@ class BuildExtensions(build_ext):
         jobs = int(os.environ.get("TIDEGATE_JOBS") or self.parallel or len(os.sched_getaffinity(0)))
         print(f"compiling {len(todo)} of {len(self.extensions)} modules, {jobs} at a time", flush=True)
         started, live = time.monotonic(), sys.stdout.isatty()
-        _BUILDING[:] = [(self, module) for module in todo]
-        import_module("Cython.Build")  # once, rather than in each compiler
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
-            building = {pool.submit(translate_and_compile, number): module for number, module in enumerate(todo)}
-            try:
-                for done, future in enumerate(as_completed(building), 1):
-                    future.result()
-                    module = building[future]
-                    self.take_compiled(module, found[module.name])
-                    if live:
-                        print(f"\r\033[K{done} of {len(todo)}: {module.name}", end="", flush=True)
-                    elif done % 10 == 0 or done == len(todo):
-                        print(f"{done} of {len(todo)}: {module.name}", flush=True)
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        for name in ("Cython.Build", "Cython.Compiler.Pipeline", "Cython.Compiler.ParseTreeTransforms"):
+            import_module(name)  # once, rather than in each process
+        for done, module in enumerate(in_processes(partial(translate_and_compile, self), todo, jobs), 1):
+            self.take_compiled(module, found[module.name])
+            if live:
+                print(f"\r\033[K{done} of {len(todo)}: {module.name}", end="", flush=True)
+            elif done % 10 == 0 or done == len(todo):
+                print(f"{done} of {len(todo)}: {module.name}", flush=True)
         seconds = time.monotonic() - started
         print(f"{chr(10) if live else ''}compiled {len(todo)} modules in {seconds:.0f} s", flush=True)
 

@@ -19,7 +19,7 @@ cdef enum:
     H2_CONTROLS
 
 cdef enum:
-    # Of `work`: what an endpoint was asked for may be given up, and a connection to it with that. No honest peer makes us.
+    # Of `work`: a request to an endpoint may be given up, and its connection with it. No honest peer makes us.
     H2_FAULT_WORK = 128
 
 

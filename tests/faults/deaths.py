@@ -268,7 +268,7 @@ def datagrams(port: int, seconds: float, during: Callable[[], None]) -> tuple[in
 
 
 def wait_for_answer(port: int) -> None:
-    """Returns when a request has been answered: a kernel accepts for a process that is not ready, and for one that dies."""
+    """Returns once a request has been answered: the kernel accepts for a process that is not ready, or that dies."""
     until = time.monotonic() + 60
     while time.monotonic() < until:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2) as sock:
