@@ -18,24 +18,25 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buff
 from lb.core.hashing cimport hash64
 from lb.core.head cimport Field, Scan
 from lb.core.poller cimport monotonic_ns
-from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_FAULTS, TG_S_REJECTED, TG_S_RETRIES, tg_add
+from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_REJECTED, TG_S_RETRIES, tg_add
 from lb.core.source_key cimport hash_source
 from lb.core.splice cimport PASS_NOT
 from lb.core.trace cimport TRACE_SAMPLED
 from lb.proxy.bound cimport begin_sequence, bind, follow, leave_sequence, lose_sequence, rebind
 from lb.proxy.client cimport Client
-from lb.proxy.exchange_record cimport count_answer, count_code, count_exchange, log_exchange
+from lb.proxy.exchange_record cimport count_exchange, log_exchange
 from lb.proxy.explained cimport append_explanation, explain_choice, forget_explanation
 from lb.proxy.kept cimport acquire_kept, read_cookie, tell_client
 from lb.proxy.keys cimport find_value
 from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, grpc_code
 from lb.proxy.refused cimport refusal_of, refuse_exchange
 from lb.proxy.session cimport read_session
+from lb.proxy.tally cimport count_try
 from lb.proxy.timeouts cimport limit_of_answer, limit_of_try, time_is_over
 from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.load_report cimport take_report
-from lb.upstream.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY, VERDICT_GOOD, VERDICT_NONE, verdict_of
+from lb.upstream.outlier cimport VERDICT_GOOD, VERDICT_NONE, verdict_of
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport Q_FULL, Q_NOBODY, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY
 from lb.upstream.untried cimport acquire_untried
@@ -379,10 +380,7 @@ cdef class Exchange(Http1Call):
         took = now - self.picked_at
         words = self.pool.series[endpoint]
         verdict = self.verdict(ok)
-        count_answer(words, self.cut if self.cut else self.status, took)
-        count_code(words, self.attempt_code(ok))
-        if verdict == VERDICT_FAULT or verdict == VERDICT_GATEWAY:
-            tg_add(&words[TG_S_FAULTS], 1)
+        count_try(words, self.cut if self.cut else self.status, self.attempt_code(ok), verdict, took)
         tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
         self.pool.judge(endpoint, verdict, self.picked_at, now)

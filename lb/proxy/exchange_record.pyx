@@ -12,6 +12,7 @@ from lb.core.segment cimport (
 from lb.core.tls_version cimport tls_version
 from lb.proxy.exchange cimport CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, Exchange
 from lb.proxy.explained cimport explain_record
+from lb.proxy.tally cimport count_answer, count_code
 from lb.upstream.outlier cimport is_fault
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,

@@ -1,21 +1,24 @@
 """Copies of requests for another pool: see mirror.pxd.
 
 A copy begins when its original is complete and has been handed to its endpoint. From then on the two have nothing in
-common: it has its own memory, its own connection, its own deadline. It is tried once. Counts show in the status page,
-its answers in the metrics of the mirror's endpoints.
+common: it has its own memory, its own connection, its own deadline. It is tried once. In the metrics it is an attempt
+at its endpoint, by status and latency as any other, and no request of its route or listener.
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.head cimport Scan
 from lb.core.poller cimport Poller, monotonic_ns
-from lb.core.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
+from lb.core.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add,
+)
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.chance cimport random_below
+from lb.proxy.mirror_record cimport record_copy
 from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.http1 cimport Http1Call, Http1Pool, Http1Upstream
-from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
+from lb.upstream.outlier cimport VERDICT_GOOD, verdict_of
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
 cdef enum:
@@ -83,7 +86,6 @@ cdef class Mirror:
         self.held -= size
         if not answered:
             mirror_counts.failed += 1
-        self.pool.judge(endpoint, VERDICT_GOOD if ok and answered else VERDICT_GATEWAY, started, now)
         if ok:
             self.pool.tell_queue(endpoint, now, now - started, answered)
         self.pool.release(endpoint, now, now - started, ok, 0, charged, 0)
@@ -137,7 +139,7 @@ cdef class MirrorCall(Http1Call):
             if upstream.parser.http.status_code < 200:
                 # 101 cannot be: nothing was asked for that it would answer.
                 if upstream.parser.http.status_code == 101:
-                    self.finish(False, False)
+                    upstream.broken(FAIL_PROTOCOL)
                 return
             self.status = upstream.parser.http.status_code
         self.received += scan.body_bytes
@@ -152,23 +154,29 @@ cdef class MirrorCall(Http1Call):
         if self.endpoint >= 0:
             words = self.mirror.pool.series[self.endpoint]
             tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+        self.status = 502
         self.finish(False, False)
 
     cdef void on_timer(self) noexcept:
+        if self.endpoint >= 0:
+            tg_add(&self.mirror.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
+        self.status = 504
         self.finish(False, False)
 
     cdef void finish(self, bint ok, bint reusable) noexcept:
-        """Gives back what the copy took, once."""
+        """Counts the copy, and gives back what it took, once."""
         cdef Http1Upstream upstream = self.upstream
         cdef Mirror mirror = self.mirror
         cdef int endpoint = self.endpoint
+        cdef int verdict
         if endpoint < 0:
             return
         self.endpoint = -1
         self.upstream = None
         self.deadline = UINT64_MAX
-        mirror.end(endpoint, self.started, self.size, self.received, ok, ok and self.status < 500,
-                   self.charged)
+        verdict = verdict_of(self.status, ok)
+        record_copy(mirror.pool, endpoint, self.started, self.status, -1, verdict)
+        mirror.end(endpoint, self.started, self.size, self.received, ok, verdict <= VERDICT_GOOD, self.charged)
         if upstream is None:
             return
         if reusable:

@@ -17,6 +17,9 @@ cdef class MirrorInference(GrpcCall):
     cdef int endpoint
     cdef int charged
 
+    # Once: counts the copy, and gives back what it took.
+    cdef void ended(self, int status, int code, bint answered, int verdict) noexcept
+
 
 # The message of an inference has been handed to its endpoint: sends a copy where the mirror wants one.
 cdef void mirror_inference(Mirror mirror, Poller poller, const iovec *parts, int count, size_t size, const char *path,

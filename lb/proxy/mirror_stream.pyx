@@ -7,17 +7,19 @@ from lb.core.http2 cimport Http2Session, h2_rewind, h2_whole
 from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.poller cimport Poller, monotonic_ns
-from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
+from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
 from lb.proxy.forward_http2_call cimport StreamCall
 from lb.proxy.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
+from lb.proxy.mirror_record cimport record_copy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_TIMEOUT, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport grpc_status, grpc_timeout
+from lb.upstream.grpc_text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout
 from lb.upstream.http2 cimport Http2Channel
-from lb.upstream.outlier cimport is_fault
-from lb.upstream.pool cimport POOL_HTTP
+from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD, verdict_of, verdict_of_grpc
+from lb.upstream.pool cimport POOL_HTTP, POOL_OIP, Pool
 
 cdef enum:
-    DEADLINE_EXCEEDED = 4             # of gRPC
+    CANCELLED = 1                     # of gRPC
+    DEADLINE_EXCEEDED = 4
     UNAVAILABLE = 14
 
 
@@ -79,14 +81,33 @@ cdef class MirrorStream(Http2Call):
             self.fail = FAIL_PROTOCOL
 
     cdef void over(self) noexcept:
-        cdef uint64_t *words = self.mirror.pool.series[self.endpoint]
-        cdef bint answered = self.fail == 0 or self.fail == FAIL_TOO_LARGE      # the rest is nobody's
-        if not answered and self.fail != FAIL_TIMEOUT:
+        cdef Pool pool = self.mirror.pool
+        cdef uint64_t *words = pool.series[self.endpoint]
+        cdef bint answered = self.fail == 0 or (self.fail == FAIL_TOO_LARGE and self.status >= 200)
+        cdef int verdict
+        if self.fail == FAIL_TIMEOUT:
+            tg_add(&words[TG_S_TIMEOUTS], 1)
+            self.status = 504
+            self.code = DEADLINE_EXCEEDED
+        elif not answered:
             tg_add(&words[TG_S_CONNECT_ERRORS if self.fail == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            self.status = 502
+            self.code = UNAVAILABLE
+        elif self.code < 0 and self.fail == 0:                 # the rest of what is cut off is nobody's
+            self.code = GRPC_UNKNOWN if self.status == 200 else grpc_status_of_http(self.status)
+        if not self.grpc:
+            self.code = -1
+        verdict = verdict_of(self.status, answered)
+        if self.status == 200 and self.code >= 0:
+            verdict = verdict_of_grpc(self.code)
+            if self.code == CANCELLED and pool.protocol == POOL_OIP:
+                verdict = VERDICT_GATEWAY     # which nobody asked for: a model server that goes away
+        record_copy(pool, self.endpoint, self.started, self.status, self.code, verdict)
         # A server that knows the deadline says itself that it was not in time; one that goes away says so too.
-        answered = answered and self.code != DEADLINE_EXCEEDED and self.code != UNAVAILABLE
-        self.mirror.end(self.endpoint, self.started, self.size, self.received, answered,
-                        answered and self.status < 500 and not is_fault(self.code), self.charged)
+        if self.status == 200 and (self.code == DEADLINE_EXCEEDED or self.code == UNAVAILABLE):
+            answered = False
+        self.mirror.end(self.endpoint, self.started, self.size, self.received, answered, verdict <= VERDICT_GOOD,
+                        self.charged)
 
 
 cdef void mirror_stream(Mirror mirror, Poller poller, StreamCall call, uint64_t key, bint grpc) noexcept:

@@ -11,18 +11,18 @@
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.core.segment cimport (
-    TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_FAULTS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED,
-    TG_S_HEDGES_WON, TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
+    TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
+    TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
 from lb.proxy.bound cimport rebind, untie
 from lb.proxy.exchange cimport HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange
-from lb.proxy.exchange_record cimport count_answer, count_code
 from lb.proxy.explained cimport after_choice, before_choice
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
+from lb.proxy.tally cimport count_answer, count_code, count_try
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.upstream.grpc_text cimport PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.http1 cimport Http1Call
-from lb.upstream.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY, verdict_of, verdict_of_grpc
+from lb.upstream.outlier cimport VERDICT_NONE, verdict_of, verdict_of_grpc
 from lb.upstream.pool cimport HEAD_START, Pool
 
 cdef enum:
@@ -385,20 +385,17 @@ cdef class TryingExchange(Exchange):
         return code if self.grpc else -1
 
     cdef void release_hedge(self, Hedge hedge, int status, int code, uint64_t latency, bint ok) noexcept:
-        cdef int verdict
+        cdef int verdict = VERDICT_NONE
         cdef uint64_t now = self.client.poller.now
         cdef Pool pool = hedge.pool
         cdef uint64_t *words = pool.series[hedge.endpoint]
         self.hedge = None
         hedge.exchange = None
-        count_answer(words, status, now - hedge.picked_at)
         tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        count_code(words, code)
         if latency:
             verdict = verdict_of_grpc(code) if code >= 0 else verdict_of(status, ok)
-            if verdict == VERDICT_FAULT or verdict == VERDICT_GATEWAY:
-                tg_add(&words[TG_S_FAULTS], 1)
             pool.judge(hedge.endpoint, verdict, hedge.picked_at, now)
+        count_try(words, status, code, verdict, now - hedge.picked_at)
         if ok:
             pool.tell_queue(hedge.endpoint, now, latency, True)
         pool.release(hedge.endpoint, now, latency, ok, hedge.company, hedge.charged, hedge.crowd)

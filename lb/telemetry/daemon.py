@@ -48,6 +48,17 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
             "Access records that were not written, as the log did not take them in time",
             "access_log_dropped",
         ),
+        ("worker_mirror_requests", "Copies that mirrors sent", "mirrored"),
+        (
+            "worker_mirror_failures",
+            "Copies that got no endpoint, no connection, or no answer in time; answers are counted by pool",
+            "mirror_failed",
+        ),
+        (
+            "worker_mirror_skipped",
+            "Copies that were not made: a limit of the mirror was reached, or the request was not kept whole",
+            "mirror_skipped",
+        ),
     ):
         yield counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
     yield counter(

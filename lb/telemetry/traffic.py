@@ -20,8 +20,10 @@ def families(
     yield from _requests("route", "route", {(name,): s for name, s in routes.items()}, ("route",))
     yield from _further_tries(routes)
     yield from _cache_use(routes)
-    yield from _requests("pool", "pool (each try counts)", by_pool(endpoints), ("pool",))
-    yield from _requests("endpoint", "endpoint (each try counts)", dict(endpoints.items()), ("pool", "endpoint"))
+    yield from _requests("pool", "pool (each try counts, and each copy of a mirror)", by_pool(endpoints), ("pool",))
+    yield from _requests(
+        "endpoint", "endpoint (each try and copy counts)", dict(endpoints.items()), ("pool", "endpoint")
+    )
     yield from _probes(endpoints)
     yield from _queues(queues)
     yield from _listeners(listeners)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from daemon import Daemon, http_listener, route
+from daemon import Daemon, eventually, http_listener, route
 from ports import free_port
 from test_e2e_outlier import Moody
 from traffic import ask_once, request
@@ -72,3 +72,43 @@ async def test_an_endpoint_that_is_not_there(start: Start, pair: tuple[Moody, Mo
     assert refused[frozenset({("pool", "app"), ("endpoint", dead)})] <= REQUESTS // 8
     explained = daemon.admin("/api/v1/explain", "POST", json.dumps({"pool": "app"}))[1]
     assert b"failed of late" in explained
+
+
+async def test_a_canary_that_fails_its_copies_raises_an_error_rate(start: Start, pair: tuple[Moody, Moody]) -> None:
+    """And none of those that clients are counted in; one that has no endpoint is seen, too."""
+    bad, good = pair
+    bad.status = 503
+    nobody = {"address": f"127.0.0.1:{free_port()}", "weight": 0}
+    routes = [route("/x", "app", mirror={"pool": "canary"}), route("/none", "main", mirror={"pool": "nobody"})]
+    endpoints: dict[str, list[Any]] = {
+        "app": [good.address], "main": [good.address], "canary": [bad.address], "nobody": [nobody],
+    }  # fmt: skip
+    daemon = start({
+        "workers": 2,
+        "listeners": {"web": http_listener(*routes)},
+        "pools": {name: {"protocol": "http", "endpoints": found} for name, found in endpoints.items()},
+    })  # fmt: skip
+    for path in ("/x", "/x", "/x", "/none"):
+        assert (await ask_once(daemon.port(), request("GET", path))).status == 200
+
+    def counted(name: str, label: str) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = {}
+        for labels, n in daemon.metrics(f"tidegate_{name}_total").items():
+            if n:
+                of = dict(labels)
+                found.setdefault(of.get(label, ""), {})[of.get("code", "")] = n
+        return found
+
+    await asyncio.to_thread(eventually, lambda: counted("pool_errors", "pool") == {"canary": {"": 3}}, "three errors")
+    assert counted("pool_requests", "pool") == {"app": {"2xx": 3}, "main": {"2xx": 1}, "canary": {"5xx": 3}}
+    assert counted("endpoint_errors", "endpoint") == {bad.address: {"": 3}}
+    assert counted("route_requests", "route") == {"app": {"2xx": 3}, "main": {"2xx": 1}}
+    assert counted("route_errors", "route") == {}
+
+    def totals() -> list[float]:
+        """As workers report them, once in a while."""
+        kinds = ("requests", "failures", "skipped")
+        return [sum(daemon.metrics(f"tidegate_worker_mirror_{kind}_total").values()) for kind in kinds]
+
+    await asyncio.to_thread(eventually, lambda: totals() == [3, 1, 0], "the copies by what became of them")
+    assert daemon.pool("canary")["endpoints"][0]["errors"]["faults"] == 3

@@ -10,11 +10,12 @@ from typing import Any
 import grpc
 import pytest
 from datapath import Gate, Site, settle
-from hedge_site import Multiplexed, call, series
-from oip_site import INFER, ModelServer, echo
+from hedge_site import Multiplexed, Plain, call, series
+from oip_site import INFER, ModelServer, echo, failing
 from ports import free_port
 from routing_site import curl, routing_gate, shown
 
+from lb.telemetry.series import Series
 from lb.wire import grpc_service_pb2 as wire
 
 
@@ -278,3 +279,149 @@ async def test_inferences_over_grpc_are_copied_and_nothing_else(site: Site) -> N
     await settle(lambda: len(copy.requests) == 1 and gate.in_flight() == 0, "the copy is over")
     assert copy.requests == main.requests == [request]
     assert stat(gate, "mirrored") - before == 1
+
+
+# What copies are in the metrics: attempts at the mirror's endpoints, and no requests of clients.
+
+
+def counted(gate: Gate) -> Series:
+    return series(gate, gate.plan.pools[1].endpoints[0].series)
+
+
+def statuses(found: Series) -> dict[int, int]:
+    """Calls by gRPC status."""
+    return {code: n for code, n in enumerate(found.grpc) if n}
+
+
+async def unlike_a_client(gate: Gate, copies: int = 1) -> Series:
+    """The series of the mirror's endpoint, when the copies are over: the route and the listener have only originals."""
+    await settle(lambda: gate.in_flight() == 0 and counted(gate).started == copies, "the copies are over")
+    found, route = counted(gate), series(gate)
+    assert sum(found.codes) == sum(found.buckets) == found.finished == copies
+    assert found.duration_ns > 0
+    assert (route.codes, route.started, route.faults) == ((0, copies, 0, 0, 0, 0), copies, 0)
+    return found
+
+
+async def with_turn(site: Site, protocol: str, turn: str) -> Gate:
+    """A route whose mirror's only endpoint does `turn` with each copy: see hedge_site."""
+    if protocol == "http":
+        main, copy = Plain("main", ["answer"]), Plain("copy", [turn])
+        pools = {
+            name: {"endpoints": [await site.endpoint(one)], "retries": 0}
+            for name, one in (("main", main), ("copy", copy))
+        }
+    else:
+        main, copy = Multiplexed("main", ["answer"]), Multiplexed("copy", [turn])
+        pools = {
+            name: {"protocol": protocol, "endpoints": [await site.endpoint(one)], "retries": 0}
+            for name, one in (("main", main), ("copy", copy))
+        }
+    pools["copy"]["response_timeout"] = "200ms"
+    return await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy"}}], pools)
+
+
+@pytest.mark.parametrize("protocol", ["http", "http2"])
+@pytest.mark.parametrize(
+    ("turn", "code", "fault"),
+    [("answer", 2, 0), ("404", 4, 0), ("429", 4, 0), ("500", 5, 1), ("503", 5, 1), ("break", 5, 1), ("hang", 5, 1)],
+)
+async def test_copies_count_by_status(site: Site, protocol: str, turn: str, code: int, fault: int) -> None:
+    gate = await with_turn(site, protocol, turn)
+    for _ in range(3):
+        assert (await curl(gate, "/")).body == "main"
+    found = await unlike_a_client(gate, 3)
+    assert (found.codes[code - 1], found.faults) == (3, 3 * fault)
+    assert found.timeouts == (3 if turn == "hang" else 0)
+    assert found.response_errors == (3 if turn == "break" else 0)
+    assert statuses(found) == {}
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "oip"])
+@pytest.mark.parametrize(
+    ("turn", "code", "status", "fault"),
+    [
+        ("answer", 2, 0, 0),
+        ("3", 2, 3, 0),
+        ("8", 2, 8, 0),
+        ("2", 2, 2, 1),
+        ("4", 2, 4, 1),
+        ("14", 2, 14, 1),
+        ("503", 5, 14, 1),
+        ("break", 5, 14, 1),
+        ("hang", 5, 4, 1),
+    ],
+)
+async def test_copies_of_calls_count_by_grpc_status(
+    site: Site, protocol: str, turn: str, code: int, status: int, fault: int
+) -> None:
+    gate = await with_turn(site, protocol, turn)
+    assert await call(gate, "/inference.GRPCInferenceService/ModelInfer", b"\n\1m") == b"main"
+    found = await unlike_a_client(gate)
+    assert (found.codes[code - 1], statuses(found), found.faults) == (1, {status: 1}, fault)
+    assert found.timeouts == (turn == "hang")
+    assert found.response_errors == (turn == "break")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [
+        (None, 2, 0),
+        (grpc.StatusCode.INVALID_ARGUMENT, 4, 0),
+        (grpc.StatusCode.UNKNOWN, 4, 1),
+        (grpc.StatusCode.CANCELLED, 4, 1),
+        (grpc.StatusCode.INTERNAL, 5, 1),
+        (grpc.StatusCode.UNAVAILABLE, 5, 1),
+    ],
+)
+async def test_copies_of_rest_inferences_count_by_grpc_status(
+    site: Site, status: grpc.StatusCode | None, code: int, fault: int
+) -> None:
+    copy = await site.model(ModelServer(failing(status, "no") if status else echo))
+    gate = await inference_gate(site, ModelServer(), copy)
+    assert (await curl(gate, INFER, "-d", BODY)).status == 200
+    found = await unlike_a_client(gate)
+    number = status.value[0] if status else 0
+    assert (found.codes[code - 1], statuses(found), found.faults) == (1, {number: 1}, fault)
+
+
+@pytest.mark.parametrize("fault", ["dead", "slow"])
+async def test_copies_of_rest_inferences_without_an_answer(site: Site, fault: str) -> None:
+    async def slow(request: Any, context: Any) -> Any:
+        await asyncio.sleep(3)
+
+    copy = await site.model(ModelServer(slow)) if fault == "slow" else f"127.0.0.1:{free_port()}"
+    gate = await inference_gate(site, ModelServer(), copy)
+    assert (await curl(gate, INFER, "-d", BODY)).status == 200
+    found = await unlike_a_client(gate)
+    assert (found.codes[4], statuses(found), found.faults) == (1, {4 if fault == "slow" else 14: 1}, 1)
+    assert (found.connect_errors, found.response_errors) == (fault == "dead", 0)
+
+
+@pytest.mark.parametrize("protocol", ["http", "http2", "grpc"])
+async def test_copies_without_a_connection(site: Site, protocol: str) -> None:
+    main = Plain("main", ["answer"]) if protocol == "http" else Multiplexed("main", ["answer"])
+    pools = {
+        "main": {"protocol": protocol, "endpoints": [await site.endpoint(main)]},
+        "copy": {"protocol": protocol, "endpoints": [f"127.0.0.1:{free_port()}"]},
+    }
+    gate = await routing_gate(site, [{"pool": "main", "mirror": {"pool": "copy"}}], pools)
+    if protocol == "grpc":
+        assert await call(gate) == b"main"
+    else:
+        assert (await curl(gate, "/")).body == "main"
+    found = await unlike_a_client(gate)
+    assert (found.codes[4], found.faults, found.connect_errors) == (1, 1, 1)
+    assert statuses(found) == ({14: 1} if protocol == "grpc" else {})
+
+
+async def test_an_answer_that_is_cut_off_for_its_length_is_no_error(site: Site) -> None:
+    async def huge(request: Any, context: Any) -> Any:
+        answer = await echo(request, context)
+        answer.raw_output_contents.append(bytes(3 << 20))
+        return answer
+
+    gate = await inference_gate(site, ModelServer(), await site.model(ModelServer(huge)))
+    assert (await curl(gate, INFER, "-d", BODY)).status == 200
+    found = await unlike_a_client(gate)
+    assert (found.codes[1], found.faults, statuses(found)) == (1, 0, {}), "its gRPC status is not known"

@@ -12,13 +12,14 @@ from lb.telemetry.metrics import Snapshot, exposition
 from lb.telemetry.series import BOUNDS_US, WORDS, Series
 
 MODELS = {"models": {"m": True, "n": False}}
+STATS = {"connections": 5, "refused_no-route": 2, "mirrored": 8, "mirror_failed": 7, "mirror_skipped": 6}
 STATUS: dict[str, Any] = {
     "version": "1",
     "started_at": 1.0,
     "generation": 3,
     "reloads": {"ok": 2, "failed": 1},
     "last_reload": {"ok": False},
-    "workers": [{"index": 0, "state": "running", "restarts": 4, "stats": {"connections": 5, "refused_no-route": 2}}],
+    "workers": [{"index": 0, "state": "running", "restarts": 4, "stats": STATS}],
     "pools": [
         {
             "name": "p",
@@ -114,6 +115,10 @@ def test_the_masters_state_is_shown() -> None:
     assert found["tidegate_worker_restarts_total", "worker=0"] == 4
     assert found["tidegate_worker_connections", "worker=0"] == 5
     assert found["tidegate_connections_refused_total", "reason=no-route", "worker=0"] == 2
+    mirrors = [
+        found[f"tidegate_worker_mirror_{what}_total", "worker=0"] for what in ("requests", "failures", "skipped")
+    ]
+    assert mirrors == [8, 7, 6]
     assert found["tidegate_endpoint_up", "endpoint=a", "pool=p"] == 1
     assert found["tidegate_endpoint_draining", "endpoint=a", "pool=p"] == 1
     ready = {name: found["tidegate_endpoint_model_ready", "endpoint=a", f"model={name}", "pool=p"] for name in "mn"}
