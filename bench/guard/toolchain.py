@@ -30,12 +30,13 @@ def toolchain() -> dict[str, str]:
     for name in ("lb.core.http1", "lb.core.http2", "lb.core.hashing"):
         import_module(name)  # each loads a library
     module = Path(str(import_module("lb.core.poller").__file__)).read_bytes()
+    shared = Path(str(import_module("lb.core.cython_shared").__file__)).read_bytes()
     return {
         "architecture": platform.machine(),
         "processor": _level(),
         "compiler": _search(_COMPILER, module),
         "flags": compiler_options(module),
-        "cython": _search(_CYTHON, module).replace("_", "."),
+        "cython": _search(_CYTHON, shared).replace("_", "."),
         "python": f"{platform.python_version()} ({platform.python_compiler()})",
         **_libraries(),
         "orjson": version("orjson"),
@@ -47,7 +48,7 @@ def toolchain() -> dict[str, str]:
 def _search(pattern: re.Pattern[bytes], module: bytes) -> str:
     found = pattern.search(module)
     if found is None:
-        raise BenchError("lb.core.poller does not say what compiled it; build it with: make build")
+        raise BenchError("the compiled core does not say what compiled it; build it with: make build")
     return found[1].decode()
 
 
