@@ -28,6 +28,14 @@ _PASSED_EXTENSIONS = frozenset(
 )
 _OWN_EXTENSIONS = ("binary_tensor_data",)
 
+# Why an answer is an error, for the access log, which points to them.
+SINGLE_SERVER = b"single-server"
+NOT_SERVED = b"not-served"
+METHOD = b"method"
+BAD_REQUEST = b"bad-request"
+MODEL_ERROR = b"model-error"
+PROTOCOL = b"upstream-protocol"
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -37,6 +45,7 @@ class Reply:
     body: bytes
     content_type: str = JSON
     allow: str = ""  # of an answer 405 (RFC 9110 section 15.5.6)
+    reason: bytes = b""  # of an error of ours, one of the constants above
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +69,9 @@ _STATISTICS_PATH = re.compile(rf"{_MODEL}/stats")
 _INDEX_PATH = re.compile(r"/v2/repository(?:/(?P<repository>[^/]+))?/index")
 
 
-def error(status: int, message: str) -> Reply:
+def error(status: int, message: str, reason: bytes = b"") -> Reply:
     """An error as the protocol shapes it."""
-    return Reply(status, orjson.dumps({"error": message}))
+    return Reply(status, orjson.dumps({"error": message}), reason=reason)
 
 
 def route(method: str, path: str, body: bytes) -> Call | Reply:
@@ -84,30 +93,31 @@ def route(method: str, path: str, body: bytes) -> Call | Reply:
         try:
             names = {key: unquote_to_bytes(value or "").decode() for key, value in match.groupdict().items()}
         except UnicodeDecodeError:
-            return error(400, "a name in the path is not UTF-8")
+            return error(400, "a name in the path is not UTF-8", BAD_REQUEST)
         return make(names, body)
-    for pattern, reason in _NOT_SERVED:
+    for pattern, text in _OF_SINGLE_SERVERS:
         if pattern.fullmatch(path):
-            return error(404, reason)
-    return error(404, "Not Found")
+            return error(404, text, SINGLE_SERVER)
+    return error(404, _GENERATE if _GENERATE_PATH.fullmatch(path) else "Not Found", NOT_SERVED)
 
 
 def _only(verb: str, method: str) -> Reply | None:
     # HEAD asks for what GET would answer; the connection leaves the body out (RFC 9110 section 9.3.2).
     if method == verb or (method == "HEAD" and verb == "GET"):
         return None
-    return replace(error(405, "Method Not Allowed"), allow="GET, HEAD" if verb == "GET" else verb)
+    return replace(error(405, "Method Not Allowed", METHOD), allow="GET, HEAD" if verb == "GET" else verb)
 
 
 def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[Any], Reply]) -> Call:
     def render(status: int, message: str, reply: bytes) -> Reply:
         if status != 0:
-            return error(grpc_to_http(status), message or f"the endpoint answered with gRPC status {status}")
+            text = message or f"the endpoint answered with gRPC status {status}"
+            return error(grpc_to_http(status), text, MODEL_ERROR)
         parsed = answer()
         try:
             parsed.ParseFromString(reply)
         except DecodeError:
-            return error(502, f"the endpoint's answer is not a {answer.DESCRIPTOR.name}")
+            return error(502, f"the endpoint's answer is not a {answer.DESCRIPTOR.name}", PROTOCOL)
         return show(parsed)
 
     # Requests about a model, and no others, name it as `name`.
@@ -197,10 +207,10 @@ def _repository_index(names: dict[str, str], body: bytes) -> Call | Reply:
         try:
             options = orjson.loads(body)
         except orjson.JSONDecodeError as problem:
-            return error(400, f"the request is not valid JSON: {problem}")
+            return error(400, f"the request is not valid JSON: {problem}", BAD_REQUEST)
         wanted = options.get("ready", False) if isinstance(options, dict) else None
         if not isinstance(wanted, bool):
-            return error(400, "the request must be a JSON object whose 'ready' is a boolean")
+            return error(400, "the request must be a JSON object whose 'ready' is a boolean", BAD_REQUEST)
         ready = wanted
 
     def show(answer: Any) -> Reply:
@@ -235,7 +245,7 @@ _LOADING = "loading and unloading of models is not supported here: ask each mode
 
 # Triton's extensions that are about one server, or a connection to it: whichever endpoint had the next request would
 # know nothing of it.
-_NOT_SERVED: tuple[tuple[re.Pattern[str], str], ...] = (
+_OF_SINGLE_SERVERS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(r"/v2/(?:system|cuda)sharedmemory(?:/.*)?"),
         _SHARED_MEMORY,
@@ -249,11 +259,9 @@ _NOT_SERVED: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"/v2/repository(?:/[^/]+)?/models/[^/]+/(?:load|unload)"),
         _LOADING,
     ),
-    (
-        re.compile(rf"{_MODEL}/generate(?:_stream)?"),
-        "the generate extension is not supported here: use infer, or a route to a pool of protocol http",
-    ),
 )
+_GENERATE_PATH = re.compile(rf"{_MODEL}/generate(?:_stream)?")
+_GENERATE = "the generate extension is not supported here: use infer, or a route to a pool of protocol http"
 
 _SERVICE = "/inference.GRPCInferenceService/"
 # The same over gRPC, by the path of the call.

@@ -45,7 +45,7 @@ cdef void log_declined(Client client, const Scan *scan, int version, int status,
     if record == NULL:
         return
     record.wall_ns = wall_ns()
-    record.status = <uint16_t>status
+    record.status = <uint16_t>(200 if grpc_status >= 0 else status)     # as the client was told
     record.grpc_status = <short>grpc_status
     record.version = <uint16_t>version
     record.port = client.port

@@ -12,6 +12,7 @@ from lb.core.segment cimport (
 from lb.core.tls_version cimport tls_version
 from lb.proxy.exchange cimport CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, Exchange
 from lb.proxy.explained cimport explain_record
+from lb.proxy.refusal cimport SPEAKS_HTTP
 from lb.proxy.tally cimport count_answer, count_code
 from lb.upstream.outlier cimport is_fault
 from lb.telemetry.accesslog cimport (
@@ -24,11 +25,19 @@ cdef const char *MODELS = b"/v2/models/"
 cdef size_t MODELS_LENGTH = 11
 
 
+cdef int told_status(Exchange exchange) noexcept:
+    """The HTTP status that the client was told: an answer of our own to one that speaks gRPC is a gRPC status, and
+    `status` what it stands for."""
+    if exchange.grpc == SPEAKS_HTTP or exchange.reason == NULL or exchange.first_byte_at or exchange.status == 499:
+        return exchange.status
+    return 200
+
+
 cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef uint64_t *words = exchange.route.series
     cdef int code = exchange.counted_grpc_status()
     # The status of an answer that was cut off said that it would be whole.
-    cdef int status = exchange.cut if exchange.cut else exchange.status
+    cdef int status = exchange.cut if exchange.cut else told_status(exchange)
     count_answer(words, 0 if status == 499 else status, duration)
     count_code(words, code)
     if status >= 500 or is_fault(code):
@@ -55,7 +64,7 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
     log_times(exchange, record, duration)
     record.bytes_in = exchange.bytes_in
     record.bytes_out = exchange.bytes_out
-    record.status = <unsigned short>exchange.status
+    record.status = <unsigned short>told_status(exchange)
     record.grpc_status = <short>exchange.final_grpc_status()
     record.tries = <unsigned short>exchange.tries
     record.port = exchange.client.port

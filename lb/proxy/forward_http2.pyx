@@ -410,7 +410,9 @@ cdef class Http2Exchange(TryingExchange):
                 self.reason = b"grpc-unavailable"
 
     cdef int final_grpc_status(self) noexcept:
-        return self.grpc_status if self.status == 200 else Exchange.final_grpc_status(self)
+        if self.status == 200 or (self.grpc_status >= 0 and self.status != 499):
+            return self.grpc_status
+        return Exchange.final_grpc_status(self)
 
     cdef int counted_grpc_status(self) noexcept:
         if not self.grpc or self.status != 200 or self.grpc_status >= 0:
@@ -435,10 +437,12 @@ cdef class Http2Exchange(TryingExchange):
             return CANCELLED
         if self.grpc_status >= 0:
             return self.grpc_status
+        if self.reason != NULL and self.first_byte_at == 0:
+            return Exchange.final_grpc_status(self)            # ours
         if self.status == 200:
             return GRPC_UNKNOWN if ok else UNAVAILABLE         # it ended without a status, or broke off
         if self.status == 504 and self.state != X_ANSWERING:
-            return DEADLINE_EXCEEDED          # ours: it has not answered in time
+            return DEADLINE_EXCEEDED          # of a try: it has not answered in time
         return grpc_status_of_http(self.status)
 
     cdef int verdict(self, bint ok) noexcept:

@@ -56,6 +56,8 @@ cdef void answer_management(InferExchange exchange, object reply) noexcept:
         exchange.route.response_fields.append(&head)
     part.iov_base = <char *>body
     part.iov_len = <size_t>len(body)
+    if reply.reason:
+        exchange.reason = <const char *><bytes>reply.reason            # a constant of `management`
     exchange.status = reply.status
     exchange.bytes_out = part.iov_len
     exchange.call = None

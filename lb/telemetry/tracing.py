@@ -22,6 +22,10 @@ DELAY_MS = 1000  # between two sendings
 CLOSE_SECONDS = 2.0  # for the last sending
 # The encoder is Python and shares the worker's interpreter lock with the data path, which gets it back after this time.
 SWITCH_SECONDS = 0.0005
+OK, SERVER_ERROR = 200, 500
+# UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: errors of a server's span, and those that
+# count as its fault (lb.upstream.outlier)
+GRPC_FAULTS = frozenset({2, 4, 12, 13, 14, 15})
 
 
 class SpanExporter:
@@ -87,7 +91,7 @@ def _span(record: Mapping[str, Any], resource: Any) -> Any:
     parent = None
     if record["parent_id"]:
         parent = SpanContext(trace_id, int.from_bytes(record["parent_id"], "big"), is_remote=True, trace_flags=flags)
-    failed = record["status"] >= 500 or record["status"] == 0
+    failed = bool(fault_of(record)) or record["status"] == 0
     return ReadableSpan(
         name=f"{record['method']} {record['route']}",
         context=SpanContext(trace_id, int.from_bytes(record["span_id"], "big"), is_remote=False, trace_flags=flags),
@@ -100,6 +104,16 @@ def _span(record: Mapping[str, Any], resource: Any) -> Any:
         start_time=record["start_ns"],
         end_time=record["start_ns"] + record["total_ns"],
     )
+
+
+def fault_of(record: Mapping[str, Any]) -> str:
+    """The server's fault that an answer is, by the status that says so; "": it is none. A call that fails has HTTP's
+    200 and a status of gRPC, of which the conventions take the same ones for errors as the counters do."""
+    if record["status"] >= SERVER_ERROR:
+        return str(record["status"])
+    if record["status"] == OK and record["grpc_status"] in GRPC_FAULTS:
+        return str(record["grpc_status"])
+    return ""
 
 
 def attributes(record: Mapping[str, Any]) -> dict[str, str | int]:
@@ -121,7 +135,7 @@ def attributes(record: Mapping[str, Any]) -> dict[str, str | int]:
         "network.protocol.name": protocol.lower(),
         "network.protocol.version": version,
         "tls.protocol.version": record["tls"].removeprefix("TLSv"),
-        "error.type": record["reason"] or (str(record["status"]) if record["status"] >= 500 else ""),
+        "error.type": record["reason"] or fault_of(record),
         "tidegate.listener": record["listener"],
         "tidegate.pool": record["pool"],
         "tidegate.endpoint": record["endpoint"],

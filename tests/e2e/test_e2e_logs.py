@@ -132,7 +132,7 @@ async def test_methods_that_only_http2_has_are_named(
 
 
 async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], str], tmp_path: Path) -> None:
-    """HTTP's is 200 for most that fail."""
+    """HTTP's is 200 for most that fail, those that fail here included."""
     path = tmp_path / "access.log"
     settings = config(str(path), "127.0.0.1:9", stub()) | {"workers": 1}
     settings["listeners"]["web"]["routes"] = [{"pool": "oip"}, route("/dead/", "dead")]
@@ -147,8 +147,92 @@ async def test_grpc_calls_have_both_statuses(start: Start, stub: Callable[[], st
         await client.post(f"http://127.0.0.1:{port}/dead/X", content=b"\0\0\0\0\0", headers=web)
     await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == 4, "four lines")
     assert [(line["status"], line["grpc_status"]) for line in lines_of(path)] == [
-        (200, 0), (200, 12), (502, 14), (502, 14),
+        (200, 0), (200, 12), (200, 14), (200, 14),
     ]  # fmt: skip
+
+
+# A gRPC call that is answered here: what is configured for its route and pool, the bytes of its message, the reason
+# that the log has, and its gRPC status.
+LIMIT = {"rate_limit": {"rate": "1/h", "burst": 1, "key": {"header": "x-none"}}}
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], int, str, int]] = {
+    "dead": ({}, {"endpoints": ["127.0.0.1:9"], "retries": 0}, 5, "connect", 14),
+    "nobody": ({}, {"endpoints": [{"address": "127.0.0.1:9", "weight": 0}]}, 5, "no-endpoint", 14),
+    "large": ({"max_body": "1KiB"}, {"endpoints": ["127.0.0.1:9"]}, 2000, "body-too-large", 8),
+    "late": ({"timeout": "200ms"}, {}, 5, "timeout", 4),
+    "slow": ({}, {"response_timeout": "200ms"}, 5, "timeout", 4),
+    "rated": (LIMIT, {"response_timeout": "100ms"}, 5, "rate-limit", 14),
+}
+
+
+async def test_our_own_answers_to_grpc_calls_are_told_alike(start: Start, tmp_path: Path) -> None:
+    """On the wire, in the log, and in the metrics: HTTP's 200, with the status of gRPC and the reason beside it."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    path, hangs = tmp_path / "access.log", await asyncio.start_server(silent, "127.0.0.1", 0)
+    address = f"127.0.0.1:{hangs.sockets[0].getsockname()[1]}"
+    routes, pools = [], {}
+    for name, (of_route, of_pool, *_) in REFUSED.items():
+        routes.append(route(f"/{name}/", name, **of_route))
+        pools[name] = {"protocol": "grpc", "endpoints": [address], **of_pool}
+    pools["oip"] = {"protocol": "oip", "endpoints": ["127.0.0.1:9"]}
+    routes.append(route("/inference.GRPCInferenceService/", "oip"))
+    settings = {"workers": 1, "listeners": {"web": http_listener(*routes)}, "pools": pools}
+    daemon = start(settings | {"log": {"access": str(path)}})
+    base, told = f"http://127.0.0.1:{daemon.port()}", []
+    wanted = [(f"/{name}/M", size, reason, code) for name, (_, _, size, reason, code) in REFUSED.items()]
+    wanted.append(("/inference.GRPCInferenceService/RepositoryModelLoad", 5, "single-server", 12))
+    wanted.append(("/none/M", 5, "no-route", 12))
+    for kind in ("application/grpc", "application/grpc-web"):
+        http2 = kind == "application/grpc"
+        async with httpx.AsyncClient(http1=not http2, http2=http2, trust_env=False) as client:
+            for target, size, reason, code in wanted:
+                if target == "/none/M" and not http2:
+                    continue  # no route takes it: whether it is gRPC-Web is not looked at
+                if target == "/rated/M" and http2:
+                    await client.post(base + target, headers={"Content-Type": kind}, content=bytes(5))
+                answer = await client.post(base + target, headers={"Content-Type": kind}, content=bytes(size))
+                assert answer.headers["grpc-status"] == str(code), target
+                told.append((answer.status_code, code, reason))
+    assert {status for status, _, _ in told} == {200}
+    count = len(told) + 1  # the one that the rate limit let through
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == count, "all lines")
+    lines = [line for line in lines_of(path) if line["route"] != "rated" or line["reason"] == "rate-limit"]
+    assert [(line["status"], line["grpc_status"], line["reason"]) for line in lines] == told
+    for name, code in ({name: one[-1] for name, one in REFUSED.items()} | {"oip": 12}).items():
+        times = 3 if name == "rated" else 2
+        by_class = daemon.metrics("tidegate_route_requests_total").items()
+        assert {dict(k)["code"]: n for k, n in by_class if ("route", name) in k and n} == {"2xx": times}, name
+        by_code = daemon.metrics("tidegate_route_grpc_requests_total").items()
+        found = {dict(k)["grpc_status"]: n for k, n in by_code if ("route", name) in k and n}
+        assert found == {str(code): 2} | ({"4": 1} if name == "rated" else {}), name
+    hangs.close()
+
+
+async def test_what_is_not_served_of_the_inference_protocol_has_a_reason(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    port = start(config(str(path), "127.0.0.1:9", "127.0.0.1:9")).port()
+    wanted = [
+        ("POST", "/v2/repository/models/m/load", 404, "single-server"),
+        ("GET", "/v2/systemsharedmemory/status", 404, "single-server"),
+        ("GET", "/v2/cudasharedmemory/status", 404, "single-server"),
+        ("GET", "/v2/trace/setting", 404, "single-server"),
+        ("GET", "/v2/models/m/trace/setting", 404, "single-server"),
+        ("GET", "/v2/logging", 404, "single-server"),
+        ("POST", "/v2/models/m/generate", 404, "not-served"),
+        ("GET", "/v2/none", 404, "not-served"),
+        ("POST", "/v2/models/m", 405, "method"),
+        ("GET", "/v2/models/m/infer", 405, "method"),
+        ("GET", "/v2/models/%FF", 400, "bad-request"),
+        ("GET", "/v2/health/live", 502, "connect"),
+    ]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for method, target, status, _ in wanted:
+            assert (await client.request(method, f"http://127.0.0.1:{port}{target}")).status_code == status
+    await asyncio.to_thread(eventually, lambda: len(lines_of(path)) == len(wanted), "all lines")
+    assert {(line["method"], line["target"], line["status"], line["reason"]) for line in lines_of(path)} == set(wanted)
 
 
 async def test_user_agents_and_models(
@@ -202,6 +286,8 @@ def test_the_page_for_operators_has_all_reasons() -> None:
             given |= set(re.findall(r'return b"([a-z-]+)"', text))
         if file.name == "preface.pyx":
             given |= set(re.findall(r'"([a-z-]+)"', text.split("REASONS = (")[1].split(")")[0]))
+    constants = (root / "lb" / "inference" / "management.py").read_text()
+    given |= set(re.findall(r'^[A-Z_]+ = b"([a-z-]+)"', constants, re.MULTILINE))
     proxy = {name for name in given if name.startswith("proxy-") and name != "proxy-header"}
     assert proxy, "those that the table has as proxy-…"
     assert named - {"proxy-…"} == given - proxy
@@ -279,7 +365,7 @@ async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Star
         (408, "slow-head", "", ""),
         (501, "not-implemented", "GET", "/"),
         (404, "no-route", "GET", "/none"),
-        (404, "no-route", "POST", "/a.B/C"),
+        (200, "no-route", "POST", "/a.B/C"),
         (431, "head-too-large", "", ""),
     ]
     counts = daemon.metrics("tidegate_listener_declined_requests_total")

@@ -197,3 +197,18 @@ async def test_a_model_server_behind_rest_that_is_well_or_not_there(site: Site) 
     assert of_endpoint(gate) == {14: 1}
     assert faults(gate) == 1
     assert INFER
+
+
+async def test_what_we_refuse_within_a_call_is_told_and_counted_alike(site: Site) -> None:
+    pool = {"protocol": "grpc", "endpoints": [await site.endpoint(Multiplexed("a", ["hang"]))]}
+    gate = await routing_gate(site, [{"pool": "p", "max_body": "1KiB"}], {"p": pool})
+    async with channel_to(gate) as channel:
+        up = channel.stream_unary("/test.Kinds/Up")()
+        await up.write(bytes(1000))
+        await settle(lambda: gate.in_flight() == 1, "the endpoint has it")
+        await up.write(bytes(1000))
+        assert await failed(up) == 8
+    await idle(gate)
+    assert codes(gate) == of_endpoint(gate) == {8: 1}
+    assert series(gate).faults == faults(gate) == 0
+    assert series(gate).codes[1] == 1, "the HTTP status is 200"

@@ -19,7 +19,8 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from lb.config.tracing import TracingPlan
-from lb.telemetry.tracing import SpanExporter, attributes
+from lb.telemetry.tracing import GRPC_FAULTS, SpanExporter, attributes, fault_of
+from lb.upstream.outlier import grpc_faults
 
 SECOND = 1_000_000_000
 RECORD: dict[str, Any] = {
@@ -121,6 +122,20 @@ def test_attributes_follow_the_conventions_and_leave_out_what_does_not_apply() -
 @pytest.mark.parametrize("code", [0, 14])
 def test_a_span_has_the_grpc_status(code: int) -> None:
     assert attributes({**RECORD, "grpc_status": code})["rpc.grpc.status_code"] == code
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "fault"),
+    [(200, None, ""), (200, 0, ""), (200, 5, ""), (200, 14, "14"), (400, 2, ""), (503, 14, "503"), (504, None, "504")],
+)
+def test_a_span_is_an_error_by_either_status(status: int, code: int | None, fault: str) -> None:
+    record = {**RECORD, "status": status, "grpc_status": code}
+    assert fault_of(record) == attributes(record).get("error.type", "") == fault
+    assert attributes({**record, "reason": "connect"})["error.type"] == "connect"
+
+
+def test_the_same_statuses_are_errors_as_in_the_metrics() -> None:
+    assert set(grpc_faults()) == GRPC_FAULTS
 
 
 def test_a_collector_that_is_gone_costs_spans_and_no_time() -> None:
