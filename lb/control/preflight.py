@@ -22,6 +22,7 @@ from lb.config.endpoint_file import parse_endpoints
 from lb.config.environment import hidden
 from lb.config.schema import Config, PoolConfig
 from lb.control.certificates import CertificateFacts
+from lb.control.model_file import model_problem
 from lb.errors import ConfigError
 
 Found = tuple[str, str]
@@ -106,6 +107,8 @@ def _model_server(path: str, folder: Path) -> Iterator[Found]:
             for file in files:
                 if not os.access(file, os.R_OK):
                     yield f"{path}.models", f"{file}: may not be read"
+                elif problem := model_problem(file):
+                    yield f"{path}.models", f"{file}: {problem}"
     except (FileNotFoundError, NotADirectoryError):
         return  # the loader says so
     except OSError as error:

@@ -14,6 +14,10 @@ import yaml
 from authority import Authority
 from control_daemon import ROOT, configuration, listener
 
+from lb.control.model_file import model_problem
+
+MODEL = b"\x08\x08"  # ir_version: 8
+
 
 def check(folder: Path, config: dict[str, Any], code: str = "") -> tuple[int, list[str]]:
     """The exit status and the lines of errors and warnings, without the file; `code` runs in the command first."""
@@ -50,13 +54,59 @@ def test_a_model_folder_without_a_model(tmp_path: Path) -> None:
     (models / "digits" / "1").mkdir(parents=True)
     said = f"{place}: {models}/digits: has no version; put one at {models}/digits/1/model.onnx"
     assert check(tmp_path, served(tmp_path)) == (1, [said])
-    (models / "digits" / "1" / "model.onnx").touch()
+    (models / "digits" / "1" / "model.onnx").write_bytes(MODEL)
     assert check(tmp_path, served(tmp_path)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"this is no model", "is not an ONNX model: it is no protobuf message"),
+        (b"\x00" * 64, "is not an ONNX model: it is no protobuf message"),
+        (b"\x80" * 64, "is not an ONNX model: it is no protobuf message"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a pointer of Git LFS"),
+        (b"\x12\x01x", "is not an ONNX model: it has neither ir_version nor graph"),
+        (b"\x08\x08\x3a\x7f\x00", "is cut short"),
+        (b"\x08\x08", ""),
+        (b"\x3a\x02\x12\x00", ""),  # the graph first, or alone
+        (b"\x12\x01x\x3a\x00\x08\x08", ""),
+        (b"\x08\x08\x49" + b"\x00" * 8 + b"\x55" + b"\x00" * 4, ""),  # fields of other types, of later versions
+    ],
+)
+def test_a_file_that_is_no_model(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "models" / "x" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    status, lines = check(tmp_path, served(tmp_path))
+    if not said:
+        assert (status, lines) == (0, [])
+    else:
+        (line,) = lines
+        assert (status, line.startswith(f"pools.up.serve.models: {file}: {said}")) == (1, True), line
+
+
+def test_a_large_model_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    with open(file, "wb") as stream:
+        stream.write(b"\x08\x08\x3a\x80\x80\x80\x80\x40" + b"\x00")  # a graph of 16 GiB
+        stream.truncate(8 + (16 << 30))
+    assert model_problem(file) == ""
+    with open(file, "r+b") as stream:
+        stream.truncate(1 << 30)
+    assert model_problem(file) == "is cut short"
+
+
+def test_a_real_model(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.helper.make_graph([], "g", [], [])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "model.onnx")
+    assert model_problem(tmp_path / "model.onnx") == ""
 
 
 def test_the_extra_of_the_model_server_is_missing(tmp_path: Path) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
-    (tmp_path / "models" / "m" / "1" / "model.onnx").touch()
+    (tmp_path / "models" / "m" / "1" / "model.onnx").write_bytes(MODEL)
     hide = (
         "import importlib.util as u\nfind = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'onnxruntime' else find(name, *rest)"
