@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lb.config.base import HttpPath, Integer, Number
+from lb.config.base import AskedPath, Integer, Number
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
 
 MOST_CHOICES = 32
@@ -69,7 +69,7 @@ class ProbeOptions(PolicyOptions):
     answers. `0s`: never."""
     service: str = Field(default="", max_length=100)
     """Service that `grpc.health.v1.Health/Check` is asked for, in pools of protocol `grpc` and `oip`."""
-    path: HttpPath | None = Field(default=None, max_length=1024)
+    path: AskedPath | None = Field(default=None, max_length=1024)
     """What is asked for with GET, in pools of protocol `http` and `http2`, which need it."""
 
     def problems(self, protocol: str) -> Iterator[tuple[str, str]]:

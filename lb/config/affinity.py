@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from lb.config.base import Boolean, FilePath, Integer, Model, Token, only_one, text
+from lb.config.base import Boolean, FieldName, FilePath, Integer, Model, only_one, text
 from lb.config.plan import CookiePlan, LearnPlan, SequencePlan
 from lb.config.tls import Material
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
@@ -43,7 +43,7 @@ class CookieConfig(Model):
     indirect nocache` and nginx' `sticky cookie`. It is signed, and names the endpoint without telling its address;
     endpoints do not see it. How it works: [Stay with an endpoint](howto/affinity.md). Not for `tcp` and `udp`."""
 
-    name: Token
+    name: FieldName
     """Name of the cookie. Two pools that the same clients use need two names, or paths that do not overlap."""
     path: CookiePath = "/"
     """Its `Path`."""
@@ -69,9 +69,9 @@ class LearnConfig(Model):
     to the endpoint that set it, as HAProxy's `stick store-response` with `stick match`, nginx' `sticky learn`. Exactly
     one of `cookie` and `header`. How it works: [Stay with an endpoint](howto/affinity.md). Not for `tcp` and `udp`."""
 
-    cookie: Token | None = None
+    cookie: FieldName | None = None
     """Name of the application's cookie (`JSESSIONID`), which its answers set."""
-    header: Token | None = None
+    header: FieldName | None = None
     """Name of the header that holds the session's id in answers and in requests (`mcp-session-id`)."""
     idle_timeout: Duration = Field(default=30 * MINUTE, ge=MILLISECOND)
     """A session without a request for this long is forgotten. Not shorter than the application's own limit."""

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from lb.config.address import parse_bind, parse_target
+from lb.config.literal import expression, host_advice, instead_of_pattern, name_advice, path_advice, regex_advice
 from lb.config.units import FileContext
 
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", re.ASCII)
@@ -143,6 +144,8 @@ def _regex(value: str) -> str:
     # Whether RE2 takes the pattern is for a check of a layer above to say (lb.proxy.checks): RE2 is compiled code.
     if not value or not value.isascii() or not value.isprintable() or len(value) > 4096:
         raise problem("regex", "not a regular expression: 1 to 4096 printable ASCII characters are")
+    if said := regex_advice(value):
+        raise problem("regex", f"{value!r} {said}")
     return value
 
 
@@ -154,10 +157,53 @@ def _octets_regex(value: str) -> str:
     return value
 
 
-def _host_pattern(value: str) -> str:
-    if not _HOST_PATTERN.fullmatch(value):
-        raise problem("host", f"{value!r} is not a host; write example.org or *.example.org, without a port")
-    return value.lower()
+def _host_pattern(regex: bool) -> AfterValidator:
+    """`regex`: whether host_regex can stand there instead."""
+
+    def check(value: str) -> str:
+        if advice := host_advice(value, regex):
+            raise problem("host", f"{value!r} {advice}")
+        if not _HOST_PATTERN.fullmatch(value):
+            raise problem("host", f"{value!r} is not a host; write example.org or *.example.org, without a port")
+        return value.lower()
+
+    return AfterValidator(check)
+
+
+def advised(advice: Callable[[str], str]) -> AfterValidator:
+    """A validator for text about which `advice` says nothing; its error is `VALUE ADVICE`."""
+
+    def check(value: str) -> str:
+        if said := advice(value):
+            raise problem("text", f"{value!r} {said}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _begins(value: Any) -> Any:
+    """Says which path is meant by what is nearly one."""
+    if isinstance(value, str) and not value.startswith("/"):
+        found = _PATH_IN.fullmatch(value)
+        if found is not None:
+            meant = found[1] or f"/{found[2]}"
+            raise problem("text", f"{value!r} is not a path: it begins with / and has no spaces; write {meant}")
+    return value
+
+
+def _no_expression(value: Any) -> Any:
+    if not isinstance(value, str) or value.startswith("/") or "'" in value:
+        return value
+    if value[:1] in ("~", "^"):
+        regex = value.lstrip("~* ")
+        raise problem("text", f"{value!r} is an expression; write path: {{regex: '{regex}'}}")
+    if value.startswith("*") and value.strip("*"):
+        raise problem(
+            "text", f"{value!r} is a pattern; write path: {{regex: '{expression(value.lstrip('*'), '.*')}$'}}"
+        )
+    if form := instead_of_pattern(f"/{value}"):
+        raise problem("text", f"{value!r} is a pattern; write path: {form}")
+    return value
 
 
 Name = Annotated[
@@ -192,12 +238,14 @@ def _whole_address(any_host: str) -> BeforeValidator:
                 meant += f", or 127.0.0.1:{text} for this machine only"
         elif text.startswith("/"):
             meant = f"is a path; write unix:{text} for a Unix socket"
+        elif "," in text and all(_ADDRESS.fullmatch(part.strip()) for part in text.split(",")):
+            meant = "is more than one address; write each by itself"
         elif (found := _URL.fullmatch(text)) is not None:
             port = found[3] or {"http": "80", "https": "443"}.get(found[1], "")
             secure = " and tls: {} in the pool" if found[1] in _SECURE and any_host != "0.0.0.0" else ""  # noqa: S104
             meant = f"is a URL; write {found[2]}:{port}{secure}, without scheme and path" if port else ""
         elif (found := _WITH_OPTIONS.fullmatch(text)) is not None and any_host != "0.0.0.0":  # noqa: S104
-            meant = f'has options behind the address; write {{address: "{found[1]}", weight: 1}}, with keys for them'
+            meant = f'has options behind the address; write {{address: "{found[1]}"{_options(found[2])}}}'
         if meant:
             raise problem("address", f"{value!r} {meant}")
         return value
@@ -205,10 +253,27 @@ def _whole_address(any_host: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+_PATH_IN = re.compile(r"(?:https?://[^/\s]+|[A-Z]+ +)(/[!-~]*)(?: HTTP/[0-9.]+)?|([A-Za-z0-9_-][!-~]*)", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?(?:/.*)?", re.ASCII)
 _SECURE = ("https", "grpcs", "h2", "wss", "tls", "ssl")
-_WITH_OPTIONS = re.compile(r"(\S+:[0-9]{1,5})\s+\S.*", re.ASCII)
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}", re.ASCII)
+_WITH_OPTIONS = re.compile(r"(\S+:[0-9]{1,5})\s+(\S.*)", re.ASCII)
+_OPTIONS = (
+    (r"w(?:eight)?[=: ]+([0-9]{1,3})\b", "weight: {}"),
+    (r"max_?conns?[=: ]+([1-9][0-9]{0,5})\b", "max_in_flight: {}"),
+    (r"backup\b()", "priority: 1"),
+    (r"(?:down|disabled)\b()", "weight: 0"),
+)
+
+
+def _options(text: str) -> str:
+    """The options of a server of NGINX or HAProxy as keys of an endpoint; others have their place in the pool."""
+    keys = [key.format(found[1]) for option, key in _OPTIONS if (found := re.search(rf"\b{option}", text)) is not None]
+    weights = [key for key in keys if key.startswith("weight")]
+    keys = [key for key in keys if key not in weights[:-1]]
+    return "".join(f", {key}" for key in keys)
+
 
 Bind = Annotated[str, _whole_address("0.0.0.0"), _checked(parse_bind)]  # noqa: S104
 """Address to listen on, in canonical form."""
@@ -228,9 +293,26 @@ Octets = Annotated[
 
 OctetsRegex = Annotated[str, AfterValidator(_octets_regex)]
 """A regular expression over bytes, spelled like Octets."""
-HostPattern = Annotated[str, AfterValidator(_host_pattern)]
-HttpPath = Annotated[str, *text(r"/[!-~]{0,4095}", "is not a path: it begins with / and has no spaces")]
+HostPattern = Annotated[str, _host_pattern(True)]
+"""Host of requests."""
+
+ServerPattern = Annotated[str, _host_pattern(False)]
+"""Name of a server in TLS."""
+
+AskedPath = Annotated[
+    str,
+    BeforeValidator(_begins),
+    *text(r"/[!-~]{0,4095}", "is not a path: it begins with / and has no spaces"),
+]
+"""A path that is asked for, with its query."""
+
+HttpPath = Annotated[AskedPath, BeforeValidator(_no_expression), advised(path_advice)]
+"""A path that requests' are compared with, byte for byte."""
+
 Token = Annotated[
     str, *text(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", "is not a token: letters, digits and !#$%&'*+-.^_`|~ only")
 ]
 """A token of RFC 9110 5.6.2: a method, or the name of a header or cookie."""
+
+FieldName = Annotated[Token, advised(name_advice)]
+"""The name of a header or cookie."""

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from lb.config.base import (
+    AskedPath,
     Boolean,
-    HttpPath,
+    FieldName,
     Integer,
     Model,
     Number,
     Octets,
     OctetsRegex,
     Regex,
-    Token,
+    advised,
     did_you_mean,
     only_one,
     problem,
     text,
 )
+from lb.config.literal import quoted
 from lb.config.match import METHODS
 from lb.config.tls import PoolTlsConfig
 from lb.config.units import KIB, MIB, MILLISECOND, SECOND, Duration, Size
+from lb.config.variables import variable_advice
 
 # What the check's own client says, or what would change how its request is framed.
 _RESERVED = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect", "upgrade"))
 _LOWEST, _HIGHEST = 100, 599
 
 FieldValue = Annotated[
-    str, *text(r"[!-~](?:[\t -~]{0,4094}[!-~])?", "is not a header's value: visible ASCII characters, at most 4096")
+    str,
+    *text(r"[!-~](?:[\t -~]{0,4094}[!-~])?", "is not a header's value: visible ASCII characters, at most 4096"),
+    advised(variable_advice),
 ]
 
 
@@ -50,8 +56,17 @@ def _status(value: Any) -> Any:
     try:
         status_codes(value)
     except ValueError as error:
-        raise problem("status", str(error)) from None
+        meant = instead_of_status(str(value))
+        raise problem("status", f"{error}; write {meant}" if meant else str(error)) from None
     return value
+
+
+def instead_of_status(text: str) -> str:
+    """The range that a class such as `2xx` or `>=200` is; "" for others."""
+    if (found := re.fullmatch(r"([1-5])(?:xx|XX|\*|\*\*|\.\.)?", text.strip(), re.ASCII)) is not None:
+        return f"{found[1]}00-{found[1]}99"
+    found = re.fullmatch(r"([1-5][0-9][0-9])\s*(?:-|\.\.+|:|to)\s*([1-5][0-9][0-9])", text.strip())
+    return f"{found[1]}-{found[2]}" if found is not None and found[1] <= found[2] else ""
 
 
 Status = Annotated[
@@ -69,6 +84,8 @@ def _method(value: str) -> str:
 def _models(value: Any) -> Any:
     if isinstance(value, list):
         for name in value:
+            if name == "*":
+                raise problem("models", "'*' would be a model of this name; write models: index for all")
             if not isinstance(name, str) or not 0 < len(name) <= 256 or "/" in name or not name.isprintable():
                 raise problem("models", f"{name!r} is not the name of a model")
     elif value != "index":
@@ -81,6 +98,17 @@ def _fields(value: dict[str, str]) -> dict[str, str]:
         if name.lower() in _RESERVED:
             hint = "; it is `host`" if name.lower() == "host" else ""
             raise problem("header", f"{name} cannot be set{hint}")
+    return value
+
+
+def _host(value: Any) -> Any:
+    found = (
+        re.fullmatch(r"[a-z][a-z0-9+.-]*://([^/\s]+)(?:/\S*)?|([^/\s]+)/\S*", value) if isinstance(value, str) else None
+    )
+    if found is not None:
+        raise problem("host", f"{value!r} is more than a host; write {quoted(found[1] or found[2])}")
+    if isinstance(value, str) and re.search(r"[$%{\s*,]", value):
+        raise problem("host", f"{value!r} is not a host such as example.org; leave it out for the endpoint's address")
     return value
 
 
@@ -133,17 +161,17 @@ class HealthConfig(Model):
     tls: PoolTlsConfig | None = None
     """TLS of the checks where it is not the pool's: an empty mapping (`tls: {}`) verifies by the system's authorities
     and asks for the endpoint's name. Default: as the pool. Not for `udp`."""
-    path: HttpPath = "/"
+    path: AskedPath = "/"
     """Path that is asked for. `http` only."""
     method: Annotated[str, AfterValidator(_method)] = "GET"
     """Method of the request, which has no body. `http` only."""
-    headers: Annotated[dict[Token, FieldValue], Field(max_length=32), AfterValidator(_fields)] = Field(
+    headers: Annotated[dict[FieldName, FieldValue], Field(max_length=32), AfterValidator(_fields)] = Field(
         default_factory=dict
     )
     """Further headers of the request. `http` only."""
     status: list[Status] = Field(default=[200], min_length=1)
     """Status codes that count as good, and ranges of them such as `200-399`. `http` only."""
-    host: Annotated[FieldValue, Field(max_length=255)] | None = None
+    host: Annotated[FieldValue, BeforeValidator(_host), Field(max_length=255)] | None = None
     """`Host` header of the check. Default: the endpoint's address. The name in TLS is `tls.server_name`. `http`
     only."""
     body: BodyMatchConfig | None = None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
-from lb.config.base import Bind, Boolean, Integer, Model, Token
+from lb.config.base import Bind, Boolean, FieldName, Integer, Model
 from lb.config.forms import validated
 from lb.config.hop import Network, Pseudonym
 from lb.config.http2 import Http2Config
@@ -125,7 +125,7 @@ class ListenerConfig(Model):
     endpoint; a larger one is tried once. `http` only."""
     http2: Http2Config = Http2Config()
     """HTTP/2 with clients. `http` only."""
-    upgrades: list[Token] = ["websocket"]
+    upgrades: list[FieldName] = ["websocket"]
     """Protocols that requests to pools of protocol `http` may change to (the `Upgrade` field); bytes then pass both
     ways until one side closes. An upgrade to any other is not passed on, and the request answered as it is.
     `websocket` also serves WebSockets over HTTP/2 (RFC 8441). `http` only."""

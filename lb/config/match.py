@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.base import (
+    AskedPath,
     Boolean,
+    FieldName,
     HostPattern,
     HttpPath,
     Model,
@@ -19,6 +21,7 @@ from lb.config.base import (
     problem,
     text,
 )
+from lb.config.literal import expression, quoted, template_advice, value_advice
 from lb.config.network import canonical
 from lb.config.template import Template
 
@@ -56,9 +59,31 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _escaped(text: str) -> str:
+    return expression(text, "[*]").replace("'", "''")
+
+
 def _exact(value: Any) -> Any:
-    # Numbers and truth values, too: they are text without its quotes, which is what the error then says.
+    if isinstance(value, str) and (form := value_advice(value)):
+        literal = f"{{exact: {quoted(value)}}}"
+        raise problem("text", f"{value!r} is compared as it is, no pattern; write {form}, or {literal} for this text")
+    if isinstance(value, bool):
+        word = str(value).lower()
+        raise problem("text", f'must be text; write "{word}" for this text, {{present: {word}}} for any')
+    if value is None:
+        raise problem("text", "must be text; write {present: true} for any, {absent: true} for none")
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        raise problem("text", f"must be text; write {{regex: '^({'|'.join(map(_escaped, value))})$'}}")
+    # Numbers, too: they are text without its quotes, which is what the error then says.
     return {"exact": value} if isinstance(value, str | int | float) else value
+
+
+def _exact_model(value: Any) -> Any:
+    if isinstance(value, str) and value_advice(value) == "{present: true}":
+        raise problem("text", f"{value!r} would be a model of this name; write path: {{prefix: /v2/models/}} for any")
+    if isinstance(value, bool):
+        raise problem("text", "must be text: the name of a model")
+    return _exact(value)
 
 
 class PathMatch(Model):
@@ -72,7 +97,7 @@ class PathMatch(Model):
     """The whole path, byte for byte."""
     prefix: HttpPath | None = None
     """The beginning of the path: `/v2/` takes `/v2/models` but not `/v2`."""
-    template: HttpPath | None = None
+    template: AskedPath | None = None
     """The whole path, with names for segments: `/v2/models/{model}/infer`. A name stands for one segment that is not
     empty; `{rest...}` at the end for whatever is left. A rewrite can use the names."""
     regex: Regex | None = None
@@ -86,7 +111,10 @@ class PathMatch(Model):
             try:
                 Template.parse(self.template)
             except ValueError as error:
-                raise problem("template", f"not a template: {error}") from None
+                said = template_advice(self.template)
+                raise problem(
+                    "template", f"not a template: {str(error).partition('; ')[0] if said else error}{said}"
+                ) from None
         return self
 
 
@@ -126,7 +154,10 @@ class GrpcMatch(Model):
         str, *text(r"[A-Za-z_][A-Za-z0-9_.]{0,255}", "is not a service: package.Service, as in the .proto file")
     ]
     """Service with its package, such as `inference.GRPCInferenceService`."""
-    method: Annotated[str, *text(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "is not a method's name")] | None = None
+    method: (
+        Annotated[str, *text(r"[A-Za-z_][A-Za-z0-9_]{0,255}", "is not a method's name; leave it out for every method")]
+        | None
+    ) = None
     """Method. Default: every method of the service."""
 
 
@@ -150,6 +181,10 @@ class ModelMatch(Model):
 def _method(value: str) -> str:
     """Any token is a method, but one that is nearly a known one is more likely a slip."""
     name = value.upper()
+    if name in ("*", "ANY", "ALL"):
+        raise problem("method", f"{value!r} would be a method of this name; leave method out for any")
+    if value.count("|") and METHODS.issuperset(name.split("|")):
+        raise problem("method", f"{value!r} is one method of this name; write [{', '.join(name.split('|'))}]")
     if name in METHODS or name in REGISTERED:
         return name
     near = did_you_mean(name, METHODS | REGISTERED)
@@ -171,7 +206,7 @@ class MatchConfig(Model):
     """Instead of `host`, a regular expression (RE2's syntax) that is looked for in it, in either case."""
     path: PathMatch | None = None
     """Path of the request. Default: any."""
-    model: Annotated[ModelMatch, BeforeValidator(_exact, json_schema_input_type=str | ModelMatch)] | None = None
+    model: Annotated[ModelMatch, BeforeValidator(_exact_model, json_schema_input_type=str | ModelMatch)] | None = None
     """Model that the request is about, as its path `/v2/models/NAME…` says. Instead of `path`."""
     grpc: GrpcMatch | None = None
     """gRPC method that is called. Instead of `path`."""
@@ -185,13 +220,13 @@ class MatchConfig(Model):
     ) = None
     """One method or a list of methods, such as `GET` or `[GET, HEAD]`. Any token will do, in the letters that clients
     use for it. Default: any."""
-    headers: Annotated[dict[Token, Text], Field(max_length=32)] = Field(default_factory=dict)
+    headers: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Headers, by name: plain text for the whole value, or a mapping. Of several lines with that name one has to
     match."""
     query: Annotated[dict[Parameter, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Parameters of the query, by name. Names and values are compared as they read when they are decoded; of several
     with that name one has to match."""
-    cookies: Annotated[dict[Token, Text], Field(max_length=32)] = Field(default_factory=dict)
+    cookies: Annotated[dict[FieldName, Text], Field(max_length=32)] = Field(default_factory=dict)
     """Cookies, by name. Of several with that name one has to match."""
     source: (
         Annotated[

@@ -27,8 +27,15 @@ def parse_network(text: str) -> Network:
     return canonical(network)
 
 
+def _every(network: Network) -> str:
+    return f"{network.network_address}/0 for every address"
+
+
 def canonical(network: Network) -> Network:
-    """The IPv4 network where `network` is one that is mapped into IPv6. ValueError where it has a scope."""
+    """The IPv4 network where `network` is one that is mapped into IPv6. ValueError where it has a scope, or is the one
+    address that nobody has."""
+    if network.prefixlen == network.max_prefixlen and network.network_address.is_unspecified:
+        raise ValueError(f"{str(network.network_address)!r} is an address that nobody has; write {_every(network)}")
     if isinstance(network, ipaddress.IPv6Network) and network.network_address.scope_id:
         raise ValueError(f"{str(network)!r} has a scope, which is not supported")
     if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.affinity import AffinityConfig
 from lb.config.agent import AgentConfig
-from lb.config.base import Address, Boolean, Integer, Model, Token, Zone, only_one, problem
+from lb.config.base import Address, Boolean, FieldName, Integer, Model, Zone, only_one, problem
 from lb.config.cost import CostConfig, expand_cost
 from lb.config.discover import DiscoverConfig
 from lb.config.failover import PrioritiesConfig, ZonesConfig
@@ -47,9 +47,9 @@ class KeyConfig(Model):
     """What a request is recognised by, for policies that send like requests to one endpoint. Exactly one of the
     five."""
 
-    header: Token | None = None
+    header: FieldName | None = None
     """Value of this request header."""
-    cookie: Token | None = None
+    cookie: FieldName | None = None
     """Value of this cookie."""
     query: str | None = Field(default=None, min_length=1, max_length=256)
     """Value of this parameter of the query."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config import spelling
-from lb.config.base import Boolean, Integer, Model, Token, only_one, problem, text
+from lb.config.base import Boolean, FieldName, Integer, Model, only_one, problem, text
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
 
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
@@ -49,9 +49,9 @@ class RateKeyConfig(Model):
 
     model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in _KEYS]})
 
-    header: Token | None = None
+    header: FieldName | None = None
     """Value of this request header. Clients can invent values: take a header that something in front has checked."""
-    cookie: Token | None = None
+    cookie: FieldName | None = None
     """Value of this cookie."""
     query: str | None = Field(default=None, min_length=1, max_length=256)
     """Value of this parameter of the query."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lb.config.base import Boolean, Integer, Model, Name, Number, Regex, Token, problem, text
+from lb.config.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
 from lb.config.cors import CorsConfig
+from lb.config.literal import quoted, replacement_advice
 from lb.config.match import MatchConfig
 from lb.config.pool import KeyConfig
 from lb.config.rate import RateLimitConfig
 from lb.config.retry import HedgeConfig, RetryConfig
 from lb.config.template import Template, parts_of, substitution_of
-from lb.config.units import KIB, MIB, Duration, Size
+from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
+from lb.config.variables import known_variable_advice, path_variable_advice, substitution_advice, variable_advice
 
 # A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
 # section 6).
@@ -25,17 +28,54 @@ FRAMING = frozenset(
 )  # fmt: skip
 FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
 
-FieldValue = Annotated[str, *text(r"(?:[!-~](?:[ \t!-~]{0,4094}[!-~])?)?", "is not a header's value: visible ASCII")]
+_URL = re.compile(
+    r"(https?)://([A-Za-z0-9_.-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?)(/[^?#\s]*)?", re.ASCII
+)
+
+
+def _no_url(value: Any) -> Any:
+    found = _URL.match(value) if isinstance(value, str) else None
+    if found is not None:
+        raise problem(
+            "rewrite", f"{value!r} is a URL; write host: {quoted(found[2])}, and scheme: {found[1]} to redirect"
+        )
+    return value
+
+
+def _host_alone(value: Any) -> Any:
+    if isinstance(value, str) and (found := _URL.match(value)) is not None:
+        raise problem("text", f"{value!r} is a URL; write {quoted(found[2])}")
+    if isinstance(value, str) and re.search(r"[$%{]", value):
+        raise problem("text", f"{value!r}: there are no variables here; leave it out, and the host stays as it was")
+    return value
+
+
+FieldValue = Annotated[
+    str,
+    *text(r"(?:[!-~](?:[ \t!-~]{0,4094}[!-~])?)?", "is not a header's value: visible ASCII"),
+    advised(variable_advice),
+]
 Replacement = Annotated[
-    str, *text(r'/[!"$->@-~]{0,4095}', "is not a path: it begins with / and has no spaces, '?' or '#'")
+    str,
+    BeforeValidator(_no_url),
+    *text(r'/[!"$->@-~]{0,4095}', "is not a path: it begins with / and has no spaces, '?' or '#'"),
+    advised(path_variable_advice),
+    advised(replacement_advice),
 ]
 Host = Annotated[
     str,
+    BeforeValidator(_host_alone),
     *text(
         r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?",
         "is not a host such as example.org or example.org:8080",
     ),
 ]
+
+
+def _body(value: str) -> str:
+    if said := known_variable_advice(value):
+        raise problem("text", said)
+    return value
 
 
 class ShareConfig(Model):
@@ -68,7 +108,11 @@ class RegexRewriteConfig(Model):
 
     pattern: Regex
     """A regular expression (RE2's syntax); every match in the path is replaced."""
-    substitution: Annotated[str, *text(r'[!"$->@-~]{0,4096}', "is not a part of a path: no spaces, '?' or '#'")]
+    substitution: Annotated[
+        str,
+        *text(r'[!"$->@-~]{0,4096}', "is not a part of a path: no spaces, '?' or '#'"),
+        advised(substitution_advice),
+    ]
     r"""What replaces it; `\1` to `\9` are its groups, `\0` is the match, `\\` is a backslash."""
 
 
@@ -128,9 +172,9 @@ class RespondConfig(Model):
 
     status: Annotated[Integer, Field(ge=200, le=599)] = 200
     """Status code."""
-    headers: Annotated[dict[Token, FieldValue], Field(max_length=32)] = Field(default_factory=dict)
+    headers: Annotated[dict[FieldName, FieldValue], Field(max_length=32)] = Field(default_factory=dict)
     """Headers, such as `Content-Type`."""
-    body: Annotated[str, Field(max_length=64 * KIB)] = ""
+    body: Annotated[str, Field(max_length=64 * KIB), AfterValidator(_body)] = ""
     """Text of the answer."""
 
     @model_validator(mode="after")
@@ -147,11 +191,11 @@ class FieldsConfig(Model):
     """Changes to headers, in the order `remove`, `set`, `add`. Headers that say where a message ends or that belong to
     a single connection cannot be changed."""
 
-    set: Annotated[dict[Token, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
+    set: Annotated[dict[FieldName, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
     """Replaces all lines of that name by one."""
-    add: Annotated[dict[Token, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
+    add: Annotated[dict[FieldName, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
     """Adds a line to those that are there."""
-    remove: Annotated[list[Token], Field(max_length=32)] = Field(default_factory=list)
+    remove: Annotated[list[FieldName], Field(max_length=32)] = Field(default_factory=list)
     """Removes all lines of that name. Of requests, `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, `Forwarded`,
     `Via`, `X-Request-Id`, `traceparent` and `X-Forwarded-Client-Cert` are then not told to the endpoint at all, neither
     the client's nor Tidegate's own."""
@@ -166,6 +210,15 @@ class FieldsConfig(Model):
 
 def _instead(name: str) -> str:
     return "; rewrite.host changes it" if name == "host" else ""
+
+
+def _stay(key: KeyConfig) -> str:
+    """What keeps clients with one endpoint of a pool."""
+    if key.cookie is not None:
+        return f"; to stay with an endpoint, write in the pool affinity: {{cookie: {{name: {quoted(key.cookie)}}}}}"
+    return (
+        "; to stay with an endpoint, have the pool choose by a key: policy: {type: ring_hash, key: {header: x-session}}"
+    )
 
 
 class RouteConfig(Model):
@@ -207,7 +260,8 @@ class RouteConfig(Model):
     response_timeout: Duration | None = None
     """Longest time from the end of a request to the beginning of its answer; then 504. Default: the pool's."""
     max_body: Size = 64 * MIB
-    """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take."""
+    """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take. 0 is no
+    word for no limit: the largest is `1024TiB`."""
     rate_limit: RateLimitConfig | None = None
     """How often each client may ask. Default: no limit."""
     max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
@@ -237,10 +291,15 @@ class RouteConfig(Model):
         if len(given) != 1:
             what = f"not {' and '.join(given)} together" if given else "none is given"
             raise problem("only_one", f"exactly one of pool, pools, redirect, respond is needed; {what}")
+        if self.max_body == 0:
+            most = format_size(MAX_SIZE)
+            raise problem(
+                "max_body", f"max_body: 0 would refuse every body; leave it out for 64MiB; {most} is the most"
+            )
         if self.pools and not any(share.weight for share in self.pools):
             raise problem("pools", "pools: none has a weight above 0")
         if self.sticky is not None and not self.pools:
-            raise problem("sticky", "sticky is only for pools, which share the requests")
+            raise problem("sticky", "sticky is only for pools, which share the requests" + _stay(self.sticky))
         if self.sticky is not None and self.sticky.model:
             raise problem("sticky", "sticky.model is not known when the route is chosen; match the model instead")
         if not (self.pool or self.pools):

@@ -7,9 +7,10 @@ sees one form. What concerns several sections is checked in lb.config.checks, wh
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainValidator, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
 
 from lb.config.address import is_loopback, parse_bind
 from lb.config.agent import AgentConfig
@@ -139,7 +140,25 @@ class CacheConfig(Model):
 
 
 # What other daemons take for no log or for an output. Who wants such a file writes ./off.
-_NO_FILES = frozenset({"off", "no", "none", "stdout", "stderr"})
+_NO_FILES = frozenset(
+    {"off", "no", "none", "false", "stdout", "stderr", "on", "yes", "true", "json", "combined", "common", "main"}
+    | {"syslog", "journal", "journald", "console", "stream", "enabled", "disabled"}
+)
+# What other daemons send logs to over the network or a socket.
+_NO_PATH = re.compile(
+    r"(?:syslog|udp|tcp|unixgram|unix|fd|ring|https?|grpc|file|journald?|stdout|stderr)[:@]|[0-9.]+:[0-9]+$"
+)
+
+
+_REST = "which systemd's journal and syslog daemons collect"
+
+
+def _not_text(value: Any) -> Any:
+    if value is True:
+        raise problem("path", "must be a file's path, such as /var/log/tidegate/access.log, or - for standard output")
+    if value is False:
+        raise problem("path", 'must be text; leave it out, or write "" for no log')
+    return value
 
 
 def _access(value: str, info: ValidationInfo) -> str:
@@ -147,6 +166,10 @@ def _access(value: str, info: ValidationInfo) -> str:
         raise problem("path", "must be a path")
     if value in _NO_FILES:
         raise problem("path", f'{value!r} would be a file of this name; "" is no log, - is standard output')
+    if _NO_PATH.match(value) or value == "/dev/log":
+        raise problem(
+            "path", f"{value!r} is no file: there is no output but files; write - for standard output, {_REST}"
+        )
     if value in ("", "-") or not isinstance(info.context, FileContext):
         return value
     return str(info.context.base / value)
@@ -157,7 +180,7 @@ class LogConfig(Model):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message of the daemon's own log, which goes to standard error."""
-    access: Annotated[str, AfterValidator(_access)] = ""
+    access: Annotated[str, BeforeValidator(_not_text), AfterValidator(_access)] = ""
     """Access log, one JSON object a line: empty is off, `-` is standard output, else a file (reopened on SIGUSR1).
     A file named `off`, `stdout` or the like has to be written with its folder: `./off`."""
 
@@ -174,7 +197,11 @@ def _workers(value: Any) -> int | Literal["auto"]:
         return "auto"
     if type(value) is int and 1 <= value <= MAX_WORKERS:
         return value
-    raise problem("workers", f"must be auto or a number from 1 to {MAX_WORKERS}")
+    number = value.strip() if isinstance(value, str) else ""
+    meant = number if number.isascii() and number.isdigit() and 1 <= int(number) <= MAX_WORKERS else ""
+    meant = meant or ("auto" if value in (0, "0", "max", "all", None) and value is not False else "")
+    hint = f"; write {meant}" if meant else ""
+    raise problem("workers", f"must be auto or a number from 1 to {MAX_WORKERS}{hint}")
 
 
 class Config(Model):

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from lb.config.base import Boolean, Model, problem, text
+from lb.config.base import Boolean, Model, advised, problem, text
+from lb.config.literal import host_advice, token_list_advice
 from lb.config.network import parse_network
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
 
@@ -33,6 +34,7 @@ Network = Annotated[str, AfterValidator(_network)]
 
 ServerName = Annotated[
     str,
+    advised(lambda name: host_advice(name, False)),
     *text(
         r"(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*",
         "is not a server name; write example.org or *.example.org",
@@ -65,7 +67,7 @@ class SniRouteConfig(Model):
     """Names that the client asks for in its ClientHello (SNI): `example.org`, or `*.example.org` for any name below
     `example.org`. Default: any, and clients that name none."""
     alpn: Annotated[
-        list[Annotated[str, Field(min_length=1, max_length=255)]],
+        list[Annotated[str, Field(min_length=1, max_length=255), advised(token_list_advice)]],
         BeforeValidator(_one_or_more, json_schema_input_type=str | list[str]),
     ] = []
     """Application protocols, such as `h2`, of which the client offers at least one. Default: any."""
@@ -96,4 +98,7 @@ class SendProxyConfig(Model):
 
 def expand_send_proxy(value: Any) -> Any:
     """The full form of `send_proxy: v2`."""
+    if isinstance(value, bool | int) or value in ("on", "yes", "true", "1", "2"):
+        version = "v1" if value in (1, "1") and value is not True else "v2" if value else "off"
+        raise problem("send_proxy", f"must be off, v1 or v2; write {version}")
     return {"version": value} if isinstance(value, str) else value

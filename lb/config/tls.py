@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from lb.config.base import Boolean, FilePath, HostPattern, Model, text
+from lb.config.base import Boolean, FilePath, Model, ServerPattern, advised, text
+from lb.config.literal import token_list_advice
 from lb.config.tls_plan import CertificatePlan, PoolTlsPlan, TlsPlan
 from lb.config.units import MILLISECOND, SECOND, Duration
 
@@ -22,7 +23,11 @@ HTTPS_ALPN = ("h2", "http/1.1")
 _POOL_ALPN = {"http": ("http/1.1",), "http2": ("h2",), "grpc": ("h2",), "oip": ("h2",)}
 
 MinVersion = Literal["tls1.2", "tls1.3"]
-Alpn = Annotated[str, *text(r"[!-~]{1,255}", "is not the name of a protocol: visible characters, at most 255")]
+Alpn = Annotated[
+    str,
+    *text(r"[!-~]{1,255}", "is not the name of a protocol: visible characters, at most 255"),
+    advised(token_list_advice),
+]
 
 
 class CertificateConfig(Model):
@@ -37,7 +42,7 @@ class CertificateConfig(Model):
     is given to clients that ask (stapling), until it is due for a newer one; whatever fetches that replaces the file.
     The issuer has to stand second in `cert`. A response that is about another certificate, wrongly signed or not good
     is an error; one that is too old is left out, and said so in log and status."""
-    names: list[HostPattern] = []
+    names: list[ServerPattern] = []
     """Server names that get this certificate: exact, or `*.example.org` for any one label below. An exact name goes
     before a wildcard, and of equal ones the certificate that stands first has it. Default: the DNS names in the
     certificate."""
@@ -80,7 +85,7 @@ class PoolTlsConfig(Model):
     crl_file: FilePath | None = None
     """File with revocation lists (CRLs) of these authorities, in PEM: endpoints with a certificate in them are refused.
     Each authority up to the one that is trusted needs a list, and one that is past its next update refuses all."""
-    server_name: HostPattern | None = None
+    server_name: ServerPattern | None = None
     """Name that is asked for (SNI) and that the certificates must be for. Default: the host name of each endpoint as it
     is written, or its IP address. Needed for endpoints on Unix sockets."""
     cert: FilePath | None = None

@@ -296,7 +296,7 @@ pools:
         ("{type: peak_ewma, decay: 100us}", "pools.p.policy.decay: must be at least 1ms"),
         (
             "{type: prequal, probes: {path: load}}",
-            "pools.p.policy.probes.path: 'load' is not a path: it begins with / and has no spaces",
+            "pools.p.policy.probes.path: 'load' is not a path: it begins with / and has no spaces; write /load",
         ),
         ("{type: power_of_two, choices: 40}", "pools.p.policy.choices: must be at most 32"),
         (

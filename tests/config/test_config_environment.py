@@ -26,7 +26,8 @@ listeners:
     idle_timeout: {idle}
     max_headers: {headers}
     request_id: {request_id}
-    routes: [{{pool: app, max_body: {body}}}]
+    retry_buffer: {body}
+    routes: [{{pool: app}}]
 pools:
   app:
     protocol: http
@@ -148,7 +149,7 @@ def test_a_text_that_looks_like_a_number_stays_text(
     ("values", "said"),
     [
         ({"bind": "${GONE}"}, "4: listeners.web.bind: the environment variable GONE is not set"),
-        ({"endpoints": "[${A:-${GONE}}]"}, "14: pools.app.endpoints[0]: the environment variable GONE is not set"),
+        ({"endpoints": "[${A:-${GONE}}]"}, "15: pools.app.endpoints[0]: the environment variable GONE is not set"),
         ({"bind": "${A-b}"}, "4: listeners.web.bind: '-' means nothing in a variable;"),
         ({"bind": "${A:?must}"}, "4: listeners.web.bind: ':?' means nothing in a variable;"),
         ({"bind": "${env:A}"}, "4: listeners.web.bind: variables have no source such as env: here;"),
@@ -182,10 +183,10 @@ SECRET = "hunter2-is-secret"
         ({"workers": "${V}"}, "1: workers: must be auto or a number from 1 to 128 (${V})"),
         ({"request_id": "${V}"}, "8: listeners.web.request_id: must be true or false (${V})"),
         ({"idle": "${V}"}, "6: listeners.web.idle_timeout: '${V}' is not a duration"),
-        ({"choices": "${V}"}, "13: pools.app.policy.choices: must be a whole number (${V})"),
-        ({"choices": "${N:-99}"}, "13: pools.app.policy.choices: must be at most 32 (${N:-99})"),
+        ({"choices": "${V}"}, "14: pools.app.policy.choices: must be a whole number (${V})"),
+        ({"choices": "${N:-99}"}, "14: pools.app.policy.choices: must be at most 32 (${N:-99})"),
         ({"headers": "${N:-9999}"}, "7: listeners.web.max_headers: must be at most 1000 (${N:-9999})"),
-        ({"endpoints": '["10.0.0.${V}!:80"]'}, "14: pools.app.endpoints[0]: '10.0.0.${V}!:80' is not an"),
+        ({"endpoints": '["10.0.0.${V}!:80"]'}, "15: pools.app.endpoints[0]: '10.0.0.${V}!:80' is not an"),
     ],
 )  # fmt: skip
 def test_errors_name_the_variable_and_not_its_value(

@@ -18,9 +18,9 @@ models = TypeAdapter(list[RouteConfig])
 TEXTS: dict[str, list[Any]] = {
     "name": ["a", "b.c", "", "no name", 7, None],
     "pool": ["one", "two", "", ["one"], "\ud800", None],
-    "host": ["a.example", "B.Example", "*.b.example", "a b", "", True, None],
-    "exact": ["/a", "/b/c", "a", "", 1, None],
-    "prefix": ["/a/", "/b", "/ ", "", [], None],
+    "host": ["a.example", "B.Example", "*.b.example", "_", "www.*", "a b", "", True, None],
+    "exact": ["/a", "/b/c", "/c/*", "/{d}", "/e?f", "a", "", 1, None],
+    "prefix": ["/a/", "/b", "/c/*", "^/d", "/ ", "", [], None],
     "template": ["/{a}", "/{b}/c", "/{"],
     "regex": ["^/a", "^/b", ""],
 }
