@@ -6,12 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from typing import Any
 
 from pydantic import BaseModel
 
 from lb.config.annotations import item_of, model_of
 from lb.config.base import did_you_mean, plain
+from lb.config.carried import carried, with_value
 from lb.config.foreign import KEYS, PLACES, VALUES, Advice
+from lb.config.outlier import OutlierConfig
+from lb.config.queue import QueueConfig
 from lb.config.schema import (
     AdminConfig,
     CacheConfig,
@@ -19,6 +23,7 @@ from lb.config.schema import (
     Config,
     EndpointConfig,
     HealthConfig,
+    KeyConfig,
     ListenerConfig,
     LogConfig,
     MatchConfig,
@@ -26,6 +31,7 @@ from lb.config.schema import (
     PoolConfig,
     PoolTlsConfig,
     RateLimitConfig,
+    RedirectConfig,
     RetryConfig,
     RouteConfig,
     ServeConfig,
@@ -40,13 +46,17 @@ _PLACES: dict[type[BaseModel], str] = {
     Config: "config",
     EndpointConfig: "endpoint",
     HealthConfig: "health",
+    KeyConfig: "key",
     ListenerConfig: "listener",
     LogConfig: "log",
     MatchConfig: "match",
+    OutlierConfig: "outlier",
     PathMatch: "path",
     PoolConfig: "pool",
     PoolTlsConfig: "pooltls",
+    QueueConfig: "queue",
     RateLimitConfig: "ratelimit",
+    RedirectConfig: "redirect",
     RetryConfig: "retry",
     RouteConfig: "route",
     ServeConfig: "serve",
@@ -54,12 +64,21 @@ _PLACES: dict[type[BaseModel], str] = {
     TracingConfig: "tracing",
 }
 _MOST_PLACES = 3  # that a message lists
-_MOST_KEYS = 12
+# Whose keys are looked for where they do not stand; those of other sections only if they have a name of their own, as
+# no `size` and no `version` has.
+_USUAL = (
+    "the top of the file",
+    "listeners.NAME",
+    "listeners.NAME.routes[]",
+    "listeners.NAME.routes[].match",
+    "pools.NAME",
+)
+_SWITCHES = ("enabled", "enable", "active", "disabled", "disable")
 _ENDING = re.compile(r"^(?:tcp|udp|oip)(?=.)")
 
 
-def instead_of_key(model: type[BaseModel] | None, key: str) -> str:
-    """What follows `unknown key` about `key` where the file has a `model`."""
+def instead_of_key(model: type[BaseModel] | None, key: str, given: Any = None) -> str:
+    """What follows `unknown key` about `key` with the value `given` where the file has a `model`."""
     if model is None:
         return ""
     known = keys_of(model)
@@ -67,19 +86,24 @@ def instead_of_key(model: type[BaseModel] | None, key: str) -> str:
     if same is not None:
         return f"; write {same}"
     here = _PLACES.get(model, "")
+    if meant := carried(here, key, given):
+        return f"; write {meant}"
     row = _row(KEYS, key, here)
     if row is not None and (row.within or _squeezed(row.at) == here):
-        return told(row, here)
-    elsewhere = _elsewhere().get(plain(key), ())
+        return told(row, here, given)
+    everywhere = _elsewhere().get(plain(key), ())
     # A key of another place is no slip of one here that it only looks like: cost and host, but name and names.
-    alike = [name for name in known if name.rstrip("s") == key.rstrip("s")] if elsewhere else known
+    alike = [name for name in known if name.rstrip("s") == key.rstrip("s")] if everywhere else known
     if row is None and (near := did_you_mean(key, alike)):
         return near
-    if elsewhere and len(elsewhere) <= _MOST_PLACES:
+    elsewhere = [place for place in everywhere if place in _USUAL or "_" in key]
+    if elsewhere and len(everywhere) <= _MOST_PLACES:
         return f" here; it is one of {' and '.join(elsewhere)}"
     if row is not None:
-        return told(row, here)
-    return f"; the keys here are {', '.join(known)}" if 0 < len(known) <= _MOST_KEYS else ""
+        return told(row, here, given)
+    if plain(key) in _SWITCHES and "enabled" not in known:
+        return "; a section that stands in the file is on: leave it out, or this key"
+    return f"; the keys here are {', '.join(known)}" if known else ""
 
 
 def instead_of_word(model: type[BaseModel] | None, field: str, word: str, known: Iterable[str]) -> str:
@@ -99,12 +123,12 @@ def policy_advice(rows: Iterable[Advice], name: str) -> str:
     return told(row, "pool") if row is not None else ""
 
 
-def told(row: Advice, here: str) -> str:
-    """The advice of `row` to somebody who is in the place `here`."""
+def told(row: Advice, here: str, given: Any = None) -> str:
+    """The advice of `row` to somebody who is in the place `here`, and gave the value `given` there."""
     if not row.snippet:
         return f"; {row.note}"
     where = "" if _squeezed(row.at) == here else f" {PLACES[row.at]}"
-    return f"; write{where} {row.snippet}" + (f" ({row.note})" if row.note else "")
+    return f"; write{where} {with_value(row.at, row.snippet, given)}" + (f" ({row.note})" if row.note else "")
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:

@@ -12,9 +12,12 @@ from pydantic_core import ErrorDetails
 from lb.config import spelling
 from lb.config.advice import instead_of_key, instead_of_word, keys_of
 from lb.config.annotations import model_at
+from lb.config.carried import policy_of_mapping
 from lb.config.document import join
 from lb.config.forms_shown import LISTS, instead_of, shown_form
-from lb.config.units import format_duration, format_size, parse_duration, parse_size
+from lb.config.lists import as_list, instead_of_list, takes
+from lb.config.switched import is_off, is_optional, without
+from lb.config.units import format_duration, format_size, is_kind
 
 _PLAIN = {
     "int_type": "must be a whole number",
@@ -26,6 +29,7 @@ _PLAIN = {
     "string_too_short": "must not be empty",
 }
 _BARE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
+_THOUSANDTHS = 1000
 _SHORT = 100  # longest text that is repeated in a message
 _BOUNDS = {
     "greater_than_equal": ("ge", "at least"),
@@ -37,34 +41,46 @@ _BOUNDS = {
 
 def message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
     """What is wrong, for one error of validating `root`; `raw` is the value in the file where the error is."""
-    return _message(error, root, raw) + _variable(raw)
+    said = _message(error, root, raw)
+    return said if "variable" in said else said + _variable(raw)
 
 
 def _message(error: ErrorDetails, root: type[BaseModel], raw: Any) -> str:
     kind, context, given = error["type"], error.get("ctx", {}), error["input"]
     model, field = _field(error, root)
     if kind == "extra_forbidden":
-        return "unknown key" + instead_of_key(model_at(root, error["loc"][:-1]), str(error["loc"][-1]))
+        return "unknown key" + instead_of_key(model_at(root, error["loc"][:-1]), str(error["loc"][-1]), given)
     if kind == "literal_error":
         known = [word.strip(" '") for word in str(context["expected"]).replace(" or ", ",").split(",")]
-        return f"{given!r} is not one of {', '.join(known)}" + instead_of_word(model, field, str(given), known)
+        listed = as_list(model, field, given) if isinstance(error["loc"][-1], int) else ""
+        instead = f"; write {listed}" if listed else instead_of_word(model, field, str(given), known)
+        return f"{given!r} is not one of {', '.join(known)}{instead}"
     if kind == "string_type":
-        quotable = isinstance(given, int | float)
-        return "must be text; put it in quotes" if quotable else "must be text"
+        return "must be text" + _instead_of_no_text(given, model, field)
     if kind in ("list_type", "dict_type"):
         return _collection(kind, given, model, field)
     if kind in ("model_type", "model_attributes_type"):
-        return f"must be a mapping{_form(model_at(root, error['loc']), given)}"
+        return "must be a mapping" + (without(model, field, given) or _form(model_at(root, error["loc"]), given))
     if kind in _BOUNDS:
         name, words = _BOUNDS[kind]
-        return f"must be {words} {_in_unit_of(raw, context[name])}"
+        return f"must be {words} {_bound(model, field, context[name])}" + _beyond(model, field, given)
     if kind == "too_short":
         return f"needs at least {context['min_length']} item{'s' if context['min_length'] > 1 else ''}"
     if kind == "string_too_long":
         return f"must have at most {context['max_length']} characters"
+    if kind == "missing" and _place(model, field) == ("PolicyConfig", "type") and isinstance(given, dict):
+        return "is required" + policy_of_mapping(given)
     if kind == "missing":
         return "is required" + (f": {LISTS[place]}" if (place := _place(model, field)) in LISTS else "")
-    return _PLAIN.get(kind, error["msg"]) + _instead(kind, given, model, field)
+    said = _PLAIN.get(kind, error["msg"])
+    if isinstance(error["loc"][-1] if error["loc"] else None, int) or kind == "text":
+        # An item that reads like several, as `a, b` does.
+        several = as_list(model, field, given)
+        if several.count(",") and "; write " not in said:
+            return f"{said}; write {several}"
+    if kind in ("duration", "size") and (meant := without(model, field, given)):
+        return said.partition("; ")[0] + meant
+    return said + _instead(kind, given, model, field)
 
 
 def _field(error: ErrorDetails, root: type[BaseModel]) -> tuple[type[BaseModel] | None, str]:
@@ -82,9 +98,10 @@ def _place(model: type[BaseModel] | None, field: str) -> tuple[str, str]:
 
 def _collection(kind: str, given: Any, model: type[BaseModel] | None, field: str) -> str:
     text = str(given)
-    # What begins otherwise, as ::/0 does, may need quotes there.
-    if kind == "list_type" and isinstance(given, str | int | float) and text[:1].isalnum() and len(text) <= _SHORT:
-        return f"must be a list; write [{text}]"
+    if kind == "list_type" and not is_off(given) and len(text) <= _SHORT and (listed := as_list(model, field, given)):
+        return f"must be a list; write {listed}"
+    if kind == "list_type" and model is not None and is_off(given) and takes(model, field, []):
+        return "must be a list; write []"
     words = "must be a list" if kind == "list_type" else "must be a mapping of names"
     example = LISTS.get(_place(model, field))
     return f"{words}, such as {example}" if example else words
@@ -93,6 +110,8 @@ def _collection(kind: str, given: Any, model: type[BaseModel] | None, field: str
 def _instead(kind: str, given: Any, model: type[BaseModel] | None, field: str) -> str:
     """What to write in place of a value that is none of its kind."""
     info = model.model_fields.get(field) if model is not None else None
+    if kind in ("int_type", "float_type", "duration", "size") and (said := without(model, field, given)):
+        return said
     written = ""
     if kind == "bool_type":
         written = spelling.truth(given)
@@ -141,18 +160,32 @@ def _form(model: type[BaseModel] | None, given: Any) -> str:
     written = instead_of(model, given)
     if written:
         return f"; write {written}"
-    if given is True and not any(field.is_required() for field in model.model_fields.values()):
+    if given is True and is_optional(model):
         return "; {} is one with all defaults"
     example = shown_form(model)
     return f" such as {example}" if example else f", with keys such as {', '.join(keys_of(model)[:4])}"
 
 
-def _in_unit_of(raw: Any, bound: float) -> str:
-    """`bound` as the file would spell it: with a unit when the value `raw` beside it has one."""
-    for parse, spell in ((parse_duration, format_duration), (parse_size, format_size)):
-        try:
-            parse(str(raw))
-        except ValueError:
-            continue
-        return spell(int(bound))
+def _bound(model: type[BaseModel] | None, field: str, bound: float) -> str:
+    """`bound` as the file would spell it."""
+    info = model.model_fields.get(field) if model is not None else None
+    kind = is_kind(info) if info is not None else ""
+    if kind:
+        return (format_duration if kind == "Duration" else format_size)(int(bound))
     return f"{bound:.15g}"
+
+
+def _beyond(model: type[BaseModel] | None, field: str, given: Any) -> str:
+    """What a number that is too small or too large means elsewhere."""
+    if field == "success_rate_stdev_factor" and given >= _THOUSANDTHS:
+        return f"; Envoy has thousandths of it: write {given / 1000:g}"
+    return without(model, field, given) if given <= 0 else ""
+
+
+def _instead_of_no_text(given: Any, model: type[BaseModel] | None, field: str) -> str:
+    """What to write in place of a value that is no text."""
+    if _place(model, field) == ("HealthConfig", "expect") and type(given) is int:
+        return f"; write status: [{given}]" if given in range(100, 600) else "; write body: {contains: ok}"
+    if isinstance(given, int | float):
+        return "; put it in quotes"
+    return instead_of_list(model, field, given)

@@ -28,13 +28,17 @@ PLACES = {
     "certificate": "in an entry of certificates",
     "endpoint": "in an entry of endpoints",
     "health": "in health",
+    "key": "in key",
     "listener": "in a listener",
     "match": "in match",
     "oip pool": "in a pool",
+    "outlier": "in outlier",
     "path": "in match.path",
     "pool": "in a pool",
     "pool tls": "in tls of a pool",
+    "queue": "in queue",
     "rate limit": "in rate_limit",
+    "redirect": "in redirect",
     "retry": "in retry",
     "route": "in a route",
     "serve": "in serve",
@@ -59,6 +63,23 @@ _LEARN = "affinity: {learn: {cookie: JSESSIONID}}"
 _OUTLIER = "outlier: {consecutive_5xx: 5}"
 _RATE = "rate_limit: {rate: 100/s}"
 _WEIGHTS = "the weights of endpoints count"
+
+# The policies of lb.balancing.registry, which is above this part.
+POLICY_NAMES = (
+    "client_side_weighted_round_robin",
+    "first",
+    "least_request",
+    "least_time",
+    "maglev",
+    "peak_ewma",
+    "power_of_two",
+    "prequal",
+    "random",
+    "rendezvous",
+    "ring_hash",
+    "round_robin",
+    "shortest_expected_delay",
+)
 
 KEYS: tuple[Advice, ...] = (
     # the file
@@ -157,6 +178,16 @@ KEYS: tuple[Advice, ...] = (
         "auth token password apikey secret user username users basicauth authtoken",
         "admin",
         "token_file: /etc/tidegate/token",
+        within="admin",
+    ),
+    Advice(
+        "version apiversion kind schema name metadata spec id title description",
+        note="the file needs none: leave it out",
+        within="config",
+    ),
+    Advice(
+        "enabled enable disabled disable active",
+        note="the admin server is always there; bind: unix:/run/tidegate/admin.sock keeps it to this machine",
         within="admin",
     ),
     # how long
@@ -311,10 +342,11 @@ KEYS: tuple[Advice, ...] = (
     Advice("reuseport reuseaddr tcpnodelay nodelay sendfile tcpnopush", note="Tidegate does that by itself"),
     Advice("keepaliverequests keepalive", "listener", "idle_timeout: 75s", within="listener"),
     Advice(
-        "acl acls allow deny whitelist blacklist ipwhitelist ipallowlist allowlist denylist accesscontrol allowfrom",
+        "acl acls allow whitelist ipwhitelist ipallowlist allowlist accesscontrol allowfrom",
         "route",
         "match: {source: [10.0.0.0/8]}",
     ),
+    Advice("deny blacklist ipblacklist denylist blocklist", "route", "match: {not_source: [10.0.0.0/8]}"),
     Advice(
         "auth authentication authbasic basicauth httpbasic jwt oidc oauth oauth2 forwardauth authrequest apikey apikeys"
         " authjwt userlist users password extauthz",
@@ -323,6 +355,18 @@ KEYS: tuple[Advice, ...] = (
         "clients are authenticated by certificates only",
     ),
     # routes
+    Advice("default isdefault catchall", note="a route without match takes what no other does", within="route"),
+    Advice("action do then", note="a route has one of pool, pools, redirect and respond", within="route"),
+    Advice(
+        "buffering proxybuffering proxyrequestbuffering requestbuffering responsebuffering buffer buffers proxybuffers"
+        " proxybuffersize streaming flushinterval",
+        note="bodies are passed on as they come; a request up to retry_buffer of its listener is kept for retries",
+        within="route listener pool config",
+    ),
+    Advice("to location url uri target", "redirect", "scheme: https, host: example.org", within="redirect"),
+    Advice("code statuscode permanent type responsecode", "redirect", "scheme: https, status: 308", within="redirect"),
+    Advice("port", "redirect", 'host: "example.org:8443"', within="redirect"),
+    Advice("query stripquery", "redirect", "scheme: https, drop_query: true", within="redirect"),
     Advice(
         "uri url path paths location prefix pathprefix pathbeg pathprefixes startswith uris urls rule",
         "route",
@@ -583,6 +627,48 @@ KEYS: tuple[Advice, ...] = (
         within="config pool",
     ),
     Advice("zone", "pool", 'endpoints: [{address: "10.0.0.1:8080", zone: a}]', within="pool"),
+    Advice(
+        "replicas instances count numreplicas minreplicas maxreplicas",
+        note="each server is one of endpoints; how many Tidegate starts itself is serve: {models: models, min: 2}",
+        within="pool",
+    ),
+    Advice(
+        "size limit length maxsize maxlength maxpending maxqueue depth capacity maxrequests",
+        "queue",
+        "max: 1024",
+        within="queue",
+    ),
+    Advice("maxwait wait waittimeout timeoutqueue maxtime", "queue", "timeout: 30s", within="queue"),
+    Advice(
+        "consecutiveerrors consecutive5xxerrors consecutive5xxfailures consecutivefailures consecutiveservererrors"
+        " maxfails maxfailures threshold failures errors errorlimit errorthreshold failurethreshold fails",
+        "outlier",
+        "consecutive_5xx: 5",
+        within="outlier",
+    ),
+    Advice(
+        "consecutivegatewayerrors consecutivegatewayfailures consecutivelocaloriginfailure gatewayerrors",
+        "outlier",
+        "consecutive_gateway_failure: 5",
+        within="outlier",
+    ),
+    Advice(
+        "ejectiontime failtimeout duration timeout sleepwindow recoverytime fallbackduration recoveryduration",
+        "outlier",
+        "base_ejection_time: 30s",
+        within="outlier",
+    ),
+    Advice("maxejection maxejected ejectionpercent", "outlier", "max_ejection_percent: 50", within="outlier"),
+    Advice(
+        "host hostname authority path uri url method",
+        "key",
+        "header: x-session",
+        "a cookie, a query parameter or the source can be the key, too; host and path cannot",
+        within="key",
+    ),
+    Advice("ip clientip sourceip src remoteaddr address client", "key", "source: true", within="key"),
+    Advice("param parameter queryparam urlparam arg", "key", "query: user", within="key"),
+    Advice("hdr headername httpheader", "key", "header: x-session", within="key"),
     Advice("fullconn minconn", "pool", "max_in_flight: 64", within="pool endpoint"),
     Advice("autoscaling autoscale hpa scale", "oip pool", "scaling: {metrics: [{type: in_flight, target: 4}]}"),
     Advice(

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from lb.config.literal import instead_of_pattern, redirect_of_url
+
 _HEADERS = "{x-team: blue}"
 _NETWORKS = "[10.0.0.0/8]"
 
@@ -67,6 +69,7 @@ FORMS: dict[str, str] = {
     "LearnConfig": "{cookie: JSESSIONID}",
     "DiscoverConfig": "{dns: {name: models.internal, port: 8001}}",
     "DnsSourceConfig": "{name: models.internal, port: 8001}",
+    "ExplainConfig": f"{{trusted: {_NETWORKS}}}",
     "EndpointConfig": '{address: "10.0.0.1:8080"}',
     "FieldsConfig": f"{{set: {_HEADERS}}}",
     "FileSourceConfig": "{path: endpoints.yaml}",
@@ -79,6 +82,11 @@ FORMS: dict[str, str] = {
     "LogConfig": "{level: info}",
     "MatchConfig": "{path: {prefix: /v2/}}",
     "MirrorConfig": "{pool: canary}",
+    "ModelMatch": "{exact: digits}",
+    "TextMatch": "{present: true}",
+    "CostConfig": "{unit: bytes}",
+    "SlowStartConfig": "{window: 30s}",
+    "StepConfig": "{type: replicas, value: 2}",
     "PathMatch": "{prefix: /v2/}",
     "PoolConfig": '{protocol: http, endpoints: ["10.0.0.1:8080"]}',
     "ProxyProtocolConfig": f"{{from: {_NETWORKS}}}",
@@ -93,6 +101,9 @@ FORMS: dict[str, str] = {
     "RouteConfig": "{match: {path: {prefix: /v2/}}, pool: app}",
     "ScalingConfig": "{metrics: [{type: in_flight, target: 4}]}",
     "MetricConfig": "{type: in_flight, target: 4}",
+    "PolicyConfig": "{type: least_request}",
+    "RegexRewriteConfig": "{pattern: '^/v1/', substitution: /v2/}",
+    "SendProxyConfig": "{version: v2}",
     "ServeConfig": "{models: models}",
     "ShareConfig": "{pool: app, weight: 90}",
     "ShutdownConfig": "{drain_timeout: 30s}",
@@ -117,9 +128,17 @@ _MEANINGS: dict[str, tuple[tuple[str, str], ...]] = {
         (r"[Xx]-[A-Za-z-]+", "{{header: {}}}"),
     ),
     "LogConfig": ((r"debug|info|warning|error", "{{level: {}}}"), (r"/[!-z]{1,200}", "{{access: {}}}")),
-    "MatchConfig": ((r"/[!-z]{0,200}", "{{path: {{prefix: {}}}}}"), (r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", "{{host: {}}}")),
+    "MatchConfig": (
+        (r"/[!-)+-z]{0,200}", "{{path: {{prefix: {}}}}}"),
+        (r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", "{{host: {}}}"),
+    ),
     "MirrorConfig": ((r"[A-Za-z][A-Za-z0-9_-]{0,62}", "{{pool: {}}}"),),
-    "PathMatch": ((r"/[!-z]{0,200}", "{{prefix: {}}}"),),
+    "PathMatch": ((r"/[!-)+-z]{0,200}", "{{prefix: {}}}"),),
+    "OutlierConfig": ((r"[1-9][0-9]{0,5}", "{{consecutive_5xx: {}}}"),),
+    "QueueConfig": ((r"[1-9][0-9]{0,5}", "{{max: {}}}"), (r"[1-9][0-9]{0,5}(?:s|ms|m)", "{{timeout: {}}}")),
+    "FileSourceConfig": ((r"[./A-Za-z][!-z]{0,200}", "{{path: {}}}"),),
+    "RedirectConfig": ((r"http|https", "{{scheme: {}}}"), (r"30[1278]", "{{scheme: https, status: {}}}")),
+    "RespondConfig": ((r"[2-5][0-9][0-9]", "{{status: {}}}"), (r"[A-Za-z]{1,64}", "{{body: {}}}")),
     "RateKeyConfig": ((r"source|ip", "{{source: true}}"), (r"[Xx]-[A-Za-z-]+", "{{header: {}}}")),
     "RateLimitConfig": ((r"[1-9][0-9]{0,5}/[smhd]", "{{rate: {}}}"), (r"[1-9][0-9]{0,5}", "{{rate: {}/s}}")),
     "RetryConfig": ((r"[0-9]|10", "{{attempts: {}}}"),),
@@ -137,6 +156,11 @@ def instead_of(model: type[BaseModel], given: Any) -> str:
     """The mapping that a plain value in its place means; "" where that is not clear."""
     if isinstance(given, bool) or not isinstance(given, str | int):
         return ""
+    path = model.__name__ == "PathMatch"
+    if (path or model.__name__ == "MatchConfig") and (form := instead_of_pattern(str(given))):
+        return form if path else f"{{path: {form}}}"
+    if model.__name__ == "RedirectConfig" and (url := redirect_of_url(str(given))):
+        return f"{{{url}}}"
     for pattern, form in _MEANINGS.get(model.__name__, ()):
         if re.fullmatch(pattern, str(given), re.ASCII):
             return form.format(given)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lb.config.address import UnixPath, parse_address
 from lb.config.health import HealthConfig
+from lb.config.literal import quoted
 from lb.config.pool import PoolConfig
 
 MOST_MODELS = 64  # bits of a word in lb/core/segment.h
@@ -51,4 +52,5 @@ def _refuse(health: HealthConfig, path: str, names: tuple[str, ...], message: st
         field = type(health).model_fields[name]
         default = field.get_default(call_default_factory=True, validated_data={})
         if name in health.model_fields_set and getattr(health, name) != default:
-            yield f"{path}.{name}", message
+            meant = f"; write body: {{contains: {quoted(health.expect)}}}" if name == "expect" and health.expect else ""
+            yield f"{path}.{name}", message + (meant if health.type == "http" else "")

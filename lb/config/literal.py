@@ -91,7 +91,7 @@ def host_advice(text: str, regex: bool) -> str:
     many = [part for part in _MANY.split(bare) if part]
     if len(many) > 1 and all(_HOST.fullmatch(part) for part in many):
         return f"is more than one host; write {one_of_hosts(many)}" if regex else "is more than one name"
-    if regex and bare[:1] in "~^" and "'" not in bare:
+    if regex and bare[:1] in ("~", "^") and "'" not in bare:
         return f"is no expression here; write host_regex: '{bare.lstrip('~* ')}'"
     if regex and re.fullmatch(r"[A-Za-z0-9_.*-]+", bare):
         return f"is not a host: *. stands at the beginning only; write host_regex: '^{expression(bare, '.*')}$'"

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from lb.config.memory import FileMemory
@@ -138,3 +139,18 @@ Size = Annotated[
     _schema(SIZE_PATTERN, ["64KiB", "1MiB"]),
 ]
 """A size: bytes in Python, text with a unit in files."""
+
+
+def is_kind(info: FieldInfo) -> str:
+    """`Duration` or `Size`; "" for a field of neither."""
+    found = [*info.metadata, *_parts(info.annotation)]
+    return next((name for name, kind in (("Duration", _duration), ("Size", _size)) if _by(found, kind)), "")
+
+
+def _by(parts: list[Any], function: Any) -> bool:
+    return any(isinstance(part, BeforeValidator) and part.func is function for part in parts)
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """What stands in `X | None` and `Annotated[X, …]`, at any depth."""
+    return [part for arg in get_args(annotation) for part in (arg, *_parts(arg))]

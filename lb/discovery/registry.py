@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from lb.config.base import did_you_mean
 from lb.config.explain import message, value_at, where
 from lb.config.plugins import Family, words_of
 from lb.config.schema import Config, DiscoverConfig, PoolConfig
@@ -25,7 +26,14 @@ _FROM_FILE = FileContext(Path())
 SOURCES: dict[str, SourceType] = {"dns": DnsSource, "file": FileSource}
 
 
-_FAMILY = Family(GROUP, "source", Source, SOURCES, method="look", options=BaseModel)
+_ELSEWHERE = "; there are dns, file and those of plug-ins: write dns: {name: models.internal, port: 8001}"
+
+
+def _elsewhere(name: str) -> str:
+    return did_you_mean(name, SOURCES) or _ELSEWHERE
+
+
+_FAMILY = Family(GROUP, "source", Source, SOURCES, method="look", options=BaseModel, elsewhere=_elsewhere)
 find = _FAMILY.find
 
 

@@ -20,8 +20,9 @@ from lb.config.foreign import KEYS, PLACES, POLICIES, VALUES, Advice
 from lb.config.forms_shown import FORMS, LISTS
 from lb.config.load import load
 from lb.config.reference import _hints, _origin, _sections
-from lb.config.schema import Config
+from lb.config.schema import Config, ListenerConfig
 from lb.config.units import FileContext
+from lb.discovery.registry import check_discovery
 from lb.errors import ConfigError
 from lb.proxy.checks import check_routes
 
@@ -53,6 +54,7 @@ _SKELETON: dict[str, Any] = {
             "protocol": "http",
             "routes": [{"pool": "app", "match": {"path": {"prefix": "/"}}}],
         },
+        "away": {"bind": "0.0.0.0:5", "protocol": "http", "routes": [{"redirect": {"scheme": "https"}}]},
         "other": {"bind": "0.0.0.0:2", "protocol": "https", "tls": TLS, "routes": [{"pool": "app"}]},
         "tcp": {"bind": "0.0.0.0:3", "protocol": "tcp", "pool": "tcp"},
         "udp": {"bind": "0.0.0.0:4", "protocol": "udp", "pool": "udp"},
@@ -62,6 +64,8 @@ _SKELETON: dict[str, Any] = {
         "canary": HTTP_POOL,
         "secure": {**HTTP_POOL, "tls": {}},
         "checked": {**HTTP_POOL, "health": {"type": "http"}},
+        "hashed": {**HTTP_POOL, "policy": {"type": "maglev", "key": {"header": "x-a"}}},
+        "queued": {**HTTP_POOL, "max_in_flight": 8, "queue": {}, "outlier": {}},
         "oip": {"protocol": "oip", "serve": {"models": "models"}},
         "tcp": {"protocol": "tcp", "endpoints": ["10.0.0.1:8080"]},
         "udp": {"protocol": "udp", "endpoints": ["10.0.0.1:8080"]},
@@ -83,6 +87,7 @@ WHERE: dict[str, tuple[str | int, ...]] = {
     "route": ("listeners", "web", "routes", 0),
     "match": ("listeners", "web", "routes", 0, "match"),
     "path": ("listeners", "web", "routes", 0, "match", "path"),
+    "redirect": ("listeners", "away", "routes", 0, "redirect"),
     "rate limit": ("listeners", "web", "routes", 0, "rate_limit"),
     "retry": ("listeners", "web", "routes", 0, "retry"),
     "pool": ("pools", "app"),
@@ -90,6 +95,9 @@ WHERE: dict[str, tuple[str | int, ...]] = {
     "tcp pool": ("pools", "tcp"),
     "pool tls": ("pools", "secure", "tls"),
     "endpoint": ("pools", "app", "endpoints", 0),
+    "key": ("pools", "hashed", "policy", "key"),
+    "outlier": ("pools", "queued", "outlier"),
+    "queue": ("pools", "queued", "queue"),
     "health": ("pools", "checked", "health"),
     "serve": ("pools", "oip", "serve"),
 }
@@ -109,7 +117,7 @@ def errors(folder: Path, data: Any) -> list[str]:
     path = folder / "t.yaml"
     path.write_text(json.dumps(data))
     try:
-        load(path, files=False, checks=[check_policies, check_routes])
+        load(path, files=False, checks=[check_policies, check_discovery, check_routes])
     except ConfigError as error:
         return [line.removeprefix(f"{path}:1: ") for line in error.problems]
     return []
@@ -125,7 +133,7 @@ def with_snippet(row: Advice) -> dict[str, Any]:
         here = data["listeners"]["web"]
     if row.at == "route" and {"pools", "redirect", "respond"} & changes.keys():
         del here["pool"]
-    if row.at == "path" or (row.at == "match" and "grpc" in changes):
+    if row.at in ("path", "key") or (row.at == "match" and "grpc" in changes):
         here.clear()
     if row.at == "oip pool" and "scaling" in changes:
         here["serve"]["max"] = 4
@@ -174,7 +182,7 @@ def test_every_foreign_key_gets_its_advice(tmp_path: Path, row: Advice) -> None:
                 assert name not in known, f"{name} is a key {PLACES.get(place, place)}"
             if name in known or advised_before(row, name, model):
                 continue
-            here[name] = "x"
+            here[name] = None  # no value to carry over
             expected.append(".".join(map(str, (*WHERE[place], name))).replace(".0", "[0]"))
     found = errors(tmp_path, data)
     assert expected or not row.within
@@ -360,7 +368,7 @@ def test_every_form_is_valid(name: str) -> None:
         ("config", "routes", "unknown key; write in a listener routes: [{pool: app}]"),
         ("listener", "rate_limit", "unknown key here; it is one of listeners.NAME.routes[]"),
         ("cache", "quirk", "unknown key; the keys here are size, max_object, ttl"),
-        ("listener", "zzz", "unknown key"),
+        ("listener", "zzz", f"unknown key; the keys here are {', '.join(keys_of(ListenerConfig))}"),
     ],
 )
 def test_other_keys(tmp_path: Path, place: str, key: str, said: str) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.registry import check_policies
+from lb.config.advice import keys_of
 from lb.config.checks import check_files
 from lb.config.load import load
-from lb.config.schema import Config
+from lb.config.schema import Config, ListenerConfig
 from lb.config.units import KIB, MIB, SECOND
 from lb.discovery.registry import check_discovery
 from lb.discovery.static import StaticEndpoints
@@ -103,14 +104,14 @@ log: {level: 3, access: ["x"]}
     )
     assert found == [
         "1: wrokers: unknown key; did you mean workers?",
-        "3: listeners.a.colour: unknown key",
+        f"3: listeners.a.colour: unknown key; the keys here are {', '.join(keys_of(ListenerConfig))}",
         "3: listeners.a.routes[1].pool: there is no pool 'nobody'",
         "4: listeners.b.protocol: 'htp' is not one of http, https, tcp, tls, udp; did you mean http?",
         "5: listeners.c.bind: 127.0.0.1:8080 is taken by listeners.a",
         "7: pools.app.retries: must be at most 10",
         "8: pools.broken: exactly one of endpoints, discover, serve is needed; none is given",
         "9: pools.other.endpoints[1]: 127.0.0.1:1 is endpoint 0 already",
-        "10: log.access: must be text",
+        "10: log.access: must be text; write access: x",
         "10: log.level: 3 is not one of debug, info, warning, error",
     ]
 

@@ -90,7 +90,7 @@ def test_the_pages_configuration_is_checked(tmp_path: Path) -> None:
     assert problems(tmp_path, discover) == []
     wrong = discover.replace("interval: 5s", "intervall: 5s").replace("initial: required", "max_endpoints: 0")
     assert problems(tmp_path, wrong) == [
-        "5: pools.p.discover.max_endpoints: must be at least 1",
+        "5: pools.p.discover.max_endpoints: must be at least 1; there is always a limit, of 4096 at most",
     ]
     assert problems(tmp_path, wrong.replace("max_endpoints: 0", "max_endpoints: 9")) == [
         "5: pools.p.discover.catalogue.intervall: unknown key; did you mean interval?"
