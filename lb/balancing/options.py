@@ -19,9 +19,7 @@ class PolicyOptions(BaseModel):
     """Options of a policy that has none, and base of those that have some: closed, immutable, documented by its
     attributes' docstrings."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     def problems(self, protocol: str) -> Iterator[tuple[str, str]]:
         """What does not go together with a pool of `protocol`, as (path, message)."""

@@ -22,9 +22,7 @@ class Model(BaseModel):
     """Base of every section: closed (an unknown key is an error), immutable, documented by its attributes'
     docstrings."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def plain(word: str) -> str:

@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 from lb.config.annotations import item_of, model_of
 from lb.config.base import Address, Bind
+from lb.config.docstrings import docstrings
 from lb.config.examples import EXAMPLES
 from lb.config.schema import Config
 from lb.config.units import Duration, Size, format_duration, format_size
@@ -58,8 +59,17 @@ _EMPTY: tuple[Any, ...] = (dict, list)
 
 
 class _Schema(GenerateJsonSchema):
-    """JSON Schema with defaults spelled as in the file (`2s`), which pydantic does for output schemas only, and closed
-    for names that do not have their form."""
+    """JSON Schema with the attributes' docstrings, with defaults spelled as in the file (`2s`), which pydantic does for
+    output schemas only, and closed for names that do not have their form."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        result = super().model_schema(schema)
+        model: type[BaseModel] = schema["cls"]
+        for name, field in model.model_fields.items():
+            place = result.get("properties", {}).get(field.alias or name)
+            if place is not None and (text := docstrings(model).get(name)):
+                place["description"] = text
+        return result
 
     def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
         result = super().dict_schema(schema)
@@ -141,7 +151,7 @@ def _section(paths: list[str], model: type[BaseModel]) -> str:
     lines += ["| Key | Value | Default | Meaning |", "|---|---|---|---|"]
     hints = _hints(model)
     for name, field in model.model_fields.items():
-        key, text = field.alias or name, _prose(field.description or "")
+        key, text = field.alias or name, _prose(docstrings(model).get(name, ""))
         cells = (f"`{key}`", _value(hints[name], field), _default(hints[name], field), text)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

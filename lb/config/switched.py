@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from lb.config.annotations import model_of
+from lb.config.docstrings import docstrings
 from lb.config.units import FileContext, format_duration, format_size, is_kind
 
 _OFF = frozenset(("off", "none", "no", "false", "disabled", "disable", "never", "null", "nil", "default"))
@@ -53,7 +54,8 @@ def without(model: type[BaseModel] | None, field: str, given: Any) -> str:
         return ""
     if model_of(info.annotation) is not None:
         return _section(info, field) if is_off(given) else ""
-    return _limit(info, field, is_off(given))
+    assert model is not None
+    return _limit(info, docstrings(model).get(field, ""), field, is_off(given))
 
 
 def _section(info: FieldInfo, field: str) -> str:
@@ -62,9 +64,9 @@ def _section(info: FieldInfo, field: str) -> str:
     return "; leave it out" + (": without it there is none" if info.default is None else " for its defaults")
 
 
-def _limit(info: FieldInfo, field: str, off: bool) -> str:
+def _limit(info: FieldInfo, meaning: str, field: str, off: bool) -> str:
     """About a number, duration or size; `off`: there is to be none of it."""
-    if _ZERO.search(" ".join((info.description or "").split())):
+    if _ZERO.search(" ".join(meaning.split())):
         zero = {"Duration": "0s", "Size": "0B"}.get(is_kind(info), "0")
         return f"; write {zero} for no limit"
     if off and not is_kind(info) and any(isinstance(limit, Ge) and limit.ge == 0 for limit in info.metadata):
@@ -72,7 +74,7 @@ def _limit(info: FieldInfo, field: str, off: bool) -> str:
     if info.is_required():
         return ""
     if info.default is None:
-        text = (info.description or "").partition("Default:")[2].strip().partition(".")[0]
+        text = meaning.partition("Default:")[2].strip().partition(".")[0]
         return "; leave it out" + (f" ({text.replace(chr(10), ' ')})" if text and "`" not in text else "")
     if not (field.startswith("max") or field.endswith("timeout")):
         return ""

@@ -42,9 +42,7 @@ class DiscoveryError(TidegateError):
 class SourceOptions(BaseModel):
     """Base of the options of a plug-in's source: closed, immutable, documented by its attributes' docstrings."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class Source(ABC):

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from lb.config import reference
 from lb.config.annotations import item_of, model_of
+from lb.config.docstrings import docstrings
 from lb.config.document import parse
 from lb.config.examples import EXAMPLES
 from lb.config.schema import Config
@@ -50,7 +51,7 @@ def test_stale_files_are_reported_and_written(
 def test_every_model_and_field_is_described(model: type[BaseModel]) -> None:
     assert model.__doc__
     for name, field in model.model_fields.items():
-        assert field.description, name
+        assert docstrings(model)[name]
         assert f"| `{field.alias or name}` |" in reference.PAGE.read_text()
 
 
