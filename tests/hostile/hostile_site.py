@@ -35,7 +35,7 @@ class Server:
                 if length := re.search(rb"(?i)content-length: (\d+)", head):
                     await self._discard(reader, int(length[1]))
                 elif b"chunked" in head.lower():
-                    while size := int((await reader.readline()).split(b";")[0], 16):
+                    while size := int((await reader.readline() or b"0").split(b";")[0], 16):
                         await self._discard(reader, size + 2)
                     await reader.readline()
                 size = BIG if b" /big " in head else MEDIUM if b" /medium " in head else 2
