@@ -22,7 +22,7 @@ export TIDEGATE_LDFLAGS="-fsanitize=address,undefined"
 # Python itself is not instrumented: the runtimes are loaded before it. It frees little at its end, so leaks are not
 # looked for here; its allocator is malloc's, so that its objects are watched too.
 compiler=${CC:-gcc}
-export LD_PRELOAD="$("$compiler" -print-file-name=libasan.so) $("$compiler" -print-file-name=libubsan.so)"
+export LD_PRELOAD="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libubsan.so)"
 export ASAN_OPTIONS="detect_leaks=0:abort_on_error=0:${ASAN_OPTIONS:-}"
 export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE_SANITIZED=1
