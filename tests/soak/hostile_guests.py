@@ -71,8 +71,8 @@ async def flooding_peers() -> list[FloodingPeer]:
 
 
 def hostile_pool(peers: list[FloodingPeer], check: str) -> dict[str, Any]:
-    """Checked over HTTP/2 as well, and taken for up meanwhile."""
-    health = {"type": check, "interval": "500ms", "timeout": "500ms", "fall": 1000, "initial": "up"}
+    """Checked over HTTP/2 as well, and taken for up as long as that can be."""
+    health = {"type": check, "interval": "500ms", "timeout": "500ms", "fall": 100, "initial": "up"}
     return {
         "protocol": "http2", "endpoints": [peer.address for peer in peers], "retries": 0, "response_timeout": "5s",
         "health": health,
