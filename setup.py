@@ -77,7 +77,8 @@ DIRECTIVES = {
     "annotation_typing": False,
     "embedsignature": True,
     "show_performance_hints": False,
-    # Nothing of the core is pickled, and its functions need no attributes: each halves what a small module compiles.
+    # Nothing of the core is pickled, and its functions need no attributes. Each takes a fifth to a half off the time in
+    # which a small module compiles.
     "auto_pickle": False,
     "binding": False,
 }
