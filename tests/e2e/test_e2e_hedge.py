@@ -66,11 +66,11 @@ async def test_hedges_are_a_share_of_the_requests_of_all_workers(
     assert {record["endpoint"] for record in won} == {endpoints[1].address}
 
 
-async def test_retries_are_a_share_of_the_requests_of_all_workers(start: Start, endpoint: Callable[..., Any]) -> None:
-    endpoints: list[Endpoint] = [await endpoint("a", 0.001)]
-    dead = "127.0.0.1:9"
+async def test_retries_are_a_share_of_the_requests_of_all_workers(start: Start) -> None:
+    # Every first attempt fails. An endpoint beside them that answers would get most: failures make the others look busy.
+    dead = ["127.0.0.1:9", "127.0.0.2:9"]
     retry = {"on": ["connect"], "attempts": 1, "budget": 10, "budget_min": 1, "backoff": {"base": "1ms"}}
-    daemon = start(config([dead, endpoints[0].address], retry=retry))
+    daemon = start(config(dead, retry=retry))
     started = time.monotonic()
     async with load(daemon.port(), [GET], clients=48) as running:
         await running.until(2000)
@@ -79,4 +79,4 @@ async def test_retries_are_a_share_of_the_requests_of_all_workers(start: Start, 
     retried = sum(counted(daemon, "tidegate_route_retries_total").values())
     refused = sum(counted(daemon, "tidegate_route_retries_refused_total").values())
     assert 0 < retried <= asked * 0.1 + 4 * (seconds + 1)
-    assert refused > 0
+    assert asked / 2 < refused <= asked - retried
