@@ -67,7 +67,7 @@ async def test_hedges_are_a_share_of_the_requests_of_all_workers(
 
 
 async def test_retries_are_a_share_of_the_requests_of_all_workers(start: Start) -> None:
-    # Every first attempt fails. An endpoint beside them that answers would get most: failures make the others look busy.
+    # Every first attempt fails. An endpoint beside them that answers would get most: failures make others look busy.
     dead = ["127.0.0.1:9", "127.0.0.2:9"]
     retry = {"on": ["connect"], "attempts": 1, "budget": 10, "budget_min": 1, "backoff": {"base": "1ms"}}
     daemon = start(config(dead, retry=retry))
