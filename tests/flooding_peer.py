@@ -19,7 +19,8 @@ from hyperframe.frame import (
 )  # fmt: skip
 
 PIECE = 64 * 1024  # bytes that are written at once
-HEADERS_OF_STREAM_1 = b"\x01\x05\x00\x00\x00\x01"  # kind, END_HEADERS and END_STREAM, number
+# Kind, END_HEADERS with or without END_STREAM, number.
+HEADERS_OF_STREAM_1 = (b"\x01\x05\x00\x00\x00\x01", b"\x01\x04\x00\x00\x00\x01")
 
 
 def said(frame: Frame) -> bytes:
@@ -103,7 +104,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         # The connection preface and SETTINGS come before the first request, which has the field block's first octets.
-        if self.peer.waits and not self.asked and HEADERS_OF_STREAM_1 in data:
+        if self.peer.waits and not self.asked and any(head in data for head in HEADERS_OF_STREAM_1):
             self.asked = True
             self.go_on()
 

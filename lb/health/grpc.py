@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
 
 from lb.config.schema import HealthConfig
-from lb.health.channel import Channels, reason
 from lb.health.check import CheckFailed
+from lb.health.grpc_connection import CallFailed, Status, grpc_connection
 from lb.health.tls import CheckTls
+
+_CHECK = "/grpc.health.v1.Health/Check"
 
 
 class GrpcCheck:
@@ -17,27 +18,32 @@ class GrpcCheck:
     unless `unimplemented: up` says that such an answer is enough."""
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
-        self._channels = Channels(config.timeout, tls)
+        self._tls = tls
         self._alive = config.unimplemented == "up"
-        self._request = health_pb2.HealthCheckRequest(service=config.service)
+        self._service = config.service
+        self._request = health_pb2.HealthCheckRequest(service=config.service).SerializeToString()
 
     async def run(self, address: str) -> None:
-        async with self._channels.open(address) as channel:
+        async with grpc_connection(address, self._tls) as connection:
             try:
-                answer = await health_pb2_grpc.HealthStub(channel).Check(self._request)
-            except grpc.aio.AioRpcError as e:
-                if e.code() is grpc.StatusCode.UNIMPLEMENTED and self._alive:
+                answer = await connection.unary(_CHECK, self._request)
+            except CallFailed as e:
+                if e.code is Status.UNIMPLEMENTED and self._alive:
                     return
-                raise CheckFailed(self._reason(e)) from e
-        if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            raise CheckFailed(f"status {_status_name(answer.status)}")
+                raise self._explained(e) from e
+        try:
+            status = health_pb2.HealthCheckResponse.FromString(answer).status
+        except DecodeError as e:
+            raise CheckFailed("the answer is not of grpc.health.v1") from e
+        if status != health_pb2.HealthCheckResponse.SERVING:
+            raise CheckFailed(f"status {_status_name(status)}")
 
-    def _reason(self, error: grpc.aio.AioRpcError) -> str:
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-            return "the server does not implement grpc.health.v1"
-        if error.code() is grpc.StatusCode.NOT_FOUND:
-            return f"unknown service {self._request.service!r}"
-        return reason(error)
+    def _explained(self, failure: CallFailed) -> CheckFailed:
+        if failure.code is Status.UNIMPLEMENTED:
+            return CheckFailed("the server does not implement grpc.health.v1")
+        if failure.code is Status.NOT_FOUND:
+            return CheckFailed(f"unknown service {self._service!r}")
+        return failure
 
 
 def _status_name(status: int) -> str:

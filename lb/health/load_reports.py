@@ -7,27 +7,27 @@ are requests, and once for all workers.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-import grpc.aio
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 
 from lb.config.units import SECOND
-from lb.health.channel import Channels, reason
 from lb.health.check import CheckFailed
+from lb.health.grpc_connection import grpc_connection
 from lb.health.tls import CheckTls
-from lb.wire import orca_service_pb2 as orca
-from lb.wire import orca_service_pb2_grpc
+from lb.wire import orca_load_report_pb2, orca_service_pb2
 
 log = logging.getLogger("tidegate.health")
 
-_CONNECT = 5 * SECOND
+_METHOD = "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics"
+_CONNECT = 5.0
 # Pauses after a stream that ended, as gRPC has them; from the beginning again once a report has come.
 _PAUSE_FIRST, _PAUSE_GROWS, _PAUSE_MOST = 1.0, 1.6, 120.0
 # Servers may report less often than they are asked to: by default every 30 s, in gRPC's own.
@@ -84,16 +84,13 @@ class LoadReportMonitor:
             task.add_done_callback(self._ended.discard)
 
     async def _run(self, target: ReportTarget) -> None:
-        channels = Channels(_CONNECT, target.tls)
         pause, told = _PAUSE_FIRST, False
         while True:
             try:
-                async for report in self._stream(target, channels):
+                async for report in self._stream(target):
                     pause, told = _PAUSE_FIRST, False
                     self._on_report(target, report)
                 why = "the stream ended"
-            except grpc.aio.AioRpcError as e:
-                why = reason(e)
             except (CheckFailed, TimeoutError) as e:
                 why = str(e) or "no report came"
             except Exception as e:
@@ -106,18 +103,23 @@ class LoadReportMonitor:
             await asyncio.sleep(pause * self._random.uniform(0.8, 1.2))
             pause = min(pause * _PAUSE_GROWS, _PAUSE_MOST)
 
-    async def _stream(self, target: ReportTarget, channels: Channels) -> Any:
-        request = orca.OrcaLoadReportRequest(report_interval=Duration())
+    async def _stream(self, target: ReportTarget) -> AsyncIterator[Reported]:
+        request = orca_service_pb2.OrcaLoadReportRequest(report_interval=Duration())
         request.report_interval.FromNanoseconds(target.period)
         silence = max(_SILENCE_LEAST, _SILENCE_PERIODS * target.period / SECOND)
-        async with channels.open(target.address) as channel:
-            call = orca_service_pb2_grpc.OpenRcaServiceStub(channel).StreamCoreMetrics(request)
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(_CONNECT):
+                connection = await stack.enter_async_context(grpc_connection(target.address, target.tls))
+            reports = connection.stream(_METHOD, request.SerializeToString())
             while True:
                 async with asyncio.timeout(silence):
-                    report = await call.read()
-                if report is grpc.aio.EOF:
+                    report = await anext(reports, None)
+                if report is None:
                     return
-                found = read(report)
+                try:
+                    found = read(orca_load_report_pb2.OrcaLoadReport.FromString(report))
+                except DecodeError:
+                    raise CheckFailed("what the server sends is no OrcaLoadReport") from None
                 if found is not None:
                     yield found
 

@@ -56,6 +56,9 @@ def _context(plan: PoolTlsPlan, alpn: tuple[str, ...]) -> ssl.SSLContext:
         context.load_verify_locations(cadata=plan.ca.decode("ascii", "ignore"))
     else:
         context.load_default_certs()
+        # A file without any, which that takes in silence, would be remembered with the context.
+        if (system := ssl.get_default_verify_paths().cafile) is not None:
+            context.load_verify_locations(cafile=system)
     if plan.crl and plan.verify:
         # Each authority of a chain needs a list, as towards the workers (lb.core.revocation).
         with _memory("revocations", plan.crl) as lists:

@@ -16,7 +16,12 @@ from lb.health.tls import CheckTls, finish, secured
 
 
 class Wire:
-    """Bytes both ways, over a connected socket that does not block. Raises OSError."""
+    """Bytes both ways, over a connected socket that does not block. Raises OSError.
+
+    `protocol` is what the handshake of TLS has agreed on (ALPN), if anything.
+    """
+
+    protocol: str | None = None
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -33,6 +38,7 @@ class TlsWire(Wire):
     def __init__(self, secure: ssl.SSLSocket) -> None:
         super().__init__(secure)
         self._secure = secure
+        self.protocol = secure.selected_alpn_protocol()
 
     async def send(self, data: bytes) -> None:
         left = memoryview(data)
