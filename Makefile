@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# What is imported is compiled then; most of what is installed never is.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 STAMPS := build/stamps
 CONFIG ?= configs/demo.yaml
 # Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.

@@ -145,7 +145,11 @@ def extension(source: Path) -> Extension:
         "-frecord-gcc-switches",  # a module says how it was made: `bench guard` compares like with like
         "-std=gnu++17" if module in CPLUSPLUS else "-std=gnu11",
         "-fno-strict-aliasing",
+        # Cython's code compares signs, and sets variables on ways, that the compiler cannot see are right.
         "-Wno-unused-function",
+        "-Wno-sign-compare",
+        "-Wno-maybe-uninitialized",
+        "-Wno-array-bounds",
         # What Cython forgets to put into a module would be an undefined symbol when the module is loaded.
         *([] if module in CPLUSPLUS else ["-Werror=implicit-function-declaration"]),
         "-fno-plt",
