@@ -270,6 +270,9 @@ class _Call:
         self.ended = False
 
     def feed(self, data: bytes) -> None:
+        """Takes a part of the body. That of an answer which is none of gRPC is passed over. Raises CallFailed."""
+        if self.foreign() is not None:
+            return
         self.body += data
         while len(self.body) >= _PREFIX:
             size = int.from_bytes(self.body[1:_PREFIX])
@@ -282,8 +285,8 @@ class _Call:
             self.messages.append(bytes(self.body[_PREFIX : _PREFIX + size]))
             del self.body[: _PREFIX + size]
 
-    def outcome(self) -> CallFailed | None:
-        """How an answer that is complete says that the call ended; None is OK."""
+    def foreign(self) -> CallFailed | None:
+        """What an answer that is none of gRPC counts as, by its head."""
         http = self.head.get(b":status", b"")
         if http != b"200":
             code = _BY_HTTP.get(int(http) if http.isdigit() else 0, Status.UNKNOWN)
@@ -291,6 +294,12 @@ class _Call:
         kind = self.head.get(b"content-type", b"")
         if not kind.startswith(b"application/grpc"):
             return CallFailed(Status.UNKNOWN, f"content type {shown(kind.decode('latin-1'))!r} is not gRPC's")
+        return None
+
+    def outcome(self) -> CallFailed | None:
+        """How an answer that is complete says that the call ended; None is OK."""
+        if (foreign := self.foreign()) is not None:
+            return foreign
         fields = self.trailers or self.head
         said = fields.get(b"grpc-status", b"")
         if not said.isdigit():

@@ -157,6 +157,11 @@ def ended(stream: int, fields: dict[str, str]) -> bytes:
         (lambda s: head(s, {":status": "404"}, "END_STREAM"), Status.UNIMPLEMENTED, "HTTP status 404"),
         (lambda s: head(s, {":status": "503"}, "END_STREAM"), Status.UNAVAILABLE, "HTTP status 503"),
         (lambda s: head(s, {":status": "200", "content-type": "text/html"}, "END_STREAM"), Status.UNKNOWN, "text/html"),
+        (
+            lambda s: head(s, {":status": "502"}) + data(s, b"<html>") + head(s, {"x": "y"}, "END_STREAM"),
+            Status.UNAVAILABLE,
+            "HTTP status 502",
+        ),
         (lambda s: head(s, HEAD) + head(s, OK, "END_STREAM"), Status.INTERNAL, "0 messages"),
         (lambda s: answer(s, MESSAGE * 2), Status.INTERNAL, "2 messages"),
         (lambda s: answer(s, MESSAGE[:-1]), Status.INTERNAL, "within a message"),
