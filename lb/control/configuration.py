@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lb.balancing.registry import check_policies
+from lb.balancing.policy_checks import check_policies
 from lb.config.checks import Check
 from lb.config.load import load
 from lb.config.memory import FileMemory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lb.balancing.registry import report_period
+from lb.balancing.policy_checks import report_period
 from lb.config.plan import Plan
 from lb.config.schema import Config
 from lb.config.tls import pool_tls_plan

@@ -10,7 +10,7 @@ import pytest
 from fleet import DRAIN, ENABLED, Fleet
 from statistics_checks import agrees
 
-from lb.balancing import registry
+from lb.balancing import policy_checks
 from lb.balancing.stride import Stride
 from lb.config.schema import PolicyConfig
 from lb.errors import ConfigError
@@ -273,4 +273,4 @@ def test_reports_in_answers_are_read_unless_they_come_out_of_band():
     ],
 )
 def test_how_often_endpoints_are_to_report(policy, period):
-    assert registry.report_period(PolicyConfig.model_validate(policy)) == period
+    assert policy_checks.report_period(PolicyConfig.model_validate(policy)) == period

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from fleet import Fleet
 
-from lb.balancing import registry
+from lb.balancing import policy_checks, registry
 from lb.balancing.least_request import LeastRequest
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
@@ -321,7 +321,7 @@ def test_lines_of_the_loader(tmp_path, policy, problem):
     file = tmp_path / "tidegate.yaml"
     file.write_text(FILE % policy)
     with pytest.raises(ConfigError) as caught:
-        load(file, checks=[registry.check_policies])
+        load(file, checks=[policy_checks.check_policies])
     assert caught.value.problems == [f"{file}:11: {problem}"]
 
 
@@ -343,4 +343,4 @@ def test_lines_of_the_loader(tmp_path, policy, problem):
 def test_good_policies_pass_the_loader(tmp_path, policy):
     file = tmp_path / "tidegate.yaml"
     file.write_text(FILE % policy)
-    assert load(file, checks=[registry.check_policies]).pools["p"].policy.type in registry.POLICIES
+    assert load(file, checks=[policy_checks.check_policies]).pools["p"].policy.type in registry.POLICIES

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from lb.balancing.registry import check_policies
+from lb.balancing.policy_checks import check_policies
 from lb.config import reference
 from lb.config.document import parse
 from lb.config.load import load

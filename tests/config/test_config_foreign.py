@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
+from lb.balancing.policy_checks import check_policies
 from lb.balancing.registry import POLICIES as OWN_POLICIES
-from lb.balancing.registry import check_policies
 from lb.config.advice import _PLACES, instead_of_key, keys_of
 from lb.config.annotations import model_at
 from lb.config.base import nearest, plain

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.balancing.registry import check_policies
+from lb.balancing.policy_checks import check_policies
 from lb.config.advice import keys_of
 from lb.config.checks import check_files
 from lb.config.load import load
