@@ -1,6 +1,6 @@
 """An exchange with a pool that speaks HTTP/1.1: both bodies stream, nothing is held back that need not be."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
 from lb.core.stream cimport iovec
@@ -27,12 +27,16 @@ cdef class ForwardExchange(TryingExchange):
     cdef flag upgraded                # it was granted: bytes both ways (RFC 9110 section 7.8)
     cdef flag alone                   # its connection is its client's alone (lb.proxy.own_connection)
     cdef float kibibytes              # of the body that is announced, where requests are weighed; 0 = not known
+    cdef uint32_t chunk               # bytes of the last chunk, which more of the body may join (lb.core.chunks)
     cdef tg_buffer trailers           # of the request, as lines
 
     cdef void start_try(self, bint fresh) noexcept
     cdef void send_hedge(self, Hedge hedge) noexcept
     cdef void send_request(self) noexcept
+    # Whether pieces of the body wait for the end of the batch, in which more of them may come.
+    cdef bint gathers(self) noexcept
     cdef bint may_retry(self, int kind) noexcept
     cdef void try_failed(self, int kind) noexcept
-    cdef void spill(self, const iovec *spans, int count, bint last) noexcept
+    cdef int keep_body(self, const iovec *spans, int count, size_t size) noexcept
+    cdef void spill(self, const iovec *spans, int count, size_t size, bint last) noexcept
     cdef int append_end(self, tg_buffer *out) noexcept

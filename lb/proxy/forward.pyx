@@ -8,6 +8,7 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.chunks cimport GATHERED, append_chunk
 from lb.core.head cimport Scan, mark_hop_by_hop, plainly_chunked
 from lb.core.head_text cimport append_chunk_size, append_text, append_trailers
 from lb.core.reuse cimport tg_reuse
@@ -103,28 +104,17 @@ cdef class ForwardExchange(TryingExchange):
             Exchange.take_body(self, spans, count, size, last)
 
     cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
-        cdef int i
         if self.state >= X_ANSWERING and self.upstream is None:
             return
         if self.upstream is not None and not self.upstream.connecting:
             if tg_buffer_size(&self.request) + size > self.listener.retry_buffer:
                 self.kept = False
         if self.kept:
-            for i in range(count):
-                if spans[i].iov_len == 0:
-                    continue                      # as a chunk it would be the last
-                if self.chunked:
-                    append_chunk_size(&self.request, spans[i].iov_len)
-                if tg_buffer_append(&self.request, spans[i].iov_base, spans[i].iov_len) < 0:
-                    self.fail(503, b"no-memory", "out of memory")
-                    return
-                if self.chunked:
-                    append_text(&self.request, b"\r\n")
-            if last and self.chunked and self.append_end(&self.request) < 0:
+            if self.keep_body(spans, count, size) < 0 or (last and self.chunked and self.append_end(&self.request) < 0):
                 self.fail(503, b"no-memory", "out of memory")
                 return
         else:
-            self.spill(spans, count, last)
+            self.spill(spans, count, size, last)
             if self.state == X_DONE:
                 return
         if last:
@@ -133,7 +123,10 @@ cdef class ForwardExchange(TryingExchange):
             if self.state == X_NEW:
                 self.start_try(False)
         elif not self.upstream.connecting:
-            self.send_request()
+            if last or not self.kept or not self.gathers():
+                self.send_request()
+            elif size:
+                self.upstream.poller.mark(self.upstream)      # on_batch_end sends it
         elif last and self.route.hedge is not None:
             self.watch()
         if self.state < X_DONE and not self.request_complete:
@@ -150,27 +143,44 @@ cdef class ForwardExchange(TryingExchange):
     cdef Py_ssize_t pass_body(self, size_t size) noexcept:
         return pass_request(self, size)
 
-    cdef void spill(self, const iovec *spans, int count, bint last) noexcept:
+    cdef bint gathers(self) noexcept:
+        return self.chunked or self.version == 20     # else a piece is what one read gave
+
+    cdef int keep_body(self, const iovec *spans, int count, size_t size) noexcept:
+        cdef int i
+        if self.chunked:
+            return append_chunk(&self.request, &self.chunk, tg_buffer_size(&self.request) - self.sent, spans, count,
+                                size)
+        for i in range(count):
+            if tg_buffer_append(&self.request, spans[i].iov_base, spans[i].iov_len) < 0:
+                return -1
+        return 0
+
+    cdef void spill(self, const iovec *spans, int count, size_t size, bint last) noexcept:
         """Body bytes that are not kept: straight to the endpoint, behind what is left of `request`."""
         cdef int i, failed = 0
         cdef Http1Upstream upstream = self.upstream
         self.send_request()
         if self.state == X_DONE or self.upstream is not upstream or upstream.deaf:
             return
-        tg_buffer_free(&self.request)
-        self.sent = 0
-        for i in range(count):
-            if spans[i].iov_len == 0:
-                continue
+        if tg_buffer_size(&self.request):
+            tg_buffer_free(&self.request)
+            self.sent = 0
+            self.chunk = 0
+        if size >= GATHERED or not self.gathers():
+            self.chunk = 0
             if self.chunked:
-                failed |= append_chunk_size(&upstream.out, spans[i].iov_len)
-            if failed:
-                break
-            if upstream.push_parts(&spans[i], 1) == IO_ERROR:
+                failed = append_chunk_size(&upstream.out, size)
+            if not failed and size and upstream.push_parts(spans, count) == IO_ERROR:
                 upstream.write_failed()
                 return
             if self.chunked:
                 failed |= append_text(&upstream.out, b"\r\n")
+        elif self.chunked:
+            failed = append_chunk(&upstream.out, &self.chunk, tg_buffer_size(&upstream.out), spans, count, size)
+        else:
+            for i in range(count):
+                failed |= tg_buffer_append(&upstream.out, spans[i].iov_base, spans[i].iov_len)
         if last and self.chunked:
             failed |= self.append_end(&upstream.out)
         if failed:
@@ -242,6 +252,10 @@ cdef class ForwardExchange(TryingExchange):
             self.arm_wait()
             if self.route.hedge is not None:
                 self.watch()
+
+    cdef void on_batch_end(self, Http1Upstream upstream) noexcept:
+        if self.kept:
+            self.send_request()
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
         if self.upgraded:

@@ -1,6 +1,6 @@
 """What an HTTP/1.1 connection says to its client: one answer after another, each framed as its request allows."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
 from lb.proxy.admission cimport Intake
@@ -16,6 +16,7 @@ cdef class AnsweringConnection(Client):
     cdef bint keep                    # another request may follow the one in progress
     cdef bint http10
     cdef bint chunking                # the answer goes out in chunks
+    cdef uint32_t chunk               # bytes of the last one, which more of the answer may join (lb.core.chunks)
     cdef bint until_close             # the answer's end is the connection's
     cdef bint head_request            # the answer has no body, whatever its fields say
     cdef bint closing                 # close when `out` is empty

@@ -5,6 +5,7 @@ They are queued and sent once at the end of the poller's batch, bulk bodies stra
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.chunks cimport GATHERED, append_chunk
 from lb.core.head cimport H_CONTENT_LENGTH, H_UPGRADE, Field, Scan, is_dated, worker_scan
 from lb.core.head_text cimport (
     append_chunk_size, append_date, append_fields, append_number, append_text, append_trailers, reason_phrase,
@@ -17,7 +18,6 @@ from lb.proxy.refusal cimport SPEAKS_HTTP, Refusal, refusal
 
 cdef enum:
     INTERIM_LIMIT = 64 * 1024         # bytes that wait for the client, above which no interim answer is added
-    DIRECT = 16 * 1024                # body pieces from this size on are sent without being queued first
 
 
 cdef class AnsweringConnection(Client):
@@ -83,6 +83,7 @@ cdef class AnsweringConnection(Client):
                 self.until_close = True
             else:
                 self.chunking = True
+                self.chunk = 0
                 append_text(&self.out, b"Transfer-Encoding: chunked\r\n")
         if status == 426 and scan.first[H_UPGRADE] >= 0 and not self.http10:
             self.upgrade_field(scan)                  # RFC 9110 section 15.5.22: it says to what
@@ -143,18 +144,21 @@ cdef class AnsweringConnection(Client):
             size += parts[i].iov_len
         if size == 0:
             return
-        if self.chunking:
-            append_chunk_size(&self.out, size)
-        if size < DIRECT:
-            for i in range(count):
-                failed |= tg_buffer_append(&self.out, parts[i].iov_base, parts[i].iov_len)
-        else:
+        if size >= GATHERED:
+            if self.chunking:
+                self.chunk = 0
+                append_chunk_size(&self.out, size)
             waiting = self.pending() + size
             failed = self.push_parts(parts, count) == IO_ERROR
             if self.pending() < waiting:
                 self.send_deadline = 0
-        if self.chunking:
-            failed |= append_text(&self.out, b"\r\n")
+            if self.chunking:
+                failed |= append_text(&self.out, b"\r\n")
+        elif self.chunking:
+            failed = append_chunk(&self.out, &self.chunk, tg_buffer_size(&self.out), parts, count, size)
+        else:
+            for i in range(count):
+                failed |= tg_buffer_append(&self.out, parts[i].iov_base, parts[i].iov_len)
         if failed:
             self.close_now()
             return

@@ -5,6 +5,7 @@ import hashlib
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.core.buffer cimport tg_buffer_head, tg_buffer_size
+from lb.core.chunks cimport GATHERED
 from lb.core.head cimport H_CONNECTION, H_UPGRADE, Field, Scan, has_token, mark_hop_by_hop, same_name
 from lb.core.stream cimport IO_ERROR, iovec
 from lb.proxy.exchange cimport X_ANSWERING, X_DONE
@@ -87,10 +88,17 @@ cdef void touch(ForwardExchange exchange) noexcept:
 
 cdef void take_raw(ForwardExchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
     cdef Http1Upstream upstream = exchange.upstream
+    cdef int i, failed = 0
     if upstream is None or exchange.request_complete:
         return
     exchange.bytes_in += size
-    if count and upstream.push_parts(spans, count) == IO_ERROR:
+    if size >= GATHERED or exchange.version != 20:
+        failed = count and upstream.push_parts(spans, count) == IO_ERROR
+    else:
+        for i in range(count):                        # frames may be many: one write at the end of the batch
+            failed |= upstream.queue(spans[i].iov_base, spans[i].iov_len)
+        upstream.poller.mark(upstream)
+    if failed:
         upstream.broken(FAIL_RESET)
         return
     touch(exchange)

@@ -23,6 +23,8 @@ cdef class Http1Call(Waiter):
     # Bytes behind an answer that made the connection another protocol's (`Http1Upstream.raw`); their end.
     cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept
     cdef void on_raw_end(self, Http1Upstream upstream) noexcept
+    # The connection was marked, and its batch ends: what waited for that goes out.
+    cdef void on_batch_end(self, Http1Upstream upstream) noexcept
     # What was queued has gone out.
     cdef void on_drained(self, Http1Upstream upstream) noexcept
     # The connection is of no use any more (and closed). kind: enum failure.

@@ -40,6 +40,9 @@ cdef class Http1Call(Waiter):
     cdef void on_raw_end(self, Http1Upstream upstream) noexcept:
         pass
 
+    cdef void on_batch_end(self, Http1Upstream upstream) noexcept:
+        pass
+
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
         pass
 
@@ -84,6 +87,8 @@ cdef class Http1Upstream(Stream):
         cdef Http1Call call = self.call
         if self.fd < 0:
             return
+        if call is not None and not self.connecting and not self.deaf:
+            call.on_batch_end(self)
         if self.pending() and not self.connecting and not self.deaf:
             if self.push() == IO_ERROR:
                 self.write_failed()

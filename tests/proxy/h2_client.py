@@ -26,6 +26,7 @@ class Answer:
     fields: Fields = field(default_factory=list)
     interim: list[Fields] = field(default_factory=list)
     body: bytes = b""
+    pieces: list[bytes] = field(default_factory=list)  # of the body, as frames had them
     trailers: Fields = field(default_factory=list)
     reset: int | None = None
     done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -94,6 +95,7 @@ class H2Client:
             case h2.events.DataReceived():
                 if answer:
                     answer.body += event.data
+                    answer.pieces.append(event.data)
                 if not self.manual:
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             case h2.events.StreamEnded() if answer:

@@ -28,16 +28,18 @@ RIGHT = b"Upgrade: WebSocket\r\nConnection: keep-alive, upgrade\r\nSec-WebSocket
 CONNECT = [(":protocol", "websocket"), ("sec-websocket-version", "13")]
 
 
+def granted(head: bytes, fields: bytes = RIGHT, status: bytes = b"101 Switching Protocols") -> bytes:
+    """The answer to a request for a WebSocket."""
+    key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)
+    made = base64.b64encode(hashlib.sha1((key[1] if key else b"") + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return b"HTTP/1.1 " + status + b"\r\n" + fields.replace(b"%s", made) + b"\r\n"
+
+
 def granting(fields: bytes, status: bytes = b"101 Switching Protocols") -> Any:
     """`fields` with the right Sec-WebSocket-Accept for each %s."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)
-        made = base64.b64encode(
-            hashlib.sha1((key[1] if key else b"") + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
-        )
-        writer.write(b"HTTP/1.1 " + status + b"\r\n" + fields.replace(b"%s", made) + b"\r\n")
+        writer.write(granted(await reader.readuntil(b"\r\n\r\n"), fields, status))
         while data := await reader.read(100):
             writer.write(data)
         writer.close()
