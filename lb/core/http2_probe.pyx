@@ -8,7 +8,7 @@ from lb.core.head cimport Field, Scan, worker_scan
 from lb.core.http2 cimport Http2Session, h2_field, h2_options, h2_stream
 from lb.core.http2_block cimport block_add
 from lb.core.http2_head cimport read_request, read_request_again, read_trailers
-from lb.core.http2_resets cimport frames_begin, frames_look, reset_ahead, tg_frames
+from lb.core.http2_resets cimport frames_begin, frames_look, frames_looked, reset_ahead, tg_frames
 from lb.core.nghttp2 cimport nghttp2_nv
 from lb.core.stream cimport iovec
 
@@ -16,6 +16,11 @@ cdef enum:
     MOST_FIELDS = 64
 
 CONTROLS = ("ping", "settings", "reset", "fault", "empty", "window", "other")
+
+
+def bytes_looked():
+    """Bytes that were looked over for resets, in this process."""
+    return frames_looked()
 
 
 cdef h2_options probe_options(uint32_t window, uint32_t header_list, uint32_t max_streams) noexcept:

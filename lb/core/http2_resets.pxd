@@ -17,5 +17,7 @@ ctypedef struct tg_frames:
 cdef void frames_begin(tg_frames *frames) noexcept
 # Looks over the next `size` bytes; whether there are resets among them, which `reset_ahead` knows until the next look.
 cdef bint frames_look(tg_frames *frames, const char *data, size_t size) noexcept
+# Bytes that all looks of this process went over.
+cdef uint64_t frames_looked() noexcept
 # Whether the last look saw a reset of the stream. To be asked only if it saw any.
 cdef bint reset_ahead(uint32_t stream) noexcept

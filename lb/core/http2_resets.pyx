@@ -12,6 +12,7 @@ cdef enum:
 # Of the whole worker, since a look is forgotten before the next. `look << 32 | stream`.
 cdef uint64_t seen[PLACES]
 cdef uint64_t look = 0
+cdef uint64_t looked = 0              # bytes
 
 
 cdef void frames_begin(tg_frames *frames) noexcept:
@@ -20,13 +21,14 @@ cdef void frames_begin(tg_frames *frames) noexcept:
 
 
 cdef bint frames_look(tg_frames *frames, const char *data, size_t size) noexcept:
-    global look
+    global look, looked
     cdef const uint8_t *next = <const uint8_t *>data
     cdef const uint8_t *end = next + size
     cdef const uint8_t *header
     cdef size_t n
     cdef uint32_t stream
     cdef bint found = False
+    looked += size
     while next < end:
         if frames.skip:
             n = min(<size_t>frames.skip, <size_t>(end - next))
@@ -52,6 +54,10 @@ cdef bint frames_look(tg_frames *frames, const char *data, size_t size) noexcept
             stream &= 0x7FFFFFFF
             seen[(stream >> 1) % PLACES] = look << 32 | stream
     return found
+
+
+cdef uint64_t frames_looked() noexcept:
+    return looked
 
 
 cdef bint reset_ahead(uint32_t stream) noexcept:

@@ -35,6 +35,9 @@ cdef class Client(Stream):
     cdef void abort(self) noexcept:
         pass
 
+    cdef bint put_off(self) noexcept:
+        return False
+
     cdef void resume_request(self) noexcept:
         pass
 

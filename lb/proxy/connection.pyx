@@ -25,8 +25,8 @@ from lb.proxy.route cimport RouteTable
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
     M_CONNECT = 5
-    # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.
-    TURN_STEPS = 64
+    TURN_STEPS = 64                   # before the others get their turn: pieces of bodies, up to MAX_SPANS chunks each
+    HEAD_STEPS = 4                    # of a head, which may be a whole request with its answer
     CHUNK = 16                        # bytes around a chunk's content that are not held against it
     CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
 
@@ -116,7 +116,7 @@ cdef class HttpConnection(ReceivingConnection):
                 break
             if self.exchange is None and self.pending() >= OUT_LIMIT and not self.skipping:
                 break                             # on_flush goes on when the client has taken its answers
-            if steps == TURN_STEPS:
+            if steps >= TURN_STEPS:
                 self.poller.defer(self)           # on_flush goes on
                 break
             steps += 1
@@ -148,6 +148,7 @@ cdef class HttpConnection(ReceivingConnection):
             data += taken
             n -= <size_t>taken
             if scan.head:
+                steps += HEAD_STEPS - 1
                 self.head_started = False
                 self.begin(scan)
             exchange = self.exchange

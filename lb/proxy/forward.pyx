@@ -199,7 +199,10 @@ cdef class ForwardExchange(TryingExchange):
         self.pick()
 
     cdef void launch(self) noexcept:
-        cdef Http1Upstream own = take_own(self, <Http1Pool>self.pool.channels[self.endpoint])
+        cdef Http1Upstream own
+        if not self.request_complete and self.client.put_off():
+            return
+        own = take_own(self, <Http1Pool>self.pool.channels[self.endpoint])
         self.sent = 0
         if own is not None:
             self.alone = True

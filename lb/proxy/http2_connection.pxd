@@ -23,7 +23,7 @@ cdef class Http2Connection(Client):
 
     cdef void read_loop(self) noexcept
     cdef bint take(self, const char *data, size_t n) noexcept
-    cdef bint keep(self, const char *data, size_t n) noexcept
+    cdef bint keep(self, const char *data, size_t n, size_t left) noexcept
     # Bytes that wait for the client.
     cdef size_t waiting(self) noexcept
     cdef int write_out(self) noexcept

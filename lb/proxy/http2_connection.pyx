@@ -24,6 +24,7 @@ cdef enum:
     # Work for one client before the others get their turn (Http2Session.work): about as many requests as may be open by
     # default, a mebibyte and a half of bodies, thirty streams that the client cancels or four that it makes us reset.
     TURN_WORK = 512
+    AHEAD = 16 * 1024                 # bytes of what waited that are looked over in one turn, which takes fewer
     LAST_WORD_NS = 200_000_000        # between the two steps of leaving: more than a round trip
 
 
@@ -86,7 +87,7 @@ cdef class Http2Connection(Client):
                 return
             turn += 1
             if tg_buffer_size(&self.inbox):
-                if not self.take(tg_buffer_head(&self.inbox), tg_buffer_size(&self.inbox)):
+                if not self.take(tg_buffer_head(&self.inbox), min(tg_buffer_size(&self.inbox), <size_t>AHEAD)):
                     return
                 continue
             if not self.unread:
@@ -114,7 +115,7 @@ cdef class Http2Connection(Client):
                 return False
             self.closing = True                   # what the session has to say of it is still written
             return False
-        if not self.keep(data + n - self.host.left, self.host.left):
+        if not self.keep(data, n, self.host.left):
             self.close_now()
             return False
         if self.host.block_id == 0:
@@ -123,16 +124,16 @@ cdef class Http2Connection(Client):
             self.block_at = self.poller.now + self.listener.header_timeout
         return True
 
-    cdef bint keep(self, const char *data, size_t n) noexcept:
-        """The last `n` bytes of what came wait for another turn. False: no memory."""
+    cdef bint keep(self, const char *data, size_t n, size_t left) noexcept:
+        """The last `left` of the `n` bytes that were offered wait for another turn. False: no memory."""
         cdef size_t have = tg_buffer_size(&self.inbox)
         if have:                                  # they are there already
-            if n:
-                tg_buffer_consume(&self.inbox, have - n)
+            if have > n - left:
+                tg_buffer_consume(&self.inbox, n - left)
             else:
                 tg_buffer_free(&self.inbox)
             return True
-        return n == 0 or tg_buffer_append(&self.inbox, data, n) == 0
+        return left == 0 or tg_buffer_append(&self.inbox, data + n - left, left) == 0
 
     cdef size_t waiting(self) noexcept:
         return self.pending() + tg_buffer_size(&self.host.control)
@@ -145,6 +146,10 @@ cdef class Http2Connection(Client):
             return
         if not self.leaving and (self.intake.draining or self.listener.draining):
             self.leave()
+        if self.host.waiting and not self.closing:
+            self.host.launch_waiting()
+            if self.fd < 0:
+                return
         rc = self.write_out()
         if rc == IO_ERROR:
             self.close_now()

@@ -26,6 +26,8 @@ cdef class Http2Host(Http2Session):
     cdef tg_frames frames             # of what comes next
     cdef size_t left                  # bytes of what came last that wait for another turn
     cdef bint resets                  # some are in what is being read
+    cdef bint reading                 # events come from `take`
+    cdef list waiting                 # requests that `take` put off; None: there was never one
     cdef bint timely                  # the stream that was reset just now had next to no time left
     cdef uint64_t finished            # streams that ended otherwise
     cdef uint64_t forgiven            # resets that were held against them
@@ -37,6 +39,8 @@ cdef class Http2Host(Http2Session):
     cdef void setup(self, Client connection, Intake intake) noexcept
     # As `feed`, with what is not taken in `left`; a stream that the same bytes reset begins no request.
     cdef int take(self, const char *data, size_t size) noexcept
+    # Launches what was put off while `take` read, if there is still somebody to answer.
+    cdef void launch_waiting(self) noexcept
     # Frees the requests that are over: nothing refers to their bodies.
     cdef void bury(self) noexcept
     # The connection is gone: every exchange loses its client.

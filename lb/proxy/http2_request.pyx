@@ -32,7 +32,7 @@ from lb.proxy.admission cimport Intake
 from lb.proxy.aliases cimport hide_trailers
 from lb.proxy.client cimport Client
 from lb.proxy.declined cimport count_declined, log_declined
-from lb.proxy.exchange cimport Exchange
+from lb.proxy.exchange cimport X_PICKED, Exchange
 from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.http2_answer cimport answer_continue, answer_head, answer_whole
 from lb.proxy.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
@@ -73,12 +73,23 @@ cdef class Http2Host(Http2Session):
         cdef tg_frames before = self.frames
         cdef int rc
         self.resets = frames_look(&self.frames, data, size)
+        self.reading = True
         rc = self.feed(data, size)
+        self.reading = False
         self.left = self.untaken
         if self.left:
             self.frames = before                  # the look was ahead: it is taken up again where the frames stopped
             frames_look(&self.frames, data, size - self.left)
         return rc
+
+    cdef void launch_waiting(self) noexcept:
+        cdef Http2Request request
+        cdef Exchange exchange
+        for request in self.waiting:
+            exchange = request.exchange
+            if exchange is not None and exchange.state == X_PICKED and not (<Http2Session>self).over:
+                exchange.launch()
+        self.waiting.clear()
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
         cdef Http2Request request
@@ -411,6 +422,17 @@ cdef class Http2Request(Client):
         self.seen_out = self.stream.handed
         if self.listener.send_timeout:
             self.poller.arm(self, self.poller.now + self.listener.send_timeout)
+
+    cdef bint put_off(self) noexcept:
+        """While frames are read: a later one may have the stream reset (CVE-2025-8671), which no endpoint has to see. A
+        request that is complete by the end goes out in one write."""
+        cdef Http2Host host = self.host
+        if not host.reading:
+            return False
+        if host.waiting is None:
+            host.waiting = []
+        host.waiting.append(self)
+        return True
 
     cdef void resume_request(self) noexcept:
         self.begin_pace()                         # the time in which we wanted none of it does not count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
@@ -11,6 +12,9 @@ import pytest
 from datapath import HTTP2, Gate, Site, settle
 from h2_client import frame, h2_client
 from http2_front import answering, gate_to, plain
+from test_gathered_pieces import segments
+
+from lb.core.http2_probe import bytes_looked
 
 DATA, RST_STREAM, GOAWAY = 0, 3, 7
 ENHANCE_YOUR_CALM = 11
@@ -92,6 +96,48 @@ async def test_the_odd_fault_ends_its_stream_alone(site: Site, fault: str) -> No
     assert gate.total(1)[FLOODED] == 0
 
 
+@pytest.mark.parametrize("fault", [name for name, fault in FAULTS.items() if POST in fault(1)])
+async def test_no_endpoint_sees_what_is_reset_while_it_is_read(site: Site, fault: str) -> None:
+    """Each would be a connection of its own."""
+    connections = 0
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await answering(plain(b"ok"))(reader, writer)
+
+    gate = await gate_to(site, endpoint, listener=UNBOUNDED)
+    async with by_hand(gate) as (reader, writer):
+        writer.write(b"".join(FAULTS[fault](n) for n in range(1, 51, 2)))
+        writer.write(frame(1, 5, 51, GET))
+        async with asyncio.timeout(20):
+            while (said := await next_frame(reader))[:2] != (DATA, 51):
+                assert said[0] != GOAWAY
+    assert connections == 1
+    assert gate.in_flight() == 0
+
+
+async def test_a_request_that_is_read_at_once_goes_out_at_once(site: Site) -> None:
+    """With its body, although that comes behind the head, where there is a connection to take."""
+    writes: list[int] = []
+
+    async def endpoint(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            before = segments(writer)
+            await reader.readuntil(b"\r\n\r\n4\r\nbody\r\n0\r\n\r\n")
+            writes.append(segments(writer) - before)
+            writer.write(plain(b"ok"))
+
+    gate = await gate_to(site, endpoint)
+    async with by_hand(gate) as (reader, writer):
+        async with asyncio.timeout(20):
+            for stream in (1, 3):
+                writer.write(frame(1, 4, stream, POST) + frame(0, 1, stream, b"body"))
+                while (await next_frame(reader))[:2] != (DATA, stream):
+                    pass
+    assert writes[1] == 1
+
+
 async def honest_answer(gate: Gate) -> None:
     reader, writer = await gate.connect()
     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -148,12 +194,45 @@ async def test_whoever_comes_later_overtakes_requests_that_are_answered_here(sit
     assert meanwhile < answers / 2
 
 
+async def test_what_waits_for_another_turn_is_not_looked_over_in_each(site: Site) -> None:
+    """A flood that is read in one piece takes many turns."""
+    gate = await gate_to(site, answering(plain(b"ok")), listener=UNBOUNDED)
+    last = 8 * MANY - 1
+    flood = b"".join(frame(1, 4, n, POST) for n in range(1, last + 1, 2))  # most of which are refused
+    before = bytes_looked()
+    async with by_hand(gate) as (reader, writer):
+        writer.write(flood)
+        async with asyncio.timeout(20):
+            while (await next_frame(reader))[:2] != (RST_STREAM, last):
+                pass
+    # Each turn takes about two KiB and looks over sixteen, and once more over what it took.
+    assert bytes_looked() - before < 16 * len(flood)
+
+
 async def test_whoever_comes_later_overtakes_a_pipeline(site: Site) -> None:
     gate = await gate_to(site, answering(plain(b"ok")), route={"path_kind": "exact", "path": "/"})
     request = b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n"
     meanwhile, answers = await overtaken(gate, request, request * MANY)
     assert answers > 100 * MANY
     assert meanwhile < answers / 2
+
+
+async def test_a_pipeline_has_a_small_part_of_a_turn(site: Site) -> None:
+    """How many of its requests are answered before another client that has sent one at the same time."""
+    gate = await gate_to(site, answering(plain(b"ok")), route={"path_kind": "exact", "path": "/"})
+    request = b"GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n"
+    loop = asyncio.get_running_loop()
+    with socket.socket() as pipeline, socket.socket() as other:
+        for sock in (pipeline, other):
+            sock.setblocking(False)
+            await loop.sock_connect(sock, ("127.0.0.1", gate.port))
+            await loop.sock_sendall(sock, request)
+            await loop.sock_recv(sock, 1 << 16)
+        pipeline.send(request * 640)
+        other.send(request)
+        async with asyncio.timeout(20):
+            assert await loop.sock_recv(other, 1 << 16)
+        assert pipeline.recv(1 << 20).count(b"HTTP/1.1 404 ") < 100
 
 
 async def test_a_body_in_tiny_chunks_arrives(site: Site) -> None:
