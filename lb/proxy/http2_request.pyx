@@ -239,6 +239,8 @@ cdef class Http2Host(Http2Session):
         cdef Exchange exchange
         self.peer = None
         self.connection = None
+        if self.waiting:
+            self.waiting.clear()
         while not link_empty(&self.requests):
             request = <Http2Request>self.requests.next.owner
             exchange = request.exchange

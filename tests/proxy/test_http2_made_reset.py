@@ -117,6 +117,15 @@ async def test_no_endpoint_sees_what_is_reset_while_it_is_read(site: Site, fault
     assert gate.in_flight() == 0
 
 
+async def test_whoever_leaves_with_a_request_leaves_nothing(site: Site) -> None:
+    gate = await gate_to(site, answering(plain(b"ok")))
+    async with by_hand(gate) as (_, writer):
+        writer.write(frame(1, 4, 1, POST))
+        writer.write_eof()
+    await settle(lambda: gate.proxy.stats()["exchanges"] == 0 and gate.in_flight() == 0, "something is left")
+    await honest_answer(gate)
+
+
 async def test_a_request_that_is_read_at_once_goes_out_at_once(site: Site) -> None:
     """With its body, although that comes behind the head, where there is a connection to take."""
     writes: list[int] = []
