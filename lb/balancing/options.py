@@ -6,11 +6,15 @@ Plain Python for all policies, since pydantic reads the source of these classes 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lb.config.base import AskedPath, Integer, Number
-from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration
+from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration, FileContext
+
+# Options come from a file: a duration without a unit is a mistake there. What has a path would start from here.
+FROM_FILE = FileContext(Path())
 
 MOST_CHOICES = 32
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from pydantic import ValidationError
-
-from lb.balancing.options import ReportOptions
-from lb.balancing.registry import FROM_FILE, PolicyType, find
-from lb.config.explain import message, value_at, where
-from lb.config.plugins import words_of
+from lb.balancing.option_problems import option_problems
+from lb.balancing.options import FROM_FILE, ReportOptions
+from lb.balancing.registry import find
 from lb.config.schema import Config, PolicyConfig
 from lb.errors import ConfigError
 
@@ -34,23 +30,7 @@ def _problems(policy: PolicyConfig, protocol: str) -> Iterator[tuple[str, str]]:
         yield "key", f"is required: {policy.type} chooses by a key (header, cookie, query, source or model)"
     if not kind.needs_key and policy.key is not None:
         yield "key", f"has no effect: {policy.type} does not choose by a key"
-    yield from option_problems(kind, policy.options, protocol)
-
-
-def option_problems(
-    kind: PolicyType, options: dict[str, Any], protocol: str | None = None
-) -> Iterator[tuple[str, str]]:
-    """`protocol` is the pool's; None where the configuration was checked already."""
-    try:
-        made = kind.Options.model_validate(options, context=FROM_FILE)
-        found = [] if protocol is None else list(made.problems(protocol))
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            yield where(detail["loc"]), message(detail, kind.Options, value_at(options, detail["loc"]))
-    except BaseException as error:  # a plug-in's validator
-        yield "", f"the options cannot be checked: {words_of(error)}"
-    else:
-        yield from found
+    yield from option_problems(kind.Options, policy.options, protocol)
 
 
 def report_period(policy: PolicyConfig) -> int | None:

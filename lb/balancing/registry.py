@@ -5,7 +5,6 @@ Workers load this module. What advises operators takes as long to load as all th
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from lb.balancing.client_side_weighted_round_robin import ClientSideWeightedRoundRobin
@@ -14,7 +13,7 @@ from lb.balancing.guard import Guard
 from lb.balancing.least_request import LeastRequest
 from lb.balancing.least_time import LeastTime
 from lb.balancing.maglev import Maglev
-from lb.balancing.options import PolicyOptions
+from lb.balancing.options import FROM_FILE, PolicyOptions
 from lb.balancing.peak_ewma import PeakEwma
 from lb.balancing.policy import Policy
 from lb.balancing.power_of_two import PowerOfTwo
@@ -26,15 +25,11 @@ from lb.balancing.round_robin import RoundRobin
 from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
 from lb.config.plan import PolicyPlan
 from lb.config.plugins import Family, words_of
-from lb.config.units import FileContext
 from lb.endpoints.set import EndpointSet
 from lb.errors import ConfigError
 
 GROUP = "tidegate.policies"
 PolicyType = type[Policy]
-
-# Options come from a file: a duration without a unit is a mistake there. What has a path would start from here.
-FROM_FILE = FileContext(Path())
 
 POLICIES: dict[str, PolicyType] = {
     "client_side_weighted_round_robin": ClientSideWeightedRoundRobin,
@@ -104,8 +99,8 @@ def _checked(name: str, kind: PolicyType, options: dict[str, Any]) -> PolicyOpti
     try:
         return kind.Options.model_validate(options, context=FROM_FILE)
     except BaseException as error:  # a plug-in's validator
-        from lb.balancing.policy_checks import option_problems
+        from lb.balancing.option_problems import option_problems
 
         raise ConfigError(
-            [f"policy {name!r}: {path}: {text}" for path, text in option_problems(kind, options)]
+            [f"policy {name!r}: {path}: {text}" for path, text in option_problems(kind.Options, options)]
         ) from error
