@@ -23,6 +23,11 @@ PIECE = 64 * 1024  # bytes that are written at once
 HEADERS_OF_STREAM_1 = (b"\x01\x05\x00\x00\x00\x01", b"\x01\x04\x00\x00\x00\x01")
 
 
+def asks(data: bytes) -> bool:
+    """Whether the first request is in what came: the connection preface and SETTINGS come before it."""
+    return any(head in data for head in HEADERS_OF_STREAM_1)
+
+
 def said(frame: Frame) -> bytes:
     data = frame.serialize()
     return data * (PIECE // len(data))
@@ -103,8 +108,7 @@ class _Connection(asyncio.Protocol):
             self.go_on()
 
     def data_received(self, data: bytes) -> None:
-        # The connection preface and SETTINGS come before the first request, which has the field block's first octets.
-        if self.peer.waits and not self.asked and any(head in data for head in HEADERS_OF_STREAM_1):
+        if self.peer.waits and not self.asked and asks(data):
             self.asked = True
             self.go_on()
 

@@ -97,13 +97,11 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     libraries.require()
 
     from lb.cli.early import fork_server
-    from lb.control.logs import silent_grpc
 
     _invocation.config_status = os.EX_CONFIG  # which a service manager does not try again
     with fork_server() as early:
-        with silent_grpc():
-            from lb.cli.run import run as run_daemon
-            from lb.control.fleet import FleetSettings
+        from lb.cli.run import run as run_daemon
+        from lb.control.fleet import FleetSettings
 
         raise typer.Exit(run_daemon(config, FleetSettings(early=early)))
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from lb.control.logs import silent_grpc
+from lb.cli.run import SERVICES, run
+from lb.cli.tour import Tour
 from lb.errors import TidegateError
 
 
@@ -18,10 +19,6 @@ def demo(
     samples: Annotated[Path, typer.Option("--samples")] = Path("examples/digits/samples.json"),
 ) -> None:
     """Serve CONFIG and show a few predictions of SAMPLES; Ctrl-C drains and stops."""
-    with silent_grpc():
-        from lb.cli.run import SERVICES, run
-        from lb.cli.tour import Tour
-
     try:
         status = run(config, services=(*SERVICES, functools.partial(Tour, samples=samples)))
     except TidegateError as error:

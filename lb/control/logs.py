@@ -9,7 +9,6 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterator
 from typing import TextIO
 
 from lb.errors import StartError
@@ -31,22 +30,6 @@ def setup_logging(process: str, level: str = "info") -> None:
 def set_level(level: str) -> None:
     """`level`: a key of LEVELS."""
     logging.getLogger("tidegate").setLevel(LEVELS[level])
-
-
-@contextlib.contextmanager
-def silent_grpc() -> Iterator[None]:
-    """What is imported meanwhile and uses gRPC keeps that library's own lines from standard error: of each connection
-    that fails, in a form of its own. Checks tell what failed as a reason. GRPC_VERBOSITY of the environment goes first.
-    """
-    variable = "GRPC_VERBOSITY"
-    if variable in os.environ:
-        yield
-        return
-    os.environ[variable] = "NONE"
-    try:
-        yield
-    finally:
-        del os.environ[variable]  # model servers that we start have a log of their own
 
 
 def _in_journal() -> bool:
