@@ -15,8 +15,7 @@ from lb.proxy.answer cimport AnswerExchange, PreflightExchange
 from lb.proxy.client cimport Client
 from lb.proxy.conditions cimport facts_of, tg_facts
 from lb.proxy.cors cimport preflight_method
-from lb.proxy.exchange cimport Exchange
-from lb.proxy.explained cimport forget_explanation
+from lb.proxy.exchange cimport Exchange, forget_explanation
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forward_web cimport WebExchange, web_kind_of

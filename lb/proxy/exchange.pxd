@@ -8,7 +8,9 @@ from lb.core.stream cimport iovec
 from lb.proxy.client cimport Client
 from lb.proxy.forwarded cimport tg_ids
 from lb.proxy.listener cimport Listener
+from lb.proxy.refusal cimport Refusal
 from lb.proxy.route cimport Route
+from lb.telemetry.accesslog cimport tg_access
 from lb.upstream.http1 cimport Http1Call
 from lb.upstream.pool cimport Pool
 from lb.upstream.untried cimport tg_tried
@@ -68,7 +70,7 @@ cdef class Exchange(Http1Call):
     cdef flag request_complete
     cdef flag wants_body              # the client may go on sending
     cdef flag idempotent              # repeating it does no harm
-    cdef flag pinned                  # it belongs to a sequence: no hedge, no answer from the cache (lb.proxy.bound)
+    cdef flag pinned                  # it belongs to a sequence: no hedge, no answer from the cache (lb.proxy.exchange)
     cdef flag sequence_start
     cdef flag sequence_end
     cdef flag cookie_due              # its cookie is to be given anew
@@ -183,3 +185,91 @@ cdef class Exchange(Http1Call):
     cdef bint recorded(self) noexcept
     # Within the rate limit that the route has. False: answered with 429.
     cdef bint admit(self, Scan *scan) noexcept
+
+
+# How long an exchange waits for its endpoint, and what becomes of it then.
+
+# Longest wait for an answer to begin, in nanoseconds; 0 = none. The route's own goes before its pool's.
+cdef uint64_t limit_of_answer(Exchange exchange) noexcept
+# The same for a single try, which the route may give up sooner.
+cdef uint64_t limit_of_try(Exchange exchange) noexcept
+# The time has come that the exchange was armed for: its turn in the queue did not, its request's rest, or its answer.
+cdef void time_is_over(Exchange exchange) noexcept
+
+
+# What is said to a client whose exchange gets no endpoint, or fails.
+
+# No endpoint for it, and no place in the queue (any more): fails it by `why`, Q_….
+cdef void refuse_exchange(Exchange exchange, int why) noexcept
+# An answer of our own with `status`: says when to come back, why it was this endpoint, and what other origins may.
+cdef Refusal refusal_of(Exchange exchange, int status, str message)
+
+
+# The record of an exchange that is over: the series of its route and endpoint, and a line of the access log.
+
+# In its route's series, as one that took `duration` nanoseconds.
+cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept
+# What the access log, and the span of a sampled trace, say of it. Dropped when the ring has no room.
+cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept
+
+
+# Explanations of exchanges that `explained` says are to have one, while they run. Plain Python, as few are.
+
+# An endpoint other than `exclude` is about to be chosen, or (`turn`) tried for one whose turn in the queue it may be.
+cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept
+# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second try beside
+# that at this address, else None.
+cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept
+# Exchange.choose between these two.
+cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept
+# There is none for it: `why` is Q_….
+cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept
+# X-Tidegate-Explain, where the client asked for it.
+cdef void append_explanation(Exchange exchange, tg_buffer *head) noexcept
+# For its line in the access log.
+cdef void explain_record(Exchange exchange, tg_access *record) noexcept
+# It is over.
+cdef void forget_explanation(Exchange exchange) noexcept
+
+
+# What an exchange does with the endpoint that its client stays with, by the pool's cookie (lb.upstream.cookie).
+
+# Finds the endpoint that the cookie names, and takes the cookie out of the request.
+cdef void read_cookie(Exchange exchange, Scan *scan) noexcept
+# The endpoint that a cookie or a session names, or else any (`turn`: as for one whose turn it is); or TAKEN_….
+cdef int acquire_kept(Exchange exchange, uint64_t now, bint turn) noexcept
+# Set-Cookie, where the client has to be told of the endpoint that answers.
+cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept
+
+
+# What an exchange does with the sessions that its pool learns (lb.upstream.sessions).
+
+# Finds the endpoint of the request's session.
+cdef void read_session(Exchange exchange, const Scan *scan) noexcept
+# An endpoint's answer is taken: learns what its fields say. `status` is as of HTTP, 500 where gRPC's is not OK.
+cdef void learn_session(Exchange exchange, int status, const Field *fields, int count) noexcept
+
+
+# What binds an exchange to an endpoint: its sequence (lb.upstream.sequences); and what a reload does to such ties.
+
+# See Exchange.join_sequence.
+cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept
+# It was picked for the endpoint that it has: there its sequence begins, where it is the first of one.
+cdef void begin_sequence(Exchange exchange) noexcept
+# Whether its sequence lets it go to another endpoint than one that has not processed it: only the first request may,
+# since nothing of the sequence is anywhere then.
+cdef bint may_leave(Exchange exchange) noexcept
+# It does: from now on any endpoint will do.
+cdef void untie(Exchange exchange) noexcept
+# Its endpoint is not to be had. True: it goes on at another, as it is the first of its sequence, or as the first has
+# taken the sequence there meanwhile, which was at this endpoint in vain itself.
+cdef bint goes_on(Exchange exchange) noexcept
+# Its sequence is lost, if that is where it was to go.
+cdef void lose_sequence(Exchange exchange) noexcept
+# A request of it is over.
+cdef void leave_sequence(Exchange exchange) noexcept
+# A reload gave its pool another form: what it knows of endpoints and models is put into the numbers of that. The
+# endpoint that has its sequence may be one of those that leave, or be gone (BOUND_LOST).
+cdef void rebind(Exchange exchange, Pool pool) noexcept
+# A reload has changed its pool since it came: the endpoint for its next try is one of the pool as it is now.
+cdef void follow(Exchange exchange) noexcept

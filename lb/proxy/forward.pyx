@@ -4,27 +4,37 @@ The request is serialised once, into one buffer, and sent from there; while it f
 kept until the answer begins, so that another endpoint can be tried. Longer bodies stream through without being kept.
 """
 
+import base64
+import hashlib
+import os
+
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport uint64_t
+from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.chunks cimport GATHERED, append_chunk
-from lb.core.head cimport Scan, mark_hop_by_hop, plainly_chunked
-from lb.core.head_text cimport append_chunk_size, append_text, append_trailers
+from lb.core.head cimport (
+    H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, has_token, mark_hop_by_hop, plainly_chunked,
+    same_name,
+)
+from lb.core.head_text cimport append_chunk_size, append_fields, append_text, append_trailers
+from lb.core.methods cimport method_text
 from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
+from lb.core.splice cimport PASS_LOST, PASS_NOT, pass_through
 from lb.core.stream cimport IO_ERROR, iovec
-from lb.proxy.bulk cimport pass_request, pass_response
+from lb.proxy.client_certificate cimport append_client_certificate
 from lb.proxy.cors cimport drop_cors
-from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange
-from lb.proxy.forward_head cimport build_head
-from lb.proxy.own_connection cimport asks_for_proof, brings_proof, give_own, keep_to_own, take_own
+from lb.proxy.exchange cimport X_ANSWERING, X_DONE, X_NEW, X_PICKED, X_WAITING, Exchange, learn_session
+from lb.proxy.fields cimport OMIT_CERTIFICATE, replace_host
+from lb.proxy.forwarded cimport tg_hop
+from lb.proxy.http1_answer cimport AnsweringConnection
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
-from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
-from lb.proxy.upgrade cimport give_raw, is_granted, raw_drained, switch_protocols, take_raw
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 from lb.upstream.http1 cimport Http1Pool, Http1Upstream
+from lb.upstream.pool cimport Pool
+
 
 cdef enum:
     # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
@@ -347,7 +357,7 @@ cdef class ForwardExchange(TryingExchange):
     cdef Py_ssize_t pass_answer(self, Http1Upstream upstream, size_t size) noexcept:
         return pass_response(self, upstream, size)
 
-    # Behind an upgrade (lb.proxy.upgrade).
+    # Behind an upgrade (lb.proxy.forward).
 
     cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept:
         give_raw(self, upstream, data, n)
@@ -445,3 +455,327 @@ cdef class ForwardExchange(TryingExchange):
 
 
 tg_reuse(<PyTypeObject *>ForwardExchange)
+
+
+cdef int build_head(ForwardExchange exchange, Scan *scan) noexcept:
+    cdef size_t n
+    cdef const char *method = method_text(scan, exchange.method, &n)
+    cdef uint64_t skip = <uint64_t>1 << H_EXPECT
+    cdef tg_hop hop
+    cdef bytes name
+    tg_buffer_append(&exchange.request, method, n)
+    tg_buffer_append(&exchange.request, b" ", 1)
+    tg_buffer_append(&exchange.request, scan.target, scan.target_length)
+    append_text(&exchange.request, b" HTTP/1.1\r\n")
+    mark_hop_by_hop(scan)
+    hop.omit = 0 if exchange.route.request_fields is None else exchange.route.request_fields.omit
+    if not hop.omit & OMIT_CERTIFICATE and append_client_certificate(&exchange.request, exchange.client, scan) < 0:
+        return -1
+    exchange.upgrading = upgrade_wanted(scan) and exchange.listener.may_upgrade(scan)
+    if scan.first[H_HOST] < 0 and exchange.route.new_host is None:
+        # HTTP/1.0 may come without; HTTP/1.1 may not go without.
+        name = exchange.pool.name.encode()
+        append_text(&exchange.request, b"Host: ")
+        tg_buffer_append(&exchange.request, <const char *>name, <size_t>len(name))
+        append_text(&exchange.request, b"\r\n")
+    hop.text = &exchange.request
+    if exchange.listener.hop.collect(scan, exchange.ids, exchange.client.ip, exchange.client.ip_length,
+                                     exchange.client.scheme(), scan.version, &hop) < 0:
+        return -1
+    if exchange.route.new_host is not None and replace_host(scan, exchange.route.new_host) < 0:
+        return -1                         # after X-Forwarded-Host, which says what the client asked for
+    if append_fields(&exchange.request, scan, skip) < 0:
+        return -1
+    if exchange.chunked:
+        append_text(&exchange.request, b"Transfer-Encoding: chunked\r\n")
+    if exchange.upgrading:
+        return append_upgrade(exchange, scan)
+    if scan.first[H_TE] >= 0 and has_token(&scan.fields[scan.first[H_TE]], b"trailers"):
+        append_text(&exchange.request, b"TE: trailers\r\nConnection: TE\r\n")
+    return tg_buffer_append(&exchange.request, b"\r\n", 2)
+
+
+cdef int append_upgrade(ForwardExchange exchange, Scan *scan) noexcept:
+    """The end of a head that asks for an upgrade, and may be asked to by a stream (RFC 8441 section 5)."""
+    cdef Field *field
+    cdef bytes key
+    if scan.websocket:
+        key = b"Sec-WebSocket-Key: " + base64.b64encode(os.urandom(16)) + b"\r\n"
+        tg_buffer_append(&exchange.request, <const char *>key, <size_t>len(key))
+        return append_text(&exchange.request, b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+    field = &scan.fields[scan.first[H_UPGRADE]]
+    append_text(&exchange.request, b"Upgrade: ")
+    tg_buffer_append(&exchange.request, field.value, field.value_length)
+    return append_text(&exchange.request, b"\r\nConnection: Upgrade\r\n\r\n")
+
+
+cdef bint upgrade_wanted(Scan *scan) noexcept:
+    """Whether the request asks for another protocol (RFC 9110 section 7.8); one with a body does not get it."""
+    if scan.websocket:
+        return True
+    return (scan.version == 11 and scan.first[H_UPGRADE] >= 0 and scan.first[H_CONNECTION] >= 0
+            and not scan.chunked and scan.content_length == 0
+            and has_token(&scan.fields[scan.first[H_CONNECTION]], b"upgrade"))
+
+
+cdef Py_ssize_t pass_request(ForwardExchange exchange, size_t size) noexcept:
+    cdef Http1Upstream upstream = exchange.upstream
+    cdef Py_ssize_t n
+    if exchange.kept or exchange.chunked or exchange.state != X_PICKED or tg_buffer_size(&exchange.request):
+        return PASS_NOT
+    if upstream is None or upstream.connecting or upstream.tls is not None or upstream.pending() or upstream.deaf:
+        return PASS_NOT
+    if exchange.bytes_in + size > exchange.route.max_body:
+        return PASS_NOT
+    n = pass_through(exchange.client, upstream, size)
+    if n == PASS_LOST:
+        upstream.write_failed()
+    elif n > 0:
+        exchange.bytes_in += <uint64_t>n
+        exchange.wants_body = upstream.pending() < HIGH_WATER
+        if not exchange.wants_body:
+            exchange.arm_wait()               # nobody else watches an endpoint that takes no more of it
+        upstream.poller.mark(upstream)
+    return n
+
+
+cdef Py_ssize_t pass_response(ForwardExchange exchange, Http1Upstream upstream, size_t size) noexcept:
+    cdef AnsweringConnection client
+    cdef Py_ssize_t n
+    if exchange.state != X_ANSWERING or exchange.upgraded or not isinstance(exchange.client, AnsweringConnection):
+        return PASS_NOT
+    client = <AnsweringConnection>exchange.client
+    if client.fd < 0 or client.chunking or client.tls is not None or client.pending():
+        return PASS_NOT
+    n = pass_through(upstream, client, size)
+    if n == PASS_LOST:
+        client.close_now()                    # which tells the exchange
+    elif n > 0:
+        exchange.bytes_out += <uint64_t>n
+        client.send_deadline = 0
+        client.poller.mark(client)
+        if client.backlog() > HIGH_WATER:
+            upstream.pause()
+        exchange.arm_wait()
+    return n
+
+
+cdef bytes WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+cdef bint is_granted(ForwardExchange exchange, const Scan *scan) noexcept:
+    cdef bytes head = tg_buffer_head(&exchange.request)[:tg_buffer_size(&exchange.request)]
+    cdef bytes asked = field_of(head, b"upgrade")
+    cdef bytes key
+    cdef const Field *field
+    if asked is None or not has_field_token(scan, H_UPGRADE, asked):
+        return False
+    if not has_field_token(scan, H_CONNECTION, b"upgrade"):
+        return False
+    if asked != b"websocket":
+        return True
+    key = field_of(head, b"sec-websocket-key", False)
+    field = only_field(scan, b"sec-websocket-accept")
+    if key is None or field == NULL:
+        return False
+    return base64.b64encode(hashlib.sha1(key + WEBSOCKET_GUID).digest()) == field.value[:field.value_length]
+
+
+cdef bytes field_of(bytes head, bytes name, bint lower=True):
+    """The value of the only field of that name in a head of ours; None: there is none, or several."""
+    found = [line for line in head.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+             if line.partition(b":")[0].lower() == name]
+    if len(found) != 1:
+        return None
+    value = found[0].partition(b":")[2].strip()
+    return value.lower() if lower else value
+
+
+cdef bint has_field_token(const Scan *scan, int id, bytes token) noexcept:
+    cdef int i
+    for i in range(scan.field_count):
+        if scan.fields[i].id == id and has_token(&scan.fields[i], <const char *>token):
+            return True
+    return False
+
+
+cdef const Field *only_field(const Scan *scan, const char *name) noexcept:
+    cdef const Field *found = NULL
+    cdef int i
+    for i in range(scan.field_count):
+        if same_name(scan.fields[i].name, scan.fields[i].name_length, name):
+            if found != NULL:
+                return NULL
+            found = &scan.fields[i]
+    return found
+
+
+cdef void switch_protocols(ForwardExchange exchange, Http1Upstream upstream, Scan *scan) noexcept:
+    exchange.status = 101
+    if exchange.pool.sessions is not None:
+        learn_session(exchange, 101, scan.fields, scan.field_count)
+    exchange.first_byte_at = exchange.client.poller.now
+    exchange.move(X_ANSWERING)
+    exchange.upgraded = True
+    exchange.request_complete = False
+    exchange.wants_body = True
+    exchange.kept = False
+    upstream.raw = True
+    mark_hop_by_hop(scan)
+    exchange.client.respond_upgrade(scan)
+    touch(exchange)
+
+
+cdef void touch(ForwardExchange exchange) noexcept:
+    cdef uint64_t timeout = exchange.listener.upgrade_idle_timeout
+    exchange.client.poller.arm(exchange, exchange.client.poller.now + timeout if timeout else UINT64_MAX)
+
+
+cdef void take_raw(ForwardExchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+    cdef Http1Upstream upstream = exchange.upstream
+    cdef int i, failed = 0
+    if upstream is None or exchange.request_complete:
+        return
+    exchange.bytes_in += size
+    if size >= GATHERED or exchange.version != 20:
+        failed = count and upstream.push_parts(spans, count) == IO_ERROR
+    else:
+        for i in range(count):                        # frames may be many: one write at the end of the batch
+            failed |= upstream.queue(spans[i].iov_base, spans[i].iov_len)
+        upstream.poller.mark(upstream)
+    if failed:
+        upstream.broken(FAIL_RESET)
+        return
+    touch(exchange)
+    exchange.request_complete = last
+    exchange.wants_body = upstream.pending() < HIGH_WATER
+    if last and not upstream.pending():
+        upstream.shutdown_write()
+
+
+cdef void raw_drained(ForwardExchange exchange, Http1Upstream upstream) noexcept:
+    if exchange.request_complete:
+        upstream.shutdown_write()
+    elif not exchange.wants_body:
+        exchange.wants_body = True
+        exchange.client.resume_request()
+
+
+cdef void give_raw(ForwardExchange exchange, Http1Upstream upstream, const char *data, size_t n) noexcept:
+    cdef iovec part
+    part.iov_base = <void *>data
+    part.iov_len = n
+    exchange.bytes_out += n
+    touch(exchange)
+    exchange.client.respond_body(&part, 1)
+    if exchange.state != X_DONE and exchange.client.backlog() > HIGH_WATER:
+        upstream.pause()
+
+
+cdef int owned = 0                    # connections of this worker that are a client's own: nearly always none
+
+
+cdef bint names_scheme(const Field *field) noexcept nogil:
+    """Whether one of the list's elements begins with such a scheme. One within quotes does no harm."""
+    cdef size_t i = 0, begun
+    while i < field.value_length:
+        while i < field.value_length and (field.value[i] == 32 or field.value[i] == 9 or field.value[i] == 44):
+            i += 1
+        begun = i
+        while i < field.value_length and field.value[i] not in (32, 9, 44):
+            i += 1
+        if (same_name(field.value + begun, i - begun, b"ntlm")
+                or same_name(field.value + begun, i - begun, b"negotiate")):
+            return True
+        while i < field.value_length and field.value[i] != 44:
+            i += 1
+    return False
+
+
+cdef bint brings_proof(const Scan *scan) noexcept nogil:
+    cdef const Field *field
+    cdef int i
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.name_length == 13 and same_name(field.name, 13, b"authorization") and names_scheme(field):
+            return True
+    return False
+
+
+cdef bint asks_for_proof(const Scan *scan) noexcept nogil:
+    cdef const Field *field
+    cdef int i
+    if scan.status != 401:
+        return False
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.name_length == 16 and same_name(field.name, 16, b"www-authenticate") and names_scheme(field):
+            return True
+    return False
+
+
+cdef AnsweringConnection client_of(ForwardExchange exchange):
+    return <AnsweringConnection>exchange.client if isinstance(exchange.client, AnsweringConnection) else None
+
+
+cdef void keep_to_own(ForwardExchange exchange) noexcept:
+    cdef AnsweringConnection client
+    cdef Pool pool = exchange.pool
+    cdef int i
+    if owned == 0:
+        return
+    client = client_of(exchange)
+    if client is None or client.own is None:
+        return
+    for i in range(len(pool.channels)):
+        if pool.channels[i] is client.own.pool:
+            exchange.kept_to = i
+            return
+
+
+cdef Http1Upstream take_own(ForwardExchange exchange, Http1Pool channel):
+    global owned
+    cdef AnsweringConnection client
+    cdef Http1Upstream own
+    if owned == 0:
+        return None
+    client = client_of(exchange)
+    if client is None or client.own is None:
+        return None
+    own = client.own
+    client.own = None
+    owned -= 1
+    if own.fd < 0:
+        return None
+    if (own.pool is not channel or channel.closed or exchange.fresh or own.hangup
+            or (own.tls is None and not own.silent())):
+        own.pool.drop(own)
+        return None
+    return own
+
+
+cdef void give_own(ForwardExchange exchange, Http1Upstream upstream) noexcept:
+    global owned
+    cdef AnsweringConnection client = client_of(exchange)
+    cdef Http1Pool channel = upstream.pool
+    if (client is None or client.fd < 0 or not client.keep or channel.closed or upstream.fd < 0 or upstream.pending()
+            or upstream.hangup or upstream.unread or upstream.deaf):
+        channel.drop(upstream)
+        return
+    drop_own(client)
+    upstream.call = None
+    upstream.used = True
+    upstream.paused = False
+    client.own = upstream
+    owned += 1
+    if channel.idle_timeout:
+        channel.poller.arm(upstream, channel.poller.now + channel.idle_timeout)
+
+
+cdef void drop_own(AnsweringConnection client) noexcept:
+    global owned
+    cdef Http1Upstream own = client.own
+    if own is not None:
+        client.own = None
+        owned -= 1
+        own.pool.drop(own)

@@ -5,41 +5,55 @@ came, the client as the endpoint does. The request's fields are kept, and its bo
 `retry_buffer` and the answer has not begun, so that another stream or endpoint can be tried.
 """
 
+from lb.inference import management
+
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport UINT64_MAX, uint64_t
-from libc.string cimport memcmp, memset
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.core.head cimport H_CONTENT_LENGTH, H_GRPC_STATUS, H_TRAILER, Field, Scan, mark_hop_by_hop
-from lb.core.head_text cimport append_trailers
-from lb.core.http2 cimport h2_waiting, h2_whole
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.string cimport memcmp, memset, strlen
+from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.core.hashing cimport hash64
+from lb.core.head cimport (
+    H_CONTENT_LENGTH, H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, H_TRAILER, Field, Scan, classify,
+    has_token, mark_hop_by_hop, worker_scan,
+)
+from lb.core.head_text cimport append_number, append_trailers
+from lb.core.http2 cimport Http2Session, h2_rewind, h2_waiting, h2_whole
+from lb.core.http2_block cimport block_add, block_add_lower
+from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
+from lb.core.methods cimport method_text
+from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
 from lb.core.reuse cimport tg_reuse
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, tg_add
 from lb.core.stream cimport iovec
-from lb.inference.sequence cimport infers
-from lb.proxy.bound cimport goes_on, may_leave
-from lb.proxy.cors cimport drop_cors
+from lb.inference.first_batch cimport first_batch, tg_batch
+from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
+from lb.inference.sequence cimport (
+    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, next_look,
+    tg_sequence,
+)
 from lb.proxy.exchange cimport (
-    X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange,
+    X_ANSWERING, X_BACKOFF, X_DONE, X_PICKED, X_QUEUED, X_REQUEST, X_WAITING, Exchange, goes_on, learn_session,
+    may_leave,
 )
-from lb.proxy.forward_http2_call cimport StreamCall, is_well
-from lb.proxy.forward_http2_cut cimport end_in_trailers
-from lb.proxy.forward_http2_fields cimport request_fields
-from lb.proxy.forward_http2_message cimport (
-    awaits_model, awaits_weight, learn_cost, may_name_sequence, model_of, read_message,
-)
+from lb.proxy.client cimport Client
+from lb.proxy.client_certificate cimport append_client_certificate
+from lb.proxy.cors cimport drop_cors
+from lb.proxy.fields cimport OMIT_CERTIFICATE, replace_host
+from lb.proxy.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.mirror_stream cimport mirror_stream
-from lb.proxy.refusal cimport SPEAKS_GRPC
-from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_retryable
-from lb.proxy.session cimport learn_session
-from lb.proxy.stream_sequences cimport StreamSequences, streams_inferences
+from lb.proxy.refusal cimport SPEAKS_GRPC, grpc_code, grpc_message
+from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.stream_sequences cimport StreamSequences, sequence_key, streams_inferences
 from lb.proxy.tries cimport Hedge, TryingExchange
+from lb.upstream.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TOO_LARGE
-from lb.upstream.grpc_text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, pushback_ms
+from lb.upstream.grpc_text cimport (
+    GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout, grpc_timeout_ns, pushback_ms,
+)
 from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_NONE, verdict_of_grpc
-from lb.upstream.pool cimport POOL_OIP
+from lb.upstream.pool cimport KEY_MODEL, POOL_OIP
 
-from lb.inference import management
 
 cdef enum:
     WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
@@ -463,3 +477,349 @@ cdef class Http2Exchange(TryingExchange):
 
 
 tg_reuse(<PyTypeObject *>Http2Exchange)
+
+
+cdef enum:
+    CERTIFICATE_FIELD = 23            # length of "X-Forwarded-Client-Cert"
+
+# What the hop adds to a request, until it is in the request's block.
+cdef tg_buffer hop_lines
+
+
+cdef int add_client_certificate(Http2Exchange exchange, Scan *scan) noexcept:
+    cdef tg_buffer line
+    cdef int failed
+    memset(&line, 0, sizeof(line))
+    failed = append_client_certificate(&line, exchange.client, scan)
+    if tg_buffer_size(&line) > CERTIFICATE_FIELD + 4:
+        failed |= block_add_lower(&exchange.call.fields, tg_buffer_head(&line), CERTIFICATE_FIELD,
+                                  tg_buffer_head(&line) + CERTIFICATE_FIELD + 2,
+                                  tg_buffer_size(&line) - CERTIFICATE_FIELD - 4)
+    tg_buffer_free(&line)
+    return failed
+
+
+cdef int request_fields(Http2Exchange exchange, Scan *scan) noexcept:
+    cdef tg_buffer *block = &exchange.call.fields
+    cdef size_t method_length
+    cdef const char *method = method_text(scan, exchange.method, &method_length)
+    cdef tg_hop hop
+    cdef tg_hop_cache *cache = NULL
+    cdef uint64_t skip = <uint64_t>1 << H_EXPECT | <uint64_t>1 << H_HOST, allowed
+    cdef Field *field
+    cdef bytes name
+    cdef size_t begun
+    cdef bint known = False
+    cdef int i, failed = 0
+    mark_hop_by_hop(scan)
+    hop.omit = 0 if exchange.route.request_fields is None else exchange.route.request_fields.omit
+    if exchange.ids == NULL and hop.omit == 0:
+        cache = exchange.client.hop_cache()
+        if cache != NULL:
+            known = exchange.listener.hop.cached(scan, cache)
+    if not known:
+        tg_buffer_clear(&hop_lines)
+        hop.text = &hop_lines
+        failed = exchange.listener.hop.collect(scan, exchange.ids, exchange.client.ip, exchange.client.ip_length,
+                                               exchange.client.scheme(), scan.version, &hop)
+    if exchange.route.new_host is not None:   # after X-Forwarded-Host, which says what the client asked for
+        failed |= replace_host(scan, exchange.route.new_host)
+    failed |= block_add(block, b":method", 7, method, method_length)
+    failed |= block_add(block, b":path", 5, scan.target, scan.target_length)
+    if scan.first[H_HOST] >= 0 and scan.fields[scan.first[H_HOST]].value_length:
+        field = &scan.fields[scan.first[H_HOST]]
+        failed |= block_add(block, b":authority", 10, field.value, field.value_length)
+    else:
+        name = exchange.pool.name.encode()
+        failed |= block_add(block, b":authority", 10, <const char *>name, <size_t>len(name))
+    if known:
+        failed |= tg_buffer_append(block, tg_buffer_head(&cache.block), tg_buffer_size(&cache.block))
+    else:
+        begun = tg_buffer_size(block)
+        for i in range(hop.count):
+            failed |= block_add(block, hop.fields[i].name, hop.fields[i].name_length,
+                                tg_buffer_head(&hop_lines) + hop.fields[i].start, hop.fields[i].length)
+        if cache != NULL and not failed:
+            exchange.listener.hop.keep(cache, tg_buffer_head(block) + begun, tg_buffer_size(block) - begun)
+    if not hop.omit & OMIT_CERTIFICATE:
+        failed |= add_client_certificate(exchange, scan)
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.hop or (field.id and (skip >> field.id) & 1):
+            continue
+        if field.id == H_GRPC_TIMEOUT and exchange.grpc:
+            # What is left of it is said when the stream is opened.
+            allowed = grpc_timeout_ns(field.value, field.value_length)
+            if allowed and exchange.started + allowed < exchange.expires:
+                exchange.expires = exchange.started + allowed
+            continue
+        failed |= block_add_lower(block, field.name, field.name_length, field.value, field.value_length)
+    if scan.first[H_TE] >= 0:
+        field = &scan.fields[scan.first[H_TE]]
+        # What gRPC's clients say, and what others may say among more.
+        if field.value_length == 8 and memcmp(field.value, b"trailers", 8) == 0 or has_token(field, b"trailers"):
+            failed |= block_add(block, b"te", 2, b"trailers", 8)
+            exchange.chunks_trailers = scan.version == 11 and not exchange.head_method
+    return failed
+
+
+cdef bint is_well(Exchange exchange, Scan *scan, bint last) noexcept:
+    cdef int i
+    if not is_good(scan.status):
+        return False
+    if exchange.grpc and last:
+        for i in range(scan.field_count):
+            if scan.fields[i].id == H_GRPC_STATUS:
+                return grpc_status(scan.fields[i].value, scan.fields[i].value_length) == 0
+    return True
+
+
+cdef int code_of_head(Exchange exchange, Scan *scan, bint last) noexcept:
+    """The gRPC status of an answer that begins: -1 where that comes behind its messages, or there is none."""
+    cdef Field *field
+    if not exchange.grpc:
+        return -1
+    if scan.first[H_GRPC_STATUS] >= 0:
+        field = &scan.fields[scan.first[H_GRPC_STATUS]]
+        return grpc_status(field.value, field.value_length)
+    if scan.status != 200:
+        return grpc_status_of_http(scan.status)
+    return GRPC_UNKNOWN if last else -1
+
+
+cdef class StreamCall(Http2Call):
+
+    cdef int build(self, FieldList fields, uint64_t now) noexcept:
+        cdef Http2Exchange exchange = <Http2Exchange>self.exchange
+        cdef int n
+        cdef bint round
+        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
+        fields.add_block(&self.fields)
+        if exchange.grpc and exchange.expires != UINT64_MAX:
+            n = grpc_timeout(self.timeout, exchange.expires - now if exchange.expires > now else 1, &round)
+            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
+                            NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
+        self.stream.streaming = True
+        h2_rewind(&self.stream)
+        self.head_seen = False
+        self.held = 0
+        return 0
+
+    cdef bint replayable(self) noexcept:
+        return h2_whole(&self.stream)
+
+    cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
+        cdef Scan *scan = worker_scan()
+        cdef Http2Exchange exchange = <Http2Exchange>self.exchange
+        if session.block_over:
+            return FAIL_TOO_LARGE
+        scan.max_fields = <int>session.options.max_fields
+        if self.head_seen:
+            if read_trailers(scan, &session.block) != HEAD_OK:
+                return FAIL_PROTOCOL
+            exchange.answer_trailers(scan)
+            return 0
+        if read_response(scan, &session.block, last) != HEAD_OK or scan.status == 101:
+            return FAIL_PROTOCOL
+        if scan.status < 200:
+            self.begun = False
+            if self.hedge is None and scan.status != 100 and not exchange.http10:     # 100 was sent by ourselves
+                exchange.client.respond(scan, NULL, False)
+            return 0
+        if self.hedge is not None and not exchange.hedge_answer(self.hedge, is_well(exchange, scan, last), scan.status,
+                                                                code_of_head(exchange, scan, last)):
+            return 0
+        self.head_seen = True
+        exchange.answer_head(scan, last)
+        return 0
+
+    cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
+        if not self.head_seen:
+            return FAIL_PROTOCOL
+        (<Http2Exchange>self.exchange).answer_data(data, size, held)
+        self.held += held[0]
+        return 0
+
+    cdef void judge(self) noexcept:
+        if not self.head_seen:
+            self.fail = FAIL_PROTOCOL
+
+    cdef void sent_again(self) noexcept:
+        if self.exchange is not None:
+            self.exchange.count_again(self.hedge)
+
+    cdef void room(self) noexcept:
+        if self.exchange is not None and self.hedge is None:
+            (<Http2Exchange>self.exchange).request_room()
+
+    cdef void over(self) noexcept:
+        cdef Http2Exchange exchange = <Http2Exchange>self.exchange
+        cdef Hedge hedge = self.hedge
+        if exchange is None:
+            return
+        self.exchange = None
+        if hedge is not None:
+            self.hedge = None
+            hedge.call = None
+            exchange.hedge_failed(hedge, self.fail)
+            return
+        exchange.call_over(self.fail, self.begun)
+
+
+tg_reuse(<PyTypeObject *>StreamCall)
+
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
+
+cdef const char *SEQUENCE = b"sequence_id"
+cdef size_t SEQUENCE_LENGTH = 11
+cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
+cdef size_t MODEL_METHODS_LENGTH = 37
+
+
+cdef bint awaits_model(Http2Exchange exchange, Scan *scan) noexcept:
+    """Of the protocol's methods those about a model, whose requests all name it in their first field."""
+    cdef size_t n = scan.target_length
+    if exchange.pool.models is None and exchange.pool.key_kind != KEY_MODEL:
+        return False
+    if n <= MODEL_METHODS_LENGTH or memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) != 0:
+        return False
+    exchange.any_endpoint = memcmp(scan.target + n - 5, b"Infer", 5) != 0
+    return True
+
+
+cdef bint awaits_weight(Http2Exchange exchange, Scan *scan) noexcept:
+    cdef PoolCosts costs = exchange.pool.costs
+    cdef bint inference = exchange.pool.protocol == POOL_OIP and infers(scan.target, scan.target_length)
+    if costs.unit == UNIT_BYTES and scan.has_length:
+        exchange.units = costs.units_of_bytes(scan.content_length)
+    if scan.complete or not exchange.pool.endpoints.size:
+        return False
+    if inference:
+        # A stream's time says nothing of one request.
+        exchange.learning = costs.learns and scan.target_length == INFER_PATH_LENGTH
+        return costs.learns or costs.unit == UNIT_BATCH or exchange.units == 0
+    return exchange.grpc and costs.unit == UNIT_BYTES and exchange.units == 0
+
+
+cdef bint find_weight(Http2Exchange exchange) noexcept:
+    """True: what it costs is known, as far as it can be."""
+    cdef PoolCosts costs = exchange.pool.costs
+    cdef const char *data = tg_buffer_head(&exchange.call.stream.queue)
+    cdef size_t size = tg_buffer_size(&exchange.call.stream.queue)
+    cdef tg_batch found
+    if size < GRPC_FRAME:
+        return False
+    if costs.unit == UNIT_BYTES and exchange.units == 0:
+        exchange.units = costs.units_of_bytes(message_length(data))
+    if not exchange.inference or not (costs.learns or costs.unit == UNIT_BATCH):
+        return True
+    if not first_batch(data, size, &found) and size <= LOOK_MOST and not exchange.request_complete:
+        return False
+    if costs.unit == UNIT_BATCH:
+        exchange.units = <double>found.size
+    if found.model.size:
+        exchange.cost_key = costs.model_key(found.model.data, found.model.size)
+        if exchange.cost_key and exchange.learning and not costs.known(exchange.cost_key, exchange.client.poller.now):
+            exchange.cost_model = found.model.data[:found.model.size]
+    return True
+
+
+cdef void learn_cost(Http2Exchange exchange) noexcept:
+    cdef bytes model = exchange.cost_model
+    cdef uint64_t took = exchange.first_byte_at - exchange.sent_at
+    if exchange.sent_at == 0 or exchange.first_byte_at <= exchange.sent_at or exchange.pool.costs is None:
+        return
+    if model is None:
+        exchange.pool.costs.learn(exchange.cost_key, NULL, 0, exchange.units, took, exchange.charged, exchange.crowd,
+                                  exchange.client.poller.now)
+    else:
+        exchange.pool.costs.learn(exchange.cost_key, <const char *>model, <size_t>len(model), exchange.units, took,
+                                  exchange.charged, exchange.crowd, exchange.client.poller.now)
+
+
+cdef bint find_model(Http2Exchange exchange) noexcept:
+    """Looks for its name in what has come; True: the endpoint can be chosen now."""
+    cdef const char *name
+    cdef size_t size
+    cdef const tg_buffer *body = &exchange.call.stream.queue
+    cdef int found = first_model(tg_buffer_head(body), tg_buffer_size(body), &name, &size)
+    if found == MODEL_FOUND:
+        exchange.want_model(name[:size])
+        if exchange.pool.key_kind == KEY_MODEL:
+            exchange.key = hash64(name, size)
+    return found != MODEL_UNKNOWN or tg_buffer_size(body) > LOOK_MOST
+
+
+cdef bytes model_of(const char *body, size_t n):
+    cdef const char *name
+    cdef size_t size
+    return name[:size] if first_model(body, n, &name, &size) == MODEL_FOUND else None
+
+
+cdef void look(Http2Exchange exchange) noexcept:
+    """Looks for the sequence that the inference belongs to."""
+    cdef tg_sequence found
+    cdef tg_buffer *body = &exchange.call.stream.queue
+    # What exceeds the buffer is told by what is here: encoders write the tensors last.
+    cdef looked verdict = look_for_sequence(
+        tg_buffer_head(body), tg_buffer_size(body), exchange.request_complete or tg_buffer_size(body) >= LOOK_MOST,
+        &found)
+    if verdict == LOOK_MORE:
+        return
+    exchange.looking = False
+    if verdict == LOOK_FOUND:
+        exchange.join_sequence(sequence_key(exchange.pool.sequences, &found), found.start,
+                               found.end and exchange.messages is None)
+
+
+cdef bint may_name_sequence(Http2Exchange exchange) noexcept:
+    cdef const char *body = tg_buffer_head(&exchange.call.stream.queue)
+    cdef size_t n = tg_buffer_size(&exchange.call.stream.queue)
+    return n > 0 and (body[0] != 0 or memmem(body, n, SEQUENCE, SEQUENCE_LENGTH) != NULL)
+
+
+cdef void read_message(Http2Exchange exchange) noexcept:
+    """Which endpoints will do is in the first message: nothing is sent on before that is known."""
+    cdef const tg_buffer *body = &exchange.call.stream.queue
+    cdef size_t size = tg_buffer_size(body)
+    if size < exchange.enough and not exchange.request_complete:
+        return
+    if size < LOOK_MOST:
+        exchange.enough = next_look(tg_buffer_head(body), size)
+    if exchange.naming and (find_model(exchange) or exchange.request_complete):
+        exchange.naming = False
+    if exchange.looking:
+        look(exchange)
+    if exchange.weighing and (find_weight(exchange) or exchange.request_complete):
+        exchange.weighing = False
+    if exchange.state == X_REQUEST and not exchange.naming and not exchange.looking and not exchange.weighing:
+        exchange.start_try()
+
+
+cdef void put_field(Field *field, const char *name, const char *value, size_t n) noexcept nogil:
+    field.name = name
+    field.name_length = <uint32_t>strlen(name)
+    field.value = value
+    field.value_length = <uint32_t>n
+    classify(field)
+
+
+cdef void end_in_trailers(Http2Exchange exchange, int status, const char *reason, str message) noexcept:
+    cdef Client client = exchange.client
+    cdef Scan scan
+    cdef tg_buffer code
+    cdef bytes text = grpc_message(message)
+    exchange.cancel_upstream()
+    memset(&code, 0, sizeof(code))
+    append_number(&code, <uint64_t>grpc_code(status))
+    scan.trailer_count = 2
+    put_field(&scan.trailers[0], b"grpc-status", tg_buffer_head(&code), tg_buffer_size(&code))
+    put_field(&scan.trailers[1], b"grpc-message", <const char *>text, <size_t>len(text))
+    exchange.answer_trailers(&scan)
+    tg_buffer_free(&code)
+    exchange.reason = reason
+    exchange.let_go(status < 500)     # a client's fault is not held against the endpoint
+    exchange.record()
+    client.respond_end()

@@ -1,6 +1,7 @@
 """One request on an HTTP/2 connection: a stream in front, an exchange behind."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
 from lb.core.http2 cimport Http2Session, h2_stream
 from lb.core.http2_resets cimport tg_frames
@@ -75,3 +76,10 @@ cdef class Http2Request(Client):
     cdef bint let_go(self) noexcept
     cdef void break_off(self) noexcept
     cdef void look_again(self) noexcept
+
+
+# Heads of answers over HTTP/2, and whole answers of our own: `respond` and its like of lb.proxy.client.
+
+cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, bint last) noexcept
+cdef void answer_whole(Http2Request request, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
+cdef void answer_continue(Http2Request request) noexcept

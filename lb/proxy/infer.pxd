@@ -5,10 +5,12 @@ from libc.stdint cimport uint64_t
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
 from lb.core.buffer cimport tg_buffer
+from lb.core.head cimport Scan
 from lb.core.poller cimport Poller
 from lb.core.segment cimport Segment
 from lb.core.stream cimport iovec
 from lb.inference.request cimport InferRequest
+from lb.inference.response cimport InferResponse
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.grpc_call cimport GrpcCall
 from lb.upstream.pool cimport Pool
@@ -58,3 +60,46 @@ cdef class InferExchange(TryingExchange):
     cdef void answered(self, int status, const char *message, size_t n) noexcept
     cdef void call_failed(self, int kind) noexcept
     cdef bint may_retry(self, int kind) noexcept
+
+
+# What an inference asks for, as its head and its body say: the codec's side of a request.
+
+# The model and version, or else the path and method of a management call; and the body's coding and form. False: the
+# exchange has failed.
+cdef bint read_request_head(InferExchange exchange, Scan *scan) noexcept
+# All of the body is here: the message of an inference, if it is one. False: the exchange has failed.
+cdef bint read_request_body(InferExchange exchange) noexcept
+
+
+# The answer to an inference, as the codec makes it of the model server's: JSON or binary tensors.
+
+# The model server's error.
+cdef void answer_error(InferExchange exchange, int grpc_status, str message) noexcept
+# Its message as an answer, unless the exchange is over.
+cdef void answer(InferExchange exchange, const char *message, size_t size) noexcept
+# Both steps of that: the codec's form, None when it has none, and the exchange has failed; and sending it.
+cdef InferResponse rendered(InferExchange exchange, const char *message, size_t size)
+cdef void respond(InferExchange exchange, InferResponse response) noexcept
+
+
+# The result cache before an inference, and the single flight: of identical misses the first asks, the others wait.
+
+# Answers from the cache, waits for who asks already, or asks an endpoint.
+cdef void through_cache(InferExchange exchange) noexcept
+# Put the answer into the cache, without the id of the request it answered.
+cdef void store(InferExchange exchange) noexcept
+# The leader's answer is here: the followers get it too.
+cdef void land(InferExchange exchange, const char *message, size_t size) noexcept
+# No answer to share. An error that is the request's own fault is everybody's; else they try for themselves.
+cdef void release_followers(InferExchange exchange, int grpc_status, str message) noexcept
+# It waits for nobody any more, and nobody for it.
+cdef void leave_flight(InferExchange exchange) noexcept
+
+
+# The routes of the Open Inference Protocol that infer nothing (health, metadata, the repository): rare, and in plain
+# Python.
+
+# The request is here: answered now, or by an endpoint.
+cdef void run_management(InferExchange exchange) noexcept
+# The endpoint's answer, with gRPC's status.
+cdef void management_answered(InferExchange exchange, int status, str message, bytes reply) noexcept

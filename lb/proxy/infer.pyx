@@ -1,36 +1,47 @@
 """An exchange with a pool that speaks the Open Inference Protocol.
 
-    begin            the path names the model; the body is gathered (infer_request)
+    begin            the path names the model; the body is gathered
     run              the codec turns JSON or binary tensors into one canonical gRPC message
-    through_cache    a repeated request is answered here; identical misses wait for the first (infer_cache)
+    through_cache    a repeated request is answered here; identical misses wait for the first
     launch           the policy has picked an endpoint; its gRPC connection carries the message
-    answered         the codec turns the gRPC answer into what the client asked for (infer_answer)
+    answered         the codec turns the gRPC answer into what the client asked for
 
-What is no inference, such as a model's metadata, goes the same way past codec and cache (infer_management).
+What is no inference, such as a model's metadata, goes the same way past codec and cache.
 """
 
-from libc.stdint cimport uint64_t
+import logging
+from lb.errors import TidegateError
+from lb.inference import management
+from lb.inference.compression import decompress
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memchr, memset
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
 from lb.core.buffer cimport (
-    tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+    tg_buffer_tail,
 )
 from lb.core.hashing cimport hash64
-from lb.core.head cimport Scan
+from lb.core.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal
+from lb.core.head_text cimport append_number, append_text
+from lb.core.methods cimport method_text
 from lb.core.poller cimport Poller
-from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add
+from lb.core.protobuf cimport span
+from lb.core.segment cimport (
+    TG_S_CACHE_STORED, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, Segment, tg_add,
+)
 from lb.core.stream cimport Address, iovec
-from lb.inference.response cimport InferResponse
+from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
+from lb.inference.request cimport parse_http
+from lb.inference.response cimport InferResponse, render, store_form
 from lb.inference.status cimport http_status
-from lb.proxy.bound cimport goes_on, may_leave
-from lb.proxy.exchange cimport X_REQUEST, X_WAITING, Exchange
-from lb.proxy.infer_answer cimport answer_error, rendered, respond
-from lb.proxy.infer_cache cimport land, leave_flight, release_followers, store, through_cache
-from lb.proxy.infer_management cimport management_answered, run_management
-from lb.proxy.infer_request cimport read_request_body, read_request_head
+from lb.proxy.exchange cimport (
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, X_WAITING, Exchange, goes_on,
+    learn_session, may_leave,
+)
 from lb.proxy.mirror_infer cimport mirror_inference
 from lb.proxy.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
-from lb.proxy.session cimport learn_session
 from lb.proxy.tries cimport Hedge, TryingExchange
 from lb.upstream.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
@@ -39,6 +50,9 @@ from lb.upstream.http2 cimport Http2Channel
 from lb.upstream.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
 from lb.upstream.outlier cimport verdict_of_grpc
 from lb.upstream.pool cimport KEY_MODEL, Pool
+
+log = logging.getLogger("tidegate.proxy")
+
 
 cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
@@ -426,3 +440,282 @@ cdef class InferExchange(TryingExchange):
             return
         self.want_model(None)
         self.pick()
+
+
+cdef enum:
+    M_POST = 3                        # llhttp's number
+
+
+cdef bint read_request_head(InferExchange exchange, Scan *scan) noexcept:
+    cdef span model, version
+    cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
+    cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
+    cdef Field *field
+    cdef int64_t length
+    cdef const char *verb
+    cdef size_t verb_length
+    cdef int matched = NO_MATCH
+    if exchange.method == M_POST:
+        matched = match_infer(scan.target, path_length, &model, &version)
+    if matched:
+        try:
+            exchange.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
+        except TidegateError as failure:
+            exchange.fail(failure.status, b"bad-request", str(failure))
+            return False
+        exchange.version = version.data[:version.size]
+        if exchange.pool.models is not None:
+            exchange.want_model(exchange.model)
+    else:
+        exchange.path = scan.target[:path_length]
+        verb = method_text(scan, exchange.method, &verb_length)
+        exchange.verb = verb[:verb_length]
+    if scan.first[H_CONTENT_ENCODING] >= 0:
+        field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
+        exchange.encoding = field.value[:field.value_length].lower()
+    if scan.first[H_INFERENCE_LENGTH] >= 0:
+        field = &scan.fields[scan.first[H_INFERENCE_LENGTH]]
+        length = parse_decimal(field.value, field.value_length)
+        if length < 0:
+            exchange.fail(400, b"bad-request", "Inference-Header-Content-Length is not a number")
+            return False
+        exchange.json_length = <Py_ssize_t>length
+    return True
+
+
+cdef bint read_request_body(InferExchange exchange) noexcept:
+    cdef const char *data
+    cdef size_t size
+    cdef bytes plain
+    try:
+        if exchange.encoding is not None and exchange.encoding != b"identity":
+            plain = tg_buffer_head(&exchange.body)[:tg_buffer_size(&exchange.body)]
+            plain = decompress(exchange.encoding, plain, exchange.route.max_body)
+            tg_buffer_clear(&exchange.body)
+            if tg_buffer_append(&exchange.body, <const char *>plain, <size_t>len(plain)) < 0:
+                raise MemoryError
+        if exchange.model is None:
+            return True
+        data = tg_buffer_head(&exchange.body)
+        size = tg_buffer_size(&exchange.body)
+        exchange.request = parse_http(exchange.model, exchange.version, data, size, exchange.json_length)
+    except TidegateError as failure:
+        exchange.fail(failure.status, b"bad-request", str(failure))
+        return False
+    except MemoryError:
+        exchange.fail(503, b"no-memory", "out of memory")
+        return False
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("an inference request could not be read")
+        exchange.fail(500, b"internal", "internal error")
+        return False
+    return True
+
+
+cdef void answer_error(InferExchange exchange, int grpc_status, str message) noexcept:
+    exchange.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")
+
+
+cdef void answer(InferExchange exchange, const char *message, size_t size) noexcept:
+    cdef InferResponse response
+    if exchange.state == X_DONE:
+        return
+    response = rendered(exchange, message, size)
+    if response is not None:
+        respond(exchange, response)
+
+
+cdef InferResponse rendered(InferExchange exchange, const char *message, size_t size):
+    """The codec's form of the answer; None when it has none, and the exchange has failed."""
+    try:
+        return render(exchange.request, message, size)
+    except TidegateError as failure:
+        exchange.fail(failure.status, b"upstream-protocol", str(failure))
+    except MemoryError:
+        exchange.fail(503, b"no-memory", "out of memory")
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("an inference answer could not be rendered")
+        exchange.fail(500, b"internal", "internal error")
+    return None
+
+
+cdef void respond(InferExchange exchange, InferResponse response) noexcept:
+    """The answer, with what RFC 9211 says of the cache."""
+    cdef tg_buffer head
+    memset(&head, 0, sizeof(head))
+    if response.json_length < 0:
+        append_text(&head, b"Content-Type: application/json\r\n")
+    else:
+        append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
+        append_number(&head, <uint64_t>response.json_length)
+        append_text(&head, b"\r\n")
+    exchange.append_endpoint(&head)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.append(&head)
+    if exchange.cache == CACHE_HIT:
+        append_text(&head, b"Cache-Status: tidegate; hit\r\n")
+    elif exchange.cache == CACHE_MISS:
+        append_text(&head, b"Cache-Status: tidegate; fwd=miss")
+        append_text(&head, b"; stored\r\n" if exchange.stored else b"\r\n")
+    elif exchange.cache == CACHE_COLLAPSED:
+        append_text(&head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
+    elif exchange.cache == CACHE_BYPASS:
+        append_text(&head, b"Cache-Status: tidegate; fwd=bypass\r\n")
+    exchange.status = 200
+    exchange.bytes_out = response.size
+    exchange.call = None
+    exchange.record()
+    exchange.client.respond_whole(200, &head, response.parts, response.part_count)
+    tg_buffer_free(&head)
+
+
+cdef enum:
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_NOT_FOUND = 5
+    GRPC_UNIMPLEMENTED = 12
+
+
+cdef void through_cache(InferExchange exchange) noexcept:
+    cdef unsigned char key[32]
+    if exchange.context.cache is None:
+        exchange.pick()
+        return
+    if not exchange.route.cache or not exchange.request.cacheable:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    if exchange.request.digest(<const unsigned char *><const char *>exchange.pool.cache_key, key) < 0:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    exchange.digest = (<char *>key)[:32]
+    if not answer_from_cache(exchange):
+        fly(exchange)
+
+
+cdef bint answer_from_cache(InferExchange exchange) noexcept:
+    cdef uint64_t age = 0, ttl = 0
+    cdef Py_ssize_t size
+    tg_buffer_clear(&exchange.context.stored)
+    size = exchange.context.cache.get(<const unsigned char *><const char *>exchange.digest, exchange.client.poller.now,
+                                      &exchange.context.stored, &age, &ttl)
+    if size < 0:
+        return False
+    exchange.cache = CACHE_HIT
+    answer(exchange, tg_buffer_head(&exchange.context.stored), <size_t>size)
+    return True
+
+
+cdef void fly(InferExchange exchange) noexcept:
+    """The first of identical misses asks; the others wait for its answer."""
+    if exchange.context.flights.join(exchange.digest, exchange):
+        exchange.following = True
+        exchange.cache = CACHE_COLLAPSED
+        exchange.arm_wait()
+        return
+    exchange.following = False
+    exchange.leading = True
+    exchange.cache = CACHE_MISS
+    exchange.pick()
+
+
+cdef void resume(InferExchange exchange) noexcept:
+    """The leader failed, or left: this follower takes part in a new flight."""
+    exchange.following = False
+    if exchange.state == X_REQUEST:
+        exchange.client.poller.arm(exchange, exchange.expires)
+        fly(exchange)
+
+
+cdef void land(InferExchange exchange, const char *message, size_t size) noexcept:
+    cdef object follower
+    if not exchange.leading:
+        return
+    exchange.leading = False
+    for follower in exchange.context.flights.finish(exchange.digest):
+        (<InferExchange>follower).following = False
+        answer(<InferExchange>follower, message, size)
+
+
+cdef void release_followers(InferExchange exchange, int grpc_status, str message) noexcept:
+    cdef object follower
+    if not exchange.leading:
+        return
+    exchange.leading = False
+    for follower in exchange.context.flights.finish(exchange.digest):
+        (<InferExchange>follower).following = False
+        if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
+            answer_error(<InferExchange>follower, grpc_status, message)
+        else:
+            resume(<InferExchange>follower)
+
+
+cdef void store(InferExchange exchange) noexcept:
+    cdef tg_buffer *stored = &exchange.context.stored
+    tg_buffer_clear(stored)
+    if store_form(tg_buffer_head(&exchange.call.reply), tg_buffer_size(&exchange.call.reply), stored) < 0:
+        return
+    if exchange.context.cache.put(<const unsigned char *><const char *>exchange.digest, tg_buffer_head(stored),
+                                  tg_buffer_size(stored), exchange.client.poller.now, exchange.route.cache_ttl) == 1:
+        tg_add(&exchange.route.series[TG_S_CACHE_STORED], 1)
+        exchange.stored = True
+
+
+cdef void leave_flight(InferExchange exchange) noexcept:
+    if exchange.following:
+        exchange.following = False
+        exchange.context.flights.leave(exchange.digest, exchange)
+    release_followers(exchange, GRPC_UNAVAILABLE, "")
+
+
+cdef void run_management(InferExchange exchange) noexcept:
+    cdef size_t size = tg_buffer_size(&exchange.body)
+    cdef bytes body = tg_buffer_head(&exchange.body)[:size] if size else b""
+    made = management.route(exchange.verb.decode(), (<bytes>exchange.path).decode("latin-1"), body)
+    if isinstance(made, management.Reply):
+        answer_management(exchange, made)
+        return
+    exchange.management = made
+    if exchange.pool.models is not None and made.model:
+        exchange.want_model(made.model.encode())
+    exchange.pick()
+
+
+cdef void management_answered(InferExchange exchange, int status, str message, bytes reply) noexcept:
+    try:
+        made = exchange.management.render(status, message, reply)
+    except Exception:
+        log.exception("the answer to %s could not be made", exchange.path)
+        exchange.fail(500, b"internal", "internal error")
+        return
+    answer_management(exchange, made)
+
+
+cdef void answer_management(InferExchange exchange, object reply) noexcept:
+    cdef tg_buffer head
+    cdef iovec part
+    cdef bytes body = reply.body
+    cdef bytes kind = reply.content_type.encode()
+    cdef bytes allow = reply.allow.encode()
+    memset(&head, 0, sizeof(head))
+    if kind:
+        append_text(&head, b"Content-Type: ")
+        tg_buffer_append(&head, <const char *>kind, <size_t>len(kind))
+        append_text(&head, b"\r\n")
+    if allow:
+        append_text(&head, b"Allow: ")
+        tg_buffer_append(&head, <const char *>allow, <size_t>len(allow))
+        append_text(&head, b"\r\n")
+    exchange.append_endpoint(&head)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.append(&head)
+    part.iov_base = <char *>body
+    part.iov_len = <size_t>len(body)
+    if reply.reason:
+        exchange.reason = <const char *><bytes>reply.reason            # a constant of `management`
+    exchange.status = reply.status
+    exchange.bytes_out = part.iov_len
+    exchange.call = None
+    exchange.record()
+    exchange.client.respond_whole(exchange.status, &head, &part, 1)
+    tg_buffer_free(&head)

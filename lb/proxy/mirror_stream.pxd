@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.core.head cimport Field
 from lb.core.poller cimport Poller
-from lb.proxy.forward_http2_call cimport StreamCall
+from lb.proxy.forward_http2 cimport StreamCall
 from lb.proxy.mirror cimport Mirror
 from lb.upstream.http2_call cimport Http2Call
 

@@ -23,7 +23,7 @@ from lb.proxy.listener cimport Listener
 from lb.proxy.preface cimport PrefaceAcceptor
 from lb.proxy.overload cimport Overload
 from lb.proxy.sni cimport SniTable
-from lb.proxy.tunnel_acceptor cimport TunnelAcceptor
+from lb.proxy.tunnel cimport TunnelAcceptor
 from lb.telemetry.accesslog cimport AccessLog
 from lb.upstream.http1 cimport Http1Pool
 from lb.upstream.http2 cimport Http2Channel

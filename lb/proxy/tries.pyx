@@ -14,9 +14,10 @@ from lb.core.segment cimport (
     TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED, TG_S_HEDGES_WON,
     TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_TIMEOUTS, tg_add,
 )
-from lb.proxy.bound cimport rebind, untie
-from lb.proxy.exchange cimport HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange
-from lb.proxy.explained cimport after_choice, before_choice
+from lb.proxy.exchange cimport (
+    HEDGE_LOST, HEDGE_WON, MOST_COMPANY, X_BACKOFF, X_PICKED, X_WAITING, Exchange, after_choice, before_choice, rebind,
+    untie,
+)
 from lb.proxy.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.proxy.tally cimport count_answer, count_code, count_try
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT

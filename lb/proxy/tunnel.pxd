@@ -1,11 +1,11 @@
 """A TCP session: bytes both ways between a client and an endpoint."""
 
 from libc.stdint cimport uint64_t
+from lb.core.poller cimport Poller
 from lb.core.splice cimport Pipe
 from lb.core.stream cimport Stream
-from lb.proxy.listener cimport Listener
+from lb.proxy.listener cimport Acceptor, Listener
 from lb.proxy.preface cimport Greeting
-from lb.proxy.tunnel_acceptor cimport TunnelAcceptor
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
 from lb.upstream.untried cimport tg_tried
@@ -62,3 +62,19 @@ cdef class Tunnel(Waiter):
     cdef void touch(self) noexcept
     cdef void finish(self, bint ok) noexcept
     cdef void let_go(self, bint ok) noexcept
+
+
+# Who takes up the connections of listeners that carry TCP, and lends the sessions pipes for bulk.
+
+cdef class TunnelAcceptor(Acceptor):
+    cdef Poller poller
+    cdef Py_ssize_t busy
+    cdef list pipes                   # empty ones, for whoever has bulk next
+
+    cdef Pipe take_pipe(self)
+    cdef void give_pipe(self, Pipe pipe) noexcept
+
+
+# The record of a TCP session that is over: its listener's series, and a line of the access log.
+
+cdef void record_session(Tunnel tunnel) noexcept

@@ -5,22 +5,33 @@ direction to splice(2) until it runs dry. A slow receiver stops the reading from
 one pipe, waits.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
-from lb.core.poller cimport NEVER, monotonic_ns
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.unistd cimport close
+from lb.core.poller cimport NEVER, Poller, monotonic_ns
 from lb.core.reading cimport drained
 from lb.core.segment cimport (
-    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED,
-    tg_add,
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
+    TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED, tg_add, tg_bucket,
 )
+from lb.core.source_key cimport hash_source
+from lb.core.splice cimport Pipe
 from lb.core.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
 from lb.core.tls cimport TLS_ERROR, handshake_turn
+from lb.core.tls_version cimport tls_version
 from lb.proxy.announce cimport announce
-from lb.proxy.tunnel_record cimport record_session
+from lb.proxy.listener cimport Listener
+from lb.proxy.preface cimport Greeting
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
+)
 from lb.upstream.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
+from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_WAITS, TAKEN_FULL, Waiter
 from lb.upstream.untried cimport acquire_untried
+
 
 cdef enum:
     SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
@@ -407,3 +418,116 @@ cdef class Tunnel(Waiter):
 
     def close(self):
         self.finish(False)
+
+
+cdef enum:
+    SPARE_PIPES = 32                  # kept open in a worker: making one takes two system calls
+
+
+cdef class TunnelAcceptor(Acceptor):
+    """Makes sessions."""
+
+    def __init__(self, Poller poller):
+        self.poller = poller
+        self.pipes = []
+
+    cdef Pipe take_pipe(self):
+        """An empty pipe, or None when the process is out of descriptors."""
+        cdef Pipe pipe
+        if self.pipes:
+            return <Pipe>self.pipes.pop()
+        pipe = Pipe.__new__(Pipe)
+        return pipe if pipe.open() else None
+
+    cdef void give_pipe(self, Pipe pipe) noexcept:
+        if pipe is not None and pipe.held == 0 and len(self.pipes) < SPARE_PIPES:
+            self.pipes.append(pipe)               # else it closes with its last reference
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        cdef Tunnel tunnel = Tunnel.__new__(Tunnel)
+        cdef Side side = Side.__new__(Side)
+        cdef Greeting greeting = <Greeting>listener.greeting
+        tunnel.home = self
+        tunnel.listener = listener
+        tunnel.greeting = greeting
+        if greeting is not None and greeting.pool is not None:
+            tunnel.pool = greeting.pool           # by the ClientHello
+        else:
+            tunnel.pool = <Pool>listener.table
+        tunnel.client = side
+        tunnel.index = -1
+        tunnel.last = -1
+        tunnel.tries_left = tunnel.pool.retries
+        tunnel.reason = ""
+        tunnel.started = monotonic_ns()
+        memcpy(tunnel.ip, ip, <size_t>ip_length)
+        tunnel.ip_length = ip_length
+        tunnel.port = port
+        side.tunnel = tunnel
+        side.poller = self.poller
+        self.busy += 1
+        (<set>listener.connections).add(tunnel)
+        if tunnel.pool.key_kind != KEY_NONE:
+            tunnel.key = hash_source(ip, <size_t>ip_length, &tunnel.pool.prefixes)
+        if listener.tls is not None:
+            try:
+                side.tls = listener.new_tls()
+            except MemoryError:
+                close(fd)
+                tunnel.finish(False)
+                return
+        if side.register(fd) == IO_ERROR:
+            tunnel.finish(False)
+            return
+        if side.tls is None:
+            tunnel.connect()
+        else:
+            # The endpoint hears of a client when the handshake is over, and its certificate was good.
+            self.poller.arm(side, side.tls.deadline)
+
+    def in_flight(self):
+        return self.busy
+
+
+cdef void record_session(Tunnel tunnel) noexcept:
+    cdef uint64_t *words = tunnel.listener.series
+    cdef uint64_t took = monotonic_ns() - tunnel.started
+    tg_add(&words[TG_S_CODE_OTHER], 1)
+    tg_add(&words[TG_S_DURATION_SUM_NS], took)
+    tg_add(&words[TG_S_HISTOGRAM + tg_bucket(took)], 1)
+    tg_add(&words[TG_S_BYTES_IN], tunnel.client.bytes_read)
+    if tunnel.endpoint is not None:
+        tg_add(&words[TG_S_BYTES_OUT], tunnel.endpoint.bytes_read)
+    if tunnel.listener.access.enabled:
+        log_access(tunnel, took)
+
+
+cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
+    cdef tg_access *record = tunnel.listener.access.begin()
+    if record == NULL:
+        return
+    record.wall_ns = wall_ns() - <int64_t>took
+    record.total_ns = took
+    record.wait_ns = min(tunnel.picked_at - tunnel.started, took) if tunnel.picked_at else took
+    record.transfer_ns = took - record.wait_ns
+    record.tries = <uint16_t>tunnel.tries
+    record.port = <uint16_t>tunnel.port
+    if tunnel.client.tls is not None:
+        record.tls = <uint16_t>tls_version(tunnel.client.tls)
+    record.bytes_in = tunnel.client.bytes_read
+    if tunnel.endpoint is not None:
+        record.bytes_out = tunnel.endpoint.bytes_read
+    set_text(record, A_CLIENT, tunnel.ip, <size_t>tunnel.ip_length)
+    if tunnel.listener.passthrough:
+        set_text(record, A_METHOD, b"TLS", 3)
+    else:
+        set_text(record, A_METHOD, b"TCP", 3)
+    if tunnel.greeting is not None:
+        set_text(record, A_HOST, tunnel.greeting.sni, tunnel.greeting.sni_length)
+    set_object(record, A_LISTENER, tunnel.listener.name)
+    set_object(record, A_POOL, tunnel.pool.name)
+    if tunnel.last >= 0:
+        set_object(record, A_ENDPOINT, tunnel.pool.endpoints.addresses[tunnel.last])
+    if tunnel.reason:
+        set_object(record, A_REASON, tunnel.reason)
+    tunnel.listener.access.commit()

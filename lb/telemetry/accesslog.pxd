@@ -2,6 +2,7 @@
 those of sampled traces to an exporter."""
 
 from libc.stdint cimport int16_t, int64_t, uint16_t, uint32_t, uint64_t
+from lb.core.buffer cimport tg_buffer
 from lb.telemetry.log_writer cimport LogWriter
 
 
@@ -89,3 +90,15 @@ cdef void set_text(tg_access *record, int which, const char *text, size_t n) noe
 cdef void set_explanation(tg_access *record, const char *json, size_t n) noexcept nogil
 cdef void set_object(tg_access *record, int which, str text) noexcept
 cdef int64_t wall_ns() noexcept nogil
+
+
+# How a record of the access log's ring is shown: a line of JSON, or what an exporter of spans gets.
+
+# Where the text `which` (A_*) of a record lies, and how much room it has.
+cdef char *room_of(tg_access *record, int which, size_t *room) noexcept nogil
+# Its name in a line.
+cdef const char *text_name(int which) noexcept nogil
+# Appends the record's line. 0, or -1 when memory is out: part of it may be there then.
+cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil
+# The record as plain objects: times in ns, ids as bytes (parent_id b"" where the trace began here), texts as str.
+cdef dict span_of(tg_access *record)

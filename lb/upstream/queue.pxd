@@ -84,7 +84,7 @@ cdef class PoolQueue(Source):
     cdef bint impatient               # the next look does not wait for other workers
     cdef uint64_t heading             # who finds no endpoint although it is the first, by its number,
     cdef uint64_t heading_since       # and since when
-    # What the forecast goes by (lb.upstream.forecast).
+    # What the forecast goes by (lb.upstream.queue).
     cdef ServiceTime service
     cdef dict warmths                 # address of an endpoint -> its Warmth
     cdef uint64_t places              # requests that the endpoints may have at once
@@ -117,3 +117,39 @@ cdef class PoolQueue(Source):
     cdef bint make_room(self, int priority) noexcept
     cdef void turn_away_last(self, uint64_t now) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept
+
+
+# What the queues of a pool in all workers tell each other, by the words of their series in the shared segment.
+#
+# Each is written by its worker alone, and read by the others at any moment.
+
+cdef enum:
+    LOOK_AHEAD = 4096                 # of those in line, who may be the first of their model
+
+
+# The key of the last one in the worker's line; 0: nobody waits there.
+cdef uint64_t last_of(PoolQueue queue, int worker) noexcept
+# The worker whose last one is the last of all.
+cdef int last_of_all(PoolQueue queue) noexcept
+# What those in another worker who come before `key` keep from those behind; see BARS_ALL.
+cdef uint64_t bars_of(PoolQueue queue, int worker, uint64_t key) noexcept
+# The same of those in all other workers, in addition to `avoided`; they are told to look, but of those who take any
+# endpoint only the first.
+cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexcept
+# Where those stand for whom others may have to wait: the first of each model, up to one who takes any. And how many
+# come before whom, roughly.
+cdef void publish_line(PoolQueue queue) noexcept
+
+
+# When the turn of those who wait in a queue will come, by how long requests keep their endpoints.
+
+# Endpoints' places for requests that want this model, and the bits of those models that are ready there, too.
+cdef uint64_t places_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept
+# How many come before one with this key and may take an endpoint from it, over all workers, roughly.
+cdef double ahead_of(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept
+# Tells other workers how many come before whom in this one's line, which is not empty.
+cdef void publish_marks(PoolQueue queue) noexcept
+# Nanoseconds until it is the turn of one with this key; 0 when nothing is known of that.
+cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now) noexcept
+# Somebody has waited for longer than a burst lasts.
+cdef bint overloaded(PoolQueue queue, uint64_t now) noexcept

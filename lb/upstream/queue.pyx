@@ -12,7 +12,7 @@ its own stands where its wait will be over, the queue's timeout after it came: b
 come, first served among its like, over all workers. That the timeout ends every wait is no matter of the order: a
 deadline beyond it is no earlier for that.
 
-When its turn will come is predicted (lb.upstream.forecast). A request that could not be answered in time is refused
+When its turn will come is predicted (lb.upstream.queue). A request that could not be answered in time is refused
 now, while its client can still do something about it, and takes no endpoint's time from others. That alone would keep a
 queue as long as deadlines allow for as long as the load stays too high, and serve everybody at the last moment
 (bufferbloat; Nichols and Jacobson 2012, "Controlling queue delay"). So when somebody has waited at every moment of
@@ -28,17 +28,18 @@ refuses all has, always, and would get every further try. But nobody holds up ot
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.math cimport sqrt
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from lb.core.atomics cimport tg_store64_relaxed
 from lb.core.poller cimport NEVER, Poller
 from lb.core.segment cimport (
-    TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT,
-    TG_S_QUEUE_SHED, TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
+    TG_QUEUE_FIRSTS, TG_QUEUE_MARKS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY,
+    TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_MARKS, TG_S_QUEUE_SHED,
+    TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
 )
-from lb.upstream.forecast cimport ahead_of, overloaded, places_of, wait_of
-from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at
-from lb.upstream.queue_peers cimport LOOK_AHEAD, bars_before, bars_of, last_of, last_of_all, publish_line
+from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
 from lb.upstream.service_time cimport ServiceTime, Warmth
+
 
 cdef enum:
     PRIORITY_SHIFT = 60
@@ -372,3 +373,211 @@ cdef class PoolQueue(Source):
         tg_add(&self.words[TG_S_HISTOGRAM + tg_bucket(waited)], 1)
         publish_line(self)
         Py_DECREF(waiter)
+
+
+cdef enum:
+    MODEL_BITS = 6                    # of a word in the segment that says where the first for a model stands
+
+
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long x) nogil
+
+
+cdef uint64_t MODEL_MASK = (<uint64_t>1 << MODEL_BITS) - 1
+
+
+cdef uint64_t last_of(PoolQueue queue, int worker) noexcept:
+    if worker == queue.own:
+        return place_at(&queue.line, queue.line.count - 1).key if queue.line.count else 0
+    if not queue.waiting(worker):
+        return 0
+    return tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_MARKS + TG_QUEUE_MARKS - 1])
+
+
+cdef int last_of_all(PoolQueue queue) noexcept:
+    cdef int worker, found = 0
+    for worker in range(1, queue.workers):
+        if last_of(queue, worker) > last_of(queue, found):
+            found = worker
+    return found
+
+
+cdef uint64_t bars_of(PoolQueue queue, int worker, uint64_t key) noexcept:
+    cdef uint64_t *words = queue.segment.series_of(worker, <uint32_t>queue.series)
+    cdef uint64_t found = 0, first
+    cdef int i
+    if tg_get(&words[TG_S_QUEUE_HEAD]) < key:
+        return BARS_ALL
+    for i in range(<int>TG_QUEUE_FIRSTS):
+        first = tg_get(&words[TG_S_QUEUE_FIRSTS + i])
+        if first == 0:
+            break
+        if first >> MODEL_BITS < key >> MODEL_BITS:
+            found |= <uint64_t>1 << (first & MODEL_MASK)
+    return found
+
+
+cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexcept:
+    cdef uint64_t bars, head, best = key
+    cdef int worker, first = -1
+    for worker in range(queue.workers):
+        if worker != queue.own and queue.waiting(worker):
+            head = tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_HEAD])
+            if head < best:
+                best, first = head, worker
+    if first >= 0:
+        queue.bells.ring(first)
+        return BARS_ALL
+    for worker in range(queue.workers):
+        if worker != queue.own and queue.waiting(worker):
+            bars = bars_of(queue, worker, key)
+            if bars & ~avoided:
+                avoided |= bars
+                queue.bells.ring(worker)
+    return avoided
+
+
+cdef void publish_line(PoolQueue queue) noexcept:
+    cdef uint64_t *firsts = &queue.words[TG_S_QUEUE_FIRSTS]
+    cdef uint64_t anybody = UINT64_MAX, told = 0
+    cdef int count = 0
+    cdef tg_place *one
+    cdef size_t at
+    if queue.line.count == 0:
+        return
+    for at in range(min(queue.line.count, <size_t>LOOK_AHEAD)):
+        if told == queue.line.models and queue.line.choosy + queue.line.tied == queue.line.count:
+            break
+        one = place_at(&queue.line, at)
+        if one.wanted & told:
+            continue
+        if one.wanted and count < <int>TG_QUEUE_FIRSTS:
+            tg_store64_relaxed(&firsts[count], one.key & ~MODEL_MASK | <uint64_t>__builtin_ctzll(one.wanted))
+            told |= one.wanted
+            count += 1
+        elif one.wanted or not (<Waiter>one.waiter).tied:
+            anybody = one.key             # or one model too many to be told apart
+            break
+    if count < <int>TG_QUEUE_FIRSTS:
+        tg_store64_relaxed(&firsts[count], 0)
+    tg_store64_relaxed(&queue.words[TG_S_QUEUE_HEAD], anybody)
+    publish_marks(queue)
+
+
+# When the turn of those who wait will come.
+#
+# So many before it, served at places / mean service time (lb.upstream.service_time).
+
+cdef enum:
+    COUNT_NS = 20_000_000             # for how long a count of places is good
+
+# Where in its line a worker publishes who stands there, beside its last one. Dense at the front, far apart behind, so
+# that what others make of it is right to the same factor everywhere.
+cdef size_t[TG_QUEUE_MARKS - 1] MARKS = [0, 4, 16, 64, 256]
+
+
+cdef uint64_t count_places(PoolQueue queue, uint64_t now) noexcept:
+    cdef int i
+    if queue.counted_at == 0 or now > queue.counted_at + COUNT_NS:
+        queue.counted_at = now
+        queue.places = 0
+        for i in range(queue.endpoints.size):
+            if queue.groups is not None and not queue.groups.active(queue.endpoints.groups[i] // 2):
+                continue                  # while the levels before it only have no room, nobody is sent there
+            if queue.endpoints.standing_weight(i):
+                queue.places += queue.endpoints.limits[i]
+    return queue.places
+
+
+cdef uint64_t places_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept:
+    cdef uint64_t places = 0, unready
+    cdef int i
+    rivals[0] = 0
+    for i in range(queue.endpoints.size):
+        unready = queue.endpoints.unready(i)
+        if not unready & wanted and queue.endpoints.standing_weight(i):
+            places += queue.endpoints.limits[i]
+            rivals[0] |= ~unready
+    return places
+
+
+cdef size_t rivals_before(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
+    """The same of those who wait in this worker."""
+    cdef size_t count = 0, at
+    cdef size_t before = line_rank(&queue.line, key, UINT64_MAX)
+    if not queue.line.models & ~rivals:
+        return before
+    for at in range(before):
+        if not place_at(&queue.line, at).wanted or place_at(&queue.line, at).wanted & rivals:
+            count += 1
+    return count
+
+
+cdef double ahead_of(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
+    cdef size_t before = rivals_before(queue, key, rivals), here
+    cdef double there = 0.0
+    cdef int worker
+    for worker in range(queue.workers):
+        if worker != queue.own and queue.waiting(worker) and bars_of(queue, worker, key) & rivals:
+            there += before_in(queue, worker, key)
+    here = line_rank(&queue.line, key, UINT64_MAX)
+    if here:
+        there *= <double>before / <double>here      # as many of them as here want what it wants
+    return <double>before + there
+
+
+cdef double before_in(PoolQueue queue, int worker, uint64_t key) noexcept:
+    """How many of another worker's line come before `key`, going by its marks. Those between two marks of the same
+    priority are taken to be spread evenly; where a mark is of another priority nothing is known but the ranks."""
+    cdef uint64_t *marks = &queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_MARKS]
+    cdef uint64_t count = queue.waiting(worker)
+    cdef uint64_t low_key = tg_get(&marks[0]), high_key = tg_get(&marks[TG_QUEUE_MARKS - 1]), mark
+    cdef double low = 1.0, high = <double>count - 1
+    cdef int i
+    if count == 0 or key <= low_key:
+        return 0.0
+    if key > high_key:
+        return <double>count
+    for i in range(1, <int>TG_QUEUE_MARKS - 1):
+        mark = tg_get(&marks[i])
+        if mark >= key:
+            if mark < high_key:
+                high, high_key = <double>MARKS[i], mark
+            break
+        low, low_key = <double>MARKS[i] + 1, mark
+    if high <= low:
+        return low
+    if low_key >> PRIORITY_SHIFT != high_key >> PRIORITY_SHIFT:
+        return sqrt(low * high)
+    return low + (high - low) * <double>(key - low_key) / <double>(high_key - low_key)
+
+
+cdef void publish_marks(PoolQueue queue) noexcept:
+    cdef uint64_t *marks = &queue.words[TG_S_QUEUE_MARKS]
+    cdef uint64_t key
+    cdef size_t at
+    for at in range(<size_t>TG_QUEUE_MARKS - 1):
+        key = place_at(&queue.line, MARKS[at]).key if MARKS[at] < queue.line.count else UINT64_MAX
+        tg_store64_relaxed(&marks[at], key)
+    tg_store64_relaxed(&marks[TG_QUEUE_MARKS - 1], place_at(&queue.line, queue.line.count - 1).key)
+
+
+cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now) noexcept:
+    cdef uint64_t rivals = UINT64_MAX
+    cdef uint64_t places = places_of(queue, wanted, &rivals) if wanted else count_places(queue, now)
+    if places == 0:
+        return 0.0
+    return (ahead_of(queue, key, rivals) + 1) * queue.service.known(now) / <double>places
+
+
+cdef uint64_t busy_since(PoolQueue queue) noexcept:
+    """While somebody waits: somebody has at every moment since, in one worker or another."""
+    cdef uint64_t since = 0
+    cdef int worker
+    for worker in range(queue.workers):
+        since = max(since, tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_BUSY]))
+    return since
+
+
+cdef bint overloaded(PoolQueue queue, uint64_t now) noexcept:
+    return now > busy_since(queue) + queue.patience

@@ -169,7 +169,7 @@ async def test_a_plug_in_s_fault_is_no_fault_of_the_request(site: Site, monkeypa
         def of(*arguments: object) -> None:
             raise RuntimeError("no view")
 
-    monkeypatch.setattr("lb.proxy.explained.View", View)
+    monkeypatch.setattr("lb.proxy.exchange.View", View)
     assert explain_of(await ask(gate))["choices"][0]["why"] == "the policy chose it"
 
 
