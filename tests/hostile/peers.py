@@ -5,7 +5,8 @@
     python tests/hostile/peers.py --seconds 3 h2     for so long each
 
 Prints the rows of the table in docs/reliability.md: answers to eight clients that ask ten times a second each, their
-p99, and those that failed. Not part of `make test`.
+p99, and those that failed. The attackers are a process of their own: clients in one process with them would wait for
+them, and longest where an attack is ended soonest, since it begins anew. Not part of `make test`.
 """
 
 from __future__ import annotations
@@ -99,6 +100,27 @@ async def client(port: int, until: float, seen: Seen) -> None:
             seen.failed += 1
 
 
+async def attack_for_ever(name: str, port: int) -> None:
+    """What the process of the attackers does, until it is killed."""
+    (attack,) = (attack for attack in ATTACKS if attack.name == name)
+    async with besieged(attack, port):
+        print("attacking", flush=True)
+        await asyncio.Event().wait()
+
+
+@contextlib.contextmanager
+def attackers(attack: Attack, port: int) -> Iterator[None]:
+    command = [sys.executable, __file__, "--attack", str(port), attack.name]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"attacking\n"
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 @contextlib.contextmanager
 def run(command: list[str], port: int) -> Iterator[None]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -112,9 +134,11 @@ def run(command: list[str], port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tidegate(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, int]]:
+    # As many connections as the others are allowed. That fewer hold is what the tests of the crowd are about.
+    settings = {name: value for name, value in attack.listener.items() if name != "max_connections"}
     config = {
         "workers": 1,
-        "listeners": {"web": http_listener(route("/", "app"), **attack.listener)},
+        "listeners": {"web": http_listener(route("/", "app"), **settings)},
         "pools": {"app": {"protocol": "http", "endpoints": [address]}},
         "log": {"access": "/dev/null"},
     }
@@ -154,10 +178,13 @@ PROXIES: dict[str, Callable[..., contextlib.AbstractContextManager[tuple[int, in
 async def measure(proxy: str, attack: Attack, seconds: float) -> Seen:
     server, seen = Server(), Seen()
     await server.start()
-    with tempfile.TemporaryDirectory() as folder, PROXIES[proxy](Path(folder), server.address, attack) as (port, http2):
-        async with besieged(attack, http2 if attack.name.startswith("h2") else port):
-            until = time.monotonic() + seconds
-            await asyncio.gather(*(client(port, until, seen) for _ in range(CLIENTS)))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        PROXIES[proxy](Path(folder), server.address, attack) as (port, http2),
+        attackers(attack, http2 if attack.name.startswith("h2") else port),
+    ):
+        until = time.monotonic() + seconds
+        await asyncio.gather(*(client(port, until, seen) for _ in range(CLIENTS)))
     server.close()
     return seen
 
@@ -176,4 +203,6 @@ if __name__ == "__main__":
     parser.add_argument("attacks", nargs="*", help="beginnings of their names; none means all")
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--proxies", nargs="+", default=list(PROXIES), choices=list(PROXIES))
-    asyncio.run(main(parser.parse_args()))
+    parser.add_argument("--attack", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    asyncio.run(main(options) if options.attack is None else attack_for_ever(options.attacks[0], options.attack))
