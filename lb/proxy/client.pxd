@@ -34,7 +34,6 @@ cdef class Client(Stream):
     # The answer cannot be completed: cut the connection (or stream) so that the client can tell.
     cdef void abort(self) noexcept
     # Whether this client launches the exchange later: at the end of the batch, if the request has not failed by then.
-    # To be asked where its body is still to come.
     cdef bint put_off(self) noexcept
     # The exchange can take more of the request's body again.
     cdef void resume_request(self) noexcept

@@ -210,7 +210,7 @@ cdef class ForwardExchange(TryingExchange):
 
     cdef void launch(self) noexcept:
         cdef Http1Upstream own
-        if not self.request_complete and self.client.put_off():
+        if self.client.put_off():
             return
         own = take_own(self, <Http1Pool>self.pool.channels[self.endpoint])
         self.sent = 0
