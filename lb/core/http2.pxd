@@ -8,8 +8,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.http2_blocks cimport Http2Blocks
 from lb.core.http2_control cimport (
-    H2_CONTROLS, H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_FAULT_WORK, H2_OTHER_FRAME, H2_PING_FRAME, H2_RESET_FRAME,
-    H2_SETTINGS_FRAME, H2_WINDOW_FRAME,
+    H2_BOMB_FRAME, H2_CONTROLS, H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_FAULT_WORK, H2_OTHER_FRAME, H2_PING_FRAME,
+    H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME,
 )
 from lb.core.http2_frames cimport h2_frame
 from lb.core.http2_sender cimport (

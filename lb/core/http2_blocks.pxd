@@ -29,6 +29,7 @@ cdef class Http2Blocks(Http2Control):
     cdef tg_buffer block              # its fields as `block_add` writes them
     cdef uint32_t block_fields
     cdef size_t block_size            # as RFC 9113 section 6.5.2 counts
+    cdef size_t block_decoded         # so far, with the fields that are not kept; counted in the same way
     cdef bint block_over              # a limit was passed; what came since was not kept
 
     # Keeps a field of the block; beyond the limits it sets `block_over` instead.

@@ -4,10 +4,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from lb.core.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.core.http2_block cimport BLOCK_OVERHEAD, block_add, block_field, block_next
 from lb.core.http2_closed cimport CLOSED_CUT, closed_add, closed_skip
-from lb.core.http2_control cimport H2_OTHER_FRAME, Http2Control
+from lb.core.http2_control cimport H2_BOMB_FRAME, H2_OTHER_FRAME, Http2Control
 from lb.core.http2_frames cimport (
-    FLAG_END_HEADERS, FLAG_END_STREAM, FLAG_PRIORITY, H2_COMPRESSION_ERROR, H2_FRAME_SIZE_ERROR, H2_NO_ERROR,
-    H2_PROTOCOL_ERROR, H2_REFUSED_STREAM, H2_STREAM_CLOSED, PRIORITY_SIZE, h2_frame, skip_padding,
+    FLAG_END_HEADERS, FLAG_END_STREAM, FLAG_PRIORITY, H2_COMPRESSION_ERROR, H2_ENHANCE_YOUR_CALM, H2_FRAME_SIZE_ERROR,
+    H2_NO_ERROR, H2_PROTOCOL_ERROR, H2_REFUSED_STREAM, H2_STREAM_CLOSED, PRIORITY_SIZE, h2_frame, skip_padding,
 )
 from lb.core.http2_message cimport message_begin, message_end, section_begin, section_end, section_field
 from lb.core.http2_repeats cimport (
@@ -22,6 +22,7 @@ from lb.core.nghttp2 cimport (
 
 cdef enum:
     FIELD_OVERHEAD = 32               # RFC 9113 section 6.5.2
+    BOMB = 8                          # times `header_list`: no peer that reads our SETTINGS sends a block of that size
     # Of `work`.
     STREAM_WORK = 3                   # a request begins
     BLOCK_SHIFT = 8                   # octets of a block, each of which may be a field: a power of two for one
@@ -64,6 +65,7 @@ cdef class Http2Blocks(Http2Control):
         tg_buffer_clear(&self.block)
         self.block_fields = 0
         self.block_size = 0
+        self.block_decoded = 0
         self.block_over = False
         entry = self.open_stream(frame.id) if self.server and frame.id > self.last_id else self.known_stream(frame.id)
         self.block_entry = entry
@@ -131,7 +133,10 @@ cdef class Http2Blocks(Http2Control):
         return entry
 
     cdef int take_block(self, const uint8_t *data, size_t size, bint last) noexcept:
-        """A part of a block. It is decoded in any case: the decoder has to know what the peer's encoder knows."""
+        """A part of a block. It is decoded in any case: the decoder has to know what the peer's encoder knows.
+
+        A block that goes on far beyond the limit ends the session. An octet may stand for a field of 4 KiB (RFC 7541
+        section 7.3), so that to decode it costs us thousands of times what it costs the peer."""
         cdef nghttp2_nv field
         cdef ssize_t n
         cdef int flags
@@ -147,6 +152,11 @@ cdef class Http2Blocks(Http2Control):
             data += n
             size -= n
             if flags & NGHTTP2_HD_INFLATE_EMIT:
+                self.block_decoded += field.namelen + field.valuelen + FIELD_OVERHEAD
+                if self.block_decoded > BOMB * <size_t>self.options.header_list:
+                    self.on_control(H2_BOMB_FRAME)
+                    self.terminate(H2_ENHANCE_YOUR_CALM)
+                    return 0
                 if self.block_entry != NULL:
                     self.take_field(&field)
             elif flags & NGHTTP2_HD_INFLATE_FINAL:
@@ -182,6 +192,7 @@ cdef class Http2Blocks(Http2Control):
         cdef h2_entry *entry = self.block_entry
         cdef block_field field
         self.section = repeat.section
+        self.block_decoded = tg_buffer_size(&repeat.fields)
         if entry.stream != NULL and self.gathers(<h2_stream *>entry.stream):
             self.keep_fields(repeat)
         else:
@@ -206,9 +217,9 @@ cdef class Http2Blocks(Http2Control):
         cdef h2_stream *stream
         self.block_id = 0
         self.block_entry = NULL
+        self.work -= <int>(self.block_decoded >> BLOCK_SHIFT)     # an octet may have been a long field
         if entry == NULL:
             return
-        self.work -= <int>(self.block_size >> BLOCK_SHIFT)        # an octet may have been a long field
         if self.repeat != NULL and not self.block_over:
             repeat_done(&self.repeats, self.repeat, &self.section)
         if self.block_over:

@@ -15,6 +15,7 @@ cdef enum:
     H2_FAULT_FRAME                    # that made us reset its stream (CVE-2025-8671)
     H2_EMPTY_FRAME                    # DATA without bytes and without END_STREAM
     H2_WINDOW_FRAME                   # WINDOW_UPDATE
+    H2_BOMB_FRAME                     # the end of a header block that decodes to many times our limit
     H2_OTHER_FRAME                    # what is ignored, among it what crossed the end of its stream
     H2_CONTROLS
 

@@ -15,7 +15,7 @@ from lb.core.stream cimport iovec
 cdef enum:
     MOST_FIELDS = 64
 
-CONTROLS = ("ping", "settings", "reset", "fault", "empty", "window", "other")
+CONTROLS = ("ping", "settings", "reset", "fault", "empty", "window", "bomb", "other")
 
 
 def bytes_looked():

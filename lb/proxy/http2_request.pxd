@@ -46,6 +46,8 @@ cdef class Http2Host(Http2Session):
     cdef void bury(self) noexcept
     # The connection is gone: every exchange loses its client.
     cdef void lose(self) noexcept
+    # Says why this connection ends, and counts it.
+    cdef void end_flood(self) noexcept
     cdef void detach(self, Http2Request request) noexcept
 
 

@@ -13,8 +13,8 @@ from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.core.head cimport H_CONTENT_LENGTH, H_HOST, Scan, is_dated, same_name, worker_scan
 from lb.core.head_text cimport append_date, append_number, append_text, append_trailers, date_text
 from lb.core.http2 cimport (
-    H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_FAULT_WORK, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME,
-    Http2Session, h2_stream, h2_waiting,
+    H2_BOMB_FRAME, H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_FAULT_WORK, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME,
+    H2_WINDOW_FRAME, Http2Session, h2_stream, h2_waiting,
 )
 from lb.core.http2_frames cimport H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_PROTOCOL_ERROR
 from lb.core.http2_head cimport (
@@ -194,13 +194,18 @@ cdef class Http2Host(Http2Session):
         way ("BDP"). So many messages a second as are streamed, so many of them come. Two kinds of resets count for a
         sixteenth, like whatever else an honest peer may send many of: one at the time by which the client wanted an
         answer, which ends nothing that was not about to end; and one for each request that was answered, since a
-        connection may carry the requests of many users (Envoy's rule, too: half of the streams)."""
+        connection may carry the requests of many users (Envoy's rule, too: half of the streams).
+
+        A header block of many times the limit ends the connection at once."""
         cdef uint64_t now, cost
         cdef uint64_t *due = &self.control_due
         if self.peer is None or self.flooded:
             return
         if (kind == H2_WINDOW_FRAME or kind == H2_PING_FRAME) and self.answers < ANSWERS * self.data_frames:
             self.answers += 1
+            return
+        if kind == H2_BOMB_FRAME:
+            self.end_flood()
             return
         now = self.peer.poller.now
         if kind == H2_FAULT_FRAME or (kind == H2_RESET_FRAME and not self.timely):
@@ -215,9 +220,12 @@ cdef class Http2Host(Http2Session):
                 self.timely = False
         due[0] = max(due[0], now) + cost
         if due[0] - now > <uint64_t>BURST_SECONDS * SECOND:
-            self.flooded = True
-            tg_add(&self.peer.listener.series[TG_S_HTTP2_FLOODED], 1)
-            self.terminate(H2_ENHANCE_YOUR_CALM)
+            self.end_flood()
+
+    cdef void end_flood(self) noexcept:
+        self.flooded = True
+        tg_add(&self.peer.listener.series[TG_S_HTTP2_FLOODED], 1)
+        self.terminate(H2_ENHANCE_YOUR_CALM)
 
     cdef void detach(self, Http2Request request) noexcept:
         request.gone = True

@@ -29,7 +29,9 @@ class Server:
         self.server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        # A cancelled one, at the end, would be a traceback of asyncio's own callback before Python 3.12.
+        ended = ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError
+        with contextlib.suppress(*ended):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if length := re.search(rb"(?i)content-length: (\d+)", head):

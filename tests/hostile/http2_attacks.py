@@ -92,7 +92,18 @@ async def header_bomb(hostile: Hostile) -> None:
     await hostile.send(START)
     for stream in range(1, 41, 2):
         await hostile.send(frame(HEADERS, END_HEADERS | END_STREAM, stream, GET + BOMB + REPEATED * 10_000))
-    await hostile.hear(5)
+    await hostile.hear_out()
+    raise Cut
+
+
+async def large_heads(hostile: Hostile) -> None:
+    """Header blocks that decode to a few times the limit, as fast as they are answered."""
+    await hostile.send(START + frame(HEADERS, END_HEADERS | END_STREAM, 1, GET + BOMB))
+    for first in range(3, 100_003, 40):
+        blocks = (frame(HEADERS, END_HEADERS | END_STREAM, first + n, GET + REPEATED * 35) for n in range(0, 40, 2))
+        await hostile.send(b"".join(blocks))
+        if not await hostile.hear(5):
+            raise Cut
 
 
 async def half_a_block(hostile: Hostile) -> None:
@@ -201,7 +212,8 @@ ATTACKS = [
     Attack("h2-empty-frames", empty_frames, 10, CAREFUL, cut=10),
     Attack("h2-rapid-reset", rapid_reset, 10, CAREFUL, cut=10, memory=32 * MIB),
     Attack("h2-continuation", continuations, 10, CAREFUL, cut=10),
-    Attack("h2-header-bomb", header_bomb, 10, CAREFUL),
+    Attack("h2-header-bomb", header_bomb, 10, CAREFUL, cut=10),
+    Attack("h2-large-heads", large_heads, 10, CAREFUL),
     Attack("h2-half-a-block", half_a_block, 100, CAREFUL, cut=100),
     Attack("h2-no-window", no_window, 10, CAREFUL, cut=10, memory=64 * MIB),
     Attack("h2-tiny-windows", tiny_windows, 50, CAREFUL, memory=48 * MIB),

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -142,17 +143,21 @@ async def test_a_server_that_is_killed(place: str) -> None:
 
 
 async def test_a_server_that_stops_gracefully(place: str) -> None:
-    """No call that it took fails; those it did not take are refused or find no connection: safe to send elsewhere."""
+    """No call that it took fails; those it did not take are refused or find no connection: safe to send elsewhere.
+
+    grpcio 1.85 may forget one call that comes at the moment of its stop: its own client is not answered, either.
+    """
     with GrpcServer(place) as server:
         async with channel_to(place) as channel:
             held = [start(channel, b"Hold", b"500") for _ in range(20)]
             await until(lambda: channel.active == 20)
             assert (await start(channel, b"Echo", b"x").wait())[3] == b"x"
             server.terminate()
-            kinds = set()
+            kinds: Counter[int] = Counter()
             while CONNECT not in kinds:
-                kinds.add(await start(channel, b"Echo", b"x").kind())
-            assert kinds <= {0, REFUSED, CONNECT}
+                kinds[await start(channel, b"Echo", b"x", timeout=2).kind()] += 1
+            assert kinds[TIMEOUT] <= 1
+            assert set(kinds) <= {0, REFUSED, CONNECT, TIMEOUT}
             assert {(await call.wait())[:2] for call in held} == {(0, 0)}
             server.process.wait(20)
 
