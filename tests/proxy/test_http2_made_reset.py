@@ -12,6 +12,8 @@ import pytest
 from datapath import HTTP2, Gate, Site, settle
 from h2_client import frame, h2_client
 from http2_front import answering, gate_to, plain
+from hyperframe.frame import HeadersFrame, RstStreamFrame
+from scripted_peer import Peer, Scripted
 from test_gathered_pieces import segments
 
 from lb.core.http2_probe import bytes_looked
@@ -115,6 +117,34 @@ async def test_no_endpoint_sees_what_is_reset_while_it_is_read(site: Site, fault
                 assert said[0] != GOAWAY
     assert connections == 1
     assert gate.in_flight() == 0
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_no_http2_endpoint_sees_what_is_reset_while_it_is_read(site: Site, fault: str) -> None:
+    """Each would be a stream of the connection that it shares with others, and its reset."""
+    seen: list[int] = []
+
+    async def endpoint(peer: Peer) -> None:
+        await peer.settle()
+        while True:
+            said = await peer.next_frame()
+            if isinstance(said, HeadersFrame | RstStreamFrame):
+                seen.append(said.stream_id)
+            if isinstance(said, HeadersFrame):
+                peer.begin(said.stream_id)
+                peer.data(said.stream_id, b"ok", end=True)
+
+    async with Scripted(endpoint) as address:
+        gate = await site.gate([address], pool={"protocol": "http2"}, listener=UNBOUNDED)
+        await honest_answer(gate)
+        async with by_hand(gate) as (reader, writer):
+            writer.write(b"".join(FAULTS[fault](n) for n in range(1, 51, 2)))
+            writer.write(frame(1, 5, 51, GET))
+            async with asyncio.timeout(20):
+                while (said := await next_frame(reader))[:2] != (DATA, 51):
+                    assert said[0] != GOAWAY
+        assert seen == [1, 3]
+        assert gate.in_flight() == 0
 
 
 async def test_whoever_leaves_with_a_request_leaves_nothing(site: Site) -> None:
