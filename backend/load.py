@@ -18,7 +18,6 @@ import grpc
 
 from backend.errors import InvalidInput, Unsupported
 from lb.wire import orca_load_report_pb2 as orca
-from lb.wire import orca_service_pb2_grpc
 
 METADATA = "endpoint-load-metrics-bin"
 WINDOW_NS = 1_000_000_000  # over which rates and utilization are taken
@@ -96,7 +95,7 @@ def _range(in_flight: int) -> int:
     return 8 * octaves + (in_flight >> octaves)
 
 
-class LoadStream(orca_service_pb2_grpc.OpenRcaServiceServicer):  # type: ignore[misc]
+class LoadStream:
     """Reports beside the answers, until `stop` is set."""
 
     def __init__(self, load: Load, stop: asyncio.Event) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from backend.batching import Batcher
 from backend.load import Load, LoadReporter, LoadStream
@@ -19,10 +19,11 @@ from backend.options import ServeOptions
 from backend.repository import Repository, load, scan
 from backend.service import InferenceService
 from backend.sockets import UnixPath, listen
-from lb.wire import grpc_service_pb2 as wire
-from lb.wire import grpc_service_pb2_grpc, orca_service_pb2_grpc
+from lb.wire import health_pb2 as _health  # noqa: F401 - reflection describes it
+from lb.wire import services
+from lb.wire.descriptors import POOL
 
-SERVICE = wire.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SERVICE = services.INFERENCE.full_name
 
 log = logging.getLogger("tidegate.backend")
 
@@ -86,10 +87,12 @@ class Server:
 
     async def _bind(self) -> None:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self._service, self._server)
+        services.serve(self._server, services.INFERENCE, self._service)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        orca_service_pb2_grpc.add_OpenRcaServiceServicer_to_server(self._reports, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        services.serve(self._server, services.LOAD_REPORTS, self._reports)
+        POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
+        names = (SERVICE, services.LOAD_REPORTS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, POOL)
         for address in self._options.listen:
             bound, path = listen(self._server, address)
             if path is not None:

@@ -7,10 +7,9 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from grpc_health.v1 import health_pb2
-
 from bench.emulator.spec import ServerSpec
 from lb.wire import grpc_service_pb2 as oip
+from lb.wire import health_pb2
 
 # How a request ends.
 OK: Final = 0

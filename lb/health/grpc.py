@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2
 
 from lb.config.schema import HealthConfig
 from lb.health.check import CheckFailed
 from lb.health.grpc_connection import CallFailed, Status, grpc_connection
 from lb.health.tls import CheckTls
+from lb.wire import health_pb2
 
 _CHECK = "/grpc.health.v1.Health/Check"
 

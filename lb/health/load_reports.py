@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 
 from lb.config.units import SECOND
@@ -104,7 +103,7 @@ class LoadReportMonitor:
             pause = min(pause * _PAUSE_GROWS, _PAUSE_MOST)
 
     async def _stream(self, target: ReportTarget) -> AsyncIterator[Reported]:
-        request = orca_service_pb2.OrcaLoadReportRequest(report_interval=Duration())
+        request = orca_service_pb2.OrcaLoadReportRequest()
         request.report_interval.FromNanoseconds(target.period)
         silence = max(_SILENCE_LEAST, _SILENCE_PERIODS * target.period / SECOND)
         async with contextlib.AsyncExitStack() as stack:

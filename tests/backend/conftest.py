@@ -9,7 +9,7 @@ import grpc
 import pytest
 from backend_process import DIGITS, Backend
 
-from lb.wire import grpc_service_pb2_grpc
+from lb.wire.services import INFERENCE, Stub
 
 
 @pytest.fixture(scope="session")
@@ -43,4 +43,4 @@ async def channel(server):
 
 @pytest.fixture
 def stub(channel):
-    return grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+    return Stub(channel, INFERENCE)

@@ -18,7 +18,7 @@ from backend.load import METADATA, WINDOW_NS, Load
 from lb.upstream import load_report
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import orca_service_pb2 as orca
-from lb.wire import orca_service_pb2_grpc
+from lb.wire.services import LOAD_REPORTS, Stub
 
 MS = 1_000_000
 
@@ -165,7 +165,7 @@ async def test_a_stream_of_reports(repository: Any) -> None:
     with Backend(repository, "--grace", "60s") as backend:
         backend.wait_ready()
         async with grpc.aio.insecure_channel(backend.targets[0]) as channel:
-            call = orca_service_pb2_grpc.OpenRcaServiceStub(channel).StreamCoreMetrics(orca.OrcaLoadReportRequest())
+            call = Stub(channel, LOAD_REPORTS).StreamCoreMetrics(orca.OrcaLoadReportRequest())
             for _ in range(2):
                 assert (await call.read()).named_metrics["rif"] == 0
             backend.signal()

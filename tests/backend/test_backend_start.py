@@ -28,7 +28,7 @@ from backend.errors import StartError
 from backend.repository import ModelFile, load, scan
 from backend.runtime import onnxruntime
 from lb.wire import grpc_service_pb2 as wire
-from lb.wire import grpc_service_pb2_grpc
+from lb.wire.services import INFERENCE, Stub
 
 MODELS = DIGITS / "models"
 FREE = ("--listen", "127.0.0.1:0")
@@ -69,7 +69,7 @@ def test_unix_socket_and_port_at_once(tmp_path):
         assert backend.targets[1].startswith("127.0.0.1:")
         for target in backend.targets:
             with grpc.insecure_channel(target) as channel:
-                stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+                stub = Stub(channel, INFERENCE)
                 request = infer_request("digits", ("image", "FP32", np.zeros((1, 64), np.float32)))
                 assert len(stub.ModelInfer(request, timeout=30).outputs) == 2
         backend.signal()
@@ -214,7 +214,7 @@ async def test_requests_in_flight_finish_on_sigterm(tmp_path, second):
     with Backend(tmp_path, "--concurrency", "1") as backend:
         backend.wait_ready()
         async with grpc.aio.insecure_channel(backend.targets[0]) as channel:
-            stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = Stub(channel, INFERENCE)
             await stub.ServerReady(wire.ServerReadyRequest())
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             assert (await watch.read()).status == STATUS.SERVING
@@ -236,7 +236,7 @@ async def test_the_grace_ends(tmp_path, second, how):
     with Backend(tmp_path, "--grace", "200ms" if how == "grace" else "1m") as backend:
         backend.wait_ready()
         async with grpc.aio.insecure_channel(backend.targets[0]) as channel:
-            stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = Stub(channel, INFERENCE)
             await stub.ServerReady(wire.ServerReadyRequest())
             call = stub.ModelInfer(counting(second * 600))
             await wait_in_flight(stub, [call])
@@ -262,7 +262,7 @@ async def test_not_serving_before_the_models_are_warm(tmp_path, second):
     onnx.save(model, path)
     with Backend(tmp_path) as backend:
         async with grpc.aio.insecure_channel(backend.targets[0]) as channel:
-            stub = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            stub = Stub(channel, INFERENCE)
             health = health_pb2_grpc.HealthStub(channel)
             answer = await health.Check(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=60)
             assert answer.status == STATUS.NOT_SERVING

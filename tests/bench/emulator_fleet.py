@@ -17,7 +17,7 @@ import grpc
 from bench.emulator.client import ControlClient
 from bench.emulator.spec import Constant, Fleet, Serial, ServerSpec, Service
 from lb.wire import grpc_service_pb2 as oip
-from lb.wire import grpc_service_pb2_grpc as oip_grpc
+from lb.wire.services import INFERENCE, Stub
 
 MS = 1_000_000
 TIMEOUT = 20
@@ -89,7 +89,7 @@ def running_fleet(tmp_path: Path, fleet: Fleet) -> Iterator[Running]:
 
 
 def infer(channel: grpc.Channel) -> oip.ModelInferResponse:
-    stub = oip_grpc.GRPCInferenceServiceStub(channel)
+    stub = Stub(channel, INFERENCE)
     response: oip.ModelInferResponse = stub.ModelInfer(oip.ModelInferRequest(model_name="model"), timeout=TIMEOUT)
     return response
 

@@ -24,7 +24,7 @@ from bench.peers import OURS, PROXIES
 from bench.peers.base import CLASS_HEADER, Class, Task
 from bench.processes import Processes, require
 from lb.wire import grpc_service_pb2 as oip
-from lb.wire import grpc_service_pb2_grpc as oip_grpc
+from lb.wire.services import INFERENCE, Stub
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def test_grpc(name: str, tls: bool, tmp_path: Path) -> None:
             trusted = grpc.ssl_channel_credentials(proxy.setup.certificate.authority.read_bytes())
             channel = grpc.secure_channel(f"localhost:{proxy.setup.port}", trusted)
         with channel:
-            stub = oip_grpc.GRPCInferenceServiceStub(channel)
+            stub = Stub(channel, INFERENCE)
             request = oip.ModelInferRequest(model_name="m", raw_input_contents=[bytes(1 << 20)])
             answer = stub.ModelInfer(request, timeout=20)
             assert [len(content) for content in answer.raw_output_contents] == [64]
@@ -305,7 +305,7 @@ def test_checks_take_out_a_dead_server_only(name: str, job: str, tmp_path: Path)
                 return curl("--http2-prior-knowledge", url)[1] == "200"
             if job == "grpc":
                 with grpc.insecure_channel(proxy.address) as channel:
-                    stub = oip_grpc.GRPCInferenceServiceStub(channel)
+                    stub = Stub(channel, INFERENCE)
                     try:
                         return bool(stub.ServerReady(oip.ServerReadyRequest(), timeout=20).ready)
                     except grpc.RpcError:

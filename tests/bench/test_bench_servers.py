@@ -23,7 +23,7 @@ from bench.servers import BulkServer, FixedHttp, FixedHttp2, GrpcStub, Place, Se
 from bench.udp import Udp
 from bench.wrk import Request, Wrk
 from lb.wire import grpc_service_pb2 as oip
-from lb.wire import grpc_service_pb2_grpc as oip_grpc
+from lb.wire.services import INFERENCE, Stub
 
 MIB = 1 << 20
 
@@ -107,7 +107,7 @@ def test_many_endpoints(tmp_path: Path) -> None:
 def test_grpc_stub(tmp_path: Path) -> None:
     with serving(GrpcStub(64, stream_messages=3), tmp_path) as (port,):
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = oip_grpc.GRPCInferenceServiceStub(channel)
+            stub = Stub(channel, INFERENCE)
             assert len(stub.ModelInfer(oip.ModelInferRequest(), timeout=10).raw_output_contents[0]) == 64
             assert len(list(stub.ModelStreamInfer(iter([oip.ModelInferRequest()]), timeout=10))) == 3
         path = "/inference.GRPCInferenceService/ModelStreamInfer"

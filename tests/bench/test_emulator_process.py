@@ -20,7 +20,7 @@ from bench.emulator.control import ClearNow, FailNow, ServeAs, SlowNow, StallNow
 from bench.emulator.spec import Batched, Constant, Exponential, Serial, Service, Stall
 from bench.errors import BenchError
 from lb.wire import grpc_service_pb2 as oip
-from lb.wire import grpc_service_pb2_grpc as oip_grpc
+from lb.wire.services import INFERENCE, Stub
 
 
 def test_serial_executions_wait_for_one_another(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_batch_starts_when_it_is_full(tmp_path: Path) -> None:
 def test_clients_that_go_away_free_the_queue(tmp_path: Path) -> None:
     with running(tmp_path, Service(Serial(Constant(1.0)))) as fleet, fleet.channel() as channel:
         fleet.control.plan(StallNow())
-        stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        stub = Stub(channel, INFERENCE)
         calls = [stub.ModelInfer.future(oip.ModelInferRequest(), timeout=TIMEOUT) for _ in range(5)]
         client = fleet.connect()
         client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -139,7 +139,7 @@ def test_failures_are_answered_and_counted(tmp_path: Path) -> None:
 
 def test_a_reset_takes_the_connection_with_all_that_is_on_it(tmp_path: Path) -> None:
     with running(tmp_path, SLOW) as fleet, fleet.channel() as channel:
-        stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        stub = Stub(channel, INFERENCE)
         under_way = [stub.ModelInfer.future(oip.ModelInferRequest(), timeout=TIMEOUT) for _ in range(2)]
         fleet.wait(lambda stats: stats["in_flight"] == 2)
         fleet.control.plan(FailNow(how="reset"))

@@ -19,7 +19,7 @@ from bench.emulator.distributions import MS
 from bench.emulator.http2 import PREFACE
 from bench.emulator.spec import Constant, Exponential, Fleet, Parallel, Serial, ServerSpec, Service
 from lb.wire import grpc_service_pb2 as oip
-from lb.wire import grpc_service_pb2_grpc as oip_grpc
+from lb.wire.services import INFERENCE, Stub
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_batch_is_read_where_the_time_goes_by_it(tmp_path: Path) -> None:
     with running(tmp_path, service) as fleet, fleet.channel() as channel:
         message = oip.ModelInferRequest(model_name="model")
         message.inputs.add(name="x", datatype="FP32", shape=[20, 3])
-        oip_grpc.GRPCInferenceServiceStub(channel).ModelInfer(message, timeout=TIMEOUT)
+        Stub(channel, INFERENCE).ModelInfer(message, timeout=TIMEOUT)
         assert fleet.stats()["busy_ns"] >= 40 * MS
         connection = http.client.HTTPConnection("127.0.0.1", fleet.ports[0], timeout=TIMEOUT)
         for body in (b'{"inputs":[{"name":"x","shape": [30,1]}]}', b"no shape"):
@@ -62,7 +62,7 @@ def test_the_batch_is_read_where_the_time_goes_by_it(tmp_path: Path) -> None:
 
 def test_the_small_methods_and_an_unknown_one(tmp_path: Path) -> None:
     with running(tmp_path, SLOW) as fleet, fleet.channel() as channel:
-        stub = oip_grpc.GRPCInferenceServiceStub(channel)
+        stub = Stub(channel, INFERENCE)
         waiting = stub.ModelInfer.future(oip.ModelInferRequest(model_name="model"), timeout=TIMEOUT)
         fleet.wait(lambda stats: stats["executing"] == 1)
         # None of these waits for the execution that goes on.

@@ -15,7 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.marked import result_line
 from lb.wire import grpc_service_pb2 as oip
-from lb.wire import grpc_service_pb2_grpc as oip_grpc
+from lb.wire.services import INFERENCE
+from lb.wire.services import Stub as ServiceStub
 
 LIMIT = [("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20)]
 
@@ -27,7 +28,7 @@ class Stub:
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().removeprefix("listening on ").strip()
         self.channel = grpc.insecure_channel(self.address, options=LIMIT)
-        self.inference = oip_grpc.GRPCInferenceServiceStub(self.channel)
+        self.inference = ServiceStub(self.channel, INFERENCE)
         self.counted: dict[str, Any] = {}
 
     def __enter__(self) -> Stub:

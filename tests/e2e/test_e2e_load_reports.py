@@ -10,12 +10,12 @@ import grpc
 from daemon import Daemon, eventually, http_listener, route
 
 from lb.wire import orca_load_report_pb2 as orca
-from lb.wire import orca_service_pb2_grpc
+from lb.wire.services import LOAD_REPORTS, serve
 
 Start = Callable[..., Daemon]
 
 
-class Reporting(orca_service_pb2_grpc.OpenRcaServiceServicer):  # type: ignore[misc]
+class Reporting:
     def __init__(self) -> None:
         self.open = 0
         self.utilization = 0.5
@@ -33,7 +33,7 @@ class Reporting(orca_service_pb2_grpc.OpenRcaServiceServicer):  # type: ignore[m
 async def test_reports_reach_the_shared_record(start: Start) -> None:
     service = Reporting()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    orca_service_pb2_grpc.add_OpenRcaServiceServicer_to_server(service, server)
+    serve(server, LOAD_REPORTS, service)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     policy: dict[str, Any] = {"type": "client_side_weighted_round_robin", "oob": {"period": "100ms"}}

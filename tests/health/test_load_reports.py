@@ -15,10 +15,10 @@ import pytest
 from lb.config.units import SECOND
 from lb.health.load_reports import LoadReportMonitor, Reported, ReportTarget, read
 from lb.wire import orca_load_report_pb2 as orca
-from lb.wire import orca_service_pb2_grpc
+from lb.wire.services import LOAD_REPORTS, serve
 
 
-class Server(orca_service_pb2_grpc.OpenRcaServiceServicer):  # type: ignore[misc]
+class Server:
     """Sends what is put into `reports`; None ends the stream."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Server(orca_service_pb2_grpc.OpenRcaServiceServicer):  # type: ignore[misc
 async def serving(service: Server | None) -> AsyncIterator[str]:
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     if service is not None:
-        orca_service_pb2_grpc.add_OpenRcaServiceServicer_to_server(service, server)
+        serve(server, LOAD_REPORTS, service)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
