@@ -121,6 +121,7 @@ lint: build
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
 	$(BIN)/lint-imports
+	$(BIN)/python tools/imports.py
 
 asan: build $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh

@@ -28,7 +28,7 @@ def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
     daemons: list[Daemon] = []
     request.node.daemons = daemons
 
-    def make(config: dict[str, Any], ready: bool = True, shell: str = ":") -> Daemon:
+    def make(config: dict[str, Any], ready: bool = True, shell: str = "") -> Daemon:
         folder = tmp_path / f"daemon{len(daemons)}"
         folder.mkdir()
         made = Daemon(folder, config, shell)

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
-from lb.core.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token, same_name
+from lb.core.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
 from lb.core.head_text cimport append_text
 from lb.core.methods cimport method_number
 from lb.core.poller cimport Poller
@@ -12,10 +12,11 @@ from lb.core.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.actions cimport admit as apply_actions
 from lb.proxy.aliases cimport hide_aliases
 from lb.proxy.answer cimport AnswerExchange, PreflightExchange
-from lb.proxy.client cimport Client
+from lb.proxy.client cimport Client, Occupancy
 from lb.proxy.conditions cimport facts_of, tg_facts
 from lb.proxy.cors cimport preflight_method
 from lb.proxy.exchange cimport Exchange, forget_explanation
+from lb.proxy.fields cimport find_agent
 from lb.proxy.forward cimport ForwardExchange
 from lb.proxy.forward_http2 cimport Http2Exchange
 from lb.proxy.forward_web cimport WebExchange, web_kind_of
@@ -40,7 +41,7 @@ cdef enum:
     AGENT_KEPT = 128
 
 
-cdef class Intake:
+cdef class Intake(Occupancy):
     """`new_infer()` makes the exchanges with pools that speak the Open Inference Protocol."""
 
     def __init__(self, Poller poller, new_infer, Overload overload):
@@ -227,14 +228,6 @@ cdef class Intake:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
                 exchange.client.send_continue()
         exchange.begin(scan)
-
-
-cdef const Field *find_agent(const Scan *scan) noexcept nogil:
-    cdef int i
-    for i in range(scan.field_count):
-        if scan.fields[i].name_length == 10 and same_name(scan.fields[i].name, 10, b"user-agent"):
-            return &scan.fields[i]
-    return NULL
 
 
 cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:

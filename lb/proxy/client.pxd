@@ -3,9 +3,17 @@
 from libc.stdint cimport uint16_t, uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
+from lb.core.poller cimport Poller
 from lb.core.stream cimport Stream, iovec
 from lb.proxy.forwarded cimport tg_hop_cache
 from lb.proxy.listener cimport Listener
+
+
+cdef class Occupancy:
+    """What the connections of a worker share: its poller, how many exchanges are in flight, and whether more are wanted."""
+    cdef Poller poller
+    cdef bint draining
+    cdef Py_ssize_t busy              # exchanges in flight
 
 
 cdef class Client(Stream):

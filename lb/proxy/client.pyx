@@ -6,6 +6,10 @@ from lb.core.stream cimport Stream, iovec
 from lb.proxy.forwarded cimport tg_hop_cache
 
 
+cdef class Occupancy:
+    pass
+
+
 cdef class Client(Stream):
 
     cdef tg_hop_cache *hop_cache(self) noexcept:

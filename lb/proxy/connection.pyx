@@ -13,6 +13,7 @@ from lb.core.http2_frames cimport PREFACE, PREFACE_SIZE
 from lb.core.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
 from lb.core.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_ERROR, iovec
 from lb.core.tls_context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE
+from lb.proxy.admission cimport Intake
 from lb.proxy.aliases cimport hide_trailers
 from lb.proxy.connection_input cimport OUT_LIMIT, ReceivingConnection
 from lb.proxy.exchange cimport Exchange
@@ -210,14 +211,14 @@ cdef class HttpConnection(ReceivingConnection):
         cdef int agreed = ALPN_NONE if self.tls is None else self.tls.alpn()
         if agreed == ALPN_H2:
             self.fresh = False
-            take_over(self, self.intake, data, n)     # whatever comes: the session refuses what is not HTTP/2
+            take_over(self, <Intake>self.intake, data, n)     # whatever comes: the session refuses what is not HTTP/2
             return True
         if agreed == ALPN_HTTP1 or not self.listener.http2.enabled or memcmp(data, PREFACE, known) != 0:
             self.fresh = False
             return False
         if known == PREFACE_SIZE:
             self.fresh = False
-            take_over(self, self.intake, data, n)
+            take_over(self, <Intake>self.intake, data, n)
             return True
         if data != tg_buffer_head(&self.inbox):
             self.keep_bytes(data, n)
@@ -259,14 +260,14 @@ cdef class HttpConnection(ReceivingConnection):
         if not request_target(scan, &host, &host_length):
             self.refuse(400, b"the request target is not a path, or its host not a host")
             return
-        exchange = self.intake.admit(self, scan, host, host_length)
+        exchange = (<Intake>self.intake).admit(self, scan, host, host_length)
         if exchange is None:
             return
         self.exchange = exchange
         if not scan.complete:
             self.chunk_excess = 0
             self.begin_pace()
-        self.intake.start(exchange, scan)
+        (<Intake>self.intake).start(exchange, scan)
 
     cdef void refuse(self, int status, const char *reason) noexcept:
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""

@@ -6,8 +6,8 @@ from lb.core.authority cimport read_authority
 from lb.core.head cimport H_HOST, M_OTHER, Field, Scan
 from lb.core.methods cimport method_text
 from lb.core.tls_version cimport tls_version
-from lb.proxy.admission cimport find_agent
 from lb.proxy.client cimport Client
+from lb.proxy.fields cimport find_agent
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, A_TARGET, A_USER_AGENT, set_object, set_text, tg_access, wall_ns,
 )

@@ -3,7 +3,7 @@ on in, nobody else has to know of them."""
 
 from libc.stdint cimport uint64_t
 from lb.core.buffer cimport tg_buffer
-from lb.core.head cimport Scan
+from lb.core.head cimport Field, Scan
 
 
 cdef enum:
@@ -25,3 +25,5 @@ cdef class FieldRules:
 
 # Replaces the value of Host (and, in HTTP/2, of :authority, which stands for it), or adds it. 0 or -1.
 cdef int replace_host(Scan *scan, bytes host) noexcept
+# The User-Agent of a head; NULL where it has none.
+cdef const Field *find_agent(const Scan *scan) noexcept nogil

@@ -134,3 +134,11 @@ cdef int replace_host(Scan *scan, bytes host) noexcept:
     field.value = <const char *>host
     field.value_length = <uint32_t>len(host)
     return 0
+
+
+cdef const Field *find_agent(const Scan *scan) noexcept nogil:
+    cdef int i
+    for i in range(scan.field_count):
+        if scan.fields[i].name_length == 10 and same_name(scan.fields[i].name, 10, b"user-agent"):
+            return &scan.fields[i]
+    return NULL

@@ -3,14 +3,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from lb.core.buffer cimport tg_buffer
 from lb.core.head cimport Scan
-from lb.proxy.admission cimport Intake
-from lb.proxy.client cimport Client
+from lb.proxy.client cimport Client, Occupancy
 from lb.proxy.exchange cimport Exchange
 from lb.upstream.http1 cimport Http1Upstream
 
 
 cdef class AnsweringConnection(Client):
-    cdef Intake intake
+    cdef Occupancy intake             # an Intake: lb.proxy.admission knows exchanges, and these know connections
     cdef Exchange exchange            # the one in progress, or None
     cdef bint raw                     # both ways carry another protocol than HTTP (an upgrade)
     cdef bint keep                    # another request may follow the one in progress

@@ -3,7 +3,6 @@
 from libc.stdint cimport uint64_t
 from lb.core.head cimport Field
 from lb.core.poller cimport Poller
-from lb.proxy.forward_http2 cimport StreamCall
 from lb.proxy.mirror cimport Mirror
 from lb.upstream.http2_call cimport Http2Call
 
@@ -25,4 +24,4 @@ cdef class MirrorStream(Http2Call):
 
 # A request is complete and has been handed to its endpoint by `call`: sends a copy where the mirror wants one, and all
 # of the request is kept. `grpc`: it is a call.
-cdef void mirror_stream(Mirror mirror, Poller poller, StreamCall call, uint64_t key, bint grpc) noexcept
+cdef void mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t key, bint grpc) noexcept

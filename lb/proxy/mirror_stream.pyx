@@ -8,7 +8,6 @@ from lb.core.http2_head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.core.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.core.poller cimport Poller, monotonic_ns
 from lb.core.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
-from lb.proxy.forward_http2 cimport StreamCall
 from lb.proxy.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
 from lb.proxy.mirror_record cimport record_copy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_TIMEOUT, FAIL_TOO_LARGE
@@ -110,7 +109,7 @@ cdef class MirrorStream(Http2Call):
                         self.charged)
 
 
-cdef void mirror_stream(Mirror mirror, Poller poller, StreamCall call, uint64_t key, bint grpc) noexcept:
+cdef void mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t key, bint grpc) noexcept:
     cdef MirrorStream copy
     if mirror.pool.protocol == POOL_HTTP or not mirror.wants():
         return

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from forked import Forked
 
 from lb.cli.admin import AdminClient
 
@@ -64,9 +65,14 @@ class Daemon:
         self.log_path = folder / "stderr.log"
         self.write(config)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), **popen.pop("env", {})}
-        command: Sequence[str] = popen.pop("command", (sys.executable, str(STANDIN), "run", str(self.path)))
+        arguments = [str(STANDIN), "run", str(self.path)]
+        self.process: subprocess.Popen[bytes] | Forked
         with open(self.log_path, "ab") as stderr:
-            self.process = subprocess.Popen(command, stderr=stderr, env=environment, cwd=folder, **popen)
+            if popen:
+                command: Sequence[str] = popen.pop("command", (sys.executable, *arguments))
+                self.process = subprocess.Popen(command, stderr=stderr, env=environment, cwd=folder, **popen)
+            else:
+                self.process = Forked(arguments, stderr=stderr, env=environment, cwd=folder)
         self.client = AdminClient(f"unix:{folder}/admin.sock")
 
     def write(self, config: dict[str, Any] | str) -> None:

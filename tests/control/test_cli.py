@@ -6,12 +6,12 @@ import http.server
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from control_daemon import ROOT, configuration, daemon, listener
@@ -28,14 +28,7 @@ def tidegate(*arguments: str, cwd: Path, variables: dict[str, str] | None = None
     for name in ("TIDEGATE_CONFIG", "TIDEGATE_ADMIN", "TIDEGATE_TOKEN_FILE"):
         environment.pop(name, None)
     environment.update(variables or {})
-    done = subprocess.run(
-        [sys.executable, "-m", "lb.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-        timeout=60,
-    )
+    done = forked.run(arguments, cwd=cwd, env=environment)
     assert "Traceback" not in done.stderr
     return done
 

@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import forked
 import psutil
 import yaml
+from forked import Forked
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,24 +50,28 @@ def eventually(probe: Callable[[], T], what: str, seconds: float = 60) -> T:
 class Daemon:
     """A running daemon. `config` has no `admin` section: that is a socket in `folder`. `port` is of a listener.
 
-    `shell` is what a shell does in the daemon's process before it becomes the daemon.
+    `shell` is what a shell does in the daemon's process before it becomes the daemon; without it the daemon is forked
+    from a process that has loaded what it needs (tests/forked.py).
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any], shell: str = ":") -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], shell: str = "") -> None:
         self.folder = folder
         self.path = folder / "tidegate.yaml"
         self.log_path = folder / "stderr.log"
         self.socket = f"{folder}/admin.sock"
         self.write(config)
+        arguments = ["run", "-c", str(self.path)]
+        self.process: subprocess.Popen[bytes] | Forked
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                ["sh", "-c", f'{shell} && exec "$@"', "sh", *COMMAND, "run", "-c", str(self.path)],
-                stdout=log,
-                stderr=log,
-                env=environment(),
-                cwd=folder,
-                start_new_session=True,
-            )
+            if shell:
+                command = ["sh", "-c", f'{shell} && exec "$@"', "sh", *COMMAND, *arguments]
+                self.process = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=environment(), cwd=folder, start_new_session=True
+                )
+            else:
+                self.process = Forked(
+                    arguments, stdout=log, stderr=log, env=environment(), cwd=folder, start_new_session=True
+                )
 
     def write(self, config: dict[str, Any]) -> None:
         complete = {"workers": 2, "admin": {"bind": f"unix:{self.socket}"}, **config}
@@ -129,6 +135,10 @@ class Daemon:
             for labels, value in self.metrics("tidegate_endpoint_requests_total").items()
             if ("pool", pool) in labels and ("code", "2xx") in labels
         }
+
+    def command(self, *arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
+        """`tidegate ARGUMENTS` with the daemon's configuration, as an operator types it."""
+        return forked.run([*arguments, "-c", str(self.path)], env=environment(), check=check)
 
     def reload(self, config: dict[str, Any] | None = None) -> dict[str, Any]:
         """SIGHUP, and its outcome."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from daemon import COMMAND, Daemon, environment, eventually, http_listener, route
+from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, request
 
 Start = Callable[..., Daemon]
@@ -41,10 +40,7 @@ async def stays(port: int, cookie: str, name: str) -> None:
 
 async def operate(daemon: Daemon, what: str, server: Any) -> None:
     """The command line, as an operator types it."""
-    command = [*COMMAND, what, "app", server.address, "-c", str(daemon.path)]
-    done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=60, check=False
-    )
+    done = await asyncio.to_thread(daemon.command, what, "app", server.address)
     assert done.returncode == 0, done.stderr
 
 

@@ -6,13 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest_asyncio
-from daemon import COMMAND, Daemon, environment, eventually, http_listener, route
+from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, request
 
 from lb.wire import grpc_service_pb2 as wire
@@ -135,9 +134,7 @@ async def test_an_operator_sees_what_requests_cost(start: Start, servers: list[M
     assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 3
 
     def shown(*words: str) -> str:
-        command = [*COMMAND, *words, "--admin", f"unix:{daemon.socket}"]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
-        return done.stdout
+        return daemon.command(*words, check=True).stdout
 
     status = await asyncio.to_thread(shown, "status")
     assert "models (batch)" in status

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from daemon import COMMAND, Daemon, environment, eventually, http_listener
+from daemon import Daemon, eventually, http_listener
 from traffic import ask_once, request
 
 Start = Callable[..., Daemon]
@@ -18,10 +18,7 @@ Start = Callable[..., Daemon]
 
 def tidegate(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line, as an operator types it."""
-    return subprocess.run(
-        [*COMMAND, *arguments, "-c", str(daemon.path)],
-        capture_output=True, text=True, env=environment(), timeout=60, check=False,
-    )  # fmt: skip
+    return daemon.command(*arguments)
 
 
 async def explained(daemon: Daemon, *arguments: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from daemon import COMMAND, Daemon, environment, eventually, http_listener
+from daemon import Daemon, eventually, http_listener
 from traffic import Client, ask_once, request
 
 Start = Callable[..., Daemon]
@@ -64,8 +64,7 @@ async def test_what_is_taken_and_what_not(start: Start, endpoint: Callable[..., 
     site = config([e.address for e in endpoints], {"trusted": ["127.0.0.1"]}, max_in_flight=1, queue={"max": 0})
     daemon = await asyncio.to_thread(start, site)
     port = await asyncio.to_thread(daemon.port)
-    drain = [*COMMAND, "drain", "app", drained.address, "-c", str(daemon.path)]
-    await asyncio.to_thread(subprocess.run, drain, env=environment(), timeout=60, check=True, capture_output=True)
+    await asyncio.to_thread(daemon.command, "drain", "app", drained.address, check=True)
     waiting = [asyncio.create_task(ask_once(port, request("GET", f"/{i}"))) for i in range(2)]
     await asyncio.to_thread(eventually, lambda: busy.active + idle.active == 2, "two requests under way")
     answer = await ask_once(port, request("GET", "/", **ASKS))

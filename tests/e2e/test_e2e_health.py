@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from daemon import COMMAND, DIGITS, ROOT, Daemon, environment, eventually, http_listener, route
+from daemon import DIGITS, ROOT, Daemon, environment, eventually, http_listener, route
 from readiness import Inference
 
 from lb.wire import grpc_service_pb2 as wire
@@ -196,9 +196,7 @@ async def test_transitions_by_command_and_api(start: Start, endpoint: Callable[.
         assert row["models"] is None
         one.name = "broken"
         eventually(lambda: daemon.pool("app")["endpoints"][0]["health"] == "down", "down")
-        subprocess.run(
-            [*COMMAND, "drain", "app", one.address, "-c", str(daemon.path)], check=True, env=environment(), timeout=60
-        )
+        daemon.command("drain", "app", one.address, check=True)
         code, body = daemon.admin("/api/v1/transitions")
         found = json.loads(body)["transitions"]
         assert code == 200
@@ -213,11 +211,7 @@ async def test_transitions_by_command_and_api(start: Start, endpoint: Callable[.
         assert daemon.admin("/api/v1/transitions?last=0")[0] == 400
         code, body = daemon.admin("/api/v1/transitions?pool=other")
         assert (code, json.loads(body)) == (404, {"error": "there is no pool 'other'"})
-        shown = subprocess.run(
-            [*COMMAND, "transitions", "app", "--last", "2", "-c", str(daemon.path)],
-            check=True, env=environment(), timeout=60, capture_output=True, text=True,
-        )  # fmt: skip
-        lines = shown.stdout.splitlines()
+        lines = daemon.command("transitions", "app", "--last", "2", check=True).stdout.splitlines()
         assert len(lines) == 3
         assert "down" in lines[1]
         assert "an operator" in lines[2]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon import COMMAND, Daemon, environment, eventually, http_listener, route
+from daemon import Daemon, eventually, http_listener, route
 from traffic import ask_once, request
 
 Start = Callable[..., Daemon]
@@ -103,10 +103,7 @@ class Browser:
 
 async def operate(daemon: Daemon, what: str, server: Application) -> None:
     """The command line, as an operator types it."""
-    command = [*COMMAND, what, "app", server.address, "-c", str(daemon.path)]
-    done = await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, env=environment(), timeout=60, check=False
-    )
+    done = await asyncio.to_thread(daemon.command, what, "app", server.address)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable
 from typing import Any
 
-from daemon import COMMAND, Daemon, environment, eventually, http_listener, route
+from daemon import Daemon, eventually, http_listener, route
 from endpoints import Endpoint
 from traffic import ask_once, load, request
 
@@ -23,10 +23,7 @@ def config(addresses: list[str], **pool: Any) -> dict[str, Any]:
 
 def tidegate(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line, as an operator types it."""
-    return subprocess.run(
-        [*COMMAND, *arguments, "-c", str(daemon.path)],
-        capture_output=True, text=True, env=environment(), timeout=60, check=False,
-    )  # fmt: skip
+    return daemon.command(*arguments)
 
 
 async def operate(daemon: Daemon, *arguments: str) -> str:
