@@ -10,7 +10,7 @@ from lb.proxy.listener cimport Listener
 
 
 cdef class Occupancy:
-    """What the connections of a worker share: its poller, how many exchanges are in flight, and whether more are wanted."""
+    """What the connections of a worker share: how many exchanges are in flight, and whether more are wanted."""
     cdef Poller poller
     cdef bint draining
     cdef Py_ssize_t busy              # exchanges in flight
