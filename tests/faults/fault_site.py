@@ -27,7 +27,7 @@ from bench.scenarios.inference import grpc_message, json_request
 EXECUTION = Parallel(Constant(5), slots=64)
 RATE = 120  # requests/s of each kind of client
 WARMUP, SECONDS = 0.5, 4.0
-FAULT = (0.7, 3.2)  # seconds after the warm-up's start, or the fault's length
+FAULT = (1.2, 2.8)  # seconds after the warm-up's start, or the fault's length
 MARK = "bench-result "
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 

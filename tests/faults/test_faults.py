@@ -33,7 +33,7 @@ ROUTE: dict[str, Any] = {
     }
 }
 HEDGE: dict[str, Any] = {"after": "20ms", "budget": 50}
-MOST_MS = 2500.0  # that an answer may take: nobody waits for the end of a fault, which lasts longer
+MOST_MS = 2200.0  # that an answer may take: nobody waits for the end of a fault, which lasts longer
 
 
 def killed(victim: Victim) -> None:
