@@ -92,7 +92,7 @@ class ListenerConfig(Model):
     """Largest request head (request line and headers); a larger one is answered with 431. `http` only."""
     max_headers: Integer = Field(default=100, ge=1, le=1000)
     """Most headers in a request; more are answered with 431. An HTTP/2 header block that decodes to more than eight
-    times both limits ends its connection. `http` only."""
+    times `max_header_bytes`, plus 32 bytes for each of `max_headers`, ends its connection. `http` only."""
     max_connections: Integer = Field(default=20_000, ge=1, le=1_000_000)
     """Most connections of this listener, in all workers together; further ones wait in the kernel's queue. An idle
     connection costs some kilobytes, and each a descriptor of its worker, which has as many as the hard limit of open

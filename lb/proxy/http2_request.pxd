@@ -46,7 +46,7 @@ cdef class Http2Host(Http2Session):
     cdef void bury(self) noexcept
     # The connection is gone: every exchange loses its client.
     cdef void lose(self) noexcept
-    # Says why this connection ends, and counts it.
+    # Ends the connection with ENHANCE_YOUR_CALM, and counts it as a flood.
     cdef void end_flood(self) noexcept
     cdef void detach(self, Http2Request request) noexcept
 

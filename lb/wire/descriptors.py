@@ -1,4 +1,4 @@
-"""Message classes from the descriptors of their `.proto` files, for every protobuf from 5 on.
+"""Message classes from the descriptors of their `.proto` files, for every protobuf from 5.26 on.
 
 What protoc generates runs with its own major release of protobuf and the next one only. The generated modules of this
 package hold serialized descriptors instead, and `load` makes classes of them with protobuf's public interface.

@@ -1,4 +1,7 @@
-"""gRPC services by their descriptors: stubs and handlers without generated code, which asks for its own grpcio."""
+"""gRPC services by their descriptors: stubs and handlers without generated code, which asks for its own grpcio.
+
+The model server, the benchmarks and the tests need this module, and grpcio with it; the daemon does not.
+"""
 
 from __future__ import annotations
 

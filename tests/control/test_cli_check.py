@@ -104,15 +104,19 @@ def test_a_real_model(tmp_path: Path) -> None:
     assert model_problem(tmp_path / "model.onnx") == ""
 
 
-def test_the_extra_of_the_model_server_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [("onnxruntime", "onnxruntime"), ("grpc", "grpcio"), ("grpc_health", "grpcio-health-checking")],
+)
+def test_the_extra_of_the_model_server_is_missing(tmp_path: Path, module: str, package: str) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
     (tmp_path / "models" / "m" / "1" / "model.onnx").write_bytes(MODEL)
     hide = (
         "import importlib.util as u\nfind = u.find_spec\n"
-        "u.find_spec = lambda name, *rest: None if name == 'onnxruntime' else find(name, *rest)"
+        f"u.find_spec = lambda name, *rest: None if name == {module!r} else find(name, *rest)"
     )
     status, lines = check(tmp_path, served(tmp_path), hide)
-    said = "pools.up.serve: the model server cannot start without onnxruntime: pip install 'tidegate[cpu]'"
+    said = f"pools.up.serve: the model server cannot start without {package}: pip install 'tidegate[cpu]'"
     assert (status, [line[: len(said)] for line in lines]) == (1, [said])
 
 

@@ -84,10 +84,11 @@ class Seen:
 async def client(port: int, until: float, seen: Seen) -> None:
     while time.monotonic() < until:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE) as limit:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 while time.monotonic() < until:
                     asked = time.monotonic()
+                    limit.reschedule(asyncio.get_running_loop().time() + PATIENCE)
                     writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
                     head = await reader.readuntil(b"\r\n\r\n")
                     await reader.readexactly(2)
