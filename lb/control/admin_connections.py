@@ -27,6 +27,7 @@ class Limits:
     idle: float = 75  # between two requests
     linger: float = 2  # that a refused body is read away, so that the client sees the answer before the end
     body_size: int = 64 * 1024
+    linger_size: int = 16 * 1024 * 1024  # of a body, the part that was refused included: behind it the connection ends
 
 
 class AdminConnections:
@@ -93,6 +94,7 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.TimerHandle | None = None
         self._room: asyncio.TimerHandle | None = None
         self._answering = self._begun = False
+        self._received = 0  # bytes since the last complete head
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -103,6 +105,10 @@ class Connection(asyncio.Protocol):
         self._begun = True
         if self._head is None and not self._answering:
             self._expect_head()
+        self._received += len(data)
+        if self._received > self._limits.linger_size:  # aiohttp reads a refused body away after the answer
+            self.abort()
+            return
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -127,6 +133,7 @@ class Connection(asyncio.Protocol):
         _cancel(self._head)
         self._head = None
         self._answering = True
+        self._received = 0
 
     def head_next(self) -> None:
         """The next head is timed from its first byte; `idle` limits the time before that."""
