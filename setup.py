@@ -8,7 +8,7 @@ modules name are read once. A module is built again only where something it is m
 they cimport, the headers, the flags, the compiler, Cython or Python. A key over all of these is kept in `build/keys`; a
 wheel takes the modules that stand in the tree with that key.
 
-What Cython's modules have in common (memory views, calls, imports) is compiled once, in `lb.core.cython_shared`.
+What Cython's modules have in common (memory views, calls, imports) is compiled once, in `lb.shared.cython_shared`.
 
 TIDEGATE_CFLAGS and TIDEGATE_LDFLAGS are added to the flags, TIDEGATE_JOBS is the number of compilers that run at a time
 (default: the usable CPUs), TIDEGATE_ONLY names the modules to build, TIDEGATE_RUN_ONLY=1 leaves out those of the bench
@@ -48,21 +48,21 @@ LIBRARIES = {
 # module -> the C libraries it links
 LINKS = {
     "lb.config.yaml_values": ["yaml-0.1"],
-    "lb.core.head_text": ["libllhttp"],
-    "lb.core.http1": ["libllhttp"],
-    "lb.core.methods": ["libllhttp"],
-    "lb.core.http2_blocks": ["libnghttp2"],
-    "lb.core.http2_message": ["libnghttp2"],
-    "lb.core.hashing": ["libsodium"],
-    "lb.core.regex": ["re2"],
-    "lb.core.certificate": ["openssl"],
-    "lb.core.pem": ["openssl"],
-    "lb.core.proxy_tls": ["openssl"],
-    "lb.core.revocation": ["openssl"],
-    "lb.core.tls": ["openssl"],
-    "lb.core.tls_context": ["openssl"],
-    "lb.core.tls_peer": ["openssl"],
-    "lb.core.tls_version": ["openssl"],
+    "lb.http.head_text": ["libllhttp"],
+    "lb.http.http1": ["libllhttp"],
+    "lb.http.methods": ["libllhttp"],
+    "lb.http.http2.blocks": ["libnghttp2"],
+    "lb.http.http2.message": ["libnghttp2"],
+    "lb.shared.hashing": ["libsodium"],
+    "lb.http.regex": ["re2"],
+    "lb.net.tls.certificate": ["openssl"],
+    "lb.net.tls.pem": ["openssl"],
+    "lb.net.proxy_tls": ["openssl"],
+    "lb.net.tls.revocation": ["openssl"],
+    "lb.net.tls.session": ["openssl"],
+    "lb.net.tls.context": ["openssl"],
+    "lb.net.tls.peer": ["openssl"],
+    "lb.net.tls.version": ["openssl"],
     "bench._stub": ["libnghttp2"],
 }
 
@@ -70,8 +70,9 @@ LINKS = {
 # Where a call of gRPC and an inference spend their time: -O2 saves 5 % of their instructions. Elsewhere it saves none,
 # and the compiler takes half as long again.
 OPTIMIZED = (
-    "lb.core.", "lb.inference.", "lb.upstream.http2", "lb.upstream.pool", "lb.proxy.exchange", "lb.proxy.forward_http2",
-    "lb.proxy.http2", "lb.proxy.infer", "lb.proxy.tries", "bench.",
+    "lb.shared.", "lb.net.", "lb.http.", "lb.inference.", "lb.upstream.connections.http2", "lb.upstream.pool",
+    "lb.proxy.client.http2", "lb.proxy.exchange.exchange", "lb.proxy.exchange.forward_http2", "lb.proxy.exchange.infer",
+    "lb.proxy.exchange.attempts", "bench.",
 )  # fmt: skip
 OPTIMIZE = ["-O2"]
 OPTIMIZE_LESS = [
@@ -79,7 +80,7 @@ OPTIMIZE_LESS = [
     "-freorder-blocks",
 ]  # fmt: skip
 # C++ modules: RE2 has no interface for C
-CPLUSPLUS = {"lb.core.regex"}
+CPLUSPLUS = {"lb.http.regex"}
 
 DIRECTIVES = {
     "language_level": 3,
@@ -96,10 +97,10 @@ DIRECTIVES = {
     "binding": False,
 }
 # Cython's own code that every module would have a copy of. Its source is generated, so it has none in the tree.
-SHARED = "lb.core.cython_shared"
+SHARED = "lb.shared.cython_shared"
 # Declaration files that are read once, with all that they cimport, for the modules that cimport all of it: 41, 62 and
 # 99 modules when this was written. Those that save most come first.
-READ_ONCE = ("lb.proxy.exchange", "lb.upstream.pool", "lb.core.stream")
+READ_ONCE = ("lb.proxy.exchange.exchange", "lb.upstream.pool", "lb.net.stream")
 KEYS = ROOT / "build" / "keys"
 SILENCE = 5  # seconds without a line, where lines cannot be overwritten
 CIMPORT = re.compile(
@@ -163,7 +164,7 @@ def extension(source: Path) -> Extension:
     return Extension(
         module,
         [str(relative)],
-        include_dirs=[str(ROOT / "lb" / "core"), str(ROOT / "lb" / "cache"), *links["include_dirs"]],
+        include_dirs=[*(str(ROOT / "lb" / room) for room in ("shared", "net", "cache")), *links["include_dirs"]],
         library_dirs=links["library_dirs"],
         libraries=[*links["libraries"], "m"],  # left out again where nothing needs it
         extra_compile_args=flags,

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_size
 
 
 cdef enum:

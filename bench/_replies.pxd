@@ -7,8 +7,8 @@ are each answered as they come, and plain HTTP.
 from bench._answers cimport STREAM, fill, stream_answer
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from lb.core.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size
-from lb.core.link cimport tg_link
+from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_consume, tg_buffer_head, tg_buffer_size
+from lb.net.link cimport tg_link
 from bench._nghttp2 cimport *
 
 cdef extern from "<nghttp2/nghttp2.h>" nogil:

@@ -13,10 +13,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset, strerror
 from posix.unistd cimport close
-from lb.core.buffer cimport (
+from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
-from lb.core.link cimport link_append, link_empty, link_init, link_remove, tg_link
+from lb.net.link cimport link_append, link_empty, link_init, link_remove, tg_link
 from bench._nghttp2 cimport *
 
 cdef extern from "<sys/epoll.h>" nogil:

@@ -6,7 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strerror
 from posix.unistd cimport close
-from lb.core.link cimport link_append, link_init, link_remove, tg_link
+from lb.net.link cimport link_append, link_init, link_remove, tg_link
 
 cdef extern from "<time.h>" nogil:
     enum:

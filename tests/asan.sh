@@ -28,7 +28,7 @@ export UBSAN_OPTIONS="print_stacktrace=1:${UBSAN_OPTIONS:-}"
 export PYTHONMALLOC=malloc PYTHONPATH="$tree" PYTHONDONTWRITEBYTECODE=1 TIDEGATE_SANITIZED=1
 if [ $# -eq 0 ]; then
     # Without the test that stops a process after each instruction: instrumented code has many times as many.
-    set -- tests/core tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache \
+    set -- tests/shared tests/net tests/http tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache \
         tests/fuzz tests/telemetry/test_accesslog.py \
         tests/bench/test_bench_udp.py tests/bench/test_stub_grpc.py tests/bench/test_stub_http2.py \
         --deselect tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock

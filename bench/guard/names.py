@@ -11,7 +11,7 @@ _ADDRESS = re.compile(r"0x[0-9a-f]+$")
 
 
 def readable(obj: str, function: str) -> str:
-    """`lb.core.poller.Poller.dispatch` for Cython's mangled name of it; else `library:function`.
+    """`lb.net.poller.Poller.dispatch` for Cython's mangled name of it; else `library:function`.
 
     A library's functions that have no symbol are one: `libnghttp2:?`.
     """
@@ -47,6 +47,6 @@ def _library(obj: str) -> str:
 
 
 def _module(obj: str) -> str | None:
-    """The module of an extension's file: `lb.core.http1` for …/lb/core/http1.cpython-311-x86_64-linux-gnu.so."""
+    """The module of an extension's file: `lb.http.http1` for …/lb/http/http1.cpython-311-x86_64-linux-gnu.so."""
     match = re.search(r"(?:^|/)((?:lb|bench)/[\w/]+)\.[\w-]*\.?so$", obj)
     return match[1].replace("/", ".") if match else None

@@ -16,11 +16,11 @@ from typing import Protocol, cast
 
 from bench.errors import BenchError
 from bench.guard.steps import StepLoop
-from lb.config.compile import compile_plan
 from lb.config.load import load
-from lb.config.plan import Plan
-from lb.core.segment import Segment
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import Plan
 from lb.proxy.proxy import Proxy
+from lb.shared.segment import Segment
 
 _PATIENCE_MS = 30_000
 
@@ -40,7 +40,7 @@ class Upstream(Protocol):
 
 
 class Numbers:
-    """Slots and series in the order in which a plan's compiler asks (lb.config.compile.Allocator)."""
+    """Slots and series in the order in which a plan's compiler asks (lb.config.plan.compile.Allocator)."""
 
     def __init__(self) -> None:
         self._endpoints: dict[tuple[str, str], int] = {}

@@ -21,7 +21,7 @@ class Timer:
 
 
 class StepLoop:
-    """The part of asyncio.AbstractEventLoop that lb.core.poller uses, for one watched descriptor."""
+    """The part of asyncio.AbstractEventLoop that lb.net.poller uses, for one watched descriptor."""
 
     def __init__(self) -> None:
         self.fd = -1

@@ -27,10 +27,10 @@ def toolchain() -> dict[str, str]:
 
     Raises BenchError when the compiled modules do not say how they were made, or something is missing.
     """
-    for name in ("lb.core.http1", "lb.core.http2", "lb.core.hashing"):
+    for name in ("lb.http.http1", "lb.http.http2.session", "lb.shared.hashing"):
         import_module(name)  # each loads a library
-    module = Path(str(import_module("lb.core.poller").__file__)).read_bytes()
-    shared = Path(str(import_module("lb.core.cython_shared").__file__)).read_bytes()
+    module = Path(str(import_module("lb.net.poller").__file__)).read_bytes()
+    shared = Path(str(import_module("lb.shared.cython_shared").__file__)).read_bytes()
     return {
         "architecture": platform.machine(),
         "processor": _level(),

@@ -1,9 +1,9 @@
 """Route matching by itself: `RouteTable.find` is for compiled callers only."""
 
 from libc.string cimport memset
-from lb.core.head cimport Scan, worker_scan
-from lb.proxy.conditions cimport facts_of, tg_facts
-from lb.proxy.route cimport RouteTable
+from lb.http.head cimport Scan, worker_scan
+from lb.proxy.routing.conditions cimport facts_of, tg_facts
+from lb.proxy.routing.route cimport RouteTable
 
 
 def find(RouteTable table not None, host: bytes, path: bytes, method: int):

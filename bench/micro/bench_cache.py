@@ -10,7 +10,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from lb.cache.store import ResultCache
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 VALUE = bytes(range(256)) * 4
 LIFE_NS = 10**15

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from lb.core.hashing import digest_bytes, hash64_bytes
+from lb.shared.hashing import digest_bytes, hash64_bytes
 
 KEY = bytes(range(32))
 SIZES = [700, 1 << 20]

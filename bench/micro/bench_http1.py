@@ -9,7 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.guard.clients import http1_request
 from bench.guard.inference import json_body, json_request
 
-_parse = import_module("lb.core.http1").parse
+_parse = import_module("lb.http.http1").parse
 
 
 def test_get(benchmark: BenchmarkFixture) -> None:

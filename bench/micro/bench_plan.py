@@ -7,9 +7,9 @@ from typing import Any
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.guard.rig import Numbers
-from lb.config.compile import compile_plan
-from lb.config.plan import Plan
-from lb.config.schema import Config
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import Plan
+from lb.config.schema.file import Config
 
 ROUTES = 1000
 

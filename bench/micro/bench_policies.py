@@ -16,7 +16,7 @@ from lb.balancing import registry
 from lb.balancing.policy import Policy
 from lb.balancing.ring import Ring
 from lb.balancing.slots import SLOTS, SlotTable
-from lb.config.plan import PolicyPlan
+from lb.config.plan.plan import PolicyPlan
 from lb.endpoints.set import EndpointSet
 
 # Odd, so that a multiple of it modulo 2**64 takes every value.

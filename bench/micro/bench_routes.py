@@ -11,12 +11,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro._routes import find
 from bench.micro.fleet import pool_plan, worker_segment
-from lb.config.plan import RoutePlan
+from lb.config.plan.plan import RoutePlan
 
 HOST = "models.example.org"
 _GET = 1  # of llhttp
 _Pool = import_module("lb.upstream.pool").Pool
-_route = import_module("lb.proxy.route")
+_route = import_module("lb.proxy.routing.route")
 
 
 @pytest.fixture(params=[10, 1000])

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lb.config.plan import EndpointPlan, PolicyPlan, PoolPlan
-from lb.core.segment import Segment
+from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan
+from lb.shared.segment import Segment
 
 
 def addresses(count: int) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lb.balancing.options import FROM_FILE, PolicyOptions
-from lb.config.explain import message, value_at, where
+from lb.config.advice.explain import message, value_at, where
 from lb.config.plugins import words_of
 
 

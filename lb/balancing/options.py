@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lb.config.base import AskedPath, Integer, Number
+from lb.config.schema.base import AskedPath, Integer, Number
 from lb.config.units import MILLISECOND, MINUTE, SECOND, Duration, FileContext
 
 # Options come from a file: a duration without a unit is a mistake there. What has a path would start from here.

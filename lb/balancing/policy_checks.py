@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lb.balancing.option_problems import option_problems
 from lb.balancing.options import FROM_FILE, ReportOptions
 from lb.balancing.registry import find
-from lb.config.schema import Config, PolicyConfig
+from lb.config.schema.file import Config, PolicyConfig
 from lb.errors import ConfigError
 
 

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb.balancing.client_side_weighted_round_robin import ClientSideWeightedRoundRobin
-from lb.balancing.first import First
 from lb.balancing.guard import Guard
-from lb.balancing.least_request import LeastRequest
-from lb.balancing.least_time import LeastTime
-from lb.balancing.maglev import Maglev
 from lb.balancing.options import FROM_FILE, PolicyOptions
-from lb.balancing.peak_ewma import PeakEwma
+from lb.balancing.policies.client_side_weighted_round_robin import ClientSideWeightedRoundRobin
+from lb.balancing.policies.first import First
+from lb.balancing.policies.least_request import LeastRequest
+from lb.balancing.policies.least_time import LeastTime
+from lb.balancing.policies.maglev import Maglev
+from lb.balancing.policies.peak_ewma import PeakEwma
+from lb.balancing.policies.power_of_two import PowerOfTwo
+from lb.balancing.policies.prequal import Prequal
+from lb.balancing.policies.random import Random
+from lb.balancing.policies.rendezvous import Rendezvous
+from lb.balancing.policies.ring_hash import RingHash
+from lb.balancing.policies.round_robin import RoundRobin
+from lb.balancing.policies.shortest_expected_delay import ShortestExpectedDelay
 from lb.balancing.policy import Policy
-from lb.balancing.power_of_two import PowerOfTwo
-from lb.balancing.prequal import Prequal
-from lb.balancing.random import Random
-from lb.balancing.rendezvous import Rendezvous
-from lb.balancing.ring_hash import RingHash
-from lb.balancing.round_robin import RoundRobin
-from lb.balancing.shortest_expected_delay import ShortestExpectedDelay
-from lb.config.plan import PolicyPlan
+from lb.config.plan.plan import PolicyPlan
 from lb.config.plugins import Family, words_of
 from lb.endpoints.set import EndpointSet
 from lb.errors import ConfigError
@@ -53,8 +53,8 @@ def _needs_key_is_wrong(kind: PolicyType) -> str:
 
 
 def _elsewhere(name: str) -> str:
-    from lb.config.advice import policy_advice
-    from lb.config.foreign import POLICIES as POLICIES_ELSEWHERE
+    from lb.config.advice.advice import policy_advice
+    from lb.config.advice.foreign import POLICIES as POLICIES_ELSEWHERE
 
     return policy_advice(POLICIES_ELSEWHERE, name)
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from cython.cimports.lb.core.hashing import tg_mix64
+from cython.cimports.lb.shared.hashing import tg_mix64
 
-from lb.core.hashing import hash64_bytes
+from lb.shared.hashing import hash64_bytes
 
 MAX_POINTS = 2**20
 

@@ -21,8 +21,8 @@ from functools import cache
 from itertools import accumulate
 
 from lb.balancing.bound import Bound
-from lb.core.hashing import hash64_bytes
 from lb.endpoints.set import EndpointSet
+from lb.shared.hashing import hash64_bytes
 
 SLOTS = 65_537
 MAX_MEMBERS = 65_535

@@ -2,8 +2,8 @@
 
 Whatever a policy goes by (requests in flight, latencies, turns, keys), an endpoint that fails at once looks idle and
 fast to it. So the choice is looked at here, for every policy alike: an endpoint with recent failures
-(lb/core/failures) is passed over in the part of its turns that goes with them, and the policy chooses once more
-among the others. A choice that falls on a good endpoint costs one look at its record.
+(lb/shared/recent_failures) is passed over in the part of its turns that goes with them, and the policy chooses once
+more among the others. A choice that falls on a good endpoint costs one look at its record.
 """
 
 import os
@@ -11,7 +11,7 @@ import os
 from libc.stdint cimport uint64_t
 
 from lb.balancing.policy cimport Policy
-from lb.core.failures cimport failing_of, has_failed, turns_of
+from lb.shared.recent_failures cimport failing_of, has_failed, turns_of
 from lb.endpoints.set cimport EndpointSet
 
 cdef enum:

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 
 from lb.cache.layout cimport tg_shard_view
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 
 cdef enum:
     READ_MISS = -1

@@ -19,7 +19,7 @@ from lb.cache.layout cimport (
     tg_node,
     tg_shard_view,
 )
-from lb.core.atomics cimport (
+from lb.shared.atomics cimport (
     tg_fence_acquire,
     tg_load32,
     tg_load32_relaxed,
@@ -27,7 +27,7 @@ from lb.core.atomics cimport (
     tg_store32_relaxed,
     tg_store64_relaxed,
 )
-from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
+from lb.net.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
 
 cdef enum:
     # Buckets are as many as chunks, keys are digests: a chain of 64 does not happen, and costs misses if it does.

@@ -18,7 +18,7 @@ from lb.cache.layout cimport (
     tg_shard_view,
 )
 from lb.cache.owner cimport owner_is_dead
-from lb.core.atomics cimport (
+from lb.shared.atomics cimport (
     tg_cas64,
     tg_fence_release,
     tg_load32_relaxed,
@@ -30,7 +30,7 @@ from lb.core.atomics cimport (
     tg_store64,
     tg_store64_relaxed,
 )
-from lb.core.segment cimport tg_add
+from lb.shared.segment cimport tg_add
 
 cdef enum:
     # About as long as a small insertion. On a single core waiting longer would only delay the owner.

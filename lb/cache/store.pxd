@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from lb.cache.layout cimport tg_cache_stripe, tg_shard_view
-from lb.core.buffer cimport tg_buffer
-from lb.core.segment cimport Segment
+from lb.net.buffer cimport tg_buffer
+from lb.shared.segment cimport Segment
 
 
 cdef class ResultCache:

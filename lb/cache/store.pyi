@@ -1,4 +1,4 @@
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 class ResultCache:
     segment: Segment

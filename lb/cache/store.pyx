@@ -23,9 +23,9 @@ from lb.cache.layout cimport (
 from lb.cache.lookup cimport READ_CORRUPT, READ_MISS, shard_expire, shard_has, shard_read
 from lb.cache.owner cimport owner_pid, owner_token
 from lb.cache.shard cimport shard_insert, shard_lock, shard_remove, shard_reset, shard_unlock
-from lb.core.atomics cimport tg_cas64, tg_load32_relaxed, tg_load64, tg_load64_relaxed
-from lb.core.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head
-from lb.core.segment cimport Segment, tg_add
+from lb.shared.atomics cimport tg_cas64, tg_load32_relaxed, tg_load64, tg_load64_relaxed
+from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head
+from lb.shared.segment cimport Segment, tg_add
 
 from lb.errors import StartError, TidegateError
 

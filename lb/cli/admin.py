@@ -1,6 +1,6 @@
 """A client of the daemon's admin API.
 
-GET  /api/v1/status   the status document (lb.control.status)
+GET  /api/v1/status   the status document (lb.control.admin.status)
 GET  /api/v1/transitions   the last changes of endpoints, newest first
 POST /api/v1/reload   a ReloadResult (lb.control.reload); its `ok` says the outcome, whatever the HTTP status
 POST /api/v1/explain  what would become of a request
@@ -82,7 +82,7 @@ class AdminClient:
         return found
 
     def explain(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What would become of a request (lb.control.admin.Question). Raises AdminError."""
+        """What would become of a request (lb.control.admin.server.Question). Raises AdminError."""
         code, body = self._ask("POST", "/api/v1/explain", _STATUS_TIMEOUT, question)
         if code != 200:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))

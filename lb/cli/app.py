@@ -101,7 +101,7 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     _invocation.config_status = os.EX_CONFIG  # which a service manager does not try again
     with fork_server() as early:
         from lb.cli.run import run as run_daemon
-        from lb.control.fleet import FleetSettings
+        from lb.control.workers.fleet import FleetSettings
 
         raise typer.Exit(run_daemon(config, FleetSettings(early=early)))
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from lb.config.schema import Config
+from lb.config.schema.file import Config
 from lb.control.configuration import load_configuration
 from lb.control.preflight import Preflight, certificate_warnings, lined
 

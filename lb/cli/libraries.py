@@ -15,11 +15,11 @@ from lb.errors import StartError
 # One module for each library that is not part of the C library's package.
 MODULES = (
     "config/yaml_values",
-    "core/hashing",
-    "core/http1",
-    "core/http2_message",
-    "core/regex",
-    "core/tls_context",
+    "shared/hashing",
+    "http/http1",
+    "http/http2/message",
+    "http/regex",
+    "net/tls/context",
 )
 # Debian 13, and Debian 12 where that has another.
 PACKAGES: dict[str, tuple[str, ...]] = {

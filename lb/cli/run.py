@@ -11,12 +11,12 @@ import uvloop
 
 from lb.cli.descriptors import open_standard_descriptors, raise_descriptor_limit
 from lb.control import signals
-from lb.control.admin import AdminServer
-from lb.control.fleet import FleetSettings
+from lb.control.admin.server import AdminServer
 from lb.control.logs import setup_logging
 from lb.control.master import Master
 from lb.control.options import MasterOptions, ServiceFactory
 from lb.control.systemd import Notifier, take_sockets
+from lb.control.workers.fleet import FleetSettings
 
 # What runs beside the master, in the order of its start.
 SERVICES: tuple[ServiceFactory, ...] = (AdminServer,)

@@ -20,7 +20,7 @@ _BAD = {"down", "unready", "crash_loop", "backoff", "stopped", "stale", "partial
 
 
 def show(document: dict[str, Any], as_json: bool, console: Console | None = None) -> None:
-    """Prints a document of lb.control.status."""
+    """Prints a document of lb.control.admin.status."""
     if as_json:
         print(json.dumps(document, indent=2))
         return

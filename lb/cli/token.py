@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lb.control.token import is_token
+from lb.control.admin.token import is_token
 from lb.errors import TidegateError
 
 VARIABLE = "TIDEGATE_TOKEN_FILE"

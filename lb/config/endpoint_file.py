@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from lb.config.base import Model
+from lb.config.checks.endpoints import check_endpoints, unnamed
 from lb.config.document import MalformedError, Problem, parse_list
-from lb.config.endpoint_checks import check_endpoints, unnamed
 from lb.config.load import field_problem, listed, malformed
-from lb.config.pool import EndpointConfig, EndpointList, PoolConfig
+from lb.config.schema.base import Model
+from lb.config.schema.pools.pool import EndpointConfig, EndpointList, PoolConfig
 
 
 class EndpointFile(Model):

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from lb.config.annotations import free_at
+from lb.config.advice.annotations import free_at
+from lb.config.advice.explain import value_at, where
 from lb.config.document import Document, Problem, number_or_truth
-from lb.config.explain import value_at, where
 
 # Inside of [ ] and { } a plain text ends at one of these; while the file is parsed, those of a variable are others.
 _MARKS = "{}[],"

@@ -2,7 +2,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from lb.config.memory import FileMemory
-from lb.config.route import RouteConfig
+from lb.config.schema.routes.route import RouteConfig
 
 class Member:
     first: RouteConfig

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter, ValidationError
 
-from lb.config.base import HostPattern, HttpPath, Name
-from lb.config.places import place_of
+from lb.config.schema.base import HostPattern, HttpPath, Name
+from lb.config.plan.places import place_of
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, object) except -1
@@ -34,7 +34,7 @@ cdef class Member:
     cdef readonly object first            # RouteConfig
     cdef readonly object name             # None: it has none
     cdef readonly object pool
-    cdef readonly tuple place             # of lb.config.places
+    cdef readonly tuple place             # of lb.config.plan.places
     cdef object made                      # RouteConfig, once it was asked for
     # As the file has them; None where it has none.
     cdef bytes form                       # packed; None: it is validated as a whole

@@ -13,15 +13,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lb.config.base import nearest
-from lb.config.checks import Check, Found, check_config, check_files
+from lb.config.advice.explain import message, value_at, where
+from lb.config.checks.file import Check, Found, check_config, check_files
 from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
 from lb.config.environment import Variables, hidden, shown
-from lb.config.explain import message, value_at, where
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
-from lb.config.pool import POOL_SOURCES
-from lb.config.schema import AdminConfig, Config
+from lb.config.schema.base import nearest
+from lb.config.schema.file import AdminConfig, Config
+from lb.config.schema.pools.pool import POOL_SOURCES
 from lb.config.units import FileContext
 from lb.errors import ConfigError
 

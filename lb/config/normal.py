@@ -1,11 +1,11 @@
 """The one form of a path, in plain Python: what the configuration's own paths are held against, and what the compiled
-`lb.proxy.normalize` is tested against."""
+`lb.proxy.routing.normalize` is tested against."""
 
 from __future__ import annotations
 
 import re
 
-from lb.config.route_plan import NormalizePlan
+from lb.config.plan.routes import NormalizePlan
 
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?|\\", re.ASCII)
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]", re.ASCII)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
-from lb.config.base import did_you_mean, plain
+from lb.config.schema.base import did_you_mean, plain
 from lb.errors import ConfigError
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any
 
 from lb.clock import Clock
-from lb.config.schema import Config
-from lb.config.tls import tls_files
+from lb.config.schema.file import Config
+from lb.config.schema.listeners.tls import tls_files
 from lb.control.certificates import TlsFiles, say_staple, say_state, warn
 from lb.control.configuration import Loaded
 from lb.control.publisher import Publisher

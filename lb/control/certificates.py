@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lb.config.schema import Config
-from lb.config.tls import NOTHING, Material, TlsFile, tls_files
-from lb.core import certificate
-from lb.core.revocation import revocations_until, staple_until
-from lb.core.tls_context import check_ciphers
+from lb.config.schema.file import Config
+from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
+from lb.net.tls import certificate
+from lb.net.tls.context import check_ciphers
+from lb.net.tls.revocation import revocations_until, staple_until
 
 log = logging.getLogger("tidegate.tls")
 

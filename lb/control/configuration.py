@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lb.balancing.policy_checks import check_policies
-from lb.config.checks import Check
+from lb.config.checks.file import Check
 from lb.config.load import load
 from lb.config.memory import FileMemory
-from lb.config.plan import EndpointSpec
-from lb.config.schema import Config
-from lb.config.tls import NOTHING, Material
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import Config
+from lb.config.schema.listeners.tls import NOTHING, Material
 from lb.control.certificates import CertificateFacts, TlsFiles
 from lb.discovery.registry import check_discovery
 from lb.discovery.static import StaticEndpoints
-from lb.proxy.checks import check_routes
+from lb.proxy.routing.checks import check_routes
 
 
 @dataclass(frozen=True, slots=True)

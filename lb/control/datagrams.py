@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lb.config.address import HostPort
-from lb.config.plan import Plan
-from lb.core.segment import Segment
+from lb.config.plan.plan import Plan
+from lb.shared.segment import Segment
 from lb.telemetry.datagrams import DatagramSeries, DatagramTotals
 
 # What the socket module does not name (Linux): asm-generic/socket.h, linux/in.h, linux/sock_diag.h.

@@ -13,40 +13,40 @@ from typing import Any
 
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock
-from lb.config.affinity import session_sets
-from lb.config.compile import worker_count
-from lb.config.descriptors import room, shortage
+from lb.config.checks.descriptors import room, shortage
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
-from lb.config.plan import Plan
-from lb.config.schema import Config
-from lb.control import status
+from lb.config.plan.compile import worker_count
+from lb.config.plan.plan import Plan
+from lb.config.schema.file import Config
+from lb.config.schema.pools.affinity import session_sets
+from lb.control.admin import status
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
-from lb.control.discovered import DiscoveredPools
-from lb.control.fleet import Fleet
+from lb.control.endpoints.discovered import DiscoveredPools
+from lb.control.endpoints.models import ModelReadiness
+from lb.control.endpoints.steering import Steering
 from lb.control.logs import AccessLog, set_level
-from lb.control.managed import ManagedPools
-from lb.control.models import ModelReadiness
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
 from lb.control.registry import Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
-from lb.control.runtime import runtime_directory
-from lb.control.servers import ModelServers, ServerContext
+from lb.control.servers.managed import ManagedPools
+from lb.control.servers.pool import ModelServers, ServerContext
+from lb.control.servers.runtime import runtime_directory
 from lb.control.signals import release
 from lb.control.sockets import SocketTable
-from lb.control.steering import Steering
 from lb.control.tickets import TicketRing
-from lb.core.segment import Segment
+from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
 from lb.health.agents import AgentMonitor
 from lb.health.check import Models
 from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.transitions import TransitionLog
+from lb.shared.segment import Segment
 
 log = logging.getLogger("tidegate.master")
 
@@ -197,7 +197,7 @@ class Master:
         return found
 
     def status(self) -> dict[str, Any]:
-        """The document of /api/v1/status and `tidegate status`: see lb.control.status."""
+        """The document of /api/v1/status and `tidegate status`: see lb.control.admin.status."""
         return status.document(self, self._clock.now())
 
     def ready(self) -> tuple[bool, str]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from lb.control.fleet import FleetSettings
 from lb.control.systemd import Notifier
+from lb.control.workers.fleet import FleetSettings
 
 if TYPE_CHECKING:
     from lb.control.master import Master

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lb.control.discovered import DiscoveredPools
-from lb.control.fleet import Fleet
+from lb.control.endpoints.discovered import DiscoveredPools
+from lb.control.endpoints.models import ModelReadiness
+from lb.control.endpoints.steering import Steering
 from lb.control.logs import AccessLog
-from lb.control.managed import ManagedPools
-from lb.control.models import ModelReadiness
 from lb.control.registry import Registry
+from lb.control.servers.managed import ManagedPools
 from lb.control.sockets import SocketTable
-from lb.control.steering import Steering
 from lb.control.tickets import TicketRing
-from lb.core.segment import Segment
+from lb.control.workers.fleet import Fleet
 from lb.health.agents import AgentMonitor
 from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor
 from lb.health.transitions import TransitionLog
+from lb.shared.segment import Segment
 
 
 @dataclass(frozen=True, slots=True)

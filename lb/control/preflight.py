@@ -20,9 +20,9 @@ from lb.config.address import UnixPath, parse_bind
 from lb.config.document import MAX_BYTES, MalformedError, parse
 from lb.config.endpoint_file import parse_endpoints
 from lb.config.environment import hidden
-from lb.config.schema import Config, PoolConfig
+from lb.config.schema.file import Config, PoolConfig
 from lb.control.certificates import CertificateFacts
-from lb.control.model_file import model_problem
+from lb.control.servers.model_file import model_problem
 from lb.errors import ConfigError
 
 Found = tuple[str, str]

@@ -14,22 +14,22 @@ from dataclasses import replace
 from typing import Any
 
 from lb.clock import Clock
-from lb.config.compile import PlanMemory, compile_plan
-from lb.config.plan import Plan, PoolPlan
-from lb.config.schema import Config
-from lb.control import targets
+from lb.config.plan.compile import PlanMemory, compile_plan
+from lb.config.plan.plan import Plan, PoolPlan
+from lb.config.schema.file import Config
 from lb.control.configuration import Loaded
-from lb.control.leaving import Leaving
+from lb.control.endpoints import targets
+from lb.control.endpoints.health_state import Verdicts
+from lb.control.endpoints.leaving import Leaving
 from lb.control.logs import set_level
-from lb.control.member import Publication
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN
 from lb.control.sockets import Listening
-from lb.control.verdicts import Verdicts
-from lb.core.pins import Pins
+from lb.control.workers.member import Publication
 from lb.errors import TidegateError
 from lb.health.check import Models
 from lb.health.monitor import Target
+from lb.shared.affinity_table import Pins
 from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")

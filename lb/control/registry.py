@@ -15,7 +15,8 @@ from typing import Protocol
 from lb.errors import StartError
 
 HEAVIEST = 1000  # as in the configuration
-ENDPOINT_SERIES = ("endpoint", "udp-endpoint")  # kinds of series that are named by pool|address (lb.config.compile)
+# Kinds of series that are named by pool|address (lb.config.plan.compile).
+ENDPOINT_SERIES = ("endpoint", "udp-endpoint")
 LINGER_NS = 5_000_000_000  # an exchange that began under an old plan may still look at the record
 
 ENABLED, DRAIN, MAINTENANCE = 0, 1, 2  # enum tg_admin
@@ -25,7 +26,7 @@ ADMIN = {ENABLED: "enabled", DRAIN: "drain", MAINTENANCE: "maintenance"}
 
 
 class SegmentLike(Protocol):
-    """The control words of the segment, as lb.core.segment.Segment gives them to the master."""
+    """The control words of the segment, as lb.shared.segment.Segment gives them to the master."""
 
     def set_health(self, slot: int, up: bool, now: int) -> None: ...
     def set_admin(self, slot: int, state: int) -> None: ...
@@ -96,7 +97,8 @@ class _Table:
 
 
 class Registry:
-    """The compiler's Allocator (lb.config.compile) over one segment. Not thread-safe: one transaction at a time."""
+    """The compiler's Allocator (lb.config.plan.compile) over one segment. Not thread-safe: one transaction at a
+    time."""
 
     def __init__(self, segment: SegmentLike, endpoint_capacity: int, series_capacity: int) -> None:
         self._segment = segment
@@ -110,7 +112,7 @@ class Registry:
         self._own: dict[int, int] = {}  # the same, or an operator's: what an agent's percentage is of
         self._advised: dict[int, Advice] = {}  # what an agent wants of a slot
 
-    # The Allocator of lb.config.compile.
+    # The Allocator of lb.config.plan.compile.
     def endpoint(self, pool: str, address: str) -> int:
         """The slot of an endpoint. Raises StartError when the segment is full."""
         return self._endpoints.want((pool, address))

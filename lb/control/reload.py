@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lb.config.affinity import session_sets
-from lb.config.schema import Config
+from lb.config.schema.file import Config
+from lb.config.schema.pools.affinity import session_sets
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 
 SIZE = 80  # name (16), AES-256 key (32), HMAC-SHA-256 key (32)
-KEPT = 3  # a ticket is good for 12 hours (lb.core.tls_context); the oldest key is then 16 to 24 hours old
+KEPT = 3  # a ticket is good for 12 hours (lb.net.tls.context); the oldest key is then 16 to 24 hours old
 PERIOD_NS = 8 * 3600 * 1_000_000_000
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lb.config.address import HostPort, parse_address
-from lb.config.endpoint_checks import check_endpoints, unnamed
-from lb.config.plan import EndpointSpec
-from lb.config.pool import EndpointConfig, PoolConfig
+from lb.config.checks.endpoints import check_endpoints, unnamed
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.pools.pool import EndpointConfig, PoolConfig
 from lb.discovery.source import DiscoveryError
 
 _WEIGHTS = range(1001)

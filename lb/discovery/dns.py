@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from lb.config.plan import EndpointSpec
-from lb.config.schema import DnsSourceConfig, PoolConfig
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import DnsSourceConfig, PoolConfig
 from lb.discovery.pauses import Pauses
 from lb.discovery.source import DiscoveryError, Found, Source
 from lb.discovery.static import literal

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lb.config.document import MAX_BYTES
 from lb.config.endpoint_file import parse_endpoints
-from lb.config.schema import EndpointConfig, FileSourceConfig, PoolConfig
+from lb.config.schema.file import EndpointConfig, FileSourceConfig, PoolConfig
 from lb.config.units import SECOND
 from lb.discovery.source import DiscoveryError, Found, Source
 from lb.discovery.static import Lookup, StaticSource, system_lookup

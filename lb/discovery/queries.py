@@ -16,7 +16,7 @@ import dns.rdatatype
 import dns.resolver
 
 from lb.config.address import HostPort, parse_address
-from lb.config.schema import DnsSourceConfig
+from lb.config.schema.file import DnsSourceConfig
 from lb.config.units import SECOND
 from lb.discovery.source import DiscoveryError
 

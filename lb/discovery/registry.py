@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from lb.config.base import did_you_mean
-from lb.config.explain import message, value_at, where
+from lb.config.advice.explain import message, value_at, where
 from lb.config.plugins import Family, words_of
-from lb.config.schema import Config, DiscoverConfig, PoolConfig
+from lb.config.schema.base import did_you_mean
+from lb.config.schema.file import Config, DiscoverConfig, PoolConfig
 from lb.config.units import FileContext
 from lb.discovery.dns import DnsSource
 from lb.discovery.file import FileSource

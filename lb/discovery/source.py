@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lb.config.plan import EndpointSpec
-from lb.config.schema import PoolConfig
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import PoolConfig
 from lb.errors import TidegateError
 
 

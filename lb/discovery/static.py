@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from lb.config.address import HostPort, UnixPath, parse_address, parse_target
-from lb.config.plan import EndpointSpec
-from lb.config.schema import Config, EndpointConfig, PoolConfig
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import Config, EndpointConfig, PoolConfig
 from lb.discovery.source import DiscoveryError, Found, Source
 from lb.errors import ConfigError
 

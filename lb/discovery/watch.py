@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lb.clock import Clock
-from lb.config.plan import EndpointSpec
+from lb.config.plan.plan import EndpointSpec
 from lb.config.units import MILLISECOND, SECOND
 from lb.discovery.check import check_specs
 from lb.discovery.pauses import Pauses

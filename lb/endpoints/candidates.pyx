@@ -5,12 +5,12 @@ between two looks; so each is looked at once, and what remains unexplained says 
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from lb.core.atomics cimport tg_load32, tg_load64_relaxed
-from lb.core.segment cimport (
+from lb.shared.atomics cimport tg_load32, tg_load64_relaxed
+from lb.shared.segment cimport (
     TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_HELD, TG_SHARE_PANIC, TG_SHARE_WHOLE,
     TG_STANDING_EJECTED, TG_STANDING_MASK, TG_STANDING_PROBATION, tg_endpoint,
 )
-from lb.core.failures cimport failing_of, turns_of
+from lb.shared.recent_failures cimport failing_of, turns_of
 from lb.endpoints.set cimport EndpointSet
 
 from lb.endpoints.candidate import Candidate

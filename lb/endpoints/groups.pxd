@@ -6,11 +6,11 @@ record of its endpoints. A group is a number: 2 * level, and 1 more for the part
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from lb.core.segment cimport Segment, tg_endpoint
+from lb.shared.segment cimport Segment, tg_endpoint
 
 
 cdef enum:
-    TG_GROUPS = 256                   # twice MOST_LEVELS of lb.config.failover
+    TG_GROUPS = 256                   # twice MOST_LEVELS of lb.config.schema.pools.failover
 
 
 cdef class Groups:

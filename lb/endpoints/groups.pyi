@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 class Groups:
     count: int

@@ -3,9 +3,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from lb.core.atomics cimport tg_load32_relaxed
-from lb.core.hashing cimport tg_mix64
-from lb.core.segment cimport TG_SHARE_GROUP, TG_SHARE_GROUP_SHIFT, TG_SHARE_WHOLE, Segment, tg_endpoint
+from lb.shared.atomics cimport tg_load32_relaxed
+from lb.shared.hashing cimport tg_mix64
+from lb.shared.segment cimport TG_SHARE_GROUP, TG_SHARE_GROUP_SHIFT, TG_SHARE_WHOLE, Segment, tg_endpoint
 
 # The golden ratio's part of 2**32: multiples of it, modulo 2**32, are spread as evenly as can be from the first on.
 cdef uint32_t STEP = 0x9E3779B9

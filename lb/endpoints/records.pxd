@@ -5,7 +5,7 @@ Whatever several words of a record say together, or a record and the columns of 
 
 from libc.stdint cimport uint64_t
 
-from lb.core.segment cimport Segment, tg_endpoint
+from lb.shared.segment cimport Segment, tg_endpoint
 
 
 cdef class EndpointRecords:

@@ -3,12 +3,12 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from lb.core.atomics cimport (
+from lb.shared.atomics cimport (
     tg_load64_relaxed, tg_load_double_relaxed, tg_store32_relaxed, tg_store64_relaxed,
     tg_store_double_relaxed,
 )
-from lb.core.record cimport set_weight_of, write_report
-from lb.core.segment cimport Segment, tg_endpoint
+from lb.shared.records cimport set_weight_of, write_report
+from lb.shared.segment cimport Segment, tg_endpoint
 
 cdef enum:
     WORKER_MASK = 127                 # TG_MAX_WORKERS - 1

@@ -3,8 +3,8 @@
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
-from lb.core.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
-from lb.core.record cimport unfit, weight_of
+from lb.shared.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
+from lb.shared.records cimport unfit, weight_of
 from lb.endpoints.records cimport EndpointRecords
 
 

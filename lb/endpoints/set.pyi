@@ -1,8 +1,8 @@
 from collections.abc import Sequence
 from typing import final
 
-from lb.core.segment import Segment
 from lb.endpoints.records import EndpointRecords
+from lb.shared.segment import Segment
 
 @final
 class EndpointSet(EndpointRecords):

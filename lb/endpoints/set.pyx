@@ -10,7 +10,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from lb.core.atomics cimport (
+from lb.shared.atomics cimport (
     tg_fence_full,
     tg_load32,
     tg_load32_relaxed,
@@ -19,8 +19,8 @@ from lb.core.atomics cimport (
     tg_pause,
     tg_store_i32_relaxed,
 )
-from lb.core.record cimport carries_on, lacks_model, standing_of, weight_of
-from lb.core.segment cimport (
+from lb.shared.records cimport carries_on, lacks_model, standing_of, weight_of
+from lb.shared.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
     TG_COST_COLUMN,
@@ -36,7 +36,7 @@ from lb.core.segment cimport (
     Segment,
     tg_endpoint,
 )
-from lb.core.failures cimport failing_of, note_attempt, turns_of
+from lb.shared.recent_failures cimport failing_of, note_attempt, turns_of
 from lb.endpoints.records cimport EndpointRecords
 
 cdef enum:
@@ -108,7 +108,7 @@ cdef class EndpointSet(EndpointRecords):
         free(self.groups)
 
     cpdef shape(self, bint whole, int probes):
-        """From now on standing, shares and panic have a say in what the endpoints get (lb.endpoints.standing).
+        """From now on standing, shares and panic have a say in what the endpoints get (lb.endpoints.ejection_state).
 
         Effective weights are then in units of TG_SHARE_WHOLE. `whole`: an endpoint gets its weight or nothing, in units
         of 1, for policies that must not move keys as a share changes. `probes`: the most requests in flight at an
@@ -237,7 +237,7 @@ cdef class EndpointSet(EndpointRecords):
 
     cpdef double failing(self, int i, uint64_t now):
         """The share of the endpoint's recent attempts that failed, 0 to 1, at `now` (monotonic ns): see
-        lb.core.failures."""
+        lb.shared.recent_failures."""
         self.check(i)
         return failing_of(self.records[i], now)
 

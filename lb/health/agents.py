@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lb.clock import Clock
-from lb.config.agent import AgentConfig
+from lb.config.schema.pools.agent import AgentConfig
 from lb.health.agent import Answer, ask, parse
 from lb.health.check import CheckFailed, at_port, shown
 

@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 
 from lb.config.units import SECOND
 from lb.health.check import CheckFailed
-from lb.health.grpc_connection import grpc_connection
-from lb.health.tls import CheckTls
+from lb.health.checks.grpc_connection import grpc_connection
+from lb.health.checks.tls import CheckTls
 from lb.wire import orca_load_report_pb2, orca_service_pb2
 
 log = logging.getLogger("tidegate.health")

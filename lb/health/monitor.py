@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lb.clock import Clock
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.health.check import Check, CheckFailed, Models, at_port, is_ours, shown
+from lb.health.checks.tls import CheckTls
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
-from lb.health.tls import CheckTls
 
 log = logging.getLogger("tidegate.health")
 

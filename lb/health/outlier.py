@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from lb.config.outlier import OutlierConfig
+from lb.config.schema.pools.outlier import OutlierConfig
 from lb.telemetry.series import BOUNDS_US
 
 WELL, EJECTED, PROBATION = 0, 1, 2  # enum tg_standing

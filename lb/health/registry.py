@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.health.check import Check
-from lb.health.grpc import GrpcCheck
-from lb.health.http import HttpCheck
-from lb.health.oip import OipCheck
-from lb.health.tcp import TcpCheck
-from lb.health.tls import CheckTls
-from lb.health.udp import UdpCheck
+from lb.health.checks.grpc import GrpcCheck
+from lb.health.checks.http import HttpCheck
+from lb.health.checks.oip import OipCheck
+from lb.health.checks.tcp import TcpCheck
+from lb.health.checks.tls import CheckTls
+from lb.health.checks.udp import UdpCheck
 
 CHECKS: Mapping[str, Callable[[HealthConfig, CheckTls | None], Check]] = {
     "tcp": TcpCheck,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lb.config.slow_start import SlowStartConfig
+from lb.config.schema.pools.slow_start import SlowStartConfig
 
 WHOLE = 1000  # TG_SHARE_WHOLE
 

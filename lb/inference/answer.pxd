@@ -1,9 +1,9 @@
 """Reading `ModelInferResponse` messages in place."""
 
 from libc.stdint cimport int64_t, uint64_t
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 from lb.inference.datatypes cimport MAX_RANK, MAX_TENSORS
-from lb.core.protobuf cimport span
+from lb.http.grpc.protobuf cimport span
 
 
 cdef enum:

@@ -7,7 +7,7 @@ encoder writes.
 
 from libc.stdint cimport int64_t
 from lb.inference.datatypes cimport DT_UNKNOWN, datatype_of, element_count
-from lb.core.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span,
+from lb.http.grpc.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span,
                                start_cursor, take_varint)
 
 cdef enum:                            # fields of ModelInferResponse

@@ -1,6 +1,6 @@
 """Typed tensor contents (`InferTensorContents`) turned into raw tensor data."""
 
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 
 
 # Appends the elements of a serialized InferTensorContents as raw data of the datatype. 0; -1 when it is malformed,

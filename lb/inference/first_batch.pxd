@@ -1,7 +1,7 @@
 """The model and the batch of a gRPC inference request, as far as its first message has come."""
 
 from libc.stdint cimport int64_t
-from lb.core.protobuf cimport span
+from lb.http.grpc.protobuf cimport span
 
 
 cdef struct tg_batch:

@@ -6,7 +6,7 @@ looked for needs to be here.
 """
 
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
-from lb.core.protobuf cimport (
+from lb.http.grpc.protobuf cimport (
     WIRE_BYTES, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
 )
 

@@ -1,7 +1,7 @@
 """The model of a gRPC request: see first_model.pxd."""
 
 from libc.stdint cimport uint32_t
-from lb.core.protobuf cimport WIRE_BYTES, cursor, field, next_field, start_cursor
+from lb.http.grpc.protobuf cimport WIRE_BYTES, cursor, field, next_field, start_cursor
 
 cdef enum:
     FRAME_HEAD = 5                    # a flag byte and four bytes of length

@@ -1,7 +1,7 @@
 """Writing JSON: strings, numbers and tensor data (RFC 8259)."""
 
 from libc.stdint cimport int64_t, uint64_t
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 
 
 cdef enum:

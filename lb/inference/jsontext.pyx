@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve, tg_buffer_tail
 from lb.inference.datatypes cimport (DT_BF16, DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16,
                                      DT_INT32, DT_INT64, DT_UINT8, DT_UINT32, element_size)
 from lb.inference.floats cimport FLOAT_TEXT_MAX, bfloat_to_float, half_to_float, write_double, write_float

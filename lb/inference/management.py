@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from google.protobuf.message import DecodeError, Message
 
+from lb.http.grpc.http_status import grpc_to_http
 from lb.inference.describe import to_plain
-from lb.inference.status import grpc_to_http
 from lb.wire import grpc_service_pb2 as wire
 
 SERVICE = b"/inference.GRPCInferenceService/"

@@ -1,6 +1,6 @@
 """Parameters (`InferParameter` maps) of requests, from JSON."""
 
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 
 
 # Appends the map entry `key: value` as field `number`: bool, int64 (uint64 above 2^63 - 1), string or double. Raises

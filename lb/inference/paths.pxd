@@ -1,6 +1,6 @@
 """The path of inference requests."""
 
-from lb.core.protobuf cimport span
+from lb.http.grpc.protobuf cimport span
 
 
 cdef enum:

@@ -3,7 +3,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memchr, memcmp
 from lb.inference.jsontext cimport valid_utf8
-from lb.core.protobuf cimport span
+from lb.http.grpc.protobuf cimport span
 
 from lb.inference.errors import OipError
 

@@ -1,7 +1,7 @@
 """Inference requests: from HTTP bodies of the Open Inference Protocol to `ModelInferRequest` messages."""
 
 from libc.stdint cimport int64_t, uint64_t
-from lb.core.stream cimport iovec
+from lb.net.stream cimport iovec
 from lb.inference.template cimport Template
 
 

@@ -13,11 +13,11 @@ from cpython.buffer cimport PyBUF_READ
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
-from lb.core.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
-from lb.core.stream cimport iovec
+from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
+from lb.net.stream cimport iovec
 from lb.inference.datatypes cimport DT_BYTES, bytes_framing_ok
 from lb.inference.memo cimport Memo
-from lb.core.protobuf cimport WIRE_BYTES, put_varint, span, varint_size
+from lb.http.grpc.protobuf cimport WIRE_BYTES, put_varint, span, varint_size
 from lb.inference.template cimport InputSpec, OutputSpec, Template, build_template
 
 import orjson

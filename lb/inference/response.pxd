@@ -1,7 +1,7 @@
 """Inference answers: from `ModelInferResponse` messages to HTTP bodies of the Open Inference Protocol."""
 
-from lb.core.buffer cimport tg_buffer
-from lb.core.stream cimport iovec
+from lb.net.buffer cimport tg_buffer
+from lb.net.stream cimport iovec
 from lb.inference.request cimport InferRequest
 
 

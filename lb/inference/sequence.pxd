@@ -1,7 +1,7 @@
 """The sequence that a gRPC inference request belongs to, found in the message without decoding all of it."""
 
 from libc.stdint cimport uint64_t
-from lb.core.protobuf cimport span
+from lb.http.grpc.protobuf cimport span
 
 
 cdef enum:

@@ -7,7 +7,7 @@ fields in the order of their numbers, so that all of it stands before the tensor
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memset
-from lb.core.protobuf cimport (
+from lb.http.grpc.protobuf cimport (
     WIRE_BYTES, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
 )
 

@@ -1,8 +1,8 @@
 """What the JSON part of an inference request says, checked once and kept in the forms that requests are built from."""
 
 from libc.stdint cimport int64_t, uint64_t
-from lb.core.buffer cimport tg_buffer
-from lb.core.protobuf cimport span
+from lb.net.buffer cimport tg_buffer
+from lb.http.grpc.protobuf cimport span
 
 
 cdef struct InputSpec:

@@ -1,7 +1,7 @@
 """Tensor data of JSON requests, packed into the protocol's raw form."""
 
 from libc.stdint cimport int64_t
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 
 
 # Appends the elements of `data` (the parsed JSON array, flat, or nested as the shape is) to `out`: little-endian,

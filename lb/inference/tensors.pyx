@@ -9,7 +9,7 @@ from libc.stdint cimport INT8_MAX, INT8_MIN, INT16_MAX, INT16_MIN, INT32_MAX, IN
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t
 from libc.stdint cimport UINT8_MAX, UINT16_MAX, UINT32_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from lb.core.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
+from lb.net.buffer cimport tg_buffer, tg_buffer_reserve, tg_buffer_tail
 from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP16, DT_FP32, DT_FP64, DT_INT8, DT_INT16,
                                      DT_INT32, DT_INT64, DT_UINT8, DT_UINT16, DT_UINT32, MAX_RANK,
                                      datatype_name, element_size)

@@ -2,9 +2,9 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lb.config.plan import Plan
-from lb.core.segment import Segment
-from lb.proxy.explain import Described
+from lb.config.plan.plan import Plan
+from lb.proxy.exchange.explain.described import Described
+from lb.shared.segment import Segment
 
 class Proxy:
     def __init__(

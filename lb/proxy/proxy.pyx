@@ -11,36 +11,37 @@ from time import monotonic_ns
 from dataclasses import replace
 from weakref import WeakSet
 
-from lb.core.bell cimport Bells
-from lb.core.poller cimport Poller
-from lb.core.splice cimport open_between
-from lb.core.stream cimport Address
-from lb.core.tls_context cimport ServerContext, TicketKeys
-from lb.core.tls_peer cimport ClientContext, Peer
-from lb.proxy.admission cimport Intake
-from lb.proxy.http_acceptor cimport HttpAcceptor
-from lb.proxy.listener cimport Listener
-from lb.proxy.preface cimport PrefaceAcceptor
-from lb.proxy.overload cimport Overload
-from lb.proxy.sni cimport SniTable
-from lb.proxy.tunnel cimport TunnelAcceptor
+from lb.net.wakeups cimport Bells
+from lb.net.poller cimport Poller
+from lb.net.splice cimport open_between
+from lb.net.stream cimport Address
+from lb.net.tls.context cimport ServerContext, TicketKeys
+from lb.net.tls.peer cimport ClientContext, Peer
+from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.accept.http_acceptor cimport HttpAcceptor
+from lb.proxy.accept.listener cimport Listener
+from lb.proxy.accept.first_bytes cimport PrefaceAcceptor
+from lb.proxy.accept.overload cimport Overload
+from lb.proxy.accept.sni cimport SniTable
+from lb.proxy.tcp.session cimport TunnelAcceptor
 from lb.telemetry.accesslog cimport AccessLog
-from lb.upstream.http1 cimport Http1Pool
-from lb.upstream.http2 cimport Http2Channel
+from lb.upstream.connections.http1 cimport Http1Pool
+from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport PoolQueue
 
-from lb.config.descriptors import room
-from lb.config.plan import PolicyPlan
+from lb.config.checks.descriptors import room
+from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
-from lb.proxy import infer, mirror
-from lb.proxy.explain import Described, Tables, explain
-from lb.proxy.tables import make_routes
-from lb.proxy.hedge import HedgeTools
-from lb.proxy.listener import limit_connections
-from lb.proxy.udp_listeners import UdpListeners
+from lb.proxy.exchange import infer
+from lb.proxy.exchange.mirror import mirror
+from lb.proxy.exchange.explain.described import Described, Tables, explain
+from lb.proxy.routing.tables import make_routes
+from lb.proxy.exchange.hedge import HedgeTools
+from lb.proxy.accept.listener import limit_connections
+from lb.proxy.udp.listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
-from lb.upstream.probe_calls import add_prober
+from lb.upstream.load.probe_calls import add_prober
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -71,7 +72,7 @@ class Proxy:
         self.descriptors = {}       # listener -> the caller's descriptor that it accepts from
         self.pools = []             # of the plan, in its order
         self.former = WeakSet()     # of plans before, as long as exchanges have them
-        self.routes = {}            # http listener -> what its routes were made to (lb.proxy.tables)
+        self.routes = {}            # http listener -> what its routes were made to (lb.proxy.routing.tables)
         self.connections = set()
         self.draining = False
         self.tickets = TicketKeys()
@@ -328,7 +329,7 @@ class Proxy:
             connection.close_if_idle()
 
     def explain(self, asked: Described):
-        """What would become of a request: see lb.proxy.explain. Raises TidegateError."""
+        """What would become of a request: see lb.proxy.exchange.explain.described. Raises TidegateError."""
         if self.tables is None:
             raise TidegateError("there is no plan yet")
         return explain(self.tables, asked, monotonic_ns())

@@ -1,11 +1,11 @@
 """Answers in the counters of a series: of a route, or of an endpoint, where each attempt and each copy counts."""
 
 from libc.stdint cimport uint64_t
-from lb.core.segment cimport (
+from lb.shared.segment cimport (
     TG_GRPC_CODES, TG_S_CODE_1XX, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FAULTS, TG_S_GRPC, TG_S_HISTOGRAM, tg_add,
     tg_bucket,
 )
-from lb.upstream.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY
+from lb.upstream.load.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY
 
 
 cdef inline void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from lb.config.schema import BehaviorConfig, ScalingConfig, StepConfig
+from lb.config.schema.file import BehaviorConfig, ScalingConfig, StepConfig
 from lb.scaling.propose import Proposal, Reading, propose
 
 

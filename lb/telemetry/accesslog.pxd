@@ -2,7 +2,7 @@
 those of sampled traces to an exporter."""
 
 from libc.stdint cimport int16_t, int64_t, uint16_t, uint32_t, uint64_t
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 from lb.telemetry.log_writer cimport LogWriter
 
 

@@ -12,7 +12,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from lb.core.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_size
 from lb.telemetry.log_writer cimport LogWriter
 
 

@@ -1,7 +1,7 @@
 """Writes lines to a descriptor that may be a pipe which nobody reads: waits for no longer than it is told."""
 
 from libc.stdint cimport uint64_t
-from lb.core.buffer cimport tg_buffer
+from lb.net.buffer cimport tg_buffer
 
 
 cdef class LogWriter:

@@ -2,7 +2,7 @@
 
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint64_t
-from lb.core.buffer cimport (
+from lb.net.buffer cimport (
     tg_buffer_clear, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
 

@@ -1,4 +1,4 @@
-"""The metrics of learned sessions (lb.upstream.sessions)."""
+"""The metrics of learned sessions (lb.upstream.affinity.sessions)."""
 
 from __future__ import annotations
 

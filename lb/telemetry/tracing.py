@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from lb.config.tracing import TracingPlan
+from lb.config.schema.tracing import TracingPlan
 from lb.errors import StartError
 
 QUEUE = 4096  # spans that wait to be sent
@@ -24,7 +24,7 @@ CLOSE_SECONDS = 2.0  # for the last sending
 SWITCH_SECONDS = 0.0005
 OK, SERVER_ERROR = 200, 500
 # UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: errors of a server's span, and those that
-# count as its fault (lb.upstream.outlier)
+# count as its fault (lb.upstream.load.outlier)
 GRPC_FAULTS = frozenset({2, 4, 12, 13, 14, 15})
 
 

@@ -177,7 +177,7 @@ def _listeners(listeners: Mapping[str, Series]) -> Iterator[Metric]:
 
 
 def _declined(listeners: Mapping[str, Series]) -> Iterator[Metric]:
-    # A listener has no retries and no hedges: these words of its series (lb/core/segment.h).
+    # A listener has no retries and no hedges: these words of its series (lb/shared/segment.h).
     reasons = (("unrouted", "retries_refused"), ("malformed", "hedges"))
     yield counter(
         "listener_declined_requests",
@@ -189,7 +189,7 @@ def _declined(listeners: Mapping[str, Series]) -> Iterator[Metric]:
 
 
 def _handshakes(listeners: Mapping[str, Series]) -> Iterator[Metric]:
-    # A listener has no cache: these words of its series count handshakes (lb/core/segment.h).
+    # A listener has no cache: these words of its series count handshakes (lb/shared/segment.h).
     results = (("full", "cache_hit"), ("resumed", "cache_miss"), ("failed", "cache_stored"))
     yield counter(
         "tls_handshakes",

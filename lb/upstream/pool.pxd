@@ -2,15 +2,15 @@
 
 from libc.stdint cimport uint64_t
 from lb.balancing.policy cimport Policy
-from lb.core.source_key cimport tg_prefixes
-from lb.upstream.cookie cimport EndpointCookie
-from lb.upstream.cost cimport PoolCosts
-from lb.upstream.debt cimport Debt
-from lb.upstream.outlier cimport Outlier
-from lb.upstream.prober cimport Prober
+from lb.net.source_key cimport tg_prefixes
+from lb.upstream.affinity.cookie cimport EndpointCookie
+from lb.upstream.load.cost cimport PoolCosts
+from lb.upstream.connections.deferred_release cimport Debt
+from lb.upstream.load.outlier cimport Outlier
+from lb.upstream.load.prober cimport Prober
 from lb.upstream.queue cimport PoolQueue
-from lb.upstream.sequences cimport Sequences
-from lb.upstream.sessions cimport Sessions
+from lb.upstream.affinity.sequences cimport Sequences
+from lb.upstream.affinity.sessions cimport Sessions
 from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
 
@@ -61,7 +61,8 @@ cdef class Pool:
     cdef readonly bint avoids         # endpoints whose recent attempts failed take a part of their turns
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly Prober prober       # None: endpoints are not asked about their load
-    cdef bint multiplexed             # with limits, and over HTTP/2: places may have to be owed (lb.upstream.debt)
+    # with limits, and over HTTP/2: places may have to be owed (lb.upstream.connections.deferred_release)
+    cdef bint multiplexed
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef uint64_t *rotations          # per group: the policy's `rotation`; NULL = there are none
@@ -113,8 +114,8 @@ cdef class Pool:
     cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_elsewhere(self, int drawn, int found, uint64_t now, uint64_t key, int exclude) noexcept
     cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept
-    # An attempt at endpoint `index` that began at `started` is over: what that says of it (lb.upstream.outlier), for
-    # the turns that it gets and for its standing.
+    # An attempt at endpoint `index` that began at `started` is over: what that says of it (lb.upstream.load.outlier),
+    # for the turns that it gets and for its standing.
     cdef void judge(self, int index, int verdict, uint64_t started, uint64_t now) noexcept
     # What the policy chooses, past those that fail.
     cdef int look(self, uint64_t now, uint64_t key, int exclude) except -2

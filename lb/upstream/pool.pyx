@@ -5,20 +5,20 @@ from hashlib import blake2b
 
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
-from lb.core.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
+from lb.shared.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
 from lb.balancing.turns cimport pick_in_turn
-from lb.core.failures cimport failing_of, note_attempt
+from lb.shared.recent_failures cimport failing_of, note_attempt
 from lb.endpoints.groups cimport TG_GROUPS, Groups
 from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
-from lb.upstream.cookie cimport EndpointCookie
-from lb.upstream.cost cimport PoolCosts
-from lb.upstream.debt cimport Debt
-from lb.upstream.http2_call cimport Dispatcher
-from lb.upstream.outlier cimport VERDICT_GOOD, VERDICT_NONE, Outlier
+from lb.upstream.affinity.cookie cimport EndpointCookie
+from lb.upstream.load.cost cimport PoolCosts
+from lb.upstream.connections.deferred_release cimport Debt
+from lb.upstream.connections.http2_call cimport Dispatcher
+from lb.upstream.load.outlier cimport VERDICT_GOOD, VERDICT_NONE, Outlier
 from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
-from lb.upstream.sequences cimport Sequences
-from lb.upstream.service_time cimport Warmth
-from lb.upstream.sessions cimport Sessions
+from lb.upstream.affinity.sequences cimport Sequences
+from lb.upstream.load.service_time cimport Warmth
+from lb.upstream.affinity.sessions cimport Sessions
 
 from lb.balancing import registry
 

@@ -6,13 +6,13 @@ over all. Whoever gives an endpoint back serves its own first, or rings the bell
 """
 
 from libc.stdint cimport uint64_t
-from lb.core.bell cimport Bells
-from lb.core.poller cimport Source, Timed
-from lb.core.segment cimport Segment
+from lb.net.wakeups cimport Bells
+from lb.net.poller cimport Source, Timed
+from lb.shared.segment cimport Segment
 from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
-from lb.upstream.line cimport tg_line
-from lb.upstream.service_time cimport ServiceTime
+from lb.upstream.waiting_line cimport tg_line
+from lb.upstream.load.service_time cimport ServiceTime
 
 
 cdef enum verdict:

@@ -30,15 +30,15 @@ refuses all has, always, and would get every further try. But nobody holds up ot
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport sqrt
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
-from lb.core.atomics cimport tg_store64_relaxed
-from lb.core.poller cimport NEVER, Poller
-from lb.core.segment cimport (
+from lb.shared.atomics cimport tg_store64_relaxed
+from lb.net.poller cimport NEVER, Poller
+from lb.shared.segment cimport (
     TG_QUEUE_FIRSTS, TG_QUEUE_MARKS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY,
     TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_MARKS, TG_S_QUEUE_SHED,
     TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
 )
-from lb.upstream.line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
-from lb.upstream.service_time cimport ServiceTime, Warmth
+from lb.upstream.waiting_line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
+from lb.upstream.load.service_time cimport ServiceTime, Warmth
 
 
 cdef enum:
@@ -466,7 +466,7 @@ cdef void publish_line(PoolQueue queue) noexcept:
 
 # When the turn of those who wait will come.
 #
-# So many before it, served at places / mean service time (lb.upstream.service_time).
+# So many before it, served at places / mean service time (lb.upstream.load.service_time).
 
 cdef enum:
     COUNT_NS = 20_000_000             # for how long a count of places is good

@@ -15,7 +15,7 @@ from backend_process import Backend, infer_request
 
 from backend.errors import InvalidInput, Unavailable
 from backend.load import METADATA, WINDOW_NS, Load
-from lb.upstream import load_report
+from lb.upstream.load import load_report
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import orca_service_pb2 as orca
 from lb.wire.services import LOAD_REPORTS, Stub

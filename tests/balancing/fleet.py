@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from lb.balancing import registry
 from lb.balancing.policy import Policy
-from lb.config.plan import PolicyPlan
-from lb.core.segment import Segment
+from lb.config.plan.plan import PolicyPlan
 from lb.endpoints.set import EndpointSet
+from lb.shared.segment import Segment
 
 ENABLED, DRAIN, MAINTENANCE = 0, 1, 2
 

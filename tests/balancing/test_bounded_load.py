@@ -8,8 +8,8 @@ from fleet import DRAIN, Fleet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.core.hashing import hash64_bytes
 from lb.errors import ConfigError
+from lb.shared.hashing import hash64_bytes
 
 KEYS = [hash64_bytes(b"client-%d" % n) for n in range(3_000)]
 HASHES = ["maglev", "rendezvous", "ring_hash"]

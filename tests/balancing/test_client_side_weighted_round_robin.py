@@ -12,7 +12,7 @@ from statistics_checks import agrees
 
 from lb.balancing import policy_checks
 from lb.balancing.stride import Stride
-from lb.config.schema import PolicyConfig
+from lb.config.schema.file import PolicyConfig
 from lb.errors import ConfigError
 
 S = 1_000_000_000

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from statistics_checks import agrees
 
 from lb.balancing.ring import MAX_POINTS, Ring
-from lb.core.hashing import hash64_bytes
 from lb.errors import ConfigError
+from lb.shared.hashing import hash64_bytes
 
 KEYS = [hash64_bytes(b"client-%d" % n) for n in range(20_000)]
 TEN = [f"192.0.2.{i}:8000" for i in range(1, 11)]

@@ -12,7 +12,7 @@ from fleet import Fleet
 from statistics_checks import agrees
 
 from lb.balancing.options import PeakEwmaOptions
-from lb.balancing.peak_ewma import PeakEwma
+from lb.balancing.policies.peak_ewma import PeakEwma
 from lb.errors import ConfigError
 
 MS = 1_000_000

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.slots import MAX_MEMBERS, SLOTS, SlotTable
-from lb.core.hashing import hash64_bytes
+from lb.shared.hashing import hash64_bytes
 
 KEYS = [hash64_bytes(b"client-%d" % n) for n in range(100_000)]
 TEN = [f"192.0.2.{i}:8000" for i in range(1, 11)]

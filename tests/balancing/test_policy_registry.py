@@ -8,11 +8,11 @@ import pytest
 from fleet import Fleet
 
 from lb.balancing import policy_checks, registry
-from lb.balancing.least_request import LeastRequest
 from lb.balancing.options import PolicyOptions
+from lb.balancing.policies.least_request import LeastRequest
 from lb.balancing.policy import Policy
 from lb.config.load import load
-from lb.config.plan import PolicyPlan
+from lb.config.plan.plan import PolicyPlan
 from lb.errors import ConfigError, TidegateError
 
 ROOT = Path(__file__).parents[2]

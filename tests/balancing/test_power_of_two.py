@@ -7,7 +7,7 @@ from fleet import Fleet
 from statistics_checks import agrees
 
 from lb.balancing.options import ChoiceOptions
-from lb.balancing.power_of_two import PowerOfTwo
+from lb.balancing.policies.power_of_two import PowerOfTwo
 from lb.errors import ConfigError
 
 DRAWS = 40_000

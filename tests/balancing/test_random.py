@@ -5,7 +5,7 @@ from fleet import DRAIN, Fleet
 from statistics_checks import agrees
 
 from lb.balancing.options import PolicyOptions
-from lb.balancing.random import Random
+from lb.balancing.policies.random import Random
 
 DRAWS = 40_000
 

@@ -11,10 +11,10 @@ from lb.balancing import registry
 from lb.balancing.guard import Guard
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
-from lb.core.hashing import hash64_bytes
+from lb.endpoints.ejection_state import Standings
 from lb.endpoints.set import EndpointSet
-from lb.endpoints.standing import Standings
 from lb.errors import TidegateError
+from lb.shared.hashing import hash64_bytes
 
 HASHES = ("maglev", "ring_hash", "rendezvous")
 KEYS = [hash64_bytes(b"key %d" % i) for i in range(2000)]

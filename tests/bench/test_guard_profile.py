@@ -21,8 +21,8 @@ event: sysTime : sysTime (elapsed ms)
 events: Ir sysCount sysTime
 summary: 1100 30 2
 
-ob=(1) /x/lb/core/poller.cpython-311-x86_64-linux-gnu.so
-fl=(1) /x/lb/core/poller.c
+ob=(1) /x/lb/net/poller.cpython-311-x86_64-linux-gnu.so
+fl=(1) /x/lb/net/poller.c
 fn=(1) __pyx_f_2lb_4core_6poller_6Poller_dispatch
 10 400
 +2 100
@@ -69,7 +69,7 @@ def test_self_costs_are_added_up() -> None:
     profile = parse(PROFILE.splitlines())
     assert profile.trigger == "--dump-before=tg_guard_mark"
     assert profile.total == 1100
-    poller, libc = "/x/lb/core/poller.cpython-311-x86_64-linux-gnu.so", "/usr/lib/libc.so.6"
+    poller, libc = "/x/lb/net/poller.cpython-311-x86_64-linux-gnu.so", "/usr/lib/libc.so.6"
     assert profile.functions == {
         (poller, "__pyx_f_2lb_4core_6poller_6Poller_dispatch"): 600,
         (libc, "epoll_wait"): 300,
@@ -81,7 +81,7 @@ def test_neither_calls_that_the_kernel_does_not_see_count_nor_those_of_the_drive
     count = per_request(parse(PROFILE.splitlines()), 10)
     assert (count.instructions, count.system_calls) == (110.0, 2.0)
     assert list(count.functions.items()) == [
-        ("lb.core.poller.Poller.dispatch", 60.0),
+        ("lb.net.poller.Poller.dispatch", 60.0),
         ("libc:epoll_wait", 30.0),
         ("libc:clock_gettime", 20.0),
     ]
@@ -102,18 +102,18 @@ def test_a_profile_that_is_not_understood_is_refused(old: str, new: str, message
 
 
 BEGIN = "__pyx_f_2lb_5proxy_10connection_14HttpConnection_begin"
-CONNECTION = "/x/lb/proxy/connection.cpython-311-x86_64-linux-gnu.so"
+CONNECTION = "/x/lb/proxy/client/connection.cpython-311-x86_64-linux-gnu.so"
 
 
 @pytest.mark.parametrize(
     ("obj", "function", "name"),
     [
-        (CONNECTION, BEGIN, "lb.proxy.connection.HttpConnection.begin"),
-        (CONNECTION, f"{BEGIN}.isra.0", "lb.proxy.connection.HttpConnection.begin"),
-        (CONNECTION, f"{BEGIN}'2", "lb.proxy.connection.HttpConnection.begin"),
-        ("/x/poller.so", "__pyx_pw_2lb_4core_6poller_6Poller_11_run", "lb.core.poller.Poller._run"),
-        (CONNECTION, "__Pyx_ListComp_Append", "lb.proxy.connection:__Pyx_ListComp_Append"),
-        (CONNECTION, "__pyx_tp_new_2lb_5proxy_6client", "lb.proxy.connection:__pyx_tp_new_2lb_5proxy_6client"),
+        (CONNECTION, BEGIN, "lb.proxy.client.connection.HttpConnection.begin"),
+        (CONNECTION, f"{BEGIN}.isra.0", "lb.proxy.client.connection.HttpConnection.begin"),
+        (CONNECTION, f"{BEGIN}'2", "lb.proxy.client.connection.HttpConnection.begin"),
+        ("/x/poller.so", "__pyx_pw_2lb_4core_6poller_6Poller_11_run", "lb.net.poller.Poller._run"),
+        (CONNECTION, "__Pyx_ListComp_Append", "lb.proxy.client.connection:__Pyx_ListComp_Append"),
+        (CONNECTION, "__pyx_tp_new_2lb_5proxy_6client", "lb.proxy.client.connection:__pyx_tp_new_2lb_5proxy_6client"),
         ("/lib/libnghttp2.so.14.28.3", "0x0000000000012ab0", "libnghttp2:?"),
         ("/lib/libc.so.6", "clock_gettime@@GLIBC_2.17", "libc:clock_gettime"),
         ("/lib/libc.so.6", "__memcpy_avx_unaligned", "libc:__memcpy_avx_unaligned"),

@@ -74,8 +74,8 @@ def test_callgrind_counts_the_data_path_and_nothing_else() -> None:
     # A parser, a route, a choice, two heads: not hundreds, and not the hundred thousands of an interpreted program.
     assert 3_000 < found.instructions < 50_000
     assert sum(found.functions.values()) == pytest.approx(found.instructions)
-    assert found.functions["lb.core.poller.Poller.dispatch"] > 0
-    assert found.functions["lb.proxy.connection.HttpConnection.begin"] > 0
+    assert found.functions["lb.net.poller.Poller.dispatch"] > 0
+    assert found.functions["lb.proxy.client.connection.HttpConnection.begin"] > 0
     assert not [name for name in found.functions if "_PyEval_EvalFrameDefault" in name]
     # Each side received from and sent to, each of the two turns begun and ended by asking epoll.
     assert found.system_calls == 8

@@ -18,7 +18,7 @@ import sys
 import time
 
 from lb.cache.store import ResultCache
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 LIFE = 10**15
 WRONG = 3

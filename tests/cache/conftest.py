@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from lb.cache.store import ResultCache
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from lb.cache.store import ResultCache
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 LIFE = 1 << 40
 SIZE = 96 << 10

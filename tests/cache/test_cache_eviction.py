@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.cache.store import ResultCache
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
 LIFE = 1 << 40
 REGION = 64 << 10

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lb.cache import lookup, owner, shard, store
 from lb.cache.store import ResultCache
-from lb.core.segment import Segment
 from lb.errors import TidegateError
+from lb.shared.segment import Segment
 
 SECOND = 1_000_000_000
 FIRST_CHUNK, CHUNK = 448, 512

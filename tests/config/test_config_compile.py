@@ -6,11 +6,11 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from lb.config.checks import check_config
-from lb.config.compile import compile_plan, worker_count
+from lb.config.checks.file import check_config
 from lb.config.load import load
-from lb.config.plan import CachePlan, EndpointSpec, Plan, PolicyPlan
-from lb.config.schema import Config
+from lb.config.plan.compile import compile_plan, worker_count
+from lb.config.plan.plan import CachePlan, EndpointSpec, Plan, PolicyPlan
+from lb.config.schema.file import Config
 from lb.config.units import HOUR, MIB, MINUTE, SECOND
 from lb.discovery.static import StaticEndpoints
 from lb.errors import ConfigError

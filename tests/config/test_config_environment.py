@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from lb.balancing.policy_checks import check_policies
-from lb.config import reference
 from lb.config.document import parse
 from lb.config.load import load
-from lb.config.schema import Config
+from lb.config.reference import page as reference
+from lb.config.schema.file import Config
 from lb.config.units import MINUTE, SECOND
 from lb.errors import ConfigError
 

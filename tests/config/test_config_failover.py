@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_config_compile import Numbers
 
-from lb.config.compile import compile_plan
-from lb.config.failover import MOST_LEVELS, ZonesConfig, groups_of
 from lb.config.load import load
-from lb.config.plan import EndpointSpec
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.pools.failover import MOST_LEVELS, ZonesConfig, groups_of
 
 TEXT = """
 zone: a

@@ -12,19 +12,19 @@ from pydantic import BaseModel, TypeAdapter
 
 from lb.balancing.policy_checks import check_policies
 from lb.balancing.registry import POLICIES as OWN_POLICIES
-from lb.config.advice import _PLACES, instead_of_key, keys_of
-from lb.config.annotations import model_at
-from lb.config.base import nearest, plain
+from lb.config.advice.advice import _PLACES, instead_of_key, keys_of
+from lb.config.advice.annotations import model_at
+from lb.config.advice.foreign import KEYS, PLACES, POLICIES, VALUES, Advice
+from lb.config.advice.shapes import FORMS, LISTS
 from lb.config.document import parse
-from lb.config.foreign import KEYS, PLACES, POLICIES, VALUES, Advice
-from lb.config.forms_shown import FORMS, LISTS
 from lb.config.load import load
-from lb.config.reference import _hints, _origin, _sections
-from lb.config.schema import Config, ListenerConfig
+from lb.config.reference.page import _hints, _origin, _sections
+from lb.config.schema.base import nearest, plain
+from lb.config.schema.file import Config, ListenerConfig
 from lb.config.units import FileContext
 from lb.discovery.registry import check_discovery
 from lb.errors import ConfigError
-from lb.proxy.checks import check_routes
+from lb.proxy.routing.checks import check_routes
 
 ROWS = [*KEYS, *POLICIES, *(row for rows in VALUES.values() for row in rows)]
 HTTP_POOL = {"protocol": "http", "endpoints": ["10.0.0.1:8080"]}

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from lb.config.forms import Routes, by_form, members_of, validated
 from lb.config.memory import FileMemory
-from lb.config.places import place_of
-from lb.config.route import RouteConfig
+from lb.config.plan.places import place_of
+from lb.config.schema.routes.route import RouteConfig
 
 models = TypeAdapter(list[RouteConfig])
 

@@ -8,9 +8,9 @@ import msgpack
 import pytest
 from test_config_compile import Numbers
 
-from lb.config.compile import compile_plan
 from lb.config.load import load
-from lb.config.plan import KeepalivePlan, Plan
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import KeepalivePlan, Plan
 from lb.errors import ConfigError
 
 FILE = """\

@@ -11,12 +11,12 @@ import pytest
 from test_config_foreign import WHERE, errors, parsed, section, skeleton
 
 from lb.balancing.registry import POLICIES
-from lb.config.advice import instead_of_key, keys_of
-from lb.config.annotations import model_at
-from lb.config.explain import _form
-from lb.config.foreign import KEYS, POLICY_NAMES
-from lb.config.reference import _sections
-from lb.config.schema import Config
+from lb.config.advice.advice import instead_of_key, keys_of
+from lb.config.advice.annotations import model_at
+from lb.config.advice.explain import _form
+from lb.config.advice.foreign import KEYS, POLICY_NAMES
+from lb.config.reference.page import _sections
+from lb.config.schema.file import Config
 from lb.config.units import FileContext
 
 

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.policy_checks import check_policies
-from lb.config.advice import keys_of
-from lb.config.checks import check_files
+from lb.config.advice.advice import keys_of
+from lb.config.checks.file import check_files
 from lb.config.load import load
-from lb.config.schema import Config, ListenerConfig
+from lb.config.schema.file import Config, ListenerConfig
 from lb.config.units import KIB, MIB, SECOND
 from lb.discovery.registry import check_discovery
 from lb.discovery.static import StaticEndpoints
 from lb.errors import ConfigError
-from lb.proxy.checks import check_routes
+from lb.proxy.routing.checks import check_routes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 INVALID = sorted((CONFIGS / "invalid").glob("*.yaml"))

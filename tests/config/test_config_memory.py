@@ -10,12 +10,12 @@ import pytest
 import yaml
 from test_config_compile import Numbers
 
-from lb.config.compile import PlanMemory, compile_plan
 from lb.config.load import load
 from lb.config.memory import FileMemory, Memory
-from lb.config.plan import Plan
-from lb.config.schema import Config
-from lb.config.wire import Packed
+from lb.config.plan.compile import PlanMemory, compile_plan
+from lb.config.plan.plan import Plan
+from lb.config.plan.wire import Packed
+from lb.config.schema.file import Config
 from lb.errors import ConfigError
 
 POOL = {"protocol": "http", "endpoints": ["10.0.0.1:80"]}

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from lb.config import reference
-from lb.config.annotations import item_of, model_of
-from lb.config.docstrings import docstrings
+from lb.config.advice.annotations import item_of, model_of
 from lb.config.document import parse
-from lb.config.examples import EXAMPLES
-from lb.config.schema import Config
+from lb.config.reference import page as reference
+from lb.config.reference.docstrings import docstrings
+from lb.config.reference.examples import EXAMPLES
+from lb.config.schema.file import Config
 from lb.config.units import FileContext
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -8,15 +8,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from lb.config.check_routes import check_table
-from lb.config.compile import compile_plan
-from lb.config.compile_route import CacheRule, compile_normalize, compile_route
-from lb.config.listener import ListenerConfig
+from lb.config.checks.routes import check_table
 from lb.config.load import load
-from lb.config.match import NormalizeConfig
-from lb.config.plan import Plan, RoutePlan
-from lb.config.route import RouteConfig
-from lb.config.route_plan import (
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.compile_route import CacheRule, compile_normalize, compile_route
+from lb.config.plan.plan import Plan, RoutePlan
+from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
     FieldsPlan,
@@ -27,7 +24,10 @@ from lb.config.route_plan import (
     SharePlan,
     SplitPlan,
 )
-from lb.config.template import Template, parts_of, substitution_of
+from lb.config.schema.listeners.listener import ListenerConfig
+from lb.config.schema.routes.match import NormalizeConfig
+from lb.config.schema.routes.route import RouteConfig
+from lb.config.schema.routes.template import Template, parts_of, substitution_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

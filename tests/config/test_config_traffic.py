@@ -7,14 +7,14 @@ import msgpack
 import pytest
 from test_config_compile import Numbers
 
-from lb.config.compile import compile_plan
-from lb.config.hop import HopPlan, port_of
-from lb.config.limits import LimitsPlan
 from lb.config.load import load
-from lb.config.plan import Plan
-from lb.config.rate import RateLimitConfig, RatePlan, interval, rate_plan
-from lb.config.schema import Config
-from lb.config.tracing import TracingConfig, TracingPlan, check_tracing
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import Plan
+from lb.config.schema.file import Config
+from lb.config.schema.limits import LimitsPlan
+from lb.config.schema.listeners.hop import HopPlan, port_of
+from lb.config.schema.routes.rate import RateLimitConfig, RatePlan, interval, rate_plan
+from lb.config.schema.tracing import TracingConfig, TracingPlan, check_tracing
 from lb.config.units import DAY, GIB, HOUR, MILLISECOND, MINUTE, SECOND
 from lb.errors import ConfigError
 
@@ -133,9 +133,9 @@ def test_the_port_that_is_told(bind: str, port: int) -> None:
 def test_tracing_without_opentelemetry_is_a_mistake_of_the_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import lb.config.tracing
+    import lb.config.schema.tracing
 
-    monkeypatch.setattr(lb.config.tracing, "_installed", lambda module: False)
+    monkeypatch.setattr(lb.config.schema.tracing, "_installed", lambda module: False)
     tracing = TracingConfig(endpoint="http://127.0.0.1:4317")
     assert list(check_tracing(None)) == []
     assert [path for path, _ in check_tracing(tracing)] == ["tracing"]

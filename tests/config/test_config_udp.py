@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from test_config_compile import Numbers, compiled, config_of
 
-from lb.config.compile import compile_plan
 from lb.config.load import load
-from lb.config.plan import UdpPlan
-from lb.config.schema import Config
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import UdpPlan
+from lb.config.schema.file import Config
 from lb.config.units import KIB, MINUTE, SECOND
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.config.address import HostPort, UnixPath, is_loopback, overlap, parse_address, parse_bind, parse_target
-from lb.config.agent import AgentConfig
-from lb.config.listener import ListenerConfig
+from lb.config.schema.listeners.listener import ListenerConfig
+from lb.config.schema.pools.agent import AgentConfig
 from lb.config.units import (
     MAX_DURATION,
     MAX_SIZE,

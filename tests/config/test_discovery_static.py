@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from lb.config.plan import EndpointSpec
-from lb.config.schema import Config
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import Config
 from lb.discovery.static import StaticEndpoints, resolve
 from lb.errors import ConfigError
 

@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lb.config.plan import ListenerPlan, Plan
-from lb.control import worker
-from lb.control.backoff import RestartSettings
-from lb.control.fleet import FleetSettings
+from lb.config.plan.plan import ListenerPlan, Plan
 from lb.control.master import Master
-from lb.core.segment import Segment
+from lb.control.workers import worker
+from lb.control.workers.backoff import RestartSettings
+from lb.control.workers.fleet import FleetSettings
 from lb.errors import StartError, TidegateError
+from lb.shared.segment import Segment
 
 SECOND = 1_000_000_000
 FAST = FleetSettings(

@@ -11,10 +11,10 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from lb.config.schema import AdminConfig
-from lb.control import admin
-from lb.control.admin import AdminServer
-from lb.control.admin_connections import Limits
+from lb.config.schema.file import AdminConfig
+from lb.control.admin import server as admin
+from lb.control.admin.connections import Limits
+from lb.control.admin.server import AdminServer
 from lb.control.master import Master
 
 SHORT = 0.3

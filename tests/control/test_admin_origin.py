@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from multidict import CIMultiDict
 
-from lb.control.admin_origin import is_cross_site, is_local
+from lb.control.admin.origin import is_cross_site, is_local
 
 HOST = "127.0.0.1:9900"
 ALLOWED: list[tuple[str, dict[str, str]]] = [

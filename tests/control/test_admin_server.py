@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from lb.control import admin
-from lb.control.admin import AdminServer
+from lb.control.admin import server as admin
+from lb.control.admin.server import AdminServer
 from lb.control.master import Master
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from lb.clock import MonotonicClock
-from lb.config.plan import AccessLogPlan, Plan
-from lb.control.adoption import SLICE_NS, Adoption
-from lb.control.channel import Channel, Message
-from lb.control.worker import Worker
+from lb.config.plan.plan import AccessLogPlan, Plan
+from lb.control.workers.adoption import SLICE_NS, Adoption
+from lb.control.workers.channel import Channel, Message
+from lb.control.workers.worker import Worker
 from lb.errors import StartError
 
 

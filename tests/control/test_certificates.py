@@ -13,10 +13,10 @@ import pytest
 from authority import Authority, Pair
 
 from lb.clock import MonotonicClock
-from lb.config.compile import compile_plan
-from lb.config.plan import Plan
-from lb.config.schema import Config
-from lb.config.tls import tls_plan
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import Plan
+from lb.config.schema.file import Config
+from lb.config.schema.listeners.tls import tls_plan
 from lb.control.certificate_watch import CertificateWatch
 from lb.control.certificates import DAY, TlsFiles, warn
 from lb.control.configuration import Loaded

@@ -13,8 +13,8 @@ import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.control import channel
-from lb.control.channel import MAX_FDS, Channel, ChannelError, Decoder, encode
+from lb.control.workers import channel
+from lb.control.workers.channel import MAX_FDS, Channel, ChannelError, Decoder, encode
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),

@@ -14,7 +14,7 @@ import yaml
 from authority import Authority
 from control_daemon import ROOT, configuration, listener
 
-from lb.control.model_file import model_problem
+from lb.control.servers.model_file import model_problem
 
 MODEL = b"\x08\x08"  # ir_version: 8
 

@@ -133,7 +133,7 @@ def test_messages_of_the_loader(text: str, said: str) -> None:
 
 
 def test_other_messages_of_the_loader() -> None:
-    symbol = told(ImportError("/opt/lb/core/http1.cpython-311.so: undefined symbol: llhttp_init2"))
+    symbol = told(ImportError("/opt/lb/http/http1.cpython-311.so: undefined symbol: llhttp_init2"))
     assert symbol.startswith("http1.cpython-311.so was built for other libraries")
     assert "llhttp_init2" in symbol
     assert told(ImportError("something else")) == ""
@@ -144,7 +144,7 @@ def test_packages_that_are_missing() -> None:
         told(ModuleNotFoundError(name="uvloop"))
         == "the Python package uvloop is missing: install Tidegate again with pip"
     )
-    assert told(ModuleNotFoundError(name="lb.core.http1")).startswith("the compiled module lb.core.http1 is missing")
+    assert told(ModuleNotFoundError(name="lb.http.http1")).startswith("the compiled module lb.http.http1 is missing")
 
 
 def test_here_nothing_is_missing() -> None:

@@ -45,7 +45,7 @@ DOCUMENT: dict[str, Any] = {
         "notes": ["workers: 2"],
     },
     "config": "/etc/tidegate/tidegate.yaml",
-    "compiled": {"lb.core.segment": True, "lb.core.poller": False},
+    "compiled": {"lb.shared.segment": True, "lb.net.poller": False},
     "workers": [
         {
             "index": 0,
@@ -90,7 +90,7 @@ def test_everything_an_operator_looks_for_is_there() -> None:
         "tidegate 1.2.3  running  up 1:01:01  plan 4",
         "failed: broken",
         "needs a restart: workers: 2",
-        "not compiled: lb.core.poller",
+        "not compiled: lb.net.poller",
         "127.0.0.1:80 (passed by systemd)",
         "digits (oip, maglev, 7 waiting)",
         "3 of 4",

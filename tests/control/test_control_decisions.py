@@ -7,10 +7,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.config.affinity import session_sets
-from lb.config.schema import Config
-from lb.control.backoff import SECOND, Restarts, RestartSettings
+from lb.config.schema.file import Config
+from lb.config.schema.pools.affinity import session_sets
 from lb.control.reload import decide, short_of_room
+from lb.control.workers.backoff import SECOND, Restarts, RestartSettings
 
 
 def test_the_first_restart_is_immediate_and_the_next_ones_wait_longer() -> None:

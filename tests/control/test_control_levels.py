@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from lb.config.plan import EndpointPlan, PolicyPlan, PoolPlan
-from lb.control.levels import PoolLevels
+from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan
+from lb.control.endpoints.levels import PoolLevels
 from lb.health.levels import Candidate, Rules
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lb.config.schema import HealthConfig
-from lb.control.models import LINGER_NS, ModelReadiness
+from lb.config.schema.file import HealthConfig
+from lb.control.endpoints.models import LINGER_NS, ModelReadiness
 from lb.health.monitor import Target
 from lb.health.transitions import TransitionLog
 

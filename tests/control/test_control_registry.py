@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.control.registry import DRAIN, ENABLED, LINGER_NS, MAINTENANCE, Initial, Registry
-from lb.core.segment import Segment
 from lb.errors import StartError
+from lb.shared.segment import Segment
 
 
 class Plans:

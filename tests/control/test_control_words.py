@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from lb.control.endpoints.agent_state import SILENT
 from lb.control.registry import DRAIN, ENABLED, LINGER_NS, MAINTENANCE, NO_ADVICE, Advice, Initial, Registry, scaled
-from lb.control.words import SILENT
-from lb.core.segment import Segment
 from lb.health.agent import parse
+from lb.shared.segment import Segment
 
 
 def test_what_a_line_does_not_speak_of_stays() -> None:

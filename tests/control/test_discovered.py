@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from lb.clock import MonotonicClock
-from lb.config.plan import EndpointSpec
-from lb.config.schema import Config, PoolConfig
-from lb.control.discovered import DiscoveredPools
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import Config, PoolConfig
+from lb.control.endpoints.discovered import DiscoveredPools
 from lb.discovery.source import Found, Source
 from lb.errors import StartError
 

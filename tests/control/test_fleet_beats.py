@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from lb.clock import ManualClock
-from lb.control.fleet import Fleet, FleetSettings
-from lb.control.fork_server import describe_exit
-from lb.control.process import WorkerProcess
+from lb.control.workers.fleet import Fleet, FleetSettings
+from lb.control.workers.fork_server import describe_exit
+from lb.control.workers.process import WorkerProcess
 
 SECOND = 1_000_000_000
 

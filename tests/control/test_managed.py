@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from lb.config.compile import compile_plan
-from lb.config.plan import EndpointSpec, Plan
-from lb.config.schema import Config, PoolConfig
-from lb.control.managed import ManagedPools
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import EndpointSpec, Plan
+from lb.config.schema.file import Config, PoolConfig
+from lb.control.servers.managed import ManagedPools
 
 
 class Server:

@@ -42,7 +42,7 @@ def test_serves_with_every_worker_and_says_so(tmp_path: Path) -> None:
         assert len(pids) == 2
         assert all(w["state"] == "running" and w["generation"] == 1 for w in status["workers"])
         eventually(lambda: running.get()["pid"] in pids, "an answer of a worker")
-        assert status["compiled"]["lb.core.segment"] is True
+        assert status["compiled"]["lb.shared.segment"] is True
         # Those of tests are not built by `make run`, and nothing to complain of.
         assert not [name for name in status["compiled"] if name.endswith("_probe")]
         (pool,) = status["pools"]

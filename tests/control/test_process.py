@@ -16,9 +16,9 @@ import pytest
 from control_daemon import daemon
 
 from lb.clock import ManualClock
-from lb.control.fleet import Fleet, FleetSettings, SegmentLike
-from lb.control.fork_server import ForkServer
-from lb.control.process import FREE_BLOCKS, WorkerProcess, worker_environment
+from lb.control.workers.fleet import Fleet, FleetSettings, SegmentLike
+from lb.control.workers.fork_server import ForkServer
+from lb.control.workers.process import FREE_BLOCKS, WorkerProcess, worker_environment
 from lb.errors import StartError
 
 

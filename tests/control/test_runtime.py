@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from lb.control.runtime import remove_left_behind, runtime_directory
+from lb.control.servers.runtime import remove_left_behind, runtime_directory
 
 MASTER = """
 import os, signal, socket
-from lb.control.runtime import runtime_directory
+from lb.control.servers.runtime import runtime_directory
 with runtime_directory() as path:
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(path / "pool-0-abcd.sock"))

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from lb.clock import ManualClock
-from lb.config.compile import compile_plan
-from lb.config.schema import Config
-from lb.control import targets
+from lb.config.plan.compile import compile_plan
+from lb.config.schema.file import Config
+from lb.control.endpoints import targets
+from lb.control.endpoints.steering import Steering
 from lb.control.registry import DRAIN, Registry
-from lb.control.steering import Steering
-from lb.core.segment import Segment
-from lb.endpoints.standing import Standings
+from lb.endpoints.ejection_state import Standings
+from lb.shared.segment import Segment
 
 
 class Rig:

@@ -21,9 +21,9 @@ import pytest
 import uvloop
 
 from lb.clock import MonotonicClock
-from lb.config.schema import HealthConfig, ServeConfig
-from lb.control.model_server import serve_command
-from lb.control.supervisor import Supervisor
+from lb.config.schema.file import HealthConfig, ServeConfig
+from lb.control.servers.model_server import serve_command
+from lb.control.servers.supervisor import Supervisor
 from lb.errors import StartError
 from lb.health.check import CheckFailed
 from lb.health.registry import build

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from lb.clock import ManualClock, MonotonicClock
-from lb.config.schema import ScalingConfig, ServeConfig
-from lb.control.autoscaler import Autoscaler
-from lb.control.replica import Replica
-from lb.control.supervisor import Supervisor
+from lb.config.schema.file import ScalingConfig, ServeConfig
+from lb.control.servers.autoscaler import Autoscaler
+from lb.control.servers.replica import Replica
+from lb.control.servers.supervisor import Supervisor
 
 SECOND = 1_000_000_000
 STANDIN = Path(__file__).with_name("standin_model_server.py")

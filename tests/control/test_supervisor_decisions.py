@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.config.schema import ServeConfig
-from lb.control.backoff import Restarts
-from lb.control.model_server import new_listen_address, serve_command
-from lb.control.replica import TABLE, Event, State, restart_settings
-from lb.control.supervisor import GIVE_UP_ORDER, plan_change
+from lb.config.schema.file import ServeConfig
+from lb.control.servers.model_server import new_listen_address, serve_command
+from lb.control.servers.replica import TABLE, Event, State, restart_settings
+from lb.control.servers.supervisor import GIVE_UP_ORDER, plan_change
+from lb.control.workers.backoff import Restarts
 from lb.errors import StartError
 
 MS = 1_000_000

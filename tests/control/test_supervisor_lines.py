@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 
-from lb.control.lines import MAX_LINE, LineReader
+from lb.control.workers.lines import MAX_LINE, LineReader
 
 
 async def settle(lines: list[str], n: int) -> None:

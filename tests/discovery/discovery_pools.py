@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lb.config.schema import DnsSourceConfig, FileSourceConfig, PoolConfig
+from lb.config.schema.file import DnsSourceConfig, FileSourceConfig, PoolConfig
 
 
 def pool(**settings: Any) -> PoolConfig:

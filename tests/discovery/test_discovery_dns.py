@@ -14,7 +14,7 @@ from discovery_pools import dns as options
 from name_server import NameServer, name_server
 from source_contract import SourceContract
 
-from lb.config.plan import EndpointSpec
+from lb.config.plan.plan import EndpointSpec
 from lb.config.units import MILLISECOND, MINUTE, SECOND
 from lb.discovery.dns import DnsSource, endpoint_weights
 from lb.discovery.source import DiscoveryError

@@ -15,7 +15,7 @@ import pytest
 from discovery_pools import addresses, file, pool
 from source_contract import SourceContract
 
-from lb.config.plan import EndpointSpec
+from lb.config.plan.plan import EndpointSpec
 from lb.config.units import MILLISECOND, SECOND
 from lb.discovery.file import FileSource
 from lb.discovery.source import DiscoveryError

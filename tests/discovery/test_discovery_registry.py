@@ -15,7 +15,7 @@ from discovery_pools import pool
 from source_contract import SourceContract
 
 from lb.config.load import load
-from lb.config.schema import DiscoverConfig
+from lb.config.schema.file import DiscoverConfig
 from lb.discovery import registry
 from lb.discovery.source import Source
 from lb.errors import ConfigError

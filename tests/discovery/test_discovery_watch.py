@@ -11,7 +11,7 @@ import pytest
 from discovery_pools import pool
 
 from lb.clock import ManualClock
-from lb.config.plan import EndpointSpec
+from lb.config.plan.plan import EndpointSpec
 from lb.config.units import MILLISECOND, SECOND
 from lb.discovery.source import DiscoveryError, Found, Source
 from lb.discovery.watch import Watch

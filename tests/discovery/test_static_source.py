@@ -6,7 +6,7 @@ import pytest
 from discovery_pools import addresses, pool
 from source_contract import SourceContract
 
-from lb.config.schema import EndpointConfig
+from lb.config.schema.file import EndpointConfig
 from lb.discovery.source import DiscoveryError, SourceOptions
 from lb.discovery.static import StaticSource
 

@@ -277,7 +277,7 @@ def test_the_page_for_operators_has_all_reasons() -> None:
     table = page.split("| `reason` | status | |\n|---|---|---|\n")[1].split("\n\n")[0]
     named = {name for row in table.splitlines() for name in re.findall(r"`([\w…-]+)`", row.split("|")[1])}
     given = set()
-    for file in (root / "lb" / "proxy").glob("*.pyx"):
+    for file in (root / "lb" / "proxy").rglob("*.pyx"):
         text = file.read_text()
         given |= set(re.findall(r'(?:fail|end_in_trailers)\((?:[^()"]*,)?\s*[\w.()]+,\s*b"([a-z-]+)"', text))
         given |= set(re.findall(r'[.\s]reason = (?:b)?"([a-z-]+)"', text))

@@ -16,7 +16,7 @@ from daemon import Daemon, eventually
 from ports import free_port
 from proxy_peers import haproxy, nginx
 
-from lb.core.proxy_header import build
+from lb.net.proxy_header import build
 
 Start = Callable[..., Daemon]
 

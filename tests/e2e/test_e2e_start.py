@@ -165,7 +165,7 @@ import os, signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name in ("lb.cli.run", "lb.control.adoption", "backend.options"):
+        if name in ("lb.cli.run", "lb.control.workers.adoption", "backend.options"):
             for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
                 os.kill(os.getpid(), number)
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from lb.core.segment import Segment
 from lb.endpoints.set import EndpointSet
+from lb.shared.segment import Segment
 
 UP, DOWN = True, False
 ADDRESSES = ["192.0.2.1:1", "192.0.2.2:1", "unix:/run/c.sock"]
@@ -132,7 +132,7 @@ def test_as_many_limits_as_endpoints(segments):
 
 CONTENDER = """
 import os, sys, time
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 from lb.endpoints.set import EndpointSet
 fd, worker, limit, rounds = map(int, sys.argv[1:])
 segment = Segment.attach(fd, worker)

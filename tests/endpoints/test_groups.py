@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.core.hashing import hash64_bytes
-from lb.core.segment import Segment
+from lb.endpoints.ejection_state import Standings
 from lb.endpoints.groups import Groups
 from lb.endpoints.set import EndpointSet
-from lb.endpoints.standing import Standings
+from lb.shared.hashing import hash64_bytes
+from lb.shared.segment import Segment
 
 KEYS = [hash64_bytes(b"key %d" % i) for i in range(4000)]
 Make = Callable[..., Groups]

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from lb.core.segment import Segment
+from lb.endpoints.ejection_state import Standings
 from lb.endpoints.set import EndpointSet
-from lb.endpoints.standing import Standings
+from lb.shared.segment import Segment
 
 WELL, EJECTED, PROBATION = 0, 1, 2
 REASON = 4
@@ -128,8 +128,8 @@ def test_a_probation_has_few_in_flight_over_all_workers(master, endpoints):
 # Ejects endpoints of its own, over and over, until it has succeeded often enough; fails when it sees too many ejected.
 CONTENDER = """
 import sys
-from lb.core.segment import Segment
-from lb.endpoints.standing import Standings
+from lb.shared.segment import Segment
+from lb.endpoints.ejection_state import Standings
 fd, worker, most, wanted = map(int, sys.argv[1:])
 segment = Segment.attach(fd, worker)
 standings = Standings(segment, range(8))
@@ -175,8 +175,8 @@ def test_the_most_is_exact_between_processes_that_contend(most):
 
 KILLED = """
 import sys
-from lb.core.segment import Segment
-from lb.endpoints.standing import Standings
+from lb.shared.segment import Segment
+from lb.endpoints.ejection_state import Standings
 segment = Segment.attach(int(sys.argv[1]), 0)
 standings = Standings(segment, range(8))
 print("begun", flush=True)

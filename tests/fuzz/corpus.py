@@ -141,7 +141,7 @@ def http2_answers() -> list[bytes]:
     import h2.config
     import h2.connection
 
-    from lb.core.http2_probe import Http2Probe
+    from lb.http.http2.http2_probe import Http2Probe
 
     probe = Http2Probe()
     probe.start()

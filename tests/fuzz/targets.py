@@ -12,19 +12,21 @@ import re
 import struct
 from collections.abc import Callable
 
-from lb.config.hop import HopPlan
-from lb.config.plan import Http2Plan, ListenerPlan
-from lb.core import client_hello, http1, trace
-from lb.core import proxy_header as proxy
-from lb.core.http2_probe import Http2Echo, Http2Probe, resets_in
-from lb.core.set_cookie import set_cookie
+from lb.config.plan.plan import Http2Plan, ListenerPlan
+from lb.config.schema.listeners.hop import HopPlan
 from lb.errors import TidegateError
+from lb.http import http1, trace
+from lb.http.grpc import web as grpc_web
+from lb.http.http2.http2_probe import Http2Echo, Http2Probe, resets_in
+from lb.http.set_cookie import set_cookie
 from lb.inference.errors import OipError
 from lb.inference.first_batch import find_first_batch
 from lb.inference.request import parse as parse_inference
 from lb.inference.response import render_bytes
-from lb.proxy import forwarded, grpc_web
-from lb.upstream import load_report
+from lb.net import proxy_header as proxy
+from lb.net.tls import client_hello
+from lb.proxy.routing.headers import forwarded
+from lb.upstream.load import load_report
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 Target = Callable[[bytes], None]

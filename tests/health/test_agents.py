@@ -13,7 +13,7 @@ import pytest
 from agent_server import Agent, agent
 
 from lb.clock import MonotonicClock
-from lb.config.schema import AgentConfig
+from lb.config.schema.file import AgentConfig
 from lb.health.agent import MAX_LINE, Answer
 from lb.health.agents import AgentMonitor, AgentTarget
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flooding_peer import FLOODS, IDLE_TALK, FloodingPeer
 
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.config.units import SECOND
 from lb.health.check import CheckFailed
 from lb.health.load_reports import LoadReportMonitor, ReportTarget

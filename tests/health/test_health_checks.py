@@ -26,7 +26,7 @@ from health_servers import (
 from pydantic import ValidationError
 from readiness import Inference
 
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
 from lb.health.registry import CHECKS, build
 

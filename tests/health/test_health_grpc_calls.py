@@ -23,7 +23,7 @@ from hyperframe.frame import (
 )
 
 from lb.health.check import CheckFailed
-from lb.health.grpc_connection import CallFailed, Status, grpc_connection
+from lb.health.checks.grpc_connection import CallFailed, Status, grpc_connection
 
 PATH = "/a.B/C"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -17,11 +17,11 @@ import uvloop
 from health_servers import NOT_SERVING, SERVING, grpc_server
 
 from lb.clock import MonotonicClock
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
+from lb.health.checks.tls import CheckTls
 from lb.health.monitor import HealthMonitor, Target, interval_of
 from lb.health.rise_fall import RiseFall, State
-from lb.health.tls import CheckTls
 
 FAST = {"interval": "10ms", "timeout": "5s", "rise": 2, "fall": 3}
 

@@ -16,12 +16,12 @@ from authority import Authority, Pair, server_context
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from readiness import Inference
 
-from lb.config.plan import EndpointPlan, PolicyPlan, PoolPlan
-from lb.config.schema import HealthConfig
-from lb.config.tls_plan import PoolTlsPlan
+from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan
+from lb.config.plan.tls import PoolTlsPlan
+from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
+from lb.health.checks.tls import CheckTls, check_tls
 from lb.health.registry import CHECKS, build
-from lb.health.tls import CheckTls, check_tls
 
 AUTHORITY = Authority()
 CLIENTS = Authority("Clients")
@@ -134,11 +134,11 @@ async def test_verification_may_be_off(kind: str, tmp_path: Path) -> None:
 BY_THE_SYSTEM = """
 import asyncio, os, sys
 from pathlib import Path
-from lb.config.schema import HealthConfig
-from lb.config.tls_plan import PoolTlsPlan
+from lb.config.schema.file import HealthConfig
+from lb.config.plan.tls import PoolTlsPlan
 from lb.health.check import CheckFailed
 from lb.health.registry import build
-from lb.health.tls import CheckTls
+from lb.health.checks.tls import CheckTls
 
 PLAN = PoolTlsPlan(ca=b"", certificate=b"", key=b"", server_name="", min_version="tls1.2", alpn=(), verify=True)
 kind, address, ours = sys.argv[1:]

@@ -11,7 +11,7 @@ import pytest
 from health_servers import SERVING, grpc_server, inference_server
 from readiness import Inference
 
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
 from lb.health.registry import build
 

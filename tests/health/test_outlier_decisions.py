@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.config.outlier import OutlierConfig
+from lb.config.schema.pools.outlier import OutlierConfig
 from lb.health.outlier import (
     EJECTED,
     FAILURE_PERCENTAGE,

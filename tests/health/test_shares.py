@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.config.slow_start import SlowStartConfig
+from lb.config.schema.pools.slow_start import SlowStartConfig
 from lb.health.shares import Member, decide_shares, grown
 
 SECOND = 1_000_000_000

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lb.http.grpc.http_status import grpc_to_http
 from lb.inference.errors import OipError
 from lb.inference.paths import infer_target
-from lb.inference.status import grpc_to_http
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_every_compiled_module_is_there_once(unpacked: Path) -> None:
         if path.with_suffix(".py").exists() and path.stem != "__init__"
     }
     sources = {path for path in sources if not path.name.endswith("_probe")}  # through which tests look inside
-    shared = Path("lb/core/cython_shared")  # generated
+    shared = Path("lb/shared/cython_shared")  # generated
     found = {path.parent / path.name.partition(".")[0] for path in modules(unpacked)}
     assert found == sources | {shared}
     assert not [path for path in found if (unpacked / path).with_suffix(".py").exists()]
@@ -70,7 +70,9 @@ def test_no_sources_of_compiled_modules_and_no_bench_suite(unpacked: Path) -> No
     files = [path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in {".pyx", ".pxd", ".c", ".cpp", ".h"}]
     assert {path.parts[0] for path in files if ".dist-info" not in path.parts[0]} == {"lb", "backend"}
-    assert {"lb/config/schema.json", "lb/control/dashboard.html", "lb/py.typed"} <= {str(path) for path in files}
+    assert {"lb/config/reference/schema.json", "lb/control/admin/dashboard.html", "lb/py.typed"} <= {
+        str(path) for path in files
+    }
 
 
 def test_modules_are_stripped(unpacked: Path) -> None:
@@ -87,7 +89,11 @@ def test_the_unpacked_wheel_is_what_runs(unpacked: Path, tmp_path: Path) -> None
     config.write_text("listeners: {web: {bind: '127.0.0.1:0', protocol: http, routes: [{respond: {status: 204}}]}}\n")
     environment = {**os.environ, "PYTHONPATH": str(unpacked), "PYTHONDONTWRITEBYTECODE": "1"}
     said = subprocess.run(
-        [sys.executable, "-c", "import lb.proxy.proxy, lb.balancing.maglev as m; print(lb.__file__, m.__file__)"],
+        [
+            sys.executable,
+            "-c",
+            "import lb.proxy.proxy, lb.balancing.policies.maglev as m; print(lb.__file__, m.__file__)",
+        ],
         cwd=tmp_path,
         env=environment,
         text=True,

@@ -8,8 +8,8 @@ from typing import Any
 
 from datapath import SECOND, Gate, Site
 
-from lb.config.plan import CookiePlan, LearnPlan, PolicyPlan, QueuePlan
-from lb.core.pins import Pins
+from lb.config.plan.plan import CookiePlan, LearnPlan, PolicyPlan, QueuePlan
+from lb.shared.affinity_table import Pins
 from lb.telemetry.series import Series
 
 COOKIE = CookiePlan("STAY", "/", "", 0, False, True, "")

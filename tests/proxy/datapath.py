@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lb.config.plan import (
+from lb.config.plan.plan import (
     AccessLogPlan,
     CachePlan,
     EndpointPlan,
@@ -21,8 +21,8 @@ from lb.config.plan import (
     PoolPlan,
     RoutePlan,
 )
-from lb.core.segment import Segment
 from lb.proxy.proxy import Proxy
+from lb.shared.segment import Segment
 
 SECOND = 1_000_000_000
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -19,8 +19,8 @@ from datapath import Gate, Site, settle
 from oip_site import OIP, ModelServer, echo
 from routing_site import routing_gate
 
-from lb.core.segment import Segment
 from lb.endpoints.set import EndpointSet
+from lb.shared.segment import Segment
 from lb.telemetry.series import Series
 
 HEDGE = {"after": "40ms", "budget": 100}

@@ -9,7 +9,7 @@ from typing import Any
 
 from datapath import ROUTE, SECOND, Gate, Handler, Site, settle
 
-from lb.config.plan import QueuePlan
+from lb.config.plan.plan import QueuePlan
 from lb.telemetry.series import Series
 
 QUEUE = QueuePlan(series=300, max=100, timeout_ns=10 * SECOND, overload_after_ns=60 * SECOND, overload_share=0.25)

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
-from lb.config.plan import RoutePlan
-from lb.config.route_plan import ConditionPlan
-from lb.config.template import Template
+from lb.config.plan.plan import RoutePlan
+from lb.config.plan.routes import ConditionPlan
+from lb.config.schema.routes.template import Template
 
 
 @dataclass

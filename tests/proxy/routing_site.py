@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from datapath import Gate, Site, listening_socket
 
-from lb.config.checks import check_config
-from lb.config.compile import compile_plan
-from lb.config.plan import Plan
-from lb.config.schema import Config
-from lb.core.segment import Segment
-from lb.proxy.checks import check_routes
+from lb.config.checks.file import check_config
+from lb.config.plan.compile import compile_plan
+from lb.config.plan.plan import Plan
+from lb.config.schema.file import Config
 from lb.proxy.proxy import Proxy
+from lb.proxy.routing.checks import check_routes
+from lb.shared.segment import Segment
 
 
 class Numbers:

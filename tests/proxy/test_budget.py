@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 
-Budget = import_module("lb.proxy.budget").Budget
-Quantiles = import_module("lb.proxy.hedge").Quantiles
-parse_pushback = import_module("lb.upstream.grpc_text").parse_pushback
+Budget = import_module("lb.proxy.exchange.budget").Budget
+Quantiles = import_module("lb.proxy.exchange.hedge").Quantiles
+parse_pushback = import_module("lb.http.grpc.text").parse_pushback
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 from datapath import SECOND, Gate, Site, settle
 
-from lb.core.splice import bytes_passed
+from lb.net.splice import bytes_passed
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from datapath import Site
 
-from lb.config.schema import HealthConfig
+from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
 from lb.health.registry import build
 

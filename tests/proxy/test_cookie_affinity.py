@@ -15,8 +15,8 @@ from h2_client import h2_client
 from oip_site import OIP, ModelServer, ask, echo, plain, tensor
 from test_http2_pool import nghttpd
 
-from lb.config.plan import CookiePlan
-from lb.config.route_plan import HedgePlan
+from lb.config.plan.plan import CookiePlan
+from lb.config.plan.routes import HedgePlan
 
 KEYED = replace(COOKIE, key=b"k" * 32)
 

@@ -15,7 +15,7 @@ from test_grpc import GRPC_POOL, service
 from test_grpc_web_exchange import BINARY, message
 from test_http2_lengths import Http2Endpoint
 
-from lb.config.cors import CorsConfig, cors_plan
+from lb.config.schema.routes.cors import CorsConfig, cors_plan
 
 APP = "https://app.example.org"
 INFERENCE = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}]}).encode()

@@ -14,10 +14,10 @@ from queue_site import QUEUE, Held, hold, waiting, warm
 from queue_site import ask as ask_held
 from routing_site import routing_gate
 
-from lb.config.plan import OutlierPlan, PolicyPlan, SequencePlan
-from lb.endpoints.standing import Standings
+from lb.config.plan.plan import OutlierPlan, PolicyPlan, SequencePlan
+from lb.endpoints.ejection_state import Standings
 from lb.errors import ClientError
-from lb.proxy.explain import Described
+from lb.proxy.exchange.explain.described import Described
 
 REQUESTS = {
     "header": ("/x", (("X-Key", " {} "),)),

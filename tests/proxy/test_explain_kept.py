@@ -10,8 +10,8 @@ import pytest
 from affinity_site import COOKIE, DRAIN, MAINTENANCE, App, Web, web
 from datapath import Site, settle
 
-from lb.config.plan import PolicyPlan
-from lb.proxy.explain import Described
+from lb.config.plan.plan import PolicyPlan
+from lb.proxy.exchange.explain.described import Described
 
 
 def asked(cookie: str) -> Described:

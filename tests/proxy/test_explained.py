@@ -17,12 +17,12 @@ from oip_site import ask as ask_model
 from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
 
-from lb.balancing.first import First
+from lb.balancing.policies.first import First
 from lb.balancing.registry import GROUP, POLICIES
-from lb.config.plan import PolicyPlan
-from lb.config.sampling import ExplainPlan
+from lb.config.plan.plan import PolicyPlan
+from lb.config.schema.listeners.sampling import ExplainPlan
 from lb.endpoints.candidates import candidates
-from lb.proxy.explanation import HEADER_BYTES, LOG_BYTES, Explanation
+from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Explanation
 
 ASKED = ExplainPlan(0, ("127.0.0.1",))
 FIRST = PolicyPlan("first", options={"fill": 9})
@@ -169,7 +169,7 @@ async def test_a_plug_in_s_fault_is_no_fault_of_the_request(site: Site, monkeypa
         def of(*arguments: object) -> None:
             raise RuntimeError("no view")
 
-    monkeypatch.setattr("lb.proxy.exchange.View", View)
+    monkeypatch.setattr("lb.proxy.exchange.exchange.View", View)
     assert explain_of(await ask(gate))["choices"][0]["why"] == "the policy chose it"
 
 

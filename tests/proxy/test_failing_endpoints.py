@@ -15,8 +15,8 @@ from oip_site import ModelServer, ask, echo, failing, plain
 from ports import free_port
 from routing_site import routing_gate
 
-from lb.core.segment import Segment
 from lb.endpoints.set import EndpointSet
+from lb.shared.segment import Segment
 
 POLICIES: dict[str, dict[str, Any]] = {
     "round_robin": {}, "least_request": {}, "power_of_two": {}, "peak_ewma": {}, "least_time": {},

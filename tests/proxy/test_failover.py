@@ -13,9 +13,9 @@ from ports import free_port
 from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
 
-from lb.config.plan import OutlierPlan, PolicyPlan
-from lb.endpoints.standing import Standings
-from lb.proxy.explain import Described
+from lb.config.plan.plan import OutlierPlan, PolicyPlan
+from lb.endpoints.ejection_state import Standings
+from lb.proxy.exchange.explain.described import Described
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from datapath import HTTP
 
-from lb.config.hop import HopPlan
-from lb.proxy.forwarded import forward
-from lb.proxy.trusted import TrustedProxies
+from lb.config.schema.listeners.hop import HopPlan
+from lb.proxy.accept.trusted import TrustedProxies
+from lb.proxy.routing.headers.forwarded import forward
 
 ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

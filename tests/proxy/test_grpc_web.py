@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.proxy.grpc_web import decode_pieces, encode_pieces, kind_of, trailers_frame
+from lb.http.grpc.web import decode_pieces, encode_pieces, kind_of, trailers_frame
 
 
 @pytest.mark.parametrize(

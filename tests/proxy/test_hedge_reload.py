@@ -13,7 +13,7 @@ from datapath import Gate, Site, settle
 from hedge_site import BOTH, ENDPOINTS, Told, idle, lost, models, results, series, two
 from oip_site import ask, plain
 
-from lb.config.plan import EndpointPlan
+from lb.config.plan.plan import EndpointPlan
 
 ASKED = {"trusted": ["127.0.0.1"]}
 

@@ -10,7 +10,7 @@ from http2_front import echo
 from test_http2_lengths import Http2Endpoint
 from test_http2_methods import METHODS
 
-from lb.core.http1 import parse
+from lb.http.http1 import parse
 
 
 async def ask(gate: Gate, method: str, body: bytes = b"", head: bytes = b"") -> tuple[int, bytes]:

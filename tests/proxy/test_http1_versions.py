@@ -9,7 +9,7 @@ import pytest
 from datapath import Site
 from test_http1_edges import OK, answering
 
-from lb.core.http1 import parse
+from lb.http.http1 import parse
 
 CLOSE = b"\r\nConnection: close\r\n\r\n"
 

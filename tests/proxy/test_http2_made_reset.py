@@ -16,7 +16,7 @@ from hyperframe.frame import HeadersFrame, RstStreamFrame
 from scripted_peer import Peer, Scripted
 from test_gathered_pieces import segments
 
-from lb.core.http2_probe import bytes_looked
+from lb.http.http2.http2_probe import bytes_looked
 
 DATA, RST_STREAM, GOAWAY = 0, 3, 7
 ENHANCE_YOUR_CALM = 11

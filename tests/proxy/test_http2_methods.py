@@ -11,7 +11,7 @@ from h2_client import h2_client
 from http2_front import echo
 from test_http2_lengths import Http2Endpoint
 
-from lb.proxy.explain import Described
+from lb.proxy.exchange.explain.described import Described
 
 # Of HTTP/1.1, of RTSP, of nobody, and one with every mark that a token may have.
 METHODS = ["GET", "QUERY", "PROPFIND", "DESCRIBE", "BREW", "get", "M" * 500, "!#$%&'*+-.^_`|~09azAZ"]

@@ -16,7 +16,7 @@ from h2_client import h2_client
 from test_grpc import GRPC_POOL, UNLIMITED, Service
 from tls_site import AUTHORITY, CLIENTS, answer_ok, https
 
-from lb.config.tls_plan import PoolTlsPlan
+from lb.config.plan.tls import PoolTlsPlan
 
 ALPN = ("h2", "http/1.1")
 ENDPOINTS = Authority("Endpoints")

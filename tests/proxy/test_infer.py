@@ -28,9 +28,9 @@ from oip_site import (
     tensor,
 )
 
-from lb.config.cors import CorsConfig, cors_plan
-from lb.config.rate import RatePlan
-from lb.config.route_plan import FieldsPlan
+from lb.config.plan.routes import FieldsPlan
+from lb.config.schema.routes.cors import CorsConfig, cors_plan
+from lb.config.schema.routes.rate import RatePlan
 from lb.wire import grpc_service_pb2 as wire
 
 HOUR = 3600 * 1_000_000_000

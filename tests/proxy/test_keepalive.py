@@ -15,7 +15,7 @@ import pytest
 from datapath import Gate, Site, settle
 from tcp_site import TCP, Reader, Writer
 
-from lb.config.plan import KeepalivePlan
+from lb.config.plan.plan import KeepalivePlan
 
 FIRST, SECOND = KeepalivePlan(61, 16, 5, 90_000), KeepalivePlan(62, 17, 6)
 OFF = (0, 0)

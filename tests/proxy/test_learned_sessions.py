@@ -14,9 +14,9 @@ from affinity_site import DRAIN, HEADER, LEARN, MAINTENANCE, QUEUE, ROUND, SERIE
 from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
 
-from lb.config.plan import LearnPlan
-from lb.config.route_plan import FieldsPlan, HedgePlan, RetryPlan
-from lb.core.pins import Pins
+from lb.config.plan.plan import LearnPlan
+from lb.config.plan.routes import FieldsPlan, HedgePlan, RetryPlan
+from lb.shared.affinity_table import Pins
 from lb.telemetry.series import Series
 
 

@@ -14,7 +14,7 @@ from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
 from oip_site import ModelServer, ask, echo, plain
 
-from lb.config.plan import PolicyPlan, QueuePlan
+from lb.config.plan.plan import PolicyPlan, QueuePlan
 from lb.wire import grpc_service_pb2 as wire
 
 POOL = {"protocol": "oip", "models": ("a", "", "b")}  # bits 0 and 2

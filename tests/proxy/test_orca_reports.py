@@ -12,8 +12,8 @@ from datapath import Gate, Site, settle
 from oip_site import OIP, ModelServer, ask, echo, plain
 from test_grpc import Service, channel_to
 
-from lb.config.plan import PolicyPlan
-from lb.upstream import load_report
+from lb.config.plan.plan import PolicyPlan
+from lb.upstream.load import load_report
 
 POLICY = {"policy": PolicyPlan("client_side_weighted_round_robin", options={"blackout_period": "0s"})}
 

@@ -13,8 +13,8 @@ from ports import free_port
 from test_grpc import channel_to
 from test_http1 import GET, Recorder
 
-from lb.config.plan import OutlierPlan
-from lb.endpoints.standing import Standings
+from lb.config.plan.plan import OutlierPlan
+from lb.endpoints.ejection_state import Standings
 
 WELL, EJECTED, PROBATION = 0, 1, 2
 FIVE, GATEWAY, ON_PROBATION = 1, 2, 3  # enum tg_ejection

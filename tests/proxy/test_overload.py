@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lb.proxy.overload import Overload
+from lb.proxy.accept.overload import Overload
 
 MIB = 1 << 20
 

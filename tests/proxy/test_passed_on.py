@@ -13,7 +13,7 @@ from test_grpc import GRPC_POOL
 from test_grpc_web_exchange import BINARY, TEXT, call, decoded
 from test_http2_lengths import Http2Endpoint
 
-from lb.config.route_plan import FieldsPlan
+from lb.config.plan.routes import FieldsPlan
 
 FORM = r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z][a-z] \d{4} \d\d:\d\d:\d\d GMT"
 THEIRS = "Tue, 15 Nov 1994 08:12:31 GMT"

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from datapath import SECOND, Gate, Site, settle
 
-from lb.config.plan import ProxyProtocolPlan, SniRoutePlan
-from lb.core.client_hello import parse as parse_hello
-from lb.core.proxy_header import build, parse
+from lb.config.plan.plan import ProxyProtocolPlan, SniRoutePlan
+from lb.net.proxy_header import build, parse
+from lb.net.tls.client_hello import parse as parse_hello
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter

@@ -9,7 +9,7 @@ from datapath import Site
 from h2_client import h2_client
 from routing_site import curl, routing_gate, shown
 
-from lb.proxy.readings import path_readings
+from lb.proxy.routing.readings import path_readings
 
 ROUTES: list[dict[str, Any]] = [
     {"match": {"path": {"prefix": "/admin/"}}, "respond": {"status": 403}},

@@ -13,9 +13,8 @@ import msgpack
 import pytest
 from datapath import HTTP, POOL, ROUTE, SECOND, listening_socket
 
-from lb.config.plan import AccessLogPlan, EndpointPlan, Plan, PoolPlan, RoutePlan
-from lb.config.rate import RatePlan
-from lb.config.route_plan import (
+from lb.config.plan.plan import AccessLogPlan, EndpointPlan, Plan, PoolPlan, RoutePlan
+from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
     CorsPlan,
@@ -27,10 +26,11 @@ from lb.config.route_plan import (
     SharePlan,
     SplitPlan,
 )
-from lb.core.segment import Segment
+from lb.config.schema.routes.rate import RatePlan
 from lb.errors import TidegateError
 from lb.proxy.proxy import Proxy
-from lb.proxy.route import Route
+from lb.proxy.routing.route import Route
+from lb.shared.segment import Segment
 
 ENDPOINTS = [EndpointPlan(f"192.0.2.{i}:80", i, 900 + i, 1) for i in range(8)]
 

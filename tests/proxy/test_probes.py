@@ -11,7 +11,7 @@ import pytest
 from datapath import Gate, Site, settle
 from probe_peers import PATH, HttpPeer, request, start
 
-from lb.config.plan import PolicyPlan
+from lb.config.plan.plan import PolicyPlan
 from lb.telemetry.series import Series
 
 ALL = pytest.mark.parametrize("protocol", ["http", "http2", "grpc", "oip"])

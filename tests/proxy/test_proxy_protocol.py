@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from datapath import SECOND, Gate, Site, settle
 
-from lb.config.plan import PolicyPlan, ProxyProtocolPlan
-from lb.core.proxy_header import build, parse
+from lb.config.plan.plan import PolicyPlan, ProxyProtocolPlan
+from lb.net.proxy_header import build, parse
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter

@@ -13,7 +13,7 @@ from oip_site import OIP, ModelServer, echo, plain
 from oip_site import ask as ask_model
 from queue_site import QUEUE, line, waiting
 
-from lb.config.plan import QueuePlan
+from lb.config.plan.plan import QueuePlan
 from lb.wire import grpc_service_pb2 as wire
 
 

@@ -16,9 +16,9 @@ from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
 from oip_site import ModelServer, ask, echo, plain
 from queue_site import QUEUE, line, waiting
 
-from lb.config.sampling import ExplainPlan
-from lb.core.segment import Segment
+from lb.config.schema.listeners.sampling import ExplainPlan
 from lb.proxy.proxy import Proxy
+from lb.shared.segment import Segment
 
 MODELS = ("a", "b", "d")
 ASKED = ExplainPlan(0, ("127.0.0.1",))

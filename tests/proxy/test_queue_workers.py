@@ -14,9 +14,9 @@ import pytest
 from datapath import SECOND, Gate, Handler, Site, listening_socket, settle
 from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
-from lb.config.plan import QueuePlan
-from lb.core.segment import Segment
+from lb.config.plan.plan import QueuePlan
 from lb.proxy.proxy import Proxy
+from lb.shared.segment import Segment
 
 
 @contextlib.asynccontextmanager

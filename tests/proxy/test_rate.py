@@ -12,11 +12,11 @@ import pytest
 from datapath import Gate, Site, listening_socket
 from test_http1 import Recorder
 
-from lb.config.hop import HopPlan
-from lb.config.rate import RatePlan
-from lb.config.route_plan import AnswerPlan
-from lb.core.segment import Segment
+from lb.config.plan.routes import AnswerPlan
+from lb.config.schema.listeners.hop import HopPlan
+from lb.config.schema.routes.rate import RatePlan
 from lb.proxy.proxy import Proxy
+from lb.shared.segment import Segment
 
 HOUR = 3600 * 1_000_000_000
 LIMIT = RatePlan(interval_ns=HOUR, burst=3, key="source", key_name="", fields="standard")

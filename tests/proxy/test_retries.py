@@ -18,7 +18,7 @@ from ports import free_port
 from routing_site import routing_gate
 from scripted_peer import Peer
 
-from lb.config.plan import PolicyPlan
+from lb.config.plan.plan import PolicyPlan
 from lb.control.registry import DRAIN, ENABLED
 from lb.upstream.pool import Pool
 from lb.wire import grpc_service_pb2 as wire

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from route_reference import Request, find
 
-from lb.config.plan import RoutePlan
-from lb.config.route_plan import ConditionPlan
-from lb.core.segment import Segment
+from lb.config.plan.plan import RoutePlan
+from lb.config.plan.routes import ConditionPlan
+from lb.shared.segment import Segment
 
-_route = import_module("lb.proxy.route")
-_paths = import_module("lb.proxy.paths")
+_route = import_module("lb.proxy.routing.route")
+_paths = import_module("lb.proxy.routing.paths")
 
 PLAIN = RoutePlan(
     name="", series=0, pool=-1, host="", path_kind="", path="", methods=(), cache=False, cache_ttl_ns=0, timeout_ns=0,

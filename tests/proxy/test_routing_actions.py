@@ -13,7 +13,7 @@ from oip_site import INFER, ModelServer, echo
 from ports import free_port
 from routing_site import curl, routing_gate, shown
 
-from lb.proxy.explain import Described
+from lb.proxy.exchange.explain.described import Described
 
 H = "-H"
 

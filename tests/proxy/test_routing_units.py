@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.config.normal import normal_path
-from lb.config.route_plan import NormalizePlan
+from lb.config.plan.routes import NormalizePlan
 
-normal_target = import_module("lb.proxy.normalize").normal_target
+normal_target = import_module("lb.proxy.routing.normalize").normal_target
 
 ALL = NormalizePlan(True, True, True, "keep")
 PLANS = st.builds(

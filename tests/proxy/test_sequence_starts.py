@@ -17,8 +17,8 @@ from queue_site import QUEUE, waiting
 from scripted_peer import Peer
 from test_sequence_streams import FIELDS, PATH, POOL, framed, opened, step
 
-from lb.config.plan import PolicyPlan
-from lb.core.pins import Pins
+from lb.config.plan.plan import PolicyPlan
+from lb.shared.affinity_table import Pins
 from lb.wire import grpc_service_pb2 as wire
 
 REFUSED_STREAM = 7

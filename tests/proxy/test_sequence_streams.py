@@ -14,8 +14,8 @@ from h2_client import H2Client, frame, h2_client
 from oip_site import Answer, ModelServer, ask, echo, plain
 from queue_site import QUEUE, waiting
 
-from lb.config.plan import PolicyPlan, SequencePlan
-from lb.core.pins import Pins
+from lb.config.plan.plan import PolicyPlan, SequencePlan
+from lb.shared.affinity_table import Pins
 from lb.wire import grpc_service_pb2 as wire
 
 SEQUENCES = SequencePlan(idle_ns=20 * SECOND, drain_ns=SECOND)

@@ -16,9 +16,9 @@ from datapath import SECOND, Site, settle
 from ports import free_port
 from tcp_site import BLOCK, TCP, Reader, Writer, echo, idle, read_all
 
-from lb.config.plan import PolicyPlan
-from lb.core.segment import Segment
+from lb.config.plan.plan import PolicyPlan
 from lb.endpoints.set import EndpointSet
+from lb.shared.segment import Segment
 
 
 def named(name: bytes) -> Callable[[Reader, Writer], Awaitable[None]]:

@@ -14,8 +14,8 @@ from datapath import Gate, Site
 from test_proxy_protocol import CLIENT, SITE, TRUSTED, header_keeper
 from test_tls_tcp import AUTHORITY, TLS, idle
 
-from lb.config.tls_plan import CertificatePlan
-from lb.core.proxy_header import build
+from lb.config.plan.tls import CertificatePlan
+from lb.net.proxy_header import build
 
 CLIENTS = Authority("Clients")
 VERSION, CN, CIPHER, SIG_ALG, KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25  # 2.2.6

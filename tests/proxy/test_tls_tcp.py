@@ -14,7 +14,7 @@ from authority import Authority, server_context
 from datapath import SECOND, Gate, Site, settle
 from queue_site import QUEUE, waiting
 
-from lb.config.tls_plan import CertificatePlan, PoolTlsPlan, TlsPlan
+from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan
 
 AUTHORITY = Authority()
 PAIR = AUTHORITY.issue("default.test", "127.0.0.1")

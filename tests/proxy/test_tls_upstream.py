@@ -19,7 +19,7 @@ import pytest
 from authority import Authority, Pair, server_context
 from datapath import SECOND, Gate, Site
 
-from lb.config.tls_plan import PoolTlsPlan
+from lb.config.plan.tls import PoolTlsPlan
 
 AUTHORITY = Authority()
 CLIENTS = Authority("Clients")

@@ -11,7 +11,7 @@ from ports import free_port
 from udp_site import UdpSite, drop, end, silent
 from udp_site import site as site
 
-from lb.config.plan import PolicyPlan
+from lb.config.plan.plan import PolicyPlan
 
 MAGLEV = PolicyPlan("maglev", "source", "", None)
 

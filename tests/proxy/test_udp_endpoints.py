@@ -17,7 +17,7 @@ from ports import free_port
 from udp_site import UdpSite, address_of, bound, drop, end, silent
 from udp_site import site as site
 
-from lb.config.plan import EndpointPlan, PolicyPlan
+from lb.config.plan.plan import EndpointPlan, PolicyPlan
 
 
 async def test_an_endpoint_that_is_not_there_is_passed_over(site: UdpSite) -> None:

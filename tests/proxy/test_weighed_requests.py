@@ -13,11 +13,11 @@ import pytest
 from datapath import SECOND, Gate, Site, settle
 from oip_site import OIP, Behaviour, ModelServer, ask, echo, failing, plain, request, tensor
 
-from lb.config.cost import CostPlan
-from lb.config.plan import PolicyPlan, QueuePlan
-from lb.config.route_plan import HedgePlan
-from lb.core.costs import Costs
-from lb.upstream.cost import PoolCosts
+from lb.config.plan.plan import PolicyPlan, QueuePlan
+from lb.config.plan.routes import HedgePlan
+from lb.config.schema.pools.cost import CostPlan
+from lb.shared.costs import Costs
+from lb.upstream.load.cost import PoolCosts
 from lb.wire import grpc_service_pb2 as wire
 
 BATCH = CostPlan("batch", False)

@@ -13,7 +13,7 @@ from typing import Any
 from authority import Authority, Pair
 from datapath import SECOND, Gate
 
-from lb.config.tls_plan import CertificatePlan, TlsPlan
+from lb.config.plan.tls import CertificatePlan, TlsPlan
 
 AUTHORITY = Authority()
 

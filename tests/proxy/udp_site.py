@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from datapath import HTTP, POOL, SECOND
 
-from lb.config.plan import AccessLogPlan, EndpointPlan, ListenerPlan, Plan, UdpPlan
-from lb.core.segment import Segment
+from lb.config.plan.plan import AccessLogPlan, EndpointPlan, ListenerPlan, Plan, UdpPlan
 from lb.proxy.proxy import Proxy
+from lb.shared.segment import Segment
 from lb.telemetry.datagrams import DROPS, ENDS, DatagramSeries
 
 Answer = Callable[[bytes], list[bytes]]

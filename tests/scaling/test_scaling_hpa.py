@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lb.config.schema import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
+from lb.config.schema.file import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
 from lb.scaling.hpa import Decision, Observation, Sample, ScalerState, decide
 from lb.scaling.propose import Reading, propose
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lb.telemetry.datagrams import DROPS, ENDS, DatagramSeries, DatagramTotals, families
 
-HEADER = Path(__file__).parents[2] / "lb" / "core" / "datagram.h"
+HEADER = Path(__file__).parents[2] / "lb" / "net" / "datagram.h"
 
 
 def test_names_are_those_of_the_compiled_side() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lb.core.segment import Segment
+from lb.shared.segment import Segment
 from lb.telemetry.metrics import Snapshot, exposition
 from lb.telemetry.series import BOUNDS_US, WORDS, Series
 

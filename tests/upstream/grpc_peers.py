@@ -12,10 +12,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-from lb.core.address import Address
-from lb.core.poller import Poller
-from lb.upstream.grpc_py import PyCall
-from lb.upstream.http2 import Http2Channel
+from lb.net.address import Address
+from lb.net.poller import Poller
+from lb.upstream.connections.grpc_py import PyCall
+from lb.upstream.connections.http2 import Http2Channel
 
 SERVICE = b"/test.Service/"
 CONNECT, REFUSED, RESET, TIMEOUT, PROTOCOL, TOO_LARGE = 1, 2, 3, 4, 5, 6

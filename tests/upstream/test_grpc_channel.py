@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from grpc_peers import CONNECT, REFUSED, RESET, SERVICE, TIMEOUT, TOO_LARGE, GrpcServer, channel_to, start, until
 
-from lb.upstream.grpc_py import CallFailed, PyCall, unary
+from lb.upstream.connections.grpc_py import CallFailed, PyCall, unary
 
 
 @pytest.fixture(scope="module", params=["tcp", "unix"])

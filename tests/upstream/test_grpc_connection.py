@@ -25,7 +25,7 @@ from hyperframe.frame import (
 )
 from scripted_peer import Peer, Scripted
 
-from lb.upstream.grpc_py import PyCall
+from lb.upstream.connections.grpc_py import PyCall
 
 
 async def close_at_once(_peer: Peer) -> None:

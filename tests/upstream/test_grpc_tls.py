@@ -12,8 +12,8 @@ import pytest
 from authority import Authority, Pair
 from grpc_peers import CONNECT, SERVICE, channel_to, start
 
-from lb.core.tls_peer import ClientContext, Peer
-from lb.upstream.grpc_py import unary
+from lb.net.tls.peer import ClientContext, Peer
+from lb.upstream.connections.grpc_py import unary
 
 AUTHORITY = Authority()
 CLIENTS = Authority("Clients")

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from lb.upstream.http1_probe import UploadProbe
+from lb.upstream.connections.http1_probe import UploadProbe
 
 
 @pytest.mark.parametrize("flushed", [False, True])

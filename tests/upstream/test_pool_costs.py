@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from lb.config.cost import CostPlan
-from lb.core.costs import Costs
-from lb.core.segment import Segment
-from lb.upstream.cost import PoolCosts
+from lb.config.schema.pools.cost import CostPlan
+from lb.shared.costs import Costs
+from lb.shared.segment import Segment
+from lb.upstream.load.cost import PoolCosts
 
 MS = 1_000_000
 S = 1_000_000_000

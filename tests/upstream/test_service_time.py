@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lb.upstream.service_time import ServiceTime, Warmth
+from lb.upstream.load.service_time import ServiceTime, Warmth
 
 MILLISECOND = 1_000_000
 SECOND = 1000 * MILLISECOND

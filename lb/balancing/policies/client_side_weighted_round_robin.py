@@ -1,0 +1,168 @@
+"""Round robin by weights that the endpoints' own load reports give (ORCA; gRFC A58, Envoy's policy of that name).
+
+An endpoint reports with its answers how many requests it serves in a second, how many of them fail, and how busy that
+makes it (`xds.data.orca.v3.OrcaLoadReport`; lb/upstream/load/load_report reads them). Its weight is what it would serve
+if it were fully busy:
+
+    requests/s / (utilization + errors/s / requests/s * error_utilization_penalty)
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from lb.balancing.explained import Explained, Score
+from lb.balancing.options import ReportOptions
+from lb.balancing.policy import Policy
+from lb.balancing.stride import Stride
+from lb.endpoints.set import EndpointSet
+
+
+class ClientSideWeightedRoundRobin(Policy):
+    """Endpoints in turn, in proportion to the weights from their reports times those configured.
+
+    A report counts from `blackout_period` after the endpoint's first one or after it came up, whichever is later, until
+    `weight_expiration_period` after it came. Without one an endpoint has the mean weight of the others; where fewer
+    than two have one, it is round robin by the configured weights. Every worker has its own turn.
+    """
+
+    Options = ReportOptions
+
+    def __init__(self, endpoints: EndpointSet, options: ReportOptions) -> None:
+        Policy.__init__(self, endpoints, options)
+        self.reads_reports = options.oob is None
+        self.blackout = options.blackout_period
+        self.expiration = options.weight_expiration_period
+        self.update = options.weight_update_period
+        self.penalty = options.error_utilization_penalty
+        # Workers start at different endpoints: else the first of all of them would meet at one.
+        self.rotation = endpoints.worker
+        self.turns = Stride(endpoints.size)
+        # The weights that the table was made with, reports aside; 0 of those that took no requests then.
+        self.known = array("i", bytes(4 * endpoints.size))
+        self.filled_at = 0
+        self.filled = False
+
+    def pick(self, now: int, key: int, exclude: int) -> int:
+        if self.endpoints.size == 0:
+            return -1
+        self.turns.sequence = self.rotation
+        index = self.choose(now, exclude)
+        self.rotation = self.turns.sequence
+        return index
+
+    def choose(self, now: int, exclude: int) -> int:
+        if not self.filled or now >= self.filled_at + self.update:
+            self.refill(now)
+        index = self.turn(exclude)
+        if index >= 0:
+            return index
+        other = self.any(exclude)
+        if other < 0:
+            return self.last_resort(exclude)
+        # Those that have their turns in the table do not take requests any more, or others do.
+        self.refill(now)
+        index = self.turn(exclude)
+        return index if index >= 0 else other
+
+    def explain(self, now: int, key: int, exclude: int) -> Explained:
+        endpoints = self.endpoints
+        before = (self.rotation, self.filled_at, self.filled)
+        table, known = list(self.turns.weights), list(self.known)
+        index = self.pick(now, key, exclude)
+        weights = self.weights(now)
+        scores = []
+        for i in range(endpoints.size):
+            if i != exclude and endpoints.effective_weight(i) > 0:
+                note = (
+                    f"weight {weights[i]:.4g}, {'reported' if self.reported(i, now) > 0 else 'no report that counts'}"
+                )
+                scores.append(Score(i, float(i != index), note))
+        self.rotation, self.filled_at, self.filled = before
+        for i, weight in enumerate(table):
+            self.turns.weights[i] = weight
+            self.known[i] = known[i]
+        return Explained("in turn, by the weights from the endpoints' reports; every worker has its own turn", scores)
+
+    def turn(self, exclude: int) -> int:
+        """The next in turn that is available; -1 when there is none within two generations. In each generation the one
+        of the largest weight has a turn, and every change of a weight is seen: the next choice makes the table anew."""
+        for _ in range(2 * self.endpoints.size):
+            if self.changed(self.turns.sequence % self.endpoints.size):
+                self.filled = False
+            index = self.turns.step()
+            if index >= 0 and index != exclude and self.endpoints.effective_weight(index) > 0:
+                return index
+        return -1
+
+    def any(self, exclude: int) -> int:
+        """Whoever takes requests, from the next in turn on; -1: nobody."""
+        start = self.turns.sequence
+        for seen in range(self.endpoints.size):
+            index = (start + seen) % self.endpoints.size
+            if index != exclude and self.endpoints.effective_weight(index) > 0:
+                return index
+        return -1
+
+    def refill(self, now: int) -> None:
+        # The turns are those of all: this choice may be among one group, or who has one model, the next among others.
+        group, wanted = self.endpoints.group, self.endpoints.wanted
+        self.endpoints.group, self.endpoints.wanted = -1, 0
+        self.turns.fill(self.weights(now))
+        for i in range(self.endpoints.size):
+            self.known[i] = self.endpoints.standing_weight(i)
+        self.endpoints.group, self.endpoints.wanted = group, wanted
+        self.filled_at = now
+        self.filled = True
+
+    def changed(self, i: int) -> bool:
+        """Whether it takes requests by another weight than the table has of it: an operator's, or that of a slow start.
+        One that takes none keeps its turns, which go to others."""
+        weight = self.endpoints.standing_weight(i)
+        return weight not in (0, self.known[i])
+
+    def weights(self, now: int) -> list[float]:
+        """What each endpoint's share is in proportion to; an endpoint that takes no requests has the smallest."""
+        endpoints = self.endpoints
+        made = []
+        known = 0
+        total = 0.0
+        for i in range(endpoints.size):
+            share = self.reported(i, now) if endpoints.standing_weight(i) > 0 else 0.0
+            made.append(share)
+            if share > 0:
+                known += 1
+                total += share
+        smallest = 0.0
+        for i in range(endpoints.size):
+            share = made[i]
+            if known < 2:
+                share = 1.0
+            elif share == 0:
+                share = total / known
+            share *= endpoints.standing_weight(i)
+            made[i] = share
+            if share > 0 and (smallest == 0 or share < smallest):
+                smallest = share
+        return [share if share > 0 else smallest for share in made]
+
+    def reported(self, index: int, now: int) -> float:
+        """The weight by the endpoint's last report; 0: it has none that counts."""
+        endpoints = self.endpoints
+        at = endpoints.reported_at(index)
+        if at == 0:
+            return 0.0
+        if now >= at + self.expiration:
+            endpoints.forget_report(index)
+            return 0.0
+        if now < endpoints.reporting_since(index) + self.blackout:
+            return 0.0
+        return self.weight(
+            endpoints.reported_utilization(index), endpoints.reported_qps(index), endpoints.reported_eps(index)
+        )
+
+    def weight(self, utilization: float, qps: float, eps: float) -> float:
+        """The formula; 0 where there is nothing to divide by."""
+        if qps <= 0 or utilization <= 0:
+            return 0.0
+        return qps / (utilization + eps / qps * self.penalty)

@@ -1,0 +1,167 @@
+"""How lists and mappings look: an example for each place that takes one, for the messages about values of another
+kind. tests/config/test_config_foreign.py validates them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from lb.config.advice.literal import instead_of_pattern, redirect_of_url
+
+_HEADERS = "{x-team: blue}"
+_NETWORKS = "[10.0.0.0/8]"
+
+LISTS: dict[tuple[str, str], str] = {
+    ("Config", "listeners"): 'listeners: {web: {bind: "0.0.0.0:8080", protocol: http, routes: [{pool: app}]}}',
+    ("Config", "pools"): 'pools: {app: {protocol: http, endpoints: ["10.0.0.1:8080"]}}',
+    ("ListenerConfig", "routes"): "routes: [{match: {path: {prefix: /v2/}}, pool: app}]",
+    ("ListenerConfig", "sni_routes"): "sni_routes: [{sni: [example.org], pool: app}]",
+    ("ListenerConfig", "trusted_proxies"): f"trusted_proxies: {_NETWORKS}",
+    ("ListenerConfig", "upgrades"): "upgrades: [websocket]",
+    ("TlsConfig", "certificates"): "certificates: [{cert: site.pem, key: site.key}]",
+    ("TlsConfig", "alpn"): "alpn: [h2, http/1.1]",
+    ("CertificateConfig", "names"): "names: [example.org]",
+    ("RouteConfig", "pools"): "pools: [{pool: app, weight: 90}, {pool: canary, weight: 10}]",
+    ("MatchConfig", "method"): "method: [GET, HEAD]",
+    ("MatchConfig", "headers"): f"headers: {_HEADERS}",
+    ("MatchConfig", "query"): 'query: {debug: "1"}',
+    ("MatchConfig", "cookies"): "cookies: {group: beta}",
+    ("MatchConfig", "source"): f"source: {_NETWORKS}",
+    ("MatchConfig", "not_source"): f"not_source: {_NETWORKS}",
+    ("RespondConfig", "headers"): "headers: {content-type: text/plain}",
+    ("FieldsConfig", "set"): f"set: {_HEADERS}",
+    ("FieldsConfig", "add"): f"add: {_HEADERS}",
+    ("FieldsConfig", "remove"): "remove: [server]",
+    ("RetryConfig", "on"): "on: [connect, reset, 5xx]",
+    ("CorsConfig", "allow_origins"): 'allow_origins: ["https://app.example.org"]',
+    ("CorsConfig", "allow_origin_regexes"): 'allow_origin_regexes: ["https://.*[.]example[.]org"]',
+    ("CorsConfig", "allow_methods"): "allow_methods: [GET, POST]",
+    ("CorsConfig", "allow_headers"): "allow_headers: [content-type]",
+    ("CorsConfig", "expose_headers"): "expose_headers: [x-request-id]",
+    ("SniRouteConfig", "sni"): "sni: [example.org]",
+    ("SniRouteConfig", "alpn"): "alpn: [h2]",
+    ("SniRouteConfig", "source"): f"source: {_NETWORKS}",
+    ("ProxyProtocolConfig", "from"): f"from: {_NETWORKS}",
+    ("ExplainConfig", "trusted"): f"trusted: {_NETWORKS}",
+    ("PoolConfig", "endpoints"): 'endpoints: ["10.0.0.1:8080", {address: "10.0.0.2:8080", weight: 2}]',
+    ("DnsSourceConfig", "families"): "families: [ipv4]",
+    ("DnsSourceConfig", "resolvers"): "resolvers: [10.0.0.53]",
+    ("ServeConfig", "providers"): "providers: [cuda, cpu]",
+    ("ServeConfig", "args"): 'args: ["--log-level", debug]',
+    ("ServeConfig", "env"): 'env: {CUDA_VISIBLE_DEVICES: "0"}',
+    ("HealthConfig", "headers"): f"headers: {_HEADERS}",
+    ("HealthConfig", "status"): "status: [200-399]",
+    ("HealthConfig", "models"): "models: [digits]",
+    ("ScalingConfig", "metrics"): "metrics: [{type: in_flight, target: 4}]",
+    ("BehaviorConfig", "policies"): "policies: [{type: replicas, value: 2}]",
+}
+FORMS: dict[str, str] = {
+    "AdminConfig": "{bind: 127.0.0.1:9900}",
+    "AgentConfig": "{port: 9999}",
+    "BodyMatchConfig": "{contains: ok}",
+    "CacheConfig": "{size: 256MiB}",
+    "CertificateConfig": "{cert: site.pem, key: site.key}",
+    "CookieConfig": "{name: lb}",
+    "CorsConfig": '{allow_origins: ["https://app.example.org"]}',
+    "AffinityConfig": "{cookie: {name: lb}}",
+    "LearnConfig": "{cookie: JSESSIONID}",
+    "DiscoverConfig": "{dns: {name: models.internal, port: 8001}}",
+    "DnsSourceConfig": "{name: models.internal, port: 8001}",
+    "ExplainConfig": f"{{trusted: {_NETWORKS}}}",
+    "EndpointConfig": '{address: "10.0.0.1:8080"}',
+    "FieldsConfig": f"{{set: {_HEADERS}}}",
+    "FileSourceConfig": "{path: endpoints.yaml}",
+    "GrpcMatch": "{service: inference.GRPCInferenceService}",
+    "HealthConfig": "{type: http, path: /healthz}",
+    "HedgeConfig": "{after: p95}",
+    "KeyConfig": "{header: x-session}",
+    "LimitsConfig": "{max_in_flight: 10000}",
+    "ListenerConfig": '{bind: "0.0.0.0:8080", protocol: http, routes: [{pool: app}]}',
+    "LogConfig": "{level: info}",
+    "MatchConfig": "{path: {prefix: /v2/}}",
+    "MirrorConfig": "{pool: canary}",
+    "ModelMatch": "{exact: digits}",
+    "TextMatch": "{present: true}",
+    "CostConfig": "{unit: bytes}",
+    "SlowStartConfig": "{window: 30s}",
+    "StepConfig": "{type: replicas, value: 2}",
+    "PathMatch": "{prefix: /v2/}",
+    "PoolConfig": '{protocol: http, endpoints: ["10.0.0.1:8080"]}',
+    "ProxyProtocolConfig": f"{{from: {_NETWORKS}}}",
+    "QueueConfig": "{timeout: 30s}",
+    "RateKeyConfig": "{source: true}",
+    "RateLimitConfig": "{rate: 100/s}",
+    "RedirectConfig": "{scheme: https, status: 308}",
+    "RespondConfig": "{status: 200, body: ok}",
+    "RetryBackoffConfig": "{base: 25ms}",
+    "RetryConfig": "{attempts: 2}",
+    "RewriteConfig": "{path: /v2/}",
+    "RouteConfig": "{match: {path: {prefix: /v2/}}, pool: app}",
+    "ScalingConfig": "{metrics: [{type: in_flight, target: 4}]}",
+    "MetricConfig": "{type: in_flight, target: 4}",
+    "PolicyConfig": "{type: least_request}",
+    "RegexRewriteConfig": "{pattern: '^/v1/', substitution: /v2/}",
+    "SendProxyConfig": "{version: v2}",
+    "ServeConfig": "{models: models}",
+    "ShareConfig": "{pool: app, weight: 90}",
+    "ShutdownConfig": "{drain_timeout: 30s}",
+    "SniRouteConfig": "{sni: [example.org], pool: app}",
+    "TlsConfig": "{certificates: [{cert: site.pem, key: site.key}]}",
+    "TracingConfig": '{endpoint: "http://127.0.0.1:4318/v1/traces"}',
+    "UdpConfig": "{max_sessions: 10000}",
+}
+
+# Of a value that stands in place of a mapping, by the mapping: what it means there. {} is the value.
+_MEANINGS: dict[str, tuple[tuple[str, str], ...]] = {
+    "CacheConfig": ((r"[0-9.]+(?:B|KiB|MiB|GiB|TiB)", "{{size: {}}}"),),
+    "CookieConfig": ((r"[A-Za-z_][A-Za-z0-9_-]{0,63}", "{{name: {}}}"),),
+    "HealthConfig": (
+        (r"http|grpc|oip|tcp", "{{type: {}}}"),
+        (r"/[!-z]{0,200}", "{{type: http, path: {}}}"),
+    ),
+    "HedgeConfig": ((r"p[5-9][0-9]|[1-9][0-9]*ms", "{{after: {}}}"),),
+    "KeyConfig": (
+        (r"source", "{{source: true}}"),
+        (r"model", "{{model: true}}"),
+        (r"[Xx]-[A-Za-z-]+", "{{header: {}}}"),
+    ),
+    "LogConfig": ((r"debug|info|warning|error", "{{level: {}}}"), (r"/[!-z]{1,200}", "{{access: {}}}")),
+    "MatchConfig": (
+        (r"/[!-)+-z]{0,200}", "{{path: {{prefix: {}}}}}"),
+        (r"[a-z0-9-]+(?:\.[a-z0-9-]+)+", "{{host: {}}}"),
+    ),
+    "MirrorConfig": ((r"[A-Za-z][A-Za-z0-9_-]{0,62}", "{{pool: {}}}"),),
+    "PathMatch": ((r"/[!-)+-z]{0,200}", "{{prefix: {}}}"),),
+    "OutlierConfig": ((r"[1-9][0-9]{0,5}", "{{consecutive_5xx: {}}}"),),
+    "QueueConfig": ((r"[1-9][0-9]{0,5}", "{{max: {}}}"), (r"[1-9][0-9]{0,5}(?:s|ms|m)", "{{timeout: {}}}")),
+    "FileSourceConfig": ((r"[./A-Za-z][!-z]{0,200}", "{{path: {}}}"),),
+    "RedirectConfig": ((r"http|https", "{{scheme: {}}}"), (r"30[1278]", "{{scheme: https, status: {}}}")),
+    "RespondConfig": ((r"[2-5][0-9][0-9]", "{{status: {}}}"), (r"[A-Za-z]{1,64}", "{{body: {}}}")),
+    "RateKeyConfig": ((r"source|ip", "{{source: true}}"), (r"[Xx]-[A-Za-z-]+", "{{header: {}}}")),
+    "RateLimitConfig": ((r"[1-9][0-9]{0,5}/[smhd]", "{{rate: {}}}"), (r"[1-9][0-9]{0,5}", "{{rate: {}/s}}")),
+    "RetryConfig": ((r"[0-9]|10", "{{attempts: {}}}"),),
+    "RouteConfig": ((r"[A-Za-z][A-Za-z0-9_-]{0,62}", "{{pool: {}}}"),),
+    "ServeConfig": ((r"[./A-Za-z][!-z]{0,200}", "{{models: {}}}"),),
+}
+
+
+def shown_form(model: type[BaseModel]) -> str:
+    """A mapping of `model`; "" where none is more usual than others."""
+    return FORMS.get(model.__name__, "")
+
+
+def instead_of(model: type[BaseModel], given: Any) -> str:
+    """The mapping that a plain value in its place means; "" where that is not clear."""
+    if isinstance(given, bool) or not isinstance(given, str | int):
+        return ""
+    path = model.__name__ == "PathMatch"
+    if (path or model.__name__ == "MatchConfig") and (form := instead_of_pattern(str(given))):
+        return form if path else f"{{path: {form}}}"
+    if model.__name__ == "RedirectConfig" and (url := redirect_of_url(str(given))):
+        return f"{{{url}}}"
+    for pattern, form in _MEANINGS.get(model.__name__, ()):
+        if re.fullmatch(pattern, str(given), re.ASCII):
+            return form.format(given)
+    return ""

@@ -1,0 +1,32 @@
+"""What the affinity of a pool cannot be together with its other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lb.config.checks.routes import Found
+from lb.config.schema.base import only_for
+from lb.config.schema.file import PoolConfig
+
+# These are how cookies come and go, not what names a session.
+_COOKIE_FIELDS = ("cookie", "set-cookie")
+
+
+def check_affinity(path: str, pool: PoolConfig) -> Iterator[Found]:
+    """The problems of `affinity`, which stands at `path`."""
+    affinity = pool.affinity
+    bytes_only = pool.protocol in ("tcp", "udp")
+    if pool.protocol != "oip":
+        yield from only_for(affinity, path, ("sequence",), "only for protocol oip")
+    if affinity.cookie is not None:
+        if bytes_only:
+            yield f"{path}.cookie", f"not for protocol {pool.protocol}, which has no cookies"
+        if affinity.cookie.same_site == "none" and not affinity.cookie.secure:
+            yield f"{path}.cookie.same_site", "browsers refuse none without secure: true"
+    if affinity.learn is not None:
+        if bytes_only:
+            yield f"{path}.learn", f"not for protocol {pool.protocol}, which has no cookies and no headers"
+        elif affinity.cookie is not None:
+            yield f"{path}.learn", "not together with cookie: which of the two would say where a client stays"
+        if (affinity.learn.header or "").lower() in _COOKIE_FIELDS:
+            yield f"{path}.learn.header", f"{affinity.learn.header} names no session: say cookie: NAME"

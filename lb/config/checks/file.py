@@ -1,0 +1,359 @@
+"""What concerns more than one field or section: the checks that the loader runs after the models'.
+
+Every function yields problems as (path, message). `broken` holds paths of sections that have been reported already
+and stand in `config` by their defaults or not at all (`admin`, `cache`, `pools.NAME`, `listeners.NAME`): nothing is
+said about what depends on them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Set
+from pathlib import Path
+
+from lb.config.address import HostPort, UnixPath, overlap, parse_bind
+from lb.config.checks.affinity import check_affinity
+from lb.config.checks.endpoints import check_endpoints
+from lb.config.checks.health import check_health
+from lb.config.checks.routes import Found as Found
+from lb.config.checks.routes import check_table
+from lb.config.checks.tls import check_tls
+from lb.config.checks.udp import check_udp_listener
+from lb.config.forms import by_form, members_of
+from lb.config.schema.base import did_you_mean, only_for
+from lb.config.schema.file import Config, ListenerConfig, PoolConfig, RouteConfig
+from lb.config.schema.listeners.keepalive import check_pool_keepalive
+from lb.config.schema.listeners.sampling import check_explain
+from lb.config.schema.pools.agent import check_agent
+from lb.config.schema.pools.cost import check_cost
+from lb.config.schema.pools.failover import check_failover
+from lb.config.schema.tracing import check_tracing
+
+Check = Callable[[Config], list[Found]]
+"""A check that a part above this one adds to the loader's own, such as that of the balancing policies."""
+
+_HTTP_ONLY = (
+    "body_timeout",
+    "min_body_rate",
+    "send_timeout",
+    "max_header_bytes",
+    "max_headers",
+    "forwarded",
+    "trusted_proxies",
+    "forwarded_header",
+    "via",
+    "request_id",
+    "retry_buffer",
+    "normalize_path",
+    "aliased_headers",
+    "http2",
+    "upgrades",
+    "upgrade_idle_timeout",
+    "explain",
+)
+_CACHING = ("cache", "cache_ttl")
+_INFERENCE_FIELDS = ("cache-status", "content-type", "date", "inference-header-content-length")
+_STREAM_ONLY = (
+    "max_connections",
+    "max_connections_per_source",
+    "proxy_protocol",
+    "half_close_timeout",
+    "tcp_keepalive",
+)
+_POOLS_OF = {"http": ("oip", "http", "http2", "grpc"), "tcp": ("tcp",), "tls": ("tcp",), "udp": ("udp",)}
+
+
+def check_config(config: Config, broken: Set[str] = frozenset()) -> list[Found]:
+    """Every problem between the sections of `config`."""
+    return [
+        *_presence(config, broken),
+        *_binds(config, broken),
+        *(p for name, listener in config.listeners.items() for p in _listener(config, broken, name, listener)),
+        *_route_names(config),
+        *(p for name, pool in config.pools.items() for p in _pool(name, pool)),
+        *check_failover(config.pools, config.zone is not None or "zone" in broken),
+        *_cache(config, broken),
+        *check_tls(config.listeners, config.pools),
+        *check_explain({name: listener.explain for name, listener in config.listeners.items()}, config.log.access),
+    ]
+
+
+def check_files(config: Config) -> list[Found]:
+    """Problems with the files and folders that `config` names, as this process sees them."""
+    return list(_files(config))
+
+
+def _presence(config: Config, broken: Set[str]) -> Iterator[Found]:
+    if not config.listeners and not any(path.split(".")[0] == "listeners" for path in broken):
+        yield "listeners", "is required: at least one is needed"
+
+
+def _binds(config: Config, broken: Set[str]) -> Iterator[Found]:
+    taken: list[tuple[str, bool, HostPort | UnixPath]] = []
+    if "admin" not in broken:
+        taken.append(("admin", False, parse_bind(config.admin.bind)))
+    for name, listener in config.listeners.items():
+        bind, udp = parse_bind(listener.bind), listener.protocol == "udp"
+        other = next((other for other, kind, theirs in taken if kind == udp and overlap(bind, theirs)), None)
+        if other is not None:
+            yield f"listeners.{name}.bind", f"{listener.bind} is taken by {other}"
+        taken.append((f"listeners.{name}", udp, bind))
+
+
+def _listener(config: Config, broken: Set[str], name: str, listener: ListenerConfig) -> Iterator[Found]:
+    path = f"listeners.{name}"
+    if listener.protocol != "tls":
+        yield from only_for(listener, path, ("sni_routes",), "only for protocol tls")
+    if listener.protocol == "udp":
+        yield from check_udp_listener(path, listener)
+        yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
+        yield from only_for(listener, path, _STREAM_ONLY, "only for protocols http and tcp")
+        if listener.pool is None:
+            yield f"{path}.pool", "is required for protocol udp"
+        else:
+            yield from _reference(config, broken, f"{path}.pool", listener.pool, "udp")
+        return
+    yield from only_for(listener, path, ("udp",), "only for protocol udp")
+    if listener.protocol == "tls":
+        yield from _passthrough(config, broken, path, listener)
+        return
+    if listener.protocol == "tcp":
+        if listener.routes:
+            yield f"{path}.routes", "only for protocol http; a tcp listener has one pool"
+        yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
+        yield from only_for(listener, path, ("header_timeout",), "only for protocols http and tls")
+        if listener.pool is None:
+            yield f"{path}.pool", "is required for protocol tcp"
+        else:
+            yield from _reference(config, broken, f"{path}.pool", listener.pool, "tcp")
+        return
+    yield from only_for(listener, path, ("half_close_timeout",), "only for protocols tcp and tls")
+    if listener.pool is not None:
+        yield f"{path}.pool", "only for protocols tcp and udp; an http listener has routes"
+    if not listener.routes:
+        yield f"{path}.routes", "is required for protocol http: at least one route"
+    ordinary = {name for name, pool in config.pools.items() if pool.protocol in ("http", "http2", "grpc")}
+    members = members_of(listener.routes)
+    for first, places in by_form(members):
+        plain = first.mirror is None and first.model_fields_set.isdisjoint(_CACHING)
+        for i in places:
+            if plain and members[i].pool in ordinary:
+                continue  # as most of thousands are: nothing below is about it
+            route = members[i].route
+            for where, pool in _pools_of(f"{path}.routes[{i}]", route):
+                yield from _reference(config, broken, where, pool, "http")
+            yield from _route(config, broken, f"{path}.routes[{i}]", route)
+    yield from check_table(path, listener)
+    if listener.forwarded_header and listener.forwarded == "off":
+        yield f"{path}.forwarded_header", "has no effect with forwarded: off"
+
+
+def _passthrough(config: Config, broken: Set[str], path: str, listener: ListenerConfig) -> Iterator[Found]:
+    if listener.routes:
+        yield f"{path}.routes", "only for protocol http; a tls listener has sni_routes"
+    yield from only_for(listener, path, _HTTP_ONLY, "only for protocol http")
+    if listener.pool is not None:
+        yield from _reference(config, broken, f"{path}.pool", listener.pool, "tls")
+    elif not listener.sni_routes:
+        yield f"{path}.sni_routes", "a tls listener needs at least one rule, or a pool"
+    taken: dict[str, int] = {}
+    for i, route in enumerate(listener.sni_routes):
+        place = f"{path}.sni_routes[{i}]"
+        yield from _reference(config, broken, f"{place}.pool", route.pool, "tls")
+        for name in route.sni or [""]:
+            if name in taken and taken[name] != i:
+                yield place, f"is never reached: rule {taken[name]} takes every connection for {name or 'any name'}"
+            elif not route.alpn and not route.source:
+                taken[name] = i
+    if listener.pool is not None and "" in taken:
+        yield f"{path}.pool", f"is never reached: rule {taken['']} takes what no other does"
+
+
+def _reference(config: Config, broken: Set[str], path: str, name: str, protocol: str) -> Iterator[Found]:
+    if "pools" in broken or f"pools.{name}" in broken:
+        return
+    if name not in config.pools:
+        yield path, f"there is no pool {name!r}" + did_you_mean(name, config.pools)
+    elif (theirs := config.pools[name].protocol) not in _POOLS_OF[protocol]:
+        allowed = " or ".join(_POOLS_OF[protocol])
+        yield (
+            path,
+            f"the pool {name!r} speaks {theirs}; a listener of protocol {protocol} needs one that speaks {allowed}",
+        )
+
+
+def _pools_of(path: str, route: RouteConfig) -> Iterator[tuple[str, str]]:
+    """The pools that a route names, each with its place."""
+    if route.pool is not None:
+        yield f"{path}.pool", route.pool
+    for i, share in enumerate(route.pools):
+        yield f"{path}.pools[{i}].pool", share.pool
+    if route.mirror is not None:
+        yield f"{path}.mirror.pool", route.mirror.pool
+
+
+def _route(config: Config, broken: Set[str], path: str, route: RouteConfig) -> Iterator[Found]:
+    explicit = route.model_fields_set
+    protocols = {config.pools[name].protocol for name in route.pool_names if name in config.pools}
+    if route.cache_ttl is not None and not route.cache:
+        yield f"{path}.cache_ttl", "has no effect with cache: false"
+    wanted = [key for key in _CACHING if key in explicit and getattr(route, key) and route.cache]
+    for key in wanted:
+        if config.cache is None and "cache" not in broken:
+            yield f"{path}.{key}", "there is no cache; add a section cache: {}"
+        elif protocols and "oip" not in protocols:
+            names = " and ".join(repr(name) for name in route.pool_names)
+            yield f"{path}.{key}", f"only for pools of protocol oip, and {names} is not one"
+    if "oip" in protocols:
+        yield from _inference(path, route)
+    if route.mirror is not None and route.mirror.pool in config.pools and protocols:
+        if protocols != {config.pools[route.mirror.pool].protocol}:
+            yield (
+                f"{path}.mirror.pool",
+                f"must speak what the route's pools speak: {' and '.join(sorted(protocols))}",
+            )
+        if route.mirror.pool in route.pool_names:
+            yield f"{path}.mirror.pool", "answers the route already: it would get each request twice"
+
+
+def _inference(path: str, route: RouteConfig) -> Iterator[Found]:
+    """What has no effect on an inference: a message of its own goes to the model server, its answer is made here."""
+    if route.request_headers is not None:
+        yield f"{path}.request_headers", "only for pools of protocol http"
+    if route.rewrite is not None and route.rewrite.host is not None:
+        yield f"{path}.rewrite.host", "only for pools of protocol http"
+    changes = route.response_headers
+    if changes is None:
+        return
+    if changes.remove:
+        yield f"{path}.response_headers.remove", "only for pools of protocol http"
+    for section, names in (("set", changes.set), ("add", changes.add)):
+        for name in names:
+            if name.lower() in _INFERENCE_FIELDS:
+                yield (
+                    f"{path}.response_headers.{section}.{name}",
+                    "is set by Tidegate for pools of protocol oip",
+                )
+
+
+def _route_names(config: Config) -> Iterator[Found]:
+    seen: dict[str, str] = {}
+    for name, listener in config.listeners.items():
+        for i, member in enumerate(members_of(listener.routes)):
+            if member.name is None:
+                continue
+            path = f"listeners.{name}.routes[{i}]"
+            if seen.setdefault(member.name, path) != path:
+                yield f"{path}.name", f"{member.name!r} is the name of {seen[member.name]} already"
+
+
+def _pool(name: str, pool: PoolConfig) -> Iterator[Found]:
+    path = f"pools.{name}"
+    if pool.protocol != "tcp":
+        yield from only_for(pool, path, ("send_proxy",), "only for protocol tcp")
+    if pool.protocol != "http":
+        yield from only_for(pool, path, ("max_idle", "idle_timeout"), "only for protocol http")
+    yield from check_affinity(f"{path}.affinity", pool)
+    if pool.protocol in ("tcp", "udp"):
+        yield from only_for(pool, path, ("response_timeout",), f"not for protocol {pool.protocol}")
+    if pool.protocol == "udp":
+        yield from only_for(pool, path, ("connect_timeout",), "not for protocol udp, which connects to nobody")
+        yield from only_for(pool, path, ("queue",), "not for protocol udp: datagrams do not wait")
+        yield from only_for(pool, path, ("tcp_keepalive",), "not for protocol udp, which has no connections")
+        yield from only_for(pool, path, ("outlier",), "not for protocol udp, whose endpoints give no verdict")
+    elif pool.discover is None and pool.agent is None and _unlimited(pool):
+        yield from only_for(pool, path, ("queue",), "has no effect: nobody waits for endpoints without max_in_flight")
+    yield from check_pool_keepalive(f"{path}.tcp_keepalive", pool.tcp_keepalive, pool.connect_timeout)
+    if pool.scaling is not None and pool.serve is None:
+        yield f"{path}.scaling", "only with serve: endpoints that Tidegate does not start cannot be scaled"
+    if pool.serve is not None:
+        yield from _serve(path, pool)
+    if pool.policy.key is not None and pool.policy.key.model and pool.protocol != "oip":
+        yield f"{path}.policy.key.model", "only for pools of protocol oip"
+    if pool.policy.key is not None and pool.protocol in ("tcp", "udp") and not pool.policy.key.source:
+        yield f"{path}.policy.key", f"a pool of protocol {pool.protocol} knows only source: true"
+    if pool.outlier is not None and pool.outlier.base_ejection_time > pool.outlier.max_ejection_time:
+        yield f"{path}.outlier.base_ejection_time", "is longer than max_ejection_time"
+    yield from check_cost(f"{path}.cost", pool.cost, pool.protocol)
+    if pool.slow_start is not None and pool.policy.key is not None:
+        yield f"{path}.slow_start", f"not with {pool.policy.type}, which chooses by a key"
+    if pool.health is not None:
+        yield from check_health(f"{path}.health", pool)
+        if pool.send_proxy.version != "off" and pool.health.type != "tcp":
+            yield f"{path}.health.type", "only tcp with send_proxy: checks send no PROXY header"
+    if pool.agent is not None:
+        yield from check_agent(f"{path}.agent", pool)
+    yield from check_endpoints(f"{path}.endpoints", name, pool, pool.endpoints)
+
+
+def _unlimited(pool: PoolConfig) -> bool:
+    return pool.max_in_flight is None and all(endpoint.max_in_flight is None for endpoint in pool.endpoints)
+
+
+def _serve(path: str, pool: PoolConfig) -> Iterator[Found]:
+    assert pool.serve is not None
+    serve = pool.serve
+    if pool.protocol != "oip":
+        yield f"{path}.serve", "only for protocol oip: the model server speaks nothing else"
+    if serve.min > serve.max:
+        yield f"{path}.serve.min", f"{serve.min} is more than max, which is {serve.max}"
+    if pool.scaling is not None and "max" not in serve.model_fields_set:
+        yield f"{path}.serve.max", "is required with scaling: without it there are min model servers at any load"
+    if serve.max > serve.min and pool.scaling is None:
+        yield f"{path}.serve.max", "more than min, which needs a section scaling in the pool"
+    if serve.backoff.initial > serve.backoff.max:
+        yield f"{path}.serve.backoff.initial", "is longer than max"
+    for provider in {p for p in serve.providers if serve.providers.count(p) > 1}:
+        yield f"{path}.serve.providers", f"{provider} is there twice"
+
+
+def _cache(config: Config, broken: Set[str]) -> Iterator[Found]:
+    cache = config.cache
+    if cache is not None and cache.max_object > cache.size // 4:
+        yield "cache.max_object", "is more than a quarter of size"
+
+
+def _files(config: Config) -> Iterator[Found]:
+    for name, pool in config.pools.items():
+        if pool.serve is not None:
+            yield from _folder(f"pools.{name}.serve.models", pool.serve.models)
+        if pool.discover is not None and pool.discover.file is not None:
+            yield from _folder(f"pools.{name}.discover.file.path", pool.discover.file.path.parent)
+    token = config.admin.token_file
+    if token is not None:
+        try:
+            empty = not token.read_bytes().strip()
+        except OSError as error:
+            yield "admin.token_file", f"{token}: {error.strerror}"
+        else:
+            if empty:
+                yield "admin.token_file", f"{token}: is empty"
+    yield from check_tracing(config.tracing)
+    if config.log.access not in ("", "-"):
+        yield from _log("log.access", Path(config.log.access))
+
+
+def _log(path: str, file: Path) -> Iterator[Found]:
+    """A file that is written to, and made where there is none."""
+    if os.path.isdir(file):
+        yield path, f"{file}: is a folder"
+    elif os.path.exists(file):
+        if not os.access(file, os.W_OK):
+            yield path, f"{file}: may not be written"
+    else:
+        yield from _folder(path, file.parent, os.W_OK, "written")
+
+
+def _folder(path: str, folder: Path, access: int = os.R_OK, done: str = "read") -> Iterator[Found]:
+    try:
+        mode = os.stat(folder).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        yield path, f"{folder}: there is no such folder"
+    except OSError as error:
+        yield path, f"{folder}: {error.strerror}"
+    else:
+        if not stat.S_ISDIR(mode):
+            yield path, f"{folder}: there is no such folder"
+        elif not os.access(folder, access | os.X_OK):
+            yield path, f"{folder}: may not be {done}"

@@ -1,0 +1,56 @@
+"""What concerns health checks together with the rest of their pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lb.config.address import UnixPath, parse_address
+from lb.config.advice.literal import quoted
+from lb.config.schema.pools.health import HealthConfig
+from lb.config.schema.pools.pool import PoolConfig
+
+MOST_MODELS = 64  # bits of a word in lb/shared/segment.h
+
+# The settings that belong to one type.
+_ONLY = {
+    "http": ("path", "method", "headers", "status", "host", "body"),
+    "grpc": ("service", "unimplemented"),
+    "oip": ("models",),
+    "udp": ("send", "expect", "answered"),
+}
+
+
+def check_health(path: str, pool: PoolConfig) -> Iterator[tuple[str, str]]:
+    """Problems as (path, message) of a pool that has checks."""
+    health = pool.health
+    assert health is not None
+    for kind, names in _ONLY.items():
+        if health.type != kind:
+            yield from _refuse(health, path, names, f"only for type {kind}")
+    if health.expect is not None and not health.answered:
+        yield f"{path}.expect", "has no effect with answered: false"
+    if health.body is not None and health.method == "HEAD":
+        yield f"{path}.body", "an answer to HEAD has none"
+    if health.port is not None and any(isinstance(parse_address(e.address), UnixPath) for e in pool.endpoints):
+        yield f"{path}.port", "not with endpoints on Unix sockets"
+    if health.models is not None:
+        yield from _models(f"{path}.models", pool, health)
+
+
+def _models(path: str, pool: PoolConfig, health: HealthConfig) -> Iterator[tuple[str, str]]:
+    if pool.protocol != "oip":
+        yield path, "only for pools of protocol oip: no other has models"
+    if isinstance(health.models, list):
+        if not 1 <= len(health.models) <= MOST_MODELS:
+            yield path, f"1 to {MOST_MODELS} models can be asked about"
+        for name in {n for n in health.models if health.models.count(n) > 1}:
+            yield path, f"{name} is there twice"
+
+
+def _refuse(health: HealthConfig, path: str, names: tuple[str, ...], message: str) -> Iterator[tuple[str, str]]:
+    for name in names:
+        field = type(health).model_fields[name]
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if name in health.model_fields_set and getattr(health, name) != default:
+            meant = f"; write body: {{contains: {quoted(health.expect)}}}" if name == "expect" and health.expect else ""
+            yield f"{path}.{name}", message + (meant if health.type == "http" else "")

@@ -1,0 +1,20 @@
+"""What a udp listener may not say, for lb.config.checks.file: problems as (path, message)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lb.config.address import UnixPath, parse_bind
+from lb.config.schema.file import ListenerConfig
+
+Found = tuple[str, str]
+
+
+def check_udp_listener(path: str, listener: ListenerConfig) -> Iterator[Found]:
+    """Problems of a listener of protocol udp that its fields alone do not show."""
+    if listener.routes:
+        yield f"{path}.routes", "only for protocol http; a udp listener has one pool"
+    if listener.idle_timeout == 0:
+        yield f"{path}.idle_timeout", "must be more than 0s for protocol udp: nothing else ends a session for sure"
+    if isinstance(parse_bind(listener.bind), UnixPath):
+        yield f"{path}.bind", "a udp listener has an IP address"

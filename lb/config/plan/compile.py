@@ -1,0 +1,338 @@
+"""A Config to the immutable plan that workers run by (design.md section 5)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from lb.config.address import HostPort, parse_address
+from lb.config.forms import Member, members_of
+from lb.config.memory import Memory
+from lb.config.plan.compile_route import CacheRule, compile_normalize, compile_route, key_of
+from lb.config.plan.plan import (
+    AccessLogPlan,
+    CachePlan,
+    EndpointPlan,
+    EndpointSpec,
+    Http2Plan,
+    ListenerPlan,
+    Plan,
+    PolicyPlan,
+    PoolPlan,
+    ProxyProtocolPlan,
+    RoutePlan,
+    SniRoutePlan,
+)
+from lb.config.plan.wire import Packed, form, joined
+from lb.config.schema.file import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
+from lb.config.schema.limits import limits_plan
+from lb.config.schema.listeners.hop import HopPlan, port_of
+from lb.config.schema.listeners.http2 import Http2Config
+from lb.config.schema.listeners.keepalive import keepalive_plan, pool_keepalive_plan
+from lb.config.schema.listeners.sampling import explain_plan
+from lb.config.schema.listeners.tcp import UNIX, ProxyProtocolConfig
+from lb.config.schema.listeners.tls import NOTHING, Material, pool_tls_plan, tls_plan
+from lb.config.schema.listeners.udp import udp_plan
+from lb.config.schema.pools.affinity import cookie_plan, learn_plan, sequence_plan
+from lb.config.schema.pools.cost import cost_plan
+from lb.config.schema.pools.failover import groups_of
+from lb.config.schema.pools.outlier import outlier_plan
+from lb.config.schema.pools.queue import queue_plan
+from lb.config.schema.tracing import tracing_plan
+from lb.errors import ConfigError
+
+
+class Allocator(Protocol):
+    """Gives endpoints their record and counters their place in the shared segment; the same ones for the same names."""
+
+    def endpoint(self, pool: str, address: str) -> int:
+        """Slot of an endpoint's record."""
+        ...
+
+    def series(self, kind: str, name: str) -> int:
+        """Index of a series of counters; `kind` is listener, route, pool (its queue), sessions (of a pool) or
+        endpoint (whose name is `pool|address`), or for datagrams udp-listener or udp-endpoint."""
+        ...
+
+
+class PlanMemory:
+    """The packed routes of the last plan by name, each with what it was compiled from, and their forms, for the next
+    one. What else a route's plan depends on is compared as a whole: the pools with their places and protocols, and the
+    cache's defaults."""
+
+    def __init__(self) -> None:
+        self._around: tuple[Any, ...] = ()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.routes: Memory[str, tuple[Member, int, bytes]] = Memory()
+        # By the id of the first route of a form, which keeps it from others, and whether the route is cached.
+        self.forms: Memory[tuple[int, bool], tuple[RouteConfig, bytes]] = Memory()
+
+    def begin(self, config: Config) -> None:
+        """Ends the round before, whatever came of its plan, and begins that of `config`."""
+        around = (
+            tuple((name, pool.protocol) for name, pool in config.pools.items()),
+            config.cache.ttl if config.cache is not None else None,
+        )
+        if around == self._around:
+            self.routes.keep()
+            self.forms.keep()
+        else:
+            self._clear()
+        self._around = around
+
+
+def worker_count(config: Config) -> int:
+    """The number of workers that `config` asks for; `auto` is one for each CPU this process may run on."""
+    if config.workers != "auto":
+        return config.workers
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+def compile_plan(
+    config: Config,
+    *,
+    generation: int,
+    workers: int,
+    allocator: Allocator,
+    managed: Mapping[str, Sequence[EndpointSpec]],
+    material: Material = NOTHING,
+    tickets: tuple[bytes, ...] = (),
+    models: Mapping[str, tuple[str, ...]] | None = None,
+    memory: PlanMemory | None = None,
+) -> Plan:
+    """The plan of `config`.
+
+    `managed` has the endpoints, by pool, that are not in the file as they are: the ready servers of a managed pool,
+    and what the host names of a pool resolve to (lb.discovery.static). A pool that is not in it has the endpoints of
+    the file, none if it is managed. `material` is what the files of TLS sections hold, `tickets` the keys of session
+    tickets, `models` those of each pool whose readiness is known.
+    `memory` has the routes of the plan before; those that did not change are taken from it. Raises ConfigError when the
+    file's endpoints hold a host name.
+    """
+    memory = memory or PlanMemory()
+    memory.begin(config)
+    indices = {name: i for i, name in enumerate(config.pools)}
+    return Plan(
+        generation=generation,
+        workers=workers,
+        listeners=tuple(
+            _listener(config, n, li, indices, allocator, material, memory) for n, li in config.listeners.items()
+        ),
+        pools=tuple(
+            replace(
+                _pool(name, pool, managed.get(name), allocator, material, config.zone or ""),
+                models=(models or {}).get(name, ()),
+            )
+            for name, pool in config.pools.items()
+        ),
+        cache=CachePlan(config.cache.size, config.cache.max_object) if config.cache else None,
+        access_log=AccessLogPlan(config.log.access),
+        drain_timeout_ns=config.shutdown.drain_timeout,
+        tracing=tracing_plan(config.tracing),
+        limits=limits_plan(config.limits),
+        tickets=tickets if any(listener.tls is not None for listener in config.listeners.values()) else (),
+    )
+
+
+def _listener(
+    config: Config,
+    name: str,
+    listener: ListenerConfig,
+    pools: Mapping[str, int],
+    allocator: Allocator,
+    material: Material,
+    memory: PlanMemory,
+) -> ListenerPlan:
+    return ListenerPlan(
+        name=name,
+        bind=listener.bind,
+        protocol=listener.protocol,
+        series=allocator.series("listener", name),
+        pool=pools[listener.pool] if listener.pool is not None else -1,
+        routes=Packed(RoutePlan, _routes(config, name, listener.routes, pools, allocator, memory)),
+        header_timeout_ns=listener.header_timeout,
+        body_timeout_ns=listener.body_timeout,
+        idle_timeout_ns=listener.idle_timeout,
+        send_timeout_ns=listener.send_timeout,
+        max_header_bytes=listener.max_header_bytes,
+        max_headers=listener.max_headers,
+        max_connections=listener.max_connections,
+        forwarded=listener.forwarded,
+        retry_buffer=listener.retry_buffer,
+        min_body_rate=listener.min_body_rate,
+        hop=_hop(config, listener),
+        half_close_timeout_ns=listener.half_close_timeout,
+        max_connections_per_source=listener.max_connections_per_source,
+        proxy_protocol=_proxy_protocol(listener.proxy_protocol),
+        sni_routes=tuple(
+            SniRoutePlan(pools[route.pool], tuple(route.sni), tuple(route.alpn), tuple(route.source))
+            for route in listener.sni_routes
+        ),
+        http2=_http2(listener.http2),
+        upgrades=tuple(name.lower() for name in listener.upgrades),
+        upgrade_idle_timeout_ns=listener.upgrade_idle_timeout,
+        aliased_headers=listener.aliased_headers,
+        normalize=compile_normalize(listener.normalize_path) if listener.protocol in ("http", "https") else None,
+        tls=(
+            tls_plan(listener.protocol, listener.tls, listener.http2.enabled, material)
+            if listener.tls is not None
+            else None
+        ),
+        udp=udp_plan(listener.udp, name, allocator) if listener.protocol == "udp" else None,
+        explain=explain_plan(listener.explain),
+        keepalive=keepalive_plan(listener.tcp_keepalive) if listener.protocol != "udp" else None,
+    )
+
+
+def _hop(config: Config, listener: ListenerConfig) -> HopPlan:
+    tracing = config.tracing
+    return HopPlan(
+        trusted_proxies=tuple(listener.trusted_proxies),
+        port=port_of(listener.bind),
+        forwarded_header=listener.forwarded_header,
+        via=listener.via,
+        request_id=listener.request_id,
+        tracing=tracing is not None,
+        trace_ratio=tracing.ratio if tracing is not None else 0.0,
+        trace_parent=tracing.parent if tracing is not None else "any",
+    )
+
+
+def _http2(http2: Http2Config) -> Http2Plan:
+    return Http2Plan(
+        enabled=http2.enabled,
+        max_streams=http2.max_streams,
+        stream_window=http2.stream_window,
+        connection_window=http2.connection_window,
+        max_age_ns=http2.max_connection_age,
+        control_rate=http2.control_rate,
+        reset_rate=http2.reset_rate,
+    )
+
+
+def _proxy_protocol(config: ProxyProtocolConfig | None) -> ProxyProtocolPlan | None:
+    if config is None:
+        return None
+    networks = tuple(peer for peer in config.from_ if peer != UNIX)
+    return ProxyProtocolPlan(networks, UNIX in config.from_, config.required, config.timeout)
+
+
+def _routes(
+    config: Config,
+    listener: str,
+    routes: Sequence[RouteConfig],
+    pools: Mapping[str, int],
+    allocator: Allocator,
+    memory: PlanMemory,
+) -> list[bytes]:
+    """The routes of a listener, packed."""
+    items = []
+    series_of, known_of, keep = allocator.series, memory.routes.get, memory.routes.put
+    for i, member in enumerate(members_of(routes)):
+        name = member.name or f"{listener}/{i}"
+        series = series_of("route", name)
+        known = known_of(name)
+        if known is None or known[0] is not member or known[1] != series:
+            its = _form(config, member, name, series, pools, memory)
+            host, _, _, path = member.place
+            pool = -1 if member.pool is None else pools[member.pool]
+            known = keep(name, (member, series, joined((name, series, pool, host, path), its)))
+        items.append(known[2])
+    return items
+
+
+def _form(
+    config: Config, member: Member, name: str, series: int, pools: Mapping[str, int], memory: PlanMemory
+) -> bytes:
+    """What the plans of the routes of a form have in common, packed."""
+    cached = config.cache is not None and _cached(config, member)
+    key = id(member.first), cached
+    known = memory.forms.get(key)
+    if known is None:
+        plan = compile_route(member.route, name, series, pools, _caching(config, member.first, cached))
+        known = memory.forms.put(key, (member.first, form(plan)))
+    return known[1]
+
+
+def _cached(config: Config, member: Member) -> bool:
+    names = member.first.pool_names if member.pool is None else (member.pool,)
+    return member.first.cache and any(config.pools[name].protocol == "oip" for name in names)
+
+
+def _caching(config: Config, route: RouteConfig, cached: bool) -> CacheRule:
+    default_ttl = config.cache.ttl if config.cache is not None else 0
+    ttl = (default_ttl if route.cache_ttl is None else route.cache_ttl) if cached else 0
+    return CacheRule(cached, ttl)
+
+
+def _pool(
+    name: str,
+    pool: PoolConfig,
+    given: Sequence[EndpointSpec] | None,
+    allocator: Allocator,
+    material: Material,
+    zone: str,
+) -> PoolPlan:
+    specs = _literal(name, pool) if given is None else given
+    groups = groups_of(specs, zone, pool.zones)
+    # An agent may limit its endpoint at any time.
+    limited = pool.max_in_flight is not None or pool.agent is not None or any(spec.max_in_flight for spec in specs)
+    return PoolPlan(
+        name=name,
+        protocol=pool.protocol,
+        policy=_policy(pool.policy),
+        endpoints=tuple(
+            EndpointPlan(
+                address=spec.address,
+                slot=allocator.endpoint(name, spec.address),
+                series=allocator.series("endpoint", f"{name}|{spec.address}"),
+                weight=spec.weight,
+                host=spec.host,
+                datagrams=_datagrams(name, pool, spec, allocator),
+                max_in_flight=spec.max_in_flight or pool.max_in_flight or 0,
+                priority=spec.priority,
+                zone=spec.zone,
+            )
+            for spec in specs
+        ),
+        connect_timeout_ns=pool.connect_timeout,
+        response_timeout_ns=pool.response_timeout,
+        idle_timeout_ns=pool.idle_timeout,
+        retries=pool.retries,
+        avoid_failing=pool.avoid_failing,
+        max_idle=pool.max_idle,
+        send_proxy="" if pool.send_proxy.version == "off" else pool.send_proxy.version,
+        send_unique_id=pool.send_proxy.unique_id,
+        send_checksum=pool.send_proxy.checksum,
+        tls=pool_tls_plan(pool.protocol, pool.tls, material) if pool.tls is not None else None,
+        queue=(queue_plan(pool.queue, allocator.series("pool", name)) if limited and pool.protocol != "udp" else None),
+        shaped=pool.shaped or bool(groups),
+        groups=groups,
+        outlier=outlier_plan(pool.outlier, len(specs)) if pool.outlier is not None else None,
+        sequence=sequence_plan(pool.protocol, pool.affinity),
+        cookie=cookie_plan(pool.affinity, material),
+        learn=learn_plan(pool.affinity, lambda: allocator.series("sessions", name)),
+        cost=cost_plan(pool.cost, pool.protocol),
+        keepalive=pool_keepalive_plan(pool.tcp_keepalive, pool.protocol, pool.connect_timeout),
+    )
+
+
+def _datagrams(name: str, pool: PoolConfig, spec: EndpointSpec, allocator: Allocator) -> int:
+    return allocator.series("udp-endpoint", f"{name}|{spec.address}") if pool.protocol == "udp" else -1
+
+
+def _literal(name: str, pool: PoolConfig) -> list[EndpointSpec]:
+    for i, endpoint in enumerate(pool.endpoints):
+        address = parse_address(endpoint.address)
+        if isinstance(address, HostPort) and not address.literal:
+            raise ConfigError([f"pools.{name}.endpoints[{i}]: {endpoint.address} has not been resolved"])
+    return [e.spec(e.address) for e in pool.endpoints]
+
+
+def _policy(policy: PolicyConfig) -> PolicyPlan:
+    kind, name, *prefixes = key_of(policy.key)
+    return PolicyPlan(policy.type, kind, name, policy.options or None, *prefixes)

@@ -1,0 +1,201 @@
+"""A route to its plan: one spelling for each condition and action, references as indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from lb.config.plan.places import MODELS, place_of
+from lb.config.plan.plan import RoutePlan
+from lb.config.plan.routes import (
+    AnswerPlan,
+    ConditionPlan,
+    FieldsPlan,
+    HedgePlan,
+    MirrorPlan,
+    NormalizePlan,
+    RetryPlan,
+    RewritePlan,
+    SharePlan,
+    SplitPlan,
+)
+from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.pools.queue import PRIORITIES
+from lb.config.schema.routes.cors import cors_plan
+from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
+from lb.config.schema.routes.rate import rate_plan
+from lb.config.schema.routes.retry import HedgeConfig
+from lb.config.schema.routes.route import (
+    FieldsConfig,
+    MirrorConfig,
+    PathRewriteConfig,
+    RedirectConfig,
+    RespondConfig,
+    RouteConfig,
+)
+from lb.config.schema.routes.template import Template, parts_of, substitution_of
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRule:
+    """What the rest of the file says of a route's caching."""
+
+    on: bool
+    ttl_ns: int
+
+
+def compile_route(route: RouteConfig, name: str, series: int, pools: Mapping[str, int], cache: CacheRule) -> RoutePlan:
+    """The plan of `route`; `pools` maps names to indices."""
+    host, host_regex, path_kind, path = place_of(route.match)
+    return RoutePlan(
+        name=name,
+        series=series,
+        pool=pools[route.pool] if route.pool is not None else -1,
+        host=host,
+        host_regex=host_regex,
+        path_kind=path_kind,
+        path=path,
+        methods=tuple(route.match.method or ()),
+        conditions=tuple(conditions_of(route.match)),
+        cache=cache.on,
+        cache_ttl_ns=cache.ttl_ns,
+        timeout_ns=route.timeout or 0,
+        max_body=route.max_body,
+        expose_endpoint=route.expose_endpoint,
+        split=_split(route, pools) if route.pools else None,
+        mirror=_mirror(route.mirror, pools) if route.mirror is not None else None,
+        answer=_answer(route.redirect, route.respond),
+        rewrite=_rewrite(route, route.rewrite or route.redirect),
+        rewrite_host=(route.rewrite.host or "") if route.rewrite is not None else "",
+        request_fields=_fields(route.request_headers),
+        response_fields=_fields(route.response_headers),
+        response_timeout_ns=-1 if route.response_timeout is None else route.response_timeout,
+        max_in_flight=route.max_in_flight or 0,
+        retry=_retry(route),
+        hedge=_hedge(route.hedge),
+        idempotent=route.idempotent,
+        rate_limit=rate_plan(route.rate_limit),
+        priority=PRIORITIES.index(route.priority),
+        cors=cors_plan(route.cors),
+    )
+
+
+def compile_normalize(config: NormalizeConfig) -> NormalizePlan | None:
+    """None when nothing is to be done."""
+    plan = NormalizePlan(config.decode, config.dot_segments, config.merge_slashes, config.escaped_slash)
+    return None if plan == NormalizePlan(False, False, False, "keep") else plan
+
+
+def conditions_of(match: MatchConfig) -> Iterator[ConditionPlan]:
+    """The conditions of `match` besides host, path and method, cheap ones first."""
+    if match.grpc is not None:
+        yield ConditionPlan("grpc")
+    if match.source is not None:
+        yield ConditionPlan("source", networks=tuple(match.source))
+    if match.not_source is not None:
+        yield ConditionPlan("source", invert=True, networks=tuple(match.not_source))
+    if match.model is not None and place_of(match)[2:] == ("prefix", MODELS):
+        if match.model.regex is not None:
+            yield ConditionPlan("model", how="regex", value=f"^(?:{match.model.regex})$")
+        elif match.model.exact is not None:
+            yield ConditionPlan("model", how="exact", value=match.model.exact)
+        else:
+            yield ConditionPlan("model", how="prefix", value=match.model.prefix or "")
+    for name, text in match.headers.items():
+        yield _text("header", name.lower(), text)
+    for name, text in match.cookies.items():
+        yield _text("cookie", name, text)
+    for name, text in match.query.items():
+        yield _text("query", name, text)
+
+
+def _text(what: str, name: str, match: TextMatch) -> ConditionPlan:
+    for how in HOW:
+        value = getattr(match, how)
+        if value is not None:
+            return ConditionPlan(what, name, how, value, match.invert)
+    return ConditionPlan(what, name, "present", "", match.invert != match.absent)
+
+
+def key_of(key: KeyConfig | None) -> tuple[str, str, int, int]:
+    """Kind and name of a key, and the prefixes of a source, as in PolicyPlan."""
+    if key is None:
+        return "", "", 32, 128
+    for kind in ("header", "cookie", "query"):
+        value = getattr(key, kind)
+        if value is not None:
+            return kind, value.lower() if kind == "header" else value, 32, 128
+    if key.source is None:
+        return "model", "", 32, 128
+    return "source", "", key.source.ipv4_prefix, key.source.ipv6_prefix
+
+
+def _split(route: RouteConfig, pools: Mapping[str, int]) -> SplitPlan:
+    shares = tuple(SharePlan(pools[share.pool], share.weight) for share in route.pools)
+    return SplitPlan(shares, *key_of(route.sticky))
+
+
+def _mirror(mirror: MirrorConfig, pools: Mapping[str, int]) -> MirrorPlan:
+    per_million = max(1, round(mirror.percent * 10_000))
+    return MirrorPlan(pools[mirror.pool], per_million, mirror.max_in_flight, mirror.max_bytes)
+
+
+def _answer(redirect: RedirectConfig | None, respond: RespondConfig | None) -> AnswerPlan | None:
+    if respond is not None:
+        return AnswerPlan(respond.status, tuple(respond.headers.items()), respond.body)
+    if redirect is not None:
+        return AnswerPlan(
+            redirect.status,
+            redirect=True,
+            scheme=redirect.scheme or "",
+            host=redirect.host or "",
+            drop_query=redirect.drop_query,
+        )
+    return None
+
+
+def _rewrite(route: RouteConfig, rewrite: PathRewriteConfig | None) -> RewritePlan | None:
+    if rewrite is None:
+        return None
+    if rewrite.prefix is not None:
+        assert route.match.path is not None
+        return RewritePlan("prefix", (rewrite.prefix,), route.match.path.prefix or "")
+    if rewrite.regex is not None:
+        return RewritePlan("regex", substitution_of(rewrite.regex.substitution), rewrite.regex.pattern)
+    if rewrite.path is not None:
+        template = route.match.path.template if route.match.path is not None else None
+        if template is None:
+            return RewritePlan("path", parts_of(rewrite.path, ()))
+        parsed = Template.parse(template)
+        return RewritePlan("path", parts_of(rewrite.path, parsed.names), parsed.key.decode("latin-1"))
+    return None
+
+
+def _fields(fields: FieldsConfig | None) -> FieldsPlan | None:
+    if fields is None:
+        return None
+    return FieldsPlan(
+        tuple(name.lower() for name in fields.remove), tuple(fields.set.items()), tuple(fields.add.items())
+    )
+
+
+def _retry(route: RouteConfig) -> RetryPlan | None:
+    retry = route.retry
+    if retry is None:
+        return None
+    return RetryPlan(
+        retry.attempts,
+        tuple(retry.on),
+        retry.per_try_timeout or 0,
+        retry.budget,
+        retry.budget_min,
+        retry.backoff.base,
+        retry.backoff.longest,
+    )
+
+
+def _hedge(hedge: HedgeConfig | None) -> HedgePlan | None:
+    if hedge is None:
+        return None
+    per_mille, delay = hedge.when
+    return HedgePlan(per_mille, delay, hedge.samples, hedge.budget, hedge.budget_min)

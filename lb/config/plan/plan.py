@@ -1,0 +1,317 @@
+"""The plan: what a configuration compiles to, immutable, sent by the master to every worker (design.md section 5).
+
+Plain frozen dataclasses: everything is resolved here (defaults, durations in nanoseconds, sizes in bytes, references as
+indices, slots and series of the shared segment), so that later code never checks configuration again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from lb.config.plan.routes import (
+    AnswerPlan,
+    ConditionPlan,
+    CorsPlan,
+    FieldsPlan,
+    HedgePlan,
+    MirrorPlan,
+    NormalizePlan,
+    RetryPlan,
+    RewritePlan,
+    SplitPlan,
+)
+from lb.config.plan.tls import PoolTlsPlan, TlsPlan
+from lb.config.plan.wire import Packed, plain, typed
+from lb.config.schema.limits import LimitsPlan
+from lb.config.schema.listeners.hop import HopPlan
+from lb.config.schema.listeners.sampling import ExplainPlan
+from lb.config.schema.pools.cost import CostPlan
+from lb.config.schema.routes.rate import RatePlan
+from lb.config.schema.tracing import TracingPlan
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPlan:
+    """How a pool chooses; `type` is a name of the registry in lb.balancing, `options` are the policy's own."""
+
+    type: str
+    key: str = ""  # "" | header | cookie | query | source | model
+    key_name: str = ""  # name of the header, cookie or query parameter
+    options: dict[str, Any] | None = None
+    ipv4_prefix: int = 32  # bits of a source that count, where that is the key
+    ipv6_prefix: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPlan:
+    address: str  # "host:port" with a literal IP address, "[v6]:port" or "unix:/path"
+    slot: int  # record in the shared segment
+    series: int
+    weight: int
+    host: str = ""  # the name in the configuration that became this address; "" = there was none
+    datagrams: int = -1  # series of its datagrams (udp)
+    max_in_flight: int = 0  # over all workers; 0 = no limit
+    priority: int = 0  # 0 first
+    zone: str = ""  # "" = none is known
+
+
+@dataclass(frozen=True, slots=True)
+class KeepalivePlan:
+    """How the kernel looks after silent connections, and those whose data nobody acknowledges."""
+
+    idle_s: int
+    interval_s: int
+    probes: int
+    user_timeout_ms: int = 0  # 0 = as the kernel has it
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """An endpoint as discovery or a supervisor gives it, before it has a slot and a series."""
+
+    address: str  # as in EndpointPlan
+    weight: int = 1
+    host: str = ""  # as in EndpointPlan
+    max_in_flight: int = 0  # as in EndpointPlan; 0 = the pool's
+    priority: int = 0  # as in EndpointPlan
+    zone: str = ""  # as in EndpointPlan
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePlan:
+    series: int
+    max: int  # waiting, in all workers; 0 = nobody waits
+    timeout_ns: int
+    overload_after_ns: int
+    overload_share: float  # of the time that is left, which may be spent waiting during an overload
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierPlan:
+    """What a worker decides about an endpoint by itself."""
+
+    consecutive_5xx: int  # 0 = never
+    consecutive_gateway_failure: int  # 0 = never
+    most: int  # endpoints that may be ejected at once
+    probes: int  # requests in flight at an endpoint on probation
+
+
+@dataclass(frozen=True, slots=True)
+class SequencePlan:
+    idle_ns: int  # an open sequence without a request
+    drain_ns: int  # longest time for which an endpoint that was removed serves the sequences that it has
+
+
+@dataclass(frozen=True, slots=True)
+class CookiePlan:
+    """The cookie by which clients of a pool stay with an endpoint."""
+
+    name: str
+    path: str
+    domain: str  # "" = the host that was asked
+    ttl_s: int  # 0 = until the browser is closed
+    secure: bool
+    http_only: bool
+    same_site: str  # "" | strict | lax | none
+    key: bytes = field(default=b"", repr=False)  # what its file holds; b"" = the segment's
+
+
+@dataclass(frozen=True, slots=True)
+class LearnPlan:
+    """The sessions that a pool learns from its endpoints' answers."""
+
+    kind: str  # cookie | header
+    name: str  # of the cookie, or of the header in lower case
+    idle_ns: int  # a session without a request
+    series: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    name: str
+    protocol: str  # oip | http | http2 | grpc | tcp | udp
+    policy: PolicyPlan
+    endpoints: tuple[EndpointPlan, ...]
+    connect_timeout_ns: int
+    response_timeout_ns: int  # from the request's last byte to the response's head; 0 = none
+    idle_timeout_ns: int  # an idle upstream connection (http), a silent session (tcp)
+    retries: int  # further tries on another endpoint
+    max_idle: int  # idle upstream connections kept per worker and endpoint (http)
+    send_proxy: str = ""  # "" | v1 | v2: PROXY protocol towards the endpoint (tcp)
+    send_unique_id: bool = False  # a unique id for connections that came without one (v2)
+    send_checksum: bool = False  # CRC-32C of the header (v2)
+    tls: PoolTlsPlan | None = None
+    queue: QueuePlan | None = None  # None = no endpoint has a limit, or its protocol knows no waiting
+    shaped: bool = False  # ejection, panic, slow start, priorities or zones have a say in what endpoints get
+    groups: tuple[
+        int, ...
+    ] = ()  # of each endpoint, as lb.config.schema.pools.failover.groups_of has them; () = all are of one
+    outlier: OutlierPlan | None = None
+    avoid_failing: bool = True  # endpoints whose recent attempts failed take a part of their turns
+    models: tuple[str, ...] = ()  # whose readiness is known, each at the place of its bit; "" = nobody's (oip)
+    sequence: SequencePlan | None = None  # None = a sequence is as good as any request
+    cookie: CookiePlan | None = None  # None = it gives none
+    learn: LearnPlan | None = None  # None = it learns no sessions
+    cost: CostPlan | None = None  # None = a request is a request
+    leaving: tuple[EndpointPlan, ...] = ()  # removed, but may have open sequences
+    keepalive: KeepalivePlan | None = None  # of its connections; None = off
+    cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlan:
+    OWN: ClassVar[tuple[str, ...]] = ("name", "series", "pool", "host", "path")  # see lb.config.plan.wire
+
+    name: str
+    series: int
+    pool: int  # index into Plan.pools; -1 = the route answers itself, or splits
+    host: str  # lower case, "" = any, "*.example.org" = any one or more labels below
+    path: str
+    path_kind: str  # "" (any) | exact | prefix | template | regex | model (exact: /v2/models/NAME and what is below it)
+    methods: tuple[str, ...]  # () = any
+    cache: bool
+    cache_ttl_ns: int
+    timeout_ns: int  # whole exchange; 0 = none
+    max_body: int
+    expose_endpoint: bool = False  # X-Tidegate-Endpoint in answers
+    host_regex: bool = False  # `host` is a regular expression
+    conditions: tuple[ConditionPlan, ...] = ()
+    split: SplitPlan | None = None
+    mirror: MirrorPlan | None = None
+    answer: AnswerPlan | None = None  # no pool is asked
+    rewrite: RewritePlan | None = None  # of the path; of a redirect, the path it leads to
+    rewrite_host: str = ""
+    request_fields: FieldsPlan | None = None
+    response_fields: FieldsPlan | None = None
+    response_timeout_ns: int = -1  # as in PoolPlan, whose it replaces; -1 = the pool's
+    max_in_flight: int = 0  # exchanges of the route in all workers; 0 = no limit
+    retry: RetryPlan | None = None  # None = the pool's `retries`
+    hedge: HedgePlan | None = None
+    idempotent: bool = False  # whatever the method
+    rate_limit: RatePlan | None = None
+    priority: int = 1  # in the queue of its pool: 0 high, 1 normal, 2 low
+    cors: CorsPlan | None = None  # None = answers say nothing of other origins
+
+
+@dataclass(frozen=True, slots=True)
+class Http2Plan:
+    enabled: bool
+    max_streams: int
+    stream_window: int
+    connection_window: int
+    max_age_ns: int  # 0 = none
+    control_rate: int  # per second
+    reset_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class SniRoutePlan:
+    """A rule of a listener that passes TLS through; all conditions that are given have to hold."""
+
+    pool: int  # index into Plan.pools
+    sni: tuple[str, ...] = ()  # lower case, "*.example.org" = any one or more labels below; () = any, or none
+    alpn: tuple[str, ...] = ()  # one of these is offered; () = any
+    sources: tuple[str, ...] = ()  # networks; () = any
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocolPlan:
+    """Who may send a PROXY protocol header."""
+
+    networks: tuple[str, ...]
+    unix: bool  # and clients of a Unix socket
+    required: bool
+    timeout_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class UdpPlan:
+    """Limits are per worker."""
+
+    series: int  # of the listener's datagrams
+    max_sessions: int
+    max_sessions_per_source: int  # 0 = none
+    max_datagram: int
+    responses: int  # answers to each datagram of a client, -1 = not known
+    requests: int  # a client's datagrams in a session, 0 = any number
+    receive_buffer: int = 0  # of each worker's socket; 0 = the kernel's default
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPlan:
+    name: str
+    bind: str
+    protocol: str  # http | https | tcp | tls | udp
+    series: int
+    pool: int  # tcp and udp: index into Plan.pools; tls: that of what no rule takes, -1 = none; http: -1
+    routes: Sequence[RoutePlan]  # http: the most particular match wins, of equals the first
+    header_timeout_ns: int  # from the first byte of a request's head to its end
+    body_timeout_ns: int  # between two reads of a request's body
+    idle_timeout_ns: int  # keep-alive without a request; a silent TCP or UDP session
+    send_timeout_ns: int  # a client that takes none of the bytes offered to it
+    max_header_bytes: int
+    max_headers: int
+    max_connections: int  # in all workers
+    forwarded: str  # append | replace | preserve | off: what happens to X-Forwarded-*
+    retry_buffer: int  # a request up to this many bytes is kept until its answer begins, so that it can be tried again
+    http2: Http2Plan
+    upgrades: tuple[str, ...]  # protocols that requests may change to, in lower case
+    upgrade_idle_timeout_ns: int  # silence both ways behind an upgrade; 0 = no limit
+    half_close_timeout_ns: int = 0  # silence of a session that one side has ended; 0 = idle_timeout_ns (tcp, tls)
+    max_connections_per_source: int = 0  # in all workers; 0 = no limit
+    proxy_protocol: ProxyProtocolPlan | None = None
+    sni_routes: tuple[SniRoutePlan, ...] = ()  # tls
+    min_body_rate: int = 0  # bytes a second over each body_timeout; 0 = any speed
+    hop: HopPlan = field(default_factory=HopPlan)
+    normalize: NormalizePlan | None = None  # None = paths are taken as they come
+    aliased_headers: str = (
+        "drop"  # drop | reject | pass: headers that others of ours read as one (lb.proxy.routing.headers.aliases)
+    )
+    tls: TlsPlan | None = None
+    udp: UdpPlan | None = None  # protocol udp
+    explain: ExplainPlan | None = None  # None = no choice is explained
+    keepalive: KeepalivePlan | None = None  # of accepted connections; None = off
+
+    def route_series(self) -> Iterator[tuple[str, int]]:
+        """Name and series of each route."""
+        if isinstance(self.routes, Packed):
+            return ((name, series) for name, series, *_ in self.routes.own())
+        return ((route.name, route.series) for route in self.routes)
+
+
+@dataclass(frozen=True, slots=True)
+class CachePlan:
+    size: int
+    max_object: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogPlan:
+    path: str  # "" = off, "-" = standard output
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    generation: int
+    workers: int
+    listeners: tuple[ListenerPlan, ...]
+    pools: tuple[PoolPlan, ...]
+    cache: CachePlan | None
+    access_log: AccessLogPlan
+    drain_timeout_ns: int
+    tracing: TracingPlan | None = None
+    limits: LimitsPlan = field(default_factory=LimitsPlan)
+    tickets: tuple[bytes, ...] = field(default=(), repr=False)  # keys of TLS session tickets, newest first
+
+    def to_wire(self) -> dict[str, Any]:
+        """The plan as plain types, for msgpack."""
+        wire: dict[str, Any] = plain(self)
+        return wire
+
+    @classmethod
+    def from_wire(cls, data: dict[str, Any]) -> Plan:
+        """The plan from what `to_wire` gave, after msgpack. Its routes stay packed (lb.config.plan.wire.Packed)."""
+        plan: Plan = typed(cls, data)
+        return plan

@@ -1,0 +1,119 @@
+"""Of the plan, what routes are made of beside their path: conditions and actions. See lb.config.plan.plan.
+
+Whatever has its default is left out on the way to the workers, so that thousands of plain routes stay small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class NormalizePlan:
+    """What is done to a path before it is compared and passed on."""
+
+    decode: bool
+    dot_segments: bool
+    merge_slashes: bool
+    escaped_slash: str  # same_route | keep | decode | reject
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionPlan:
+    """One condition of a route besides host, path and method."""
+
+    what: str  # header | query | cookie | source | grpc
+    name: str = ""  # of the header (lower case), parameter or cookie
+    how: str = "present"  # present | exact | prefix | suffix | contains | regex
+    value: str = ""
+    invert: bool = False
+    networks: tuple[str, ...] = ()  # source: "10.0.0.0/8", "fd00::/8"
+
+
+@dataclass(frozen=True, slots=True)
+class CorsPlan:
+    """Which pages of other origins may ask, and for what; the texts are those of the fields that say so."""
+
+    origins: tuple[str, ...]  # "https://app.example.org", "https://*.example.org", "*"
+    regexes: tuple[str, ...]  # for whole origins
+    allow_methods: str
+    allow_headers: str  # "" = none
+    expose_headers: str  # "" = none
+    credentials: bool
+    max_age_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharePlan:
+    pool: int  # index into Plan.pools
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPlan:
+    """Requests shared among pools; without a key by chance."""
+
+    shares: tuple[SharePlan, ...]
+    key: str = ""  # "" | header | cookie | query | source
+    key_name: str = ""
+    ipv4_prefix: int = 32  # bits of a source that count
+    ipv6_prefix: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPlan:
+    pool: int
+    per_million: int  # of the requests
+    max_in_flight: int  # copies under way, per worker
+    max_bytes: int  # of all of them together, per worker
+
+
+@dataclass(frozen=True, slots=True)
+class RewritePlan:
+    """A new path: `kind` says how it comes about."""
+
+    kind: str  # prefix | path | regex
+    parts: tuple[str | int, ...]  # literal text, and numbers of names (path) or groups (regex)
+    matched: str = ""  # prefix: what is replaced; path: the key of the route's template; regex: the pattern
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """An answer that Tidegate gives itself: a redirect where `location` says so, else a fixed one."""
+
+    status: int
+    fields: tuple[tuple[str, str], ...] = ()
+    body: str = ""
+    redirect: bool = False
+    scheme: str = ""  # of a redirect; "" = that of the request
+    host: str = ""  # with its port
+    drop_query: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FieldsPlan:
+    """Changes to a head's fields, done in the order remove, set, add."""
+
+    remove: tuple[str, ...] = ()
+    set: tuple[tuple[str, str], ...] = ()
+    add: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPlan:
+    attempts: int  # further tries
+    on: tuple[str, ...]  # connect | reset | 5xx | timeout, or one of gRPC's codes by Envoy's name
+    per_try_timeout_ns: int  # 0 = none
+    budget_percent: int  # retries at most, of the requests; 100 = no limit beyond `attempts`
+    budget_min: int  # retries a second that are always allowed, in all workers
+    backoff_base_ns: int = 0  # bound of the pause before the first retry, drawn at random; 0 = none
+    backoff_max_ns: int = 0  # the bound doubles up to this
+
+
+@dataclass(frozen=True, slots=True)
+class HedgePlan:
+    per_mille: int  # of the pool's latency, after which there is a hedge; 0 = after `delay_ns`
+    delay_ns: int  # the least delay where `per_mille` says when
+    samples: int  # answers that have to be known before there are hedges by `per_mille`
+    budget_percent: int  # hedges at most, of the requests; 100 = no limit
+    budget_min: int  # hedges a second that are always allowed, in all workers

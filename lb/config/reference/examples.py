@@ -1,0 +1,310 @@
+"""An example for each section of the reference page; tests/config checks that the models take them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from lb.config.schema.file import (
+    AdminConfig,
+    AgentConfig,
+    BodyMatchConfig,
+    CacheConfig,
+    CertificateConfig,
+    Config,
+    CorsConfig,
+    DiscoverConfig,
+    DnsSourceConfig,
+    EndpointConfig,
+    FieldsConfig,
+    FileSourceConfig,
+    GrpcMatch,
+    HealthConfig,
+    HedgeConfig,
+    KeyConfig,
+    LimitsConfig,
+    ListenerConfig,
+    LogConfig,
+    MatchConfig,
+    MirrorConfig,
+    ModelMatch,
+    NormalizeConfig,
+    PathMatch,
+    PolicyConfig,
+    PoolConfig,
+    PoolTlsConfig,
+    PrioritiesConfig,
+    ProxyProtocolConfig,
+    RateKeyConfig,
+    RateLimitConfig,
+    RedirectConfig,
+    RespondConfig,
+    RetryBackoffConfig,
+    RetryConfig,
+    RewriteConfig,
+    RouteConfig,
+    ScalingConfig,
+    SendProxyConfig,
+    ServeConfig,
+    ShareConfig,
+    ShutdownConfig,
+    SniRouteConfig,
+    TextMatch,
+    TlsConfig,
+    TracingConfig,
+    ZonesConfig,
+)
+from lb.config.schema.listeners.keepalive import PoolTcpKeepaliveConfig, TcpKeepaliveConfig
+from lb.config.schema.listeners.udp import UdpConfig
+
+EXAMPLES: dict[type[BaseModel], str] = {
+    TcpKeepaliveConfig: """
+idle: 120s
+""",
+    PoolTcpKeepaliveConfig: """
+idle: 30s
+interval: 10s
+user_timeout: 0s
+""",
+    Config: """
+workers: auto
+admin: {bind: 127.0.0.1:9900}
+listeners:
+  web:
+    bind: 0.0.0.0:8080
+    protocol: http
+    routes:
+      - match: {path: {prefix: /v2/}}
+        pool: digits
+pools:
+  digits:
+    protocol: oip
+    endpoints: [10.0.0.1:8001, 10.0.0.2:8001]
+    health: {type: grpc}
+cache: {size: 256MiB, ttl: 10m}
+""",
+    AdminConfig: """
+bind: 10.0.0.5:9900
+token_file: /etc/tidegate/token
+""",
+    ListenerConfig: """
+bind: "[::]:8080"
+protocol: http
+idle_timeout: 2m
+forwarded: replace
+routes:
+  - pool: digits
+""",
+    TlsConfig: """
+certificates:
+  - {cert: /etc/tidegate/example.org.pem, key: /etc/tidegate/example.org.key}
+  - {cert: /etc/tidegate/models.pem, key: /etc/tidegate/models.key, names: ["*.models.example.org"]}
+client_auth: optional
+client_ca: /etc/tidegate/clients.pem
+""",
+    CertificateConfig: """
+cert: /etc/tidegate/example.org.pem
+key: /etc/tidegate/example.org.key
+names: [example.org, www.example.org]
+""",
+    PrioritiesConfig: """
+spill: none
+""",
+    ZonesConfig: """
+overprovisioning: 200
+min_endpoints: 3
+""",
+    PoolTlsConfig: """
+ca_file: /etc/tidegate/inside.pem
+server_name: models.example.org
+cert: /etc/tidegate/tidegate.pem
+key: /etc/tidegate/tidegate.key
+""",
+    UdpConfig: """
+responses: 1
+max_datagram: 4KiB
+max_sessions_per_source: 1000
+""",
+    RouteConfig: """
+name: chat
+match: {host: chat.example.org, path: {prefix: /v2/models/chat/}, method: POST}
+pool: chat
+cache: false
+timeout: 5m
+max_body: 4MiB
+""",
+    CorsConfig: """
+allow_origins: [https://app.example.org, "https://*.preview.example.org"]
+allow_methods: [POST]
+""",
+    MatchConfig: """
+host: "*.example.org"
+path: {exact: /v2/health/ready}
+method: [GET, HEAD]
+""",
+    PathMatch: """
+template: /v2/models/{model}/infer
+""",
+    TextMatch: """
+prefix: "Bearer "
+""",
+    GrpcMatch: """
+service: inference.GRPCInferenceService
+method: ModelInfer
+""",
+    ModelMatch: """
+prefix: llm-
+""",
+    NormalizeConfig: """
+escaped_slash: reject
+""",
+    ShareConfig: """
+pool: chat-next
+weight: 5
+""",
+    MirrorConfig: """
+pool: chat-next
+percent: 1
+""",
+    RewriteConfig: """
+path: /v2/models/{model}/infer
+host: internal.example.org
+""",
+    RedirectConfig: """
+status: 308
+scheme: https
+""",
+    RespondConfig: """
+status: 403
+headers: {Content-Type: text/plain}
+body: not from here
+""",
+    FieldsConfig: """
+set: {X-Api: "1"}
+remove: [Cookie]
+""",
+    RetryConfig: """
+attempts: 2
+on: [connect, reset, 5xx]
+budget: 20
+""",
+    RetryBackoffConfig: """
+base: 25ms
+max: 250ms
+""",
+    HedgeConfig: """
+after: p95
+budget: 10
+""",
+    ProxyProtocolConfig: """
+from: [10.0.0.0/8, "2001:db8:1::/48"]
+required: true
+timeout: 2s
+""",
+    SniRouteConfig: """
+sni: [db.example.org, "*.db.example.org"]
+alpn: postgresql
+source: 10.0.0.0/8
+pool: db
+""",
+    SendProxyConfig: """
+version: v2
+unique_id: true
+checksum: true
+""",
+    PoolConfig: """
+protocol: oip
+policy: {type: maglev, key: {header: x-session}}
+endpoints:
+  - 10.0.0.1:8001
+  - {address: models.example.org:8001, weight: 2}
+health: {type: grpc, interval: 1s}
+response_timeout: 2m
+""",
+    PolicyConfig: """
+type: maglev
+key: {cookie: session}
+""",
+    KeyConfig: """
+source: true
+""",
+    EndpointConfig: """
+address: unix:/run/models/digits.sock
+weight: 2
+""",
+    DiscoverConfig: """
+dns: {name: _oip._tcp.models.internal, type: SRV}
+initial: required
+max_endpoints: 64
+""",
+    DnsSourceConfig: """
+name: models.internal
+port: 9001
+resolvers: [10.0.0.2, "10.0.0.3:5353"]
+max_ttl: 1m
+""",
+    FileSourceConfig: """
+path: endpoints.yaml
+""",
+    AgentConfig: """
+port: 9777
+interval: 5s
+send: "state\\n"
+""",
+    HealthConfig: """
+type: http
+path: /healthz
+status: [200-299, 401]
+headers: {X-Probe: tidegate}
+body: {contains: '"ready":true'}
+interval: 5s
+timeout: 2s
+initial: down
+fast_interval: 500ms
+""",
+    BodyMatchConfig: """
+regex: '"status": *"(ok|degraded)"'
+limit: 16KiB
+""",
+    ServeConfig: """
+models: /var/lib/tidegate/models
+min: 1
+max: 4
+providers: [tensorrt, cuda, cpu]
+env: {CUDA_VISIBLE_DEVICES: "0"}
+""",
+    ScalingConfig: """
+metrics:
+  - {type: in_flight, target: 4}
+up: {window: 0s}
+down: {window: 2m, policies: [{type: replicas, value: 1, period: 1m}]}
+""",
+    CacheConfig: """
+size: 1GiB
+max_object: 4MiB
+ttl: 10m
+""",
+    LogConfig: """
+level: info
+access: /var/log/tidegate/access.log
+""",
+    RateLimitConfig: """
+rate: 100/s
+burst: 200
+key: {header: x-tenant}
+""",
+    RateKeyConfig: """
+cookie: session
+""",
+    TracingConfig: """
+endpoint: http://127.0.0.1:4317
+ratio: 0.05
+parent: trusted
+""",
+    LimitsConfig: """
+max_in_flight: 20000
+max_memory: 2GiB
+""",
+    ShutdownConfig: """
+drain_timeout: 1m
+""",
+}

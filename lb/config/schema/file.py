@@ -1,0 +1,232 @@
+"""The configuration file as typed, closed, immutable models (design.md section 5).
+
+Every field's docstring is its entry in docs/configuration.md. Durations are nanoseconds and sizes bytes; short
+spellings (a policy's name, an endpoint's address, a single method) are turned into their full form, so that later code
+sees one form. What concerns several sections is checked in lb.config.checks.file, which the loader runs.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
+
+from lb.config.address import is_loopback, parse_bind
+from lb.config.schema.base import Bind, FilePath, Model, Name, Zone, problem
+from lb.config.schema.limits import LimitsConfig
+from lb.config.schema.listeners.listener import ListenerConfig
+from lb.config.schema.listeners.sampling import ExplainConfig
+from lb.config.schema.listeners.tcp import ProxyProtocolConfig, SendProxyConfig, SniRouteConfig
+from lb.config.schema.listeners.tls import CertificateConfig, PoolTlsConfig, TlsConfig
+from lb.config.schema.pools.agent import AgentConfig
+from lb.config.schema.pools.discover import DiscoverConfig, DnsSourceConfig, FileSourceConfig
+from lb.config.schema.pools.failover import PrioritiesConfig, ZonesConfig
+from lb.config.schema.pools.health import BodyMatchConfig, HealthConfig
+from lb.config.schema.pools.pool import EndpointConfig, KeyConfig, PolicyConfig, PoolConfig
+from lb.config.schema.pools.scaling import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
+from lb.config.schema.pools.serve import BackoffConfig, CrashLoopConfig, ServeConfig
+from lb.config.schema.routes.cors import CorsConfig
+from lb.config.schema.routes.match import GrpcMatch, MatchConfig, ModelMatch, NormalizeConfig, PathMatch, TextMatch
+from lb.config.schema.routes.rate import RateKeyConfig, RateLimitConfig
+from lb.config.schema.routes.retry import HedgeConfig, RetryBackoffConfig, RetryConfig
+from lb.config.schema.routes.route import (
+    FieldsConfig,
+    MirrorConfig,
+    PathRewriteConfig,
+    RedirectConfig,
+    RegexRewriteConfig,
+    RespondConfig,
+    RewriteConfig,
+    RouteConfig,
+    ShareConfig,
+)
+from lb.config.schema.tracing import TracingConfig
+from lb.config.units import KIB, MIB, SECOND, TIB, Duration, FileContext, Size
+
+__all__ = [
+    "AdminConfig",
+    "AgentConfig",
+    "BackoffConfig",
+    "BehaviorConfig",
+    "BodyMatchConfig",
+    "CacheConfig",
+    "CertificateConfig",
+    "Config",
+    "CorsConfig",
+    "CrashLoopConfig",
+    "DiscoverConfig",
+    "DnsSourceConfig",
+    "EndpointConfig",
+    "ExplainConfig",
+    "FieldsConfig",
+    "FileSourceConfig",
+    "GrpcMatch",
+    "HealthConfig",
+    "HedgeConfig",
+    "KeyConfig",
+    "LimitsConfig",
+    "ListenerConfig",
+    "LogConfig",
+    "MatchConfig",
+    "MetricConfig",
+    "MirrorConfig",
+    "ModelMatch",
+    "NormalizeConfig",
+    "PathMatch",
+    "PathRewriteConfig",
+    "PolicyConfig",
+    "PoolConfig",
+    "PoolTlsConfig",
+    "PrioritiesConfig",
+    "ProxyProtocolConfig",
+    "RateKeyConfig",
+    "RateLimitConfig",
+    "RedirectConfig",
+    "RegexRewriteConfig",
+    "RespondConfig",
+    "RetryBackoffConfig",
+    "RetryConfig",
+    "RewriteConfig",
+    "RouteConfig",
+    "ScalingConfig",
+    "SendProxyConfig",
+    "ServeConfig",
+    "ShareConfig",
+    "ShutdownConfig",
+    "SniRouteConfig",
+    "StepConfig",
+    "TextMatch",
+    "TlsConfig",
+    "TracingConfig",
+    "ZonesConfig",
+]
+
+# TG_MAX_WORKERS of lb/shared/segment.h.
+MAX_WORKERS = 128
+
+
+class AdminConfig(Model):
+    """The admin server: `/metrics`, `/healthz`, `/readyz`, the API under `/api/v1/` and the dashboard. A request has
+    10 s for its head and 10 s for its body of at most 64 KiB, an answer 60 s to be read, a silent connection 75 s.
+    There are at most 4096 connections, and half as many as the process may have descriptors. Requests that pages of
+    other sites send (`Origin`, `Sec-Fetch-Site`) are refused."""
+
+    bind: Bind = "127.0.0.1:9900"
+    """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. An address that other machines can reach needs `token_file`.
+    Without one, requests by another name than `localhost` or an address are refused. Changing it needs a restart."""
+    token_file: FilePath | None = None
+    """File with the secret that callers send as `Authorization: Bearer …`. It is read again when it changes, or when a
+    reload names another one; one that cannot be used leaves the secret in force that was read last. Default: none is
+    asked for."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> AdminConfig:
+        if self.token_file is None and not is_loopback(parse_bind(self.bind)):
+            raise problem("admin", f"{self.bind} can be reached from other machines, so token_file is needed")
+        return self
+
+
+class CacheConfig(Model):
+    """The result cache: answers of inference kept in memory that all workers share. Without this section there is
+    none."""
+
+    size: Size = Field(default=64 * MIB, ge=1 * MIB, le=1 * TIB)
+    """Memory of the cache. Changing it needs a restart."""
+    max_object: Size = Field(default_factory=lambda data: min(1 * MIB, data.get("size", TIB) // 4), ge=1 * KIB)
+    """Largest answer that is kept. A quarter of `size` at most. Default: `1MiB`, or that quarter where it is less."""
+    ttl: Duration = Field(default=60 * SECOND, ge=1_000_000)
+    """How long an answer is kept, unless its route says otherwise."""
+
+
+# What other daemons take for no log or for an output. Who wants such a file writes ./off.
+_NO_FILES = frozenset(
+    {"off", "no", "none", "false", "stdout", "stderr", "on", "yes", "true", "json", "combined", "common", "main"}
+    | {"syslog", "journal", "journald", "console", "stream", "enabled", "disabled"}
+)
+# What other daemons send logs to over the network or a socket.
+_NO_PATH = re.compile(
+    r"(?:syslog|udp|tcp|unixgram|unix|fd|ring|https?|grpc|file|journald?|stdout|stderr)[:@]|[0-9.]+:[0-9]+$"
+)
+
+
+_REST = "which systemd's journal and syslog daemons collect"
+
+
+def _not_text(value: Any) -> Any:
+    if value is True:
+        raise problem("path", "must be a file's path, such as /var/log/tidegate/access.log, or - for standard output")
+    if value is False:
+        raise problem("path", 'must be text; leave it out, or write "" for no log')
+    return value
+
+
+def _access(value: str, info: ValidationInfo) -> str:
+    if "\0" in value:
+        raise problem("path", "must be a path")
+    if value in _NO_FILES:
+        raise problem("path", f'{value!r} would be a file of this name; "" is no log, - is standard output')
+    if _NO_PATH.match(value) or value == "/dev/log":
+        raise problem(
+            "path", f"{value!r} is no file: there is no output but files; write - for standard output, {_REST}"
+        )
+    if value in ("", "-") or not isinstance(info.context, FileContext):
+        return value
+    return str(info.context.base / value)
+
+
+class LogConfig(Model):
+    """What is logged and where."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe message of the daemon's own log, which goes to standard error."""
+    access: Annotated[str, BeforeValidator(_not_text), AfterValidator(_access)] = ""
+    """Access log, one JSON object a line: empty is off, `-` is standard output, else a file (reopened on SIGUSR1).
+    A file named `off`, `stdout` or the like has to be written with its folder: `./off`."""
+
+
+class ShutdownConfig(Model):
+    """How the daemon stops."""
+
+    drain_timeout: Duration = 30 * SECOND
+    """Longest time that running exchanges may take to finish after SIGTERM; then they are cut off."""
+
+
+def _workers(value: Any) -> int | Literal["auto"]:
+    if value == "auto":
+        return "auto"
+    if type(value) is int and 1 <= value <= MAX_WORKERS:
+        return value
+    number = value.strip() if isinstance(value, str) else ""
+    meant = number if number.isascii() and number.isdigit() and 1 <= int(number) <= MAX_WORKERS else ""
+    meant = meant or ("auto" if value in (0, "0", "max", "all", None) and value is not False else "")
+    hint = f"; write {meant}" if meant else ""
+    raise problem("workers", f"must be auto or a number from 1 to {MAX_WORKERS}{hint}")
+
+
+class Config(Model):
+    """A configuration file of Tidegate."""
+
+    workers: Annotated[
+        int | Literal["auto"], PlainValidator(_workers, json_schema_input_type=int | Literal["auto"])
+    ] = "auto"
+    """Worker processes, each on one core: a number from 1 to 128, or `auto` for one on each CPU that the daemon
+    may use. Changing it needs a restart."""
+    zone: Zone | None = None
+    """The zone that this daemon is in, for pools with `zones`. Default: none is known."""
+    admin: AdminConfig = AdminConfig()
+    """The admin server."""
+    listeners: dict[Name, ListenerConfig] = {}
+    """Where clients connect, by name. At least one."""
+    pools: dict[Name, PoolConfig] = {}
+    """Where requests are answered, by name. None is needed where routes only redirect, or answer themselves."""
+    cache: CacheConfig | None = None
+    """The result cache. Default: none. An empty mapping (`cache: {}`) switches it on with its defaults."""
+    log: LogConfig = LogConfig()
+    """Logging."""
+    tracing: TracingConfig | None = None
+    """Distributed tracing. Default: none."""
+    limits: LimitsConfig = LimitsConfig()
+    """Limits of each worker."""
+    shutdown: ShutdownConfig = ShutdownConfig()
+    """Stopping."""

@@ -1,0 +1,34 @@
+"""Limits of a worker as a whole, and what they compile to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from lb.config.schema.base import Integer, Model
+from lb.config.units import Size
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsPlan:
+    """Limits of each worker; 0 = none."""
+
+    max_in_flight: int = 0
+    max_memory: int = 0
+
+
+class LimitsConfig(Model):
+    """Limits of each worker. What is over them is answered with 503 and `Retry-After` at once, rather than taken on and
+    not finished."""
+
+    max_in_flight: Integer = Field(default=0, ge=0, le=10_000_000)
+    """Most exchanges that a worker has at once, over all its listeners. 0: no limit."""
+    max_memory: Size = 0
+    """Resident memory of a worker, looked at ten times a second, from which on it takes no new requests, until a
+    twentieth of it is free again. Leave room below what the machine or its cgroup would kill for. `0B`: no limit."""
+
+
+def limits_plan(limits: LimitsConfig) -> LimitsPlan:
+    """What `limits` compiles to."""
+    return LimitsPlan(limits.max_in_flight, limits.max_memory)

@@ -1,0 +1,36 @@
+"""Where the requests of a pool wait while each of its endpoints has as many as it may."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from lb.config.plan.plan import QueuePlan
+from lb.config.schema.base import Integer, Model, Number
+from lb.config.units import MILLISECOND, SECOND, Duration
+
+PRIORITIES = ("high", "normal", "low")
+
+
+class QueueConfig(Model):
+    """The queue of a pool whose endpoints have a `max_in_flight`, one for all workers. Who goes first is decided by the
+    route's `priority`, then by deadline (the route's `timeout`, `grpc-timeout`, over REST the `timeout` of an inference
+    request), then by arrival. A request that could not be answered by its deadline is refused at once, with 503 (gRPC:
+    UNAVAILABLE) and `Retry-After`; so is one that waits too long, or finds the queue full."""
+
+    max: Integer = Field(default=1024, ge=0, le=1_000_000)
+    """Most requests that wait, in all workers together; 0: none waits. A request of a higher priority takes the place
+    of the last one."""
+    timeout: Duration = Field(default=30 * SECOND, ge=MILLISECOND)
+    """Longest wait of a request; one that has waited longer is refused. It is also the deadline of requests that have
+    none of their own, as far as their order goes: who has one beyond it goes after them."""
+    overload_after: Duration = Field(default=100 * MILLISECOND, ge=MILLISECOND)
+    """A queue that has not been empty for this long is no burst but an overload, in which it is kept short: as many
+    requests are served as before, but sooner. `overload_share` says how short."""
+    overload_share: Number = Field(default=0.25, gt=0, le=1)
+    """During an overload, the share of the time until its deadline (or of `timeout`) that a request may spend waiting.
+    One that would wait longer is refused at once. 1: all of it."""
+
+
+def queue_plan(queue: QueueConfig, series: int) -> QueuePlan:
+    """The plan of a queue that is counted by the series `series`."""
+    return QueuePlan(series, queue.max, queue.timeout, queue.overload_after, queue.overload_share)

@@ -1,0 +1,114 @@
+"""Rate limits of routes: how they are written, and what they compile to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from lb.config.advice import spelling
+from lb.config.schema.base import Boolean, FieldName, Integer, Model, only_one, problem, text
+from lb.config.units import DAY, HOUR, MINUTE, SECOND
+
+_UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
+_KEYS = ("header", "cookie", "query", "source", "route")
+# What a bucket may hold, in time: far inside the 2**62 ns that lb/shared/buckets can count.
+_LONGEST = 365 * DAY
+
+_FORM = r"[1-9][0-9]{0,5}/[smhd]"
+_NOT_ONE = "is not a rate: a number from 1 to 999999, then /s, /m, /h or /d, such as 100/s"
+
+
+def _rate(value: Any) -> Any:
+    if isinstance(value, str) and re.fullmatch(_FORM, value, re.ASCII):
+        return value
+    written = spelling.rate(value)
+    raise problem("rate", f"{value!r} {_NOT_ONE}" + (f"; write {written}" if written else ""))
+
+
+Rate = Annotated[str, BeforeValidator(_rate), *text(_FORM, _NOT_ONE)]
+"""A number of requests in a unit of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class RatePlan:
+    """A route's limit: `burst` tokens, of which one comes back every `interval_ns`."""
+
+    interval_ns: int
+    burst: int
+    key: str  # "" (the whole route) | header | cookie | query | source
+    key_name: str  # name of the header (lower case), cookie or query parameter
+    fields: str  # standard | legacy | off
+
+
+class RateKeyConfig(Model):
+    """Whose requests are counted together. Exactly one of the five. A request without the header, cookie or parameter
+    counts for its source."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": [k]} for k in _KEYS]})
+
+    header: FieldName | None = None
+    """Value of this request header. Clients can invent values: take a header that something in front has checked."""
+    cookie: FieldName | None = None
+    """Value of this cookie."""
+    query: str | None = Field(default=None, min_length=1, max_length=256)
+    """Value of this parameter of the query."""
+    source: Boolean = False
+    """Address of the client (`source: true`); of IPv6 its /64 network. Behind `trusted_proxies` the address they
+    name."""
+    route: Boolean = False
+    """Nothing (`route: true`): all requests of the route share one limit."""
+
+    @model_validator(mode="after")
+    def _one(self) -> RateKeyConfig:
+        only_one(self, _KEYS)
+        return self
+
+
+class RateLimitConfig(Model):
+    """How often each client may ask, over all workers together. More is answered with 429 and `Retry-After`."""
+
+    rate: Rate
+    """Requests that come back in a unit of time: `100/s`, `30/m`, `1000/h`, `5/d`. They come back one by one, not all
+    at the end of the unit."""
+    burst: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Requests that may come at once after a pause. Default: those of one second, at least 1."""
+    key: RateKeyConfig = RateKeyConfig(source=True)
+    """Whose requests are counted together. Default: those of one source."""
+    fields: Literal["standard", "legacy", "off"] = "standard"
+    """What answers tell clients of what they have left: `standard` sends `RateLimit` and `RateLimit-Policy` (IETF
+    draft), `legacy` the three fields `RateLimit-Limit`, `-Remaining` and `-Reset`, `off` nothing."""
+
+    @model_validator(mode="after")
+    def _countable(self) -> RateLimitConfig:
+        if interval(self.rate) * allowance(self) > _LONGEST:
+            raise problem("rate_limit", f"a burst of {self.burst} at {self.rate} takes more than a year to come back")
+        return self
+
+
+def interval(rate: str) -> int:
+    """Nanoseconds from one token to the next."""
+    count, _, unit = rate.partition("/")
+    return _UNITS[unit] // int(count)
+
+
+def allowance(limit: RateLimitConfig) -> int:
+    """The burst, or its default."""
+    return limit.burst if limit.burst is not None else max(1, SECOND // interval(limit.rate))
+
+
+def rate_plan(limit: RateLimitConfig | None) -> RatePlan | None:
+    """What `limit` compiles to."""
+    if limit is None:
+        return None
+    ((kind, value),) = limit.key.model_dump(exclude_defaults=True).items()
+    name = value if isinstance(value, str) else ""
+    return RatePlan(
+        interval_ns=interval(limit.rate),
+        burst=allowance(limit),
+        key="" if kind == "route" else kind,
+        key_name=name.lower() if kind == "header" else name,
+        fields=limit.fields,
+    )

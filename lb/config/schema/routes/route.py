@@ -1,0 +1,343 @@
+"""Routes: which requests, where they go, and what is changed or answered on the way."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from lb.config.advice.literal import quoted, replacement_advice
+from lb.config.advice.variables import known_variable_advice, path_variable_advice, substitution_advice, variable_advice
+from lb.config.schema.base import Boolean, FieldName, Integer, Model, Name, Number, Regex, advised, problem, text
+from lb.config.schema.pools.pool import KeyConfig
+from lb.config.schema.routes.cors import CorsConfig
+from lb.config.schema.routes.match import MatchConfig
+from lb.config.schema.routes.rate import RateLimitConfig
+from lb.config.schema.routes.retry import HedgeConfig, RetryConfig
+from lb.config.schema.routes.template import Template, parts_of, substitution_of
+from lb.config.units import KIB, MAX_SIZE, MIB, Duration, Size, format_size
+
+# A rule that touched these could change where a message ends, or who it is for (RFC 9110 section 7.6.1, RFC 9112
+# section 6).
+FRAMING = frozenset(
+    (
+        "connection", "content-length", "expect", "host", "http2-settings", "keep-alive", "proxy-connection", "te",
+        "trailer", "transfer-encoding", "upgrade",
+    )
+)  # fmt: skip
+FORWARDED = frozenset(("x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"))
+
+_URL = re.compile(
+    r"(https?)://([A-Za-z0-9_.-]+(?::[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?)(/[^?#\s]*)?", re.ASCII
+)
+
+
+def _no_url(value: Any) -> Any:
+    found = _URL.match(value) if isinstance(value, str) else None
+    if found is not None:
+        raise problem(
+            "rewrite", f"{value!r} is a URL; write host: {quoted(found[2])}, and scheme: {found[1]} to redirect"
+        )
+    return value
+
+
+def _host_alone(value: Any) -> Any:
+    if isinstance(value, str) and (found := _URL.match(value)) is not None:
+        raise problem("text", f"{value!r} is a URL; write {quoted(found[2])}")
+    if isinstance(value, str) and re.search(r"[$%{]", value):
+        raise problem("text", f"{value!r}: there are no variables here; leave it out, and the host stays as it was")
+    return value
+
+
+FieldValue = Annotated[
+    str,
+    *text(r"(?:[!-~](?:[ \t!-~]{0,4094}[!-~])?)?", "is not a header's value: visible ASCII"),
+    advised(variable_advice),
+]
+Replacement = Annotated[
+    str,
+    BeforeValidator(_no_url),
+    *text(r'/[!"$->@-~]{0,4095}', "is not a path: it begins with / and has no spaces, '?' or '#'"),
+    advised(path_variable_advice),
+    advised(replacement_advice),
+]
+Host = Annotated[
+    str,
+    BeforeValidator(_host_alone),
+    *text(
+        r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?",
+        "is not a host such as example.org or example.org:8080",
+    ),
+]
+
+
+def _body(value: str) -> str:
+    if said := known_variable_advice(value):
+        raise problem("text", said)
+    return value
+
+
+class ShareConfig(Model):
+    """One pool of a split."""
+
+    pool: str
+    """Name of the pool."""
+    weight: Integer = Field(default=1, ge=0, le=1_000_000)
+    """Share of the requests relative to the other pools; 0 takes none."""
+
+
+class MirrorConfig(Model):
+    """Copies of requests for another pool, whose answers are thrown away. A copy never delays its original: where a
+    limit below is reached, no copy is made, and the status page counts it."""
+
+    pool: str
+    """Name of the pool that gets the copies, of the same protocol as those that answer the route. What is copied:
+    [Mirror](howto/routing.md#mirror)."""
+    percent: Number = Field(default=100, gt=0, le=100)
+    """Share of the requests that are copied. A request that is larger than the listener's `retry_buffer` is not, but
+    for inferences by REST; nor is an inference that the cache answers."""
+    max_in_flight: Integer = Field(default=64, ge=1, le=10_000)
+    """Most copies under way, in each worker."""
+    max_bytes: Size = Field(default=16 * MIB, ge=64 * KIB)
+    """Most memory that the copies under way take, in each worker."""
+
+
+class RegexRewriteConfig(Model):
+    """A substitution in the path."""
+
+    pattern: Regex
+    """A regular expression (RE2's syntax); every match in the path is replaced."""
+    substitution: Annotated[
+        str,
+        *text(r'[!"$->@-~]{0,4096}', "is not a part of a path: no spaces, '?' or '#'"),
+        advised(substitution_advice),
+    ]
+    r"""What replaces it; `\1` to `\9` are its groups, `\0` is the match, `\\` is a backslash."""
+
+
+class PathRewriteConfig(Model):
+    """How a path is replaced. At most one of `prefix`, `path` and `regex`; the query stays."""
+
+    prefix: Replacement | None = None
+    """Replaces the prefix that the route matched (`match.path.prefix`)."""
+    path: Replacement | None = None
+    """Replaces the whole path; `{name}` is what that name of the route's template stood for."""
+    regex: RegexRewriteConfig | None = None
+    """Replaces parts of the path."""
+
+    @model_validator(mode="after")
+    def _one(self) -> PathRewriteConfig:
+        given = [name for name in ("prefix", "path", "regex") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise problem("rewrite", f"{' and '.join(given)} each give a new path: one of them is enough")
+        if self.regex is not None:
+            try:
+                substitution_of(self.regex.substitution)
+            except ValueError as error:
+                raise problem("substitution", f"regex.substitution: {error}") from None
+        return self
+
+
+class RewriteConfig(PathRewriteConfig):
+    """What the endpoint sees instead of what the client sent."""
+
+    host: Host | None = None
+    """`Host` for the endpoint. `X-Forwarded-Host` still says what the client asked for."""
+
+
+class RedirectConfig(PathRewriteConfig):
+    """An answer that sends the client elsewhere. What is not given stays as it was."""
+
+    status: Annotated[Integer, Field(ge=301, le=308)] = 302
+    """301 or 308 (for good), 302, 303 or 307 (for now); 307 and 308 keep method and body."""
+    scheme: Literal["http", "https"] | None = None
+    """Scheme to go to."""
+    host: Host | None = None
+    """Host to go to, with its port unless it is the scheme's own."""
+    drop_query: Boolean = False
+    """Whether the query is left out."""
+
+    @model_validator(mode="after")
+    def _elsewhere(self) -> RedirectConfig:
+        if self.status not in (301, 302, 303, 307, 308):
+            raise problem("redirect", "status must be 301, 302, 303, 307 or 308")
+        if not any((self.scheme, self.host, self.prefix, self.path, self.regex, self.drop_query)):
+            raise problem("redirect", "leads back to where it came from; give it a scheme, host, path, prefix or regex")
+        return self
+
+
+class RespondConfig(Model):
+    """An answer of its own."""
+
+    status: Annotated[Integer, Field(ge=200, le=599)] = 200
+    """Status code."""
+    headers: Annotated[dict[FieldName, FieldValue], Field(max_length=32)] = Field(default_factory=dict)
+    """Headers, such as `Content-Type`."""
+    body: Annotated[str, Field(max_length=64 * KIB), AfterValidator(_body)] = ""
+    """Text of the answer."""
+
+    @model_validator(mode="after")
+    def _bodiless(self) -> RespondConfig:
+        for name in self.headers:
+            if name.lower() in FRAMING or name.lower() == "date":
+                raise problem("fields", f"{name} is set by Tidegate itself")
+        if self.body and self.status in (204, 205, 304):
+            raise problem("respond", f"an answer with status {self.status} has no body")
+        return self
+
+
+class FieldsConfig(Model):
+    """Changes to headers, in the order `remove`, `set`, `add`. Headers that say where a message ends or that belong to
+    a single connection cannot be changed."""
+
+    set: Annotated[dict[FieldName, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
+    """Replaces all lines of that name by one."""
+    add: Annotated[dict[FieldName, FieldValue], Field(max_length=16)] = Field(default_factory=dict)
+    """Adds a line to those that are there."""
+    remove: Annotated[list[FieldName], Field(max_length=32)] = Field(default_factory=list)
+    """Removes all lines of that name. Of requests, `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, `Forwarded`,
+    `Via`, `X-Request-Id`, `traceparent` and `X-Forwarded-Client-Cert` are then not told to the endpoint at all, neither
+    the client's nor Tidegate's own."""
+
+    @model_validator(mode="after")
+    def _allowed(self) -> FieldsConfig:
+        for name in (*self.set, *self.add, *self.remove):
+            if name.lower() in FRAMING:
+                raise problem("fields", f"{name} is set by Tidegate itself" + _instead(name.lower()))
+        return self
+
+
+def _instead(name: str) -> str:
+    return "; rewrite.host changes it" if name == "host" else ""
+
+
+def _stay(key: KeyConfig) -> str:
+    """What keeps clients with one endpoint of a pool."""
+    if key.cookie is not None:
+        return f"; to stay with an endpoint, write in the pool affinity: {{cookie: {{name: {quoted(key.cookie)}}}}}"
+    return (
+        "; to stay with an endpoint, have the pool choose by a key: policy: {type: ring_hash, key: {header: x-session}}"
+    )
+
+
+class RouteConfig(Model):
+    """One rule of an HTTP listener: which requests it takes, and what becomes of them. Of the rules that match, the
+    most particular takes the request (see docs/howto/routing.md); of equals the first. Exactly one of `pool`,
+    `pools`, `redirect` and `respond`."""
+
+    name: Name | None = None
+    """Name in metrics, logs and status. Default: the listener's name and the rule's number from 0, as in `web/0`."""
+    match: MatchConfig = MatchConfig()
+    """Which requests the rule takes. Default: all."""
+    pool: str | None = None
+    """Name of the pool that answers."""
+    pools: Annotated[list[ShareConfig], Field(max_length=64)] = Field(default_factory=list)
+    """Pools that share the requests by weight, for canaries and splits."""
+    sticky: KeyConfig | None = None
+    """What requests are told apart by when `pools` share them, so that like ones go to the same pool. A request without
+    it goes by chance. Default: all by chance."""
+    redirect: RedirectConfig | None = None
+    """Sends the client elsewhere."""
+    respond: RespondConfig | None = None
+    """Answers without asking anybody."""
+    rewrite: RewriteConfig | None = None
+    """Changes path and host for the endpoint."""
+    request_headers: FieldsConfig | None = None
+    """Changes headers of the request for the endpoint."""
+    response_headers: FieldsConfig | None = None
+    """Changes headers of the answer for the client."""
+    mirror: MirrorConfig | None = None
+    """Sends copies of requests to another pool as well."""
+    cache: Boolean = True
+    """Whether answers may come from the result cache. It matters only for pools of protocol `oip` and only when
+    the file has a `cache` section. Switch it off for models whose answer changes for the same input."""
+    cache_ttl: Duration | None = None
+    """How long an answer stays in the cache. Default: the `ttl` of the `cache` section."""
+    timeout: Duration | None = None
+    """Longest time for the whole exchange, from the end of the request's head to the end of the answer; then the
+    client gets 504. Default: no limit beyond the pool's."""
+    response_timeout: Duration | None = None
+    """Longest time from the end of a request to the beginning of its answer; then 504. Default: the pool's."""
+    max_body: Size = 64 * MIB
+    """Largest request body; a larger one is answered with 413. It bounds the memory that one request may take. 0 is no
+    word for no limit: the largest is `1024TiB`."""
+    rate_limit: RateLimitConfig | None = None
+    """How often each client may ask. Default: no limit."""
+    max_in_flight: Integer | None = Field(default=None, ge=1, le=1_000_000)
+    """Most requests of this route under way, in all workers together; further ones are answered with 503. Default: no
+    limit."""
+    priority: Literal["high", "normal", "low"] = "normal"
+    """Who goes first where requests wait for an endpoint, in the `queue` of a pool with `max_in_flight`; a request of a
+    higher priority passes all those of lower ones."""
+    retry: RetryConfig | None = None
+    """When a request is tried again. Default: the pool's `retries`, when a connection cannot be opened or breaks."""
+    hedge: HedgeConfig | None = None
+    """A second try at another endpoint while the first has not answered. Default: none."""
+    idempotent: Boolean = False
+    """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
+    POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and
+    inferences but those of a sequence."""
+    cors: CorsConfig | None = None
+    """Requests from pages of other origins. Default: nothing is added to answers, and preflight requests (`OPTIONS`)
+    are requests as any other."""
+    expose_endpoint: Boolean = False
+    """Whether answers carry `X-Tidegate-Endpoint` with the address of the endpoint that gave them. It helps to see the
+    balancing at work, and tells clients about the inside of the site: off by default."""
+
+    @model_validator(mode="after")
+    def _one(self) -> RouteConfig:
+        given = [name for name in ("pool", "pools", "redirect", "respond") if getattr(self, name)]
+        if len(given) != 1:
+            what = f"not {' and '.join(given)} together" if given else "none is given"
+            raise problem("only_one", f"exactly one of pool, pools, redirect, respond is needed; {what}")
+        if self.max_body == 0:
+            most = format_size(MAX_SIZE)
+            raise problem(
+                "max_body", f"max_body: 0 would refuse every body; leave it out for 64MiB; {most} is the most"
+            )
+        if self.pools and not any(share.weight for share in self.pools):
+            raise problem("pools", "pools: none has a weight above 0")
+        if self.sticky is not None and not self.pools:
+            raise problem("sticky", "sticky is only for pools, which share the requests" + _stay(self.sticky))
+        if self.sticky is not None and self.sticky.model:
+            raise problem("sticky", "sticky.model is not known when the route is chosen; match the model instead")
+        if not (self.pool or self.pools):
+            self._without_endpoint()
+        if self.cors is not None and self.response_headers is not None:
+            for name in (*self.response_headers.set, *self.response_headers.add):
+                if name.lower().startswith("access-control-"):
+                    raise problem("fields", f"response_headers: {name} is set by cors")
+        self._rewrites()
+        return self
+
+    def _without_endpoint(self) -> None:
+        for name in ("rewrite", "mirror", "request_headers", "response_headers", "retry", "hedge", "response_timeout"):
+            if getattr(self, name) is not None:
+                raise problem("route", f"{name} is only for routes with a pool, not for redirect or respond")
+
+    def _rewrites(self) -> None:
+        rewrite = self.rewrite or self.redirect
+        if self.request_headers is not None:
+            for name in (*self.request_headers.set, *self.request_headers.add):
+                if name.lower() in FORWARDED:
+                    raise problem(
+                        "fields", f"request_headers: {name} is set by Tidegate; see forwarded of the listener"
+                    )
+        if rewrite is None:
+            return
+        path = self.match.path
+        where = "rewrite" if self.rewrite is not None else "redirect"
+        if rewrite.prefix is not None and (path is None or path.prefix is None):
+            raise problem("rewrite", f"{where}.prefix replaces match.path.prefix, which is not given")
+        if rewrite.path is not None:
+            template = path.template if path is not None else None
+            try:
+                parts_of(rewrite.path, Template.parse(template).names if template is not None else ())
+            except ValueError as error:
+                raise problem("rewrite", f"{where}.path: {error}") from None
+
+    @property
+    def pool_names(self) -> list[str]:
+        """The pools that may answer."""
+        return [self.pool] if self.pool is not None else [share.pool for share in self.pools]

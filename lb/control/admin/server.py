@@ -1,0 +1,323 @@
+"""The admin server: metrics, health of the daemon itself, status, reload, and the dashboard. Runs in the master.
+
+    GET  /metrics  /healthz  /readyz  /api/v1/status  /
+         /api/v1/transitions?pool=&endpoint=&last=100   the last changes of endpoints, newest first
+         /api/v1/endpoint?pool=&address=   what an endpoint still has to do, also one that was removed
+    POST /api/v1/reload
+         /api/v1/explain   a Question: what would become of a request
+         /api/v1/endpoint  {"pool", "address", "admin": enabled | drain | maintenance, "weight": number | "default"}
+
+Loopback without a token by default, where it goes by no other name than localhost. With a token, all of it asks for
+`Authorization: Bearer TOKEN`, but for the two probes and the page of the dashboard, which has nothing in it but the
+script that asks for the rest. Pages of other sites get nothing but these three (lb.control.admin.origin); how many
+connections there may be and how long each may take is lb.control.admin.connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import orjson
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
+
+from lb.config.plan.plan import Plan
+from lb.control import sockets
+from lb.control.admin.connections import AdminConnections, Limits
+from lb.control.admin.origin import is_cross_site, is_local
+from lb.control.admin.token import AdminToken
+from lb.control.datagrams import datagram_totals
+from lb.control.endpoints.leaving import LeavingError
+from lb.control.endpoints.lookup import must_exist
+from lb.control.master import Master
+from lb.control.registry import ADMIN
+from lb.errors import ConfigError, StartError
+from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
+from lb.telemetry.series import Series
+
+log = logging.getLogger("tidegate.admin")
+
+_OPEN = frozenset({"/", "/healthz", "/readyz"})
+_PAGE = Path(__file__).with_name("dashboard.html")
+_CONNECTIONS = 4096  # at most, and half of the descriptors that the process may have
+_LIMITS = Limits()
+_DIGITS = 18  # of a number that a caller gives
+_POLICY = "default-src 'self' 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+_PROTECTED = {  # fields of every answer: no page of another site may embed it, no cache may keep it
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_STATES = {name: number for number, name in ADMIN.items()}
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _weight(value: Any) -> Any:
+    if value is None or value == "default" or (type(value) is int and 0 <= value <= 1000):
+        return value
+    raise PydanticCustomError("weight", 'is a whole number from 0 to 1000, or "default"')
+
+
+class Wish(BaseModel):
+    """The body of POST /api/v1/endpoint."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    pool: str
+    address: str
+    admin: Literal["enabled", "drain", "maintenance"] | None = None
+    weight: Annotated[int | Literal["default"] | None, PlainValidator(_weight)] = None
+
+
+class Question(BaseModel):
+    """The body of POST /api/v1/explain: a request to a listener, or a choice of a pool."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    listener: str = ""
+    pool: str = ""
+    method: str = "GET"
+    target: str = "/"
+    host: str = ""
+    headers: list[tuple[str, str]] = []
+    source: str = "127.0.0.1"
+    model: str = ""
+    sequence: str = ""
+    key: str | None = None
+    worker: Annotated[int, Field(ge=0)] | None = None
+
+
+class AdminServer:
+    """A service of the master (lb.control.master.Service) on its configuration's `admin.bind`."""
+
+    def __init__(self, master: Master, limits: Limits = _LIMITS) -> None:
+        self._master = master
+        self._limits = limits
+        self._token = AdminToken()
+        self._scraping = asyncio.Lock()
+        self._runner: web.AppRunner | None = None
+        self._connections: AdminConnections | None = None
+        self._listening: sockets.Listening | None = None
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Raises StartError when the port is taken or the token cannot be read."""
+        section = self._master.config.admin
+        self._token.read(section.token_file)
+        app = web.Application(middlewares=[self._guard], client_max_size=self._limits.body_size)
+        app.add_routes(
+            [
+                web.get("/", self._dashboard),
+                web.get("/metrics", self._metrics),
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/api/v1/status", self._status),
+                web.get("/api/v1/transitions", self._transitions),
+                web.post("/api/v1/reload", self._reload),
+                web.post("/api/v1/explain", self._explain),
+                web.get("/api/v1/endpoint", self._left),
+                web.post("/api/v1/endpoint", self._operate),
+            ]
+        )
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=2,
+            keepalive_timeout=self._limits.idle,
+            lingering_time=self._limits.linger,
+            auto_decompress=False,
+        )
+        await self._runner.setup()
+        assert self._runner.server is not None
+        self._connections = AdminConnections(self._runner.server, self._limits, _most_connections)
+        self._listening = sockets.listen(section.bind)
+        self._server = await asyncio.get_running_loop().create_server(
+            self._connections, sock=self._listening.socket, backlog=sockets.BACKLOG
+        )
+        log.info("admin on %s", self._listening.address)
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        if self._listening is not None:
+            self._listening.close()
+            self._listening = None
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        assert self._connections is not None
+        with self._connections.answering(request):
+            answer = self._refused(request)
+            if answer is None:
+                try:
+                    await self._receive(request)
+                    answer = await handler(request)
+                except web.HTTPException as error:
+                    answer = _json({"error": error.reason}, error.status)
+                    if "Allow" in error.headers:
+                        answer.headers["Allow"] = error.headers["Allow"]  # of a 405 (RFC 9110 section 15.5.6)
+            if not request.content.at_eof():  # a refusal; the rest of the body is of no use
+                answer.force_close()
+            answer.headers.update(_PROTECTED)
+            return answer
+
+    def _refused(self, request: web.Request) -> web.StreamResponse | None:
+        """The answer to a request that is not let in."""
+        if request.path in _OPEN and request.method in ("GET", "HEAD"):
+            return None
+        file = self._master.config.admin.token_file
+        if not self._token.admits(file, request.headers.get("Authorization", "")):
+            refusal = _json({"error": "a valid token is needed"}, 401)
+            refusal.headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 section 11.6.1
+            return refusal
+        if file is None and not is_local(request.headers.get("Host", "")):
+            return _json({"error": "without a token only localhost and IP addresses are names of this server"}, 403)
+        if is_cross_site(request.method, request.headers):
+            return _json({"error": "cross-site requests are refused"}, 403)
+        return None
+
+    async def _receive(self, request: web.Request) -> None:
+        """Waits for the request's body, which is kept in the request. Raises the HTTPException of one that is too long,
+        too slow or compressed."""
+        if "Content-Encoding" in request.headers:
+            raise web.HTTPUnsupportedMediaType(reason="a compressed body is not understood here")
+        most = self._limits.body_size
+        long = web.HTTPRequestEntityTooLarge(most, reason=f"the body is longer than {most} bytes")
+        if (request.content_length or 0) > most:
+            raise long
+        try:
+            async with asyncio.timeout(self._limits.body):
+                await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise long from None
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(reason=f"the body did not come within {self._limits.body:g} s") from None
+
+    async def _dashboard(self, request: web.Request) -> web.Response:
+        return web.Response(
+            body=_PAGE.read_bytes(),
+            content_type="text/html",
+            charset="utf-8",
+            headers={"Content-Security-Policy": _POLICY},
+        )
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        async with self._scraping:  # with 10,000 routes the page is 40 MB: one at a time, and not in the loop
+            body = await asyncio.to_thread(exposition, snapshot(self._master))
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _healthz(self, request: web.Request) -> web.Response:
+        """The master runs its loop: that is all this says."""
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        ready, reason = self._master.ready()
+        return web.Response(text=f"{reason}\n", status=200 if ready else 503)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        return _json(self._master.status())
+
+    async def _transitions(self, request: web.Request) -> web.Response:
+        """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which
+        may have been removed since."""
+        last = request.query.get("last", "100")
+        if not (last.isascii() and last.isdigit() and len(last) <= _DIGITS and int(last) >= 1):
+            return _json({"error": "last: is a number from 1"}, 400)
+        pool, endpoint = request.query.get("pool"), request.query.get("endpoint")
+        found = self._master.transitions.last(int(last), pool, endpoint)
+        if not found and not (pool and endpoint and self._master.publisher.left(pool, endpoint)):
+            try:
+                must_exist(self._master.plan, pool, endpoint)
+            except ConfigError as error:
+                return _json({"error": str(error)}, 404)
+        return _json({"transitions": [change.describe() for change in found]})
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        result = await self._master.reload()
+        return _json(result.to_dict(), 200 if result.ok else 409)
+
+    async def _explain(self, request: web.Request) -> web.Response:
+        """What would become of a request, and why; nothing is sent to any endpoint."""
+        try:
+            question = Question.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _invalid(error)
+        if not question.listener and not question.pool:
+            return _json({"error": "listener or pool: one is needed"}, 400)
+        try:
+            return _json(await self._master.explain(question.model_dump(exclude={"worker"}), question.worker))
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
+        except StartError as error:
+            return _json({"error": str(error)}, 503)
+
+    async def _left(self, request: web.Request) -> web.Response:
+        """What an endpoint still has to do; 404 once there is nothing, of one that was removed."""
+        pool, address = request.query.get("pool", ""), request.query.get("address", "")
+        left = self._master.publisher.left(pool, address)
+        if left is None:
+            return _json({"error": f"pool {pool!r} has no endpoint {address!r}, nor one that is leaving"}, 404)
+        return _json({"endpoint": left})
+
+    async def _operate(self, request: web.Request) -> web.Response:
+        """What an operator wants of one endpoint; either of `admin` and `weight` may be left out."""
+        try:
+            wish = Wish.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _invalid(error)
+        admin = None if wish.admin is None else _STATES[wish.admin]
+        try:
+            return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
+        except LeavingError as error:
+            return _json({"error": str(error)}, 409)
+        except ConfigError as error:
+            return _json({"error": str(error)}, 404)
+
+
+def _invalid(error: ValidationError) -> web.Response:
+    detail = error.errors(include_url=False)[0]
+    return _json({"error": f"{'.'.join(map(str, detail['loc'])) or 'body'}: {detail['msg']}"}, 400)
+
+
+def snapshot(master: Master) -> Snapshot:
+    """The counters of the plan in force, with the status document."""
+    plan, status = master.plan, master.status()
+    if plan is None:
+        return Snapshot(status)
+
+    def read(index: int) -> Series:
+        return Series.of(master.segment.series_total(index))
+
+    return Snapshot(
+        status,
+        listeners={x.name: read(x.series) for x in plan.listeners},
+        routes={name: read(series) for x in plan.listeners for name, series in x.route_series()},
+        endpoints={(p, a): read(i) for p, a, i in _endpoints(plan)},
+        queues={p.name: read(p.queue.series) for p in plan.pools if p.queue is not None},
+        sessions={p.name: read(p.learn.series) for p in plan.pools if p.learn is not None},
+        datagrams=datagram_totals(plan, master.segment, master.sockets),
+    )
+
+
+def _endpoints(plan: Plan) -> list[tuple[str, str, int]]:
+    return [(pool.name, endpoint.address, endpoint.series) for pool in plan.pools for endpoint in pool.endpoints]
+
+
+def _most_connections() -> int:
+    """Those of the admin server must not take the descriptors that workers, listeners and checks need."""
+    return min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(document), status=status, content_type="application/json")

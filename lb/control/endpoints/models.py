@@ -1,0 +1,156 @@
+"""Which models are ready where: what the checks learn of a pool's models, as bits that the data path can look at.
+
+Each model of a pool has a bit, the same for all its endpoints; the plan tells the workers which one. An endpoint's word
+in the shared segment has the bits of those that are not ready there. A bit is only given to another model when no
+worker can take it for the old one any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lb.config.checks.health import MOST_MODELS
+from lb.health.check import Models
+from lb.health.monitor import Target
+from lb.health.transitions import TransitionLog
+
+log = logging.getLogger("tidegate.health")
+
+_NAMED = 8  # models that one line of the log names
+LINGER_NS = 60_000_000_000  # an exchange that began under an old plan may still choose by its bits
+
+Endpoint = tuple[str, int]  # address, slot
+
+
+class Words(Protocol):
+    """The words of lb.shared.segment.Segment."""
+
+    def set_models_unready(self, slot: int, mask: int) -> None: ...
+
+
+@dataclass(slots=True)
+class _Pool:
+    bits: dict[str, int] = field(default_factory=dict)
+    retired: dict[int, int] = field(default_factory=dict)  # bit -> since, monotonic ns
+    said: dict[Endpoint, Models] = field(default_factory=dict)
+    complete: set[Endpoint] = field(default_factory=set)  # who named all that they have: no other is ready there
+    untracked: frozenset[str] = frozenset()
+
+
+class ModelReadiness:
+    """Of all pools whose checks ask for models. What a server says of a model is believed at once: it is no failed try
+    that a second one could set right."""
+
+    def __init__(self, words: Words, transitions: TransitionLog, now: Callable[[], int]) -> None:
+        self._words = words
+        self._transitions = transitions
+        self._now = now
+        self._pools: dict[str, _Pool] = {}
+
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """For the plan: pool -> its models, each at the place of its bit; "" where a bit is free."""
+        found = {}
+        for name, pool in self._pools.items():
+            models = [""] * (max(pool.bits.values(), default=-1) + 1)
+            for model, bit in pool.bits.items():
+                models[bit] = model
+            found[name] = tuple(models)
+        return found
+
+    def status(self) -> dict[str, dict[str, Models]]:
+        """pool -> address -> model -> whether it is ready there: also of models that others name and it does not."""
+        found: dict[str, dict[str, Models]] = {}
+        for name, pool in self._pools.items():
+            rows = found[name] = {}
+            for endpoint, said in pool.said.items():
+                unnamed = pool.bits if endpoint in pool.complete else ()
+                rows[endpoint[0]] = dict(sorted({**dict.fromkeys(unnamed, False), **said}.items()))
+        return found
+
+    def follow(self, listed: Mapping[str, Iterable[str]], endpoints: Mapping[str, Iterable[Endpoint]]) -> None:
+        """From now on of these pools: `listed` has the models that the configuration names, none where it is for the
+        servers to say. What was said by other endpoints, or of other pools, is forgotten."""
+        for name in self._pools.keys() - listed.keys():
+            for _, slot in self._pools[name].said:
+                self._words.set_models_unready(slot, 0)
+            del self._pools[name]
+        for name, models in listed.items():
+            pool = self._pools.setdefault(name, _Pool())
+            stay = set(endpoints.get(name, ()))
+            pool.said = {endpoint: said for endpoint, said in pool.said.items() if endpoint in stay}
+            pool.complete &= stay
+            asked = set(models)
+            if asked:
+                # Nobody is asked about others any more, who could take back what is known of them.
+                pool.complete.clear()
+                pool.said = {e: {m: said[m] for m in said if m in asked} for e, said in pool.said.items()}
+            self._assign(name, pool, models)
+
+    def report(self, target: Target, models: Models) -> bool:
+        """What an endpoint says of its models; whether the pool has others than before, which the plan has to tell."""
+        pool = self._pools.get(target.pool)
+        if pool is None:
+            return False
+        endpoint = (target.address, target.slot)
+        before = pool.said.get(endpoint)
+        index = target.health.models == "index"
+        if before == models and index == (endpoint in pool.complete):
+            return False
+        if index:
+            pool.complete.add(endpoint)
+        pool.said[endpoint] = dict(models)
+        self._tell(target, before or {}, models)
+        listed = target.health.models if isinstance(target.health.models, list) else ()
+        return self._assign(target.pool, pool, listed)
+
+    def _assign(self, name: str, pool: _Pool, listed: Iterable[str]) -> bool:
+        """Bits for those models that are named now, and the endpoints' words by them; whether the bits are others."""
+        before = dict(pool.bits)
+        named = list(dict.fromkeys([*listed, *(model for said in pool.said.values() for model in said)]))
+        now = self._now()
+        for model in pool.bits.keys() - set(named):
+            pool.retired[pool.bits.pop(model)] = now
+        pool.retired = {bit: since for bit, since in pool.retired.items() if now - since < LINGER_NS}
+        free = [bit for bit in range(MOST_MODELS) if bit not in pool.bits.values() and bit not in pool.retired]
+        left = []
+        for model in named:
+            if model not in pool.bits:
+                if free:
+                    pool.bits[model] = free.pop(0)
+                else:
+                    left.append(model)
+        self._complain(name, pool, frozenset(left))
+        for endpoint, said in pool.said.items():
+            unnamed = endpoint not in pool.complete
+            unready = sum(1 << bit for model, bit in pool.bits.items() if not said.get(model, unnamed))
+            self._words.set_models_unready(endpoint[1], unready)
+        return pool.bits != before
+
+    def _complain(self, name: str, pool: _Pool, left: frozenset[str]) -> None:
+        if left - pool.untracked:
+            more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+            log.warning(
+                "pool %s: it has more than %d models, so requests for these go to any endpoint: %s%s",
+                name, MOST_MODELS, ", ".join(sorted(left)[:_NAMED]), more,
+            )  # fmt: skip
+        pool.untracked = left
+
+    def _tell(self, target: Target, before: Models, after: Models) -> None:
+        """Changes, and what is not ready from the beginning."""
+        for model in sorted(before.keys() | after.keys()):
+            was, ready = before.get(model), bool(after.get(model))
+            if was is ready or (was is None and ready):
+                continue
+            reason = "the server says so" if model in after else "the server does not name it any more"
+            self._transitions.add(target.pool, target.address, f"model {model}", _word(was), _word(ready), reason)
+            log.log(
+                logging.INFO if ready else logging.WARNING,
+                "pool %s: endpoint %s: model %s is %s: %s", target.pool, target.address, model, _word(ready), reason,
+            )  # fmt: skip
+
+
+def _word(ready: bool | None) -> str:
+    return "unknown" if ready is None else "ready" if ready else "unready"

@@ -1,0 +1,324 @@
+"""Steers what endpoints get, beside weights and health checks: ends ejections, judges intervals, declares panics.
+
+Workers eject by themselves when too many answers in a row are bad (lb.upstream.load.outlier). Everything that takes
+time is done here, by one look at each pool a few times a second: the decisions are those of lb.health.outlier and
+lb.health.shares, and are written to the shared segment, where all workers see them at their next choice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lb.clock import Clock
+from lb.config.plan.plan import EndpointPlan, Plan, PoolPlan
+from lb.config.schema.file import Config, PoolConfig
+from lb.control.endpoints.levels import PoolLevels, rules_of
+from lb.endpoints.ejection_state import Standings
+from lb.health.levels import Candidate
+from lb.health.outlier import (
+    EJECTED,
+    PROBATION,
+    REASONS,
+    WELL,
+    Move,
+    Record,
+    Seen,
+    Volume,
+    find_outliers,
+    follow,
+)
+from lb.health.shares import WHOLE, Member, decide_shares, grown, thousandths
+from lb.shared.segment import Segment
+from lb.telemetry.series import Series
+
+log = logging.getLogger("tidegate.health")
+
+LOOK = 0.1  # seconds between two looks
+_UP, _ENABLED = 1, 0  # enum tg_health, tg_admin
+_NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    """The live side of an endpoint: its record of ejections, its counters at the last interval's end, and since when
+    (monotonic ns) it has been ready for its whole share; -1: from the beginning, None: it is not."""
+
+    plan: EndpointPlan
+    generation: int
+    record: Record = field(default_factory=Record)
+    counted: Volume = field(default_factory=Volume)
+    ready_since: int | None = None
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What makes it the same endpoint."""
+        return self.plan.address, self.plan.slot, self.generation
+
+
+@dataclass(slots=True)
+class _Pool:
+    plan: PoolPlan
+    config: PoolConfig
+    standings: Standings
+    endpoints: list[_Endpoint]
+    judged_at: int
+    panicking: tuple[int, ...] = ()  # priorities in a panic; (0,) for a plan without groups
+    panics: int = 0
+    levels: PoolLevels | None = None  # of a plan with groups
+    gone: dict[tuple[str, int, int], Record] = field(
+        default_factory=dict
+    )  # of removed ones, as long as slots have them
+
+
+class Steering:
+    """One for the daemon; `update` with every plan, `look` at any time, `run` for ever. All on the loop."""
+
+    def __init__(self, segment: Segment, clock: Clock, was_up: Callable[[str, str, int], bool]) -> None:
+        """`was_up(pool, address, slot)`: whether its checks ever were good enough."""
+        self._segment = segment
+        self._clock = clock
+        self._was_up = was_up
+        self._pools: dict[str, _Pool] = {}
+        self._wanted = asyncio.Event()
+
+    def update(self, plan: Plan, config: Config) -> None:
+        """Steer the pools of `plan` from now on; what is known of endpoints that stay survives."""
+        now = self._clock.now()
+        before, self._pools = self._pools, {}
+        for pool in plan.pools:
+            old = before.pop(pool.name, None)
+            if pool.shaped:
+                self._pools[pool.name] = self._take(pool, config.pools[pool.name], old, now)
+            elif old is not None:
+                _let_be(old)
+        for old in before.values():
+            _let_be(old)
+        self.look()
+        if self._pools:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+
+    def _take(self, plan: PoolPlan, config: PoolConfig, old: _Pool | None, now: int) -> _Pool:
+        known = {e.key: e for e in old.endpoints} if old is not None else {}
+        gone = {**old.gone, **{key: e.record for key, e in known.items()}} if old is not None else {}
+        endpoints = []
+        for endpoint in plan.endpoints:
+            generation = self._segment.generation(endpoint.slot)
+            key = (endpoint.address, endpoint.slot, generation)
+            # One that comes back before its slot was given away has what it was ejected for there.
+            record, found = gone.pop(key, Record()), known.get(key)
+            if found is None:
+                found = _Endpoint(endpoint, generation, record, self._volume(endpoint))
+                if old is None:  # everybody is new: there is nobody to leave the load to meanwhile
+                    found.ready_since = -1
+            found.plan = endpoint
+            endpoints.append(found)
+        standings = Standings(self._segment, [endpoint.slot for endpoint in plan.endpoints])
+        pool = _Pool(plan, config, standings, endpoints, old.judged_at if old is not None else now)
+        if old is not None:
+            pool.panicking, pool.panics = old.panicking, old.panics
+            pool.levels = old.levels
+            pool.gone = {key: r for key, r in gone.items() if self._segment.generation(key[1]) == key[2]}
+        if not plan.groups:
+            pool.levels = None
+        elif pool.levels is None:
+            pool.levels = PoolLevels(plan)
+        else:
+            pool.levels.follow(plan)
+        if config.outlier is None:
+            for i, each in enumerate(endpoints):
+                standings.release(i)
+                each.record = Record(ejections=each.record.ejections)
+        return pool
+
+    async def run(self) -> None:
+        """Looks at the pools for ever, while there are any to steer."""
+        while True:
+            await self._wanted.wait()
+            try:
+                self.look()
+            except Exception:
+                # Without the next look nobody who is ejected would ever come back.
+                log.exception("the endpoints could not be steered")
+            await asyncio.sleep(LOOK)
+
+    def look(self) -> None:
+        """Sees what has changed, and acts on it at once."""
+        now = self._clock.now()
+        for pool in self._pools.values():
+            if pool.config.outlier is not None:
+                self._follow(pool, now)
+                self._judge(pool, now)
+            self._share(pool, now)
+
+    def _follow(self, pool: _Pool, now: int) -> None:
+        settings, standings = pool.config.outlier, pool.standings
+        assert settings is not None
+        over = standings.ejected() - settings.most(standings.size)
+        for i, endpoint in enumerate(pool.endpoints):
+            standing, reason = standings.state(i)
+            if standing == WELL and endpoint.record.standing == WELL and not endpoint.record.multiplier:
+                continue
+            good = standings.answered_well(i) if standing == PROBATION else 0
+            record, move = follow(endpoint.record, Seen(standing, reason, good, over), settings, now)
+            if move is Move.NOTE:
+                self._say(pool, endpoint, record, now)
+            elif move is Move.UNDO:
+                standings.release(i)
+                over -= 1
+            elif move is Move.PROBE:
+                standings.begin_probation(i, now)
+                self._inform(pool, endpoint, f"is on probation for {settings.probation_requests} requests")
+            elif move is Move.REINSTATE:
+                if standing == EJECTED:
+                    standings.release(i)
+                elif not standings.reinstate(i):
+                    continue  # ejected anew just now: seen at the next look
+                self._inform(pool, endpoint, "takes requests again")
+            endpoint.record = record
+
+    def _say(self, pool: _Pool, endpoint: _Endpoint, record: Record, now: int, why: str = "") -> None:
+        log.warning(
+            "pool %s: endpoint %s is ejected for %.1f s (ejection %d in a row): %s%s",
+            pool.plan.name, endpoint.plan.address, (record.until - now) / 1e9, record.multiplier,
+            REASONS.get(record.reason, "unknown"), f": {why}" if why else "",
+        )  # fmt: skip
+
+    def _inform(self, pool: _Pool, endpoint: _Endpoint, text: str) -> None:
+        log.info("pool %s: endpoint %s %s after its ejection", pool.plan.name, endpoint.plan.address, text)
+
+    def _judge(self, pool: _Pool, now: int) -> None:
+        settings, standings = pool.config.outlier, pool.standings
+        assert settings is not None
+        if now - pool.judged_at < settings.interval:
+            return
+        pool.judged_at = now
+        volumes = []
+        for i, endpoint in enumerate(pool.endpoints):
+            total = self._volume(endpoint.plan)
+            # What came of an ejection or a probation says nothing of an endpoint that is well.
+            judged = standings.state(i)[0] == WELL and self._healthy(endpoint.plan)
+            volumes.append(total.since(endpoint.counted) if judged else Volume())
+            endpoint.counted = total
+        for outlier in find_outliers(volumes, settings):
+            if standings.eject_checked(outlier.index, outlier.reason, settings.most(standings.size)):
+                endpoint = pool.endpoints[outlier.index]
+                endpoint.record, _ = follow(endpoint.record, Seen(EJECTED, outlier.reason), settings, now)
+                self._say(pool, endpoint, endpoint.record, now, outlier.text)
+
+    def _volume(self, endpoint: EndpointPlan) -> Volume:
+        series = Series.of(self._segment.series_total(endpoint.series))
+        # An endpoint has no cache: TG_S_JUDGED_GOOD and TG_S_JUDGED_FAULT of segment.h.
+        return Volume(series.cache_hit, series.cache_miss, series.buckets)
+
+    def _healthy(self, endpoint: EndpointPlan) -> bool:
+        return self._segment.health(endpoint.slot) == _UP
+
+    def _share(self, pool: _Pool, now: int) -> None:
+        members = [self._member(pool, i, endpoint, now) for i, endpoint in enumerate(pool.endpoints)]
+        if pool.levels is None:
+            shares = decide_shares(members, pool.config.panic)
+            for i, (share, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
+                pool.standings.hold_back(i, WHOLE - share, panic and not members[i].awaited)
+            panicking: tuple[int, ...] = (0,) if any(shares.panic) else ()
+        else:
+            self._share_by_level(pool, pool.levels, members)
+            panicking = pool.levels.panicking
+        if panicking != pool.panicking:
+            pool.panics += not pool.panicking
+            pool.panicking = panicking
+            _say_panic(pool, members)
+
+    def _share_by_level(self, pool: _Pool, levels: PoolLevels, members: list[Member]) -> None:
+        """Tells the workers what each group gets."""
+        rows = zip(pool.plan.groups, pool.plan.endpoints, members, strict=True)
+        candidates = [
+            Candidate(group, self._segment.weight(e.slot) * (not member.awaited), member.enabled, member.healthy)
+            for group, e, member in rows
+        ]
+        levels.update(candidates, rules_of(pool.config))
+        for i, member in enumerate(members):
+            panic = levels.panic_of(i) and not member.awaited
+            pool.standings.hold_back(i, WHOLE - thousandths(member, panic), panic, levels.share_of(i))
+
+    def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
+        enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED
+        standing = pool.standings.state(i)[0] if pool.config.outlier is not None else WELL
+        up, awaited = self._healthy(endpoint.plan), enabled and self._awaited(pool, endpoint.plan)
+        if not (enabled and up and standing == WELL):
+            endpoint.ready_since = None
+        elif endpoint.ready_since is None:
+            endpoint.ready_since = now
+        slow_start, part = pool.config.slow_start, 1.0
+        if slow_start is not None and endpoint.ready_since != -1 and standing != PROBATION:
+            # Who is not ready yet begins with the minimum, the moment it is.
+            part = grown(slow_start, now if endpoint.ready_since is None else endpoint.ready_since, now)
+        # A weight of 0 keeps requests away as a drain does.
+        enabled = enabled and not awaited and self._segment.weight(endpoint.plan.slot) > 0
+        return Member(enabled, up and standing != EJECTED, part, awaited)
+
+    def _awaited(self, pool: _Pool, endpoint: EndpointPlan) -> bool:
+        health = pool.config.health
+        if health is None or health.initial == "up" or self._healthy(endpoint):
+            return False
+        return not self._was_up(pool.plan.name, endpoint.address, endpoint.slot)
+
+    def status(self, pool: str) -> dict[str, Any] | None:
+        """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {standing, reason,
+        ejected_for_s, ejections: {reason: n}, share, panic, requests, why_not}}} of a steered pool; None for others."""
+        found = self._pools.get(pool)
+        if found is None:
+            return None
+        levels = found.levels
+        return {
+            "panic": bool(found.panicking),
+            "panics": found.panics,
+            "failovers": levels.failovers if levels is not None else 0,
+            "levels": levels.status() if levels is not None else None,
+            "endpoints": dict(_rows(found, self._clock.now())),
+        }
+
+
+def _say_panic(pool: _Pool, members: list[Member]) -> None:
+    """Of those that may have requests at all, how many are healthy, and where that has no say (any more)."""
+    counted = [member.healthy for member in members if member.enabled]
+    text = "in a panic: all endpoints get requests" if pool.panicking else "no longer in a panic"
+    if pool.levels is not None and 0 < len(pool.panicking) < len(pool.levels.status()):
+        places = " and ".join(map(str, pool.panicking))
+        text = f"in a panic at priority {places}: all endpoints there are as good as healthy ones"
+    log.log(
+        logging.WARNING if pool.panicking else logging.INFO,
+        "pool %s is %s, %d of %d are healthy", pool.plan.name, text, sum(counted), len(counted),
+    )  # fmt: skip
+
+
+def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    for i, endpoint in enumerate(pool.endpoints):
+        standing, reason = pool.standings.state(i)
+        held_back, panic, requests = pool.standings.held_back(i)
+        known = standing == EJECTED and endpoint.record.standing == EJECTED
+        yield (
+            endpoint.plan.address,
+            {
+                "standing": _NAMES[standing],
+                "reason": REASONS.get(reason, "unknown") if standing == EJECTED else "",
+                "ejected_for_s": round(max(0, endpoint.record.until - now) / 1e9, 1) if known else 0.0,
+                "ejections": dict(endpoint.record.ejections),
+                "share": (WHOLE - held_back) / WHOLE,
+                "panic": panic,
+                "requests": requests / WHOLE if pool.levels is not None else None,
+                "why_not": pool.levels.why_not(i) if pool.levels is not None else "",
+            },
+        )
+
+
+def _let_be(pool: _Pool) -> None:
+    """Nothing of what is known of the pool has a say any more."""
+    for i in range(pool.standings.size):
+        pool.standings.release(i)
+        pool.standings.hold_back(i, 0, False)

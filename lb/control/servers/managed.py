@@ -1,0 +1,243 @@
+"""The managed pools of a configuration: which supervisors run, and which endpoints they give.
+
+A changed `serve` section starts as many model servers as the load has now, beside the old ones, and takes over once
+they are ready; a pool that had `endpoints` keeps them until then. So a reload never leaves a pool empty that was not,
+or with less than its load needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lb.config.plan.plan import EndpointSpec, Plan
+from lb.config.schema.file import Config, PoolConfig, ServeConfig
+from lb.errors import TidegateError
+
+log = logging.getLogger("tidegate.master")
+
+
+class Server(Protocol):
+    """The model servers of one `serve` section, with the scaling of their number."""
+
+    @property
+    def wanted(self) -> int:
+        """How many there are to be."""
+
+    async def start(self) -> None: ...
+    def hold(self, number: int) -> None:
+        """There are to be `number`, within its limits, and no load counts until `release`."""
+
+    async def release(self) -> None: ...
+    async def stop(self) -> None:
+        """Drains and ends all of them."""
+
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        """Those that are ready."""
+
+    async def reconfigure(self, pool: PoolConfig) -> None:
+        """Follows other numbers and another `scaling` section; `serve` is else as it was."""
+
+    def kill(self) -> None:
+        """Ends all of them at once; a `stop` under way is over then."""
+
+    def status(self) -> dict[str, Any]: ...
+
+
+@dataclass(slots=True)
+class _Pool:
+    name: str
+    serve: ServeConfig
+    server: Server
+    fallback: tuple[EndpointSpec, ...] = ()  # the static endpoints it had before, until a model server is ready
+    successor: tuple[ServeConfig, Server] | None = None
+    leaving: list[Server] = field(default_factory=list)  # replaced, but workers may not know of the new ones yet
+    served: bool = False  # a model server was ready once
+    restarts_before: int = 0  # of servers that are gone
+    epoch: int = 0  # of those that serve: another number for every `serve` section that took over
+
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        return self.server.endpoints() or (() if self.served else self.fallback)
+
+
+ServerFactory = Callable[[str, PoolConfig, Callable[[], None]], Server]
+
+
+class ManagedPools:
+    """`apply` follows the configuration; only `stop` waits.
+
+    `factory(pool name, its configuration, on_change)` makes a Server; `changed(pool)` is called whenever what
+    `endpoints` gives for a pool may be different.
+    """
+
+    def __init__(self, factory: ServerFactory, changed: Callable[[str], None]) -> None:
+        self._factory = factory
+        self._changed = changed
+        self._pools: dict[str, _Pool] = {}
+        self._epochs = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping: list[tuple[str, Server]] = []  # with the pool
+
+    def endpoints(self, config: Config, running: Plan | None) -> dict[str, Sequence[EndpointSpec]]:
+        """The endpoints of every managed pool of `config`, which may not be applied yet."""
+        return {
+            name: self._pools[name].endpoints() if name in self._pools else _endpoints(running, name)
+            for name in _managed(config)
+        }
+
+    def apply(self, config: Config, before: Plan | None, plan: Plan) -> None:
+        """Starts, changes and stops servers, now that all workers have `plan` of `config` instead of `before`."""
+        for name, serve in _managed(config).items():
+            self._apply(name, config.pools[name], serve, before)
+        for name in self._pools.keys() - _managed(config).keys():
+            self._retire(self._pools.pop(name))
+        for name, pool in self._pools.items():
+            published = {spec.address for spec in _endpoints(plan, name)}
+            for server in [s for s in pool.leaving if not _names(s.endpoints(), published)]:
+                pool.leaving.remove(server)
+                self._stop(name, server)
+
+    def alive(self, pool: str, address: str) -> bool:
+        """Whether the process behind an endpoint of a managed pool takes requests; True for other pools."""
+        known = self._pools.get(pool)
+        if known is None:
+            return True
+        # The static ones it had before have no process of ours: the plan that replaces them is their end.
+        given = (known.fallback, known.server.endpoints(), *(server.endpoints() for server in known.leaving))
+        return any(_names(specs, {address}) for specs in given)
+
+    def epochs(self) -> dict[str, int]:
+        """For every pool a number that is another one once servers of another `serve` section have taken over: what
+        the result cache has from those before them is not what they would answer."""
+        return {name: pool.epoch for name, pool in self._pools.items()}
+
+    def waiting(self) -> list[str]:
+        """The pools that have never had an endpoint."""
+        return [name for name, pool in self._pools.items() if not pool.served and not pool.endpoints()]
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """Of those that serve, with the replicas that are to follow them (`next`) and those they have replaced; the
+        restarts are all that the pool has seen."""
+        return {name: self._status(name, pool) for name, pool in self._pools.items()}
+
+    def _status(self, name: str, pool: _Pool) -> dict[str, Any]:
+        serving = pool.server.status()
+        coming = [pool.successor[1].status()] if pool.successor else []
+        going = [s.status() for s in (*pool.leaving, *(s for owner, s in self._stopping if owner == name))]
+        return {
+            **serving,
+            "next": [replica for status in coming for replica in status["replicas"]],
+            "leaving": [replica for status in going for replica in status["replicas"]],
+            "restarts": pool.restarts_before + sum(status["restarts"] for status in (serving, *coming, *going)),
+        }
+
+    async def stop(self) -> None:
+        """Drains and stops every model server."""
+        for name in list(self._pools):
+            self._retire(self._pools.pop(name))
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def kill(self) -> None:
+        """Ends every model server at once; a `stop` under way is over soon then."""
+        running = [server for pool in self._pools.values() for server in self._servers(pool)]
+        for server in [*(server for _, server in self._stopping), *running]:
+            server.kill()
+
+    def _apply(self, name: str, pool: PoolConfig, serve: ServeConfig, before: Plan | None) -> None:
+        known = self._pools.get(name)
+        if known is None:
+            self._pools[name] = _Pool(name, serve, self._start(name, pool), tuple(_endpoints(before, name)))
+            return
+        if known.successor is not None and not _same_servers(known.successor[0], serve):
+            self._stop(name, known.successor[1])
+            known.successor = None
+        if _same_servers(known.serve, serve):
+            known.serve = serve
+            self._spawn(known.server.reconfigure(pool))
+        elif known.successor is None:
+            log.info("pool %s: its model servers are replaced by ones with the new settings", name)
+            known.successor = (serve, self._start(name, pool, known.server.wanted))
+        else:
+            known.successor = (serve, known.successor[1])
+            self._spawn(known.successor[1].reconfigure(pool))
+
+    def _start(self, name: str, pool: PoolConfig, held: int | None = None) -> Server:
+        server = self._factory(name, pool, lambda: self._on_change(name))
+        if held is not None:
+            server.hold(held)
+        self._spawn(server.start())
+        return server
+
+    def _on_change(self, name: str) -> None:
+        pool = self._pools.get(name)
+        if pool is None:
+            return
+        if pool.successor is not None:
+            # The load may have asked for others while they load their models, which takes minutes where it is TensorRT.
+            pool.successor[1].hold(pool.server.wanted)
+        if pool.successor is not None:
+            serve, server = pool.successor
+            if len(server.endpoints()) >= max(1, min(server.wanted, len(pool.endpoints()))):
+                pool.leaving.append(pool.server)
+                pool.serve, pool.server, pool.successor = serve, server, None
+                pool.epoch = next(self._epochs)
+                self._spawn(server.release())
+                log.info("pool %s: the model servers with the new settings are ready and take over", name)
+        if not pool.served and pool.server.endpoints():
+            pool.served, pool.epoch = True, next(self._epochs)
+        self._changed(name)
+
+    def _retire(self, pool: _Pool) -> None:
+        for server in self._servers(pool):
+            self._stop(pool.name, server)
+
+    def _servers(self, pool: _Pool) -> list[Server]:
+        return [pool.server, *pool.leaving, *([pool.successor[1]] if pool.successor else [])]
+
+    def _stop(self, pool: str, server: Server) -> None:
+        async def stop() -> None:
+            await server.stop()
+            self._stopping.remove((pool, server))
+            if pool in self._pools:
+                self._pools[pool].restarts_before += server.status()["restarts"]
+
+        self._stopping.append((pool, server))
+        self._spawn(stop())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, TidegateError):
+            log.error("%s", error)
+        elif error is not None:
+            log.error("a managed pool failed", exc_info=error)
+
+
+def _managed(config: Config) -> dict[str, ServeConfig]:
+    return {name: pool.serve for name, pool in config.pools.items() if pool.serve is not None}
+
+
+def _same_servers(a: ServeConfig, b: ServeConfig) -> bool:
+    """Whether both say the same of each process: all but how many there are."""
+    return a.model_copy(update={"min": 0, "max": 0}) == b.model_copy(update={"min": 0, "max": 0})
+
+
+def _names(specs: Sequence[EndpointSpec], addresses: Set[str]) -> bool:
+    return any(spec.address in addresses for spec in specs)
+
+
+def _endpoints(plan: Plan | None, pool: str) -> Sequence[EndpointSpec]:
+    for known in plan.pools if plan is not None else ():
+        if known.name == pool:
+            return tuple(EndpointSpec(e.address, e.weight) for e in known.endpoints)
+    return ()

@@ -1,0 +1,128 @@
+"""The model servers of one managed pool: a supervisor, and an autoscaler where the pool has a `scaling` section."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lb.clock import Clock
+from lb.config.plan.plan import EndpointSpec
+from lb.config.schema.file import PoolConfig, ServeConfig
+from lb.control.servers.autoscaler import Autoscaler
+from lb.control.servers.supervisor import Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class ServerContext:
+    """What model servers need of the master. The callables take (pool, address); `waiting` takes the pool."""
+
+    runtime_dir: Path
+    exited: Callable[[str, str], None]  # the process behind an endpoint is gone
+    inflight: Callable[[str, str], int]
+    busy: Callable[[str, str], int]  # the same, with the sequences that will go on there
+    waiting: Callable[[str], int]
+    clock: Clock
+
+
+class ModelServers:
+    """A managed.Server; `changed` is called when `endpoints` is different."""
+
+    def __init__(self, name: str, pool: PoolConfig, changed: Callable[[], None], context: ServerContext) -> None:
+        self._name = name
+        self._context = context
+        self._supervisor = Supervisor(
+            name,
+            _serve(pool),
+            runtime_dir=context.runtime_dir,
+            on_change=changed,
+            on_exit=lambda address: context.exited(name, address),
+            inflight=lambda address: context.busy(name, address),
+            clock=context.clock,
+        )
+        self._autoscaler: Autoscaler | None = None
+        self._pool = pool
+        self._held = False
+        self._stopped = False
+
+    @property
+    def wanted(self) -> int:
+        return self._supervisor.wanted
+
+    async def start(self) -> None:
+        """Raises StartError when the runtime folder cannot be used."""
+        await self._supervisor.start()
+        await self._scale(self._pool)
+
+    def hold(self, number: int) -> None:
+        self._held = True
+        self._supervisor.scale_to(self._within(number))
+
+    async def release(self) -> None:
+        self._held = False
+        await self._scale(self._pool)
+
+    async def stop(self) -> None:
+        self._stopped = True
+        if self._autoscaler is not None:
+            await self._autoscaler.stop()
+        await self._supervisor.stop()
+
+    def kill(self) -> None:
+        self._supervisor.kill()
+
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        return self._supervisor.endpoints()
+
+    async def reconfigure(self, pool: PoolConfig) -> None:
+        self._pool = pool
+        await self._scale(pool)
+
+    def status(self) -> dict[str, Any]:
+        """{wanted, replicas: [{index, pid, address, state, restarts, started_at, last_error}], restarts,
+        scaling: … | None}."""
+        return {
+            "wanted": self._supervisor.wanted,
+            "replicas": [asdict(replica) for replica in self._supervisor.replicas()],
+            "restarts": self._supervisor.restarts,
+            "scaling": self._autoscaler.status() if self._autoscaler else None,
+        }
+
+    async def _scale(self, pool: PoolConfig) -> None:
+        """Follows the `scaling` section; without one, there are `min` replicas."""
+        serve, scaling = _serve(pool), pool.scaling
+        if scaling is None:
+            stale, self._autoscaler = self._autoscaler, None
+            if stale is not None:
+                await stale.stop()
+        self._supervisor.scale_to(self._within(self._supervisor.wanted))
+        if scaling is None or self._held:
+            return
+        if self._autoscaler is not None:
+            self._autoscaler.reconfigure(scaling, serve.min, serve.max)
+        elif not self._stopped:
+            self._autoscaler = Autoscaler(
+                self._name,
+                self._supervisor,
+                scaling,
+                minimum=serve.min,
+                maximum=serve.max,
+                inflight=self._inflight,
+                waiting=lambda: self._context.waiting(self._name),
+                clock=self._context.clock,
+            )
+            self._autoscaler.start()
+
+    def _within(self, number: int) -> int:
+        serve = _serve(self._pool)
+        return serve.min if self._pool.scaling is None else min(max(number, serve.min), serve.max)
+
+    def _inflight(self, address: str) -> int:
+        return self._context.inflight(self._name, address)
+
+
+def _serve(pool: PoolConfig) -> ServeConfig:
+    if pool.serve is None:
+        raise ValueError("the pool is not a managed one")
+    return pool.serve

@@ -1,0 +1,328 @@
+"""One place in a managed pool: a model server, its restarts, its drain. States and transitions are the table below."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from lb.clock import Clock
+from lb.config.schema.file import HealthConfig, ServeConfig
+from lb.config.units import SECOND, format_duration
+from lb.control.servers.model_server import LISTENING, Command, ServerProcess, new_listen_address
+from lb.control.workers.backoff import Restarts, RestartSettings
+from lb.control.workers.fork_server import describe_exit
+from lb.control.workers.process import child_environment
+from lb.errors import StartError
+from lb.health.check import CheckFailed
+from lb.health.checks.grpc import GrpcCheck
+
+log = logging.getLogger("tidegate.supervisor")
+
+PROBE_INTERVAL = SECOND // 10
+PROBE_TIMEOUT = 2 * SECOND
+WATCH_INTERVAL = 5 * SECOND  # between two looks at whether a server that is ready still answers
+# So many looks at least have to be in vain: time alone may have passed while this machine slept.
+LEAST_LOOKS = 3
+DRAIN_POLL = SECOND // 20
+# Workers learn of a drain a moment after it began; in-flight must stay zero for so long to be believed.
+DRAIN_QUIET = SECOND // 4
+# What a server has after SIGTERM at least, when its requests took all of the drain time.
+MIN_TERM_GRACE = 2 * SECOND
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    STOPPING = "stopping"
+    BACKOFF = "backoff"
+    CRASH_LOOP = "crash_loop"
+    GONE = "gone"
+
+
+class Event(StrEnum):
+    SERVING = "serving"  # it answers SERVING
+    OVERDUE = "overdue"  # it did not within start_timeout
+    RETIRED = "retired"  # it is not wanted any more
+    DRAINED = "drained"  # nothing is in flight there, or the drain time is over
+    FAILED = "failed"  # the process is gone, wanted or not; the replica is
+    FAILED_OFTEN = "failed_often"  # the same, for too many times
+    ENDED = "ended"  # the process is gone, and so may the replica be
+    DUE = "due"  # the wait before the next start is over
+
+
+TABLE: dict[tuple[State, Event], State] = {
+    (State.STARTING, Event.SERVING): State.READY,
+    (State.STARTING, Event.OVERDUE): State.STOPPING,
+    (State.STARTING, Event.RETIRED): State.STOPPING,
+    (State.STARTING, Event.FAILED): State.BACKOFF,
+    (State.STARTING, Event.FAILED_OFTEN): State.CRASH_LOOP,
+    (State.READY, Event.RETIRED): State.DRAINING,
+    (State.READY, Event.FAILED): State.BACKOFF,
+    (State.READY, Event.FAILED_OFTEN): State.CRASH_LOOP,
+    (State.DRAINING, Event.DRAINED): State.STOPPING,
+    (State.DRAINING, Event.ENDED): State.GONE,
+    (State.STOPPING, Event.FAILED): State.BACKOFF,
+    (State.STOPPING, Event.FAILED_OFTEN): State.CRASH_LOOP,
+    (State.STOPPING, Event.ENDED): State.GONE,
+    (State.BACKOFF, Event.DUE): State.STARTING,
+    (State.BACKOFF, Event.RETIRED): State.GONE,
+    (State.CRASH_LOOP, Event.DUE): State.STARTING,
+    (State.CRASH_LOOP, Event.RETIRED): State.GONE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica as status shows it; `address` and `pid` are None without a process, `started_at` is monotonic ns."""
+
+    index: int
+    pid: int | None
+    address: str | None
+    state: str
+    restarts: int
+    started_at: int | None
+    last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a replica needs of its supervisor. The callbacks are called in the loop, with the new state in place."""
+
+    pool: str
+    runtime_dir: Path
+    clock: Clock
+    command: Command
+    inflight: Callable[[str], int]
+    exited: Callable[[str], None]  # the process behind an address that had been ready is gone
+    moved: Callable[[ManagedReplica, State], None]  # the state was another before
+
+
+class ManagedReplica:
+    """Keeps one model server running until `retire`."""
+
+    def __init__(self, index: int, serve: ServeConfig, around: Surroundings) -> None:
+        self.index = index
+        self.name = f"{around.pool}/{index}"
+        self.state = State.BACKOFF
+        self.wanted = True
+        self.address: str | None = None
+        self._around = around
+        self._serve = serve
+        self._restarts = Restarts(restart_settings(serve))
+        self._check = GrpcCheck(HealthConfig(type="grpc", timeout=PROBE_TIMEOUT))
+        self._process: ServerProcess | None = None
+        self._phase: asyncio.Task[None] | None = None
+        self._listening = asyncio.Event()
+        self._delay = 0  # of the pause before the next start
+        self._stop_by = 0  # when a process that is to end is killed
+        self._started_at: int | None = None
+        self._ready_at: int | None = None
+        self._last_line = ""
+        self._last_error = ""
+        self._hung = ""  # why its process was killed
+
+    def __repr__(self) -> str:
+        return f"<ManagedReplica {self.name} {self.state} pid={self.pid} address={self.address}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def describe(self) -> Replica:
+        return Replica(
+            self.index, self.pid, self.address, self.state, self._restarts.count, self._started_at, self._last_error
+        )
+
+    def start(self) -> None:
+        """Begin; call it once, in the running loop."""
+        self._step(Event.DUE)
+
+    def retire(self) -> None:
+        """Drain and stop; `gone` is the last state. Calling it again changes nothing."""
+        if self.wanted and self.state is not State.GONE:
+            self.wanted = False
+            self._stop_by = self._around.clock.now() + max(MIN_TERM_GRACE, self._serve.drain_timeout)
+            if self.state is not State.STOPPING:  # there it was overdue, and is not started again
+                self._step(Event.RETIRED)
+
+    def kill(self) -> None:
+        """End the process at once, without a drain."""
+        if self._process:
+            self._process.signal(signal.SIGKILL)
+
+    def _step(self, event: Event, exited: str | None = None) -> None:
+        before, self.state = self.state, TABLE[self.state, event]
+        log.debug("%s: %s: %s, now %s", self.name, before, event, self.state)
+        if self._phase is not None and self._phase is not asyncio.current_task():
+            self._phase.cancel()
+        self._phase = self._enter()
+        if exited is not None:
+            self._around.exited(exited)
+        if before is not self.state:
+            self._around.moved(self, before)
+
+    def _enter(self) -> asyncio.Task[None] | None:
+        """Start what is done in the new state; it ends with an event of its own or is cancelled by another one."""
+        phases: dict[State, Callable[[], Coroutine[Any, Any, None]]] = {
+            State.STARTING: self._run_until_serving,
+            State.READY: self._watch,
+            State.DRAINING: self._drain,
+            State.STOPPING: self._stop,
+            State.BACKOFF: self._pause,
+            State.CRASH_LOOP: self._pause,
+        }
+        phase = phases.get(self.state)
+        if phase is None:
+            return None
+        task = asyncio.create_task(phase(), name=f"{self.name} {self.state}")
+        task.add_done_callback(_complain)
+        return task
+
+    async def _run_until_serving(self) -> None:
+        reason = "it does not listen"
+        try:
+            self._spawn()
+            async with asyncio.timeout(self._serve.start_timeout / SECOND):
+                await self._listening.wait()
+                while reason := await self._probe():  # noqa: ASYNC110 - another process's state has no event
+                    await asyncio.sleep(PROBE_INTERVAL / SECOND)
+        except StartError as e:
+            self._fail(str(e), None)
+        except TimeoutError:
+            self._last_error = f"not ready within {format_duration(self._serve.start_timeout)}: {reason}"
+            log.error("%s: %s; it is stopped", self.name, self._last_error)
+            self._stop_by = self._around.clock.now() + MIN_TERM_GRACE
+            self._step(Event.OVERDUE)
+        else:
+            self._ready_at = self._around.clock.now()
+            took = (self._ready_at - (self._started_at or 0)) / SECOND
+            log.info("%s: ready on %s after %.1f s", self.name, self.address, took)
+            self._step(Event.SERVING)
+
+    def _spawn(self) -> None:
+        around = self._around
+        self._ready_at, self._started_at, self._last_line, self._hung = None, around.clock.now(), "", ""
+        self._listening.clear()
+        listen = new_listen_address(self._serve, around.pool, self.index, around.runtime_dir)
+        self.address = listen if listen.startswith("unix:") else None
+        command = around.command(self._serve, listen)
+        self._process = ServerProcess(command, {**child_environment(), **self._serve.env}, self._heard, self._exited)
+        log.info("%s: started, pid %d", self.name, self._process.pid)
+
+    async def _probe(self) -> str:
+        """Why it is not ready, or ""."""
+        if self.address is None:
+            return "it did not say where it listens"
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT / SECOND):
+                await self._check.run(self.address)
+        except CheckFailed as e:
+            return str(e)
+        except TimeoutError:
+            return f"no answer to a health check within {format_duration(PROBE_TIMEOUT)}"
+        return ""
+
+    async def _watch(self) -> None:
+        """Kills it once it has not answered for `hang_timeout`; the exit is a failure like others."""
+        clock, limit = self._around.clock, self._serve.hang_timeout
+        answered, silent = clock.now(), 0
+        while limit and not (silent >= LEAST_LOOKS and clock.now() - answered >= limit):
+            await asyncio.sleep(min(WATCH_INTERVAL, limit // (2 * LEAST_LOOKS)) / SECOND)
+            answered, silent = (answered, silent + 1) if await self._probe() else (clock.now(), 0)
+        if limit:
+            self._hung = f"it has not answered for {format_duration(limit)} that it serves, and was killed"
+            self.kill()
+
+    def _heard(self, line: str) -> None:
+        if line.startswith(LISTENING) and not self._listening.is_set():
+            self.address = line.removeprefix(LISTENING)
+            self._listening.set()
+        else:
+            self._last_line = line
+        log.info("%s: %s", self.name, line)
+
+    def _exited(self, code: int) -> None:
+        if self.address is not None and self.address.startswith("unix:"):
+            Path(self.address.removeprefix("unix:")).unlink(missing_ok=True)
+        self._process = None
+        exited = self.address if self._ready_at is not None else None
+        if not self.wanted:
+            log.info("%s: stopped (%s)", self.name, describe_exit(code))
+            self.address = None
+            self._step(Event.ENDED, exited)
+            return
+        if self.state is State.STOPPING:
+            self._fail(self._last_error, exited)  # it was stopped for a reason that says more than its end
+        elif self._hung:
+            self._fail(self._hung, exited)
+        else:
+            self._fail(": ".join(filter(None, (describe_exit(code), self._last_line))), exited)
+
+    def _fail(self, error: str, exited: str | None) -> None:
+        """There is no process although one is wanted: try again later."""
+        now = self._around.clock.now()
+        self.address, self._last_error = None, error
+        # Time spent on starting does not make a run stable.
+        self._delay = self._restarts.died(now if self._ready_at is None else self._ready_at, now)
+        often = self._restarts.crash_loop
+        log.log(
+            logging.ERROR if often else logging.WARNING,
+            "%s: %s; %stried again in %s",
+            self.name,
+            error,
+            "it fails all the time; " if often else "",
+            format_duration(self._delay),
+        )
+        self._step(Event.FAILED_OFTEN if often else Event.FAILED, exited)
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._delay / SECOND)
+        self._step(Event.DUE)
+
+    async def _drain(self) -> None:
+        clock, address = self._around.clock, self.address or ""
+        begun = idle_since = clock.now()
+        deadline = begun + self._serve.drain_timeout
+        while (now := clock.now()) < deadline:
+            if self._around.inflight(address):
+                idle_since = now
+            elif now - idle_since >= DRAIN_QUIET:
+                break
+            await asyncio.sleep(DRAIN_POLL / SECOND)
+        else:
+            log.warning("%s: requests are still in flight after %s", self.name, format_duration(deadline - begun))
+        self._step(Event.DRAINED)
+
+    async def _stop(self) -> None:
+        if self._process is None:  # retired before the process was made
+            self._step(Event.ENDED)
+            return
+        self._process.signal(signal.SIGTERM)
+        now = self._around.clock.now()
+        await asyncio.sleep(max(MIN_TERM_GRACE, self._stop_by - now) / SECOND)
+        log.error("%s: does not stop, killed", self.name)
+        self._process.signal(signal.SIGKILL)
+
+
+def restart_settings(serve: ServeConfig) -> RestartSettings:
+    """The restart policy of a `serve` section; a run is stable once it outlasts the window and the longest wait."""
+    return RestartSettings(
+        initial=serve.backoff.initial,
+        max=serve.backoff.max,
+        stable=max(serve.crash_loop.within, serve.backoff.max),
+        crash_loop_restarts=serve.crash_loop.restarts + 1,
+        crash_loop_within=serve.crash_loop.within,
+        immediate=False,
+    )
+
+
+def _complain(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("%s ended in an unforeseen way", task.get_name(), exc_info=task.exception())

@@ -1,0 +1,380 @@
+"""The workers of a master: start and replace them, publish plans to all of them or to none, watch their heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lb.clock import Clock
+from lb.config.units import SECOND, format_duration
+from lb.control.workers.backoff import Restarts, RestartSettings
+from lb.control.workers.channel import MAX_FDS, Channel, ChannelError, Message
+from lb.control.workers.fork_server import ForkServer, Launched, describe_exit
+from lb.control.workers.member import Member, Publication
+from lb.control.workers.process import COMMAND, WorkerProcess, worker_environment
+from lb.errors import ConfigError, StartError, TidegateError
+
+log = logging.getLogger("tidegate.master")
+
+# What a dead worker had in flight counts for this many seconds longer: the endpoints, whose connections the kernel has
+# closed, go on with it until they notice.
+NOTICE = 1.0
+_EXPLAIN = 5.0  # seconds for a worker to explain a choice
+_LOOKS = 4  # at a worker's silence, before it is taken for hanging
+
+
+class PublishError(TidegateError):
+    """A worker did not take a plan; every worker has the old one."""
+
+
+class SegmentLike(Protocol):
+    @property
+    def fd(self) -> int: ...
+    def clear_worker(self, worker: int) -> list[tuple[int, int, int]]: ...
+    def forget(self, lost: list[tuple[int, int, int]]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSettings:
+    """Times in nanoseconds; tests shorten them."""
+
+    start_timeout: int = 60 * SECOND  # from a process's start to its first frame
+    apply_timeout: int = 15 * SECOND  # from a plan to the last acknowledgement
+    hang_timeout: int = 20 * SECOND  # a worker without a heartbeat for so long is killed and replaced
+    fork_timeout: int = 5 * SECOND  # a fork server that has not made a worker within it is killed and replaced
+    kill_grace: int = 3 * SECOND  # after the end of a drain
+    restarts: RestartSettings = field(default_factory=RestartSettings)
+    command: Sequence[str] = COMMAND
+    early: Launched | None = None  # a fork server that was started before the master
+
+
+class Fleet:
+    """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1.
+
+    `recover` is called when a worker has died, before it is replaced, to mend what it may have left in shared memory.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        segment: SegmentLike,
+        settings: FleetSettings,
+        clock: Clock,
+        access_log: Callable[[], int],
+        recover: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._recover = recover
+        self._loop = asyncio.get_running_loop()
+        self._segment = segment
+        self._settings = settings
+        self._clock = clock
+        self._access_log = access_log
+        # They outlive the workers, so that nobody has to be told of a new one.
+        self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(size)] if size > 1 else []
+        self._current: Publication | None = None
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._numbers = itertools.count()  # of explanations
+        self._looked: int | None = None  # when heartbeats were last looked at
+        self._server = ForkServer(
+            self._loop, settings.command, worker_environment, settings.fork_timeout / SECOND, settings.early
+        )
+        self.members = [Member(i, Restarts(settings.restarts)) for i in range(size)]
+
+    async def start(self) -> None:
+        """Starts all workers and waits until each is there. Raises StartError as soon as one dies first."""
+        for member in self.members:
+            self._spawn(member)
+        try:
+            async with asyncio.timeout(self._settings.start_timeout / SECOND):
+                while any(member.state == "starting" for member in self.members):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise StartError("the workers did not start in time") from None
+        for member in self.members:
+            if member.state != "idle":
+                raise StartError(f"worker {member.index} did not start: {member.last_exit}")
+
+    async def publish(self, publication: Publication) -> None:
+        """Gives a plan to every worker and returns once each has acknowledged.
+
+        Raises PublishError, with the old plan everywhere, when one refuses it, dies or does not answer in time.
+        """
+        members = [m for m in self.members if m.state in ("idle", "running")]
+        for member in members:
+            member.answer = self._loop.create_future()
+            try:
+                self._send(member, publication)
+            except ChannelError as error:
+                member.settle(str(error))
+        answers = [m.answer for m in members if m.answer is not None]
+        if answers:
+            await asyncio.wait(answers, timeout=self._settings.apply_timeout / SECOND)
+        failures = [f"worker {m.index}: {self._outcome(m)}" for m in members if self._outcome(m)]
+        for member in members:
+            member.answer = None
+        if failures or not (members or self._current):
+            self._revert(members, publication.plan.generation)
+            raise PublishError("; ".join(failures) or "no worker is running")
+        self._current = publication
+        for member in self.members:
+            if member.state in ("idle", "running"):
+                if member.sent != publication.plan.generation:  # it came up while the others answered
+                    self._bring_in(member, publication)
+                else:
+                    self._commit(member, publication)
+
+    async def explain(self, asked: Mapping[str, Any], worker: int | None) -> dict[str, Any]:
+        """What `worker` (default: the first that runs) would do with a request, a
+        lb.proxy.exchange.explain.described.Described as plain types. Raises ConfigError with what cannot be asked,
+        StartError when nobody answers."""
+        running = [m for m in self.members if m.state == "running" and worker in (None, m.index)]
+        if not running or running[0].channel is None:
+            raise StartError("no worker is running" if worker is None else f"worker {worker} is not running")
+        member, number = running[0], next(self._numbers)
+        answer = member.asked[number] = self._loop.create_future()
+        try:
+            running[0].channel.send({"type": "explain", "number": number, "asked": dict(asked)})
+            async with asyncio.timeout(_EXPLAIN):
+                message = await answer
+        except TimeoutError:
+            raise StartError(f"worker {member.index} did not answer in time") from None
+        finally:
+            del member.asked[number]
+        if message["error"]:
+            raise ConfigError([message["error"]])
+        return {"worker": member.index, **message["answer"]}
+
+    def reopen_log(self) -> None:
+        """Passes the access log's new descriptor to every worker."""
+        for member in self.members:
+            try:
+                self._send_log(member)
+            except ChannelError as error:
+                log.error("worker %d goes on with the old access log: %s", member.index, error)
+
+    def check_beats(self, now: int) -> bool:
+        """Kills workers that hang; returns whether every worker with a process has been heard of lately.
+
+        Lately is half of the time after which it is killed, so that a watchdog behind it notices a kill without effect.
+        """
+        fresh = True
+        since_look = 0 if self._looked is None else now - self._looked
+        self._looked = now
+        for member in self.members:
+            if member.process is None:
+                continue
+            limit = self._settings.start_timeout if member.state == "starting" else self._settings.hang_timeout
+            # Where we stood still ourselves (a machine that was paused, swapping), heartbeats wait to be read.
+            member.last_beat = min(now, member.last_beat + max(0, since_look - limit // _LOOKS))
+            silent = now - member.last_beat
+            fresh = fresh and silent < limit // 2
+            if silent >= limit and not member.killed and member.state != "stopping":
+                log.error("worker %d (pid %d) hangs: killing it", member.index, member.process.pid)
+                member.killed = True
+                member.process.kill()
+        return fresh
+
+    async def stop(self, drain_timeout_ns: int, at_once: asyncio.Event) -> None:
+        """Drains all workers and waits for their end. `at_once` cuts the drain short."""
+        self._stopping = True
+        self._stop_all(drain_timeout_ns)
+        limit = self._loop.time() + (drain_timeout_ns + self._settings.kill_grace) / SECOND
+        hurry = asyncio.ensure_future(at_once.wait())
+        try:
+            while any(m.process for m in self.members):
+                self._changed.clear()
+                change = asyncio.ensure_future(self._changed.wait())
+                waiting = {change} if hurry.done() else {change, hurry}
+                timeout = max(0.0, limit - self._loop.time())
+                done, _ = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+                change.cancel()
+                if hurry in done:
+                    self._stop_all(0)
+                    limit = min(limit, self._loop.time() + self._settings.kill_grace / SECOND)
+                elif not done:
+                    self.kill()
+                    limit = self._loop.time() + 3600
+        finally:
+            hurry.cancel()
+            self._server.close()
+            while self._bells:
+                os.close(self._bells.pop())
+
+    def kill(self) -> None:
+        self._stopping = True
+        for member in self.members:
+            if member.process is not None:
+                log.error("worker %d (pid %d) did not stop: killing it", member.index, member.process.pid)
+                member.process.kill()
+
+    def _stop_all(self, drain_timeout_ns: int) -> None:
+        for member in self.members:
+            if member.channel is not None:
+                member.state = "stopping"
+                member.channel.send({"type": "stop", "drain_timeout_ns": drain_timeout_ns})
+
+    def _spawn(self, member: Member) -> None:
+        if self._stopping:
+            return
+        now = self._clock.now()
+        try:
+            process = WorkerProcess(
+                self._loop,
+                self._server,
+                member.index,
+                self._segment.fd,
+                self._bells,
+                lambda code: self._exited(member, code),
+            )
+        except StartError as error:
+            member.last_exit = str(error)
+            log.error("%s", error)
+            self._restart(member, now, now)
+            return
+        member.process, member.state, member.started, member.last_beat = process, "starting", now, now
+        member.generation = member.sent = member.busy = 0
+        member.killed = False
+        member.known, member.stats = set(), {}
+        member.channel = Channel(
+            self._loop,
+            process.socket,
+            lambda message, fds: self._on_message(member, message),
+            lambda reason: log.debug("the channel to worker %d ended: %s", member.index, reason),
+        )
+
+    def _exited(self, member: Member, code: int | None) -> None:
+        now = self._clock.now()
+        if member.channel is not None:
+            member.channel.close()
+        pid = member.process.pid if member.process else 0
+        member.process = member.channel = None
+        member.last_exit = describe_exit(code)
+        if lost := self._segment.clear_worker(member.index):
+            self._loop.call_later(NOTICE, self._segment.forget, lost)
+        self._recover()
+        if self._stopping:
+            member.state = "stopped"
+            log.log(
+                logging.INFO if code == 0 else logging.WARNING, "worker %d ended: %s", member.index, member.last_exit
+            )
+        else:
+            log.error("worker %d (pid %d) died: %s", member.index, pid, member.last_exit)
+            self._restart(member, member.started, now)
+        member.settle(f"died ({member.last_exit})")
+        self._changed.set()
+
+    def _restart(self, member: Member, started: int, now: int) -> None:
+        """At once where it has served: connections and datagrams queue meanwhile. Else with pauses."""
+        delay = member.restarts.died(started, now)
+        if member.served:
+            member.restarts.serving()
+            delay = 0
+        member.served = False
+        member.state = "crash_loop" if member.restarts.crash_loop else "backoff"
+        if self._current is None:  # the start is about to fail: see `start`
+            return
+        if delay:
+            log.warning("worker %d: %s, next start in %.1f s", member.index, member.state, delay / SECOND)
+            self._loop.call_later(delay / SECOND, self._spawn, member)
+        else:
+            self._spawn(member)
+
+    def _on_message(self, member: Member, message: Message) -> None:
+        member.last_beat = self._clock.now()
+        match message.get("type"):
+            case "hello" if self._stopping:
+                pass  # it has been told to stop; what a plan needs is closed
+            case "hello":
+                member.state = "idle"
+                self._bring_in(member, self._current)
+            case "beat":
+                member.busy, member.stats = message["busy"], message["stats"]
+            case "applied":
+                self._applied(member, message["generation"], message["error"])
+            case "explained":
+                future = member.asked.get(message["number"])
+                if future is not None and not future.done():
+                    future.set_result(message)
+            case other:
+                log.error("worker %d sent an unknown frame: %s", member.index, other)
+        self._changed.set()
+
+    def _applied(self, member: Member, generation: int, error: str) -> None:
+        if not error:
+            member.generation = generation
+            if member.state == "idle":
+                member.state = "running"
+                member.served = True
+                member.restarts.serving()
+        elif self._current is not None and self._current.plan.generation == generation and member.process is not None:
+            log.error("worker %d does not take the plan the others run: %s", member.index, error)
+            member.process.kill()
+        if generation == member.sent:
+            member.settle(error)
+
+    def _bring_in(self, member: Member, publication: Publication | None) -> None:
+        """Gives a worker that came up what the others have; without it, it must not stay."""
+        try:
+            self._send_log(member)
+            if publication is not None:
+                self._send(member, publication)
+                self._commit(member, publication)
+        except ChannelError as error:
+            log.error("worker %d cannot be given the plan: %s", member.index, error)
+            if member.process is not None:
+                member.process.kill()
+
+    def _send(self, member: Member, publication: Publication) -> None:
+        """Raises ChannelError; what was sent until then a `revert` undoes."""
+        if member.channel is None:
+            return
+        member.sent = publication.plan.generation
+        sockets = publication.sockets[member.index]
+        new = [(number, fd) for number, fd in sockets.values() if number not in member.known]
+        for start in range(0, len(new), MAX_FDS):
+            part = new[start : start + MAX_FDS]
+            member.channel.send({"type": "sockets", "ids": [n for n, _ in part]}, [fd for _, fd in part])
+            member.known.update(n for n, _ in part)
+        member.channel.send(
+            {
+                "type": "plan",
+                "generation": publication.plan.generation,
+                "plan": publication.wire,
+                "sockets": {listener: number for listener, (number, _) in sockets.items()},
+                "log_level": publication.log_level,
+            }
+        )
+
+    def _commit(self, member: Member, publication: Publication) -> None:
+        if member.channel is not None:
+            member.channel.send({"type": "commit", "generation": publication.plan.generation})
+            member.known = {number for number, _ in publication.sockets[member.index].values()}
+
+    def _revert(self, members: Sequence[Member], generation: int) -> None:
+        for member in members:
+            if member.channel is not None and member.sent == generation:
+                member.channel.send({"type": "revert", "generation": generation})
+                if self._current is not None:
+                    member.sent = member.generation = self._current.plan.generation
+                    member.known = {number for number, _ in self._current.sockets[member.index].values()}
+
+    def _outcome(self, member: Member) -> str:
+        if member.answer is not None and member.answer.done():
+            return member.answer.result()
+        took, hangs = (format_duration(t) for t in (self._settings.apply_timeout, self._settings.hang_timeout))
+        text = (
+            f"no answer in time: pid {member.process.pid if member.process else 0} has not taken the plan within {took}"
+        )
+        return f"{text}, as it is overloaded or hangs; one that is not heard of for {hangs} is killed and replaced"
+
+    def _send_log(self, member: Member) -> None:
+        fd = self._access_log()
+        if member.channel is not None and fd >= 0:
+            member.channel.send({"type": "log"}, [fd])

@@ -1,0 +1,67 @@
+"""A worker's place among the workers of a master, and what is published to it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lb.config.plan.plan import Plan
+from lb.config.units import SECOND
+from lb.control.workers.backoff import Restarts
+from lb.control.workers.channel import Channel
+from lb.control.workers.process import WorkerProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What workers get: a plan, the listening sockets it needs, and how to log."""
+
+    plan: Plan
+    sockets: Sequence[Mapping[str, tuple[int, int]]]  # for each worker: listener -> (id of the socket, descriptor)
+    log_level: str
+    wire: Mapping[str, Any]  # the plan as plain types: made once, not for each worker
+
+
+@dataclass(slots=True)
+class Member:
+    """One worker's place, which outlives its processes.
+
+    States: starting (no frame yet), idle (no plan yet), running, stopping, stopped, backoff, crash_loop.
+    """
+
+    index: int
+    restarts: Restarts
+    state: str = "backoff"
+    process: WorkerProcess | None = None
+    channel: Channel | None = None
+    started: int = 0
+    last_beat: int = 0
+    generation: int = 0  # acknowledged
+    sent: int = 0  # generation of the last plan sent
+    busy: int = 0
+    killed: bool = False  # because it hung
+    served: bool = False  # it has taken a plan, so that its end is no failure to start
+    stats: dict[str, int] = field(default_factory=dict)
+    last_exit: str = ""
+    known: set[int] = field(default_factory=set)  # ids of the sockets it holds
+    asked: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)  # explanations, by number
+    answer: asyncio.Future[str] | None = None  # of the publication under way: "" or what went wrong
+
+    def settle(self, outcome: str) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(outcome)
+
+    def describe(self, now: int) -> dict[str, Any]:
+        return {
+            "index": self.index,
+            "pid": (self.process.pid or None) if self.process else None,
+            "state": self.state,
+            "restarts": self.restarts.count,
+            "generation": self.generation,
+            "busy": self.busy,
+            "last_exit": self.last_exit,
+            "beat_age_s": round((now - self.last_beat) / SECOND, 3) if self.process else None,
+            "stats": self.stats,
+        }

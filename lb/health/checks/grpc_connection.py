@@ -1,0 +1,321 @@
+"""gRPC calls over a check's connection: HTTP/2 by the library h2, in bounds that a server cannot move.
+
+Whoever waits for an answer drives the connection. Nothing is read, and no frame is answered, while nobody waits. What a
+server makes us say is written before more of it is read. gRPC over HTTP/2:
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from enum import IntEnum
+from urllib.parse import unquote_to_bytes
+
+import h2.events
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.exceptions import H2Error
+from h2.settings import SettingCodes, Settings
+
+from lb.health.check import CheckFailed, explain, shown
+from lb.health.checks.tls import CheckTls
+from lb.health.checks.wire import Wire, connected
+
+_LARGEST = 4 * 1024 * 1024  # bytes of the answers under way, which is gRPC's own default for one message
+_LARGEST_FRAME = 16_384  # as we announce, by saying nothing of it
+_LARGEST_HEAD = 65_536
+_READ = 16_384
+_MOST_FRAMES = 1000  # in a row that bring no call on
+_MOST_CALLS = 100  # at a time
+_HEAD = 9  # bytes of a frame's head (RFC 9113 section 4.1)
+_GOAWAY = 7
+_PREFIX = 5  # bytes before a message: whether it is compressed, and its length
+
+
+class Status(IntEnum):
+    """Status codes of gRPC (doc/statuscodes.md)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+_BY_NUMBER = {b"%d" % status: status for status in Status}
+# What an answer that is not gRPC's counts as (doc/http-grpc-status-mapping.md).
+_BY_HTTP = {
+    400: Status.INTERNAL,
+    401: Status.UNAUTHENTICATED,
+    403: Status.PERMISSION_DENIED,
+    404: Status.UNIMPLEMENTED,
+    429: Status.UNAVAILABLE,
+    502: Status.UNAVAILABLE,
+    503: Status.UNAVAILABLE,
+    504: Status.UNAVAILABLE,
+}
+# What a reset stream counts as; every other reason is INTERNAL.
+_BY_RESET: dict[int, Status] = {
+    ErrorCodes.REFUSED_STREAM: Status.UNAVAILABLE,
+    ErrorCodes.CANCEL: Status.CANCELLED,
+    ErrorCodes.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
+    ErrorCodes.INADEQUATE_SECURITY: Status.PERMISSION_DENIED,
+}
+
+
+class CallFailed(CheckFailed):
+    """A call that did not end with OK; `code` says how, and the message is what an operator reads."""
+
+    def __init__(self, code: Status, details: str = "") -> None:
+        super().__init__(f"{code.name}: {details}" if details else code.name)
+        self.code = code
+
+
+@contextlib.asynccontextmanager
+async def grpc_connection(address: str, tls: CheckTls | None) -> AsyncIterator[GrpcConnection]:
+    """A connection of its own, so that each check also proves that the endpoint still accepts. Raises CheckFailed."""
+    authority = tls.name if tls is not None else "localhost" if address.startswith("unix:") else address
+    try:
+        async with connected(address, tls, ("h2",)) as wire:
+            if tls is not None and wire.protocol != "h2":
+                raise CheckFailed("TLS: the server does not speak HTTP/2 (ALPN h2)")
+            yield GrpcConnection(wire, "https" if tls is not None else "http", authority)
+    except OSError as e:
+        raise CheckFailed(explain(e)) from e
+
+
+class GrpcConnection:
+    """Calls over one wire. Raises CallFailed, and what the wire raises."""
+
+    def __init__(self, wire: Wire, scheme: str, authority: str) -> None:
+        self._wire = wire
+        self._scheme = scheme
+        self._authority = authority
+        self._http2 = H2Connection(H2Configuration(client_side=True))
+        self._http2.local_settings = Settings(
+            client=True,
+            initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.MAX_HEADER_LIST_SIZE: _LARGEST_HEAD},
+        )
+        self._http2.initiate_connection()
+        self._received = bytearray()
+        self._calls: dict[int, _Call] = {}
+        self._idle_frames = 0
+        self._last_stream: int | None = None  # that a server which goes away still answers
+
+    async def unary(self, path: str, message: bytes) -> bytes:
+        """What a method answers. Raises CallFailed."""
+        answer = (await self.unaries(path, [message]))[0]
+        if isinstance(answer, CallFailed):
+            raise answer
+        return answer
+
+    async def unaries(self, path: str, messages: Sequence[bytes]) -> list[bytes | CallFailed]:
+        """What a method answers to each, or how the call failed; as many at a time as the server takes."""
+        calls = [_Call(message) for message in messages]
+        waiting = deque(calls)
+        while not all(call.ended for call in calls):
+            while waiting and self._may_begin():
+                self._begin(path, waiting.popleft())
+            await self._turn()
+        return [call.answer() for call in calls]
+
+    async def stream(self, path: str, message: bytes) -> AsyncIterator[bytes]:
+        """The messages that a method answers one request with, until it ends. Raises CallFailed."""
+        call = _Call(message)
+        while not self._may_begin():
+            await self._turn()
+        self._begin(path, call)
+        while True:
+            while call.messages:
+                yield call.messages.popleft()
+            if call.ended:
+                break
+            await self._turn()
+        if call.failure is not None:
+            raise call.failure
+
+    def _may_begin(self) -> bool:
+        if self._last_stream is not None:
+            raise CallFailed(Status.UNAVAILABLE, "the server closes the connection")
+        return self._http2.open_outbound_streams < min(_MOST_CALLS, self._http2.remote_settings.max_concurrent_streams)
+
+    def _begin(self, path: str, call: _Call) -> None:
+        stream = self._http2.get_next_available_stream_id()
+        self._calls[stream] = call
+        self._http2.send_headers(
+            stream,
+            [
+                (":method", "POST"),
+                (":scheme", self._scheme),
+                (":path", path),
+                (":authority", self._authority),
+                ("te", "trailers"),
+                ("content-type", "application/grpc"),
+                ("user-agent", "tidegate-health"),
+            ],
+        )
+
+    def _push(self) -> None:
+        """Sends what the server's windows have room for."""
+        for stream, call in self._calls.items():
+            room = min(self._http2.local_flow_control_window(stream), self._http2.max_outbound_frame_size)
+            if call.unsent and room > 0:
+                piece, call.unsent = call.unsent[:room], call.unsent[room:]
+                self._http2.send_data(stream, piece, end_stream=not call.unsent)
+
+    async def _turn(self) -> None:
+        """Writes what there is to say, and takes what comes."""
+        try:
+            self._push()
+            if said := self._http2.data_to_send():
+                await self._wire.send(said)
+            came = await self._wire.receive(_READ)
+            if not came:
+                raise CallFailed(Status.UNAVAILABLE, "the server closed the connection")
+            for frame in self._frames(came):
+                self._idle_frames += 1
+                if self._idle_frames > _MOST_FRAMES:
+                    raise CallFailed(Status.UNAVAILABLE, f"the server sent {_MOST_FRAMES} frames and no answer")
+                if frame[3] == _GOAWAY:
+                    self._goes_away(frame)
+                else:
+                    for event in self._http2.receive_data(frame):
+                        self._take(event)
+        except H2Error as e:
+            raise CallFailed(Status.UNAVAILABLE, f"no valid HTTP/2: {shown(str(e))}") from None
+        await asyncio.sleep(0)  # a server that always has something to say must not hold the loop
+
+    def _frames(self, came: bytes) -> Iterator[bytes]:
+        """Whole frames, one by one. h2 takes GOAWAY for the end of a connection; answers still come behind it."""
+        self._received += came
+        if self._received.startswith(b"HTTP/1"):
+            raise CallFailed(Status.UNAVAILABLE, "the server speaks HTTP/1, gRPC needs HTTP/2")
+        while len(self._received) >= _HEAD:
+            size = int.from_bytes(self._received[:3])
+            if size > _LARGEST_FRAME:
+                raise CallFailed(Status.UNAVAILABLE, f"no valid HTTP/2: a frame of {size} bytes")
+            if len(self._received) < _HEAD + size:
+                return
+            frame = bytes(self._received[: _HEAD + size])
+            del self._received[: _HEAD + size]
+            yield frame
+
+    def _goes_away(self, frame: bytes) -> None:
+        """Calls that the server has not taken will have no answer (RFC 9113 section 6.8)."""
+        if len(frame) < _HEAD + 8:
+            raise CallFailed(Status.UNAVAILABLE, "no valid HTTP/2: a GOAWAY that is too short")
+        self._last_stream = int.from_bytes(frame[_HEAD : _HEAD + 4]) & 0x7FFF_FFFF
+        code, said = int.from_bytes(frame[_HEAD + 4 : _HEAD + 8]), shown(frame[_HEAD + 8 :].decode("utf-8", "replace"))
+        for stream, call in list(self._calls.items()):
+            if stream > self._last_stream or code:
+                reason = f"the server closed the connection with error {code}{': ' if said else ''}{said}"
+                self._end(stream, call, CallFailed(Status.UNAVAILABLE, reason))
+
+    def _take(self, event: h2.events.Event) -> None:
+        stream = getattr(event, "stream_id", None)
+        call = self._calls.get(stream) if stream is not None else None
+        if stream is None or call is None:
+            return
+        match event:
+            case h2.events.ResponseReceived(headers=headers):
+                call.head = {bytes(name): bytes(value) for name, value in headers}
+            case h2.events.TrailersReceived(headers=headers):
+                call.trailers = {bytes(name): bytes(value) for name, value in headers}
+            case h2.events.DataReceived(data=data, flow_controlled_length=size):
+                self._http2.acknowledge_received_data(size, stream)
+                had = len(call.messages)
+                call.feed(bytes(data))
+                if len(call.messages) > had:
+                    self._idle_frames = 0
+                if sum(len(one.body) for one in self._calls.values()) > _LARGEST:
+                    raise CallFailed(Status.RESOURCE_EXHAUSTED, f"the answer is larger than {_LARGEST} bytes")
+            case h2.events.StreamEnded():
+                self._end(stream, call, call.outcome())
+            case h2.events.StreamReset(error_code=code):
+                status = _BY_RESET.get(code, Status.INTERNAL)
+                self._end(stream, call, CallFailed(status, f"the server reset the stream with error {int(code)}"))
+
+    def _end(self, stream: int, call: _Call, failure: CallFailed | None) -> None:
+        del self._calls[stream]
+        call.end(failure)
+        self._idle_frames = 0
+
+
+class _Call:
+    """One request and what has come of its answer."""
+
+    def __init__(self, message: bytes) -> None:
+        self.unsent = b"\0" + len(message).to_bytes(4) + message
+        self.head: dict[bytes, bytes] = {}
+        self.trailers: dict[bytes, bytes] = {}
+        self.body = bytearray()  # that is no whole message yet
+        self.messages: deque[bytes] = deque()
+        self.failure: CallFailed | None = None
+        self.ended = False
+
+    def feed(self, data: bytes) -> None:
+        """Takes a part of the body. That of an answer which is none of gRPC is passed over. Raises CallFailed."""
+        if self.foreign() is not None:
+            return
+        self.body += data
+        while len(self.body) >= _PREFIX:
+            size = int.from_bytes(self.body[1:_PREFIX])
+            if self.body[0]:
+                raise CallFailed(Status.INTERNAL, "the answer is compressed, which was not asked for")
+            if size > _LARGEST:
+                raise CallFailed(Status.RESOURCE_EXHAUSTED, f"a message of {size} bytes, {_LARGEST} are allowed")
+            if len(self.body) < _PREFIX + size:
+                return
+            self.messages.append(bytes(self.body[_PREFIX : _PREFIX + size]))
+            del self.body[: _PREFIX + size]
+
+    def foreign(self) -> CallFailed | None:
+        """What an answer that is none of gRPC counts as, by its head."""
+        http = self.head.get(b":status", b"")
+        if http != b"200":
+            code = _BY_HTTP.get(int(http) if http.isdigit() else 0, Status.UNKNOWN)
+            return CallFailed(code, f"HTTP status {shown(http.decode('latin-1'))}")
+        kind = self.head.get(b"content-type", b"")
+        if not kind.startswith(b"application/grpc"):
+            return CallFailed(Status.UNKNOWN, f"content type {shown(kind.decode('latin-1'))!r} is not gRPC's")
+        return None
+
+    def outcome(self) -> CallFailed | None:
+        """How an answer that is complete says that the call ended; None is OK."""
+        if (foreign := self.foreign()) is not None:
+            return foreign
+        fields = self.trailers or self.head
+        said = fields.get(b"grpc-status", b"")
+        if not said.isdigit():
+            return CallFailed(Status.UNKNOWN, "the answer has no status of gRPC")
+        if said == b"0":
+            return CallFailed(Status.INTERNAL, "the answer ends within a message") if self.body else None
+        details = unquote_to_bytes(fields.get(b"grpc-message", b"")).decode("utf-8", "replace")
+        return CallFailed(_BY_NUMBER.get(said, Status.UNKNOWN), shown(" ".join(details.split())))
+
+    def end(self, failure: CallFailed | None) -> None:
+        self.failure, self.ended = failure, True
+
+    def answer(self) -> bytes | CallFailed:
+        """The one message of a unary call that has ended."""
+        if self.failure is not None:
+            return self.failure
+        if len(self.messages) != 1:
+            return CallFailed(Status.INTERNAL, f"{len(self.messages)} messages in an answer that has one")
+        return self.messages[0]

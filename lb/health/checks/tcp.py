@@ -1,0 +1,27 @@
+"""TCP check: the endpoint accepts a connection (also on a Unix socket)."""
+
+from __future__ import annotations
+
+from lb.config.schema.file import HealthConfig
+from lb.health.check import CheckFailed, explain
+from lb.health.checks.tls import CheckTls
+from lb.health.checks.wire import connected
+
+
+class TcpCheck:
+    """Passes when a connection is established, with TLS when the handshake has been good, too."""
+
+    def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
+        self._tls = tls
+
+    async def run(self, address: str) -> None:
+        await reach(address, self._tls)
+
+
+async def reach(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> None:
+    """Connects, with TLS as far as the end of the handshake, and closes. Raises CheckFailed."""
+    try:
+        async with connected(address, tls, alpn):
+            pass
+    except OSError as e:
+        raise CheckFailed(explain(e)) from e

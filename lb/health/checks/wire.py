@@ -1,0 +1,70 @@
+"""A check's connection to an endpoint, plain or through TLS.
+
+Its socket is the check's own rather than a transport's, so that cancelling at any point closes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+
+from lb.health.check import CheckFailed, sockaddr
+from lb.health.checks.tls import CheckTls, finish, secured
+
+
+class Wire:
+    """Bytes both ways, over a connected socket that does not block. Raises OSError.
+
+    `protocol` is what the handshake of TLS has agreed on (ALPN), if anything.
+    """
+
+    protocol: str | None = None
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    async def send(self, data: bytes) -> None:
+        await asyncio.get_running_loop().sock_sendall(self._sock, data)
+
+    async def receive(self, size: int) -> bytes:
+        """At most `size` bytes; none when the endpoint has closed its side."""
+        return await asyncio.get_running_loop().sock_recv(self._sock, size)
+
+
+class TlsWire(Wire):
+    def __init__(self, secure: ssl.SSLSocket) -> None:
+        super().__init__(secure)
+        self._secure = secure
+        self.protocol = secure.selected_alpn_protocol()
+
+    async def send(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[await finish(self._secure, self._secure.send, left) :]
+
+    async def receive(self, size: int) -> bytes:
+        return await finish(self._secure, self._secure.recv, size)
+
+
+@contextlib.asynccontextmanager
+async def connected(address: str, tls: CheckTls | None, alpn: tuple[str, ...] = ()) -> AsyncIterator[Wire]:
+    """A connection that is established, with TLS when the handshake has been good, too; closed afterwards.
+
+    Raises OSError and CheckFailed.
+    """
+    target = sockaddr(address)
+    with socket.socket(target.family, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, target.value)
+        # A Unix socket with a full queue reads as connecting (EAGAIN) and then as writable: only a peer proves a
+        # connection. A TCP connect to a free ephemeral port may meet itself (simultaneous open).
+        if sock.getpeername() == sock.getsockname() and target.family != socket.AF_UNIX:
+            raise CheckFailed("Connection refused (nothing listens there)")
+        if tls is None:
+            yield Wire(sock)
+        else:
+            async with secured(sock, tls, alpn) as secure:
+                yield TlsWire(secure)

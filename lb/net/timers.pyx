@@ -1,0 +1,185 @@
+"""Deadlines to the millisecond: see timers.pxd.
+
+A wheel as the poller's, with a finer tick, that does not turn on its own: a timerfd rings at the first slot that has
+anybody in it, and is set again for the next such slot. So it rings at most once a tick, and not at all without alarms.
+"""
+
+import logging
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset, strerror
+from posix.time cimport CLOCK_MONOTONIC, itimerspec
+from posix.unistd cimport close, read
+from lb.net.poller cimport Poller, Timed, monotonic_ns, tg_timer
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    enum:
+        TFD_NONBLOCK
+        TFD_CLOEXEC
+        TFD_TIMER_ABSTIME
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec *new, itimerspec *old)
+
+log = logging.getLogger("tidegate.core")
+
+cdef enum:
+    SLOTS = 1024                      # one revolution is a second
+    SECOND_NS = 1_000_000_000
+
+
+cdef inline void unlink(tg_timer *node) noexcept nogil:
+    node.previous.next = node.next
+    node.next.previous = node.previous
+    node.next = NULL
+    node.previous = NULL
+
+
+cdef class Alarms(Source):
+    """The alarms of a worker, rung by `poller`. Raises MemoryError."""
+
+    def __cinit__(self, Poller poller not None):
+        cdef int i
+        self.wheel = <tg_timer *>calloc(SLOTS, sizeof(tg_timer))
+        if self.wheel == NULL:
+            raise MemoryError
+        for i in range(SLOTS):
+            self.wheel[i].next = &self.wheel[i]
+            self.wheel[i].previous = &self.wheel[i]
+        self.rings_at = UINT64_MAX
+
+    def __init__(self, Poller poller not None):
+        self.poller = poller
+
+    def __dealloc__(self):
+        cdef int i
+        if self.wheel == NULL:
+            return
+        for i in range(SLOTS):
+            while self.wheel[i].next != &self.wheel[i]:
+                unlink(self.wheel[i].next)
+        free(self.wheel)
+
+    cdef int open(self) except -1:
+        cdef int fd
+        if self.fd >= 0:
+            return 0
+        fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if fd < 0:
+            raise OSError(errno, strerror(errno).decode())
+        try:
+            self.poller.add(self, fd, True)
+        except OSError:
+            close(fd)
+            raise
+        self.turned = monotonic_ns() // ALARM_NS
+        return 0
+
+    def close(self):
+        """No alarm rings any more."""
+        self.poller.remove(self)
+
+    cdef void arm(self, Timed timed, uint64_t when) noexcept:
+        timed.deadline = when
+        if timed.timer.next != NULL:
+            unlink(&timed.timer)
+        if when != UINT64_MAX:
+            self.place(&timed.timer, when // ALARM_NS + 1)
+
+    cdef void place(self, tg_timer *node, uint64_t tick) noexcept:
+        cdef tg_timer *slot
+        if tick <= self.turned:
+            tick = self.turned + 1
+        slot = &self.wheel[tick % SLOTS]
+        node.tick = tick
+        node.previous = slot.previous
+        node.next = slot
+        slot.previous.next = node
+        slot.previous = node
+        if tick < self.rings_at:
+            self.set(tick)
+
+    cdef void set(self, uint64_t tick) noexcept:
+        cdef itimerspec when
+        memset(&when, 0, sizeof(when))
+        when.it_value.tv_sec = tick * ALARM_NS // SECOND_NS
+        when.it_value.tv_nsec = tick * ALARM_NS % SECOND_NS
+        self.rings_at = tick
+        if self.fd >= 0 and timerfd_settime(self.fd, TFD_TIMER_ABSTIME, &when, NULL) < 0:
+            log.error("timerfd_settime: %s", strerror(errno).decode())
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        cdef uint64_t rung, target
+        cdef uint64_t now = monotonic_ns()
+        cdef tg_timer due
+        cdef tg_timer *slot
+        cdef tg_timer *node
+        cdef Timed owner
+        cdef int i
+        while read(self.fd, &rung, sizeof(rung)) < 0 and errno == EINTR:
+            pass
+        self.rung += 1
+        self.rings_at = UINT64_MAX
+        target = now // ALARM_NS
+        if target > self.turned + SLOTS:
+            self.turned = target - SLOTS          # one pass sees every slot
+        while self.turned < target:
+            self.turned += 1
+            slot = &self.wheel[self.turned % SLOTS]
+            if slot.next == slot:
+                continue
+            # Off the slot first: one that is placed again meanwhile waits for its time.
+            due.next = slot.next
+            due.previous = slot.previous
+            due.next.previous = &due
+            due.previous.next = &due
+            slot.next = slot
+            slot.previous = slot
+            while due.next != &due:
+                node = due.next
+                unlink(node)
+                owner = <Timed>node.owner
+                if owner.deadline == UINT64_MAX:
+                    continue
+                if owner.deadline <= now:
+                    owner.deadline = UINT64_MAX
+                    owner.on_timer()
+                else:
+                    self.place(node, owner.deadline // ALARM_NS + 1)
+        for i in range(1, SLOTS + 1):
+            slot = &self.wheel[(self.turned + i) % SLOTS]
+            if slot.next != slot:
+                if self.turned + i < self.rings_at:
+                    self.set(self.turned + i)
+                break
+
+
+class AlarmProbe:
+    """Alarms for tests: `after(ns, call)` calls once that is over, unless what it gives is let go of before."""
+
+    def __init__(self, Poller poller):
+        self.alarms = Alarms(poller)
+        (<Alarms>self.alarms).open()
+
+    def after(self, delay, call):
+        timed = ProbeAlarm(call)
+        (<Alarms>self.alarms).arm(<Timed>timed, monotonic_ns() + <uint64_t>delay)
+        return timed
+
+    @property
+    def rung(self):
+        return self.alarms.rung
+
+    def close(self):
+        self.alarms.close()
+
+
+cdef class ProbeAlarm(Timed):
+    cdef object call
+
+    def __init__(self, call):
+        self.call = call
+
+    cdef void on_timer(self) noexcept:
+        self.call()

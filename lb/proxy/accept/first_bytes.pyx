@@ -1,0 +1,334 @@
+"""The first bytes of a connection: see first_bytes.pxd."""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint16_t, uint32_t
+from libc.string cimport memcpy
+from posix.unistd cimport close
+from lb.net.buffer cimport tg_buffer_append, tg_buffer_free
+from lb.net.tls.client_hello cimport HELLO_MORE, HELLO_NOT_TLS, HELLO_RAW, hello_parse, tg_hello
+from lb.net.ip cimport ip_format, ip_parse, ip_set, tg_ip
+from lb.net.poller cimport READ_TURNS, Poller
+from lb.net.proxy_header cimport PROXY_MAX, PROXY_MORE, PROXY_NONE, proxy_parse, tg_proxy
+from lb.shared.segment cimport TG_S_REJECTED, TG_S_TIMEOUTS, tg_add
+from lb.net.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
+)
+from lb.proxy.accept.listener cimport Acceptor, Listener
+from lb.proxy.accept.sni cimport SniTable
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, set_object, set_text, tg_access, wall_ns,
+)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_PEEK
+        MSG_DONTWAIT
+    ssize_t recv(int fd, void *data, size_t size, int flags)
+
+cdef enum:
+    LINGER_NS = 1_000_000_000
+    # Alerts: RFC 8446 section 6.2
+    DECODE_ERROR = 50
+    UNRECOGNIZED_NAME = 112
+
+cdef tuple REASONS = (
+    "proxy-untrusted", "proxy-missing", "proxy-malformed", "preface-timeout", "not-tls", "bad-client-hello", "no-route",
+)
+
+
+cdef class Greeting:
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.header)
+
+
+cdef class PrefaceAcceptor(Acceptor):
+    """Looks at a connection's first bytes and then makes what its listener serves."""
+
+    def __init__(self, Poller poller not None):
+        self.poller = poller
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        cdef Preface preface = Preface.__new__(Preface)
+        preface.poller = self.poller
+        preface.home = self
+        preface.listener = listener
+        preface.greeting = Greeting.__new__(Greeting)
+        preface.sock = fd
+        memcpy(preface.ip, ip, <size_t>ip_length)
+        preface.ip_length = ip_length
+        preface.port = port
+        preface.by_path = unix
+        if listener.proxy_from is None:
+            preface.state = P_HELLO
+            preface.until = self.poller.now + listener.header_timeout
+        else:
+            preface.until = self.poller.now + listener.proxy_timeout
+            if unix:
+                preface.trusted = listener.proxy_unix
+            else:
+                preface.trusted = listener.proxy_from.contains_text(ip, <size_t>ip_length)
+            if listener.proxy_required and not preface.trusted:
+                preface.refuse(R_UNTRUSTED)
+                return
+        preface.look()                # what is there already needs no registration
+        if preface.state > P_HELLO:
+            return
+        if preface.register(fd) == IO_ERROR:
+            preface.sock = -1         # closed already
+            preface.drop()
+            return
+        (<set>listener.connections).add(preface)
+        self.poller.arm(preface, preface.until)
+
+    def stats(self):
+        """Connections refused so far, by reason."""
+        cdef int i
+        found = {}
+        for i in range(R_COUNT):
+            found[f"refused_{REASONS[i]}"] = self.refused[i]
+        return found
+
+
+cdef class Preface(Stream):
+    """A connection that has not said yet what it is; kept alive by its listener's set of connections."""
+
+    def __cinit__(self):
+        self.sock = -1
+
+    # Looking.
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.ended = True
+        if self.state == P_LINGER:
+            self.read_away()
+        elif events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.look()
+
+    cdef void look(self) noexcept:
+        if self.state == P_HEADER:
+            self.look_for_header()
+        if self.state == P_HELLO:
+            self.look_for_hello()
+
+    cdef Py_ssize_t peek(self, size_t size) noexcept:
+        """What has come, in the worker's buffer: >0 bytes, 0 = the peer left without a word, IO_AGAIN, IO_ERROR."""
+        cdef ssize_t n
+        while True:
+            n = recv(self.sock, self.poller.scratch, size, MSG_PEEK | MSG_DONTWAIT)
+            if n > 0:
+                self.heard = True
+            if n >= 0:
+                return n
+            if errno == EINTR:
+                continue
+            return IO_AGAIN if errno == EAGAIN else IO_ERROR
+
+    cdef int consume(self, size_t size) noexcept:
+        """Take out the bytes that were looked at; they stay in the worker's buffer, too. 0 or -1."""
+        cdef size_t done = 0
+        cdef ssize_t n
+        while done < size:
+            n = recv(self.sock, self.poller.scratch + done, size - done, MSG_DONTWAIT)
+            if n > 0:
+                done += <size_t>n
+            elif n == 0 or errno != EINTR:
+                return -1
+        return 0
+
+    cdef void look_for_header(self) noexcept:
+        cdef tg_proxy header
+        cdef Py_ssize_t size
+        cdef Py_ssize_t n = self.peek(PROXY_MAX)
+        if n == IO_AGAIN:
+            return
+        if n <= 0:
+            self.drop()                           # a check of our health, perhaps: nothing to count
+            return
+        size = proxy_parse(<const unsigned char *>self.poller.scratch, <size_t>n, &header)
+        if size == PROXY_MORE:
+            if self.ended:
+                self.refuse(R_MALFORMED)
+        elif size == PROXY_NONE:
+            if self.listener.proxy_required:
+                self.refuse(R_MISSING)
+            else:
+                self.header_done()
+        elif not self.trusted:
+            self.refuse(R_UNTRUSTED)
+        elif size < 0:
+            self.refuse(R_MALFORMED)
+        elif self.consume(<size_t>size) < 0 or self.believe(&header, <size_t>size) < 0:
+            self.drop()
+        else:
+            self.header_done()
+
+    cdef int believe(self, tg_proxy *header, size_t size) noexcept:
+        """The client is whom the header names; the header is in the worker's buffer. 0, or -1 without memory."""
+        cdef tg_ip ip
+        if header.ends.family == 0:
+            return 0                              # LOCAL or unknown: the peer itself counts (section 2.2)
+        ip_set(&ip, header.ends.family, header.ends.source)
+        self.ip_length = ip_format(&ip, self.ip)
+        self.port = header.ends.source_port
+        self.by_path = False
+        self.greeting.proxied = True
+        self.greeting.ends = header.ends
+        if header.tlvs.all_length:
+            return tg_buffer_append(&self.greeting.header, self.poller.scratch, size)
+        return 0
+
+    cdef void header_done(self) noexcept:
+        if not self.listener.passthrough:
+            self.hand_over()
+            return
+        self.state = P_HELLO
+        self.until = self.poller.now + self.listener.header_timeout
+        if self.fd >= 0:
+            self.poller.arm(self, self.until)
+
+    cdef void look_for_hello(self) noexcept:
+        cdef tg_hello hello
+        cdef tg_ip ip
+        cdef int found
+        cdef Py_ssize_t n = self.peek(HELLO_RAW)
+        if n == IO_AGAIN:
+            return
+        if n <= 0:
+            self.drop()
+            return
+        found = hello_parse(<const unsigned char *>self.poller.scratch, <size_t>n, self.home.work, &hello)
+        if found == HELLO_MORE:
+            if self.ended:
+                self.refuse(R_HELLO)
+            return
+        if found == HELLO_NOT_TLS:
+            self.refuse(R_NOT_TLS)
+            return
+        if found < 0:
+            self.refuse_with_alert(R_HELLO, DECODE_ERROR)
+            return
+        self.greeting.sni_length = hello.sni_length
+        memcpy(self.greeting.sni, hello.sni, hello.sni_length)
+        ip_parse(&ip, self.ip, <size_t>self.ip_length)   # a Unix socket has none: then it is that of family 0
+        self.greeting.pool = (<SniTable>self.listener.table).find(&hello, &ip)
+        if self.greeting.pool is None:
+            self.refuse_with_alert(R_NO_ROUTE, UNRECOGNIZED_NAME)
+            return
+        self.hand_over()
+
+    # The end.
+
+    cdef void hand_over(self) noexcept:
+        cdef int fd = self.sock
+        cdef Listener listener = self.listener
+        self.state = P_DONE
+        self.sock = -1
+        if self.fd >= 0:
+            (<set>listener.connections).discard(self)
+            fd = self.poller.detach(self)
+            if fd < 0:
+                listener.uncounted_closed()
+                return
+        listener.greeting = self.greeting
+        listener.hand_over(fd, self.ip, self.ip_length, self.port, self.by_path)
+        listener.greeting = None
+
+    cdef void count_refusal(self, int reason) noexcept:
+        cdef tg_access *record
+        cdef Listener listener = self.listener
+        cdef const char *method = b"TCP"
+        self.home.refused[reason] += 1
+        tg_add(&listener.series[TG_S_REJECTED], 1)
+        if reason == R_SLOW:
+            tg_add(&listener.series[TG_S_TIMEOUTS], 1)
+        if not listener.access.enabled:
+            return
+        record = listener.access.begin()
+        if record == NULL:
+            return
+        record.wall_ns = wall_ns()
+        record.port = <uint16_t>self.port
+        set_text(record, A_CLIENT, self.ip, <size_t>self.ip_length)
+        if listener.passthrough:
+            method = b"TLS"
+        set_text(record, A_METHOD, method, 3)
+        set_text(record, A_HOST, self.greeting.sni, self.greeting.sni_length)
+        set_object(record, A_LISTENER, listener.name)
+        set_object(record, A_REASON, <str>REASONS[reason])
+        listener.access.commit()
+
+    cdef void refuse(self, int reason) noexcept:
+        self.count_refusal(reason)
+        self.drop()
+
+    cdef void refuse_with_alert(self, int reason, int description) noexcept:
+        """Closing with unread bytes would reset the connection and could take the alert with it: the ClientHello is
+        read away, and the client gets a moment to close first."""
+        cdef unsigned char record[7]
+        self.count_refusal(reason)
+        if self.fd < 0:
+            if self.register(self.sock) == IO_ERROR:
+                self.sock = -1
+                self.drop()
+                return
+            (<set>self.listener.connections).add(self)
+        self.state = P_LINGER
+        record[0] = 21                            # alert, TLS 1.2 on the wire (RFC 8446 section 5.1)
+        record[1] = 3
+        record[2] = 3
+        record[3] = 0
+        record[4] = 2
+        record[5] = 2                             # fatal
+        record[6] = <unsigned char>description
+        if self.queue(record, 7) < 0 or self.push() == IO_ERROR:
+            self.drop()
+            return
+        self.shutdown_write()
+        self.poller.arm(self, self.poller.now + LINGER_NS)
+        self.read_away()
+
+    cdef void read_away(self) noexcept:
+        cdef Py_ssize_t n
+        cdef int _turn
+        for _turn in range(READ_TURNS):
+            n = self.receive(self.poller.scratch, self.poller.scratch_size)
+            if n == IO_AGAIN:
+                return
+            if n <= 0:
+                break
+        self.drop()                               # it has closed, or sends without end
+
+    cdef void drop(self) noexcept:
+        if self.state == P_DONE:
+            return
+        self.state = P_DONE
+        (<set>self.listener.connections).discard(self)
+        if self.fd >= 0:
+            self.poller.remove(self)
+        elif self.sock >= 0:
+            close(self.sock)
+        self.sock = -1
+        self.listener.uncounted_closed()
+
+    cdef void on_timer(self) noexcept:
+        if self.state == P_LINGER:
+            self.drop()
+        else:
+            self.refuse(R_SLOW)
+
+    # From Python.
+
+    def close_if_idle(self):
+        """Close when nothing has come yet; what has begun is awaited."""
+        if not self.heard:
+            self.drop()
+
+    def finishing(self):
+        """Whether it may still become an exchange or a session."""
+        return self.state < P_LINGER
+
+    def close(self):
+        """Close at once."""
+        self.drop()

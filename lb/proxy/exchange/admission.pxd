@@ -1,0 +1,23 @@
+"""From a request's head to its exchange: the route is found, and the exchange that suits its pool is made."""
+
+from lb.http.head cimport Scan
+from lb.proxy.client.client cimport Client, Occupancy
+from lb.proxy.routing.conditions cimport tg_facts
+from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.accept.overload cimport Overload
+from lb.proxy.routing.route cimport Route
+from lb.upstream.pool cimport Pool
+
+
+cdef class Intake(Occupancy):
+    """Where the exchanges of a worker's connections come from."""
+    cdef object new_infer             # makes the exchanges of oip pools
+    cdef Overload overload
+
+    # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
+    # None: the request was declined. `host` is without port.
+    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
+    cdef void sample(self, Exchange exchange, Scan *scan) noexcept
+    cdef Route find_asked(self, Client client, tg_facts *facts)
+    cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool)
+    cdef void start(self, Exchange exchange, Scan *scan) noexcept

@@ -1,0 +1,257 @@
+"""From a request's head to its exchange: see admission.pxd."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
+from lb.http.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
+from lb.http.head_text cimport append_text
+from lb.http.methods cimport method_number
+from lb.net.poller cimport Poller
+from lb.shared.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
+from lb.proxy.routing.actions cimport admit as apply_actions
+from lb.proxy.routing.headers.aliases cimport hide_aliases
+from lb.proxy.routing.answer cimport AnswerExchange, PreflightExchange
+from lb.proxy.client.client cimport Client, Occupancy
+from lb.proxy.routing.conditions cimport facts_of, tg_facts
+from lb.proxy.routing.cors cimport preflight_method
+from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
+from lb.proxy.routing.headers.fields cimport find_agent
+from lb.proxy.exchange.forward cimport ForwardExchange
+from lb.proxy.exchange.forward_http2 cimport Http2Exchange
+from lb.proxy.exchange.forward_web cimport WebExchange, web_kind_of
+from lb.proxy.routing.headers.forwarded cimport tg_ids
+from lb.http.grpc.web cimport WEB_BINARY, WEB_NONE
+from lb.proxy.routing.last_hop cimport answers_last_hop
+from lb.proxy.routing.normalize cimport (
+    NORMAL_HIDE_ALIASES, NORMAL_READINGS, NORMAL_REFUSE_ALIASES, is_target, normalize,
+)
+from lb.proxy.accept.overload cimport Overload
+from lb.proxy.routing.readings cimport reads_alike
+from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
+from lb.proxy.routing.route cimport Route, RouteTable
+from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
+
+cdef enum:
+    M_GET = 1                         # llhttp's numbers
+    M_HEAD = 2
+    M_OPTIONS = 6
+    M_TRACE = 7
+    METHOD_KEPT = 18                  # what a record of the access log has room for
+    AGENT_KEPT = 128
+
+
+cdef class Intake(Occupancy):
+    """`new_infer()` makes the exchanges with pools that speak the Open Inference Protocol."""
+
+    def __init__(self, Poller poller, new_infer, Overload overload):
+        self.poller = poller
+        self.new_infer = new_infer
+        self.overload = overload
+
+    def drain(self):
+        """From now on every answer is its connection's last."""
+        self.draining = True
+
+    def in_flight(self):
+        return self.busy
+
+    cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length):
+        cdef tg_facts facts
+        cdef Route route = None
+        cdef Pool pool = None
+        cdef Exchange exchange
+        cdef bint other_method = False, preflight = False
+        cdef const Field *origin
+        cdef tg_ids *ids = NULL
+        cdef uint32_t kept
+        # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
+        cdef int method = M_GET if scan.websocket else scan.method
+        if not is_target(scan):
+            client.decline(400, "the request target has a fragment, or bytes beyond ASCII")
+            return None
+        if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
+            client.decline(400, "the path has no normal form")
+            return None
+        if (client.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES)
+                and hide_aliases(scan, (<RouteTable>client.listener.table).guarded)
+                and client.listener.normalize & NORMAL_REFUSE_ALIASES):
+            client.decline(400, "a header is another spelling of one that is not for clients to choose")
+            return None
+        # Conditions, keys and limits go by the same client: by the word of trusted proxies, where there are some.
+        if client.listener.hop.wants_ids:
+            ids = client.listener.hop.identify(scan, client.ip, client.ip_length)
+        if ids != NULL and ids.source_length:
+            facts_of(&facts, scan, host, host_length, method, ids.source, ids.source_length)
+        else:
+            facts_of(&facts, scan, host, host_length, method, client.ip, client.ip_length)
+        if method == M_OPTIONS and (<RouteTable>client.listener.table).cors:
+            route = self.find_asked(client, &facts)
+            preflight = route is not None
+        if route is None:
+            route = (<RouteTable>client.listener.table).find(&facts, &other_method)
+        if route is None:
+            if other_method:
+                decline_method(client, &facts)
+            else:
+                client.decline(404, "Not Found")
+            free(ids)                         # the facts may point into it
+            return None
+        if (client.listener.normalize & NORMAL_READINGS and not preflight
+                and not reads_alike(<RouteTable>client.listener.table, &facts, route)):
+            free(ids)
+            client.decline(400, "the path can be read in two ways, which lead to different routes")
+            return None
+        if preflight:
+            exchange = <Exchange>PreflightExchange.__new__(PreflightExchange)
+        else:
+            pool = route.choose(&facts)
+            if scan.websocket and not takes_websockets(route, pool):
+                free(ids)
+                client.decline(501, "WebSockets are not served here")
+                return None
+            exchange = self.new_exchange(client, scan, pool)
+        if exchange is None:
+            free(ids)
+            client.decline(415, f"the pool {pool.name} speaks gRPC only")
+            return None
+        tg_add(&route.series[TG_S_STARTED], 1)
+        exchange.started = client.poller.now
+        exchange.client = client
+        exchange.listener = client.listener
+        exchange.route = route
+        exchange.pool = pool
+        if route.retry is not None:
+            exchange.tries_left = route.retry.attempts
+        elif pool is not None:
+            exchange.tries_left = pool.retries
+        exchange.version = scan.version
+        exchange.method = method
+        exchange.http10 = scan.version == 10
+        exchange.head_method = scan.method == M_HEAD
+        exchange.request_complete = False
+        exchange.ids = ids
+        if client.listener.sampler is not None:
+            self.sample(exchange, scan)
+        if route.timeout:
+            exchange.expires = exchange.started + route.timeout
+            self.poller.arm(exchange, exchange.expires)
+        if exchange.recorded():
+            tg_buffer_append(&exchange.target, host, host_length)
+            exchange.host_length = <uint32_t>host_length
+            tg_buffer_append(&exchange.target, scan.target, scan.target_length)
+            keep_agent(exchange, scan)
+            if method == M_OTHER:
+                kept = min(scan.method_length, <uint32_t>METHOD_KEPT)
+                if tg_buffer_append(&exchange.target, scan.method_text, kept) == 0:
+                    exchange.method_length = <unsigned short>kept
+        if route.cors is not None:
+            origin = route.cors.origin_of(scan)
+            if origin != NULL and tg_buffer_append(&exchange.target, origin.value, origin.value_length) == 0:
+                exchange.origin_length = <unsigned short>origin.value_length
+        self.busy += 1
+        return exchange
+
+    cdef void sample(self, Exchange exchange, Scan *scan) noexcept:
+        """Whether its choice is to be explained; it has one where there is a pool."""
+        cdef size_t n
+        cdef const char *source = exchange.source(&n)
+        cdef int wanted = exchange.listener.sampler.wants(scan, source, n)
+        if wanted and exchange.pool is not None:
+            forget_explanation(exchange)      # whoever had this address before
+            exchange.explained = <unsigned char>wanted
+
+    cdef Route find_asked(self, Client client, tg_facts *facts):
+        """The route of the request that a preflight request asks for, if it is one and that route has CORS."""
+        cdef const Field *wanted = preflight_method(facts.scan)
+        cdef tg_facts asked
+        cdef Scan *scan = <Scan *>facts.scan
+        cdef Route route
+        cdef bint other_method
+        if wanted == NULL:
+            return None
+        memcpy(&asked, facts, sizeof(asked))
+        asked.method = method_number(wanted.value, wanted.value_length)
+        if asked.method < 0:
+            return None
+        scan.method_text = wanted.value
+        scan.method_length = wanted.value_length
+        route = (<RouteTable>client.listener.table).find(&asked, &other_method)
+        return route if route is not None and route.cors is not None else None
+
+    cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool):
+        """The exchange with `pool`, or the route's own answer where that is None. None: the pool cannot be spoken to in
+        what the request speaks."""
+        cdef Exchange exchange
+        cdef int protocol = -1 if pool is None else pool.protocol
+        cdef bint grpc = scan.version == 20 and speaks_grpc(scan)
+        cdef int web
+        if pool is None:
+            exchange = <Exchange>AnswerExchange.__new__(AnswerExchange)
+        elif protocol == POOL_HTTP:
+            exchange = <Exchange>ForwardExchange.__new__(ForwardExchange)
+        elif protocol == POOL_HTTP2 or grpc and (protocol == POOL_GRPC or protocol == POOL_OIP):
+            exchange = <Exchange>Http2Exchange.__new__(Http2Exchange)
+        else:
+            web = web_kind_of(scan)
+            if web != WEB_NONE:
+                exchange = <Exchange>WebExchange.__new__(WebExchange)
+                exchange.grpc = SPEAKS_WEB if web == WEB_BINARY else SPEAKS_WEB_TEXT
+                return exchange
+            if protocol != POOL_OIP:
+                return None
+            exchange = <Exchange>self.new_infer()
+        exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
+        return exchange
+
+    cdef void start(self, Exchange exchange, Scan *scan) noexcept:
+        if self.overload.refuses(self.busy):
+            tg_add(&exchange.route.series[TG_S_REJECTED], 1)
+            exchange.request_complete = scan.complete     # then the connection can go on
+            exchange.fail(503, b"overloaded", "too much is in flight here")
+            return
+        if exchange.route.cors is not None and isinstance(exchange, PreflightExchange):
+            exchange.begin(scan)
+            return
+        if exchange.route.rate is not None and not exchange.admit(scan):
+            return
+        if scan.has_length and scan.content_length > exchange.route.max_body:
+            exchange.fail(413, b"body-too-large",
+                          f"the request's body is over the limit of {exchange.route.max_body} bytes")
+            return
+        if exchange.method == M_OPTIONS or exchange.method == M_TRACE:
+            if answers_last_hop(exchange, scan):
+                return
+        if exchange.route.acts and not apply_actions(exchange, scan):
+            return
+        if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:
+            if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
+                exchange.client.send_continue()
+        exchange.begin(scan)
+
+
+cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:
+    cdef const Field *agent = find_agent(scan)
+    cdef uint32_t kept
+    if agent != NULL:
+        kept = min(agent.value_length, <uint32_t>AGENT_KEPT)
+        if tg_buffer_append(&exchange.target, agent.value, kept) == 0:
+            exchange.agent_length = <unsigned char>kept
+
+
+cdef bint takes_websockets(Route route, Pool pool) noexcept:
+    """Whether no answer to an extended CONNECT would say that it is granted although nobody speaks WebSocket."""
+    if pool is None:
+        return route.answer is not None and route.answer.status >= 300
+    return pool.protocol == POOL_HTTP
+
+
+cdef void decline_method(Client client, tg_facts *facts) noexcept:
+    cdef bytes methods = (<RouteTable>client.listener.table).allowed(facts)
+    cdef tg_buffer fields
+    memset(&fields, 0, sizeof(fields))
+    append_text(&fields, b"Allow: ")
+    tg_buffer_append(&fields, <const char *>methods, <size_t>len(methods))
+    append_text(&fields, b"\r\n")
+    client.decline(405, "Method Not Allowed", &fields)
+    tg_buffer_free(&fields)

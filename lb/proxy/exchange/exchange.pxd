@@ -1,0 +1,278 @@
+"""One request with its answer, from the route to the record. `docs/life-of-a-request.md` tells the same in words."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.shared.buckets cimport tg_verdict
+from lb.net.buffer cimport tg_buffer
+from lb.http.head cimport Field, Scan
+from lb.net.stream cimport iovec
+from lb.proxy.client.client cimport Client
+from lb.proxy.routing.headers.forwarded cimport tg_ids
+from lb.proxy.accept.listener cimport Listener
+from lb.proxy.exchange.refusal cimport Refusal
+from lb.proxy.routing.route cimport Route
+from lb.telemetry.accesslog cimport tg_access
+from lb.upstream.connections.http1 cimport Http1Call
+from lb.upstream.pool cimport Pool
+from lb.upstream.excluded cimport tg_tried
+
+
+cdef enum:
+    X_NEW = 0                         # the head is being looked at
+    X_REQUEST                         # the request's body is being gathered
+    X_QUEUED                          # no endpoint has room: it waits in the pool's queue
+    X_PICKED                          # an endpoint is chosen, the request is on its way to it
+    X_WAITING                         # the request is sent; the answer has not begun
+    X_BACKOFF                         # a try has failed; the next one comes after a pause
+    X_ANSWERING                       # the answer has begun: no retry, no status of our own any more
+    X_DONE
+
+cdef enum:
+    CACHE_NONE = 0
+    CACHE_HIT
+    CACHE_MISS
+    CACHE_COLLAPSED
+    CACHE_BYPASS
+
+cdef enum:
+    BOUND_LOST = -2                   # there was one
+
+
+cdef enum:
+    MOST_COMPANY = 32767              # that is told apart
+
+cdef enum:
+    HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log
+    HEDGE_WON
+
+
+# A bint, or a small number, in a byte. An exchange of HTTP/1.1 has to fit one of the interpreter's small blocks (512
+# bytes): one more costs every request a malloc.
+ctypedef unsigned char flag
+
+
+cdef class Exchange(Http1Call):
+    cdef Client client
+    cdef Listener listener
+    cdef Route route
+    cdef Pool pool
+    cdef bytes wanted_model
+    cdef flag state
+    cdef flag tries_left
+    cdef flag tries
+    cdef flag version                 # of HTTP, times ten: how the request came
+    cdef flag method
+    cdef flag cache
+    cdef flag hedged                  # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
+    cdef flag grpc                    # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
+    cdef flag fresh                   # the next try wants a new connection
+    cdef flag http10
+    cdef flag head_method
+    cdef flag request_complete
+    cdef flag wants_body              # the client may go on sending
+    cdef flag idempotent              # repeating it does no harm
+    # it belongs to a sequence: no hedge, no answer from the cache (lb.proxy.exchange.exchange)
+    cdef flag pinned
+    cdef flag sequence_start
+    cdef flag sequence_end
+    cdef flag cookie_due              # its cookie is to be given anew
+    cdef flag cookie_stays            # the endpoint that it is kept to is only full: the client stays with that
+    cdef flag explained               # EXPLAIN_… of sampler.pxd
+    cdef flag agent_length            # of `target`, the part that is the User-Agent's
+    cdef short status
+    cdef short cut                    # the status of the failure that cut the answer off, which counts; 0 = none did
+    cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
+    cdef int endpoint                 # index in the pool while one is held, else -1
+    cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
+    cdef tg_tried tried               # those that failed before it
+    cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
+    cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
+    cdef int charged                  # what it added to the load of its endpoint; 0 = it is not weighed
+    cdef int crowd                    # load of its endpoint when it came, its own included; 0 = unknown
+    cdef uint64_t key
+    cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
+    cdef uint64_t bytes_in            # of the request's body
+    cdef uint64_t bytes_out           # of the answer's body
+    cdef uint64_t started             # monotonic ns
+    cdef uint64_t picked_at           # of the last try
+    cdef uint64_t connected_at        # of the last try, where a record is kept
+    cdef uint64_t first_byte_at
+    cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
+    cdef const char *reason           # why it ended other than well
+    # Host, target, User-Agent, and a method without number, kept for the access log only; and an Origin that may ask.
+    cdef tg_buffer target
+    cdef uint32_t host_length         # of it, the host's part
+    cdef unsigned short method_length   # the method's, as much of it as the log keeps
+    cdef unsigned short origin_length   # the origin's, at the end; 0 = none
+    cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
+    cdef tg_verdict rate              # of the route's rate limit
+
+    # The request's head has come (the scan's body spans follow through `take_body`).
+    cdef void begin(self, Scan *scan) noexcept
+    # A piece of the request's body, its spans `size` bytes together; `last` completes it.
+    cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
+    # Where the next `size` bytes of the request's body, which has a length, may be received; NULL: anywhere. They
+    # come by `take_body` as all do.
+    cdef char *body_place(self, size_t size) noexcept
+    # Up to `size` bytes of it from the client's socket to where they go, past this process: as lb.net.splice's
+    # `pass_through` says; behind PASS_LOST the exchange may be over.
+    cdef Py_ssize_t pass_body(self, size_t size) noexcept
+    # The scan's trailers, which come before the last piece is told.
+    cdef void take_trailers(self, Scan *scan) noexcept
+    # The client left before its answer was complete.
+    cdef void client_gone(self) noexcept
+    # The client has taken what waited for it.
+    cdef void client_drained(self) noexcept
+
+    # Steps for the subclasses.
+    # The request goes to the endpoint that was chosen.
+    cdef void launch(self) noexcept
+    # When its answer has to be there; NEVER = no matter.
+    cdef uint64_t due(self) noexcept
+    # The spans of a piece of the request's body.
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
+    cdef void move(self, int state) noexcept
+    # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
+    cdef void pick(self) noexcept
+    # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_…. `turn`: for one whose
+    # turn it is in the queue.
+    cdef int find_endpoint(self, uint64_t now, bint turn) noexcept
+    cdef int choose(self, uint64_t now, bint turn) noexcept
+    # What the policy chooses.
+    cdef int acquire_any(self, uint64_t now, bint turn) noexcept
+    cdef void picked(self, int endpoint) noexcept
+    # What it costs the pool's endpoints (Pool.costs), in units of their `one`.
+    cdef int price(self, uint64_t now) noexcept
+    # Says so before an endpoint is chosen.
+    cdef void weigh(self, uint64_t now) noexcept
+    # From now on only endpoints will do where this model is ready, if the pool knows of it.
+    cdef void want_model(self, bytes name) noexcept
+    # There are none, but others that take requests.
+    cdef void model_not_ready(self) noexcept
+    cdef void leave_queue(self, bint timed_out) noexcept
+    # The request belongs to the sequence `key` of the pool. False: that is not open, and the exchange has failed.
+    cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept
+    cdef void fail_lost(self) noexcept
+    # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned.
+    cdef void read_kept(self, Scan *scan) noexcept
+    # Set-Cookie, where the client has to be told of the endpoint that answers.
+    # Whether the answer was a good one.
+    cdef bint succeeded(self) noexcept
+    # What the endpoint reports of its load, among the fields of its answer.
+    cdef void find_report(self, const Field *fields, int count) noexcept
+    cdef void let_go(self, bint ok) noexcept
+    cdef int verdict(self, bint ok) noexcept
+    # The gRPC status of the attempt that ends, or what stands for it where the endpoint said none; -1 = it was no call.
+    cdef int attempt_code(self, bint ok) noexcept
+    # Longest wait for the answer to a try, in nanoseconds; 0 = none.
+    cdef uint64_t try_limit(self) noexcept
+    cdef void arm_wait(self) noexcept
+    cdef void fail(self, int status, const char *reason, str message) noexcept
+    cdef void cancel_upstream(self) noexcept
+    cdef void end(self) noexcept
+    cdef void record(self) noexcept
+    # The gRPC status that the client was given; -1 = none.
+    cdef int final_grpc_status(self) noexcept
+    # The same for counters: a client that left counts as CANCELLED, an answer without a status as UNKNOWN.
+    cdef int counted_grpc_status(self) noexcept
+    cdef int append_endpoint(self, tg_buffer *head) noexcept
+    # What the route says of other origins, where it says something; `preflight`: to a preflight request.
+    cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept
+    cdef uint64_t find_key(self, Scan *scan) noexcept
+    # The client's address: the peer's, or what trusted proxies say.
+    cdef const char *source(self, size_t *n) noexcept
+    # The model that the request names, as far as that is known; None: none.
+    cdef bytes named_model(self)
+    # Whether a record will be kept of it: the log is on, or its trace is recorded.
+    cdef bint recorded(self) noexcept
+    # Within the rate limit that the route has. False: answered with 429.
+    cdef bint admit(self, Scan *scan) noexcept
+
+
+# How long an exchange waits for its endpoint, and what becomes of it then.
+
+# Longest wait for an answer to begin, in nanoseconds; 0 = none. The route's own goes before its pool's.
+cdef uint64_t limit_of_answer(Exchange exchange) noexcept
+# The same for a single try, which the route may give up sooner.
+cdef uint64_t limit_of_try(Exchange exchange) noexcept
+# The time has come that the exchange was armed for: its turn in the queue did not, its request's rest, or its answer.
+cdef void time_is_over(Exchange exchange) noexcept
+
+
+# What is said to a client whose exchange gets no endpoint, or fails.
+
+# No endpoint for it, and no place in the queue (any more): fails it by `why`, Q_….
+cdef void refuse_exchange(Exchange exchange, int why) noexcept
+# An answer of our own with `status`: says when to come back, why it was this endpoint, and what other origins may.
+cdef Refusal refusal_of(Exchange exchange, int status, str message)
+
+
+# The record of an exchange that is over: the series of its route and endpoint, and a line of the access log.
+
+# In its route's series, as one that took `duration` nanoseconds.
+cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept
+# What the access log, and the span of a sampled trace, say of it. Dropped when the ring has no room.
+cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept
+
+
+# Explanations of exchanges that `explained` says are to have one, while they run. Plain Python, as few are.
+
+# An endpoint other than `exclude` is about to be chosen, or (`turn`) tried for one whose turn in the queue it may be.
+cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept
+# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second try beside
+# that at this address, else None.
+cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept
+# Exchange.choose between these two.
+cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept
+# There is none for it: `why` is Q_….
+cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept
+# X-Tidegate-Explain, where the client asked for it.
+cdef void append_explanation(Exchange exchange, tg_buffer *head) noexcept
+# For its line in the access log.
+cdef void explain_record(Exchange exchange, tg_access *record) noexcept
+# It is over.
+cdef void forget_explanation(Exchange exchange) noexcept
+
+
+# What an exchange does with the endpoint that its client stays with, by the pool's cookie
+# (lb.upstream.affinity.cookie).
+
+# Finds the endpoint that the cookie names, and takes the cookie out of the request.
+cdef void read_cookie(Exchange exchange, Scan *scan) noexcept
+# The endpoint that a cookie or a session names, or else any (`turn`: as for one whose turn it is); or TAKEN_….
+cdef int acquire_kept(Exchange exchange, uint64_t now, bint turn) noexcept
+# Set-Cookie, where the client has to be told of the endpoint that answers.
+cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept
+
+
+# What an exchange does with the sessions that its pool learns (lb.upstream.affinity.sessions).
+
+# Finds the endpoint of the request's session.
+cdef void read_session(Exchange exchange, const Scan *scan) noexcept
+# An endpoint's answer is taken: learns what its fields say. `status` is as of HTTP, 500 where gRPC's is not OK.
+cdef void learn_session(Exchange exchange, int status, const Field *fields, int count) noexcept
+
+
+# What binds an exchange to an endpoint: its sequence (lb.upstream.affinity.sequences); and what a reload does to such
+# ties.
+
+# See Exchange.join_sequence.
+cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept
+# It was picked for the endpoint that it has: there its sequence begins, where it is the first of one.
+cdef void begin_sequence(Exchange exchange) noexcept
+# Whether its sequence lets it go to another endpoint than one that has not processed it: only the first request may,
+# since nothing of the sequence is anywhere then.
+cdef bint may_leave(Exchange exchange) noexcept
+# It does: from now on any endpoint will do.
+cdef void untie(Exchange exchange) noexcept
+# Its endpoint is not to be had. True: it goes on at another, as it is the first of its sequence, or as the first has
+# taken the sequence there meanwhile, which was at this endpoint in vain itself.
+cdef bint goes_on(Exchange exchange) noexcept
+# Its sequence is lost, if that is where it was to go.
+cdef void lose_sequence(Exchange exchange) noexcept
+# A request of it is over.
+cdef void leave_sequence(Exchange exchange) noexcept
+# A reload gave its pool another form: what it knows of endpoints and models is put into the numbers of that. The
+# endpoint that has its sequence may be one of those that leave, or be gone (BOUND_LOST).
+cdef void rebind(Exchange exchange, Pool pool) noexcept
+# A reload has changed its pool since it came: the endpoint for its next try is one of the pool as it is now.
+cdef void follow(Exchange exchange) noexcept

@@ -1,0 +1,1039 @@
+"""One request with its answer: the steps that every exchange takes, top to bottom.
+
+    begin          route and admission are done (admission.pyx); the subclass builds its request
+    pick           the policy chooses an endpoint; in-flight is counted. When none has room, the exchange waits its turn
+    launch         upstream (the subclass): forward.pyx speaks HTTP/1.1, forward_http2.pyx HTTP/2, infer.pyx translates
+    fail           an answer of our own, with the status that says whose fault it was
+    end            in-flight is given back, counters and the access log are written, the client goes on
+
+Behind the steps stands what they need: limits of time, refusals, the record (counters and the access log),
+explanations, and affinity by cookie, by learned session and by sequence.
+"""
+
+import logging
+from lb.proxy.exchange.explain.choices import NOBODY, View
+from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Explanation
+
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy, memset, strlen
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail
+from lb.shared.hashing cimport hash64
+from lb.http.head cimport M_OTHER, Field, Scan
+from lb.http.head_text cimport append_number, append_text
+from lb.http.methods cimport method_name
+from lb.net.poller cimport monotonic_ns
+from lb.shared.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
+    TG_S_FAULTS, TG_S_FINISHED, TG_S_REJECTED, TG_S_RETRIES, TG_S_SESSION_ENDED, TG_S_SESSION_FALLBACK,
+    TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_UNKNOWN, TG_S_TIMEOUTS, tg_add,
+)
+from lb.http.set_cookie cimport trim
+from lb.net.source_key cimport hash_source
+from lb.net.splice cimport PASS_NOT
+from lb.net.tls.version cimport tls_version
+from lb.http.trace cimport TRACE_SAMPLED
+from lb.endpoints.set cimport EndpointSet
+from lb.proxy.client.client cimport Client
+from lb.proxy.routing.keys cimport drop_cookie, find_value
+from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal
+from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
+from lb.proxy.tally cimport count_answer, count_code, count_try
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
+    A_USER_AGENT, set_explanation, set_object, set_text, tg_access, wall_ns,
+)
+from lb.upstream.affinity.cookie cimport EndpointCookie
+from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
+from lb.upstream.connections.http1 cimport Http1Call
+from lb.upstream.load.load_report cimport take_report
+from lb.upstream.load.outlier cimport VERDICT_GOOD, VERDICT_NONE, is_fault, verdict_of
+from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, Pool
+from lb.upstream.queue cimport (
+    BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY,
+)
+from lb.upstream.affinity.sequences cimport (
+    SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, Sequences, where,
+)
+from lb.upstream.affinity.sessions cimport SAID_ENDED, SAID_SESSION, Sessions, said
+from lb.upstream.excluded cimport acquire_untried
+
+log = logging.getLogger("tidegate.proxy")
+
+
+cdef enum:
+    GRPC_CANCELLED = 1
+
+# Which state may follow which: a bit per follower.
+cdef int FOLLOWERS[8]
+FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_REQUEST] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_QUEUED] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_PICKED] = (
+    1 << X_QUEUED | 1 << X_PICKED | 1 << X_WAITING | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
+)
+FOLLOWERS[X_WAITING] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
+FOLLOWERS[X_BACKOFF] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
+FOLLOWERS[X_ANSWERING] = 1 << X_DONE
+FOLLOWERS[X_DONE] = 0
+
+
+cdef class Exchange(Http1Call):
+
+    def __cinit__(self):
+        self.endpoint = -1
+        self.last_endpoint = -1
+        self.bound = -1
+        self.kept_to = -1
+        self.expires = UINT64_MAX
+        self.wants_body = True
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.target)
+        free(self.ids)
+
+    cdef void move(self, int state) noexcept:
+        if not (FOLLOWERS[self.state] >> state) & 1:
+            log.error("exchange: state %d cannot follow %d", state, self.state)
+        self.state = state
+
+    # The request.
+
+    cdef void begin(self, Scan *scan) noexcept:
+        pass
+
+    cdef bint admit(self, Scan *scan) noexcept:
+        cdef size_t n
+        cdef const char *source = self.source(&n)
+        if self.route.rate is None or self.route.rate.admit(scan, source, n, self.started, &self.rate):
+            return True
+        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        self.request_complete = scan.complete     # then the connection can go on
+        self.fail(429, b"rate-limit", "too many requests; Retry-After says when to ask again")
+        return False
+
+    cdef const char *source(self, size_t *n) noexcept:
+        if self.ids != NULL and self.ids.source_length:
+            n[0] = self.ids.source_length
+            return self.ids.source
+        n[0] = self.client.ip_length
+        return self.client.ip
+
+    cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        if self.request_complete:
+            return
+        self.bytes_in += size
+        if self.bytes_in > self.route.max_body:
+            self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
+            return
+        self.request_body(spans, count, size, last)
+
+    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        pass
+
+    cdef char *body_place(self, size_t size) noexcept:
+        return NULL
+
+    cdef Py_ssize_t pass_body(self, size_t size) noexcept:
+        return PASS_NOT
+
+    cdef void take_trailers(self, Scan *scan) noexcept:
+        """Passed on by those that forward; nobody else asked for them."""
+
+    # The policy.
+
+    cdef uint64_t find_key(self, Scan *scan) noexcept:
+        """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""
+        cdef Pool pool = self.pool
+        cdef const char *text
+        cdef size_t n
+        if pool.sticky:
+            self.read_kept(scan)
+        if pool.key_kind == KEY_NONE:
+            return 0
+        if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):
+            return hash64(text, n)
+        text = self.source(&n)
+        return hash_source(text, n, &pool.prefixes)
+
+    cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept:
+        return bind(self, key, start, end)
+
+    cdef void fail_lost(self) noexcept:
+        lose_sequence(self)
+        self.fail(409, b"sequence-lost", "the endpoint that has the sequence's state is gone: begin the sequence anew")
+
+    cdef void read_kept(self, Scan *scan) noexcept:
+        if self.pool.cookie is not None:
+            read_cookie(self, scan)
+        else:
+            read_session(self, scan)
+
+    cdef void want_model(self, bytes name) noexcept:
+        self.wanted_model = name
+        self.wanted = 0
+        if name is not None and self.pool.models is not None:
+            self.wanted = self.pool.model_bit(name)
+
+    cdef void model_not_ready(self) noexcept:
+        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        name = self.wanted_model.decode("utf-8", "replace")
+        self.fail(503, b"model-not-ready", f"no endpoint of pool {self.pool.name} has model {name} ready")
+
+    cdef void pick(self) noexcept:
+        """An endpoint by the pool's policy, not the one that just failed; in line when none has room."""
+        cdef uint64_t now = self.client.poller.now
+        cdef int found
+        cdef int verdict = Q_NOBODY
+        if self.pool.newer is not None:
+            follow(self)
+        if self.pool.costs is not None:
+            self.weigh(now)
+        found = self.find_endpoint(now, False)
+        if found == TAKEN_FULL:
+            verdict = Q_FULL
+            if self.pool.queue is not None:
+                verdict = self.pool.queue.join(self, self.route.priority, self.due(), now)
+            if verdict != Q_WAITS and self.last_endpoint >= 0:
+                self.settle()                 # where it has failed rather than nowhere
+                found = self.find_endpoint(now, False)
+        if found >= 0:
+            self.picked(found)
+            return
+        if verdict != Q_WAITS:
+            if self.pool.queue is not None:
+                self.pool.queue.count_refused(verdict)
+            refuse_exchange(self, verdict)
+            return
+        self.move(X_QUEUED)
+        self.client.poller.arm(self, min(self.due(), self.pool.queue.patience_of(self)))
+
+    cdef int price(self, uint64_t now) noexcept:
+        """By what has come of its body, unless a subclass knows better; without a batch it is one of 1."""
+        cdef PoolCosts costs = self.pool.costs
+        return costs.price(costs.units_of_bytes(self.bytes_in) if costs.unit == UNIT_BYTES else 1.0, 0, now)
+
+    cdef void weigh(self, uint64_t now) noexcept:
+        """Once: who waits, or is tried again, is asked many times, and would lead the mean."""
+        if self.charged == 0:
+            self.charged = self.price(now)
+        self.pool.endpoints.cost = self.charged
+
+    cdef int find_endpoint(self, uint64_t now, bint turn) noexcept:
+        return explain_choice(self, now, turn) if self.explained else self.choose(now, turn)
+
+    cdef int choose(self, uint64_t now, bint turn) noexcept:
+        if self.bound != -1:
+            return self.pool.acquire_bound(self.bound, now) if self.bound >= 0 else TAKEN_NOBODY
+        if self.kept_to >= 0:
+            return acquire_kept(self, now, turn)
+        return self.acquire_any(now, turn)
+
+    cdef int acquire_any(self, uint64_t now, bint turn) noexcept:
+        if self.last_endpoint >= 0:
+            return acquire_untried(self.pool, now, self.key, self.last_endpoint, &self.tried, self.wanted, turn)
+        if self.wanted:
+            return self.pool.acquire_wanted(now, self.key, -1, self.wanted, turn)
+        if turn:
+            return self.pool.acquire_next(now, self.key, -1)
+        return self.pool.acquire(now, self.key, -1)
+
+    cdef void picked(self, int endpoint) noexcept:
+        self.picked_at = self.client.poller.now
+        self.endpoint = endpoint
+        if self.tries:
+            tg_add(&self.route.series[TG_S_RETRIES], 1)
+            tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
+        self.tries += 1
+        self.last_endpoint = endpoint
+        self.charged = self.pool.endpoints.charged
+        if self.pool.costs is not None:
+            self.crowd = self.pool.endpoints.outstanding(endpoint)
+        if self.pool.policy.by_company or self.pool.costs is not None:
+            self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)
+        if self.pinned and self.sequence_start:
+            begin_sequence(self)
+        self.move(X_PICKED)
+        self.launch()
+
+    # The queue (lb.upstream.queue.Waiter).
+
+    cdef int take_endpoint(self, uint64_t now) noexcept:
+        if self.pool.costs is not None:
+            self.weigh(now)
+        return self.find_endpoint(now, True)
+
+    cdef void admitted(self, int endpoint) noexcept:
+        self.client.poller.arm(self, self.expires)
+        self.picked(endpoint)
+
+    cdef void turned_away(self, int why) noexcept:
+        refuse_exchange(self, why)
+
+    cdef void settle(self) noexcept:
+        self.last_endpoint = -1
+
+    cdef void move_to(self, object pool) noexcept:
+        if (<Pool>pool).protocol == self.pool.protocol:
+            rebind(self, pool)                # else it speaks what only the old one's channels do
+
+    cdef uint64_t due(self) noexcept:
+        return self.expires
+
+    cdef void leave_queue(self, bint timed_out) noexcept:
+        if self.queue is not None:
+            self.queue.leave(self, timed_out)
+
+    # The upstream.
+
+    cdef void launch(self) noexcept:
+        pass
+
+    cdef void client_drained(self) noexcept:
+        pass
+
+    cdef void cancel_upstream(self) noexcept:
+        """Stop what runs at the endpoint, without a callback."""
+
+    cdef uint64_t try_limit(self) noexcept:
+        return limit_of_try(self)
+
+    cdef void arm_wait(self) noexcept:
+        """Wait for the endpoint: for its response timeout, and never past the exchange's own deadline."""
+        cdef uint64_t when = self.expires
+        cdef uint64_t limit = self.pool.response_timeout
+        if self.route.timed:
+            limit = limit_of_try(self) if self.state == X_WAITING else limit_of_answer(self)
+        if limit and self.client.poller.now + limit < when:
+            when = self.client.poller.now + limit
+        self.client.poller.arm(self, when)
+
+    cdef void on_timer(self) noexcept:
+        time_is_over(self)
+
+    cdef void find_report(self, const Field *fields, int count) noexcept:
+        if self.endpoint >= 0:
+            take_report(fields, count, self.pool.endpoints, self.endpoint, self.client.poller.now)
+
+    # The response.
+
+    cdef int append_endpoint(self, tg_buffer *head) noexcept:
+        """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, why it was this
+        endpoint, and X-Tidegate-Endpoint when one answered."""
+        cdef bytes address
+        if self.route.rate is not None:
+            self.route.rate.append_fields(head, &self.rate)
+        if self.route.cors is not None:
+            self.append_cors(head, False)
+        if self.pool.cookie is not None:
+            tell_client(self, head)
+        if self.explained:
+            append_explanation(self, head)
+        if not self.route.expose_endpoint or self.last_endpoint < 0:
+            return 0
+        address = (<str>self.pool.endpoints.addresses[self.last_endpoint]).encode()
+        tg_buffer_append(head, b"X-Tidegate-Endpoint: ", 21)
+        tg_buffer_append(head, <const char *>address, <size_t>len(address))
+        return tg_buffer_append(head, b"\r\n", 2)
+
+    cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept:
+        return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.origin_length, self.origin_length,
+                                      preflight)
+
+    cdef void fail(self, int status, const char *reason, str message) noexcept:
+        """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
+        cdef Refusal answer
+        cdef Client client = self.client
+        if self.state == X_DONE:
+            return
+        self.reason = reason
+        self.leave_queue(False)
+        self.cancel_upstream()
+        if self.state == X_ANSWERING:
+            self.cut = status
+            self.let_go(False)
+            self.record()
+            client.abort()
+            return
+        self.status = status
+        self.let_go(status < 500)         # a client's fault is not held against the endpoint
+        answer = refusal_of(self, status, message)
+        self.bytes_out = answer.part.iov_len
+        self.record()
+        client.respond_whole(answer.status, &answer.head, &answer.part, 1)
+
+    cdef void client_gone(self) noexcept:
+        """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
+        if self.state == X_DONE:
+            return
+        self.leave_queue(False)
+        self.cancel_upstream()
+        self.status = 499
+        self.reason = b"client-gone"
+        self.let_go(True)
+        self.record()
+
+    cdef void end(self) noexcept:
+        """The answer is complete."""
+        cdef Client client = self.client
+        self.let_go(self.status < 500)
+        self.record()
+        client.respond_end()
+
+    # The record.
+
+    cdef bint succeeded(self) noexcept:
+        return 200 <= self.status < 300 and self.reason == NULL
+
+    cdef void let_go(self, bint ok) noexcept:
+        """The try is over: give the endpoint back, with what it took and how it ended."""
+        cdef int endpoint = self.endpoint
+        cdef int verdict
+        cdef uint64_t now, took
+        cdef uint64_t *words
+        if endpoint < 0:
+            return
+        self.endpoint = -1
+        now = self.client.poller.now
+        took = now - self.picked_at
+        words = self.pool.series[endpoint]
+        verdict = self.verdict(ok)
+        count_try(words, self.cut if self.cut else self.status, self.attempt_code(ok), verdict, took)
+        tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
+        tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
+        self.pool.judge(endpoint, verdict, self.picked_at, now)
+        ok = ok and verdict <= VERDICT_GOOD   # what was refused took no time: nobody learns from that
+        if ok:
+            self.pool.tell_queue(endpoint, now, took, self.reason == NULL)
+        self.pool.release(endpoint, now, took, ok, self.company, self.charged, self.crowd)
+
+    cdef int verdict(self, bint ok) noexcept:
+        """What the end of a try says of the endpoint (lb.upstream.load.outlier)."""
+        if ok and self.reason != NULL and self.status < 500:
+            return VERDICT_NONE               # an answer of our own, for a client's fault
+        return verdict_of(self.status, ok)
+
+    cdef int attempt_code(self, bint ok) noexcept:
+        return -1
+
+    cdef void record(self) noexcept:
+        cdef uint64_t duration = monotonic_ns() - self.started
+        self.move(X_DONE)
+        self.deadline = UINT64_MAX
+        if self.pinned:
+            leave_sequence(self)
+        elif self.pin and self.pool.sessions is not None:
+            self.pool.sessions.touch(self.pin, self.client.poller.now)
+        count_exchange(self, duration)
+        if self.recorded():
+            log_exchange(self, duration)
+        if self.explained:
+            forget_explanation(self)
+
+    cdef bytes named_model(self):
+        return self.wanted_model
+
+    cdef bint recorded(self) noexcept:
+        if not self.listener.access.enabled:
+            return False
+        return self.listener.access.writing or (self.ids != NULL and self.ids.trace.flags & TRACE_SAMPLED)
+
+    cdef int final_grpc_status(self) noexcept:
+        if self.grpc == SPEAKS_HTTP or self.status == 200 or self.status == 499:
+            return -1
+        return grpc_code(self.status)
+
+    cdef int counted_grpc_status(self) noexcept:
+        if self.grpc == SPEAKS_HTTP:
+            return -1
+        return GRPC_CANCELLED if self.status == 499 else self.final_grpc_status()
+
+
+cdef uint64_t limit_of_answer(Exchange exchange) noexcept:
+    if exchange.route.response_timeout < 0:
+        return exchange.pool.response_timeout
+    return <uint64_t>exchange.route.response_timeout
+
+
+cdef uint64_t limit_of_try(Exchange exchange) noexcept:
+    cdef uint64_t limit = limit_of_answer(exchange)
+    cdef uint64_t of_try
+    if exchange.route.retry is None or exchange.route.retry.per_try_timeout == 0:
+        return limit
+    of_try = exchange.route.retry.per_try_timeout
+    return min(limit, of_try) if limit else of_try
+
+
+cdef void time_is_over(Exchange exchange) noexcept:
+    cdef uint64_t now = exchange.client.poller.now
+    if exchange.state == X_DONE:
+        return
+    if exchange.state == X_QUEUED:
+        exchange.leave_queue(True)
+        refuse_exchange(exchange, Q_HOPELESS if now >= exchange.due() else Q_TIMEOUT)
+        return
+    if exchange.state == X_ANSWERING and now < exchange.expires and (
+            exchange.client.backlog() or (exchange.wants_body and not exchange.request_complete)):
+        exchange.arm_wait()           # the client is slow, not the endpoint; the client has a timeout of its own
+        return
+    tg_add(&exchange.route.series[TG_S_TIMEOUTS], 1)
+    if not exchange.request_complete and exchange.wants_body and exchange.state < X_ANSWERING:
+        exchange.fail(408, b"slow-body", "the request did not come in the time that its route allows")
+        return
+    if exchange.endpoint >= 0:
+        tg_add(&exchange.pool.series[exchange.endpoint][TG_S_TIMEOUTS], 1)
+    exchange.fail(504, b"timeout", "the endpoint did not answer in time")
+
+
+cdef void refuse_exchange(Exchange exchange, int why) noexcept:
+    cdef str pool = exchange.pool.name
+    if why == Q_NOBODY and exchange.pinned and goes_on(exchange):
+        return
+    if exchange.explained:
+        no_choice(exchange, exchange.client.poller.now, why)
+    if why == Q_NOBODY and exchange.bound != -1:
+        exchange.fail_lost()
+        return
+    if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
+        tg_add(&exchange.route.series[TG_S_TIMEOUTS], 1)
+        exchange.fail(504, b"timeout", f"no endpoint of pool {pool} had room in time")
+        return
+    if why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
+        exchange.model_not_ready()
+        return
+    tg_add(&exchange.route.series[TG_S_REJECTED], 1)
+    if why == Q_NOBODY:
+        exchange.fail(503, b"no-endpoint", f"no endpoint of pool {pool} is available")
+    elif why == Q_HOPELESS:
+        exchange.fail(503, b"queue-late", f"the queue of pool {pool} is too long to answer in time")
+    elif why == Q_SHED:
+        exchange.fail(503, b"queue-shed", f"pool {pool} is overloaded")
+    elif why == Q_TIMEOUT:
+        exchange.fail(503, b"queue-timeout", f"the endpoints of pool {pool} were busy for too long")
+    else:
+        exchange.fail(503, b"queue-full", f"the endpoints of pool {pool} are busy, and its queue is full")
+
+
+cdef Refusal refusal_of(Exchange exchange, int status, str message):
+    cdef tg_buffer fields
+    memset(&fields, 0, sizeof(fields))
+    try:
+        append_fields(exchange, status, &fields)
+        return refusal(status, message, exchange.grpc, &fields)
+    finally:
+        tg_buffer_free(&fields)
+
+
+cdef void append_fields(Exchange exchange, int status, tg_buffer *fields) noexcept:
+    if exchange.rate.wait and status == 429:
+        exchange.route.rate.append_refusal(fields, &exchange.rate)
+    elif exchange.rate.admitted:
+        exchange.route.rate.append_fields(fields, &exchange.rate)
+    if status == 503 and exchange.pool is not None and exchange.pool.queue is not None:
+        append_text(fields, b"Retry-After: ")
+        append_number(fields, exchange.pool.queue.retry_after(exchange.client.poller.now))
+        append_text(fields, b"\r\n")
+    if exchange.explained:
+        append_explanation(exchange, fields)
+    if exchange.route.cors is not None:
+        exchange.append_cors(fields, False)
+
+
+cdef const char *MODELS = b"/v2/models/"
+cdef size_t MODELS_LENGTH = 11
+
+
+cdef int told_status(Exchange exchange) noexcept:
+    """The HTTP status that the client was told: an answer of our own to one that speaks gRPC is a gRPC status, and
+    `status` what it stands for."""
+    if exchange.grpc == SPEAKS_HTTP or exchange.reason == NULL or exchange.first_byte_at or exchange.status == 499:
+        return exchange.status
+    return 200
+
+
+cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
+    cdef uint64_t *words = exchange.route.series
+    cdef int code = exchange.counted_grpc_status()
+    # The status of an answer that was cut off said that it would be whole.
+    cdef int status = exchange.cut if exchange.cut else told_status(exchange)
+    count_answer(words, 0 if status == 499 else status, duration)
+    count_code(words, code)
+    if status >= 500 or is_fault(code):
+        tg_add(&words[TG_S_FAULTS], 1)
+    tg_add(&words[TG_S_FINISHED], 1)
+    tg_add(&words[TG_S_BYTES_IN], exchange.bytes_in)
+    tg_add(&words[TG_S_BYTES_OUT], exchange.bytes_out)
+    if exchange.cache == CACHE_HIT:
+        tg_add(&words[TG_S_CACHE_HIT], 1)
+    elif exchange.cache == CACHE_MISS:
+        tg_add(&words[TG_S_CACHE_MISS], 1)
+    elif exchange.cache == CACHE_COLLAPSED:
+        tg_add(&words[TG_S_CACHE_COLLAPSED], 1)
+    elif exchange.cache == CACHE_BYPASS:
+        tg_add(&words[TG_S_CACHE_BYPASS], 1)
+
+
+cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
+    cdef tg_access *record = exchange.listener.access.begin()
+    if record == NULL:
+        return
+    record.wall_ns = wall_ns() - <int64_t>duration
+    record.total_ns = duration
+    log_times(exchange, record, duration)
+    record.bytes_in = exchange.bytes_in
+    record.bytes_out = exchange.bytes_out
+    record.status = <unsigned short>told_status(exchange)
+    record.grpc_status = <short>exchange.final_grpc_status()
+    record.tries = <unsigned short>exchange.tries
+    record.port = exchange.client.port
+    record.cache = <unsigned short>exchange.cache
+    record.hedge = <unsigned short>exchange.hedged
+    record.version = <unsigned short>exchange.version
+    if exchange.client.tls is not None:
+        record.tls = <unsigned short>tls_version(exchange.client.tls)
+    log_request(exchange, record)
+    set_object(record, A_LISTENER, exchange.listener.name)
+    set_object(record, A_ROUTE, exchange.route.name)
+    if exchange.pool is not None:             # the route's own answer has none
+        set_object(record, A_POOL, exchange.pool.name)
+    if exchange.last_endpoint >= 0:
+        set_object(record, A_ENDPOINT, exchange.pool.endpoints.addresses[exchange.last_endpoint])
+    if exchange.reason != NULL:
+        set_text(record, A_REASON, exchange.reason, strlen(exchange.reason))
+    if exchange.explained and exchange.pool is not None:
+        explain_record(exchange, record)
+    exchange.listener.access.commit()
+
+
+cdef void log_times(Exchange exchange, tg_access *record, uint64_t duration) noexcept:
+    """How its time divides into waiting, connecting, the endpoint's own, and the transfer of its answer."""
+    cdef uint64_t first
+    if not exchange.picked_at:
+        record.wait_ns = duration
+        return
+    first = exchange.first_byte_at if exchange.first_byte_at else exchange.started + duration
+    record.wait_ns = exchange.picked_at - exchange.started
+    record.upstream_ns = first - exchange.picked_at
+    if exchange.connected_at > exchange.picked_at:
+        record.connect_ns = exchange.connected_at - exchange.picked_at
+    record.transfer_ns = exchange.started + duration - first
+
+
+cdef void log_request(Exchange exchange, tg_access *record) noexcept:
+    """Who asked for what, and as part of which trace."""
+    cdef const char *text
+    cdef const char *target = tg_buffer_head(&exchange.target) + exchange.host_length
+    cdef size_t n
+    cdef size_t length = (tg_buffer_size(&exchange.target) - exchange.host_length - exchange.agent_length
+                          - exchange.method_length - exchange.origin_length)
+    if exchange.ids != NULL:
+        memcpy(record.trace_id, exchange.ids.trace.trace_id, sizeof(record.trace_id))
+        memcpy(record.span_id, exchange.ids.trace.span_id, sizeof(record.span_id))
+        memcpy(record.parent_id, exchange.ids.trace.parent_id, sizeof(record.parent_id))
+        record.trace_flags = exchange.ids.trace.flags
+        set_text(record, A_REQUEST_ID, exchange.ids.request_id, exchange.ids.request_id_length)
+    if exchange.method == M_OTHER:
+        text = tg_buffer_tail(&exchange.target) - exchange.origin_length - exchange.method_length
+        set_text(record, A_METHOD, text, exchange.method_length)
+    else:
+        text = method_name(exchange.method)
+        set_text(record, A_METHOD, text, strlen(text))
+    text = exchange.source(&n)
+    set_text(record, A_CLIENT, text, n)
+    set_text(record, A_HOST, tg_buffer_head(&exchange.target), exchange.host_length)
+    set_text(record, A_TARGET, target, length)
+    set_text(record, A_USER_AGENT, target + length, exchange.agent_length)
+    log_model(exchange, record, target, length)
+
+
+cdef void log_model(Exchange exchange, tg_access *record, const char *target, size_t length) noexcept:
+    """By the message, or else by the path, which is that of the protocol whatever the pool speaks."""
+    cdef bytes model = exchange.named_model()
+    cdef size_t n = 0
+    if model is not None:
+        set_text(record, A_MODEL, <const char *>model, <size_t>len(model))
+    elif length > MODELS_LENGTH and memcmp(target, MODELS, MODELS_LENGTH) == 0:
+        target += MODELS_LENGTH
+        length -= MODELS_LENGTH
+        while n < length and target[n] != c'/' and target[n] != c'?':
+            n += 1
+        set_text(record, A_MODEL, target, n)
+
+
+# Explanations of exchanges while they run.
+#
+# An exchange has no room for an explanation; those few that have one are found by their address.
+
+
+cdef dict OPEN = {}                   # address of an exchange -> its Explanation
+cdef dict REFUSED = {
+    Q_FULL: "all that take requests have as many as they may, and so has the queue",
+    Q_HOPELESS: "its turn would come too late",
+    Q_SHED: "the queue is kept short in an overload",
+    Q_TIMEOUT: "it has waited as long as one may",
+    Q_NOBODY: NOBODY,
+}
+
+
+cdef object explanation_of(Exchange exchange):
+    key = <size_t><void *>exchange
+    found = OPEN.get(key)
+    if found is None:
+        found = OPEN[key] = Explanation(exchange.explained == EXPLAIN_ASKED)
+    return found
+
+
+cdef bint has_room(Exchange exchange) noexcept:
+    """Whether an endpoint would take it: most looks of one who waits find none, and are not worth a view."""
+    cdef EndpointSet endpoints = exchange.pool.endpoints
+    cdef int i
+    for i in range(endpoints.size):
+        if not endpoints.limits[i] or endpoints.running(i) < endpoints.limits[i]:
+            return True
+    return False
+
+
+cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept:
+    cdef Pool pool = exchange.pool
+    cdef uint64_t avoided = pool.endpoints.avoided, bars = avoided
+    try:
+        explanation = explanation_of(exchange)
+        explanation.view = None               # of a choice that fell on nobody
+        if turn and not has_room(exchange):
+            return
+        if not turn and pool.queue is not None and pool.queue.somebody():
+            bars = pool.queue.bars()
+            if bars == BARS_ALL or bars & exchange.wanted:
+                return                        # nothing is chosen: it has to stand in line
+        pool.endpoints.select(0, bars)
+        explanation.look(View.of(pool, now, exchange.key, exclude, exchange.wanted), exclude)
+    except Exception:
+        log.exception("a choice could not be explained")
+    finally:
+        pool.endpoints.select(0, avoided)
+
+
+cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept:
+    cdef Pool pool = exchange.pool
+    if found < 0:
+        return
+    try:
+        explanation = explanation_of(exchange)
+        view = explanation.view
+        if exchange.bound == found:
+            why = "it has the sequence's state"
+        elif exchange.kept_to == found:
+            why = "its cookie names it"
+        elif view is None:
+            why = "the policy chose it"
+        else:
+            why = view.why(found, spared_of(pool, now))
+        explanation.choose(found, {
+            "endpoint": pool.endpoints.addresses[found],
+            "for": "hedge" if beside is not None else "retry" if exchange.tries else "first try",
+            "why": why,
+            "after_ms": milliseconds(now, exchange.started),
+            "steps": steps_of(exchange, now, beside),
+        })
+    except Exception:
+        log.exception("a choice could not be explained")
+
+
+cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept:
+    cdef int found
+    before_choice(exchange, now, exchange.last_endpoint, turn)
+    found = exchange.choose(now, turn)
+    after_choice(exchange, now, found, None)
+    return found
+
+
+cdef list spared_of(Pool pool, uint64_t now):
+    cdef int i
+    if pool.suspects == NULL:
+        return []
+    return [i for i in range(pool.endpoints.size) if pool.suspects[i].until > now]
+
+
+cdef list steps_of(Exchange exchange, uint64_t now, str beside):
+    """What narrowed the choice before the policy had a say, in this order."""
+    cdef tuple addresses = exchange.pool.endpoints.addresses
+    steps = []
+    if exchange.pinned:
+        steps.append("sequence: it begins" if exchange.bound == -1 else "sequence: it is open")
+    if exchange.kept_to >= 0:
+        steps.append(f"affinity: the cookie names {addresses[exchange.kept_to]}")
+    if exchange.wanted:
+        steps.append(f"model {exchange.wanted_model.decode('utf-8', 'replace')}: only where it is ready")
+    if exchange.state == X_QUEUED:
+        steps.append(f"queue: it waited {milliseconds(now, exchange.queued_at)} ms")
+    if beside is not None:
+        steps.append(f"hedge: {beside} has not answered for {milliseconds(now, exchange.picked_at)} ms")
+    elif exchange.tries and exchange.last_endpoint >= 0:
+        steps.append(f"retry: other than {addresses[exchange.last_endpoint]}")
+    return steps
+
+
+cdef object milliseconds(uint64_t now, uint64_t since):
+    return round((now - since) / 1e6, 3) if now > since else 0.0
+
+
+cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
+    try:
+        explanation = explanation_of(exchange)
+        view = View.of(exchange.pool, now, exchange.key, exchange.last_endpoint, exchange.wanted)
+        explanation.look(view, exchange.last_endpoint)
+        words = REFUSED[why]
+        if why == Q_NOBODY and exchange.bound != -1:
+            words = "the endpoint that has the sequence's state is gone"
+        elif why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
+            words = "no endpoint that takes requests has the model ready"
+        elif why == Q_NOBODY and view.scores:
+            words = "the policy chose none of those that take requests, or failed: see the log"
+        explanation.choose(-1, {
+            "endpoint": None,
+            "for": "retry" if exchange.tries else "first try",
+            "why": words,
+            "after_ms": milliseconds(now, exchange.started),
+            "steps": steps_of(exchange, now, None),
+        })
+    except Exception:
+        log.exception("a choice could not be explained")
+
+
+cdef bytes text_of(Exchange exchange, size_t most):
+    cdef Pool pool = exchange.pool
+    address = pool.endpoints.addresses[exchange.last_endpoint] if exchange.last_endpoint >= 0 else None
+    return explanation_of(exchange).text(pool.name, pool.policy_type, address, most)
+
+
+cdef void append_explanation(Exchange exchange, tg_buffer *head) noexcept:
+    cdef bytes text
+    if exchange.explained != EXPLAIN_ASKED:
+        return
+    try:
+        text = text_of(exchange, HEADER_BYTES)
+    except Exception:
+        log.exception("a choice could not be explained")
+        return
+    tg_buffer_append(head, b"X-Tidegate-Explain: ", 20)
+    tg_buffer_append(head, <const char *>text, <size_t>len(text))
+    tg_buffer_append(head, b"\r\n", 2)
+
+
+cdef void explain_record(Exchange exchange, tg_access *record) noexcept:
+    cdef bytes text
+    try:
+        text = text_of(exchange, LOG_BYTES)
+    except Exception:
+        log.exception("a choice could not be explained")
+        return
+    set_explanation(record, <const char *>text, <size_t>len(text))
+
+
+cdef void forget_explanation(Exchange exchange) noexcept:
+    OPEN.pop(<size_t><void *>exchange, None)
+
+
+cdef enum:
+    SECOND_NS = 1_000_000_000
+
+
+cdef void read_cookie(Exchange exchange, Scan *scan) noexcept:
+    cdef EndpointCookie cookie = exchange.pool.cookie
+    cdef const char *name = <const char *>cookie.name
+    cdef size_t n = <size_t>len(cookie.name)
+    cdef const char *text
+    cdef size_t size
+    cdef bint due = False
+    if not find_value(scan, KEY_COOKIE, name, n, &text, &size):
+        return
+    exchange.kept_to = cookie.index_of(text, size, <uint64_t>wall_ns() // SECOND_NS, &due)
+    exchange.cookie_due = due
+    drop_cookie(scan, name, n)
+
+
+cdef int acquire_kept(Exchange exchange, uint64_t now, bint turn) noexcept:
+    cdef int found
+    if exchange.last_endpoint == exchange.kept_to:
+        exchange.kept_to = -1                 # it has failed: another is asked, and named from now on
+        exchange.cookie_stays = False
+    else:
+        found = exchange.pool.acquire_kept(exchange.kept_to, now, exchange.wanted, turn)
+        if found >= 0:
+            return found
+        exchange.cookie_stays = found == TAKEN_FULL
+    return exchange.acquire_any(now, turn)
+
+
+cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept:
+    cdef bint here = exchange.last_endpoint == exchange.kept_to
+    if exchange.last_endpoint < 0 or exchange.bound != -1 or exchange.grpc == SPEAKS_GRPC:
+        return                                # gRPC has no cookies
+    if exchange.kept_to >= 0 and (not exchange.cookie_due if here else exchange.cookie_stays):
+        return
+    if exchange.pool.cookie.append(head, exchange.last_endpoint, <uint64_t>wall_ns() // SECOND_NS) < 0:
+        log.error("pool %s: no memory for a cookie", exchange.pool.name)
+
+
+# What an exchange does with the sessions that its pool learns.
+#
+# Only what an endpoint has said gets into the table: clients that make names up find nothing, and put nothing there.
+
+cdef enum:
+    FIRST_ERROR = 400                 # from this status on an endpoint does not seem to know the session
+
+
+cdef void read_session(Exchange exchange, const Scan *scan) noexcept:
+    cdef Sessions sessions = exchange.pool.sessions
+    cdef const char *text
+    cdef size_t size
+    cdef uint64_t key
+    if not find_value(scan, KEY_HEADER if sessions.header else KEY_COOKIE, <const char *>sessions.name,
+                      <size_t>len(sessions.name), &text, &size):
+        return
+    trim(&text, &size)
+    if size == 0:
+        return
+    key = sessions.key_of(text, size)
+    if sessions.find(key, exchange.client.poller.now, &exchange.kept_to):
+        exchange.pin = key
+    else:
+        tg_add(&sessions.words[TG_S_SESSION_UNKNOWN], 1)
+
+
+cdef void learn_session(Exchange exchange, int status, const Field *fields, int count) noexcept:
+    cdef Sessions sessions = exchange.pool.sessions
+    cdef uint64_t now = exchange.client.poller.now, key = 0
+    cdef bint here = exchange.last_endpoint == exchange.kept_to
+    cdef said found
+    if exchange.last_endpoint < 0 or exchange.pinned:
+        return                                # that of a sequence is where its sequence is
+    if exchange.pin:
+        tg_add(&sessions.words[TG_S_SESSION_HIT if here else TG_S_SESSION_FALLBACK], 1)
+    found = sessions.read_answer(fields, count, <uint64_t>wall_ns() // SECOND_NS, &key)
+    if found == SAID_ENDED:
+        tg_add(&sessions.words[TG_S_SESSION_ENDED], 1)
+        sessions.end(key)
+        if exchange.pin:
+            sessions.end(exchange.pin)
+            exchange.pin = 0
+    elif found == SAID_SESSION:
+        if key == exchange.pin and here:
+            return                            # it only says it again
+        sessions.begin(key, exchange.last_endpoint, now)
+        tg_add(&sessions.words[TG_S_SESSION_LEARNED], 1)
+    elif exchange.pin and not here and not exchange.cookie_stays and status < FIRST_ERROR:
+        sessions.begin(exchange.pin, exchange.last_endpoint, now)
+
+
+cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept:
+    cdef int index = -1
+    cdef where found = exchange.pool.sequences.find(key, start, exchange.client.poller.now, &index)
+    exchange.pinned = True
+    exchange.pin = key
+    exchange.sequence_start = start
+    exchange.sequence_end = end
+    if not start:
+        exchange.tries_left = 0
+    if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
+        if found == SEQUENCE_LEAVING:
+            exchange.pool = exchange.pool.leaving
+        exchange.kept_to = -1                 # a cookie has no say
+        exchange.bound = index
+        exchange.tied = True
+    elif found == SEQUENCE_UNKNOWN:
+        exchange.fail(409, b"sequence-unknown", "the sequence is not open: its first request must say sequence_start, "
+                      "and it ends when it is idle for too long")
+        return False
+    elif found == SEQUENCE_LOST:
+        exchange.fail_lost()
+        return False
+    return True
+
+
+cdef void begin_sequence(Exchange exchange) noexcept:
+    if exchange.tries == 1:
+        exchange.pool.sequences.begin(exchange.pin, exchange.endpoint, exchange.picked_at)
+    else:
+        exchange.pool.sequences.move(exchange.pin, exchange.endpoint, exchange.picked_at)
+
+
+cdef bint may_leave(Exchange exchange) noexcept:
+    return not exchange.pinned or exchange.sequence_start
+
+
+cdef void untie(Exchange exchange) noexcept:
+    exchange.bound = -1
+    exchange.tied = False
+
+
+cdef int place_now(Exchange exchange) noexcept:
+    """Where its sequence is by now, if that is another endpoint of the pool than its own; else -1."""
+    cdef Sequences sequences = exchange.pool.sequences
+    cdef int index = sequences.index_of(sequences.pins.look(exchange.pin, exchange.client.poller.now))
+    return index if index >= 0 and index != exchange.bound and sequences.serves(index) else -1
+
+
+cdef bint goes_on(Exchange exchange) noexcept:
+    cdef int index
+    if exchange.bound == -1:
+        return False
+    if exchange.sequence_start:
+        untie(exchange)
+    else:
+        index = place_now(exchange)
+        if index < 0:
+            return False
+        exchange.bound = index
+    exchange.client.poller.arm(exchange, exchange.expires)
+    exchange.pick()
+    return True
+
+
+cdef void lose_sequence(Exchange exchange) noexcept:
+    if exchange.pinned and exchange.bound != -1 and place_now(exchange) < 0:
+        exchange.pool.sequences.lose(exchange.pin)
+
+
+cdef void leave_sequence(Exchange exchange) noexcept:
+    cdef bint well = exchange.succeeded()
+    if (exchange.sequence_end and well
+            or exchange.sequence_start and exchange.tries and not well and exchange.status != 499):
+        exchange.pool.sequences.end(exchange.pin)
+    elif exchange.tries:
+        exchange.pool.sequences.touch(exchange.pin, exchange.client.poller.now)
+
+
+cdef void rebind(Exchange exchange, Pool pool) noexcept:
+    cdef Pool old = exchange.pool
+    cdef uint32_t slot
+    exchange.pool = pool
+    exchange.want_model(exchange.wanted_model)   # whose bit may be another there
+    exchange.last_endpoint = -1               # an index of the old one
+    exchange.tried.count = 0
+    if exchange.kept_to >= 0:
+        exchange.kept_to = pool.index_at(old.endpoints.addresses[exchange.kept_to]) if pool.sticky else -1
+    if pool.sequences is None:
+        if exchange.pinned:                   # they were switched off: it is as good as any request
+            exchange.pinned = exchange.tied = False
+            exchange.pin = 0
+            exchange.bound = -1
+    elif exchange.bound >= 0:
+        slot = old.sequences.slots[exchange.bound]
+        exchange.bound = pool.sequences.index_of(slot)
+        if exchange.bound < 0 and exchange.sequence_start:
+            untie(exchange)                   # it begins there as well as anywhere
+            return
+        if exchange.bound < 0 and pool.leaving is not None:
+            exchange.pool = pool.leaving
+            exchange.bound = exchange.pool.sequences.index_of(slot)
+        if exchange.bound < 0:
+            exchange.bound = BOUND_LOST
+
+
+cdef void follow(Exchange exchange) noexcept:
+    cdef Pool pool = exchange.pool, newest = pool.newer
+    cdef int failed = exchange.last_endpoint
+    exchange.move_to(newest)
+    if failed >= 0 and exchange.pool is newest:
+        exchange.last_endpoint = newest.index_at(<str>pool.endpoints.addresses[failed])

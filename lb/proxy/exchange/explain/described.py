@@ -1,0 +1,268 @@
+"""What a worker would do with a request that is only described: route, pool, endpoint, and why (`tidegate explain`).
+
+It asks the tables and policies of the plan in force, changes nothing, and is off the data path: in plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from lb.config.plan.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
+from lb.config.schema.pools.queue import PRIORITIES
+from lb.errors import ClientError
+from lb.proxy.client.request_target import read_target
+from lb.proxy.exchange.explain.pool import Question, explain_pool
+from lb.proxy.routing.headers.forwarded import source_of
+from lb.proxy.routing.normalize import normal_target
+from lb.proxy.routing.readings import request_reads_alike
+from lb.shared.hashing import hash64_bytes
+
+_GRPC = "/inference.GRPCInferenceService/"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A request to a listener, or to a pool alone (`listener` empty)."""
+
+    listener: str = ""
+    pool: str = ""
+    method: str = "GET"
+    target: str = "/"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    source: str = "127.0.0.1"
+    model: str = ""  # what a gRPC message would name
+    sequence: str = ""  # the id of an open sequence that it belongs to
+    key: str | None = None  # instead of what the pool's `key` finds
+
+    def text(self, target: bytes) -> bytes:
+        """The request's head as HTTP/1.1."""
+        lines = [f"{self.method} ".encode() + target + b" HTTP/1.1"]
+        named = self.host or next((v for n, v in self.headers if n.lower() == "host"), "localhost")
+        fields = [("Host", named), *((n, v) for n, v in self.headers if n.lower() != "host")]
+        lines += [f"{name}: {value}".encode() for name, value in fields]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+@dataclass(slots=True)
+class Tables:
+    """Of the plan in force: what listeners decide by (RouteTable, Pool or SniTable), and the pools in the plan's
+    order."""
+
+    plan: Plan
+    listeners: Mapping[str, Any]
+    pools: Sequence[Any] = field(default_factory=list)
+
+
+def explain(tables: Tables, asked: Described, now: int) -> dict[str, Any]:
+    """The explanation as plain types: see docs/howto/explain-a-choice.md. Raises ClientError for what cannot be
+    asked."""
+    try:
+        source = ip_address(asked.source)
+        source = getattr(source, "ipv4_mapped", None) or source  # as those of clients
+    except ValueError:
+        raise ClientError(f"{asked.source!r} is not an IP address") from None
+    answer: dict[str, Any] = {"route": None, "pool": None}
+    route: RoutePlan | None = None
+    index = _pool_index(tables.plan, asked.pool)
+    if asked.listener:
+        listener = next((li for li in tables.plan.listeners if li.name == asked.listener), None)
+        if listener is None:
+            known = ", ".join(li.name for li in tables.plan.listeners)
+            raise ClientError(f"there is no listener {asked.listener!r}; there are {known}")
+        if listener.protocol in ("http", "https"):
+            source = ip_address(_source(listener, asked, str(source)))
+            index, route = _route(tables, listener, asked, str(source), answer)
+        elif listener.protocol == "tls":
+            raise ClientError(f"listener {listener.name} passes TLS through: ask for a pool of its sni_routes instead")
+        else:
+            index = listener.pool
+    if index >= 0:
+        plan = tables.plan.pools[index]
+        key, hashed = _key(plan, asked, str(source))
+        model, version = _model(asked)
+        question = Question(
+            key, hashed, model, version, asked.sequence, route, lambda kind, name: _value(kind, name, asked)
+        )
+        answer["pool"] = explain_pool(plan, tables.pools[index], question, now)
+    return answer
+
+
+def _source(listener: ListenerPlan, asked: Described, peer: str) -> str:
+    """The client that conditions, keys and limits go by: the peer, or whom trusted proxies name."""
+    try:
+        return source_of(listener, asked.text(b"/"), peer)
+    except ValueError:
+        return peer  # no request; the route says why
+
+
+def _pool_index(plan: Plan, name: str) -> int:
+    if not name:
+        return -1
+    for index, pool in enumerate(plan.pools):
+        if pool.name == name:
+            return index
+    raise ClientError(f"there is no pool {name!r}; there are {', '.join(pool.name for pool in plan.pools)}")
+
+
+def _route(
+    tables: Tables, listener: ListenerPlan, asked: Described, source: str, answer: dict[str, Any]
+) -> tuple[int, RoutePlan | None]:
+    """Says which route it is; the pool that it leads to, -1 if to none, and the route."""
+    if any(ord(c) < 33 for c in asked.method + asked.target + asked.host) or any(
+        c in "\r\n\0" for pair in asked.headers for part in pair for c in part
+    ):
+        raise ClientError("a method, path, host or header holds what no request can")
+    if not asked.target.startswith(("/", "*", "http://", "https://")):
+        raise ClientError(f"the path {asked.target!r} does not begin with /")
+    if not all(name for name, _ in asked.headers):
+        raise ClientError("a header has no name")
+    text = asked.text(asked.target.encode())
+    try:
+        read = read_target(text)
+    except ValueError as error:
+        raise ClientError(f"no request: {error}") from None
+    if read is None:
+        answer["reason"] = "the host, or the target, is not valid: 400"
+        return -1, None
+    host, target = read
+    if listener.normalize is not None:
+        normal = normal_target(target, listener.normalize)
+        if normal is None:
+            answer["reason"] = "the path has no normal form: 400"
+            return -1, None
+        target = normal
+    try:
+        text = Described(method=asked.method, host=host.decode(), headers=asked.headers, source=source).text(target)
+        model = asked.model.encode() or None
+        found, other_method = tables.listeners[listener.name].lookup(text, source.encode(), model)
+    except ValueError as error:
+        raise ClientError(f"no request: {error}") from None
+    if found is None:
+        answer["reason"] = "a route matches but for its method: 405" if other_method else "no route matches: 404"
+        return -1, None
+    if (
+        listener.normalize is not None
+        and listener.normalize.escaped_slash == "same_route"
+        and not request_reads_alike(tables.listeners[listener.name], text, source.encode())
+    ):
+        answer["reason"] = "the path can be read in two ways, which lead to different routes: 400"
+        return -1, None
+    plan = next(route for route in listener.routes if route.name == found.name)
+    answer["route"] = {"name": plan.name, "matched": _conditions(plan), "target": target.decode("utf-8", "replace")}
+    answer["route"] |= _tries(plan, tables.plan)
+    if plan.answer is not None:
+        answer["reason"] = f"the route answers itself: {plan.answer.status}"
+        return -1, plan
+    if plan.split is None:
+        return plan.pool, plan
+    shares = ", ".join(f"{tables.plan.pools[share.pool].name} {share.weight}" for share in plan.split.shares)
+    wanted = _pool_index(tables.plan, asked.pool)
+    if wanted in [share.pool for share in plan.split.shares]:
+        answer["reason"] = f"the route splits ({shares}); this is the share that was asked for"
+        return wanted, plan
+    answer["reason"] = f"the route splits: {shares}; name one of these pools to see its choice"
+    return -1, plan
+
+
+def _tries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
+    """What the route says of its requests' order, time and further tries."""
+    made: dict[str, Any] = {
+        "priority": PRIORITIES[route.priority],
+        "timeout_ms": route.timeout_ns / 1e6 or None,
+        "retry": None,
+        "hedge": None,
+    }
+    if route.retry is not None:
+        made["retry"] = {
+            "attempts": route.retry.attempts,
+            "on": list(route.retry.on),
+            "per_try_timeout_ms": route.retry.per_try_timeout_ns / 1e6 or None,
+            "budget_percent": route.retry.budget_percent,
+        }
+    elif route.pool >= 0:
+        made["retry"] = {"attempts": plan.pools[route.pool].retries, "on": ["connect", "reset"]}
+    if route.hedge is not None:
+        made["hedge"] = {
+            "quantile": route.hedge.per_mille / 1000 or None,
+            "delay_ms": route.hedge.delay_ns / 1e6,
+            "budget_percent": route.hedge.budget_percent,
+        }
+    return made
+
+
+def _conditions(route: RoutePlan) -> list[str]:
+    """What a request had to have, in words."""
+    words = []
+    if route.host:
+        words.append(f"host {'~ ' if route.host_regex else ''}{route.host}")
+    if route.path_kind:
+        words.append(f"path {route.path_kind} {route.path}")
+    if route.methods:
+        words.append(f"method {' or '.join(route.methods)}")
+    for condition in route.conditions:
+        value = condition.value or ", ".join(condition.networks)
+        negation = "not " if condition.invert else ""
+        words.append(" ".join(filter(None, (negation + condition.what, condition.name, condition.how, value))))
+    return words
+
+
+def _key(plan: PoolPlan, asked: Described, source: str) -> tuple[dict[str, str] | None, int]:
+    """The key and where it is from, and its hash, as lb.proxy.exchange.exchange finds it."""
+    policy = plan.policy
+    if not policy.key:
+        return None, 0
+    value, place = asked.key, "given"
+    if value is None:
+        place = f"{policy.key} {policy.key_name}".strip()
+        value = _value(policy.key, policy.key_name, asked)
+    if value is None and policy.key == "model" and not asked.target.startswith(_GRPC):
+        return {"from": "no model", "value": ""}, 0
+    if value is None:
+        place = "source" if policy.key == "source" else f"source, since there is no {place}"
+        value = source
+        if (policy.ipv4_prefix, policy.ipv6_prefix) != (32, 128):
+            network = _network(source, policy.ipv4_prefix, policy.ipv6_prefix)
+            return {"from": place, "value": str(network)}, hash64_bytes(network.network_address.packed)
+    return {"from": place, "value": value}, hash64_bytes(value.encode())
+
+
+def _network(source: str, v4: int, v6: int) -> IPv4Network | IPv6Network:
+    """The network of a source that counts, as lb.net.source_key finds it."""
+    address = ip_address(source)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return ip_network((address, v4 if address.version == 4 else v6), strict=False)
+
+
+def _value(kind: str, name: str, asked: Described) -> str | None:
+    """What the request has of the kind header, cookie, query or model; None for source, and if it has none."""
+    if kind == "header":
+        return next((v.strip() for n, v in asked.headers if n.lower() == name.lower()), None)
+    if kind == "cookie":
+        return _pair("; ".join(v for n, v in asked.headers if n.lower() == "cookie"), ";", name)
+    if kind == "query":
+        return _pair(asked.target.partition("?")[2], "&", name)
+    if kind == "model":
+        return _model(asked)[0] or None
+    return None
+
+
+def _model(asked: Described) -> tuple[str, str]:
+    """The model that the request names, and its version; "" for none."""
+    parts = asked.target.partition("?")[0].split("/")
+    if parts[1:3] != ["v2", "models"] or len(parts) < 4:
+        return asked.model, ""
+    version = parts[5] if len(parts) > 5 and parts[4] == "versions" else ""
+    return asked.model or parts[3], version
+
+
+def _pair(text: str, separator: str, name: str) -> str | None:
+    for pair in text.split(separator):
+        found, equals, value = pair.strip(" ").partition("=")
+        if equals and found == name:
+            return value
+    return None

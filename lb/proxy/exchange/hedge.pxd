@@ -1,0 +1,46 @@
+"""When a route's requests get a second try while the first is late."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.net.timers cimport Alarms
+from lb.proxy.exchange.budget cimport TryBudget
+
+
+cdef enum:
+    LATENCY_CELLS = 512
+
+
+cdef class Latencies:
+    """How long answers have taken to begin of late: counts in cells an eighth of an octave wide, of which half fades
+    every ten seconds. In this worker; it outlives reloads."""
+    cdef object __weakref__
+    cdef uint64_t fades_at
+    cdef uint32_t cells[LATENCY_CELLS]
+    cdef readonly uint64_t total
+
+    cdef void add(self, uint64_t now, uint64_t latency) noexcept
+    # The latency in ns that `share` of them, in ten thousand, are below; 0 when there are fewer than `least`.
+    cdef uint64_t quantile(self, uint64_t share, uint64_t least) noexcept
+    cdef void fade(self, uint64_t now) noexcept
+
+
+cdef class HedgePolicy:
+    cdef uint64_t per_mille           # 0 = after `least`
+    cdef uint64_t least               # ns
+    cdef uint64_t samples
+    cdef Latencies latencies
+    cdef Latencies silences           # of endpoints, in thousandths of the time that one takes on average
+    cdef uint64_t known               # the delay in use
+    cdef uint64_t patience            # the silence in use
+    cdef uint64_t looked_at
+    cdef Alarms alarms
+    cdef TryBudget budget
+
+    # From the sending of a request to its hedge, in ns; NEVER while too little is known.
+    cdef uint64_t delay(self, uint64_t now) noexcept
+    # A first try took so long until its answer began, or until it was given up.
+    cdef void learn(self, uint64_t now, uint64_t latency) noexcept
+    # The same of one that was given up: its latency is only known to be more than that.
+    cdef void learn_given_up(self, uint64_t now, uint64_t latency) noexcept
+    # An endpoint was silent for so many thousandths of its average until it answered, or was found stuck.
+    cdef void learn_silence(self, uint64_t now, uint64_t silence) noexcept
+    cdef void look(self, uint64_t now) noexcept

@@ -1,0 +1,147 @@
+"""When a request gets a second try while the first is late: see hedge.pxd, and docs/adr/hedging.md for the reasons.
+
+The delay is a quantile of the time from the sending of a first try to the beginning of its answer. A try that was given
+up for its hedge's answer counts with the time that it had: that is above the quantile, and that is all that matters for
+one. Hedges themselves do not count, since those of them that are seen to the end are the fast ones.
+
+Where the policy knows when an endpoint last answered, there is a quantile of these silences, too. One silence holds all
+that the endpoint has, so that a tenth as many are taken for a stall as answers for late.
+"""
+
+from weakref import WeakValueDictionary
+
+from libc.stdint cimport UINT64_MAX, uint64_t
+from libc.string cimport memset
+from lb.net.timers cimport Alarms
+from lb.shared.segment cimport Segment
+from lb.proxy.exchange.budget cimport TryBudget
+
+cdef enum:
+    FADE_NS = 10_000_000_000
+    LOOK_NS = 50_000_000              # how old the delay in use may be
+    CELLS_PER_OCTAVE = 8
+    RARER = 10
+    STEPS = 3                         # bits of a number below its highest that tell its cell
+
+
+cdef inline int cell_of(uint64_t latency) noexcept nogil:
+    """Cells grow with what is in them, an eighth of an octave each: of 8 and more, by the highest bit and the three
+    below it."""
+    cdef uint64_t n = latency
+    cdef int octave = 0
+    while n >= 2 * CELLS_PER_OCTAVE:
+        n >>= 1
+        octave += 1
+    return octave * CELLS_PER_OCTAVE + <int>n
+
+
+cdef inline uint64_t top_of(int cell) noexcept nogil:
+    """The least latency that is above the cell."""
+    if cell < 2 * CELLS_PER_OCTAVE:
+        return <uint64_t>cell + 1
+    return <uint64_t>(CELLS_PER_OCTAVE + cell % CELLS_PER_OCTAVE + 1) << (cell // CELLS_PER_OCTAVE - 1)
+
+
+cdef class Latencies:
+
+    def __cinit__(self):
+        memset(self.cells, 0, sizeof(self.cells))
+
+    cdef void add(self, uint64_t now, uint64_t latency) noexcept:
+        if now >= self.fades_at:
+            self.fade(now)
+        self.cells[cell_of(latency)] += 1
+        self.total += 1
+
+    cdef void fade(self, uint64_t now) noexcept:
+        cdef int i
+        cdef uint64_t periods = 1 + (now - self.fades_at) // FADE_NS if self.fades_at else 0
+        if periods > 31:
+            periods = 31
+        self.total = 0
+        for i in range(LATENCY_CELLS):
+            self.cells[i] >>= periods
+            self.total += self.cells[i]
+        self.fades_at = now + FADE_NS
+
+    cdef uint64_t quantile(self, uint64_t share, uint64_t least) noexcept:
+        cdef uint64_t wanted = self.total * share // 10_000, below = 0
+        cdef int i
+        if self.total < least:
+            return 0
+        for i in range(LATENCY_CELLS):
+            below += self.cells[i]
+            if below > wanted:
+                return top_of(i)
+        return 0
+
+
+cdef class HedgePolicy:
+    """The hedges of a plan (`HedgePlan`) of the route `name`, which the series `series` of `segment` counts. Raises
+    OSError when the alarms of `tools` (HedgeTools) cannot ring."""
+
+    def __init__(self, plan, Segment segment not None, series, name, tools):
+        self.per_mille = plan.per_mille
+        self.least = plan.delay_ns
+        self.samples = plan.samples
+        self.latencies = tools.learned(name, "latencies")
+        self.silences = tools.learned(name, "silences")
+        self.budget = TryBudget(segment, series, name, plan.budget_percent, plan.budget_min, True)
+        self.alarms = tools.alarms
+        self.alarms.open()
+
+    cdef uint64_t delay(self, uint64_t now) noexcept:
+        if self.per_mille == 0:
+            return self.least
+        self.look(now)
+        return max(self.known, self.least) if self.known else UINT64_MAX
+
+    cdef void look(self, uint64_t now) noexcept:
+        if now < self.looked_at + LOOK_NS:
+            return
+        self.looked_at = now
+        self.known = self.latencies.quantile(10 * self.per_mille, self.samples)
+        self.patience = self.silences.quantile(10_000 - 10 * (1000 - self.per_mille) // RARER, self.samples)
+
+    cdef void learn(self, uint64_t now, uint64_t latency) noexcept:
+        if self.per_mille:
+            self.latencies.add(now, latency)
+
+    cdef void learn_given_up(self, uint64_t now, uint64_t latency) noexcept:
+        # A hedge for a silence may come before the quantile: what counts is that nothing had come by then.
+        self.learn(now, max(latency, self.known))
+
+    cdef void learn_silence(self, uint64_t now, uint64_t silence) noexcept:
+        if self.per_mille:
+            self.silences.add(now, silence)
+
+
+class HedgeTools:
+    """What the routes of a worker need for further tries: alarms, and what is known of latencies and silences, by the
+    route's name: of a route that goes on hedging they outlive a reload."""
+
+    def __init__(self, poller):
+        self.alarms = Alarms(poller)
+        self.known = WeakValueDictionary()
+
+    def learned(self, route, what):
+        found = self.known.get((route, what))
+        if found is None:
+            found = self.known[route, what] = Latencies()
+        return found
+
+    def close(self):
+        self.alarms.close()
+
+
+class Quantiles:
+    """Latencies for tests, with the time as an argument in nanoseconds."""
+
+    def __init__(self):
+        self.latencies = Latencies()
+
+    def add(self, now, latency):
+        (<Latencies>self.latencies).add(now, latency)
+
+    def quantile(self, per_mille, least=1):
+        return (<Latencies>self.latencies).quantile(10 * per_mille, least)

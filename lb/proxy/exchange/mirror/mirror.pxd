@@ -1,0 +1,60 @@
+"""Copies of requests for another pool: never in the way of the originals, their answers thrown away."""
+
+from libc.stdint cimport uint64_t
+from lb.net.buffer cimport tg_buffer
+from lb.net.poller cimport Poller
+from lb.upstream.connections.http1 cimport Http1Call, Http1Upstream
+from lb.upstream.pool cimport Pool
+
+
+cdef enum:
+    MIRROR_ANSWER_LIMIT = 1024 * 1024  # of an answer that is read away; then its connection, or stream, is ended
+
+
+cdef class Mirror:
+    cdef readonly Pool pool
+    cdef uint64_t per_million
+    cdef int max_in_flight
+    cdef size_t max_bytes
+    cdef int in_flight
+    cdef size_t held                  # bytes of the copies under way
+
+    # Whether this request is to be copied: by chance, and where the limits leave room. Counts those that they do not.
+    cdef bint wants(self) noexcept
+    # A copy of `size` bytes begins at `now`: the endpoint that gets it, with one more in flight there, or -1 for none.
+    cdef int begin(self, size_t size, uint64_t key, uint64_t now) noexcept
+    cdef int price(self, size_t size, uint64_t now) noexcept
+    # It is over, with `received` bytes of an answer. `answered`: there was one; `ok`: the endpoint did not fail.
+    # `charged` is what `begin` left in the endpoints' word of that name.
+    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok,
+                  int charged) noexcept
+    # How long to wait for an answer, in nanoseconds.
+    cdef uint64_t patience(self) noexcept
+    # A request is complete, as it went to its endpoint; `kept` says that `request` is all of it.
+    cdef void offer(self, Poller poller, const tg_buffer *request, bint kept, uint64_t key, bint head_method) noexcept
+    # Sends a copy of `request`, a whole request as it goes to an endpoint of HTTP/1.1. Never fails: it counts.
+    cdef void send(self, Poller poller, const tg_buffer *request, uint64_t key, bint head_method) noexcept
+
+
+cdef class MirrorCall(Http1Call):
+    cdef Mirror mirror
+    cdef Poller poller
+    cdef Http1Upstream upstream
+    cdef tg_buffer request
+    cdef size_t size                  # of the request
+    cdef size_t received              # bytes of the answer's body
+    cdef uint64_t started
+    cdef int endpoint                 # index in the pool while held, else -1
+    cdef int charged                  # what the copy added to its load
+    cdef int status
+    cdef bint head_method
+
+    cdef void finish(self, bint ok, bint reusable) noexcept
+
+
+cdef struct tg_mirror_counts:         # of the worker since it started
+    uint64_t sent
+    uint64_t failed                   # no endpoint, no connection, no answer in time, or too large a one
+    uint64_t skipped                  # a limit was reached, or the request was not kept whole
+
+cdef tg_mirror_counts mirror_counts

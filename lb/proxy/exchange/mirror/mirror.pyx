@@ -1,0 +1,194 @@
+"""Copies of requests for another pool: see mirror.pxd.
+
+A copy begins when its original is complete and has been handed to its endpoint. From then on the two have nothing in
+common: it has its own memory, its own connection, its own deadline. It is tried once. In the metrics it is an attempt
+at its endpoint, by status and latency as any other, and no request of its route or listener.
+"""
+
+from libc.stdint cimport UINT64_MAX, uint64_t
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.http.head cimport Scan
+from lb.net.poller cimport Poller, monotonic_ns
+from lb.shared.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add,
+)
+from lb.net.stream cimport IO_ERROR, iovec
+from lb.proxy.random cimport random_below
+from lb.proxy.exchange.mirror.record cimport record_copy
+from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
+from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
+from lb.upstream.load.outlier cimport VERDICT_GOOD, verdict_of
+from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
+
+cdef enum:
+    MILLION = 1_000_000
+
+cdef uint64_t LONGEST_NS = 60_000_000_000   # for a copy of a pool without response_timeout
+
+
+cdef class Mirror:
+    """The mirror of a plan (`MirrorPlan`) with its pool, which speaks what the pools of the route speak. Raises
+    ValueError for a pool of bytes or datagrams."""
+
+    def __init__(self, plan, Pool pool not None):
+        if pool.protocol not in (POOL_HTTP, POOL_HTTP2, POOL_GRPC, POOL_OIP):
+            raise ValueError(f"pool {pool.name} cannot be sent copies")
+        self.pool = pool
+        self.per_million = plan.per_million
+        self.max_in_flight = plan.max_in_flight
+        self.max_bytes = plan.max_bytes
+
+    cdef bint wants(self) noexcept:
+        if self.per_million < MILLION and random_below(MILLION) >= self.per_million:
+            return False
+        if self.in_flight < self.max_in_flight and self.held < self.max_bytes:
+            return True
+        mirror_counts.skipped += 1
+        return False
+
+    cdef void offer(self, Poller poller, const tg_buffer *request, bint kept, uint64_t key, bint head_method) noexcept:
+        if self.pool.protocol != POOL_HTTP or not self.wants():
+            return
+        if kept:
+            self.send(poller, request, key, head_method)
+        else:
+            mirror_counts.skipped += 1
+
+    cdef int begin(self, size_t size, uint64_t key, uint64_t now) noexcept:
+        cdef int endpoint
+        if self.held + size > self.max_bytes:
+            mirror_counts.skipped += 1
+            return -1
+        if self.pool.costs is not None:
+            self.pool.endpoints.cost = self.price(size, now)
+        endpoint = self.pool.acquire(now, key, -1)
+        if endpoint < 0:
+            mirror_counts.failed += 1
+            return -1
+        self.in_flight += 1
+        self.held += size
+        mirror_counts.sent += 1
+        return endpoint
+
+    cdef int price(self, size_t size, uint64_t now) noexcept:
+        """A copy has nothing that tells its batch: it is an average request then."""
+        cdef PoolCosts costs = self.pool.costs
+        return costs.price(costs.units_of_bytes(size), 0, now) if costs.unit == UNIT_BYTES else self.pool.endpoints.one
+
+    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok,
+                  int charged) noexcept:
+        cdef uint64_t now = monotonic_ns()
+        cdef uint64_t *words = self.pool.series[endpoint]
+        tg_add(&words[TG_S_BYTES_IN], received)
+        tg_add(&words[TG_S_BYTES_OUT], size)
+        self.in_flight -= 1
+        self.held -= size
+        if not answered:
+            mirror_counts.failed += 1
+        if ok:
+            self.pool.tell_queue(endpoint, now, now - started, answered)
+        self.pool.release(endpoint, now, now - started, ok, 0, charged, 0)
+
+    cdef uint64_t patience(self) noexcept:
+        return self.pool.response_timeout if self.pool.response_timeout else LONGEST_NS
+
+    cdef void send(self, Poller poller, const tg_buffer *request, uint64_t key, bint head_method) noexcept:
+        cdef MirrorCall call = MirrorCall.__new__(MirrorCall)
+        call.mirror = self
+        call.poller = poller
+        call.size = tg_buffer_size(request)
+        call.head_method = head_method
+        call.started = monotonic_ns()
+        if tg_buffer_append(&call.request, tg_buffer_head(request), call.size) < 0:
+            mirror_counts.skipped += 1
+            return
+        call.endpoint = self.begin(call.size, key, call.started)
+        if call.endpoint < 0:
+            return
+        call.charged = self.pool.endpoints.charged
+        poller.arm(call, poller.now + self.patience())
+        if not (<Http1Pool>self.pool.channels[call.endpoint]).take(call, False):
+            call.on_broken(None, FAIL_CONNECT)
+
+
+cdef class MirrorCall(Http1Call):
+
+    def __cinit__(self):
+        self.endpoint = -1
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.request)
+
+    cdef void on_connecting(self, Http1Upstream upstream) noexcept:
+        self.upstream = upstream
+
+    cdef void on_connected(self, Http1Upstream upstream) noexcept:
+        cdef iovec part
+        self.upstream = upstream
+        upstream.parser.headless = self.head_method
+        part.iov_base = tg_buffer_head(&self.request)
+        part.iov_len = tg_buffer_size(&self.request)
+        if upstream.push_parts(&part, 1) == IO_ERROR:
+            upstream.broken(FAIL_RESET)
+            return
+        tg_buffer_free(&self.request)         # what the kernel has not taken is in the connection's queue
+
+    cdef void on_answer(self, Http1Upstream upstream, Scan *scan) noexcept:
+        if scan.head:
+            if upstream.parser.http.status_code < 200:
+                # 101 cannot be: nothing was asked for that it would answer.
+                if upstream.parser.http.status_code == 101:
+                    upstream.broken(FAIL_PROTOCOL)
+                return
+            self.status = upstream.parser.http.status_code
+        self.received += scan.body_bytes
+        if scan.complete:
+            self.finish(True, upstream.parser.keep_alive())
+        elif self.received > <size_t>MIRROR_ANSWER_LIMIT:
+            self.finish(True, False)          # it has answered; the rest is nobody's
+
+    cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
+        cdef uint64_t *words
+        self.upstream = None                  # it is closed already
+        if self.endpoint >= 0:
+            words = self.mirror.pool.series[self.endpoint]
+            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+        self.status = 502
+        self.finish(False, False)
+
+    cdef void on_timer(self) noexcept:
+        if self.endpoint >= 0:
+            tg_add(&self.mirror.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
+        self.status = 504
+        self.finish(False, False)
+
+    cdef void finish(self, bint ok, bint reusable) noexcept:
+        """Counts the copy, and gives back what it took, once."""
+        cdef Http1Upstream upstream = self.upstream
+        cdef Mirror mirror = self.mirror
+        cdef int endpoint = self.endpoint
+        cdef int verdict
+        if endpoint < 0:
+            return
+        self.endpoint = -1
+        self.upstream = None
+        self.deadline = UINT64_MAX
+        verdict = verdict_of(self.status, ok)
+        record_copy(mirror.pool, endpoint, self.started, self.status, -1, verdict)
+        mirror.end(endpoint, self.started, self.size, self.received, ok, verdict <= VERDICT_GOOD, self.charged)
+        if upstream is None:
+            return
+        if reusable:
+            (<Http1Pool>mirror.pool.channels[endpoint]).give(upstream)
+        else:
+            upstream.pool.drop(upstream)
+
+
+def counts():
+    """Counts of this worker since it started, for the status page."""
+    return {
+        "mirrored": mirror_counts.sent,
+        "mirror_failed": mirror_counts.failed,
+        "mirror_skipped": mirror_counts.skipped,
+    }

@@ -1,0 +1,71 @@
+"""Records of requests that were declined: see rejected.pxd."""
+
+from libc.stdint cimport uint16_t
+from libc.string cimport strlen
+from lb.http.authority cimport read_authority
+from lb.http.head cimport H_HOST, M_OTHER, Field, Scan
+from lb.http.methods cimport method_text
+from lb.net.tls.version cimport tls_version
+from lb.proxy.client.client cimport Client
+from lb.proxy.routing.headers.fields cimport find_agent
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_HOST, A_LISTENER, A_METHOD, A_REASON, A_TARGET, A_USER_AGENT, set_object, set_text, tg_access, wall_ns,
+)
+
+
+cdef const char *reason_of(int status) noexcept nogil:
+    if status == 404:
+        return b"no-route"
+    if status == 405:
+        return b"method"
+    if status == 408:
+        return b"slow-head"
+    if status == 414:
+        return b"uri-too-long"
+    if status == 415:
+        return b"grpc-only"
+    if status == 431:
+        return b"head-too-large"
+    if status == 501:
+        return b"not-implemented"
+    if status == 505:
+        return b"http-version"
+    return b"bad-request"
+
+
+cdef void log_declined(Client client, const Scan *scan, int version, int status, int grpc_status) noexcept:
+    cdef tg_access *record
+    cdef const Field *host
+    cdef const Field *agent
+    cdef const char *text
+    cdef size_t n
+    if not client.listener.access.writing:
+        return
+    record = client.listener.access.begin()
+    if record == NULL:
+        return
+    record.wall_ns = wall_ns()
+    record.status = <uint16_t>(200 if grpc_status >= 0 else status)     # as the client was told
+    record.grpc_status = <short>grpc_status
+    record.version = <uint16_t>version
+    record.port = client.port
+    if client.tls is not None:
+        record.tls = <uint16_t>tls_version(client.tls)
+    set_text(record, A_CLIENT, client.ip, client.ip_length)
+    set_object(record, A_LISTENER, client.listener.name)
+    text = reason_of(status)
+    set_text(record, A_REASON, text, strlen(text))
+    if scan != NULL:
+        if 0 <= scan.method <= M_OTHER:
+            text = method_text(scan, scan.method, &n)
+            set_text(record, A_METHOD, text, n)
+        set_text(record, A_TARGET, scan.target, scan.target_length)
+        agent = find_agent(scan)
+        if agent != NULL:
+            set_text(record, A_USER_AGENT, agent.value, agent.value_length)
+        if scan.first[H_HOST] >= 0:
+            host = &scan.fields[scan.first[H_HOST]]
+            if not read_authority(host.value, host.value_length, &n):
+                n = host.value_length             # what was no host stands there as it came
+            set_text(record, A_HOST, host.value, n)
+    client.listener.access.commit()

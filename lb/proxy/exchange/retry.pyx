@@ -1,0 +1,76 @@
+"""When a request is tried again: see retry.pxd.
+
+Whether repeating does harm is the exchange's to know (method, what was sent, what came back). Here is what the route
+allows, how long it waits before, and how much of it there may be (budget.pyx).
+
+The pause has full jitter: anything from 0 to a bound that doubles with each try (Brooker 2015, "Exponential Backoff and
+Jitter"; Envoy's retry_back_off, whose defaults these are). So clients that failed together do not come back together.
+"""
+
+from libc.stdint cimport uint64_t
+from lb.net.timers cimport Alarms
+from lb.shared.segment cimport Segment
+from lb.proxy.exchange.budget cimport TryBudget
+from lb.proxy.random cimport random_below
+
+cdef enum:
+    DOUBLINGS = 30
+
+cdef dict KINDS = {"connect": RETRY_CONNECT, "reset": RETRY_RESET, "5xx": RETRY_5XX, "timeout": RETRY_TIMEOUT}
+# Envoy's names of gRPC's codes.
+cdef dict CODES = {"cancelled": 1, "deadline-exceeded": 4, "resource-exhausted": 8, "internal": 13, "unavailable": 14}
+
+
+cdef class RetryPolicy:
+    """The retries of a plan (`RetryPlan`) of the route `name`, which the series `series` of `segment` counts. `alarms`
+    end the pauses; without any there are none. Raises OSError when they cannot."""
+
+    def __init__(self, plan, Segment segment not None, series, name, Alarms alarms=None):
+        self.attempts = plan.attempts
+        for kind in plan.on:
+            if kind in CODES:
+                self.codes |= <unsigned int>1 << <int>CODES[kind]
+            else:
+                self.on |= <int>KINDS[kind]
+        self.per_try_timeout = plan.per_try_timeout_ns
+        self.budget = TryBudget(segment, series, name, plan.budget_percent, plan.budget_min)
+        self.alarms = alarms
+        if alarms is not None:
+            alarms.open()
+            self.base = plan.backoff_base_ns
+            self.longest = plan.backoff_max_ns
+
+    cdef bint names(self, int kind) noexcept:
+        return (self.on & kind) != 0
+
+    cdef bint names_code(self, int code) noexcept:
+        return 0 < code < 32 and (self.codes >> code) & 1
+
+    cdef uint64_t pause(self, int tries) noexcept:
+        cdef uint64_t bound
+        if self.base == 0:
+            return 0
+        bound = min(self.base << min(max(tries - 1, 0), <int>DOUBLINGS), self.longest)
+        return random_below(bound + 1)
+
+
+cdef bint is_retryable(int status) noexcept nogil:
+    return 502 <= status <= 504
+
+
+cdef bint is_good(int status) noexcept nogil:
+    return status < 500 and status != 429
+
+
+class Pauses:
+    """The pauses of a RetryPlan, for tests."""
+
+    def __init__(self, plan, segment, poller):
+        self.alarms = Alarms(poller)
+        self.policy = RetryPolicy(plan, segment, 0, "route", self.alarms)
+
+    def pause(self, tries):
+        return (<RetryPolicy>self.policy).pause(tries)
+
+    def close(self):
+        self.alarms.close()

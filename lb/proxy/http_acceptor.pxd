@@ -1,8 +1,0 @@
-"""Who takes up the connections of listeners that speak HTTP."""
-
-from lb.proxy.admission cimport Intake
-from lb.proxy.listener cimport Acceptor
-
-
-cdef class HttpAcceptor(Acceptor):
-    cdef Intake intake

@@ -1,3 +1,0 @@
-from lb.config.route_plan import NormalizePlan
-
-def normal_target(target: bytes, plan: NormalizePlan) -> bytes | None: ...

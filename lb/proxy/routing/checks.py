@@ -1,0 +1,87 @@
+"""Checks of the configuration that need the data path's own code: regular expressions, as RE2 takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lb.config.checks.file import Found
+from lb.config.forms import by_form, members_of
+from lb.config.schema.file import Config
+from lb.config.schema.routes.match import MatchConfig, TextMatch
+from lb.config.schema.routes.route import PathRewriteConfig, RouteConfig
+from lb.config.schema.routes.template import substitution_of
+from lb.http.regex import Regex
+
+
+def check_routes(config: Config) -> list[Found]:
+    """A problem for each expression that RE2 refuses, and for each group that an expression does not have."""
+    bodies = [
+        (f"pools.{name}.health.body.regex", pool.health.body.regex)
+        for name, pool in config.pools.items()
+        if pool.health is not None and pool.health.body is not None and pool.health.body.regex is not None
+    ]
+    return [
+        *((where, made) for where, pattern in bodies if isinstance(made := _compiled(pattern), str)),
+        *_routes(config),
+    ]
+
+
+def _routes(config: Config) -> list[Found]:
+    return [
+        (f"listeners.{name}.routes[{i}].{where}", problem)
+        for name, listener in config.listeners.items()
+        for route, places in by_form(members_of(listener.routes))
+        for where, problem in _route(route)
+        for i in places
+    ]
+
+
+def _route(route: RouteConfig) -> Iterator[Found]:
+    """What is wrong with a route, and so with every one of its form."""
+    for where, pattern in _patterns(route.match):
+        if isinstance(made := _compiled(pattern), str):
+            yield f"match.{where}", made
+    for name, rewrite in (("rewrite", route.rewrite), ("redirect", route.redirect)):
+        if rewrite is not None:
+            yield from _substitution(f"{name}.regex", rewrite)
+
+
+def _patterns(match: MatchConfig) -> Iterator[tuple[str, str]]:
+    """The regular expressions below a `match`, each with its path from there."""
+    if match.host_regex is not None:
+        yield "host_regex", match.host_regex
+    if match.path is not None and match.path.regex is not None:
+        yield "path.regex", match.path.regex
+    if match.model is not None and match.model.regex is not None:
+        yield "model.regex", match.model.regex
+    if not (match.headers or match.query or match.cookies):
+        return
+    texts: tuple[tuple[str, dict[str, TextMatch]], ...] = (
+        ("headers", match.headers),
+        ("query", match.query),
+        ("cookies", match.cookies),
+    )
+    for section, matches in texts:
+        for name, text in matches.items():
+            if text.regex is not None:
+                yield f"{section}.{name}.regex", text.regex
+
+
+def _substitution(path: str, rewrite: PathRewriteConfig) -> Iterator[Found]:
+    if rewrite.regex is None:
+        return
+    made = _compiled(rewrite.regex.pattern)
+    if isinstance(made, str):
+        yield f"{path}.pattern", made
+        return
+    for part in substitution_of(rewrite.regex.substitution):
+        if isinstance(part, int) and part > made.groups:
+            yield f"{path}.substitution", rf"there is no group \{part} in the pattern; it has {made.groups}"
+
+
+def _compiled(pattern: str) -> Regex | str:
+    """The expression, or what is wrong with it."""
+    try:
+        return Regex(pattern.encode())
+    except ValueError as error:
+        return f"not a regular expression: {error}"

@@ -1,0 +1,29 @@
+"""Changes to the fields of a head: remove, set, add. They are made in the scan, so that whatever protocol the head goes
+on in, nobody else has to know of them."""
+
+from libc.stdint cimport uint64_t
+from lb.net.buffer cimport tg_buffer
+from lb.http.head cimport Field, Scan
+
+
+cdef enum:
+    OMIT_CERTIFICATE = 1              # X-Forwarded-Client-Cert, which has no id
+
+
+cdef class FieldRules:
+    cdef tuple removed                # names in lower case, those of `lines` that replace included
+    cdef tuple lines                  # (name, value)
+    # Bits of header ids: fields that are removed or set here, so that the proxy does not tell the endpoint its own
+    # (lb.proxy.routing.headers.forwarded); and OMIT_CERTIFICATE.
+    cdef uint64_t omit
+
+    # Changes the fields of a head that is about to be passed on. 0, or -1 when the scan has no room for more.
+    cdef int apply(self, Scan *scan) noexcept
+    # Appends the lines of `set` and `add` to an answer of our own. 0 or -1 (no memory).
+    cdef int append(self, tg_buffer *head) noexcept
+
+
+# Replaces the value of Host (and, in HTTP/2, of :authority, which stands for it), or adds it. 0 or -1.
+cdef int replace_host(Scan *scan, bytes host) noexcept
+# The User-Agent of a head; NULL where it has none.
+cdef const Field *find_agent(const Scan *scan) noexcept nogil

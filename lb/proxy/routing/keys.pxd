@@ -1,0 +1,11 @@
+"""What a request is recognised by: the value of a header, a cookie or a parameter of the query."""
+
+from lb.http.head cimport Scan
+
+# Finds the value that `kind` (KEY_HEADER, KEY_COOKIE or KEY_QUERY of lb.upstream.pool) and `name` name in the request;
+# header names are given in lower case. False: the request has none. The value lies in the scan's bytes.
+cdef bint find_value(
+    const Scan *scan, int kind, const char *name, size_t n, const char **value, size_t *length) noexcept nogil
+# Takes the cookies of this name out of the request. The other ones are in a buffer of the worker's from then on, which
+# is good until the next call. Where there is no memory for that, none is passed on.
+cdef void drop_cookie(Scan *scan, const char *name, size_t n) noexcept

@@ -1,0 +1,3 @@
+from lb.config.plan.routes import NormalizePlan
+
+def normal_target(target: bytes, plan: NormalizePlan) -> bytes | None: ...

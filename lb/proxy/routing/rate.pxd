@@ -1,0 +1,31 @@
+"""The rate limit of a route: who counts as one client, how much it may ask, and what it is told."""
+
+from libc.stdint cimport uint64_t
+from lb.shared.buckets cimport Buckets, tg_limit, tg_verdict
+from lb.net.buffer cimport tg_buffer
+from lb.http.head cimport Scan
+
+
+cdef enum:
+    RATE_FIELDS_OFF = 0
+    RATE_FIELDS_STANDARD = 1          # RateLimit and RateLimit-Policy
+    RATE_FIELDS_LEGACY = 2            # RateLimit-Limit, -Remaining and -Reset
+
+
+cdef class RateLimit:
+    cdef Buckets buckets
+    cdef tg_limit limit
+    cdef uint64_t salt                # tells this route's buckets from those of the others
+    cdef readonly int kind            # KEY_* of lb.upstream.pool; KEY_NONE = one bucket for the whole route
+    cdef readonly bytes name          # of the header, cookie or parameter
+    cdef readonly int form
+    cdef bytes lines                  # the fields that are always the same
+    cdef bytes item                   # "RateLimit: "NAME"" up to the numbers
+
+    # Takes a token for the request, whose client is at `source` (text). False: refuse it with 429.
+    cdef bint admit(self, const Scan *scan, const char *source, size_t n, uint64_t now, tg_verdict *verdict) noexcept
+    # The field lines that tell the client what it has left. 0, or -1 when memory is out.
+    cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept
+    # The same for an answer 429, with Retry-After.
+    cdef int append_refusal(self, tg_buffer *out, const tg_verdict *verdict) noexcept
+    cdef uint64_t key_of(self, const Scan *scan, const char *source, size_t n) noexcept

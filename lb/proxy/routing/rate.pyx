@@ -1,0 +1,101 @@
+"""The rate limit of a route: see rate.pxd. The buckets are the segment's, so that it holds over all workers.
+
+What a client is told follows draft-ietf-httpapi-ratelimit-headers: `RateLimit-Policy` names the quota (q) and the
+seconds in which it comes back (w), `RateLimit` what is left (r) and the seconds until all of it is back (t). Earlier
+versions of the draft had three plain fields, which many clients still read: `fields: legacy`.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memchr, memcpy
+from lb.shared.buckets cimport Buckets, make_limit, tg_verdict
+from lb.net.buffer cimport tg_buffer, tg_buffer_append
+from lb.http.head cimport Scan
+from lb.http.head_text cimport append_number, append_text
+from lb.proxy.routing.keys cimport find_value
+from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, KEY_QUERY, KEY_SOURCE
+
+cdef extern from "<arpa/inet.h>" nogil:
+    enum:
+        AF_INET6
+    int inet_pton(int family, const char *text, void *into)
+
+cdef enum:
+    NETWORK_BYTES = 8                 # of an IPv6 address: a client has a /64 and can change the rest at will
+
+cdef dict KINDS = {
+    "": KEY_NONE, "header": KEY_HEADER, "cookie": KEY_COOKIE, "query": KEY_QUERY, "source": KEY_SOURCE,
+}
+cdef dict FORMS = {"off": RATE_FIELDS_OFF, "standard": RATE_FIELDS_STANDARD, "legacy": RATE_FIELDS_LEGACY}
+
+
+cdef inline uint64_t seconds(uint64_t ns) noexcept nogil:
+    """Whole seconds, rounded up: who waits that long does not come too early."""
+    return ns // 1_000_000_000 + (ns % 1_000_000_000 != 0)
+
+
+cdef class RateLimit:
+    """`plan` is a RatePlan, `route` the route's name. Raises ValueError for a rate that cannot be counted."""
+
+    def __init__(self, plan, str route, Buckets buckets not None):
+        self.buckets = buckets
+        self.limit = make_limit(plan.interval_ns, plan.burst)
+        self.kind = KINDS[plan.key]
+        self.name = plan.key_name.encode()
+        self.form = FORMS[plan.fields]
+        self.salt = buckets.key(b"route:" + route.encode())
+        window = max(<uint64_t>1, seconds(self.limit.depth))
+        if self.form == RATE_FIELDS_STANDARD:
+            self.lines = f'RateLimit-Policy: "{route}";q={plan.burst};w={window}\r\n'.encode()
+            self.item = f'RateLimit: "{route}";r='.encode()
+        elif self.form == RATE_FIELDS_LEGACY:
+            self.lines = f"RateLimit-Limit: {plan.burst}\r\n".encode()
+
+    cdef uint64_t key_of(self, const Scan *scan, const char *source, size_t n) noexcept:
+        cdef const char *value
+        cdef size_t length
+        cdef uint64_t key
+        cdef unsigned char address[16]
+        cdef char text[64]
+        if self.kind == KEY_NONE:
+            return self.salt
+        if self.kind != KEY_SOURCE and find_value(scan, self.kind, <const char *>self.name, <size_t>len(self.name),
+                                                  &value, &length):
+            key = self.buckets.key_of(value, length)
+        else:
+            # A request without the key is known by where it comes from, like that of a pool's policy.
+            key = 0
+            if n < sizeof(text) and memchr(source, 58, n) != NULL:
+                memcpy(text, source, n)
+                text[n] = 0
+                if inet_pton(AF_INET6, text, address) == 1:
+                    key = self.buckets.key_of(address, NETWORK_BYTES)
+            if key == 0:
+                key = self.buckets.key_of(source, n)
+        key ^= self.salt
+        return key if key else 1
+
+    cdef bint admit(self, const Scan *scan, const char *source, size_t n, uint64_t now, tg_verdict *verdict) noexcept:
+        self.buckets.take(self.key_of(scan, source, n), &self.limit, now, verdict)
+        return verdict.admitted
+
+    cdef int append_fields(self, tg_buffer *out, const tg_verdict *verdict) noexcept:
+        cdef int failed = 0
+        if self.form == RATE_FIELDS_OFF:
+            return 0
+        failed |= tg_buffer_append(out, <const char *>self.lines, <size_t>len(self.lines))
+        if self.form == RATE_FIELDS_STANDARD:
+            failed |= tg_buffer_append(out, <const char *>self.item, <size_t>len(self.item))
+            failed |= append_number(out, verdict.remaining)
+            failed |= append_text(out, b";t=")
+        else:
+            failed |= append_text(out, b"RateLimit-Remaining: ")
+            failed |= append_number(out, verdict.remaining)
+            failed |= append_text(out, b"\r\nRateLimit-Reset: ")
+        failed |= append_number(out, seconds(verdict.reset))
+        return failed | append_text(out, b"\r\n")
+
+    cdef int append_refusal(self, tg_buffer *out, const tg_verdict *verdict) noexcept:
+        cdef int failed = append_text(out, b"Retry-After: ")
+        failed |= append_number(out, seconds(verdict.wait) if verdict.wait else 1)
+        failed |= append_text(out, b"\r\n")
+        return failed | self.append_fields(out, verdict)

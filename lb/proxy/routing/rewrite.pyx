@@ -1,0 +1,97 @@
+"""A new path for a request: see rewrite.pxd."""
+
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_size
+from lb.http.regex cimport REGEX_GROUPS, Regex, tg_piece
+from lb.proxy.routing.paths cimport template_pieces
+
+cdef enum:
+    REWRITE_PREFIX = 0
+    REWRITE_PATH = 1
+    REWRITE_REGEX = 2
+    LONGEST = 64 * 1024               # of a path that a substitution may grow to
+
+cdef dict KINDS = {"prefix": REWRITE_PREFIX, "path": REWRITE_PATH, "regex": REWRITE_REGEX}
+
+
+cdef class Rewrite:
+    """The rewrite of a plan (`RewritePlan`). Raises ValueError for a bad expression, or a group that it has not."""
+
+    def __init__(self, plan):
+        self.kind = KINDS[plan.kind]
+        self.matched = plan.matched.encode("latin-1")
+        self.literals = tuple([part.encode() if isinstance(part, str) else None for part in plan.parts])
+        self.numbers = tuple([-1 if isinstance(part, str) else part for part in plan.parts])
+        if self.kind == REWRITE_REGEX:
+            self.regex = Regex(self.matched)
+            for number in self.numbers:
+                if number > self.regex.groups:
+                    raise ValueError(f"\\{number}: the expression has {self.regex.groups} groups")
+
+    cdef int append(self, tg_buffer *out, const char *path, size_t n) noexcept:
+        cdef tg_piece pieces[REGEX_GROUPS]
+        cdef int count = 0
+        cdef size_t skip = <size_t>len(self.matched)
+        if self.kind == REWRITE_REGEX:
+            return self.substitute(out, path, n)
+        if self.kind == REWRITE_PATH:
+            if skip:
+                count = template_pieces(<const char *>self.matched, skip, path, n, pieces)
+            return self.append_parts(out, path, pieces, count)
+        if self.append_parts(out, path, pieces, 0) < 0:
+            return -1
+        # The route matched by this prefix, so the path has it.
+        return tg_buffer_append(out, path + skip, n - skip) if skip < n else 0
+
+    cdef int append_parts(self, tg_buffer *out, const char *path, const tg_piece *pieces, int count) noexcept:
+        cdef Py_ssize_t i
+        cdef int number
+        cdef bytes text
+        for i in range(len(self.numbers)):
+            number = <int>self.numbers[i]
+            if number < 0:
+                text = <bytes>self.literals[i]
+                if tg_buffer_append(out, <const char *>text, <size_t>len(text)) < 0:
+                    return -1
+            elif number < count and pieces[number].set:
+                if tg_buffer_append(out, path + pieces[number].start, pieces[number].end - pieces[number].start) < 0:
+                    return -1
+        return 0
+
+    cdef int substitute(self, tg_buffer *out, const char *path, size_t n) noexcept:
+        """Every match is replaced, but an empty one right behind another (as RE2's GlobalReplace has it)."""
+        cdef tg_piece pieces[REGEX_GROUPS]
+        cdef size_t at = 0, begin = tg_buffer_size(out), last = <size_t>-1
+        while at <= n and self.regex.find(path, n, at, pieces):
+            if tg_buffer_append(out, path + at, pieces[0].start - at) < 0:
+                return -1
+            at = pieces[0].end
+            if at != last or pieces[0].start != at:
+                if self.append_parts(out, path, pieces, REGEX_GROUPS) < 0:
+                    return -1
+            last = at
+            if pieces[0].start == pieces[0].end:
+                if at < n and tg_buffer_append(out, path + at, 1) < 0:
+                    return -1
+                at += 1
+            if tg_buffer_size(out) - begin > LONGEST:
+                return -2
+        if at < n and tg_buffer_append(out, path + at, n - at) < 0:
+            return -1
+        if tg_buffer_size(out) == begin or (out.data + out.start + begin)[0] != 47:
+            return rooted(out, begin)
+        return 0
+
+
+cdef int rooted(tg_buffer *out, size_t begin) noexcept nogil:
+    """Puts a slash in front of what stands from `begin` on."""
+    cdef char *at
+    cdef size_t i
+    if tg_buffer_append(out, b"/", 1) < 0:
+        return -1
+    at = out.data + out.start
+    i = tg_buffer_size(out) - 1
+    while i > begin:
+        at[i] = at[i - 1]
+        i -= 1
+    at[begin] = 47
+    return 0

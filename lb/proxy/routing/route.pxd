@@ -1,0 +1,103 @@
+"""Routes: what becomes of a request. `RouteTable.find` gives the most particular one that matches, which
+docs/howto/routing.md explains."""
+
+from libc.stdint cimport int64_t, uint64_t
+from lb.shared.segment cimport Segment
+from lb.proxy.routing.textmap cimport TextMap
+from lb.proxy.routing.conditions cimport tg_facts
+from lb.proxy.routing.cors cimport Cors
+from lb.proxy.routing.headers.fields cimport FieldRules
+from lb.proxy.exchange.hedge cimport HedgePolicy
+from lb.proxy.exchange.mirror.mirror cimport Mirror
+from lb.proxy.routing.rate cimport RateLimit
+from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.rewrite cimport Rewrite
+from lb.proxy.routing.split cimport Split
+from lb.upstream.pool cimport Pool
+
+
+cdef class Answer:
+    """An answer that a route gives itself: a redirect, or a fixed one."""
+    cdef readonly int status
+    cdef readonly bint redirect
+    cdef bytes head                   # "Name: value\r\n" lines
+    cdef bytes body
+    cdef bytes scheme                 # of a redirect; b"" = the request's own
+    cdef bytes host
+    cdef bint drop_query
+
+
+cdef class Route:
+    cdef readonly str name
+    cdef readonly Pool pool           # None: it answers itself, or splits
+    cdef uint64_t *series             # this worker's words
+    cdef readonly unsigned int series_index
+    cdef readonly Segment segment
+    cdef readonly bint cache
+    cdef readonly uint64_t cache_ttl
+    cdef readonly uint64_t timeout
+    cdef readonly int64_t response_timeout   # -1 = the pool's, 0 = none
+    cdef readonly uint64_t max_body
+    cdef readonly int64_t max_in_flight      # 0 = no limit
+    cdef readonly int priority               # in its pool's queue: 0 goes first
+    cdef readonly bint expose_endpoint
+    cdef readonly RateLimit rate      # None = as often as they like
+    cdef readonly uint64_t methods    # set of llhttp methods, and M_OTHER where there are others; 0 = any
+    cdef readonly frozenset other_methods  # names, as bytes
+    cdef readonly tuple conditions    # of Condition; None = none
+    cdef readonly tuple host_place    # where a table puts it
+    cdef readonly tuple path_places
+    cdef readonly str path_kind       # of RoutePlan
+    # What it does; None = nothing of that kind.
+    cdef readonly Answer answer
+    cdef readonly Split split
+    cdef readonly Mirror mirror
+    cdef readonly Rewrite rewrite
+    cdef readonly FieldRules request_fields
+    cdef readonly FieldRules response_fields
+    cdef readonly RetryPolicy retry
+    cdef readonly HedgePolicy hedge
+    cdef readonly bint idempotent     # whatever the method
+    cdef readonly Cors cors           # None = nothing is said of other origins
+    cdef readonly bytes new_host
+    # What most routes have nothing of, said once, so that a request does not ask for each part of it.
+    cdef readonly bint acts           # there is something for lb.proxy.routing.actions.admit to do
+    cdef readonly bint timed          # it has waits of its own
+
+    cdef bint holds(self, tg_facts *facts) noexcept
+    cdef set method_names(self)       # as bytes
+    # Whether a set of methods, which the route has, has the request's.
+    cdef bint takes_method(self, const tg_facts *facts) noexcept
+    cdef bint stands_on(self, set pools)
+    # Routes of one form (lb.config.plan.wire) share what they do: one that `lends` is what others are made `like`.
+    cdef bint lends(self)
+    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path)
+    # The pool that is to answer: the only one, or the one that the split chooses.
+    cdef Pool choose(self, tg_facts *facts)
+    # Whether another exchange, which has been counted already, is one too many.
+    cdef bint full(self) noexcept
+
+
+cdef class RouteTable:
+    cdef TextMap hosts
+    cdef TextMap suffixes             # ".example.org" of "*.example.org"
+    cdef tuple host_regexes
+    cdef tuple host_regex_numbers
+    cdef int any_host
+    cdef tuple indices                # by number of the host: its PathIndex
+    cdef tuple leaves                 # by number of the host: by number of the pattern: its routes, in order
+    cdef readonly Py_ssize_t size
+    cdef bint cors                    # one of the routes has it
+    # headers that routes look at, set or remove: as lb.proxy.routing.headers.aliases keeps names
+    cdef readonly dict guarded
+    cdef set refused                  # while `allowed` looks: the methods of routes that are left out for theirs
+
+    # The route of a request, or None; then *other_method says that only the method was wrong.
+    cdef Route find(self, tg_facts *facts, bint *other_method)
+    # What the Allow field of an answer 405 says (RFC 9110 section 10.2.1): the methods of all routes that would take
+    # the request, which `find` has not found one for, with another method.
+    cdef bytes allowed(self, tg_facts *facts)
+    # As `find` for a request whose model is known from its body (gRPC): as if its path were /v2/models/MODEL/infer.
+    cdef Route find_model(self, tg_facts *facts, const char *model, size_t n, bint *other_method)
+    cdef Route within(self, int host, tg_facts *facts, bint *other_method)
+    cdef Route first(self, tuple routes, tg_facts *facts, bint *other_method)

@@ -1,0 +1,424 @@
+"""Routes: see route.pxd.
+
+A table is compiled once, by the worker that uses it: hosts to numbers, for each host an index of its paths (paths.pyx),
+for each path its routes in the order of the configuration. The plan carries the routes, not the index: it would be no
+smaller, and has to be made of live routes anyway.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
+from lb.shared.buckets cimport Buckets
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
+from lb.http.head cimport H_HOST, MAX_FIELDS, M_OTHER, Scan, worker_scan
+from lb.http.http1 cimport Parser, new_request_parser
+from lb.http.methods cimport method_name, method_number
+from lb.http.regex cimport Regex
+from lb.shared.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
+from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
+from lb.proxy.routing.headers.aliases cimport guard_name
+from lb.proxy.routing.conditions cimport WHAT_HEADER, Condition, facts_of, tg_facts
+from lb.proxy.routing.cors cimport Cors
+from lb.proxy.routing.headers.fields cimport FieldRules
+from lb.proxy.exchange.hedge cimport HedgePolicy
+from lb.proxy.exchange.mirror.mirror cimport Mirror
+from lb.proxy.routing.paths cimport PathIndex
+from lb.proxy.routing.rate cimport RateLimit
+from lb.proxy.exchange.retry cimport RetryPolicy
+from lb.proxy.routing.rewrite cimport Rewrite
+from lb.proxy.routing.split cimport Split
+from lb.upstream.pool cimport Pool
+
+from lb.config.schema.routes.template import Template
+
+cdef enum:
+    STEP = 64                         # routes, in one step of what goes in steps
+    HOST_ROOM = 256                   # longer ones are no names (RFC 1035 section 2.3.4); only expressions see them
+
+cdef tg_buffer model_path
+
+
+cdef class Answer:
+    """An answer of a plan (`AnswerPlan`)."""
+
+    def __init__(self, plan):
+        self.status = plan.status
+        self.redirect = plan.redirect
+        self.head = b"".join(f"{name}: {value}\r\n".encode("latin-1") for name, value in plan.fields)
+        self.body = plan.body.encode()
+        self.scheme = plan.scheme.encode("ascii")
+        self.host = plan.host.encode("ascii")
+        self.drop_query = plan.drop_query
+
+
+cdef class Route:
+    """A route of a plan (`RoutePlan`), bound to its pools and to this worker's stripe of counters.
+
+    `pools` are those of the plan, which a split or a mirror may name. Raises ValueError for a method that HTTP does not
+    know, and for a bad expression, or a rate that cannot be counted, OSError when the system has no timer for `tools`
+    (HedgeTools), without which there are no pauses before retries and no hedges.
+    """
+
+    def __init__(self, plan, Pool pool, Segment segment, pools=(), tools=None):
+        self.name = plan.name
+        self.pool = pool
+        self.segment = segment
+        self.series_index = plan.series
+        self.series = segment.series(plan.series)
+        self.cache = plan.cache
+        self.cache_ttl = plan.cache_ttl_ns
+        self.timeout = plan.timeout_ns
+        self.response_timeout = plan.response_timeout_ns
+        self.max_body = plan.max_body
+        self.max_in_flight = plan.max_in_flight
+        self.priority = plan.priority
+        self.expose_endpoint = plan.expose_endpoint
+        self.path_kind = plan.path_kind
+        if plan.rate_limit is not None:
+            self.rate = RateLimit(plan.rate_limit, plan.name, Buckets(segment))
+        for method in plan.methods:
+            name = method.encode("ascii")
+            number = method_number(<const char *>name, <size_t>len(name))
+            if number < 0:
+                raise ValueError(f"not an HTTP method: {method}")
+            self.methods |= <uint64_t>1 << number
+        if self.methods >> M_OTHER & 1:
+            self.other_methods = frozenset(method.encode("ascii") for method in plan.methods)
+        if plan.conditions:
+            self.conditions = tuple([Condition(condition) for condition in plan.conditions])
+        self.host_place = host_of(plan.host, plan.host_regex)
+        self.path_places = paths_of(plan.path, plan.path_kind)
+        if plan.rewrite_host:
+            self.new_host = plan.rewrite_host.encode("ascii")
+        if plan.answer is not None:
+            self.answer = Answer(plan.answer)
+        if plan.split is not None:
+            self.split = Split(plan.split, pools)
+        if plan.mirror is not None:
+            self.mirror = Mirror(plan.mirror, pools[plan.mirror.pool])
+        if plan.rewrite is not None:
+            self.rewrite = Rewrite(plan.rewrite)
+        if plan.request_fields is not None:
+            self.request_fields = FieldRules(plan.request_fields)
+        if plan.response_fields is not None:
+            self.response_fields = FieldRules(plan.response_fields)
+        if plan.retry is not None:
+            self.retry = RetryPolicy(plan.retry, segment, plan.series, plan.name, getattr(tools, "alarms", None))
+        if plan.hedge is not None and tools is not None:
+            self.hedge = HedgePolicy(plan.hedge, segment, plan.series, plan.name, tools)
+            for each in [pool] if pool is not None else [pools[share.pool] for share in plan.split.shares]:
+                (<Pool>each).watch_endpoints()
+        if plan.cors is not None:
+            self.cors = Cors(plan.cors)
+        self.idempotent = plan.idempotent
+        self.acts = bool(plan.max_in_flight or plan.answer or plan.rewrite or plan.request_fields or plan.retry
+                         or plan.hedge)
+        self.timed = plan.response_timeout_ns >= 0 or self.retry is not None
+
+    cdef bint lends(self):
+        """Whether a route of the same form can be made of this one: nothing of it counts or keeps for itself."""
+        return (self.rate is None and self.split is None and self.mirror is None and self.retry is None
+                and self.hedge is None)
+
+    cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path):
+        """A route of the same form, with its own values of RoutePlan.OWN. This one has to lend."""
+        cdef Route made = Route.__new__(Route)
+        made.name = name
+        made.pool = pool
+        made.series_index = series
+        made.series = self.segment.series(series)
+        made.host_place = host_of(host, self.host_place[0] == "regex")
+        made.path_places = paths_of(path, self.path_kind)
+        # The form, and the worker.
+        made.segment = self.segment
+        made.path_kind = self.path_kind
+        made.cache = self.cache
+        made.cache_ttl = self.cache_ttl
+        made.timeout = self.timeout
+        made.response_timeout = self.response_timeout
+        made.max_body = self.max_body
+        made.max_in_flight = self.max_in_flight
+        made.priority = self.priority
+        made.expose_endpoint = self.expose_endpoint
+        made.methods = self.methods
+        made.other_methods = self.other_methods
+        made.conditions = self.conditions
+        made.new_host = self.new_host
+        made.answer = self.answer
+        made.rewrite = self.rewrite
+        made.request_fields = self.request_fields
+        made.response_fields = self.response_fields
+        made.cors = self.cors
+        made.idempotent = self.idempotent
+        made.acts = self.acts
+        made.timed = self.timed
+        return made
+
+    def __repr__(self):
+        return f"Route({self.name!r})"
+
+    cdef bint holds(self, tg_facts *facts) noexcept:
+        cdef Py_ssize_t i
+        if self.conditions is not None:
+            for i in range(len(self.conditions)):
+                if not (<Condition>self.conditions[i]).holds(facts):
+                    return False
+        return True
+
+    cdef set method_names(self):
+        cdef int method
+        names = set(self.other_methods or ())
+        for method in range(M_OTHER):
+            if self.methods >> method & 1:
+                names.add(<bytes>method_name(method))
+        return names
+
+    cdef bint takes_method(self, const tg_facts *facts) noexcept:
+        if not (self.methods >> facts.method) & 1:
+            return False
+        return (facts.method != M_OTHER
+                or facts.scan.method_text[:facts.scan.method_length] in self.other_methods)
+
+    cdef bint stands_on(self, set pools):
+        """Whether `pools` has all that it sends requests to."""
+        if self.pool is not None and self.pool not in pools:
+            return False
+        if self.split is not None and not pools.issuperset(self.split.pools):
+            return False
+        return self.mirror is None or self.mirror.pool in pools
+
+    cdef Pool choose(self, tg_facts *facts):
+        return self.pool if self.split is None else self.split.choose(facts)
+
+    cdef bint full(self) noexcept:
+        cdef unsigned int worker
+        cdef uint64_t *words
+        cdef uint64_t running = 0
+        if self.max_in_flight == 0:
+            return False
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            running += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+        return running > <uint64_t>self.max_in_flight
+
+
+cdef class RouteTable:
+    """A table of `routes`, in the order of the configuration. Raises ValueError for a bad expression."""
+
+    def __init__(self, list routes):
+        for _ in self.fill(routes):
+            pass
+
+    def fill(self, list routes):
+        """Fills a table that is new (`RouteTable.__new__`) in small steps: each `yield` ends one. Raises as its
+        constructor does."""
+        cdef Route route
+        cdef Py_ssize_t done = 0
+        if self.indices is not None:
+            raise ValueError("a RouteTable is filled once")
+        cdef dict hosts = {}                  # (kind, text) -> number
+        cdef list places = []                 # by number: (kind, key) of a path -> [(kind, text), *routes]
+        cdef dict paths
+        self.guarded = {}
+        for route in routes:
+            guard_names(self.guarded, route)
+            number = hosts.get(route.host_place)
+            if number is None:
+                number = hosts[route.host_place] = len(places)
+                places.append({})
+            self.cors = self.cors or route.cors is not None
+            paths = <dict>places[number]
+            for kind, key, text in route.path_places:
+                place = (kind, key)
+                known = paths.get(place)
+                if known is None:
+                    paths[place] = [(kind, text), route]
+                else:
+                    (<list>known).append(route)
+            done += 1
+            if done % STEP == 0:
+                yield
+        indices = []
+        leaves = []
+        for number in range(len(places)):
+            paths = <dict>places[number]
+            places[number] = None             # freed here, and not all at once in the last step
+            indices.append(PathIndex([(<list>known)[0] for known in paths.values()]))
+            leaves.append(tuple([tuple((<list>known)[1:]) for known in paths.values()]))
+            done += len(paths)
+            if done >= STEP:
+                done = 0
+                yield
+        self.hosts = TextMap({text.encode("ascii"): n for (kind, text), n in hosts.items() if kind == "exact"})
+        self.suffixes = TextMap({text.encode("ascii"): n for (kind, text), n in hosts.items() if kind == "suffix"})
+        yield
+        regexes = [(Regex(text.encode("ascii"), True), n) for (kind, text), n in hosts.items() if kind == "regex"]
+        self.host_regexes = tuple([regex for regex, _ in regexes])
+        self.host_regex_numbers = tuple([number for _, number in regexes])
+        self.any_host = hosts.get(("any", ""), -1)
+        self.leaves = tuple(leaves)
+        self.indices = tuple(indices)
+        self.size = len(routes)
+
+    cdef Route find(self, tg_facts *facts, bint *other_method):
+        cdef char host[HOST_ROOM]
+        cdef size_t n = facts.host_length, i
+        cdef Py_ssize_t k
+        cdef int number
+        cdef char c
+        cdef Route route
+        other_method[0] = False
+        if n and facts.host[n - 1] == 46:
+            n -= 1                            # "example.org." is the same name, absolute (RFC 3986 section 3.2.2)
+        if n and n <= HOST_ROOM and (self.hosts.size or self.suffixes.size):
+            for i in range(n):
+                c = facts.host[i]
+                host[i] = c | 32 if 65 <= c <= 90 else c
+            number = self.hosts.find(host, n)
+            if number != TEXT_ABSENT:
+                route = self.within(number, facts, other_method)
+                if route is not None:
+                    return route
+            if self.suffixes.size:
+                for i in range(1, n):
+                    if host[i] != 46:
+                        continue
+                    number = self.suffixes.find(host + i, n - i)
+                    if number != TEXT_ABSENT:
+                        route = self.within(number, facts, other_method)
+                        if route is not None:
+                            return route
+        for k in range(len(self.host_regexes)):
+            if (<Regex>self.host_regexes[k]).search(facts.host, n):
+                route = self.within(<int>self.host_regex_numbers[k], facts, other_method)
+                if route is not None:
+                    return route
+        if self.any_host >= 0:
+            return self.within(self.any_host, facts, other_method)
+        return None
+
+    cdef Route within(self, int host, tg_facts *facts, bint *other_method):
+        """The route among those of one host."""
+        cdef PathIndex index = <PathIndex>self.indices[host]
+        cdef tuple leaves = <tuple>self.leaves[host]
+        cdef int left = 0 if index.simple else index.find(facts.path, facts.path_length)
+        cdef Py_ssize_t k
+        cdef Route route
+        while left:
+            left -= 1
+            route = self.first(<tuple>leaves[index.hits[left]], facts, other_method)
+            if route is not None:
+                return route
+        for k in range(index.regex_count):
+            if index.regex_matches(k, facts.path, facts.path_length):
+                route = self.first(<tuple>leaves[<int>index.regex_numbers[k]], facts, other_method)
+                if route is not None:
+                    return route
+        if index.any >= 0:
+            return self.first(<tuple>leaves[index.any], facts, other_method)
+        return None
+
+    cdef Route first(self, tuple routes, tg_facts *facts, bint *other_method):
+        """The first of `routes` whose method and conditions fit."""
+        cdef Py_ssize_t i
+        cdef Route route
+        for i in range(len(routes)):
+            route = <Route>routes[i]
+            if route.methods and not route.takes_method(facts):
+                if self.refused is not None:
+                    if route.holds(facts):
+                        self.refused |= route.method_names()
+                elif not other_method[0] and route.holds(facts):
+                    other_method[0] = True
+            elif route.conditions is None or route.holds(facts):
+                other_method[0] = False
+                return route
+        return None
+
+    cdef bytes allowed(self, tg_facts *facts):
+        cdef bint ignored
+        self.refused = set()
+        self.find(facts, &ignored)
+        names = sorted(self.refused)
+        self.refused = None
+        return b", ".join(names)
+
+    cdef Route find_model(self, tg_facts *facts, const char *model, size_t n, bint *other_method):
+        cdef tg_facts named
+        cdef const char *digits = b"0123456789ABCDEF"
+        cdef char escape[3]
+        cdef size_t i
+        cdef unsigned char c
+        cdef int failed
+        memcpy(&named, facts, sizeof(named))
+        tg_buffer_clear(&model_path)
+        failed = tg_buffer_append(&model_path, b"/v2/models/", 11)
+        for i in range(n):
+            c = <unsigned char>model[i]
+            if 48 <= c <= 57 or 65 <= (c & 0xDF) <= 90 or c == 45 or c == 46 or c == 95 or c == 126:
+                failed |= tg_buffer_append(&model_path, model + i, 1)
+            else:
+                escape[0] = 37
+                escape[1] = digits[c >> 4]
+                escape[2] = digits[c & 15]
+                failed |= tg_buffer_append(&model_path, escape, 3)
+        failed |= tg_buffer_append(&model_path, b"/infer", 6)
+        if failed:
+            other_method[0] = False
+            return None
+        named.path = tg_buffer_head(&model_path)
+        named.path_length = tg_buffer_size(&model_path)
+        return self.find(&named, other_method)
+
+    def __len__(self):
+        return self.size
+
+    def lookup(self, bytes request not None, bytes ip=b"", bytes model=None):
+        """The route of a request, given as HTTP/1.1 from a client at `ip`, or None; and whether only its method was
+        wrong. `model` is one that its body names. For tests and tools: Host has no port. Raises ValueError for what is
+        no request."""
+        cdef Parser parser = new_request_parser()
+        cdef Scan *scan = worker_scan()
+        cdef tg_facts facts
+        cdef bint other_method = False
+        cdef const char *host = NULL
+        cdef size_t n = 0
+        scan.max_fields = MAX_FIELDS - 1
+        if parser.execute(scan, <const char *>request, <size_t>len(request)) < 0 or not scan.head:
+            raise ValueError("not a request with its whole head")
+        if scan.first[H_HOST] >= 0:
+            host = scan.fields[scan.first[H_HOST]].value
+            n = scan.fields[scan.first[H_HOST]].value_length
+        facts_of(&facts, scan, host, n, scan.method, <const char *>ip, <size_t>len(ip))
+        if model is not None:
+            found = self.find_model(&facts, <const char *>model, <size_t>len(model), &other_method)
+            return found, bool(other_method)
+        return self.find(&facts, &other_method), bool(other_method)
+
+
+cdef void guard_names(dict names, Route route):
+    cdef Condition condition
+    if route.conditions is not None:
+        for condition in route.conditions:
+            if condition.what == WHAT_HEADER:
+                guard_name(names, condition.name)
+    if route.request_fields is not None:
+        for name in route.request_fields.removed:
+            guard_name(names, name)
+
+
+cdef tuple host_of(str host, bint regex):
+    """Kind and text of a route's host, as the table keeps them."""
+    if regex:
+        return "regex", host
+    if host.startswith("*."):
+        return "suffix", host[1:]
+    return ("exact" if host else "any"), host
+
+
+cdef tuple paths_of(str path, str kind):
+    """A route's places among the paths of its host: kind, what tells the path from others of the kind, and its text."""
+    if kind == "model":
+        return ("exact", path, path), ("prefix", path + "/", path + "/")
+    if kind == "template":
+        return (("template", Template.parse(path).key, path),)
+    return ((kind, path, path),)

@@ -1,0 +1,80 @@
+"""A TCP session: bytes both ways between a client and an endpoint."""
+
+from libc.stdint cimport uint64_t
+from lb.net.poller cimport Poller
+from lb.net.splice cimport Pipe
+from lb.net.stream cimport Stream
+from lb.proxy.accept.listener cimport Acceptor, Listener
+from lb.proxy.accept.first_bytes cimport Greeting
+from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport Waiter
+from lb.upstream.excluded cimport tg_tried
+
+
+cdef class Side(Stream):
+    """One of the two sockets of a session."""
+    cdef Tunnel tunnel
+    cdef Side other
+    cdef Pipe pipe                    # bulk read from here on its way to `other`; None unless `bulk`
+    cdef bint bulk                    # big reads: through the pipe
+    cdef bint hangup
+    cdef bint blocked                 # what was read from here waits for room on the other side
+    cdef bint ended                   # end of file was read
+    cdef uint64_t bytes_read
+
+    cdef void take_handshake(self) noexcept
+    cdef bint flush_tls(self) noexcept
+
+
+cdef class Tunnel(Waiter):
+    cdef TunnelAcceptor home
+    cdef Listener listener
+    cdef Pool pool
+    cdef Greeting greeting            # what the client's first bytes said, or None
+    cdef Side client
+    cdef Side endpoint
+    cdef int index                    # of the endpoint in the pool, -1 = none held
+    cdef int last
+    cdef tg_tried tried
+    cdef int tries_left
+    cdef int tries
+    cdef str reason                   # why it ended, when it did not end well
+    cdef uint64_t key
+    cdef uint64_t started
+    cdef uint64_t picked_at
+    cdef bint over
+    cdef char ip[46]
+    cdef int ip_length
+    cdef int port
+    cdef object __weakref__
+
+    cdef void connect(self) noexcept
+    cdef void follow(self) noexcept
+    cdef void open(self, int index) noexcept
+    cdef void refuse(self, str reason) noexcept
+    cdef bint give_up_try(self) noexcept
+    cdef void connect_failed(self) noexcept
+    cdef void observe_connect(self, bint ok) noexcept
+    cdef void connected(self) noexcept
+    cdef void relay(self, Side source) noexcept
+    cdef void leave_bulk(self, Side source) noexcept
+    cdef int pass_on(self, Side source) noexcept
+    cdef void touch(self) noexcept
+    cdef void finish(self, bint ok) noexcept
+    cdef void let_go(self, bint ok) noexcept
+
+
+# Who takes up the connections of listeners that carry TCP, and lends the sessions pipes for bulk.
+
+cdef class TunnelAcceptor(Acceptor):
+    cdef Poller poller
+    cdef Py_ssize_t busy
+    cdef list pipes                   # empty ones, for whoever has bulk next
+
+    cdef Pipe take_pipe(self)
+    cdef void give_pipe(self, Pipe pipe) noexcept
+
+
+# The record of a TCP session that is over: its listener's series, and a line of the access log.
+
+cdef void record_session(Tunnel tunnel) noexcept

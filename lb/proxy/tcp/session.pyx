@@ -1,0 +1,533 @@
+"""A TCP session: bytes both ways between a client and an endpoint, with half-close and backpressure.
+
+Small reads take one recv and one send through the worker's buffer; a read that fills the buffer switches that
+direction to splice(2) until it runs dry. A slow receiver stops the reading from the other side: at most one buffer, or
+one pipe, waits.
+"""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.unistd cimport close
+from lb.net.poller cimport NEVER, Poller, monotonic_ns
+from lb.net.reading cimport drained
+from lb.shared.segment cimport (
+    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
+    TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED, tg_add, tg_bucket,
+)
+from lb.net.source_key cimport hash_source
+from lb.net.splice cimport Pipe
+from lb.net.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
+)
+from lb.net.tls.session cimport TLS_ERROR, handshake_turn
+from lb.net.tls.version cimport tls_version
+from lb.proxy.accept.proxy_header_writer cimport announce
+from lb.proxy.accept.listener cimport Listener
+from lb.proxy.accept.first_bytes cimport Greeting
+from lb.telemetry.accesslog cimport (
+    A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
+)
+from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
+from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_WAITS, TAKEN_FULL, Waiter
+from lb.upstream.excluded cimport acquire_untried
+
+
+cdef enum:
+    SMALL = 64 * 1024                 # of the worker's buffer: what one recv takes
+    SPLICE_SIZE = 512 * 1024
+    TURNS = 16                        # reads before others get theirs
+    TURN_BYTES = 2 * 1024 * 1024      # and bytes
+
+
+cdef class Side(Stream):
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        cdef Tunnel tunnel = self.tunnel
+        cdef int rc
+        if tunnel is None:
+            return
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.hangup = True
+        if self.connecting:
+            rc = self.finish_connect()
+            if rc == IO_ERROR:
+                tunnel.connect_failed()
+            elif rc == 0:
+                tunnel.connected()
+            return
+        if self.tls is not None and self.tls.handshaking:
+            self.take_handshake()
+            return
+        if self.tls is not None and events & EPOLLOUT and self.pending() and not self.flush_tls():
+            return
+        if tunnel.endpoint is None or tunnel.endpoint.connecting:
+            if events & (EPOLLHUP | EPOLLERR):
+                tunnel.finish(True)               # the client left before there was anyone to talk to
+            return
+        # Edge-triggered epoll tells of room with every event: only who waits for it is served.
+        if events & EPOLLOUT and self.other is not None and self.other.blocked:
+            tunnel.relay(self.other)
+            if tunnel.over:
+                return
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            tunnel.relay(self)
+
+    cdef void on_flush(self) noexcept:
+        cdef Tunnel tunnel = self.tunnel      # what ends the session drops `self.tunnel`, perhaps the last reference
+        if tunnel is None or tunnel.over:
+            return
+        if self.tls is not None and self.tls.handshaking and not self.connecting:
+            self.take_handshake()
+        elif self.other is not None:
+            tunnel.relay(self)
+
+    cdef void take_handshake(self) noexcept:
+        """A step of the client's TLS handshake; the session begins behind the last one."""
+        cdef Tunnel tunnel = self.tunnel
+        cdef int rc
+        if not handshake_turn(self.poller.now):
+            self.poller.defer(self)
+            return
+        rc = self.tls.handshake()
+        if rc == 0:
+            self.poller.disarm(self)          # the time was for the handshake: a queue has its own
+            tunnel.connect()
+        elif rc == TLS_ERROR:
+            tunnel.reason = "tls"
+            tunnel.finish(False)
+
+    cdef bint flush_tls(self) noexcept:
+        """Sends on what was encrypted already, which nobody else may be waiting for. False: the session is over."""
+        cdef Tunnel tunnel = self.tunnel
+        cdef int left = self.push()
+        if left == IO_ERROR:
+            tunnel.finish(False)
+            return False
+        if left == 0 and self.ended and self.other is not None and self.other.ended and not self.other.pending():
+            tunnel.finish(True)
+            return False
+        return True
+
+    cdef void on_timer(self) noexcept:
+        cdef Tunnel tunnel = self.tunnel
+        if tunnel is None:
+            return
+        if self.connecting:
+            tunnel.connect_failed()
+        elif self.tls is not None and self.tls.handshaking:
+            tg_add(&tunnel.listener.series[TG_S_TLS_FAILED], 1)
+            tunnel.reason = "tls"
+            tunnel.finish(False)
+        else:
+            # A plain close behind bytes that a receiver did not take would say that those before them were all.
+            tunnel.reason = "idle"
+            tunnel.finish(not (tunnel.client.blocked or tunnel.endpoint.blocked))
+
+
+cdef class Tunnel(Waiter):
+    """A session; kept alive by its listener's set of connections until it is over."""
+
+    cdef void connect(self) noexcept:
+        """Choose an endpoint and connect; wait for one when none has room."""
+        cdef uint64_t now = monotonic_ns()
+        cdef int found
+        cdef int verdict = Q_NOBODY
+        if self.pool.newer is not None:
+            self.follow()
+        found = acquire_untried(self.pool, now, self.key, self.last, &self.tried, 0, False)
+        if found >= 0:
+            self.open(found)
+            return
+        if found == TAKEN_FULL:
+            verdict = Q_FULL
+            if self.pool.queue is not None:
+                verdict = self.pool.queue.join(self, NORMAL, NEVER, now)
+            if verdict != Q_WAITS and self.last >= 0:
+                self.settle()                 # where it has failed rather than nowhere
+                found = self.pool.acquire(now, self.key, self.last)
+                if found >= 0:
+                    self.open(found)
+                    return
+        if verdict == Q_WAITS:
+            self.home.poller.arm(self, self.pool.queue.patience_of(self))
+        else:
+            if self.pool.queue is not None:
+                self.pool.queue.count_refused(verdict)
+            self.turned_away(verdict)
+
+    cdef int take_endpoint(self, uint64_t now) noexcept:
+        return acquire_untried(self.pool, now, self.key, self.last, &self.tried, 0, True)
+
+    cdef void admitted(self, int endpoint) noexcept:
+        self.home.poller.disarm(self)
+        self.open(endpoint)
+
+    cdef void turned_away(self, int why) noexcept:
+        if why == Q_NOBODY:
+            self.refuse("no-endpoint")
+        elif why == Q_FULL:
+            self.refuse("queue-full")
+        else:
+            self.refuse("queue-late" if why == Q_HOPELESS else "queue-shed")
+
+    cdef void settle(self) noexcept:
+        self.last = -1
+        self.tried.count = 0
+
+    cdef void move_to(self, object pool) noexcept:
+        if (<Pool>pool).protocol == self.pool.protocol:
+            self.pool = pool
+            self.settle()                     # they are indexes of the old one
+
+    cdef void follow(self) noexcept:
+        """A reload has changed the pool since the session came."""
+        cdef Pool pool = self.pool, newest = pool.newer
+        cdef int failed = self.last
+        self.move_to(newest)
+        if failed >= 0 and self.pool is newest:
+            self.last = newest.index_at(<str>pool.endpoints.addresses[failed])
+
+    cdef void on_timer(self) noexcept:
+        if self.queue is not None:
+            self.queue.leave(self, True)
+            self.refuse("queue-timeout")
+
+    cdef void refuse(self, str reason) noexcept:
+        tg_add(&self.listener.series[TG_S_REJECTED], 1)
+        self.reason = reason
+        self.finish(False)
+
+    cdef void open(self, int index) noexcept:
+        """Connect to an endpoint; to the next one when that fails at once."""
+        cdef Side side
+        self.picked_at = monotonic_ns()
+        self.index = index
+        self.last = index
+        if self.tries:
+            tg_add(&self.pool.series[index][TG_S_RETRIES], 1)
+        self.tries += 1
+        side = Side.__new__(Side)
+        side.tunnel = self
+        side.poller = self.home.poller
+        side.other = self.client
+        self.client.other = side
+        self.endpoint = side
+        if side.start_connect(<Address>self.pool.channels[index]) == IO_ERROR:
+            self.connect_failed()
+            return
+        if side.connecting:
+            side.poller.arm(side, side.poller.now + self.pool.connect_timeout)
+        else:
+            self.connected()
+
+    cdef bint give_up_try(self) noexcept:
+        """The connect failed. True: another endpoint may be tried (nothing was sent: always safe)."""
+        cdef uint64_t *words = self.pool.series[self.index]
+        tg_add(&words[TG_S_CONNECT_ERRORS], 1)
+        self.observe_connect(False)
+        self.let_go(False)
+        if self.tries_left <= 0:
+            self.reason = "connect"
+            self.finish(False)
+            return False
+        self.tries_left -= 1
+        tg_add(&self.listener.series[TG_S_RETRIES], 1)
+        return True
+
+    cdef void connect_failed(self) noexcept:
+        cdef Side side = self.endpoint
+        side.tunnel = None
+        side.other = None
+        side.poller.remove(side)
+        self.client.other = None              # what the client sends stays unread until there is somebody
+        self.endpoint = None
+        if self.give_up_try():
+            self.connect()
+
+    cdef void observe_connect(self, bint ok) noexcept:
+        """All that a policy learns from a session: how long it lasts is not the endpoint's doing."""
+        cdef uint64_t now = monotonic_ns()
+        self.pool.judge(self.index, VERDICT_GOOD if ok else VERDICT_GATEWAY, self.picked_at, now)
+        self.pool.observe(self.index, now, max(now - self.picked_at, <uint64_t>1), ok)
+
+    cdef void connected(self) noexcept:
+        self.endpoint.poller.disarm(self.endpoint)
+        self.observe_connect(True)
+        if self.pool.send_proxy:
+            if announce(&self.endpoint.out, self.pool, self.client, self.greeting) < 0:
+                self.reason = "proxy-header"
+                self.finish(False)
+                return
+            if self.endpoint.push() == IO_ERROR:
+                self.finish(False)
+                return
+        self.touch()
+        self.relay(self.client)                   # what the client has sent meanwhile
+        if not self.over:
+            self.relay(self.endpoint)
+
+    cdef void touch(self) noexcept:
+        cdef uint64_t silence = self.listener.idle_timeout
+        if self.listener.half_close_timeout and (self.client.ended or self.endpoint.ended):
+            silence = self.listener.half_close_timeout
+        if silence:
+            self.client.poller.arm(self.client, self.client.poller.now + silence)
+
+    cdef int pass_on(self, Side source) noexcept:
+        """What was read and not taken yet goes first: 0 all gone, 1 the receiver is full, IO_ERROR."""
+        cdef Side target = source.other
+        cdef Py_ssize_t n
+        cdef int left
+        if target.pending():
+            left = target.push()
+            if left:
+                return left
+        while source.pipe is not None and source.pipe.held:
+            n = source.pipe.drain(target.fd)
+            if n == IO_AGAIN:
+                return 1
+            if n <= 0:
+                return IO_ERROR
+        return 0
+
+    cdef void relay(self, Side source) noexcept:
+        """Move bytes from `source` to the other side until one of them has enough."""
+        cdef Side target = source.other
+        cdef Py_ssize_t n, moved = 0
+        cdef iovec part
+        cdef int left, _turn
+        if source.deferred:
+            return                                # the others have their turn
+        for _turn in range(TURNS):
+            left = self.pass_on(source)
+            if left == IO_ERROR:
+                self.finish(False)
+                return
+            source.blocked = left > 0
+            if left:
+                break
+            if source.ended:
+                target.shutdown_write()
+                if target.ended and not target.pending():
+                    self.finish(True)
+                else:
+                    self.touch()
+                return
+            if source.bulk:
+                n = source.pipe.fill(source.fd, SPLICE_SIZE)
+            else:
+                n = source.receive(source.poller.scratch, SMALL)
+            if n == IO_ERROR:
+                self.finish(False)
+                return
+            if n == IO_AGAIN:
+                if source.bulk:
+                    self.leave_bulk(source)
+                elif not drained(source):
+                    source.poller.defer(source)
+                break
+            if n == 0:
+                if source.bulk:
+                    self.leave_bulk(source)
+                source.ended = True
+                continue                          # half-close: passed on once all before it is
+            source.bytes_read += <uint64_t>n
+            moved += n
+            if not source.bulk:
+                part.iov_base = source.poller.scratch
+                part.iov_len = <size_t>n
+                left = target.push_parts(&part, 1)
+                if left == IO_ERROR:
+                    self.finish(False)
+                    return
+                source.blocked = left > 0
+                if n == SMALL:
+                    # The kernel can move what it need not encrypt.
+                    if source.tls is None and target.tls is None:
+                        source.pipe = self.home.take_pipe()
+                    source.bulk = source.pipe is not None
+                elif not source.hangup and drained(source):
+                    break                         # the edge will tell
+            if moved >= TURN_BYTES:
+                source.poller.defer(source)
+                break
+        else:
+            source.poller.defer(source)           # more, after the others had their turn
+        self.touch()
+
+    cdef void leave_bulk(self, Side source) noexcept:
+        """The pipe is empty, or its session over: idle sessions hold none."""
+        source.bulk = False
+        self.home.give_pipe(source.pipe)
+        source.pipe = None
+
+    cdef void let_go(self, bint ok) noexcept:
+        cdef uint64_t *words
+        cdef int index = self.index
+        if index < 0:
+            return
+        self.index = -1
+        words = self.pool.series[index]
+        tg_add(&words[TG_S_CODE_OTHER], 1)
+        if self.endpoint is not None:
+            tg_add(&words[TG_S_BYTES_IN], self.endpoint.bytes_read)
+            tg_add(&words[TG_S_BYTES_OUT], self.client.bytes_read)
+        self.pool.release(index, self.client.poller.now, 0, ok, 0, 0, 0)
+
+    cdef void finish(self, bint ok) noexcept:
+        """Close both sides; give everything back."""
+        if self.over:
+            return
+        self.over = True
+        if not ok:
+            if not self.reason:
+                self.reason = "reset"
+            # The other side can tell that something is missing, if anything can be yet: by a reset, as a plain close
+            # is how a complete stream ends, and with TLS by an end that is not announced.
+            if self.index >= 0 and self.endpoint is not None and not self.endpoint.connecting:
+                self.client.reset_on_close()
+                self.endpoint.reset_on_close()
+            else:
+                self.client.cut_short()
+        if self.queue is not None:
+            self.queue.leave(self, False)
+        self.let_go(ok)
+        record_session(self)
+        if self.endpoint is not None:
+            self.leave_bulk(self.endpoint)
+            self.endpoint.tunnel = None
+            self.endpoint.other = None
+            self.endpoint.poller.remove(self.endpoint)
+        self.leave_bulk(self.client)
+        self.client.tunnel = None
+        self.client.other = None
+        self.client.poller.remove(self.client)
+        self.home.busy -= 1
+        (<set>self.listener.connections).discard(self)
+        self.listener.closed_one(self.ip, <size_t>self.ip_length)
+
+    # From Python.
+
+    def close_if_idle(self):
+        """A session is never idle for the purposes of a drain: it ends when its parties are done."""
+
+    def finishing(self):
+        """A session that is not over is counted as busy."""
+        return False
+
+    def close(self):
+        self.finish(False)
+
+
+cdef enum:
+    SPARE_PIPES = 32                  # kept open in a worker: making one takes two system calls
+
+
+cdef class TunnelAcceptor(Acceptor):
+    """Makes sessions."""
+
+    def __init__(self, Poller poller):
+        self.poller = poller
+        self.pipes = []
+
+    cdef Pipe take_pipe(self):
+        """An empty pipe, or None when the process is out of descriptors."""
+        cdef Pipe pipe
+        if self.pipes:
+            return <Pipe>self.pipes.pop()
+        pipe = Pipe.__new__(Pipe)
+        return pipe if pipe.open() else None
+
+    cdef void give_pipe(self, Pipe pipe) noexcept:
+        if pipe is not None and pipe.held == 0 and len(self.pipes) < SPARE_PIPES:
+            self.pipes.append(pipe)               # else it closes with its last reference
+
+    cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
+        cdef Tunnel tunnel = Tunnel.__new__(Tunnel)
+        cdef Side side = Side.__new__(Side)
+        cdef Greeting greeting = <Greeting>listener.greeting
+        tunnel.home = self
+        tunnel.listener = listener
+        tunnel.greeting = greeting
+        if greeting is not None and greeting.pool is not None:
+            tunnel.pool = greeting.pool           # by the ClientHello
+        else:
+            tunnel.pool = <Pool>listener.table
+        tunnel.client = side
+        tunnel.index = -1
+        tunnel.last = -1
+        tunnel.tries_left = tunnel.pool.retries
+        tunnel.reason = ""
+        tunnel.started = monotonic_ns()
+        memcpy(tunnel.ip, ip, <size_t>ip_length)
+        tunnel.ip_length = ip_length
+        tunnel.port = port
+        side.tunnel = tunnel
+        side.poller = self.poller
+        self.busy += 1
+        (<set>listener.connections).add(tunnel)
+        if tunnel.pool.key_kind != KEY_NONE:
+            tunnel.key = hash_source(ip, <size_t>ip_length, &tunnel.pool.prefixes)
+        if listener.tls is not None:
+            try:
+                side.tls = listener.new_tls()
+            except MemoryError:
+                close(fd)
+                tunnel.finish(False)
+                return
+        if side.register(fd) == IO_ERROR:
+            tunnel.finish(False)
+            return
+        if side.tls is None:
+            tunnel.connect()
+        else:
+            # The endpoint hears of a client when the handshake is over, and its certificate was good.
+            self.poller.arm(side, side.tls.deadline)
+
+    def in_flight(self):
+        return self.busy
+
+
+cdef void record_session(Tunnel tunnel) noexcept:
+    cdef uint64_t *words = tunnel.listener.series
+    cdef uint64_t took = monotonic_ns() - tunnel.started
+    tg_add(&words[TG_S_CODE_OTHER], 1)
+    tg_add(&words[TG_S_DURATION_SUM_NS], took)
+    tg_add(&words[TG_S_HISTOGRAM + tg_bucket(took)], 1)
+    tg_add(&words[TG_S_BYTES_IN], tunnel.client.bytes_read)
+    if tunnel.endpoint is not None:
+        tg_add(&words[TG_S_BYTES_OUT], tunnel.endpoint.bytes_read)
+    if tunnel.listener.access.enabled:
+        log_access(tunnel, took)
+
+
+cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
+    cdef tg_access *record = tunnel.listener.access.begin()
+    if record == NULL:
+        return
+    record.wall_ns = wall_ns() - <int64_t>took
+    record.total_ns = took
+    record.wait_ns = min(tunnel.picked_at - tunnel.started, took) if tunnel.picked_at else took
+    record.transfer_ns = took - record.wait_ns
+    record.tries = <uint16_t>tunnel.tries
+    record.port = <uint16_t>tunnel.port
+    if tunnel.client.tls is not None:
+        record.tls = <uint16_t>tls_version(tunnel.client.tls)
+    record.bytes_in = tunnel.client.bytes_read
+    if tunnel.endpoint is not None:
+        record.bytes_out = tunnel.endpoint.bytes_read
+    set_text(record, A_CLIENT, tunnel.ip, <size_t>tunnel.ip_length)
+    if tunnel.listener.passthrough:
+        set_text(record, A_METHOD, b"TLS", 3)
+    else:
+        set_text(record, A_METHOD, b"TCP", 3)
+    if tunnel.greeting is not None:
+        set_text(record, A_HOST, tunnel.greeting.sni, tunnel.greeting.sni_length)
+    set_object(record, A_LISTENER, tunnel.listener.name)
+    set_object(record, A_POOL, tunnel.pool.name)
+    if tunnel.last >= 0:
+        set_object(record, A_ENDPOINT, tunnel.pool.endpoints.addresses[tunnel.last])
+    if tunnel.reason:
+        set_object(record, A_REASON, tunnel.reason)
+    tunnel.listener.access.commit()

@@ -1,0 +1,19 @@
+from typing import Any
+
+from lb.config.plan.plan import ListenerPlan
+from lb.proxy.udp.pool import UdpPool
+from lb.proxy.udp.session import UdpBuffers
+from lb.shared.segment import Segment
+
+class UdpListener:
+    name: str
+    open: int
+
+    def __init__(
+        self, poller: Any, buffers: UdpBuffers, access: Any, plan: ListenerPlan, segment: Segment, upstream: UdpPool
+    ) -> None: ...
+    def reserve(self, sessions: int) -> None: ...
+    def update(self, plan: ListenerPlan, segment: Segment, upstream: UdpPool) -> None: ...
+    def start(self, fd: int) -> None: ...
+    def drain(self) -> None: ...
+    def close(self) -> None: ...

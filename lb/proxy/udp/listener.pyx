@@ -1,0 +1,253 @@
+"""A worker's own socket of a udp listener: see listener.pxd.
+
+A batch of datagrams is taken with one system call, sorted by session, and sent on with one call for each session that
+it touched. Answers of all sessions gather over the poller's batch of events and leave with one call (udp_session.pyx).
+"""
+
+import os
+
+from libc.errno cimport EAGAIN
+from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport close
+from lb.shared.atomics cimport tg_fence_full
+from lb.net.datagram cimport (
+    MSG_TRUNC, TG_BATCH, TG_U_BYTES_IN, TG_U_DROP_DRAINING, TG_U_DROP_ERROR, TG_U_DROP_RESOURCES, TG_U_DROP_SESSIONS,
+    TG_U_DROP_SIZE, TG_U_DROP_SOURCE, TG_U_ENDED_CLOSED, TG_U_ENDED_DOWN, TG_U_IN, TG_U_READS, TG_U_STARTED, mmsghdr,
+    tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_key, tg_request_reset,
+    tg_requests, tg_requests_receive,
+)
+from lb.net.flows cimport tg_flow, tg_flows_add, tg_flows_find, tg_flows_reserve
+from lb.shared.hashing cimport hash64_keyed
+from lb.net.link cimport link_append, link_empty, tg_link
+from lb.net.poller cimport Poller
+from lb.shared.segment cimport (
+    TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
+)
+from lb.shared.source_counts cimport SharedSources
+from lb.proxy.accept.source_limits cimport Sources
+from lb.proxy.udp.pool cimport UdpPool
+from lb.proxy.udp.session cimport UdpBuffers, UdpSession, UdpSocket
+from lb.telemetry.accesslog cimport AccessLog
+
+from lb.shared.hashing import hash64_bytes
+
+cdef enum:
+    TURNS = 4                         # batches in a row before other sockets get theirs
+    DRAIN_IDLE_NS = 1_000_000_000     # a session that is silent for so long does not hold up the daemon's end
+
+
+cdef class UdpListener(UdpSocket):
+    """`plan` is a ListenerPlan of protocol udp. Raises MemoryError when there is no room for the table of sessions."""
+
+    def __init__(self, Poller poller, UdpBuffers buffers, AccessLog access, plan, Segment segment, UdpPool upstream):
+        self.poller = poller
+        self.buffers = buffers
+        self.access = access
+        self.sources = Sources()
+        self.reserve(plan.udp.max_sessions)
+        self.update(plan, segment, upstream)
+
+    def reserve(self, Py_ssize_t sessions):
+        """Make room for so many sessions, before a plan that allows them is taken into use."""
+        cdef size_t wanted = <size_t>sessions
+        if tg_flows_reserve(&self.flows, wanted) < 0:
+            raise MemoryError
+
+    def update(self, plan, Segment segment, UdpPool upstream):
+        """Take over a new plan. Sessions keep their endpoint; limits and times are those of the new plan at once."""
+        self.name = plan.name
+        self.upstream = upstream
+        self.segment = segment
+        self.series_index = plan.series
+        self.series = segment.series(plan.series)
+        self.words = segment.series(plan.udp.series)
+        self.idle_timeout = plan.idle_timeout_ns
+        self.max_sessions = plan.udp.max_sessions
+        self.max_per_source = plan.udp.max_sessions_per_source
+        if self.max_per_source and self.sources.table is None:
+            self.sources.share(SharedSources(segment), hash64_bytes(self.name.encode()))
+        elif not self.max_per_source:
+            self.sources.withdraw()
+        self.max_datagram = plan.udp.max_datagram
+        self.responses = plan.udp.responses
+        self.most_requests = plan.udp.requests
+
+    def start(self, int fd):
+        """Take datagrams from the bound socket `fd`, which now belongs to the listener. Raises OSError, with `fd`
+        closed."""
+        cdef int failure = tg_datagram_prepare(fd, &self.wildcard)
+        try:
+            if failure < 0:
+                raise OSError(-failure, os.strerror(-failure))
+            self.poller.add(self, fd, True)
+        except OSError:
+            close(fd)
+            raise
+
+    def drain(self):
+        """Sessions that are silent end soon, so that idle ones do not hold up the daemon's end."""
+        cdef UdpSession session
+        cdef tg_link *node = self.sessions.next
+        self.idle_timeout = min(self.idle_timeout, <uint64_t>DRAIN_IDLE_NS)
+        while node != &self.sessions:
+            session = <UdpSession>node.owner
+            node = node.next
+            session.touch()
+
+    def close(self):
+        """End every session and give up the socket."""
+        cdef UdpSession session
+        if self.buffers.answering is self:
+            self.flush()
+            self.buffers.answering = None
+        while not link_empty(&self.sessions):
+            session = <UdpSession>self.sessions.next.owner
+            session.finish(TG_U_ENDED_CLOSED, "closed", True)
+        self.poller.remove(self)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        cdef int n, _turn
+        for _turn in range(TURNS):            # level-triggered: what is left after them is told of again
+            n = tg_requests_receive(&self.buffers.requests, self.fd, self.max_datagram)
+            if n <= 0:
+                if n < 0 and n != -EAGAIN:
+                    tg_add(&self.words[TG_U_DROP_ERROR], 1)
+                return
+            tg_add(&self.words[TG_U_READS], 1)
+            self.take(<unsigned int>n)
+            if n < <int>TG_BATCH:
+                return
+
+    cdef void take(self, unsigned int count) noexcept:
+        """Sort the batch by session, then send each session's share on."""
+        cdef tg_requests *requests = &self.buffers.requests
+        cdef mmsghdr *message
+        cdef UdpSession session
+        cdef tg_flow_key key
+        cdef tg_flow_key previous
+        cdef void *found = NULL
+        cdef unsigned int i, touched = 0
+        cdef uint64_t size = 0
+        for i in range(count):
+            message = &requests.messages[i]
+            size += message.msg_len
+            if message.msg_hdr.msg_flags & MSG_TRUNC:
+                tg_add(&self.words[TG_U_DROP_SIZE], 1)
+                continue
+            if tg_request_key(requests, i, self.wildcard, &key) < 0:
+                tg_add(&self.words[TG_U_DROP_ERROR], 1)
+                continue
+            # Datagrams of one client often come in a row.
+            if found == NULL or not tg_flow_same(&key, &previous):
+                found = self.session_of(&key)
+                if found == NULL:
+                    continue
+                previous = key
+            session = <UdpSession>found
+            if session.tail < 0:
+                requests.touched[touched] = found
+                touched += 1
+            session.append(i)
+            if not session.bound:             # that was the last of its datagrams
+                found = NULL
+        tg_add(&self.words[TG_U_IN], count)
+        tg_add(&self.words[TG_U_BYTES_IN], size)
+        for i in range(touched):
+            session = <UdpSession>requests.touched[i]
+            session.forward()
+        for i in range(count):
+            tg_request_reset(requests, i)
+
+    cdef void *session_of(self, const tg_flow_key *key) noexcept:
+        cdef uint64_t hashed = hash64_keyed(key, sizeof(tg_flow_key), self.buffers.secret)
+        cdef tg_flow *flow = tg_flows_find(&self.flows, key, hashed)
+        cdef UdpSession session
+        if flow != NULL:
+            session = <UdpSession>flow.owner
+            # An endpoint that is down answers nobody. Not while the session has slots of a batch: they would be lost.
+            if session.tail >= 0 or not session.upstream.down(session.index):
+                return flow.owner
+            session.finish(TG_U_ENDED_DOWN, "down", True)
+        return self.begin(key, hashed)
+
+    cdef uint64_t sessions_open(self) noexcept:
+        """Sessions of all workers."""
+        cdef uint64_t total = 0
+        cdef unsigned int worker
+        cdef uint64_t *words
+        for worker in range(self.segment.header.workers):
+            words = self.segment.series_of(<int>worker, self.series_index)
+            total += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+        return total
+
+    cdef bint enter(self) noexcept:
+        """A place among the sessions of all workers. Of two that claim the last one at once at least one sees the other
+        and gives its claim back; perhaps both do, and each has lost a datagram."""
+        if self.sessions_open() >= self.max_sessions:
+            return False
+        tg_add(&self.series[TG_S_STARTED], 1)
+        if self.segment.header.workers > 1:
+            tg_fence_full()
+            if self.sessions_open() > self.max_sessions:
+                self.retire()
+                return False
+        return True
+
+    cdef void retire(self) noexcept:
+        tg_add(&self.series[TG_S_STARTED], <uint64_t>-1)
+
+    cdef void *begin(self, const tg_flow_key *key, uint64_t hashed) noexcept:
+        cdef UdpSession session
+        cdef uint32_t family
+        cdef uint64_t network = tg_network_of(key, &family)
+        cdef int fd, index = -1
+        if self.buffers.draining or not self.enter():
+            self.refuse(TG_U_DROP_DRAINING if self.buffers.draining else TG_U_DROP_SESSIONS)
+            return NULL
+        if self.buffers.sessions >= self.buffers.most:
+            self.retire()
+            self.refuse(TG_U_DROP_RESOURCES)
+            return NULL
+        session = UdpSession.__new__(UdpSession)
+        if not self.sources.enter_network(network, family, self.max_per_source):
+            self.retire()
+            # Without a limit it is memory that was not there.
+            self.refuse(TG_U_DROP_SOURCE if self.max_per_source else TG_U_DROP_RESOURCES)
+            return NULL
+        fd = self.upstream.connect(key, self.poller.now, &index)
+        if fd < 0:
+            self.retire()
+            self.sources.leave_network(network, family)
+            self.refuse(-fd)
+            return NULL
+        try:
+            self.poller.add_input(session, fd)
+        except OSError:                       # the system's limit of watched descriptors, or memory
+            close(fd)
+            self.upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
+            self.retire()
+            self.sources.leave_network(network, family)
+            self.refuse(TG_U_DROP_RESOURCES)
+            return NULL
+        session.home = self
+        session.upstream = self.upstream
+        session.index = index
+        session.started = self.poller.now
+        session.flow.key = key[0]
+        session.flow.hash = hashed
+        session.flow.owner = <void *>session
+        session.link.owner = <void *>session
+        session.bound = True
+        tg_flows_add(&self.flows, &session.flow)
+        link_append(&self.sessions, &session.link)
+        self.open += 1
+        self.buffers.sessions += 1
+        tg_add(&self.series[TG_S_CONNECTIONS], 1)
+        tg_add(&self.words[TG_U_STARTED], 1)
+        tg_add(&self.upstream.words[index][TG_U_STARTED], 1)
+        return <void *>session
+
+    cdef void refuse(self, int word) noexcept:
+        """A datagram of a flow that gets no session."""
+        tg_add(&self.words[word], 1)
+        tg_add(&self.series[TG_S_REJECTED], 1)

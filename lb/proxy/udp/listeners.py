@@ -1,0 +1,127 @@
+"""The udp listeners of a worker: made, changed and closed as plans come."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lb.config.plan.plan import ListenerPlan, Plan
+from lb.proxy.udp.listener import UdpListener
+from lb.proxy.udp.pool import UdpPool
+from lb.proxy.udp.session import UdpBuffers
+from lb.shared.segment import Segment
+
+log = logging.getLogger("tidegate.proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A listener of a plan that is not in use yet. `fd` is the caller's descriptor of its socket."""
+
+    plan: ListenerPlan
+    fd: int
+    upstream: UdpPool
+    listener: UdpListener
+    new: bool
+
+
+class UdpListeners:
+    """Belongs to a Proxy: `prepare` may fail and changes nothing, `commit` follows it.
+
+    A listener whose socket stays keeps its sessions. One that goes away ends them at once: nobody could answer their
+    clients from the address they know.
+    """
+
+    def __init__(self, poller: Any, segment: Segment, access: Any) -> None:
+        self._poller = poller
+        self._segment = segment
+        self._access = access
+        self._buffers: UdpBuffers | None = None
+        self._current: dict[str, Prepared] = {}
+
+    def prepare(self, plan: Plan, sockets: Mapping[str, int], pools: Sequence[Any]) -> dict[str, Prepared]:
+        """The udp listeners of `plan`; `sockets` has a bound socket for each, `pools` are those of the plan."""
+        prepared = {}
+        for listener in plan.listeners:
+            if listener.udp is None:
+                continue
+            fd = sockets[listener.name]
+            upstream = UdpPool(plan.pools[listener.pool], pools[listener.pool], self._segment)
+            old = self._current.get(listener.name)
+            if old is not None and old.fd == fd:
+                old.listener.reserve(listener.udp.max_sessions)
+                prepared[listener.name] = Prepared(listener, fd, upstream, old.listener, new=False)
+                continue
+            if self._buffers is None:
+                self._buffers = UdpBuffers(_most_sessions())
+            made = UdpListener(self._poller, self._buffers, self._access, listener, self._segment, upstream)
+            prepared[listener.name] = Prepared(listener, fd, upstream, made, new=True)
+        return prepared
+
+    def commit(self, prepared: dict[str, Prepared]) -> None:
+        """Take what `prepare` gave into use. Raises OSError when the kernel refuses, with what was in use going on."""
+        started = []
+        try:
+            for one in prepared.values():
+                if one.new:
+                    one.listener.start(_duplicate(one.fd))
+                    started.append(one.listener)
+        except OSError:
+            for listener in started:
+                listener.close()
+            raise
+        for name, old in self._current.items():
+            if name not in prepared or prepared[name].listener is not old.listener:
+                old.listener.close()
+        for one in prepared.values():
+            if not one.new:
+                one.listener.update(one.plan, self._segment, one.upstream)
+        self._current = prepared
+        self._warn()
+
+    def _warn(self) -> None:
+        wanted = sum(one.plan.udp.max_sessions for one in self._current.values() if one.plan.udp is not None)
+        # All workers have the same limits: one line is enough.
+        if self._buffers is not None and wanted > self._buffers.most and self._segment.worker == 0:
+            log.warning(
+                "udp listeners may have %d sessions, perhaps all in one worker, but half of its open files are %d: "
+                "raise the limit (LimitNOFILE, ulimit -n) or lower max_sessions",
+                wanted,
+                self._buffers.most,
+            )
+
+    def stop_accepting(self) -> None:
+        """No new sessions; those there are go on until they are silent."""
+        if self._buffers is not None:
+            self._buffers.drain()
+        for one in self._current.values():
+            one.listener.drain()
+
+    def in_flight(self) -> int:
+        """Open sessions."""
+        return 0 if self._buffers is None else self._buffers.sessions
+
+    def close(self) -> None:
+        """End everything at once."""
+        for one in self._current.values():
+            one.listener.close()
+        self._current = {}
+
+
+def _most_sessions() -> int:
+    """Sessions that this worker may have: half of its descriptors, so that datagrams of forged senders cannot keep it
+    from accepting connections and from reaching endpoints."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft // 2
+
+
+def _duplicate(fd: int) -> int:
+    """The data path's own descriptor of a socket, so that each side closes what is its own."""
+    copy = os.dup(fd)
+    os.set_blocking(copy, False)
+    return copy

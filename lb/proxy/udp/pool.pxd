@@ -1,0 +1,23 @@
+"""A pool as a udp listener uses it: which endpoint gets a session, and what is known of those that were not there."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from lb.net.datagram cimport tg_flow_key
+from lb.upstream.pool cimport Pool
+
+
+cdef class UdpPool:
+    cdef readonly Pool pool
+    cdef uint64_t **words             # per endpoint: this worker's words of its datagrams (enum tg_udp_word)
+
+    # Connects a socket to an endpoint for the flow `key`: its descriptor, with the endpoint's index in *index and one
+    # more in flight there. Else what stood in the way, minus the TG_U_DROP_ word that counts it, with nothing held.
+    cdef int connect(self, const tg_flow_key *key, uint64_t now, int *index) noexcept
+    # The endpoint is not there: it counts, and new sessions go elsewhere for a while, in every worker.
+    cdef void failed(self, int index, uint64_t now) noexcept
+    # The endpoint has answered: what `failed` noted is over.
+    cdef void answered(self, int index) noexcept
+    # Whether its checks have found the endpoint down.
+    cdef bint down(self, int index) noexcept
+    cdef int choose(self, uint64_t now, uint64_t key) noexcept
+    # Whether it was not there lately; `second` is that of now.
+    cdef bint missed(self, int index, uint32_t second) noexcept

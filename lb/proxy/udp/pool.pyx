@@ -1,0 +1,105 @@
+"""A pool as a udp listener uses it: see pool.pxd.
+
+A UDP endpoint that is gone says so only when something is sent to it, by an ICMP error that arrives with the session's
+socket. That is passive health: noted in the endpoint's record of the shared segment, so that all workers go round it,
+and forgotten at its next answer. Active checks decide whether it is up; who has none is asked again after a while.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
+from lb.net.datagram cimport (
+    TG_FAIL_PEER, TG_U_DROP_ERROR, TG_U_DROP_NO_ENDPOINT, TG_U_DROP_RESOURCES, TG_U_DROP_UNREACHABLE,
+    TG_FAIL_FULL, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_text,
+)
+from lb.shared.segment cimport TG_HEALTH_DOWN, TG_S_CONNECT_ERRORS, Segment, tg_add, tg_endpoint
+from lb.net.source_key cimport hash_source
+from lb.net.stream cimport Address
+from lb.upstream.pool cimport KEY_NONE, Pool
+from lb.upstream.excluded cimport TRIED_MOST, tg_tried, tried_add, tried_open, tried_shut
+
+cdef enum:
+    AVOID_SECONDS = 10                # as nginx's fail_timeout
+
+
+cdef class UdpPool:
+    """`plan` is the PoolPlan of `pool`, whose channels are Addresses."""
+
+    def __init__(self, plan, Pool pool, Segment segment):
+        cdef int i
+        if self.words != NULL:
+            raise RuntimeError("a UdpPool is initialised once")
+        self.pool = pool
+        self.words = <uint64_t **>calloc(len(plan.endpoints) + 1, sizeof(uint64_t *))
+        if self.words == NULL:
+            raise MemoryError
+        for i, endpoint in enumerate(plan.endpoints):
+            self.words[i] = segment.series(endpoint.datagrams)
+
+    def __dealloc__(self):
+        free(self.words)
+
+    cdef int choose(self, uint64_t now, uint64_t key) noexcept:
+        """As Pool.acquire, but past endpoints that were not there lately, if there is another."""
+        cdef uint32_t second = <uint32_t>(now // 1_000_000_000)
+        cdef tg_tried gone
+        cdef int other, index = self.pool.acquire(now, key, -1)
+        if index < 0 or not self.missed(index, second):
+            return index
+        # The first stays counted in flight meanwhile: a policy that looks at the load is the less likely to insist.
+        gone.count = 0
+        other = index
+        while other >= 0 and self.missed(other, second) and gone.count < TRIED_MOST:
+            if other != index:
+                self.pool.release(other, now, 0, True, 0, 0, 0)
+            tried_add(&gone, other)
+            tried_shut(&gone, self.pool.endpoints)
+            other = self.pool.acquire(now, key, -1)
+            tried_open(&gone, self.pool.endpoints)
+        if other < 0:
+            return index
+        self.pool.release(index, now, 0, True, 0, 0, 0)
+        return other
+
+    cdef bint missed(self, int index, uint32_t second) noexcept:
+        return tg_load32_relaxed(&self.pool.endpoints.records[index].ejected_until_s) > second
+
+    cdef int connect(self, const tg_flow_key *key, uint64_t now, int *index) noexcept:
+        cdef char text[46]
+        cdef uint64_t affinity = 0
+        cdef Address address
+        cdef int fd, kind, _turn
+        if self.pool.key_kind != KEY_NONE:
+            # The address as text, as for TCP: a client's sessions of both kinds meet at one endpoint.
+            affinity = hash_source(text, <size_t>tg_flow_text(key, text), &self.pool.prefixes)
+        for _turn in range(self.pool.retries + 1):
+            index[0] = self.choose(now, affinity)
+            if index[0] < 0:
+                return -TG_U_DROP_NO_ENDPOINT
+            address = <Address>self.pool.channels[index[0]]
+            fd = tg_datagram_connect(address.family, <const void *>address.storage, address.length)
+            if fd >= 0:
+                return fd
+            kind = tg_failure_of(-fd)
+            if kind != TG_FAIL_PEER:
+                self.pool.release(index[0], now, 0, True, 0, 0, 0)
+                return -TG_U_DROP_RESOURCES if kind == TG_FAIL_FULL else -TG_U_DROP_ERROR
+            self.failed(index[0], now)
+            self.pool.release(index[0], now, 1, False, 0, 0, 0)
+        return -TG_U_DROP_UNREACHABLE
+
+    cdef void failed(self, int index, uint64_t now) noexcept:
+        cdef tg_endpoint *record = self.pool.endpoints.records[index]
+        tg_add(&self.pool.series[index][TG_S_CONNECT_ERRORS], 1)
+        tg_fetch_add32(&record.consecutive_errors, 1)
+        tg_store32_relaxed(&record.ejected_until_s, <uint32_t>(now // 1_000_000_000) + AVOID_SECONDS)
+
+    cdef void answered(self, int index) noexcept:
+        cdef tg_endpoint *record = self.pool.endpoints.records[index]
+        # Look first: all workers read these words, and a write would take the line from them.
+        if tg_load32_relaxed(&record.consecutive_errors):
+            tg_store32_relaxed(&record.consecutive_errors, 0)
+            tg_store32_relaxed(&record.ejected_until_s, 0)
+
+    cdef bint down(self, int index) noexcept:
+        return tg_load32(&self.pool.endpoints.records[index].health) == TG_HEALTH_DOWN

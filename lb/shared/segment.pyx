@@ -1,0 +1,309 @@
+"""The words of the shared segment that the master, and whoever else is Python, reads and writes: endpoint records,
+in-flight counts and series (segment.h, design.md section 4)."""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from lb.shared.atomics cimport (
+    tg_fence_release,
+    tg_fetch_add32,
+    tg_load32,
+    tg_load32_relaxed,
+    tg_load64_relaxed,
+    tg_load_double_relaxed,
+    tg_load_i32_relaxed,
+    tg_store32,
+    tg_store32_relaxed,
+    tg_store64,
+    tg_store64_relaxed,
+    tg_store_i32_relaxed,
+)
+from lb.shared.recent_failures cimport failing_of, turns_of
+from lb.shared.records cimport write_report
+from lb.shared.segment_map cimport SegmentMap
+
+from lb.errors import TidegateError
+
+
+cdef int32_t take_over(int32_t *dead, int32_t *orphans) noexcept nogil:
+    # Look first: a write would allocate the untouched pages of the column.
+    cdef int32_t had = tg_load_i32_relaxed(dead)
+    if had:
+        # There before it is gone here: whoever counts meanwhile may see too many, never too few.
+        tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) + had)
+        tg_fence_release()
+        tg_store_i32_relaxed(dead, 0)
+    return had
+
+
+cdef class Segment(SegmentMap):
+    """One process's mapping of the shared segment.
+
+    Slots (endpoint records) and series are numbers handed out by the master. Raises IndexError for a number out of
+    range, TidegateError once closed.
+    """
+
+    cdef tg_endpoint *record(self, slot) except NULL:
+        self.check_open()
+        if not 0 <= slot < self.header.endpoint_capacity:
+            raise IndexError(f"endpoint slot {slot} is not in 0 to {self.header.endpoint_capacity - 1}")
+        return self.endpoint(slot)
+
+    cdef int check_series(self, index) except -1:
+        self.check_open()
+        if not 0 <= index < self.header.series_capacity:
+            raise IndexError(f"series {index} is not in 0 to {self.header.series_capacity - 1}")
+        return 0
+
+    def set_health(self, slot, up, now):
+        """Record the verdict of the health checks at `now` (monotonic ns)."""
+        cdef tg_endpoint *record = self.record(slot)
+        cdef uint32_t state = TG_HEALTH_UP if up else TG_HEALTH_DOWN
+        if tg_load32(&record.health) != state:
+            tg_store64_relaxed(&record.health_changed_ns, now)
+            tg_store64_relaxed(&record.recent_failures, 0)         # of what it was before
+            tg_store32(&record.health, state)
+
+    def health(self, slot):
+        """0 unknown, 1 up, 2 down (enum tg_health)."""
+        return tg_load32(&self.record(slot).health)
+
+    def health_changed(self, slot):
+        """Monotonic ns of the last change of health; 0 = never."""
+        return tg_load64_relaxed(&self.record(slot).health_changed_ns)
+
+    def set_admin(self, slot, state):
+        """Set what the operator wants of the endpoint: 0 enabled, 1 drain, 2 maintenance (enum tg_admin)."""
+        cdef tg_endpoint *record = self.record(slot)
+        if state not in (TG_ADMIN_ENABLED, TG_ADMIN_DRAIN, TG_ADMIN_MAINTENANCE):
+            raise ValueError(f"{state} is not an administrative state")
+        tg_store32(&record.admin, state)
+
+    def admin(self, slot):
+        """The administrative state: 0 enabled, 1 drain, 2 maintenance."""
+        return tg_load32(&self.record(slot).admin)
+
+    def set_weight(self, slot, weight):
+        """Set the endpoint's weight; 0 takes no new requests."""
+        cdef tg_endpoint *record = self.record(slot)
+        if not 0 <= weight <= 0xffffffff:
+            raise ValueError(f"weight {weight} is out of range")
+        tg_store32(&record.weight, weight)
+
+    def weight(self, slot):
+        """The endpoint's weight."""
+        return tg_load32(&self.record(slot).weight)
+
+    def set_models_unready(self, slot, mask):
+        """Say which models are not ready at the endpoint: a bit for each of the plan's `models` of its pool."""
+        cdef tg_endpoint *record = self.record(slot)
+        cdef uint64_t word = mask
+        tg_store64_relaxed(&record.models_unready, word)
+
+    def models_unready(self, slot):
+        """The bits of the models that are not ready at the endpoint."""
+        return tg_load64_relaxed(&self.record(slot).models_unready)
+
+    def set_key(self, slot, key):
+        """Give the slot to the endpoint `key` ("pool|address"; cut to 127 bytes): a new generation, no load history."""
+        cdef tg_endpoint *record = self.record(slot)
+        cdef bytes text = key.encode()[:sizeof(record.key) - 1]
+        self.reset(record)
+        memcpy(record.key, <const char *> text, len(text))
+
+    def key(self, slot):
+        """The endpoint that has the slot, "" when it is free."""
+        cdef tg_endpoint *record = self.record(slot)
+        return (<bytes> record.key[:sizeof(record.key)]).split(b"\0", 1)[0].decode(errors="replace")
+
+    def generation(self, slot):
+        """How often the slot has changed hands."""
+        return tg_load32(&self.record(slot).generation)
+
+    def clear_slot(self, slot):
+        """Free the slot: health unknown, weight 0, no load history.
+
+        In-flight words are the workers' and stay: requests that still run bring them back to zero.
+        """
+        self.reset(self.record(slot))
+
+    cdef void reset(self, tg_endpoint *record) noexcept:
+        cdef int i
+        # Weight first: whoever looks meanwhile sees an endpoint that takes no requests.
+        tg_store32(&record.weight, 0)
+        tg_store32(&record.health, TG_HEALTH_UNKNOWN)
+        tg_store32(&record.admin, TG_ADMIN_ENABLED)
+        tg_fetch_add32(&record.generation, 1)
+        tg_store64_relaxed(&record.health_changed_ns, 0)
+        tg_store64_relaxed(&record.models_unready, 0)
+        tg_store64_relaxed(&record.latency_ewma_ns, 0)
+        tg_store64_relaxed(&record.latency_updated_ns, 0)
+        tg_store32_relaxed(&record.latency_samples, 0)
+        tg_store64_relaxed(&record.progress_ns, 0)
+        tg_store64_relaxed(&record.claim, 0)
+        tg_store64_relaxed(&record.recent_failures, 0)
+        tg_store32_relaxed(&record.held_back, 0)
+        tg_store32_relaxed(&record.standing, 0)
+        tg_store64_relaxed(&record.probation_ns, 0)
+        tg_store32_relaxed(&record.probation_good, 0)
+        tg_store32_relaxed(&record.consecutive_5xx, 0)
+        tg_store32_relaxed(&record.consecutive_gateway, 0)
+        tg_store32_relaxed(&record.consecutive_errors, 0)
+        tg_store32_relaxed(&record.ejected_until_s, 0)
+        for i in range(TG_LOAD_RANGES):
+            tg_store64_relaxed(&record.load_words[i], 0)
+        tg_store64_relaxed(&record.report_updated_ns, 0)
+        tg_store64_relaxed(&record.report_since_ns, 0)
+        tg_store64_relaxed(&record.report_utilization, 0)
+        tg_store64_relaxed(&record.report_qps, 0)
+        tg_store64_relaxed(&record.report_eps, 0)
+        memset(record.key, 0, sizeof(record.key))
+
+    def failing(self, slot, uint64_t now):
+        """The share of the endpoint's recent attempts that failed, 0 to 1, at `now` (monotonic ns)."""
+        return failing_of(self.record(slot), now)
+
+    def turns(self, slot, uint64_t now):
+        """The part of its turns that the endpoint takes at `now`, 0 to 1."""
+        return turns_of(failing_of(self.record(slot), now))
+
+    def set_load_report(self, slot, double utilization, double qps, double eps, uint64_t now):
+        """What the endpoint reports of itself beside its answers, as EndpointSet.set_report has it from these."""
+        write_report(self.record(slot), utilization, qps, eps, now)
+
+    def load_report(self, slot):
+        """What the endpoint last reported of itself: (utilization, requests/s, errors/s, monotonic ns of the report).
+
+        The time is 0 when it never did.
+        """
+        cdef tg_endpoint *record = self.record(slot)
+        return (
+            tg_load_double_relaxed(&record.report_utilization),
+            tg_load_double_relaxed(&record.report_qps),
+            tg_load_double_relaxed(&record.report_eps),
+            tg_load64_relaxed(&record.report_updated_ns),
+        )
+
+    def inflight(self, slot):
+        """Requests in flight at the endpoint, exactly: the sum over all workers."""
+        self.record(slot)
+        return self.inflight_total(slot)
+
+    def outstanding(self, slot):
+        """What the requests at the endpoint cost, over all workers, where an average request of its pool costs 1; 0 in
+        a pool that does not weigh them."""
+        self.record(slot)
+        cdef int64_t total = 0
+        cdef uint32_t column
+        for column in range(self.header.workers + 1):
+            total += tg_load_i32_relaxed(self.outstanding_of(column, slot))
+        return total / <double> TG_COST_ONE
+
+    def clear_worker(self, worker):
+        """Take over what a dead worker had running: its in-flight and outstanding columns, and finished = started in
+        its stripe; its connections count no more in the limits per source.
+
+        The endpoints may go on with that work for a moment, so that it still counts as in flight. Gives (slot, number,
+        cost) of each endpoint, for `forget` once they must have noticed. Only for a worker whose process is gone: the
+        words have one writer.
+        """
+        self.check_open()
+        if not 0 <= worker < self.header.workers:
+            raise IndexError(f"worker {worker} is not in 0 to {self.header.workers - 1}")
+        cdef uint32_t i
+        cdef int32_t had, cost
+        cdef uint64_t *words
+        lost = []
+        for i in range(self.header.endpoint_capacity):
+            had = take_over(self.inflight_of(worker, i), self.inflight_of(self.header.workers, i))
+            cost = take_over(self.outstanding_of(worker, i), self.outstanding_of(self.header.workers, i))
+            if had or cost:
+                lost.append((i, had, cost))
+        for i in range(self.header.series_capacity):
+            words = self.series_of(worker, i)
+            if words[TG_S_FINISHED] != words[TG_S_STARTED]:
+                tg_store64_relaxed(words + TG_S_FINISHED, words[TG_S_STARTED])
+        self.clear_sources(worker)
+        return lost
+
+    def sources_crowded(self):
+        """Connections and sessions that the limits per source counted by their worker alone."""
+        self.check_open()
+        return tg_load64_relaxed(&(<tg_source_head *> (self.base + self.header.sources_offset)).crowded)
+
+    cdef void clear_sources(self, uint32_t worker) noexcept:
+        cdef tg_source_head *head = <tg_source_head *> (self.base + self.header.sources_offset)
+        cdef tg_source_set *sets = <tg_source_set *> (head + 1)
+        cdef uint32_t *counts = self.source_counts_of(worker)
+        cdef uint64_t i
+        if not tg_load64_relaxed(&head.used):
+            return
+        for i in range(<uint64_t> self.header.source_sets * TG_SOURCE_STRIDE):
+            if tg_load32_relaxed(&counts[i]):
+                tg_store32_relaxed(&counts[i], 0)
+        # Its lock last: whatever it left half done under it has no count now, and so is free.
+        for i in range(self.header.source_sets):
+            if tg_load64_relaxed(&sets[i].owner) == worker + 1:
+                tg_store64(&sets[i].owner, 0)
+
+    def forget(self, lost):
+        """What `clear_worker` gave is not in flight any more."""
+        cdef int32_t *orphans
+        for slot, had, cost in lost:
+            self.record(slot)
+            orphans = self.inflight_of(self.header.workers, slot)
+            tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> had)
+            orphans = self.outstanding_of(self.header.workers, slot)
+            tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> cost)
+
+    def series_total(self, index):
+        """The TG_S_WORDS counters of a series (enum tg_series_word), summed over all workers."""
+        self.check_series(index)
+        cdef uint64_t total[TG_S_WORDS]
+        cdef uint64_t *words
+        cdef uint32_t worker
+        cdef int i
+        memset(total, 0, sizeof(total))
+        for worker in range(self.header.workers):
+            words = self.series_of(worker, index)
+            for i in range(TG_S_WORDS):
+                total[i] += tg_load64_relaxed(words + i)
+        return [total[i] for i in range(TG_S_WORDS)]
+
+    def clear_series(self, index):
+        """Zero a series in every stripe. Only for a series that no plan in use refers to: the words have one writer."""
+        self.check_series(index)
+        cdef uint64_t *words
+        cdef uint32_t worker
+        cdef int i
+        for worker in range(self.header.workers):
+            words = self.series_of(worker, index)
+            for i in range(TG_S_WORDS):
+                if words[i]:
+                    tg_store64_relaxed(words + i, 0)
+
+    def add_series(self, index, word, amount=1):
+        """Add to a counter of this worker's stripe, for callers in Python."""
+        self.check_series(index)
+        if self.worker < 0:
+            raise TidegateError("the master has no stripe of series")
+        if not 0 <= word < TG_S_WORDS or amount < 0:
+            raise ValueError(f"no such counter or amount: {word}, {amount}")
+        tg_add(self.series(index) + <int> word, amount)
+
+    def add_inflight(self, slot, amount):
+        """Add to (or take from) this worker's in-flight word of an endpoint, for callers in Python."""
+        self.record(slot)
+        if self.worker < 0:
+            raise TidegateError("the master has no in-flight column")
+        cdef int32_t *word = self.inflight_word(slot)
+        tg_store_i32_relaxed(word, word[0] + <int32_t> amount)
+
+    def add_outstanding(self, slot, cost):
+        """Add to (or take from) this worker's outstanding word of an endpoint, for callers in Python; `cost` is 1 for
+        an average request."""
+        self.record(slot)
+        if self.worker < 0:
+            raise TidegateError("the master has no outstanding column")
+        cdef int32_t *word = self.outstanding_of(self.worker, slot)
+        tg_store_i32_relaxed(word, word[0] + <int32_t> (cost * <double> TG_COST_ONE))

@@ -1,0 +1,215 @@
+"""Where everything lies in the shared segment: segment.h for Cython, and what follows from the numbers in its header.
+
+segment.h has the layout, design.md section 4 the rules.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from "segment.h" nogil:
+    enum: TG_PAGE
+    const uint64_t TG_MAGIC
+    const uint32_t TG_LAYOUT_VERSION
+    enum: TG_MAX_WORKERS
+    enum: TG_BUCKETS
+    enum: TG_GRPC_CODES
+    enum: TG_LOAD_RANGES
+    enum: TG_COST_SHIFT
+    enum: TG_COST_ONE
+    enum: TG_COST_MOST
+    enum: TG_COST_COLUMN
+    enum: TG_COST_WAYS
+    enum: TG_COST_NAME
+    enum: TG_QUEUE_FIRSTS
+    enum: TG_QUEUE_MARKS
+    enum tg_health:
+        TG_HEALTH_UNKNOWN
+        TG_HEALTH_UP
+        TG_HEALTH_DOWN
+    enum tg_admin:
+        TG_ADMIN_ENABLED
+        TG_ADMIN_DRAIN
+        TG_ADMIN_MAINTENANCE
+    enum:
+        TG_STANDING_WELL
+        TG_STANDING_EJECTED
+        TG_STANDING_PROBATION
+        TG_STANDING_MASK
+        TG_EJECTION_CONSECUTIVE_5XX
+        TG_EJECTION_CONSECUTIVE_GATEWAY
+        TG_EJECTION_PROBATION
+        TG_EJECTION_SHIFT
+        TG_SHARE_WHOLE
+    const uint32_t TG_SHARE_HELD
+    const uint32_t TG_SHARE_GROUP
+    enum: TG_SHARE_GROUP_SHIFT
+    const uint32_t TG_SHARE_PANIC
+    # enum tg_series_word; nameless here because Cython does not index by a named enum
+    enum:
+        TG_S_CODE_1XX
+        TG_S_CODE_2XX
+        TG_S_CODE_3XX
+        TG_S_CODE_4XX
+        TG_S_CODE_5XX
+        TG_S_CODE_OTHER
+        TG_S_STARTED
+        TG_S_FINISHED
+        TG_S_BYTES_IN
+        TG_S_BYTES_OUT
+        TG_S_RETRIES
+        TG_S_CONNECT_ERRORS
+        TG_S_RESPONSE_ERRORS
+        TG_S_TIMEOUTS
+        TG_S_REJECTED
+        TG_S_CACHE_HIT
+        TG_S_CACHE_MISS
+        TG_S_CACHE_STORED
+        TG_S_CACHE_COLLAPSED
+        TG_S_CACHE_BYPASS
+        TG_S_CONNECTIONS
+        TG_S_DURATION_SUM_NS
+        TG_S_TLS_FULL
+        TG_S_TLS_RESUMED
+        TG_S_TLS_FAILED
+        TG_S_HTTP2
+        TG_S_HTTP2_FLOODED
+        TG_S_QUEUE_HEAD
+        TG_S_QUEUE_HOPELESS
+        TG_S_QUEUE_SHED
+        TG_S_QUEUE_LEFT
+        TG_S_SESSION_HIT
+        TG_S_SESSION_UNKNOWN
+        TG_S_SESSION_LEARNED
+        TG_S_SESSION_FALLBACK
+        TG_S_SESSION_ENDED
+        TG_S_QUEUE_FIRSTS
+        TG_S_QUEUE_BUSY
+        TG_S_QUEUE_MARKS
+        TG_S_JUDGED_GOOD
+        TG_S_JUDGED_FAULT
+        TG_S_RETRIES_REFUSED
+        TG_S_HEDGES
+        TG_S_HEDGES_WON
+        TG_S_HEDGES_LOST
+        TG_S_HEDGES_REFUSED
+        TG_S_RETRY_CLAIMS
+        TG_S_HEDGE_CLAIMS
+        TG_S_PROBES
+        TG_S_PROBES_LATE
+        TG_S_PROBES_FAILED
+        TG_S_PROBES_VOID
+        TG_S_UNROUTED
+        TG_S_MALFORMED
+        TG_S_HISTOGRAM
+        TG_S_GRPC
+        TG_S_FAULTS
+        TG_S_WORDS
+    ctypedef struct tg_header:
+        uint64_t magic
+        uint32_t version
+        uint32_t workers
+        uint32_t endpoint_capacity
+        uint32_t series_capacity
+        uint64_t endpoints_offset
+        uint64_t inflight_offset
+        uint64_t inflight_stride
+        uint64_t series_offset
+        uint64_t series_stride
+        uint64_t cache_offset
+        uint64_t cache_size
+        uint64_t size
+        unsigned char cache_secret[32]
+        uint64_t buckets_offset
+        uint32_t bucket_sets
+        unsigned char bucket_secret[16]
+        uint64_t pins_offset
+        uint32_t pin_sets
+        uint32_t session_sets
+        unsigned char pin_secret[16]
+        uint64_t sessions_offset
+        uint64_t outstanding_offset
+        uint64_t costs_offset
+        uint32_t cost_sets
+        unsigned char cost_secret[16]
+        uint64_t sources_offset
+        uint32_t source_sets
+        uint64_t source_counts_offset
+        uint64_t source_counts_stride
+        unsigned char source_secret[16]
+    enum: TG_BUCKET_WAYS
+    enum: TG_PIN_WAYS
+    enum: TG_SOURCE_WAYS
+    enum: TG_SOURCE_STRIDE
+    # The words are _Atomic in C: read and write them only through lb.shared.atomics.
+    ctypedef struct tg_bucket_set:
+        uint64_t keys[8]
+        uint64_t times[8]
+    ctypedef struct tg_bucket_head:
+        uint64_t evicted
+    ctypedef struct tg_pin_set:
+        uint64_t keys[8]
+        uint64_t places[8]
+        uint64_t until[8]
+    ctypedef struct tg_pin_head:
+        uint64_t used
+        uint64_t opened
+        uint64_t evicted
+        uint64_t lost
+    ctypedef struct tg_cost:
+        uint64_t key
+        uint64_t used_ns
+        uint64_t busy_ns
+        uint64_t units
+        uint64_t mean
+        uint64_t samples
+        char name[208]
+    ctypedef struct tg_cost_set:
+        tg_cost ways[8]
+    ctypedef struct tg_cost_head:
+        uint64_t used
+        uint64_t evicted
+    ctypedef struct tg_source_set:
+        uint64_t owner
+        uint64_t keys[7]
+    ctypedef struct tg_source_head:
+        uint64_t used
+        uint64_t crowded
+    ctypedef struct tg_endpoint:
+        char key[128]
+        uint32_t health
+        uint32_t admin
+        uint32_t weight
+        uint32_t generation
+        uint64_t health_changed_ns
+        uint32_t held_back
+        uint32_t standing
+        uint64_t probation_ns
+        uint32_t probation_good
+        uint32_t consecutive_5xx
+        uint32_t consecutive_gateway
+        uint64_t models_unready
+        uint64_t latency_ewma_ns
+        uint64_t latency_updated_ns
+        uint64_t progress_ns
+        uint32_t latency_samples
+        uint64_t claim
+        uint64_t recent_failures
+        uint32_t consecutive_errors
+        uint32_t ejected_until_s
+        uint64_t load_words[16]
+        uint64_t report_utilization
+        uint64_t report_qps
+        uint64_t report_eps
+        uint64_t report_updated_ns
+        uint64_t report_since_ns
+    const uint32_t tg_bucket_bounds_us[]
+    unsigned tg_bucket(uint64_t duration_ns) noexcept
+    void tg_add(uint64_t *word, uint64_t n) noexcept
+    uint64_t tg_get(const uint64_t *word) noexcept
+
+
+# Fills in an empty header: the numbers, every offset, and new secrets. `sets` has the numbers of sets of the tables by
+# name ("bucket_sets", …), powers of two. ValueError for a number out of range.
+cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity, cache_size, sets) except -1
+# That a header is one of this program's, and `size` bytes what it needs; else TidegateError, about descriptor `fd`.
+cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1

@@ -1,0 +1,162 @@
+"""The cookie by which a client stays with an endpoint: see cookie.pxd.
+
+The value is 43 characters of base64url (RFC 4648 section 5, unpadded) that stand for 32 bytes: a hash of the endpoint's
+address under the key (so that the address is not told), the Unix time at which it expires (0: never), both
+little-endian, and the first 16 bytes of their keyed BLAKE2b-256 together with the names of pool and cookie. Who does
+not have the key can neither make one nor use that of another pool.
+"""
+
+import hashlib
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_reserve
+from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
+from lb.endpoints.set cimport EndpointSet
+
+cdef enum:
+    SIGNED = 16                       # bytes of id and time
+    TOKEN = 32
+    TEXT = 43
+    DIGEST = 32
+
+cdef const char *DIGITS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+
+cdef inline int value_of(unsigned char c) noexcept nogil:
+    if 65 <= c <= 90:
+        return c - 65
+    if 97 <= c <= 122:
+        return c - 71
+    if 48 <= c <= 57:
+        return c + 4
+    if c == 45:
+        return 62
+    return 63 if c == 95 else -1
+
+
+cdef void encode(const unsigned char *token, char *text) noexcept nogil:
+    cdef unsigned bits = 0
+    cdef int held = 0, i, at = 0
+    for i in range(TOKEN):
+        bits = bits << 8 | token[i]
+        held += 8
+        while held >= 6:
+            held -= 6
+            text[at] = DIGITS[bits >> held & 63]
+            at += 1
+        bits &= (1u << held) - 1
+    text[at] = DIGITS[bits << (6 - held) & 63]
+
+
+cdef bint decode(const char *text, unsigned char *token) noexcept nogil:
+    cdef unsigned bits = 0
+    cdef int held = 0, i, at = 0, value
+    for i in range(TEXT):
+        value = value_of(<unsigned char>text[i])
+        if value < 0:
+            return False
+        bits = bits << 6 | <unsigned>value
+        held += 6
+        if held >= 8:
+            held -= 8
+            token[at] = <unsigned char>(bits >> held & 255)
+            at += 1
+            bits &= (1u << held) - 1
+    return at == TOKEN and bits == 0
+
+
+cdef inline uint64_t word(const unsigned char *at) noexcept nogil:
+    cdef uint64_t value
+    memcpy(&value, at, 8)                     # the hosts are little-endian
+    return value
+
+
+cdef class EndpointCookie:
+    """Of the pool `plan` (PoolPlan with a CookiePlan), whose endpoints are `endpoints`. Without a key of its own it has
+    one made from the segment's secret, which all workers share and which lives as long as the daemon."""
+
+    def __init__(self, plan, EndpointSet endpoints not None):
+        cdef int i
+        cookie = plan.cookie
+        self.endpoints = endpoints
+        self.name = cookie.name.encode()
+        self.ttl = cookie.ttl_s
+        self.key = hashlib.blake2b(
+            cookie.key or endpoints.segment.cache_secret, digest_size=32, person=b"tidegate-cookie").digest()
+        self.scope = plan.name.encode() + b"\0" + self.name + b"\0"
+        self.tail = "".join([
+            f"; Path={cookie.path}",
+            f"; Domain={cookie.domain}" if cookie.domain else "",
+            f"; Max-Age={cookie.ttl_s}" if cookie.ttl_s else "",
+            "; Secure" if cookie.secure else "",
+            "; HttpOnly" if cookie.http_only else "",
+            f"; SameSite={cookie.same_site.capitalize()}" if cookie.same_site else "",
+            "\r\nCache-Control: private\r\n",
+        ]).encode()
+        self.ids = <uint64_t *>calloc(len(endpoints) + 1, sizeof(uint64_t))
+        if self.ids == NULL:
+            raise MemoryError
+        for i, address in enumerate(endpoints.addresses):
+            made = hashlib.blake2b(self.scope + address.encode(), digest_size=8, key=self.key).digest()
+            self.ids[i] = int.from_bytes(made, "little")
+
+    def __dealloc__(self):
+        free(self.ids)
+
+    cdef int sign(self, const unsigned char *token, unsigned char *out) noexcept:
+        cdef tg_digest state
+        if (tg_digest_init(&state, <const unsigned char *><const char *>self.key) < 0
+                or tg_digest_update(&state, <const char *>self.scope, <size_t>len(self.scope)) < 0
+                or tg_digest_update(&state, token, SIGNED) < 0):
+            return -1
+        return tg_digest_final(&state, out)
+
+    cdef int index_of(self, const char *text, size_t n, uint64_t now, bint *due) noexcept:
+        cdef unsigned char token[TOKEN]
+        cdef unsigned char digest[DIGEST]
+        cdef unsigned char differ = 0
+        cdef uint64_t id_, expires
+        cdef int i
+        due[0] = False
+        if n != TEXT or not decode(text, token) or self.sign(token, digest) < 0:
+            return -1
+        for i in range(TOKEN - SIGNED):       # all of them, in a time that tells nothing
+            differ |= token[SIGNED + i] ^ digest[i]
+        if differ:
+            return -1
+        id_, expires = word(token), word(token + 8)
+        if expires and expires <= now:
+            return -1
+        # Half of its time is over, or it was given under another ttl.
+        due[0] = (expires == 0) != (self.ttl == 0) or expires != 0 and not (
+            self.ttl // 2 < expires - now <= self.ttl)
+        for i in range(self.endpoints.size):
+            if self.ids[i] == id_:
+                return i
+        return -1
+
+    def look(self, bytes text not None, uint64_t now):
+        """`index_of` for who only asks."""
+        cdef bint due
+        return self.index_of(<const char *>text, <size_t>len(text), now, &due)
+
+    cdef int append(self, tg_buffer *head, int index, uint64_t now) noexcept:
+        cdef unsigned char token[TOKEN]
+        cdef unsigned char digest[DIGEST]
+        cdef char text[TEXT]
+        cdef uint64_t expires = now + self.ttl if self.ttl else 0
+        cdef size_t size = 13 + <size_t>len(self.name) + TEXT + <size_t>len(self.tail)
+        memcpy(token, &self.ids[index], 8)
+        memcpy(token + 8, &expires, 8)
+        if self.sign(token, digest) < 0 or tg_buffer_reserve(head, size) < 0:
+            return -1
+        memcpy(token + SIGNED, digest, TOKEN - SIGNED)
+        encode(token, text)
+        tg_buffer_append(head, b"Set-Cookie: ", 12)
+        tg_buffer_append(head, <const char *>self.name, <size_t>len(self.name))
+        tg_buffer_append(head, b"=", 1)
+        tg_buffer_append(head, text, TEXT)
+        tg_buffer_append(head, <const char *>self.tail, <size_t>len(self.tail))
+        return 0

@@ -1,0 +1,38 @@
+"""Places at an endpoint with `max_in_flight` that are not free before it has read that their requests are over.
+
+A stream that we reset ends with a frame, which the endpoint reads when it comes to it; what another worker sends it
+meanwhile on another connection it may read first. So an empty SETTINGS frame goes after the resets: frames are
+processed in order, and it is acknowledged at once (RFC 9113 sections 5 and 6.5.3). With that the places are given back,
+or after a second, in which endpoints notice, if it does not come.
+"""
+
+from libc.stdint cimport uint64_t
+from lb.net.poller cimport Poller, Timed
+
+
+cdef class Debt(Timed):
+    cdef uint64_t number              # of the SETTINGS whose acknowledgement pays it; 0 = not sent yet
+    cdef bint paid
+
+    # Gives back what is owed, once, whoever asks for it.
+    cdef void pay(self, uint64_t now) noexcept
+    cdef void give(self, uint64_t now) noexcept       # the subclass's: what is owed
+
+
+cdef class Debts:
+    """Those of a connection, whose own first SETTINGS has number 1."""
+    cdef Poller poller
+    cdef list owed                    # in the order in which they are paid
+    cdef int unasked                  # at its end: no SETTINGS goes after their resets yet
+    cdef uint64_t asked
+    cdef uint64_t acknowledged
+
+    # Keeps `debt`. 0, or -1: no memory, and the caller pays.
+    cdef int add(self, Debt debt) noexcept
+    # One SETTINGS is queued, behind the resets of all that were added.
+    cdef void ask(self) noexcept
+    # One is acknowledged.
+    cdef void acknowledge(self) noexcept
+    # The connection is over.
+    cdef void pay_all(self) noexcept
+    cdef void settle(self, Py_ssize_t count) noexcept

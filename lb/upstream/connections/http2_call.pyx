@@ -1,0 +1,94 @@
+"""One stream towards an endpoint: see http2_call.pxd."""
+
+from cpython.ref cimport Py_DECREF
+from libc.stdint cimport UINT64_MAX
+from lb.net.buffer cimport tg_buffer_free
+
+
+cdef class Http2Call(Timed):
+
+    def __cinit__(self):
+        self.link.owner = <void *>self
+        self.stream.owner = <void *>self
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.stream.queue)
+        tg_buffer_free(&self.stream.trailers)
+        tg_buffer_free(&self.fields)
+
+    cdef int build(self, FieldList fields, uint64_t now) noexcept:
+        return FAIL_PROTOCOL
+
+    cdef bint replayable(self) noexcept:
+        return True
+
+    cdef bint gathers(self) noexcept:
+        return True
+
+    cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
+                        size_t value_size) noexcept:
+        session.keep_field(name, name_size, value, value_size)
+        return 0
+
+    cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
+        return 0
+
+    cdef int take_data(self, const char *data, size_t size, size_t *held) noexcept:
+        return 0
+
+    cdef void judge(self) noexcept:
+        pass
+
+    cdef void sent_again(self) noexcept:
+        pass
+
+    cdef void room(self) noexcept:
+        pass
+
+    cdef void over(self) noexcept:
+        pass
+
+    cdef void on_timer(self) noexcept:
+        cdef Dispatcher dispatcher = self.dispatcher     # which `expired` lets go
+        if dispatcher is not None:
+            dispatcher.expired(self)
+
+    cdef void reset_call(self) noexcept:
+        self.fail = 0
+        self.refused = 0
+        self.begun = False
+        self.cut = False
+
+    cdef void conclude(self) noexcept:
+        self.dispatcher = None
+        self.connection = None
+        self.deadline = UINT64_MAX
+        self.over()
+        Py_DECREF(self)                       # taken by Http2Channel.start
+
+
+cdef class Dispatcher(Source):
+
+    cdef int owe(self, Debt debt) noexcept:
+        return -1
+
+    cdef Http2Call take(self):
+        return None
+
+    cdef void put_back(self, Http2Call call) noexcept:
+        pass
+
+    cdef void expired(self, Http2Call call) noexcept:
+        pass
+
+    cdef void opened(self, Stream connection) noexcept:
+        pass
+
+    cdef void served(self) noexcept:
+        pass
+
+    cdef void retired(self, Stream connection) noexcept:
+        pass
+
+    cdef void lost(self, Stream connection, bint was_up) noexcept:
+        pass

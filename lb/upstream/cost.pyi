@@ -1,9 +1,0 @@
-from lb.config.cost import CostPlan
-from lb.core.segment import Segment
-
-class PoolCosts:
-    unit: int
-    learns: bool
-    def __init__(self, plan: CostPlan, name: str, segment: Segment) -> None: ...
-    def price_checked(self, units: float, model: bytes, now: int) -> int: ...
-    def learn_checked(self, model: bytes, units: float, latency: int, charged: int, crowd: int, now: int) -> None: ...

@@ -1,0 +1,9 @@
+from lb.config.schema.pools.cost import CostPlan
+from lb.shared.segment import Segment
+
+class PoolCosts:
+    unit: int
+    learns: bool
+    def __init__(self, plan: CostPlan, name: str, segment: Segment) -> None: ...
+    def price_checked(self, units: float, model: bytes, now: int) -> int: ...
+    def learn_checked(self, model: bytes, units: float, latency: int, charged: int, crowd: int, now: int) -> None: ...

@@ -1,0 +1,70 @@
+"""Hashes: known answers (so that affinity never moves by accident) and agreement with other implementations."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lb.shared import hashing
+from lb.shared.hashing import digest_bytes, hash64_bytes
+
+
+def siphash24(key, data):
+    """SipHash-2-4 written from the paper."""
+    mask = (1 << 64) - 1
+    k0, k1 = int.from_bytes(key[:8], "little"), int.from_bytes(key[8:], "little")
+    v = [k0 ^ 0x736F6D6570736575, k1 ^ 0x646F72616E646F6D, k0 ^ 0x6C7967656E657261, k1 ^ 0x7465646279746573]
+
+    def rotate(x, n):
+        return (x << n | x >> (64 - n)) & mask
+
+    def rounds(n):
+        for _ in range(n):
+            v[0] = (v[0] + v[1]) & mask
+            v[1] = rotate(v[1], 13) ^ v[0]
+            v[0] = rotate(v[0], 32)
+            v[2] = (v[2] + v[3]) & mask
+            v[3] = rotate(v[3], 16) ^ v[2]
+            v[0] = (v[0] + v[3]) & mask
+            v[3] = rotate(v[3], 21) ^ v[0]
+            v[2] = (v[2] + v[1]) & mask
+            v[1] = rotate(v[1], 17) ^ v[2]
+            v[2] = rotate(v[2], 32)
+
+    padded = data + b"\0" * (7 - len(data) % 8) + bytes([len(data) & 255])
+    for i in range(0, len(padded), 8):
+        word = int.from_bytes(padded[i : i + 8], "little")
+        v[3] ^= word
+        rounds(2)
+        v[0] ^= word
+    v[2] ^= 255
+    rounds(4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def test_is_compiled():
+    assert hashing.__file__.endswith(".so")
+
+
+def test_reference_agrees_with_the_paper():
+    assert siphash24(bytes(range(16)), bytes(range(15))) == 0xA129CA6149BE45E5  # appendix A
+
+
+@given(st.binary(max_size=200))
+def test_hash64_is_siphash24_under_the_documented_key(data):
+    assert hash64_bytes(data) == siphash24(b"tidegate-hash-01", data)
+
+
+def test_hash64_golden():
+    assert hash64_bytes(b"session-42") == siphash24(b"tidegate-hash-01", b"session-42") == 0x819410C63BCDCC35
+
+
+@given(st.binary(min_size=32, max_size=32), st.lists(st.binary(max_size=300), max_size=5))
+def test_digest_is_keyed_blake2b(key, pieces):
+    assert digest_bytes(key, *pieces) == hashlib.blake2b(b"".join(pieces), key=key, digest_size=32).digest()
+
+
+def test_digest_refuses_a_short_key():
+    with pytest.raises(ValueError, match="32 bytes"):
+        digest_bytes(b"short", b"data")
