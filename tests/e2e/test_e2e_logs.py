@@ -282,9 +282,9 @@ def test_the_page_for_operators_has_all_reasons() -> None:
         given |= set(re.findall(r'(?:fail|end_in_trailers)\((?:[^()"]*,)?\s*[\w.()]+,\s*b"([a-z-]+)"', text))
         given |= set(re.findall(r'[.\s]reason = (?:b)?"([a-z-]+)"', text))
         given |= set(re.findall(r'[fF]inish\(\w+, "([a-z-]+)"', text))
-        if file.name == "declined.pyx":
+        if file.name == "rejected.pyx":
             given |= set(re.findall(r'return b"([a-z-]+)"', text))
-        if file.name == "preface.pyx":
+        if file.name == "first_bytes.pyx":
             given |= set(re.findall(r'"([a-z-]+)"', text.split("REASONS = (")[1].split(")")[0]))
     constants = (root / "lb" / "inference" / "management.py").read_text()
     given |= set(re.findall(r'^[A-Z_]+ = b"([a-z-]+)"', constants, re.MULTILINE))
