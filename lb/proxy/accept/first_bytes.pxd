@@ -2,7 +2,7 @@
 
 They are looked at and left in the kernel (MSG_PEEK); only a PROXY header is taken out, once it is whole. So nothing is
 kept here, and whoever gets the connection finds its first byte where it expects it: a parser, a TLS stream, or a tunnel
-that splices. See docs/adr/preface.md.
+that splices. See docs/adr/first-bytes.md.
 """
 
 from libc.stdint cimport uint64_t
