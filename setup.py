@@ -71,8 +71,8 @@ LINKS = {
 # and the compiler takes half as long again.
 OPTIMIZED = (
     "lb.shared.", "lb.net.", "lb.http.", "lb.inference.", "lb.upstream.connections.http2", "lb.upstream.pool",
-    "lb.proxy.client.http2", "lb.proxy.exchange.exchange", "lb.proxy.exchange.forward_http2", "lb.proxy.exchange.infer",
-    "lb.proxy.exchange.attempts", "bench.",
+    "lb.upstream.attempt", "lb.proxy.client.http2", "lb.proxy.exchange.exchange", "lb.proxy.first_message",
+    "lb.proxy.grpc_web_codec", "lb.proxy.inference", "bench.",
 )  # fmt: skip
 OPTIMIZE = ["-O2"]
 OPTIMIZE_LESS = [

@@ -33,7 +33,7 @@ from lb.upstream.queue cimport PoolQueue
 from lb.config.checks.descriptors import room
 from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
-from lb.proxy.exchange import infer
+from lb.proxy import inference_body
 from lb.proxy.exchange.mirror import mirror
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes
@@ -81,11 +81,11 @@ class Proxy:
         self.queues = {}            # pool -> PoolQueue: who waits goes on waiting after a reload
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
-        self.context = infer.InferContext(self.poller, segment)
+        self.context = inference_body.InferContext(self.poller, segment)
         self.access = AccessLog(access_log_fd)
         self.spans = None           # the exporter in use
         self.overload = Overload(loop)
-        self.intake = Intake(self.poller, self.context.new, self.overload)
+        self.intake = Intake(self.poller, self.context, self.overload)
         self.http = HttpAcceptor(self.intake)
         self.tcp = TunnelAcceptor(self.poller)
         self.preface = PrefaceAcceptor(self.poller)

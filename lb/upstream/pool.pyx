@@ -12,8 +12,7 @@ from lb.endpoints.groups cimport TG_GROUPS, Groups
 from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
 from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport PoolCosts
-from lb.upstream.connections.deferred_release cimport Debt
-from lb.upstream.connections.http2_call cimport Dispatcher
+from lb.upstream.connections.deferred_release cimport Debt, DeferringChannel
 from lb.upstream.load.outlier cimport VERDICT_GOOD, VERDICT_NONE, Outlier
 from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.affinity.sequences cimport Sequences
@@ -369,7 +368,7 @@ cdef class Pool:
             self.suspects[index].count = 0
             self.suspects[index].until = 0
             self.suspects[index].alive = now
-        if self.multiplexed and (<Dispatcher>self.channels[index]).cutting is not None:
+        if self.multiplexed and (<DeferringChannel>self.channels[index]).cutting is not None:
             self.owe(index, now, charged)
         else:
             self.give_back(index, now, charged)
@@ -396,7 +395,7 @@ cdef class Pool:
             place = Place(self, index, charged)
         except MemoryError:
             place = None
-        if place is None or (<Dispatcher>self.channels[index]).owe(place) < 0:
+        if place is None or (<DeferringChannel>self.channels[index]).owe(place) < 0:
             self.give_back(index, now, charged)
 
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept:

@@ -348,7 +348,7 @@ async def test_a_long_answer_leaves_time_for_others(site: Site) -> None:
 
 def live() -> Counter[str]:
     gc.collect()
-    names = {"HttpConnection", "ForwardExchange", "Http1Upstream", "Parser"}
+    names = {"HttpConnection", "Exchange", "Http1Attempt", "Http1Upstream", "Parser"}
     return Counter(type(o).__name__ for o in gc.get_objects() if type(o).__name__ in names)
 
 
@@ -394,7 +394,7 @@ async def test_nothing_is_left_of_what_is_over(site: Site) -> None:
     await idle(gate)
     await settle(lambda: gate.proxy.stats()["connections"] == 0, "connections are left")
     counts = live()
-    assert counts["HttpConnection"] == counts["ForwardExchange"] == 0, counts
+    assert counts["HttpConnection"] == counts["Exchange"] == counts["Http1Attempt"] == 0, counts
     assert counts["Http1Upstream"] <= 50, counts  # those who ask at once; idle ones are kept
 
 

@@ -3,7 +3,7 @@
 from lb.net.buffer cimport tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.client.http1_answer cimport AnsweringConnection
-from lb.proxy.exchange.forward cimport drop_own
+from lb.proxy.http1_attempt cimport drop_own
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:

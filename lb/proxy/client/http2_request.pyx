@@ -31,7 +31,7 @@ from lb.proxy.exchange.admission cimport Intake
 from lb.proxy.routing.headers.aliases cimport hide_trailers
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.rejected cimport count_declined, log_declined
-from lb.proxy.exchange.exchange cimport X_PICKED, Exchange
+from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
 from lb.proxy.routing.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
 from lb.proxy.client.body_rate cimport pace_advance, pace_start
@@ -86,8 +86,8 @@ cdef class Http2Host(Http2Session):
         cdef Exchange exchange
         for request in self.waiting:
             exchange = request.exchange
-            if exchange is not None and exchange.state == X_PICKED and not (<Http2Session>self).over:
-                exchange.launch()
+            if exchange is not None and not (<Http2Session>self).over:
+                exchange.launch_now()
         self.waiting.clear()
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:

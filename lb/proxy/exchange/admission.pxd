@@ -4,6 +4,7 @@ from lb.http.head cimport Scan
 from lb.proxy.client.client cimport Client, Occupancy
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.inference_body cimport InferContext
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.routing.route cimport Route
 from lb.upstream.pool cimport Pool
@@ -11,7 +12,7 @@ from lb.upstream.pool cimport Pool
 
 cdef class Intake(Occupancy):
     """Where the exchanges of a worker's connections come from."""
-    cdef object new_infer             # makes the exchanges of oip pools
+    cdef InferContext context
     cdef Overload overload
 
     # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
@@ -19,5 +20,7 @@ cdef class Intake(Occupancy):
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
     cdef void sample(self, Exchange exchange, Scan *scan) noexcept
     cdef Route find_asked(self, Client client, tg_facts *facts)
-    cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool)
+    # Gives the exchange its attempt, and the body source that the pool needs. False: the pool cannot be spoken to in
+    # what the request speaks.
+    cdef bint equip(self, Exchange exchange, Scan *scan, Pool pool) noexcept
     cdef void start(self, Exchange exchange, Scan *scan) noexcept

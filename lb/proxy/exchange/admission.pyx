@@ -11,17 +11,19 @@ from lb.net.poller cimport Poller
 from lb.shared.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.routing.actions cimport admit as apply_actions
 from lb.proxy.routing.headers.aliases cimport hide_aliases
-from lb.proxy.routing.answer cimport AnswerExchange, PreflightExchange
+from lb.proxy.routing.answer cimport give_answer, give_preflight
 from lb.proxy.client.client cimport Client, Occupancy
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
-from lb.proxy.exchange.forward cimport ForwardExchange
-from lb.proxy.exchange.forward_http2 cimport Http2Exchange
-from lb.proxy.exchange.forward_web cimport WebExchange, web_kind_of
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.http.grpc.web cimport WEB_BINARY, WEB_NONE
+from lb.proxy.grpc_web_codec cimport web_kind_of
+from lb.proxy.http1_attempt cimport Http1Attempt
+from lb.proxy.http2_attempt cimport Http2Attempt
+from lb.proxy.inference_attempt cimport InferenceAttempt
+from lb.proxy.inference_body cimport InferContext
 from lb.proxy.routing.last_hop cimport answers_last_hop
 from lb.proxy.routing.normalize cimport (
     NORMAL_HIDE_ALIASES, NORMAL_READINGS, NORMAL_REFUSE_ALIASES, is_target, normalize,
@@ -42,11 +44,11 @@ cdef enum:
 
 
 cdef class Intake(Occupancy):
-    """`new_infer()` makes the exchanges with pools that speak the Open Inference Protocol."""
+    """`context` is what exchanges with pools of the Open Inference Protocol share."""
 
-    def __init__(self, Poller poller, new_infer, Overload overload):
+    def __init__(self, Poller poller, InferContext context not None, Overload overload):
         self.poller = poller
-        self.new_infer = new_infer
+        self.context = context
         self.overload = overload
 
     def drain(self):
@@ -102,16 +104,17 @@ cdef class Intake(Occupancy):
             free(ids)
             client.decline(400, "the path can be read in two ways, which lead to different routes")
             return None
-        if preflight:
-            exchange = <Exchange>PreflightExchange.__new__(PreflightExchange)
-        else:
+        if not preflight:
             pool = route.choose(&facts)
             if scan.websocket and not takes_websockets(route, pool):
                 free(ids)
                 client.decline(501, "WebSockets are not served here")
                 return None
-            exchange = self.new_exchange(client, scan, pool)
-        if exchange is None:
+        exchange = Exchange.__new__(Exchange)
+        if pool is None:                      # the route answers itself
+            exchange.preflight = preflight
+            exchange.grpc = SPEAKS_GRPC if not preflight and scan.version == 20 and speaks_grpc(scan) else SPEAKS_HTTP
+        elif not self.equip(exchange, scan, pool):
             free(ids)
             client.decline(415, f"the pool {pool.name} speaks gRPC only")
             return None
@@ -155,7 +158,7 @@ cdef class Intake(Occupancy):
     cdef void sample(self, Exchange exchange, Scan *scan) noexcept:
         """Whether its choice is to be explained; it has one where there is a pool."""
         cdef size_t n
-        cdef const char *source = exchange.source(&n)
+        cdef const char *source = exchange.source_address(&n)
         cdef int wanted = exchange.listener.sampler.wants(scan, source, n)
         if wanted and exchange.pool is not None:
             forget_explanation(exchange)      # whoever had this address before
@@ -179,30 +182,27 @@ cdef class Intake(Occupancy):
         route = (<RouteTable>client.listener.table).find(&asked, &other_method)
         return route if route is not None and route.cors is not None else None
 
-    cdef Exchange new_exchange(self, Client client, Scan *scan, Pool pool):
-        """The exchange with `pool`, or the route's own answer where that is None. None: the pool cannot be spoken to in
-        what the request speaks."""
-        cdef Exchange exchange
-        cdef int protocol = -1 if pool is None else pool.protocol
+    cdef bint equip(self, Exchange exchange, Scan *scan, Pool pool) noexcept:
+        cdef int protocol = pool.protocol
         cdef bint grpc = scan.version == 20 and speaks_grpc(scan)
         cdef int web
-        if pool is None:
-            exchange = <Exchange>AnswerExchange.__new__(AnswerExchange)
-        elif protocol == POOL_HTTP:
-            exchange = <Exchange>ForwardExchange.__new__(ForwardExchange)
+        exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
+        if protocol == POOL_HTTP:
+            exchange.attempt = Http1Attempt.__new__(Http1Attempt)
         elif protocol == POOL_HTTP2 or grpc and (protocol == POOL_GRPC or protocol == POOL_OIP):
-            exchange = <Exchange>Http2Exchange.__new__(Http2Exchange)
+            exchange.attempt = Http2Attempt.__new__(Http2Attempt)
         else:
             web = web_kind_of(scan)
             if web != WEB_NONE:
-                exchange = <Exchange>WebExchange.__new__(WebExchange)
                 exchange.grpc = SPEAKS_WEB if web == WEB_BINARY else SPEAKS_WEB_TEXT
-                return exchange
-            if protocol != POOL_OIP:
-                return None
-            exchange = <Exchange>self.new_infer()
-        exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
-        return exchange
+                exchange.attempt = Http2Attempt.__new__(Http2Attempt)
+            elif protocol == POOL_OIP:
+                exchange.attempt = InferenceAttempt.__new__(InferenceAttempt)
+                exchange.source = self.context.new_body()
+            else:
+                return False
+        exchange.attempt.owner = exchange     # until Exchange.record
+        return True
 
     cdef void start(self, Exchange exchange, Scan *scan) noexcept:
         if self.overload.refuses(self.busy):
@@ -210,8 +210,8 @@ cdef class Intake(Occupancy):
             exchange.request_complete = scan.complete     # then the connection can go on
             exchange.fail(503, b"overloaded", "too much is in flight here")
             return
-        if exchange.route.cors is not None and isinstance(exchange, PreflightExchange):
-            exchange.begin(scan)
+        if exchange.preflight:
+            give_preflight(exchange, scan)
             return
         if exchange.route.rate is not None and not exchange.admit(scan):
             return
@@ -227,7 +227,10 @@ cdef class Intake(Occupancy):
         if not scan.complete and scan.version > 10 and scan.first[H_EXPECT] >= 0 and exchange.route.answer is None:
             if has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
                 exchange.client.send_continue()
-        exchange.begin(scan)
+        if exchange.attempt is None:
+            give_answer(exchange, scan)
+        else:
+            exchange.begin(scan)
 
 
 cdef void keep_agent(Exchange exchange, Scan *scan) noexcept:

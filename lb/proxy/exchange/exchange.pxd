@@ -1,9 +1,16 @@
-"""One request with its answer, from the route to the record. `docs/life-of-a-request.md` tells the same in words."""
+"""One request with its answer, from the route to the record. `docs/life-of-a-request.md` tells the same in words.
 
+An exchange has an attempt at an endpoint, at times a second one beside it (its hedge), and a body source where the
+request's body is not passed on as it comes. They know the exchange; it knows them by what is declared here and in
+`lb.upstream.attempt`.
+"""
+
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from lb.shared.buckets cimport tg_verdict
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Field, Scan
+from lb.net.poller cimport Timed
 from lb.net.stream cimport iovec
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.forwarded cimport tg_ids
@@ -11,19 +18,20 @@ from lb.proxy.accept.listener cimport Listener
 from lb.proxy.exchange.refusal cimport Refusal
 from lb.proxy.routing.route cimport Route
 from lb.telemetry.accesslog cimport tg_access
-from lb.upstream.connections.http1 cimport Http1Call
+from lb.upstream.attempt cimport Attempt, ending
 from lb.upstream.pool cimport Pool
+from lb.upstream.queue cimport Waiter
 from lb.upstream.excluded cimport tg_tried
 
 
 cdef enum:
     X_NEW = 0                         # the head is being looked at
-    X_REQUEST                         # the request's body is being gathered
+    X_REQUEST                         # the body source has to see more of the body before an endpoint is chosen
     X_QUEUED                          # no endpoint has room: it waits in the pool's queue
-    X_PICKED                          # an endpoint is chosen, the request is on its way to it
-    X_WAITING                         # the request is sent; the answer has not begun
-    X_BACKOFF                         # a try has failed; the next one comes after a pause
+    X_TRYING                          # an attempt is under way; its state says how far
+    X_BACKOFF                         # an attempt has failed; the next one comes after a pause
     X_ANSWERING                       # the answer has begun: no retry, no status of our own any more
+    X_UPGRADED                        # an upgrade was granted: bytes both ways (RFC 9110 section 7.8)
     X_DONE
 
 cdef enum:
@@ -36,25 +44,64 @@ cdef enum:
 cdef enum:
     BOUND_LOST = -2                   # there was one
 
-
-cdef enum:
-    MOST_COMPANY = 32767              # that is told apart
-
 cdef enum:
     HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log
     HEDGE_WON
 
 
-# A bint, or a small number, in a byte. An exchange of HTTP/1.1 has to fit one of the interpreter's small blocks (512
-# bytes): one more costs every request a malloc.
+# A bint, or a small number, in a byte. An exchange has to fit one of the interpreter's small blocks (512 bytes): one
+# more costs every request a malloc.
 ctypedef unsigned char flag
 
 
-cdef class Exchange(Http1Call):
+cdef class BodySource:
+    """How the body of a request is read where more is to it than passing it on. An exchange without one is plain: its
+    attempt gets each piece as it comes, and keeps it for a retry while that is small."""
+    cdef bint any_endpoint            # whatever model the request names: it is no inference
+
+    # Instead of `Attempt.begin`: the source has the attempt begin, or answers itself.
+    cdef void begin(self, Exchange exchange, Scan *scan) noexcept
+    # As Exchange.take_body, behind its limit.
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept
+    # The attempt has passed a piece on, in the form that the endpoint gets, or has put it into its queue.
+    cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept
+    # As Exchange.body_place.
+    cdef char *place(self, Exchange exchange, size_t size) noexcept
+    # What the request costs the pool's endpoints (Pool.costs), in units of their `one`.
+    cdef int price(self, Exchange exchange, uint64_t now) noexcept
+    # When the answer has to be there; NEVER = no matter.
+    cdef uint64_t due(self, Exchange exchange) noexcept
+    # The model that the request names, as far as that is known; None: none.
+    cdef bytes model(self)
+    # The time has come that the exchange was armed for, and it is X_REQUEST. True: the source goes on.
+    cdef bint on_time(self, Exchange exchange) noexcept
+    # The exchange's attempt has taken an endpoint, and is about to be launched there.
+    cdef void picked(self, Exchange exchange) noexcept
+    # The answer of the exchange's attempt is taken; `last`: its head is all of it.
+    cdef void answer_begins(self, Exchange exchange, bint last) noexcept
+    # The attempt has ended well, and is about to be released.
+    cdef void ended_well(self, Exchange exchange) noexcept
+    # Nobody waits for the answer any more, or there will be none.
+    cdef void leave(self, Exchange exchange) noexcept
+
+
+cdef class Alarm(Timed):
+    """When a retry is due (X_BACKOFF), or else a hedge."""
+    cdef Exchange exchange            # None: it is of no use any more
+    cdef uint64_t waits_since         # where it is for a hedge: the attempt that may be late
+    cdef uint64_t late_at             # from when on that attempt is late, whatever its endpoint does meanwhile
+
+
+@cython.final
+cdef class Exchange(Waiter):
     cdef Client client
     cdef Listener listener
     cdef Route route
-    cdef Pool pool
+    cdef Pool pool                    # None: the route answers itself
+    cdef Attempt attempt              # the current one, or the last; None: the route answers itself
+    cdef Attempt hedge                # the one beside it; None: none is under way
+    cdef Alarm alarm                  # None: neither a retry nor a hedge is planned
+    cdef BodySource source            # None: the body is passed on as it comes
     cdef bytes wanted_model
     cdef flag state
     cdef flag tries_left
@@ -64,9 +111,9 @@ cdef class Exchange(Http1Call):
     cdef flag cache
     cdef flag hedged                  # whether it had a hedge, and what became of that: HEDGE_…; 0 = none
     cdef flag grpc                    # SPEAKS_… of refusal.pxd: whether the client speaks gRPC, and in which form
-    cdef flag fresh                   # the next try wants a new connection
     cdef flag http10
     cdef flag head_method
+    cdef flag preflight               # a browser asks whether it may send a request (lb.proxy.routing.cors)
     cdef flag request_complete
     cdef flag wants_body              # the client may go on sending
     cdef flag idempotent              # repeating it does no harm
@@ -80,23 +127,24 @@ cdef class Exchange(Http1Call):
     cdef flag agent_length            # of `target`, the part that is the User-Agent's
     cdef short status
     cdef short cut                    # the status of the failure that cut the answer off, which counts; 0 = none did
-    cdef short company                # requests at the endpoint of the last try when it came; 0 = nobody asked
-    cdef int endpoint                 # index in the pool while one is held, else -1
-    cdef int last_endpoint            # the one that answered, or failed last; -1 = none was asked
+    cdef short grpc_status            # that the endpoint said last; -1 = none
+    cdef int last_endpoint            # index in the pool of the one that answered, or failed last; -1 = none was asked
     cdef tg_tried tried               # those that failed before it
     cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
     cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
-    cdef int charged                  # what it added to the load of its endpoint; 0 = it is not weighed
-    cdef int crowd                    # load of its endpoint when it came, its own included; 0 = unknown
+    cdef int cost                     # what it adds to the load of an endpoint; 0 = not weighed, or not yet
     cdef uint64_t key
     cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
+    cdef uint64_t announced           # bytes of the request's body, where requests are weighed; 0 = not known
     cdef uint64_t bytes_in            # of the request's body
     cdef uint64_t bytes_out           # of the answer's body
     cdef uint64_t started             # monotonic ns
-    cdef uint64_t picked_at           # of the last try
-    cdef uint64_t connected_at        # of the last try, where a record is kept
     cdef uint64_t first_byte_at
     cdef uint64_t expires             # the whole exchange's deadline; NEVER = none
+    cdef uint64_t wait                # before the retry that was granted, ns
+    cdef long pushback                # of the last answer, ms, or PUSHBACK_…
+    # When the request was sent to the first endpoint, or its connect began, where there may be a hedge.
+    cdef uint64_t waits_since
     cdef const char *reason           # why it ended other than well
     # Host, target, User-Agent, and a method without number, kept for the access log only; and an Origin that may ask.
     cdef tg_buffer target
@@ -105,6 +153,10 @@ cdef class Exchange(Http1Call):
     cdef unsigned short origin_length   # the origin's, at the end; 0 = none
     cdef tg_ids *ids                  # from malloc; NULL where the listener asks for none
     cdef tg_verdict rate              # of the route's rate limit
+
+    cdef void move(self, int state) noexcept
+
+    # What its client says.
 
     # The request's head has come (the scan's body spans follow through `take_body`).
     cdef void begin(self, Scan *scan) noexcept
@@ -122,17 +174,31 @@ cdef class Exchange(Http1Call):
     cdef void client_gone(self) noexcept
     # The client has taken what waited for it.
     cdef void client_drained(self) noexcept
+    # The batch ends for which the client has put the launch off.
+    cdef void launch_now(self) noexcept
+    # The client's address: the peer's, or what trusted proxies say.
+    cdef const char *source_address(self, size_t *n) noexcept
+    # Within the rate limit that the route has. False: answered with 429.
+    cdef bint admit(self, Scan *scan) noexcept
 
-    # Steps for the subclasses.
-    # The request goes to the endpoint that was chosen.
-    cdef void launch(self) noexcept
-    # When its answer has to be there; NEVER = no matter.
-    cdef uint64_t due(self) noexcept
-    # The spans of a piece of the request's body.
-    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
-    cdef void move(self, int state) noexcept
-    # An endpoint by the pool's policy, for `launch`, at once or when it is its turn; or the exchange fails.
+    # The endpoint.
+
+    cdef uint64_t find_key(self, Scan *scan) noexcept
+    # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned.
+    cdef void read_kept(self, Scan *scan) noexcept
+    # From now on only endpoints will do where this model is ready, if the pool knows of it.
+    cdef void want_model(self, bytes name) noexcept
+    # There are none, but others that take requests.
+    cdef void model_not_ready(self) noexcept
+    # The request belongs to the sequence `key` of the pool. False: that is not open, and the exchange has failed.
+    cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept
+    cdef void fail_lost(self) noexcept
+    # An endpoint by the pool's policy, for the attempt, at once or when it is its turn; or the exchange fails.
     cdef void pick(self) noexcept
+    # What it costs the pool's endpoints (Pool.costs), in units of their `one`.
+    cdef int price(self, uint64_t now) noexcept
+    # Says so before an endpoint is chosen.
+    cdef void weigh(self, uint64_t now) noexcept
     # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_…. `turn`: for one whose
     # turn it is in the queue.
     cdef int find_endpoint(self, uint64_t now, bint turn) noexcept
@@ -140,52 +206,87 @@ cdef class Exchange(Http1Call):
     # What the policy chooses.
     cdef int acquire_any(self, uint64_t now, bint turn) noexcept
     cdef void picked(self, int endpoint) noexcept
-    # What it costs the pool's endpoints (Pool.costs), in units of their `one`.
-    cdef int price(self, uint64_t now) noexcept
-    # Says so before an endpoint is chosen.
-    cdef void weigh(self, uint64_t now) noexcept
-    # From now on only endpoints will do where this model is ready, if the pool knows of it.
-    cdef void want_model(self, bytes name) noexcept
-    # There are none, but others that take requests.
-    cdef void model_not_ready(self) noexcept
     cdef void leave_queue(self, bint timed_out) noexcept
-    # The request belongs to the sequence `key` of the pool. False: that is not open, and the exchange has failed.
-    cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept
-    cdef void fail_lost(self) noexcept
-    # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned.
-    cdef void read_kept(self, Scan *scan) noexcept
-    # Set-Cookie, where the client has to be told of the endpoint that answers.
-    # Whether the answer was a good one.
-    cdef bint succeeded(self) noexcept
+    # When its answer has to be there; NEVER = no matter.
+    cdef uint64_t due(self) noexcept
+    # Waits for the endpoint: for its response timeout, and never past the exchange's own deadline.
+    cdef void arm_wait(self) noexcept
+    # The request is sent, and its answer is what the exchange waits for.
+    cdef bint awaits_answer(self) noexcept
+
+    # What its attempts say. `attempt` is its own or its hedge.
+
+    # All of the request is with the endpoint of its own attempt, or is only waiting for the connection: from now on
+    # there may be a hedge.
+    cdef void watch(self) noexcept
+    # The answer of its own attempt is taken.
+    cdef void own_answer(self) noexcept
+    # The answer of its hedge begins, with `status` and gRPC status `code` (-1: none yet). True: it is taken, and the
+    # hedge is the exchange's own attempt from now on. False: it is not `good`, and the hedge is over.
+    cdef bint hedge_answers(self, bint good, int status, int code) noexcept
+    # It has failed by itself. True: another goes on, or its failure does not matter. False: `fail` has to follow.
+    cdef bint attempt_failed(self, Attempt attempt, int kind) noexcept
+    # What was sent was refused unread, and is sent to the same endpoint again.
+    cdef void sent_again(self, Attempt attempt) noexcept
     # What the endpoint reports of its load, among the fields of its answer.
     cdef void find_report(self, const Field *fields, int count) noexcept
+    # What the route and its pool add to the head of an answer.
+    cdef int append_endpoint(self, tg_buffer *head) noexcept
+    # What the route says of other origins, where it says something; `preflight`: to a preflight request.
+    cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept
+    # The attempt is over, its answer with it: gives the endpoint back. `ok`: that did what it was asked.
     cdef void let_go(self, bint ok) noexcept
-    cdef int verdict(self, bint ok) noexcept
-    # The gRPC status of the attempt that ends, or what stands for it where the endpoint said none; -1 = it was no call.
-    cdef int attempt_code(self, bint ok) noexcept
-    # Longest wait for the answer to a try, in nanoseconds; 0 = none.
-    cdef uint64_t try_limit(self) noexcept
-    cdef void arm_wait(self) noexcept
+    # `code` as a gRPC status, where the endpoints are called by gRPC; else -1.
+    cdef int code_of_call(self, int code) noexcept
+
+    # Retries.
+
+    # Whether a failure of `kind` (RETRY_…, several or 0), or with gRPC's `code` (or -1), may be followed by a retry.
+    cdef bint retry_named(self, int kind, int code) noexcept
+    # Whether there is to be one. It is counted then, and `next_try` has to follow.
+    cdef bint retry_granted(self, int kind, int code) noexcept
+    cdef void next_try(self) noexcept
+    # Another attempt although this one's connection is well, where the route asks for that: with `status` it has
+    # failed. False: it has to do.
+    cdef bint try_again(self, int kind, int status) noexcept
+
+    # Hedges.
+
+    cdef uint64_t unusual(self) noexcept
+    cdef uint64_t stuck_at(self) noexcept
+    cdef void learn_silence(self, uint64_t now) noexcept
+    cdef void start_hedge(self) noexcept
+    # Another endpoint than its own, of `pool`, which is its own as it is now; -1 = none has room.
+    cdef int choose_hedge(self, Pool pool, uint64_t now) noexcept
+    # Its own attempt was let go of: True when a hedge is under way, which is its own from now on.
+    cdef bint promote_hedge(self) noexcept
+    cdef void drop_hedge(self) noexcept
+    # The hedge is over, by `how` (enum ending).
+    cdef void release_hedge(self, ending how, int status, int code) noexcept
+    cdef void drop_alarm(self) noexcept
+
+    # The end.
+
     cdef void fail(self, int status, const char *reason, str message) noexcept
-    cdef void cancel_upstream(self) noexcept
+    # Stops what runs at the endpoint, without a callback.
+    cdef void cancel(self) noexcept
+    # The answer is complete.
     cdef void end(self) noexcept
     cdef void record(self) noexcept
+    # Whether the answer was a good one.
+    cdef bint succeeded(self) noexcept
     # The gRPC status that the client was given; -1 = none.
     cdef int final_grpc_status(self) noexcept
     # The same for counters: a client that left counts as CANCELLED, an answer without a status as UNKNOWN.
     cdef int counted_grpc_status(self) noexcept
-    cdef int append_endpoint(self, tg_buffer *head) noexcept
-    # What the route says of other origins, where it says something; `preflight`: to a preflight request.
-    cdef int append_cors(self, tg_buffer *head, bint preflight) noexcept
-    cdef uint64_t find_key(self, Scan *scan) noexcept
-    # The client's address: the peer's, or what trusted proxies say.
-    cdef const char *source(self, size_t *n) noexcept
     # The model that the request names, as far as that is known; None: none.
     cdef bytes named_model(self)
     # Whether a record will be kept of it: the log is on, or its trace is recorded.
     cdef bint recorded(self) noexcept
-    # Within the rate limit that the route has. False: answered with 429.
-    cdef bint admit(self, Scan *scan) noexcept
+
+
+# The verdict on an attempt that speaks by statuses of HTTP (lb.upstream.load.outlier).
+cdef int verdict_by_status(Exchange exchange, bint ok) noexcept
 
 
 # How long an exchange waits for its endpoint, and what becomes of it then.

@@ -1,19 +1,28 @@
 """One request with its answer: the steps that every exchange takes, top to bottom.
 
-    begin          route and admission are done (admission.pyx); the subclass builds its request
-    pick           the policy chooses an endpoint; in-flight is counted. When none has room, the exchange waits its turn
-    launch         upstream (the subclass): forward.pyx speaks HTTP/1.1, forward_http2.pyx HTTP/2, infer.pyx translates
-    fail           an answer of our own, with the status that says whose fault it was
-    end            in-flight is given back, counters and the access log are written, the client goes on
+    begin            route and admission are done (admission.pyx); the attempt brings the request into its protocol's
+                     form
+    pick             the policy chooses an endpoint; in-flight is counted. Where none has room, the exchange waits
+    picked           the attempt takes the endpoint and is launched there: http1_attempt.pyx speaks HTTP/1.1,
+                     http2_attempt.pyx HTTP/2 and gRPC, inference_attempt.pyx translates
+    attempt_failed   another attempt, where rules, deadline and budget allow one; after a pause, in which the exchange
+                     has no endpoint and no place in a queue
+    watch            the request is sent: an alarm for its hedge, a second attempt at another endpoint
+    own_answer       the first attempt's answer begins: the hedge is dropped
+    hedge_answers    the hedge's does: the first attempt is given up, and the hedge becomes the exchange's own
+    fail             an answer of our own, with the status that says whose fault it was
+    end              in-flight is given back, counters and the access log are written, the client goes on
 
 Behind the steps stands what they need: limits of time, refusals, the record (counters and the access log),
-explanations, and affinity by cookie, by learned session and by sequence.
+explanations, and affinity by cookie, by learned session and by sequence. docs/adr/hedging.md has the reasons of hedges.
 """
 
 import logging
 from lb.proxy.exchange.explain.choices import NOBODY, View
 from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Explanation
 
+cimport cython
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
@@ -22,40 +31,48 @@ from lb.shared.hashing cimport hash64
 from lb.http.head cimport M_OTHER, Field, Scan
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_name
-from lb.net.poller cimport monotonic_ns
+from lb.net.poller cimport Timed, monotonic_ns
+from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport (
     TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
-    TG_S_FAULTS, TG_S_FINISHED, TG_S_REJECTED, TG_S_RETRIES, TG_S_SESSION_ENDED, TG_S_SESSION_FALLBACK,
-    TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_UNKNOWN, TG_S_TIMEOUTS, tg_add,
+    TG_S_CONNECT_ERRORS, TG_S_FAULTS, TG_S_FINISHED, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED,
+    TG_S_HEDGES_WON, TG_S_REJECTED, TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_SESSION_ENDED,
+    TG_S_SESSION_FALLBACK, TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_UNKNOWN, TG_S_TIMEOUTS, tg_add,
 )
 from lb.http.set_cookie cimport trim
 from lb.net.source_key cimport hash_source
 from lb.net.splice cimport PASS_NOT
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.tls.version cimport tls_version
 from lb.http.trace cimport TRACE_SAMPLED
 from lb.endpoints.set cimport EndpointSet
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.keys cimport drop_cookie, find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal
+from lb.proxy.exchange.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
-from lb.proxy.tally cimport count_answer, count_code, count_try
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
     A_USER_AGENT, set_explanation, set_object, set_text, tg_access, wall_ns,
 )
+from lb.upstream.attempt cimport (
+    A_OVER, A_PICKED, A_SENT, ENDED, GIVEN_UP, STOPPED, Attempt, ending, release, take_slot, tg_outcome,
+)
 from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
-from lb.upstream.connections.http1 cimport Http1Call
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
+from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
-from lb.upstream.load.outlier cimport VERDICT_GOOD, VERDICT_NONE, is_fault, verdict_of
-from lb.upstream.pool cimport KEY_COOKIE, KEY_HEADER, KEY_NONE, Pool
+from lb.upstream.load.outlier cimport VERDICT_NONE, is_fault, verdict_of, verdict_of_grpc
+from lb.upstream.pool cimport HEAD_START, KEY_COOKIE, KEY_HEADER, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
-    BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY,
+    BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY, Waiter,
 )
 from lb.upstream.affinity.sequences cimport (
     SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, Sequences, where,
 )
 from lb.upstream.affinity.sessions cimport SAID_ENDED, SAID_SESSION, Sessions, said
+from lb.upstream.tally cimport count_answer, count_code
 from lb.upstream.excluded cimport acquire_untried
 
 log = logging.getLogger("tidegate.proxy")
@@ -63,29 +80,98 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     GRPC_CANCELLED = 1
+    GRPC_DEADLINE_EXCEEDED = 4
+    GRPC_UNAVAILABLE = 14
+    MILLISECOND_NS = 1_000_000
+    SLOWER = 2                        # than the endpoint's average is late
+    LOOKS = 8                         # at most, whether an endpoint is stuck, until its answer is late anyway
+    FOREVER_NS = 3_600_000_000_000
+    # llhttp's numbers of the methods that may be repeated (RFC 9110 section 9.2.2).
+    M_DELETE = 0
+    M_GET = 1
+    M_HEAD = 2
+    M_PUT = 4
+    M_OPTIONS = 6
+    M_TRACE = 7
 
-# Which state may follow which: a bit per follower.
-cdef int FOLLOWERS[8]
-FOLLOWERS[X_NEW] = 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
-FOLLOWERS[X_REQUEST] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_ANSWERING | 1 << X_DONE
-FOLLOWERS[X_QUEUED] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
-FOLLOWERS[X_PICKED] = (
-    1 << X_QUEUED | 1 << X_PICKED | 1 << X_WAITING | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
-)
-FOLLOWERS[X_WAITING] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_DONE
-FOLLOWERS[X_BACKOFF] = 1 << X_QUEUED | 1 << X_PICKED | 1 << X_DONE
-FOLLOWERS[X_ANSWERING] = 1 << X_DONE
-FOLLOWERS[X_DONE] = 0
+# Which state may follow which.
+cdef tg_states TABLE
+TABLE.machine = b"exchange"
+tg_state(&TABLE, b"new", 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
+tg_state(&TABLE, b"request", 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
+tg_state(&TABLE, b"queued", 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
+tg_state(&TABLE, b"trying", (
+    1 << X_QUEUED | 1 << X_TRYING | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_UPGRADED | 1 << X_DONE
+))
+tg_state(&TABLE, b"backoff", 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
+tg_state(&TABLE, b"answering", 1 << X_DONE)
+tg_state(&TABLE, b"upgraded", 1 << X_DONE)
+tg_state(&TABLE, b"done", 0)
+STATES = states_of(&TABLE)
 
 
-cdef class Exchange(Http1Call):
+cdef class BodySource:
+
+    cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
+        pass
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        pass
+
+    cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept:
+        pass
+
+    cdef char *place(self, Exchange exchange, size_t size) noexcept:
+        return NULL
+
+    cdef int price(self, Exchange exchange, uint64_t now) noexcept:
+        return 0
+
+    cdef uint64_t due(self, Exchange exchange) noexcept:
+        return exchange.expires
+
+    cdef bytes model(self):
+        return None
+
+    cdef bint on_time(self, Exchange exchange) noexcept:
+        return False
+
+    cdef void picked(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void answer_begins(self, Exchange exchange, bint last) noexcept:
+        pass
+
+    cdef void ended_well(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void leave(self, Exchange exchange) noexcept:
+        pass
+
+
+cdef class Alarm(Timed):
+
+    cdef void on_timer(self) noexcept:
+        cdef Exchange exchange = self.exchange
+        if exchange is None:
+            return
+        if exchange.state == X_BACKOFF:
+            exchange.drop_alarm()
+            exchange.pick()
+        else:
+            exchange.start_hedge()
+
+
+@cython.final
+cdef class Exchange(Waiter):
 
     def __cinit__(self):
-        self.endpoint = -1
         self.last_endpoint = -1
         self.bound = -1
         self.kept_to = -1
+        self.grpc_status = -1
         self.expires = UINT64_MAX
+        self.pushback = PUSHBACK_NONE
         self.wants_body = True
 
     def __dealloc__(self):
@@ -93,18 +179,24 @@ cdef class Exchange(Http1Call):
         free(self.ids)
 
     cdef void move(self, int state) noexcept:
-        if not (FOLLOWERS[self.state] >> state) & 1:
-            log.error("exchange: state %d cannot follow %d", state, self.state)
-        self.state = state
+        tg_move(&TABLE, &self.state, state)
 
     # The request.
 
     cdef void begin(self, Scan *scan) noexcept:
-        pass
+        self.idempotent = self.method in (M_GET, M_HEAD, M_PUT, M_DELETE, M_OPTIONS, M_TRACE) or self.route.idempotent
+        if self.source is not None:
+            self.source.begin(self, scan)
+            return
+        self.key = self.find_key(scan)
+        if self.pool.costs is not None and scan.has_length:
+            self.announced = scan.content_length
+        if self.attempt.begin(scan):
+            self.pick()
 
     cdef bint admit(self, Scan *scan) noexcept:
         cdef size_t n
-        cdef const char *source = self.source(&n)
+        cdef const char *source = self.source_address(&n)
         if self.route.rate is None or self.route.rate.admit(scan, source, n, self.started, &self.rate):
             return True
         tg_add(&self.route.series[TG_S_REJECTED], 1)
@@ -112,7 +204,7 @@ cdef class Exchange(Http1Call):
         self.fail(429, b"rate-limit", "too many requests; Retry-After says when to ask again")
         return False
 
-    cdef const char *source(self, size_t *n) noexcept:
+    cdef const char *source_address(self, size_t *n) noexcept:
         if self.ids != NULL and self.ids.source_length:
             n[0] = self.ids.source_length
             return self.ids.source
@@ -123,24 +215,25 @@ cdef class Exchange(Http1Call):
         if self.request_complete:
             return
         self.bytes_in += size
-        if self.bytes_in > self.route.max_body:
+        if self.bytes_in > self.route.max_body and self.state != X_UPGRADED:
             self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
             return
-        self.request_body(spans, count, size, last)
-
-    cdef void request_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
-        pass
+        if self.source is None:
+            self.attempt.take_body(spans, count, size, last)
+        else:
+            self.source.take(self, spans, count, size, last)
 
     cdef char *body_place(self, size_t size) noexcept:
-        return NULL
+        return NULL if self.source is None else self.source.place(self, size)
 
     cdef Py_ssize_t pass_body(self, size_t size) noexcept:
-        return PASS_NOT
+        return self.attempt.pass_body(size) if self.source is None and self.attempt is not None else PASS_NOT
 
     cdef void take_trailers(self, Scan *scan) noexcept:
-        """Passed on by those that forward; nobody else asked for them."""
+        if self.attempt is not None:
+            self.attempt.take_trailers(scan)
 
-    # The policy.
+    # The endpoint.
 
     cdef uint64_t find_key(self, Scan *scan) noexcept:
         """The affinity key of the request, by the pool's `key`; a request without it is keyed by its source."""
@@ -153,7 +246,7 @@ cdef class Exchange(Http1Call):
             return 0
         if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):
             return hash64(text, n)
-        text = self.source(&n)
+        text = self.source_address(&n)
         return hash_source(text, n, &pool.prefixes)
 
     cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept:
@@ -176,6 +269,10 @@ cdef class Exchange(Http1Call):
             self.wanted = self.pool.model_bit(name)
 
     cdef void model_not_ready(self) noexcept:
+        if self.source is not None and self.source.any_endpoint:
+            self.want_model(None)             # what else is asked of a model than inferences any endpoint can answer
+            self.pick()
+            return
         tg_add(&self.route.series[TG_S_REJECTED], 1)
         name = self.wanted_model.decode("utf-8", "replace")
         self.fail(503, b"model-not-ready", f"no endpoint of pool {self.pool.name} has model {name} ready")
@@ -209,15 +306,23 @@ cdef class Exchange(Http1Call):
         self.client.poller.arm(self, min(self.due(), self.pool.queue.patience_of(self)))
 
     cdef int price(self, uint64_t now) noexcept:
-        """By what has come of its body, unless a subclass knows better; without a batch it is one of 1."""
+        """By what is announced or has come of its body, unless its source knows better; without a batch it is one of
+        1."""
         cdef PoolCosts costs = self.pool.costs
-        return costs.price(costs.units_of_bytes(self.bytes_in) if costs.unit == UNIT_BYTES else 1.0, 0, now)
+        cdef int price
+        if self.source is not None:
+            price = self.source.price(self, now)
+            if price:
+                return price
+        if costs.unit != UNIT_BYTES:
+            return costs.price(1.0, 0, now)
+        return costs.price(costs.units_of_bytes(max(self.announced, self.bytes_in)), 0, now)
 
     cdef void weigh(self, uint64_t now) noexcept:
         """Once: who waits, or is tried again, is asked many times, and would lead the mean."""
-        if self.charged == 0:
-            self.charged = self.price(now)
-        self.pool.endpoints.cost = self.charged
+        if self.cost == 0:
+            self.cost = self.price(now)
+        self.pool.endpoints.cost = self.cost
 
     cdef int find_endpoint(self, uint64_t now, bint turn) noexcept:
         return explain_choice(self, now, turn) if self.explained else self.choose(now, turn)
@@ -239,22 +344,23 @@ cdef class Exchange(Http1Call):
         return self.pool.acquire(now, self.key, -1)
 
     cdef void picked(self, int endpoint) noexcept:
-        self.picked_at = self.client.poller.now
-        self.endpoint = endpoint
+        cdef Attempt attempt = self.attempt
         if self.tries:
             tg_add(&self.route.series[TG_S_RETRIES], 1)
             tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
-        self.charged = self.pool.endpoints.charged
-        if self.pool.costs is not None:
-            self.crowd = self.pool.endpoints.outstanding(endpoint)
-        if self.pool.policy.by_company or self.pool.costs is not None:
-            self.company = <short>min(self.pool.endpoints.running(endpoint), MOST_COMPANY)
+        take_slot(attempt, self.pool, endpoint, self.pool.endpoints.charged, self.client.poller.now)
         if self.pinned and self.sequence_start:
             begin_sequence(self)
-        self.move(X_PICKED)
-        self.launch()
+        self.move(X_TRYING)
+        if self.source is not None:
+            self.source.picked(self)
+        attempt.launch()
+
+    cdef void launch_now(self) noexcept:
+        if self.state == X_TRYING and self.attempt.state == A_PICKED:
+            self.attempt.launch()
 
     # The queue (lb.upstream.queue.Waiter).
 
@@ -278,44 +384,353 @@ cdef class Exchange(Http1Call):
             rebind(self, pool)                # else it speaks what only the old one's channels do
 
     cdef uint64_t due(self) noexcept:
-        return self.expires
+        return self.expires if self.source is None else self.source.due(self)
 
     cdef void leave_queue(self, bint timed_out) noexcept:
         if self.queue is not None:
             self.queue.leave(self, timed_out)
 
-    # The upstream.
+    # Time.
 
-    cdef void launch(self) noexcept:
-        pass
-
-    cdef void client_drained(self) noexcept:
-        pass
-
-    cdef void cancel_upstream(self) noexcept:
-        """Stop what runs at the endpoint, without a callback."""
-
-    cdef uint64_t try_limit(self) noexcept:
-        return limit_of_try(self)
+    cdef bint awaits_answer(self) noexcept:
+        # A hedge that took over may have no connection yet: the request has waited for an answer for long enough.
+        return self.state == X_TRYING and (self.attempt.state == A_SENT or self.hedged == HEDGE_WON)
 
     cdef void arm_wait(self) noexcept:
-        """Wait for the endpoint: for its response timeout, and never past the exchange's own deadline."""
         cdef uint64_t when = self.expires
         cdef uint64_t limit = self.pool.response_timeout
         if self.route.timed:
-            limit = limit_of_try(self) if self.state == X_WAITING else limit_of_answer(self)
+            limit = limit_of_try(self) if self.awaits_answer() else limit_of_answer(self)
         if limit and self.client.poller.now + limit < when:
             when = self.client.poller.now + limit
         self.client.poller.arm(self, when)
 
     cdef void on_timer(self) noexcept:
+        if self.state == X_REQUEST and self.source.on_time(self):
+            return
+        if self.state == X_UPGRADED:
+            self.attempt.idle()
+            return
+        if self.awaits_answer() and self.client.poller.now < self.expires:
+            if self.try_again(RETRY_TIMEOUT, 504):
+                return
+            if self.hedge is not None:
+                self.attempt.stop()
+                self.status = 504
+                tg_add(&self.attempt.pool.series[self.attempt.endpoint][TG_S_TIMEOUTS], 1)
+                self.let_go(False)
+                self.promote_hedge()
+                return
         time_is_over(self)
 
-    cdef void find_report(self, const Field *fields, int count) noexcept:
-        if self.endpoint >= 0:
-            take_report(fields, count, self.pool.endpoints, self.endpoint, self.client.poller.now)
+    # Retries.
 
-    # The response.
+    cdef bint retry_named(self, int kind, int code) noexcept:
+        cdef RetryPolicy policy = self.route.retry
+        if policy is None:
+            return (kind & (RETRY_CONNECT | RETRY_RESET)) != 0
+        return policy.names(kind) or policy.names_code(code)
+
+    cdef bint retry_granted(self, int kind, int code) noexcept:
+        cdef RetryPolicy policy = self.route.retry
+        cdef long pushback = self.pushback
+        cdef uint64_t now = self.client.poller.now
+        self.wait = 0
+        self.pushback = PUSHBACK_NONE
+        if self.tries_left <= 0 or pushback == PUSHBACK_NEVER:
+            return False
+        if not self.retry_named(kind, code):
+            return False
+        if policy is None:
+            return True
+        self.wait = policy.pause(self.tries) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
+        if policy.alarms is None:
+            self.wait = 0
+        if self.due() != UINT64_MAX and now + self.wait >= self.due():
+            return False                      # what failed says more than a deadline that passes in a pause
+        if policy.budget.claim(now):
+            return True
+        tg_add(&self.route.series[TG_S_RETRIES_REFUSED], 1)
+        return False
+
+    cdef void next_try(self) noexcept:
+        self.tries_left -= 1
+        if self.bound != -1:
+            untie(self)
+        self.client.poller.arm(self, self.expires)       # until the next attempt waits
+        if self.wait == 0:
+            self.pick()
+            return
+        self.move(X_BACKOFF)
+        self.drop_alarm()
+        self.alarm = Alarm.__new__(Alarm)
+        self.alarm.exchange = self
+        self.route.retry.alarms.arm(self.alarm, self.client.poller.now + self.wait)
+
+    cdef bint try_again(self, int kind, int status) noexcept:
+        cdef RetryPolicy policy = self.route.retry
+        if policy is None or not policy.names(kind) or not self.attempt.repeatable():
+            return False
+        if self.hedge is None and not self.retry_granted(kind, -1):
+            return False
+        self.attempt.stop()
+        self.status = status
+        if kind == RETRY_TIMEOUT and self.attempt.state != A_OVER:
+            tg_add(&self.attempt.pool.series[self.attempt.endpoint][TG_S_TIMEOUTS], 1)
+        self.let_go(False)
+        if not self.promote_hedge():
+            self.next_try()
+        return True
+
+    cdef void sent_again(self, Attempt attempt) noexcept:
+        if attempt.state != A_OVER:
+            tg_add(&attempt.pool.series[attempt.endpoint][TG_S_RETRIES], 1)
+
+    cdef bint attempt_failed(self, Attempt attempt, int kind) noexcept:
+        cdef uint64_t *words = attempt.pool.series[attempt.endpoint]
+        if kind == FAIL_TIMEOUT:
+            tg_add(&words[TG_S_TIMEOUTS], 1)
+        else:
+            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+        if attempt is self.hedge:
+            self.release_hedge(ENDED, 502, GRPC_DEADLINE_EXCEEDED if kind == FAIL_TIMEOUT else GRPC_UNAVAILABLE)
+            return True
+        self.status = 504 if kind == FAIL_TIMEOUT else 502
+        self.let_go(False)
+        if self.promote_hedge():
+            return True
+        if not attempt.may_retry(kind):
+            return False
+        self.next_try()
+        return True
+
+    # Hedges.
+
+    cdef void watch(self) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        cdef uint64_t delay, rings
+        cdef Alarm alarm
+        if self.alarm is not None or self.hedge is not None:
+            return                            # since the connect began
+        self.waits_since = 0
+        if self.hedged:
+            return
+        if self.tries == 1:
+            self.waits_since = now
+        if self.pinned or self.pool.endpoints.size < 2 or not self.attempt.repeatable():
+            return
+        delay = self.route.hedge.delay(now)
+        if delay == UINT64_MAX:
+            return
+        alarm = Alarm.__new__(Alarm)
+        alarm.waits_since = now
+        alarm.late_at = now + delay
+        self.alarm = alarm
+        rings = alarm.late_at
+        if self.route.hedge.per_mille:
+            alarm.late_at = now + max(delay, self.unusual())
+            rings = min(alarm.late_at, self.stuck_at())
+        if self.due() != UINT64_MAX and rings >= self.due():
+            self.alarm = None
+            return
+        alarm.exchange = self
+        self.route.hedge.alarms.arm(alarm, rings)
+
+    cdef uint64_t unusual(self) noexcept:
+        """From when on an answer is late for its endpoint, not only for the route: what is slow by nature, or has
+        others before it, gains nothing by a second attempt, and both cost a place."""
+        return <uint64_t>min(SLOWER * self.pool.usual(self.attempt.endpoint), <double>FOREVER_NS)
+
+    cdef uint64_t stuck_at(self) noexcept:
+        """From when on its endpoint is stuck, if it answers nobody until then: what is there waits for nothing, however
+        short a time it has been there. UINT64_MAX where that is not known."""
+        cdef int endpoint = self.attempt.endpoint
+        cdef double service, patience
+        cdef uint64_t known = self.route.hedge.patience
+        if not self.pool.policy.by_service:
+            return UINT64_MAX
+        service = min(self.pool.endpoints.latency_ns(endpoint), <double>FOREVER_NS)
+        if service <= 0.0:
+            return UINT64_MAX
+        if self.pool.in_vain(endpoint) >= HEAD_START:
+            patience = 1.0                    # it was found stuck: this one looks whether it still is
+        elif known:
+            patience = max(<double>SLOWER, known / 1000.0)
+        else:
+            return UINT64_MAX
+        return max(
+            self.pool.endpoints.progress(endpoint) + <uint64_t>min(patience * service, <double>FOREVER_NS),
+            self.alarm.waits_since + max(<uint64_t>service, self.route.hedge.least),
+        )
+
+    cdef void learn_silence(self, uint64_t now) noexcept:
+        """Its endpoint answers, or is given up: how long was nothing heard of it, this request being there?"""
+        cdef double service
+        cdef uint64_t since
+        if self.pool.policy.by_service:
+            service = self.pool.endpoints.latency_ns(self.attempt.endpoint)
+            since = max(self.waits_since, self.pool.endpoints.progress(self.attempt.endpoint))
+            if service > 0.0 and now > since:
+                self.route.hedge.learn_silence(now, <uint64_t>min(1000.0 * (now - since) / service, 1e15))
+
+    cdef void start_hedge(self) noexcept:
+        """Nobody waits for it: where no other endpoint has room, or others wait for that, there is none."""
+        cdef Alarm alarm = self.alarm
+        cdef Pool pool = self.pool
+        cdef Attempt hedge
+        cdef uint64_t now = self.client.poller.now, stuck_at
+        cdef int found
+        if alarm is None or self.state != X_TRYING or self.attempt.state == A_OVER:
+            return
+        if pool.newer is not None:
+            if pool.newer.protocol != pool.protocol:
+                return                        # it speaks what only the old one's channels do
+            pool = pool.newer
+        if now < alarm.late_at:
+            stuck_at = self.stuck_at()
+            if stuck_at > now:                # it has answered others since
+                stuck_at = max(stuck_at, now + (alarm.late_at - alarm.waits_since) // LOOKS)
+                self.route.hedge.alarms.arm(alarm, min(alarm.late_at, stuck_at))
+                return
+        if not self.route.hedge.budget.claim(now):
+            tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
+            return
+        found = self.choose_hedge(pool, now)
+        if found < 0:
+            self.route.hedge.budget.give_back(now)
+            return
+        self.drop_alarm()
+        self.hedged = HEDGE_LOST              # until it wins
+        self.tries += 1
+        tg_add(&self.route.series[TG_S_HEDGES], 1)
+        hedge = self.attempt.twin()
+        if hedge is None:
+            hedge = Attempt.__new__(Attempt)  # to give the endpoint back
+            take_slot(hedge, pool, found, pool.endpoints.charged, now)
+            self.hedge = hedge
+            self.attempt_failed(hedge, FAIL_CONNECT)
+            return
+        take_slot(hedge, pool, found, pool.endpoints.charged, now)
+        hedge.owner = self
+        self.hedge = hedge
+        hedge.launch()
+
+    cdef int choose_hedge(self, Pool pool, uint64_t now) noexcept:
+        """Since a reload the slot of an endpoint that is gone may be another's: what the old form says of it is no
+        more true. So the choice is made in the newest, although the exchange's own attempt is in its old one."""
+        cdef Pool own = self.pool
+        cdef uint64_t wanted = self.wanted
+        cdef int kept_to = self.kept_to, exclude = self.attempt.endpoint, found
+        cdef str beside = <str>own.endpoints.addresses[exclude]
+        if pool is not own:
+            self.pool = pool
+            self.want_model(self.wanted_model)
+            self.kept_to = -1
+            exclude = pool.index_at(beside)
+        if pool.costs is not None:
+            pool.endpoints.cost = self.attempt.charged if self.attempt.charged else self.price(now)
+        if self.explained:
+            before_choice(self, now, exclude, False)
+        if self.wanted:
+            found = pool.acquire_wanted(now, self.key, exclude, self.wanted, False)
+        else:
+            found = pool.acquire(now, self.key, exclude)
+        if found >= 0 and found == exclude:
+            pool.release(found, now, 0, True, 0, pool.endpoints.charged, 0)
+            found = -1
+        if self.explained:
+            after_choice(self, now, found, beside)
+        self.pool = own
+        self.wanted = wanted
+        self.kept_to = kept_to
+        return found
+
+    cdef void own_answer(self) noexcept:
+        cdef uint64_t now = self.client.poller.now
+        if self.waits_since:
+            self.route.hedge.learn(now, now - self.waits_since)
+            self.learn_silence(now)
+            self.waits_since = 0
+        self.drop_hedge()
+
+    cdef bint hedge_answers(self, bint good, int status, int code) noexcept:
+        cdef Attempt own = self.attempt
+        cdef tg_outcome outcome
+        cdef uint64_t now = self.client.poller.now
+        if not good:
+            self.hedge.stop()                 # the first attempt may still do better
+            self.release_hedge(ENDED, status, code)
+            return False
+        own.stop()
+        if self.waits_since:
+            self.route.hedge.learn_given_up(now, now - self.waits_since)
+            if own.pool.in_vain(own.endpoint) == 0:
+                self.learn_silence(now)       # once for all that it holds
+            self.waits_since = 0
+        memset(&outcome, 0, sizeof(outcome))
+        outcome.how = GIVEN_UP
+        outcome.code = self.code_of_call(GRPC_CANCELLED)
+        outcome.bytes_out = self.bytes_in
+        release(own, &outcome, now)
+        self.promote_hedge()
+        return True
+
+    cdef bint promote_hedge(self) noexcept:
+        cdef Attempt hedge = self.hedge
+        self.drop_alarm()
+        if hedge is None:
+            return False
+        self.hedged = HEDGE_WON               # its answer will be taken, whatever it is
+        tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
+        self.waits_since = 0
+        if hedge.pool is not self.pool:
+            rebind(self, hedge.pool)
+        self.attempt.owner = None
+        self.attempt = hedge
+        self.hedge = None
+        self.last_endpoint = hedge.endpoint
+        self.arm_wait()
+        return True
+
+    cdef void drop_hedge(self) noexcept:
+        self.drop_alarm()
+        if self.hedge is not None:
+            self.hedge.stop()
+            self.release_hedge(STOPPED, 0, GRPC_CANCELLED)
+
+    cdef void drop_alarm(self) noexcept:
+        if self.alarm is not None:
+            self.alarm.exchange = None
+            self.alarm = None
+
+    cdef void release_hedge(self, ending how, int status, int code) noexcept:
+        cdef Attempt hedge = self.hedge
+        cdef tg_outcome outcome
+        self.hedge = None
+        hedge.owner = None
+        code = self.code_of_call(code)
+        outcome.how = how
+        outcome.ok = how == STOPPED
+        outcome.answered = True
+        outcome.status = status
+        outcome.code = code
+        outcome.verdict = VERDICT_NONE
+        if how == ENDED:
+            outcome.verdict = verdict_of_grpc(code) if code >= 0 else verdict_of(status, False)
+        outcome.bytes_in = 0
+        outcome.bytes_out = self.bytes_in
+        tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
+        release(hedge, &outcome, self.client.poller.now)
+
+    cdef int code_of_call(self, int code) noexcept:
+        return code if self.grpc != SPEAKS_HTTP or self.pool.protocol == POOL_OIP else -1
+
+    # The answer.
+
+    cdef void find_report(self, const Field *fields, int count) noexcept:
+        cdef Attempt attempt = self.attempt
+        if attempt.state != A_OVER:
+            take_report(fields, count, attempt.pool.endpoints, attempt.endpoint, self.client.poller.now)
 
     cdef int append_endpoint(self, tg_buffer *head) noexcept:
         """What the route and its pool add to answers: what the rate limit leaves, the pool's cookie, why it was this
@@ -340,16 +755,22 @@ cdef class Exchange(Http1Call):
         return self.route.cors.append(head, tg_buffer_tail(&self.target) - self.origin_length, self.origin_length,
                                       preflight)
 
+    cdef void client_drained(self) noexcept:
+        if self.attempt is not None:
+            self.attempt.client_drained()
+
+    # The end.
+
     cdef void fail(self, int status, const char *reason, str message) noexcept:
         """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
         cdef Refusal answer
         cdef Client client = self.client
-        if self.state == X_DONE:
+        if self.state == X_DONE or self.state == X_ANSWERING and self.attempt.end_answer(status, reason, message):
             return
         self.reason = reason
         self.leave_queue(False)
-        self.cancel_upstream()
-        if self.state == X_ANSWERING:
+        self.cancel()
+        if self.state >= X_ANSWERING:
             self.cut = status
             self.let_go(False)
             self.record()
@@ -362,14 +783,21 @@ cdef class Exchange(Http1Call):
         self.record()
         client.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
+    cdef void cancel(self) noexcept:
+        if self.attempt is not None:
+            self.attempt.stop()
+        if self.source is not None:
+            self.source.leave(self)
+
     cdef void client_gone(self) noexcept:
         """The client left: stop the work, free the slot; there is nobody to answer (nginx's 499)."""
         if self.state == X_DONE:
             return
         self.leave_queue(False)
-        self.cancel_upstream()
-        self.status = 499
-        self.reason = b"client-gone"
+        self.cancel()
+        if self.state != X_UPGRADED:          # which ends in this way, too
+            self.status = 499
+            self.reason = b"client-gone"
         self.let_go(True)
         self.record()
 
@@ -380,44 +808,35 @@ cdef class Exchange(Http1Call):
         self.record()
         client.respond_end()
 
+    cdef void let_go(self, bint ok) noexcept:
+        """The attempt is over: gives the endpoint back, with what it took and how it ended."""
+        cdef Attempt attempt = self.attempt
+        cdef tg_outcome outcome
+        if attempt is None or attempt.state == A_OVER:
+            return
+        if ok and self.source is not None:
+            self.source.ended_well(self)
+        outcome.how = ENDED
+        outcome.ok = ok
+        outcome.answered = self.reason == NULL
+        outcome.status = self.cut if self.cut else self.status
+        outcome.bytes_in = self.bytes_out
+        outcome.bytes_out = self.bytes_in
+        attempt.judge_outcome(&outcome)
+        release(attempt, &outcome, self.client.poller.now)
+
     # The record.
 
     cdef bint succeeded(self) noexcept:
+        if self.grpc != SPEAKS_HTTP and self.grpc_status != 0:
+            return False
         return 200 <= self.status < 300 and self.reason == NULL
-
-    cdef void let_go(self, bint ok) noexcept:
-        """The try is over: give the endpoint back, with what it took and how it ended."""
-        cdef int endpoint = self.endpoint
-        cdef int verdict
-        cdef uint64_t now, took
-        cdef uint64_t *words
-        if endpoint < 0:
-            return
-        self.endpoint = -1
-        now = self.client.poller.now
-        took = now - self.picked_at
-        words = self.pool.series[endpoint]
-        verdict = self.verdict(ok)
-        count_try(words, self.cut if self.cut else self.status, self.attempt_code(ok), verdict, took)
-        tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
-        tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
-        self.pool.judge(endpoint, verdict, self.picked_at, now)
-        ok = ok and verdict <= VERDICT_GOOD   # what was refused took no time: nobody learns from that
-        if ok:
-            self.pool.tell_queue(endpoint, now, took, self.reason == NULL)
-        self.pool.release(endpoint, now, took, ok, self.company, self.charged, self.crowd)
-
-    cdef int verdict(self, bint ok) noexcept:
-        """What the end of a try says of the endpoint (lb.upstream.load.outlier)."""
-        if ok and self.reason != NULL and self.status < 500:
-            return VERDICT_NONE               # an answer of our own, for a client's fault
-        return verdict_of(self.status, ok)
-
-    cdef int attempt_code(self, bint ok) noexcept:
-        return -1
 
     cdef void record(self) noexcept:
         cdef uint64_t duration = monotonic_ns() - self.started
+        self.drop_hedge()
+        if self.attempt is not None:
+            self.attempt.owner = None         # which has it as its attempt
         self.move(X_DONE)
         self.deadline = UINT64_MAX
         if self.pinned:
@@ -431,7 +850,8 @@ cdef class Exchange(Http1Call):
             forget_explanation(self)
 
     cdef bytes named_model(self):
-        return self.wanted_model
+        cdef bytes model = self.source.model() if self.source is not None else None
+        return self.wanted_model if model is None else model
 
     cdef bint recorded(self) noexcept:
         if not self.listener.access.enabled:
@@ -439,14 +859,29 @@ cdef class Exchange(Http1Call):
         return self.listener.access.writing or (self.ids != NULL and self.ids.trace.flags & TRACE_SAMPLED)
 
     cdef int final_grpc_status(self) noexcept:
-        if self.grpc == SPEAKS_HTTP or self.status == 200 or self.status == 499:
-            return -1
-        return grpc_code(self.status)
+        if self.grpc == SPEAKS_HTTP:
+            return self.grpc_status           # the model server's, of which the client got an HTTP status
+        if self.status == 200 or (self.grpc_status >= 0 and self.status != 499):
+            return self.grpc_status
+        return -1 if self.status == 499 else grpc_code(self.status)
 
     cdef int counted_grpc_status(self) noexcept:
         if self.grpc == SPEAKS_HTTP:
             return -1
-        return GRPC_CANCELLED if self.status == 499 else self.final_grpc_status()
+        if self.status == 499:
+            return GRPC_CANCELLED
+        if self.status == 200 and self.grpc_status < 0 and self.pool is not None and self.pool.protocol != POOL_HTTP:
+            return GRPC_UNKNOWN if self.reason == NULL else GRPC_UNAVAILABLE
+        return self.final_grpc_status()
+
+
+tg_reuse(<PyTypeObject *>Exchange)
+
+
+cdef int verdict_by_status(Exchange exchange, bint ok) noexcept:
+    if ok and exchange.reason != NULL and exchange.status < 500:
+        return VERDICT_NONE                   # an answer of our own, for a client's fault
+    return verdict_of(exchange.status, ok)
 
 
 cdef uint64_t limit_of_answer(Exchange exchange) noexcept:
@@ -480,8 +915,8 @@ cdef void time_is_over(Exchange exchange) noexcept:
     if not exchange.request_complete and exchange.wants_body and exchange.state < X_ANSWERING:
         exchange.fail(408, b"slow-body", "the request did not come in the time that its route allows")
         return
-    if exchange.endpoint >= 0:
-        tg_add(&exchange.pool.series[exchange.endpoint][TG_S_TIMEOUTS], 1)
+    if exchange.attempt is not None and exchange.attempt.state != A_OVER:
+        tg_add(&exchange.attempt.pool.series[exchange.attempt.endpoint][TG_S_TIMEOUTS], 1)
     exchange.fail(504, b"timeout", "the endpoint did not answer in time")
 
 
@@ -607,15 +1042,16 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
 
 cdef void log_times(Exchange exchange, tg_access *record, uint64_t duration) noexcept:
     """How its time divides into waiting, connecting, the endpoint's own, and the transfer of its answer."""
+    cdef Attempt attempt = exchange.attempt
     cdef uint64_t first
-    if not exchange.picked_at:
+    if attempt is None or not attempt.picked_at:
         record.wait_ns = duration
         return
     first = exchange.first_byte_at if exchange.first_byte_at else exchange.started + duration
-    record.wait_ns = exchange.picked_at - exchange.started
-    record.upstream_ns = first - exchange.picked_at
-    if exchange.connected_at > exchange.picked_at:
-        record.connect_ns = exchange.connected_at - exchange.picked_at
+    record.wait_ns = attempt.picked_at - exchange.started
+    record.upstream_ns = first - attempt.picked_at
+    if attempt.connected_at > attempt.picked_at:
+        record.connect_ns = attempt.connected_at - attempt.picked_at
     record.transfer_ns = exchange.started + duration - first
 
 
@@ -638,7 +1074,7 @@ cdef void log_request(Exchange exchange, tg_access *record) noexcept:
     else:
         text = method_name(exchange.method)
         set_text(record, A_METHOD, text, strlen(text))
-    text = exchange.source(&n)
+    text = exchange.source_address(&n)
     set_text(record, A_CLIENT, text, n)
     set_text(record, A_HOST, tg_buffer_head(&exchange.target), exchange.host_length)
     set_text(record, A_TARGET, target, length)
@@ -767,7 +1203,7 @@ cdef list steps_of(Exchange exchange, uint64_t now, str beside):
     if exchange.state == X_QUEUED:
         steps.append(f"queue: it waited {milliseconds(now, exchange.queued_at)} ms")
     if beside is not None:
-        steps.append(f"hedge: {beside} has not answered for {milliseconds(now, exchange.picked_at)} ms")
+        steps.append(f"hedge: {beside} has not answered for {milliseconds(now, exchange.attempt.picked_at)} ms")
     elif exchange.tries and exchange.last_endpoint >= 0:
         steps.append(f"retry: other than {addresses[exchange.last_endpoint]}")
     return steps
@@ -953,9 +1389,9 @@ cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept:
 
 cdef void begin_sequence(Exchange exchange) noexcept:
     if exchange.tries == 1:
-        exchange.pool.sequences.begin(exchange.pin, exchange.endpoint, exchange.picked_at)
+        exchange.pool.sequences.begin(exchange.pin, exchange.attempt.endpoint, exchange.attempt.picked_at)
     else:
-        exchange.pool.sequences.move(exchange.pin, exchange.endpoint, exchange.picked_at)
+        exchange.pool.sequences.move(exchange.pin, exchange.attempt.endpoint, exchange.attempt.picked_at)
 
 
 cdef bint may_leave(Exchange exchange) noexcept:

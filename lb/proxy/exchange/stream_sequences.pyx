@@ -102,11 +102,12 @@ cdef class StreamSequences:
         if found.start and self.later:
             self.seen += 1
             if self.seen <= self.begun:
-                sequences.move(key, exchange.endpoint, now)      # with the stream, which nobody has processed yet
+                # With the stream, which nobody has processed yet.
+                sequences.move(key, exchange.attempt.endpoint, now)
             else:
                 self.begun = self.seen
-                sequences.begin(key, exchange.endpoint, now)
-        elif sequences.index_of(sequences.pins.look(key, now)) == exchange.endpoint:
+                sequences.begin(key, exchange.attempt.endpoint, now)
+        elif sequences.index_of(sequences.pins.look(key, now)) == exchange.attempt.endpoint:
             sequences.touch(key, now)
         else:
             return                            # it is open elsewhere, or not at all: the server will say so

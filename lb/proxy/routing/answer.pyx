@@ -1,4 +1,4 @@
-"""An exchange that its route answers itself: see answer.pxd. It is counted and logged as any other."""
+"""Exchanges that their route answers itself: see answer.pxd. They are counted and logged as any other."""
 
 from libc.string cimport memchr, memset, strcmp
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
@@ -10,95 +10,93 @@ from lb.proxy.routing.rewrite cimport Rewrite
 from lb.proxy.routing.route cimport Answer
 
 
-cdef class AnswerExchange(Exchange):
+cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
+    cdef tg_buffer head
+    cdef Answer answer = exchange.route.answer
+    cdef const char *host
+    cdef size_t n
+    memset(&head, 0, sizeof(head))
+    # A body that is still coming is not waited for: the client's connection closes it off.
+    exchange.request_complete = scan.complete
+    exchange.bytes_in = scan.body_bytes
+    if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, exchange.client.scheme()) != 0 and (
+            not find_host(scan, answer, &host, &n)):
+        # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
+        exchange.fail(400, b"no-host", "the request names no host, without which it cannot be sent to another scheme")
+    elif tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
+            answer.redirect and append_location(exchange, &head, scan, answer) < 0):
+        exchange.fail(503, b"no-memory", "out of memory")
+    else:
+        if exchange.route.rate is not None:
+            exchange.route.rate.append_fields(&head, &exchange.rate)
+        if exchange.route.cors is not None:
+            exchange.append_cors(&head, False)
+        give(exchange, answer.status, &head, answer.body)
+    tg_buffer_free(&head)
 
-    cdef void begin(self, Scan *scan) noexcept:
-        cdef tg_buffer head
-        cdef Answer answer = self.route.answer
-        cdef const char *host
-        cdef size_t n
-        memset(&head, 0, sizeof(head))
-        # A body that is still coming is not waited for: the client's connection closes it off.
-        self.request_complete = scan.complete
-        self.bytes_in = scan.body_bytes
-        if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, self.client.scheme()) != 0 and (
-                not find_host(scan, answer, &host, &n)):
-            # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
-            self.fail(400, b"no-host", "the request names no host, without which it cannot be sent to another scheme")
-        elif tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
-                answer.redirect and self.append_location(&head, scan, answer) < 0):
-            self.fail(503, b"no-memory", "out of memory")
+
+cdef void give(Exchange exchange, int status, tg_buffer *head, bytes body) noexcept:
+    cdef iovec part
+    part.iov_base = <char *>body
+    part.iov_len = <size_t>len(body)
+    exchange.status = status
+    exchange.bytes_out = part.iov_len
+    exchange.record()
+    exchange.client.respond_whole(status, head, &part, 1)
+
+
+cdef int append_location(Exchange exchange, tg_buffer *head, Scan *scan, Answer answer) noexcept:
+    """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays."""
+    cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
+    cdef size_t n = scan.target_length if query == NULL else <size_t>(query - scan.target)
+    cdef size_t skip = 0, end, i
+    cdef Rewrite rewrite = exchange.route.rewrite
+    cdef tg_buffer path
+    cdef int failed = 0
+    cdef char c
+    cdef const char *host
+    cdef size_t host_length
+    append_text(head, b"Location: ")
+    if find_host(scan, answer, &host, &host_length):
+        if len(answer.scheme):
+            failed |= tg_buffer_append(head, <const char *>answer.scheme, <size_t>len(answer.scheme))
+            failed |= append_text(head, b":")
+        failed |= append_text(head, b"//")
+        failed |= tg_buffer_append(head, host, host_length)
+    memset(&path, 0, sizeof(path))
+    if rewrite is not None:
+        failed |= rewrite.append(&path, scan.target, n) < 0
+    else:
+        failed |= tg_buffer_append(&path, scan.target, n)
+    end = tg_buffer_size(&path)
+    if host_length == 0:
+        # "//example.org" would be another host, and browsers take a backslash for a slash.
+        while skip < end and is_slash(path.data[skip]):
+            skip += 1
+        failed |= append_text(head, b"/")
+    for i in range(skip, end):
+        c = path.data[i]
+        if c == 92:
+            failed |= append_text(head, b"%5C")
         else:
-            if self.route.rate is not None:
-                self.route.rate.append_fields(&head, &self.rate)
-            if self.route.cors is not None:
-                self.append_cors(&head, False)
-            self.give(answer.status, &head, answer.body)
-        tg_buffer_free(&head)
-
-    cdef void give(self, int status, tg_buffer *head, bytes body) noexcept:
-        cdef iovec part
-        part.iov_base = <char *>body
-        part.iov_len = <size_t>len(body)
-        self.status = status
-        self.bytes_out = part.iov_len
-        self.record()
-        self.client.respond_whole(status, head, &part, 1)
-
-    cdef int append_location(self, tg_buffer *head, Scan *scan, Answer answer) noexcept:
-        """Location (RFC 9110 section 10.2.2): as short as it can be said, so that what is not replaced stays."""
-        cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
-        cdef size_t n = scan.target_length if query == NULL else <size_t>(query - scan.target)
-        cdef size_t skip = 0, end, i
-        cdef Rewrite rewrite = self.route.rewrite
-        cdef tg_buffer path
-        cdef int failed = 0
-        cdef char c
-        cdef const char *host
-        cdef size_t host_length
-        append_text(head, b"Location: ")
-        if find_host(scan, answer, &host, &host_length):
-            if len(answer.scheme):
-                failed |= tg_buffer_append(head, <const char *>answer.scheme, <size_t>len(answer.scheme))
-                failed |= append_text(head, b":")
-            failed |= append_text(head, b"//")
-            failed |= tg_buffer_append(head, host, host_length)
-        memset(&path, 0, sizeof(path))
-        if rewrite is not None:
-            failed |= rewrite.append(&path, scan.target, n) < 0
-        else:
-            failed |= tg_buffer_append(&path, scan.target, n)
-        end = tg_buffer_size(&path)
-        if host_length == 0:
-            # "//example.org" would be another host, and browsers take a backslash for a slash.
-            while skip < end and is_slash(path.data[skip]):
-                skip += 1
-            failed |= append_text(head, b"/")
-        for i in range(skip, end):
-            c = path.data[i]
-            if c == 92:
-                failed |= append_text(head, b"%5C")
-            else:
-                failed |= tg_buffer_append(head, &path.data[i], 1)
-        tg_buffer_free(&path)
-        if query != NULL and not answer.drop_query:
-            failed |= tg_buffer_append(head, query, scan.target_length - n)
-        failed |= append_text(head, b"\r\n")
-        return -1 if failed else 0
+            failed |= tg_buffer_append(head, &path.data[i], 1)
+    tg_buffer_free(&path)
+    if query != NULL and not answer.drop_query:
+        failed |= tg_buffer_append(head, query, scan.target_length - n)
+    failed |= append_text(head, b"\r\n")
+    return -1 if failed else 0
 
 
-cdef class PreflightExchange(AnswerExchange):
-
-    cdef void begin(self, Scan *scan) noexcept:
-        cdef tg_buffer head
-        memset(&head, 0, sizeof(head))
-        self.request_complete = scan.complete
-        self.bytes_in = scan.body_bytes
-        if self.append_cors(&head, True) < 0:
-            self.fail(503, b"no-memory", "out of memory")
-        else:
-            self.give(204, &head, b"")
-        tg_buffer_free(&head)
+cdef void give_preflight(Exchange exchange, Scan *scan) noexcept:
+    cdef tg_buffer head
+    memset(&head, 0, sizeof(head))
+    exchange.request_complete = scan.complete
+    exchange.bytes_in = scan.body_bytes
+    if exchange.append_cors(&head, True) < 0:
+        exchange.fail(503, b"no-memory", "out of memory")
+    else:
+        give(exchange, 204, &head, b"")
+    tg_buffer_free(&head)
 
 
 cdef bint find_host(Scan *scan, Answer answer, const char **host, size_t *n) noexcept:

@@ -6,6 +6,7 @@ from lb.net.splice cimport Pipe
 from lb.net.stream cimport Stream
 from lb.proxy.accept.listener cimport Acceptor, Listener
 from lb.proxy.accept.first_bytes cimport Greeting
+from lb.upstream.attempt cimport Attempt
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
 from lb.upstream.excluded cimport tg_tried
@@ -33,7 +34,7 @@ cdef class Tunnel(Waiter):
     cdef Greeting greeting            # what the client's first bytes said, or None
     cdef Side client
     cdef Side endpoint
-    cdef int index                    # of the endpoint in the pool, -1 = none held
+    cdef Attempt attempt              # at the endpoint that it has, or had last
     cdef int last
     cdef tg_tried tried
     cdef int tries_left
@@ -41,7 +42,6 @@ cdef class Tunnel(Waiter):
     cdef str reason                   # why it ended, when it did not end well
     cdef uint64_t key
     cdef uint64_t started
-    cdef uint64_t picked_at
     cdef bint over
     cdef char ip[46]
     cdef int ip_length

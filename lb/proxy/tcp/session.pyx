@@ -6,7 +6,7 @@ one pipe, waits.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from lb.net.poller cimport NEVER, Poller, monotonic_ns
 from lb.net.reading cimport drained
@@ -26,6 +26,9 @@ from lb.proxy.accept.listener cimport Listener
 from lb.proxy.accept.first_bytes cimport Greeting
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
+)
+from lb.upstream.attempt cimport (
+    A_CONNECTING, A_OVER, A_SENDING, SESSION_ENDED, Attempt, release, step, take_slot, tg_outcome,
 )
 from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
 from lb.upstream.pool cimport KEY_NONE, Pool
@@ -201,8 +204,7 @@ cdef class Tunnel(Waiter):
     cdef void open(self, int index) noexcept:
         """Connect to an endpoint; to the next one when that fails at once."""
         cdef Side side
-        self.picked_at = monotonic_ns()
-        self.index = index
+        take_slot(self.attempt, self.pool, index, self.pool.endpoints.charged, monotonic_ns())
         self.last = index
         if self.tries:
             tg_add(&self.pool.series[index][TG_S_RETRIES], 1)
@@ -217,14 +219,14 @@ cdef class Tunnel(Waiter):
             self.connect_failed()
             return
         if side.connecting:
+            step(self.attempt, A_CONNECTING)
             side.poller.arm(side, side.poller.now + self.pool.connect_timeout)
         else:
             self.connected()
 
     cdef bint give_up_try(self) noexcept:
         """The connect failed. True: another endpoint may be tried (nothing was sent: always safe)."""
-        cdef uint64_t *words = self.pool.series[self.index]
-        tg_add(&words[TG_S_CONNECT_ERRORS], 1)
+        tg_add(&self.pool.series[self.attempt.endpoint][TG_S_CONNECT_ERRORS], 1)
         self.observe_connect(False)
         self.let_go(False)
         if self.tries_left <= 0:
@@ -247,12 +249,14 @@ cdef class Tunnel(Waiter):
 
     cdef void observe_connect(self, bint ok) noexcept:
         """All that a policy learns from a session: how long it lasts is not the endpoint's doing."""
+        cdef Attempt attempt = self.attempt
         cdef uint64_t now = monotonic_ns()
-        self.pool.judge(self.index, VERDICT_GOOD if ok else VERDICT_GATEWAY, self.picked_at, now)
-        self.pool.observe(self.index, now, max(now - self.picked_at, <uint64_t>1), ok)
+        self.pool.judge(attempt.endpoint, VERDICT_GOOD if ok else VERDICT_GATEWAY, attempt.picked_at, now)
+        self.pool.observe(attempt.endpoint, now, max(now - attempt.picked_at, <uint64_t>1), ok)
 
     cdef void connected(self) noexcept:
         self.endpoint.poller.disarm(self.endpoint)
+        step(self.attempt, A_SENDING)
         self.observe_connect(True)
         if self.pool.send_proxy:
             if announce(&self.endpoint.out, self.pool, self.client, self.greeting) < 0:
@@ -363,17 +367,16 @@ cdef class Tunnel(Waiter):
         source.pipe = None
 
     cdef void let_go(self, bint ok) noexcept:
-        cdef uint64_t *words
-        cdef int index = self.index
-        if index < 0:
+        cdef tg_outcome outcome
+        if self.attempt.state == A_OVER:
             return
-        self.index = -1
-        words = self.pool.series[index]
-        tg_add(&words[TG_S_CODE_OTHER], 1)
+        memset(&outcome, 0, sizeof(outcome))
+        outcome.how = SESSION_ENDED
+        outcome.ok = ok
         if self.endpoint is not None:
-            tg_add(&words[TG_S_BYTES_IN], self.endpoint.bytes_read)
-            tg_add(&words[TG_S_BYTES_OUT], self.client.bytes_read)
-        self.pool.release(index, self.client.poller.now, 0, ok, 0, 0, 0)
+            outcome.bytes_in = self.endpoint.bytes_read
+            outcome.bytes_out = self.client.bytes_read
+        release(self.attempt, &outcome, self.client.poller.now)
 
     cdef void finish(self, bint ok) noexcept:
         """Close both sides; give everything back."""
@@ -385,7 +388,7 @@ cdef class Tunnel(Waiter):
                 self.reason = "reset"
             # The other side can tell that something is missing, if anything can be yet: by a reset, as a plain close
             # is how a complete stream ends, and with TLS by an end that is not announced.
-            if self.index >= 0 and self.endpoint is not None and not self.endpoint.connecting:
+            if self.attempt.state != A_OVER and self.endpoint is not None and not self.endpoint.connecting:
                 self.client.reset_on_close()
                 self.endpoint.reset_on_close()
             else:
@@ -455,7 +458,7 @@ cdef class TunnelAcceptor(Acceptor):
         else:
             tunnel.pool = <Pool>listener.table
         tunnel.client = side
-        tunnel.index = -1
+        tunnel.attempt = Attempt.__new__(Attempt)
         tunnel.last = -1
         tunnel.tries_left = tunnel.pool.retries
         tunnel.reason = ""
@@ -508,7 +511,7 @@ cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
         return
     record.wall_ns = wall_ns() - <int64_t>took
     record.total_ns = took
-    record.wait_ns = min(tunnel.picked_at - tunnel.started, took) if tunnel.picked_at else took
+    record.wait_ns = min(tunnel.attempt.picked_at - tunnel.started, took) if tunnel.attempt.picked_at else took
     record.transfer_ns = took - record.wait_ns
     record.tries = <uint16_t>tunnel.tries
     record.port = <uint16_t>tunnel.port

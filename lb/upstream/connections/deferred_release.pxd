@@ -7,7 +7,8 @@ or after a second, in which endpoints notice, if it does not come.
 """
 
 from libc.stdint cimport uint64_t
-from lb.net.poller cimport Poller, Timed
+from lb.net.poller cimport Poller, Source, Timed
+from lb.net.stream cimport Stream
 
 
 cdef class Debt(Timed):
@@ -36,3 +37,12 @@ cdef class Debts:
     # The connection is over.
     cdef void pay_all(self) noexcept
     cdef void settle(self, Py_ssize_t count) noexcept
+
+
+cdef class DeferringChannel(Source):
+    """What a pool needs to know of a channel that resets streams."""
+    # The connection on which the stream was reset whose call is let go of right now; `owe` clears it.
+    cdef Stream cutting
+
+    # Takes on a debt for a call that is over. 0, or -1: nothing has to be waited for.
+    cdef int owe(self, Debt debt) noexcept

@@ -1,7 +1,7 @@
 """What is owed to endpoints: see deferred_release.pxd."""
 
 from libc.stdint cimport uint64_t
-from lb.net.poller cimport NEVER, Poller, Timed, monotonic_ns
+from lb.net.poller cimport NEVER, Poller, Source, Timed, monotonic_ns
 
 cdef enum:
     LONGEST_NS = 1_000_000_000
@@ -67,3 +67,9 @@ cdef class Debts:
         del self.owed[:count]
         for debt in paid:
             debt.pay(self.poller.now)
+
+
+cdef class DeferringChannel(Source):
+
+    cdef int owe(self, Debt debt) noexcept:
+        return -1

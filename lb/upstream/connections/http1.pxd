@@ -6,11 +6,11 @@ from lb.http.head cimport Scan
 from lb.http.http1 cimport Parser
 from lb.net.poller cimport Poller
 from lb.net.stream cimport Address, Stream, iovec
-from lb.upstream.queue cimport Waiter
+from lb.upstream.attempt cimport Attempt
 
 
-cdef class Http1Call(Waiter):
-    """What a connection serves: the proxy's exchange. Every method may close or give back the connection."""
+cdef class Http1Call(Attempt):
+    """What a connection serves. Every method may close or give back the connection."""
     # A new connection is under way: on_connected or on_broken follows, unless it is dropped before.
     cdef void on_connecting(self, Http1Upstream upstream) noexcept
     # The connection is usable: send the request.

@@ -20,7 +20,7 @@ cdef enum:
     INTERIMS_MOST = 100               # interim answers to one request (RFC 9110 section 15.2)
 
 
-cdef class Http1Call(Waiter):
+cdef class Http1Call(Attempt):
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:
         pass

@@ -8,15 +8,15 @@ from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 cdef class UploadProbe(Http1Call):
     """A call that sends what it is told to `address`; `drained` counts how often it heard that all had gone out."""
     cdef Poller poller
-    cdef Http1Pool pool
+    cdef Http1Pool connections
     cdef Http1Upstream upstream
     cdef readonly bint connected
     cdef readonly int drained
 
     def __init__(self, loop, str address):
         self.poller = Poller(loop)
-        self.pool = Http1Pool(self.poller, Address(address), 10**10, 0, 0)
-        if not self.pool.take(self, True):
+        self.connections = Http1Pool(self.poller, Address(address), 10**10, 0, 0)
+        if not self.connections.take(self, True):
             raise ConnectionError(f"cannot connect to {address}")
 
     cdef void on_connecting(self, Http1Upstream upstream) noexcept:
@@ -47,5 +47,5 @@ cdef class UploadProbe(Http1Call):
         self.upstream.on_flush()
 
     def close(self):
-        self.pool.drop(self.upstream)
+        self.connections.drop(self.upstream)
         self.poller.close()

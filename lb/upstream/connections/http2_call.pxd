@@ -5,15 +5,15 @@ from lb.net.buffer cimport tg_buffer
 from lb.http.http2.session cimport Http2Session, h2_stream
 from lb.http.http2.head cimport FieldList
 from lb.net.link cimport tg_link
-from lb.net.poller cimport Source, Timed
 from lb.net.stream cimport Address, Stream
-from lb.upstream.connections.deferred_release cimport Debt
+from lb.upstream.attempt cimport Attempt
+from lb.upstream.connections.deferred_release cimport DeferringChannel
 from lb.upstream.failure cimport (
     FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
 )
 
 
-cdef class Http2Call(Timed):
+cdef class Http2Call(Attempt):
     # The rest belongs to the channel and its connections.
     cdef Dispatcher dispatcher        # None: not started, or over
     cdef Stream connection            # the one whose stream this call has
@@ -55,13 +55,11 @@ cdef class Http2Call(Timed):
     cdef void conclude(self) noexcept
 
 
-cdef class Dispatcher(Source):
+cdef class Dispatcher(DeferringChannel):
     """What calls and connections know of their channel."""
     cdef readonly Address address
     cdef readonly int active          # streams with a call
     cdef readonly int waiting         # calls without a stream yet
-    # The connection on which the stream was reset whose call is let go of right now; `owe` clears it.
-    cdef Stream cutting
     cdef size_t max_reply
     cdef uint64_t connect_timeout
     cdef bytes authority
@@ -71,9 +69,6 @@ cdef class Dispatcher(Source):
     cdef public uint64_t ping_interval
     cdef public uint64_t ping_timeout
 
-    # Takes on a debt for a call that is over (lb.upstream.connections.deferred_release). 0, or -1: nothing has to be
-    # waited for.
-    cdef int owe(self, Debt debt) noexcept
     cdef Http2Call take(self)                             # the next waiting call, or None
     cdef void put_back(self, Http2Call call) noexcept     # it goes before those that were started after it
     cdef void expired(self, Http2Call call) noexcept

@@ -5,7 +5,7 @@ from libc.stdint cimport UINT64_MAX
 from lb.net.buffer cimport tg_buffer_free
 
 
-cdef class Http2Call(Timed):
+cdef class Http2Call(Attempt):
 
     def __cinit__(self):
         self.link.owner = <void *>self
@@ -67,10 +67,7 @@ cdef class Http2Call(Timed):
         Py_DECREF(self)                       # taken by Http2Channel.start
 
 
-cdef class Dispatcher(Source):
-
-    cdef int owe(self, Debt debt) noexcept:
-        return -1
+cdef class Dispatcher(DeferringChannel):
 
     cdef Http2Call take(self):
         return None

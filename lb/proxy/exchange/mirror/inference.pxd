@@ -12,10 +12,7 @@ cdef class MirrorInference(GrpcCall):
     cdef Mirror mirror
     cdef tg_buffer request
     cdef iovec part
-    cdef uint64_t started
     cdef size_t received              # bytes of the answer
-    cdef int endpoint
-    cdef int charged
 
     # Once: counts the copy, and gives back what it took.
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept

@@ -7,7 +7,6 @@ from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_T
 from lb.net.stream cimport iovec
 from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
-from lb.proxy.exchange.mirror.record cimport record_copy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
@@ -50,9 +49,7 @@ cdef class MirrorInference(GrpcCall):
             self.ended(502, GRPC_UNAVAILABLE, False, VERDICT_GATEWAY)
 
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:
-        record_copy(self.mirror.pool, self.endpoint, self.started, status, code, verdict)
-        self.mirror.end(self.endpoint, self.started, self.part.iov_len, self.received, answered,
-                        verdict <= VERDICT_GOOD, self.charged)
+        self.mirror.end(self, self.part.iov_len, self.received, status, code, verdict, answered)
 
 
 cdef void mirror_inference(Mirror mirror, Poller poller, const iovec *parts, int count, size_t size, const char *path,
@@ -69,11 +66,8 @@ cdef void mirror_inference(Mirror mirror, Poller poller, const iovec *parts, int
         mirror_counts.skipped += 1
         return
     call.mirror = mirror
-    call.started = monotonic_ns()
-    call.endpoint = mirror.begin(size, key, call.started)
-    if call.endpoint < 0:
+    if not mirror.begin(call, size, key, monotonic_ns()):
         return
-    call.charged = mirror.pool.endpoints.charged
     call.part.iov_base = tg_buffer_head(&call.request)
     call.part.iov_len = size
     call.parts = &call.part

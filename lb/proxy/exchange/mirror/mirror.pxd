@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.net.poller cimport Poller
+from lb.upstream.attempt cimport Attempt
 from lb.upstream.connections.http1 cimport Http1Call, Http1Upstream
 from lb.upstream.pool cimport Pool
 
@@ -21,13 +22,13 @@ cdef class Mirror:
 
     # Whether this request is to be copied: by chance, and where the limits leave room. Counts those that they do not.
     cdef bint wants(self) noexcept
-    # A copy of `size` bytes begins at `now`: the endpoint that gets it, with one more in flight there, or -1 for none.
-    cdef int begin(self, size_t size, uint64_t key, uint64_t now) noexcept
+    # A copy of `size` bytes begins at `now`: `copy` has taken an endpoint. False: there is none for it.
+    cdef bint begin(self, Attempt copy, size_t size, uint64_t key, uint64_t now) noexcept
     cdef int price(self, size_t size, uint64_t now) noexcept
-    # It is over, with `received` bytes of an answer. `answered`: there was one; `ok`: the endpoint did not fail.
-    # `charged` is what `begin` left in the endpoints' word of that name.
-    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok,
-                  int charged) noexcept
+    # It is over, with `received` bytes of an answer; `status` is ours (502, 504) where none came, `code` of gRPC, -1 =
+    # none, and `verdict` what that says of the endpoint (lb.upstream.load.outlier). `answered`: the endpoint has answered.
+    cdef void end(self, Attempt copy, size_t size, size_t received, int status, int code, int verdict,
+                  bint answered) noexcept
     # How long to wait for an answer, in nanoseconds.
     cdef uint64_t patience(self) noexcept
     # A request is complete, as it went to its endpoint; `kept` says that `request` is all of it.
@@ -43,9 +44,6 @@ cdef class MirrorCall(Http1Call):
     cdef tg_buffer request
     cdef size_t size                  # of the request
     cdef size_t received              # bytes of the answer's body
-    cdef uint64_t started
-    cdef int endpoint                 # index in the pool while held, else -1
-    cdef int charged                  # what the copy added to its load
     cdef int status
     cdef bint head_method
 

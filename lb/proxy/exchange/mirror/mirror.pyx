@@ -9,16 +9,14 @@ from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport Scan
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport (
-    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add,
-)
+from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
 from lb.net.stream cimport IO_ERROR, iovec
 from lb.proxy.random cimport random_below
-from lb.proxy.exchange.mirror.record cimport record_copy
+from lb.upstream.attempt cimport A_OVER, ENDED, Attempt, release, take_slot, tg_outcome
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
-from lb.upstream.load.outlier cimport VERDICT_GOOD, verdict_of
+from lb.upstream.load.outlier cimport verdict_of
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
 cdef enum:
@@ -55,40 +53,44 @@ cdef class Mirror:
         else:
             mirror_counts.skipped += 1
 
-    cdef int begin(self, size_t size, uint64_t key, uint64_t now) noexcept:
+    cdef bint begin(self, Attempt copy, size_t size, uint64_t key, uint64_t now) noexcept:
         cdef int endpoint
         if self.held + size > self.max_bytes:
             mirror_counts.skipped += 1
-            return -1
+            return False
         if self.pool.costs is not None:
             self.pool.endpoints.cost = self.price(size, now)
         endpoint = self.pool.acquire(now, key, -1)
         if endpoint < 0:
             mirror_counts.failed += 1
-            return -1
+            return False
+        take_slot(copy, self.pool, endpoint, self.pool.endpoints.charged, now)
         self.in_flight += 1
         self.held += size
         mirror_counts.sent += 1
-        return endpoint
+        return True
 
     cdef int price(self, size_t size, uint64_t now) noexcept:
         """A copy has nothing that tells its batch: it is an average request then."""
         cdef PoolCosts costs = self.pool.costs
         return costs.price(costs.units_of_bytes(size), 0, now) if costs.unit == UNIT_BYTES else self.pool.endpoints.one
 
-    cdef void end(self, int endpoint, uint64_t started, size_t size, size_t received, bint answered, bint ok,
-                  int charged) noexcept:
-        cdef uint64_t now = monotonic_ns()
-        cdef uint64_t *words = self.pool.series[endpoint]
-        tg_add(&words[TG_S_BYTES_IN], received)
-        tg_add(&words[TG_S_BYTES_OUT], size)
+    cdef void end(self, Attempt copy, size_t size, size_t received, int status, int code, int verdict,
+                  bint answered) noexcept:
+        cdef tg_outcome outcome
         self.in_flight -= 1
         self.held -= size
         if not answered:
             mirror_counts.failed += 1
-        if ok:
-            self.pool.tell_queue(endpoint, now, now - started, answered)
-        self.pool.release(endpoint, now, now - started, ok, 0, charged, 0)
+        outcome.how = ENDED
+        outcome.ok = True
+        outcome.answered = answered
+        outcome.status = status
+        outcome.code = code
+        outcome.verdict = verdict
+        outcome.bytes_in = received
+        outcome.bytes_out = size
+        release(copy, &outcome, monotonic_ns())
 
     cdef uint64_t patience(self) noexcept:
         return self.pool.response_timeout if self.pool.response_timeout else LONGEST_NS
@@ -99,23 +101,17 @@ cdef class Mirror:
         call.poller = poller
         call.size = tg_buffer_size(request)
         call.head_method = head_method
-        call.started = monotonic_ns()
         if tg_buffer_append(&call.request, tg_buffer_head(request), call.size) < 0:
             mirror_counts.skipped += 1
             return
-        call.endpoint = self.begin(call.size, key, call.started)
-        if call.endpoint < 0:
+        if not self.begin(call, call.size, key, monotonic_ns()):
             return
-        call.charged = self.pool.endpoints.charged
         poller.arm(call, poller.now + self.patience())
         if not (<Http1Pool>self.pool.channels[call.endpoint]).take(call, False):
             call.on_broken(None, FAIL_CONNECT)
 
 
 cdef class MirrorCall(Http1Call):
-
-    def __cinit__(self):
-        self.endpoint = -1
 
     def __dealloc__(self):
         tg_buffer_free(&self.request)
@@ -151,14 +147,14 @@ cdef class MirrorCall(Http1Call):
     cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
         cdef uint64_t *words
         self.upstream = None                  # it is closed already
-        if self.endpoint >= 0:
+        if self.state != A_OVER:
             words = self.mirror.pool.series[self.endpoint]
             tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
         self.status = 502
         self.finish(False, False)
 
     cdef void on_timer(self) noexcept:
-        if self.endpoint >= 0:
+        if self.state != A_OVER:
             tg_add(&self.mirror.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
         self.status = 504
         self.finish(False, False)
@@ -167,20 +163,15 @@ cdef class MirrorCall(Http1Call):
         """Counts the copy, and gives back what it took, once."""
         cdef Http1Upstream upstream = self.upstream
         cdef Mirror mirror = self.mirror
-        cdef int endpoint = self.endpoint
-        cdef int verdict
-        if endpoint < 0:
+        if self.state == A_OVER:
             return
-        self.endpoint = -1
         self.upstream = None
         self.deadline = UINT64_MAX
-        verdict = verdict_of(self.status, ok)
-        record_copy(mirror.pool, endpoint, self.started, self.status, -1, verdict)
-        mirror.end(endpoint, self.started, self.size, self.received, ok, verdict <= VERDICT_GOOD, self.charged)
+        mirror.end(self, self.size, self.received, self.status, -1, verdict_of(self.status, ok), ok)
         if upstream is None:
             return
         if reusable:
-            (<Http1Pool>mirror.pool.channels[endpoint]).give(upstream)
+            (<Http1Pool>mirror.pool.channels[self.endpoint]).give(upstream)
         else:
             upstream.pool.drop(upstream)
 

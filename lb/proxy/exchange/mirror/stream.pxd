@@ -9,11 +9,8 @@ from lb.upstream.connections.http2_call cimport Http2Call
 
 cdef class MirrorStream(Http2Call):
     cdef Mirror mirror
-    cdef uint64_t started
     cdef size_t size                  # of the request, its fields included
     cdef size_t received              # bytes of the answer's body
-    cdef int endpoint
-    cdef int charged
     cdef int status                   # of HTTP; 0 = no answer yet
     cdef int code                     # of gRPC; -1 = none
     cdef bint grpc

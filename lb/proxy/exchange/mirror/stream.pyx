@@ -9,11 +9,10 @@ from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NON
 from lb.net.poller cimport Poller, monotonic_ns
 from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
-from lb.proxy.exchange.mirror.record cimport record_copy
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.http.grpc.text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout
 from lb.upstream.connections.http2 cimport Http2Channel
-from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD, verdict_of, verdict_of_grpc
+from lb.upstream.load.outlier cimport VERDICT_GATEWAY, verdict_of, verdict_of_grpc
 from lb.upstream.pool cimport POOL_HTTP, POOL_OIP, Pool
 
 cdef enum:
@@ -25,7 +24,7 @@ cdef enum:
 cdef class MirrorStream(Http2Call):
 
     cdef int build(self, FieldList fields, uint64_t now) noexcept:
-        cdef uint64_t left = self.started + self.mirror.patience()
+        cdef uint64_t left = self.picked_at + self.mirror.patience()
         cdef bint round
         cdef int n
         fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
@@ -101,12 +100,10 @@ cdef class MirrorStream(Http2Call):
             verdict = verdict_of_grpc(self.code)
             if self.code == CANCELLED and pool.protocol == POOL_OIP:
                 verdict = VERDICT_GATEWAY     # which nobody asked for: a model server that goes away
-        record_copy(pool, self.endpoint, self.started, self.status, self.code, verdict)
         # A server that knows the deadline says itself that it was not in time; one that goes away says so too.
         if self.status == 200 and (self.code == DEADLINE_EXCEEDED or self.code == UNAVAILABLE):
             answered = False
-        self.mirror.end(self.endpoint, self.started, self.size, self.received, answered, verdict <= VERDICT_GOOD,
-                        self.charged)
+        self.mirror.end(self, self.size, self.received, self.status, self.code, verdict, answered)
 
 
 cdef void mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t key, bint grpc) noexcept:
@@ -128,11 +125,7 @@ cdef void mirror_stream(Mirror mirror, Poller poller, Http2Call call, uint64_t k
     copy.grpc = grpc
     copy.size = (tg_buffer_size(&copy.fields) + tg_buffer_size(&copy.stream.queue)
                  + tg_buffer_size(&copy.stream.trailers))
-    copy.started = monotonic_ns()
     copy.stream.finished = True
     copy.stream.keep = tg_buffer_size(&copy.stream.queue)
-    copy.endpoint = mirror.begin(copy.size, key, copy.started)
-    if copy.endpoint < 0:
-        return
-    copy.charged = mirror.pool.endpoints.charged
-    (<Http2Channel>mirror.pool.channels[copy.endpoint]).start(copy, poller.now + mirror.patience())
+    if mirror.begin(copy, copy.size, key, monotonic_ns()):
+        (<Http2Channel>mirror.pool.channels[copy.endpoint]).start(copy, poller.now + mirror.patience())

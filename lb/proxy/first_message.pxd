@@ -1,0 +1,39 @@
+"""The first message of a gRPC call as a body source: where the endpoint depends on what it says.
+
+An inference names its model, which may not be ready everywhere, the sequence that it belongs to, whose state lives in
+one endpoint, and its batch, which tells what it costs. Nothing is sent on before that is known.
+"""
+
+from libc.stdint cimport uint64_t
+from lb.http.head cimport Scan
+from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.exchange.stream_sequences cimport StreamSequences
+from lb.upstream.connections.http2_call cimport Http2Call
+
+
+cdef class FirstMessage(BodySource):
+    cdef StreamSequences messages     # where each of them may belong to another sequence, else None
+    cdef bint naming                  # looking for the model that the request is for
+    cdef bint looking                 # for the sequence that an inference belongs to
+    cdef bint weighing                # for what it costs
+    cdef bint inference
+    cdef bint seen                    # a piece of it has come
+    cdef bint learning                # its model's cost is learned by it
+    cdef size_t enough                # bytes of the message to look again
+    cdef double units                 # of its cost; 0 = not known
+    cdef uint64_t cost_key            # of its model; 0 = that does not matter
+    cdef bytes cost_model             # its name, where nothing was known of it
+    cdef bytes log_model              # that an inference names, for the access log
+
+    cdef bint awaits_weight(self, Exchange exchange, Scan *scan) noexcept
+    cdef void read(self, Exchange exchange, Http2Call call) noexcept
+    cdef void look(self, Exchange exchange, Http2Call call) noexcept
+    cdef bint find_model(self, Exchange exchange, Http2Call call) noexcept
+    cdef bint find_weight(self, Exchange exchange, Http2Call call) noexcept
+
+
+# The head of a call to an endpoint has come. True: its endpoint depends on its first message, which the exchange's
+# source looks at from now on.
+cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
+# Whether what is kept of a call's messages may name a sequence, whose state lives in one endpoint. Compressed ones may.
+cdef bint may_name_sequence(Http2Call call) noexcept

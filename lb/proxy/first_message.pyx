@@ -1,0 +1,220 @@
+"""The first message of a gRPC call as a body source: see first_message.pxd."""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp
+from lb.net.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
+from lb.shared.hashing cimport hash64
+from lb.http.head cimport Scan
+from lb.net.stream cimport iovec
+from lb.inference.first_batch cimport first_batch, tg_batch
+from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
+from lb.inference.sequence cimport (
+    GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, next_look,
+    tg_sequence,
+)
+from lb.proxy.exchange.exchange cimport X_REQUEST, BodySource, Exchange
+from lb.proxy.exchange.stream_sequences cimport StreamSequences, sequence_key, streams_inferences
+from lb.upstream.attempt cimport A_OVER, Attempt
+from lb.upstream.load.cost cimport UNIT_BATCH, UNIT_BYTES, PoolCosts
+from lb.upstream.connections.http2_call cimport Http2Call
+from lb.upstream.pool cimport KEY_MODEL, Pool
+
+
+cdef enum:
+    WEIGHING_NS = 100_000_000         # longest wait for the message that tells what a request costs
+    INFER_PATH_LENGTH = 42            # of /inference.GRPCInferenceService/ModelInfer
+
+cdef extern from "<string.h>" nogil:
+    void *memmem(const void *haystack, size_t size, const void *needle, size_t needle_size)
+
+cdef const char *SEQUENCE = b"sequence_id"
+cdef size_t SEQUENCE_LENGTH = 11
+cdef const char *MODEL_METHODS = b"/inference.GRPCInferenceService/Model"
+cdef size_t MODEL_METHODS_LENGTH = 37
+
+
+cdef class FirstMessage(BodySource):
+
+    cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
+        pass                                  # the attempt has begun, and made this source
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef Attempt attempt = exchange.attempt
+        attempt.take_body(spans, count, size, last)
+        if exchange.state == X_REQUEST:
+            self.read(exchange, <Http2Call>attempt)
+
+    cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept:
+        if not self.seen and size:
+            self.seen = True
+            if self.inference and exchange.recorded():
+                self.log_model = model_of(data, size)
+        if self.messages is not None and exchange.attempt.state != A_OVER:
+            self.messages.take(exchange, data, size)
+
+    cdef void picked(self, Exchange exchange) noexcept:
+        if self.messages is not None:
+            self.messages.begin(exchange, &(<Http2Call>exchange.attempt).stream.queue)
+
+    cdef void answer_begins(self, Exchange exchange, bint last) noexcept:
+        if self.messages is not None and not last:
+            # The stream was taken: what ends it later does not undo what began.
+            exchange.sequence_start = False
+
+    cdef bint on_time(self, Exchange exchange) noexcept:
+        """The peer of a stream may have to speak first: its message is not waited for."""
+        if not self.weighing or exchange.client.poller.now >= exchange.expires:
+            return False
+        self.weighing = False
+        exchange.client.poller.arm(exchange, exchange.expires)
+        if not self.naming and not self.looking:
+            exchange.pick()
+        return True
+
+    cdef int price(self, Exchange exchange, uint64_t now) noexcept:
+        return exchange.pool.costs.price(self.units, self.cost_key, now) if self.units else 0
+
+    cdef bytes model(self):
+        return self.log_model
+
+    cdef bint awaits_weight(self, Exchange exchange, Scan *scan) noexcept:
+        """Whether what it costs is in its first message; finds it out where it is not."""
+        cdef PoolCosts costs = exchange.pool.costs
+        if costs.unit == UNIT_BYTES and scan.has_length:
+            self.units = costs.units_of_bytes(scan.content_length)
+        if scan.complete or not exchange.pool.endpoints.size:
+            return False
+        if self.inference and infers(scan.target, scan.target_length):
+            # A stream's time says nothing of one request.
+            self.learning = costs.learns and scan.target_length == INFER_PATH_LENGTH
+            return costs.learns or costs.unit == UNIT_BATCH or self.units == 0
+        return exchange.grpc and costs.unit == UNIT_BYTES and self.units == 0
+
+    cdef void read(self, Exchange exchange, Http2Call call) noexcept:
+        cdef const tg_buffer *body = &call.stream.queue
+        cdef size_t size = tg_buffer_size(body)
+        if size < self.enough and not exchange.request_complete:
+            return
+        if size < LOOK_MOST:
+            self.enough = next_look(tg_buffer_head(body), size)
+        if self.naming and (self.find_model(exchange, call) or exchange.request_complete):
+            self.naming = False
+        if self.looking:
+            self.look(exchange, call)
+        if self.weighing and (self.find_weight(exchange, call) or exchange.request_complete):
+            self.weighing = False
+        if exchange.state == X_REQUEST and not self.naming and not self.looking and not self.weighing:
+            exchange.pick()
+
+    cdef bint find_model(self, Exchange exchange, Http2Call call) noexcept:
+        """Looks for its name in what has come; True: the endpoint can be chosen now."""
+        cdef const char *name
+        cdef size_t size
+        cdef const tg_buffer *body = &call.stream.queue
+        cdef int found = first_model(tg_buffer_head(body), tg_buffer_size(body), &name, &size)
+        if found == MODEL_FOUND:
+            exchange.want_model(name[:size])
+            if exchange.pool.key_kind == KEY_MODEL:
+                exchange.key = hash64(name, size)
+        return found != MODEL_UNKNOWN or tg_buffer_size(body) > LOOK_MOST
+
+    cdef void look(self, Exchange exchange, Http2Call call) noexcept:
+        """Looks for the sequence that the inference belongs to."""
+        cdef tg_sequence found
+        cdef tg_buffer *body = &call.stream.queue
+        # What exceeds the buffer is told by what is here: encoders write the tensors last.
+        cdef looked verdict = look_for_sequence(
+            tg_buffer_head(body), tg_buffer_size(body),
+            exchange.request_complete or tg_buffer_size(body) >= LOOK_MOST, &found)
+        if verdict == LOOK_MORE:
+            return
+        self.looking = False
+        if verdict == LOOK_FOUND:
+            exchange.join_sequence(sequence_key(exchange.pool.sequences, &found), found.start,
+                                   found.end and self.messages is None)
+
+    cdef bint find_weight(self, Exchange exchange, Http2Call call) noexcept:
+        """True: what it costs is known, as far as it can be."""
+        cdef PoolCosts costs = exchange.pool.costs
+        cdef const char *data = tg_buffer_head(&call.stream.queue)
+        cdef size_t size = tg_buffer_size(&call.stream.queue)
+        cdef tg_batch found
+        if size < GRPC_FRAME:
+            return False
+        if costs.unit == UNIT_BYTES and self.units == 0:
+            self.units = costs.units_of_bytes(message_length(data))
+        if not self.inference or not (costs.learns or costs.unit == UNIT_BATCH):
+            return True
+        if not first_batch(data, size, &found) and size <= LOOK_MOST and not exchange.request_complete:
+            return False
+        if costs.unit == UNIT_BATCH:
+            self.units = <double>found.size
+        if found.model.size:
+            self.cost_key = costs.model_key(found.model.data, found.model.size)
+            if self.cost_key and self.learning and not costs.known(self.cost_key, exchange.client.poller.now):
+                self.cost_model = found.model.data[:found.model.size]
+        return True
+
+    cdef void ended_well(self, Exchange exchange) noexcept:
+        """How long the endpoint took says what such a call costs."""
+        cdef Attempt attempt = exchange.attempt
+        cdef PoolCosts costs = exchange.pool.costs
+        cdef const char *name = NULL
+        cdef size_t n = 0
+        if not self.learning or not self.cost_key or exchange.grpc_status != 0 or costs is None:
+            return
+        if attempt.sent_at == 0 or exchange.first_byte_at <= attempt.sent_at:
+            return
+        if self.cost_model is not None:
+            name = <const char *>self.cost_model
+            n = <size_t>len(self.cost_model)
+        costs.learn(self.cost_key, name, n, self.units, exchange.first_byte_at - attempt.sent_at, attempt.charged,
+                    attempt.load, exchange.client.poller.now)
+
+
+cdef bytes model_of(const char *body, size_t n):
+    """The model that a message names, of which `body` is the first piece; None: that is not in it."""
+    cdef const char *name
+    cdef size_t size
+    return name[:size] if first_model(body, n, &name, &size) == MODEL_FOUND else None
+
+
+cdef bint awaits_model(Exchange exchange, Scan *scan, bint *any_endpoint) noexcept:
+    """Of the protocol's methods those about a model, whose requests all name it in their first field."""
+    cdef size_t n = scan.target_length
+    if exchange.pool.models is None and exchange.pool.key_kind != KEY_MODEL:
+        return False
+    if n <= MODEL_METHODS_LENGTH or memcmp(scan.target, MODEL_METHODS, MODEL_METHODS_LENGTH) != 0:
+        return False
+    any_endpoint[0] = memcmp(scan.target + n - 5, b"Infer", 5) != 0
+    return True
+
+
+cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept:
+    cdef Pool pool = exchange.pool
+    cdef FirstMessage source
+    if (pool.models is None and pool.key_kind != KEY_MODEL and pool.sequences is None and pool.costs is None
+            and not (inference and exchange.recorded())):
+        return False
+    source = FirstMessage.__new__(FirstMessage)
+    exchange.source = source
+    source.inference = inference
+    source.naming = awaits_model(exchange, scan, &source.any_endpoint)
+    source.looking = (pool.sequences is not None and pool.endpoints.size and not scan.complete
+                      and infers(scan.target, scan.target_length))
+    if source.looking and streams_inferences(scan.target, scan.target_length):
+        source.messages = StreamSequences.__new__(StreamSequences)
+    if pool.costs is not None:
+        source.weighing = source.awaits_weight(exchange, scan)
+    if not source.naming and not source.looking and not source.weighing:
+        return False
+    if source.weighing:
+        exchange.client.poller.arm(exchange, min(exchange.expires, exchange.client.poller.now + WEIGHING_NS))
+    exchange.move(X_REQUEST)
+    return True
+
+
+cdef bint may_name_sequence(Http2Call call) noexcept:
+    cdef const char *body = tg_buffer_head(&call.stream.queue)
+    cdef size_t n = tg_buffer_size(&call.stream.queue)
+    return n > 0 and (body[0] != 0 or memmem(body, n, SEQUENCE, SEQUENCE_LENGTH) != NULL)

@@ -1,0 +1,222 @@
+"""An attempt at a model server for a request of HTTP: see inference_attempt.pxd.
+
+A retry is this attempt, launched again; a hedge is another with the same message, which stays with the body source.
+"""
+
+cimport cython
+from libc.stdint cimport uint64_t
+from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
+from lb.shared.segment cimport TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
+from lb.inference.response cimport InferResponse
+from lb.http.grpc.http_status cimport http_status
+from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_try, may_leave, verdict_by_status
+from lb.proxy.inference_body cimport (
+    InferenceBody, answer_error, land, management_answered, release_followers, rendered, respond, store,
+)
+from lb.proxy.exchange.mirror.inference cimport mirror_inference
+from lb.proxy.exchange.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
+from lb.upstream.attempt cimport A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
+from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
+from lb.upstream.connections.grpc_call cimport GrpcCall
+from lb.upstream.connections.http2 cimport Http2Channel
+from lb.upstream.load.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
+from lb.upstream.load.outlier cimport verdict_of_grpc
+
+
+cdef enum:
+    GRPC_CANCELLED = 1
+    GRPC_DEADLINE_EXCEEDED = 4
+    GRPC_UNAVAILABLE = 14
+
+cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+cdef size_t INFER_PATH_LENGTH = 42
+
+
+@cython.final
+cdef class InferenceAttempt(GrpcCall):
+
+    cdef InferenceBody body(self, Exchange exchange):
+        return <InferenceBody>exchange.source
+
+    # The endpoint.
+
+    cdef void launch(self) noexcept:
+        cdef Exchange exchange = <Exchange>self.owner
+        cdef InferenceBody body = self.body(exchange)
+        cdef uint64_t now = exchange.client.poller.now
+        cdef uint64_t limit = limit_of_try(exchange)
+        cdef bint own = self is exchange.attempt
+        if not self.prepare(body):
+            if own:
+                exchange.fail(503, b"no-memory", "out of memory")
+            else:
+                exchange.attempt_failed(self, FAIL_CONNECT)
+            return
+        self.due = exchange.due()
+        if limit and now + limit < self.due:
+            self.due = now + limit
+        step(self, A_SENDING)
+        step(self, A_SENT)
+        (<Http2Channel>self.pool.channels[self.endpoint]).start(self, self.due)
+        if not own:
+            return
+        exchange.grpc_status = -1
+        if body.request is not None and exchange.route.mirror is not None and exchange.tries == 1:
+            mirror_inference(exchange.route.mirror, exchange.client.poller, self.parts, self.part_count,
+                             self.message_size, INFER_PATH, INFER_PATH_LENGTH, exchange.key)
+        if exchange.route.hedge is not None:
+            exchange.watch()
+
+    cdef bint prepare(self, InferenceBody body) noexcept:
+        cdef bytes path
+        if body.request is not None:
+            self.parts = body.request.parts
+            self.part_count = body.request.part_count
+            self.message_size = body.request.message_size
+            return self.call_path(INFER_PATH, INFER_PATH_LENGTH) >= 0
+        self.single.iov_base = <char *><bytes>body.management.request
+        self.single.iov_len = <size_t>len(<bytes>body.management.request)
+        self.parts = &self.single
+        self.part_count = 1
+        self.message_size = self.single.iov_len
+        path = <bytes>body.management.grpc_path
+        return self.call_path(<const char *>path, <size_t>len(path)) >= 0
+
+    cdef void stop(self) noexcept:
+        if self.dispatcher is not None:
+            (<Http2Channel>self.dispatcher).cancel(self)
+
+    cdef bint repeatable(self) noexcept:
+        return self.body(<Exchange>self.owner).repeatable()
+
+    cdef Attempt twin(self):
+        return InferenceAttempt.__new__(InferenceAttempt)
+
+    cdef bint may_retry(self, int kind) noexcept:
+        """Whatever became of the first: see InferenceBody.repeatable. What was not processed may go elsewhere in any
+        case, but for later requests of a sequence."""
+        cdef Exchange exchange = <Exchange>self.owner
+        cdef InferenceBody body = self.body(exchange)
+        cdef int rule = RETRY_CONNECT
+        cdef bint processed = kind != FAIL_CONNECT and kind != FAIL_REFUSED
+        if not (body.repeatable() if processed else may_leave(exchange)):
+            return False
+        if kind == FAIL_RESET:
+            rule = RETRY_RESET | RETRY_5XX            # a server that goes away says UNAVAILABLE, or nothing
+        elif (kind == FAIL_TIMEOUT and exchange.route.retry is not None
+                and exchange.client.poller.now < exchange.expires and not body.has_timeout()):
+            rule = RETRY_TIMEOUT
+        elif processed:
+            return False
+        return exchange.retry_granted(rule, -1)
+
+    # Its end.
+
+    cdef void sent_again(self) noexcept:
+        if self.owner is not None:
+            (<Exchange>self.owner).sent_again(self)
+
+    cdef void on_failed(self, int kind) noexcept:
+        if self.owner is not None:
+            self.failed(<Exchange>self.owner, kind)
+
+    cdef void failed(self, Exchange exchange, int kind) noexcept:
+        if self is exchange.attempt:
+            exchange.grpc_status = -1
+        if exchange.attempt_failed(self, kind):
+            return
+        if exchange.bound >= 0 and kind == FAIL_CONNECT and not exchange.sequence_start:
+            if not goes_on(exchange):
+                exchange.fail_lost()
+            return
+        release_followers(self.body(exchange), GRPC_UNAVAILABLE, "")
+        if kind == FAIL_TIMEOUT:
+            tg_add(&exchange.route.series[TG_S_TIMEOUTS], 1)
+            exchange.fail(504, b"timeout", "the model server did not answer in time")
+        elif kind == FAIL_CONNECT:
+            exchange.fail(502, b"connect", "could not connect to a model server")
+        elif kind == FAIL_PROTOCOL:
+            exchange.fail(502, b"upstream-protocol", "the model server's answer is not valid gRPC")
+        elif kind == FAIL_TOO_LARGE:
+            exchange.fail(502, b"upstream-too-large", "the model server's answer is over the limit")
+        else:
+            exchange.fail(502, b"upstream-reset", "the model server closed the connection without an answer")
+
+    cdef void on_done(self, int status, const char *message, size_t n) noexcept:
+        cdef Exchange exchange = <Exchange>self.owner
+        if exchange is None:
+            return
+        if self is exchange.hedge and not exchange.hedge_answers(
+                status == 0, http_status(status) if status else 200, status):
+            return
+        self.answered(exchange, status, message, n)
+
+    cdef void answered(self, Exchange exchange, int status, const char *message, size_t n) noexcept:
+        cdef InferenceBody body = self.body(exchange)
+        cdef InferResponse response
+        cdef bint going
+        if self.pool.policy.reads_reports and tg_buffer_size(&self.report):
+            self.take_report(exchange)
+        exchange.grpc_status = <short>status
+        if status == 0:
+            if exchange.route.hedge is not None:
+                exchange.own_answer()
+            exchange.status = 200
+            if exchange.pool.sessions is not None:
+                learn_session(exchange, 200, NULL, 0)
+            exchange.let_go(True)
+            if body.management is not None:
+                management_answered(body, exchange, 0, "", tg_buffer_head(&self.reply)[:tg_buffer_size(&self.reply)])
+                return
+            response = rendered(body, exchange, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+            if response is None:              # nothing to keep, and nothing for those who wait
+                tg_add(&self.pool.series[self.endpoint][TG_S_RESPONSE_ERRORS], 1)
+                return
+            if body.digest is not None:
+                store(body, exchange, &self.reply)
+                land(body, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
+            respond(body, exchange, response)
+            return
+        if status == GRPC_DEADLINE_EXCEEDED and exchange.client.poller.now >= self.due:
+            self.failed(exchange, FAIL_TIMEOUT)    # servers keep the time they are given, to less than our ticks
+            return
+        exchange.status = http_status(status)
+        # A server that is going away says UNAVAILABLE before it is out of the pool, and CANCELLED, which we did not ask
+        # for, of what it had taken just before (grpcio does).
+        going = status == GRPC_UNAVAILABLE or status == GRPC_CANCELLED
+        exchange.let_go(not going)
+        if (going or exchange.route.retry is not None and exchange.route.retry.names_code(status)) and (
+                exchange.promote_hedge()):
+            return
+        exchange.pushback = self.pushback
+        if body.repeatable() and exchange.retry_granted(RETRY_RESET | RETRY_5XX if going else 0, status):
+            exchange.next_try()
+            return
+        text = message[:n].decode("utf-8", "replace")
+        release_followers(body, status, text)
+        if body.management is not None:
+            management_answered(body, exchange, status, text, b"")
+            return
+        answer_error(exchange, status, text)
+
+    cdef void take_report(self, Exchange exchange) noexcept:
+        cdef tg_load load
+        if self.state != A_OVER and read_report(REPORT_BINARY if self.report_binary else REPORT_NAMED,
+                                                tg_buffer_head(&self.report), tg_buffer_size(&self.report),
+                                                &load) and load.utilization > 0.0:
+            self.pool.endpoints.set_report(self.endpoint, load.utilization, load.qps, load.eps,
+                                           exchange.client.poller.now)
+
+    cdef void judge_outcome(self, tg_outcome *outcome) noexcept:
+        cdef Exchange exchange = <Exchange>self.owner
+        cdef int status = exchange.grpc_status
+        if outcome.ok and status >= 0 and exchange.status != 499:
+            outcome.verdict = verdict_of_grpc(status)
+        else:
+            outcome.verdict = verdict_by_status(exchange, outcome.ok)
+        if exchange.status == 499:
+            outcome.code = GRPC_CANCELLED
+        elif status >= 0:
+            outcome.code = status
+        else:
+            outcome.code = GRPC_DEADLINE_EXCEEDED if exchange.status == 504 else GRPC_UNAVAILABLE

@@ -1,0 +1,476 @@
+"""The body of an HTTP request to a pool that speaks the Open Inference Protocol: see inference_body.pxd.
+
+    begin            the path names the model; the body is gathered
+    run              the codec turns JSON or binary tensors into one canonical gRPC message
+    through_cache    a repeated request is answered here; identical misses wait for the first
+    answer           the codec turns a gRPC answer into what the client asked for
+
+Between the last two a model server is asked (inference_attempt.pyx). What is no inference, such as a model's metadata,
+goes the same way past codec and cache.
+"""
+
+import logging
+from lb.errors import TidegateError
+from lb.inference import management
+from lb.inference.compression import decompress
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memchr, memset
+from lb.cache.flight cimport Flights
+from lb.cache.store cimport ResultCache
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+    tg_buffer_tail,
+)
+from lb.shared.hashing cimport hash64
+from lb.http.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal
+from lb.http.head_text cimport append_number, append_text
+from lb.http.methods cimport method_text
+from lb.net.poller cimport Poller
+from lb.http.grpc.protobuf cimport span
+from lb.shared.segment cimport TG_S_CACHE_STORED, Segment, tg_add
+from lb.net.stream cimport Address, iovec
+from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
+from lb.inference.request cimport parse_http
+from lb.inference.response cimport InferResponse, render, store_form
+from lb.http.grpc.http_status cimport http_status
+from lb.proxy.exchange.exchange cimport (
+    CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, BodySource, Exchange,
+)
+from lb.upstream.attempt cimport Attempt
+from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
+from lb.upstream.connections.http2 cimport Http2Channel
+from lb.upstream.pool cimport KEY_MODEL
+
+log = logging.getLogger("tidegate.proxy")
+
+
+cdef enum:
+    MAX_REPLY = 256 * 1024 * 1024
+    RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
+    GRPC_UNAVAILABLE = 14
+
+
+cdef class InferContext:
+    """What the inference exchanges of a worker share: the cache, and the flights that collapse identical misses."""
+
+    def __init__(self, Poller poller, Segment segment):
+        self.poller = poller
+        self.segment = segment
+        self.flights = Flights()
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.stored)
+
+    def prepare(self, plan):
+        """Whatever of a new plan can fail is done here, before anything is changed."""
+        if plan.cache is not None and self.cache is None:
+            self.cache = ResultCache(self.segment, plan.cache.max_object)
+
+    def commit(self, plan):
+        if plan.cache is None:
+            self.cache = None
+
+    def channel(self, Address address, uint64_t connect_timeout):
+        """A gRPC connection to an endpoint: one for all exchanges of this worker."""
+        return Http2Channel(self.poller, address, connect_timeout, MAX_REPLY)
+
+    cdef InferenceBody new_body(self):
+        cdef InferenceBody body = InferenceBody.__new__(InferenceBody)
+        body.context = self
+        body.json_length = -1
+        return body
+
+
+cdef class InferenceBody(BodySource):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.body)
+
+    cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
+        cdef uint64_t expected
+        if not read_request_head(self, exchange, scan):
+            return
+        if exchange.pool.key_kind == KEY_MODEL:
+            exchange.key = hash64(<const char *>self.name, <size_t>len(self.name)) if self.name is not None else 0
+            if exchange.pool.sticky:
+                exchange.read_kept(scan)
+        else:
+            exchange.key = exchange.find_key(scan)
+        exchange.move(X_REQUEST)
+        if scan.has_length:
+            # Checked against max_body at admission; a lying client gets no more memory than it sends.
+            expected = min(scan.content_length, <uint64_t>RESERVE)
+            if tg_buffer_reserve(&self.body, expected) < 0:
+                exchange.fail(503, b"no-memory", "out of memory")
+
+    cdef char *place(self, Exchange exchange, size_t size) noexcept:
+        if exchange.state != X_REQUEST or tg_buffer_reserve(&self.body, size) < 0:
+            return NULL
+        return tg_buffer_tail(&self.body)
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef int i
+        if exchange.state != X_REQUEST:
+            return
+        if (count == 1 and spans[0].iov_base == tg_buffer_tail(&self.body)
+                and size <= self.body.capacity - self.body.end):
+            self.body.end += size             # received where `place` said
+            count = 0
+        for i in range(count):
+            if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:
+                exchange.fail(503, b"no-memory", "out of memory")
+                return
+        if last:
+            exchange.request_complete = True
+            exchange.wants_body = False
+            self.run(exchange)
+
+    cdef void run(self, Exchange exchange) noexcept:
+        """The request is here: make its message, look in the cache, else ask an endpoint."""
+        if not read_request_body(self, exchange):
+            return
+        if self.name is None:
+            run_management(self, exchange)
+            return
+        if len(self.request.sequence) and exchange.pool.sequences is not None and not self.join(exchange):
+            return
+        through_cache(self, exchange)
+
+    cdef bint join(self, Exchange exchange) noexcept:
+        cdef InferRequest request = self.request
+        cdef bytes version = request.version
+        cdef uint64_t key = exchange.pool.sequences.key_of(
+            <const char *>self.name, <size_t>len(self.name), <const char *>version, <size_t>len(version),
+            <const char *>request.sequence, <size_t>len(request.sequence))
+        return exchange.join_sequence(key, request.sequence_start, request.sequence_end)
+
+    cdef double units(self, Exchange exchange) noexcept:
+        cdef PoolCosts costs = exchange.pool.costs
+        if costs.unit == UNIT_BYTES:
+            return costs.units_of_bytes(tg_buffer_size(&self.body))
+        return 1.0 if self.request is None else <double>self.request.batch
+
+    cdef int price(self, Exchange exchange, uint64_t now) noexcept:
+        cdef PoolCosts costs = exchange.pool.costs
+        cdef uint64_t key = 0
+        if self.request is not None:
+            key = costs.model_key(<const char *>self.name, <size_t>len(self.name))
+        return costs.price(self.units(exchange), key, now)
+
+    cdef void ended_well(self, Exchange exchange) noexcept:
+        """How long the model server took says what such a request costs."""
+        cdef Attempt attempt = exchange.attempt
+        cdef PoolCosts costs = exchange.pool.costs
+        cdef uint64_t now = exchange.client.poller.now
+        cdef size_t n
+        cdef uint64_t key
+        if costs is None or self.request is None or exchange.grpc_status != 0:
+            return
+        n = <size_t>len(self.name)
+        key = costs.model_key(<const char *>self.name, n)
+        if key:
+            costs.learn(key, <const char *>self.name, n, self.units(exchange), now - attempt.picked_at,
+                        attempt.charged, attempt.load, now)
+
+    cdef uint64_t due(self, Exchange exchange) noexcept:
+        """The request's own `timeout` counts from its beginning."""
+        if not self.has_timeout():
+            return exchange.expires
+        return min(exchange.expires, exchange.started + self.request.timeout_us * 1000)
+
+    cdef bint has_timeout(self) noexcept:
+        return self.request is not None and self.request.timeout_us != 0
+
+    cdef bint repeatable(self) noexcept:
+        """An inference is a pure function of its request: asking another endpoint as well does no harm. The exception
+        is a sequence, whose state lives in one endpoint. Management calls only read."""
+        return self.request is None or len(self.request.sequence) == 0
+
+    cdef bytes model(self):
+        return self.name
+
+    cdef void leave(self, Exchange exchange) noexcept:
+        leave_flight(self, exchange)
+
+
+cdef enum:
+    M_POST = 3                        # llhttp's number
+
+
+cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) noexcept:
+    cdef span model, version
+    cdef const char *query = <const char *>memchr(scan.target, 63, scan.target_length)
+    cdef size_t path_length = scan.target_length if query == NULL else <size_t>(query - scan.target)
+    cdef Field *field
+    cdef int64_t length
+    cdef const char *verb
+    cdef size_t verb_length
+    cdef int matched = NO_MATCH
+    if exchange.method == M_POST:
+        matched = match_infer(scan.target, path_length, &model, &version)
+    if matched:
+        try:
+            body.name = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
+        except TidegateError as failure:
+            exchange.fail(failure.status, b"bad-request", str(failure))
+            return False
+        body.version = version.data[:version.size]
+        if exchange.pool.models is not None:
+            exchange.want_model(body.name)
+    else:
+        body.path = scan.target[:path_length]
+        verb = method_text(scan, exchange.method, &verb_length)
+        body.verb = verb[:verb_length]
+    if scan.first[H_CONTENT_ENCODING] >= 0:
+        field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
+        body.encoding = field.value[:field.value_length].lower()
+    if scan.first[H_INFERENCE_LENGTH] >= 0:
+        field = &scan.fields[scan.first[H_INFERENCE_LENGTH]]
+        length = parse_decimal(field.value, field.value_length)
+        if length < 0:
+            exchange.fail(400, b"bad-request", "Inference-Header-Content-Length is not a number")
+            return False
+        body.json_length = <Py_ssize_t>length
+    return True
+
+
+cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
+    cdef const char *data
+    cdef size_t size
+    cdef bytes plain
+    try:
+        if body.encoding is not None and body.encoding != b"identity":
+            plain = tg_buffer_head(&body.body)[:tg_buffer_size(&body.body)]
+            plain = decompress(body.encoding, plain, exchange.route.max_body)
+            tg_buffer_clear(&body.body)
+            if tg_buffer_append(&body.body, <const char *>plain, <size_t>len(plain)) < 0:
+                raise MemoryError
+        if body.name is None:
+            return True
+        data = tg_buffer_head(&body.body)
+        size = tg_buffer_size(&body.body)
+        body.request = parse_http(body.name, body.version, data, size, body.json_length)
+    except TidegateError as failure:
+        exchange.fail(failure.status, b"bad-request", str(failure))
+        return False
+    except MemoryError:
+        exchange.fail(503, b"no-memory", "out of memory")
+        return False
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("an inference request could not be read")
+        exchange.fail(500, b"internal", "internal error")
+        return False
+    return True
+
+
+cdef void answer_error(Exchange exchange, int grpc_status, str message) noexcept:
+    exchange.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")
+
+
+cdef void answer(InferenceBody body, Exchange exchange, const char *message, size_t size) noexcept:
+    cdef InferResponse response
+    if exchange.state == X_DONE:
+        return
+    response = rendered(body, exchange, message, size)
+    if response is not None:
+        respond(body, exchange, response)
+
+
+cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *message, size_t size):
+    """The codec's form of the answer; None when it has none, and the exchange has failed."""
+    try:
+        return render(body.request, message, size)
+    except TidegateError as failure:
+        exchange.fail(failure.status, b"upstream-protocol", str(failure))
+    except MemoryError:
+        exchange.fail(503, b"no-memory", "out of memory")
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("an inference answer could not be rendered")
+        exchange.fail(500, b"internal", "internal error")
+    return None
+
+
+cdef void respond(InferenceBody body, Exchange exchange, InferResponse response) noexcept:
+    """The answer, with what RFC 9211 says of the cache."""
+    cdef tg_buffer head
+    memset(&head, 0, sizeof(head))
+    if response.json_length < 0:
+        append_text(&head, b"Content-Type: application/json\r\n")
+    else:
+        append_text(&head, b"Content-Type: application/octet-stream\r\nInference-Header-Content-Length: ")
+        append_number(&head, <uint64_t>response.json_length)
+        append_text(&head, b"\r\n")
+    exchange.append_endpoint(&head)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.append(&head)
+    if exchange.cache == CACHE_HIT:
+        append_text(&head, b"Cache-Status: tidegate; hit\r\n")
+    elif exchange.cache == CACHE_MISS:
+        append_text(&head, b"Cache-Status: tidegate; fwd=miss")
+        append_text(&head, b"; stored\r\n" if body.stored else b"\r\n")
+    elif exchange.cache == CACHE_COLLAPSED:
+        append_text(&head, b"Cache-Status: tidegate; fwd=miss; collapsed\r\n")
+    elif exchange.cache == CACHE_BYPASS:
+        append_text(&head, b"Cache-Status: tidegate; fwd=bypass\r\n")
+    exchange.status = 200
+    exchange.bytes_out = response.size
+    exchange.record()
+    exchange.client.respond_whole(200, &head, response.parts, response.part_count)
+    tg_buffer_free(&head)
+
+
+cdef enum:
+    GRPC_INVALID_ARGUMENT = 3
+    GRPC_NOT_FOUND = 5
+    GRPC_UNIMPLEMENTED = 12
+
+
+cdef void through_cache(InferenceBody body, Exchange exchange) noexcept:
+    cdef unsigned char key[32]
+    if body.context.cache is None:
+        exchange.pick()
+        return
+    if not exchange.route.cache or not body.request.cacheable:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    if body.request.digest(<const unsigned char *><const char *>exchange.pool.cache_key, key) < 0:
+        exchange.cache = CACHE_BYPASS
+        exchange.pick()
+        return
+    body.digest = (<char *>key)[:32]
+    if not answer_from_cache(body, exchange):
+        fly(body, exchange)
+
+
+cdef bint answer_from_cache(InferenceBody body, Exchange exchange) noexcept:
+    cdef uint64_t age = 0, ttl = 0
+    cdef Py_ssize_t size
+    tg_buffer_clear(&body.context.stored)
+    size = body.context.cache.get(<const unsigned char *><const char *>body.digest, exchange.client.poller.now,
+                                  &body.context.stored, &age, &ttl)
+    if size < 0:
+        return False
+    exchange.cache = CACHE_HIT
+    answer(body, exchange, tg_buffer_head(&body.context.stored), <size_t>size)
+    return True
+
+
+cdef void fly(InferenceBody body, Exchange exchange) noexcept:
+    """The first of identical misses asks; the others wait for its answer."""
+    if body.context.flights.join(body.digest, exchange):
+        body.following = True
+        exchange.cache = CACHE_COLLAPSED
+        exchange.arm_wait()
+        return
+    body.following = False
+    body.leading = True
+    exchange.cache = CACHE_MISS
+    exchange.pick()
+
+
+cdef void resume(InferenceBody body, Exchange exchange) noexcept:
+    """The leader failed, or left: this follower takes part in a new flight."""
+    body.following = False
+    if exchange.state == X_REQUEST:
+        exchange.client.poller.arm(exchange, exchange.expires)
+        fly(body, exchange)
+
+
+cdef void land(InferenceBody body, const char *message, size_t size) noexcept:
+    cdef object follower
+    cdef InferenceBody of_follower
+    if not body.leading:
+        return
+    body.leading = False
+    for follower in body.context.flights.finish(body.digest):
+        of_follower = <InferenceBody>(<Exchange>follower).source
+        of_follower.following = False
+        answer(of_follower, <Exchange>follower, message, size)
+
+
+cdef void release_followers(InferenceBody body, int grpc_status, str message) noexcept:
+    cdef object follower
+    cdef InferenceBody of_follower
+    if not body.leading:
+        return
+    body.leading = False
+    for follower in body.context.flights.finish(body.digest):
+        of_follower = <InferenceBody>(<Exchange>follower).source
+        of_follower.following = False
+        if grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND, GRPC_UNIMPLEMENTED):
+            answer_error(<Exchange>follower, grpc_status, message)
+        else:
+            resume(of_follower, <Exchange>follower)
+
+
+cdef void store(InferenceBody body, Exchange exchange, const tg_buffer *reply) noexcept:
+    cdef tg_buffer *stored = &body.context.stored
+    tg_buffer_clear(stored)
+    if store_form(tg_buffer_head(reply), tg_buffer_size(reply), stored) < 0:
+        return
+    if body.context.cache.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(stored),
+                              tg_buffer_size(stored), exchange.client.poller.now, exchange.route.cache_ttl) == 1:
+        tg_add(&exchange.route.series[TG_S_CACHE_STORED], 1)
+        body.stored = True
+
+
+cdef void leave_flight(InferenceBody body, Exchange exchange) noexcept:
+    if body.following:
+        body.following = False
+        body.context.flights.leave(body.digest, exchange)
+    release_followers(body, GRPC_UNAVAILABLE, "")
+
+
+cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
+    cdef size_t size = tg_buffer_size(&body.body)
+    cdef bytes posted = tg_buffer_head(&body.body)[:size] if size else b""
+    made = management.route(body.verb.decode(), (<bytes>body.path).decode("latin-1"), posted)
+    if isinstance(made, management.Reply):
+        answer_management(exchange, made)
+        return
+    body.management = made
+    body.any_endpoint = True                  # an inference cannot be answered where the model is not ready, this can
+    if exchange.pool.models is not None and made.model:
+        exchange.want_model(made.model.encode())
+    exchange.pick()
+
+
+cdef void management_answered(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept:
+    try:
+        made = body.management.render(status, message, reply)
+    except Exception:
+        log.exception("the answer to %s could not be made", body.path)
+        exchange.fail(500, b"internal", "internal error")
+        return
+    answer_management(exchange, made)
+
+
+cdef void answer_management(Exchange exchange, object reply) noexcept:
+    cdef tg_buffer head
+    cdef iovec part
+    cdef bytes text = reply.body
+    cdef bytes kind = reply.content_type.encode()
+    cdef bytes allow = reply.allow.encode()
+    memset(&head, 0, sizeof(head))
+    if kind:
+        append_text(&head, b"Content-Type: ")
+        tg_buffer_append(&head, <const char *>kind, <size_t>len(kind))
+        append_text(&head, b"\r\n")
+    if allow:
+        append_text(&head, b"Allow: ")
+        tg_buffer_append(&head, <const char *>allow, <size_t>len(allow))
+        append_text(&head, b"\r\n")
+    exchange.append_endpoint(&head)
+    if exchange.route.response_fields is not None:
+        exchange.route.response_fields.append(&head)
+    part.iov_base = <char *>text
+    part.iov_len = <size_t>len(text)
+    if reply.reason:
+        exchange.reason = <const char *><bytes>reply.reason            # a constant of `management`
+    exchange.status = reply.status
+    exchange.bytes_out = part.iov_len
+    exchange.record()
+    exchange.client.respond_whole(exchange.status, &head, &part, 1)
+    tg_buffer_free(&head)

@@ -1,0 +1,106 @@
+"""One attempt at one endpoint: see attempt.pxd."""
+
+from libc.stdint cimport uint64_t
+from lb.http.head cimport Scan
+from lb.shared.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, tg_add
+from lb.net.splice cimport PASS_NOT
+from lb.net.states cimport states_of, tg_state
+from lb.net.stream cimport iovec
+from lb.upstream.load.outlier cimport VERDICT_GOOD
+from lb.upstream.pool cimport Pool
+from lb.upstream.tally cimport count_try
+
+
+cdef enum:
+    MOST_IN_FLIGHT = 32767            # that is told apart
+
+ATTEMPT.machine = b"attempt"
+tg_state(&ATTEMPT, b"over", 1 << A_PICKED)
+tg_state(&ATTEMPT, b"picked", 1 << A_CONNECTING | 1 << A_SENDING | 1 << A_OVER)
+tg_state(&ATTEMPT, b"connecting", 1 << A_SENDING | 1 << A_OVER)
+tg_state(&ATTEMPT, b"sending", 1 << A_SENT | 1 << A_ANSWERING | 1 << A_OVER)
+tg_state(&ATTEMPT, b"sent", 1 << A_ANSWERING | 1 << A_OVER)
+tg_state(&ATTEMPT, b"answering", 1 << A_OVER)
+STATES = states_of(&ATTEMPT)
+
+
+cdef class Attempt(Timed):
+
+    cdef bint begin(self, Scan *scan) noexcept:
+        return True
+
+    cdef void launch(self) noexcept:
+        pass
+
+    cdef void stop(self) noexcept:
+        pass
+
+    cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept:
+        pass
+
+    cdef Py_ssize_t pass_body(self, size_t size) noexcept:
+        return PASS_NOT
+
+    cdef void take_trailers(self, Scan *scan) noexcept:
+        pass
+
+    cdef void client_drained(self) noexcept:
+        pass
+
+    cdef bint may_retry(self, int kind) noexcept:
+        return False
+
+    cdef bint repeatable(self) noexcept:
+        return False
+
+    cdef Attempt twin(self):
+        return None
+
+    cdef void judge_outcome(self, tg_outcome *outcome) noexcept:
+        pass
+
+    cdef bint end_answer(self, int status, const char *reason, str message) noexcept:
+        return False
+
+    cdef void idle(self) noexcept:
+        pass
+
+
+cdef void take_slot(Attempt attempt, Pool pool, int endpoint, int charged, uint64_t now) noexcept:
+    step(attempt, A_PICKED)
+    attempt.pool = pool
+    attempt.endpoint = endpoint
+    attempt.picked_at = now
+    attempt.charged = charged
+    attempt.load = 0
+    attempt.in_flight = 0
+    if pool.costs is not None:
+        attempt.load = pool.endpoints.outstanding(endpoint)
+    if pool.policy.by_company or pool.costs is not None:
+        attempt.in_flight = <short>min(pool.endpoints.running(endpoint), MOST_IN_FLIGHT)
+
+
+cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noexcept:
+    cdef Pool pool = attempt.pool
+    cdef int endpoint = attempt.endpoint
+    cdef uint64_t took = now - attempt.picked_at
+    cdef uint64_t *words = pool.series[endpoint]
+    cdef bint ok
+    step(attempt, A_OVER)
+    tg_add(&words[TG_S_BYTES_IN], outcome.bytes_in)
+    tg_add(&words[TG_S_BYTES_OUT], outcome.bytes_out)
+    if outcome.how == SESSION_ENDED:
+        tg_add(&words[TG_S_CODE_OTHER], 1)
+        pool.release(endpoint, now, 0, outcome.ok, 0, attempt.charged, 0)
+        return
+    count_try(words, outcome.status, outcome.code, outcome.verdict, took)
+    if outcome.how == GIVEN_UP:
+        pool.give_up(endpoint, now, took, attempt.charged)
+        return
+    if outcome.how == STOPPED:
+        took = 0                          # what it has taken until then says little of its endpoint
+    pool.judge(endpoint, outcome.verdict, attempt.picked_at, now)
+    ok = outcome.ok and outcome.verdict <= VERDICT_GOOD   # what was refused took no time: nobody learns from that
+    if ok:
+        pool.tell_queue(endpoint, now, took, outcome.answered)
+    pool.release(endpoint, now, took, ok, attempt.in_flight, attempt.charged, attempt.load)
