@@ -17,6 +17,7 @@ from lb.balancing.policy import Policy
 from lb.balancing.ring import Ring
 from lb.balancing.slots import SLOTS, SlotTable
 from lb.config.plan.plan import PolicyPlan
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 # Odd, so that a multiple of it modulo 2**64 takes every value.
@@ -45,7 +46,7 @@ def _built(case: str, size: int) -> Iterator[tuple[EndpointSet, Policy, Callable
         numbers = count()
 
         def pick() -> int:
-            return made.pick(_NOW, next(numbers) * _STRIDE % 2**64, -1)
+            return made.pick(Choice(endpoints, _NOW, next(numbers) * _STRIDE % 2**64))
 
         yield endpoints, made, pick
 
@@ -70,7 +71,7 @@ def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
             for _ in range(1 + i % 3):
                 endpoints.acquire_checked(i)
             if made.by_company:
-                made.learn(i, _NOW - i, 1_000_000 + 1_000 * (i * 7 % size), True, 1 + i % 3)
+                made.learn(i, _NOW - i, 1_000_000 + 1_000 * (i * 7 % size), True, 1 + i % 3, 1)
         assert 0 <= benchmark(pick) < size
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -26,14 +27,10 @@ class Failover(Policy):
         super().__init__(endpoints, options)
         self.full = options.full
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
-        available = [i for i in range(endpoints.size) if i != exclude and endpoints.available(i)]
+        available = [i for i in range(endpoints.size) if choice.available(i)]
         for i in available:
             if self.full is None or endpoints.load(i) < self.full * endpoints.weight(i):
                 return i
-        if available:
-            return available[0]
-        if 0 <= exclude < endpoints.size and endpoints.available(exclude):
-            return exclude
-        return -1
+        return available[0] if available else -1

@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -10,8 +11,8 @@ cdef class Bound:
     cdef double total
     cdef double weight
 
-    cdef bint fits(self, int index) noexcept
+    cdef bint fits(self, int index, Choice choice) noexcept
 
     @cython.locals(i=int, weight=int, weights=int64_t, total=int64_t)
-    cdef void measure(self) noexcept
-    cdef bint room(self, int index) noexcept
+    cdef void measure(self, Choice choice) noexcept
+    cdef bint room(self, int index, Choice choice) noexcept

@@ -11,6 +11,7 @@ always has room.
 
 from __future__ import annotations
 
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -23,26 +24,26 @@ class Bound:
         self.total = 0.0
         self.weight = 0.0
 
-    def fits(self, index: int) -> bool:
+    def fits(self, index: int, choice: Choice) -> bool:
         """Measure, and say whether the available endpoint `index` has room."""
         # Every capacity is above 0: an idle endpoint needs no walk over the pool.
         if self.endpoints.outstanding(index) == 0:
             return True
-        self.measure()
-        return self.room(index)
+        self.measure(choice)
+        return self.room(index, choice)
 
-    def measure(self) -> None:
-        total = self.endpoints.cost
+    def measure(self, choice: Choice) -> None:
+        total = choice.cost
         weights = 0
         for i in range(self.endpoints.size):
-            weight = self.endpoints.effective_weight(i)
+            weight = choice.open_weight(i)
             if weight > 0:
                 weights += weight
                 total += self.endpoints.outstanding(i)
         self.total = self.factor * total
         self.weight = weights
 
-    def room(self, index: int) -> bool:
+    def room(self, index: int, choice: Choice) -> bool:
         """Whether the endpoint has room. A whole number is below ceil(x) just if it is below x, so nothing is divided
         or rounded."""
-        return self.endpoints.outstanding(index) * self.weight < self.total * self.endpoints.effective_weight(index)
+        return self.endpoints.outstanding(index) * self.weight < self.total * choice.open_weight(index)

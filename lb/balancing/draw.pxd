@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -15,16 +16,16 @@ cdef class Draw:
     cdef int[::1] taken
     cdef int count
 
-    cdef void begin(self, int exclude) noexcept
+    cdef void begin(self, Choice choice) noexcept
 
     @cython.locals(index=int)
-    cdef int another(self) noexcept
+    cdef int another(self, Choice choice) noexcept
 
     @cython.locals(endpoints=EndpointSet, i=int, weight=int)
-    cdef int draw(self) noexcept
+    cdef int draw(self, Choice choice) noexcept
 
     @cython.locals(endpoints=EndpointSet, i=int, weight=int, highest=int, chosen=int, total=int64_t, rest=int64_t)
-    cdef int draw_by_scan(self) noexcept
+    cdef int draw_by_scan(self, Choice choice) noexcept
 
     @cython.locals(at=int)
     cdef bint is_taken(self, int index) noexcept

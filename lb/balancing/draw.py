@@ -6,6 +6,7 @@ import secrets
 from array import array
 
 from lb.balancing.options import MOST_CHOICES
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 # Draws before the endpoints are walked instead: enough while a good part of them takes requests.
@@ -27,21 +28,21 @@ class Draw:
         self.taken = array("i", bytes(4 * (MOST_CHOICES + 1)))
         self.count = 0
 
-    def begin(self, exclude: int) -> None:
-        self.taken[0] = exclude
+    def begin(self, choice: Choice) -> None:
+        self.taken[0] = choice.exclude
         self.count = 1
 
-    def another(self) -> int:
+    def another(self, choice: Choice) -> int:
         """An available endpoint, neither the excluded one nor drawn since `begin`; -1 when there is none.
 
         To be called MOST_CHOICES times at most between two `begin`.
         """
-        index = self.draw()
+        index = self.draw(choice)
         self.taken[self.count] = index
         self.count += 1
         return index
 
-    def draw(self) -> int:
+    def draw(self, choice: Choice) -> int:
         """By rejection: any endpoint, kept with probability weight / ceiling, where `ceiling` is at least every
         weight."""
         endpoints = self.endpoints
@@ -51,20 +52,20 @@ class Draw:
             i = self.below(endpoints.size)
             if self.is_taken(i):
                 continue
-            weight = endpoints.effective_weight(i)
+            weight = choice.open_weight(i)
             if weight > self.ceiling:
                 break
             if weight == self.ceiling or self.below(self.ceiling) < weight:
                 return i
-        return self.draw_by_scan()
+        return self.draw_by_scan(choice)
 
-    def draw_by_scan(self) -> int:
+    def draw_by_scan(self, choice: Choice) -> int:
         """The same by two walks over all endpoints; also finds the ceiling anew."""
         endpoints = self.endpoints
         highest = 1
         total = 0
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i)
+            weight = choice.open_weight(i)
             highest = max(highest, weight)
             if not self.is_taken(i):
                 total += weight
@@ -76,7 +77,7 @@ class Draw:
         for i in range(endpoints.size):
             if self.is_taken(i):
                 continue
-            weight = endpoints.effective_weight(i)
+            weight = choice.open_weight(i)
             if weight > 0:
                 # Kept as the answer for the case that a weight shrank between the walks.
                 chosen = i

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lb.balancing.explained import Explained
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
 
@@ -23,18 +24,18 @@ class Guard(Policy):
         self.rotation = inner.rotation
         self.name = name
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
-        index = self.ask(now, key, exclude)
-        if index >= 0 and self.endpoints.standing_weight(index) == 0:
-            index = self.ask(now, key, exclude)  # it may have changed since the plug-in looked
-            if index >= 0 and self.endpoints.standing_weight(index) == 0:
+    def pick(self, choice: Choice) -> int:
+        index = self.ask(choice)
+        if index >= 0 and choice.standing_weight(index) == 0:
+            index = self.ask(choice)  # it may have changed since the plug-in looked
+            if index >= 0 and choice.standing_weight(index) == 0:
                 address = self.endpoints.addresses[index]
                 raise TidegateError(f"policy {self.name!r} chose {address}, which is not available")
         return index
 
-    def ask(self, now: int, key: int, exclude: int) -> int:
+    def ask(self, choice: Choice) -> int:
         self.inner.rotation = self.rotation
-        index = self.inner.pick(now, key, exclude)
+        index = self.inner.pick(choice)
         self.rotation = self.inner.rotation
         if type(index) is not int or not -1 <= index < self.endpoints.size:
             raise TidegateError(
@@ -42,9 +43,9 @@ class Guard(Policy):
             )
         return index
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         self.inner.rotation = self.rotation
-        return self.inner.explain(now, key, exclude)
+        return self.inner.explain(choice)
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.inner.observe(index, now, latency_ns, ok)

@@ -3,11 +3,12 @@ from libc.stdint cimport uint64_t
 
 from lb.balancing.bound cimport Bound
 from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
 
 
 cdef class HashPolicy(Policy):
     cdef readonly Bound bound
 
     @cython.locals(index=int, other=int)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
-    cdef int first(self, uint64_t key, int exclude, Bound bound) except -2
+    cpdef int pick(self, Choice choice) except -2
+    cdef int first(self, Choice choice, Bound bound) except -2

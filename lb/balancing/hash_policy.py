@@ -6,6 +6,7 @@ from lb.balancing.bound import Bound
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import HashOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -23,31 +24,29 @@ class HashPolicy(Policy):
         Policy.__init__(self, endpoints, options)
         self.bound = None if options.bounded_load is None else Bound(endpoints, options.bounded_load)
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
-        index = self.first(key, exclude, None)
-        if index < 0:
-            return self.last_resort(exclude)
-        if self.bound is None or self.bound.fits(index):
+    def pick(self, choice: Choice) -> int:
+        index = self.first(choice, None)
+        if index < 0 or self.bound is None or self.bound.fits(index, choice):
             return index
-        other = self.first(key, exclude, self.bound)
+        other = self.first(choice, self.bound)
         return other if other >= 0 else index
 
-    def first(self, key: int, exclude: int, bound: Bound | None) -> int:
-        """The first in the order of `key` that is available, is not `exclude` and has room in `bound` if there is one;
-        -1 when there is none."""
+    def first(self, choice: Choice, bound: Bound | None) -> int:
+        """The first in the order of the key that is available and has room in `bound` if there is one; -1 when there is
+        none."""
         raise NotImplementedError
 
     def catch_up(self) -> None:
         """Takes note of all weights that have changed, of which a choice looks at one."""
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
         # Else the choice itself might see a change first that this does not.
         self.catch_up()
-        chosen, owner = self.pick(now, key, exclude), self.first(key, exclude, None)
+        chosen, owner = self.pick(choice), self.first(choice, None)
         scores = []
         for i in range(endpoints.size):
-            if i == exclude or endpoints.effective_weight(i) == 0:
+            if not choice.available(i):
                 continue
             note = "first in the order of the key" if i == owner else ""
             if i == owner and i != chosen:

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint64_t
 
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -14,8 +15,7 @@ cdef class Policy:
     # Whose turn it is, in a policy that has turns: kept apart for each group by whoever lets it choose among one.
     cdef public uint64_t rotation
 
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef int pick(self, Choice choice) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
-    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company, int cost)
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)
-    cdef int last_resort(self, int exclude) noexcept

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from lb.balancing.explained import Explained
 from lb.balancing.options import PolicyOptions
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -31,7 +32,7 @@ class Policy:
         self.learns = type(self).observe is not vars(Policy)["observe"]
         # Whether `learn` wants to know a request's company.
         self.by_company = False
-        # Whether, in a pool that weighs its requests, it takes a latency as it was, with `endpoints.cost` of the
+        # Whether, in a pool that weighs its requests, `learn` takes a latency as it was, with the `cost` of the
         # request that had it. Else it gets the one that the request would have had if all there had cost the same.
         self.by_cost = False
         # Whether an endpoint's latency is to it the time from one answer to the next while there is work, its service
@@ -45,12 +46,13 @@ class Policy:
         # groups that are asked in turn, always the same endpoints would be next.
         self.rotation = 0
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
-        """The index of the endpoint that gets the next request, or -1 when none takes any.
+    def pick(self, choice: Choice) -> int:
+        """The index of the endpoint that gets the request, one of those that are `choice.available`; -1 when there is
+        none. The caller counts the request in flight; a choice must not.
 
-        `now` is monotonic ns. `key` is a 64-bit hash of what the pool's `key` finds in the request, 0 in a pool
-        without one. `exclude` is an index that is chosen only when nothing else is available (it has just failed this
-        request), -1 for none. The caller counts the request in flight; a choice must not.
+        `choice` says what the selection goes by, and is valid until `pick` returns: `choice.now` is monotonic ns,
+        `choice.key` a 64-bit hash of what the pool's `key` finds in the request (0 in a pool without one), and
+        `choice.cost * endpoints.scale` the load that the request adds.
         """
         raise NotImplementedError(f"{type(self).__name__} has no pick")
 
@@ -58,24 +60,19 @@ class Policy:
         """A request to endpoint `index` ended at `now` after `latency_ns`; `ok` says that the endpoint did its
         part."""
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int, cost: int) -> None:
         """What the data path calls: `observe` for those who also want to know how many requests, this one included,
         were at the endpoint when it got there; in a pool that weighs its requests, how many average ones they were
-        worth. 0: unknown. Only told where `by_company`."""
+        worth. 0: unknown. Only told where `by_company`. `cost` is what the request was charged, in units of
+        the set's `one`."""
         self.observe(index, now, latency_ns, ok)
 
     def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:
         """Endpoint `index` has answered a probe: it has `rif` requests in flight, whoever sent them, and they take
         `latency_ns`; 0: it did not say. Only told where there are `probes`."""
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
-        """How `pick` with these arguments would come about; for people, and for few requests. Must change nothing but
+    def explain(self, choice: Choice) -> Explained:
+        """How `pick` with this choice would come about; for people, and for few requests. Must change nothing but
         what the next choices would find out anyway, such as new weights. A policy that does not have it is shown
         without scores."""
         return Explained("what the policy itself says, which does not explain itself", [])
-
-    def last_resort(self, exclude: int) -> int:
-        """What is left when no other endpoint takes requests: the excluded one if it does, else -1."""
-        if 0 <= exclude < self.endpoints.size and self.endpoints.effective_weight(exclude) > 0:
-            return exclude
-        return -1

@@ -48,8 +48,13 @@ POLICIES: dict[str, PolicyType] = {
 }
 
 
-def _needs_key_is_wrong(kind: PolicyType) -> str:
-    return "" if isinstance(kind.needs_key, bool) else "its needs_key is not True or False"
+def _interface_is_wrong(kind: PolicyType) -> str:
+    if not isinstance(kind.needs_key, bool):
+        return "its needs_key is not True or False"
+    code = getattr(kind.pick, "__code__", None)  # a compiled one has none
+    if code is not None and code.co_argcount > 2 and not kind.pick.__defaults__:
+        return "its pick takes more than one argument, choice (see docs/howto/add-a-policy.md)"
+    return ""
 
 
 def _elsewhere(name: str) -> str:
@@ -66,7 +71,7 @@ _FAMILY = Family(
     POLICIES,
     method="pick",
     options=PolicyOptions,
-    check=_needs_key_is_wrong,
+    check=_interface_is_wrong,
     elsewhere=_elsewhere,
 )
 names = _FAMILY.names

@@ -2,7 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from lb.balancing.bound cimport Bound
-from lb.endpoints.set cimport EndpointSet
+from lb.endpoints.choice cimport Choice
 
 
 # As C globals: a name of the module would be looked up and boxed at every use.
@@ -45,4 +45,4 @@ cdef class SlotTable:
     cpdef int owner(self, uint64_t key) noexcept
 
     @cython.locals(place=int, index=int, best=int, slot=uint32_t, arrival=uint64_t, earliest=uint64_t)
-    cdef int first_available(self, uint64_t key, EndpointSet endpoints, int exclude, Bound bound) noexcept
+    cdef int first_available(self, Choice choice, Bound bound) noexcept

@@ -21,7 +21,7 @@ from functools import cache
 from itertools import accumulate
 
 from lb.balancing.bound import Bound
-from lb.endpoints.set import EndpointSet
+from lb.endpoints.choice import Choice
 from lb.shared.hashing import hash64_bytes
 
 SLOTS = 65_537
@@ -122,20 +122,20 @@ class SlotTable:
         owner = self.owners[key % _M]
         return owner if owner != _NOBODY else -1
 
-    def first_available(self, key: int, endpoints: EndpointSet, exclude: int, bound: Bound | None) -> int:
-        """The owner of the slot if only the available endpoints but `exclude` were members, and of these only those
-        with room in `bound`, if there is one; -1 when there is none.
+    def first_available(self, choice: Choice, bound: Bound | None) -> int:
+        """The owner of the key's slot if only the available endpoints were members, and of these only those with
+        room in `bound`, if there is one; -1 when there is none.
 
         So an endpoint that is down and one that is removed send their keys to the same places.
         """
-        slot = key % _M
+        slot = choice.key % _M
         best = -1
         earliest = _NEVER
         for place in range(self.size):
             index = self.order[place]
-            if index == exclude or self.weights[place] == 0 or endpoints.effective_weight(index) == 0:
+            if self.weights[place] == 0 or choice.effective_weight(index) == 0:
                 continue
             arrival = self.arrival(place, self.position_of(place, slot))
-            if arrival < earliest and (bound is None or bound.room(index)):
+            if arrival < earliest and (bound is None or bound.room(index, choice)):
                 best, earliest = index, arrival
         return best

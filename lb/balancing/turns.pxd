@@ -1,10 +1,12 @@
 """A policy's choice, in which endpoints whose recent attempts failed take only a part of their turns: see turns.pyx."""
 
-from libc.stdint cimport uint64_t
-
 from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
 
 
-# As the policy's `pick`, -1 for nobody; where the policy raises, so does it. The set's `reluctant` then says whether
-# the endpoint was to be passed over, and is chosen as nobody else takes requests.
-cdef int pick_in_turn(Policy policy, uint64_t now, uint64_t key, int exclude) except -2
+# The policy's choice, -1 = nobody; the excluded endpoint only where no other takes the request. Raises what the policy
+# raises.
+cdef int pick_any(Policy policy, Choice choice) except -2
+# The same past endpoints that fail. `choice.reluctant` then says whether the endpoint has failed of late, and is chosen
+# since no other takes the request.
+cdef int pick_in_turn(Policy policy, Choice choice) except -2

@@ -12,6 +12,7 @@ from libc.stdint cimport uint64_t
 
 from lb.balancing.policy cimport Policy
 from lb.shared.recent_failures cimport failing_of, has_failed, turns_of
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 cdef enum:
@@ -49,35 +50,52 @@ cdef bint takes_turn(EndpointSet endpoints, int i, uint64_t now, uint64_t key) n
     return <double> (drawn >> 11) * (1.0 / 9007199254740992.0) < turns_of(failing_of(endpoints.records[i], now))
 
 
-cdef int pick_in_turn(Policy policy, uint64_t now, uint64_t key, int exclude) except -2:
-    cdef EndpointSet endpoints = policy.endpoints
-    cdef int index = policy.pick(now, key, exclude)
-    endpoints.reluctant = False
-    if index < 0 or index == exclude or index >= endpoints.size or not has_failed(endpoints.records[index]):
+cdef int pick_any(Policy policy, Choice choice) except -2:
+    cdef int index = policy.pick(choice), excluded = choice.exclude
+    if index >= 0 or excluded < 0:
         return index
-    return pick_another(policy, endpoints, index, now, key, exclude)
+    choice.exclude = -1
+    try:
+        return policy.pick(choice)
+    finally:
+        choice.exclude = excluded
 
 
-cdef int pick_another(Policy policy, EndpointSet endpoints, int first, uint64_t now, uint64_t key,
-                      int exclude) except -2:
+cdef int pick_in_turn(Policy policy, Choice choice) except -2:
+    cdef int index = pick_any(policy, choice)
+    choice.reluctant = False
+    if (index < 0 or index == choice.exclude or index >= choice.endpoints.size
+            or not has_failed(choice.endpoints.records[index])):
+        return index
+    return pick_another(policy, choice, index)
+
+
+cdef int pick_another(Policy policy, Choice choice, int first) except -2:
     """The policy chose `first`, which has failed of late: that one, or another. Where nobody else takes requests, and
     where all have failed, it is `first`, as the policy would have it."""
-    cdef int index = first, passed = 0
+    cdef EndpointSet endpoints = choice.endpoints
+    cdef int[MOST] passed
+    cdef int index = first, count = 0, _turn
     try:
-        while 0 <= index < endpoints.size and index != exclude:
-            if not has_failed(endpoints.records[index]) or takes_turn(endpoints, index, now, key):
+        for _turn in range(<int> MOST):
+            if not has_failed(endpoints.records[index]) or takes_turn(endpoints, index, choice.now, choice.key):
                 return index
-            if passed == MOST:
+            if not choice.ruled_out[index]:   # as a plug-in's answer may be
+                choice.rule_out(index)
+                passed[count] = index
+                count += 1
+            index = policy.pick(choice)
+            if not 0 <= index < endpoints.size:
                 break
-            endpoints.pass_over(index)
-            passed += 1
-            index = policy.pick(now, key, exclude)
     finally:
-        endpoints.pass_nobody()
-    endpoints.reluctant = True
+        while count:
+            count -= 1
+            choice.readmit(passed[count])
+    choice.reluctant = True
     return first
 
 
-def pick(Policy policy not None, uint64_t now, uint64_t key, int exclude):
-    """The endpoint that the data path would take by this policy: for tests and tools."""
-    return pick_in_turn(policy, now, key, exclude)
+def pick(Policy policy not None, Choice choice not None, bint in_turn=True):
+    """The endpoint that the data path would take by this policy; not `in_turn`: however many attempts at it failed. For
+    tests and tools."""
+    return pick_in_turn(policy, choice) if in_turn else pick_any(policy, choice)

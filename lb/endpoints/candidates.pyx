@@ -1,6 +1,6 @@
 """What a choice among the endpoints of a set goes by, told apart: for explanations, not for the data path.
 
-The reasons come in the order in which EndpointSet.effective_weight asks for them. Another process may change a word
+The reasons come in the order in which Choice.effective_weight asks for them. Another process may change a word
 between two looks; so each is looked at once, and what remains unexplained says so.
 """
 
@@ -11,18 +11,19 @@ from lb.shared.segment cimport (
     TG_STANDING_EJECTED, TG_STANDING_MASK, TG_STANDING_PROBATION, tg_endpoint,
 )
 from lb.shared.recent_failures cimport failing_of, turns_of
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 from lb.endpoints.candidate import Candidate
 
 
-def candidates(EndpointSet endpoints not None, uint64_t now, uint64_t wanted=0):
-    """A Candidate for each endpoint of the set. `wanted`: the bits of the models that have to be ready; `now` is
-    monotonic ns. Raises ValueError when the segment is closed."""
+def candidates(Choice choice not None):
+    """A Candidate for each endpoint of the set: whether it could be chosen, whatever the choice's group and `exclude`.
+    Raises ValueError when the segment is closed."""
     cdef int i
-    if endpoints.segment.base == NULL:
+    if choice.endpoints.segment.base == NULL:
         raise ValueError("the shared segment is closed")
-    return [candidate(endpoints, i, now, wanted) for i in range(endpoints.size)]
+    return [candidate(choice, i) for i in range(choice.endpoints.size)]
 
 
 def panicking(EndpointSet endpoints not None):
@@ -38,7 +39,9 @@ def panicking(EndpointSet endpoints not None):
     return found
 
 
-cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wanted):
+cdef object candidate(Choice choice, int i):
+    cdef EndpointSet endpoints = choice.endpoints
+    cdef uint64_t now = choice.now
     cdef const tg_endpoint *record = endpoints.records[i]
     cdef uint32_t held_back = tg_load32(&record.held_back) if endpoints.shaped else 0
     cdef uint32_t standing = tg_load32(&record.standing) & TG_STANDING_MASK if endpoints.shaped else 0
@@ -48,7 +51,7 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
     cdef int running = endpoints.running(i), limit = endpoints.limits[i], weight = endpoints.weight(i)
     cdef str why = ""
     cdef bint full = False
-    if wanted and tg_load64_relaxed(&record.models_unready) & wanted:
+    if choice.models and tg_load64_relaxed(&record.models_unready) & choice.models:
         why = "the model is not ready there"
     elif admin == TG_ADMIN_MAINTENANCE:
         why = "in maintenance"
@@ -66,12 +69,12 @@ cdef object candidate(EndpointSet endpoints, int i, uint64_t now, uint64_t wante
         why = "others come before it: its share is held back"
     elif limit and running >= limit:
         why, full = f"it has its {limit} requests in flight", True
-    elif endpoints.spoken_for(i):
+    elif choice.is_blocked(i):
         why = "it is kept for those who wait in front"
     elif endpoints.limited and endpoints.claimant(i, now) >= 0:
         why = "its next place is that of a request that is bound to it"
     return Candidate(
-        i, endpoints.addresses[i], why, not endpoints.unready(i) & wanted, weight,
+        i, endpoints.addresses[i], why, not endpoints.unready(i) & choice.models, weight,
         (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
         "ejected" if standing == TG_STANDING_EJECTED else "probation" if standing == TG_STANDING_PROBATION else "well",
         running, limit, endpoints.latency_ns(i), failing_of(record, now), turns_of(failing_of(record, now)), full,

@@ -4,12 +4,8 @@ cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from lb.shared.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
-from lb.shared.records cimport unfit, weight_of
+from lb.shared.records cimport weight_of
 from lb.endpoints.records cimport EndpointRecords
-
-
-cdef enum:
-    EVERY_GROUP = -1
 
 
 cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t stride) noexcept nogil:
@@ -34,35 +30,15 @@ cdef class EndpointSet(EndpointRecords):
     cdef readonly int unit            # what an effective weight of 1 is: 1, or TG_SHARE_WHOLE where shares are given
     cdef bint shaped                  # standing, shares and panic have a say
     cdef int probes                   # most requests in flight at an endpoint on probation
-    # Bits of models: while it is set, an endpoint that says of one of them that it is not ready takes no requests. Set
-    # around a choice by whoever makes it (a worker has one thread), and 0 otherwise.
-    cdef uint64_t wanted
-    # The same of models that requests in front of it wait for: an endpoint where one is ready is kept for those.
-    cdef uint64_t avoided
-    # Endpoints that the choice at hand passes over, a byte for each: they take no requests until it is made.
-    cdef char *passed
-    cdef int passing                  # how many
-    cdef bint reluctant               # the last choice fell on one that was to be passed over (lb.balancing.turns)
-    cdef bint selective               # models are wanted or avoided, or endpoints passed over
     cdef short *groups                # of each endpoint; NULL = there is one (lb.endpoints.groups)
-    # The only group whose endpoints take requests, set around a choice as `wanted` is; EVERY_GROUP otherwise.
-    cdef short group
     # Load: requests in flight, or what they cost (`weigh`). As an integer it is in units of `one`.
     cdef int32_t **load_words         # of each endpoint, the word of worker 0
     cdef int32_t **own_cost           # of each endpoint, this worker's word of what requests cost; NULL = counted
     cdef readonly int one             # what an average request is: 1 in flight, or TG_COST_ONE
     cdef readonly int shift           # of which it is a power of two
     cdef readonly double scale        # 1 / one
-    # The request at hand, in units of `one`: that an endpoint is chosen for, or that a policy learns from. Where
-    # requests are weighed it is set before either by whoever does it, and else 1.
-    cdef readonly int cost
-    cdef readonly int charged         # of it, what the last `take` or `acquire` added
 
-    cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil
-    cdef void pass_over(self, int i) noexcept nogil
-    cdef void pass_nobody(self) noexcept nogil
     cdef uint64_t unready(self, int i) noexcept nogil        # bits of the models that are not ready there
-    cdef bint spoken_for(self, int i) noexcept nogil         # by those who are `avoided`
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)
@@ -74,29 +50,38 @@ cdef class EndpointSet(EndpointRecords):
     cpdef double failing(self, int i, uint64_t now)
 
     # For compiled callers that hold an index of this set (0 <= i < size).
-    cdef void acquire(self, int i) noexcept
-    cdef bint take(self, int i) noexcept                     # acquire, unless that would be over the limit
-    cdef void release(self, int i, int charged) noexcept     # `charged`: what was for this one
-    cdef void charge(self, int i) noexcept
+    # One more in flight there, which costs `cost` (in units of `one`): what of that was added to the load, the column
+    # being bounded; 0 where requests are not weighed. `release` is told the same.
+    cdef int acquire(self, int i, int cost) noexcept
+    # The same unless that would be over the limit, `probes` of an endpoint on probation: then -1.
+    cdef int take(self, int i, int cost, int probes) noexcept
+    cdef void release(self, int i, int charged) noexcept
+    cdef int charge(self, int i, int cost) noexcept
     cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
-    # Whether it goes on serving those that it has: up and not ejected, drained or not, with the models of `wanted`.
-    cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil
+    cdef int standing_weight_with(self, int i, int probes) noexcept nogil
+    # Whether it goes on serving those that it has: up and not ejected, drained or not, with these models ready.
+    cdef bint keeps(self, int i, uint64_t models) noexcept nogil
+    # A cost in units of `one`, 1.0 for an average request.
+    cpdef int units(self, double cost) except -1
     cpdef weigh(self)
 
-    # Of a shaped set only: effective_weight but for the limit, and the limit with that of a probation.
-    cdef int shaped_weight(self, int i) noexcept nogil
-    cdef int32_t shaped_limit(self, int i) noexcept nogil
+    # Of a shaped set only: weight_now but for the limit, and the limit with that of a probation. `probes`: the most
+    # requests in flight at an endpoint on probation.
+    cdef int shaped_weight(self, int i, int probes) noexcept nogil
+    cdef int32_t shaped_limit(self, int i, int probes) noexcept nogil
     cpdef shape(self, bint whole, int probes)
 
     # What policies ask of every endpoint at every choice is here, to be compiled into them.
 
     cdef inline int effective_weight(self, int i) noexcept nogil:
-        """0: takes no new requests."""
+        """0: takes no new requests. Of a certain request see Choice.effective_weight."""
+        return self.weight_now(i, self.probes)
+
+    cdef inline int weight_now(self, int i, int probes) noexcept nogil:
+        """The same with `probes` as the most requests in flight at an endpoint on probation."""
         if self.limits[i] and self.running(i) >= self.limits[i]:
             return 0
-        if self.selective and (self.passed[i] or unfit(self.records[i], self.wanted, self.avoided)):
-            return 0
-        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
+        return self.shaped_weight(i, probes) if self.shaped else weight_of(self.records[i])
 
     cdef inline int running(self, int i) noexcept nogil:
         """In flight, exactly."""

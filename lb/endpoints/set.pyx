@@ -8,7 +8,6 @@ reload, see the same thing at the same time.
 cimport cython
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from lb.shared.atomics cimport (
     tg_fence_full,
@@ -82,8 +81,7 @@ cdef class EndpointSet(EndpointRecords):
         self.inflight_words = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.own = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.limits = <int32_t *> calloc(len(slots) + 1, sizeof(int32_t))
-        self.passed = <char *> calloc(len(slots) + 1, 1)
-        if self.inflight_words is NULL or self.own is NULL or self.limits is NULL or self.passed is NULL:
+        if self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
             raise MemoryError
         for i, slot in enumerate(slots):
             self.inflight_words[i] = segment.inflight_of(0, slot)
@@ -91,11 +89,10 @@ cdef class EndpointSet(EndpointRecords):
             self.limits[i] = limits[i]
             self.limited |= limits[i] > 0
         self.load_words = self.inflight_words
-        self.one = self.cost = 1
+        self.one = 1
         self.scale = 1.0
         self.unit = 1
         self.probes = 1
-        self.group = EVERY_GROUP
 
     def __dealloc__(self):
         if self.load_words != self.inflight_words:
@@ -104,7 +101,6 @@ cdef class EndpointSet(EndpointRecords):
         free(self.inflight_words)
         free(self.own)
         free(self.limits)
-        free(self.passed)
         free(self.groups)
 
     cpdef shape(self, bint whole, int probes):
@@ -119,8 +115,8 @@ cdef class EndpointSet(EndpointRecords):
         self.probes = probes
 
     def divide(self, groups):
-        """From now on each endpoint of this shaped set is of the group that `groups` has at its place, and while
-        `group` is one of them (`enter`) the others take no requests. Raises ValueError for another number of groups."""
+        """From now on each endpoint of this shaped set is of the group that `groups` has at its place, so that a Choice
+        may be among one group. Raises ValueError for another number of groups."""
         cdef int i
         if not self.shaped or self.groups is not NULL:
             raise RuntimeError("a set is divided once, after shape")
@@ -132,15 +128,9 @@ cdef class EndpointSet(EndpointRecords):
         for i, group in enumerate(groups):
             self.groups[i] = group
 
-    def enter(self, short group):
-        """For tests and tools: what the compiled data path does with `group` around a choice; -1: every group."""
-        if self.groups is NULL:
-            raise RuntimeError("the set is not divided")
-        self.group = group
-
     cpdef weigh(self):
-        """From now on the load is what requests cost, not how many there are: whoever takes an endpoint for one says
-        first what that is (`cost`), and gives back with it what was added (`charged`)."""
+        """From now on the load is what requests cost, not how many there are: `take` is told the cost of one, and
+        `release` what was added to the load for it."""
         cdef int i
         cdef int32_t **words
         if self.own_cost is not NULL:
@@ -155,7 +145,7 @@ cdef class EndpointSet(EndpointRecords):
             words[i] = shifted(self.segment, self.inflight_words[i])
             self.own_cost[i] = shifted(self.segment, self.own[i])
         self.load_words = words
-        self.one = self.cost = TG_COST_ONE
+        self.one = TG_COST_ONE
         self.shift = TG_COST_SHIFT
         self.scale = 1.0 / <double> TG_COST_ONE
 
@@ -169,7 +159,8 @@ cdef class EndpointSet(EndpointRecords):
         return f"<EndpointSet worker={self.worker} available={ready} of {self.size}>"
 
     cpdef bint available(self, int i):
-        """Whether the endpoint takes new requests: up, enabled, of a weight above 0, and below its limit."""
+        """Whether the endpoint takes new requests: up, enabled, of a weight above 0, and below its limit. Of a certain
+        request see Choice.available."""
         self.check(i)
         return self.effective_weight(i) > 0
 
@@ -189,27 +180,22 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         return self.outstanding(i) * self.scale
 
-    def expect(self, double cost):
-        """The request at hand costs `cost`, 1 for an average one: for tests and tools. Of no effect unless requests are
-        weighed. Raises ValueError for what no request can cost."""
+    cpdef int units(self, double cost) except -1:
+        """A request's cost in units of `one`, where an average request costs 1.0; 1 where requests are not weighed.
+        Raises ValueError for what no request can cost."""
         if not 0 < cost <= TG_COST_MOST // TG_COST_ONE:
             raise ValueError(f"a request cannot cost {cost}")
-        if self.own_cost is not NULL:
-            self.cost = max(<int> (cost * self.one), 1)
+        return max(<int> (cost * self.one), 1) if self.own_cost is not NULL else 1
 
     cpdef int limit(self, int i):
         """The most requests that the endpoint may have in flight; 0 = no limit."""
         self.check(i)
         return self.limits[i]
 
-    def want(self, uint64_t bits):
-        """For tests and tools: what the compiled data path does with `wanted` around a choice."""
-        self.select(bits, self.avoided)
-
-    def take_checked(self, int i):
+    def take_checked(self, int i, double cost=1.0):
         """`take` for callers in Python: whether there was room; IndexError when `i` is out of range."""
         self.check(i)
-        return self.take(i)
+        return self.take(i, self.units(cost), self.probes) >= 0
 
     def standing_weight_checked(self, i):
         """`standing_weight` for callers in Python; IndexError when `i` is out of range."""
@@ -251,10 +237,11 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         note_attempt(self.records[i], failed, now)
 
-    def acquire_checked(self, int i):
-        """`acquire` for callers in Python; IndexError when `i` is out of range."""
+    def acquire_checked(self, int i, double cost=1.0):
+        """`acquire` for callers in Python, for a request that costs `cost`, 1.0 for an average one: what it added to
+        the load, for `release_checked`. IndexError when `i` is out of range."""
         self.check(i)
-        self.acquire(i)
+        return self.acquire(i, self.units(cost))
 
     def release_checked(self, int i, int charged=0):
         """`release` for callers in Python; IndexError when `i` is out of range, ValueError when none was acquired."""
@@ -267,106 +254,84 @@ cdef class EndpointSet(EndpointRecords):
 
     # A plain load and store: the word has one writer, this worker's only thread that balances.
 
-    cdef void acquire(self, int i) noexcept:
+    cdef int acquire(self, int i, int cost) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) + 1)
-        if self.own_cost is not NULL:
-            self.charge(i)
+        return self.charge(i, cost) if self.own_cost is not NULL else 0
 
-    cdef void charge(self, int i) noexcept:
+    cdef int charge(self, int i, int cost) noexcept:
         """No worker has more than a column holds, so that no sum over the columns overflows."""
         cdef int32_t had = tg_load_i32_relaxed(self.own_cost[i])
-        self.charged = min(self.cost, <int> TG_COST_COLUMN - had)
-        tg_store_i32_relaxed(self.own_cost[i], had + self.charged)
+        cdef int charged = min(cost, <int> TG_COST_COLUMN - had)
+        tg_store_i32_relaxed(self.own_cost[i], had + charged)
+        return charged
 
-    cdef bint take(self, int i) noexcept:
+    cdef int take(self, int i, int cost, int probes) noexcept:
         """Count one more in flight, unless the endpoint would then have more than its limit.
 
         Exact among workers without a lock: each adds itself, then looks at the sum. Of those that try at the same
         moment the last to add itself sees all the others, so that no more than fit go on; it may be that each sees the
         others and all step back, and so they try again, some a little later than others.
         """
-        cdef int32_t limit = self.shaped_limit(i) if self.shaped else self.limits[i]
-        cdef int turn, _pause
+        cdef int32_t limit = self.shaped_limit(i, probes) if self.shaped else self.limits[i]
+        cdef int turn, charged, _pause
         if limit == 0:
-            self.acquire(i)
-            return True
+            return self.acquire(i, cost)
         for turn in range(TURNS):
-            self.acquire(i)
+            charged = self.acquire(i, cost)
             tg_fence_full()
             if self.running(i) <= limit:
-                return True
-            self.release(i, self.charged)
+                return charged
+            self.release(i, charged)
             if self.running(i) >= limit:
-                return False
+                return -1
             for _pause in range((self.worker + 1) << turn):
                 tg_pause()
-        return False
+        return -1
 
     cdef void release(self, int i, int charged) noexcept:
         tg_store_i32_relaxed(self.own[i], tg_load_i32_relaxed(self.own[i]) - 1)
         if charged:
             tg_store_i32_relaxed(self.own_cost[i], tg_load_i32_relaxed(self.own_cost[i]) - charged)
 
-    cdef void select(self, uint64_t wanted, uint64_t avoided) noexcept nogil:
-        self.wanted = wanted
-        self.avoided = avoided
-        self.selective = (wanted | avoided) != 0 or self.passing > 0
-
-    cdef void pass_over(self, int i) noexcept nogil:
-        if not self.passed[i]:
-            self.passed[i] = 1
-            self.passing += 1
-            self.selective = True
-
-    cdef void pass_nobody(self) noexcept nogil:
-        if self.passing:
-            memset(self.passed, 0, <size_t> self.size)
-            self.passing = 0
-            self.select(self.wanted, self.avoided)
-
     cdef uint64_t unready(self, int i) noexcept nogil:
         return tg_load64_relaxed(&self.records[i].models_unready)
 
-    cdef bint spoken_for(self, int i) noexcept nogil:
-        return (self.unready(i) & self.avoided) != self.avoided
-
     cdef int standing_weight(self, int i) noexcept nogil:
-        if self.wanted and lacks_model(self.records[i], self.wanted):
-            return 0
-        return self.shaped_weight(i) if self.shaped else weight_of(self.records[i])
+        return self.standing_weight_with(i, self.probes)
 
-    cdef int shaped_weight(self, int i) noexcept nogil:
+    cdef int standing_weight_with(self, int i, int probes) noexcept nogil:
+        return self.shaped_weight(i, probes) if self.shaped else weight_of(self.records[i])
+
+    cdef int shaped_weight(self, int i, int probes) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
         cdef uint32_t standing, held_back = tg_load32(&record.held_back)
         cdef uint32_t health = tg_load32(&record.health)
         cdef uint32_t weight, share
         if tg_load32(&record.admin) != TG_ADMIN_ENABLED:
             return 0
-        if self.group != EVERY_GROUP and self.groups[i] != self.group:
-            return 0
         share = TG_SHARE_WHOLE - min(held_back & TG_SHARE_HELD, <uint32_t> TG_SHARE_WHOLE)
         if not held_back & TG_SHARE_PANIC:
             if health != TG_HEALTH_UP:
                 return 0
             standing = standing_of(record)
-            if standing and (standing == TG_STANDING_EJECTED or self.running(i) >= self.probes):
+            if standing and (standing == TG_STANDING_EJECTED or self.running(i) >= probes):
                 return 0
         weight = min(tg_load32_relaxed(&record.weight), <uint32_t> HEAVIEST)
         if self.unit == 1:
             return <int> weight if share else 0
         return <int> (weight * share)
 
-    cdef bint keeps(self, int i, uint64_t wanted) noexcept nogil:
+    cdef bint keeps(self, int i, uint64_t models) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
         if not carries_on(record):
             return False
         if self.shaped and standing_of(record) == TG_STANDING_EJECTED:
             return False
-        return not (wanted and lacks_model(record, wanted))
+        return not (models and lacks_model(record, models))
 
-    cdef int32_t shaped_limit(self, int i) noexcept nogil:
+    cdef int32_t shaped_limit(self, int i, int probes) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
         cdef int32_t limit = self.limits[i]
         if standing_of(record) != TG_STANDING_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
             return limit
-        return min(limit, self.probes) if limit else self.probes
+        return min(limit, probes) if limit else probes

@@ -1,13 +1,8 @@
 """Past those that have failed: see excluded.pxd."""
 
-from libc.stdint cimport uint64_t
-from lb.endpoints.set cimport EndpointSet
+from lb.endpoints.choice cimport Choice
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport TAKEN_FULL
-
-cdef enum:
-    SHUT = -1                         # a limit that whatever is in flight has reached
-
 
 cdef void tried_add(tg_tried *tried, int index) noexcept nogil:
     cdef int i
@@ -21,24 +16,11 @@ cdef void tried_add(tg_tried *tried, int index) noexcept nogil:
     tried.count += 1
 
 
-cdef void tried_shut(tg_tried *tried, EndpointSet endpoints) noexcept nogil:
-    cdef int i
-    for i in range(tried.count):
-        tried.limits[i] = endpoints.limits[tried.endpoints[i]]
-        endpoints.limits[tried.endpoints[i]] = SHUT
-
-
-cdef void tried_open(tg_tried *tried, EndpointSet endpoints) noexcept nogil:
-    cdef int i
-    for i in range(tried.count - 1, -1, -1):      # the reverse: one may be there twice
-        endpoints.limits[tried.endpoints[i]] = tried.limits[i]
-
-
-cdef bint others_stand(const tg_tried *tried, EndpointSet endpoints) noexcept nogil:
-    """Whether any that was not tried takes requests, if not now."""
+cdef bint others_stand(const tg_tried *tried, Choice choice) noexcept nogil:
+    """Whether any that was not tried takes the request, if not now."""
     cdef int i, at
-    for i in range(endpoints.size):
-        if endpoints.standing_weight(i) > 0:
+    for i in range(choice.endpoints.size):
+        if choice.standing_weight(i) > 0:
             for at in range(tried.count):
                 if tried.endpoints[at] == i:
                     break
@@ -47,15 +29,16 @@ cdef bint others_stand(const tg_tried *tried, EndpointSet endpoints) noexcept no
     return False
 
 
-cdef int acquire_untried(Pool pool, uint64_t now, uint64_t key, int last, tg_tried *tried, uint64_t wanted,
-                         bint turn) noexcept:
-    cdef int found
+cdef int acquire_untried(Pool pool, Choice choice, int last, tg_tried *tried) noexcept:
+    cdef int found, i
+    choice.exclude = last
     if last >= 0:
         tried_add(tried, last)
     if tried.count > 1:
-        tried_shut(tried, pool.endpoints)
-        found = pool.acquire_wanted(now, key, last, wanted, turn)
-        tried_open(tried, pool.endpoints)
-        if found >= 0 or (found == TAKEN_FULL and pool.queue is not None and others_stand(tried, pool.endpoints)):
+        for i in range(tried.count):
+            choice.rule_out(tried.endpoints[i])
+        found = pool.acquire(choice)
+        if found >= 0 or (found == TAKEN_FULL and pool.queue is not None and others_stand(tried, choice)):
             return found                      # the others are only busy: it waits for one of them
-    return pool.acquire_wanted(now, key, last, wanted, turn)
+        choice.readmit_all()
+    return pool.acquire(choice)

@@ -11,6 +11,7 @@ from lb.upstream.load.prober cimport Prober
 from lb.upstream.queue cimport PoolQueue
 from lb.upstream.affinity.sequences cimport Sequences
 from lb.upstream.affinity.sessions cimport Sessions
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.groups cimport Groups
 from lb.endpoints.set cimport EndpointSet
 
@@ -54,6 +55,7 @@ cdef class Pool:
     cdef readonly int protocol
     cdef readonly EndpointSet endpoints
     cdef readonly Policy policy
+    cdef Choice choice
     cdef readonly Groups groups       # None: all endpoints are alike, whatever their priorities and zones
     cdef readonly str policy_type     # its name in the configuration
     cdef readonly PoolQueue queue     # None: nobody waits for an endpoint
@@ -88,40 +90,40 @@ cdef class Pool:
     cdef public Pool newer            # its form in the last plan that has it, or None: it is that
     cdef object __weakref__
 
-    # Where the pool has `costs`, whoever acquires sets `endpoints.cost` first, keeps `endpoints.charged` and gives that
-    # back: then its load is what was added, less exactly that. Elsewhere it is 0.
-
-    # The bit of a model, for the set's `wanted`; 0 = its readiness is not known. Only where `models` is not None.
+    # The bit of a model, for Choice.models; 0 = its readiness is not known. Only where `models` is not None.
     cdef uint64_t model_bit(self, bytes name) noexcept
     # The endpoint of this address, -1 where it has none.
     cdef int index_at(self, str address) noexcept
-    # Chooses an endpoint and counts one more in flight there: its index, TAKEN_NOBODY when none takes requests, or
-    # TAKEN_FULL when those that do have no room, or others wait for it.
-    cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept
-    # The same for one whose turn it is.
-    cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept
-    # Either (`turn`: the latter) for a request that only endpoints can answer that have these models ready.
-    cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept
+    # What a selection goes by that begins now, to be filled in and passed to one of the next three. There is one value,
+    # which is used again: a selection is over before the next one begins.
+    cdef Choice new_choice(self, uint64_t now, uint64_t key)
+    # Selects an endpoint and counts one more in flight there, which adds `choice.charged` to its load (`release` is
+    # told the same): its index, TAKEN_NOBODY when none takes the request, or TAKEN_FULL when those that do have no
+    # room, or others wait for it.
+    cdef int acquire(self, Choice choice) noexcept
     # The same for a request of a sequence, which only this endpoint will do for: it, or TAKEN_…
-    cdef int acquire_bound(self, int index, uint64_t now) noexcept
+    cdef int acquire_bound(self, int index, Choice choice) noexcept
     # The same for one whose cookie, or session, names this endpoint: it, TAKEN_NOBODY when it serves nobody, or
     # TAKEN_FULL.
-    cdef int acquire_kept(self, int index, uint64_t now, uint64_t wanted, bint turn) noexcept
+    cdef int acquire_kept(self, int index, Choice choice) noexcept
+    # Whether an endpoint takes requests, if not now.
     cdef bint crowded(self) noexcept
-    cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept
-    # The same of one group, or TAKEN_AGAIN when there is nobody but `exclude`; and of whichever group has somebody.
-    cdef int choose_in(self, int group, uint64_t now, uint64_t key, int exclude) noexcept
-    cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept
-    cdef int choose_elsewhere(self, int drawn, int found, uint64_t now, uint64_t key, int exclude) noexcept
-    cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept
+    # Steps of `acquire`: among those of all groups; among those of the group that is entered, TAKEN_AGAIN when there is
+    # nobody but the excluded one; of whichever group has somebody; and with endpoints on probation as a last resort.
+    cdef int choose(self, Choice choice) noexcept
+    cdef int choose_in(self, int group, Choice choice) noexcept
+    cdef int choose_by_group(self, Choice choice) noexcept
+    cdef int choose_elsewhere(self, int drawn, int found, Choice choice) noexcept
+    cdef int choose_on_probation(self, Choice choice) noexcept
+    cdef bint take(self, int index, Choice choice) noexcept
     # An attempt at endpoint `index` that began at `started` is over: what that says of it (lb.upstream.load.outlier),
     # for the turns that it gets and for its standing.
     cdef void judge(self, int index, int verdict, uint64_t started, uint64_t now) noexcept
     # What the policy chooses, past those that fail.
-    cdef int look(self, uint64_t now, uint64_t key, int exclude) except -2
+    cdef int look(self, Choice choice) except -2
     # Whether a request should rather wait for another endpoint, which has no room, than go to one that fails.
-    cdef bint rather_waits(self, int index, uint64_t now) noexcept
-    cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept
+    cdef bint rather_waits(self, int index, Choice choice) noexcept
+    cdef int pick_instead(self, int suspect, Choice choice) noexcept
     # One less in flight: after `waited` ns the try was stopped, as another endpoint had answered. How long it would
     # have taken nobody knows, and no policy is told; but for as long again others are asked before it, twice as long
     # each time, until it has answered.
@@ -147,4 +149,4 @@ cdef class Pool:
     # `answered`: the answer was the endpoint's.
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept
     # Let the policy learn from a latency before the request is over.
-    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=*) noexcept
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int cost) noexcept

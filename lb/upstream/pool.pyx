@@ -6,10 +6,11 @@ from hashlib import blake2b
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.shared.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
-from lb.balancing.turns cimport pick_in_turn
+from lb.balancing.turns cimport pick_any, pick_in_turn
 from lb.shared.recent_failures cimport failing_of, note_attempt
+from lb.endpoints.choice cimport EVERY_GROUP, Choice
 from lb.endpoints.groups cimport TG_GROUPS, Groups
-from lb.endpoints.set cimport EVERY_GROUP, EndpointSet
+from lb.endpoints.set cimport EndpointSet
 from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport PoolCosts
 from lb.upstream.connections.deferred_release cimport Debt, DeferringChannel
@@ -44,11 +45,11 @@ cdef dict KEYS = {
 }
 
 
-cdef bint stands_beside(EndpointSet endpoints, int index) noexcept:
-    """Whether another endpoint takes requests, if not now."""
+cdef bint stands(Choice choice, int beside=-1) noexcept:
+    """Whether an endpoint takes the request, if not now; another than `beside`."""
     cdef int i
-    for i in range(endpoints.size):
-        if i != index and endpoints.standing_weight(i) > 0:
+    for i in range(choice.endpoints.size):
+        if i != beside and choice.standing_weight(i) > 0:
             return True
     return False
 
@@ -93,6 +94,7 @@ cdef class Pool:
             self.endpoints.weigh()
             self.costs = PoolCosts(plan.cost, plan.name, segment)
         self.policy = registry.build(plan.policy, self.endpoints)
+        self.choice = Choice(self.endpoints)
         if self.groups is not None:
             self.rotations = <uint64_t *>calloc(self.groups.count, sizeof(uint64_t))
             if self.rotations == NULL:
@@ -150,87 +152,89 @@ cdef class Pool:
                 return i
         return -1
 
-    cdef int acquire(self, uint64_t now, uint64_t key, int exclude) noexcept:
-        cdef uint64_t bars
+    cdef Choice new_choice(self, uint64_t now, uint64_t key):
+        self.choice.begin(now, key)
+        return self.choice
+
+    cdef int acquire(self, Choice choice) noexcept:
+        cdef uint64_t blocked
         cdef int found
-        if self.queue is None or not self.queue.somebody():
-            return self.acquire_next(now, key, exclude)
-        bars = self.queue.bars()
-        if bars == BARS_ALL or bars & self.endpoints.wanted:
-            return TAKEN_FULL
-        self.endpoints.select(self.endpoints.wanted, bars)
-        found = self.acquire_next(now, key, exclude)
-        self.endpoints.select(self.endpoints.wanted, 0)
-        return found
-
-    cdef int acquire_next(self, uint64_t now, uint64_t key, int exclude) noexcept:
-        cdef int found = self.choose(now, key, exclude)
+        if not choice.turn and self.queue is not None and self.queue.somebody():
+            blocked = self.queue.bars()
+            if blocked == BARS_ALL or blocked & choice.models:
+                return TAKEN_FULL
+            choice.block(blocked)
+        found = self.choose(choice)
         if found == TAKEN_NOBODY and self.outlier is not None:
-            return self.choose_on_probation(now, key, exclude)
+            return self.choose_on_probation(choice)
         return found
 
-    cdef int choose_on_probation(self, uint64_t now, uint64_t key, int exclude) noexcept:
+    cdef int choose_on_probation(self, Choice choice) noexcept:
         """When nobody else is left, endpoints on probation take what there is."""
-        cdef int found, probes = self.endpoints.probes
-        self.endpoints.probes = INT32_MAX
-        found = self.choose(now, key, exclude)
-        self.endpoints.probes = probes
+        cdef int found, probes = choice.probes
+        choice.probes = INT32_MAX
+        found = self.choose(choice)
+        choice.probes = probes
         return found
 
-    cdef int choose(self, uint64_t now, uint64_t key, int exclude) noexcept:
-        cdef int index, failed = exclude
-        if self.groups is not None and self.endpoints.group == EVERY_GROUP:
-            return self.choose_by_group(now, key, exclude)
+    cdef int choose(self, Choice choice) noexcept:
+        cdef int index
+        if self.groups is not None and choice.group == EVERY_GROUP:
+            return self.choose_by_group(choice)
         for _ in range(TURNS):
             try:
-                index = self.look(now, key, exclude)
+                index = self.look(choice)
             except BaseException as failure:  # a plug-in's, sys.exit() too, must not take the data path with it
-                report(self.name, failure, now)
+                report(self.name, failure, choice.now)
                 return TAKEN_NOBODY
-            if self.suspects != NULL and index >= 0 and self.suspects[index].until > now and index != exclude:
-                index = self.pick_instead(now, key, index, exclude)
+            if (self.suspects != NULL and index >= 0 and self.suspects[index].until > choice.now
+                    and index != choice.exclude):
+                index = self.pick_instead(index, choice)
             if index < 0:
-                if self.endpoints.limited or self.endpoints.avoided:
-                    return TAKEN_FULL if self.crowded() else TAKEN_NOBODY
+                if self.endpoints.limited or choice.blocked:
+                    return TAKEN_FULL if stands(choice) else TAKEN_NOBODY
                 return TAKEN_NOBODY
-            if index == failed and self.endpoints.group != EVERY_GROUP:
+            if index == choice.exclude and choice.group != EVERY_GROUP:
                 return TAKEN_AGAIN
-            if index == failed and self.queue is not None and stands_beside(self.endpoints, failed):
+            if index == choice.exclude and self.queue is not None and stands(choice, index):
                 return TAKEN_FULL             # the others are only busy: it waits for one of them
-            if self.endpoints.reluctant and self.queue is not None and self.rather_waits(index, now):
+            if choice.reluctant and self.queue is not None and self.rather_waits(index, choice):
                 return TAKEN_FULL
-            if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
-                exclude = index               # its next place is that of one who can go nowhere else
-            elif self.endpoints.take(index):
-                tg_add(&self.series[index][TG_S_STARTED], 1)
+            if self.endpoints.limited and self.endpoints.claimant(index, choice.now) >= 0:
+                choice.rule_out(index)        # its next place is that of one who can go nowhere else
+            elif self.take(index, choice):
                 if self.prober is not None:
                     self.prober.ask()
                 return index
         return TAKEN_FULL
 
-    cdef int choose_in(self, int group, uint64_t now, uint64_t key, int exclude) noexcept:
+    cdef bint take(self, int index, Choice choice) noexcept:
+        if not choice.take(index):
+            return False
+        tg_add(&self.series[index][TG_S_STARTED], 1)
+        return True
+
+    cdef int choose_in(self, int group, Choice choice) noexcept:
         cdef int found
-        self.endpoints.group = <short>group
+        choice.enter(<short>group)
         self.policy.rotation = self.rotations[group]
-        found = self.choose(now, key, exclude)
+        found = self.choose(choice)
         self.rotations[group] = self.policy.rotation
-        self.endpoints.group = EVERY_GROUP
+        choice.enter(EVERY_GROUP)
         return found
 
     def enter(self, int group):
-        """For an explanation: what a choice among the endpoints of `group` sees; -1 when it is over."""
-        if self.groups is None or not -1 <= group < self.groups.count:
+        """For an explanation: the policy's turn is that of `group`."""
+        if self.groups is None or not 0 <= group < self.groups.count:
             raise IndexError(f"there is no group {group}")
-        self.endpoints.group = <short>group
-        if group >= 0:
-            self.policy.rotation = self.rotations[group]
+        self.policy.rotation = self.rotations[group]
 
-    cdef int choose_by_group(self, uint64_t now, uint64_t key, int exclude) noexcept:
-        cdef int drawn = self.groups.draw(key)
-        cdef int found = self.choose_in(drawn, now, key, exclude)
-        return found if found >= 0 else self.choose_elsewhere(drawn, found, now, key, exclude)
+    cdef int choose_by_group(self, Choice choice) noexcept:
+        cdef int drawn = self.groups.draw(choice.key)
+        cdef int found = self.choose_in(drawn, choice)
+        return found if found >= 0 else self.choose_elsewhere(drawn, found, choice)
 
-    cdef int choose_elsewhere(self, int drawn, int found, uint64_t now, uint64_t key, int exclude) noexcept:
+    cdef int choose_elsewhere(self, int drawn, int found, Choice choice) noexcept:
         """The group that was drawn has nobody, whatever the master knows of it by now: the others are asked. That a
         level is full is no reason to ask those that get no requests: for that there is the queue."""
         cdef short order[TG_GROUPS]
@@ -239,63 +243,49 @@ cdef class Pool:
         for at in range(1, count):
             if full and at >= active and order[at] // 2 != order[at - 1] // 2:
                 break
-            found = self.choose_in(order[at], now, key, exclude)
+            found = self.choose_in(order[at], choice)
             if found >= 0:
                 return found
             full |= found == TAKEN_FULL
             again |= found == TAKEN_AGAIN
-        if again and self.queue is not None and stands_beside(self.endpoints, exclude):
+        if again and self.queue is not None and stands(choice, choice.exclude):
             return TAKEN_FULL
-        if again and self.endpoints.take(exclude):
-            tg_add(&self.series[exclude][TG_S_STARTED], 1)
-            return exclude
+        if again and self.take(choice.exclude, choice):
+            return choice.exclude
         return TAKEN_FULL if full or again else TAKEN_NOBODY
 
-    cdef int acquire_wanted(self, uint64_t now, uint64_t key, int exclude, uint64_t wanted, bint turn) noexcept:
-        cdef int index
-        self.endpoints.select(wanted, self.endpoints.avoided)
-        index = self.acquire_next(now, key, exclude) if turn else self.acquire(now, key, exclude)
-        self.endpoints.select(0, self.endpoints.avoided)
-        return index
-
-    cdef int acquire_bound(self, int index, uint64_t now) noexcept:
+    cdef int acquire_bound(self, int index, Choice choice) noexcept:
         if not self.sequences.serves(index):
             return TAKEN_NOBODY
-        if self.endpoints.take(index):
+        if self.take(index, choice):
             if self.endpoints.limited:
                 self.endpoints.unclaim(index)
-            tg_add(&self.series[index][TG_S_STARTED], 1)
             return index
         if self.queue is not None:
-            self.endpoints.claim(index, now + CLAIM_NS)
+            self.endpoints.claim(index, choice.now + CLAIM_NS)
         return TAKEN_FULL
 
-    cdef int acquire_kept(self, int index, uint64_t now, uint64_t wanted, bint turn) noexcept:
-        if not self.endpoints.keeps(index, wanted):
+    cdef int acquire_kept(self, int index, Choice choice) noexcept:
+        if not self.endpoints.keeps(index, choice.models):
             return TAKEN_NOBODY
-        if not turn and self.queue is not None and self.queue.somebody():
+        if not choice.turn and self.queue is not None and self.queue.somebody():
             return TAKEN_FULL                 # those who wait come first
-        if self.endpoints.selective and self.endpoints.spoken_for(index):
+        if choice.blocked and choice.is_blocked(index):
             return TAKEN_FULL
-        if self.endpoints.limited and self.endpoints.claimant(index, now) >= 0:
+        if self.endpoints.limited and self.endpoints.claimant(index, choice.now) >= 0:
             return TAKEN_FULL
-        if not self.endpoints.take(index):
-            return TAKEN_FULL
-        tg_add(&self.series[index][TG_S_STARTED], 1)
-        return index
+        return index if self.take(index, choice) else TAKEN_FULL
 
-    cdef int look(self, uint64_t now, uint64_t key, int exclude) except -2:
-        if self.avoids:
-            return pick_in_turn(self.policy, now, key, exclude)
-        return self.policy.pick(now, key, exclude)
+    cdef int look(self, Choice choice) except -2:
+        return pick_in_turn(self.policy, choice) if self.avoids else pick_any(self.policy, choice)
 
-    cdef bint rather_waits(self, int index, uint64_t now) noexcept:
+    cdef bint rather_waits(self, int index, Choice choice) noexcept:
         cdef EndpointSet endpoints = self.endpoints
         cdef int i
-        if failing_of(endpoints.records[index], now) < FAILS:
+        if failing_of(endpoints.records[index], choice.now) < FAILS:
             return False
         for i in range(endpoints.size):
-            if endpoints.standing_weight(i) > 0 and failing_of(endpoints.records[i], now) < FAILS:
+            if choice.standing_weight(i) > 0 and failing_of(endpoints.records[i], choice.now) < FAILS:
                 return True
         return False
 
@@ -307,15 +297,18 @@ cdef class Pool:
         if self.outlier is not None:
             self.outlier.judge(index, verdict, started)
 
-    cdef int pick_instead(self, uint64_t now, uint64_t key, int suspect, int exclude) noexcept:
-        """Another endpoint than one that keeps its requests waiting, if that is not `exclude`."""
+    cdef int pick_instead(self, int suspect, Choice choice) noexcept:
+        """Another endpoint than one that keeps its requests waiting, if that is not the excluded one."""
         cdef int index
+        choice.rule_out(suspect)
         try:
-            index = self.look(now, key, suspect)
+            index = self.look(choice)
         except BaseException as failure:
-            report(self.name, failure, now)
+            report(self.name, failure, choice.now)
             return suspect
-        if index < 0 or index == exclude or self.suspects[index].until > now:
+        finally:
+            choice.readmit(suspect)
+        if index < 0 or index == choice.exclude or self.suspects[index].until > choice.now:
             return suspect
         return index
 
@@ -355,7 +348,6 @@ cdef class Pool:
         return latency
 
     cdef bint crowded(self) noexcept:
-        """Whether an endpoint takes requests, if not now."""
         cdef int i
         for i in range(self.endpoints.size):
             if self.endpoints.standing_weight(i) > 0:
@@ -374,7 +366,7 @@ cdef class Pool:
             self.give_back(index, now, charged)
         if latency and self.policy.learns:
             if self.costs is None:
-                self.observe(index, now, latency, ok, company)
+                self.observe(index, now, latency, ok, company, 1)
             else:
                 self.observe_weighed(index, now, latency, ok, company, charged, crowd)
 
@@ -407,16 +399,15 @@ cdef class Pool:
         """A latency grows with what a request costs, and with what those before it do. Where a policy knows only of
         latencies, it is told what this one would have been if all there had cost the same."""
         cdef int one = self.endpoints.one
-        self.endpoints.cost = max(charged, 1)
         if self.policy.by_cost:
             company = (crowd + one - 1) // one
         elif crowd > 0 and company > 0:
             latency = max(<uint64_t>(<double>latency * company * one / crowd), <uint64_t>1)
-        self.observe(index, now, latency, ok, company)
+        self.observe(index, now, latency, ok, company, max(charged, 1))
 
-    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company=0) noexcept:
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int cost) noexcept:
         try:
-            self.policy.learn(index, now, latency, ok, company)
+            self.policy.learn(index, now, latency, ok, company, cost)
         except BaseException as failure:
             report(self.name, failure, now)
 

@@ -42,8 +42,9 @@ cdef class Waiter(Timed):
     cdef uint64_t queued_at
     cdef uint64_t wanted_by           # when the answer has to be there; NEVER = no matter
 
-    # An endpoint for it, counted in flight: an index of its pool, or TAKEN_…
-    cdef int take_endpoint(self, uint64_t now) noexcept
+    # An endpoint for it, counted in flight: an index of its pool, or TAKEN_… `blocked`: bits of the models that those
+    # in front of it wait for (Choice.blocked).
+    cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept
     # It waits no more: it has this endpoint.
     cdef void admitted(self, int endpoint) noexcept
     # It waits no more, and gets none.

@@ -55,7 +55,7 @@ cdef uint64_t DUE_MASK = (<uint64_t>1 << PRIORITY_SHIFT) - 1
 
 cdef class Waiter(Timed):
 
-    cdef int take_endpoint(self, uint64_t now) noexcept:
+    cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
         return TAKEN_NOBODY
 
     cdef void admitted(self, int endpoint) noexcept:
@@ -265,9 +265,7 @@ cdef class PoolQueue(Source):
                 self.over(waiter, now)
                 waiter.turned_away(Q_HOPELESS)
                 return True
-            self.endpoints.select(0, avoided)
-            endpoint = waiter.take_endpoint(now)
-            self.endpoints.select(0, 0)
+            endpoint = waiter.take_endpoint(now, avoided)
             if endpoint != TAKEN_FULL:
                 self.over(waiter, now)
                 if endpoint >= 0:
@@ -302,7 +300,7 @@ cdef class PoolQueue(Source):
             if not waiter.tied:
                 at += 1
                 continue
-            endpoint = waiter.take_endpoint(now)
+            endpoint = waiter.take_endpoint(now, 0)
             if endpoint == TAKEN_FULL:
                 at += 1
                 continue

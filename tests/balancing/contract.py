@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet
+from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet, choose, choose_in_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.balancing.policy import Policy
-from lb.balancing.turns import pick
+from lb.endpoints.choice import Choice
 
 KEYS = [0, 1, 65_536, 65_537, 2**32 + 5, 2**64 - 1, *(n * 0x9E3779B97F4A7C15 % 2**64 for n in range(1, 60))]
 
@@ -45,14 +45,13 @@ class PolicyContract:
             held: list[tuple[int, int]] = []
             for now, choice in enumerate(choices):
                 if choice < 5 or not held:
-                    endpoints.expect(costs[now % len(costs)])
-                    index = policy.pick(now, now, -1)
-                    endpoints.acquire_checked(index)
-                    held.append((index, endpoints.charged))
+                    cost = costs[now % len(costs)]
+                    index = choose(policy, now, now, cost=cost)
+                    held.append((index, endpoints.acquire_checked(index, cost)))
                 else:
                     index, charged = held.pop(choice % len(held))
                     endpoints.release_checked(index, charged)
-                    policy.learn(index, now, 1000 + now, choice != 6, 1 + len(held))
+                    policy.learn(index, now, 1000 + now, choice != 6, 1 + len(held), max(charged, 1))
                 assert [fleet.master.inflight(slot) for slot in fleet.slots] == [
                     sum(index == i for index, _ in held) for i in range(3)
                 ]
@@ -82,8 +81,8 @@ class PolicyContract:
                 available = fleet.available
                 assert available == {i for i, (w, h, a) in enumerate(states) if w and h and a == ENABLED}
                 for now, key in enumerate(KEYS):
-                    assert policy.pick(now, key, -1) in (available or {-1})
-                    assert policy.pick(now, key, exclude) in (available - {exclude} or available or {-1})
+                    assert choose(policy, now, key) in (available or {-1})
+                    assert choose(policy, now, key, exclude) in (available - {exclude} or available or {-1})
 
     @settings(max_examples=40)
     @given(
@@ -101,10 +100,10 @@ class PolicyContract:
                 fleet.charge(i, loads[i] * 0.7)
             policy, other = self.build(fleet), self.build(fleet)
             for turn in range(9):
-                explained = policy.explain(turn, key, exclude)
+                explained = policy.explain(Choice(policy.endpoints, turn, key, exclude))
                 assert explained.rule
                 indices = [score.index for score in explained.scores]
-                picked, expected = policy.pick(turn, key, exclude), other.pick(turn, key, exclude)
+                picked, expected = choose(policy, turn, key, exclude), choose(other, turn, key, exclude)
                 if not explained.by_chance:
                     assert picked == expected, "being asked changed it"
                 if indices:
@@ -116,65 +115,65 @@ class PolicyContract:
             policy = self.build(fleet)
             for turn, key in enumerate(KEYS):
                 fleet.weigh(turn % 4, 1 + turn % 7)
-                explained = policy.explain(turn, key, -1)
-                picked = policy.pick(turn, key, -1)
+                explained = policy.explain(Choice(policy.endpoints, turn, key, -1))
+                picked = choose(policy, turn, key)
                 assert explained.by_chance or picked in explained.best() or not explained.scores
 
     def test_no_endpoints(self):
         with self.fleet([]) as fleet:
             policy = self.build(fleet)
-            assert [policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)] == [-1] * 2 * len(KEYS)
+            assert [choose(policy, 0, key, exclude) for key in KEYS for exclude in (-1, 0)] == [-1] * 2 * len(KEYS)
 
     def test_one_endpoint(self):
         with self.fleet([3]) as fleet:
             policy = self.build(fleet)
-            assert {policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {0}
+            assert {choose(policy, 0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {0}
             fleet.down(0)
-            assert {policy.pick(0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {-1}
+            assert {choose(policy, 0, key, exclude) for key in KEYS for exclude in (-1, 0)} == {-1}
             fleet.up(0)
-            assert {policy.pick(0, key, -1) for key in KEYS} == {0}
+            assert {choose(policy, 0, key) for key in KEYS} == {0}
 
     def test_excluded_endpoint_is_chosen_when_it_is_the_last(self):
         with self.fleet([1, 1, 1]) as fleet:
             policy = self.build(fleet)
             fleet.down(0)
-            assert {policy.pick(0, key, 1) for key in KEYS} == {2}
+            assert {choose(policy, 0, key, 1) for key in KEYS} == {2}
             fleet.admin(2, DRAIN)
-            assert {policy.pick(0, key, 1) for key in KEYS} == {1}
+            assert {choose(policy, 0, key, 1) for key in KEYS} == {1}
             fleet.weigh(1, 0)
-            assert {policy.pick(0, key, 1) for key in KEYS} == {-1}
+            assert {choose(policy, 0, key, 1) for key in KEYS} == {-1}
 
     def test_endpoint_that_comes_up_later_is_chosen(self):
         with self.fleet([0] * 20) as fleet:
             policy = self.build(fleet)
-            assert {policy.pick(0, key, -1) for key in KEYS} == {-1}
+            assert {choose(policy, 0, key) for key in KEYS} == {-1}
             fleet.weigh(13, 4)
-            assert [policy.pick(0, key, -1) for key in KEYS] == [13] * len(KEYS)
+            assert [choose(policy, 0, key) for key in KEYS] == [13] * len(KEYS)
 
     def test_thousand_endpoints(self):
         with self.fleet([1] * 1000) as fleet:
             policy = self.build(fleet)
-            assert all(0 <= policy.pick(0, key, -1) < 1000 for key in KEYS)
+            assert all(0 <= choose(policy, 0, key) < 1000 for key in KEYS)
             for i in range(1000):
                 if i not in (17, 801):
                     fleet.down(i)
-            assert {policy.pick(0, key, -1) for key in KEYS} <= {17, 801}
-            assert {policy.pick(0, key, 17) for key in KEYS} == {801}
+            assert {choose(policy, 0, key) for key in KEYS} <= {17, 801}
+            assert {choose(policy, 0, key, 17) for key in KEYS} == {801}
 
     @pytest.mark.parametrize("weight", [1, 2, 1000, 2**31 - 1, 2**32 - 1])
     def test_any_weight(self, weight):
         with self.fleet([weight, weight, 1]) as fleet:
             policy = self.build(fleet)
-            assert {policy.pick(0, key, -1) for key in KEYS} <= {0, 1, 2}
+            assert {choose(policy, 0, key) for key in KEYS} <= {0, 1, 2}
             fleet.down(0)
             fleet.down(1)
-            assert {policy.pick(0, key, -1) for key in KEYS} == {2}
+            assert {choose(policy, 0, key) for key in KEYS} == {2}
 
     def test_counts_nothing_itself(self):
         with self.fleet([1, 2, 3], workers=2) as fleet:
             policy = self.build(fleet)
             for key in KEYS:
-                index = policy.pick(0, key, -1)
+                index = choose(policy, 0, key)
                 policy.observe(index, 10, 5, True)
                 policy.observe(index, 11, 5, False)
             assert [fleet.sets[1].inflight(i) for i in range(3)] == [0, 0, 0]
@@ -194,16 +193,14 @@ class PolicyContract:
             key = KEYS[request % len(KEYS)] ^ request << 7 if request % 2 else 0
             exclude = -1
             while True:
-                endpoints.expect(1.0)
-                index = pick(policy, now, key, exclude)
+                index = choose_in_turn(policy, now, key, exclude)
                 if exclude < 0:
                     asked.append(index)
-                endpoints.acquire_checked(index)
-                charged, began = endpoints.charged, now
+                charged, began = endpoints.acquire_checked(index), now
                 now += MS if index in bad else 10 * MS
                 endpoints.release_checked(index, charged if self.weighed else 0)
                 endpoints.note_attempt_checked(index, index in bad, now)
-                policy.learn(index, now, now - began, index not in bad, 1)
+                policy.learn(index, now, now - began, index not in bad, 1, endpoints.one)
                 if index not in bad or exclude >= 0:
                     break
                 exclude = index
@@ -225,7 +222,7 @@ class PolicyContract:
             policy = self.build(fleet)
             for _ in range(20):
                 fleet.sets[1].note_attempt_checked(1, True, 1000 * MS)
-            picked = [pick(policy, 1000 * MS, key, -1) for key in KEYS * 10]
+            picked = [choose_in_turn(policy, 1000 * MS, key) for key in KEYS * 10]
             assert picked.count(1) <= len(picked) // 20
 
     def test_where_all_fail_the_policy_has_its_way(self):
@@ -234,9 +231,9 @@ class PolicyContract:
             for i in range(3):
                 for _ in range(20):
                     fleet.sets[0].note_attempt_checked(i, True, MS)
-            assert {pick(policy, MS, key, -1) for key in KEYS} <= {0, 1, 2}
+            assert {choose_in_turn(policy, MS, key) for key in KEYS} <= {0, 1, 2}
             fleet.down(0)
             fleet.down(1)
-            assert {pick(policy, MS, key, -1) for key in KEYS} == {2}
-            assert {pick(policy, MS, key, 2) for key in KEYS} == {2}
-            assert other.pick(MS, 0, 2) == 2
+            assert {choose_in_turn(policy, MS, key) for key in KEYS} == {2}
+            assert {choose_in_turn(policy, MS, key, 2) for key in KEYS} == {2}
+            assert choose(other, MS, 0, 2) == 2

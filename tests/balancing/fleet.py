@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
-from lb.balancing import registry
+from lb.balancing import registry, turns
 from lb.balancing.policy import Policy
 from lb.config.plan.plan import PolicyPlan
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 from lb.shared.segment import Segment
 
 ENABLED, DRAIN, MAINTENANCE = 0, 1, 2
+
+
+def choose(policy: Policy, now: int, key: int, exclude: int = -1, **more: Any) -> int:
+    """The endpoint that a pool would get from the policy; `more` as for a Choice."""
+    return turns.pick(policy, Choice(policy.endpoints, now, key, exclude, **more), in_turn=False)
+
+
+def choose_in_turn(policy: Policy, now: int, key: int, exclude: int = -1, **more: Any) -> int:
+    """The same where endpoints that fail take only a part of their turns."""
+    return turns.pick(policy, Choice(policy.endpoints, now, key, exclude, **more))
 
 
 class Fleet:

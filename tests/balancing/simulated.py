@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable
 
-from fleet import Fleet
+from fleet import Fleet, choose
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -39,7 +39,7 @@ def latencies(
             if index < 0:
                 if now < T0 + seconds * S:
                     heapq.heappush(events, (now + round(dice.expovariate(rate) * S), number, -1))
-                index = made.pick(now, 0, -1)
+                index = choose(made, now, 0)
                 endpoints.acquire_checked(index)
                 lines[index].append((now, endpoints.inflight(index)))
                 if len(lines[index]) > 1:
@@ -47,7 +47,7 @@ def latencies(
             else:
                 sent, company = lines[index].pop(0)
                 endpoints.release_checked(index)
-                made.learn(index, now, now - sent, True, company)
+                made.learn(index, now, now - sent, True, company, 1)
                 took.append((now - sent) / MS)
                 if not lines[index]:
                     continue

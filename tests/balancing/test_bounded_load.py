@@ -4,7 +4,7 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, Fleet, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ def order_of(fleet, policy, key):
     """All available endpoints in the order of `key`: whom it goes to, whom when that one is down, and so on."""
     order = []
     made = fleet.build(policy)
-    while (index := made.pick(0, key, -1)) >= 0:
+    while (index := choose(made, 0, key)) >= 0:
         order.append(index)
         fleet.down(index)
     for index in order:
@@ -56,7 +56,7 @@ def test_first_in_the_order_of_the_key_that_is_below_its_capacity(policy, weight
         others = [i for i in order if i != exclude]
         room = [i for i in others if fleet.sets[0].inflight(i) < capacity[i]]
         expected = (room or others or order or [-1])[0]
-        assert fleet.build(policy, bounded_load=factor).pick(0, key, exclude) == expected
+        assert choose(fleet.build(policy, bounded_load=factor), 0, key, exclude) == expected
 
 
 def test_capacities_of_a_worked_example():
@@ -72,7 +72,7 @@ def test_capacities_of_a_worked_example():
             ):
                 for i, load in enumerate(loads):
                     fleet.load(i, load - fleet.sets[0].inflight(i))
-                found = [made.pick(0, key, -1) == i for i, key in enumerate((first, second, third))]
+                found = [choose(made, 0, key) == i for i, key in enumerate((first, second, third))]
                 assert found == list(goes)
             for i in range(3):
                 fleet.load(i, -fleet.sets[0].inflight(i))
@@ -86,7 +86,7 @@ def test_keys_of_a_full_endpoint_go_on_in_their_order(policy):
         # One key takes all: the capacity of each is ceil(1.25 * (L + 1) / 5).
         chosen = []
         for _ in range(8):
-            chosen.append(made.pick(0, KEYS[0], -1))
+            chosen.append(choose(made, 0, KEYS[0]))
             fleet.sets[0].acquire_checked(chosen[-1])
         # L + 1 = 1 to 8: capacities 1 1 1 1 2 2 2 2.
         assert [order.index(i) for i in chosen] == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -103,9 +103,9 @@ def test_no_endpoint_goes_beyond_its_capacity(policy, factor):
         for n in range(600):
             capacity = capacities(fleet, weights, factor)
             key = KEYS[0] if n % 2 else KEYS[n]
-            index = made[n % 2].pick(0, key, -1)
+            index = choose(made[n % 2], 0, key)
             assert fleet.sets[0].inflight(index) < capacity[index]
-            moved += index != fleet.build(policy).pick(0, key, -1)
+            moved += index != choose(fleet.build(policy), 0, key)
             fleet.sets[n % 2].acquire_checked(index)
         assert moved > 0
 
@@ -116,7 +116,7 @@ def test_key_keeps_its_endpoint_while_there_is_room(policy):
         plain, bounded = fleet.build(policy), fleet.build(policy, bounded_load=1.25)
         for i in range(10):
             fleet.load(i, 7)  # capacity ceil(1.25 * 71 / 10) = 9
-        assert [bounded.pick(0, key, -1) for key in KEYS] == [plain.pick(0, key, -1) for key in KEYS]
+        assert [choose(bounded, 0, key) for key in KEYS] == [choose(plain, 0, key) for key in KEYS]
 
 
 @pytest.mark.parametrize("policy", HASHES)
@@ -127,7 +127,7 @@ def test_what_cannot_take_requests_does_not_count(policy):
         fleet.load(3, 1000)
         made = fleet.build(policy, bounded_load=1)
         for _ in range(30):
-            fleet.sets[0].acquire_checked(made.pick(0, KEYS[0], -1))
+            fleet.sets[0].acquire_checked(choose(made, 0, KEYS[0]))
         assert [fleet.sets[0].inflight(i) for i in range(3)] == [10, 10, 10]
 
 

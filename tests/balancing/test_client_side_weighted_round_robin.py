@@ -7,7 +7,7 @@ weights' are worked out from A58's formula, qps / (utilization + eps / qps * pen
 from collections import Counter
 
 import pytest
-from fleet import DRAIN, ENABLED, Fleet
+from fleet import DRAIN, ENABLED, Fleet, choose
 from statistics_checks import agrees
 
 from lb.balancing import policy_checks
@@ -96,7 +96,7 @@ def reporting(fleet, reports, at=T0 - 20 * S):
 
 def shares(fleet, now=T0, picks=6000, worker=0, **options):
     made = fleet.build(POLICY, worker, **options)
-    return counts((made.pick(now, 0, -1) for _ in range(picks)), len(fleet.addresses))
+    return counts((choose(made, now, 0) for _ in range(picks)), len(fleet.addresses))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_fewer_than_two_reports_are_round_robin(reports):
     with Fleet([1, 1, 1]) as fleet:
         reporting(fleet, reports)
         made = fleet.build(POLICY)
-        assert [made.pick(T0, 0, -1) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+        assert [choose(made, T0, 0) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_configured_weights_multiply():
@@ -182,10 +182,10 @@ def test_blackout_begins_anew_when_an_endpoint_comes_up():
 def test_weights_are_made_anew_once_a_period():
     with Fleet([1, 1]) as fleet:
         made = fleet.build(POLICY)
-        made.pick(T0, 0, -1)
+        choose(made, T0, 0)
         reporting(fleet, [(0.5, 300, 0), (0.5, 100, 0)])
-        soon = counts((made.pick(T0 + S - 1, 0, -1) for _ in range(2000)), 2)
-        later = counts((made.pick(T0 + S, 0, -1) for _ in range(2000)), 2)
+        soon = counts((choose(made, T0 + S - 1, 0) for _ in range(2000)), 2)
+        later = counts((choose(made, T0 + S, 0) for _ in range(2000)), 2)
         assert soon == [1000, 1000]
         assert later == pytest.approx([1500, 500], abs=2)
 
@@ -196,10 +196,10 @@ def test_another_configured_weight_counts_before_the_period_is_over(size):
         reporting(fleet, [(0.5, 100, 0)] * size)
         made = fleet.build(POLICY)
         for _ in range(size):
-            made.pick(T0, 0, -1)
+            choose(made, T0, 0)
         for weight in (9, 2, 1):
             fleet.weigh(size - 1, weight)
-            picked = (made.pick(T0 + 1, 0, -1) for _ in range(1000 * (size - 1 + weight)))
+            picked = (choose(made, T0 + 1, 0) for _ in range(1000 * (size - 1 + weight)))
             assert counts(picked, size) == pytest.approx([1000] * (size - 1) + [1000 * weight], abs=10)
 
 
@@ -207,9 +207,9 @@ def test_who_comes_back_has_its_share_before_the_period_is_over():
     with Fleet([1, 1, 8]) as fleet:
         fleet.admin(2, DRAIN)
         made = fleet.build(POLICY)
-        assert counts((made.pick(T0, 0, -1) for _ in range(1000)), 3) == [500, 500, 0]
+        assert counts((choose(made, T0, 0) for _ in range(1000)), 3) == [500, 500, 0]
         fleet.admin(2, ENABLED)
-        assert counts((made.pick(T0 + 1, 0, -1) for _ in range(1000)), 3) == pytest.approx([100, 100, 800], abs=10)
+        assert counts((choose(made, T0 + 1, 0) for _ in range(1000)), 3) == pytest.approx([100, 100, 800], abs=10)
 
 
 def test_turns_are_not_made_by_who_has_the_model_of_one_request():
@@ -218,15 +218,13 @@ def test_turns_are_not_made_by_who_has_the_model_of_one_request():
         reporting(fleet, [(0.5, 100, 0), (0.5, 100, 0), (0.5, 300, 0)])
         fleet.master.set_models_unready(fleet.slots[2], 1)
         made = fleet.build(POLICY)
-        fleet.sets[0].want(1)
-        assert counts((made.pick(T0, 0, -1) for _ in range(1000)), 3) == [500, 500, 0]
-        fleet.sets[0].want(0)
-        assert counts((made.pick(T0, 0, -1) for _ in range(1000)), 3) == pytest.approx([200, 200, 600], abs=4)
+        assert counts((choose(made, T0, 0, models=1) for _ in range(1000)), 3) == [500, 500, 0]
+        assert counts((choose(made, T0, 0) for _ in range(1000)), 3) == pytest.approx([200, 200, 600], abs=4)
 
 
 def test_workers_share_reports_and_start_apart():
     with Fleet([1] * 4, workers=2) as fleet:
-        assert [fleet.build(POLICY, worker).pick(T0, 0, -1) for worker in (0, 1)] == [0, 1]
+        assert [choose(fleet.build(POLICY, worker), T0, 0) for worker in (0, 1)] == [0, 1]
         for i, qps in enumerate((100, 100, 200, 400)):
             fleet.sets[1].set_report_checked(i, 0.5, qps, 0, T0 - 20 * S)
         for worker in (0, 1):
@@ -237,9 +235,9 @@ def test_an_unavailable_endpoints_turns_go_to_all_others():
     with Fleet([1, 1, 1]) as fleet:
         reporting(fleet, [(0.5, 100, 0), (0.5, 200, 0), (0.5, 600, 0)])
         made = fleet.build(POLICY)
-        made.pick(T0, 0, -1)
+        choose(made, T0, 0)
         fleet.admin(2, DRAIN)
-        assert counts((made.pick(T0 + 2 * S, 0, -1) for _ in range(3000)), 3) == pytest.approx([1000, 2000, 0], abs=2)
+        assert counts((choose(made, T0 + 2 * S, 0) for _ in range(3000)), 3) == pytest.approx([1000, 2000, 0], abs=2)
 
 
 def test_a_thousand_endpoints_in_proportion():

@@ -1,7 +1,7 @@
 """First with room: fills endpoints in the order of the configuration."""
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, Fleet, choose
 
 from lb.errors import ConfigError
 
@@ -10,7 +10,7 @@ def hold(fleet, policy, count, worker=0):
     """`count` requests that stay; the endpoints they went to."""
     chosen = []
     for _ in range(count):
-        chosen.append(policy.pick(0, 0, -1))
+        chosen.append(choose(policy, 0, 0))
         fleet.sets[worker].acquire_checked(chosen[-1])
     return chosen
 
@@ -48,10 +48,10 @@ def test_unavailable_and_excluded_are_passed_over():
         policy = fleet.build("first", fill=1)
         fleet.down(0)
         fleet.admin(1, DRAIN)
-        assert policy.pick(0, 0, -1) == 2
-        assert policy.pick(0, 0, 2) == 3
+        assert choose(policy, 0, 0) == 2
+        assert choose(policy, 0, 0, 2) == 3
         fleet.up(0)
-        assert policy.pick(0, 0, -1) == 0
+        assert choose(policy, 0, 0) == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"fill": 0}, {"fill": "3"}])

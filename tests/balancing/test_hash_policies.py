@@ -5,7 +5,7 @@ from collections import Counter
 from math import log
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, Fleet, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from statistics_checks import agrees
@@ -34,7 +34,7 @@ memberships = st.lists(
 def choices(policy, keys=KEYS, exclude=-1):
     """The address that each key goes to."""
     addresses = policy.endpoints.addresses
-    return [addresses[i] if (i := policy.pick(0, key, exclude)) >= 0 else None for key in keys]
+    return [addresses[i] if (i := choose(policy, 0, key, exclude)) >= 0 else None for key in keys]
 
 
 def fleet_of(members):
@@ -133,14 +133,14 @@ def test_weights_that_change_while_it_runs(policy, weights):
             for i, weight in enumerate(new):
                 fleet.weigh(i, weight)
             for key in KEYS[:3]:  # a round of choices
-                made.pick(0, key, -1)
+                choose(made, 0, key)
             assert choices(made) == choices(fleet.build(policy))
 
 
 @pytest.mark.parametrize("weights", [[1, 1], [1] * 10, [2, 1], [5, 1, 1], [1, 2, 3, 4], [100, 1], [1000] * 3])
 def test_rendezvous_shares_by_weight(weights):
     with Fleet(weights) as fleet:
-        found = Counter(fleet.build("rendezvous").pick(0, key, -1) for key in KEYS)
+        found = Counter(choose(fleet.build("rendezvous"), 0, key) for key in KEYS)
         assert agrees([found[i] for i in range(len(weights))], weights)
 
 
@@ -163,7 +163,7 @@ def test_rendezvous_takes_the_highest_score(members, key):
 def test_same_as_in_earlier_versions(policy):
     """A change here moves the clients of everyone who upgrades."""
     with Fleet([1] * 10, addresses=TEN) as fleet:
-        assert [fleet.build(policy).pick(0, key, -1) for key in KEYS[:20]] == PINNED[policy]
+        assert [choose(fleet.build(policy), 0, key) for key in KEYS[:20]] == PINNED[policy]
 
 
 def reference_points(members, points):
@@ -240,10 +240,10 @@ def test_ring_on_which_few_or_none_take_requests():
         made = fleet.build("ring_hash", points=1)
         for i in range(50):
             fleet.down(i)
-        assert {made.pick(0, key, -1) for key in KEYS[:100]} == {-1}
+        assert {choose(made, 0, key) for key in KEYS[:100]} == {-1}
         fleet.up(7)
-        assert {made.pick(0, key, 7) for key in KEYS[:100]} == {7}
-        assert {made.pick(0, key, 8) for key in KEYS[:100]} == {7}
+        assert {choose(made, 0, key, 7) for key in KEYS[:100]} == {7}
+        assert {choose(made, 0, key, 8) for key in KEYS[:100]} == {7}
         fleet.up(8)
-        assert {made.pick(0, key, 7) for key in KEYS[:100]} == {8}
-        assert {made.pick(0, key, -1) for key in KEYS[:100]} == {7, 8}
+        assert {choose(made, 0, key, 7) for key in KEYS[:100]} == {8}
+        assert {choose(made, 0, key) for key in KEYS[:100]} == {7, 8}

@@ -8,7 +8,7 @@ import math
 from collections import Counter
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose
 from statistics_checks import agrees
 
 from lb.balancing.options import PeakEwmaOptions
@@ -26,7 +26,7 @@ def latencies(fleet):
 
 
 def picks(policy, now, count=200):
-    return Counter(policy.pick(now, 0, -1) for _ in range(count))
+    return Counter(choose(policy, now, 0) for _ in range(count))
 
 
 # Of one endpoint, tau = 10 s: (seconds, sample in ms, cost in ms after it). exp(-0.5) = 0.60653066,
@@ -185,10 +185,10 @@ def test_time_that_another_worker_saw_first(policy):
 def test_least_time_takes_equal_ones_in_turn():
     with Fleet([2] * 5, workers=3) as fleet:
         made = fleet.build("least_time", 2)
-        assert [made.pick(T0, 0, -1) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
+        assert [choose(made, T0, 0) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
         for i in range(5):
             fleet.sets[0].set_latency_checked(i, 7.0 * MS, T0)
-        assert [made.pick(T0, 0, -1) for _ in range(3)] == [4, 0, 1]
+        assert [choose(made, T0, 0) for _ in range(3)] == [4, 0, 1]
 
 
 @pytest.mark.parametrize("size", [2, 5, 40])
@@ -215,7 +215,7 @@ def test_traffic_leaves_an_endpoint_that_becomes_slow():
         for policy in BOTH:
             made, now, running, done = fleet.build(policy), T0, [], Counter()
             for step in range(4000):
-                index = made.pick(now, 0, -1)
+                index = choose(made, now, 0)
                 fleet.sets[0].acquire_checked(index)
                 slow = step > 1000 and index == 1
                 running.append((now + (200 if slow else 10) * MS, index, now))

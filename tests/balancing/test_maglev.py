@@ -9,7 +9,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, Fleet, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,7 +34,7 @@ def owners(members, keys=range(SLOTS)):
 
 
 def choices(fleet, policy, keys=KEYS):
-    return [fleet.addresses[policy.pick(0, key, -1)] for key in keys]
+    return [fleet.addresses[choose(policy, 0, key)] for key in keys]
 
 
 @pytest.mark.parametrize("removed", TEN)
@@ -73,7 +73,7 @@ def test_unavailable_is_as_good_as_removed(how):
 def test_excluded_endpoint_is_as_good_as_removed():
     with Fleet([1] * 10, addresses=TEN) as fleet, Fleet([1] * 9, addresses=TEN[1:]) as nine:
         policy = fleet.build("maglev")
-        assert [fleet.addresses[policy.pick(0, key, 0)] for key in KEYS] == choices(nine, nine.build("maglev"))
+        assert [fleet.addresses[choose(policy, 0, key, 0)] for key in KEYS] == choices(nine, nine.build("maglev"))
 
 
 @settings(max_examples=40)
@@ -168,7 +168,7 @@ def test_choice_does_not_depend_on_load_or_time():
         before = choices(fleet, policy)
         for i in range(10):
             fleet.load(i, 10 - i)
-        assert [fleet.addresses[policy.pick(2**40 + n, key, -1)] for n, key in enumerate(KEYS)] == before
+        assert [fleet.addresses[choose(policy, 2**40 + n, key)] for n, key in enumerate(KEYS)] == before
 
 
 def test_same_after_a_restart():
@@ -205,7 +205,7 @@ def test_weights_that_change_while_it_runs(weights):
             for i, weight in enumerate(new):
                 fleet.weigh(i, weight)
             for key in KEYS[:3]:  # a round of choices
-                policy.pick(0, key, -1)
+                choose(policy, 0, key)
             assert choices(fleet, policy) == choices(fleet, fleet.build("maglev"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from contract import PolicyContract
-from fleet import Fleet
+from fleet import Fleet, choose
 
 from lb.balancing import registry
 from lb.config import plugins
@@ -62,13 +62,13 @@ def test_order_of_preference():
         policy = fleet.build("failover", full=2)
         picked = []
         for _ in range(9):
-            index = policy.pick(0, 0, -1)
+            index = choose(policy, 0, 0)
             fleet.sets[1].acquire_checked(index)  # counted by whichever worker
             picked.append(index)
         assert picked == [0, 0, 0, 0, 1, 1, 2, 2, 0]
         fleet.down(0)
         fleet.sets[1].release_checked(2)
-        assert policy.pick(0, 0, -1) == 2
+        assert choose(policy, 0, 0) == 2
 
 
 @pytest.mark.parametrize("full", [0, -1, "two", 1.5])

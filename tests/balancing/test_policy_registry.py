@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose
 
 from lb.balancing import policy_checks, registry
 from lb.balancing.options import PolicyOptions
@@ -99,7 +99,7 @@ def test_constructor_checks_its_arguments():
         with pytest.raises(TypeError, match="PolicyOptions"):
             LeastRequest(fleet.sets[0], {})
         with pytest.raises(NotImplementedError):
-            Policy(fleet.sets[0], PolicyOptions()).pick(0, 0, -1)
+            choose(Policy(fleet.sets[0], PolicyOptions()), 0, 0)
 
 
 def test_plugin_with_options(install):
@@ -118,7 +118,7 @@ def test_plugin_with_options(install):
                 super().__init__(endpoints, options)
                 self.index = options.index
 
-            def pick(self, now, key, exclude):
+            def pick(self, choice):
                 return self.index
 
             def observe(self, *args):
@@ -130,7 +130,7 @@ def test_plugin_with_options(install):
     assert set(registry.options_model("fixed").model_fields) == {"index"}
     with Fleet([1, 1]) as fleet:
         policy = fleet.build("fixed", index=1)
-        assert policy.pick(5, 6, -1) == 1
+        assert choose(policy, 5, 6) == 1
         policy.observe(1, 2, 3, True)
         assert sys.modules["good"].Fixed.seen == [(1, 2, 3, True)]
         assert policy.endpoints is fleet.sets[0]
@@ -140,21 +140,19 @@ def test_plugin_with_options(install):
 
 @pytest.mark.parametrize("answer", ["2", "-2", "10**30", "None", "'0'", "0.0", "True"])
 def test_plugin_that_chooses_no_endpoint_of_the_pool(install, answer):
-    install(
-        "wild", f"class Wild(Policy):\n    def pick(self, now, key, exclude):\n        return {answer}\n", wild="Wild"
-    )
+    install("wild", f"class Wild(Policy):\n    def pick(self, choice):\n        return {answer}\n", wild="Wild")
     with Fleet([1, 1]) as fleet, pytest.raises(TidegateError, match=r"policy 'wild' chose .* of 2 endpoints"):
-        fleet.build("wild").pick(0, 0, -1)
+        choose(fleet.build("wild"), 0, 0)
 
 
 def test_plugin_that_fails_while_it_runs(install):
     install(
         "failing",
-        "class Failing(Policy):\n    def pick(self, now, key, exclude):\n        return 1 // 0\n",
+        "class Failing(Policy):\n    def pick(self, choice):\n        return 1 // 0\n",
         failing="Failing",
     )
     with Fleet([1]) as fleet, pytest.raises(ZeroDivisionError):
-        fleet.build("failing").pick(0, 0, -1)
+        choose(fleet.build("failing"), 0, 0)
 
 
 def test_plugin_whose_constructor_fails(install):
@@ -164,7 +162,7 @@ def test_plugin_whose_constructor_fails(install):
         class Refusing(Policy):
             def __init__(self, endpoints, options):
                 raise RuntimeError("no licence")
-            def pick(self, now, key, exclude):
+            def pick(self, choice):
                 return 0
         """,
         refusing="Refusing",
@@ -208,7 +206,7 @@ def test_plugin_that_would_end_the_program(install, place):
 
 
 def test_plugin_that_clashes_with_a_built_in(install):
-    install("clash", "class Mine(Policy):\n    def pick(self, now, key, exclude):\n        return 0\n", maglev="Mine")
+    install("clash", "class Mine(Policy):\n    def pick(self, choice):\n        return 0\n", maglev="Mine")
     with pytest.raises(
         ConfigError, match=r"more than one policy 'maglev': by Tidegate itself, by clash:Mine of clash 1\.2"
     ):
@@ -218,14 +216,14 @@ def test_plugin_that_clashes_with_a_built_in(install):
 
 def test_plugins_that_clash_with_each_other(install):
     for module in ("one", "two"):
-        install(module, "class Mine(Policy):\n    def pick(self, now, key, exclude):\n        return 0\n", mine="Mine")
+        install(module, "class Mine(Policy):\n    def pick(self, choice):\n        return 0\n", mine="Mine")
     with pytest.raises(
         ConfigError, match=r"more than one policy 'mine': by (one|two):Mine of .*, by (one|two):Mine of .*"
     ):
         registry.find("mine")
 
 
-PICK = "    def pick(self, now, key, exclude):\n        return 0\n"
+PICK = "    def pick(self, choice):\n        return 0\n"
 
 
 @pytest.mark.parametrize(
@@ -240,6 +238,10 @@ PICK = "    def pick(self, now, key, exclude):\n        return 0\n"
         ("class Broken:\n" + PICK, "not a subclass of lb.balancing.policy.Policy"),
         ("class Broken(Policy): pass", "does not define pick"),
         (f"class Broken(Policy):\n    needs_key = 'yes'\n{PICK}", "needs_key is not True or False"),
+        (
+            "class Broken(Policy):\n    def pick(self, now, key, exclude):\n        return 0\n",
+            "more than one argument, choice",
+        ),
         (f"class Broken(Policy):\n    Options = dict\n{PICK}", "not a subclass of lb.balancing.options.PolicyOptions"),
         (
             f"class O(PolicyOptions, extra='allow'): pass\nclass Broken(Policy):\n    Options = O\n{PICK}",

@@ -3,7 +3,7 @@
 from math import comb
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose
 from statistics_checks import agrees
 
 from lb.balancing.options import ChoiceOptions
@@ -20,7 +20,7 @@ def seeded(fleet, seed=7, choices=2):
 def counts(policy, size, exclude=-1, draws=DRAWS):
     result = [0] * size
     for _ in range(draws):
-        result[policy.pick(0, 0, exclude)] += 1
+        result[choose(policy, 0, 0, exclude)] += 1
     return result
 
 
@@ -117,14 +117,14 @@ def test_follows_weights_that_change():
         for weights in ([50, 1, 1], [1, 1, 50], [2, 1, 1]):
             for i, weight in enumerate(weights):
                 fleet.weigh(i, weight)
-            policy.pick(0, 0, -1)
+            choose(policy, 0, 0)
             assert agrees(counts(policy, 3), weights)
 
 
 def test_objects_draw_differently():
     with Fleet([1] * 100) as fleet:
         sequences = {
-            tuple(policy.pick(0, 0, -1) for _ in range(20)) for policy in (fleet.build("power_of_two") for _ in "abcd")
+            tuple(choose(policy, 0, 0) for _ in range(20)) for policy in (fleet.build("power_of_two") for _ in "abcd")
         }
         assert len(sequences) == 4
-        assert [seeded(fleet).pick(0, 0, -1) for _ in "ab"] == [seeded(fleet).pick(0, 0, -1)] * 2
+        assert [choose(seeded(fleet), 0, 0) for _ in "ab"] == [choose(seeded(fleet), 0, 0)] * 2

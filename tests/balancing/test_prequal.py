@@ -7,7 +7,7 @@ ones the lowest latency, of hot ones the least load (NSDI 2024, section 4).
 from collections import Counter
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose
 from simulated import MS, T0, S, latencies, percentile
 
 from lb.errors import ConfigError
@@ -26,15 +26,15 @@ def taught(fleet, latencies_ms, company=None, now=T0, **options):
     """The policy, which knows the latencies in ms of each endpoint, at `company` or at what one more would find."""
     made = fleet.build("prequal", **options)
     for i, latency in enumerate(latencies_ms):
-        made.learn(i, now, round(latency * MS), True, company or fleet.sets[0].inflight(i) + 1)
+        made.learn(i, now, round(latency * MS), True, company or fleet.sets[0].inflight(i) + 1, 1)
     return made
 
 
 def settled(made, now=T0):
     """What is chosen, again and again, once the loads that it sees have been seen for a while."""
     for _ in range(2000):
-        made.pick(now, 0, -1)
-    return set(Counter(made.pick(now, 0, -1) for _ in range(200)))
+        choose(made, now, 0)
+    return set(Counter(choose(made, now, 0) for _ in range(200)))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_all_hot_is_least_load():
         # Before the new loads are what is usual, all are above the limit.
         for i, more in enumerate((9, 7, 8)):
             fleet.load(i, more)
-        assert made.pick(T0, 0, -1) == 1
+        assert choose(made, T0, 0) == 1
 
 
 def test_loads_that_become_usual_are_not_hot():
@@ -104,8 +104,8 @@ def test_latencies_are_kept_by_number_in_flight(company, other, same):
     """A latency that was seen with `company` requests at the endpoint is another's if they share a range."""
     with Fleet([1, 1]) as fleet:
         made = taught(fleet, [80, 80], company)
-        made.learn(0, T0, 10 * MS, True, other)
-        made.learn(1, T0, 78 * MS, True, company)
+        made.learn(0, T0, 10 * MS, True, other, 1)
+        made.learn(1, T0, 78 * MS, True, company, 1)
         fleet.load(0, company - 1)
         fleet.load(1, company - 1)
         # 80 and, if it is the same range, a tenth less; against 79.5.
@@ -115,8 +115,8 @@ def test_latencies_are_kept_by_number_in_flight(company, other, same):
 def test_a_number_never_seen_goes_by_the_nearest():
     with fleet_of([9, 9]) as fleet:
         made = taught(fleet, [50, 40], company=4)
-        made.learn(0, T0, 1 * MS, True, 1)  # further away
-        made.learn(1, T0, 90 * MS, True, 60)  # further away
+        made.learn(0, T0, 1 * MS, True, 1, 1)  # further away
+        made.learn(1, T0, 90 * MS, True, 60, 1)  # further away
         assert settled(made) == {1}
 
 
@@ -126,17 +126,17 @@ def test_the_estimate_moves_by_a_tenth_at_most():
         for other, winner in ((estimate - 0.5, 1), (estimate + 0.5, 0)):
             with Fleet([1, 1]) as fleet:
                 made = taught(fleet, [100, other])
-                made.learn(0, T0, sample * MS, True, 1)
+                made.learn(0, T0, sample * MS, True, 1, 1)
                 assert settled(made) == {winner}
 
 
 def test_unknown_endpoints_get_one_request():
     with Fleet([1, 1, 1]) as fleet:
         made = fleet.build("prequal", quantile=1)
-        made.learn(0, T0, 10 * MS, True, 1)
-        assert made.pick(T0, 0, -1) == 1
+        made.learn(0, T0, 10 * MS, True, 1, 1)
+        assert choose(made, T0, 0) == 1
         fleet.load(1, 1)
-        assert made.pick(T0, 0, -1) == 2
+        assert choose(made, T0, 0) == 2
         fleet.load(2, 1)
         assert settled(made) == {0}
 
@@ -145,12 +145,12 @@ def test_what_is_not_confirmed_fades():
     """To a quarter after one `decay`: (10 / (10 + 10)) squared."""
     with Fleet([1, 1]) as fleet:
         made = taught(fleet, [100, 100])
-        made.learn(0, T0, 100 * MS, True, 1)
+        made.learn(0, T0, 100 * MS, True, 1, 1)
         later = T0 + 10 * S
         for other, winner in ((24, 1), (26, 0)):
             fresh = fleet.build("prequal")
             for _ in range(60):
-                fresh.learn(1, later, other * MS, True, 1)
+                fresh.learn(1, later, other * MS, True, 1, 1)
             assert settled(fresh, later) == {winner}
 
 
@@ -158,18 +158,18 @@ def test_failure_does_not_look_fast():
     with Fleet([1, 1, 1]) as fleet:
         made = taught(fleet, [50, 80])
         for _ in range(50):
-            made.learn(0, T0, 1, False, 1)
-            made.learn(2, T0, 1, False, 1)  # nothing is known: as slow as the slowest
+            made.learn(0, T0, 1, False, 1, 1)
+            made.learn(2, T0, 1, False, 1, 1)  # nothing is known: as slow as the slowest
         assert settled(made) == {0}
         fleet.down(0)
-        made.learn(1, T0, 79 * MS, True, 1)
+        made.learn(1, T0, 79 * MS, True, 1, 1)
         assert settled(made) == {1}
 
 
 def test_workers_share_and_reloads_keep_what_is_known():
     with Fleet([1, 1], workers=2) as fleet:
-        fleet.build("prequal", 0).learn(0, T0, 90 * MS, True, 1)
-        fleet.build("prequal", 1).learn(1, T0, 30 * MS, True, 1)
+        fleet.build("prequal", 0).learn(0, T0, 90 * MS, True, 1, 1)
+        fleet.build("prequal", 1).learn(1, T0, 30 * MS, True, 1, 1)
         assert settled(fleet.build("prequal", 0)) == {1}
         fleet.master.clear_worker(1)
         assert settled(fleet.build("prequal", 0)) == {1}
@@ -181,7 +181,7 @@ def test_a_slot_that_changes_hands_forgets():
         fleet.master.set_key(fleet.slots[1], "pool|other")
         fleet.weigh(1, 1)
         fleet.up(1)
-        assert fleet.build("prequal").pick(T0, 0, -1) == 1
+        assert choose(fleet.build("prequal"), T0, 0) == 1
 
 
 def test_reported_utilization_makes_hot():
@@ -211,13 +211,13 @@ def test_equal_ones_take_turns():
     with Fleet([1] * 5, workers=3) as fleet:
         taught(fleet, [7] * 5)
         made = fleet.build("prequal", 2)
-        assert [made.pick(T0, 0, -1) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
+        assert [choose(made, T0, 0) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
 
 
 def test_of_many_it_compares_sixty_four_and_all_get_their_turn():
     with Fleet([1] * 1000) as fleet:
         made = taught(fleet, [10 + i % 64 for i in range(1000)])
-        chosen = Counter(made.pick(T0, 0, -1) for _ in range(1000))
+        chosen = Counter(choose(made, T0, 0) for _ in range(1000))
         assert {i % 64 for i in chosen} == {0}, "each window has one of the fastest"
         assert len(chosen) == 16
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, Fleet, choose
 from simulated import MS, T0, S
 
 from lb.balancing.policy import Policy
 from lb.balancing.probes import reuse_budget
+from lb.endpoints.choice import Choice
 from lb.errors import ConfigError
 
 
@@ -32,7 +33,7 @@ def told(made: Policy, rifs: Sequence[float], latencies_ms: Sequence[float] | No
 
 
 def chosen(made: Policy, now: int = T0, exclude: int = -1, turns: int = 100) -> set[int]:
-    return set(Counter(made.pick(now, 0, exclude) for _ in range(turns)))
+    return set(Counter(choose(made, now, 0, exclude) for _ in range(turns)))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ def test_all_hot_is_least_load() -> None:
         made = told(asking(fleet), [1, 1, 1], [30, 10, 20])
         for i, rif in enumerate((30, 50, 40)):
             made.probed(i, T0, rif, 10 * MS)
-        assert made.pick(T0, 0, -1) == 0
+        assert choose(made, T0, 0) == 0
 
 
 def test_what_is_in_flight_from_here_is_known_better() -> None:
@@ -110,7 +111,7 @@ def test_an_endpoint_that_does_not_say_how_long_it_takes_goes_by_what_was_seen()
     with Fleet([1, 1]) as fleet:
         made = told(asking(fleet), [3, 3], [0, 0])
         for i, seen in enumerate((40, 20)):
-            made.learn(i, T0, seen * MS, True, 4)
+            made.learn(i, T0, seen * MS, True, 4, 1)
         assert chosen(made) == {1}
         made.probed(0, T0, 3, 10 * MS)
         assert chosen(made) == {0}
@@ -159,7 +160,7 @@ def test_a_full_pool_loses_its_oldest() -> None:
         made.probed(0, T0 + 2, 0, 10 * MS)
         made.probed(1, T0 + 1, 0, 10 * MS)
         made.probed(2, T0 + 3, 5, 10 * MS)  # in the place of 1
-        assert made.pick(T0 + 3, 0, -1) == 0
+        assert choose(made, T0 + 3, 0) == 0
 
 
 def test_an_answer_is_used_up() -> None:
@@ -169,7 +170,7 @@ def test_an_answer_is_used_up() -> None:
         assert made.pool.reuse == 1
         made.probed(0, T0, 0, 10 * MS)
         made.probed(1, T0, 0, 20 * MS)
-        assert made.pick(T0, 0, -1) == 0
+        assert choose(made, T0, 0) == 0
         assert made.pool.count == 1
 
 
@@ -183,7 +184,7 @@ def test_budgets_are_rounded_so_that_their_mean_is_right() -> None:
             made.probed(0, T0, 0, 10 * MS)
             made.probed(1, T0, 0, 20 * MS)
             while made.pool.count == 2:
-                assert made.pick(T0, 0, -1) == 0
+                assert choose(made, T0, 0) == 0
                 uses += 1
         assert uses / 3000 == pytest.approx(4 / 3, abs=0.05)
 
@@ -194,11 +195,11 @@ def test_removal_takes_the_oldest_and_the_worst_in_turn() -> None:
         for i, (age, rif) in enumerate(((3, 1), (1, 2), (2, 9), (4, 3))):
             made.probed(i, T0 + age, rif, 10 * MS)
         now = T0 + 10
-        assert made.pick(now, 0, -1) == 0
+        assert choose(made, now, 0) == 0
         assert made.pool.count == 3  # without the oldest, 1
-        assert made.pick(now, 0, 0) == 3  # 2 has more to do
+        assert choose(made, now, 0, 0) == 3  # 2 has more to do
         assert made.pool.count == 2  # without the worst, 2
-        assert made.pick(now, 0, -1) == 0
+        assert choose(made, now, 0) == 0
         assert made.pool.count == 1  # without the oldest, 0
 
 
@@ -207,10 +208,10 @@ def test_the_worst_of_cold_ones_is_the_slowest() -> None:
         made = asking(fleet, quantile=1, pool_size=4, rate=1, remove=1)
         for i, latency in enumerate((10, 40, 30, 20)):
             made.probed(i, T0 + i, 3, latency * MS)
-        assert made.pick(T0 + 9, 0, -1) == 0  # which then goes as the oldest
-        assert made.pick(T0 + 9, 0, -1) == 3
+        assert choose(made, T0 + 9, 0) == 0  # which then goes as the oldest
+        assert choose(made, T0 + 9, 0) == 3
         assert made.pool.count == 2
-        assert made.pick(T0 + 9, 0, 3) != 1 or made.pool.count < 2  # 1, the slowest, has gone
+        assert choose(made, T0 + 9, 0, 3) != 1 or made.pool.count < 2  # 1, the slowest, has gone
 
 
 def test_nothing_is_removed_where_all_have_a_place() -> None:
@@ -233,11 +234,11 @@ def test_an_explanation_changes_nothing() -> None:
         for i in range(4):
             made.probed(i, T0 + i, i, (10 - i) * MS)
         before = made.pool.count
-        found = made.explain(T0 + 9, 0, -1)
+        found = made.explain(Choice(made.endpoints, T0 + 9, 0, -1))
         assert made.pool.count == before
         assert "probe" in found.rule
         best = min(found.scores, key=lambda score: score.score)
-        assert made.pick(T0 + 9, 0, -1) == best.index
+        assert choose(made, T0 + 9, 0) == best.index
         assert "from others" in best.note
 
 

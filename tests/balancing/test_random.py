@@ -1,7 +1,7 @@
 """Weighted random: the law of the draws."""
 
 import pytest
-from fleet import DRAIN, Fleet
+from fleet import DRAIN, Fleet, choose
 from statistics_checks import agrees
 
 from lb.balancing.options import PolicyOptions
@@ -17,7 +17,7 @@ def seeded(fleet, seed=11):
 def counts(policy, size, exclude=-1, draws=DRAWS):
     result = [0] * size
     for _ in range(draws):
-        result[policy.pick(0, 0, exclude)] += 1
+        result[choose(policy, 0, 0, exclude)] += 1
     return result
 
 
@@ -37,9 +37,9 @@ def test_draws_are_independent():
     with Fleet([1] * 4) as fleet:
         policy = seeded(fleet)
         pairs = [0] * 16
-        last = policy.pick(0, 0, -1)
+        last = choose(policy, 0, 0)
         for _ in range(DRAWS):
-            this = policy.pick(0, 0, -1)
+            this = choose(policy, 0, 0)
             pairs[4 * last + this] += 1
             last = this
         assert agrees(pairs, [1] * 16)
@@ -65,6 +65,6 @@ def test_few_of_many():
 def test_objects_draw_differently():
     with Fleet([1] * 100) as fleet:
         sequences = {
-            tuple(policy.pick(0, 0, -1) for _ in range(20)) for policy in (fleet.build("random") for _ in "abcd")
+            tuple(choose(policy, 0, 0) for _ in range(20)) for policy in (fleet.build("random") for _ in "abcd")
         }
         assert len(sequences) == 4

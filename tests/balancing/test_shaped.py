@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from fleet import MAINTENANCE, Fleet
+from fleet import MAINTENANCE, Fleet, choose
 
 from lb.balancing import registry
 from lb.balancing.guard import Guard
@@ -21,8 +21,8 @@ KEYS = [hash64_bytes(b"key %d" % i) for i in range(2000)]
 REASON = 1
 
 
-def owners(policy):
-    return [policy.pick(0, key, -1) for key in KEYS]
+def owners(policy, group=-1):
+    return [choose(policy, 0, key, group=group) for key in KEYS]
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -63,14 +63,14 @@ def test_nobody_who_is_ejected_is_chosen_unless_there_is_a_panic(name):
         policy = fleet.build(name, **({"fill": 2} if name == "first" else {}))
         assert standings.eject_checked(0, REASON, 3)
         assert standings.eject_checked(2, REASON, 3)
-        assert {policy.pick(i, KEYS[i], -1) for i in range(200)} <= {1, 3}
-        assert policy.pick(0, KEYS[0], 1) == 3
+        assert {choose(policy, i, KEYS[i]) for i in range(200)} <= {1, 3}
+        assert choose(policy, 0, KEYS[0], 1) == 3
         for i in (1, 3):
             assert standings.eject_checked(i, REASON, 4)
-        assert policy.pick(0, KEYS[0], -1) == -1
+        assert choose(policy, 0, KEYS[0]) == -1
         for i in range(4):
             standings.hold_back(i, 0, True)
-        assert all(0 <= policy.pick(i, KEYS[i], -1) < 4 for i in range(200))
+        assert all(0 <= choose(policy, i, KEYS[i]) < 4 for i in range(200))
 
 
 @pytest.mark.parametrize(("name", "slack"), [("round_robin", 0.01), ("random", 0.15), ("power_of_two", 0.15)])
@@ -80,7 +80,7 @@ def test_a_part_of_a_share_is_that_part_of_the_requests(name, slack):
         fleet.sets[0].shape(False, 1)
         Standings(fleet.master, fleet.slots).hold_back(0, 900, False)
         policy = fleet.build(name, **({"choices": 2} if name == "power_of_two" else {}))
-        counts = Counter(policy.pick(0, 0, -1) for _ in range(20_000))
+        counts = Counter(choose(policy, 0, 0) for _ in range(20_000))
         for i, weight in enumerate((0.2, 1, 1)):
             assert counts[i] == pytest.approx(20_000 * weight / 2.2, rel=slack)
 
@@ -91,7 +91,7 @@ def test_least_request_keeps_loads_in_proportion_to_shares():
         Standings(fleet.master, fleet.slots).hold_back(0, 750, False)
         policy = fleet.build("least_request")
         for _ in range(90):
-            fleet.load(policy.pick(0, 0, -1), 1)
+            fleet.load(choose(policy, 0, 0), 1)
         assert [fleet.sets[0].inflight(i) for i in range(3)] == [10, 40, 40]
 
 
@@ -102,7 +102,7 @@ def test_first_fills_by_shares():
         policy = fleet.build("first", fill=4)
         picks = []
         for _ in range(6):
-            picks.append(policy.pick(0, 0, -1))
+            picks.append(choose(policy, 0, 0))
             fleet.load(picks[-1], 1)
         assert picks == [0, 0, 1, 1, 1, 1]
 
@@ -116,7 +116,7 @@ def test_round_robin_gives_the_least_share_its_turns_while_it_grows():
         counts, wanted = Counter(), 0.0
         for share in range(100, 1000, 5):
             standings.hold_back(0, 1000 - share, False)
-            counts += Counter(policy.pick(0, 0, -1) for _ in range(10))
+            counts += Counter(choose(policy, 0, 0) for _ in range(10))
             wanted += 10 * share / (3000 + share)
         assert counts[0] == pytest.approx(wanted, rel=0.05)
         assert max(counts[i] for i in (1, 2, 3)) - min(counts[i] for i in (1, 2, 3)) <= 5
@@ -134,17 +134,15 @@ def test_only_endpoints_of_the_group_are_chosen(name):
         seen: dict[int, set[int]] = {group: set() for group in members}
         for key in KEYS[:400]:
             for group in members:
-                endpoints.enter(group)
-                chosen = policy.pick(1, key, -1)
+                chosen = choose(policy, 1, key, group=group)
                 seen[group].add(chosen)
                 # So that all have their turn, whatever the policy looks at.
                 if chosen >= 0:
                     fleet.load(chosen, 1)
         assert all(seen[group] <= members[group] for group in members)
         assert all(seen.values())
-        assert policy.pick(1, KEYS[0], 5) != 5
-        endpoints.enter(5)
-        assert policy.pick(1, KEYS[0], 5) == 5, "the excluded one, where there is nobody else"
+        assert choose(policy, 1, KEYS[0], 5) != 5
+        assert choose(policy, 1, KEYS[0], 5, group=5) == 5, "the excluded one, where there is nobody else"
 
 
 @pytest.mark.parametrize("name", HASHES)
@@ -154,14 +152,13 @@ def test_keys_of_a_group_stay_whatever_becomes_of_others(name):
         endpoints.shape(True, 1)
         endpoints.divide([0, 0, 0, 2, 2, 2])
         policy = fleet.build(name)
-        endpoints.enter(0)
-        before = owners(policy)
+        before = owners(policy, 0)
         assert set(before) == {0, 1, 2}
         fleet.down(4)
         fleet.weigh(3, 7)
-        assert owners(policy) == before
+        assert owners(policy, 0) == before
         fleet.down(1)
-        during = owners(policy)
+        during = owners(policy, 0)
         assert all(now == then for now, then in zip(during, before, strict=True) if then != 1)
         assert set(during) == {0, 2}
 
@@ -169,7 +166,7 @@ def test_keys_of_a_group_stay_whatever_becomes_of_others(name):
 class Turns(Policy):
     """As a plug-in's."""
 
-    def pick(self, now, key, exclude):
+    def pick(self, choice):
         self.rotation += 1
         return (self.rotation - 1) % self.endpoints.size
 
@@ -179,12 +176,12 @@ def test_a_plug_in_cannot_choose_who_gets_no_requests():
         limited = EndpointSet(fleet.segments[0], fleet.addresses, fleet.slots, [0, 1])
         guard = Guard(limited, Turns(limited, PolicyOptions()), "turns")
         fleet.load(1, 1)
-        assert [guard.pick(1, 0, -1) for _ in range(2)] == [0, 1], "at its limit it is the pool that waits"
+        assert [choose(guard, 1, 0) for _ in range(2)] == [0, 1], "at its limit it is the pool that waits"
         fleet.down(1)
-        assert [guard.pick(1, 0, -1) for _ in range(3)] == [0, 0, 0], "asked again, it may know better"
+        assert [choose(guard, 1, 0) for _ in range(3)] == [0, 0, 0], "asked again, it may know better"
         fleet.admin(0, MAINTENANCE)
         with pytest.raises(TidegateError, match=r"'turns' chose 192\.0\.2\.0:900[01], which is not available"):
-            guard.pick(1, 0, -1)
+            choose(guard, 1, 0)
 
 
 def test_the_turn_of_a_plug_in_is_that_of_its_guard():
@@ -195,6 +192,6 @@ def test_the_turn_of_a_plug_in_is_that_of_its_guard():
         kept = {"one": 0, "other": 2}
         for turn in ("one", "other", "one", "one", "other"):
             guard.rotation = kept[turn]
-            picked.append(guard.pick(1, 0, -1))
+            picked.append(choose(guard, 1, 0))
             kept[turn] = guard.rotation
         assert picked == [0, 2, 1, 2, 3]

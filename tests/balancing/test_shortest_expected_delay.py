@@ -9,7 +9,7 @@ import random
 from collections import Counter
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -27,7 +27,7 @@ def busy(fleet, made, index, count, now):
         if i != index:
             fleet.down(i)
     for _ in range(count):
-        assert made.pick(now, 0, -1) == index
+        assert choose(made, now, 0) == index
         fleet.load(index, 1)
     for i in range(len(fleet.addresses)):
         fleet.up(i)
@@ -56,7 +56,7 @@ def test_a_batch_is_as_fast_as_its_answers_are_close(size):
         now = T0
         for _ in range(100):
             for _ in range(size):
-                assert made.pick(now, 0, -1) == 0
+                assert choose(made, now, 0) == 0
                 fleet.load(0, 1)
             now += 40 * MS
             for _ in range(size):
@@ -119,7 +119,7 @@ def slow_until_tried(made, times):
     since = now = answer(made, times)
     for _ in range(20):
         made.observe(1, now, 10 * MS, True)
-    while made.pick(now, 0, -1) == 1:
+    while choose(made, now, 0) == 1:
         now += 100 * MS
         made.observe(1, now, 10 * MS, True)
         assert now < T0 + 3600 * S
@@ -188,7 +188,7 @@ def test_what_is_left_of_work_under_way(elapsed, running, slowest_that_loses):
             fleet.sets[0].set_latency_checked(0, 10.0 * MS, T0)
             fleet.sets[0].set_latency_checked(1, other * MS, now)
             busy(fleet, made, 0, running, T0)
-            assert made.pick(now, 0, -1) == expected, other
+            assert choose(made, now, 0) == expected, other
 
 
 def test_weights_are_how_much_an_endpoint_can_do():
@@ -197,22 +197,22 @@ def test_weights_are_how_much_an_endpoint_can_do():
         for i in range(2):
             fleet.sets[0].set_latency_checked(i, 10.0 * MS, T0)
         busy(fleet, made, 1, 2, T0)
-        assert made.pick(T0, 0, -1) == 1  # 30 / 4 against 10 / 1
+        assert choose(made, T0, 0) == 1  # 30 / 4 against 10 / 1
         fleet.load(1, 3)
-        assert made.pick(T0, 0, -1) == 0  # 60 / 4
+        assert choose(made, T0, 0) == 0  # 60 / 4
 
 
 def test_an_unknown_endpoint_gets_one_request():
     with Fleet([1, 1, 1]) as fleet:
         made = fleet.build(POLICY)
         fleet.sets[0].set_latency_checked(0, 10.0 * MS, T0)
-        assert made.pick(T0, 0, -1) == 1
+        assert choose(made, T0, 0) == 1
         fleet.load(1, 1)
-        assert made.pick(T0, 0, -1) == 2
+        assert choose(made, T0, 0) == 2
         fleet.load(2, 1)
-        assert {made.pick(T0, 0, -1) for _ in range(5)} == {0}
+        assert {choose(made, T0, 0) for _ in range(5)} == {0}
         fleet.load(0, 50)
-        assert made.pick(T0, 0, -1) == 0
+        assert choose(made, T0, 0) == 0
 
 
 def test_a_slow_endpoint_is_tried_again():
@@ -221,7 +221,7 @@ def test_a_slow_endpoint_is_tried_again():
         later = answer(made, [1000] * 20) + 15 * S  # after 1.5 times `decay`: 1000 / (1 + 1.5 * 1.5 / 8) ** 8 = 137.7
         for other, expected in ((134, 1), (141, 0)):
             fleet.sets[0].set_latency_checked(1, other * 1.0 * MS, later)
-            assert made.pick(later, 0, -1) == expected
+            assert choose(made, later, 0) == expected
 
 
 def test_equal_ones_take_turns():
@@ -229,7 +229,7 @@ def test_equal_ones_take_turns():
         made = fleet.build(POLICY, 2)
         for i in range(5):
             fleet.sets[0].set_latency_checked(i, 7.0 * MS, T0)
-        assert [made.pick(T0, 0, -1) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
+        assert [choose(made, T0, 0) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
 
 
 def test_of_many_it_compares_sixty_four_and_all_get_their_turn():
@@ -237,12 +237,12 @@ def test_of_many_it_compares_sixty_four_and_all_get_their_turn():
         made = fleet.build(POLICY)
         for i in range(1000):
             fleet.sets[0].set_latency_checked(i, (10 + i % 64) * 1.0 * MS, T0)
-        chosen = Counter(made.pick(T0, 0, -1) for _ in range(1000))
+        chosen = Counter(choose(made, T0, 0) for _ in range(1000))
         assert {i % 64 for i in chosen} == {0}, "each window has one of the fastest"
         assert len(chosen) == 16
         for i in range(999):
             fleet.down(i)
-        assert made.pick(T0, 0, -1) == 999
+        assert choose(made, T0, 0) == 999
 
 
 def p99(policy, rate, seconds=60):
@@ -262,7 +262,7 @@ def p99(policy, rate, seconds=60):
             if index < 0:
                 if now < T0 + seconds * S:
                     heapq.heappush(events, (now + round(dice.expovariate(rate) * S), number, -1))
-                index = made.pick(now, 0, -1)
+                index = choose(made, now, 0)
                 fleet.load(index, 1)
                 lines[index].append(now)
                 if len(lines[index]) > 1:

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose, choose_in_turn
 
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
-from lb.balancing.turns import pick
+from lb.endpoints.choice import Choice
 
 SECOND = 1_000_000_000
 NOW = 5 * SECOND
@@ -79,7 +79,7 @@ def test_a_share_of_the_turns_by_chance_and_the_rest_to_the_others() -> None:
         for _ in range(8000):
             fail(fleet, 2, 1)  # the share of one failure after a good answer: 1/2 at most
             fleet.sets[0].note_attempt_checked(2, False, NOW)
-            picked.append(pick(policy, NOW, 0, -1))
+            picked.append(choose_in_turn(policy, NOW, 0))
         # Failing goes towards 1/3: 4/9 of 2000 turns, 889; five standard deviations of 22 either way.
         assert 779 <= picked.count(2) <= 999
         assert min(picked.count(i) for i in (0, 1, 3)) > 2000
@@ -90,9 +90,9 @@ def test_a_key_stays_where_it_is_while_nothing_changes() -> None:
         policy = fleet.build("maglev")
         fail(fleet, 1, 1)
         keys = range(1, 4000)
-        first = [pick(policy, NOW, key, -1) for key in keys]
-        assert first == [pick(policy, NOW, key, -1) for key in keys]
-        owners = [policy.pick(NOW, key, -1) for key in keys]
+        first = [choose_in_turn(policy, NOW, key) for key in keys]
+        assert first == [choose_in_turn(policy, NOW, key) for key in keys]
+        owners = [choose(policy, NOW, key) for key in keys]
         assert all(one == owner for one, owner in zip(first, owners, strict=True) if owner != 1), "others' keys moved"
         kept = sum(one == 1 for one in first) / owners.count(1)
         assert kept == pytest.approx(0.25, abs=0.07)
@@ -102,13 +102,13 @@ def test_the_excluded_one_is_not_preferred_to_one_that_fails() -> None:
     with Fleet([1, 1]) as fleet:
         policy = fleet.build("least_request")
         fail(fleet, 1)
-        assert {pick(policy, NOW, 0, 0) for _ in range(100)} == {1}
+        assert {choose_in_turn(policy, NOW, 0, 0) for _ in range(100)} == {1}
 
 
 def test_a_choice_that_raises_leaves_nobody_passed_over() -> None:
     class Breaks(Policy):
-        def pick(self, now: int, key: int, exclude: int) -> int:
-            if not self.endpoints.available(0):
+        def pick(self, choice: Choice) -> int:
+            if not choice.available(0):
                 raise RuntimeError("what a plug-in may do")
             return 0
 
@@ -118,7 +118,7 @@ def test_a_choice_that_raises_leaves_nobody_passed_over() -> None:
         raised = 0
         for _ in range(100):
             try:
-                pick(policy, NOW, 0, -1)
+                choose_in_turn(policy, NOW, 0)
             except RuntimeError:
                 raised += 1
         assert raised > 50
@@ -130,7 +130,7 @@ def test_many_that_fail_end_in_the_policy_s_choice() -> None:
         policy = fleet.build("round_robin")
         for i in range(100):
             fail(fleet, i)
-        assert all(0 <= pick(policy, NOW, 0, -1) < 100 for _ in range(1000))
+        assert all(0 <= choose_in_turn(policy, NOW, 0) < 100 for _ in range(1000))
         assert all(fleet.sets[0].available(i) for i in range(100))
 
 
@@ -138,14 +138,12 @@ def test_processes_that_are_forked_draw_for_themselves() -> None:
     """Workers are forks of one process: with one sequence they would pass over an endpoint at the same moments."""
     code = (
         "import os\n"
-        "from fleet import Fleet\n"
-        "from lb.balancing.options import PolicyOptions\n"
-        "from lb.balancing.turns import pick\n"
+        "from fleet import Fleet, choose_in_turn\n"
         "with Fleet([1, 1]) as fleet:\n"
         "    policy = fleet.build('round_robin')\n"
         "    fleet.sets[0].note_attempt_checked(0, True, 1)\n"
         "    os.fork(), os.fork()\n"
-        "    os.write(1, bytes(48 + pick(policy, 1, 0, -1) for _ in range(500)) + b' ')\n"
+        "    os.write(1, bytes(48 + choose_in_turn(policy, 1, 0) for _ in range(500)) + b' ')\n"
         "    os._exit(0)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}

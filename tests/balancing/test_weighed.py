@@ -6,7 +6,7 @@ import heapq
 import random
 
 import pytest
-from fleet import Fleet
+from fleet import Fleet, choose
 
 MS = 1_000_000
 S = 1_000_000_000
@@ -28,11 +28,10 @@ def mean_wait(policy: str, weighed: bool, **options: object) -> float:
             if index < 0:
                 heapq.heappush(events, (now + round(dice.expovariate(0.7 * 8 * 1000 / MEAN) * S), number, -1))
                 size = dice.choice(SIZES)
-                endpoints.expect(size / MEAN)
-                index = made.pick(now, number, -1)
-                endpoints.acquire_checked(index)
+                index = choose(made, now, number, cost=size / MEAN)
+                charged = endpoints.acquire_checked(index, size / MEAN)
                 crowd = round(endpoints.load(index) * endpoints.one)
-                lines[index].append((now, size, endpoints.charged, endpoints.inflight(index), crowd))
+                lines[index].append((now, size, charged, endpoints.inflight(index), crowd))
                 if len(lines[index]) > 1:
                     continue
             else:
@@ -42,12 +41,11 @@ def mean_wait(policy: str, weighed: bool, **options: object) -> float:
                 # As Pool.release does it.
                 latency = now - sent
                 if weighed:
-                    endpoints.expect(charged / endpoints.one)
                     if made.by_cost:
                         company = -(-crowd // endpoints.one)
                     else:
                         latency = max(round(latency * company * endpoints.one / crowd), 1)
-                made.learn(index, now, latency, True, company)
+                made.learn(index, now, latency, True, company, max(charged, 1))
                 if not lines[index]:
                     continue
             heapq.heappush(events, (now + lines[index][0][1] * MS, number, index))

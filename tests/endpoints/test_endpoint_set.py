@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 from lb.shared.segment import Segment
 
@@ -54,15 +55,16 @@ def test_a_model_that_is_not_ready_counts_only_for_who_wants_it(segments):
     master.set_models_unready(0, 1 << 63 | 1 << 3)
     master.set_models_unready(7, 1 << 4)
     assert [endpoints.available(i) for i in range(3)] == [True] * 3
-    for wanted, available in ((1 << 63, [True, False, True]), (1 << 4, [True, True, False]), (1 << 5, [True] * 3)):
-        endpoints.want(wanted)
-        assert [endpoints.available(i) for i in range(3)] == available
-    endpoints.want(1 << 3)
+    for models, available in ((1 << 63, [True, False, True]), (1 << 4, [True, True, False]), (1 << 5, [True] * 3)):
+        choice = Choice(endpoints, models=models)
+        assert [choice.available(i) for i in range(3)] == available
+    choice = Choice(endpoints, models=1 << 3)
+    assert not choice.available(1)
     master.set_key(0, "pool|another")
     assert master.models_unready(0) == 0
     master.set_weight(0, 2)
     master.set_health(0, UP, 1)
-    assert endpoints.available(1)
+    assert choice.available(1)
     with pytest.raises(OverflowError):
         master.set_models_unready(5, 1 << 64)
     with pytest.raises(OverflowError):
@@ -133,6 +135,7 @@ def test_as_many_limits_as_endpoints(segments):
 CONTENDER = """
 import os, sys, time
 from lb.shared.segment import Segment
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 fd, worker, limit, rounds = map(int, sys.argv[1:])
 segment = Segment.attach(fd, worker)
@@ -280,22 +283,17 @@ def test_the_load_is_what_requests_cost_where_they_are_weighed(segments):
         one.weigh()
         one.weigh()  # which changes nothing
     assert (plain.one, first.one, first.scale) == (1, 256, 1 / 256)
-    first.expect(2.5)
-    first.acquire_checked(1)
-    charged = first.charged
-    second.expect(0.001)
-    second.acquire_checked(1)
+    charged = first.acquire_checked(1, 2.5)
+    least = second.acquire_checked(1, 0.001)
     assert second.load(1) == first.load(1) == master.outstanding(4) == 2.5 + 1 / 256, "nothing is too small to count"
     assert plain.load(1) == plain.inflight(1) == 2
     first.release_checked(1, charged)
-    second.release_checked(1, second.charged)
+    second.release_checked(1, least)
     assert (first.load(1), first.inflight(1)) == (0, 0)
     with pytest.raises(ValueError, match="cannot cost"):
-        first.expect(5000)
-    plain.expect(9)
-    assert plain.cost == 1
-    plain.acquire_checked(0)
-    assert plain.charged == 0
+        first.units(5000)
+    assert plain.units(9) == 1
+    assert plain.acquire_checked(0, 9) == 0
     with pytest.raises(ValueError, match="no cost"):
         plain.release_checked(0, 1)
 
@@ -304,11 +302,7 @@ def test_no_sum_of_costs_overflows(segments):
     _, *workers = segments
     endpoints = EndpointSet(workers[0], ADDRESSES[:1], [3])
     endpoints.weigh()
-    endpoints.expect(4096)
-    charges = []
-    for _ in range(10):
-        endpoints.acquire_checked(0)
-        charges.append(endpoints.charged)
+    charges = [endpoints.acquire_checked(0, 4096) for _ in range(10)]
     assert endpoints.load(0) == 16384, "a worker's column is full"
     assert charges == [4096 * 256] * 4 + [0] * 6
     for charged in charges:
@@ -322,11 +316,10 @@ def test_a_limit_counts_requests_whatever_they_cost(segments):
     master.set_health(3, True, 0)
     endpoints = EndpointSet(workers[0], ADDRESSES[:1], [3], [2])
     endpoints.weigh()
-    endpoints.expect(100)
-    assert endpoints.take_checked(0)
-    assert endpoints.take_checked(0)
+    assert endpoints.take_checked(0, 100)
+    assert endpoints.take_checked(0, 100)
     held = endpoints.load(0)
-    assert not endpoints.take_checked(0)
+    assert not endpoints.take_checked(0, 100)
     assert endpoints.load(0) == held == 200, "what did not fit took its cost back"
 
 
@@ -335,8 +328,7 @@ def test_a_dead_workers_costs_are_cleared_with_its_requests(segments):
     first, second = (EndpointSet(worker, ADDRESSES[:1], [3]) for worker in workers[:2])
     for one in (first, second):
         one.weigh()
-        one.expect(3)
-        one.acquire_checked(0)
+        one.acquire_checked(0, 3)
     lost = master.clear_worker(1)
     assert first.load(0) == 6, "the endpoint may still work on them"
     master.forget(lost)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lb.endpoints.choice import Choice
 from lb.endpoints.ejection_state import Standings
 from lb.endpoints.groups import Groups
 from lb.endpoints.set import EndpointSet
@@ -127,16 +128,16 @@ def test_a_set_that_is_divided(master: Segment) -> None:
     endpoints = EndpointSet(segment, ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"], [0, 1, 2])
     with pytest.raises(RuntimeError):
         endpoints.divide([0, 0, 2])
-    with pytest.raises(RuntimeError):
-        endpoints.enter(0)
+    with pytest.raises(ValueError, match="not divided"):
+        Choice(endpoints, group=0)
     endpoints.shape(False, 1)
     with pytest.raises(ValueError, match="3 endpoints but 2 groups"):
         endpoints.divide([0, 2])
     endpoints.divide([0, 2, 2])
     seen = {}
     for group in (0, 2, 1, -1):
-        endpoints.enter(group)
-        seen[group] = [endpoints.available(i) for i in range(3)]
+        choice = Choice(endpoints, group=group)
+        seen[group] = [choice.available(i) for i in range(3)]
     assert seen == {0: [True, False, False], 2: [False, True, True], 1: [False] * 3, -1: [True] * 3}
     segment.close()
     with pytest.raises(ValueError, match="closed"):

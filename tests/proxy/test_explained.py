@@ -22,6 +22,7 @@ from lb.balancing.registry import GROUP, POLICIES
 from lb.config.plan.plan import PolicyPlan
 from lb.config.schema.listeners.sampling import ExplainPlan
 from lb.endpoints.candidates import candidates
+from lb.endpoints.choice import Choice
 from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Explanation
 
 ASKED = ExplainPlan(0, ("127.0.0.1",))
@@ -179,7 +180,7 @@ async def test_a_policy_that_always_fails(
     """Neither its explanation nor a line of the log for each request may hide why nobody is chosen."""
 
     class Broken(First):
-        def pick(self, now: int, key: int, exclude: int) -> int:
+        def pick(self, choice: Choice) -> int:
             raise RuntimeError("no idea")
 
     monkeypatch.setitem(POLICIES, "broken", Broken)
@@ -202,11 +203,11 @@ class Panic(BaseException):
 def end():
     raise {one.__name__: one for one in (SystemExit, Panic, KeyboardInterrupt)}[os.environ["ENDS_BY"]]("no idea")
 class Ending(Policy):
-    def pick(self, now, key, exclude):
+    def pick(self, choice):
         return end() if os.environ["ENDS_IN"] == "pick" else 1
     def observe(self, index, now, latency_ns, ok):
         end()
-    def explain(self, now, key, exclude):
+    def explain(self, choice):
         end()
 """
 
@@ -270,12 +271,12 @@ async def test_a_candidate_takes_requests_if_nothing_is_said_against_it(site: Si
     for _ in range(2):
         endpoints.acquire_checked(4)
     segment.set_models_unready(5, 4)
-    assert [one.why_not for one in candidates(endpoints, 1)] == [
+    assert [one.why_not for one in candidates(Choice(endpoints, 1))] == [
         "down", "draining", "in maintenance", "its weight is 0", "it has its 2 requests in flight", "",
     ]  # fmt: skip
-    assert candidates(endpoints, 1, 4)[5].why_not == "the model is not ready there"
-    assert candidates(endpoints, 1, 2)[5].why_not == ""
-    for i, one in enumerate(candidates(endpoints, 1)):
-        assert endpoints.available(i) == (one.why_not == "")
+    assert candidates(Choice(endpoints, 1, models=4))[5].why_not == "the model is not ready there"
+    assert candidates(Choice(endpoints, 1, models=2))[5].why_not == ""
+    for i, one in enumerate(candidates(Choice(endpoints, 1))):
+        assert endpoints.available(i) == Choice(endpoints, 1).available(i) == (one.why_not == "")
     for _ in range(2):
         endpoints.release_checked(4)

@@ -3,6 +3,7 @@ from libc.stdint cimport uint64_t
 
 from lb.balancing.policy cimport Policy
 from lb.balancing.stride cimport Stride
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -17,16 +18,16 @@ cdef class ClientSideWeightedRoundRobin(Policy):
     cdef bint filled
 
     @cython.locals(index=int)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef int pick(self, Choice choice) except -2
 
     @cython.locals(index=int, other=int)
-    cdef int choose(self, uint64_t now, int exclude) except -2
+    cdef int choose(self, Choice choice) except -2
 
     @cython.locals(index=int)
-    cdef int turn(self, int exclude) noexcept
+    cdef int turn(self, Choice choice) noexcept
 
     @cython.locals(start=uint64_t, seen=uint64_t, index=int)
-    cdef int any(self, int exclude) noexcept
+    cdef int any(self, Choice choice) noexcept
 
     @cython.locals(i=int)
     cdef int refill(self, uint64_t now) except -1

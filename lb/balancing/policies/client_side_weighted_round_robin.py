@@ -15,6 +15,7 @@ from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ReportOptions
 from lb.balancing.policy import Policy
 from lb.balancing.stride import Stride
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -43,37 +44,37 @@ class ClientSideWeightedRoundRobin(Policy):
         self.filled_at = 0
         self.filled = False
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         if self.endpoints.size == 0:
             return -1
         self.turns.sequence = self.rotation
-        index = self.choose(now, exclude)
+        index = self.choose(choice)
         self.rotation = self.turns.sequence
         return index
 
-    def choose(self, now: int, exclude: int) -> int:
-        if not self.filled or now >= self.filled_at + self.update:
-            self.refill(now)
-        index = self.turn(exclude)
+    def choose(self, choice: Choice) -> int:
+        if not self.filled or choice.now >= self.filled_at + self.update:
+            self.refill(choice.now)
+        index = self.turn(choice)
         if index >= 0:
             return index
-        other = self.any(exclude)
+        other = self.any(choice)
         if other < 0:
-            return self.last_resort(exclude)
+            return -1
         # Those that have their turns in the table do not take requests any more, or others do.
-        self.refill(now)
-        index = self.turn(exclude)
+        self.refill(choice.now)
+        index = self.turn(choice)
         return index if index >= 0 else other
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
-        endpoints = self.endpoints
+    def explain(self, choice: Choice) -> Explained:
+        endpoints, now = self.endpoints, choice.now
         before = (self.rotation, self.filled_at, self.filled)
         table, known = list(self.turns.weights), list(self.known)
-        index = self.pick(now, key, exclude)
+        index = self.pick(choice)
         weights = self.weights(now)
         scores = []
         for i in range(endpoints.size):
-            if i != exclude and endpoints.effective_weight(i) > 0:
+            if choice.available(i):
                 note = (
                     f"weight {weights[i]:.4g}, {'reported' if self.reported(i, now) > 0 else 'no report that counts'}"
                 )
@@ -84,34 +85,31 @@ class ClientSideWeightedRoundRobin(Policy):
             self.known[i] = known[i]
         return Explained("in turn, by the weights from the endpoints' reports; every worker has its own turn", scores)
 
-    def turn(self, exclude: int) -> int:
+    def turn(self, choice: Choice) -> int:
         """The next in turn that is available; -1 when there is none within two generations. In each generation the one
         of the largest weight has a turn, and every change of a weight is seen: the next choice makes the table anew."""
         for _ in range(2 * self.endpoints.size):
             if self.changed(self.turns.sequence % self.endpoints.size):
                 self.filled = False
             index = self.turns.step()
-            if index >= 0 and index != exclude and self.endpoints.effective_weight(index) > 0:
+            if index >= 0 and choice.effective_weight(index) > 0:
                 return index
         return -1
 
-    def any(self, exclude: int) -> int:
+    def any(self, choice: Choice) -> int:
         """Whoever takes requests, from the next in turn on; -1: nobody."""
         start = self.turns.sequence
         for seen in range(self.endpoints.size):
             index = (start + seen) % self.endpoints.size
-            if index != exclude and self.endpoints.effective_weight(index) > 0:
+            if choice.effective_weight(index) > 0:
                 return index
         return -1
 
     def refill(self, now: int) -> None:
         # The turns are those of all: this choice may be among one group, or who has one model, the next among others.
-        group, wanted = self.endpoints.group, self.endpoints.wanted
-        self.endpoints.group, self.endpoints.wanted = -1, 0
         self.turns.fill(self.weights(now))
         for i in range(self.endpoints.size):
             self.known[i] = self.endpoints.standing_weight(i)
-        self.endpoints.group, self.endpoints.wanted = group, wanted
         self.filled_at = now
         self.filled = True
 

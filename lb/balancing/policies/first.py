@@ -5,6 +5,7 @@ from __future__ import annotations
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import FirstOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -21,28 +22,28 @@ class First(Policy):
         Policy.__init__(self, endpoints, options)
         self.fill = options.fill
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
         best = -1
         best_load = 0
         best_weight = 1
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight == 0:
                 continue
             load = endpoints.outstanding(i)
             if load * endpoints.unit < self.fill * endpoints.one * weight:
                 return i
-            load += endpoints.cost
+            load += choice.cost
             if best < 0 or load * best_weight < best_load * weight:
                 best, best_load, best_weight = i, load, weight
-        return best if best >= 0 else self.last_resort(exclude)
+        return best
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
         scores = []
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.weight(i)
             if weight > 0:
                 load = endpoints.load(i)
                 room = load < self.fill * weight

@@ -9,6 +9,7 @@ from __future__ import annotations
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 # Up to this many endpoints a walk over all of them costs less than it is worth to think about.
@@ -34,7 +35,7 @@ class LeastRequest(Policy):
         # At least every weight, those of endpoints that may come up later included.
         self.ceiling = max((endpoints.weight(i) for i in range(endpoints.size)), default=0)
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
         best = -1
         best_load = 0
@@ -43,27 +44,27 @@ class LeastRequest(Policy):
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight > 0:
-                load = endpoints.outstanding(i) + endpoints.cost
+                load = endpoints.outstanding(i) + choice.cost
                 # load / weight < best_load / best_weight, without the rounding of a division.
                 if best < 0 or load * best_weight < best_load * weight:
                     best, best_load, best_weight = i, load, weight
                 if weight >= self.ceiling:
                     self.ceiling = weight
-                    if load == endpoints.cost and endpoints.size > _ALWAYS_ALL:
+                    if load == choice.cost and endpoints.size > _ALWAYS_ALL:
                         break
             i += 1
         if best < 0:
-            return self.last_resort(exclude)
+            return -1
         self.rotation = best + 1
         return best
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
         scores = []
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.weight(i)
             if weight > 0:
-                scores.append(Score(i, (endpoints.outstanding(i) + endpoints.cost) * endpoints.scale / weight))
+                scores.append(Score(i, (endpoints.outstanding(i) + choice.cost) * endpoints.scale / weight))
         return Explained("the least (load + 1) / weight; of equal ones the next in turn", scores)

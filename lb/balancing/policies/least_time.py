@@ -6,6 +6,7 @@ from lb.balancing.explained import Explained, Score
 from lb.balancing.latency import Latencies
 from lb.balancing.options import DecayOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -26,41 +27,41 @@ class LeastTime(Policy):
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.latencies = Latencies(endpoints, options.decay, False)
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
         best = -1
         best_load = 0.0
-        own = endpoints.cost * endpoints.scale
+        own = choice.cost * endpoints.scale
         i = self.rotation
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight > 0:
                 pending = endpoints.outstanding(i) * endpoints.scale * self.latencies.pending(i)
                 # What is in flight may decide already, and costs no exponential.
                 if best < 0 or pending < best_load * weight:
-                    load = (self.latencies.faded(i, now) * own + pending) / weight
+                    load = (self.latencies.faded(i, choice.now) * own + pending) / weight
                     if best < 0 or load < best_load:
                         best, best_load = i, load
             i += 1
         if best < 0:
-            return self.last_resort(exclude)
+            return -1
         self.rotation = best + 1
         return best
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.latencies.add(index, now, latency_ns, ok)
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         scores = []
         for i in range(self.endpoints.size):
-            weight = self.endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.weight(i)
             if weight > 0:
-                faded, each = self.latencies.faded(i, now), self.latencies.pending(i)
+                faded, each = self.latencies.faded(i, choice.now), self.latencies.pending(i)
                 load = self.endpoints.load(i)
                 note = f"{faded / 1e6:.3g} ms + a load of {load:g}" if faded > 0 else "nothing known"
-                own = self.endpoints.cost * self.endpoints.scale
+                own = choice.cost * self.endpoints.scale
                 scores.append(Score(i, (faded * own + load * each) / weight, note))
         rule = "the least (average that time has left + load * average) / weight, in ns"
         return Explained(f"{rule}; of equal ones the next in turn", scores)

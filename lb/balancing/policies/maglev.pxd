@@ -5,6 +5,7 @@ from lb.balancing.bound cimport Bound
 from lb.balancing.hash_policy cimport HashPolicy
 from lb.balancing.slots cimport SlotTable
 from lb.balancing.weights cimport WeightWatch
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -12,5 +13,5 @@ cdef class Maglev(HashPolicy):
     cdef readonly SlotTable table
     cdef WeightWatch watch
 
-    @cython.locals(endpoints=EndpointSet, index=int)
-    cdef int first(self, uint64_t key, int exclude, Bound bound) except -2
+    @cython.locals(index=int)
+    cdef int first(self, Choice choice, Bound bound) except -2

@@ -10,6 +10,7 @@ from lb.balancing.hash_policy import HashPolicy
 from lb.balancing.options import HashOptions
 from lb.balancing.slots import SlotTable
 from lb.balancing.weights import WeightWatch
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -27,18 +28,17 @@ class Maglev(HashPolicy):
         self.watch = WeightWatch(endpoints)
         self.table = SlotTable(self.watch.members())
 
-    def first(self, key: int, exclude: int, bound: Bound | None) -> int:
-        endpoints = self.endpoints
+    def first(self, choice: Choice, bound: Bound | None) -> int:
         if self.watch.outdated():
             self.rebuild()
         # With a bound the owner has been asked already.
-        index = self.table.owner(key) if bound is None else -1
-        if index >= 0 and index != exclude and endpoints.effective_weight(index) > 0:
+        index = self.table.owner(choice.key) if bound is None else -1
+        if index >= 0 and choice.effective_weight(index) > 0:
             return index
-        index = self.table.first_available(key, endpoints, exclude, bound)
+        index = self.table.first_available(choice, bound)
         if index < 0 and self.watch.stale():
             self.rebuild()
-            index = self.table.first_available(key, endpoints, exclude, bound)
+            index = self.table.first_available(choice, bound)
         return index
 
     def catch_up(self) -> None:

@@ -11,6 +11,7 @@ from lb.balancing.explained import Explained, Score
 from lb.balancing.latency import Latencies
 from lb.balancing.options import PeakEwmaOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -31,18 +32,18 @@ class PeakEwma(Policy):
         self.draw = Draw(endpoints, seed)
         self.latencies = Latencies(endpoints, options.decay, True)
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         draw = self.draw
-        draw.begin(exclude)
-        best = draw.another()
+        draw.begin(choice)
+        best = draw.another(choice)
         if best < 0:
-            return self.last_resort(exclude)
-        best_load = self.load(best, now)
+            return -1
+        best_load = self.load(best, choice)
         for _ in range(self.choices - 1):
-            i = draw.another()
+            i = draw.another(choice)
             if i < 0:
                 break
-            load = self.load(i, now)
+            load = self.load(i, choice)
             if load < best_load:
                 best, best_load = i, load
         return best
@@ -50,22 +51,22 @@ class PeakEwma(Policy):
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.latencies.add(index, now, latency_ns, ok)
 
-    def load(self, index: int, now: int) -> float:
+    def load(self, index: int, choice: Choice) -> float:
         running = self.endpoints.outstanding(index) * self.endpoints.scale
         # At least 1: the weight may have become 0 since the draw.
-        weight = max(self.endpoints.effective_weight(index), 1)
-        average = self.latencies.faded(index, now)
+        weight = max(choice.effective_weight(index), 1)
+        average = self.latencies.faded(index, choice.now)
         if average > 0:
-            return average * (running + self.endpoints.cost * self.endpoints.scale) / weight
+            return average * (running + choice.cost * self.endpoints.scale) / weight
         # Finagle adds the number to the penalty. Multiplied it orders them alike, and by weight.
         return self.latencies.pending(index) * running / weight
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         scores = []
         for i in range(self.endpoints.size):
-            if i != exclude and self.endpoints.effective_weight(i) > 0:
-                average = self.latencies.faded(i, now)
+            if choice.available(i):
+                average = self.latencies.faded(i, choice.now)
                 note = f"average {average / 1e6:.3g} ms" if average > 0 else "nothing known"
-                scores.append(Score(i, self.load(i, now), note))
+                scores.append(Score(i, self.load(i, choice), note))
         rule = "the least average * (load + 1) / weight, in ns, of {} drawn by weight"
         return Explained(rule.format(self.choices), scores, True)

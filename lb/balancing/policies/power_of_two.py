@@ -10,6 +10,7 @@ from lb.balancing.draw import Draw
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ChoiceOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -28,31 +29,31 @@ class PowerOfTwo(Policy):
         self.choices = options.choices
         self.draw = Draw(endpoints, seed)
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
         draw = self.draw
-        draw.begin(exclude)
-        best = draw.another()
+        draw.begin(choice)
+        best = draw.another(choice)
         if best < 0:
-            return self.last_resort(exclude)
+            return -1
         best_load = endpoints.outstanding(best)
         # At least 1: the weight may have become 0 since the draw.
-        best_weight = max(endpoints.effective_weight(best), 1)
+        best_weight = max(choice.effective_weight(best), 1)
         for _ in range(self.choices - 1):
-            i = draw.another()
+            i = draw.another(choice)
             if i < 0:
                 break
             load = endpoints.outstanding(i)
-            weight = max(endpoints.effective_weight(i), 1)
+            weight = max(choice.effective_weight(i), 1)
             if load * best_weight < best_load * weight:
                 best, best_load, best_weight = i, load, weight
         return best
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
         scores = []
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.weight(i)
             if weight > 0:
                 scores.append(Score(i, endpoints.load(i) / weight))
         return Explained(f"the least load / weight of {self.choices} drawn by weight", scores, True)

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from lb.balancing.policy cimport Policy
 from lb.balancing.probes cimport ProbePool
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -42,18 +43,18 @@ cdef class Prequal(Policy):
     cdef readonly ProbePool pool      # empty without probes
 
     @cython.locals(place=int)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef int pick(self, Choice choice) except -2
 
-    @cython.locals(endpoints=EndpointSet, i=int, seen=int, limit=int, cold=int, hot=int, running=int, weight=int,
-                   heaviest=int, step=int, load=double, latency=double, lowest=double, least=double)
-    cdef int pick_counted(self, uint64_t now, int exclude) noexcept
+    @cython.locals(endpoints=EndpointSet, now=uint64_t, i=int, seen=int, limit=int, cold=int, hot=int, running=int,
+                   weight=int, heaviest=int, step=int, load=double, latency=double, lowest=double, least=double)
+    cdef int pick_counted(self, Choice choice) noexcept
 
     @cython.locals(weight=int)
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)
 
-    @cython.locals(endpoints=EndpointSet, pool=ProbePool, i=int, place=int, limit=int, cold=int, hot=int, usable=int,
+    @cython.locals(now=uint64_t, pool=ProbePool, i=int, place=int, limit=int, cold=int, hot=int, usable=int,
                    weight=int, load=double, latency=double, lowest=double, least=double)
-    cdef int choose_probed(self, uint64_t now, int exclude) noexcept
+    cdef int choose_probed(self, Choice choice) noexcept
 
     @cython.locals(pool=ProbePool)
     cdef double load_of(self, int place, int weight) noexcept
@@ -74,7 +75,7 @@ cdef class Prequal(Policy):
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
 
     @cython.locals(endpoints=EndpointSet, at=int, word=uint64_t, latency=uint64_t, sample=double, known=double)
-    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company, int cost)
 
     @cython.locals(at=int, word=uint64_t, age=uint64_t, latency=double, kept=double)
     cdef double latency(self, int index, int company, uint64_t now) noexcept

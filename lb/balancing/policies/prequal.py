@@ -16,6 +16,7 @@ from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PrequalOptions, ProbeOptions
 from lb.balancing.policy import Policy
 from lb.balancing.probes import ProbePool
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 # Endpoints that are compared, of many: Prequal itself compares 16.
@@ -96,16 +97,17 @@ class Prequal(Policy):
         self.probes = options.probes
         self.pool = ProbePool(endpoints, options.probes or ProbeOptions())
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         if self.probes is not None:
-            place = self.choose_probed(now, exclude)
+            place = self.choose_probed(choice)
             if place >= 0:
                 return self.use_probe(place)
-        return self.pick_counted(now, exclude)
+        return self.pick_counted(choice)
 
-    def pick_counted(self, now: int, exclude: int) -> int:
+    def pick_counted(self, choice: Choice) -> int:
         """By what is in flight from here."""
         endpoints = self.endpoints
+        now = choice.now
         limit = self.limit()
         cold = -1
         hot = -1
@@ -118,7 +120,7 @@ class Prequal(Policy):
                 break
             if i == endpoints.size:
                 i = 0
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight > 0:
                 heaviest = max(heaviest, weight)
                 running = endpoints.outstanding(i)
@@ -128,7 +130,7 @@ class Prequal(Policy):
                 step = _step_of(load)
                 self.count(step)
                 if step <= limit and not (self.full > 0 and self.is_full(i, now)):
-                    latency = self.latency(i, self.level(running + endpoints.cost), now)
+                    latency = self.latency(i, self.level(running + choice.cost), now)
                     if cold < 0 or latency < lowest:
                         cold, lowest = i, latency
                 elif hot < 0 or load < least:
@@ -137,7 +139,7 @@ class Prequal(Policy):
         self.heaviest = heaviest
         best = cold if cold >= 0 else hot
         if best < 0:
-            return self.last_resort(exclude)
+            return -1
         self.rotation = best + 1
         return best
 
@@ -150,9 +152,9 @@ class Prequal(Policy):
             self.heaviest = max(self.heaviest, weight)
             self.count(_step_of(max(rif, 0.0) * self.heaviest / weight))
 
-    def choose_probed(self, now: int, exclude: int) -> int:
+    def choose_probed(self, choice: Choice) -> int:
         """The place of the entry to choose by; -1: fewer than two are of use."""
-        endpoints = self.endpoints
+        now = choice.now
         pool = self.pool
         pool.expire(now)
         limit = self.limit()
@@ -163,7 +165,7 @@ class Prequal(Policy):
         least = 0.0
         for place in range(pool.count):
             i = pool.index[place]
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight <= 0:
                 continue
             usable += 1
@@ -218,14 +220,14 @@ class Prequal(Policy):
                 found, hot, highest = place, is_hot, value
         return found
 
-    def explain_probed(self, now: int, exclude: int, chosen: int) -> Explained:
-        pool = self.pool
+    def explain_probed(self, choice: Choice, chosen: int) -> Explained:
+        pool, now = self.pool, choice.now
         limit = self.limit()
         scores = []
         for place in range(pool.count):
             i = pool.index[place]
-            weight = self.endpoints.effective_weight(i)
-            if i == exclude or weight <= 0:
+            weight = choice.weight(i)
+            if weight <= 0:
                 continue
             full = self.full > 0 and self.is_full(i, now)
             cold = not full and _step_of(self.load_of(place, weight)) <= limit
@@ -239,20 +241,20 @@ class Prequal(Policy):
             scores,
         )
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         if self.probes is not None:
-            place = self.choose_probed(now, exclude)
+            place = self.choose_probed(choice)
             if place >= 0:
-                return self.explain_probed(now, exclude, place)
-        endpoints = self.endpoints
+                return self.explain_probed(choice, place)
+        endpoints, now = self.endpoints, choice.now
         before = (self.rotation, self.heaviest, self.observed)
         counts = list(self.counts)
         limit = self.limit()
-        index = self.pick_counted(now, exclude)
+        index = self.pick_counted(choice)
         scores = []
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i)
-            if i == exclude or weight == 0:
+            weight = choice.weight(i)
+            if weight == 0:
                 continue
             running = endpoints.outstanding(i)
             load = running * endpoints.scale
@@ -260,7 +262,7 @@ class Prequal(Policy):
             cold = not full and _step_of(load * self.heaviest / weight) <= limit
             note = f"{'cold' if cold else 'full' if full else 'hot'}, a load of {load:g}, "
             if endpoints.latency_updated(i) != 0:
-                note += f"{self.latency(i, self.level(running + endpoints.cost), now) / 1e6:.3g} ms expected"
+                note += f"{self.latency(i, self.level(running + choice.cost), now) / 1e6:.3g} ms expected"
             else:
                 note += "no latency known"
             scores.append(Score(i, float(i != index), note))
@@ -277,9 +279,9 @@ class Prequal(Policy):
         return float(now) < float(endpoints.reported_at(index)) + self.decay
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
-        self.learn(index, now, latency_ns, ok, 0)
+        self.learn(index, now, latency_ns, ok, 0, self.endpoints.one)
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int) -> None:
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int, cost: int) -> None:
         """Without a `company` the number that is there now has to do."""
         endpoints = self.endpoints
         at = _range_of(company if company > 0 else self.level(endpoints.outstanding(index)))

@@ -1,12 +1,11 @@
-cimport cython
 from libc.stdint cimport uint64_t
 
 from lb.balancing.draw cimport Draw
 from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
 
 
 cdef class Random(Policy):
     cdef Draw draw
 
-    @cython.locals(index=int)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef int pick(self, Choice choice) except -2

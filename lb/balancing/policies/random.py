@@ -6,6 +6,7 @@ from lb.balancing.draw import Draw
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -20,14 +21,12 @@ class Random(Policy):
         Policy.__init__(self, endpoints, options)
         self.draw = Draw(endpoints, seed)
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
-        self.draw.begin(exclude)
-        index = self.draw.another()
-        return index if index >= 0 else self.last_resort(exclude)
+    def pick(self, choice: Choice) -> int:
+        self.draw.begin(choice)
+        return self.draw.another(choice)
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
-        endpoints = self.endpoints
-        weights = {i: endpoints.effective_weight(i) for i in range(endpoints.size) if i != exclude}
+    def explain(self, choice: Choice) -> Explained:
+        weights = {i: choice.weight(i) for i in range(self.endpoints.size)}
         total = sum(weights.values())
         scores = [Score(i, 0.0, f"{weight / total:.1%} of the draws") for i, weight in weights.items() if weight > 0]
         return Explained("one drawn by weight", scores, True)

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from lb.balancing.bound cimport Bound
 from lb.balancing.hash_policy cimport HashPolicy
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -14,4 +15,4 @@ cdef class Rendezvous(HashPolicy):
     cdef uint64_t[::1] seeds
 
     @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=int, u=double, inverse=double, lowest=double)
-    cdef int first(self, uint64_t key, int exclude, Bound bound) except -2
+    cdef int first(self, Choice choice, Bound bound) except -2

@@ -14,6 +14,7 @@ from cython.cimports.libc.math import log
 from lb.balancing.bound import Bound
 from lb.balancing.hash_policy import HashPolicy
 from lb.balancing.options import HashOptions
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 from lb.shared.hashing import hash64_bytes
 
@@ -32,19 +33,19 @@ class Rendezvous(HashPolicy):
         HashPolicy.__init__(self, endpoints, options)
         self.seeds = array("Q", (hash64_bytes(b"rendezvous:" + address.encode()) for address in endpoints.addresses))
 
-    def first(self, key: int, exclude: int, bound: Bound | None) -> int:
+    def first(self, choice: Choice, bound: Bound | None) -> int:
         endpoints = self.endpoints
         best = -1
         lowest = 0.0
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight == 0:
                 continue
-            u = ((tg_mix64(key ^ self.seeds[i]) >> 12) + 0.5) * _UNIT
+            u = ((tg_mix64(choice.key ^ self.seeds[i]) >> 12) + 0.5) * _UNIT
             # The lowest -ln(u) / w is the highest score. -ln(u) is more than 1 - u: most need no logarithm.
             if best >= 0 and 1.0 - u >= lowest * weight:
                 continue
             inverse = -log(u) / weight
-            if (best < 0 or inverse < lowest) and (bound is None or bound.room(i)):
+            if (best < 0 or inverse < lowest) and (bound is None or bound.room(i, choice)):
                 best, lowest = i, inverse
         return best

@@ -5,6 +5,7 @@ from lb.balancing.bound cimport Bound
 from lb.balancing.hash_policy cimport HashPolicy
 from lb.balancing.ring cimport Ring
 from lb.balancing.weights cimport WeightWatch
+from lb.endpoints.choice cimport Choice
 
 
 cdef class RingHash(HashPolicy):
@@ -12,11 +13,11 @@ cdef class RingHash(HashPolicy):
     cdef WeightWatch watch
     cdef int points
 
-    cdef int first(self, uint64_t key, int exclude, Bound bound) except -2
+    cdef int first(self, Choice choice, Bound bound) except -2
 
     @cython.locals(ring=Ring, at=int, step=int, index=int)
-    cdef int walk(self, uint64_t key, int exclude, Bound bound) noexcept
-    cdef bint will_do(self, int index, int exclude, Bound bound) noexcept
+    cdef int walk(self, Choice choice, Bound bound) noexcept
+    cdef bint will_do(self, int index, Choice choice, Bound bound) noexcept
 
     @cython.locals(i=int)
-    cdef bint anyone(self, int exclude, Bound bound) noexcept
+    cdef bint anyone(self, Choice choice, Bound bound) noexcept

@@ -10,6 +10,7 @@ from lb.balancing.hash_policy import HashPolicy
 from lb.balancing.options import RingHashOptions
 from lb.balancing.ring import Ring
 from lb.balancing.weights import WeightWatch
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -30,37 +31,37 @@ class RingHash(HashPolicy):
         self.watch = WeightWatch(endpoints)
         self.ring = Ring(self.watch.members(), self.points)
 
-    def first(self, key: int, exclude: int, bound: Bound | None) -> int:
+    def first(self, choice: Choice, bound: Bound | None) -> int:
         if self.watch.outdated():
             self.rebuild()
-        index = self.walk(key, exclude, bound)
+        index = self.walk(choice, bound)
         if index < 0 and self.watch.stale():
             self.rebuild()
-            index = self.walk(key, exclude, bound)
+            index = self.walk(choice, bound)
         return index
 
-    def walk(self, key: int, exclude: int, bound: Bound | None) -> int:
+    def walk(self, choice: Choice, bound: Bound | None) -> int:
         """Clockwise from the key to the first endpoint that will do; -1 when there is none."""
         ring = self.ring
-        at = ring.seek(key)
+        at = ring.seek(choice.key)
         for step in range(ring.size):
             index = ring.owners[at]
-            if self.will_do(index, exclude, bound):
+            if self.will_do(index, choice, bound):
                 return index
             # So far round a ring in vain: before going on, see whether it is worth it.
-            if step == self.endpoints.size and not self.anyone(exclude, bound):
+            if step == self.endpoints.size and not self.anyone(choice, bound):
                 return -1
             at = at + 1 if at + 1 < ring.size else 0
         return -1
 
-    def will_do(self, index: int, exclude: int, bound: Bound | None) -> bool:
-        if index == exclude or self.endpoints.effective_weight(index) == 0:
+    def will_do(self, index: int, choice: Choice, bound: Bound | None) -> bool:
+        if choice.effective_weight(index) == 0:
             return False
-        return bound is None or bound.room(index)
+        return bound is None or bound.room(index, choice)
 
-    def anyone(self, exclude: int, bound: Bound | None) -> bool:
+    def anyone(self, choice: Choice, bound: Bound | None) -> bool:
         for i in range(self.endpoints.size):  # noqa: SIM110 (a generator would be an object)
-            if self.will_do(i, exclude, bound):
+            if self.will_do(i, choice, bound):
                 return True
         return False
 

@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport int64_t, uint64_t
 
 from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -11,10 +12,10 @@ cdef class RoundRobin(Policy):
     cdef int ahead
 
     @cython.locals(index=int)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef int pick(self, Choice choice) except -2
 
     @cython.locals(endpoints=EndpointSet, i=int, best=int, weight=int, known=int, total=int64_t, changed=bint)
-    cdef int turn(self, int exclude) noexcept
+    cdef int turn(self, Choice choice) noexcept
 
     @cython.locals(i=int)
     cdef void restart(self) noexcept

@@ -12,6 +12,7 @@ from array import array
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 
@@ -25,15 +26,15 @@ class RoundRobin(Policy):
         # Worker n starts n turns on: else the first requests after a start or reload would all meet at one endpoint.
         self.ahead = endpoints.worker
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
-        index = self.turn(exclude)
+    def pick(self, choice: Choice) -> int:
+        index = self.turn(choice)
         while index >= 0 and self.ahead > 0:
             self.ahead -= 1
-            index = self.turn(exclude)
-        return index if index >= 0 else self.last_resort(exclude)
+            index = self.turn(choice)
+        return index
 
-    def turn(self, exclude: int) -> int:
-        """One turn among the available endpoints but `exclude`; -1 when there is none."""
+    def turn(self, choice: Choice) -> int:
+        """One turn among the available endpoints; -1 when there is none."""
         endpoints = self.endpoints
         changed = True
         best = -1
@@ -42,8 +43,8 @@ class RoundRobin(Policy):
             best = -1
             total = 0
             for i in range(endpoints.size):
-                weight = endpoints.effective_weight(i)
-                if weight == 0 or i == exclude:
+                weight = choice.effective_weight(i)
+                if weight == 0:
                     continue
                 known = self.weights[i]
                 if weight != known:
@@ -66,18 +67,18 @@ class RoundRobin(Policy):
         for i in range(self.endpoints.size):
             self.current[i] = 0
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
         places = range(endpoints.size)
         current = [self.current[i] for i in places]
         weights = [self.weights[i] for i in places]
         ahead = self.ahead
-        index = self.pick(now, key, exclude)
+        index = self.pick(choice)
         scores = []
         for i in places:
             self.current[i], self.weights[i] = current[i], weights[i]
-            weight = endpoints.effective_weight(i)
-            if i != exclude and weight > 0:
+            weight = choice.weight(i)
+            if weight > 0:
                 scores.append(Score(i, float(i != index), f"current value {current[i]}, {weight} more each turn"))
         self.ahead = ahead
         return Explained("in turn by weight: the highest current value; every worker has its own turn", scores)

@@ -2,6 +2,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 
 from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 
 
@@ -23,16 +24,19 @@ cdef class ShortestExpectedDelay(Policy):
 
     @cython.locals(endpoints=EndpointSet, i=int, seen=int, best=int, running=int, weight=int, delay=double,
                    best_delay=double)
-    cpdef int pick(self, uint64_t now, uint64_t key, int exclude) except -2
+    cpdef int pick(self, Choice choice) except -2
 
-    @cython.locals(service=double, running=int, elapsed=double, left=double, own=double, load=double, served=double)
-    cdef double delay(self, int index, uint64_t now) noexcept
+    @cython.locals(now=uint64_t, service=double, running=int, elapsed=double, left=double, own=double, load=double,
+                   served=double)
+    cdef double delay(self, int index, Choice choice) noexcept
 
     @cython.locals(samples=int, age=double, grown=double)
     cdef double faded(self, int index, double idle) noexcept
 
-    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int, faded=double)
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
+
+    @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int, faded=double)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company, int cost)
 
     cdef double since(self, uint64_t moment, uint64_t now) noexcept
 

@@ -14,6 +14,7 @@ from array import array
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ServiceTimeOptions
 from lb.balancing.policy import Policy
+from lb.endpoints.choice import Choice
 from lb.endpoints.set import EndpointSet
 
 # Endpoints that are compared, of many: the best of so many is hardly worse than the best of all.
@@ -59,7 +60,7 @@ class ShortestExpectedDelay(Policy):
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
         self.company = array("d", (1.0,)) * endpoints.size
 
-    def pick(self, now: int, key: int, exclude: int) -> int:
+    def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
         best = -1
         best_delay = 0.0
@@ -69,28 +70,27 @@ class ShortestExpectedDelay(Policy):
                 break
             if i == endpoints.size:
                 i = 0
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.effective_weight(i)
             if weight > 0:
-                delay = self.delay(i, now) / weight
+                delay = self.delay(i, choice) / weight
                 if best < 0 or delay < best_delay:
                     best, best_delay = i, delay
             i += 1
         if best < 0:
-            best = self.last_resort(exclude)
-            if best < 0:
-                return -1
+            return -1
         self.rotation = best + 1
         running = endpoints.outstanding(best)
         if running == 0:
-            endpoints.set_progress(best, now)
-        self.company[best] += ((running + endpoints.cost) * endpoints.scale - self.company[best]) * _NEW
+            endpoints.set_progress(best, choice.now)
+        self.company[best] += ((running + choice.cost) * endpoints.scale - self.company[best]) * _NEW
         return best
 
-    def delay(self, index: int, now: int) -> float:
+    def delay(self, index: int, choice: Choice) -> float:
         """Nanoseconds until a request that goes to `index` now is expected to be done."""
+        now = choice.now
         service = self.endpoints.latency_ns(index)
         running = self.endpoints.outstanding(index)
-        own = self.endpoints.cost * self.endpoints.scale
+        own = choice.cost * self.endpoints.scale
         load = running * self.endpoints.scale
         if service <= 0:
             return load * _UNKNOWN_NS
@@ -118,6 +118,9 @@ class ShortestExpectedDelay(Policy):
         return grown * grown
 
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+        self.learn(index, now, latency_ns, ok, 0, self.endpoints.one)
+
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int, cost: int) -> None:
         """An answer came: it took its endpoint the time since the answer before it, or since it was sent. Of a batch
         that is so for the first answer only; for the others it is about their share of the time."""
         endpoints = self.endpoints
@@ -125,8 +128,8 @@ class ShortestExpectedDelay(Policy):
         sample = min(float(latency_ns), self.since(endpoints.progress(index), now))
         if endpoints.one > 1:
             # Of a request of several times the average cost, that part of the time.
-            sample = sample * endpoints.one / endpoints.cost
-        sample = max(sample, latency_ns * _FAIR / max(self.company[index], endpoints.cost * endpoints.scale))
+            sample = sample * endpoints.one / cost
+        sample = max(sample, latency_ns * _FAIR / max(self.company[index], cost * endpoints.scale))
         if not ok:
             # An endpoint that refuses at once must not look fast.
             sample = max(sample, service if service > 0 else self.highest())
@@ -144,15 +147,15 @@ class ShortestExpectedDelay(Policy):
         endpoints.set_latency_samples(index, samples)
         endpoints.set_progress(index, now)
 
-    def explain(self, now: int, key: int, exclude: int) -> Explained:
+    def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
         scores = []
         for i in range(endpoints.size):
-            weight = endpoints.effective_weight(i) if i != exclude else 0
+            weight = choice.weight(i)
             if weight > 0:
                 service = endpoints.latency_ns(i)
                 note = f"service time {service / 1e6:.3g} ms" if service > 0 else "nothing known"
-                scores.append(Score(i, self.delay(i, now) / weight, note))
+                scores.append(Score(i, self.delay(i, choice) / weight, note))
         rule = "the least expected delay / weight, in ns; of equal ones the next in turn"
         return Explained(f"{rule}; of more than {_WINDOW} endpoints the first {_WINDOW} from its turn on", scores)
 

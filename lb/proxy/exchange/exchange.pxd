@@ -12,6 +12,7 @@ from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Field, Scan
 from lb.net.poller cimport Timed
 from lb.net.stream cimport iovec
+from lb.endpoints.choice cimport Choice
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.proxy.accept.listener cimport Listener
@@ -197,14 +198,13 @@ cdef class Exchange(Waiter):
     cdef void pick(self) noexcept
     # What it costs the pool's endpoints (Pool.costs), in units of their `one`.
     cdef int price(self, uint64_t now) noexcept
-    # Says so before an endpoint is chosen.
-    cdef void weigh(self, uint64_t now) noexcept
-    # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_…. `turn`: for one whose
-    # turn it is in the queue.
-    cdef int find_endpoint(self, uint64_t now, bint turn) noexcept
-    cdef int choose(self, uint64_t now, bint turn) noexcept
+    # What the selection of an endpoint of its pool goes by.
+    cdef Choice new_choice(self, uint64_t now)
+    # The endpoint, counted in flight, by what binds the request or by the policy; or TAKEN_….
+    cdef int find_endpoint(self, Choice choice) noexcept
+    cdef int choose(self, Choice choice) noexcept
     # What the policy chooses.
-    cdef int acquire_any(self, uint64_t now, bint turn) noexcept
+    cdef int acquire_any(self, Choice choice) noexcept
     cdef void picked(self, int endpoint) noexcept
     cdef void leave_queue(self, bint timed_out) noexcept
     # When its answer has to be there; NEVER = no matter.
@@ -256,8 +256,9 @@ cdef class Exchange(Waiter):
     cdef uint64_t stuck_at(self) noexcept
     cdef void learn_silence(self, uint64_t now) noexcept
     cdef void start_hedge(self) noexcept
-    # Another endpoint than its own, of `pool`, which is its own as it is now; -1 = none has room.
-    cdef int choose_hedge(self, Pool pool, uint64_t now) noexcept
+    # Another endpoint than its own, of `pool`, which is its own as it is now; -1 = none has room. `charged`: what that
+    # adds to the endpoint's load.
+    cdef int choose_hedge(self, Pool pool, uint64_t now, int *charged) noexcept
     # Its own attempt was let go of: True when a hedge is under way, which is its own from now on.
     cdef bint promote_hedge(self) noexcept
     cdef void drop_hedge(self) noexcept
@@ -317,13 +318,13 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept
 
 # Explanations of exchanges that `explained` says are to have one, while they run. Plain Python, as few are.
 
-# An endpoint other than `exclude` is about to be chosen, or (`turn`) tried for one whose turn in the queue it may be.
-cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept
+# An endpoint other than `exclude` is about to be chosen.
+cdef void before_choice(Exchange exchange, Choice choice, int exclude) noexcept
 # This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second try beside
 # that at this address, else None.
 cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept
 # Exchange.choose between these two.
-cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept
+cdef int explain_choice(Exchange exchange, Choice choice) noexcept
 # There is none for it: `why` is Q_….
 cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept
 # X-Tidegate-Explain, where the client asked for it.
@@ -339,8 +340,8 @@ cdef void forget_explanation(Exchange exchange) noexcept
 
 # Finds the endpoint that the cookie names, and takes the cookie out of the request.
 cdef void read_cookie(Exchange exchange, Scan *scan) noexcept
-# The endpoint that a cookie or a session names, or else any (`turn`: as for one whose turn it is); or TAKEN_….
-cdef int acquire_kept(Exchange exchange, uint64_t now, bint turn) noexcept
+# The endpoint that a cookie or a session names, or else any; or TAKEN_….
+cdef int acquire_kept(Exchange exchange, Choice choice) noexcept
 # Set-Cookie, where the client has to be told of the endpoint that answers.
 cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept
 

@@ -45,6 +45,7 @@ from lb.net.splice cimport PASS_NOT
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.tls.version cimport tls_version
 from lb.http.trace cimport TRACE_SAMPLED
+from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.keys cimport drop_cookie, find_value
@@ -284,16 +285,14 @@ cdef class Exchange(Waiter):
         cdef int verdict = Q_NOBODY
         if self.pool.newer is not None:
             follow(self)
-        if self.pool.costs is not None:
-            self.weigh(now)
-        found = self.find_endpoint(now, False)
+        found = self.find_endpoint(self.new_choice(now))
         if found == TAKEN_FULL:
             verdict = Q_FULL
             if self.pool.queue is not None:
                 verdict = self.pool.queue.join(self, self.route.priority, self.due(), now)
             if verdict != Q_WAITS and self.last_endpoint >= 0:
                 self.settle()                 # where it has failed rather than nowhere
-                found = self.find_endpoint(now, False)
+                found = self.find_endpoint(self.new_choice(now))
         if found >= 0:
             self.picked(found)
             return
@@ -318,30 +317,33 @@ cdef class Exchange(Waiter):
             return costs.price(1.0, 0, now)
         return costs.price(costs.units_of_bytes(max(self.announced, self.bytes_in)), 0, now)
 
-    cdef void weigh(self, uint64_t now) noexcept:
-        """Once: who waits, or is tried again, is asked many times, and would lead the mean."""
-        if self.cost == 0:
-            self.cost = self.price(now)
-        self.pool.endpoints.cost = self.cost
-
-    cdef int find_endpoint(self, uint64_t now, bint turn) noexcept:
-        return explain_choice(self, now, turn) if self.explained else self.choose(now, turn)
-
-    cdef int choose(self, uint64_t now, bint turn) noexcept:
-        if self.bound != -1:
-            return self.pool.acquire_bound(self.bound, now) if self.bound >= 0 else TAKEN_NOBODY
-        if self.kept_to >= 0:
-            return acquire_kept(self, now, turn)
-        return self.acquire_any(now, turn)
-
-    cdef int acquire_any(self, uint64_t now, bint turn) noexcept:
-        if self.last_endpoint >= 0:
-            return acquire_untried(self.pool, now, self.key, self.last_endpoint, &self.tried, self.wanted, turn)
+    cdef Choice new_choice(self, uint64_t now):
+        cdef Choice choice = self.pool.new_choice(now, self.key)
         if self.wanted:
-            return self.pool.acquire_wanted(now, self.key, -1, self.wanted, turn)
-        if turn:
-            return self.pool.acquire_next(now, self.key, -1)
-        return self.pool.acquire(now, self.key, -1)
+            choice.need(self.wanted)
+        if self.pool.costs is not None:
+            if self.cost == 0:                # once: a request that waits, or is tried again, would lead the mean
+                self.cost = self.price(now)
+            choice.cost = self.cost
+        return choice
+
+    cdef int find_endpoint(self, Choice choice) noexcept:
+        cdef int found = explain_choice(self, choice) if self.explained else self.choose(choice)
+        if found >= 0:
+            self.cost = choice.charged
+        return found
+
+    cdef int choose(self, Choice choice) noexcept:
+        if self.bound != -1:
+            return self.pool.acquire_bound(self.bound, choice) if self.bound >= 0 else TAKEN_NOBODY
+        if self.kept_to >= 0:
+            return acquire_kept(self, choice)
+        return self.acquire_any(choice)
+
+    cdef int acquire_any(self, Choice choice) noexcept:
+        if self.last_endpoint >= 0:
+            return acquire_untried(self.pool, choice, self.last_endpoint, &self.tried)
+        return self.pool.acquire(choice)
 
     cdef void picked(self, int endpoint) noexcept:
         cdef Attempt attempt = self.attempt
@@ -350,7 +352,7 @@ cdef class Exchange(Waiter):
             tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
-        take_slot(attempt, self.pool, endpoint, self.pool.endpoints.charged, self.client.poller.now)
+        take_slot(attempt, self.pool, endpoint, self.cost, self.client.poller.now)
         if self.pinned and self.sequence_start:
             begin_sequence(self)
         self.move(X_TRYING)
@@ -364,10 +366,12 @@ cdef class Exchange(Waiter):
 
     # The queue (lb.upstream.queue.Waiter).
 
-    cdef int take_endpoint(self, uint64_t now) noexcept:
-        if self.pool.costs is not None:
-            self.weigh(now)
-        return self.find_endpoint(now, True)
+    cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
+        cdef Choice choice = self.new_choice(now)
+        choice.turn = True
+        if blocked:
+            choice.block(blocked)
+        return self.find_endpoint(choice)
 
     cdef void admitted(self, int endpoint) noexcept:
         self.client.poller.arm(self, self.expires)
@@ -579,7 +583,7 @@ cdef class Exchange(Waiter):
         cdef Pool pool = self.pool
         cdef Attempt hedge
         cdef uint64_t now = self.client.poller.now, stuck_at
-        cdef int found
+        cdef int found, charged = 0
         if alarm is None or self.state != X_TRYING or self.attempt.state == A_OVER:
             return
         if pool.newer is not None:
@@ -595,7 +599,7 @@ cdef class Exchange(Waiter):
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
             return
-        found = self.choose_hedge(pool, now)
+        found = self.choose_hedge(pool, now, &charged)
         if found < 0:
             self.route.hedge.budget.give_back(now)
             return
@@ -606,37 +610,39 @@ cdef class Exchange(Waiter):
         hedge = self.attempt.twin()
         if hedge is None:
             hedge = Attempt.__new__(Attempt)  # to give the endpoint back
-            take_slot(hedge, pool, found, pool.endpoints.charged, now)
+            take_slot(hedge, pool, found, charged, now)
             self.hedge = hedge
             self.attempt_failed(hedge, FAIL_CONNECT)
             return
-        take_slot(hedge, pool, found, pool.endpoints.charged, now)
+        take_slot(hedge, pool, found, charged, now)
         hedge.owner = self
         self.hedge = hedge
         hedge.launch()
 
-    cdef int choose_hedge(self, Pool pool, uint64_t now) noexcept:
+    cdef int choose_hedge(self, Pool pool, uint64_t now, int *charged) noexcept:
         """Since a reload the slot of an endpoint that is gone may be another's: what the old form says of it is no
         more true. So the choice is made in the newest, although the exchange's own attempt is in its old one."""
         cdef Pool own = self.pool
         cdef uint64_t wanted = self.wanted
         cdef int kept_to = self.kept_to, exclude = self.attempt.endpoint, found
+        cdef Choice choice
         cdef str beside = <str>own.endpoints.addresses[exclude]
         if pool is not own:
             self.pool = pool
             self.want_model(self.wanted_model)
             self.kept_to = -1
             exclude = pool.index_at(beside)
+        choice = pool.new_choice(now, self.key)
+        choice.exclude = exclude
+        choice.need(self.wanted)
         if pool.costs is not None:
-            pool.endpoints.cost = self.attempt.charged if self.attempt.charged else self.price(now)
+            choice.cost = self.cost if self.cost else self.price(now)
         if self.explained:
-            before_choice(self, now, exclude, False)
-        if self.wanted:
-            found = pool.acquire_wanted(now, self.key, exclude, self.wanted, False)
-        else:
-            found = pool.acquire(now, self.key, exclude)
+            before_choice(self, choice, exclude)
+        found = pool.acquire(choice)
+        charged[0] = choice.charged
         if found >= 0 and found == exclude:
-            pool.release(found, now, 0, True, 0, pool.endpoints.charged, 0)
+            pool.release(found, now, 0, True, 0, choice.charged, 0)
             found = -1
         if self.explained:
             after_choice(self, now, found, beside)
@@ -1129,24 +1135,26 @@ cdef bint has_room(Exchange exchange) noexcept:
     return False
 
 
-cdef void before_choice(Exchange exchange, uint64_t now, int exclude, bint turn) noexcept:
+cdef void before_choice(Exchange exchange, Choice choice, int exclude) noexcept:
     cdef Pool pool = exchange.pool
-    cdef uint64_t avoided = pool.endpoints.avoided, bars = avoided
+    cdef uint64_t blocked = choice.blocked
     try:
         explanation = explanation_of(exchange)
         explanation.view = None               # of a choice that fell on nobody
-        if turn and not has_room(exchange):
+        if choice.turn and not has_room(exchange):
             return
-        if not turn and pool.queue is not None and pool.queue.somebody():
-            bars = pool.queue.bars()
-            if bars == BARS_ALL or bars & exchange.wanted:
+        if not choice.turn and pool.queue is not None and pool.queue.somebody():
+            blocked = pool.queue.bars()
+            if blocked == BARS_ALL or blocked & choice.models:
                 return                        # nothing is chosen: it has to stand in line
-        pool.endpoints.select(0, bars)
-        explanation.look(View.of(pool, now, exchange.key, exclude, exchange.wanted), exclude)
+        explanation.look(view_of(exchange, choice, exclude, blocked), exclude)
     except Exception:
         log.exception("a choice could not be explained")
-    finally:
-        pool.endpoints.select(0, avoided)
+
+
+cdef object view_of(Exchange exchange, Choice choice, int exclude, uint64_t blocked):
+    return View.of(exchange.pool, choice.now, choice.key, exclude, models=choice.models, blocked=blocked,
+                   cost=choice.cost * choice.endpoints.scale)
 
 
 cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept:
@@ -1175,10 +1183,11 @@ cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) n
         log.exception("a choice could not be explained")
 
 
-cdef int explain_choice(Exchange exchange, uint64_t now, bint turn) noexcept:
+cdef int explain_choice(Exchange exchange, Choice choice) noexcept:
+    cdef uint64_t now = choice.now
     cdef int found
-    before_choice(exchange, now, exchange.last_endpoint, turn)
-    found = exchange.choose(now, turn)
+    before_choice(exchange, choice, exchange.last_endpoint)
+    found = exchange.choose(choice)
     after_choice(exchange, now, found, None)
     return found
 
@@ -1216,7 +1225,7 @@ cdef object milliseconds(uint64_t now, uint64_t since):
 cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
     try:
         explanation = explanation_of(exchange)
-        view = View.of(exchange.pool, now, exchange.key, exchange.last_endpoint, exchange.wanted)
+        view = View.of(exchange.pool, now, exchange.key, exchange.last_endpoint, models=exchange.wanted)
         explanation.look(view, exchange.last_endpoint)
         words = REFUSED[why]
         if why == Q_NOBODY and exchange.bound != -1:
@@ -1288,17 +1297,17 @@ cdef void read_cookie(Exchange exchange, Scan *scan) noexcept:
     drop_cookie(scan, name, n)
 
 
-cdef int acquire_kept(Exchange exchange, uint64_t now, bint turn) noexcept:
+cdef int acquire_kept(Exchange exchange, Choice choice) noexcept:
     cdef int found
     if exchange.last_endpoint == exchange.kept_to:
         exchange.kept_to = -1                 # it has failed: another is asked, and named from now on
         exchange.cookie_stays = False
     else:
-        found = exchange.pool.acquire_kept(exchange.kept_to, now, exchange.wanted, turn)
+        found = exchange.pool.acquire_kept(exchange.kept_to, choice)
         if found >= 0:
             return found
         exchange.cookie_stays = found == TAKEN_FULL
-    return exchange.acquire_any(now, turn)
+    return exchange.acquire_any(choice)
 
 
 cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept:

@@ -21,6 +21,7 @@ from lb.net.stream cimport (
 )
 from lb.net.tls.session cimport TLS_ERROR, handshake_turn
 from lb.net.tls.version cimport tls_version
+from lb.endpoints.choice cimport Choice
 from lb.proxy.accept.proxy_header_writer cimport announce
 from lb.proxy.accept.listener cimport Listener
 from lb.proxy.accept.first_bytes cimport Greeting
@@ -138,7 +139,7 @@ cdef class Tunnel(Waiter):
         cdef int verdict = Q_NOBODY
         if self.pool.newer is not None:
             self.follow()
-        found = acquire_untried(self.pool, now, self.key, self.last, &self.tried, 0, False)
+        found = acquire_untried(self.pool, self.pool.new_choice(now, self.key), self.last, &self.tried)
         if found >= 0:
             self.open(found)
             return
@@ -148,7 +149,7 @@ cdef class Tunnel(Waiter):
                 verdict = self.pool.queue.join(self, NORMAL, NEVER, now)
             if verdict != Q_WAITS and self.last >= 0:
                 self.settle()                 # where it has failed rather than nowhere
-                found = self.pool.acquire(now, self.key, self.last)
+                found = self.pool.acquire(self.pool.new_choice(now, self.key))
                 if found >= 0:
                     self.open(found)
                     return
@@ -159,8 +160,11 @@ cdef class Tunnel(Waiter):
                 self.pool.queue.count_refused(verdict)
             self.turned_away(verdict)
 
-    cdef int take_endpoint(self, uint64_t now) noexcept:
-        return acquire_untried(self.pool, now, self.key, self.last, &self.tried, 0, True)
+    cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
+        cdef Choice choice = self.pool.new_choice(now, self.key)
+        choice.turn = True
+        choice.block(blocked)
+        return acquire_untried(self.pool, choice, self.last, &self.tried)
 
     cdef void admitted(self, int endpoint) noexcept:
         self.home.poller.disarm(self)
@@ -204,7 +208,7 @@ cdef class Tunnel(Waiter):
     cdef void open(self, int index) noexcept:
         """Connect to an endpoint; to the next one when that fails at once."""
         cdef Side side
-        take_slot(self.attempt, self.pool, index, self.pool.endpoints.charged, monotonic_ns())
+        take_slot(self.attempt, self.pool, index, 0, monotonic_ns())
         self.last = index
         if self.tries:
             tg_add(&self.pool.series[index][TG_S_RETRIES], 1)
@@ -252,7 +256,8 @@ cdef class Tunnel(Waiter):
         cdef Attempt attempt = self.attempt
         cdef uint64_t now = monotonic_ns()
         self.pool.judge(attempt.endpoint, VERDICT_GOOD if ok else VERDICT_GATEWAY, attempt.picked_at, now)
-        self.pool.observe(attempt.endpoint, now, max(now - attempt.picked_at, <uint64_t>1), ok)
+        self.pool.observe(attempt.endpoint, now, max(now - attempt.picked_at, <uint64_t>1), ok, 0,
+                          self.pool.endpoints.one)
 
     cdef void connected(self) noexcept:
         self.endpoint.poller.disarm(self.endpoint)

@@ -15,10 +15,11 @@ from lb.net.datagram cimport (
 from lb.shared.segment cimport TG_HEALTH_DOWN, TG_S_CONNECT_ERRORS, Segment, tg_add, tg_endpoint
 from lb.net.source_key cimport hash_source
 from lb.net.stream cimport Address
+from lb.endpoints.choice cimport Choice
 from lb.upstream.pool cimport KEY_NONE, Pool
-from lb.upstream.excluded cimport TRIED_MOST, tg_tried, tried_add, tried_open, tried_shut
 
 cdef enum:
+    GONE_MOST = 8                     # endpoints that were not there, passed over in one choice
     AVOID_SECONDS = 10                # as nginx's fail_timeout
 
 
@@ -42,20 +43,18 @@ cdef class UdpPool:
     cdef int choose(self, uint64_t now, uint64_t key) noexcept:
         """As Pool.acquire, but past endpoints that were not there lately, if there is another."""
         cdef uint32_t second = <uint32_t>(now // 1_000_000_000)
-        cdef tg_tried gone
-        cdef int other, index = self.pool.acquire(now, key, -1)
+        cdef Choice choice = self.pool.new_choice(now, key)
+        cdef int other, gone = 0, index = self.pool.acquire(choice)
         if index < 0 or not self.missed(index, second):
             return index
         # The first stays counted in flight meanwhile: a policy that looks at the load is the less likely to insist.
-        gone.count = 0
         other = index
-        while other >= 0 and self.missed(other, second) and gone.count < TRIED_MOST:
+        while other >= 0 and self.missed(other, second) and gone < GONE_MOST:
             if other != index:
                 self.pool.release(other, now, 0, True, 0, 0, 0)
-            tried_add(&gone, other)
-            tried_shut(&gone, self.pool.endpoints)
-            other = self.pool.acquire(now, key, -1)
-            tried_open(&gone, self.pool.endpoints)
+            choice.rule_out(other)
+            gone += 1
+            other = self.pool.acquire(choice)
         if other < 0:
             return index
         self.pool.release(index, now, 0, True, 0, 0, 0)

@@ -3,13 +3,14 @@ that are explained as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Set
+from collections.abc import Callable, Container, Set
 from dataclasses import dataclass
 from typing import Any
 
 from lb.balancing.explained import Explained, Score
 from lb.endpoints.candidate import Candidate
 from lb.endpoints.candidates import candidates
+from lb.endpoints.choice import Choice
 
 ONLY_ONE = "no other endpoint takes requests now"
 ONLY_ONE_THERE = "no other endpoint of its priority and zone takes requests now"
@@ -35,18 +36,16 @@ class View:
     passed: list[int]  # those that the policy would choose, but that fail and take less than half of their turns
 
     @classmethod
-    def of(cls, pool: Any, now: int, key: int, exclude: int, wanted: int = 0) -> View:
-        """Of a Pool (lb.upstream.pool), with the arguments of a policy's `pick`; `wanted` are bits of models that have
-        to be ready. Changes nothing."""
-        endpoints = pool.endpoints
-        endpoints.want(wanted)
-        try:
-            group, explained = _look(pool, now, key, exclude)
-        finally:
-            endpoints.want(0)
+    def of(cls, pool: Any, now: int, key: int, exclude: int, **more: Any) -> View:
+        """Of a Pool (lb.upstream.pool), for a request as the arguments of a Choice tell it. Changes nothing."""
+
+        def choice(group: int = -1, exclude: int = exclude) -> Choice:
+            return Choice(pool.endpoints, now, key, exclude, group=group, **more)
+
+        group, explained = _look(pool, key, choice)
         scores = {one.index: one for one in explained.scores}
         elsewhere = {i for i, of in enumerate(pool.groups.places) if of != group} if pool.groups is not None else set()
-        seen = candidates(endpoints, now, wanted)
+        seen = candidates(choice())
         best = explained.best()
         passed: list[int] = []
         if pool.avoids:
@@ -127,26 +126,24 @@ def _past_failing(explained: Explained, seen: list[Candidate]) -> tuple[list[int
     return explained.best(), []
 
 
-def _look(pool: Any, now: int, key: int, exclude: int) -> tuple[int, Explained]:
+def _look(pool: Any, key: int, choice_in: Callable[..., Choice]) -> tuple[int, Explained]:
     """What the policy says: of the first group that has somebody for such a request, and which that is; -1: the
     endpoints are not divided into groups."""
     if pool.groups is None:
-        return -1, _explained(pool, now, key, exclude)
+        return -1, _explained(pool, choice_in())
     order, _ = pool.groups.next_order(key)
-    try:
-        for group in order:
-            pool.enter(group)
-            explained = _explained(pool, now, key, exclude)
-            if explained.scores or any(pool.endpoints.available(i) for i in range(len(pool.endpoints))):
-                return group, explained
-    finally:
-        pool.enter(-1)
+    for group in order:
+        pool.enter(group)
+        explained = _explained(pool, choice_in(group))
+        anyone = choice_in(group, -1)
+        if explained.scores or any(anyone.available(i) for i in range(len(pool.endpoints))):
+            return group, explained
     return order[0], Explained(explained.rule, [])
 
 
-def _explained(pool: Any, now: int, key: int, exclude: int) -> Explained:
+def _explained(pool: Any, choice: Choice) -> Explained:
     try:
-        explained: Explained = pool.policy.explain(now, key, exclude)
+        explained: Explained = pool.policy.explain(choice)
         explained.best()
     except BaseException as error:  # a plug-in's, which must not end the worker
         return Explained(f"the policy failed to explain itself: {type(error).__name__}: {error}", [])

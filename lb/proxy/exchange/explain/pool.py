@@ -61,8 +61,7 @@ def explain_pool(plan: PoolPlan, pool: Any, question: Question, now: int) -> dic
     """The part `pool` of an explanation, as plain types; `pool` is the plan's Pool (lb.upstream.pool)."""
     known = pool.models or {}
     wanted = known.get(question.model.encode(), 0)
-    pool.endpoints.expect(1.0)
-    view = View.of(pool, now, question.hashed, -1, wanted)
+    view = View.of(pool, now, question.hashed, -1, models=wanted)
     outcome = Outcome([])
     _sequence(outcome, pool, question, now)
     stays = kept(plan, pool, question.value_of, now)

@@ -11,6 +11,7 @@ from lb.http.head cimport Scan
 from lb.net.poller cimport Poller, monotonic_ns
 from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
 from lb.net.stream cimport IO_ERROR, iovec
+from lb.endpoints.choice cimport Choice
 from lb.proxy.random cimport random_below
 from lb.upstream.attempt cimport A_OVER, ENDED, Attempt, release, take_slot, tg_outcome
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
@@ -54,17 +55,19 @@ cdef class Mirror:
             mirror_counts.skipped += 1
 
     cdef bint begin(self, Attempt copy, size_t size, uint64_t key, uint64_t now) noexcept:
+        cdef Choice choice
         cdef int endpoint
         if self.held + size > self.max_bytes:
             mirror_counts.skipped += 1
             return False
+        choice = self.pool.new_choice(now, key)
         if self.pool.costs is not None:
-            self.pool.endpoints.cost = self.price(size, now)
-        endpoint = self.pool.acquire(now, key, -1)
+            choice.cost = self.price(size, now)
+        endpoint = self.pool.acquire(choice)
         if endpoint < 0:
             mirror_counts.failed += 1
             return False
-        take_slot(copy, self.pool, endpoint, self.pool.endpoints.charged, now)
+        take_slot(copy, self.pool, endpoint, choice.charged, now)
         self.in_flight += 1
         self.held += size
         mirror_counts.sent += 1
