@@ -146,7 +146,7 @@ def extension(source: Path) -> Extension:
             links[key] += values
     flags = [
         *(OPTIMIZE if module.startswith(OPTIMIZED) else OPTIMIZE_LESS),
-        "-g0",  # debug information takes time and room; TIDEGATE_CFLAGS="-O0 -g" brings it back
+        "-g0",  # debug information takes time and room; TIDEGATE_CFLAGS="-O0 -g" makes a debug build (lb.net.states)
         "-frecord-gcc-switches",  # a module says how it was made: `bench guard` compares like with like
         "-std=gnu++17" if module in CPLUSPLUS else "-std=gnu11",
         "-fno-strict-aliasing",

@@ -15,7 +15,7 @@ git ls-files -z --cached --others --exclude-standard -- lb bench backend tests e
     tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory="$tree" --keep-newer-files 2>/dev/null || true
 
 cd "$tree"
-export TIDEGATE_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1"
+export TIDEGATE_CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -O1 -DTIDEGATE_DEBUG"
 export TIDEGATE_LDFLAGS="-fsanitize=address,undefined"
 "$python" setup.py -q build_ext --inplace -j "$(nproc)"
 

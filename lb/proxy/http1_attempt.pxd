@@ -5,8 +5,8 @@ from libc.stdint cimport uint32_t
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.net.stream cimport iovec
+from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.exchange cimport Exchange, flag
-from lb.proxy.client.http1_answer cimport AnsweringConnection
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 
 
@@ -90,4 +90,4 @@ cdef Http1Upstream take_own(Exchange exchange, Http1Pool channel, bint fresh)
 # The exchange is over, and its connection its client's own.
 cdef void give_own(Exchange exchange, Http1Upstream upstream) noexcept
 # The client leaves.
-cdef void drop_own(AnsweringConnection client) noexcept
+cdef void drop_own(Client client) noexcept

@@ -25,6 +25,7 @@ from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport TG_S_RESPONSE_ERRORS, tg_add
 from lb.net.splice cimport PASS_LOST, PASS_NOT, pass_through
 from lb.net.stream cimport IO_ERROR, iovec
+from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.client_certificate cimport append_client_certificate
 from lb.proxy.routing.cors cimport drop_cors
 from lb.proxy.exchange.exchange cimport (
@@ -32,7 +33,6 @@ from lb.proxy.exchange.exchange cimport (
 )
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.routing.headers.forwarded cimport tg_hop
-from lb.proxy.client.http1_answer cimport AnsweringConnection
 from lb.proxy.exchange.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
 from lb.upstream.attempt cimport (
     A_ANSWERING, A_CONNECTING, A_SENDING, A_SENT, Attempt, step, tg_outcome,
@@ -498,21 +498,13 @@ cdef Py_ssize_t pass_request(Http1Attempt attempt, Exchange exchange, size_t siz
 
 
 cdef Py_ssize_t pass_response(Exchange exchange, Http1Upstream upstream, size_t size) noexcept:
-    cdef AnsweringConnection client
     cdef Py_ssize_t n
-    if exchange.state != X_ANSWERING or not isinstance(exchange.client, AnsweringConnection):
+    if exchange.state != X_ANSWERING:
         return PASS_NOT
-    client = <AnsweringConnection>exchange.client
-    if client.fd < 0 or client.chunking or client.tls is not None or client.pending():
-        return PASS_NOT
-    n = pass_through(upstream, client, size)
-    if n == PASS_LOST:
-        client.close_now()                    # which tells the exchange
-    elif n > 0:
+    n = exchange.client.respond_through(upstream, size)
+    if n > 0:
         exchange.bytes_out += <uint64_t>n
-        client.send_deadline = 0
-        client.poller.mark(client)
-        if client.backlog() > HIGH_WATER:
+        if exchange.client.backlog() > HIGH_WATER:
             upstream.pause()
         exchange.arm_wait()
     return n
@@ -627,7 +619,8 @@ cdef void give_raw(Exchange exchange, Http1Upstream upstream, const char *data, 
         upstream.pause()
 
 
-cdef int owned = 0                    # connections of this worker that are a client's own: nearly always none
+# Connections to endpoints that are one client's alone, by the client's connection: nearly always none.
+cdef dict OWN = {}
 
 
 cdef bint names_scheme(const Field *field) noexcept nogil:
@@ -669,38 +662,21 @@ cdef bint asks_for_proof(const Scan *scan) noexcept nogil:
     return False
 
 
-cdef AnsweringConnection client_of(Exchange exchange):
-    return <AnsweringConnection>exchange.client if isinstance(exchange.client, AnsweringConnection) else None
-
-
 cdef void keep_to_own(Exchange exchange) noexcept:
-    cdef AnsweringConnection client
     cdef Pool pool = exchange.pool
+    cdef Http1Upstream own = <Http1Upstream>OWN.get(exchange.client) if OWN else None
     cdef int i
-    if owned == 0:
-        return
-    client = client_of(exchange)
-    if client is None or client.own is None:
+    if own is None:
         return
     for i in range(len(pool.channels)):
-        if pool.channels[i] is client.own.pool:
+        if pool.channels[i] is own.pool:
             exchange.kept_to = i
             return
 
 
 cdef Http1Upstream take_own(Exchange exchange, Http1Pool channel, bint fresh):
-    global owned
-    cdef AnsweringConnection client
-    cdef Http1Upstream own
-    if owned == 0:
-        return None
-    client = client_of(exchange)
-    if client is None or client.own is None:
-        return None
-    own = client.own
-    client.own = None
-    owned -= 1
-    if own.fd < 0:
+    cdef Http1Upstream own = <Http1Upstream>OWN.pop(exchange.client, None) if OWN else None
+    if own is None or own.fd < 0:
         return None
     if (own.pool is not channel or channel.closed or fresh or own.hangup
             or (own.tls is None and not own.silent())):
@@ -710,27 +686,22 @@ cdef Http1Upstream take_own(Exchange exchange, Http1Pool channel, bint fresh):
 
 
 cdef void give_own(Exchange exchange, Http1Upstream upstream) noexcept:
-    global owned
-    cdef AnsweringConnection client = client_of(exchange)
+    cdef Client client = exchange.client
     cdef Http1Pool channel = upstream.pool
-    if (client is None or client.fd < 0 or not client.keep or channel.closed or upstream.fd < 0 or upstream.pending()
-            or upstream.hangup or upstream.unread or upstream.deaf):
+    if (not client.may_follow() or channel.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup
+            or upstream.unread or upstream.deaf):
         channel.drop(upstream)
         return
     drop_own(client)
     upstream.call = None
     upstream.used = True
     upstream.paused = False
-    client.own = upstream
-    owned += 1
+    OWN[client] = upstream
     if channel.idle_timeout:
         channel.poller.arm(upstream, channel.poller.now + channel.idle_timeout)
 
 
-cdef void drop_own(AnsweringConnection client) noexcept:
-    global owned
-    cdef Http1Upstream own = client.own
+cdef void drop_own(Client client) noexcept:
+    cdef Http1Upstream own = <Http1Upstream>OWN.pop(client, None) if OWN else None
     if own is not None:
-        client.own = None
-        owned -= 1
         own.pool.drop(own)

@@ -45,6 +45,10 @@ cdef class Waiter(Timed):
     # An endpoint for it, counted in flight: an index of its pool, or TAKEN_… `blocked`: bits of the models that those
     # in front of it wait for (Choice.blocked).
     cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept
+    # The same while its turn has not come.
+    cdef int take_endpoint_now(self, uint64_t now) noexcept
+    # It waits, until then (monotonic ns) at most.
+    cdef void queued(self, uint64_t until) noexcept
     # It waits no more: it has this endpoint.
     cdef void admitted(self, int endpoint) noexcept
     # It waits no more, and gets none.
@@ -118,6 +122,13 @@ cdef class PoolQueue(Source):
     cdef bint make_room(self, int priority) noexcept
     cdef void turn_away_last(self, uint64_t now) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept
+
+
+# `waiter` has found no endpoint (`found` is TAKEN_…): it waits for one in `queue`, which may be None, or is turned
+# away. `failed`: an endpoint has failed it, and will do rather than none. The endpoint that it gets at once after all,
+# counted in flight; -1 = none.
+cdef int stand_in_line(PoolQueue queue, Waiter waiter, int found, int priority, uint64_t due, bint failed,
+                       uint64_t now) noexcept
 
 
 # What the queues of a pool in all workers tell each other, by the words of their series in the shared segment.

@@ -58,6 +58,12 @@ cdef class Waiter(Timed):
     cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
         return TAKEN_NOBODY
 
+    cdef int take_endpoint_now(self, uint64_t now) noexcept:
+        return TAKEN_NOBODY
+
+    cdef void queued(self, uint64_t until) noexcept:
+        pass
+
     cdef void admitted(self, int endpoint) noexcept:
         pass
 
@@ -69,6 +75,25 @@ cdef class Waiter(Timed):
 
     cdef void move_to(self, object pool) noexcept:
         pass
+
+
+cdef int stand_in_line(PoolQueue queue, Waiter waiter, int found, int priority, uint64_t due, bint failed,
+                       uint64_t now) noexcept:
+    cdef int verdict = Q_NOBODY
+    if found == TAKEN_FULL:
+        verdict = Q_FULL if queue is None else queue.join(waiter, priority, due, now)
+        if verdict != Q_WAITS and failed:
+            waiter.settle()                   # where it has failed rather than nowhere
+            found = waiter.take_endpoint_now(now)
+            if found >= 0:
+                return found
+    if verdict == Q_WAITS:
+        waiter.queued(min(due, queue.patience_of(waiter)))
+        return -1
+    if queue is not None:
+        queue.count_refused(verdict)
+    waiter.turned_away(verdict)
+    return -1
 
 
 cdef uint64_t key_of(PoolQueue queue, int priority, uint64_t due, uint64_t now) noexcept:

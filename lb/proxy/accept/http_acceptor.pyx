@@ -21,14 +21,13 @@ cdef class HttpAcceptor(Acceptor):
         connection.intake = self.intake
         connection.listener = listener
         connection.parser = new_request_parser()
-        connection.fresh = True
         memcpy(connection.ip, ip, <size_t>ip_length)
         connection.ip_length = <unsigned char>ip_length
         connection.port = <unsigned short>port
         if listener.tls is None:
             # Most clients have sent their request by now: it is read at the end of this batch.
             connection.poller.adopt(connection, fd)
-            connection.unread = True
+            connection.reader.unread = True
             connection.poller.mark(connection)
             (<set>listener.connections).add(connection)
             return

@@ -3,17 +3,9 @@
 from libc.stdint cimport uint16_t, uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
-from lb.net.poller cimport Poller
 from lb.net.stream cimport Stream, iovec
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
 from lb.proxy.accept.listener cimport Listener
-
-
-cdef class Occupancy:
-    """What the connections of a worker share: how many exchanges are in flight, and whether more are wanted."""
-    cdef Poller poller
-    cdef bint draining
-    cdef Py_ssize_t busy              # exchanges in flight
 
 
 cdef class Client(Stream):
@@ -33,6 +25,9 @@ cdef class Client(Stream):
     cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept
     # Body bytes of the answer begun by `respond`; they are copied where they cannot be sent at once.
     cdef void respond_body(self, const iovec *parts, int count) noexcept
+    # Up to `size` bytes of the answer's body from the endpoint's socket to the client's, past this process: as
+    # lb.net.splice's `pass_through` says; behind PASS_LOST the exchange is over.
+    cdef Py_ssize_t respond_through(self, Stream source, size_t size) noexcept
     # The scan's trailers, to be sent with the end.
     cdef void respond_trailers(self, Scan *scan) noexcept
     # The endpoint granted the upgrade that the request asked for: from here on both bodies are raw bytes.
@@ -41,6 +36,8 @@ cdef class Client(Stream):
     cdef void respond_end(self) noexcept
     # The answer cannot be completed: cut the connection (or stream) so that the client can tell.
     cdef void abort(self) noexcept
+    # Whether another request may come on the same connection behind this one, which is over.
+    cdef bint may_follow(self) noexcept
     # Whether this client launches the exchange later: at the end of the batch, if the request has not failed by then.
     cdef bint put_off(self) noexcept
     # The exchange can take more of the request's body again.

@@ -2,12 +2,9 @@
 
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
+from lb.net.splice cimport PASS_NOT
 from lb.net.stream cimport Stream, iovec
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
-
-
-cdef class Occupancy:
-    pass
 
 
 cdef class Client(Stream):
@@ -27,6 +24,9 @@ cdef class Client(Stream):
     cdef void respond_body(self, const iovec *parts, int count) noexcept:
         pass
 
+    cdef Py_ssize_t respond_through(self, Stream source, size_t size) noexcept:
+        return PASS_NOT
+
     cdef void respond_trailers(self, Scan *scan) noexcept:
         pass
 
@@ -38,6 +38,9 @@ cdef class Client(Stream):
 
     cdef void abort(self) noexcept:
         pass
+
+    cdef bint may_follow(self) noexcept:
+        return False
 
     cdef bint put_off(self) noexcept:
         return False

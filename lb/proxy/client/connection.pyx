@@ -1,27 +1,58 @@
 """An HTTP/1.1 connection with a client: requests come in, are handed to an exchange one after another, answers go out.
 
-What is read is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is copied.
-How they are received is in lb.proxy.client.connection_input, how answers go out in http1_answer, how it all ends in
-connection_end.
+    on_ready, read_loop   bytes are received, where somebody takes them, and where they have to be
+    process               the parser makes heads and pieces of bodies of them (lb.http.http1)
+    begin                 a head becomes an exchange, or is refused
+    respond…              the exchange's answer becomes bytes (lb.proxy.client.http1_answer)
+    on_flush              the end of a batch: bytes are sent, then waiting input is taken up
+    over, finish          the end: the last answer reaches the client before the close
+    set_timer             one deadline, by the state
+
+What is received is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is
+copied. Answers are sent once at the end of the poller's batch, bulk bodies straight from where they were received.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
-from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
+)
+from lb.http.chunks cimport GATHERED
 from lb.http.head cimport H_TRANSFER_ENCODING, SCAN_TOO_MANY_FIELDS, Scan, plainly_chunked, worker_scan
+from lb.http.head_text cimport append_trailers
 from lb.http.http2.frames cimport PREFACE, PREFACE_SIZE
+from lb.net.poller cimport READ_TURNS
+from lb.net.reading cimport drained
 from lb.shared.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
-from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_ERROR, iovec
+from lb.net.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST, pass_through
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
+from lb.net.stream cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream, iovec,
+)
+from lb.net.tls.session cimport handshake_turn
 from lb.net.tls.context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE
-from lb.proxy.exchange.admission cimport Intake
 from lb.proxy.routing.headers.aliases cimport hide_trailers
-from lb.proxy.client.connection_input cimport OUT_LIMIT, ReceivingConnection
+from lb.proxy.client.client cimport Client
+from lb.proxy.exchange.rejected cimport count_declined, log_declined
 from lb.proxy.exchange.exchange cimport Exchange
+from lb.proxy.http1_attempt cimport drop_own
+from lb.proxy.client.http1_answer cimport (
+    answer_body, answer_continue, answer_last_chunk, answer_head, answer_interim, answer_own_head, answer_piece_begin,
+    answer_piece_end, answer_upgrade,
+)
 from lb.proxy.client.http2_connection cimport take_over
 from lb.proxy.routing.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
 from lb.proxy.client.body_rate cimport pace_advance, pace_start
+from lb.proxy.exchange.refusal cimport SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.client.request_target cimport head_size, request_target
 from lb.proxy.routing.route cimport RouteTable
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_MORE
+        MSG_NOSIGNAL
+    ssize_t send(int fd, const void *data, size_t size, int flags)
 
 cdef enum:
     M_HEAD = 2                        # llhttp's numbers of methods
@@ -30,9 +61,38 @@ cdef enum:
     HEAD_STEPS = 4                    # of a head, which may be a whole request with its answer
     CHUNK = 16                        # bytes around a chunk's content that are not held against it
     CHUNK_EXCESS = 32 * 1024          # of further ones in a request: extensions, and the trailer section
+    INBOX_LIMIT = 256 * 1024          # bytes read ahead of the exchange in progress
+    STRAIGHT = 16 * 1024              # of a body still to come: from here on a copy costs more than a read of its own
+    OUT_LIMIT = 64 * 1024             # bytes of answers that wait for the client, before its next request is taken up
+    INTERIM_LIMIT = 64 * 1024         # the same, above which no interim answer is added
+    # As long as nginx by default (lingering_time): whoever uploads may send all of it before it looks at the answer.
+    LINGER_NS = 30_000_000_000
+    LINGER_SILENCE_NS = 2_000_000_000
+
+# Which state may follow which. H1_IDLE follows itself where a request is declined and the connection goes on.
+cdef tg_states TABLE
+TABLE.machine = b"HTTP/1.1 connection"
+tg_state(&TABLE, b"new", 1 << H1_SNIFF | 1 << H1_IDLE | 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"sniff", 1 << H1_NEW | 1 << H1_HEAD | 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"idle", 1 << H1_IDLE | 1 << H1_HEAD | 1 << H1_EXCHANGE | 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"head", 1 << H1_IDLE | 1 << H1_EXCHANGE | 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"exchange", 1 << H1_IDLE | 1 << H1_SKIP | 1 << H1_RAW | 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"skip", 1 << H1_IDLE | 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"raw", 1 << H1_LAST | 1 << H1_CLOSED)
+tg_state(&TABLE, b"last", 1 << H1_LINGER | 1 << H1_CLOSED)
+tg_state(&TABLE, b"linger", 1 << H1_CLOSED)
+tg_state(&TABLE, b"closed", 0)
+STATES = states_of(&TABLE)
 
 
-cdef class HttpConnection(ReceivingConnection):
+cdef class HttpConnection(Client):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.reader.inbox)
+        tg_buffer_free(&self.answer.trailers)
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
 
     # Reading.
 
@@ -53,18 +113,18 @@ cdef class HttpConnection(ReceivingConnection):
                     if self.fd < 0:
                         return
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-            self.hangup = True
+            self.reader.hangup = True
             if self.given_up() or (self.exchange is not None and events & (EPOLLHUP | EPOLLERR)):
                 self.close_now()
                 return
         if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-            self.unread = True
+            self.reader.unread = True
             self.read_loop()
         self.go_on()
 
     cdef bint given_up(self) noexcept:
         """Nobody waits for the answer any more."""
-        return self.hangup and self.exchange is not None and self.exchange.request_complete and not self.raw
+        return self.reader.hangup and self.state == H1_EXCHANGE and self.exchange.request_complete
 
     cdef void go_on(self) noexcept:
         """What came is dealt with. The end may have come with the request, and no event will tell of it again."""
@@ -73,6 +133,101 @@ cdef class HttpConnection(ReceivingConnection):
         if self.fd >= 0:
             self.set_timer()
 
+    cdef bint takes_input(self) noexcept:
+        """Whether there is someone to take what has come."""
+        if self.exchange is None:
+            return self.state == H1_SKIP or self.pending() < OUT_LIMIT
+        return self.exchange.wants_body and not self.exchange.request_complete
+
+    cdef bint accepts_input(self) noexcept:
+        """Whether more may come."""
+        if self.state >= H1_LAST:
+            return self.state == H1_LINGER
+        if self.exchange is None and (
+                tg_buffer_size(&self.reader.inbox) >= INBOX_LIMIT + self.listener.max_header_bytes):
+            return False
+        return self.takes_input()
+
+    cdef void read_loop(self) noexcept:
+        cdef Py_ssize_t n
+        cdef size_t room = self.poller.scratch_size
+        cdef char *into = self.poller.scratch
+        cdef int turn = 0
+        if self.deferred:
+            return                                # the others have their turn
+        if self.tls is not None and self.tls.handshaking and not handshake_turn(self.poller.now):
+            self.poller.defer(self)               # on_flush goes on
+            return
+        while self.fd >= 0 and self.reader.unread and self.accepts_input() and not self.deferred:
+            if turn == READ_TURNS:
+                self.poller.defer(self)           # on_flush goes on
+                return
+            turn += 1
+            n = self.pass_on() if self.reader.bulk else PASS_NOT
+            if n > 0 or n == PASS_LOST:
+                continue
+            if n == PASS_NOT:
+                into = self.place(&room)
+                n = self.receive(into, room)
+                self.reader.bulk = n >= PASS_MUCH
+            if n == IO_AGAIN:
+                self.reader.unread = not drained(self)
+                if self.reader.unread:
+                    self.poller.defer(self)
+                elif self.tls is not None:
+                    self.watch_record()
+                return
+            if n == IO_ERROR or n == 0:
+                self.reader.unread = False
+                self.ended(n == IO_ERROR)
+                return
+            if <size_t>n < room and not self.reader.hangup and drained(self):
+                self.reader.unread = False        # drained; the edge will tell
+            if self.state == H1_LINGER:
+                self.read_away()
+                continue
+            self.process(into, <size_t>n)
+
+    cdef Py_ssize_t pass_on(self) noexcept:
+        """A part of a long body, if nobody here has to see it: see `Exchange.pass_body`."""
+        cdef Exchange exchange = self.exchange
+        cdef Py_ssize_t n
+        if exchange is None or self.tls is not None or tg_buffer_size(&self.reader.inbox) or (
+                not self.parser.has_length() or self.parser.http.content_length < PASS_FROM):
+            return PASS_NOT
+        n = exchange.pass_body(<size_t>self.parser.http.content_length - PASS_REST)
+        if n > 0:
+            self.parser.http.content_length -= <uint64_t>n
+            self.reader.bulk = n >= PASS_MUCH
+            self.keep_pace(<uint64_t>n)
+        return n
+
+    cdef char *place(self, size_t *room) noexcept:
+        """Where to receive: a long body of known length comes straight to where its exchange gathers it."""
+        cdef Exchange exchange = self.exchange
+        cdef char *place = NULL
+        cdef size_t left
+        room[0] = self.poller.scratch_size
+        if exchange is not None and self.parser.has_length() and tg_buffer_size(&self.reader.inbox) == 0:
+            left = <size_t>min(self.parser.http.content_length, <uint64_t>self.poller.scratch_size)
+            if left >= STRAIGHT:
+                place = exchange.body_place(left)
+                if place != NULL:
+                    room[0] = left                # what follows the body is another request
+                    return place
+        return self.poller.scratch
+
+    cdef void watch_record(self) noexcept:
+        """A client could trickle a TLS record as it could a head, and nothing of it would show here before its end: a
+        record that has begun counts as a head that has."""
+        if self.state > H1_HEAD or self.tls.handshaking or tg_buffer_size(&self.reader.inbox):
+            return
+        if self.state == H1_NEW or self.state == H1_IDLE:
+            if self.tls.partial():
+                self.await_head(H1_SNIFF if self.state == H1_NEW else H1_HEAD)
+        elif not self.tls.partial():
+            self.move(H1_NEW if self.state == H1_SNIFF else H1_IDLE)
+
     cdef void ended(self, bint error) noexcept:
         """The client's end of file, or a reset."""
         cdef Exchange exchange = self.exchange
@@ -80,12 +235,12 @@ cdef class HttpConnection(ReceivingConnection):
             self.tls = None
             worker_scan().head = False            # what it holds is another's
             self.refuse(400, b"this port speaks TLS: use https")
-        elif self.raw and exchange is not None and not error:
+        elif self.state == H1_RAW and not error:
             exchange.take_body(NULL, 0, 0, True)  # half-closed: the other way may go on
         elif error or self.exchange is not None or not self.pending():
             self.close_now()
-        else:
-            self.closing = True                   # an answer is still going out
+        elif self.state < H1_LAST:
+            self.move(H1_LAST)                    # an answer is still going out
 
     cdef void process(self, const char *data, size_t n) noexcept:
         """Parse what came, behind what was kept, for as long as there is someone to take it."""
@@ -94,28 +249,28 @@ cdef class HttpConnection(ReceivingConnection):
         cdef Py_ssize_t taken
         cdef bint kept = False, partial
         cdef int steps = 0
-        if tg_buffer_size(&self.inbox):
+        if tg_buffer_size(&self.reader.inbox):
             # A head is parsed from its start again when more of it has come: line by line, not byte by byte.
-            partial = self.head_started and self.exchange is None and n and memchr(data, 10, n) == NULL
-            if n and tg_buffer_append(&self.inbox, data, n) < 0:
+            partial = (self.state == H1_HEAD or self.state == H1_SNIFF) and n and memchr(data, 10, n) == NULL
+            if n and tg_buffer_append(&self.reader.inbox, data, n) < 0:
                 self.close_now()
                 return
-            if partial and tg_buffer_size(&self.inbox) <= self.listener.max_header_bytes:
+            if partial and tg_buffer_size(&self.reader.inbox) <= self.listener.max_header_bytes:
                 return
-            data = tg_buffer_head(&self.inbox)
-            n = tg_buffer_size(&self.inbox)
+            data = tg_buffer_head(&self.reader.inbox)
+            n = tg_buffer_size(&self.reader.inbox)
             kept = True
-        if self.fresh and n and self.is_http2(data, n):
+        if self.state <= H1_SNIFF and n and self.is_http2(data, n):
             return
-        if self.raw:
+        if self.state == H1_RAW:
             self.pass_raw(data, n)
             if kept:
-                tg_buffer_free(&self.inbox)
+                tg_buffer_free(&self.reader.inbox)
             return
-        while n and self.fd >= 0 and not self.closing:
+        while n and self.state < H1_LAST:
             if self.exchange is not None and (self.exchange.request_complete or not self.exchange.wants_body):
                 break
-            if self.exchange is None and self.pending() >= OUT_LIMIT and not self.skipping:
+            if self.exchange is None and self.pending() >= OUT_LIMIT and self.state != H1_SKIP:
                 break                             # on_flush goes on when the client has taken its answers
             if steps >= TURN_STEPS:
                 self.poller.defer(self)           # on_flush goes on
@@ -129,7 +284,7 @@ cdef class HttpConnection(ReceivingConnection):
                     exchange.fail(431, b"too-many-fields", "too many trailer fields")
                 elif exchange is not None:
                     exchange.fail(400, b"bad-body", self.parser.why.decode("latin-1"))
-                elif self.skipping:
+                elif self.state == H1_SKIP:
                     self.close_now()              # it has its answer
                 elif scan.error == SCAN_TOO_MANY_FIELDS:
                     self.refuse(431, b"too many header fields")
@@ -139,9 +294,8 @@ cdef class HttpConnection(ReceivingConnection):
             if taken == 0 and not scan.head and self.exchange is None:
                 if n > self.listener.max_header_bytes:
                     self.refuse_head(data)
-                elif not self.head_started:
-                    self.head_started = True
-                    self.head_deadline = self.poller.now + self.listener.header_timeout
+                elif self.state == H1_IDLE:
+                    self.await_head(H1_HEAD)
                 break
             if scan.head and head_size(scan) > self.listener.max_header_bytes:
                 self.refuse_head(data)
@@ -150,40 +304,38 @@ cdef class HttpConnection(ReceivingConnection):
             n -= <size_t>taken
             if scan.head:
                 steps += HEAD_STEPS - 1
-                self.head_started = False
                 self.begin(scan)
             exchange = self.exchange
             if exchange is not None and not scan.head and self.in_excess(scan, <size_t>taken):
                 exchange.fail(400, b"bad-body", "too much around the chunks of the body")
                 break
             if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
-                self.body_deadline = pace_advance(&self.pace, self.poller.now, scan.body_bytes,
-                                                  self.listener.body_quota, self.listener.body_timeout)
+                self.keep_pace(scan.body_bytes)
                 if scan.trailer_count:
                     if self.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES):
                         hide_trailers(scan, (<RouteTable>self.listener.table).guarded)
                     exchange.take_trailers(scan)
                 exchange.take_body(scan.spans, scan.span_count, scan.body_bytes, scan.complete)
-            elif self.skipping and not scan.head:
-                if scan.body_bytes > self.skip_left or self.in_excess(scan, <size_t>taken):
+            elif self.state == H1_SKIP and not scan.head:
+                if scan.body_bytes > self.reader.skip_left or self.in_excess(scan, <size_t>taken):
                     self.close_now()
                     return
-                self.skip_left -= scan.body_bytes
-                self.body_deadline = pace_advance(&self.pace, self.poller.now, scan.body_bytes,
-                                                  self.listener.body_quota, self.listener.body_timeout)
+                self.reader.skip_left -= scan.body_bytes
+                self.keep_pace(scan.body_bytes)
             if scan.complete and self.fd >= 0:
-                self.skipping = False
+                if self.state == H1_SKIP:
+                    self.move(H1_IDLE)
                 self.parser.reset()
         if self.fd < 0:
             return
-        if self.closing and n:
-            self.last_request = False             # more came than it said
+        if self.state == H1_LAST and n:
+            self.closer.last_request = False      # more came than it said
             n = 0
         if kept:
             if n == 0:
-                tg_buffer_free(&self.inbox)
+                tg_buffer_free(&self.reader.inbox)
             else:
-                tg_buffer_consume(&self.inbox, tg_buffer_size(&self.inbox) - n)
+                tg_buffer_consume(&self.reader.inbox, tg_buffer_size(&self.reader.inbox) - n)
         elif n:
             self.keep_bytes(data, n)
 
@@ -191,16 +343,16 @@ cdef class HttpConnection(ReceivingConnection):
         """Whether chunk extensions go on and on: they are thrown away, and no limit of a body counts them
         (CVE-2023-39326, CVE-2024-22019). A long body may have more of them than a short one."""
         cdef size_t allowed = 2 * scan.body_bytes + CHUNK * <size_t>scan.span_count
-        cdef size_t excess = self.chunk_excess + (taken - scan.body_bytes)
-        self.chunk_excess = <uint32_t>(excess - allowed) if excess > allowed else 0
-        return self.chunk_excess > CHUNK_EXCESS
+        cdef size_t excess = self.reader.excess + (taken - scan.body_bytes)
+        self.reader.excess = <uint32_t>(excess - allowed) if excess > allowed else 0
+        return self.reader.excess > CHUNK_EXCESS
 
     cdef void pass_raw(self, const char *data, size_t n) noexcept:
         cdef Exchange exchange = self.exchange
         cdef iovec span
         span.iov_base = <void *>data
         span.iov_len = n
-        if n and exchange is not None:
+        if n:
             exchange.take_body(&span, 1, n, False)
 
     cdef bint is_http2(self, const char *data, size_t n) noexcept:
@@ -209,45 +361,49 @@ cdef class HttpConnection(ReceivingConnection):
         on by ALPN holds (RFC 7301 section 3.2)."""
         cdef size_t known = min(n, <size_t>PREFACE_SIZE)
         cdef int agreed = ALPN_NONE if self.tls is None else self.tls.alpn()
-        if agreed == ALPN_H2:
-            self.fresh = False
-            take_over(self, <Intake>self.intake, data, n)     # whatever comes: the session refuses what is not HTTP/2
+        if agreed == ALPN_H2 or (agreed != ALPN_HTTP1 and known == PREFACE_SIZE and self.listener.http2.enabled
+                                 and memcmp(data, PREFACE, PREFACE_SIZE) == 0):
+            take_over(self, self.intake, data, n)     # whatever comes: the session refuses what is not HTTP/2
+            if self.fd < 0:
+                self.move(H1_CLOSED)
+            else:
+                self.close_now()                  # the poller has no room for it
             return True
         if agreed == ALPN_HTTP1 or not self.listener.http2.enabled or memcmp(data, PREFACE, known) != 0:
-            self.fresh = False
+            self.move(H1_IDLE if self.state == H1_NEW else H1_HEAD)
             return False
-        if known == PREFACE_SIZE:
-            self.fresh = False
-            take_over(self, <Intake>self.intake, data, n)
-            return True
-        if data != tg_buffer_head(&self.inbox):
+        if data != tg_buffer_head(&self.reader.inbox):
             self.keep_bytes(data, n)
-        if not self.head_started:
-            self.head_started = True
-            self.head_deadline = self.poller.now + self.listener.header_timeout
+        if self.state == H1_NEW:
+            self.await_head(H1_SNIFF)
         return True
 
     cdef void keep_bytes(self, const char *data, size_t n) noexcept:
-        if tg_buffer_append(&self.inbox, data, n) < 0:
+        if tg_buffer_append(&self.reader.inbox, data, n) < 0:
             self.close_now()
 
     # A request.
+
+    cdef void await_head(self, int state) noexcept:
+        """The rest of what has begun to come has to follow in time."""
+        self.move(state)
+        self.reader.head_deadline = self.poller.now + self.listener.header_timeout
 
     cdef void begin(self, Scan *scan) noexcept:
         cdef const char *host
         cdef size_t host_length
         cdef Exchange exchange
-        self.http10 = scan.version == 10
-        self.head_request = scan.method == M_HEAD
-        self.last_request = not self.parser.keep_alive()
-        self.keep = not self.last_request and not self.intake.draining and not self.listener.draining
+        self.answer.http10 = scan.version == 10
+        self.answer.head_request = scan.method == M_HEAD
+        self.closer.last_request = not self.parser.keep_alive()
+        self.answer.keep = not self.closer.last_request and not self.intake.draining and not self.listener.draining
         if self.parser.http.http_major != 1:
             self.refuse(505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
             return
-        if scan.host_count > 1 or (scan.host_count == 0 and not self.http10):
+        if scan.host_count > 1 or (scan.host_count == 0 and not self.answer.http10):
             self.refuse(400, b"exactly one Host field is needed")
             return
-        if self.http10 and scan.first[H_TRANSFER_ENCODING] >= 0:
+        if self.answer.http10 and scan.first[H_TRANSFER_ENCODING] >= 0:
             self.refuse(400, b"HTTP/1.0 knows no Transfer-Encoding")
             return
         if not plainly_chunked(scan):
@@ -260,18 +416,19 @@ cdef class HttpConnection(ReceivingConnection):
         if not request_target(scan, &host, &host_length):
             self.refuse(400, b"the request target is not a path, or its host not a host")
             return
-        exchange = (<Intake>self.intake).admit(self, scan, host, host_length)
+        exchange = self.intake.admit(self, scan, host, host_length)
         if exchange is None:
             return
         self.exchange = exchange
+        self.move(H1_EXCHANGE)
         if not scan.complete:
-            self.chunk_excess = 0
+            self.reader.excess = 0
             self.begin_pace()
-        (<Intake>self.intake).start(exchange, scan)
+        self.intake.start(exchange, scan)
 
     cdef void refuse(self, int status, const char *reason) noexcept:
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
-        self.keep = False
+        self.answer.keep = False
         tg_add(&self.listener.series[TG_S_REJECTED], 1)
         self.decline(status, reason.decode("latin-1"))
 
@@ -282,20 +439,151 @@ cdef class HttpConnection(ReceivingConnection):
         else:
             self.refuse(431, b"the header fields are too large")
 
-    cdef void skip_body(self, uint64_t most) noexcept:
-        """Nobody takes the rest; a close that was not announced could be taken for a lost request."""
-        self.skipping = self.parser.reading_body
-        self.skip_left = most
-        self.begin_pace()
+    cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
+        cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, fields)
+        cdef Scan *scan = worker_scan()
+        if not scan.complete:
+            self.answer.keep = False              # the rest of its body would be read as a request
+        if scan.head:
+            log_declined(self, scan, scan.version, status, -1)
+        else:
+            log_declined(self, NULL, 0, status, -1)
+        count_declined(self.listener.series, status)
+        self.respond_whole(status, &answer.head, &answer.part, 1)
 
     cdef void resume_request(self) noexcept:
         self.begin_pace()                         # the time in which we wanted none of it does not count
         self.poller.mark(self)
 
     cdef void begin_pace(self) noexcept:
-        pace_start(&self.pace, self.poller.now)
-        self.body_deadline = pace_advance(&self.pace, self.poller.now, 0, self.listener.body_quota,
-                                          self.listener.body_timeout)
+        pace_start(&self.reader.pace, self.poller.now)
+        self.keep_pace(0)
+
+    cdef void keep_pace(self, uint64_t bytes) noexcept:
+        """So many bytes of the body came."""
+        self.reader.body_deadline = pace_advance(&self.reader.pace, self.poller.now, bytes, self.listener.body_quota,
+                                                 self.listener.body_timeout)
+
+    # The answer (lb.proxy.client.client).
+
+    cdef void send_continue(self) noexcept:
+        answer_continue(&self.out)
+        self.poller.mark(self)
+
+    cdef void answered_early(self) noexcept:
+        self.answer.keep = False
+
+    cdef bint may_follow(self) noexcept:
+        return self.answer.keep and self.fd >= 0
+
+    cdef void check_drain(self) noexcept:
+        """The connection ends with the answer where its worker or its listener ends, perhaps since the request came."""
+        if self.intake.draining or self.listener.draining:
+            self.answer.keep = False
+
+    cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
+        if scan.status >= 200:
+            self.check_drain()
+            answer_head(&self.answer, &self.out, scan, extra, last, self.poller.now)
+        elif self.pending() > INTERIM_LIMIT:
+            return                                # they are said without end, or the client does not read
+        else:
+            answer_interim(&self.out, scan)
+        self.poller.mark(self)
+
+    cdef void respond_whole(self, int status, const tg_buffer *head, const iovec *parts, int count) noexcept:
+        cdef Exchange exchange = self.exchange
+        cdef uint64_t size = 0
+        cdef int i
+        if self.fd < 0:
+            return
+        if exchange is not None and not exchange.request_complete:
+            self.answer.keep = False              # the rest of its body would be read as a request
+        for i in range(count):
+            size += parts[i].iov_len
+        self.check_drain()
+        answer_own_head(&self.answer, &self.out, status, head, size, self.poller.now)
+        if not self.answer.head_request:
+            self.respond_body(parts, count)
+        if self.fd >= 0:
+            self.respond_end()
+
+    cdef void respond_body(self, const iovec *parts, int count) noexcept:
+        cdef size_t size = 0, waiting
+        cdef int i, failed
+        if self.fd < 0:
+            return
+        for i in range(count):
+            size += parts[i].iov_len
+        if size == 0:
+            return
+        if size < GATHERED:
+            failed = answer_body(&self.answer, &self.out, parts, count, size)
+        else:
+            failed = answer_piece_begin(&self.answer, &self.out, size)
+            waiting = self.pending() + size
+            failed |= self.push_parts(parts, count) == IO_ERROR
+            if self.pending() < waiting:
+                self.send_deadline = 0
+            failed |= answer_piece_end(&self.answer, &self.out)
+        if failed:
+            self.close_now()
+            return
+        self.poller.mark(self)
+
+    cdef Py_ssize_t respond_through(self, Stream source, size_t size) noexcept:
+        cdef Py_ssize_t n
+        if self.fd < 0 or self.answer.chunking or self.tls is not None or self.pending():
+            return PASS_NOT
+        n = pass_through(source, self, size)
+        if n == PASS_LOST:
+            self.close_now()                      # which tells the exchange
+        elif n > 0:
+            self.send_deadline = 0
+            self.poller.mark(self)
+        return n
+
+    cdef void respond_upgrade(self, Scan *scan) noexcept:
+        answer_upgrade(&self.answer, &self.out, scan)
+        self.move(H1_RAW)
+        self.poller.mark(self)                    # which also takes up what came early
+
+    cdef void respond_trailers(self, Scan *scan) noexcept:
+        if self.answer.chunking and append_trailers(&self.answer.trailers, scan) < 0:
+            self.close_now()
+
+    cdef void respond_end(self) noexcept:
+        cdef Exchange exchange = self.exchange
+        self.intake.busy -= exchange is not None
+        self.exchange = None
+        self.answer.head_request = False
+        if self.fd < 0:
+            return
+        if self.answer.chunking:
+            answer_last_chunk(&self.answer, &self.out)
+        self.check_drain()
+        if not self.answer.keep:
+            self.move(H1_LAST)
+        elif exchange is None or exchange.request_complete or not self.parser.reading_body:
+            self.move(H1_IDLE)
+        else:
+            # Nobody takes the rest of the body; a close that was not announced could be taken for a lost request.
+            self.move(H1_SKIP)
+            self.reader.skip_left = exchange.route.max_body - min(exchange.bytes_in, exchange.route.max_body)
+            self.begin_pace()
+        self.poller.mark(self)                    # which also takes up the next request
+
+    cdef void abort(self) noexcept:
+        self.intake.busy -= self.exchange is not None
+        self.exchange = None
+        if self.fd < 0:
+            return
+        # What has come of the answer goes out before the end that shows it to be cut (`finish`).
+        self.answer.keep = False
+        self.closer.cut = True
+        self.move(H1_LAST)
+        self.cut_short()
+        self.poller.mark(self)
 
     # The end of a batch: send, then go on with what waits.
 
@@ -307,7 +595,7 @@ cdef class HttpConnection(ReceivingConnection):
             return
         if waiting:
             # A reset would throw away what the kernel still holds back.
-            left = self.push_last() if self.closing and not self.cut and self.over() else self.push()
+            left = self.push_last() if self.state >= H1_LAST and not self.closer.cut and self.over() else self.push()
             if left == IO_ERROR:
                 self.close_now()
                 return
@@ -317,32 +605,102 @@ cdef class HttpConnection(ReceivingConnection):
             exchange.client_drained()             # no event will tell of what went out at once
             if self.fd < 0:
                 return
-        if self.closing:
-            if self.lingering:
-                if self.unread and not self.deferred:
+        if self.state >= H1_LAST:
+            if self.state == H1_LINGER:
+                if self.reader.unread and not self.deferred:
                     self.read_loop()
             elif not left:
                 self.finish()
         elif self.takes_input():
-            if not self.deferred and tg_buffer_size(&self.inbox) and (
-                    self.exchange is not None or not self.head_started):
+            if not self.deferred and tg_buffer_size(&self.reader.inbox) and (
+                    self.state != H1_HEAD and self.state != H1_SNIFF):
                 self.process(NULL, 0)
-            if self.fd >= 0 and self.unread and not self.deferred:
+            if self.fd >= 0 and self.reader.unread and not self.deferred:
                 self.read_loop()
-        if self.last_look and self.fd >= 0:
-            self.last_look = False
-            if self.skipping:
-                self.closing = True
+        if self.closer.last_look and self.fd >= 0:
+            self.closer.last_look = False
+            if self.state == H1_SKIP:
+                self.move(H1_LAST)
                 self.poller.mark(self)
-            elif self.exchange is None and not self.head_started and not self.closing and not self.pending():
+            elif (self.state == H1_IDLE or self.state == H1_NEW) and not self.pending():
                 self.close_now()
         self.go_on()
+
+    # The end.
+
+    cdef bint over(self) noexcept:
+        """Whether the connection may be closed as soon as the last answer is with the kernel.
+
+        A client that said `close` sends no more (RFC 9112 section 9.6). Some do, and unread bytes would make the
+        close a reset, which takes the answer with it."""
+        cdef Py_ssize_t n
+        if self.reader.unread or self.reader.hangup:
+            return not self.reader.unread
+        if not self.closer.last_request or self.parser.reading_body or tg_buffer_size(&self.reader.inbox):
+            return False
+        if not self.closer.looked:
+            n = self.receive(self.poller.scratch, self.poller.scratch_size)
+            if n > 0:
+                self.closer.last_request = False
+                return False
+            self.closer.looked = True
+        return True
+
+    cdef int push_last(self) noexcept:
+        """As `push`, where the connection is `over`: the kernel waits with the last bytes for the close, and sends one
+        segment with the FIN instead of two."""
+        cdef ssize_t n
+        cdef int left
+        if self.tls is None:
+            n = send(self.fd, tg_buffer_head(&self.out), tg_buffer_size(&self.out),
+                     MSG_MORE | MSG_NOSIGNAL | MSG_DONTWAIT)
+            if n > 0:
+                tg_buffer_consume(&self.out, <size_t>n)
+        left = self.push()                        # what is left, and what was wrong
+        self.closer.looked = left == 0
+        return left
+
+    cdef void finish(self) noexcept:
+        """The last answer is with the kernel. Closing with unread bytes, or before some come, would reset the
+        connection and take the answer with it: shut our side, read theirs away."""
+        if self.closer.cut and self.answer.until_close:
+            self.reset_on_close()                 # its end is the connection's, so that must be no good one
+            self.close_now()
+            return
+        if self.over():
+            self.close_now()
+            return
+        self.move(H1_LINGER)
+        self.reader.unread = True
+        tg_buffer_free(&self.reader.inbox)
+        self.shutdown_write()
+        self.closer.linger_end = self.poller.now + LINGER_NS
+        self.read_away()
+        self.read_loop()
+
+    cdef void read_away(self) noexcept:
+        """More has come meanwhile, and is forgotten."""
+        self.poller.arm(self, min(self.closer.linger_end, self.poller.now + LINGER_SILENCE_NS))
+
+    cdef void close_now(self) noexcept:
+        """The connection is over, and an exchange that is under way loses its client."""
+        cdef Exchange exchange = self.exchange
+        if self.fd < 0:
+            return
+        self.move(H1_CLOSED)
+        self.exchange = None
+        drop_own(self)
+        self.poller.remove(self)
+        (<set>self.listener.connections).discard(self)
+        self.listener.closed_one(self.ip, self.ip_length)
+        if exchange is not None:
+            self.intake.busy -= 1
+            exchange.client_gone()
 
     # Timeouts.
 
     cdef bint watch(self) noexcept:
-        if not self.lingering and not self.raw and self.exchange is not None and self.exchange.request_complete \
-                and not self.pending():
+        if self.state == H1_EXCHANGE and self.exchange.request_complete and not self.pending():
             self.poller.arm(self, self.poller.now)    # most answers are there before on_timer looks after the client
             return False
         if self.poller.observe(self) == 0:
@@ -353,7 +711,7 @@ cdef class HttpConnection(ReceivingConnection):
     cdef void set_timer(self) noexcept:
         if self.unwatched and not self.watch():
             return
-        if self.lingering:
+        if self.state == H1_LINGER:
             return
         if self.tls is not None and self.tls.handshaking:
             self.poller.arm(self, self.tls.deadline)
@@ -364,15 +722,13 @@ cdef class HttpConnection(ReceivingConnection):
             self.poller.arm(self, self.send_deadline)
             return
         self.send_deadline = 0
-        if self.exchange is not None:
-            if self.raw or self.exchange.request_complete or not self.exchange.wants_body:
-                self.poller.disarm(self)
-            else:
-                self.poller.arm(self, min(self.poller.now + self.listener.body_timeout, self.body_deadline))
-        elif self.skipping:
-            self.poller.arm(self, min(self.poller.now + self.listener.body_timeout, self.body_deadline))
-        elif self.head_started:
-            self.poller.arm(self, self.head_deadline)
+        if self.state == H1_RAW or self.state == H1_EXCHANGE and (
+                self.exchange.request_complete or not self.exchange.wants_body):
+            self.poller.disarm(self)
+        elif self.state == H1_EXCHANGE or self.state == H1_SKIP:
+            self.poller.arm(self, min(self.poller.now + self.listener.body_timeout, self.reader.body_deadline))
+        elif self.state == H1_HEAD or self.state == H1_SNIFF:
+            self.poller.arm(self, self.reader.head_deadline)
         else:
             self.poller.arm(self, self.poller.now + self.listener.idle_timeout)
 
@@ -384,12 +740,30 @@ cdef class HttpConnection(ReceivingConnection):
             return
         if self.tls is not None and self.tls.handshaking:
             tg_add(&self.listener.series[TG_S_TLS_FAILED], 1)
-        if self.lingering or self.pending() or (self.exchange is None and not self.head_started):
+        if self.pending():
             self.close_now()
-        elif self.exchange is None:
-            self.head_started = False
-            tg_buffer_free(&self.inbox)
+        elif exchange is not None:
+            exchange.fail(408, b"slow-body", "the request's body did not come in time")
+        elif self.state == H1_HEAD or self.state == H1_SNIFF:
+            tg_buffer_free(&self.reader.inbox)
             worker_scan().head = False            # what it holds is another's
             self.refuse(408, b"the request did not come in time")
         else:
-            exchange.fail(408, b"slow-body", "the request's body did not come in time")
+            self.close_now()
+
+    # From Python.
+
+    def close_if_idle(self):
+        """Close unless an exchange or an answer is under way; a request that has come by now is still answered."""
+        if self.exchange is None and not self.pending() and self.fd >= 0:
+            self.reader.unread = True
+            self.closer.last_look = True
+            self.poller.mark(self)
+
+    def finishing(self):
+        """Whether there is work left although no exchange is under way: an answer to send, or a last look."""
+        return self.fd >= 0 and self.exchange is None and (self.pending() > 0 or self.closer.last_look)
+
+    def close(self):
+        """Close at once; an exchange in progress is cancelled."""
+        self.close_now()

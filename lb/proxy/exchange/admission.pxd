@@ -1,7 +1,8 @@
 """From a request's head to its exchange: the route is found, and the exchange that suits its pool is made."""
 
 from lb.http.head cimport Scan
-from lb.proxy.client.client cimport Client, Occupancy
+from lb.net.poller cimport Poller
+from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.inference_body cimport InferContext
@@ -10,8 +11,11 @@ from lb.proxy.routing.route cimport Route
 from lb.upstream.pool cimport Pool
 
 
-cdef class Intake(Occupancy):
-    """Where the exchanges of a worker's connections come from."""
+cdef class Intake:
+    """Where the exchanges of a worker's connections come from: what all these connections share."""
+    cdef Poller poller
+    cdef bint draining                # no more exchanges are wanted
+    cdef Py_ssize_t busy              # exchanges in flight
     cdef InferContext context
     cdef Overload overload
 

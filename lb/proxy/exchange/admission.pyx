@@ -12,7 +12,7 @@ from lb.shared.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
 from lb.proxy.routing.actions cimport admit as apply_actions
 from lb.proxy.routing.headers.aliases cimport hide_aliases
 from lb.proxy.routing.answer cimport give_answer, give_preflight
-from lb.proxy.client.client cimport Client, Occupancy
+from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.cors cimport preflight_method
 from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
@@ -43,7 +43,7 @@ cdef enum:
     AGENT_KEPT = 128
 
 
-cdef class Intake(Occupancy):
+cdef class Intake:
     """`context` is what exchanges with pools of the Open Inference Protocol share."""
 
     def __init__(self, Poller poller, InferContext context not None, Overload overload):

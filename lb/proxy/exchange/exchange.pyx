@@ -67,7 +67,7 @@ from lb.upstream.load.load_report cimport take_report
 from lb.upstream.load.outlier cimport VERDICT_NONE, is_fault, verdict_of, verdict_of_grpc
 from lb.upstream.pool cimport HEAD_START, KEY_COOKIE, KEY_HEADER, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
-    BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, Q_WAITS, TAKEN_FULL, TAKEN_NOBODY, Waiter,
+    BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter, stand_in_line,
 )
 from lb.upstream.affinity.sequences cimport (
     SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, Sequences, where,
@@ -282,27 +282,14 @@ cdef class Exchange(Waiter):
         """An endpoint by the pool's policy, not the one that just failed; in line when none has room."""
         cdef uint64_t now = self.client.poller.now
         cdef int found
-        cdef int verdict = Q_NOBODY
         if self.pool.newer is not None:
             follow(self)
         found = self.find_endpoint(self.new_choice(now))
-        if found == TAKEN_FULL:
-            verdict = Q_FULL
-            if self.pool.queue is not None:
-                verdict = self.pool.queue.join(self, self.route.priority, self.due(), now)
-            if verdict != Q_WAITS and self.last_endpoint >= 0:
-                self.settle()                 # where it has failed rather than nowhere
-                found = self.find_endpoint(self.new_choice(now))
+        if found < 0:
+            found = stand_in_line(self.pool.queue, self, found, self.route.priority, self.due(),
+                                  self.last_endpoint >= 0, now)
         if found >= 0:
             self.picked(found)
-            return
-        if verdict != Q_WAITS:
-            if self.pool.queue is not None:
-                self.pool.queue.count_refused(verdict)
-            refuse_exchange(self, verdict)
-            return
-        self.move(X_QUEUED)
-        self.client.poller.arm(self, min(self.due(), self.pool.queue.patience_of(self)))
 
     cdef int price(self, uint64_t now) noexcept:
         """By what is announced or has come of its body, unless its source knows better; without a batch it is one of
@@ -372,6 +359,13 @@ cdef class Exchange(Waiter):
         if blocked:
             choice.block(blocked)
         return self.find_endpoint(choice)
+
+    cdef int take_endpoint_now(self, uint64_t now) noexcept:
+        return self.find_endpoint(self.new_choice(now))
+
+    cdef void queued(self, uint64_t until) noexcept:
+        self.move(X_QUEUED)
+        self.client.poller.arm(self, until)
 
     cdef void admitted(self, int endpoint) noexcept:
         self.client.poller.arm(self, self.expires)

@@ -33,7 +33,7 @@ from lb.upstream.attempt cimport (
 )
 from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
 from lb.upstream.pool cimport KEY_NONE, Pool
-from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_WAITS, TAKEN_FULL, Waiter
+from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Waiter, stand_in_line
 from lb.upstream.excluded cimport acquire_untried
 
 
@@ -136,35 +136,25 @@ cdef class Tunnel(Waiter):
         """Choose an endpoint and connect; wait for one when none has room."""
         cdef uint64_t now = monotonic_ns()
         cdef int found
-        cdef int verdict = Q_NOBODY
         if self.pool.newer is not None:
             self.follow()
-        found = acquire_untried(self.pool, self.pool.new_choice(now, self.key), self.last, &self.tried)
+        found = self.take_endpoint_now(now)
+        if found < 0:
+            found = stand_in_line(self.pool.queue, self, found, NORMAL, NEVER, self.last >= 0, now)
         if found >= 0:
             self.open(found)
-            return
-        if found == TAKEN_FULL:
-            verdict = Q_FULL
-            if self.pool.queue is not None:
-                verdict = self.pool.queue.join(self, NORMAL, NEVER, now)
-            if verdict != Q_WAITS and self.last >= 0:
-                self.settle()                 # where it has failed rather than nowhere
-                found = self.pool.acquire(self.pool.new_choice(now, self.key))
-                if found >= 0:
-                    self.open(found)
-                    return
-        if verdict == Q_WAITS:
-            self.home.poller.arm(self, self.pool.queue.patience_of(self))
-        else:
-            if self.pool.queue is not None:
-                self.pool.queue.count_refused(verdict)
-            self.turned_away(verdict)
+
+    cdef int take_endpoint_now(self, uint64_t now) noexcept:
+        return acquire_untried(self.pool, self.pool.new_choice(now, self.key), self.last, &self.tried)
 
     cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
         cdef Choice choice = self.pool.new_choice(now, self.key)
         choice.turn = True
         choice.block(blocked)
         return acquire_untried(self.pool, choice, self.last, &self.tried)
+
+    cdef void queued(self, uint64_t until) noexcept:
+        self.home.poller.arm(self, until)
 
     cdef void admitted(self, int endpoint) noexcept:
         self.home.poller.disarm(self)
