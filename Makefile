@@ -16,7 +16,7 @@ TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 
-SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) setup.py
+SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
 .PHONY: run runtime test lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
@@ -35,7 +35,7 @@ help:
 	@echo "make fuzz    every fuzz target, and HTTP/1.1 through the gate at random, for FUZZ_SECONDS each (default 300)"
 	@echo "make fuzz-corpus         write the corpora's made inputs anew"
 	@echo "make proto   regenerate lb/wire from proto/"
-	@echo "make docs    regenerate the configuration reference and its JSON Schema"
+	@echo "make docs    regenerate the configuration reference, its JSON Schema, and the list of metrics"
 	@echo "make clean   remove everything that was built"
 
 # Installs what is missing of $(2); without root it names the packages and stops, or goes on if $(3) is `optional`.
@@ -165,9 +165,11 @@ proto: build
 
 docs: build
 	$(BIN)/python -m lb.config.reference
+	$(BIN)/python -m lb.telemetry.reference
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)
 	find lb bench -name '*.so' -delete
 	find lb bench -name '*.c' -delete
+	rm -f lb/shared/segment_words.pxd
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -8,6 +8,8 @@ modules name are read once. A module is built again only where something it is m
 they cimport, the headers, the flags, the compiler, Cython or Python. A key over all of these is kept in `build/keys`; a
 wheel takes the modules that stand in the tree with that key.
 
+The constants of the counter series, `lb/shared/segment_words.pxd`, are written first, from `lb/shared/words.py`.
+
 What Cython's modules have in common (memory views, calls, imports) is compiled once, in `lb.shared.cython_shared`.
 
 TIDEGATE_CFLAGS and TIDEGATE_LDFLAGS are added to the flags, TIDEGATE_JOBS is the number of compilers that run at a time
@@ -28,6 +30,7 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 from setuptools import Extension, setup
@@ -102,6 +105,7 @@ SHARED = "lb.shared.cython_shared"
 # 99 modules when this was written. Those that save most come first.
 READ_ONCE = ("lb.proxy.exchange.exchange", "lb.upstream.pool", "lb.net.stream")
 KEYS = ROOT / "build" / "keys"
+WORDS, WORDS_DECLARED = ROOT / "lb" / "core" / "words.py", ROOT / "lb" / "core" / "segment_words.pxd"
 SILENCE = 5  # seconds without a line, where lines cannot be overwritten
 CIMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?:cython\.cimports\.)?([\w.]+)[ \t]+)?(?:cimport|import)[ \t]+(\([^)]*\)|[^(#\n]*)",
@@ -129,6 +133,13 @@ def pkg_config(library: str) -> dict[str, list[str]]:
         return [word[2:] for word in dict.fromkeys(words) if word.startswith(option)]
 
     return {"include_dirs": named("-I"), "library_dirs": named("-L"), "libraries": named("-l")}
+
+
+def declare_words() -> None:
+    """Writes what the compiled side counts by, where the table has changed."""
+    text = run_path(str(WORDS), run_name="words")["declarations"]()
+    if not WORDS_DECLARED.exists() or WORDS_DECLARED.read_text() != text:
+        WORDS_DECLARED.write_text(text)
 
 
 def sources() -> list[Path]:
@@ -183,6 +194,7 @@ def extensions() -> list[Extension]:
         return []
     if shutil.which(os.environ.get("CC", "gcc").split()[0]) is None and shutil.which("cc") is None:
         stop("a C compiler is missing; install it with: apt-get install gcc")
+    declare_words()
     only = os.environ.get("TIDEGATE_ONLY", "").split()
     found = [e for e in map(extension, sources()) if not only or e.name in only]
     return [e for e in found if is_product(e.name)] if os.environ.get("TIDEGATE_RUN_ONLY") else found

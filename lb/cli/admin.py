@@ -37,9 +37,10 @@ class AdminClient:
         self.address = address
         self._token = token
 
-    def status(self) -> dict[str, Any]:
-        """Raises AdminError."""
-        code, body = self._ask("GET", "/api/v1/status", _STATUS_TIMEOUT)
+    def status(self, counters: bool = False) -> dict[str, Any]:
+        """The status document; most of it are the counters of all series, if they are asked for. Raises AdminError."""
+        query = "" if counters else "?counters=no"
+        code, body = self._ask("GET", f"/api/v1/status{query}", _STATUS_TIMEOUT)
         if code != 200:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body

@@ -146,7 +146,7 @@ def status(
     from lb.cli.admin import client
     from lb.cli.status import show
 
-    show(client(config, admin, token_file).status(), as_json)
+    show(client(config, admin, token_file).status(counters=as_json), as_json)
 
 
 @app.command()

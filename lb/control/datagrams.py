@@ -14,8 +14,6 @@ from typing import Protocol
 
 from lb.config.address import HostPort
 from lb.config.plan.plan import Plan
-from lb.shared.segment import Segment
-from lb.telemetry.datagrams import DatagramSeries, DatagramTotals
 
 # What the socket module does not name (Linux): asm-generic/socket.h, linux/in.h, linux/sock_diag.h.
 _SO_MEMINFO = 55
@@ -99,15 +97,7 @@ def kernel_drops(sockets: Sequence[socket.socket]) -> int:
     return sum(_MEMINFO.unpack(s.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1] for s in sockets)
 
 
-def datagram_totals(plan: Plan, segment: Segment, sockets: _Sockets) -> DatagramTotals:
-    """What the counters of `plan` say now."""
-
-    def read(index: int) -> DatagramSeries:
-        return DatagramSeries.of(segment.series_total(index))
-
-    listeners = [listener for listener in plan.listeners if listener.udp is not None]
-    return DatagramTotals(
-        listeners={x.name: read(x.udp.series) for x in listeners if x.udp is not None},
-        endpoints={(p.name, e.address): read(e.datagrams) for p in plan.pools for e in p.endpoints if e.datagrams >= 0},
-        kernel_drops={x.name: kernel_drops(sockets[x.name].sockets) for x in listeners if x.name in sockets},
-    )
+def drops_by_listener(plan: Plan, sockets: _Sockets) -> dict[str, int]:
+    """The datagrams that found the buffers of a listener's sockets full."""
+    udp = (x.name for x in plan.listeners if x.udp is not None and x.name in sockets)
+    return {name: kernel_drops(sockets[name].sockets) for name in udp}

@@ -30,6 +30,7 @@ from lb.errors import TidegateError
 from lb.health.check import Models
 from lb.health.monitor import Target
 from lb.shared.affinity_table import Pins
+from lb.shared.words import QUEUE
 from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.master")
@@ -168,8 +169,7 @@ class Publisher:
         """Requests that wait for an endpoint of a pool, over all workers."""
         for plan in self.plan.pools if self.plan is not None else ():
             if plan.name == pool and plan.queue is not None:
-                series = Series.of(self._parts.segment.series_total(plan.queue.series))
-                return max(0, series.started - series.finished)
+                return Series(QUEUE, self._parts.segment.series_total(plan.queue.series)).running
         return 0
 
     def sweep(self) -> None:

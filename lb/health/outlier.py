@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from lb.config.schema.pools.outlier import OutlierConfig
-from lb.telemetry.series import BOUNDS_US
+from lb.shared.words import BOUNDS_US
 
 WELL, EJECTED, PROBATION = 0, 1, 2  # enum tg_standing
 # enum tg_ejection
@@ -31,7 +31,7 @@ SUCCESS_RATE, FAILURE_PERCENTAGE, LATENCY = 4, 5, 6
 @dataclass(frozen=True, slots=True)
 class Volume:
     """The answers of an endpoint: counters that only grow, or what was added to them in an interval. `buckets` counts
-    latencies, by the bounds of lb.telemetry.series."""
+    latencies, by the bounds of lb.shared.words."""
 
     good: int = 0
     faults: int = 0

@@ -46,35 +46,6 @@ static inline int tg_failure_of(int error) {
     }
 }
 
-/* Words of the series that count datagrams, of a udp listener and of each endpoint of a udp pool. Series are made for
- * exchanges (segment.h); this is what their words mean here. Sessions stand where segment.h has exchanges, so that a
- * dead worker's are closed by the same hand. Names: lb/telemetry/datagrams.py. */
-enum tg_udp_word {
-    TG_U_IN = 0,             /* datagrams from the client (listener), from the endpoint (endpoint) */
-    TG_U_OUT,                /* datagrams to it */
-    TG_U_BYTES_IN,
-    TG_U_BYTES_OUT,
-    TG_U_READS,              /* system calls that brought datagrams */
-    TG_U_WRITES,             /* system calls that took some */
-    TG_U_STARTED = 6,        /* TG_S_STARTED: sessions */
-    TG_U_FINISHED = 7,       /* TG_S_FINISHED */
-    TG_U_DROP_SESSIONS = 8,  /* datagrams dropped: a new session would be one too many */
-    TG_U_DROP_SOURCE,        /* one too many of this client's address */
-    TG_U_DROP_SIZE,          /* longer than max_datagram */
-    TG_U_DROP_NO_ENDPOINT,   /* no endpoint takes sessions */
-    TG_U_DROP_UNREACHABLE,   /* the endpoint is not there */
-    TG_U_DROP_RESOURCES,     /* out of descriptors, ports or memory */
-    TG_U_DROP_ENDPOINT_FULL, /* the send buffer towards the endpoint is full */
-    TG_U_DROP_CLIENT_FULL,   /* the send buffer towards the clients is full */
-    TG_U_DROP_DRAINING,      /* no new sessions: the daemon stops */
-    TG_U_DROP_ERROR,         /* refused by the kernel, or from no usable address */
-    TG_U_ENDED_IDLE = 18,    /* sessions that ended: silent for too long */
-    TG_U_ENDED_ANSWERED,     /* all answers that were expected are there */
-    TG_U_ENDED_REFUSED,      /* the endpoint is not there */
-    TG_U_ENDED_DOWN,         /* the endpoint was found down */
-    TG_U_ENDED_CLOSED,       /* the listener went away */
-};
-
 /* Who speaks with whom: what a session is found by. No padding, so that it can be compared and hashed as bytes. */
 typedef struct {
     unsigned char address[16]; /* the client's; IPv4 in the first four bytes */

@@ -3,6 +3,14 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 
+from lb.shared.segment_words cimport (
+    DATAGRAM_ENDED_ANSWERED, DATAGRAM_ENDED_CLOSED, DATAGRAM_ENDED_DOWN, DATAGRAM_ENDED_IDLE, DATAGRAM_ENDED_REFUSED,
+    DATAGRAM_READS, DATAGRAM_RECEIVED, DATAGRAM_RECEIVED_BYTES, DATAGRAM_SENT, DATAGRAM_SENT_BYTES, DATAGRAM_WRITES,
+    SERIES_FINISHED, SERIES_STARTED, UDP_LISTENER_DROPPED_CLIENT_FULL, UDP_LISTENER_DROPPED_DRAINING,
+    UDP_LISTENER_DROPPED_ENDPOINT_FULL, UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_NO_ENDPOINT,
+    UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_SESSIONS, UDP_LISTENER_DROPPED_SIZE,
+    UDP_LISTENER_DROPPED_SOURCE, UDP_LISTENER_DROPPED_UNREACHABLE,
+)
 cdef extern from "<sys/socket.h>" nogil:
     enum:
         MSG_TRUNC
@@ -23,31 +31,6 @@ cdef extern from "datagram.h" nogil:
         TG_FAIL_FULL
         TG_FAIL_PEER
         TG_FAIL_OTHER
-    # enum tg_udp_word; nameless here because Cython does not index by a named enum
-    enum:
-        TG_U_IN
-        TG_U_OUT
-        TG_U_BYTES_IN
-        TG_U_BYTES_OUT
-        TG_U_READS
-        TG_U_WRITES
-        TG_U_STARTED
-        TG_U_FINISHED
-        TG_U_DROP_SESSIONS
-        TG_U_DROP_SOURCE
-        TG_U_DROP_SIZE
-        TG_U_DROP_NO_ENDPOINT
-        TG_U_DROP_UNREACHABLE
-        TG_U_DROP_RESOURCES
-        TG_U_DROP_ENDPOINT_FULL
-        TG_U_DROP_CLIENT_FULL
-        TG_U_DROP_DRAINING
-        TG_U_DROP_ERROR
-        TG_U_ENDED_IDLE
-        TG_U_ENDED_ANSWERED
-        TG_U_ENDED_REFUSED
-        TG_U_ENDED_DOWN
-        TG_U_ENDED_CLOSED
     ctypedef struct tg_flow_key:
         unsigned char address[16]
         unsigned char local[16]

@@ -22,7 +22,8 @@ from lb.http.head cimport (
 from lb.http.head_text cimport append_chunk_size, append_fields, append_text, append_trailers
 from lb.http.methods cimport method_text
 from lb.net.reuse cimport tg_reuse
-from lb.shared.segment cimport TG_S_RESPONSE_ERRORS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.net.splice cimport PASS_LOST, PASS_NOT, pass_through
 from lb.net.stream cimport IO_ERROR, iovec
 from lb.proxy.client.client cimport Client
@@ -371,7 +372,7 @@ cdef class Http1Attempt(Http1Call):
     cdef void lost(self, int kind) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
         if exchange.state >= X_ANSWERING:
-            tg_add(&self.pool.series[self.endpoint][TG_S_RESPONSE_ERRORS], 1)
+            tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
             exchange.fail(502, b"upstream-reset", "")
         elif exchange.attempt_failed(self, kind):
             return

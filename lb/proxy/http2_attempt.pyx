@@ -24,7 +24,8 @@ from lb.http.http2.head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.http.methods cimport method_text
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
 from lb.net.reuse cimport tg_reuse
-from lb.shared.segment cimport TG_S_RESPONSE_ERRORS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.net.stream cimport iovec
 from lb.inference.sequence cimport infers
 from lb.proxy.client.client cimport Client
@@ -274,7 +275,7 @@ cdef class Http2Attempt(Http2Call):
         elif kind == 0:
             exchange.end()
         elif exchange.state == X_ANSWERING:
-            tg_add(&self.pool.series[self.endpoint][TG_S_RESPONSE_ERRORS], 1)
+            tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
             exchange.fail(502, b"upstream-reset", "the endpoint ended the stream within its answer")
         elif kind == FAIL_TIMEOUT and self is exchange.attempt:
             exchange.on_timer()               # the exchange's deadline, met while the call waited for a stream

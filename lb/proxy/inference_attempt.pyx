@@ -6,7 +6,8 @@ A retry is this attempt, launched again; a hedge is another with the same messag
 cimport cython
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
-from lb.shared.segment cimport TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS, ROUTE_TIMEOUTS
 from lb.inference.response cimport InferResponse
 from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_try, may_leave, verdict_by_status
@@ -131,7 +132,7 @@ cdef class InferenceAttempt(GrpcCall):
             return
         release_followers(self.body(exchange), GRPC_UNAVAILABLE, "")
         if kind == FAIL_TIMEOUT:
-            tg_add(&exchange.route.series[TG_S_TIMEOUTS], 1)
+            tg_add(&exchange.route.series[ROUTE_TIMEOUTS], 1)
             exchange.fail(504, b"timeout", "the model server did not answer in time")
         elif kind == FAIL_CONNECT:
             exchange.fail(502, b"connect", "could not connect to a model server")
@@ -170,7 +171,7 @@ cdef class InferenceAttempt(GrpcCall):
                 return
             response = rendered(body, exchange, tg_buffer_head(&self.reply), tg_buffer_size(&self.reply))
             if response is None:              # nothing to keep, and nothing for those who wait
-                tg_add(&self.pool.series[self.endpoint][TG_S_RESPONSE_ERRORS], 1)
+                tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
                 return
             if body.digest is not None:
                 store(body, exchange, &self.reply)

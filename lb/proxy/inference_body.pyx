@@ -28,7 +28,8 @@ from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_text
 from lb.net.poller cimport Poller
 from lb.http.grpc.protobuf cimport span
-from lb.shared.segment cimport TG_S_CACHE_STORED, Segment, tg_add
+from lb.shared.segment cimport Segment, tg_add
+from lb.shared.segment_words cimport ROUTE_CACHE_STORED
 from lb.net.stream cimport Address, iovec
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport parse_http
@@ -412,7 +413,7 @@ cdef void store(InferenceBody body, Exchange exchange, const tg_buffer *reply) n
         return
     if body.context.cache.put(<const unsigned char *><const char *>body.digest, tg_buffer_head(stored),
                               tg_buffer_size(stored), exchange.client.poller.now, exchange.route.cache_ttl) == 1:
-        tg_add(&exchange.route.series[TG_S_CACHE_STORED], 1)
+        tg_add(&exchange.route.series[ROUTE_CACHE_STORED], 1)
         body.stored = True
 
 

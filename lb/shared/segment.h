@@ -6,7 +6,8 @@
  *   in-flight   one column per worker, so that a dead worker's column can be cleared and nothing leaks; one more, the
  *               master's, for what dead workers had until the endpoints must have noticed
  *   outstanding columns as those of in-flight: what the requests there cost, in pools that weigh them (lb/upstream/load/cost)
- *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time
+ *   series      one stripe per worker, plain counters with a single writer, summed by the master at scrape time; their
+ *               words are declared in lb/shared/words.py
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/shared/buckets)
  *   sources     limits per source: sets of networks, written by every worker under a lock of the set, and a column of counts
  *               per worker, so that a dead worker's column can be cleared (lb/shared/source_counts)
@@ -22,7 +23,7 @@
 #include <stdint.h>
 
 #define TG_MAGIC 0x3165746167646954ull /* "Tidgate1" */
-#define TG_LAYOUT_VERSION 9u
+#define TG_LAYOUT_VERSION 10u
 #define TG_MAX_WORKERS 128u
 #define TG_CACHE_LINE 64u
 #define TG_PAGE 4096u
@@ -44,8 +45,8 @@ typedef struct {
     uint64_t size; /* of the whole segment */
     unsigned char cache_secret[32]; /* keys the digest of cached requests; random per segment */
     uint64_t buckets_offset;
-    uint32_t bucket_sets;             /* a power of two */
-    uint32_t reserved;
+    uint32_t bucket_sets;            /* a power of two */
+    uint32_t series_digest;          /* of the words that a series has: SERIES_DIGEST of segment_words.pxd */
     unsigned char bucket_secret[16]; /* keys the hash that places a bucket: nobody outside can aim at another's set */
     uint64_t pins_offset;
     uint32_t pin_sets;     /* a power of two */
@@ -154,9 +155,6 @@ typedef struct {
     _Atomic uint64_t lost;    /* sequences whose endpoint was gone when they went on */
 } tg_pin_head;
 
-#define TG_QUEUE_FIRSTS 8u
-#define TG_QUEUE_MARKS 6u
-
 /* What an average request of its pool costs, as an integer; and the most that one request may, and one worker's requests
  * at one endpoint: so that the sum over all workers and those who died cannot overflow. */
 #define TG_COST_SHIFT 8u
@@ -201,109 +199,6 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* anything was ever counted */
     _Atomic uint64_t crowded;           /* connections that were counted by their worker alone: no place, or no lock */
 } tg_source_head;
-
-/* Words of a series (a route or an endpoint). Counters only grow; every word has one writer, the stripe's worker. */
-enum tg_series_word {
-    TG_S_CODE_1XX = 0,
-    TG_S_CODE_2XX,
-    TG_S_CODE_3XX,
-    TG_S_CODE_4XX,
-    TG_S_CODE_5XX,
-    TG_S_CODE_OTHER,   /* no answer was sent: the client left, or a TCP session */
-    TG_S_STARTED,      /* exchanges (or TCP sessions) begun; in flight = started - finished */
-    TG_S_FINISHED,
-    TG_S_BYTES_IN,     /* from the client (route) or from the endpoint (endpoint) */
-    TG_S_BYTES_OUT,
-    TG_S_RETRIES,
-    TG_S_CONNECT_ERRORS,
-    TG_S_RESPONSE_ERRORS, /* reset, garbage, closed mid-answer */
-    TG_S_TIMEOUTS,
-    TG_S_REJECTED,        /* refused by us: no endpoint, limits */
-    TG_S_CACHE_HIT,
-    TG_S_CACHE_MISS,
-    TG_S_CACHE_STORED,
-    TG_S_CACHE_COLLAPSED,
-    TG_S_CACHE_BYPASS,
-    TG_S_CONNECTIONS,     /* opened */
-    TG_S_DURATION_SUM_NS,
-    /* A listener has no cache: these words of its series count TLS handshakes, connections that became HTTP/2, and those
-     * of them that were ended for a flood of frames. */
-    TG_S_TLS_FULL = TG_S_CACHE_HIT,
-    TG_S_TLS_RESUMED = TG_S_CACHE_MISS,
-    TG_S_TLS_FAILED = TG_S_CACHE_STORED,
-    TG_S_HTTP2 = TG_S_CACHE_COLLAPSED,
-    TG_S_HTTP2_FLOODED = TG_S_CACHE_BYPASS,
-    /* The series of a pool is that of its queue: waiting = started - finished, the time waited is the duration, and these
-     * words are where the worker's first for whom any endpoint will do stands in the order of all workers (a state, not a
-     * counter), those that gave up as they could not be served in time, those that were shed under a standing overload,
-     * and whose client left. Then come TG_QUEUE_FIRSTS states: where the first for each of so many models stands, its low
-     * bits being the model's; 0 behind the last. Other states: the time at which somebody came to this worker while nobody
-     * waited anywhere, and TG_QUEUE_MARKS keys of the worker's line, so that others can tell how many there come before
-     * a request: those at some ranks (UINT64_MAX behind the end), and the last one's. */
-    TG_S_QUEUE_HEAD = TG_S_CACHE_HIT,
-    TG_S_QUEUE_HOPELESS = TG_S_CACHE_MISS,
-    TG_S_QUEUE_SHED = TG_S_CACHE_STORED,
-    TG_S_QUEUE_LEFT = TG_S_CACHE_COLLAPSED,
-    /* A pool that learns sessions has a series for these: requests that the endpoint of their session answered, those
-     * whose session is not known, sessions learned, requests that another endpoint answered, and sessions that their
-     * endpoint ended. */
-    TG_S_SESSION_HIT = TG_S_CACHE_HIT,
-    TG_S_SESSION_UNKNOWN = TG_S_CACHE_MISS,
-    TG_S_SESSION_LEARNED = TG_S_CACHE_STORED,
-    TG_S_SESSION_FALLBACK = TG_S_CACHE_COLLAPSED,
-    TG_S_SESSION_ENDED = TG_S_CACHE_BYPASS,
-    TG_S_QUEUE_FIRSTS = TG_S_DURATION_SUM_NS + 1,
-    TG_S_QUEUE_BUSY = TG_S_QUEUE_FIRSTS + TG_QUEUE_FIRSTS,
-    TG_S_QUEUE_MARKS = TG_S_CODE_1XX,
-    /* An endpoint has no cache either: these words count the answers by which its standing is judged. */
-    TG_S_JUDGED_GOOD = TG_S_CACHE_HIT,
-    TG_S_JUDGED_FAULT = TG_S_CACHE_MISS,
-    /* Of a route: retries that the budget forbade; hedges begun, those whose answer was taken, those that were given up or
-     * failed, and those that the budget forbade. The claims on a budget (lb/proxy/exchange/budget) are states, not counters: one
-     * that is not granted is taken back. */
-    TG_S_RETRIES_REFUSED = TG_S_DURATION_SUM_NS + 1,
-    TG_S_HEDGES,
-    TG_S_HEDGES_WON,
-    TG_S_HEDGES_LOST,
-    TG_S_HEDGES_REFUSED,
-    TG_S_RETRY_CLAIMS,
-    TG_S_HEDGE_CLAIMS,
-    /* An endpoint has no hedges: probes sent to it, and those without an answer in time, without any, and with one that
-     * does not say what is in flight. */
-    TG_S_PROBES = TG_S_HEDGES,
-    TG_S_PROBES_LATE = TG_S_HEDGES_WON,
-    TG_S_PROBES_FAILED = TG_S_HEDGES_LOST,
-    TG_S_PROBES_VOID = TG_S_HEDGES_REFUSED,
-    /* A listener has no retries: requests that no route took (404, 405, 415), and those that could not be understood. */
-    TG_S_UNROUTED = TG_S_RETRIES_REFUSED,
-    TG_S_MALFORMED = TG_S_HEDGES,
-    TG_S_HISTOGRAM = 32,  /* 24 buckets, not cumulative; bounds in tg_bucket_bounds_us */
-    /* Of a route or an endpoint: answers by gRPC status, one word for each of its TG_GRPC_CODES codes; and answers of any
-     * protocol that are the server's fault (HTTP 5xx, or a gRPC status that stands for one). */
-    TG_S_GRPC = 56,
-    TG_S_FAULTS = 73,
-    TG_S_WORDS = 80
-};
-#define TG_BUCKETS 24u
-#define TG_GRPC_CODES 17u /* OK to UNAUTHENTICATED */
-
-/* Upper bounds in microseconds of the first 23 buckets; the last is +Inf. */
-static const uint32_t tg_bucket_bounds_us[TG_BUCKETS - 1] = {
-    100,    250,    500,    1000,   2000,    3000,    5000,    7500,    10000,    15000,    25000,   50000,
-    75000, 100000, 150000, 250000, 500000, 1000000, 2500000, 5000000, 10000000, 30000000, 60000000};
-
-static inline unsigned tg_bucket(uint64_t duration_ns) {
-    uint64_t us = duration_ns / 1000u;
-    unsigned low = 0, high = TG_BUCKETS - 1;
-    while (low < high) {
-        unsigned middle = (low + high) / 2u;
-        if (us <= tg_bucket_bounds_us[middle])
-            high = middle;
-        else
-            low = middle + 1u;
-    }
-    return low;
-}
 
 /* Single-writer counter: a plain add that another process may read at any time. */
 static inline void tg_add(uint64_t *word, uint64_t n) { __atomic_store_n(word, *word + n, __ATOMIC_RELAXED); }

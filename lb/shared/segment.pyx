@@ -21,6 +21,7 @@ from lb.shared.atomics cimport (
 from lb.shared.recent_failures cimport failing_of, turns_of
 from lb.shared.records cimport write_report
 from lb.shared.segment_map cimport SegmentMap
+from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_SIZE, SERIES_STARTED
 
 from lb.errors import TidegateError
 
@@ -221,8 +222,8 @@ cdef class Segment(SegmentMap):
                 lost.append((i, had, cost))
         for i in range(self.header.series_capacity):
             words = self.series_of(worker, i)
-            if words[TG_S_FINISHED] != words[TG_S_STARTED]:
-                tg_store64_relaxed(words + TG_S_FINISHED, words[TG_S_STARTED])
+            if words[SERIES_FINISHED] != words[SERIES_STARTED]:
+                tg_store64_relaxed(words + SERIES_FINISHED, words[SERIES_STARTED])
         self.clear_sources(worker)
         return lost
 
@@ -257,18 +258,18 @@ cdef class Segment(SegmentMap):
             tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> cost)
 
     def series_total(self, index):
-        """The TG_S_WORDS counters of a series (enum tg_series_word), summed over all workers."""
+        """The SERIES_SIZE words of a series (lb.shared.words), summed over all workers."""
         self.check_series(index)
-        cdef uint64_t total[TG_S_WORDS]
+        cdef uint64_t total[SERIES_SIZE]
         cdef uint64_t *words
         cdef uint32_t worker
         cdef int i
         memset(total, 0, sizeof(total))
         for worker in range(self.header.workers):
             words = self.series_of(worker, index)
-            for i in range(TG_S_WORDS):
+            for i in range(SERIES_SIZE):
                 total[i] += tg_load64_relaxed(words + i)
-        return [total[i] for i in range(TG_S_WORDS)]
+        return [total[i] for i in range(SERIES_SIZE)]
 
     def clear_series(self, index):
         """Zero a series in every stripe. Only for a series that no plan in use refers to: the words have one writer."""
@@ -278,7 +279,7 @@ cdef class Segment(SegmentMap):
         cdef int i
         for worker in range(self.header.workers):
             words = self.series_of(worker, index)
-            for i in range(TG_S_WORDS):
+            for i in range(SERIES_SIZE):
                 if words[i]:
                     tg_store64_relaxed(words + i, 0)
 
@@ -287,7 +288,7 @@ cdef class Segment(SegmentMap):
         self.check_series(index)
         if self.worker < 0:
             raise TidegateError("the master has no stripe of series")
-        if not 0 <= word < TG_S_WORDS or amount < 0:
+        if not 0 <= word < SERIES_SIZE or amount < 0:
             raise ValueError(f"no such counter or amount: {word}, {amount}")
         tg_add(self.series(index) + <int> word, amount)
 

@@ -11,8 +11,6 @@ cdef extern from "segment.h" nogil:
     const uint64_t TG_MAGIC
     const uint32_t TG_LAYOUT_VERSION
     enum: TG_MAX_WORKERS
-    enum: TG_BUCKETS
-    enum: TG_GRPC_CODES
     enum: TG_LOAD_RANGES
     enum: TG_COST_SHIFT
     enum: TG_COST_ONE
@@ -20,8 +18,6 @@ cdef extern from "segment.h" nogil:
     enum: TG_COST_COLUMN
     enum: TG_COST_WAYS
     enum: TG_COST_NAME
-    enum: TG_QUEUE_FIRSTS
-    enum: TG_QUEUE_MARKS
     enum tg_health:
         TG_HEALTH_UNKNOWN
         TG_HEALTH_UP
@@ -44,66 +40,6 @@ cdef extern from "segment.h" nogil:
     const uint32_t TG_SHARE_GROUP
     enum: TG_SHARE_GROUP_SHIFT
     const uint32_t TG_SHARE_PANIC
-    # enum tg_series_word; nameless here because Cython does not index by a named enum
-    enum:
-        TG_S_CODE_1XX
-        TG_S_CODE_2XX
-        TG_S_CODE_3XX
-        TG_S_CODE_4XX
-        TG_S_CODE_5XX
-        TG_S_CODE_OTHER
-        TG_S_STARTED
-        TG_S_FINISHED
-        TG_S_BYTES_IN
-        TG_S_BYTES_OUT
-        TG_S_RETRIES
-        TG_S_CONNECT_ERRORS
-        TG_S_RESPONSE_ERRORS
-        TG_S_TIMEOUTS
-        TG_S_REJECTED
-        TG_S_CACHE_HIT
-        TG_S_CACHE_MISS
-        TG_S_CACHE_STORED
-        TG_S_CACHE_COLLAPSED
-        TG_S_CACHE_BYPASS
-        TG_S_CONNECTIONS
-        TG_S_DURATION_SUM_NS
-        TG_S_TLS_FULL
-        TG_S_TLS_RESUMED
-        TG_S_TLS_FAILED
-        TG_S_HTTP2
-        TG_S_HTTP2_FLOODED
-        TG_S_QUEUE_HEAD
-        TG_S_QUEUE_HOPELESS
-        TG_S_QUEUE_SHED
-        TG_S_QUEUE_LEFT
-        TG_S_SESSION_HIT
-        TG_S_SESSION_UNKNOWN
-        TG_S_SESSION_LEARNED
-        TG_S_SESSION_FALLBACK
-        TG_S_SESSION_ENDED
-        TG_S_QUEUE_FIRSTS
-        TG_S_QUEUE_BUSY
-        TG_S_QUEUE_MARKS
-        TG_S_JUDGED_GOOD
-        TG_S_JUDGED_FAULT
-        TG_S_RETRIES_REFUSED
-        TG_S_HEDGES
-        TG_S_HEDGES_WON
-        TG_S_HEDGES_LOST
-        TG_S_HEDGES_REFUSED
-        TG_S_RETRY_CLAIMS
-        TG_S_HEDGE_CLAIMS
-        TG_S_PROBES
-        TG_S_PROBES_LATE
-        TG_S_PROBES_FAILED
-        TG_S_PROBES_VOID
-        TG_S_UNROUTED
-        TG_S_MALFORMED
-        TG_S_HISTOGRAM
-        TG_S_GRPC
-        TG_S_FAULTS
-        TG_S_WORDS
     ctypedef struct tg_header:
         uint64_t magic
         uint32_t version
@@ -121,6 +57,7 @@ cdef extern from "segment.h" nogil:
         unsigned char cache_secret[32]
         uint64_t buckets_offset
         uint32_t bucket_sets
+        uint32_t series_digest
         unsigned char bucket_secret[16]
         uint64_t pins_offset
         uint32_t pin_sets
@@ -202,8 +139,6 @@ cdef extern from "segment.h" nogil:
         uint64_t report_eps
         uint64_t report_updated_ns
         uint64_t report_since_ns
-    const uint32_t tg_bucket_bounds_us[]
-    unsigned tg_bucket(uint64_t duration_ns) noexcept
     void tg_add(uint64_t *word, uint64_t n) noexcept
     uint64_t tg_get(const uint64_t *word) noexcept
 

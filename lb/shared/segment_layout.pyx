@@ -5,6 +5,8 @@ import os
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from lb.shared.segment_words cimport SERIES_DIGEST, SERIES_SIZE
+
 from lb.errors import TidegateError
 
 # Far above any real set of endpoints or series; keeps every size below well inside 64 bits.
@@ -31,7 +33,7 @@ cdef void place(tg_header *header) noexcept nogil:
     header.inflight_stride = pages(endpoints * sizeof(int32_t))
     header.outstanding_offset = header.inflight_offset + (workers + 1) * header.inflight_stride
     header.series_offset = header.outstanding_offset + (workers + 1) * header.inflight_stride
-    header.series_stride = pages(<uint64_t> header.series_capacity * TG_S_WORDS * sizeof(uint64_t))
+    header.series_stride = pages(<uint64_t> header.series_capacity * SERIES_SIZE * sizeof(uint64_t))
     header.buckets_offset = header.series_offset + workers * header.series_stride
     header.pins_offset = header.buckets_offset + pages(
         sizeof(tg_bucket_head) + header.bucket_sets * sizeof(tg_bucket_set))
@@ -58,6 +60,7 @@ cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity,
             raise ValueError(f"{name} must be a power of two, at most {MAX_CAPACITY}")
     header.magic = TG_MAGIC
     header.version = TG_LAYOUT_VERSION
+    header.series_digest = SERIES_DIGEST
     header.workers = workers
     header.endpoint_capacity = endpoint_capacity
     header.series_capacity = series_capacity
@@ -88,6 +91,8 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         raise TidegateError(f"descriptor {fd} is not a shared segment: wrong magic")
     if header.version != TG_LAYOUT_VERSION:
         raise TidegateError(f"shared segment has layout {header.version}, this program has {TG_LAYOUT_VERSION}")
+    if header.series_digest != SERIES_DIGEST:
+        raise TidegateError("shared segment has series of other words than this program; restart the daemon")
     if (
         not 1 <= header.workers <= TG_MAX_WORKERS
         or not 1 <= header.endpoint_capacity <= MAX_CAPACITY

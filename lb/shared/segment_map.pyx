@@ -10,7 +10,8 @@ from libc.string cimport memcpy, memset, strerror
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mprotect, munmap
 
 from lb.shared.atomics cimport tg_load_i32_relaxed
-from lb.shared.segment_layout cimport TG_PAGE, TG_S_WORDS, check_layout, lay_out, tg_endpoint, tg_header
+from lb.shared.segment_layout cimport TG_PAGE, check_layout, lay_out, tg_endpoint, tg_header
+from lb.shared.segment_words cimport SERIES_SIZE
 
 from lb.errors import StartError, TidegateError
 
@@ -208,7 +209,7 @@ cdef class SegmentMap:
         if worker < 0:
             return NULL
         cdef char *stripe = self.base + self.header.series_offset + worker * self.header.series_stride
-        return <uint64_t *> stripe + <uint64_t> index * TG_S_WORDS
+        return <uint64_t *> stripe + <uint64_t> index * SERIES_SIZE
 
     cdef uint32_t *source_counts_of(self, uint32_t worker) noexcept nogil:
         return <uint32_t *> (self.base + self.header.source_counts_offset + worker * self.header.source_counts_stride)

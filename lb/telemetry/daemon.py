@@ -17,6 +17,17 @@ def families(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _certificates(status)
 
 
+def kernel_drops(drops: Mapping[str, int]) -> Iterator[Metric]:
+    """Datagrams that the sockets of udp listeners had no room for, by listener."""
+    if drops:
+        yield counter(
+            "udp_kernel_dropped_datagrams",
+            "Datagrams that came faster than the workers took them",
+            ("listener",),
+            (((name,), n) for name, n in drops.items()),
+        )
+
+
 def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield gauge("build_info", "Version of the daemon", ("version",), [((status["version"],), 1)])
     yield gauge("start_time_seconds", "Unix time of the start", (), [((), status["started_at"])])

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from lb.telemetry.series import Series
-
 Rows = Iterable[tuple[Sequence[str], float]]
-
-
-class _Totals(Protocol):
-    def __add__(self, other: Any, /) -> Any: ...
-
-
-T = TypeVar("T", bound=_Totals)
 
 
 def counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
@@ -29,20 +19,14 @@ def gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
     return _filled(GaugeMetricFamily(f"tidegate_{name}", text, labels=labels), rows)
 
 
-def durations(name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Series]]) -> Metric:
-    """A histogram of the durations of series, in seconds."""
+def durations(
+    name: str, text: str, labels: Sequence[str], rows: Iterable[tuple[Sequence[str], Sequence[tuple[str, float]], int]]
+) -> Metric:
+    """A histogram in seconds, from the values of the labels, the cumulative buckets, and the sum in ns."""
     family = HistogramMetricFamily(f"tidegate_{name}", text, labels=labels)
-    for values, series in rows:
-        family.add_metric(values, series.cumulative(), series.duration_ns / 1e9)
+    for values, buckets, sum_ns in rows:
+        family.add_metric(values, buckets, sum_ns / 1e9)
     return family
-
-
-def by_pool(endpoints: Mapping[tuple[str, str], T]) -> dict[tuple[str, ...], T]:
-    """Totals of the pools, from those of their endpoints, (pool, address)."""
-    pools: dict[tuple[str, ...], T] = {}
-    for (pool, _), series in endpoints.items():
-        pools[(pool,)] = pools[(pool,)] + series if (pool,) in pools else series
-    return pools
 
 
 def _filled(family: CounterMetricFamily | GaugeMetricFamily, rows: Rows) -> Metric:

@@ -10,24 +10,20 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from lb.telemetry import daemon, datagrams, pools, sessions, traffic
-from lb.telemetry.datagrams import DatagramTotals
-from lb.telemetry.series import Series
+from lb.telemetry import daemon, pools, traffic
+from lb.telemetry.series import Totals
 
 __all__ = ["CONTENT_TYPE_LATEST", "Snapshot", "exposition"]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a scrape shows: `status` is the status document, the rest counter totals by name."""
+    """What a scrape shows: `status` is the status document, `totals` are all series, and `kernel_drops` the datagrams
+    that a udp listener's sockets had no room for, by listener."""
 
     status: Mapping[str, Any]
-    listeners: Mapping[str, Series] = field(default_factory=dict)
-    routes: Mapping[str, Series] = field(default_factory=dict)
-    endpoints: Mapping[tuple[str, str], Series] = field(default_factory=dict)  # (pool, address)
-    queues: Mapping[str, Series] = field(default_factory=dict)  # by pool; see TG_S_QUEUE_HEAD in segment.h
-    sessions: Mapping[str, Series] = field(default_factory=dict)  # by pool; see TG_S_SESSION_HIT in segment.h
-    datagrams: DatagramTotals = field(default_factory=DatagramTotals)
+    totals: Totals = field(default_factory=dict)
+    kernel_drops: Mapping[str, int] = field(default_factory=dict)
 
 
 def exposition(snapshot: Snapshot) -> bytes:
@@ -43,8 +39,7 @@ class _Collector:
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot
-        yield from traffic.families(snapshot.listeners, snapshot.routes, snapshot.endpoints, snapshot.queues)
-        yield from datagrams.families(snapshot.datagrams)
+        yield from traffic.families(snapshot.totals)
         yield from pools.families(snapshot.status)
-        yield from sessions.families(snapshot.sessions, snapshot.status)
         yield from daemon.families(snapshot.status)
+        yield from daemon.kernel_drops(snapshot.kernel_drops)

@@ -14,6 +14,7 @@ def families(status: Mapping[str, Any]) -> Iterator[Metric]:
     """What `status` says of its pools."""
     yield from _endpoints(status)
     yield from _sequences(status)
+    yield from _sessions(status)
     yield from _managed(status)
     yield from _discovery(status)
 
@@ -156,6 +157,23 @@ def _sequences(status: Mapping[str, Any]) -> Iterator[Metric]:
         ("evicted", "Sequences that were forgotten before their time, to make room for others"),
     ):
         yield counter(f"sequences_{name}", text, (), [((), totals.get(name, 0))])
+
+
+def _sessions(status: Mapping[str, Any]) -> Iterator[Metric]:
+    """Of the pools that learn sessions (lb.upstream.affinity.sessions), if there are any."""
+    rows = [((p["name"], e["address"]), e.get("sessions")) for p in status["pools"] for e in p["endpoints"]]
+    known = [(key, n) for key, n in rows if n is not None]
+    if not known:
+        return
+    yield gauge("endpoint_sessions", "Learned sessions that the endpoint has", ("pool", "endpoint"), known)
+    table = status["sessions"]
+    yield gauge("sessions_capacity", "Sessions that the table has places for", (), [((), table["capacity"])])
+    yield counter(
+        "sessions_evicted",
+        "Sessions that were forgotten before their time, to make room for others",
+        (),
+        [((), table["evicted"])],
+    )
 
 
 _KINDS = ("replicas", "next", "leaving")  # of the settings in force, of those to come and of those before

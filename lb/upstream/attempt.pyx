@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint64_t
 from lb.http.head cimport Scan
-from lb.shared.segment cimport TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ANSWER_RECEIVED_BYTES, ANSWER_REQUESTS_OTHER, ANSWER_SENT_BYTES
 from lb.net.splice cimport PASS_NOT
 from lb.net.states cimport states_of, tg_state
 from lb.net.stream cimport iovec
@@ -87,10 +88,10 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
     cdef uint64_t *words = pool.series[endpoint]
     cdef bint ok
     step(attempt, A_OVER)
-    tg_add(&words[TG_S_BYTES_IN], outcome.bytes_in)
-    tg_add(&words[TG_S_BYTES_OUT], outcome.bytes_out)
+    tg_add(&words[ANSWER_RECEIVED_BYTES], outcome.bytes_in)
+    tg_add(&words[ANSWER_SENT_BYTES], outcome.bytes_out)
     if outcome.how == SESSION_ENDED:
-        tg_add(&words[TG_S_CODE_OTHER], 1)
+        tg_add(&words[ANSWER_REQUESTS_OTHER], 1)
         pool.release(endpoint, now, 0, outcome.ok, 0, attempt.charged, 0)
         return
     count_try(words, outcome.status, outcome.code, outcome.verdict, took)

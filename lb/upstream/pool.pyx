@@ -5,7 +5,8 @@ from hashlib import blake2b
 
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
-from lb.shared.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_add
+from lb.shared.segment cimport Segment, tg_add
+from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
 from lb.balancing.turns cimport pick_any, pick_in_turn
 from lb.shared.recent_failures cimport failing_of, note_attempt
 from lb.endpoints.choice cimport EVERY_GROUP, Choice
@@ -211,7 +212,7 @@ cdef class Pool:
     cdef bint take(self, int index, Choice choice) noexcept:
         if not choice.take(index):
             return False
-        tg_add(&self.series[index][TG_S_STARTED], 1)
+        tg_add(&self.series[index][SERIES_STARTED], 1)
         return True
 
     cdef int choose_in(self, int group, Choice choice) noexcept:
@@ -373,7 +374,7 @@ cdef class Pool:
     cdef void give_back(self, int index, uint64_t now, int charged) noexcept:
         cdef int claimant
         self.endpoints.release(index, charged)
-        tg_add(&self.series[index][TG_S_FINISHED], 1)
+        tg_add(&self.series[index][SERIES_FINISHED], 1)
         if self.queue is not None:
             self.queue.released()
             claimant = self.endpoints.claimant(index, now)

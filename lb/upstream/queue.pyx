@@ -32,10 +32,12 @@ from libc.math cimport sqrt
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from lb.shared.atomics cimport tg_store64_relaxed
 from lb.net.poller cimport NEVER, Poller
-from lb.shared.segment cimport (
-    TG_QUEUE_FIRSTS, TG_QUEUE_MARKS, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_QUEUE_BUSY,
-    TG_S_QUEUE_FIRSTS, TG_S_QUEUE_HEAD, TG_S_QUEUE_HOPELESS, TG_S_QUEUE_LEFT, TG_S_QUEUE_MARKS, TG_S_QUEUE_SHED,
-    TG_S_REJECTED, TG_S_STARTED, TG_S_TIMEOUTS, tg_add, tg_bucket, tg_get,
+from lb.shared.counters cimport count_duration
+from lb.shared.segment cimport tg_add, tg_get
+from lb.shared.segment_words cimport (
+    QUEUE_BUSY_SINCE, QUEUE_ENDED_FULL, QUEUE_ENDED_LATE, QUEUE_ENDED_LEFT, QUEUE_ENDED_SHED, QUEUE_ENDED_TIMEOUT,
+    QUEUE_FIRSTS, QUEUE_FIRSTS_COUNT, QUEUE_HEAD, QUEUE_MARKS, QUEUE_MARKS_COUNT, QUEUE_WAIT, SERIES_FINISHED,
+    SERIES_STARTED,
 )
 from lb.upstream.waiting_line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
 from lb.upstream.load.service_time cimport ServiceTime, Warmth
@@ -176,7 +178,7 @@ cdef class PoolQueue(Source):
         cdef uint64_t key = key_of(self, priority, due, now)
         cdef int found
         if not self.somebody():
-            tg_store64_relaxed(&self.words[TG_S_QUEUE_BUSY], now)
+            tg_store64_relaxed(&self.words[QUEUE_BUSY_SINCE], now)
         if self.waiting_elsewhere() + self.line.count >= self.most and not self.make_room(priority):
             return Q_FULL
         found = prospect(self, key, due, waiter.wanted, now)
@@ -192,22 +194,22 @@ cdef class PoolQueue(Source):
         self.numbers += 1
         waiter.queue = self
         publish_line(self)
-        tg_add(&self.words[TG_S_STARTED], 1)
+        tg_add(&self.words[SERIES_STARTED], 1)
         self.poller.mark(self)
         return Q_WAITS
 
     cdef void count_refused(self, int verdict) noexcept:
         if verdict == Q_FULL:
-            tg_add(&self.words[TG_S_REJECTED], 1)
+            tg_add(&self.words[QUEUE_ENDED_FULL], 1)
         elif verdict == Q_HOPELESS:
-            tg_add(&self.words[TG_S_QUEUE_HOPELESS], 1)
+            tg_add(&self.words[QUEUE_ENDED_LATE], 1)
         elif verdict == Q_SHED:
-            tg_add(&self.words[TG_S_QUEUE_SHED], 1)
+            tg_add(&self.words[QUEUE_ENDED_SHED], 1)
 
     cdef void leave(self, Waiter waiter, bint timed_out) noexcept:
         if waiter.queue is not self:
             return
-        tg_add(&self.words[TG_S_TIMEOUTS if timed_out else TG_S_QUEUE_LEFT], 1)
+        tg_add(&self.words[QUEUE_ENDED_TIMEOUT if timed_out else QUEUE_ENDED_LEFT], 1)
         self.over(waiter, self.poller.now)
 
     cdef uint64_t patience_of(self, Waiter waiter) noexcept:
@@ -243,7 +245,7 @@ cdef class PoolQueue(Source):
 
     cdef void turn_away_last(self, uint64_t now) noexcept:
         cdef Waiter last = <Waiter>place_at(&self.line, self.line.count - 1).waiter
-        tg_add(&self.words[TG_S_REJECTED], 1)
+        tg_add(&self.words[QUEUE_ENDED_FULL], 1)
         self.over(last, now)
         last.turned_away(Q_FULL)
 
@@ -286,7 +288,7 @@ cdef class PoolQueue(Source):
                 if waiter.wanted & avoided:
                     continue
             if waiter.wanted_by != NEVER and now + service > waiter.wanted_by:
-                tg_add(&self.words[TG_S_TIMEOUTS if now >= waiter.wanted_by else TG_S_QUEUE_HOPELESS], 1)
+                tg_add(&self.words[QUEUE_ENDED_TIMEOUT if now >= waiter.wanted_by else QUEUE_ENDED_LATE], 1)
                 self.over(waiter, now)
                 waiter.turned_away(Q_HOPELESS)
                 return True
@@ -342,8 +344,8 @@ cdef class PoolQueue(Source):
 
     cdef uint64_t waiting(self, int worker) noexcept:
         cdef uint64_t *words = self.segment.series_of(worker, <uint32_t>self.series)
-        cdef uint64_t finished = tg_get(&words[TG_S_FINISHED])
-        cdef uint64_t started = tg_get(&words[TG_S_STARTED])
+        cdef uint64_t finished = tg_get(&words[SERIES_FINISHED])
+        cdef uint64_t started = tg_get(&words[SERIES_STARTED])
         return started - finished if started > finished else 0
 
     cdef uint64_t waiting_elsewhere(self) noexcept:
@@ -391,9 +393,8 @@ cdef class PoolQueue(Source):
         line_take_out(&self.line, line_rank(&self.line, waiter.place, waiter.number))
         line_tally(&self.line, waiter.tied, waiter.wanted, -1)
         waiter.queue = None
-        tg_add(&self.words[TG_S_FINISHED], 1)
-        tg_add(&self.words[TG_S_DURATION_SUM_NS], waited)
-        tg_add(&self.words[TG_S_HISTOGRAM + tg_bucket(waited)], 1)
+        tg_add(&self.words[SERIES_FINISHED], 1)
+        count_duration(&self.words[QUEUE_WAIT], waited)
         publish_line(self)
         Py_DECREF(waiter)
 
@@ -414,7 +415,7 @@ cdef uint64_t last_of(PoolQueue queue, int worker) noexcept:
         return place_at(&queue.line, queue.line.count - 1).key if queue.line.count else 0
     if not queue.waiting(worker):
         return 0
-    return tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_MARKS + TG_QUEUE_MARKS - 1])
+    return tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[QUEUE_MARKS + QUEUE_MARKS_COUNT - 1])
 
 
 cdef int last_of_all(PoolQueue queue) noexcept:
@@ -429,10 +430,10 @@ cdef uint64_t bars_of(PoolQueue queue, int worker, uint64_t key) noexcept:
     cdef uint64_t *words = queue.segment.series_of(worker, <uint32_t>queue.series)
     cdef uint64_t found = 0, first
     cdef int i
-    if tg_get(&words[TG_S_QUEUE_HEAD]) < key:
+    if tg_get(&words[QUEUE_HEAD]) < key:
         return BARS_ALL
-    for i in range(<int>TG_QUEUE_FIRSTS):
-        first = tg_get(&words[TG_S_QUEUE_FIRSTS + i])
+    for i in range(<int>QUEUE_FIRSTS_COUNT):
+        first = tg_get(&words[QUEUE_FIRSTS + i])
         if first == 0:
             break
         if first >> MODEL_BITS < key >> MODEL_BITS:
@@ -445,7 +446,7 @@ cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexc
     cdef int worker, first = -1
     for worker in range(queue.workers):
         if worker != queue.own and queue.waiting(worker):
-            head = tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_HEAD])
+            head = tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[QUEUE_HEAD])
             if head < best:
                 best, first = head, worker
     if first >= 0:
@@ -461,7 +462,7 @@ cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexc
 
 
 cdef void publish_line(PoolQueue queue) noexcept:
-    cdef uint64_t *firsts = &queue.words[TG_S_QUEUE_FIRSTS]
+    cdef uint64_t *firsts = &queue.words[QUEUE_FIRSTS]
     cdef uint64_t anybody = UINT64_MAX, told = 0
     cdef int count = 0
     cdef tg_place *one
@@ -474,16 +475,16 @@ cdef void publish_line(PoolQueue queue) noexcept:
         one = place_at(&queue.line, at)
         if one.wanted & told:
             continue
-        if one.wanted and count < <int>TG_QUEUE_FIRSTS:
+        if one.wanted and count < <int>QUEUE_FIRSTS_COUNT:
             tg_store64_relaxed(&firsts[count], one.key & ~MODEL_MASK | <uint64_t>__builtin_ctzll(one.wanted))
             told |= one.wanted
             count += 1
         elif one.wanted or not (<Waiter>one.waiter).tied:
             anybody = one.key             # or one model too many to be told apart
             break
-    if count < <int>TG_QUEUE_FIRSTS:
+    if count < <int>QUEUE_FIRSTS_COUNT:
         tg_store64_relaxed(&firsts[count], 0)
-    tg_store64_relaxed(&queue.words[TG_S_QUEUE_HEAD], anybody)
+    tg_store64_relaxed(&queue.words[QUEUE_HEAD], anybody)
     publish_marks(queue)
 
 
@@ -496,7 +497,7 @@ cdef enum:
 
 # Where in its line a worker publishes who stands there, beside its last one. Dense at the front, far apart behind, so
 # that what others make of it is right to the same factor everywhere.
-cdef size_t[TG_QUEUE_MARKS - 1] MARKS = [0, 4, 16, 64, 256]
+cdef size_t[QUEUE_MARKS_COUNT - 1] MARKS = [0, 4, 16, 64, 256]
 
 
 cdef uint64_t count_places(PoolQueue queue, uint64_t now) noexcept:
@@ -552,16 +553,16 @@ cdef double ahead_of(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
 cdef double before_in(PoolQueue queue, int worker, uint64_t key) noexcept:
     """How many of another worker's line come before `key`, going by its marks. Those between two marks of the same
     priority are taken to be spread evenly; where a mark is of another priority nothing is known but the ranks."""
-    cdef uint64_t *marks = &queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_MARKS]
+    cdef uint64_t *marks = &queue.segment.series_of(worker, <uint32_t>queue.series)[QUEUE_MARKS]
     cdef uint64_t count = queue.waiting(worker)
-    cdef uint64_t low_key = tg_get(&marks[0]), high_key = tg_get(&marks[TG_QUEUE_MARKS - 1]), mark
+    cdef uint64_t low_key = tg_get(&marks[0]), high_key = tg_get(&marks[QUEUE_MARKS_COUNT - 1]), mark
     cdef double low = 1.0, high = <double>count - 1
     cdef int i
     if count == 0 or key <= low_key:
         return 0.0
     if key > high_key:
         return <double>count
-    for i in range(1, <int>TG_QUEUE_MARKS - 1):
+    for i in range(1, <int>QUEUE_MARKS_COUNT - 1):
         mark = tg_get(&marks[i])
         if mark >= key:
             if mark < high_key:
@@ -576,13 +577,13 @@ cdef double before_in(PoolQueue queue, int worker, uint64_t key) noexcept:
 
 
 cdef void publish_marks(PoolQueue queue) noexcept:
-    cdef uint64_t *marks = &queue.words[TG_S_QUEUE_MARKS]
+    cdef uint64_t *marks = &queue.words[QUEUE_MARKS]
     cdef uint64_t key
     cdef size_t at
-    for at in range(<size_t>TG_QUEUE_MARKS - 1):
+    for at in range(<size_t>QUEUE_MARKS_COUNT - 1):
         key = place_at(&queue.line, MARKS[at]).key if MARKS[at] < queue.line.count else UINT64_MAX
         tg_store64_relaxed(&marks[at], key)
-    tg_store64_relaxed(&marks[TG_QUEUE_MARKS - 1], place_at(&queue.line, queue.line.count - 1).key)
+    tg_store64_relaxed(&marks[QUEUE_MARKS_COUNT - 1], place_at(&queue.line, queue.line.count - 1).key)
 
 
 cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now) noexcept:
@@ -598,7 +599,7 @@ cdef uint64_t busy_since(PoolQueue queue) noexcept:
     cdef uint64_t since = 0
     cdef int worker
     for worker in range(queue.workers):
-        since = max(since, tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[TG_S_QUEUE_BUSY]))
+        since = max(since, tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[QUEUE_BUSY_SINCE]))
     return since
 
 

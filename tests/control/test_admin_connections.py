@@ -29,6 +29,7 @@ class StandIn:
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(admin=AdminConfig(bind="127.0.0.1:0"))
+        self.plan = None
         self.size = 1
         self.asked = 0
 

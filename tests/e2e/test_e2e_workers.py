@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -152,6 +153,22 @@ async def test_a_second_signal_stops_at_once(start: Start, endpoint: Callable[..
     assert await asyncio.to_thread(daemon.process.wait, 30) == 0
     with pytest.raises((OSError, EOFError)):
         await pending
+
+
+async def test_the_status_document_has_what_the_workers_count(start: Start, endpoint: Callable[..., Any]) -> None:
+    """Summed over the workers, by kind of series."""
+    one = await endpoint("one")
+    daemon = start(config([one.address]))
+    for _ in range(6):
+        await ask_once(daemon.port(), GET)
+    counters = daemon.status()["counters"]
+    (listener,), (route,), (row,) = counters["listener"], counters["route"], counters["endpoint"]
+    assert (listener["listener"], listener["connections"]) == ("web", 6)
+    assert (route["in_flight"], route["requests"], route["retries"]) == (0, {"2xx": 6}, 0)
+    assert (row["pool"], row["endpoint"], row["requests"]) == ("http", one.address, {"2xx": 6})
+    assert route["request_duration"]["count"] == row["request_duration"]["count"] == 6
+    assert route["request_duration"]["sum_s"] > 0
+    assert "counters" not in json.loads(daemon.admin("/api/v1/status?counters=no")[1])
 
 
 async def test_operators_see_a_drain(start: Start, endpoint: Callable[..., Any]) -> None:

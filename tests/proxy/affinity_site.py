@@ -10,7 +10,6 @@ from datapath import SECOND, Gate, Site
 
 from lb.config.plan.plan import CookiePlan, LearnPlan, PolicyPlan, QueuePlan
 from lb.shared.affinity_table import Pins
-from lb.telemetry.series import Series
 
 COOKIE = CookiePlan("STAY", "/", "", 0, False, True, "")
 SERIES = 310
@@ -114,8 +113,9 @@ class Web:
 
     def counted(self) -> tuple[int, int, int, int, int]:
         """Hits, unknown, fallbacks, learned, ended."""
-        series = Series.of(self.gate.total(SERIES))
-        return series.cache_hit, series.cache_miss, series.cache_collapsed, series.cache_stored, series.cache_bypass
+        series = self.gate.total(SERIES)
+        requests = series.values("requests")
+        return requests["hit"], requests["unknown"], requests["fallback"], series["learned"], series["ended"]
 
 
 async def web(site: Site, count: int = 3, learn: LearnPlan = LEARN, **settings: Any) -> Web:

@@ -21,8 +21,10 @@ from lb.config.plan.plan import (
     PoolPlan,
     RoutePlan,
 )
+from lb.control.counters import series_of as plan_series
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
+from lb.telemetry.series import Series
 
 SECOND = 1_000_000_000
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -38,6 +40,12 @@ def listening_socket(dual_stack: bool = False) -> tuple[int, int]:
     made.listen(1024)
     port = made.getsockname()[1]
     return made.detach(), port
+
+
+def series_of(plan: Plan, segment: Segment, number: int) -> Series:
+    """What a series of the plan says."""
+    kind = next(kind for kind, _, found in plan_series(plan) if found == number)
+    return Series(kind, segment.series_total(number))
 
 
 HTTP2 = Http2Plan(
@@ -71,8 +79,8 @@ class Gate:
     plan: Plan
     port: int
 
-    def total(self, series: int) -> list[int]:
-        return list(self.segment.series_total(series))
+    def total(self, series: int) -> Series:
+        return series_of(self.plan, self.segment, series)
 
     def in_flight(self) -> int:
         return sum(self.segment.inflight(e.slot) for p in self.plan.pools for e in p.endpoints)

@@ -29,14 +29,13 @@ HTTP_STATUS = 3  # digits
 
 def series(gate: Gate, index: int | None = None) -> Series:
     """Of the only route."""
-    number = gate.plan.listeners[0].routes[0].series if index is None else index
-    return Series.of(gate.segment.series_total(number))
+    return gate.total(gate.plan.listeners[0].routes[0].series if index is None else index)
 
 
 def results(gate: Gate) -> tuple[int, int, int, int]:
     """Hedges begun, won, lost, refused."""
     found = series(gate)
-    return found.hedges, found.hedges_won, found.hedges_lost, found.hedges_refused
+    return found["hedges"], *(found[f"hedge_results.{result}"] for result in ("won", "lost", "refused"))
 
 
 async def idle(gate: Gate) -> None:
@@ -44,7 +43,7 @@ async def idle(gate: Gate) -> None:
     for pool in gate.plan.pools:
         for endpoint in pool.endpoints:
             found = series(gate, endpoint.series)
-            assert found.started == found.finished
+            assert found["started"] == found["finished"]
 
 
 # Endpoints, told by the test what to do with each request: "answer", "hang" until it is told to

@@ -28,8 +28,8 @@ async def gate_to(site: Site, *servers: ModelServer, cached: bool = False, **opt
 async def idle(gate: Gate) -> None:
     """Everything has been given back."""
     await settle(lambda: gate.in_flight() == 0 and gate.proxy.busy() == 0, "an exchange is left")
-    words = gate.total(2)
-    assert words[6] == words[7]  # started, finished
+    series = gate.total(2)
+    assert series["started"] == series["finished"]
 
 
 def error_of(answer: Answer) -> str:

@@ -48,11 +48,11 @@ class Held:
 
 
 def line(gate: Gate, series: int = QUEUE.series) -> Series:
-    return Series.of(gate.segment.series_total(series))
+    return gate.total(series)
 
 
 def waiting(gate: Gate) -> int:
-    return line(gate).started - line(gate).finished
+    return line(gate).running
 
 
 async def ask(gate: Gate, path: str) -> bytes:

@@ -30,8 +30,8 @@ async def echo(reader: Reader, writer: Writer) -> None:
 async def idle(gate: Gate) -> None:
     """Everything has been given back."""
     await settle(lambda: gate.in_flight() == 0 and gate.proxy.busy() == 0, "a session is left")
-    words = gate.total(1)
-    assert words[6] == words[7]  # started, finished
+    series = gate.total(1)
+    assert series["started"] == series["finished"]
     assert gate.proxy.stats()["connections"] == 0
 
 

@@ -18,7 +18,6 @@ Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 
 KIB = 1 << 10
 MIB = 1 << 20
-STARTED, FINISHED, BYTES_IN, BYTES_OUT = 6, 7, 8, 9  # words of a series
 
 
 async def echo(reader: Reader, writer: Writer) -> None:
@@ -47,8 +46,8 @@ async def answer(reader: Reader) -> bytes:
 
 async def idle(gate: Gate) -> None:
     await settle(lambda: gate.in_flight() == 0 and gate.proxy.busy() == 0, "an exchange is left")
-    words = gate.total(2)
-    assert words[STARTED] == words[FINISHED]
+    series = gate.total(2)
+    assert series["started"] == series["finished"]
 
 
 def reached(target: int) -> bool:
@@ -86,8 +85,8 @@ async def test_bodies_arrive_whole_however_they_are_cut(site: Site, piece: int) 
     assert bytes_passed() - before > 20 * MIB  # there and back 52 MiB, but what is kept, or comes in small parts
     writer.close()
     await idle(gate)
-    words = gate.total(2)
-    assert words[BYTES_IN] == words[BYTES_OUT] == sum(sizes)
+    series = gate.total(2)
+    assert series["received_bytes"] == series["sent_bytes"] == sum(sizes)
 
 
 async def test_who_must_not_go_past_does_not(site: Site) -> None:

@@ -98,7 +98,7 @@ async def test_an_answer_that_the_client_has_not_taken_yet_is_still_sent(site: S
     gate = await site.gate([await site.endpoint(endpoint)])
     reader, writer = await asyncio.open_connection("127.0.0.1", gate.port, limit=4096)
     writer.write(GET)
-    await settle(lambda: gate.total(2)[6] == 1 and gate.proxy.busy() == 1, "no answer began")
+    await settle(lambda: gate.total(2)["started"] == 1 and gate.proxy.busy() == 1, "no answer began")
     gate.proxy.drain()
     size = 0
     while data := await asyncio.wait_for(reader.read(65536), 20):
@@ -118,7 +118,7 @@ async def test_an_inference_answer_that_the_client_has_not_taken_yet_is_still_se
     gate = await site.gate([await site.model(ModelServer())], pool=OIP)
     reader, writer = await asyncio.open_connection("127.0.0.1", gate.port, limit=4096)
     writer.write(request("POST", "/v2/models/m/infer", body, headers))
-    await settle(lambda: gate.total(2)[7] == 1, "the exchange does not end")
+    await settle(lambda: gate.total(2)["finished"] == 1, "the exchange does not end")
     gate.proxy.drain()
     assert gate.proxy.busy() == 1
     got = bytearray()

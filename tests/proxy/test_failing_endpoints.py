@@ -36,7 +36,7 @@ async def two(site: Site, protocol: str, addresses: list[str], policy: str, **ro
 
 def first_attempts(gate: Gate) -> list[int]:
     found = [series(gate, endpoint.series) for endpoint in gate.plan.pools[0].endpoints]
-    return [one.started - one.retries for one in found]
+    return [one["started"] - one["retries"] for one in found]
 
 
 def turns(gate: Gate, i: int = 0) -> float:
@@ -155,7 +155,7 @@ async def test_a_request_waits_for_a_good_endpoint_rather_than_go_to_one_that_fa
         known.note_attempt_checked(0, True, time.monotonic_ns())
     assert plan.queue is not None
     asked = [asyncio.create_task(get(gate)) for _ in range(30)]
-    await settle(lambda: len(bad.seen) + series(gate, plan.queue.series).started >= 29, "all but one wait")
+    await settle(lambda: len(bad.seen) + series(gate, plan.queue.series)["started"] >= 29, "all but one wait")
     assert len(bad.seen) <= 3
     good.turns[:] = ["answer"]
     good.go.set()

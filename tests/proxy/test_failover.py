@@ -137,7 +137,7 @@ async def test_a_failed_try_is_repeated_at_another_level_where_its_own_has_nobod
     tell(alone, 1000, 0)
     alone.segment.set_health(1, False, 1)
     assert (await alone.exchange(GET)).startswith(b"HTTP/1.1 502 "), "the same one again, where nobody else is left"
-    assert alone.total(10)[11] == 2, "two connections failed"
+    assert alone.total(10)["connect_errors"] == 2, "two connections failed"
     assert alone.in_flight() == 0
 
 

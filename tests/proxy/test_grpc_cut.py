@@ -68,7 +68,7 @@ async def test_the_status_says_how_an_answer_ended(site: Site, end: Ends, status
         gate = await site.gate([address], pool={"protocol": "grpc"}, route={"timeout_ns": SECOND // 2})
         assert await call(gate) == ([b"first"], status, says)
         await settle(lambda: gate.in_flight() == 0, "the slot is still taken")
-        broken = series(gate, gate.plan.pools[0].endpoints[0].series).response_errors
+        broken = series(gate, gate.plan.pools[0].endpoints[0].series)["response_errors"]
         assert broken == (0 if end is never else 1)
 
 

@@ -14,14 +14,14 @@ from ports import free_port
 from routing_site import routing_gate
 from test_grpc import channel_to
 
-from lb.telemetry.series import GRPC_CODES
+from lb.shared.words import GRPC_CODES
 
 FAULTS = {2, 4, 12, 13, 14, 15}  # UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
 
 
 def codes(gate: Gate, index: int | None = None) -> dict[int, int]:
     """Calls by gRPC status, of the route or of a series."""
-    return {code: n for code, n in enumerate(series(gate, index).grpc) if n}
+    return {code: n for code, n in enumerate(series(gate, index).values("grpc").values()) if n}
 
 
 def of_endpoint(gate: Gate, i: int = 0) -> dict[int, int]:
@@ -29,7 +29,7 @@ def of_endpoint(gate: Gate, i: int = 0) -> dict[int, int]:
 
 
 def faults(gate: Gate, i: int = 0) -> int:
-    return series(gate, gate.plan.pools[0].endpoints[i].series).faults
+    return series(gate, gate.plan.pools[0].endpoints[i].series)["errors"]
 
 
 async def failed(awaitable: Any) -> int:
@@ -47,7 +47,7 @@ async def test_ok_is_counted_too(site: Site) -> None:
     assert await call(gate) == b"a"
     await idle(gate)
     assert codes(gate) == of_endpoint(gate) == {0: 1}
-    assert (series(gate).faults, faults(gate)) == (0, 0)
+    assert (series(gate)["errors"], faults(gate)) == (0, 0)
 
 
 @pytest.mark.parametrize("code", range(1, len(GRPC_CODES)))
@@ -58,8 +58,8 @@ async def test_a_status_without_messages(site: Site, code: int) -> None:
     assert await failed(call(gate)) == code
     await idle(gate)
     assert codes(gate) == of_endpoint(gate) == {code: 1}
-    assert series(gate).codes[1] == 1, "the HTTP status is 200"
-    assert series(gate).faults == faults(gate) == (code in FAULTS)
+    assert series(gate)["requests.2xx"] == 1, "the HTTP status is 200"
+    assert series(gate)["errors"] == faults(gate) == (code in FAULTS)
 
 
 async def test_a_status_in_trailers_behind_messages(site: Site) -> None:
@@ -104,7 +104,7 @@ async def test_our_own_statuses(site: Site) -> None:
     assert await failed(call(gate)) == 14
     await idle(gate)
     assert codes(gate) == of_endpoint(gate) == {14: 1}
-    assert series(gate).faults == faults(gate) == 1
+    assert series(gate)["errors"] == faults(gate) == 1
     nobody = {"protocol": "grpc", "endpoints": [{"address": f"127.0.0.1:{free_port()}", "weight": 0}]}
     gate = await routing_gate(site, [{"pool": "p"}], {"p": nobody})
     assert await failed(call(gate)) == 14
@@ -131,7 +131,8 @@ async def test_a_client_that_leaves_is_a_cancelled_call(site: Site) -> None:
         await asyncio.wait([task])
         await idle(gate)
     assert codes(gate) == of_endpoint(gate) == {1: 1}
-    assert series(gate).faults == faults(gate) == 0
+    assert series(gate)["errors"] == faults(gate) == 0
+    assert series(gate)["client_aborts"] == 1
 
 
 async def test_each_attempt_counts_at_its_endpoint(site: Site) -> None:
@@ -160,7 +161,7 @@ async def test_grpc_web(site: Site, kind: str) -> None:
         assert answer.startswith(b"HTTP/1.1 200 ")
     await idle(gate)
     assert codes(gate) == of_endpoint(gate) == {13: 1, 0: 1}
-    assert series(gate).faults == faults(gate) == 1
+    assert series(gate)["errors"] == faults(gate) == 1
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ async def test_a_model_server_s_status_behind_rest(site: Site, status: grpc.Stat
     assert codes(gate) == {}, "the client speaks HTTP"
     assert of_endpoint(gate) == {status.value[0]: 1}
     assert faults(gate) == fault
-    assert series(gate).codes[http // 100 - 1] == 1
+    assert series(gate)[f"requests.{http // 100}xx"] == 1
 
 
 async def test_a_model_server_behind_rest_that_is_well_or_not_there(site: Site) -> None:
@@ -210,5 +211,5 @@ async def test_what_we_refuse_within_a_call_is_told_and_counted_alike(site: Site
         assert await failed(up) == 8
     await idle(gate)
     assert codes(gate) == of_endpoint(gate) == {8: 1}
-    assert series(gate).faults == faults(gate) == 0
-    assert series(gate).codes[1] == 1, "the HTTP status is 200"
+    assert series(gate)["errors"] == faults(gate) == 0
+    assert series(gate)["requests.2xx"] == 1, "the HTTP status is 200"

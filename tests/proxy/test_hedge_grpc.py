@@ -142,5 +142,5 @@ async def test_a_first_try_with_an_error_to_be_tried_again_leaves_it_to_the_hedg
     second.go.set()
     assert (await asyncio.wait_for(task, 5)).status == 200
     assert results(gate) == (1, 1, 0, 0)
-    assert (series(gate).retries, len(third.requests)) == (0, 0)
+    assert (series(gate)["retries"], len(third.requests)) == (0, 0)
     await idle(gate)

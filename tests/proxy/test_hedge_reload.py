@@ -132,11 +132,11 @@ async def test_an_inference(site: Site) -> None:
         asking = asyncio.create_task(ask(gate, plain()))
         await settle(lambda: bool(a.requests), "the first try has not begun")  # noqa: B023
         change(gate, third)
-        early = series(gate).hedges
+        early = series(gate)["hedges"]
         assert (await asking).status == 200
         await settle(lambda: gate.in_flight() == 0, "something is left")  # noqa: B023
         a.go.set()
         if not early:
             break
     assert (len(b.requests), len(c.requests)) == (0, 1)
-    assert series(gate).hedges_won == 1
+    assert series(gate)["hedge_results.won"] == 1

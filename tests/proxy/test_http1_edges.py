@@ -22,7 +22,7 @@ GET = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 async def idle(gate: Gate) -> None:
     await settle(lambda: gate.proxy.busy() == 0 and gate.in_flight() == 0, "something is still in flight")
     route = gate.total(2)
-    assert route[6] == route[7], "an exchange was begun and never recorded"
+    assert route["started"] == route["finished"], "an exchange was begun and never recorded"
 
 
 def answering(answer: bytes, requests: list[bytes] | None = None):

@@ -181,8 +181,8 @@ async def rest(gate: Gate) -> None:
     await settle(lambda: gate.proxy.busy() == 0 and gate.in_flight() == 0, "something is still in flight")
     await settle(lambda: gate.proxy.stats()["connections"] == 0, "a connection is left")
     for series in (2, 10):
-        words = gate.total(series)
-        assert words[6] == words[7], "begun and finished do not agree"
+        counts = gate.total(series)
+        assert counts["started"] == counts["finished"], "begun and finished do not agree"
 
 
 async def test_random_exchanges_arrive_as_they_were_sent(site: Site, dice: random.Random) -> None:

@@ -117,7 +117,7 @@ async def test_a_client_that_does_not_read_holds_the_endpoint_back(site: Site, t
             stream = client.request("/big")
             await settle(lambda: len(client.answers[stream].body) == 65535, "the first window did not come")
             await asyncio.sleep(0.3)
-            assert gate.total(2)[9] == 0  # not finished
+            assert gate.total(2)["sent_bytes"] == 0  # not finished
             other = await gate.exchange(b"HEAD /big HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert b" 200 " in other
             client.h2.reset_stream(stream)

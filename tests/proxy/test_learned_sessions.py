@@ -17,7 +17,6 @@ from h2_client import h2_client
 from lb.config.plan.plan import LearnPlan
 from lb.config.plan.routes import FieldsPlan, HedgePlan, RetryPlan
 from lb.shared.affinity_table import Pins
-from lb.telemetry.series import Series
 
 
 @pytest.mark.parametrize("learn", [LEARN, HEADER])
@@ -190,7 +189,7 @@ async def test_it_waits_in_line_like_others(site: Site) -> None:
     held = [asyncio.create_task(app.get("", "/hold")) for _ in range(2)]
     await settle(lambda: app.gate.in_flight() == 2, "nothing is held")
     waiting = asyncio.create_task(app.get(session))
-    await settle(lambda: app.gate.total(300)[6] == 1, "nobody waits")
+    await settle(lambda: app.gate.total(300)["started"] == 1, "nobody waits")
     for one in app.apps:
         one.hold.set()
     await waiting
@@ -204,7 +203,7 @@ async def test_a_reload_keeps_it_and_moves_those_who_wait(site: Site) -> None:
     held = [asyncio.create_task(app.get("", "/hold")) for _ in range(2)]
     await settle(lambda: app.gate.in_flight() == 2, "nothing is held")
     waiting = asyncio.create_task(app.get(session))
-    await settle(lambda: app.gate.total(300)[6] == 1, "nobody waits")
+    await settle(lambda: app.gate.total(300)["started"] == 1, "nobody waits")
     site.reload_pool(app.gate, endpoints=app.gate.plan.pools[0].endpoints[::-1])
     for one in app.apps:
         one.hold.set()
@@ -301,7 +300,7 @@ async def test_grpc(site: Site, protocol: str) -> None:
             name = await call
             for _ in range(5):
                 assert await say(b"hello", metadata=(("x-session", session),)) == name
-        assert Series.of(gate.total(SERIES)).cache_hit == 15
+        assert gate.total(SERIES)["requests.hit"] == 15
 
 
 async def test_grpc_errors_move_no_session(site: Site) -> None:

@@ -250,7 +250,7 @@ async def test_who_waits_in_the_queue_waits_for_an_endpoint_with_its_model(site:
     one = asyncio.create_task(ask(gate, plain(), path=infer("a")))
     await settle(lambda: len(busy.requests) == 1, "the first does not get there")
     two = asyncio.create_task(ask(gate, plain(), path=infer("a")))
-    await settle(lambda: gate.total(QUEUE.series)[6] == 1, "the second does not wait")
+    await settle(lambda: gate.total(QUEUE.series)["started"] == 1, "the second does not wait")
     assert not free.requests
     release.set()
     assert [(await task).status for task in (one, two)] == [200, 200]
@@ -271,7 +271,7 @@ async def test_another_plan_gives_a_waiting_request_the_bit_of_its_model_there(s
     one = asyncio.create_task(ask(gate, plain(), path=infer("a")))
     await settle(lambda: len(busy.requests) == 1, "the first does not get there")
     two = asyncio.create_task(ask(gate, plain(), path=infer("a")))
-    await settle(lambda: gate.total(QUEUE.series)[6] == 1, "the second does not wait")
+    await settle(lambda: gate.total(QUEUE.series)["started"] == 1, "the second does not wait")
     pools = tuple(replace(pool, models=("b", "a")) for pool in gate.plan.pools)  # a: bit 1
     site.reload(gate, pools=pools)
     gate.segment.set_models_unready(1, 1 << 1)

@@ -19,7 +19,6 @@ from lb.endpoints.ejection_state import Standings
 WELL, EJECTED, PROBATION = 0, 1, 2
 FIVE, GATEWAY, ON_PROBATION = 1, 2, 3  # enum tg_ejection
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-GOOD, FAULT = 15, 16
 
 
 def answer(status: int) -> bytes:
@@ -51,7 +50,7 @@ async def test_failures_in_a_row_eject(site: Site) -> None:
     assert await states(gate, endpoint, 501) == [EJECTED]
     assert standings(gate).state(0) == (EJECTED, FIVE)
     assert (await gate.exchange(GET)).startswith(b"HTTP/1.1 503 ")
-    assert [gate.total(10)[word] for word in (GOOD, FAULT)] == [1, 5]
+    assert gate.total(10).values("judged") == {"good": 1, "fault": 5}
 
 
 async def test_gateway_failures_are_counted_apart(site: Site) -> None:
@@ -108,7 +107,7 @@ async def test_a_client_that_leaves_says_nothing(site: Site) -> None:
         writer.close()
         await settle(lambda: gate.in_flight() == 0, "its end")
     assert standings(gate).state(0)[0] == WELL
-    assert [gate.total(10)[word] for word in (GOOD, FAULT)] == [0, 1]
+    assert gate.total(10).values("judged") == {"good": 0, "fault": 1}
     await gate.exchange(bad)
     assert standings(gate).state(0)[0] == EJECTED
 

@@ -12,7 +12,6 @@ from datapath import Gate, Site, settle
 from probe_peers import PATH, HttpPeer, request, start
 
 from lb.config.plan.plan import PolicyPlan
-from lb.telemetry.series import Series
 
 ALL = pytest.mark.parametrize("protocol", ["http", "http2", "grpc", "oip"])
 MULTIPLEXED = pytest.mark.parametrize("protocol", ["http2", "grpc", "oip"])
@@ -33,13 +32,13 @@ async def site_of(site: Site, protocol: str, count: int = 2, **probes: Any) -> t
 
 
 def sent(gate: Gate) -> list[int]:
-    return [Series.of(gate.total(endpoint.series)).hedges for endpoint in gate.plan.pools[0].endpoints]
+    return [gate.total(endpoint.series)["probes"] for endpoint in gate.plan.pools[0].endpoints]
 
 
 def failures(gate: Gate) -> tuple[int, int, int]:
     """Late, failed, without a report."""
-    found = [Series.of(gate.total(endpoint.series)) for endpoint in gate.plan.pools[0].endpoints]
-    return sum(s.hedges_won for s in found), sum(s.hedges_lost for s in found), sum(s.hedges_refused for s in found)
+    found = [gate.total(endpoint.series).values("probe_failures") for endpoint in gate.plan.pools[0].endpoints]
+    return sum(s["timeout"] for s in found), sum(s["failed"] for s in found), sum(s["no_report"] for s in found)
 
 
 def prober(gate: Gate) -> Any:
@@ -61,7 +60,7 @@ async def test_a_choice_is_followed_by_probes(site: Site, protocol: str) -> None
     assert failures(gate) == (0, 0, 0)
     assert gate.proxy.pools[0].policy.pool.count == 3
     # They are no requests.
-    assert sum(Series.of(gate.total(e.series)).started for e in gate.plan.pools[0].endpoints) == 1
+    assert sum(gate.total(e.series)["started"] for e in gate.plan.pools[0].endpoints) == 1
     assert gate.in_flight() == 0
 
 

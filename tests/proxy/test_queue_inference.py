@@ -80,7 +80,7 @@ async def test_a_full_queue_is_said_to_grpc_clients(site: Site, queue: QueuePlan
             await channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"", timeout=20)
     assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
     assert dict(failure.value.trailing_metadata() or ())["retry-after"] == "1"
-    assert queue is None or line(gate).rejected == 1
+    assert queue is None or line(gate)["ended.full"] == 1
     model.turns.release()
     assert (await first).status == 200
 

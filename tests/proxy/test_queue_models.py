@@ -99,7 +99,7 @@ async def test_who_waits_for_a_model_holds_up_nobody_else(site: Site) -> None:
     # The endpoint is free, and none of those who wait can use it: a newcomer passes them.
     tasks.append(send(gate, "b4", "b"))
     await settle(lambda: second.current == "b4", "it stands in line for nothing")
-    assert line(gate).started == 4
+    assert line(gate)["started"] == 4
     second.answer()
     for name in ("a2", "a3"):
         first.answer()

@@ -154,7 +154,7 @@ async def test_a_burst_is_no_overload_for_a_worker_that_had_another_one_before(s
         tasks += [await wait(gates[i], f"/{i}/{n}") for i in (0, 1) for n in range(4)]
         endpoint.answer(9)
         assert all(answer.startswith(b"HTTP/1.1 200 ") for answer in await asyncio.gather(*tasks))
-        assert line(gates[0]).cache_stored == 0  # TG_S_QUEUE_SHED
+        assert line(gates[0])["ended.shed"] == 0
 
 
 async def test_a_higher_priority_takes_the_last_place_in_another_worker(site: Site) -> None:

@@ -157,9 +157,9 @@ async def test_fixed_answer(site: Site) -> None:
     assert reply.fields["content-type"] == "text/plain"
     assert reply.fields["retry-after"] == "60"
     assert "date" in reply.fields
-    words = gate.total(gate.plan.listeners[0].routes[0].series)
-    assert words[4] == 1  # 5xx
-    assert words[6] == words[7] == 1  # started, finished
+    series = gate.total(gate.plan.listeners[0].routes[0].series)
+    assert series["requests.5xx"] == 1
+    assert series["started"] == series["finished"] == 1
     assert gate.proxy.busy() == 0
 
 

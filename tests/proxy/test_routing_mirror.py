@@ -41,7 +41,7 @@ async def test_a_copy_is_the_same_request(site: Site) -> None:
     await settle(lambda: gate.in_flight() == 0, "the copies' endpoints are given back")
     assert stat(gate, "mirrored") - before == 3
     copy = gate.plan.pools[1].endpoints[0]
-    assert gate.total(copy.series)[6] == gate.total(copy.series)[7] == 3
+    assert gate.total(copy.series)["started"] == gate.total(copy.series)["finished"] == 3
 
 
 async def test_a_share_of_the_requests(site: Site) -> None:
@@ -206,7 +206,7 @@ async def test_a_copy_over_http2_is_the_same_request(site: Site) -> None:
     await settle(lambda: len(copy.seen) == 2 and gate.in_flight() == 0, "the copies are over")
     assert (stat(gate, "mirrored") - before[0], stat(gate, "mirror_failed") - before[1]) == (2, 0)
     found = series(gate, gate.plan.pools[1].endpoints[0].series)
-    assert (found.started, found.finished) == (2, 2)
+    assert (found["started"], found["finished"]) == (2, 2)
 
 
 @pytest.mark.parametrize("web", [False, True])
@@ -290,16 +290,16 @@ def counted(gate: Gate) -> Series:
 
 def statuses(found: Series) -> dict[int, int]:
     """Calls by gRPC status."""
-    return {code: n for code, n in enumerate(found.grpc) if n}
+    return {code: n for code, n in enumerate(found.values("grpc").values()) if n}
 
 
 async def unlike_a_client(gate: Gate, copies: int = 1) -> Series:
     """The series of the mirror's endpoint, when the copies are over: the route and the listener have only originals."""
-    await settle(lambda: gate.in_flight() == 0 and counted(gate).started == copies, "the copies are over")
+    await settle(lambda: gate.in_flight() == 0 and counted(gate)["started"] == copies, "the copies are over")
     found, route = counted(gate), series(gate)
-    assert sum(found.codes) == sum(found.buckets) == found.finished == copies
-    assert found.duration_ns > 0
-    assert (route.codes, route.started, route.faults) == ((0, copies, 0, 0, 0, 0), copies, 0)
+    assert found["requests"] == found["request_duration"] == found["finished"] == copies
+    assert found.sum_ns("request_duration") > 0
+    assert (route["requests"], route["requests.2xx"], route["started"], route["errors"]) == (copies, copies, copies, 0)
     return found
 
 
@@ -331,9 +331,9 @@ async def test_copies_count_by_status(site: Site, protocol: str, turn: str, code
     for _ in range(3):
         assert (await curl(gate, "/")).body == "main"
     found = await unlike_a_client(gate, 3)
-    assert (found.codes[code - 1], found.faults) == (3, 3 * fault)
-    assert found.timeouts == (3 if turn == "hang" else 0)
-    assert found.response_errors == (3 if turn == "break" else 0)
+    assert (found[f"requests.{code}xx"], found["errors"]) == (3, 3 * fault)
+    assert found["timeouts"] == (3 if turn == "hang" else 0)
+    assert found["response_errors"] == (3 if turn == "break" else 0)
     assert statuses(found) == {}
 
 
@@ -358,9 +358,9 @@ async def test_copies_of_calls_count_by_grpc_status(
     gate = await with_turn(site, protocol, turn)
     assert await call(gate, "/inference.GRPCInferenceService/ModelInfer", b"\n\1m") == b"main"
     found = await unlike_a_client(gate)
-    assert (found.codes[code - 1], statuses(found), found.faults) == (1, {status: 1}, fault)
-    assert found.timeouts == (turn == "hang")
-    assert found.response_errors == (turn == "break")
+    assert (found[f"requests.{code}xx"], statuses(found), found["errors"]) == (1, {status: 1}, fault)
+    assert found["timeouts"] == (turn == "hang")
+    assert found["response_errors"] == (turn == "break")
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ async def test_copies_of_rest_inferences_count_by_grpc_status(
     assert (await curl(gate, INFER, "-d", BODY)).status == 200
     found = await unlike_a_client(gate)
     number = status.value[0] if status else 0
-    assert (found.codes[code - 1], statuses(found), found.faults) == (1, {number: 1}, fault)
+    assert (found[f"requests.{code}xx"], statuses(found), found["errors"]) == (1, {number: 1}, fault)
 
 
 @pytest.mark.parametrize("fault", ["dead", "slow"])
@@ -394,8 +394,8 @@ async def test_copies_of_rest_inferences_without_an_answer(site: Site, fault: st
     gate = await inference_gate(site, ModelServer(), copy)
     assert (await curl(gate, INFER, "-d", BODY)).status == 200
     found = await unlike_a_client(gate)
-    assert (found.codes[4], statuses(found), found.faults) == (1, {4 if fault == "slow" else 14: 1}, 1)
-    assert (found.connect_errors, found.response_errors) == (fault == "dead", 0)
+    assert (found["requests.5xx"], statuses(found), found["errors"]) == (1, {4 if fault == "slow" else 14: 1}, 1)
+    assert (found["connect_errors"], found["response_errors"]) == (fault == "dead", 0)
 
 
 @pytest.mark.parametrize("protocol", ["http", "http2", "grpc"])
@@ -411,7 +411,7 @@ async def test_copies_without_a_connection(site: Site, protocol: str) -> None:
     else:
         assert (await curl(gate, "/")).body == "main"
     found = await unlike_a_client(gate)
-    assert (found.codes[4], found.faults, found.connect_errors) == (1, 1, 1)
+    assert (found["requests.5xx"], found["errors"], found["connect_errors"]) == (1, 1, 1)
     assert statuses(found) == ({14: 1} if protocol == "grpc" else {})
 
 
@@ -424,4 +424,4 @@ async def test_an_answer_that_is_cut_off_for_its_length_is_no_error(site: Site) 
     gate = await inference_gate(site, ModelServer(), await site.model(ModelServer(huge)))
     assert (await curl(gate, INFER, "-d", BODY)).status == 200
     found = await unlike_a_client(gate)
-    assert (found.codes[1], found.faults, statuses(found)) == (1, 0, {}), "its gRPC status is not known"
+    assert (found["requests.2xx"], found["errors"], statuses(found)) == (1, 0, {}), "its gRPC status is not known"

@@ -101,7 +101,7 @@ async def test_the_first_goes_on_and_the_sequence_is_where_it_went(site: Site, d
         assert await send(gate, later, 7) == "ok"
     assert len(server.requests) == 4
     assert (Pins(gate.segment).opened, Pins(gate.segment).lost) == (1, 0)
-    assert series(gate).retries == 1
+    assert series(gate)["retries"] == 1
     assert (await step(gate, 7, end=True)).status == 200
     assert opened(gate) == {}
     assert gate.in_flight() == 0

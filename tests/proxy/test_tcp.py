@@ -159,8 +159,8 @@ async def test_bulk_arrives_intact_both_ways_at_once(site: Site) -> None:
     assert size == sums["size"] == total
     assert received == sums["sent"]
     assert sums["received"] == sent
-    words = gate.total(1)
-    assert words[8] == words[9] == total  # bytes in, bytes out
+    series = gate.total(1)
+    assert series["received_bytes"] == series["sent_bytes"] == total
 
 
 async def flood(reader: Reader, writer: Writer, sent: list[int], total: int) -> None:
@@ -225,8 +225,8 @@ async def test_an_endpoint_that_refuses_is_passed_over(site: Site) -> None:
         assert await read_all(reader) == b"second"
         writer.close()
     await idle(gate)
-    assert gate.total(10)[11] >= 1  # connect errors of the first
-    assert gate.total(1)[10] == gate.total(10)[11]  # each was tried again
+    assert gate.total(10)["connect_errors"] >= 1  # connect errors of the first
+    assert gate.total(1)["retries"] == gate.total(10)["connect_errors"]  # each was tried again
 
 
 async def test_nobody_to_talk_to_ends_the_session(site: Site) -> None:
@@ -235,7 +235,7 @@ async def test_nobody_to_talk_to_ends_the_session(site: Site) -> None:
     assert await read_all(reader) == b""
     writer.close()
     await idle(gate)
-    assert gate.total(10)[11] == gate.total(11)[11] == 1
+    assert gate.total(10)["connect_errors"] == gate.total(11)["connect_errors"] == 1
 
 
 async def test_no_endpoint_available_ends_the_session(site: Site) -> None:
@@ -245,7 +245,7 @@ async def test_no_endpoint_available_ends_the_session(site: Site) -> None:
     assert await read_all(reader) == b""
     writer.close()
     await idle(gate)
-    assert gate.total(1)[14] == 1  # rejected
+    assert gate.total(1)["rejected"] == 1
 
 
 async def test_an_endpoint_that_never_accepts_times_out(site: Site) -> None:
@@ -270,7 +270,7 @@ async def test_an_endpoint_that_never_accepts_times_out(site: Site) -> None:
         assert await read_all(reader) == b"second"
         writer.close()
     await idle(gate)
-    assert gate.total(10)[11] >= 1
+    assert gate.total(10)["connect_errors"] >= 1
     for made in (full, *fillers):
         made.close()
 
@@ -325,8 +325,8 @@ async def test_many_sessions_at_once(site: Site) -> None:
 
     await asyncio.gather(*(session(i) for i in range(200)))
     await idle(gate)
-    assert gate.total(1)[20] == 200  # connections
-    assert gate.total(10)[5] == gate.total(11)[5] == 100  # round robin
+    assert gate.total(1)["connections"] == 200
+    assert gate.total(10)["requests.other"] == gate.total(11)["requests.other"] == 100  # round robin
 
 
 async def test_policy_learns_the_time_to_connect(site: Site) -> None:
@@ -391,5 +391,5 @@ async def test_who_has_tried_all_begins_anew(site: Site) -> None:
     assert await read_all(reader) == b""
     writer.close()
     await idle(gate)
-    assert sum(gate.total(10 + i)[11] for i in range(3)) == 12  # connect errors
-    assert all(gate.total(10 + i)[11] for i in range(3))
+    assert sum(gate.total(10 + i)["connect_errors"] for i in range(3)) == 12
+    assert all(gate.total(10 + i)["connect_errors"] for i in range(3))

@@ -40,7 +40,7 @@ async def test_a_silent_session_with_bytes_on_the_way_ends_by_a_reset(site: Site
     loop = asyncio.get_running_loop()
     await loop.sock_connect(client, ("127.0.0.1", gate.port))
     await loop.sock_sendall(client, b"?")
-    await settle(lambda: gate.total(1)[6] == 1, "no session")
+    await settle(lambda: gate.total(1)["started"] == 1, "no session")
     await idle(gate)  # the client reads nothing, and that is silence
 
     async def read_on() -> None:
@@ -189,8 +189,8 @@ async def test_what_waits_for_a_slow_client_survives_its_half_close(site: Site) 
         await loop.sock_connect(client, ("127.0.0.1", gate.port))
         await loop.sock_sendall(client, b"%d\n" % size)
         held = -1
-        while held != gate.total(10)[8]:  # until the endpoints' bytes are on their way as far as they go
-            held = gate.total(10)[8]
+        while held != gate.total(10)["received_bytes"]:  # until the endpoints' bytes are on their way as far as they go
+            held = gate.total(10)["received_bytes"]
             await asyncio.sleep(0.3)
         client.shutdown(socket.SHUT_WR)
         await asyncio.sleep(0.1)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from authority import Pair
 from datapath import Site, settle
-from tls_site import AUTHORITY, CLIENTS, FAILED, KEY, RESUMED, TLS, answer_ok, certificate, connect, get, https, version
+from tls_site import AUTHORITY, CLIENTS, KEY, TLS, answer_ok, certificate, connect, get, https, version
 
 # Client certificates.
 
@@ -53,8 +53,8 @@ async def test_without_a_certificate_nobody_gets_in_where_one_is_required(site: 
     ):
         with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
             await get(*await connect(gate, context))
-    await settle(lambda: gate.total(1)[FAILED] == 4, "failed handshakes are not counted")
-    assert gate.total(2)[6] == 0  # no request was begun
+    await settle(lambda: gate.total(1)["tls_handshakes.failed"] == 4, "failed handshakes are not counted")
+    assert gate.total(2)["started"] == 0  # no request was begun
 
 
 async def test_a_certificate_may_be_optional(site: Site, tmp_path: Any) -> None:
@@ -99,7 +99,7 @@ async def test_sessions_resume_with_every_worker_while_their_key_is_known(site: 
     assert not resumed
     assert (await asyncio.to_thread(visit, one.port, context, session))[0]
     assert (await asyncio.to_thread(visit, two.port, context, session))[0]
-    assert two.total(1)[RESUMED] == 1
+    assert two.total(1)["tls_handshakes.resumed"] == 1
 
     newer = secrets.token_bytes(80)
     site.reload(two, tickets=(newer, KEY))
@@ -120,7 +120,7 @@ async def test_a_session_without_a_certificate_opens_no_door_that_needs_one(site
     _, session = await asyncio.to_thread(visit, free.port, context)
     with pytest.raises(OSError, match=r"(?i)alert|reset|eof|closed"):
         await asyncio.to_thread(visit, strict.port, context, session)
-    assert strict.total(1)[RESUMED] == 0
+    assert strict.total(1)["tls_handshakes.resumed"] == 0
 
 
 async def test_a_resumed_session_still_has_its_client_certificate(site: Site, tmp_path: Any) -> None:

@@ -14,10 +14,12 @@ import psutil
 import pytest
 from datapath import SECOND, settle
 from ports import free_port
-from udp_site import UdpSite, address_of, bound, drop, end, silent
+from udp_site import UdpSite, address_of, bound, silent
 from udp_site import site as site
 
 from lb.config.plan.plan import EndpointPlan, PolicyPlan
+from lb.shared.words import UDP_LISTENER
+from lb.telemetry.series import Series
 
 
 async def test_an_endpoint_that_is_not_there_is_passed_over(site: UdpSite) -> None:
@@ -35,8 +37,8 @@ async def test_an_endpoint_that_is_not_there_is_passed_over(site: UdpSite) -> No
         else:
             raise AssertionError("no answer")
     counts = gate.counts()
-    assert counts.ends[end("refused")] == 1  # and then nobody is sent there for a while
-    assert gate.total(10)[11] == 1  # connect errors of the endpoint
+    assert counts["ended.refused"] == 1  # and then nobody is sent there for a while
+    assert gate.total(10)["connect_errors"] == 1
     assert gate.in_flight() == [0, 20]
 
 
@@ -51,7 +53,7 @@ async def test_two_endpoints_that_are_not_there_are_passed_over(site: UdpSite) -
             await client.receive(0.5)
     for _ in range(5):
         assert await client.ask(b"hello") == b"hello"
-    assert gate.counts().ends[end("refused")] == 2
+    assert gate.counts()["ended.refused"] == 2
     assert gate.in_flight() == [0, 0, 1]
 
 
@@ -77,7 +79,7 @@ async def test_the_only_endpoint_is_asked_again(site: UdpSite) -> None:
     gate = site.gate([f"127.0.0.1:{port}"])
     client = site.client(gate.target)
     client.send(b"anybody?")
-    await settle(lambda: gate.counts().ends[end("refused")] == 1, "the refusal")
+    await settle(lambda: gate.counts()["ended.refused"] == 1, "the refusal")
     site.endpoint(port=port)
     assert await client.ask(b"now?") == b"now?"
     # It has answered: nothing is held against it any more.
@@ -90,7 +92,7 @@ async def test_nobody_takes_sessions(site: UdpSite) -> None:
     client = site.client(gate.target)
     client.send(b"x")
     assert await client.nothing()
-    assert gate.counts().drops[drop("no_endpoint")] == 1
+    assert gate.counts()["dropped.no_endpoint"] == 1
     gate.segment.set_weight(0, 1)
     assert await client.ask(b"x") == b"x"
 
@@ -102,7 +104,7 @@ async def test_an_endpoint_that_is_found_down_loses_its_sessions(site: UdpSite) 
     name = await client.ask(b"?")
     gate.segment.set_health(0 if name == b"a" else 1, False, 1)
     assert await client.ask(b"?") != name
-    assert gate.counts().ends[end("down")] == 1
+    assert gate.counts()["ended.down"] == 1
     # Draining is another thing: what is there goes on.
     gate.segment.set_admin(1 if name == b"a" else 0, 1)
     assert await client.ask(b"?") != name
@@ -139,7 +141,7 @@ async def test_a_larger_limit_after_a_reload(site: UdpSite) -> None:
     gate.apply(replace(gate.plan, generation=2, listeners=(wide,)))
     for client in clients:
         assert await client.ask(b"y") == b"y"
-    assert gate.counts().started == 300
+    assert gate.counts()["started"] == 300
 
 
 async def test_a_listener_that_goes_away_ends_its_sessions(site: UdpSite) -> None:
@@ -155,7 +157,8 @@ async def test_a_listener_that_goes_away_ends_its_sessions(site: UdpSite) -> Non
     gate.apply(replace(gate.plan, generation=2, listeners=gate.plan.listeners[:1]), sockets)
     assert gate.proxy.busy() == 1
     assert other.udp is not None
-    assert gate.total(other.udp.series)[18 + end("closed")] == 1
+    gone = Series(UDP_LISTENER, gate.segment.series_total(other.udp.series))
+    assert gone["ended.closed"] == 1
     assert await first.ask(b"x") == b"x"
 
 
@@ -170,7 +173,7 @@ async def test_two_listeners_share_the_buffers(site: UdpSite) -> None:
             client.send(b"%d %d" % (turn, number))
         for number, client in enumerate(clients):
             assert await client.receive() == b"%d %d" % (turn, number)
-    assert gate.counts("dgram").sent == gate.counts("other").sent == 200
+    assert gate.counts("dgram")["sent"] == gate.counts("other")["sent"] == 200
 
 
 async def test_many_senders_leave_memory_and_others_alone(site: UdpSite) -> None:
@@ -187,7 +190,7 @@ async def test_many_senders_leave_memory_and_others_alone(site: UdpSite) -> None
             await asyncio.sleep(0)
     assert await client.ask(b"mine") == b"mine"
     assert gate.proxy.busy() == 100
-    assert gate.counts().drops[drop("sessions")] > 3000
+    assert gate.counts()["dropped.sessions"] > 3000
     assert len(os.listdir("/proc/self/fd")) <= files + 100
     assert psutil.Process().memory_info().rss - before < 8 << 20
 
@@ -202,7 +205,7 @@ async def test_out_of_descriptors(site: UdpSite) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(*holes, highest) + 1, hard))
     try:
         late.send(b"x")
-        await settle(lambda: gate.counts().drops[drop("resources")] == 1, "the drop")
+        await settle(lambda: gate.counts()["dropped.resources"] == 1, "the drop")
         assert await client.ask(b"y") == b"y"
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -227,7 +230,7 @@ async def test_sessions_take_half_of_the_descriptors_at_most(site: UdpSite, capl
         assert await client.ask(b"x") == b"x"
     late.send(b"x")
     assert await late.nothing()
-    assert gate.counts().drops[drop("resources")] == 1
+    assert gate.counts()["dropped.resources"] == 1
 
 
 async def test_a_drain_lets_sessions_finish(site: UdpSite) -> None:
@@ -238,7 +241,7 @@ async def test_a_drain_lets_sessions_finish(site: UdpSite) -> None:
     gate.proxy.drain()
     late.send(b"x")
     assert await late.nothing()
-    assert gate.counts().drops[drop("draining")] == 1
+    assert gate.counts()["dropped.draining"] == 1
     for _ in range(5):  # longer than what an idle session has
         assert await client.ask(b"y") == b"y"
         await asyncio.sleep(0.3)

@@ -36,9 +36,6 @@ BLOCK = random.Random(5).randbytes(1 << 20)
 KEY = secrets.token_bytes(80)
 
 
-FULL, RESUMED, FAILED = 15, 16, 17  # words of a listener's series
-
-
 def certificate(pair: Pair, *names: str) -> CertificatePlan:
     return CertificatePlan(names, pair.chain, pair.key)
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from datapath import HTTP, POOL, SECOND
+from datapath import HTTP, POOL, SECOND, series_of
 
 from lb.config.plan.plan import AccessLogPlan, EndpointPlan, ListenerPlan, Plan, UdpPlan
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
-from lb.telemetry.datagrams import DROPS, ENDS, DatagramSeries
+from lb.telemetry.series import Series
 
 Answer = Callable[[bytes], list[bytes]]
 UDP = UdpPlan(series=100, max_sessions=1000, max_sessions_per_source=0, max_datagram=65536, responses=-1, requests=0)
@@ -121,16 +121,16 @@ class UdpGate:
     def listener(self, name: str = "dgram") -> ListenerPlan:
         return next(x for x in self.plan.listeners if x.name == name)
 
-    def counts(self, name: str = "dgram") -> DatagramSeries:
+    def counts(self, name: str = "dgram") -> Series:
         udp = self.listener(name).udp
         assert udp is not None
-        return DatagramSeries.of(self.segment.series_total(udp.series))
+        return self.total(udp.series)
 
-    def endpoint_counts(self, index: int) -> DatagramSeries:
-        return DatagramSeries.of(self.segment.series_total(200 + index))
+    def endpoint_counts(self, index: int) -> Series:
+        return self.total(200 + index)
 
-    def total(self, series: int) -> list[int]:
-        return list(self.segment.series_total(series))
+    def total(self, series: int) -> Series:
+        return series_of(self.plan, self.segment, series)
 
     def in_flight(self) -> list[int]:
         return [self.segment.inflight(e.slot) for p in self.plan.pools for e in p.endpoints]
@@ -143,13 +143,13 @@ class UdpGate:
 
     def closed(self) -> bool:
         """Whether everything has been given back."""
-        words = self.total(1)
+        listener = self.total(1)
         counts = self.counts()
         return (
             self.proxy.busy() == 0
             and not any(self.in_flight())
-            and words[6] == words[7]
-            and counts.started == counts.finished == sum(counts.ends)
+            and listener["started"] == listener["finished"]
+            and counts["started"] == counts["finished"] == counts["ended"]
         )
 
 
@@ -214,11 +214,3 @@ async def site() -> AsyncIterator[UdpSite]:
     made = UdpSite()
     yield made
     made.close()
-
-
-def drop(name: str) -> int:
-    return DROPS.index(name)
-
-
-def end(name: str) -> int:
-    return ENDS.index(name)

@@ -13,8 +13,9 @@ from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
 from lb.shared import segment_map
 from lb.shared.segment import Segment
+from lb.shared.words import SIZE
 
-STARTED, FINISHED, WORDS = 6, 7, 80
+STARTED, FINISHED, WORDS = 0, 1, SIZE
 
 
 @pytest.fixture
@@ -149,17 +150,17 @@ def test_counters_outlive_the_death_of_a_worker(master):
     code = (
         "import os, signal, sys; from lb.shared.segment import Segment\n"
         "s = Segment.attach(int(sys.argv[1]), 1)\n"
-        "s.add_series(0, 1, 41); s.add_inflight(2, 4); os.kill(os.getpid(), signal.SIGKILL)"
+        "s.add_series(0, 2, 41); s.add_inflight(2, 4); os.kill(os.getpid(), signal.SIGKILL)"
     )
     child = subprocess.run([sys.executable, "-c", code, str(master.fd)], pass_fds=[master.fd], check=False)
     assert child.returncode == -9
-    assert master.series_total(0)[1] == 41
+    assert master.series_total(0)[2] == 41
     assert master.inflight(2) == 4
     master.forget(master.clear_worker(1))
     assert master.inflight(2) == 0
     with attached(master, 1) as replacement:
-        replacement.add_series(0, 1)
-    assert master.series_total(0)[1] == 42
+        replacement.add_series(0, 2)
+    assert master.series_total(0)[2] == 42
 
 
 def test_the_master_has_no_column_and_no_stripe(master):
@@ -213,6 +214,7 @@ def sealed_copy(master, patches=(), grow=0, seal=True):
     [
         ({"patches": [(0, b"\0" * 8)]}, "magic"),
         ({"patches": [(8, struct.pack("<I", 99))]}, "layout 99"),
+        ({"patches": [(132, struct.pack("<I", 7))]}, "series of other words"),
         ({"patches": [(12, struct.pack("<I", 0))]}, "impossible"),
         ({"patches": [(12, struct.pack("<I", 5))]}, "does not match"),
         ({"patches": [(24, struct.pack("<Q", 1 << 60))]}, "does not match"),

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lb.shared.segment import Segment
+from lb.shared.words import (
+    BOUNDS_US,
+    ENDPOINT,
+    KINDS,
+    LISTENER,
+    ROUTE,
+    SESSIONS,
+    SIZE,
+    UDP_ENDPOINT,
+    UDP_LISTENER,
+    Kind,
+)
+from lb.telemetry import reference, traffic
 from lb.telemetry.metrics import Snapshot, exposition
-from lb.telemetry.series import BOUNDS_US, WORDS, Series
+from lb.telemetry.series import Series
 
 MODELS = {"models": {"m": True, "n": False}}
 STATS = {"connections": 5, "refused_no-route": 2, "mirrored": 8, "mirror_failed": 7, "mirror_skipped": 6}
@@ -46,30 +61,36 @@ def samples(page: bytes) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_the_segments_words_mean_what_the_page_says() -> None:
-    master = Segment.create(2)
-    for worker in (0, 1):
+def counted(kind: Kind, workers: int = 1, **amounts: int) -> Series:
+    """A series in which each worker has counted so much; "requests__2xx" is a word with a label."""
+    master = Segment.create(workers)
+    for worker in range(workers):
         segment = Segment.attach(master.fd, worker)
-        segment.add_series(5, 1, 10)  # TG_S_CODE_2XX
-        segment.add_series(5, 4, 1)  # TG_S_CODE_5XX
-        segment.add_series(5, 6, 12)  # TG_S_STARTED
-        segment.add_series(5, 7, 11)  # TG_S_FINISHED
-        segment.add_series(5, 15, 2)  # TG_S_CACHE_HIT
-        segment.add_series(5, 21, 500_000_000)  # TG_S_DURATION_SUM_NS
-        segment.add_series(5, 22, 4)  # TG_S_RETRIES_REFUSED
-        segment.add_series(5, 23, 9)  # TG_S_HEDGES
-        segment.add_series(5, 24, 5)  # TG_S_HEDGES_WON
-        segment.add_series(5, 25, 3)  # TG_S_HEDGES_LOST
-        segment.add_series(5, 26, 7)  # TG_S_HEDGES_REFUSED
-        segment.add_series(5, 32, 3)  # up to 100 us
-        segment.add_series(5, 55, 1)  # over a minute
-        segment.add_series(5, 56, 6)  # TG_S_GRPC: OK
-        segment.add_series(5, 56 + 14, 2)  # UNAVAILABLE
-        segment.add_series(5, 73, 3)  # TG_S_FAULTS
-    series = Series.of(master.series_total(5))
-    found = samples(
-        exposition(Snapshot(STATUS, routes={"r": series}, endpoints={("p", "a"): series, ("p", "b"): series}))
-    )
+        for name, amount in amounts.items():
+            segment.add_series(5, kind.place(name.replace("__", ".")), amount)
+    return Series(kind, master.series_total(5))
+
+
+def test_the_segments_words_mean_what_the_page_says() -> None:
+    answers = {
+        "requests__2xx": 10,
+        "requests__5xx": 1,
+        "started": 12,
+        "finished": 11,
+        "request_duration": 500_000_000,  # the sum
+        "grpc__OK": 6,
+        "grpc__Unavailable": 2,
+        "errors": 3,
+    }
+    hedges = {"hedge_results__won": 5, "hedge_results__lost": 3, "hedge_results__refused": 7}
+    route = counted(ROUTE, 2, **answers, **hedges, cache__hit=2, retries_refused=4, hedges=9)
+    probed = {"probes": 9, "probe_failures__timeout": 5, "probe_failures__failed": 3, "probe_failures__no_report": 7}
+    endpoint = counted(ENDPOINT, 2, **answers, **probed)
+    at = ROUTE.place("request_duration") + 1
+    words = [*route.words]
+    words[at], words[at + len(BOUNDS_US)] = 6, 2  # up to 100 us, over a minute
+    totals = {ROUTE: {("r",): Series(ROUTE, words)}, ENDPOINT: {("p", "a"): endpoint, ("p", "b"): endpoint}}
+    found = samples(exposition(Snapshot(STATUS, totals)))
     assert found["tidegate_route_requests_total", "code=2xx", "route=r"] == 20
     assert found["tidegate_route_requests_total", "code=5xx", "route=r"] == 2
     assert found["tidegate_route_in_flight", "route=r"] == 2
@@ -138,10 +159,8 @@ def test_an_endpoint_that_nothing_has_checked_counts_as_up_and_as_unchecked() ->
 
 
 def test_requests_without_a_route_are_counted_by_why() -> None:
-    master = Segment.create(1)
-    Segment.attach(master.fd, 0).add_series(5, 22, 3)  # TG_S_UNROUTED
-    Segment.attach(master.fd, 0).add_series(5, 23, 4)  # TG_S_MALFORMED
-    found = samples(exposition(Snapshot(STATUS, listeners={"web": Series.of(master.series_total(5))})))
+    listener = counted(LISTENER, declined__unrouted=3, declined__malformed=4)
+    found = samples(exposition(Snapshot(STATUS, {LISTENER: {("web",): listener}})))
     name = "tidegate_listener_declined_requests_total"
     assert [found[name, "listener=web", f"reason={why}"] for why in ("unrouted", "malformed")] == [3, 4]
 
@@ -153,16 +172,15 @@ def test_sources_that_found_no_room_in_the_table() -> None:
 
 def test_learned_sessions() -> None:
     assert not [name for name in samples(exposition(Snapshot(STATUS))) if "session" in name[0]]
-    master = Segment.create(1)
-    for word, amount in zip(range(15, 20), (5, 4, 3, 2, 1), strict=True):  # TG_S_SESSION_HIT to _ENDED
-        Segment.attach(master.fd, 0).add_series(5, word, amount)
+    requests = {"requests__hit": 5, "requests__unknown": 4, "requests__fallback": 2}
+    sessions = counted(SESSIONS, **requests, learned=3, ended=1)
     endpoints = [{**STATUS["pools"][0]["endpoints"][0], "sessions": 9}]
     status = {
         **STATUS,
         "pools": [{**STATUS["pools"][0], "endpoints": endpoints}],
         "sessions": {"capacity": 131_072, "evicted": 8},
     }
-    page = exposition(Snapshot(status, sessions={"p": Series.of(master.series_total(5))}))
+    page = exposition(Snapshot(status, {SESSIONS: {("p",): sessions}}))
     found = {name: value for name, value in samples(page).items() if "session" in name[0]}
     assert found == {
         ("tidegate_endpoint_sessions", "endpoint=a", "pool=p"): 9,
@@ -176,19 +194,63 @@ def test_learned_sessions() -> None:
     }
 
 
-def test_bounds_are_those_of_the_compiled_side() -> None:
-    assert len(BOUNDS_US) == 23
-    assert list(BOUNDS_US) == sorted(BOUNDS_US)
-
-
 def test_a_series_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="80 words"):
-        Series.of([0] * (WORDS - 1))
+    with pytest.raises(ValueError, match=f"{SIZE} words"):
+        Series(ROUTE, [0] * (SIZE - 1))
 
 
 def test_series_add_up() -> None:
-    one = Series.of(list(range(WORDS)))
+    one = Series(ROUTE, list(range(SIZE)))
     both = one + one
-    assert both.codes == tuple(2 * n for n in range(6))
-    assert both.duration_ns == 42
-    assert both.buckets == tuple(2 * n for n in range(32, 56))
+    assert both.values("requests") == {label: 2 * n for label, n in one.values("requests").items()}
+    assert both.sum_ns("request_duration") == 2 * one.sum_ns("request_duration")
+    assert both.buckets("request_duration") == tuple(2 * n for n in one.buckets("request_duration"))
+
+
+def test_datagrams() -> None:
+    assert not [name for name in samples(exposition(Snapshot(STATUS))) if "udp" in name[0]]
+    block = {"started": 50, "finished": 45, "received": 100, "sent_bytes": 103, "ended__idle": 118}
+    listener = counted(UDP_LISTENER, **block, dropped__sessions=108, dropped__error=117)
+    endpoint = counted(UDP_ENDPOINT, **block)
+    totals = {UDP_LISTENER: {("dns",): listener}, UDP_ENDPOINT: {("p", "a"): endpoint, ("p", "b"): endpoint}}
+    found = samples(exposition(Snapshot(STATUS, totals, {"dns": 9})))
+    assert found["tidegate_udp_listener_received_datagrams_total", "listener=dns"] == 100
+    assert found["tidegate_udp_endpoint_sent_bytes_total", "endpoint=a", "pool=p"] == 103
+    assert found["tidegate_udp_pool_open_sessions", "pool=p"] == 10
+    assert found["tidegate_udp_pool_sessions_total", "pool=p"] == 100
+    assert found["tidegate_udp_dropped_datagrams_total", "listener=dns", "reason=sessions"] == 108
+    assert found["tidegate_udp_dropped_datagrams_total", "listener=dns", "reason=error"] == 117
+    assert found["tidegate_udp_listener_ended_sessions_total", "listener=dns", "reason=idle"] == 118
+    assert found["tidegate_udp_kernel_dropped_datagrams_total", "listener=dns"] == 9
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_row_is_on_the_page_with_its_help_and_type(kind: Kind) -> None:
+    """So that a new row needs nothing but its increment."""
+    labels = tuple(f"a {label}" for label in kind.views[0].labels)
+    series = Series(kind, list(range(1, SIZE + 1)))
+    text = exposition(Snapshot(STATUS, {kind: {labels: series}})).decode()
+    page = {family.name: family for family in text_string_to_metric_families(text)}
+    for view in kind.views:
+        for _, word in kind.shown_in(view):
+            family = page[f"tidegate_{word.family(view.prefix)}"]
+            assert (family.type, family.documentation) == (word.type, word.help(view))
+            assert len(family.samples) >= word.size
+    described = series.describe()
+    assert {word.name for _, word in kind.shown_in(kind.views[0])} <= set(described)
+    assert not {word.name for _, _, word in kind.rows() if not word.shown} & set(described)
+
+
+def test_the_document_is_current() -> None:
+    assert reference.PAGE.read_text() == reference.page(), "run: make docs"
+
+
+def test_the_metrics_that_documents_name_exist() -> None:
+    listed = set(re.findall(r"`(tidegate_\w+)`", reference.page()))
+    sources = "".join(path.read_text() for path in Path(traffic.__file__).parent.glob("*.py"))
+    beginnings = re.findall(r'f"(\w+_)\{name\}"', sources)
+    for path in sorted(reference.PAGE.parent.rglob("*.md")):
+        for name in re.findall(r"`(tidegate_[a-z0-9_]+)", path.read_text()):
+            bare = name.removeprefix("tidegate_").removesuffix("_total")  # of the status document
+            quoted = [f'"{bare}"', *(f'"{bare[len(b) :]}"' for b in beginnings if bare.startswith(b))]
+            assert name in listed or any(one in sources for one in quoted), f"{path.name}: {name}"

@@ -27,19 +27,17 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
-from lb.config.plan.plan import Plan
-from lb.control import sockets
+from lb.control import counters, sockets
 from lb.control.admin.connections import AdminConnections, Limits
 from lb.control.admin.origin import is_cross_site, is_local
 from lb.control.admin.token import AdminToken
-from lb.control.datagrams import datagram_totals
+from lb.control.datagrams import drops_by_listener
 from lb.control.endpoints.leaving import LeavingError
 from lb.control.endpoints.lookup import must_exist
 from lb.control.master import Master
 from lb.control.registry import ADMIN
 from lb.errors import ConfigError, StartError
 from lb.telemetry.metrics import CONTENT_TYPE_LATEST, Snapshot, exposition
-from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.admin")
 
@@ -226,7 +224,12 @@ class AdminServer:
         return web.Response(text=f"{reason}\n", status=200 if ready else 503)
 
     async def _status(self, request: web.Request) -> web.Response:
-        return _json(self._master.status())
+        """The status document with the counters of all series; without those, which are most of it, `?counters=no`."""
+        status, plan = self._master.status(), self._master.plan
+        if plan is None or request.query.get("counters") == "no":
+            return _json(status)
+        totals = counters.read(plan, self._master.segment)
+        return await asyncio.to_thread(lambda: _json({**status, "counters": counters.describe(totals)}))
 
     async def _transitions(self, request: web.Request) -> web.Response:
         """Changes of health, state, weight and readiness of models; of one pool or endpoint if that is asked for, which
@@ -295,23 +298,7 @@ def snapshot(master: Master) -> Snapshot:
     plan, status = master.plan, master.status()
     if plan is None:
         return Snapshot(status)
-
-    def read(index: int) -> Series:
-        return Series.of(master.segment.series_total(index))
-
-    return Snapshot(
-        status,
-        listeners={x.name: read(x.series) for x in plan.listeners},
-        routes={name: read(series) for x in plan.listeners for name, series in x.route_series()},
-        endpoints={(p, a): read(i) for p, a, i in _endpoints(plan)},
-        queues={p.name: read(p.queue.series) for p in plan.pools if p.queue is not None},
-        sessions={p.name: read(p.learn.series) for p in plan.pools if p.learn is not None},
-        datagrams=datagram_totals(plan, master.segment, master.sockets),
-    )
-
-
-def _endpoints(plan: Plan) -> list[tuple[str, str, int]]:
-    return [(pool.name, endpoint.address, endpoint.series) for pool in plan.pools for endpoint in pool.endpoints]
+    return Snapshot(status, counters.read(plan, master.segment), drops_by_listener(plan, master.sockets))
 
 
 def _most_connections() -> int:

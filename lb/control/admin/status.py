@@ -51,7 +51,8 @@ from lb.shared.affinity_table import Pins
 from lb.shared.buckets import Buckets
 from lb.shared.costs import Costs
 from lb.shared.segment import Segment
-from lb.telemetry.series import GRPC_CODES, Series
+from lb.shared.words import ENDPOINT
+from lb.telemetry.series import Series
 
 if TYPE_CHECKING:
     from lb.control.master import Master
@@ -234,9 +235,9 @@ def _report(segment: Segment, slot: int, now: int) -> dict[str, float] | None:
 def _errors(master: Master, endpoint: EndpointPlan) -> dict[str, Any]:
     """How many answers the endpoint gave since it is known, and how many were its fault: HTTP 5xx, or a gRPC status
     that stands for one. `grpc` has those with a gRPC status other than OK, by its name."""
-    series = Series.of(master.segment.series_total(endpoint.series))
-    codes = {name: n for name, n in zip(GRPC_CODES, series.grpc, strict=True) if n and name != "OK"}
-    return {"answers": sum(series.codes), "faults": series.faults, "grpc": codes}
+    series = Series(ENDPOINT, master.segment.series_total(endpoint.series))
+    codes = {name: n for name, n in series.values("grpc").items() if n and name != "OK"}
+    return {"answers": series["requests"], "faults": series["errors"], "grpc": codes}
 
 
 def _agent(master: Master, slot: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ from lb.health.outlier import (
 )
 from lb.health.shares import WHOLE, Member, decide_shares, grown, thousandths
 from lb.shared.segment import Segment
+from lb.shared.words import ENDPOINT
 from lb.telemetry.series import Series
 
 log = logging.getLogger("tidegate.health")
@@ -212,9 +213,8 @@ class Steering:
                 self._say(pool, endpoint, endpoint.record, now, outlier.text)
 
     def _volume(self, endpoint: EndpointPlan) -> Volume:
-        series = Series.of(self._segment.series_total(endpoint.series))
-        # An endpoint has no cache: TG_S_JUDGED_GOOD and TG_S_JUDGED_FAULT of segment.h.
-        return Volume(series.cache_hit, series.cache_miss, series.buckets)
+        series = Series(ENDPOINT, self._segment.series_total(endpoint.series))
+        return Volume(series["judged.good"], series["judged.fault"], series.buckets("request_duration"))
 
     def _healthy(self, endpoint: EndpointPlan) -> bool:
         return self._segment.health(endpoint.slot) == _UP

@@ -20,7 +20,10 @@ from lb.net.tls.openssl cimport (
     X509_verify_cert_error_string,
 )
 from lb.net.tls.pem cimport openssl_error
-from lb.shared.segment cimport TG_S_TLS_FAILED, TG_S_TLS_FULL, TG_S_TLS_RESUMED, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport (
+    LISTENER_TLS_HANDSHAKES_FAILED, LISTENER_TLS_HANDSHAKES_FULL, LISTENER_TLS_HANDSHAKES_RESUMED,
+)
 from lb.net.tls.context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE, ALPN_OTHER, ServerContext
 from lb.net.tls.peer cimport Peer
 
@@ -246,6 +249,7 @@ cdef class Tls:
 
     cdef int handshake(self) noexcept:
         cdef int rc, sent
+        cdef bint resumed
         if self.failed:
             return TLS_ERROR
         self.dry = False
@@ -259,11 +263,12 @@ cdef class Tls:
             # What is left unread would make the close a reset, which may overtake the alert that says why.
             recv(self.fd, wire, WIRE, MSG_DONTWAIT)
             if self.words != NULL:
-                tg_add(&self.words[TG_S_TLS_FAILED], 1)
+                tg_add(&self.words[LISTENER_TLS_HANDSHAKES_FAILED], 1)
             return TLS_ERROR
         self.handshaking = False
         if self.words != NULL:
-            tg_add(&self.words[TG_S_TLS_RESUMED if SSL_session_reused(self.ssl) else TG_S_TLS_FULL], 1)
+            resumed = SSL_session_reused(self.ssl)
+            tg_add(&self.words[LISTENER_TLS_HANDSHAKES_RESUMED if resumed else LISTENER_TLS_HANDSHAKES_FULL], 1)
         return 0
 
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept:

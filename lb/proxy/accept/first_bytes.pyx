@@ -9,7 +9,8 @@ from lb.net.tls.client_hello cimport HELLO_MORE, HELLO_NOT_TLS, HELLO_RAW, hello
 from lb.net.ip cimport ip_format, ip_parse, ip_set, tg_ip
 from lb.net.poller cimport READ_TURNS, Poller
 from lb.net.proxy_header cimport PROXY_MAX, PROXY_MORE, PROXY_NONE, proxy_parse, tg_proxy
-from lb.shared.segment cimport TG_S_REJECTED, TG_S_TIMEOUTS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport LISTENER_REJECTED, LISTENER_TIMEOUTS
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
@@ -240,9 +241,9 @@ cdef class Preface(Stream):
         cdef Listener listener = self.listener
         cdef const char *method = b"TCP"
         self.home.refused[reason] += 1
-        tg_add(&listener.series[TG_S_REJECTED], 1)
+        tg_add(&listener.series[LISTENER_REJECTED], 1)
         if reason == R_SLOW:
-            tg_add(&listener.series[TG_S_TIMEOUTS], 1)
+            tg_add(&listener.series[LISTENER_TIMEOUTS], 1)
         if not listener.access.enabled:
             return
         record = listener.access.begin()

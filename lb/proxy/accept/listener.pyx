@@ -15,9 +15,8 @@ from lb.http.head cimport H_UPGRADE, Field, Scan, same_name
 from lb.net.ip cimport AF_INET, AF_INET6, IP_TEXT, Networks, ip_format, ip_set, tg_ip
 from lb.net.keepalive cimport keepalive_of, keepalive_set
 from lb.net.poller cimport Poller, Source
-from lb.shared.segment cimport (
-    TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
-)
+from lb.shared.segment cimport Segment, tg_add, tg_get
+from lb.shared.segment_words cimport LISTENER_CONNECTIONS, LISTENER_REJECTED, SERIES_FINISHED, SERIES_STARTED
 from lb.shared.source_counts cimport SharedSources
 from lb.proxy.accept.source_limits cimport Sources
 from lb.net.tls.session cimport Tls, new_server_tls
@@ -211,10 +210,10 @@ cdef class Listener(Source):
         one would take a whole burst: it leaves some to the others, for as long as they are quick to take them."""
         cdef unsigned int worker
         cdef uint64_t *words
-        cdef uint64_t mine = tg_get(&self.series[TG_S_STARTED]) - tg_get(&self.series[TG_S_FINISHED])
+        cdef uint64_t mine = tg_get(&self.series[SERIES_STARTED]) - tg_get(&self.series[SERIES_FINISHED])
         for worker in range(self.segment.header.workers):
             words = self.segment.series_of(<int>worker, self.series_index)
-            if tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED]) < mine:
+            if tg_get(&words[SERIES_STARTED]) - tg_get(&words[SERIES_FINISHED]) < mine:
                 return True
         return False
 
@@ -224,7 +223,7 @@ cdef class Listener(Source):
         cdef uint64_t *words
         for worker in range(self.segment.header.workers):
             words = self.segment.series_of(<int>worker, self.series_index)
-            total += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+            total += tg_get(&words[SERIES_STARTED]) - tg_get(&words[SERIES_FINISHED])
         return total
 
     cdef bint claim(self) noexcept:
@@ -237,7 +236,7 @@ cdef class Listener(Source):
             # The place that becomes free may be another worker's, or one of a worker that has died.
             self.poller.arm(self, self.poller.now + BACK_OFF_NS)
             return False
-        tg_add(&self.series[TG_S_STARTED], 1)
+        tg_add(&self.series[SERIES_STARTED], 1)
         held += 1
         if self.segment.header.workers > 1:
             # Of two that claim the last place at once, at least one sees the other: the event comes again.
@@ -250,7 +249,7 @@ cdef class Listener(Source):
     cdef void unclaim(self) noexcept:
         global held
         held -= 1
-        tg_add(&self.series[TG_S_STARTED], <uint64_t>-1)
+        tg_add(&self.series[SERIES_STARTED], <uint64_t>-1)
 
     cdef void accept_all(self) noexcept:
         cdef sockaddr_storage address
@@ -294,7 +293,7 @@ cdef class Listener(Source):
                 port = ntohs((<sockaddr_in6 *>&address).sin6_port)
             else:
                 unix = True
-            tg_add(&self.series[TG_S_CONNECTIONS], 1)
+            tg_add(&self.series[LISTENER_CONNECTIONS], 1)
             ip_length = ip_format(&peer, ip)
             if self.prefaced:
                 (<Acceptor>self.preface).accepted(self, fd, ip, ip_length, port, unix)
@@ -305,7 +304,7 @@ cdef class Listener(Source):
         if not self.sources.enter(ip, <size_t>ip_length, self.max_per_source):
             close(fd)
             self.over_limit += 1
-            tg_add(&self.series[TG_S_REJECTED], 1)
+            tg_add(&self.series[LISTENER_REJECTED], 1)
             self.uncounted_closed()
             return
         (<Acceptor>self.factory).accepted(self, fd, ip, ip_length, port, unix)
@@ -314,7 +313,7 @@ cdef class Listener(Source):
         """Stop watching for a while (the limit is reached, or resources are out)."""
         if not self.paused and self.fd >= 0:
             self.paused = True
-            tg_add(&self.series[TG_S_REJECTED], 1)
+            tg_add(&self.series[LISTENER_REJECTED], 1)
             self.poller.watch(self, False)
 
     cdef void complain(self, const char *what) noexcept:
@@ -342,6 +341,6 @@ cdef class Listener(Source):
     cdef void uncounted_closed(self) noexcept:
         global held
         held -= 1
-        tg_add(&self.series[TG_S_FINISHED], 1)
+        tg_add(&self.series[SERIES_FINISHED], 1)
         if self.full and self.open() < self.max_connections and held < most_held:
             self.resume()

@@ -23,7 +23,8 @@ from lb.http.head_text cimport append_trailers
 from lb.http.http2.frames cimport PREFACE, PREFACE_SIZE
 from lb.net.poller cimport READ_TURNS
 from lb.net.reading cimport drained
-from lb.shared.segment cimport TG_S_REJECTED, TG_S_TLS_FAILED, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport LISTENER_REJECTED, LISTENER_TLS_HANDSHAKES_FAILED
 from lb.net.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST, pass_through
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
@@ -429,7 +430,7 @@ cdef class HttpConnection(Client):
     cdef void refuse(self, int status, const char *reason) noexcept:
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
         self.answer.keep = False
-        tg_add(&self.listener.series[TG_S_REJECTED], 1)
+        tg_add(&self.listener.series[LISTENER_REJECTED], 1)
         self.decline(status, reason.decode("latin-1"))
 
     cdef void refuse_head(self, const char *head) noexcept:
@@ -739,7 +740,7 @@ cdef class HttpConnection(Client):
                 self.close_now()
             return
         if self.tls is not None and self.tls.handshaking:
-            tg_add(&self.listener.series[TG_S_TLS_FAILED], 1)
+            tg_add(&self.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
         if self.pending():
             self.close_now()
         elif exchange is not None:

@@ -12,7 +12,8 @@ from libc.string cimport memcpy
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.poller cimport READ_TURNS
 from lb.net.reading cimport drained
-from lb.shared.segment cimport TG_S_HTTP2, TG_S_HTTP2_FLOODED, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport LISTENER_HTTP2_CONNECTIONS, LISTENER_HTTP2_FLOODS
 from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
 from lb.proxy.exchange.admission cimport Intake
 from lb.proxy.client.client cimport Client
@@ -45,7 +46,7 @@ cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexc
         return                                    # the old one's timeout will end it
     (<set>old.listener.connections).discard(old)
     (<set>old.listener.connections).add(connection)
-    tg_add(&old.listener.series[TG_S_HTTP2], 1)
+    tg_add(&old.listener.series[LISTENER_HTTP2_CONNECTIONS], 1)
     if connection.host.begin(True, &old.listener.http2.options) < 0:
         connection.close_now()
         return
@@ -110,7 +111,7 @@ cdef class Http2Connection(Client):
         """False: nothing more is taken from this client."""
         if self.host.take(data, n) < 0:
             if self.host.choked:                  # whoever does not read needs no last word
-                tg_add(&self.listener.series[TG_S_HTTP2_FLOODED], 1)
+                tg_add(&self.listener.series[LISTENER_HTTP2_FLOODS], 1)
                 self.close_now()
                 return False
             self.closing = True                   # what the session has to say of it is still written

@@ -25,7 +25,8 @@ from lb.net.link cimport link_append, link_empty, link_init, link_remove
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE
 from lb.net.poller cimport NEVER
 from lb.net.reuse cimport tg_reuse
-from lb.shared.segment cimport TG_S_HTTP2_FLOODED, TG_S_MALFORMED, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport LISTENER_DECLINED_MALFORMED, LISTENER_HTTP2_FLOODS
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.admission cimport Intake
 from lb.proxy.routing.headers.aliases cimport hide_trailers
@@ -224,7 +225,7 @@ cdef class Http2Host(Http2Session):
 
     cdef void end_flood(self) noexcept:
         self.flooded = True
-        tg_add(&self.peer.listener.series[TG_S_HTTP2_FLOODED], 1)
+        tg_add(&self.peer.listener.series[LISTENER_HTTP2_FLOODS], 1)
         self.terminate(H2_ENHANCE_YOUR_CALM)
 
     cdef void detach(self, Http2Request request) noexcept:
@@ -297,7 +298,7 @@ cdef class Http2Request(Client):
             self.decline(501, "the method is not known here")
         else:
             if self.exchange is None:
-                tg_add(&self.listener.series[TG_S_MALFORMED], 1)
+                tg_add(&self.listener.series[LISTENER_DECLINED_MALFORMED], 1)
             self.stop(H2_PROTOCOL_ERROR)
             self.host.work -= H2_FAULT_WORK
             self.host.on_control(H2_FAULT_FRAME)

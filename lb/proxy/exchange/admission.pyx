@@ -8,7 +8,8 @@ from lb.http.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
 from lb.http.head_text cimport append_text
 from lb.http.methods cimport method_number
 from lb.net.poller cimport Poller
-from lb.shared.segment cimport TG_S_REJECTED, TG_S_STARTED, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ROUTE_REJECTED, SERIES_STARTED
 from lb.proxy.routing.actions cimport admit as apply_actions
 from lb.proxy.routing.headers.aliases cimport hide_aliases
 from lb.proxy.routing.answer cimport give_answer, give_preflight
@@ -118,7 +119,7 @@ cdef class Intake:
             free(ids)
             client.decline(415, f"the pool {pool.name} speaks gRPC only")
             return None
-        tg_add(&route.series[TG_S_STARTED], 1)
+        tg_add(&route.series[SERIES_STARTED], 1)
         exchange.started = client.poller.now
         exchange.client = client
         exchange.listener = client.listener
@@ -206,7 +207,7 @@ cdef class Intake:
 
     cdef void start(self, Exchange exchange, Scan *scan) noexcept:
         if self.overload.refuses(self.busy):
-            tg_add(&exchange.route.series[TG_S_REJECTED], 1)
+            tg_add(&exchange.route.series[ROUTE_REJECTED], 1)
             exchange.request_complete = scan.complete     # then the connection can go on
             exchange.fail(503, b"overloaded", "too much is in flight here")
             return

@@ -16,9 +16,8 @@ a token bucket of the segment, exact as those of rate limits are.
 from libc.stdint cimport uint64_t
 from lb.shared.atomics cimport tg_fence_full, tg_store64_relaxed
 from lb.shared.buckets cimport Buckets, make_limit, tg_verdict
-from lb.shared.segment cimport (
-    TG_S_HEDGE_CLAIMS, TG_S_REJECTED, TG_S_RETRY_CLAIMS, TG_S_STARTED, Segment, tg_get,
-)
+from lb.shared.segment cimport Segment, tg_get
+from lb.shared.segment_words cimport ROUTE_HEDGE_CLAIMS, ROUTE_REJECTED, ROUTE_RETRY_CLAIMS, SERIES_STARTED
 
 cdef enum:
     SECOND_NS = 1_000_000_000
@@ -32,7 +31,7 @@ cdef class TryBudget:
         cdef bytes text = f"{'hedges' if hedges else 'retries'}\0{name}".encode()
         self.segment = segment
         self.series = series
-        self.claims = TG_S_HEDGE_CLAIMS if hedges else TG_S_RETRY_CLAIMS
+        self.claims = ROUTE_HEDGE_CLAIMS if hedges else ROUTE_RETRY_CLAIMS
         self.percent = percent
         if least:
             self.buckets = Buckets(segment)
@@ -45,7 +44,7 @@ cdef class TryBudget:
         cdef int worker
         for worker in range(<int>self.segment.header.workers):
             words = self.segment.series_of(worker, self.series)
-            total += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_REJECTED])
+            total += tg_get(&words[SERIES_STARTED]) - tg_get(&words[ROUTE_REJECTED])
         return total
 
     cdef uint64_t granted(self) noexcept:
@@ -110,7 +109,7 @@ class Budget:
         self.budget = TryBudget(segment, series, "route", percent, least, hedges)
 
     def begin(self, now):
-        self.segment.add_series(self.series, TG_S_STARTED)
+        self.segment.add_series(self.series, SERIES_STARTED)
         (<TryBudget>self.budget).begin(now)
 
     def claim(self, now):

@@ -33,11 +33,13 @@ from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_name
 from lb.net.poller cimport Timed, monotonic_ns
 from lb.net.reuse cimport tg_reuse
-from lb.shared.segment cimport (
-    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CACHE_BYPASS, TG_S_CACHE_COLLAPSED, TG_S_CACHE_HIT, TG_S_CACHE_MISS,
-    TG_S_CONNECT_ERRORS, TG_S_FAULTS, TG_S_FINISHED, TG_S_HEDGES, TG_S_HEDGES_LOST, TG_S_HEDGES_REFUSED,
-    TG_S_HEDGES_WON, TG_S_REJECTED, TG_S_RESPONSE_ERRORS, TG_S_RETRIES, TG_S_RETRIES_REFUSED, TG_S_SESSION_ENDED,
-    TG_S_SESSION_FALLBACK, TG_S_SESSION_HIT, TG_S_SESSION_LEARNED, TG_S_SESSION_UNKNOWN, TG_S_TIMEOUTS, tg_add,
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport (
+    ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS,
+    ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS, ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS,
+    ROUTE_CLIENT_ABORTS, ROUTE_HEDGES, ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON, ROUTE_REJECTED,
+    ROUTE_RETRIES, ROUTE_RETRIES_REFUSED, ROUTE_TIMEOUTS, SERIES_FINISHED, SESSIONS_ENDED, SESSIONS_LEARNED,
+    SESSIONS_REQUESTS_FALLBACK, SESSIONS_REQUESTS_HIT, SESSIONS_REQUESTS_UNKNOWN,
 )
 from lb.http.set_cookie cimport trim
 from lb.net.source_key cimport hash_source
@@ -200,7 +202,7 @@ cdef class Exchange(Waiter):
         cdef const char *source = self.source_address(&n)
         if self.route.rate is None or self.route.rate.admit(scan, source, n, self.started, &self.rate):
             return True
-        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        tg_add(&self.route.series[ROUTE_REJECTED], 1)
         self.request_complete = scan.complete     # then the connection can go on
         self.fail(429, b"rate-limit", "too many requests; Retry-After says when to ask again")
         return False
@@ -274,7 +276,7 @@ cdef class Exchange(Waiter):
             self.want_model(None)             # what else is asked of a model than inferences any endpoint can answer
             self.pick()
             return
-        tg_add(&self.route.series[TG_S_REJECTED], 1)
+        tg_add(&self.route.series[ROUTE_REJECTED], 1)
         name = self.wanted_model.decode("utf-8", "replace")
         self.fail(503, b"model-not-ready", f"no endpoint of pool {self.pool.name} has model {name} ready")
 
@@ -335,8 +337,8 @@ cdef class Exchange(Waiter):
     cdef void picked(self, int endpoint) noexcept:
         cdef Attempt attempt = self.attempt
         if self.tries:
-            tg_add(&self.route.series[TG_S_RETRIES], 1)
-            tg_add(&self.pool.series[endpoint][TG_S_RETRIES], 1)
+            tg_add(&self.route.series[ROUTE_RETRIES], 1)
+            tg_add(&self.pool.series[endpoint][ENDPOINT_RETRIES], 1)
         self.tries += 1
         self.last_endpoint = endpoint
         take_slot(attempt, self.pool, endpoint, self.cost, self.client.poller.now)
@@ -415,7 +417,7 @@ cdef class Exchange(Waiter):
             if self.hedge is not None:
                 self.attempt.stop()
                 self.status = 504
-                tg_add(&self.attempt.pool.series[self.attempt.endpoint][TG_S_TIMEOUTS], 1)
+                tg_add(&self.attempt.pool.series[self.attempt.endpoint][ENDPOINT_TIMEOUTS], 1)
                 self.let_go(False)
                 self.promote_hedge()
                 return
@@ -448,7 +450,7 @@ cdef class Exchange(Waiter):
             return False                      # what failed says more than a deadline that passes in a pause
         if policy.budget.claim(now):
             return True
-        tg_add(&self.route.series[TG_S_RETRIES_REFUSED], 1)
+        tg_add(&self.route.series[ROUTE_RETRIES_REFUSED], 1)
         return False
 
     cdef void next_try(self) noexcept:
@@ -474,7 +476,7 @@ cdef class Exchange(Waiter):
         self.attempt.stop()
         self.status = status
         if kind == RETRY_TIMEOUT and self.attempt.state != A_OVER:
-            tg_add(&self.attempt.pool.series[self.attempt.endpoint][TG_S_TIMEOUTS], 1)
+            tg_add(&self.attempt.pool.series[self.attempt.endpoint][ENDPOINT_TIMEOUTS], 1)
         self.let_go(False)
         if not self.promote_hedge():
             self.next_try()
@@ -482,14 +484,14 @@ cdef class Exchange(Waiter):
 
     cdef void sent_again(self, Attempt attempt) noexcept:
         if attempt.state != A_OVER:
-            tg_add(&attempt.pool.series[attempt.endpoint][TG_S_RETRIES], 1)
+            tg_add(&attempt.pool.series[attempt.endpoint][ENDPOINT_RETRIES], 1)
 
     cdef bint attempt_failed(self, Attempt attempt, int kind) noexcept:
         cdef uint64_t *words = attempt.pool.series[attempt.endpoint]
         if kind == FAIL_TIMEOUT:
-            tg_add(&words[TG_S_TIMEOUTS], 1)
+            tg_add(&words[ENDPOINT_TIMEOUTS], 1)
         else:
-            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            tg_add(&words[ENDPOINT_CONNECT_ERRORS if kind == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
         if attempt is self.hedge:
             self.release_hedge(ENDED, 502, GRPC_DEADLINE_EXCEEDED if kind == FAIL_TIMEOUT else GRPC_UNAVAILABLE)
             return True
@@ -591,7 +593,7 @@ cdef class Exchange(Waiter):
                 self.route.hedge.alarms.arm(alarm, min(alarm.late_at, stuck_at))
                 return
         if not self.route.hedge.budget.claim(now):
-            tg_add(&self.route.series[TG_S_HEDGES_REFUSED], 1)
+            tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_REFUSED], 1)
             return
         found = self.choose_hedge(pool, now, &charged)
         if found < 0:
@@ -600,7 +602,7 @@ cdef class Exchange(Waiter):
         self.drop_alarm()
         self.hedged = HEDGE_LOST              # until it wins
         self.tries += 1
-        tg_add(&self.route.series[TG_S_HEDGES], 1)
+        tg_add(&self.route.series[ROUTE_HEDGES], 1)
         hedge = self.attempt.twin()
         if hedge is None:
             hedge = Attempt.__new__(Attempt)  # to give the endpoint back
@@ -681,7 +683,7 @@ cdef class Exchange(Waiter):
         if hedge is None:
             return False
         self.hedged = HEDGE_WON               # its answer will be taken, whatever it is
-        tg_add(&self.route.series[TG_S_HEDGES_WON], 1)
+        tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_WON], 1)
         self.waits_since = 0
         if hedge.pool is not self.pool:
             rebind(self, hedge.pool)
@@ -719,7 +721,7 @@ cdef class Exchange(Waiter):
             outcome.verdict = verdict_of_grpc(code) if code >= 0 else verdict_of(status, False)
         outcome.bytes_in = 0
         outcome.bytes_out = self.bytes_in
-        tg_add(&self.route.series[TG_S_HEDGES_LOST], 1)
+        tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_LOST], 1)
         release(hedge, &outcome, self.client.poller.now)
 
     cdef int code_of_call(self, int code) noexcept:
@@ -911,12 +913,12 @@ cdef void time_is_over(Exchange exchange) noexcept:
             exchange.client.backlog() or (exchange.wants_body and not exchange.request_complete)):
         exchange.arm_wait()           # the client is slow, not the endpoint; the client has a timeout of its own
         return
-    tg_add(&exchange.route.series[TG_S_TIMEOUTS], 1)
+    tg_add(&exchange.route.series[ROUTE_TIMEOUTS], 1)
     if not exchange.request_complete and exchange.wants_body and exchange.state < X_ANSWERING:
         exchange.fail(408, b"slow-body", "the request did not come in the time that its route allows")
         return
     if exchange.attempt is not None and exchange.attempt.state != A_OVER:
-        tg_add(&exchange.attempt.pool.series[exchange.attempt.endpoint][TG_S_TIMEOUTS], 1)
+        tg_add(&exchange.attempt.pool.series[exchange.attempt.endpoint][ENDPOINT_TIMEOUTS], 1)
     exchange.fail(504, b"timeout", "the endpoint did not answer in time")
 
 
@@ -930,13 +932,13 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
         exchange.fail_lost()
         return
     if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
-        tg_add(&exchange.route.series[TG_S_TIMEOUTS], 1)
+        tg_add(&exchange.route.series[ROUTE_TIMEOUTS], 1)
         exchange.fail(504, b"timeout", f"no endpoint of pool {pool} had room in time")
         return
     if why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
         exchange.model_not_ready()
         return
-    tg_add(&exchange.route.series[TG_S_REJECTED], 1)
+    tg_add(&exchange.route.series[ROUTE_REJECTED], 1)
     if why == Q_NOBODY:
         exchange.fail(503, b"no-endpoint", f"no endpoint of pool {pool} is available")
     elif why == Q_HOPELESS:
@@ -991,21 +993,25 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef int code = exchange.counted_grpc_status()
     # The status of an answer that was cut off said that it would be whole.
     cdef int status = exchange.cut if exchange.cut else told_status(exchange)
-    count_answer(words, 0 if status == 499 else status, duration)
+    if status == 499:
+        status = 0
+        if exchange.reason != NULL:           # not an endpoint's own
+            tg_add(&words[ROUTE_CLIENT_ABORTS], 1)
+    count_answer(words, status, duration)
     count_code(words, code)
     if status >= 500 or is_fault(code):
-        tg_add(&words[TG_S_FAULTS], 1)
-    tg_add(&words[TG_S_FINISHED], 1)
-    tg_add(&words[TG_S_BYTES_IN], exchange.bytes_in)
-    tg_add(&words[TG_S_BYTES_OUT], exchange.bytes_out)
+        tg_add(&words[ANSWER_ERRORS], 1)
+    tg_add(&words[SERIES_FINISHED], 1)
+    tg_add(&words[ANSWER_RECEIVED_BYTES], exchange.bytes_in)
+    tg_add(&words[ANSWER_SENT_BYTES], exchange.bytes_out)
     if exchange.cache == CACHE_HIT:
-        tg_add(&words[TG_S_CACHE_HIT], 1)
+        tg_add(&words[ROUTE_CACHE_HIT], 1)
     elif exchange.cache == CACHE_MISS:
-        tg_add(&words[TG_S_CACHE_MISS], 1)
+        tg_add(&words[ROUTE_CACHE_MISS], 1)
     elif exchange.cache == CACHE_COLLAPSED:
-        tg_add(&words[TG_S_CACHE_COLLAPSED], 1)
+        tg_add(&words[ROUTE_CACHE_COLLAPSED], 1)
     elif exchange.cache == CACHE_BYPASS:
-        tg_add(&words[TG_S_CACHE_BYPASS], 1)
+        tg_add(&words[ROUTE_CACHE_BYPASS], 1)
 
 
 cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
@@ -1337,7 +1343,7 @@ cdef void read_session(Exchange exchange, const Scan *scan) noexcept:
     if sessions.find(key, exchange.client.poller.now, &exchange.kept_to):
         exchange.pin = key
     else:
-        tg_add(&sessions.words[TG_S_SESSION_UNKNOWN], 1)
+        tg_add(&sessions.words[SESSIONS_REQUESTS_UNKNOWN], 1)
 
 
 cdef void learn_session(Exchange exchange, int status, const Field *fields, int count) noexcept:
@@ -1348,10 +1354,10 @@ cdef void learn_session(Exchange exchange, int status, const Field *fields, int 
     if exchange.last_endpoint < 0 or exchange.pinned:
         return                                # that of a sequence is where its sequence is
     if exchange.pin:
-        tg_add(&sessions.words[TG_S_SESSION_HIT if here else TG_S_SESSION_FALLBACK], 1)
+        tg_add(&sessions.words[SESSIONS_REQUESTS_HIT if here else SESSIONS_REQUESTS_FALLBACK], 1)
     found = sessions.read_answer(fields, count, <uint64_t>wall_ns() // SECOND_NS, &key)
     if found == SAID_ENDED:
-        tg_add(&sessions.words[TG_S_SESSION_ENDED], 1)
+        tg_add(&sessions.words[SESSIONS_ENDED], 1)
         sessions.end(key)
         if exchange.pin:
             sessions.end(exchange.pin)
@@ -1360,7 +1366,7 @@ cdef void learn_session(Exchange exchange, int status, const Field *fields, int 
         if key == exchange.pin and here:
             return                            # it only says it again
         sessions.begin(key, exchange.last_endpoint, now)
-        tg_add(&sessions.words[TG_S_SESSION_LEARNED], 1)
+        tg_add(&sessions.words[SESSIONS_LEARNED], 1)
     elif exchange.pin and not here and not exchange.cookie_stays and status < FIRST_ERROR:
         sessions.begin(exchange.pin, exchange.last_endpoint, now)
 

@@ -2,14 +2,15 @@
 
 from libc.stdint cimport uint64_t
 from lb.http.head cimport Scan
-from lb.shared.segment cimport TG_S_CODE_1XX, TG_S_MALFORMED, TG_S_UNROUTED, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport LISTENER_DECLINED_MALFORMED, LISTENER_DECLINED_UNROUTED
 from lb.proxy.client.client cimport Client
 
 
 # In the series of its listener.
 cdef inline void count_declined(uint64_t *words, int status) noexcept nogil:
-    tg_add(&words[TG_S_CODE_1XX + status // 100 - 1], 1)
-    tg_add(&words[TG_S_UNROUTED if status == 404 or status == 405 or status == 415 else TG_S_MALFORMED], 1)
+    cdef bint unrouted = status == 404 or status == 405 or status == 415
+    tg_add(&words[LISTENER_DECLINED_UNROUTED if unrouted else LISTENER_DECLINED_MALFORMED], 1)
 
 
 # Writes one, where the access log is on. `scan` has the request's head, NULL = it was not understood; `version` is of

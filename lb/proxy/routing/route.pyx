@@ -13,7 +13,8 @@ from lb.http.head cimport H_HOST, MAX_FIELDS, M_OTHER, Scan, worker_scan
 from lb.http.http1 cimport Parser, new_request_parser
 from lb.http.methods cimport method_name, method_number
 from lb.http.regex cimport Regex
-from lb.shared.segment cimport TG_S_FINISHED, TG_S_STARTED, Segment, tg_get
+from lb.shared.segment cimport Segment, tg_get
+from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
 from lb.proxy.routing.textmap cimport TEXT_ABSENT, TextMap
 from lb.proxy.routing.headers.aliases cimport guard_name
 from lb.proxy.routing.conditions cimport WHAT_HEADER, Condition, facts_of, tg_facts
@@ -197,7 +198,7 @@ cdef class Route:
             return False
         for worker in range(self.segment.header.workers):
             words = self.segment.series_of(<int>worker, self.series_index)
-            running += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+            running += tg_get(&words[SERIES_STARTED]) - tg_get(&words[SERIES_FINISHED])
         return running > <uint64_t>self.max_in_flight
 
 

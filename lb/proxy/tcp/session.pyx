@@ -10,9 +10,12 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 from lb.net.poller cimport NEVER, Poller, monotonic_ns
 from lb.net.reading cimport drained
-from lb.shared.segment cimport (
-    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_CONNECT_ERRORS, TG_S_DURATION_SUM_NS, TG_S_HISTOGRAM,
-    TG_S_REJECTED, TG_S_RETRIES, TG_S_TLS_FAILED, tg_add, tg_bucket,
+from lb.shared.counters cimport count_duration
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport (
+    ENDPOINT_CONNECT_ERRORS, ENDPOINT_RETRIES,
+    LISTENER_RECEIVED_BYTES, LISTENER_REJECTED, LISTENER_RETRIES, LISTENER_SENT_BYTES, LISTENER_SESSION_DURATION,
+    LISTENER_TLS_HANDSHAKES_FAILED,
 )
 from lb.net.source_key cimport hash_source
 from lb.net.splice cimport Pipe
@@ -120,7 +123,7 @@ cdef class Side(Stream):
         if self.connecting:
             tunnel.connect_failed()
         elif self.tls is not None and self.tls.handshaking:
-            tg_add(&tunnel.listener.series[TG_S_TLS_FAILED], 1)
+            tg_add(&tunnel.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
             tunnel.reason = "tls"
             tunnel.finish(False)
         else:
@@ -191,7 +194,7 @@ cdef class Tunnel(Waiter):
             self.refuse("queue-timeout")
 
     cdef void refuse(self, str reason) noexcept:
-        tg_add(&self.listener.series[TG_S_REJECTED], 1)
+        tg_add(&self.listener.series[LISTENER_REJECTED], 1)
         self.reason = reason
         self.finish(False)
 
@@ -201,7 +204,7 @@ cdef class Tunnel(Waiter):
         take_slot(self.attempt, self.pool, index, 0, monotonic_ns())
         self.last = index
         if self.tries:
-            tg_add(&self.pool.series[index][TG_S_RETRIES], 1)
+            tg_add(&self.pool.series[index][ENDPOINT_RETRIES], 1)
         self.tries += 1
         side = Side.__new__(Side)
         side.tunnel = self
@@ -220,7 +223,7 @@ cdef class Tunnel(Waiter):
 
     cdef bint give_up_try(self) noexcept:
         """The connect failed. True: another endpoint may be tried (nothing was sent: always safe)."""
-        tg_add(&self.pool.series[self.attempt.endpoint][TG_S_CONNECT_ERRORS], 1)
+        tg_add(&self.pool.series[self.attempt.endpoint][ENDPOINT_CONNECT_ERRORS], 1)
         self.observe_connect(False)
         self.let_go(False)
         if self.tries_left <= 0:
@@ -228,7 +231,7 @@ cdef class Tunnel(Waiter):
             self.finish(False)
             return False
         self.tries_left -= 1
-        tg_add(&self.listener.series[TG_S_RETRIES], 1)
+        tg_add(&self.listener.series[LISTENER_RETRIES], 1)
         return True
 
     cdef void connect_failed(self) noexcept:
@@ -490,12 +493,10 @@ cdef class TunnelAcceptor(Acceptor):
 cdef void record_session(Tunnel tunnel) noexcept:
     cdef uint64_t *words = tunnel.listener.series
     cdef uint64_t took = monotonic_ns() - tunnel.started
-    tg_add(&words[TG_S_CODE_OTHER], 1)
-    tg_add(&words[TG_S_DURATION_SUM_NS], took)
-    tg_add(&words[TG_S_HISTOGRAM + tg_bucket(took)], 1)
-    tg_add(&words[TG_S_BYTES_IN], tunnel.client.bytes_read)
+    count_duration(&words[LISTENER_SESSION_DURATION], took)
+    tg_add(&words[LISTENER_RECEIVED_BYTES], tunnel.client.bytes_read)
     if tunnel.endpoint is not None:
-        tg_add(&words[TG_S_BYTES_OUT], tunnel.endpoint.bytes_read)
+        tg_add(&words[LISTENER_SENT_BYTES], tunnel.endpoint.bytes_read)
     if tunnel.listener.access.enabled:
         log_access(tunnel, took)
 

@@ -11,17 +11,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
 from lb.shared.atomics cimport tg_fence_full
 from lb.net.datagram cimport (
-    MSG_TRUNC, TG_BATCH, TG_U_BYTES_IN, TG_U_DROP_DRAINING, TG_U_DROP_ERROR, TG_U_DROP_RESOURCES, TG_U_DROP_SESSIONS,
-    TG_U_DROP_SIZE, TG_U_DROP_SOURCE, TG_U_ENDED_CLOSED, TG_U_ENDED_DOWN, TG_U_IN, TG_U_READS, TG_U_STARTED, mmsghdr,
-    tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_key, tg_request_reset,
-    tg_requests, tg_requests_receive,
+    MSG_TRUNC, TG_BATCH, mmsghdr, tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_key,
+    tg_request_reset, tg_requests, tg_requests_receive,
 )
 from lb.net.flows cimport tg_flow, tg_flows_add, tg_flows_find, tg_flows_reserve
 from lb.shared.hashing cimport hash64_keyed
 from lb.net.link cimport link_append, link_empty, tg_link
 from lb.net.poller cimport Poller
-from lb.shared.segment cimport (
-    TG_S_CONNECTIONS, TG_S_FINISHED, TG_S_REJECTED, TG_S_STARTED, Segment, tg_add, tg_get,
+from lb.shared.segment cimport Segment, tg_add, tg_get
+from lb.shared.segment_words cimport (
+    DATAGRAM_ENDED_CLOSED, DATAGRAM_ENDED_DOWN, DATAGRAM_READS, DATAGRAM_RECEIVED, DATAGRAM_RECEIVED_BYTES,
+    LISTENER_CONNECTIONS, LISTENER_REJECTED, SERIES_FINISHED, SERIES_STARTED, UDP_LISTENER_DROPPED_DRAINING,
+    UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_SESSIONS,
+    UDP_LISTENER_DROPPED_SIZE, UDP_LISTENER_DROPPED_SOURCE,
 )
 from lb.shared.source_counts cimport SharedSources
 from lb.proxy.accept.source_limits cimport Sources
@@ -102,7 +104,7 @@ cdef class UdpListener(UdpSocket):
             self.buffers.answering = None
         while not link_empty(&self.sessions):
             session = <UdpSession>self.sessions.next.owner
-            session.finish(TG_U_ENDED_CLOSED, "closed", True)
+            session.finish(DATAGRAM_ENDED_CLOSED, "closed", True)
         self.poller.remove(self)
 
     cdef void on_ready(self, uint32_t events) noexcept:
@@ -111,9 +113,9 @@ cdef class UdpListener(UdpSocket):
             n = tg_requests_receive(&self.buffers.requests, self.fd, self.max_datagram)
             if n <= 0:
                 if n < 0 and n != -EAGAIN:
-                    tg_add(&self.words[TG_U_DROP_ERROR], 1)
+                    tg_add(&self.words[UDP_LISTENER_DROPPED_ERROR], 1)
                 return
-            tg_add(&self.words[TG_U_READS], 1)
+            tg_add(&self.words[DATAGRAM_READS], 1)
             self.take(<unsigned int>n)
             if n < <int>TG_BATCH:
                 return
@@ -132,10 +134,10 @@ cdef class UdpListener(UdpSocket):
             message = &requests.messages[i]
             size += message.msg_len
             if message.msg_hdr.msg_flags & MSG_TRUNC:
-                tg_add(&self.words[TG_U_DROP_SIZE], 1)
+                tg_add(&self.words[UDP_LISTENER_DROPPED_SIZE], 1)
                 continue
             if tg_request_key(requests, i, self.wildcard, &key) < 0:
-                tg_add(&self.words[TG_U_DROP_ERROR], 1)
+                tg_add(&self.words[UDP_LISTENER_DROPPED_ERROR], 1)
                 continue
             # Datagrams of one client often come in a row.
             if found == NULL or not tg_flow_same(&key, &previous):
@@ -150,8 +152,8 @@ cdef class UdpListener(UdpSocket):
             session.append(i)
             if not session.bound:             # that was the last of its datagrams
                 found = NULL
-        tg_add(&self.words[TG_U_IN], count)
-        tg_add(&self.words[TG_U_BYTES_IN], size)
+        tg_add(&self.words[DATAGRAM_RECEIVED], count)
+        tg_add(&self.words[DATAGRAM_RECEIVED_BYTES], size)
         for i in range(touched):
             session = <UdpSession>requests.touched[i]
             session.forward()
@@ -167,7 +169,7 @@ cdef class UdpListener(UdpSocket):
             # An endpoint that is down answers nobody. Not while the session has slots of a batch: they would be lost.
             if session.tail >= 0 or not session.upstream.down(session.index):
                 return flow.owner
-            session.finish(TG_U_ENDED_DOWN, "down", True)
+            session.finish(DATAGRAM_ENDED_DOWN, "down", True)
         return self.begin(key, hashed)
 
     cdef uint64_t sessions_open(self) noexcept:
@@ -177,7 +179,7 @@ cdef class UdpListener(UdpSocket):
         cdef uint64_t *words
         for worker in range(self.segment.header.workers):
             words = self.segment.series_of(<int>worker, self.series_index)
-            total += tg_get(&words[TG_S_STARTED]) - tg_get(&words[TG_S_FINISHED])
+            total += tg_get(&words[SERIES_STARTED]) - tg_get(&words[SERIES_FINISHED])
         return total
 
     cdef bint enter(self) noexcept:
@@ -185,7 +187,7 @@ cdef class UdpListener(UdpSocket):
         and gives its claim back; perhaps both do, and each has lost a datagram."""
         if self.sessions_open() >= self.max_sessions:
             return False
-        tg_add(&self.series[TG_S_STARTED], 1)
+        tg_add(&self.series[SERIES_STARTED], 1)
         if self.segment.header.workers > 1:
             tg_fence_full()
             if self.sessions_open() > self.max_sessions:
@@ -194,7 +196,7 @@ cdef class UdpListener(UdpSocket):
         return True
 
     cdef void retire(self) noexcept:
-        tg_add(&self.series[TG_S_STARTED], <uint64_t>-1)
+        tg_add(&self.series[SERIES_STARTED], <uint64_t>-1)
 
     cdef void *begin(self, const tg_flow_key *key, uint64_t hashed) noexcept:
         cdef UdpSession session
@@ -202,17 +204,17 @@ cdef class UdpListener(UdpSocket):
         cdef uint64_t network = tg_network_of(key, &family)
         cdef int fd, index = -1
         if self.buffers.draining or not self.enter():
-            self.refuse(TG_U_DROP_DRAINING if self.buffers.draining else TG_U_DROP_SESSIONS)
+            self.refuse(UDP_LISTENER_DROPPED_DRAINING if self.buffers.draining else UDP_LISTENER_DROPPED_SESSIONS)
             return NULL
         if self.buffers.sessions >= self.buffers.most:
             self.retire()
-            self.refuse(TG_U_DROP_RESOURCES)
+            self.refuse(UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
         session = UdpSession.__new__(UdpSession)
         if not self.sources.enter_network(network, family, self.max_per_source):
             self.retire()
             # Without a limit it is memory that was not there.
-            self.refuse(TG_U_DROP_SOURCE if self.max_per_source else TG_U_DROP_RESOURCES)
+            self.refuse(UDP_LISTENER_DROPPED_SOURCE if self.max_per_source else UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
         fd = self.upstream.connect(key, self.poller.now, &index)
         if fd < 0:
@@ -227,7 +229,7 @@ cdef class UdpListener(UdpSocket):
             self.upstream.pool.release(index, self.poller.now, 0, True, 0, 0, 0)
             self.retire()
             self.sources.leave_network(network, family)
-            self.refuse(TG_U_DROP_RESOURCES)
+            self.refuse(UDP_LISTENER_DROPPED_RESOURCES)
             return NULL
         session.home = self
         session.upstream = self.upstream
@@ -242,12 +244,12 @@ cdef class UdpListener(UdpSocket):
         link_append(&self.sessions, &session.link)
         self.open += 1
         self.buffers.sessions += 1
-        tg_add(&self.series[TG_S_CONNECTIONS], 1)
-        tg_add(&self.words[TG_U_STARTED], 1)
-        tg_add(&self.upstream.words[index][TG_U_STARTED], 1)
+        tg_add(&self.series[LISTENER_CONNECTIONS], 1)
+        tg_add(&self.words[SERIES_STARTED], 1)
+        tg_add(&self.upstream.words[index][SERIES_STARTED], 1)
         return <void *>session
 
     cdef void refuse(self, int word) noexcept:
         """A datagram of a flow that gets no session."""
         tg_add(&self.words[word], 1)
-        tg_add(&self.series[TG_S_REJECTED], 1)
+        tg_add(&self.series[LISTENER_REJECTED], 1)

@@ -7,10 +7,10 @@ from lb.upstream.pool cimport Pool
 
 cdef class UdpPool:
     cdef readonly Pool pool
-    cdef uint64_t **words             # per endpoint: this worker's words of its datagrams (enum tg_udp_word)
+    cdef uint64_t **words             # per endpoint: this worker's words of its datagrams (UDP_ENDPOINT of words.py)
 
     # Connects a socket to an endpoint for the flow `key`: its descriptor, with the endpoint's index in *index and one
-    # more in flight there. Else what stood in the way, minus the TG_U_DROP_ word that counts it, with nothing held.
+    # more in flight there. Else minus the UDP_LISTENER_DROPPED_… word that counts why not, with nothing held.
     cdef int connect(self, const tg_flow_key *key, uint64_t now, int *index) noexcept
     # The endpoint is not there: it counts, and new sessions go elsewhere for a while, in every worker.
     cdef void failed(self, int index, uint64_t now) noexcept

@@ -8,11 +8,12 @@ and forgotten at its next answer. Active checks decide whether it is up; who has
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
-from lb.net.datagram cimport (
-    TG_FAIL_PEER, TG_U_DROP_ERROR, TG_U_DROP_NO_ENDPOINT, TG_U_DROP_RESOURCES, TG_U_DROP_UNREACHABLE,
-    TG_FAIL_FULL, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_text,
+from lb.net.datagram cimport TG_FAIL_FULL, TG_FAIL_PEER, tg_datagram_connect, tg_failure_of, tg_flow_key, tg_flow_text
+from lb.shared.segment cimport TG_HEALTH_DOWN, Segment, tg_add, tg_endpoint
+from lb.shared.segment_words cimport (
+    ENDPOINT_CONNECT_ERRORS, UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_NO_ENDPOINT,
+    UDP_LISTENER_DROPPED_RESOURCES, UDP_LISTENER_DROPPED_UNREACHABLE,
 )
-from lb.shared.segment cimport TG_HEALTH_DOWN, TG_S_CONNECT_ERRORS, Segment, tg_add, tg_endpoint
 from lb.net.source_key cimport hash_source
 from lb.net.stream cimport Address
 from lb.endpoints.choice cimport Choice
@@ -74,7 +75,7 @@ cdef class UdpPool:
         for _turn in range(self.pool.retries + 1):
             index[0] = self.choose(now, affinity)
             if index[0] < 0:
-                return -TG_U_DROP_NO_ENDPOINT
+                return -UDP_LISTENER_DROPPED_NO_ENDPOINT
             address = <Address>self.pool.channels[index[0]]
             fd = tg_datagram_connect(address.family, <const void *>address.storage, address.length)
             if fd >= 0:
@@ -82,14 +83,14 @@ cdef class UdpPool:
             kind = tg_failure_of(-fd)
             if kind != TG_FAIL_PEER:
                 self.pool.release(index[0], now, 0, True, 0, 0, 0)
-                return -TG_U_DROP_RESOURCES if kind == TG_FAIL_FULL else -TG_U_DROP_ERROR
+                return -UDP_LISTENER_DROPPED_RESOURCES if kind == TG_FAIL_FULL else -UDP_LISTENER_DROPPED_ERROR
             self.failed(index[0], now)
             self.pool.release(index[0], now, 1, False, 0, 0, 0)
-        return -TG_U_DROP_UNREACHABLE
+        return -UDP_LISTENER_DROPPED_UNREACHABLE
 
     cdef void failed(self, int index, uint64_t now) noexcept:
         cdef tg_endpoint *record = self.pool.endpoints.records[index]
-        tg_add(&self.pool.series[index][TG_S_CONNECT_ERRORS], 1)
+        tg_add(&self.pool.series[index][ENDPOINT_CONNECT_ERRORS], 1)
         tg_fetch_add32(&record.consecutive_errors, 1)
         tg_store32_relaxed(&record.ejected_until_s, <uint32_t>(now // 1_000_000_000) + AVOID_SECONDS)
 

@@ -27,8 +27,8 @@ cdef class UdpSocket(Source):
     cdef readonly str name
     cdef UdpBuffers buffers
     cdef AccessLog access
-    cdef uint64_t *series             # of the listener, as for TCP (enum tg_series_word)
-    cdef uint64_t *words              # of its datagrams (enum tg_udp_word)
+    cdef uint64_t *series             # of the listener, as for TCP (LISTENER of words.py)
+    cdef uint64_t *words              # of its datagrams (UDP_LISTENER of words.py)
     cdef uint64_t idle_timeout
     cdef size_t max_datagram
     cdef int64_t responses            # answers to each of the client's datagrams, -1 = not known

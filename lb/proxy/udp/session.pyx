@@ -9,20 +9,22 @@ import os
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from lb.shared.counters cimport count_duration
 from lb.net.datagram cimport (
-    MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, TG_U_BYTES_IN, TG_U_BYTES_OUT, TG_U_DROP_CLIENT_FULL,
-    TG_U_DROP_ENDPOINT_FULL, TG_U_DROP_ERROR, TG_U_DROP_SIZE, TG_U_DROP_UNREACHABLE, TG_U_ENDED_ANSWERED,
-    TG_U_ENDED_IDLE, TG_U_ENDED_REFUSED, TG_U_FINISHED, TG_U_IN, TG_U_OUT, TG_U_READS, TG_U_WRITES, tg_answer_put,
-    tg_answers, tg_answers_close, tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of,
-    tg_flow_key, tg_flow_port, tg_flow_text, tg_network_of, tg_requests_close, tg_requests_open,
-    tg_train_add, tg_train_send, tg_train_size,
+    MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, tg_answer_put, tg_answers, tg_answers_close,
+    tg_answers_open, tg_answers_receive, tg_answers_send, tg_answers_size, tg_failure_of, tg_flow_key, tg_flow_port,
+    tg_flow_text, tg_network_of, tg_requests_close, tg_requests_open, tg_train_add, tg_train_send, tg_train_size,
 )
 from lb.net.flows cimport tg_flows_free, tg_flows_remove
 from lb.net.link cimport link_init, link_remove
 from lb.net.poller cimport Source, monotonic_ns
-from lb.shared.segment cimport (
-    TG_S_BYTES_IN, TG_S_BYTES_OUT, TG_S_CODE_OTHER, TG_S_DURATION_SUM_NS, TG_S_FINISHED, TG_S_HISTOGRAM, TG_S_TIMEOUTS,
-    tg_add, tg_bucket,
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport (
+    ANSWER_RECEIVED_BYTES, ANSWER_REQUESTS_OTHER, ANSWER_SENT_BYTES, DATAGRAM_ENDED_ANSWERED, DATAGRAM_ENDED_IDLE,
+    DATAGRAM_ENDED_REFUSED, DATAGRAM_READS, DATAGRAM_RECEIVED, DATAGRAM_RECEIVED_BYTES, DATAGRAM_SENT,
+    DATAGRAM_SENT_BYTES, DATAGRAM_WRITES, ENDPOINT_TIMEOUTS, LISTENER_RECEIVED_BYTES, LISTENER_SENT_BYTES,
+    LISTENER_SESSION_DURATION, SERIES_FINISHED, UDP_LISTENER_DROPPED_CLIENT_FULL, UDP_LISTENER_DROPPED_ENDPOINT_FULL,
+    UDP_LISTENER_DROPPED_ERROR, UDP_LISTENER_DROPPED_SIZE, UDP_LISTENER_DROPPED_UNREACHABLE,
 )
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
@@ -84,15 +86,15 @@ cdef class UdpSocket(Source):
         while first < answers.used:
             n = tg_answers_send(answers, self.fd, first)
             if n > 0:
-                tg_add(&self.words[TG_U_WRITES], 1)
-                tg_add(&self.words[TG_U_OUT], <uint64_t>n)
-                tg_add(&self.words[TG_U_BYTES_OUT], tg_answers_size(answers, first, first + <unsigned int>n))
+                tg_add(&self.words[DATAGRAM_WRITES], 1)
+                tg_add(&self.words[DATAGRAM_SENT], <uint64_t>n)
+                tg_add(&self.words[DATAGRAM_SENT_BYTES], tg_answers_size(answers, first, first + <unsigned int>n))
                 first += <unsigned int>n
             elif tg_failure_of(-n) == TG_FAIL_FULL:
-                tg_add(&self.words[TG_U_DROP_CLIENT_FULL], answers.used - first)
+                tg_add(&self.words[UDP_LISTENER_DROPPED_CLIENT_FULL], answers.used - first)
                 break
             else:
-                tg_add(&self.words[TG_U_DROP_ERROR], 1)
+                tg_add(&self.words[UDP_LISTENER_DROPPED_ERROR], 1)
                 first += 1                    # it was about that one; the rest may go
         answers.used = 0
         answers.slot = 0
@@ -116,8 +118,8 @@ cdef class UdpSession(Source):
         if self.over:
             return
         if silent:
-            tg_add(&self.upstream.pool.series[self.index][TG_S_TIMEOUTS], 1)
-        self.finish(TG_U_ENDED_IDLE, "no-answer" if silent else "", True)
+            tg_add(&self.upstream.pool.series[self.index][ENDPOINT_TIMEOUTS], 1)
+        self.finish(DATAGRAM_ENDED_IDLE, "no-answer" if silent else "", True)
 
     cdef void touch(self) noexcept:
         self.poller.arm(self, self.poller.now + self.home.idle_timeout)
@@ -161,9 +163,9 @@ cdef class UdpSession(Source):
             n = tg_train_send(&home.buffers.train, self.fd, first, end)
             if n > 0:
                 size = tg_train_size(&home.buffers.train, first, first + <unsigned int>n)
-                tg_add(&words[TG_U_WRITES], 1)
-                tg_add(&words[TG_U_OUT], <uint64_t>n)
-                tg_add(&words[TG_U_BYTES_OUT], size)
+                tg_add(&words[DATAGRAM_WRITES], 1)
+                tg_add(&words[DATAGRAM_SENT], <uint64_t>n)
+                tg_add(&words[DATAGRAM_SENT_BYTES], size)
                 self.bytes_in += size
                 first += <unsigned int>n
                 continue
@@ -174,20 +176,20 @@ cdef class UdpSession(Source):
                 if again:
                     found = home.session_of(&self.flow.key)
                 if found == NULL:
-                    tg_add(&home.words[TG_U_DROP_UNREACHABLE], end - first)
+                    tg_add(&home.words[UDP_LISTENER_DROPPED_UNREACHABLE], end - first)
                     return
                 other = <UdpSession>found
                 other.count_asked(end - first)
                 other.send(first, end, False)
                 return
             if kind == TG_FAIL_FULL:
-                tg_add(&home.words[TG_U_DROP_ENDPOINT_FULL], end - first)
+                tg_add(&home.words[UDP_LISTENER_DROPPED_ENDPOINT_FULL], end - first)
                 break
-            tg_add(&home.words[TG_U_DROP_ERROR], 1)
+            tg_add(&home.words[UDP_LISTENER_DROPPED_ERROR], 1)
             first += 1
         self.touch()
         if self.complete():
-            self.finish(TG_U_ENDED_ANSWERED, "", True)
+            self.finish(DATAGRAM_ENDED_ANSWERED, "", True)
 
     cdef void take_answers(self) noexcept:
         """Read what the endpoint has sent, until there is no more or others have waited long enough."""
@@ -211,11 +213,11 @@ cdef class UdpSession(Source):
                 if tg_failure_of(-n) == TG_FAIL_PEER:
                     self.refused()
                     return
-                tg_add(&home.words[TG_U_DROP_ERROR], 1)
+                tg_add(&home.words[UDP_LISTENER_DROPPED_ERROR], 1)
                 continue                      # the error is taken; what is behind it is not
             self.pass_on(first, first + <unsigned int>n)
             if self.complete():
-                self.finish(TG_U_ENDED_ANSWERED, "", True)
+                self.finish(DATAGRAM_ENDED_ANSWERED, "", True)
                 return
             if <unsigned int>n < want:
                 break                         # drained: the edge will tell
@@ -233,7 +235,7 @@ cdef class UdpSession(Source):
         for slot in range(first, end):
             size += answers.reads[slot].msg_len
             if answers.reads[slot].msg_hdr.msg_flags & MSG_TRUNC:
-                tg_add(&home.words[TG_U_DROP_SIZE], 1)
+                tg_add(&home.words[UDP_LISTENER_DROPPED_SIZE], 1)
             else:
                 tg_answer_put(answers, slot, &self.flow.key, home.wildcard)
         self.poller.mark(home)
@@ -242,9 +244,9 @@ cdef class UdpSession(Source):
             self.upstream.answered(self.index)
         self.answered += end - first
         self.bytes_out += size
-        tg_add(&words[TG_U_READS], 1)
-        tg_add(&words[TG_U_IN], end - first)
-        tg_add(&words[TG_U_BYTES_IN], size)
+        tg_add(&words[DATAGRAM_READS], 1)
+        tg_add(&words[DATAGRAM_RECEIVED], end - first)
+        tg_add(&words[DATAGRAM_RECEIVED_BYTES], size)
 
     cdef bint complete(self) noexcept:
         """Whether every answer that is expected is there, as nginx's proxy_responses and proxy_requests have it."""
@@ -261,7 +263,7 @@ cdef class UdpSession(Source):
     cdef void refused(self) noexcept:
         """An ICMP error came back: nobody is there."""
         self.upstream.failed(self.index, self.poller.now)
-        self.finish(TG_U_ENDED_REFUSED, "refused", False)
+        self.finish(DATAGRAM_ENDED_REFUSED, "refused", False)
 
     cdef void finish(self, int word, str reason, bint ok) noexcept:
         cdef UdpSocket home = self.home
@@ -283,23 +285,21 @@ cdef class UdpSession(Source):
             latency = max(self.first_answer - self.started, <uint64_t>1)
         elif not ok:
             latency = max(took, <uint64_t>1)
-        tg_add(&words[TG_S_CODE_OTHER], 1)
-        tg_add(&words[TG_S_BYTES_IN], self.bytes_out)
-        tg_add(&words[TG_S_BYTES_OUT], self.bytes_in)
+        tg_add(&words[ANSWER_REQUESTS_OTHER], 1)
+        tg_add(&words[ANSWER_RECEIVED_BYTES], self.bytes_out)
+        tg_add(&words[ANSWER_SENT_BYTES], self.bytes_in)
         pool.release(self.index, now, latency, ok, 0, 0, 0)
         words = self.upstream.words[self.index]
-        tg_add(&words[TG_U_FINISHED], 1)
+        tg_add(&words[SERIES_FINISHED], 1)
         tg_add(&words[word], 1)
         words = home.words
-        tg_add(&words[TG_U_FINISHED], 1)
+        tg_add(&words[SERIES_FINISHED], 1)
         tg_add(&words[word], 1)
         words = home.series
-        tg_add(&words[TG_S_FINISHED], 1)
-        tg_add(&words[TG_S_CODE_OTHER], 1)
-        tg_add(&words[TG_S_BYTES_IN], self.bytes_in)
-        tg_add(&words[TG_S_BYTES_OUT], self.bytes_out)
-        tg_add(&words[TG_S_DURATION_SUM_NS], took)
-        tg_add(&words[TG_S_HISTOGRAM + tg_bucket(took)], 1)
+        tg_add(&words[SERIES_FINISHED], 1)
+        tg_add(&words[LISTENER_RECEIVED_BYTES], self.bytes_in)
+        tg_add(&words[LISTENER_SENT_BYTES], self.bytes_out)
+        count_duration(&words[LISTENER_SESSION_DURATION], took)
         home.open -= 1
         home.buffers.sessions -= 1
         if home.access.enabled:

@@ -19,7 +19,7 @@ cdef enum said:
 cdef class Sessions(PoolPins):
     cdef readonly bytes name          # of the cookie, or of the header in lower case
     cdef readonly bint header         # which of the two
-    cdef uint64_t *words              # this worker's, of the pool's sessions: TG_S_SESSION_…
+    cdef uint64_t *words              # this worker's, of the pool's sessions: SESSIONS of words.py
 
     cdef uint64_t key_of(self, const char *text, size_t n) noexcept nogil
     # Whether the session is known; `index` is its endpoint in the pool, -1 where that has left. It is in use, then.

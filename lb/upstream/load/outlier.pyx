@@ -10,16 +10,18 @@ from lb.shared.segment cimport (
     TG_EJECTION_CONSECUTIVE_5XX,
     TG_EJECTION_CONSECUTIVE_GATEWAY,
     TG_EJECTION_PROBATION,
-    TG_GRPC_CODES,
-    TG_S_JUDGED_FAULT,
-    TG_S_JUDGED_GOOD,
     TG_STANDING_EJECTED,
     TG_STANDING_PROBATION,
     Segment,
     tg_add,
     tg_endpoint,
 )
+from lb.shared.segment_words cimport ENDPOINT_JUDGED_FAULT, ENDPOINT_JUDGED_GOOD
 from lb.endpoints.ejection_state cimport Standings
+
+
+cdef enum:
+    GRPC_CODES = 17                   # OK to UNAUTHENTICATED
 
 
 cdef int verdict_of(int status, bint ok) noexcept nogil:
@@ -34,7 +36,7 @@ cdef int verdict_of(int status, bint ok) noexcept nogil:
 
 # The HTTP statuses that gRPC's stand for where answers are judged: Envoy's table (Grpc::Utility::grpcToHttpStatus), by
 # which its outlier detection goes.
-cdef int[17] JUDGED = [
+cdef int[GRPC_CODES] JUDGED = [
     200,  # OK
     499,  # CANCELLED
     500,  # UNKNOWN
@@ -56,16 +58,16 @@ cdef int[17] JUDGED = [
 
 
 cdef int verdict_of_grpc(int code) noexcept nogil:
-    return verdict_of(JUDGED[code], True) if 0 <= code < TG_GRPC_CODES else VERDICT_FAULT
+    return verdict_of(JUDGED[code], True) if 0 <= code < GRPC_CODES else VERDICT_FAULT
 
 
 cdef bint is_fault(int code) noexcept nogil:
-    return 0 <= code < TG_GRPC_CODES and JUDGED[code] >= 500
+    return 0 <= code < GRPC_CODES and JUDGED[code] >= 500
 
 
 def grpc_faults():
     """The gRPC statuses that are the server's fault."""
-    return [code for code in range(TG_GRPC_CODES) if is_fault(code)]
+    return [code for code in range(GRPC_CODES) if is_fault(code)]
 
 
 cdef class Outlier:
@@ -86,7 +88,7 @@ cdef class Outlier:
             return
         if verdict == VERDICT_BUSY:
             verdict = VERDICT_GOOD        # as Envoy has it: only 5xx are failures
-        tg_add(&self.series[index][TG_S_JUDGED_GOOD if verdict == VERDICT_GOOD else TG_S_JUDGED_FAULT], 1)
+        tg_add(&self.series[index][ENDPOINT_JUDGED_GOOD if verdict == VERDICT_GOOD else ENDPOINT_JUDGED_FAULT], 1)
         if standing == TG_STANDING_EJECTED:
             return                        # the end of what it was ejected for
         if standing == TG_STANDING_PROBATION:

@@ -6,7 +6,10 @@ import secrets
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport TG_S_PROBES, TG_S_PROBES_FAILED, TG_S_PROBES_LATE, TG_S_PROBES_VOID, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport (
+    ENDPOINT_PROBES, ENDPOINT_PROBE_FAILURES_FAILED, ENDPOINT_PROBE_FAILURES_NO_REPORT, ENDPOINT_PROBE_FAILURES_TIMEOUT,
+)
 from lb.upstream.load.load_report cimport read_report, tg_load
 
 log = logging.getLogger("tidegate.upstream")
@@ -117,7 +120,7 @@ cdef class Prober(Source):
             probe = <Probe>self.probes[index]
             if probe.prober is not None:
                 continue                      # it is being asked, and will say the same
-            tg_add(&probe.words[TG_S_PROBES], 1)
+            tg_add(&probe.words[ENDPOINT_PROBES], 1)
             self.under_way += 1
             probe.prober = self
             probe.sent = now
@@ -128,11 +131,11 @@ cdef class Prober(Source):
         cdef uint64_t now = self.poller.now
         self.under_way -= 1
         if result == PROBE_LATE:
-            tg_add(&probe.words[TG_S_PROBES_LATE], 1)
+            tg_add(&probe.words[ENDPOINT_PROBE_FAILURES_TIMEOUT], 1)
         elif result == PROBE_FAILED:
-            tg_add(&probe.words[TG_S_PROBES_FAILED], 1)
+            tg_add(&probe.words[ENDPOINT_PROBE_FAILURES_FAILED], 1)
         elif result == PROBE_VOID:
-            tg_add(&probe.words[TG_S_PROBES_VOID], 1)
+            tg_add(&probe.words[ENDPOINT_PROBE_FAILURES_NO_REPORT], 1)
             if not self.complained:
                 self.complained = True
                 log.warning("pool %s: %s answers probes without a load report that has the metric rif", self.name,

@@ -3,7 +3,8 @@
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS
 from lb.net.stream cimport iovec
 from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
@@ -42,10 +43,10 @@ cdef class MirrorInference(GrpcCall):
         if kind == FAIL_TOO_LARGE and self.received:           # the rest is nobody's, its gRPC status included
             self.ended(200, -1, True, VERDICT_GOOD)
         elif kind == FAIL_TIMEOUT:
-            tg_add(&words[TG_S_TIMEOUTS], 1)
+            tg_add(&words[ENDPOINT_TIMEOUTS], 1)
             self.ended(504, GRPC_DEADLINE_EXCEEDED, False, VERDICT_GATEWAY)
         else:
-            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            tg_add(&words[ENDPOINT_CONNECT_ERRORS if kind == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
             self.ended(502, GRPC_UNAVAILABLE, False, VERDICT_GATEWAY)
 
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:

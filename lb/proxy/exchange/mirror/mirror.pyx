@@ -9,7 +9,8 @@ from libc.stdint cimport UINT64_MAX, uint64_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport Scan
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS
 from lb.net.stream cimport IO_ERROR, iovec
 from lb.endpoints.choice cimport Choice
 from lb.proxy.random cimport random_below
@@ -152,13 +153,13 @@ cdef class MirrorCall(Http1Call):
         self.upstream = None                  # it is closed already
         if self.state != A_OVER:
             words = self.mirror.pool.series[self.endpoint]
-            tg_add(&words[TG_S_CONNECT_ERRORS if kind == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            tg_add(&words[ENDPOINT_CONNECT_ERRORS if kind == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
         self.status = 502
         self.finish(False, False)
 
     cdef void on_timer(self) noexcept:
         if self.state != A_OVER:
-            tg_add(&self.mirror.pool.series[self.endpoint][TG_S_TIMEOUTS], 1)
+            tg_add(&self.mirror.pool.series[self.endpoint][ENDPOINT_TIMEOUTS], 1)
         self.status = 504
         self.finish(False, False)
 

@@ -7,7 +7,8 @@ from lb.http.http2.session cimport Http2Session, h2_rewind, h2_whole
 from lb.http.http2.head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport TG_S_CONNECT_ERRORS, TG_S_RESPONSE_ERRORS, TG_S_TIMEOUTS, tg_add
+from lb.shared.segment cimport tg_add
+from lb.shared.segment_words cimport ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.http.grpc.text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout
@@ -84,11 +85,11 @@ cdef class MirrorStream(Http2Call):
         cdef bint answered = self.fail == 0 or (self.fail == FAIL_TOO_LARGE and self.status >= 200)
         cdef int verdict
         if self.fail == FAIL_TIMEOUT:
-            tg_add(&words[TG_S_TIMEOUTS], 1)
+            tg_add(&words[ENDPOINT_TIMEOUTS], 1)
             self.status = 504
             self.code = DEADLINE_EXCEEDED
         elif not answered:
-            tg_add(&words[TG_S_CONNECT_ERRORS if self.fail == FAIL_CONNECT else TG_S_RESPONSE_ERRORS], 1)
+            tg_add(&words[ENDPOINT_CONNECT_ERRORS if self.fail == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
             self.status = 502
             self.code = UNAVAILABLE
         elif self.code < 0 and self.fail == 0:                 # the rest of what is cut off is nobody's

@@ -1,0 +1,47 @@
+"""The counter series of a plan, read: for a scrape, and for the status document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lb.config.plan.plan import Plan
+from lb.shared.segment import Segment
+from lb.shared.words import ENDPOINT, LISTENER, QUEUE, ROUTE, SESSIONS, UDP_ENDPOINT, UDP_LISTENER, Kind
+from lb.telemetry.series import Series, Totals
+
+
+def series_of(plan: Plan) -> Iterator[tuple[Kind, tuple[str, ...], int]]:
+    """(kind, the labels of its first view, number) of every series of the plan."""
+    for listener in plan.listeners:
+        yield LISTENER, (listener.name,), listener.series
+        for route, number in listener.route_series():
+            yield ROUTE, (route,), number
+        if listener.udp is not None:
+            yield UDP_LISTENER, (listener.name,), listener.udp.series
+    for pool in plan.pools:
+        if pool.queue is not None:
+            yield QUEUE, (pool.name,), pool.queue.series
+        if pool.learn is not None:
+            yield SESSIONS, (pool.name,), pool.learn.series
+        for endpoint in pool.endpoints:
+            yield ENDPOINT, (pool.name, endpoint.address), endpoint.series
+            if endpoint.datagrams >= 0:
+                yield UDP_ENDPOINT, (pool.name, endpoint.address), endpoint.datagrams
+
+
+def read(plan: Plan, segment: Segment) -> Totals:
+    """What they say now."""
+    found: dict[Kind, dict[tuple[str, ...], Series]] = {}
+    for kind, labels, number in series_of(plan):
+        found.setdefault(kind, {})[labels] = Series(kind, segment.series_total(number))
+    return found
+
+
+def describe(totals: Totals) -> dict[str, list[dict[str, Any]]]:
+    """The counters of the status document: by kind a row for each series, with its labels."""
+
+    def row(kind: Kind, key: tuple[str, ...], series: Series) -> dict[str, Any]:
+        return {**dict(zip(kind.views[0].labels, key, strict=True)), **series.describe()}
+
+    return {kind.name: [row(kind, key, series) for key, series in rows.items()] for kind, rows in totals.items()}
