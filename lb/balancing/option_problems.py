@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lb.balancing.options import FROM_FILE, PolicyOptions
-from lb.config.advice.explain import message, value_at, where
+from lb.config.document import value_at, where
 from lb.config.plugins import words_of
 
 
@@ -20,6 +20,8 @@ def option_problems(
         made = model.model_validate(options, context=FROM_FILE)
         found = [] if protocol is None else list(made.problems(protocol))
     except ValidationError as error:
+        from lb.config.advice.explain import message  # loaded when there is a mistake
+
         for detail in error.errors(include_url=False):
             yield where(detail["loc"]), message(detail, model, value_at(options, detail["loc"]))
     except BaseException as error:  # a plug-in's validator

@@ -1,7 +1,20 @@
-"""`tidegate run`."""
+"""`tidegate run`, and what of the daemon is loaded when.
+
+Clients wait for the first accepted connection, so a start loads in this order:
+
+1. The fork server, in a process of its own beside the master (lb.cli.early), loads the data path.
+2. The master loads the configuration's schema and what a plan is made and published with.
+3. Once the workers serve, the master loads the admin server with its libraries (`Admin`), beside the running loop.
+4. A kind of health check, load reports and name lookups are loaded when an endpoint first needs them
+   (lb.health.registry, lb.health.load_reports, lb.discovery.dns); what advises about a mistake, when there is one.
+
+The daemon is ready, and says so, after step 3.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +24,34 @@ import uvloop
 
 from lb.cli.descriptors import open_standard_descriptors, raise_descriptor_limit
 from lb.control import signals
-from lb.control.admin.server import AdminServer
 from lb.control.logs import setup_logging
 from lb.control.master import Master
-from lb.control.options import MasterOptions, ServiceFactory
+from lb.control.options import MasterOptions, Service, ServiceFactory
 from lb.control.systemd import Notifier, take_sockets
 from lb.control.workers.fleet import FleetSettings
 
+
+class Admin:
+    """The admin server. Its libraries, of HTTP and of metrics, take as long to load as the rest of the master: the
+    workers serve meanwhile, and the loop goes on with health checks."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._server: Service | None = None
+
+    async def start(self) -> None:
+        """Raises StartError when it cannot run."""
+        module = await asyncio.to_thread(importlib.import_module, "lb.control.admin.server")
+        self._server = module.AdminServer(self._master)
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop()
+
+
 # What runs beside the master, in the order of its start.
-SERVICES: tuple[ServiceFactory, ...] = (AdminServer,)
+SERVICES: tuple[ServiceFactory, ...] = (Admin,)
 
 
 def run(config: Path, fleet: FleetSettings | None = None, services: Sequence[ServiceFactory] = SERVICES) -> int:

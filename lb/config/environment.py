@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from lb.config.advice.annotations import free_at
-from lb.config.advice.explain import value_at, where
-from lb.config.document import Document, Problem, number_or_truth
+from lb.config.document import Document, Problem, value_at, where
+from lb.config.scalars import number_or_truth
 
 # Inside of [ ] and { } a plain text ends at one of these; while the file is parsed, those of a variable are others.
 _MARKS = "{}[],"

@@ -13,9 +13,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lb.config.advice.explain import message, value_at, where
 from lb.config.checks.file import Check, Found, check_config, check_files
-from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse
+from lb.config.document import MAX_BYTES, Document, MalformedError, Problem, parse, value_at, where
 from lb.config.environment import Variables, hidden, shown
 from lb.config.memory import FileMemory
 from lb.config.pause import collector_paused
@@ -166,6 +165,10 @@ def _validated(data: dict[str, Any], context: FileContext, variables: Variables 
 
 def field_problem(document: Document, detail: ErrorDetails, root: type[BaseModel]) -> Problem:
     """An error of validating `root` with what `document` holds, as a problem in its file."""
+    from lb.config.advice.explain import (
+        message,  # loaded when there is a mistake: a start without one does not wait for it
+    )
+
     path = where(detail["loc"])
     known = document.known(path)
     # An error inside a short spelling (an endpoint as plain text) has a longer path than the file.

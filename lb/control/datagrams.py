@@ -22,16 +22,6 @@ _IP_PKTINFO = 8
 _MEMINFO = struct.Struct("=9I")  # the last is SK_MEMINFO_DROPS
 
 
-class _Sockets(Protocol):
-    def __contains__(self, listener: str) -> bool: ...
-    def __getitem__(self, listener: str) -> _Group: ...
-
-
-class _Group(Protocol):
-    @property
-    def sockets(self) -> Sequence[socket.socket]: ...
-
-
 def open_group(address: HostPort, count: int) -> list[socket.socket]:
     """`count` non-blocking sockets bound to `address`; port 0 is the same free port for all. Raises OSError.
 
@@ -95,6 +85,16 @@ def _default_buffer() -> int:
 def kernel_drops(sockets: Sequence[socket.socket]) -> int:
     """Datagrams that found the sockets' buffers full (SO_MEMINFO)."""
     return sum(_MEMINFO.unpack(s.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[-1] for s in sockets)
+
+
+class _Group(Protocol):
+    @property
+    def sockets(self) -> Sequence[socket.socket]: ...
+
+
+class _Sockets(Protocol):
+    def __contains__(self, listener: str) -> bool: ...
+    def __getitem__(self, listener: str) -> _Group: ...
 
 
 def drops_by_listener(plan: Plan, sockets: _Sockets) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from lb.config.advice.explain import message, value_at, where
+from lb.config.document import value_at, where
 from lb.config.plugins import Family, words_of
 from lb.config.schema.base import did_you_mean
 from lb.config.schema.file import Config, DiscoverConfig, PoolConfig
@@ -72,6 +72,8 @@ def _problems(discover: DiscoverConfig) -> Iterator[tuple[str, str]]:
     try:
         kind.Options.model_validate(discover.options, context=_FROM_FILE)
     except ValidationError as error:
+        from lb.config.advice.explain import message  # loaded when there is a mistake
+
         for detail in error.errors(include_url=False):
             path = where(detail["loc"])
             raw = value_at(discover.options, detail["loc"])

@@ -1,11 +1,12 @@
-"""CPU use of processes, in percent of one core."""
+"""CPU use of processes, in percent of one core.
+
+psutil is loaded with the first reading: a master that has no model servers needs none of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import psutil
 
 # Closer readings mostly measure the granularity of the kernel's accounting (10 ms ticks).
 MIN_INTERVAL = 500_000_000
@@ -40,6 +41,8 @@ class CpuMeter:
         return {name: self._percent[pid] for name, pid in pids.items() if pid in self._percent}
 
     def _sample(self, pid: int, mark: _Mark | None, now: int) -> None:
+        import psutil
+
         try:
             times = psutil.Process(pid).cpu_times()
         except psutil.Error:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lb.config import document
+from lb.config import nodes
 from lb.config.document import MAX_DEPTH, MAX_NODES, Document, MalformedError, Problem, parse_list
 from lb.config.yaml_values import NotPlainError, values
 
@@ -28,7 +28,7 @@ SCALARS = [
 
 def by_nodes(text: str) -> tuple[Any, list[Problem]] | str:
     try:
-        built = document._Builder(document._mapping(text))
+        built = nodes.Builder(nodes.mapping(text))
     except MalformedError as error:
         return f"{error.line}: {error}"
     return built.data, built.problems
@@ -36,7 +36,7 @@ def by_nodes(text: str) -> tuple[Any, list[Problem]] | str:
 
 def by_values(text: str) -> tuple[Any, list[Problem]] | str:
     try:
-        made = Document(text, document._mapping)
+        made = Document(text)
     except MalformedError as error:
         return f"{error.line}: {error}"
     return made.data, made.problems
@@ -98,9 +98,9 @@ def test_plain_files_need_no_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     def never(text: str) -> None:
         raise AssertionError("nodes were made")
 
-    monkeypatch.setattr(document, "_compose", never)
+    monkeypatch.setattr(nodes, "_compose", never)
     for name in ("demo.yaml", "production.yaml", "routing.yaml"):
-        assert Document((CONFIGS / name).read_text(), document._mapping).data["listeners"]
+        assert Document((CONFIGS / name).read_text()).data["listeners"]
 
 
 @pytest.mark.parametrize(

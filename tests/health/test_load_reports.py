@@ -13,7 +13,8 @@ import grpc
 import pytest
 
 from lb.config.units import SECOND
-from lb.health.load_reports import LoadReportMonitor, Reported, ReportTarget, read
+from lb.health.load_report_stream import read
+from lb.health.load_reports import LoadReportMonitor, Reported, ReportTarget
 from lb.wire import orca_load_report_pb2 as orca
 from lb.wire.services import LOAD_REPORTS, serve
 

@@ -16,7 +16,6 @@ from lb.config.advice.carried import policy_of_mapping
 from lb.config.advice.lists import as_list, instead_of_list, takes
 from lb.config.advice.shapes import LISTS, instead_of, shown_form
 from lb.config.advice.switched import is_off, is_optional, without
-from lb.config.document import join
 from lb.config.units import format_duration, format_size, is_kind
 
 _PLAIN = {
@@ -130,27 +129,6 @@ def _variable(raw: Any) -> str:
     """About a value such as `$NAME`, which is text here."""
     found = _BARE.fullmatch(raw) if isinstance(raw, str) else None
     return f"; an environment variable is written ${{{found[1]}}}" if found else ""
-
-
-def where(loc: tuple[int | str, ...]) -> str:
-    """The path of an error's location; pydantic's mark for a key of a mapping is left out."""
-    path = ""
-    for part in loc:
-        if part != "[key]":
-            path = join(path, part)
-    return path
-
-
-def value_at(data: Any, location: tuple[int | str, ...]) -> Any:
-    """The value at `location`; None when there is none in the file."""
-    for part in location:
-        if isinstance(data, dict):
-            data = data.get(str(part))
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            return None
-    return data
 
 
 def _form(model: type[BaseModel] | None, given: Any) -> str:

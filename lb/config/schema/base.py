@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -14,6 +15,10 @@ from pydantic_core import PydanticCustomError
 from lb.config.address import parse_bind, parse_target
 from lb.config.advice.literal import expression, host_advice, instead_of_pattern, name_advice, path_advice, regex_advice
 from lb.config.units import FileContext
+
+# Else the first model has pydantic read the metadata of every installed package, in search of plug-ins that would look
+# over the validation of configurations.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]", re.ASCII)
 

@@ -20,7 +20,7 @@ from lb.control.workers.fork_server import describe_exit
 from lb.control.workers.process import child_environment
 from lb.errors import StartError
 from lb.health.check import CheckFailed
-from lb.health.checks.grpc import GrpcCheck
+from lb.health.registry import build
 
 log = logging.getLogger("tidegate.supervisor")
 
@@ -116,7 +116,7 @@ class ManagedReplica:
         self._around = around
         self._serve = serve
         self._restarts = Restarts(restart_settings(serve))
-        self._check = GrpcCheck(HealthConfig(type="grpc", timeout=PROBE_TIMEOUT))
+        self._check = build(HealthConfig(type="grpc", timeout=PROBE_TIMEOUT))
         self._process: ServerProcess | None = None
         self._phase: asyncio.Task[None] | None = None
         self._listening = asyncio.Event()
