@@ -74,8 +74,8 @@ LINKS = {
 # and the compiler takes half as long again.
 OPTIMIZED = (
     "lb.shared.", "lb.net.", "lb.http.", "lb.inference.", "lb.upstream.connections.http2", "lb.upstream.pool",
-    "lb.upstream.attempt", "lb.proxy.client.http2", "lb.proxy.exchange.exchange", "lb.proxy.first_message",
-    "lb.proxy.grpc_web_codec", "lb.proxy.inference", "bench.",
+    "lb.upstream.attempt", "lb.proxy.client.http2", "lb.proxy.exchange.exchange", "lb.proxy.exchange.first_message",
+    "lb.proxy.exchange.grpc_web_codec", "lb.proxy.exchange.http2", "lb.proxy.exchange.inference", "bench.",
 )  # fmt: skip
 OPTIMIZE = ["-O2"]
 OPTIMIZE_LESS = [
@@ -105,7 +105,7 @@ SHARED = "lb.shared.cython_shared"
 # 99 modules when this was written. Those that save most come first.
 READ_ONCE = ("lb.proxy.exchange.exchange", "lb.upstream.pool", "lb.net.stream")
 KEYS = ROOT / "build" / "keys"
-WORDS, WORDS_DECLARED = ROOT / "lb" / "core" / "words.py", ROOT / "lb" / "core" / "segment_words.pxd"
+WORDS, WORDS_DECLARED = (ROOT / "lb" / "shared" / name for name in ("words.py", "segment_words.pxd"))
 SILENCE = 5  # seconds without a line, where lines cannot be overwritten
 CIMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?:cython\.cimports\.)?([\w.]+)[ \t]+)?(?:cimport|import)[ \t]+(\([^)]*\)|[^(#\n]*)",

@@ -4,8 +4,9 @@
     launch     the protocol's own: the request goes to that endpoint
     release    the attempt is over, in whatever way: slot and load go back, and its outcome is counted and judged
 
-The protocols derive from it what they send: `lb.upstream.connections.http1.Http1Call` and `lb.upstream.connections.http2_call.Http2Call`, and
-from those the attempts of exchanges. Checks and probes are calls that take no slot.
+The protocols derive from it what they send: `lb.upstream.connections.http1.Http1Call` and
+`lb.upstream.connections.http2_call.Http2Call`, and from those the attempts of exchanges. Checks and probes are calls
+that take no slot.
 """
 
 from libc.stdint cimport uint64_t

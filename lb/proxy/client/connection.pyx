@@ -36,7 +36,7 @@ from lb.proxy.routing.headers.aliases cimport hide_trailers
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.rejected cimport count_declined, log_declined
 from lb.proxy.exchange.exchange cimport Exchange
-from lb.proxy.http1_attempt cimport drop_own
+from lb.proxy.exchange.http1_attempt cimport drop_own
 from lb.proxy.client.http1_answer cimport (
     answer_body, answer_continue, answer_last_chunk, answer_head, answer_interim, answer_own_head, answer_piece_begin,
     answer_piece_end, answer_upgrade,

@@ -5,7 +5,7 @@ from lb.net.poller cimport Poller
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.conditions cimport tg_facts
 from lb.proxy.exchange.exchange cimport Exchange
-from lb.proxy.inference_body cimport InferContext
+from lb.proxy.exchange.inference_body cimport InferContext
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.routing.route cimport Route
 from lb.upstream.pool cimport Pool

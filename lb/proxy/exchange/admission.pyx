@@ -20,11 +20,11 @@ from lb.proxy.exchange.exchange cimport Exchange, forget_explanation
 from lb.proxy.routing.headers.fields cimport find_agent
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.http.grpc.web cimport WEB_BINARY, WEB_NONE
-from lb.proxy.grpc_web_codec cimport web_kind_of
-from lb.proxy.http1_attempt cimport Http1Attempt
-from lb.proxy.http2_attempt cimport Http2Attempt
-from lb.proxy.inference_attempt cimport InferenceAttempt
-from lb.proxy.inference_body cimport InferContext
+from lb.proxy.exchange.grpc_web_codec cimport web_kind_of
+from lb.proxy.exchange.http1_attempt cimport Http1Attempt
+from lb.proxy.exchange.http2_attempt cimport Http2Attempt
+from lb.proxy.exchange.inference_attempt cimport InferenceAttempt
+from lb.proxy.exchange.inference_body cimport InferContext
 from lb.proxy.routing.last_hop cimport answers_last_hop
 from lb.proxy.routing.normalize cimport (
     NORMAL_HIDE_ALIASES, NORMAL_READINGS, NORMAL_REFUSE_ALIASES, is_target, normalize,

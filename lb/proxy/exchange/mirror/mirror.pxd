@@ -26,7 +26,8 @@ cdef class Mirror:
     cdef bint begin(self, Attempt copy, size_t size, uint64_t key, uint64_t now) noexcept
     cdef int price(self, size_t size, uint64_t now) noexcept
     # It is over, with `received` bytes of an answer; `status` is ours (502, 504) where none came, `code` of gRPC, -1 =
-    # none, and `verdict` what that says of the endpoint (lb.upstream.load.outlier). `answered`: the endpoint has answered.
+    # none, and `verdict` what that says of the endpoint (lb.upstream.load.outlier). `answered`: the endpoint has
+    # answered.
     cdef void end(self, Attempt copy, size_t size, size_t received, int status, int code, int verdict,
                   bint answered) noexcept
     # How long to wait for an answer, in nanoseconds.

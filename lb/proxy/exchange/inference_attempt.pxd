@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint64_t
 from lb.net.stream cimport iovec
 from lb.proxy.exchange.exchange cimport Exchange
-from lb.proxy.inference_body cimport InferenceBody
+from lb.proxy.exchange.inference_body cimport InferenceBody
 from lb.upstream.connections.grpc_call cimport GrpcCall
 
 

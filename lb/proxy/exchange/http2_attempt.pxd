@@ -3,7 +3,7 @@
 cimport cython
 from lb.http.head cimport Field, Scan
 from lb.proxy.exchange.exchange cimport Exchange, flag
-from lb.proxy.grpc_web_codec cimport WebCodec
+from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.upstream.connections.http2_call cimport Http2Call
 
 

@@ -35,9 +35,9 @@ from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_QUEUED, X_REQUEST, Exchange, goes_on, learn_session, may_leave, verdict_by_status,
 )
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
-from lb.proxy.first_message cimport awaits_message, may_name_sequence
+from lb.proxy.exchange.first_message cimport awaits_message, may_name_sequence
 from lb.proxy.routing.headers.forwarded cimport tg_hop, tg_hop_cache
-from lb.proxy.grpc_web_codec cimport WebCodec
+from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_code, grpc_message
 from lb.proxy.exchange.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable

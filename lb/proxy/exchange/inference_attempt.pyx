@@ -11,7 +11,7 @@ from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS, ROUTE_TIMEOUTS
 from lb.inference.response cimport InferResponse
 from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_try, may_leave, verdict_by_status
-from lb.proxy.inference_body cimport (
+from lb.proxy.exchange.inference_body cimport (
     InferenceBody, answer_error, land, management_answered, release_followers, rendered, respond, store,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
