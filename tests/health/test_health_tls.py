@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import grpc.aio
 import pytest
@@ -21,14 +22,14 @@ from lb.config.plan.tls import PoolTlsPlan
 from lb.config.schema.file import HealthConfig
 from lb.health.check import CheckFailed
 from lb.health.checks.tls import CheckTls, check_tls
-from lb.health.registry import CHECKS, build
+from lb.health.registry import build
 
 AUTHORITY = Authority()
 CLIENTS = Authority("Clients")
 PLAN = PoolTlsPlan(
     ca=AUTHORITY.pem, certificate=b"", key=b"", server_name="", min_version="tls1.2", alpn=(), verify=True
 )
-TYPES = sorted(CHECKS.keys() - {"udp"})  # a pool of UDP has no TLS
+TYPES = sorted(set(get_args(HealthConfig.model_fields["type"].annotation)) - {"udp"})  # a pool of UDP has no TLS
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
