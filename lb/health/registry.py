@@ -1,4 +1,4 @@
-"""The health checks by the name in `health.type`: a check of type NAME is the class `NameCheck` of lb.health.checks.NAME.
+"""The health checks by the name in `health.type`: type NAME is the class `NameCheck` of lb.health.checks.NAME.
 
 The types are declared once, in lb.config.schema.pools.health. The module of a check is loaded when the check is first
 built: checks over gRPC need libraries whose loading would take a tenth of the master's start, and most daemons use one

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from ports import free_port
 from readiness import Inference
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -131,6 +132,30 @@ def answering(family: socket.AddressFamily, folder: Path, answer: bytes | None) 
             yield address, came
         finally:
             loop.remove_reader(sock)
+
+
+@contextlib.asynccontextmanager
+async def redis_server(family: socket.AddressFamily, folder: Path, *options: str) -> AsyncIterator[str]:
+    """A real Redis server with further `options`; ready when it accepts connections."""
+    if family == socket.AF_UNIX:
+        sock, address = folder / "s.sock", f"unix:{folder / 's.sock'}"
+        where = ["--port", "0", "--unixsocket", str(sock)]
+    else:
+        host, port = "127.0.0.1" if family == socket.AF_INET else "::1", free_port()
+        address = f"{host}:{port}" if family == socket.AF_INET else f"[{host}]:{port}"
+        kind = ("--port", "0", "--tls-port") if "--tls-cert-file" in options else ("--port",)
+        where = ["--bind", host, *kind, str(port)]
+    command = ["redis-server", *where, "--save", "", "--dir", str(folder), "--daemonize", "no", *options]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while b"eady to accept connections" not in (line := await process.stdout.readline()):
+                assert line, "redis-server has ended"
+        yield address
+    finally:
+        process.terminate()
+        await process.communicate()
 
 
 @contextlib.contextmanager

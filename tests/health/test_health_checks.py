@@ -21,6 +21,7 @@ from health_servers import (
     grpc_server,
     inference_server,
     listening,
+    redis_server,
     speaking,
 )
 from pydantic import ValidationError
@@ -46,6 +47,9 @@ async def well(kind: str, family: socket.AddressFamily, folder: Path) -> AsyncIt
             yield address
     elif kind == "oip":
         async with inference_server(family, folder, Inference()) as address:
+            yield address
+    elif kind == "redis":
+        async with redis_server(family, folder) as address:
             yield address
     elif kind == "udp":
         with answering(family, folder, b"") as (address, _):
@@ -431,3 +435,30 @@ async def test_udp_sends_no_more_than_bytes() -> None:
         HealthConfig(type="udp", send="snowman \u2603")
     with pytest.raises(ValueError, match="not a regular expression"):
         HealthConfig(type="udp", expect="(")
+
+
+class TestRedis:
+    async def test_a_server_that_asks_for_a_password_is_well(self, tmp_path: Path) -> None:
+        async with redis_server(socket.AF_INET, tmp_path, "--requirepass", "secret") as address:
+            await build(HealthConfig(type="redis")).run(address)
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
+            (b"-ERR unknown command\r\n", "ERR unknown"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "HTTP/1.1 400"),
+            (b"x" * 100_000, "xxxx"),
+            (b"+PON", "closed before PING was answered"),
+        ],
+    )
+    async def test_other_answers_fail(self, answer: bytes, reason: str, tmp_path: Path) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert await reader.readline() == b"PING\r\n"
+            writer.write(answer)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(CheckFailed, match=reason):
+                await asyncio.wait_for(build(HealthConfig(type="redis")).run(f"127.0.0.1:{port}"), 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ import grpc.aio
 import pytest
 from authority import Authority, Pair, server_context
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from health_servers import redis_server
 from readiness import Inference
 
 from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan
@@ -56,6 +58,16 @@ async def serving(kind: str, pair: Pair, folder: Path, clients: Authority | None
             yield f"127.0.0.1:{port}"
         finally:
             await server.stop(None)
+        return
+    if kind == "redis":
+        chain, key = pair.write(folder, "endpoint")
+        trusted = folder / "clients.pem"
+        trusted.write_bytes((clients or AUTHORITY).pem)
+        files = ("--tls-cert-file", chain, "--tls-key-file", key, "--tls-ca-cert-file", str(trusted))
+        async with redis_server(
+            socket.AF_INET, folder, *files, "--tls-auth-clients", "yes" if clients else "no"
+        ) as address:
+            yield address
         return
 
     async with await asyncio.start_server(

@@ -131,11 +131,11 @@ class BodyMatchConfig(Model):
 class HealthConfig(Model):
     """Active checks of every endpoint, made by the master."""
 
-    type: Literal["tcp", "http", "grpc", "oip", "udp"]
+    type: Literal["tcp", "http", "grpc", "oip", "redis", "udp"]
     """`tcp`: a connection is taken. `http`: a request over HTTP/1.1, whatever the pool speaks, is answered with one of
     `status`. `grpc`: the standard health service (`grpc.health.v1`) answers SERVING. `oip`: the server says that it is
-    ready over the Open Inference Protocol (ServerReady), and which `models` are. `udp`: the datagram `send` is
-    answered."""
+    ready over the Open Inference Protocol (ServerReady), and which `models` are. `redis`: a Redis server answers
+    PING, or asks for a password. `udp`: the datagram `send` is answered."""
     interval: Duration = Field(default=2 * SECOND, ge=10 * MILLISECOND)
     """Time from the start of one check to the start of the next, while checks say what is known already. Shorter finds
     failures sooner and costs the endpoint more."""
