@@ -35,6 +35,7 @@ cdef enum:
     FLAG_PRIORITY = 32
     PRIORITY_SIZE = 5                 # bytes of what nobody looks at any more
 
+    SETTING_SIZE = 6                  # bytes of one
     SETTING_HEADER_TABLE_SIZE = 1
     SETTING_ENABLE_PUSH = 2
     SETTING_MAX_CONCURRENT_STREAMS = 3

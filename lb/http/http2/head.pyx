@@ -9,7 +9,7 @@ from lb.http.head cimport (
     same_name, scan_begin, scan_field,
 )
 from lb.http.http2.block cimport block_field, block_next
-from lb.http.http2.sender cimport h2_field
+from lb.http.http2.queue cimport h2_field
 from lb.http.methods cimport method_number
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, NGHTTP2_NV_FLAG_NONE
 

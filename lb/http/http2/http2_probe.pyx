@@ -123,6 +123,7 @@ cdef class Http2Probe(Http2Session):
 
     def gather(self, budget: int) -> tuple:
         """(result of collect, the head, the gathered pieces as (copied, bytes))."""
+        cdef iovec *vector
         cdef tg_buffer head
         cdef int rc, i
         head.data = NULL
@@ -130,9 +131,10 @@ cdef class Http2Probe(Http2Session):
         rc = self.collect(&head, budget)
         try:
             first = tg_buffer_head(&head)[:tg_buffer_size(&head)] if tg_buffer_size(&head) else b""
+            vector = self.gathered.vector
             pieces = [
-                (bool(self.in_tail[i]), (<const char *>self.vector[i].iov_base)[:self.vector[i].iov_len])
-                for i in range(self.pieces)
+                (bool(self.gathered.in_tail[i]), (<const char *>vector[i].iov_base)[:vector[i].iov_len])
+                for i in range(self.gathered.pieces)
             ]
         finally:
             tg_buffer_free(&head)
@@ -143,7 +145,7 @@ cdef class Http2Probe(Http2Session):
 
     @property
     def drowned(self) -> bool:
-        return bool(self.choked)
+        return bool(self.queue.choked)
 
     def skip_to(self, number: int):
         """The next stream gets this number."""
@@ -224,14 +226,16 @@ cdef class Http2Echo(Http2Session):
 
     def gather(self, budget: int) -> tuple:
         """(result of collect, all its bytes)."""
+        cdef iovec *vector
         cdef tg_buffer head
         cdef int rc, i
         memset(&head, 0, sizeof(head))
         rc = self.collect(&head, budget)
         try:
             taken = tg_buffer_head(&head)[:tg_buffer_size(&head)] if tg_buffer_size(&head) else b""
+            vector = self.gathered.vector
             taken += b"".join([
-                (<const char *>self.vector[i].iov_base)[:self.vector[i].iov_len] for i in range(self.pieces)
+                (<const char *>vector[i].iov_base)[:vector[i].iov_len] for i in range(self.gathered.pieces)
             ])
         finally:
             tg_buffer_free(&head)
@@ -252,7 +256,7 @@ cdef class Http2Echo(Http2Session):
 
     @property
     def drowned(self) -> bool:
-        return bool(self.choked)
+        return bool(self.queue.choked)
 
     def leave(self):
         self.warn_shutdown()
@@ -274,8 +278,8 @@ cdef class Http2Echo(Http2Session):
     cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
         cdef nghttp2_nv field
         cdef EchoStream echo = <EchoStream>stream.owner
-        self.events.append(("fields", stream.id, int(self.block_fields), bool(self.block_over), bool(last)))
-        if self.reads and not self.block_over:
+        self.events.append(("fields", stream.id, int(self.blocks.count), bool(self.blocks.over), bool(last)))
+        if self.reads and not self.blocks.over:
             self.events.append(self.read(stream, not echo.answered, last))
         if echo.answered:                     # trailers
             return
@@ -291,11 +295,11 @@ cdef class Http2Echo(Http2Session):
         cdef int problem, count, i
         scan.max_fields = 100
         if not first:
-            problem = read_trailers(scan, &self.block)
-        elif self.known == NULL:
-            problem = read_request(scan, &self.block, last)
+            problem = read_trailers(scan, &self.blocks.fields)
+        elif self.blocks.known == NULL:
+            problem = read_request(scan, &self.blocks.fields, last)
         else:
-            problem = read_request_again(scan, &self.block, last, &self.known.reading)
+            problem = read_request_again(scan, &self.blocks.fields, last, &self.blocks.known.reading)
         if problem:
             return kind, stream.id, problem, b"", []
         count = scan.field_count if first else scan.trailer_count

@@ -1,6 +1,8 @@
 """What makes header fields and bodies an HTTP message (RFC 9113 section 8): checked as they come, field by field."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from lb.net.buffer cimport tg_buffer
+from lb.http.http2.nghttp2 cimport nghttp2_nv
 
 
 ctypedef struct h2_message:
@@ -29,6 +31,9 @@ ctypedef struct h2_section:
 
 
 cdef void message_begin(h2_message *message, bint response) noexcept
+# What a request's method says of its answer; the fields are as those of Http2Session.submit.
+cdef void message_note_method(h2_message *message, const nghttp2_nv *fields, size_t count,
+                              const tg_buffer *block) noexcept
 cdef void section_begin(h2_section *section, const h2_message *message) noexcept
 # A field of the section; `extended` allows :protocol (RFC 8441). False: the message is malformed.
 cdef bint section_field(h2_section *section, const h2_message *message, bint extended, const char *name, size_t size,

@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-from lb.http.http2.nghttp2 cimport nghttp2_check_authority
+from lb.net.buffer cimport tg_buffer, tg_buffer_head, tg_buffer_size
+from lb.http.http2.block cimport block_field, block_next
+from lb.http.http2.nghttp2 cimport nghttp2_check_authority, nghttp2_nv
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
@@ -232,6 +234,29 @@ cdef void message_begin(h2_message *message, bint response) noexcept:
     message.no_content = False
     message.length = -1
     message.received = 0
+
+
+cdef void message_note_method(h2_message *message, const nghttp2_nv *fields, size_t count,
+                              const tg_buffer *block) noexcept:
+    cdef const char *at
+    cdef const char *end
+    cdef block_field field
+    cdef size_t i
+    field.value = NULL
+    field.value_size = 0
+    for i in range(count):
+        if is_name(<const char *>fields[i].name, fields[i].namelen, b":method", 7):
+            field.value = <const char *>fields[i].value
+            field.value_size = <uint32_t>fields[i].valuelen
+            break
+    if block != NULL:
+        at = tg_buffer_head(block)
+        end = at + tg_buffer_size(block)
+        while not field.value_size and block_next(&at, end, &field):
+            if not is_name(field.name, field.name_size, b":method", 7):
+                field.value_size = 0
+    message.head_request = is_name(field.value, field.value_size, b"HEAD", 4)
+    message.connect_request = is_name(field.value, field.value_size, b"CONNECT", 7)
 
 
 cdef void section_begin(h2_section *section, const h2_message *message) noexcept:

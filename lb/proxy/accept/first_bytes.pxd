@@ -14,7 +14,7 @@ from lb.proxy.accept.listener cimport Acceptor, Listener
 from lb.upstream.pool cimport Pool
 
 
-# What becomes of a connection; the states follow one another in this order and may be skipped.
+# What becomes of a connection. The table of steps is in preface.pyx.
 cdef enum:
     P_HEADER = 0                      # a PROXY header is awaited
     P_HELLO                           # a ClientHello is awaited
@@ -47,7 +47,7 @@ cdef class Preface(Stream):
     cdef PrefaceAcceptor home
     cdef Listener listener
     cdef Greeting greeting
-    cdef int state
+    cdef unsigned char state          # P_…, changed by `move`
     cdef int sock                     # the descriptor, also before it is registered; -1 = not ours any more
     cdef bint trusted                 # the peer may send a PROXY header
     cdef bint ended                   # the peer shut down its side
@@ -58,6 +58,7 @@ cdef class Preface(Stream):
     cdef int ip_length
     cdef int port
 
+    cdef void move(self, int state) noexcept
     cdef void look(self) noexcept
     cdef void look_for_header(self) noexcept
     cdef void look_for_hello(self) noexcept

@@ -11,6 +11,7 @@ from lb.net.poller cimport READ_TURNS, Poller
 from lb.net.proxy_header cimport PROXY_MAX, PROXY_MORE, PROXY_NONE, proxy_parse, tg_proxy
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport LISTENER_REJECTED, LISTENER_TIMEOUTS
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
@@ -37,6 +38,16 @@ cdef tuple REASONS = (
 )
 
 
+# Which state may follow which.
+cdef tg_states TABLE
+TABLE.machine = b"connection that has not said what it is"
+tg_state(&TABLE, b"header", 1 << P_HELLO | 1 << P_DONE)
+tg_state(&TABLE, b"hello", 1 << P_LINGER | 1 << P_DONE)
+tg_state(&TABLE, b"linger", 1 << P_DONE)
+tg_state(&TABLE, b"done", 0)
+STATES = states_of(&TABLE)
+
+
 cdef class Greeting:
 
     def __dealloc__(self):
@@ -61,7 +72,7 @@ cdef class PrefaceAcceptor(Acceptor):
         preface.port = port
         preface.by_path = unix
         if listener.proxy_from is None:
-            preface.state = P_HELLO
+            preface.move(P_HELLO)
             preface.until = self.poller.now + listener.header_timeout
         else:
             preface.until = self.poller.now + listener.proxy_timeout
@@ -96,6 +107,9 @@ cdef class Preface(Stream):
 
     def __cinit__(self):
         self.sock = -1
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
 
     # Looking.
 
@@ -184,7 +198,7 @@ cdef class Preface(Stream):
         if not self.listener.passthrough:
             self.hand_over()
             return
-        self.state = P_HELLO
+        self.move(P_HELLO)
         self.until = self.poller.now + self.listener.header_timeout
         if self.fd >= 0:
             self.poller.arm(self, self.until)
@@ -224,7 +238,7 @@ cdef class Preface(Stream):
     cdef void hand_over(self) noexcept:
         cdef int fd = self.sock
         cdef Listener listener = self.listener
-        self.state = P_DONE
+        self.move(P_DONE)
         self.sock = -1
         if self.fd >= 0:
             (<set>listener.connections).discard(self)
@@ -275,7 +289,7 @@ cdef class Preface(Stream):
                 self.drop()
                 return
             (<set>self.listener.connections).add(self)
-        self.state = P_LINGER
+        self.move(P_LINGER)
         record[0] = 21                            # alert, TLS 1.2 on the wire (RFC 8446 section 5.1)
         record[1] = 3
         record[2] = 3
@@ -304,7 +318,7 @@ cdef class Preface(Stream):
     cdef void drop(self) noexcept:
         if self.state == P_DONE:
             return
-        self.state = P_DONE
+        self.move(P_DONE)
         (<set>self.listener.connections).discard(self)
         if self.fd >= 0:
             self.poller.remove(self)

@@ -14,6 +14,7 @@ from lb.net.poller cimport READ_TURNS
 from lb.net.reading cimport drained
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport LISTENER_HTTP2_CONNECTIONS, LISTENER_HTTP2_FLOODS
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
 from lb.proxy.exchange.admission cimport Intake
 from lb.proxy.client.client cimport Client
@@ -61,10 +62,24 @@ cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexc
         connection.poller.defer(connection)
 
 
+# Which state may follow which.
+cdef tg_states TABLE
+TABLE.machine = b"HTTP/2 connection of a client"
+tg_state(&TABLE, b"open", 1 << FRONT_WARNED | 1 << FRONT_STOPPED | 1 << FRONT_LAST | 1 << FRONT_CLOSED)
+tg_state(&TABLE, b"warned", 1 << FRONT_STOPPED | 1 << FRONT_LAST | 1 << FRONT_CLOSED)
+tg_state(&TABLE, b"stopped", 1 << FRONT_LAST | 1 << FRONT_CLOSED)
+tg_state(&TABLE, b"last", 1 << FRONT_CLOSED)
+tg_state(&TABLE, b"closed", 0)
+STATES = states_of(&TABLE)
+
+
 cdef class Http2Connection(Client):
 
     def __dealloc__(self):
         tg_buffer_free(&self.inbox)
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
 
     cdef void on_ready(self, uint32_t events) noexcept:
         if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
@@ -82,7 +97,7 @@ cdef class Http2Connection(Client):
         if self.deferred:
             return                                # the others have their turn
         self.host.work = TURN_WORK
-        while self.fd >= 0 and not self.closing and self.waiting() < OUT_LIMIT:
+        while self.state < FRONT_LAST and self.waiting() < OUT_LIMIT:
             if turn == READ_TURNS or self.host.work <= 0:
                 self.poller.defer(self)           # on_flush goes on
                 return
@@ -110,16 +125,16 @@ cdef class Http2Connection(Client):
     cdef bint take(self, const char *data, size_t n) noexcept:
         """False: nothing more is taken from this client."""
         if self.host.take(data, n) < 0:
-            if self.host.choked:                  # whoever does not read needs no last word
+            if self.host.queue.choked:                  # whoever does not read needs no last word
                 tg_add(&self.listener.series[LISTENER_HTTP2_FLOODS], 1)
                 self.close_now()
                 return False
-            self.closing = True                   # what the session has to say of it is still written
+            self.move(FRONT_LAST)                 # what the session has to say of it is still written
             return False
-        if not self.keep(data, n, self.host.left):
+        if not self.keep(data, n, self.host.untaken):
             self.close_now()
             return False
-        if self.host.block_id == 0:
+        if self.host.blocks.id == 0:
             self.block_at = 0
         elif self.block_at == 0:
             self.block_at = self.poller.now + self.listener.header_timeout
@@ -137,7 +152,7 @@ cdef class Http2Connection(Client):
         return left == 0 or tg_buffer_append(&self.inbox, data + n - left, left) == 0
 
     cdef size_t waiting(self) noexcept:
-        return self.pending() + tg_buffer_size(&self.host.control)
+        return self.pending() + tg_buffer_size(&self.host.queue.frames)
 
     # The end of a batch.
 
@@ -145,9 +160,9 @@ cdef class Http2Connection(Client):
         cdef int rc
         if self.fd < 0:
             return
-        if not self.leaving and (self.intake.draining or self.listener.draining):
+        if self.state == FRONT_OPEN and (self.intake.draining or self.listener.draining):
             self.leave()
-        if self.host.waiting and not self.closing:
+        if self.host.waiting and self.state != FRONT_LAST:
             self.host.launch_waiting()
             if self.fd < 0:
                 return
@@ -155,7 +170,8 @@ cdef class Http2Connection(Client):
         if rc == IO_ERROR:
             self.close_now()
             return
-        if rc == 0 and (self.closing or self.host.ended() or (self.leaving == 2 and not self.host.active)):
+        if rc == 0 and (self.state == FRONT_LAST or self.host.ended()
+                        or (self.state == FRONT_STOPPED and not self.host.active)):
             self.close_now()
             return
         if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred:
@@ -177,7 +193,10 @@ cdef class Http2Connection(Client):
                 return IO_ERROR
             if rc == 0:
                 break
-            rc = self.push_parts(self.host.vector, self.host.pieces) if self.host.pieces else self.push()
+            if self.host.gathered.pieces:
+                rc = self.push_parts(self.host.gathered.vector, self.host.gathered.pieces)
+            else:
+                rc = self.push()
             if rc == IO_ERROR:
                 return IO_ERROR
         self.host.bury()
@@ -187,16 +206,22 @@ cdef class Http2Connection(Client):
 
     cdef void leave(self) noexcept:
         """Streams that the client opens before it hears of it are still taken; a moment later comes the last word."""
-        if self.leaving:
+        if self.state != FRONT_OPEN:
             return
-        self.leaving = 1
+        self.move(FRONT_WARNED)
         self.stop_at = self.poller.now + LAST_WORD_NS
         self.host.warn_shutdown()
         self.poller.mark(self)
 
+    cdef void stop(self) noexcept:
+        """The last word: no stream is taken any more."""
+        self.move(FRONT_STOPPED)
+        self.host.stop_streams()
+
     cdef void close_now(self) noexcept:
         if self.fd < 0:
             return
+        self.move(FRONT_CLOSED)
         self.poller.remove(self)
         (<set>self.listener.connections).discard(self)
         self.listener.closed_one(self.ip, self.ip_length)
@@ -207,7 +232,7 @@ cdef class Http2Connection(Client):
 
     cdef void set_timer(self) noexcept:
         cdef uint64_t now = self.poller.now
-        cdef uint64_t when = self.age_limit if not self.leaving else UINT64_MAX
+        cdef uint64_t when = self.age_limit if self.state == FRONT_OPEN else UINT64_MAX
         if self.pending():
             if self.stalled_at == 0:
                 self.stalled_at = now + self.listener.send_timeout if self.listener.send_timeout else UINT64_MAX
@@ -216,7 +241,7 @@ cdef class Http2Connection(Client):
             self.stalled_at = 0
         if self.block_at:
             when = min(when, self.block_at)
-        if self.leaving == 1:
+        if self.state == FRONT_WARNED:
             when = min(when, self.stop_at)
         if self.host.active:
             self.idle_at = 0
@@ -231,14 +256,12 @@ cdef class Http2Connection(Client):
         if (self.stalled_at and now >= self.stalled_at) or (self.block_at and now >= self.block_at):
             self.close_now()
             return
-        if self.leaving == 1 and now >= self.stop_at:
-            self.leaving = 2
-            self.host.stop_streams()
+        if self.state == FRONT_WARNED and now >= self.stop_at:
+            self.stop()
         elif now >= self.age_limit:
             self.leave()
-        if self.idle_at and now >= self.idle_at and self.leaving != 2:
-            self.leaving = 2
-            self.host.stop_streams()
+        if self.idle_at and now >= self.idle_at and self.state < FRONT_STOPPED:
+            self.stop()
         self.poller.mark(self)                    # which writes, and sets the timer anew
 
     # From Python.
@@ -250,7 +273,7 @@ cdef class Http2Connection(Client):
 
     def finishing(self):
         """Whether there is work left although no exchange is under way: an answer to send, or the last word."""
-        return self.fd >= 0 and (self.pending() > 0 or self.host.active > 0 or self.leaving == 1)
+        return self.fd >= 0 and (self.pending() > 0 or self.host.active > 0 or self.state == FRONT_WARNED)
 
     def close(self):
         """Close at once; the exchanges in progress are cancelled."""

@@ -21,11 +21,10 @@ cdef class Http2Host(Http2Session):
     cdef Source connection            # which owns this object; `detach` cuts the tie
     cdef Client peer                  # whose listener and address the requests have; the connection too
     cdef tg_link requests             # that have a stream
-    cdef tg_link over                 # that have none any more; what was gathered from them may not be written yet
+    cdef tg_link ended_requests       # that have none any more; what was gathered from them may not be written yet
     cdef readonly int active          # length of `requests`
     cdef bint flooded
     cdef tg_frames frames             # of what comes next
-    cdef size_t left                  # bytes of what came last that wait for another turn
     cdef bint resets                  # some are in what is being read
     cdef bint reading                 # events come from `take`
     cdef list waiting                 # requests that `take` put off; None: there was never one
@@ -38,7 +37,7 @@ cdef class Http2Host(Http2Session):
     cdef tg_hop_cache hop
 
     cdef void setup(self, Client connection, Intake intake) noexcept
-    # As `feed`, with what is not taken in `left`; a stream that the same bytes reset begins no request.
+    # As `feed`; a stream that the same bytes reset begins no request.
     cdef int take(self, const char *data, size_t size) noexcept
     # Launches what was put off while `take` read, if there is still somebody to answer.
     cdef void launch_waiting(self) noexcept

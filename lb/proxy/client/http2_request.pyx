@@ -14,7 +14,7 @@ from lb.http.head cimport H_CONTENT_LENGTH, H_HOST, Scan, is_dated, same_name, w
 from lb.http.head_text cimport append_date, append_number, append_text, append_trailers, date_text
 from lb.http.http2.session cimport (
     H2_BOMB_FRAME, H2_EMPTY_FRAME, H2_FAULT_FRAME, H2_FAULT_WORK, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME,
-    H2_WINDOW_FRAME, Http2Session, h2_stream, h2_waiting,
+    H2_WINDOW_FRAME, SESSION_OVER, Http2Session, h2_stream, h2_waiting,
 )
 from lb.http.http2.frames cimport H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, H2_NO_ERROR, H2_PROTOCOL_ERROR
 from lb.http.http2.head cimport (
@@ -66,7 +66,7 @@ cdef class Http2Host(Http2Session):
         self.connection = connection
         self.peer = connection
         link_init(&self.requests)
-        link_init(&self.over)
+        link_init(&self.ended_requests)
         frames_begin(&self.frames)
 
     cdef int take(self, const char *data, size_t size) noexcept:
@@ -76,10 +76,9 @@ cdef class Http2Host(Http2Session):
         self.reading = True
         rc = self.feed(data, size)
         self.reading = False
-        self.left = self.untaken
-        if self.left:
+        if self.untaken:
             self.frames = before                  # the look was ahead: it is taken up again where the frames stopped
-            frames_look(&self.frames, data, size - self.left)
+            frames_look(&self.frames, data, size - self.untaken)
         return rc
 
     cdef void launch_waiting(self) noexcept:
@@ -87,7 +86,7 @@ cdef class Http2Host(Http2Session):
         cdef Exchange exchange
         for request in self.waiting:
             exchange = request.exchange
-            if exchange is not None and not (<Http2Session>self).over:
+            if exchange is not None and self.state != SESSION_OVER:
                 exchange.launch_now()
         self.waiting.clear()
 
@@ -121,20 +120,20 @@ cdef class Http2Host(Http2Session):
             if self.resets and reset_ahead(<uint32_t>stream.id):
                 return
             scan.max_fields = request.listener.max_headers
-            if self.block_over:
-                read_request(scan, &self.block, last)          # as far as it came
+            if self.blocks.over:
+                read_request(scan, &self.blocks.fields, last)          # as far as it came
                 request.malformed(HEAD_TOO_MANY)
                 return
-            if self.known == NULL:
-                problem = read_request(scan, &self.block, last)
+            if self.blocks.known == NULL:
+                problem = read_request(scan, &self.blocks.fields, last)
             else:
-                problem = read_request_again(scan, &self.block, last, &self.known.reading)
+                problem = read_request_again(scan, &self.blocks.fields, last, &self.blocks.known.reading)
             if problem != HEAD_OK:
                 request.malformed(problem)
                 return
             request.begin(scan)
         elif request.exchange is not None:
-            if self.block_over or read_trailers(scan, &self.block) != HEAD_OK:
+            if self.blocks.over or read_trailers(scan, &self.blocks.fields) != HEAD_OK:
                 request.malformed(0)
                 return
             if request.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES):
@@ -232,13 +231,13 @@ cdef class Http2Host(Http2Session):
         request.gone = True
         link_remove(&request.link)
         self.active -= 1
-        link_append(&self.over, &request.link)
+        link_append(&self.ended_requests, &request.link)
         request.poller.disarm(request)
 
     cdef void bury(self) noexcept:
         cdef Http2Request request
-        while not link_empty(&self.over):
-            request = <Http2Request>self.over.next.owner
+        while not link_empty(&self.ended_requests):
+            request = <Http2Request>self.ended_requests.next.owner
             link_remove(&request.link)
             Py_DECREF(request)
 
@@ -477,7 +476,7 @@ cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, 
     cdef const char *date
     cdef size_t size
     cdef int failed
-    if request.gone or (scan.status < 200 and tg_buffer_size(&request.host.control) > INTERIM_LIMIT):
+    if request.gone or (scan.status < 200 and tg_buffer_size(&request.host.queue.frames) > INTERIM_LIMIT):
         return
     fields.clear()
     fields.add_status(scan.status)

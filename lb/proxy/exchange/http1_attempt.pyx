@@ -182,9 +182,7 @@ cdef class Http1Attempt(Http1Call):
             own = take_own(exchange, channel, self.fresh)
             if own is not None:
                 self.alone = True
-                own.call = self
-                own.asked = 0
-                own.poller.disarm(own)
+                own.serve(self)
                 self.on_connected(own)
                 return
         # What streams may soon not be kept any more.
@@ -569,7 +567,7 @@ cdef void switch_protocols(Exchange exchange, Http1Upstream upstream, Scan *scan
     exchange.move(X_UPGRADED)
     exchange.request_complete = False
     exchange.wants_body = True
-    upstream.raw = True
+    upstream.become_raw()
     mark_hop_by_hop(scan)
     exchange.client.respond_upgrade(scan)
     touch(exchange)
@@ -694,9 +692,7 @@ cdef void give_own(Exchange exchange, Http1Upstream upstream) noexcept:
         channel.drop(upstream)
         return
     drop_own(client)
-    upstream.call = None
-    upstream.used = True
-    upstream.paused = False
+    upstream.rest()
     OWN[client] = upstream
     if channel.idle_timeout:
         channel.poller.arm(upstream, channel.poller.now + channel.idle_timeout)

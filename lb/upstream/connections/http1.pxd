@@ -1,5 +1,6 @@
 """HTTP/1.1 to an endpoint: keep-alive connections, pooled per worker and endpoint."""
 
+cimport cython
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
@@ -20,7 +21,7 @@ cdef class Http1Call(Attempt):
     # Up to `size` bytes of the answer's body from the connection's socket to where they go, past this process: as
     # lb.net.splice's `pass_through` says; behind PASS_LOST the connection may be closed.
     cdef Py_ssize_t pass_answer(self, Http1Upstream upstream, size_t size) noexcept
-    # Bytes behind an answer that made the connection another protocol's (`Http1Upstream.raw`); their end.
+    # Bytes behind an answer that made the connection another protocol's (`Http1Upstream.become_raw`); their end.
     cdef void on_raw(self, Http1Upstream upstream, const char *data, size_t n) noexcept
     cdef void on_raw_end(self, Http1Upstream upstream) noexcept
     # The connection was marked, and its batch ends: what waited for that goes out.
@@ -31,8 +32,19 @@ cdef class Http1Call(Attempt):
     cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept
 
 
+# What a connection to an endpoint is doing. The table of steps is in http1.pyx.
+cdef enum:
+    UPSTREAM_CONNECTING = 0
+    UPSTREAM_BUSY                     # serves a call
+    UPSTREAM_IDLE                     # serves nobody: kept by its pool, or by the one client whose own it is
+    UPSTREAM_RAW                      # what comes is not HTTP any more
+    UPSTREAM_CLOSED
+
+
+@cython.final
 cdef class Http1Upstream(Stream):
     cdef Http1Pool pool
+    cdef unsigned char state          # UPSTREAM_…, changed by `move`
     cdef Parser parser
     cdef Http1Call call               # None while idle
     cdef tg_buffer inbox              # an answer's head that has not come whole
@@ -40,12 +52,18 @@ cdef class Http1Upstream(Stream):
     cdef bint paused                  # the client is slow: not reading
     cdef bint unread                  # there may be bytes in the kernel that were not read because of `paused`
     cdef bint hangup                  # the endpoint closed, or shut down, its side
-    cdef bint raw                     # what comes is not HTTP any more
     cdef bint bulk                    # the last read was a large one
     cdef int interims                 # interim answers (1xx) to this exchange's request
     cdef size_t asked                 # bytes of this exchange's request that `ask` took
     cdef bint deaf                    # the endpoint takes no more; what it has said is still there to be read
 
+    cdef void move(self, int state) noexcept
+    # An idle connection serves this call from now on.
+    cdef void serve(self, Http1Call call) noexcept
+    # The call is over, and the connection is idle: somebody keeps it.
+    cdef void rest(self) noexcept
+    # The endpoint granted an upgrade.
+    cdef void become_raw(self) noexcept
     cdef void read_loop(self) noexcept
     cdef Py_ssize_t pass_on(self) noexcept
     cdef int consume(self, const char *data, size_t n) noexcept

@@ -9,6 +9,7 @@ from lb.http.http1 cimport new_response_parser
 from lb.net.poller cimport READ_TURNS, Poller
 from lb.net.reading cimport drained
 from lb.net.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
@@ -18,6 +19,17 @@ cdef enum:
     # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.
     TURN_STEPS = 64
     INTERIMS_MOST = 100               # interim answers to one request (RFC 9110 section 15.2)
+
+
+# Which state may follow which.
+cdef tg_states TABLE
+TABLE.machine = b"HTTP/1.1 connection of an endpoint"
+tg_state(&TABLE, b"connecting", 1 << UPSTREAM_BUSY | 1 << UPSTREAM_CLOSED)
+tg_state(&TABLE, b"busy", 1 << UPSTREAM_IDLE | 1 << UPSTREAM_RAW | 1 << UPSTREAM_CLOSED)
+tg_state(&TABLE, b"idle", 1 << UPSTREAM_BUSY | 1 << UPSTREAM_CLOSED)
+tg_state(&TABLE, b"raw", 1 << UPSTREAM_CLOSED)
+tg_state(&TABLE, b"closed", 0)
+STATES = states_of(&TABLE)
 
 
 cdef class Http1Call(Attempt):
@@ -55,6 +67,25 @@ cdef class Http1Upstream(Stream):
     def __dealloc__(self):
         tg_buffer_free(&self.inbox)
 
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
+
+    cdef void serve(self, Http1Call call) noexcept:
+        self.move(UPSTREAM_BUSY)
+        self.call = call
+        self.asked = 0
+        self.interims = 0
+        self.poller.disarm(self)
+
+    cdef void rest(self) noexcept:
+        self.move(UPSTREAM_IDLE)
+        self.call = None
+        self.used = True
+        self.paused = False
+
+    cdef void become_raw(self) noexcept:
+        self.move(UPSTREAM_RAW)
+
     cdef void on_ready(self, uint32_t events) noexcept:
         cdef Http1Call call = self.call       # it may let go of this connection, which drops ours
         cdef int rc
@@ -65,6 +96,7 @@ cdef class Http1Upstream(Stream):
             if rc:
                 return
             self.poller.disarm(self)
+            self.move(UPSTREAM_BUSY)
             call.on_connected(self)
             if self.fd < 0:
                 return
@@ -175,7 +207,7 @@ cdef class Http1Upstream(Stream):
             if call is None:
                 self.pool.drop(self)      # bytes behind the end of the answer
                 return -1
-            if self.raw:
+            if self.state == UPSTREAM_RAW:
                 call.on_raw(self, data, n)
                 if self.fd < 0:
                     return -1
@@ -213,7 +245,7 @@ cdef class Http1Upstream(Stream):
             call.on_answer(self, scan)
             if self.fd < 0:
                 return -1
-            if complete and not self.raw:
+            if complete and self.state != UPSTREAM_RAW:
                 self.parser.reset()
         if stored:
             tg_buffer_free(&self.inbox)
@@ -226,7 +258,7 @@ cdef class Http1Upstream(Stream):
         if call is None:
             self.pool.drop(self)
             return
-        if self.raw:
+        if self.state == UPSTREAM_RAW:
             call.on_raw_end(self)
             return
         if self.parser.finish(scan) < 0 or not scan.complete:
@@ -301,10 +333,7 @@ cdef class Http1Pool:
             if sure and not upstream.silent():
                 self.drop(upstream)
                 continue
-            upstream.call = call
-            upstream.asked = 0
-            upstream.interims = 0
-            self.poller.disarm(upstream)
+            upstream.serve(call)
             call.on_connected(upstream)
             return True
         upstream = Http1Upstream.__new__(Http1Upstream)
@@ -320,18 +349,17 @@ cdef class Http1Pool:
             self.poller.arm(upstream, self.poller.now + self.connect_timeout)
             call.on_connecting(upstream)
         else:
+            upstream.move(UPSTREAM_BUSY)
             call.on_connected(upstream)
         return True
 
     cdef void give(self, Http1Upstream upstream) noexcept:
-        upstream.call = None
-        upstream.used = True
         # Whatever the kernel still holds is an answer to nobody, or the end that no further event will tell of.
         if (self.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup or upstream.unread or upstream.deaf
                 or len(self.idle) >= self.max_idle):
             self.drop(upstream)
             return
-        upstream.paused = False
+        upstream.rest()
         self.idle.append(upstream)
         if self.idle_timeout:
             self.poller.arm(upstream, self.poller.now + self.idle_timeout)
@@ -339,11 +367,12 @@ cdef class Http1Pool:
     cdef void drop(self, Http1Upstream upstream) noexcept:
         if upstream.fd < 0:
             return
-        if upstream.call is None:
+        if upstream.state == UPSTREAM_IDLE:
             try:
                 self.idle.remove(upstream)
             except ValueError:
                 pass
+        upstream.move(UPSTREAM_CLOSED)
         upstream.call = None
         upstream.paused = False
         self.poller.remove(upstream)

@@ -11,6 +11,7 @@ from lb.net.poller cimport Poller
 from lb.net.stream cimport Address, Stream
 from lb.upstream.connections.deferred_release cimport Debt
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
+from lb.upstream.connections.http2_connection cimport BACK_UP
 
 log = logging.getLogger("tidegate.upstream")
 
@@ -51,7 +52,7 @@ cdef class Http2Channel(Dispatcher):
         if self.closed:
             state = "closed"
         elif self.current is not None:
-            state = "up" if self.current.up else "connecting"
+            state = "up" if self.current.state == BACK_UP else "connecting"
         else:
             state = "paused" if self.failures and self.poller.now < self.retry_at else "idle"
         return {

@@ -3,6 +3,7 @@
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport UINT64_MAX
 from lb.net.buffer cimport tg_buffer_free
+from lb.http.http2.blocks cimport blocks_keep
 
 
 cdef class Http2Call(Attempt):
@@ -27,7 +28,7 @@ cdef class Http2Call(Attempt):
 
     cdef int take_field(self, Http2Session session, const char *name, size_t name_size, const char *value,
                         size_t value_size) noexcept:
-        session.keep_field(name, name_size, value, value_size)
+        blocks_keep(&session.blocks, name, name_size, value, value_size)
         return 0
 
     cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:

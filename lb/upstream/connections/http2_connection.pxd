@@ -20,17 +20,24 @@ cdef class Session(Http2Session):
     cdef void give_up(self, Http2Call call, int fail) noexcept
 
 
+# The table of steps is in http2_connection.pyx.
+cdef enum:
+    BACK_CONNECTING = 0
+    BACK_GREETING                     # connected: the peer's SETTINGS have to come
+    BACK_UP                           # takes calls
+    BACK_RETIRED                      # takes no new calls, and closes behind the last one
+    BACK_LOST
+
+
 cdef class Http2Upstream(Stream):
+    cdef unsigned char state          # BACK_…, changed by `move`
     cdef Dispatcher channel
     cdef Session session
     cdef tg_link calls                # that have a stream
     cdef tg_link over                 # that have ended and were not told yet
     cdef readonly int active          # length of `calls`
     cdef Debts debts                  # for streams that were reset
-    cdef readonly bint up             # the peer's SETTINGS have come
-    cdef readonly bint retired        # takes no new calls
     cdef readonly bint served         # has given a call a stream
-    cdef bint lost
     cdef tg_buffer inbox              # what was received and waits for another turn
     cdef bint unread                  # the kernel may hold bytes we did not read
     cdef bint hangup                  # the peer is gone: its edge does not come again
@@ -38,6 +45,7 @@ cdef class Http2Upstream(Stream):
     cdef uint64_t heard               # when bytes came last
     cdef uint64_t pinged              # when a PING was sent last, or 0
 
+    cdef void move(self, int state) noexcept
     # Starts connecting. 0, or -1: failed at once (nothing is left behind; the channel is not told).
     cdef int open(self) noexcept
     # Gives waiting calls streams as far as the peer's limit allows, and writes.
@@ -63,5 +71,6 @@ cdef class Http2Upstream(Stream):
     # False: the connection is lost.
     cdef bint take(self, const char *data, size_t n) noexcept
     cdef int send(self) noexcept
+    cdef int push_gathered(self) noexcept
     cdef void retire(self) noexcept
     cdef void watch(self) noexcept

@@ -5,13 +5,14 @@ from libc.limits cimport INT_MAX
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.http2.session cimport (
-    H2_EXHAUSTED, H2_FAULT_FRAME, H2_RESET_FRAME, Http2Session, h2_options, h2_stream,
+    H2_EXHAUSTED, H2_FAULT_FRAME, H2_RESET_FRAME, SESSION_OVER, Http2Session, h2_options, h2_stream,
 )
 from lb.http.http2.frames cimport H2_CANCEL, H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM
 from lb.http.http2.head cimport FieldList, worker_fields
 from lb.net.link cimport link_append, link_empty, link_init, link_remove
 from lb.net.poller cimport READ_TURNS
 from lb.net.reading cimport drained
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
@@ -38,6 +39,17 @@ OPTIONS.max_streams = 0
 OPTIONS.header_list = 64 * 1024
 OPTIONS.max_fields = 1000
 OPTIONS.connect_protocol = False
+
+
+# Which state may follow which.
+cdef tg_states TABLE
+TABLE.machine = b"HTTP/2 connection of an endpoint"
+tg_state(&TABLE, b"connecting", 1 << BACK_GREETING | 1 << BACK_LOST)
+tg_state(&TABLE, b"greeting", 1 << BACK_UP | 1 << BACK_LOST)
+tg_state(&TABLE, b"up", 1 << BACK_RETIRED | 1 << BACK_LOST)
+tg_state(&TABLE, b"retired", 1 << BACK_LOST)
+tg_state(&TABLE, b"lost", 0)
+STATES = states_of(&TABLE)
 
 
 cdef class Session(Http2Session):
@@ -116,8 +128,8 @@ cdef class Session(Http2Session):
 
     cdef void on_settings(self) noexcept:
         cdef Http2Upstream connection = <Http2Upstream>self.connection
-        if not connection.up:
-            connection.up = True
+        if connection.state == BACK_GREETING:
+            connection.move(BACK_UP)
             connection.poller.disarm(connection)
             connection.channel.opened(connection)
 
@@ -159,12 +171,15 @@ cdef class Http2Upstream(Stream):
         tg_buffer_free(&self.inbox)
 
     def __repr__(self):
-        state = "lost" if self.lost else "retired" if self.retired else "up" if self.up else "connecting"
+        state = TABLE.names[self.state].decode()
         return f"<Http2Upstream {self.channel.address.text} {state} active={self.active}>"
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
 
     cdef int open(self) noexcept:
         if self.start_connect(self.channel.address) < 0:
-            self.lost = True
+            self.move(BACK_LOST)
             return -1
         self.poller.arm(self, self.poller.now + self.channel.connect_timeout)
         if not self.connecting:
@@ -173,6 +188,7 @@ cdef class Http2Upstream(Stream):
 
     cdef void established(self) noexcept:
         self.heard = self.poller.now
+        self.move(BACK_GREETING)
         if self.session.begin(False, &OPTIONS) < 0:
             self.lose(FAIL_CONNECT)
             return
@@ -189,23 +205,23 @@ cdef class Http2Upstream(Stream):
             if rc:
                 return
             self.established()
-            if self.lost:
+            if self.state == BACK_LOST:
                 return
         if events & <uint32_t>(EPOLLIN | EPOLLRDHUP | EPOLLERR | EPOLLHUP):
             self.unread = True
             if events & <uint32_t>(EPOLLRDHUP | EPOLLERR | EPOLLHUP):
                 self.hangup = True
             self.pump(False)
-        if not self.lost and events & <uint32_t>EPOLLOUT:
+        if self.state != BACK_LOST and events & <uint32_t>EPOLLOUT:
             self.poller.mark(self)
 
     cdef void on_flush(self) noexcept:
-        if (self.unread or tg_buffer_size(&self.inbox)) and not self.lost and not self.connecting:
+        if (self.unread or tg_buffer_size(&self.inbox)) and BACK_CONNECTING < self.state < BACK_LOST:
             self.pump(False)
         self.flush()
 
     cdef void on_timer(self) noexcept:
-        if not self.up:
+        if self.state < BACK_UP:
             self.error = ETIMEDOUT
             self.lose(FAIL_CONNECT)
         elif self.pinged and self.heard <= self.pinged and self.poller.now >= self.pinged + self.channel.ping_timeout:
@@ -233,7 +249,7 @@ cdef class Http2Upstream(Stream):
         if self.deferred and not last:
             return                               # the others have their turn
         self.session.work = INT_MAX if last else TURN_WORK
-        while not self.lost and not self.session.over:
+        while self.state != BACK_LOST and self.session.state != SESSION_OVER:
             if not last and (turn == READ_TURNS or self.session.work <= 0):
                 self.poller.defer(self)          # on_flush goes on
                 break
@@ -258,7 +274,7 @@ cdef class Http2Upstream(Stream):
                 self.unread = False              # the edge will tell
             if not self.take(self.poller.scratch, <size_t>n):
                 return
-        if not self.lost:
+        if self.state != BACK_LOST:
             self.poller.mark(self)
 
     cdef bint take(self, const char *data, size_t n) noexcept:
@@ -276,11 +292,11 @@ cdef class Http2Upstream(Stream):
             self.lose(FAIL_PROTOCOL)
             return False
         self.deliver()
-        return not self.lost
+        return self.state != BACK_LOST
 
     cdef void flush(self) noexcept:
         cdef int rc
-        if self.lost or self.connecting:
+        if self.state == BACK_LOST or self.connecting:
             return
         if self.debts.unasked and self.session.ask() == 0:
             self.debts.ask()
@@ -288,15 +304,15 @@ cdef class Http2Upstream(Stream):
         if rc == IO_ERROR:
             # What the peer said last may tell which streams it did not process.
             self.pump(True)
-            if not self.lost:
+            if self.state != BACK_LOST:
                 self.lose(FAIL_RESET)
             return
         self.deliver()
-        if self.lost:
+        if self.state == BACK_LOST:
             return
-        if self.session.over or self.session.ended():
+        if self.session.state == SESSION_OVER or self.session.ended():
             self.lose(FAIL_PROTOCOL if self.active else 0)
-        elif self.retired and not self.active and not self.pending():
+        elif self.state == BACK_RETIRED and not self.active and not self.pending():
             self.shut_down(0)
 
     cdef int send(self) noexcept:
@@ -307,16 +323,21 @@ cdef class Http2Upstream(Stream):
             if rc:
                 return rc
         while True:
-            if self.up and not self.retired:
+            if self.state == BACK_UP:
                 self.admit()
             rc = self.session.collect(&self.out, BUDGET)
             if rc < 0:
                 return IO_ERROR
             if rc == 0:
                 return 0
-            rc = self.push_parts(self.session.vector, self.session.pieces) if self.session.pieces else self.push()
+            rc = self.push_gathered()
             if rc:
                 return rc
+
+    cdef int push_gathered(self) noexcept:
+        if self.session.gathered.pieces:
+            return self.push_parts(self.session.gathered.vector, self.session.gathered.pieces)
+        return self.push()
 
     cdef void admit(self) noexcept:
         cdef Http2Call call
@@ -406,29 +427,28 @@ cdef class Http2Upstream(Stream):
             self.channel.cutting = None
 
     cdef void abort(self, Http2Call call) noexcept:
-        if call.connection is not None and not self.lost:
+        if call.connection is not None and self.state != BACK_LOST:
             self.session.reset(&call.stream, H2_CANCEL)
             self.poller.mark(self)
             self.channel.cutting = self
         self.detach(call)
 
     cdef int owe(self, Debt debt) noexcept:
-        if self.lost or self.debts.add(debt) < 0:
+        if self.state == BACK_LOST or self.debts.add(debt) < 0:
             return -1
         self.poller.mark(self)
         return 0
 
     cdef void retire(self) noexcept:
-        if not self.retired:
-            self.retired = True
+        if self.state < BACK_RETIRED:
+            self.move(BACK_RETIRED)
             self.channel.retired(self)
 
     cdef void lose(self, int kind) noexcept:
-        cdef bint was_up = self.up
-        if self.lost:
+        cdef bint was_up = self.state >= BACK_UP
+        if self.state == BACK_LOST:
             return
-        self.lost = True
-        self.retired = True
+        self.move(BACK_LOST)
         self.connecting = False
         self.poller.remove(self)
         while not link_empty(&self.calls):
@@ -438,13 +458,10 @@ cdef class Http2Upstream(Stream):
         self.deliver()
 
     cdef void shut_down(self, int kind) noexcept:
-        if self.lost:
+        if self.state == BACK_LOST:
             return
         if not self.connecting and not self.pending():
             self.session.terminate(H2_NO_ERROR)
             if self.session.collect(&self.out, BUDGET) > 0:
-                if self.session.pieces:
-                    self.push_parts(self.session.vector, self.session.pieces)
-                else:
-                    self.push()
+                self.push_gathered()
         self.lose(kind)

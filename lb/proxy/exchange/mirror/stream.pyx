@@ -46,15 +46,15 @@ cdef class MirrorStream(Http2Call):
 
     cdef int take_fields(self, Http2Session session, bint last, bint *over) noexcept:
         cdef Scan *scan = worker_scan()
-        if session.block_over:
+        if session.blocks.over:
             return FAIL_TOO_LARGE
         scan.max_fields = <int>session.options.max_fields
         if self.status >= 200:
-            if read_trailers(scan, &session.block) != HEAD_OK:
+            if read_trailers(scan, &session.blocks.fields) != HEAD_OK:
                 return FAIL_PROTOCOL
             self.find_code(scan.trailers, scan.trailer_count)
             return 0
-        if read_response(scan, &session.block, last) != HEAD_OK or scan.status == 101:
+        if read_response(scan, &session.blocks.fields, last) != HEAD_OK or scan.status == 101:
             return FAIL_PROTOCOL
         self.status = scan.status
         if scan.status < 200:
