@@ -15,16 +15,20 @@ PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
 TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl redis-server valgrind strace dnsmasq-base chromium-headless-shell
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
+BARE_PACKAGES := debootstrap iproute2
 
-SOURCES := $(shell find lb bench \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
+SOURCES := $(shell find lb bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
-.PHONY: run runtime test lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run runtime wheel wheel-bare test test-fast lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
 	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
 	@echo "make test    build all and run the tests"
+	@echo "make test-fast  those that start no daemon, without the slow ones"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
+	@echo "make wheel   dist/: a source distribution, and a wheel with the C libraries inside"
+	@echo "make wheel-bare  install that wheel in a bare Debian root and serve (as root)"
 	@echo "make bench   side by side with HAProxy, nginx, Envoy and Varnish"
 	@echo "make bench-guard         instructions per request against the stored figures"
 	@echo "make bench-guard-update  store new ones"
@@ -72,6 +76,9 @@ $(STAMPS)/bench-packages: Makefile
 $(STAMPS)/guard-packages: Makefile
 	$(call packages,guard-packages,$(GUARD_PACKAGES))
 
+$(STAMPS)/bare-packages: Makefile
+	$(call packages,bare-packages,$(BARE_PACKAGES))
+
 # What the compiled core is made with. The compilers need no other Python package.
 $(STAMPS)/tools: $(STAMPS)/build-packages pyproject.toml
 	@test -x $(BIN)/python || { echo "making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
@@ -112,8 +119,20 @@ run: runtime
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
 test: build $(STAMPS)/test-packages
-	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile tests --ignore tests/bench
+	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore tests/bench
 	$(BIN)/python -m pytest -q tests/bench
+
+# Parts that need neither a daemon nor a peer.
+FAST_TESTS := $(addprefix tests/,balancing config core endpoints inference scaling tools wire)
+
+test-fast: build
+	$(BIN)/python -m pytest -q -n 2 -m 'not slow' --durations 10 $(FAST_TESTS)
+
+wheel: build
+	$(BIN)/python tools/wheel.py
+
+wheel-bare: wheel $(STAMPS)/bare-packages
+	$(BIN)/python tests/packaging/bare_root.py
 
 lint: build
 	$(BIN)/ruff check .
@@ -168,8 +187,9 @@ docs: build
 	$(BIN)/python -m lb.telemetry.reference
 
 clean:
+	@! grep -q ' $(CURDIR)/build/' /proc/mounts || { echo "a file system is mounted under build/; umount it first" >&2; exit 1; }
 	rm -rf build dist *.egg-info $(VENV)
-	find lb bench -name '*.so' -delete
-	find lb bench -name '*.c' -delete
+	find lb bench tests/compiled -name '*.so' -delete
+	find lb bench tests/compiled -name '*.c' -delete
 	rm -f lb/shared/segment_words.pxd
 	find . -name __pycache__ -prune -exec rm -rf {} +

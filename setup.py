@@ -143,7 +143,7 @@ def declare_words() -> None:
 
 
 def sources() -> list[Path]:
-    pyx = sorted([*ROOT.glob("lb/**/*.pyx"), *ROOT.glob("bench/**/*.pyx")])
+    pyx = sorted(path for top in ("lb", "bench", "tests/compiled") for path in ROOT.glob(f"{top}/**/*.pyx"))
     augmented = [p.with_suffix(".py") for p in sorted(ROOT.glob("lb/**/*.pxd")) if p.with_suffix(".py").exists()]
     return [Path(f"{ROOT / SHARED.replace('.', '/')}.c"), *(p for p in pyx + augmented if p.name != "__init__.py")]
 
@@ -464,8 +464,8 @@ class BuildPython(build_py):
 
 
 def is_product(module: str) -> bool:
-    """Whether the daemon has use of a module: neither the bench suite's nor one through which tests look inside."""
-    return module.partition(".")[0] != "bench" and not module.endswith("_probe")
+    """Whether a wheel has a module or package: one of the bench suite or a helper of tests it has not."""
+    return module.partition(".")[0] in ("lb", "backend")
 
 
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExtensions, "build_py": BuildPython})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from compiled.bytes_to_values import digest_bytes
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from lb.shared.hashing import digest_bytes, hash64_bytes
+from lb.shared.hashing import hash64_bytes
 
 KEY = bytes(range(32))
 SIZES = [700, 1 << 20]

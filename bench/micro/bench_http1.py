@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from compiled.bytes_to_values import parse_http1 as _parse
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.guard.clients import http1_request
 from bench.guard.inference import json_body, json_request
-
-_parse = import_module("lb.http.http1").parse
 
 
 def test_get(benchmark: BenchmarkFixture) -> None:

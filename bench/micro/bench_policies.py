@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from compiled.endpoint_set import acquire
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.micro.fleet import addresses, worker_segment
@@ -67,9 +68,9 @@ def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
     """One to three requests in flight at every endpoint, and latencies of about a millisecond."""
     with _built(case, size) as (endpoints, made, pick):
         for i in range(size):
-            endpoints.set_latency_checked(i, 1e6 + 1e3 * (i * 7 % size), _NOW - i)
+            endpoints.record_latency(i, 1e6 + 1e3 * (i * 7 % size), _NOW - i)
             for _ in range(1 + i % 3):
-                endpoints.acquire_checked(i)
+                acquire(endpoints, i)
             if made.by_company:
                 made.learn(i, _NOW - i, 1_000_000 + 1_000 * (i * 7 % size), True, 1 + i % 3, 1)
         assert 0 <= benchmark(pick) < size

@@ -93,9 +93,3 @@ cdef int pick_another(Policy policy, Choice choice, int first) except -2:
             choice.readmit(passed[count])
     choice.reluctant = True
     return first
-
-
-def pick(Policy policy not None, Choice choice not None, bint in_turn=True):
-    """The endpoint that the data path would take by this policy; not `in_turn`: however many attempts at it failed. For
-    tests and tools."""
-    return pick_in_turn(policy, choice) if in_turn else pick_any(policy, choice)

@@ -21,10 +21,10 @@ from lb.cache.layout cimport (
     tg_shard_view,
 )
 from lb.cache.lookup cimport READ_CORRUPT, READ_MISS, shard_expire, shard_has, shard_read
-from lb.cache.owner cimport owner_pid, owner_token
+from lb.cache.owner cimport owner_token
 from lb.cache.shard cimport shard_insert, shard_lock, shard_remove, shard_reset, shard_unlock
 from lb.shared.atomics cimport tg_cas64, tg_load32_relaxed, tg_load64, tg_load64_relaxed
-from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head
+from lb.net.buffer cimport tg_buffer
 from lb.shared.segment cimport Segment, tg_add
 
 from lb.errors import StartError, TidegateError
@@ -153,30 +153,6 @@ cdef class ResultCache:
             raise ValueError(f"a cache key has 32 bytes, not {len(key)}")
         return 0
 
-    def get_entry(self, bytes key, now):
-        """`(value, age_ns, ttl_ns)` of the fresh object under `key`, or None."""
-        cdef tg_buffer into
-        cdef uint64_t age = 0
-        cdef uint64_t ttl = 0
-        memset(&into, 0, sizeof(into))
-        self.check(key)
-        cdef Py_ssize_t size = self.get(<const unsigned char *> <const char *> key, now, &into, &age, &ttl)
-        try:
-            # An object of no bytes needs no memory.
-            return None if size < 0 else (tg_buffer_head(&into)[:size] if size else b"", age, ttl)
-        finally:
-            tg_buffer_free(&into)
-
-    def get_bytes(self, bytes key, now):
-        """The fresh object under `key`, or None."""
-        entry = self.get_entry(key, now)
-        return None if entry is None else entry[0]
-
-    def put_bytes(self, bytes key, bytes data, now, ttl_ns):
-        """Keep `data` for `ttl_ns`: 1 stored, 0 declined (too large, busy, no time), -1 the shard was damaged."""
-        self.check(key)
-        return self.put(<const unsigned char *> <const char *> key, <const char *> data, len(data), now, ttl_ns)
-
     def has(self, bytes key, now):
         """Whether a fresh object is under `key`; counts nothing."""
         self.check(key)
@@ -186,11 +162,6 @@ cdef class ResultCache:
         """Invalidate `key`."""
         self.check(key)
         self.invalidate(<const unsigned char *> <const char *> key, now)
-
-    def lock_owner(self, bytes key):
-        """Process number of who is changing the shard of `key`, 0 = nobody."""
-        self.check(key)
-        return owner_pid(tg_load64_relaxed(&self.shard(<const unsigned char *> <const char *> key).state.lock))
 
     def recover(self, now):
         """Take the locks of dead processes at once, emptying their shards, instead of when the next put meets them.

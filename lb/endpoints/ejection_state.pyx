@@ -118,7 +118,7 @@ cdef class Standings:
             raise ValueError("the shared segment is closed")
         return self.count_ejected()
 
-    def eject_checked(self, int i, uint32_t reason, int most):
+    def eject_endpoint(self, int i, uint32_t reason, int most):
         """Eject the endpoint for `reason` (enum tg_ejection), unless more than `most` would then be: whether it did."""
         self.check(i)
         return self.eject(i, reason, most, self.segment.worker + 1)

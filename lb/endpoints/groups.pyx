@@ -99,11 +99,6 @@ cdef class Groups:
 
     # For Python: tools and tests.
 
-    def draw_checked(self, uint64_t key):
-        """`draw`: the turns of this worker go on."""
-        self.check()
-        return self.draw(key)
-
     def next_order(self, uint64_t key):
         """(the groups in the order in which the next request with `key` asks them, how many of them are of the levels
         that get requests); changes nothing."""

@@ -45,15 +45,10 @@ cdef class EndpointRecords:
         self.check(i)
         return set_weight_of(self.records[i])
 
-    def set_latency_checked(self, i, latency_ns, now):
+    def record_latency(self, i, latency_ns, now):
         """`set_latency` for callers in Python; IndexError when `i` is out of range."""
         self.check(i)
         self.set_latency(i, latency_ns, now)
-
-    def set_report_checked(self, i, utilization, qps, eps, now):
-        """`set_report` for callers in Python; IndexError when `i` is out of range."""
-        self.check(i)
-        self.set_report(i, utilization, qps, eps, now)
 
     # A claim ends by itself, so that a worker's death in its possession does no harm. Of several workers that claim the
     # same endpoint the last is told of its next place, and the others find it taken or free a moment later.

@@ -35,7 +35,7 @@ from lb.shared.segment cimport (
     Segment,
     tg_endpoint,
 )
-from lb.shared.recent_failures cimport failing_of, note_attempt, turns_of
+from lb.shared.recent_failures cimport failing_of, turns_of
 from lb.endpoints.records cimport EndpointRecords
 
 cdef enum:
@@ -164,11 +164,6 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         return self.effective_weight(i) > 0
 
-    def effective_weight_checked(self, int i):
-        """The weight by which a policy chooses now, in units of `unit`; 0: takes no new requests."""
-        self.check(i)
-        return self.effective_weight(i)
-
     cpdef int inflight(self, int i):
         """Requests in flight at the endpoint, exactly: the sum over all workers."""
         self.check(i)
@@ -192,15 +187,10 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         return self.limits[i]
 
-    def take_checked(self, int i, double cost=1.0):
-        """`take` for callers in Python: whether there was room; IndexError when `i` is out of range."""
+    def takes_requests(self, i):
+        """Whether the endpoint takes new requests while it has none in flight; IndexError when `i` is out of range."""
         self.check(i)
-        return self.take(i, self.units(cost), self.probes) >= 0
-
-    def standing_weight_checked(self, i):
-        """`standing_weight` for callers in Python; IndexError when `i` is out of range."""
-        self.check(i)
-        return self.standing_weight(i)
+        return self.standing_weight(i) > 0
 
     def hindrance(self, i):
         """Why the endpoint does not go on serving those that it has, in words; "" when it does."""
@@ -231,26 +221,6 @@ cdef class EndpointSet(EndpointRecords):
         """The part of its turns that the endpoint takes at `now`, 0 to 1: less than 1 while recent attempts failed."""
         self.check(i)
         return turns_of(failing_of(self.records[i], now))
-
-    def note_attempt_checked(self, int i, bint failed, uint64_t now):
-        """An attempt at the endpoint ended at `now`, for callers in Python; IndexError when `i` is out of range."""
-        self.check(i)
-        note_attempt(self.records[i], failed, now)
-
-    def acquire_checked(self, int i, double cost=1.0):
-        """`acquire` for callers in Python, for a request that costs `cost`, 1.0 for an average one: what it added to
-        the load, for `release_checked`. IndexError when `i` is out of range."""
-        self.check(i)
-        return self.acquire(i, self.units(cost))
-
-    def release_checked(self, int i, int charged=0):
-        """`release` for callers in Python; IndexError when `i` is out of range, ValueError when none was acquired."""
-        self.check(i)
-        if tg_load_i32_relaxed(self.own[i]) <= 0:
-            raise ValueError(f"this worker has nothing in flight at endpoint {i}")
-        if charged and (self.own_cost is NULL or not 0 <= charged <= tg_load_i32_relaxed(self.own_cost[i])):
-            raise ValueError(f"this worker has no cost of {charged} at endpoint {i}")
-        self.release(i, charged)
 
     # A plain load and store: the word has one writer, this worker's only thread that balances.
 

@@ -80,9 +80,3 @@ cdef bint is_future(const char *text, size_t n) noexcept nogil:
     while i < n and (NAME_BYTES[<unsigned char>text[i]] or text[i] == c":"):
         i += 1
     return i == n and i > begun
-
-
-def host_of(bytes text not None):
-    """The host of an authority, None where it is none."""
-    cdef size_t n
-    return text[:n] if read_authority(<const char *>text, <size_t>len(text), &n) else None

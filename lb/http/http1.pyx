@@ -15,7 +15,7 @@ from libc.string cimport memchr, memcmp
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport (
     M_OTHER, MAX_FIELDS, MAX_SPANS, MAX_TRAILERS, SCAN_BAD, SCAN_OK, SCAN_TOO_MANY_FIELDS, TRAILER_BYTES, Field, Scan,
-    Trailers, scan_begin, scan_next, scan_trailers, worker_scan,
+    Trailers, scan_begin, scan_next, scan_trailers,
 )
 from lb.http.methods cimport is_token, method_number
 
@@ -369,32 +369,3 @@ cdef void set_up() noexcept:
 
 
 set_up()
-
-
-def parse(data: bytes, response: bool = False, max_fields: int = 100):
-    """Parses one message in one piece, for tests and tools.
-
-    Returns (head fields or None, body bytes, complete, consumed); raises ValueError with llhttp's reason on a bad
-    message.
-    """
-    cdef Parser parser = new_response_parser() if response else new_request_parser()
-    cdef Scan *scan = worker_scan()
-    cdef Py_ssize_t n, at = 0
-    cdef int i
-    fields = None
-    body = []
-    scan.max_fields = max_fields
-    while True:
-        n = parser.execute(scan, <const char *>data + at, <size_t>(len(data) - at))
-        if n < 0:
-            raise ValueError(parser.why.decode() if scan.error == SCAN_BAD else "too many header fields")
-        if scan.head:
-            fields = [
-                (scan.fields[i].name[:scan.fields[i].name_length], scan.fields[i].value[:scan.fields[i].value_length])
-                for i in range(scan.field_count)
-            ]
-        for i in range(scan.span_count):
-            body.append((<char *>scan.spans[i].iov_base)[:scan.spans[i].iov_len])
-        at += n
-        if scan.complete or scan.span_count < MAX_SPANS:
-            return fields, b"".join(body), bool(scan.complete), at

@@ -165,14 +165,3 @@ cdef bint above_zero(const char *text, size_t n) noexcept nogil:
         if 49 <= text[i] <= 57:
             return text[0] != 45
     return False
-
-
-def set_cookie(bytes field not None, bytes name not None, int64_t now):
-    """`read_set_cookie` for tests: (value, whether it is ended), None for a field about another cookie."""
-    cdef const char *value = NULL
-    cdef size_t size = 0
-    cdef bint ended = False
-    if not read_set_cookie(<const char *>field, <size_t>len(field), <const char *>name, <size_t>len(name), now, &value,
-                           &size, &ended):
-        return None
-    return value[:size], ended

@@ -148,19 +148,3 @@ cdef void trace_write(const tg_trace *trace, char *into) noexcept nogil:
 
 
 # For tests and tools.
-
-def parse(bytes text):
-    """(trace id, parent id, flags) of a traceparent's value; None when it is to be ignored."""
-    cdef tg_trace trace
-    if trace_parse(<const char *>text, <size_t>len(text), &trace) < 0:
-        return None
-    return (<bytes>(<char *>trace.trace_id)[:16]).hex(), (<bytes>(<char *>trace.parent_id)[:8]).hex(), trace.flags
-
-
-def begin(double ratio):
-    """The traceparent of a new trace that is sampled with this probability."""
-    cdef tg_trace trace
-    cdef char text[TRACEPARENT_SIZE]
-    trace_begin(&trace, trace_threshold(ratio))
-    trace_write(&trace, text)
-    return text[:TRACEPARENT_SIZE].decode("ascii")

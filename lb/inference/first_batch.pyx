@@ -68,11 +68,3 @@ cdef bint first_batch(const char *data, size_t size, tg_batch *found) noexcept n
             return came == length
         if f.number == MODEL_NAME and f.wire == WIRE_BYTES:
             found.model = f.bytes
-
-
-def find_first_batch(bytes data not None):
-    """For tests: (model, batch), None when more is needed."""
-    cdef tg_batch found
-    if not first_batch(<const char *> data, <size_t> len(data), &found):
-        return None
-    return (found.model.data[:found.model.size] if found.model.size else b""), found.size

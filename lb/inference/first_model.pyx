@@ -30,13 +30,3 @@ cdef int first_model(const char *data, size_t size, const char **name, size_t *n
             return MODEL_FOUND
     # It is cut off, or over, or malformed: the last two only when nothing more will come.
     return MODEL_UNKNOWN if came < length else MODEL_ABSENT
-
-
-def find_first_model(bytes data not None):
-    """For tests: the name, "" when there is none, None when more is needed."""
-    cdef const char *name
-    cdef size_t n
-    cdef int found = first_model(<const char *>data, <size_t>len(data), &name, &n)
-    if found == MODEL_UNKNOWN:
-        return None
-    return name[:n] if found == MODEL_FOUND else b""

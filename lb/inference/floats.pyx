@@ -288,23 +288,3 @@ cdef char *write_double(char *at, double value) noexcept nogil:
         fraction |= 1ull << 52
         digits = shortest(fraction, <int>exponent - 1075, fraction == 1ull << 52 and exponent > 1, True, &power)
     return write_decimal(at, digits, power)
-
-
-def float_text(double value, bint single=False):
-    """Text of a value in JSON answers; `single` takes it as a float32."""
-    cdef char[FLOAT_TEXT_MAX] text
-    cdef char *end = write_float(text, <float>value) if single else write_double(text, value)
-    return text[:end - text].decode()
-
-
-def half_bits(double value, bint bfloat=False):
-    """The 16 bits of a value in FP16 (or BF16); None when it is too large."""
-    cdef uint16_t bits
-    if not (bfloat_from_double(value, &bits) if bfloat else half_from_double(value, &bits)):
-        return None
-    return bits
-
-
-def half_value(uint16_t bits, bint bfloat=False):
-    """The value of 16 bits of FP16 (or BF16)."""
-    return bfloat_to_float(bits) if bfloat else half_to_float(bits)

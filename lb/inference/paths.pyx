@@ -78,13 +78,3 @@ cdef bytes decode_model(const span *model):
     if not valid_utf8(result, <size_t>len(result)):
         raise OipError(400, "the model's name in the path is not UTF-8")
     return result
-
-
-def infer_target(bytes path):
-    """(model, version) of an inference path, names decoded; None for any other path."""
-    cdef span model
-    cdef span version
-    cdef int match = match_infer(path, <size_t>len(path), &model, &version)
-    if match == NO_MATCH:
-        return None
-    return (decode_model(&model) if match == MATCH_ESCAPED else model.data[:model.size], version.data[:version.size])

@@ -2,7 +2,14 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from lb.net.stream cimport iovec
+from lb.inference.memo cimport Memo
 from lb.inference.template cimport Template
+
+
+# JSON parts in front of binary tensors, and bodies that are JSON only: apart, so that the latter cannot push out the
+# former.
+cdef Memo headers
+cdef Memo bodies
 
 
 cdef class InferRequest:

@@ -31,10 +31,8 @@ cdef enum:
     ID_TAG = 3 << 3 | WIRE_BYTES
     RAW_TAG = 7 << 3 | WIRE_BYTES
 
-# JSON parts in front of binary tensors, and bodies that are JSON only: apart, so that the latter cannot push out the
-# former.
-cdef Memo headers = Memo(512)
-cdef Memo bodies = Memo(256)
+headers = Memo(512)
+bodies = Memo(256)
 
 
 @cython.final
@@ -80,15 +78,6 @@ cdef class InferRequest:
         """Bytes of each part of the message."""
         cdef int i
         return [self.parts[i].iov_len for i in range(self.part_count)]
-
-    def digest_hex(self, bytes secret):
-        """`digest` in hexadecimal; `secret` is 32 bytes."""
-        cdef unsigned char[32] out
-        if len(secret) != 32:
-            raise ValueError("the secret must be 32 bytes")
-        if self.digest(secret, out) < 0:
-            raise RuntimeError("hashing failed")
-        return (<const char *>out)[:32].hex()
 
     def __repr__(self):
         return f"<InferRequest {self.model.decode()} version={self.version.decode() or '*'} {self.message_size} bytes>"
@@ -270,18 +259,3 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
         raise OipError(400, "binary_data_size without the header Inference-Header-Content-Length")
     text = template.id if at == 0 else id_.data[:id_.size]
     return assemble(template, model, version, text, body + json_size, size - json_size)
-
-
-def parse(bytes model, bytes version, bytes body, Py_ssize_t json_length=-1):
-    """`parse_http` for Python: the request keeps the body."""
-    cdef InferRequest request = parse_http(model, version, body, <size_t>len(body), json_length)
-    request.owner = body
-    return request
-
-
-def memo_stats():
-    """Look-ups and sizes of this process's memos."""
-    return {
-        "headers": {"hits": headers.hits, "misses": headers.misses, "size": len(headers)},
-        "bodies": {"hits": bodies.hits, "misses": bodies.misses, "size": len(bodies)},
-    }

@@ -300,23 +300,6 @@ cdef int store_form(const char *message, size_t size, tg_buffer *out) noexcept:
             tg_buffer_append(out, at, <size_t>(<const char *>c.at - at))
 
 
-def render_bytes(InferRequest request, bytes message):
-    """(body, json_length) of `render`."""
-    cdef InferResponse response = render(request, message, <size_t>len(message))
-    return response.body(), response.json_length
-
-
 def part_sizes(InferRequest request, bytes message):
     """Bytes of each part of what `render` gives."""
     return render(request, message, <size_t>len(message)).part_sizes()
-
-
-def store_form_bytes(bytes message):
-    """What `store_form` gives; None for a malformed message."""
-    cdef tg_buffer out = tg_buffer(NULL, 0, 0, 0)
-    try:
-        if store_form(message, <size_t>len(message), &out) < 0:
-            return None
-        return tg_buffer_head(&out)[:tg_buffer_size(&out)] if tg_buffer_size(&out) else b""
-    finally:
-        tg_buffer_free(&out)

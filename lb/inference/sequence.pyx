@@ -112,16 +112,3 @@ cdef looked look_for_sequence(const char *data, size_t size, bint whole, tg_sequ
         if take_varint(&c, &tag) < 0 or tag >> 3 != RAW_INPUTS:
             return LOOK_MORE
     return LOOK_FOUND if found.id.size or found.number else LOOK_NONE
-
-
-def find_sequence(bytes body, bint whole):
-    """`look_for_sequence` for tests: None when it cannot be told yet, False when there is none, else (model, version,
-    id, start, end); the id is an int or bytes."""
-    cdef tg_sequence found
-    cdef looked verdict = look_for_sequence(<const char *> body, <size_t> len(body), whole, &found)
-    if verdict == LOOK_MORE:
-        return None
-    if verdict == LOOK_NONE:
-        return False
-    id_ = found.id.data[:found.id.size] if found.id.size else found.number
-    return found.model.data[:found.model.size], found.version.data[:found.version.size], id_, found.start, found.end

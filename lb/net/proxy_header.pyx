@@ -1,11 +1,9 @@
 """The header of the PROXY protocol: see proxy_header.pxd."""
 
-import socket
-
 from libc.stdint cimport uint16_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memchr, memcmp, memcpy, memset
-from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_size
 from lb.net.ip cimport AF_INET, AF_INET6, IP_TEXT
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -344,77 +342,3 @@ cdef int append_tlv(tg_buffer *out, int kind, const unsigned char *value, size_t
     if tg_buffer_append(out, place, PLACE) < 0:
         return -1
     return tg_buffer_append(out, value, n)
-
-
-# For tests and fuzzing.
-
-cdef dict PROBLEMS = {
-    PROXY_NONE: "no header", PROXY_BAD: "malformed", PROXY_LONG: "too long", PROXY_CHECKSUM: "the checksum is wrong",
-}
-
-
-def parse(bytes data not None):
-    """The header that `data` begins with: None when more bytes are needed, else its size and what it says.
-
-    Raises ValueError when it is no header, or a wrong one.
-    """
-    cdef tg_proxy header
-    cdef Py_ssize_t size = proxy_parse(<const unsigned char *>data, <size_t>len(data), &header)
-    if size == PROXY_MORE:
-        return None
-    if size < 0:
-        raise ValueError(PROBLEMS[size])
-    said = {"version": header.version, "local": bool(header.local), "source": None, "target": None}
-    if header.ends.family:
-        width = 4 if header.ends.family == AF_INET else 16
-        source = (<const unsigned char *>header.ends.source)[:width]
-        target = (<const unsigned char *>header.ends.target)[:width]
-        said["source"] = (socket.inet_ntop(header.ends.family, source), header.ends.source_port)
-        said["target"] = (socket.inet_ntop(header.ends.family, target), header.ends.target_port)
-    for name, value in (
-        ("alpn", header.tlvs.alpn[:header.tlvs.alpn_length]),
-        ("authority", header.tlvs.authority[:header.tlvs.authority_length]),
-        ("unique_id", header.tlvs.unique_id[:header.tlvs.unique_id_length]),
-        ("ssl", header.tlvs.ssl[:header.tlvs.ssl_length]),
-        ("tlvs", header.tlvs.all[:header.tlvs.all_length]),
-    ):
-        said[name] = value
-    return size, said
-
-
-def build(int version, source, target, *, bytes alpn=b"", bytes authority=b"", bytes unique_id=b"", bytes ssl=b"",
-          bytes tlvs=b"", bint checksum=False):
-    """A header of `version` for a connection between `source` and `target`, each (address, port); None: unknown. Of
-    `tlvs`, a block of fields, those of other types are added."""
-    cdef tg_ends ends
-    cdef tg_tlvs fields, checked
-    cdef tg_buffer out
-    memset(&ends, 0, sizeof(ends))
-    memset(&fields, 0, sizeof(fields))
-    memset(&out, 0, sizeof(out))
-    if source is not None:
-        ends.family = AF_INET6 if ":" in source[0] else AF_INET
-        first = source[0].encode()
-        second = target[0].encode()
-        if inet_pton(ends.family, first, ends.source) != 1 or inet_pton(ends.family, second, ends.target) != 1:
-            raise ValueError("not two addresses of one family")
-        ends.source_port = source[1]
-        ends.target_port = target[1]
-    fields.alpn = <const unsigned char *>alpn
-    fields.alpn_length = <size_t>len(alpn)
-    fields.authority = <const unsigned char *>authority
-    fields.authority_length = <size_t>len(authority)
-    fields.unique_id = <const unsigned char *>unique_id
-    fields.unique_id_length = <size_t>len(unique_id)
-    fields.ssl = <const unsigned char *>ssl
-    fields.ssl_length = <size_t>len(ssl)
-    if parse_tlvs(<const unsigned char *>tlvs, 0, <size_t>len(tlvs), &checked) < 0:
-        raise ValueError("no block of fields")
-    fields.all = checked.all
-    fields.all_length = checked.all_length
-    try:
-        if proxy_write(&out, version, &ends, &fields, checksum) < 0:
-            raise ValueError("too long")
-        return tg_buffer_head(&out)[:tg_buffer_size(&out)]
-    finally:
-        tg_buffer_free(&out)

@@ -17,11 +17,3 @@ cdef uint64_t hash_source(const char *text, size_t n, const tg_prefixes *prefixe
             ip.octets[i] &= <unsigned char>(0xff00 >> max(bits, 0))
         bits -= 8
     return hash64(ip.octets, <size_t>size)
-
-
-def source_key(str text not None, int v4, int v6):
-    """`hash_source` for tests."""
-    cdef tg_prefixes prefixes
-    prefixes.v4, prefixes.v6 = v4, v6
-    data = text.encode()
-    return hash_source(<const char *>data, <size_t>len(data), &prefixes)

@@ -1,6 +1,6 @@
 """Bytes from one socket to another through a pipe, without passing user space (splice(2))."""
 
-
+from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.net.stream cimport Stream
 
@@ -27,6 +27,9 @@ cdef class Pipe:
     # Reads what is held to the end of `out`: 0, or -1 (errno says why).
     cdef int empty(self, tg_buffer *out) noexcept
 
+
+# Bytes of bodies that went through this process's pipe.
+cdef uint64_t passed
 
 # Opens this process's pipe, unless it has one: at its start, so that it has the same descriptors from then on. Without
 # it `pass_through` tries again.

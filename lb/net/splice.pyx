@@ -38,7 +38,6 @@ cdef enum:
     PIPE_SIZE = 512 * 1024
 
 cdef Pipe between = None              # this process's pipe for `pass_through`: empty whenever that returns
-cdef uint64_t passed = 0              # bytes that it has moved
 
 
 cdef class Pipe:
@@ -133,8 +132,3 @@ cdef Py_ssize_t pass_through(Stream source, Stream target, size_t size) noexcept
             return PASS_LOST
     passed += <uint64_t>n
     return n
-
-
-def bytes_passed():
-    """Bytes of bodies that went through this process's pipe."""
-    return passed

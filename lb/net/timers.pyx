@@ -153,33 +153,3 @@ cdef class Alarms(Source):
                 if self.turned + i < self.rings_at:
                     self.set(self.turned + i)
                 break
-
-
-class AlarmProbe:
-    """Alarms for tests: `after(ns, call)` calls once that is over, unless what it gives is let go of before."""
-
-    def __init__(self, Poller poller):
-        self.alarms = Alarms(poller)
-        (<Alarms>self.alarms).open()
-
-    def after(self, delay, call):
-        timed = ProbeAlarm(call)
-        (<Alarms>self.alarms).arm(<Timed>timed, monotonic_ns() + <uint64_t>delay)
-        return timed
-
-    @property
-    def rung(self):
-        return self.alarms.rung
-
-    def close(self):
-        self.alarms.close()
-
-
-cdef class ProbeAlarm(Timed):
-    cdef object call
-
-    def __init__(self, call):
-        self.call = call
-
-    cdef void on_timer(self) noexcept:
-        self.call()

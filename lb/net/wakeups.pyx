@@ -61,12 +61,6 @@ cdef class Bells(Source):
         for source in self.wakes:
             self.poller.mark(<Source>source)
 
-    def ring_checked(self, int worker):
-        """`ring` for callers in Python; IndexError when there is no such worker."""
-        if not 0 <= worker < self.count:
-            raise IndexError(f"worker {worker} is not in 0 to {self.count - 1}")
-        self.ring(worker)
-
     def close(self):
         """Stop listening."""
         self.wakes = set()

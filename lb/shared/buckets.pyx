@@ -191,37 +191,3 @@ cdef class Buckets:
         """The key of what `name` names, as an int of 64 bits."""
         self.segment.check_open()
         return self.key_of(<const char *> name, <size_t> len(name))
-
-    def try_take(self, uint64_t key, interval, burst, uint64_t now):
-        """`take` for callers in Python: (admitted, wait, remaining, reset)."""
-        cdef tg_verdict verdict
-        cdef tg_limit limit = make_limit(interval, burst)
-        self.segment.check_open()
-        if key == 0:
-            raise ValueError("0 is no key")
-        self.take(key, &limit, now, &verdict)
-        return bool(verdict.admitted), verdict.wait, verdict.remaining, verdict.reset
-
-    def hammer(self, uint64_t key, interval, burst, uint64_t now, Py_ssize_t times):
-        """`take` this often in a row without the interpreter in between, for tests: how many were admitted."""
-        cdef tg_verdict verdict
-        cdef tg_limit limit = make_limit(interval, burst)
-        cdef Py_ssize_t admitted = 0, _turn
-        self.segment.check_open()
-        if key == 0:
-            raise ValueError("0 is no key")
-        with nogil:
-            for _turn in range(times):
-                self.take(key, &limit, now, &verdict)
-                admitted += verdict.admitted
-        return admitted
-
-    def places(self, uint64_t key):
-        """How many buckets of its set have this key, for tests: never more than one once all processes are at rest."""
-        cdef tg_bucket_set *group
-        cdef int way, count = 0
-        self.segment.check_open()
-        group = self.sets + (key & self.mask)
-        for way in range(<int> TG_BUCKET_WAYS):
-            count += tg_load64_relaxed(&group.keys[way]) == key
-        return count

@@ -127,17 +127,6 @@ cdef class Costs:
         self.segment.check_open()
         return tg_load64_relaxed(&self.head.evicted)
 
-    def learn_checked(self, bytes name, double busy_ns, double units, double weight, uint64_t now):
-        """`take` and `learn` for callers in Python: whether there was a place for the name."""
-        cdef tg_cost *record
-        self.segment.check_open()
-        record = self.take(self.key_of(<const char *> name, <size_t> len(name)), <const char *> name,
-                           <size_t> len(name), now)
-        if record == NULL:
-            return False
-        self.learn(record, busy_ns, units, weight)
-        return True
-
     def rows(self):
         """{name: (ns per unit, samples)} of all that is known. A pool's own row is named after it, those of its models
         "pool|model"; a name that is not UTF-8 has replacement characters."""

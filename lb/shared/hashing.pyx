@@ -68,21 +68,3 @@ def hash64_bytes(data):
     """`hash64` of a bytes object, as an int of 64 bits."""
     cdef const unsigned char[::1] view = data
     return hash64(&view[0] if view.shape[0] else NULL, view.shape[0])
-
-
-def digest_bytes(key, *pieces):
-    """Keyed BLAKE2b-256 of the concatenated `pieces` under the 32-byte `key`: 32 bytes."""
-    cdef tg_digest digest
-    cdef unsigned char out[32]
-    cdef const unsigned char[::1] view = key
-    if view.shape[0] != 32:
-        raise ValueError(f"a digest's key has 32 bytes, not {view.shape[0]}")
-    cdef int failed = tg_digest_init(&digest, &view[0])
-    for piece in pieces:
-        view = piece
-        if view.shape[0]:
-            failed |= tg_digest_update(&digest, &view[0], view.shape[0])
-    failed |= tg_digest_final(&digest, out)
-    if failed:
-        raise RuntimeError("libsodium failed to compute a digest")
-    return <bytes> (<char *> out)[:32]

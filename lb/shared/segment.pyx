@@ -69,10 +69,6 @@ cdef class Segment(SegmentMap):
         """0 unknown, 1 up, 2 down (enum tg_health)."""
         return tg_load32(&self.record(slot).health)
 
-    def health_changed(self, slot):
-        """Monotonic ns of the last change of health; 0 = never."""
-        return tg_load64_relaxed(&self.record(slot).health_changed_ns)
-
     def set_admin(self, slot, state):
         """Set what the operator wants of the endpoint: 0 enabled, 1 drain, 2 maintenance (enum tg_admin)."""
         cdef tg_endpoint *record = self.record(slot)
@@ -291,20 +287,3 @@ cdef class Segment(SegmentMap):
         if not 0 <= word < SERIES_SIZE or amount < 0:
             raise ValueError(f"no such counter or amount: {word}, {amount}")
         tg_add(self.series(index) + <int> word, amount)
-
-    def add_inflight(self, slot, amount):
-        """Add to (or take from) this worker's in-flight word of an endpoint, for callers in Python."""
-        self.record(slot)
-        if self.worker < 0:
-            raise TidegateError("the master has no in-flight column")
-        cdef int32_t *word = self.inflight_word(slot)
-        tg_store_i32_relaxed(word, word[0] + <int32_t> amount)
-
-    def add_outstanding(self, slot, cost):
-        """Add to (or take from) this worker's outstanding word of an endpoint, for callers in Python; `cost` is 1 for
-        an average request."""
-        self.record(slot)
-        if self.worker < 0:
-            raise TidegateError("the master has no outstanding column")
-        cdef int32_t *word = self.outstanding_of(self.worker, slot)
-        tg_store_i32_relaxed(word, word[0] + <int32_t> (cost * <double> TG_COST_ONE))

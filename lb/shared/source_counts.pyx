@@ -139,8 +139,3 @@ cdef class SharedSources:
         self.segment.check_open()
         way = self.place_of(self.sets + (key & self.mask), key)
         return 0 if way < 0 else self.total((key & self.mask) * TG_SOURCE_STRIDE + way)
-
-    def hold(self, uint64_t key):
-        """Take the lock of the set of `key` and keep it, as a worker that dies there does, for tests."""
-        self.segment.check_open()
-        return bool(self.lock(self.sets + (key & self.mask)))

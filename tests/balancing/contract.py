@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from compiled.endpoint_set import acquire, note_attempt_at, release
 from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet, choose, choose_in_turn
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,17 +48,17 @@ class PolicyContract:
                 if choice < 5 or not held:
                     cost = costs[now % len(costs)]
                     index = choose(policy, now, now, cost=cost)
-                    held.append((index, endpoints.acquire_checked(index, cost)))
+                    held.append((index, acquire(endpoints, index, cost)))
                 else:
                     index, charged = held.pop(choice % len(held))
-                    endpoints.release_checked(index, charged)
+                    release(endpoints, index, charged)
                     policy.learn(index, now, 1000 + now, choice != 6, 1 + len(held), max(charged, 1))
                 assert [fleet.master.inflight(slot) for slot in fleet.slots] == [
                     sum(index == i for index, _ in held) for i in range(3)
                 ]
             assert all((endpoints.load(i) > 0) == any(index == i for index, _ in held) for i in range(3))
             for index, charged in held:
-                endpoints.release_checked(index, charged)
+                release(endpoints, index, charged)
             assert [endpoints.load(i) for i in range(3)] == [0, 0, 0]
 
     # One test for several members on purpose: each runs all of it.
@@ -196,10 +197,10 @@ class PolicyContract:
                 index = choose_in_turn(policy, now, key, exclude)
                 if exclude < 0:
                     asked.append(index)
-                charged, began = endpoints.acquire_checked(index), now
+                charged, began = acquire(endpoints, index), now
                 now += MS if index in bad else 10 * MS
-                endpoints.release_checked(index, charged if self.weighed else 0)
-                endpoints.note_attempt_checked(index, index in bad, now)
+                release(endpoints, index, charged if self.weighed else 0)
+                note_attempt_at(endpoints, index, index in bad, now)
                 policy.learn(index, now, now - began, index not in bad, 1, endpoints.one)
                 if index not in bad or exclude >= 0:
                     break
@@ -221,7 +222,7 @@ class PolicyContract:
         with self.fleet([1, 1, 1], workers=2) as fleet:
             policy = self.build(fleet)
             for _ in range(20):
-                fleet.sets[1].note_attempt_checked(1, True, 1000 * MS)
+                note_attempt_at(fleet.sets[1], 1, True, 1000 * MS)
             picked = [choose_in_turn(policy, 1000 * MS, key) for key in KEYS * 10]
             assert picked.count(1) <= len(picked) // 20
 
@@ -230,7 +231,7 @@ class PolicyContract:
             policy, other = self.build(fleet), self.build(fleet)
             for i in range(3):
                 for _ in range(20):
-                    fleet.sets[0].note_attempt_checked(i, True, MS)
+                    note_attempt_at(fleet.sets[0], i, True, MS)
             assert {choose_in_turn(policy, MS, key) for key in KEYS} <= {0, 1, 2}
             fleet.down(0)
             fleet.down(1)

@@ -6,7 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from lb.balancing import registry, turns
+from compiled.endpoint_set import pick
+from compiled.shared_segment import add_inflight, add_outstanding
+
+from lb.balancing import registry
 from lb.balancing.policy import Policy
 from lb.config.plan.plan import PolicyPlan
 from lb.endpoints.choice import Choice
@@ -18,12 +21,12 @@ ENABLED, DRAIN, MAINTENANCE = 0, 1, 2
 
 def choose(policy: Policy, now: int, key: int, exclude: int = -1, **more: Any) -> int:
     """The endpoint that a pool would get from the policy; `more` as for a Choice."""
-    return turns.pick(policy, Choice(policy.endpoints, now, key, exclude, **more), in_turn=False)
+    return pick(policy, Choice(policy.endpoints, now, key, exclude, **more), in_turn=False)
 
 
 def choose_in_turn(policy: Policy, now: int, key: int, exclude: int = -1, **more: Any) -> int:
     """The same where endpoints that fail take only a part of their turns."""
-    return turns.pick(policy, Choice(policy.endpoints, now, key, exclude, **more))
+    return pick(policy, Choice(policy.endpoints, now, key, exclude, **more))
 
 
 class Fleet:
@@ -75,11 +78,11 @@ class Fleet:
 
     def load(self, i: int, count: int, worker: int = 0) -> None:
         """Let worker `worker` have `count` more requests in flight at endpoint `i`."""
-        self.segments[worker].add_inflight(self.slots[i], count)
+        add_inflight(self.segments[worker], self.slots[i], count)
 
     def charge(self, i: int, cost: float, worker: int = 0) -> None:
         """Let what worker `worker` has at endpoint `i` cost so much more, 1 for an average request."""
-        self.segments[worker].add_outstanding(self.slots[i], cost)
+        add_outstanding(self.segments[worker], self.slots[i], cost)
 
     @property
     def available(self) -> set[int]:

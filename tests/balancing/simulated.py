@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 
+from compiled.endpoint_set import acquire, release
 from fleet import Fleet, choose
 
 MS = 1_000_000
@@ -40,13 +41,13 @@ def latencies(
                 if now < T0 + seconds * S:
                     heapq.heappush(events, (now + round(dice.expovariate(rate) * S), number, -1))
                 index = choose(made, now, 0)
-                endpoints.acquire_checked(index)
+                acquire(endpoints, index)
                 lines[index].append((now, endpoints.inflight(index)))
                 if len(lines[index]) > 1:
                     continue
             else:
                 sent, company = lines[index].pop(0)
-                endpoints.release_checked(index)
+                release(endpoints, index)
                 made.learn(index, now, now - sent, True, company, 1)
                 took.append((now - sent) / MS)
                 if not lines[index]:

@@ -4,6 +4,7 @@ from fractions import Fraction
 from math import ceil
 
 import pytest
+from compiled.endpoint_set import acquire
 from fleet import DRAIN, Fleet, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ def capacities(fleet, weights, factor):
     return {i: ceil(Fraction(factor) * total * weights[i] / whole) for i in available}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", HASHES)
 @settings(max_examples=40)
 @given(
@@ -87,11 +89,12 @@ def test_keys_of_a_full_endpoint_go_on_in_their_order(policy):
         chosen = []
         for _ in range(8):
             chosen.append(choose(made, 0, KEYS[0]))
-            fleet.sets[0].acquire_checked(chosen[-1])
+            acquire(fleet.sets[0], chosen[-1])
         # L + 1 = 1 to 8: capacities 1 1 1 1 2 2 2 2.
         assert [order.index(i) for i in chosen] == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", HASHES)
 @pytest.mark.parametrize("factor", [1.0, 1.25, 2.0])
 def test_no_endpoint_goes_beyond_its_capacity(policy, factor):
@@ -106,7 +109,7 @@ def test_no_endpoint_goes_beyond_its_capacity(policy, factor):
             index = choose(made[n % 2], 0, key)
             assert fleet.sets[0].inflight(index) < capacity[index]
             moved += index != choose(fleet.build(policy), 0, key)
-            fleet.sets[n % 2].acquire_checked(index)
+            acquire(fleet.sets[n % 2], index)
         assert moved > 0
 
 
@@ -127,7 +130,7 @@ def test_what_cannot_take_requests_does_not_count(policy):
         fleet.load(3, 1000)
         made = fleet.build(policy, bounded_load=1)
         for _ in range(30):
-            fleet.sets[0].acquire_checked(choose(made, 0, KEYS[0]))
+            acquire(fleet.sets[0], choose(made, 0, KEYS[0]))
         assert [fleet.sets[0].inflight(i) for i in range(3)] == [10, 10, 10]
 
 

@@ -7,6 +7,7 @@ weights' are worked out from A58's formula, qps / (utilization + eps / qps * pen
 from collections import Counter
 
 import pytest
+from compiled.endpoint_set import set_report
 from fleet import DRAIN, ENABLED, Fleet, choose
 from statistics_checks import agrees
 
@@ -91,7 +92,7 @@ def test_the_exact_sequence():
 def reporting(fleet, reports, at=T0 - 20 * S):
     for i, report in enumerate(reports):
         if report is not None:
-            fleet.sets[0].set_report_checked(i, *report, at)
+            set_report(fleet.sets[0], i, *report, at)
 
 
 def shares(fleet, now=T0, picks=6000, worker=0, **options):
@@ -226,7 +227,7 @@ def test_workers_share_reports_and_start_apart():
     with Fleet([1] * 4, workers=2) as fleet:
         assert [choose(fleet.build(POLICY, worker), T0, 0) for worker in (0, 1)] == [0, 1]
         for i, qps in enumerate((100, 100, 200, 400)):
-            fleet.sets[1].set_report_checked(i, 0.5, qps, 0, T0 - 20 * S)
+            set_report(fleet.sets[1], i, 0.5, qps, 0, T0 - 20 * S)
         for worker in (0, 1):
             assert shares(fleet, picks=8000, worker=worker) == pytest.approx([1000, 1000, 2000, 4000], abs=3)
 

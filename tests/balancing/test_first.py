@@ -1,6 +1,7 @@
 """First with room: fills endpoints in the order of the configuration."""
 
 import pytest
+from compiled.endpoint_set import acquire, release
 from fleet import DRAIN, Fleet, choose
 
 from lb.errors import ConfigError
@@ -11,7 +12,7 @@ def hold(fleet, policy, count, worker=0):
     chosen = []
     for _ in range(count):
         chosen.append(choose(policy, 0, 0))
-        fleet.sets[worker].acquire_checked(chosen[-1])
+        acquire(fleet.sets[worker], chosen[-1])
     return chosen
 
 
@@ -31,7 +32,7 @@ def test_room_that_comes_back_is_used_first():
     with Fleet([1, 1, 1]) as fleet:
         policy = fleet.build("first", fill=2)
         hold(fleet, policy, 5)
-        fleet.sets[0].release_checked(0)
+        release(fleet.sets[0], 0)
         assert hold(fleet, policy, 2) == [0, 2]
 
 

@@ -8,6 +8,7 @@ import math
 from collections import Counter
 
 import pytest
+from compiled.endpoint_set import acquire, release
 from fleet import Fleet, choose
 from statistics_checks import agrees
 
@@ -87,7 +88,7 @@ def test_fades_while_nothing_is_heard(policy):
         made.observe(0, T0, 100 * MS, True)
         for seconds, winner in ((6.9, 1), (6.96, 0)):
             now = T0 + round(seconds * S)
-            fleet.sets[0].set_latency_checked(1, 50 * MS, now)
+            fleet.sets[0].record_latency(1, 50 * MS, now)
             assert picks(made, now) == {winner: 200}
 
 
@@ -187,7 +188,7 @@ def test_least_time_takes_equal_ones_in_turn():
         made = fleet.build("least_time", 2)
         assert [choose(made, T0, 0) for _ in range(7)] == [2, 3, 4, 0, 1, 2, 3]
         for i in range(5):
-            fleet.sets[0].set_latency_checked(i, 7.0 * MS, T0)
+            fleet.sets[0].record_latency(i, 7.0 * MS, T0)
         assert [choose(made, T0, 0) for _ in range(3)] == [4, 0, 1]
 
 
@@ -196,7 +197,7 @@ def test_peak_ewma_compares_two_drawn_at_random(size):
     """With all latencies different, rank r of n wins with probability 2 (n - r) / (n (n - 1))."""
     with Fleet([1] * size) as fleet:
         for i in range(size):
-            fleet.sets[0].set_latency_checked(i, (i + 1) * 1.0 * MS, T0)
+            fleet.sets[0].record_latency(i, (i + 1) * 1.0 * MS, T0)
         made = PeakEwma(fleet.sets[0], PeakEwmaOptions(), seed=5)
         counts = picks(made, T0, 20_000)
         assert agrees([counts[i] for i in range(size)], [size - 1 - i for i in range(size)])
@@ -205,7 +206,7 @@ def test_peak_ewma_compares_two_drawn_at_random(size):
 def test_peak_ewma_with_more_choices():
     with Fleet([1] * 8) as fleet:
         for i in range(8):
-            fleet.sets[0].set_latency_checked(i, (i + 1) * 1.0 * MS, T0)
+            fleet.sets[0].record_latency(i, (i + 1) * 1.0 * MS, T0)
         assert picks(fleet.build("peak_ewma", choices=8), T0) == {0: 200}
 
 
@@ -216,7 +217,7 @@ def test_traffic_leaves_an_endpoint_that_becomes_slow():
             made, now, running, done = fleet.build(policy), T0, [], Counter()
             for step in range(4000):
                 index = choose(made, now, 0)
-                fleet.sets[0].acquire_checked(index)
+                acquire(fleet.sets[0], index)
                 slow = step > 1000 and index == 1
                 running.append((now + (200 if slow else 10) * MS, index, now))
                 if step >= 2000:
@@ -225,10 +226,10 @@ def test_traffic_leaves_an_endpoint_that_becomes_slow():
                     running.sort()
                     end, index, began = running.pop(0)
                     now = max(now, end)
-                    fleet.sets[0].release_checked(index)
+                    release(fleet.sets[0], index)
                     made.observe(index, now, now - began, True)
             for _, index, _ in running:
-                fleet.sets[0].release_checked(index)
+                release(fleet.sets[0], index)
             assert done[1] < 2000 * 0.05, policy
             assert min(done[0], done[2]) > 2000 * 0.4, policy
 

@@ -4,11 +4,13 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
+from compiled.endpoint_set import acquire
 from fleet import DRAIN, Fleet, choose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(data=st.data(), weights=st.lists(st.integers(0, 9), min_size=1, max_size=7))
 def test_always_the_least_loaded_over_all_workers(data, weights):
@@ -35,6 +37,7 @@ def expected_of_a_full_walk(fleet, weights, start, exclude):
     return min(candidates, key=lambda i: Fraction(fleet.sets[0].inflight(i) + 1, weights[i]), default=-1)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(data=st.data(), heavy=st.lists(st.integers(0, 59), max_size=5), busy=st.floats(0, 1))
 def test_walk_that_ends_early_finds_what_a_full_one_does(data, heavy, busy):
@@ -94,7 +97,7 @@ def test_requests_that_stay_are_spread_by_weight():
         policies = [fleet.build("least_request", worker) for worker in range(2)]
         for n in range(60):
             index = choose(policies[n % 2], 0, 0)
-            fleet.sets[n % 2].acquire_checked(index)
+            acquire(fleet.sets[n % 2], index)
         assert [fleet.sets[0].inflight(i) for i in range(3)] == [30, 20, 10]
 
 

@@ -7,6 +7,7 @@ ones the lowest latency, of hot ones the least load (NSDI 2024, section 4).
 from collections import Counter
 
 import pytest
+from compiled.endpoint_set import set_report
 from fleet import Fleet, choose
 from simulated import MS, T0, S, latencies, percentile
 
@@ -189,13 +190,13 @@ def test_reported_utilization_makes_hot():
         made = taught(fleet, [10, 20], full_utilization=0.9, decay="10s")
         assert made.reads_reports
         assert settled(made) == {0}
-        fleet.sets[0].set_report_checked(0, 0.95, 100, 0, T0)
+        set_report(fleet.sets[0], 0, 0.95, 100, 0, T0)
         assert settled(made) == {1}
-        fleet.sets[0].set_report_checked(1, 0.9, 100, 0, T0)
+        set_report(fleet.sets[0], 1, 0.9, 100, 0, T0)
         assert settled(made) == {0, 1}, "both full: the least load, in turn"
-        fleet.sets[0].set_report_checked(0, 0.85, 100, 0, T0)
+        set_report(fleet.sets[0], 0, 0.85, 100, 0, T0)
         assert settled(made) == {0}
-        fleet.sets[0].set_report_checked(0, 0.95, 100, 0, T0)
+        set_report(fleet.sets[0], 0, 0.95, 100, 0, T0)
         assert 0 in settled(made, T0 + 11 * S), "too old to count"
 
 
@@ -203,7 +204,7 @@ def test_reports_are_not_read_by_default():
     with Fleet([1, 1]) as fleet:
         made = taught(fleet, [10, 20])
         assert not made.reads_reports
-        fleet.sets[0].set_report_checked(0, 5.0, 100, 0, T0)
+        set_report(fleet.sets[0], 0, 5.0, 100, 0, T0)
         assert settled(made) == {0}
 
 
@@ -234,6 +235,7 @@ def test_uneven_servers_cost_far_less_than_with_counting():
     assert tail < 0.65 * percentile(latencies("least_request", UNEVEN, 700), 0.99)
 
 
+@pytest.mark.slow
 def test_neither_rule_alone_does_as_well():
     """As the paper found: latency alone (1) is much worse than the two together, load alone (0) is worse."""
     tails = {q: percentile(latencies("prequal", UNEVEN, 700, quantile=q), 0.99) for q in (0, 0.84, 1)}

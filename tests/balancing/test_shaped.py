@@ -32,7 +32,7 @@ def test_an_ejection_moves_the_keys_of_the_ejected_only_and_its_end_brings_them_
         fleet.sets[0].shape(True, 10**6)
         policy = fleet.build(name)
         before = owners(policy)
-        assert standings.eject_checked(3, REASON, 2)
+        assert standings.eject_endpoint(3, REASON, 2)
         during = owners(policy)
         assert all(now == then for now, then in zip(during, before, strict=True) if then != 3)
         assert 3 not in during
@@ -61,12 +61,12 @@ def test_nobody_who_is_ejected_is_chosen_unless_there_is_a_panic(name):
         standings = Standings(fleet.master, fleet.slots)
         fleet.sets[0].shape(name in HASHES, 1)
         policy = fleet.build(name, **({"fill": 2} if name == "first" else {}))
-        assert standings.eject_checked(0, REASON, 3)
-        assert standings.eject_checked(2, REASON, 3)
+        assert standings.eject_endpoint(0, REASON, 3)
+        assert standings.eject_endpoint(2, REASON, 3)
         assert {choose(policy, i, KEYS[i]) for i in range(200)} <= {1, 3}
         assert choose(policy, 0, KEYS[0], 1) == 3
         for i in (1, 3):
-            assert standings.eject_checked(i, REASON, 4)
+            assert standings.eject_endpoint(i, REASON, 4)
         assert choose(policy, 0, KEYS[0]) == -1
         for i in range(4):
             standings.hold_back(i, 0, True)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import ENVIRONMENT
+from compiled.endpoint_set import note_attempt_at
 from fleet import Fleet, choose, choose_in_turn
 
 from lb.balancing.options import PolicyOptions
@@ -20,14 +22,14 @@ NOW = 5 * SECOND
 
 def fail(fleet: Fleet, i: int, times: int = 20, now: int = NOW) -> None:
     for _ in range(times):
-        fleet.sets[0].note_attempt_checked(i, True, now)
+        note_attempt_at(fleet.sets[0], i, True, now)
 
 
 def test_an_attempt_moves_the_share_half_of_the_way() -> None:
     with Fleet([1]) as fleet:
         seen = []
         for failed in (False, True, True, False, False):
-            fleet.sets[0].note_attempt_checked(0, failed, NOW)
+            note_attempt_at(fleet.sets[0], 0, failed, NOW)
             seen.append(fleet.sets[0].failing(0, NOW))
         assert seen == pytest.approx([0, 0.5, 0.75, 0.375, 0.1875], abs=1e-6)
 
@@ -46,7 +48,7 @@ def test_good_answers_forget_it_altogether() -> None:
     with Fleet([1]) as fleet:
         fail(fleet, 0)
         for _ in range(7):
-            fleet.sets[0].note_attempt_checked(0, False, NOW)
+            note_attempt_at(fleet.sets[0], 0, False, NOW)
         assert fleet.sets[0].failing(0, NOW) == 0
         assert fleet.sets[0].turns(0, NOW) == 1
 
@@ -78,7 +80,7 @@ def test_a_share_of_the_turns_by_chance_and_the_rest_to_the_others() -> None:
         picked = []
         for _ in range(8000):
             fail(fleet, 2, 1)  # the share of one failure after a good answer: 1/2 at most
-            fleet.sets[0].note_attempt_checked(2, False, NOW)
+            note_attempt_at(fleet.sets[0], 2, False, NOW)
             picked.append(choose_in_turn(policy, NOW, 0))
         # Failing goes towards 1/3: 4/9 of 2000 turns, 889; five standard deviations of 22 either way.
         assert 779 <= picked.count(2) <= 999
@@ -138,15 +140,16 @@ def test_processes_that_are_forked_draw_for_themselves() -> None:
     """Workers are forks of one process: with one sequence they would pass over an endpoint at the same moments."""
     code = (
         "import os\n"
+        "from compiled.endpoint_set import note_attempt_at\n"
         "from fleet import Fleet, choose_in_turn\n"
         "with Fleet([1, 1]) as fleet:\n"
         "    policy = fleet.build('round_robin')\n"
-        "    fleet.sets[0].note_attempt_checked(0, True, 1)\n"
+        "    note_attempt_at(fleet.sets[0], 0, True, 1)\n"
         "    os.fork(), os.fork()\n"
         "    os.write(1, bytes(48 + choose_in_turn(policy, 1, 0) for _ in range(500)) + b' ')\n"
         "    os._exit(0)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{ENVIRONMENT['PYTHONPATH']}"}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout.split()
     assert len(said) == 4
     assert len(set(said)) == 4

@@ -6,6 +6,7 @@ import heapq
 import random
 
 import pytest
+from compiled.endpoint_set import acquire, release
 from fleet import Fleet, choose
 
 MS = 1_000_000
@@ -29,14 +30,14 @@ def mean_wait(policy: str, weighed: bool, **options: object) -> float:
                 heapq.heappush(events, (now + round(dice.expovariate(0.7 * 8 * 1000 / MEAN) * S), number, -1))
                 size = dice.choice(SIZES)
                 index = choose(made, now, number, cost=size / MEAN)
-                charged = endpoints.acquire_checked(index, size / MEAN)
+                charged = acquire(endpoints, index, size / MEAN)
                 crowd = round(endpoints.load(index) * endpoints.one)
                 lines[index].append((now, size, charged, endpoints.inflight(index), crowd))
                 if len(lines[index]) > 1:
                     continue
             else:
                 sent, size, charged, company, crowd = lines[index].pop(0)
-                endpoints.release_checked(index, charged)
+                release(endpoints, index, charged)
                 waits.append((now - sent) / MS - size)
                 # As Pool.release does it.
                 latency = now - sent

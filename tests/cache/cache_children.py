@@ -17,6 +17,8 @@ import signal
 import sys
 import time
 
+from compiled.result_cache import get_bytes, lock_owner, put_bytes
+
 from lb.cache.store import ResultCache
 from lb.shared.segment import Segment
 
@@ -57,10 +59,10 @@ def work(fd, worker, seed, operations):
         if rng.random() < 0.7:
             if key not in values or rng.random() < 0.05:
                 values[key] = make_value(key, rng)
-            if cache.put_bytes(key, values[key], time.monotonic_ns(), LIFE) < 0:
+            if put_bytes(cache, key, values[key], time.monotonic_ns(), LIFE) < 0:
                 return WRONG
         else:
-            value = cache.get_bytes(key, time.monotonic_ns())
+            value = get_bytes(cache, key, time.monotonic_ns())
             if value is not None and not is_right(key, value):
                 return WRONG
     return 0
@@ -94,7 +96,7 @@ def storm(fd, kills, children):
         worker = rng.randrange(children)
         os.kill(running[worker], signal.SIGKILL)
         statuses.add(os.waitstatus_to_exitcode(os.waitpid(running[worker], 0)[1]))
-        held += any(cache.lock_owner(key) == running[worker] for key in probe[:16])
+        held += any(lock_owner(cache, key) == running[worker] for key in probe[:16])
         running[worker] = fork(work, fd, worker, 1000 + serial, -1)
     for pid in running.values():
         os.kill(pid, signal.SIGKILL)
@@ -120,7 +122,7 @@ class Tracer:
             if self.ptrace(TRACEME, 0, None, None):
                 return SKIP
             signal.raise_signal(signal.SIGSTOP)
-            cache.put_bytes(key, value, now + LIFE // 2, LIFE)
+            put_bytes(cache, key, value, now + LIFE // 2, LIFE)
             return 0
 
         pid = fork(body)
@@ -138,15 +140,15 @@ class Tracer:
 
     def kill_inside(self, cache, pid, key, steps):
         """Kill the child `steps` instructions after it took the lock; False when it had given it back by then."""
-        while cache.lock_owner(key) != pid:
+        while lock_owner(cache, key) != pid:
             if not self.step(pid):
                 sys.exit("the child ended without the lock")
         alive = True
         for _ in range(steps):
             alive = self.step(pid)
-            if cache.lock_owner(key) != pid:
+            if lock_owner(cache, key) != pid:
                 break
-        inside = cache.lock_owner(key) == pid
+        inside = lock_owner(cache, key) == pid
         if alive:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
@@ -164,12 +166,12 @@ def steps(fd, stride, victim):
     def check():
         """The number of wrong values, before and after the lock is broken."""
         return sum(
-            value is not None and not is_right(key, value) for key in keys if [value := cache.get_bytes(key, now)]
+            value is not None and not is_right(key, value) for key in keys if [value := get_bytes(cache, key, now)]
         )
 
     while True:
         for key in keys:  # full, so that every put evicts
-            cache.put_bytes(key, make_value(key, rng), now, LIFE)
+            put_bytes(cache, key, make_value(key, rng), now, LIFE)
         key = rng.choice(keys)
         nonce = rng.randbytes(8)
         value = nonce + hashlib.shake_128(key + nonce).digest(1500)
@@ -180,9 +182,9 @@ def steps(fd, stride, victim):
         now += LIFE // 10**6  # past the time for which an owner is believed alive
         for other in keys[:5]:
             fresh = make_value(other, rng)
-            if cache.put_bytes(other, fresh, now, LIFE) != 1 or cache.get_bytes(other, now) != fresh:
+            if put_bytes(cache, other, fresh, now, LIFE) != 1 or get_bytes(cache, other, now) != fresh:
                 wrong += 1
-        wrong += check() + (cache.lock_owner(key) != 0)
+        wrong += check() + (lock_owner(cache, key) != 0)
         if not inside:
             return {"deaths": deaths, "wrong": wrong}
         deaths += 1

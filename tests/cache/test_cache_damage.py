@@ -5,6 +5,7 @@ import os
 import random
 
 import pytest
+from compiled.result_cache import get_bytes, put_bytes
 
 from lb.cache.store import ResultCache
 from lb.shared.segment import Segment
@@ -21,8 +22,8 @@ def value_of(number, length):
 
 def fill(cache, key, rng, now):
     for number in range(60):
-        cache.put_bytes(key(number), value_of(number, rng.choice(LENGTHS)), now, LIFE)
-        cache.get_bytes(key(rng.randrange(60)), now)
+        put_bytes(cache, key(number), value_of(number, rng.choice(LENGTHS)), now, LIFE)
+        get_bytes(cache, key(rng.randrange(60)), now)
 
 
 @pytest.fixture
@@ -37,15 +38,15 @@ def test_a_flipped_bit_of_a_value_is_a_miss_and_is_counted_once(region, key):
     cache = ResultCache(segment, 10_000)
     value = value_of(1, 2000)
     for bit in range(0, 2000 * 8, 997):
-        cache.put_bytes(key(1), value, 0, LIFE)
+        put_bytes(cache, key(1), value, 0, LIFE)
         byte = bit // 8
         start = 0 if byte < 448 else 448 + (byte - 448) // 512 * 512  # of what lies in the same chunk
         memory = os.pread(segment.fd, os.fstat(segment.fd).st_size, 0)
         place = memory.rindex(value[start : start + 64]) + byte - start
         os.pwrite(segment.fd, bytes([value[byte] ^ (1 << bit % 8)]), place)
         before = cache.stats()["corrupt"]
-        assert cache.get_bytes(key(1), 0) is None
-        assert cache.get_bytes(key(1), 0) is None
+        assert get_bytes(cache, key(1), 0) is None
+        assert get_bytes(cache, key(1), 0) is None
         assert cache.stats()["corrupt"] == before + 1
 
 
@@ -71,12 +72,12 @@ def test_rubbish_anywhere_in_the_shard(region, key, seed):
             os.pwrite(segment.fd, rubbish, at)
         now += 10**8  # a lock that looks taken is looked into again
         for number in range(60):
-            found = cache.get_bytes(key(number), now)
+            found = get_bytes(cache, key(number), now)
             # Which of its values a key still has is up to the damage.
             assert found is None or found in [value_of(number, length) for length in LENGTHS]
         for number in range(60):
             cache.drop(key(number), now)
-            cache.put_bytes(key(number), value_of(number, 5), now, LIFE)
+            put_bytes(cache, key(number), value_of(number, 5), now, LIFE)
     assert cache.stats()["corrupt"] > 0
 
 
@@ -84,13 +85,13 @@ def test_a_damaged_shard_is_emptied_and_works_again(region, key):
     segment, start = region
     cache = ResultCache(segment, 10_000)
     for number in range(60):
-        cache.put_bytes(key(number), value_of(number, 449), 0, LIFE)
+        put_bytes(cache, key(number), value_of(number, 449), 0, LIFE)
     os.pwrite(segment.fd, b"\xff" * 4096, start + 128)  # buckets and nodes
-    assert cache.put_bytes(key(1), b"x", 0, LIFE) == -1
+    assert put_bytes(cache, key(1), b"x", 0, LIFE) == -1
     assert (cache.stats()["entries"], cache.stats()["bytes"], cache.stats()["corrupt"]) == (0, 0, 1)
-    assert cache.put_bytes(key(1), b"x", 0, LIFE) == 1
-    assert cache.get_bytes(key(1), 0) == b"x"
+    assert put_bytes(cache, key(1), b"x", 0, LIFE) == 1
+    assert get_bytes(cache, key(1), 0) == b"x"
     capacity = cache.stats()["capacity"] // 512
     for number in range(2 * capacity):
-        assert cache.put_bytes(key(("again", number)), b"x", 0, LIFE) == 1
+        assert put_bytes(cache, key(("again", number)), b"x", 0, LIFE) == 1
     assert cache.stats()["entries"] == capacity

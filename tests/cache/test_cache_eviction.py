@@ -4,6 +4,7 @@ import collections
 import itertools
 import random
 
+from compiled.result_cache import get_bytes, put_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,14 +99,14 @@ def test_evicts_what_sieve_evicts(key, seed, sizes, ttl):
         action = rng.random()
         if action < 0.55:
             hit = model.get(number, now)
-            assert (cache.get_bytes(keys[number], now) is not None) == hit
+            assert (get_bytes(cache, keys[number], now) is not None) == hit
             if hit:
                 continue
         if action < 0.97:
             chunks = rng.choice(sizes)
             life = rng.choice([50, 1000]) if ttl else LIFE
             model.put(number, chunks, now, life)
-            assert cache.put_bytes(keys[number], value_of(chunks, number), now, life) == 1
+            assert put_bytes(cache, keys[number], value_of(chunks, number), now, life) == 1
         else:
             model.drop(number)
             cache.drop(keys[number], now)
@@ -120,15 +121,15 @@ def test_a_visit_saves_once_and_only_once(key):
     segment, cache = open_cache()
     capacity = cache.stats()["capacity"] // 512
     for number in range(capacity):
-        cache.put_bytes(key(number), b"x", 0, LIFE)
-    cache.get_bytes(key(0), 0)
-    cache.put_bytes(key("a"), b"x", 0, LIFE)
+        put_bytes(cache, key(number), b"x", 0, LIFE)
+    get_bytes(cache, key(0), 0)
+    put_bytes(cache, key("a"), b"x", 0, LIFE)
     assert cache.has(key(0), 0)
     assert not cache.has(key(1), 0)
     for number in [*range(2, capacity), "a"]:
-        assert cache.get_bytes(key(number), 0) is not None
-    cache.put_bytes(
-        key("b"), b"x", 0, LIFE
+        assert get_bytes(cache, key(number), 0) is not None
+    put_bytes(
+        cache, key("b"), b"x", 0, LIFE
     )  # the hand spares all these, comes round, and finds the first without a visit
     assert not cache.has(key(0), 0)
     segment.close()
@@ -138,10 +139,10 @@ def test_a_stale_entry_goes_first_when_the_hand_meets_it_and_is_not_counted_as_e
     segment, cache = open_cache()
     capacity = cache.stats()["capacity"] // 512
     for number in range(capacity):
-        cache.put_bytes(key(number), b"x", 0, 10 if number < 5 else LIFE)
-        cache.get_bytes(key(number), 0)
+        put_bytes(cache, key(number), b"x", 0, 10 if number < 5 else LIFE)
+        get_bytes(cache, key(number), 0)
     for number in range(5):
-        cache.put_bytes(key(("new", number)), b"x", 20, LIFE)
+        put_bytes(cache, key(("new", number)), b"x", 20, LIFE)
     assert all(cache.has(key(number), 20) for number in range(5, capacity))
     assert (cache.stats()["expired"], cache.stats()["evictions"]) == (5, 0)
     segment.close()
@@ -151,13 +152,13 @@ def test_what_was_spared_and_went_stale_does_not_stay_behind_the_hand(key):
     segment, cache = open_cache()
     capacity = cache.stats()["capacity"] // 512
     for number in range(capacity):
-        cache.put_bytes(key(number), b"x", 0, 10)
-        cache.get_bytes(key(number), 0)
+        put_bytes(cache, key(number), b"x", 0, 10)
+        get_bytes(cache, key(number), 0)
     for number in range(2):  # the hand spares all but one, and is past them
-        cache.put_bytes(key(("late", number)), b"x", 0, LIFE)
+        put_bytes(cache, key(("late", number)), b"x", 0, LIFE)
     assert sum(cache.has(key(number), 0) for number in range(capacity)) == capacity - 2
     for number in range(capacity):  # nothing of this is ever asked for again
-        cache.put_bytes(key(("flood", number)), b"x", 20, LIFE)
+        put_bytes(cache, key(("flood", number)), b"x", 20, LIFE)
     assert cache.stats()["expired"] == capacity - 2
     assert sum(cache.has(key(("flood", number)), 20) for number in range(capacity)) >= capacity - 2
     segment.close()
@@ -167,9 +168,9 @@ def test_everything_visited_still_ends(key):
     segment, cache = open_cache()
     capacity = cache.stats()["capacity"] // 512
     for number in range(capacity):
-        cache.put_bytes(key(number), b"x", 0, LIFE)
-        cache.get_bytes(key(number), 0)
-    assert cache.put_bytes(key("one more"), b"x", 0, LIFE) == 1
+        put_bytes(cache, key(number), b"x", 0, LIFE)
+        get_bytes(cache, key(number), 0)
+    assert put_bytes(cache, key("one more"), b"x", 0, LIFE) == 1
     assert not cache.has(key(0), 0)
     assert cache.stats()["evictions"] == 1
     segment.close()
@@ -185,10 +186,10 @@ def test_hit_ratio_on_a_zipf_trace_beats_fifo(key):
     sieve_hits = fifo_hits = 0
     fifo, order = set(), collections.deque()
     for number in trace:
-        if cache.get_bytes(keys[number], 0) is not None:
+        if get_bytes(cache, keys[number], 0) is not None:
             sieve_hits += 1
         else:
-            cache.put_bytes(keys[number], b"x", 0, LIFE)
+            put_bytes(cache, keys[number], b"x", 0, LIFE)
         if number in fifo:
             fifo_hits += 1
         else:

@@ -1,7 +1,6 @@
 """The result cache between processes: real ones, at once, and killed at any moment."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 import cache_children
 import pytest
 from cache_children import KEYS, LIFE, SKIP, is_right, key_of
+from children import ENVIRONMENT
+from compiled.result_cache import get_bytes, lock_owner, put_bytes
 
 SCRIPT = Path(cache_children.__file__)
 ROOT = SCRIPT.parents[2]
@@ -20,7 +21,7 @@ def run(cache, mode, *arguments):
     child = subprocess.run(
         [sys.executable, str(SCRIPT), mode, str(fd), *map(str, arguments)],
         pass_fds=[fd],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -34,16 +35,16 @@ def run(cache, mode, *arguments):
 def assert_sound(cache, key, now):
     """Every value is right, no lock is held, and the whole capacity can be filled again: nothing has leaked."""
     for number in range(KEYS):
-        value = cache.get_bytes(key_of(number), now)
+        value = get_bytes(cache, key_of(number), now)
         assert value is None or is_right(key_of(number), value)
-        assert cache.lock_owner(key_of(number)) == 0
+        assert lock_owner(cache, key_of(number)) == 0
     now += 2 * LIFE  # everything is stale
     capacity = cache.stats()["capacity"]
     for number in range(capacity // 512 * 3):
-        assert cache.put_bytes(key(("fill", number)), b"%d" % number, now, LIFE) == 1
+        assert put_bytes(cache, key(("fill", number)), b"%d" % number, now, LIFE) == 1
     assert cache.stats()["bytes"] == capacity
     assert cache.stats()["entries"] == capacity // 512
-    right = sum(cache.get_bytes(key(("fill", n)), now) == b"%d" % n for n in range(capacity // 512 * 3))
+    right = sum(get_bytes(cache, key(("fill", n)), now) == b"%d" % n for n in range(capacity // 512 * 3))
     assert right == capacity // 512
 
 

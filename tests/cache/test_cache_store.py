@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from compiled.result_cache import get_bytes, get_entry, lock_owner, put_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,10 +31,10 @@ SIZES = [0, 1, FIRST_CHUNK - 1, FIRST_CHUNK, FIRST_CHUNK + 1, FIRST_CHUNK + CHUN
 def test_round_trip(make_cache, key, size):
     cache = make_cache()
     value = os.urandom(size)
-    assert cache.get_bytes(key(1), 0) is None
-    assert cache.put_bytes(key(1), value, 100, SECOND) == 1
-    assert cache.get_entry(key(1), 140) == (value, 40, SECOND - 40)
-    assert cache.get_bytes(key(2), 140) is None
+    assert get_bytes(cache, key(1), 0) is None
+    assert put_bytes(cache, key(1), value, 100, SECOND) == 1
+    assert get_entry(cache, key(1), 140) == (value, 40, SECOND - 40)
+    assert get_bytes(cache, key(2), 140) is None
     stats = cache.stats()
     assert (stats["entries"], stats["hits"], stats["misses"], stats["stored"]) == (1, 1, 2, 1)
     assert stats["bytes"] == (64 + size + CHUNK - 1) // CHUNK * CHUNK
@@ -41,44 +42,44 @@ def test_round_trip(make_cache, key, size):
 
 def test_time_to_live(make_cache, key):
     cache = make_cache()
-    cache.put_bytes(key(1), b"value", 1000, 10)
-    assert cache.get_entry(key(1), 1009) == (b"value", 9, 1)
+    put_bytes(cache, key(1), b"value", 1000, 10)
+    assert get_entry(cache, key(1), 1009) == (b"value", 9, 1)
     assert cache.has(key(1), 1009)
-    assert cache.get_bytes(key(1), 1010) is None
+    assert get_bytes(cache, key(1), 1010) is None
     assert not cache.has(key(1), 1010)
     # A reader's clock, read once per batch, may be behind the writer's.
-    assert cache.get_entry(key(1), 990) == (b"value", 0, 20)
+    assert get_entry(cache, key(1), 990) == (b"value", 0, 20)
 
 
 def test_time_to_live_does_not_overflow(make_cache, key):
     cache = make_cache()
-    assert cache.put_bytes(key(1), b"value", 5, 2**64 - 1) == 1
-    assert cache.get_bytes(key(1), 2**63) == b"value"
+    assert put_bytes(cache, key(1), b"value", 5, 2**64 - 1) == 1
+    assert get_bytes(cache, key(1), 2**63) == b"value"
 
 
 def test_no_time_to_live_is_not_kept(make_cache, key):
     cache = make_cache()
-    assert cache.put_bytes(key(1), b"value", 5, 0) == 0
+    assert put_bytes(cache, key(1), b"value", 5, 0) == 0
     assert not cache.has(key(1), 5)
 
 
 def test_replacing_and_dropping(make_cache, key):
     cache = make_cache()
-    cache.put_bytes(key(1), b"old" * 1000, 0, SECOND)
-    cache.put_bytes(key(1), b"new", 1, SECOND)
-    assert cache.get_bytes(key(1), 2) == b"new"
+    put_bytes(cache, key(1), b"old" * 1000, 0, SECOND)
+    put_bytes(cache, key(1), b"new", 1, SECOND)
+    assert get_bytes(cache, key(1), 2) == b"new"
     assert (cache.stats()["entries"], cache.stats()["bytes"]) == (1, CHUNK)
     cache.drop(key(1), 2)
     cache.drop(key(2), 2)
-    assert cache.get_bytes(key(1), 2) is None
+    assert get_bytes(cache, key(1), 2) is None
     assert (cache.stats()["entries"], cache.stats()["bytes"]) == (0, 0)
 
 
 def test_too_large_is_declined(make_cache, key):
     cache = make_cache(max_object=10_000)
     assert cache.max_object == 10_000
-    assert cache.put_bytes(key(1), bytes(10_001), 0, SECOND) == 0
-    assert cache.put_bytes(key(1), bytes(10_000), 0, SECOND) == 1
+    assert put_bytes(cache, key(1), bytes(10_001), 0, SECOND) == 0
+    assert put_bytes(cache, key(1), bytes(10_000), 0, SECOND) == 1
     assert cache.stats()["declined_size"] == 1
 
 
@@ -87,18 +88,18 @@ def test_largest_object_is_at_most_half_a_shard(make_cache, key):
     assert 100 << 10 < cache.max_object <= 128 << 10
     value = os.urandom(cache.max_object)
     for number in range(5):
-        assert cache.put_bytes(key(number), value, 0, SECOND) == 1
-        assert cache.get_bytes(key(number), 0) == value
+        assert put_bytes(cache, key(number), value, 0, SECOND) == 1
+        assert get_bytes(cache, key(number), 0) == value
 
 
 def test_every_worker_sees_the_same(make_cache, key):
     cache = make_cache()
     segment = Segment.attach(os.dup(cache.segment.fd), 1)
     other = ResultCache(segment, 1 << 20)
-    cache.put_bytes(key(1), b"shared", 0, SECOND)
-    assert other.get_bytes(key(1), 0) == b"shared"
+    put_bytes(cache, key(1), b"shared", 0, SECOND)
+    assert get_bytes(other, key(1), 0) == b"shared"
     other.drop(key(1), 0)
-    assert cache.get_bytes(key(1), 0) is None
+    assert get_bytes(cache, key(1), 0) is None
     assert cache.stats() == other.stats()
     assert cache.stats()["hits"] == cache.stats()["misses"] == 1
     segment.close()
@@ -108,10 +109,10 @@ def test_layout_is_decided_once(make_cache, key):
     cache = make_cache(size=64 << 20, max_object=1 << 20)
     assert cache.shard_count == 8
     for number in range(200):
-        cache.put_bytes(key(number), b"%d" % number, 0, SECOND)
+        put_bytes(cache, key(number), b"%d" % number, 0, SECOND)
     later = ResultCache(cache.segment, 1 << 14)  # would have chosen more shards
     assert later.shard_count == 8
-    assert all(later.get_bytes(key(number), 0) == b"%d" % number for number in range(200))
+    assert all(get_bytes(later, key(number), 0) == b"%d" % number for number in range(200))
 
 
 @pytest.mark.parametrize("size", [0, 4096, 8192])
@@ -132,14 +133,14 @@ def test_a_region_with_something_else_is_refused(make_cache):
 
 def test_wrong_arguments(make_cache, key):
     cache = make_cache()
-    for call in (lambda: cache.get_bytes(b"short", 0), lambda: cache.put_bytes(b"x" * 33, b"", 0, 1)):
+    for call in (lambda: get_bytes(cache, b"short", 0), lambda: put_bytes(cache, b"x" * 33, b"", 0, 1)):
         with pytest.raises(ValueError, match="32 bytes"):
             call()
     with pytest.raises(ValueError, match="max_object"):
         ResultCache(cache.segment, 0)
     cache.segment.close()
     with pytest.raises(TidegateError, match="closed"):
-        cache.get_bytes(key(1), 0)
+        get_bytes(cache, key(1), 0)
 
 
 operation = st.one_of(
@@ -162,7 +163,7 @@ def test_against_a_model(key, size, evicts, operations):
         if what == "put":
             value = hashlib.shake_128(b"%d" % serial).digest(length)
             expected = int(length <= cache.max_object)
-            assert cache.put_bytes(key(number), value, now, time) == expected
+            assert put_bytes(cache, key(number), value, now, time) == expected
             if expected:
                 model[number] = value, now, now + time
         elif what == "drop":
@@ -171,7 +172,7 @@ def test_against_a_model(key, size, evicts, operations):
         elif what == "wait":
             now += time
         for candidate in range(12):
-            found = cache.get_entry(key(candidate), now)
+            found = get_entry(cache, key(candidate), now)
             value, stored, expires = model.get(candidate, (b"", 0, 0))
             if now < expires and (found is not None or not evicts):
                 assert found == (value, now - stored, expires - now)
@@ -201,30 +202,30 @@ def hold_lock_forever(cache, key):
         stdout=subprocess.PIPE,
     )
     child.stdout.readline()
-    assert cache.lock_owner(key) == child.pid
+    assert lock_owner(cache, key) == child.pid
     return child
 
 
 def test_a_busy_shard_declines_and_a_dead_owners_lock_is_broken(make_cache, key):
     cache = make_cache()
-    cache.put_bytes(key(1), b"before", 0, SECOND)
+    put_bytes(cache, key(1), b"before", 0, SECOND)
     child = hold_lock_forever(cache, key(1))
     try:
-        assert cache.put_bytes(key(2), b"declined", 0, SECOND) == 0
-        assert cache.get_bytes(key(1), 0) == b"before"  # readers do not care
+        assert put_bytes(cache, key(2), b"declined", 0, SECOND) == 0
+        assert get_bytes(cache, key(1), 0) == b"before"  # readers do not care
         cache.drop(key(1), 0)
-        assert cache.get_bytes(key(1), 0) is None  # dropped although the lock is taken
+        assert get_bytes(cache, key(1), 0) is None  # dropped although the lock is taken
         assert cache.recover(1) == 0
         assert (cache.stats()["declined_busy"], cache.stats()["broken_locks"]) == (1, 0)
     finally:
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
     try:
-        assert cache.put_bytes(key(2), b"still believed alive", 1, SECOND) == 0
+        assert put_bytes(cache, key(2), b"still believed alive", 1, SECOND) == 0
         later = SECOND // 100
-        assert cache.put_bytes(key(2), b"stored", later, SECOND) == 1
-        assert cache.get_bytes(key(2), later) == b"stored"
-        assert cache.lock_owner(key(2)) == 0
+        assert put_bytes(cache, key(2), b"stored", later, SECOND) == 1
+        assert get_bytes(cache, key(2), later) == b"stored"
+        assert lock_owner(cache, key(2)) == 0
         assert cache.stats()["broken_locks"] == 1
         assert cache.stats()["entries"] == 1
     finally:
@@ -239,4 +240,4 @@ def test_a_lock_of_a_reused_process_number_is_broken(make_cache, key):
     # Our own number with another start time: as if the number had come round to us.
     os.pwrite(cache.segment.fd, ((os.getpid() << 32) | 1).to_bytes(8, "little"), lock)
     assert cache.recover(0) == 1
-    assert cache.put_bytes(key(1), b"x", 0, SECOND) == 1
+    assert put_bytes(cache, key(1), b"x", 0, SECOND) == 1

@@ -120,6 +120,7 @@ def test_not_a_document(raw: bytes, message: str, line: int | None) -> None:
     assert caught.value.line == line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["list", "merge"])
 def test_aliases_cannot_blow_up(kind: str) -> None:
     lines = ["a0: &a0 {x: 1}"]

@@ -215,6 +215,7 @@ def test_every_load_reads_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
     assert read(tmp_path, idle="${V}").listeners["web"].idle_timeout == int(seconds) * SECOND
 
 
+@pytest.mark.slow
 def test_the_schema_takes_variables_in_place_of_every_scalar() -> None:
     schema: Any = json.loads(reference.SCHEMA.read_text())
     every = MINIMAL.format(**{name: '"${V:-1}"' for name in PLAIN if name != "endpoints"}, endpoints='["${V}"]')

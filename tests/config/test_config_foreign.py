@@ -378,6 +378,7 @@ def test_other_keys(tmp_path: Path, place: str, key: str, said: str) -> None:
     assert f"{path}: {said}" in errors(tmp_path, data)
 
 
+@pytest.mark.slow
 def test_a_key_of_another_place_is_taken_for_no_other_key_but_its_plural() -> None:
     models = {model for _, model in _sections(Config, "")}
     every = {key for model in models for key in keys_of(model)}

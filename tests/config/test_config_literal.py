@@ -388,6 +388,7 @@ ODD = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", WHERE)
 def test_of_whatever_kind_a_value_is_there_is_a_message(tmp_path: Path, place: str) -> None:
     """And no other exception, under keys that are there and under those of other load balancers."""

@@ -98,6 +98,7 @@ class Master:
         return config, plan, plan.to_wire()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 def test_reloads_with_a_memory_and_fresh_loads_have_the_same_outcome(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compiled.shared_segment import add_inflight
+
 from lb.config.plan.plan import ListenerPlan, Plan
 from lb.control.master import Master
 from lb.control.workers import worker
@@ -148,11 +150,11 @@ class StandInProxy:
         plan = self._plan
         if path.startswith("/hold/"):
             slot = _pool(plan, name).endpoints[0].slot
-            self._segment.add_inflight(slot, 1)
+            add_inflight(self._segment, slot, 1)
             try:
                 await asyncio.sleep(float(path.removeprefix("/hold/")))
             finally:
-                self._segment.add_inflight(slot, -1)
+                add_inflight(self._segment, slot, -1)
         if plan.access_log.path:
             os.write(self._log_fd, f"{path}\n".encode())
         return json.dumps({"pid": os.getpid(), "listener": name, "generation": plan.generation}).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from compiled.shared_segment import add_inflight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,13 +63,13 @@ def test_state_survives_and_only_a_changed_weight_is_written() -> None:
 def test_a_removed_endpoint_drains_before_its_slot_is_used_again() -> None:
     plans = Plans()
     slot = plans.apply({"a:1": 1})["a:1"]
-    plans.worker.add_inflight(slot, 1)
+    add_inflight(plans.worker, slot, 1)
     plans.apply({"b:1": 1})
     assert plans.segment.admin(slot) == DRAIN
     plans.now += LINGER_NS
     assert plans.registry.sweep(plans.now) == 1
     assert slot not in plans.apply({"b:1": 1, "c:1": 1}).values()
-    plans.worker.add_inflight(slot, -1)
+    add_inflight(plans.worker, slot, -1)
     assert plans.registry.sweep(plans.now) == 0
     assert plans.apply({"b:1": 1, "d:1": 1})["d:1"] == slot
 
@@ -79,9 +80,9 @@ def test_the_endpoints_of_a_pool_that_is_removed_serve_those_who_wait_for_it() -
     plans.apply({})
     assert takes_requests(plans, slot)
     plans.now += LINGER_NS
-    plans.worker.add_inflight(slot, 1)
+    add_inflight(plans.worker, slot, 1)
     assert plans.registry.sweep(plans.now) == 1
-    plans.worker.add_inflight(slot, -1)
+    add_inflight(plans.worker, slot, -1)
     assert plans.registry.sweep(plans.now) == 0
     assert not takes_requests(plans, slot)
 
@@ -156,13 +157,13 @@ def test_a_busy_endpoint_that_was_removed_keeps_no_series_but_its_own() -> None:
     plans = Plans(endpoints=8, series=8)
     slot = plans.apply({"busy:1": 1})["busy:1"]
     index = plans.registry.series_index("endpoint", "pool|busy:1")
-    plans.worker.add_inflight(slot, 1)
+    add_inflight(plans.worker, slot, 1)
     for n in range(50):
         plans.apply({f"{n}:1": 1, f"{n}:2": 1})
         plans.now += LINGER_NS
         plans.registry.sweep(plans.now)
     assert plans.registry.series_index("endpoint", "pool|busy:1") == index
-    plans.worker.add_inflight(slot, -1)
+    add_inflight(plans.worker, slot, -1)
     plans.registry.sweep(plans.now)
     assert plans.registry.series_index("endpoint", "pool|busy:1") is None
 
@@ -211,7 +212,7 @@ def test_no_two_endpoints_ever_share_a_slot(steps: list) -> None:
         for n, wanted in load.items():
             slot = plans.registry.slot("pool", f"{n}:1")
             if slot is not None:
-                plans.worker.add_inflight(slot, wanted - running.get(f"{n}:1", (slot, 0))[1])
+                add_inflight(plans.worker, slot, wanted - running.get(f"{n}:1", (slot, 0))[1])
                 running[f"{n}:1"] = (slot, wanted)
                 if not wanted:
                     del running[f"{n}:1"]

@@ -157,7 +157,7 @@ def test_in_a_panic_those_who_are_down_have_their_whole_share(rig: Any, prioriti
 def test_who_comes_back_at_once_is_ejected_no_longer_than_before(rig: Any, caplog: pytest.LogCaptureFixture) -> None:
     pool = rig(0, 0, outlier={"base_ejection_time": "30s"})
     pool.up(0, 1)
-    Standings(pool.segment, [0, 1]).eject_checked(1, 1, 1)
+    Standings(pool.segment, [0, 1]).eject_endpoint(1, 1, 1)
 
     def row() -> tuple[str, float, dict[str, int]]:
         found = pool.status["endpoints"]["10.0.0.1:80"]

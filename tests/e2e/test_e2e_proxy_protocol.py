@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 from authority import Authority
+from compiled.bytes_to_values import proxy_header
 from daemon import Daemon, eventually
 from ports import free_port
 from proxy_peers import haproxy, nginx
-
-from lb.net.proxy_header import build
 
 Start = Callable[..., Daemon]
 
@@ -229,7 +228,7 @@ def test_tls_that_ends_here_is_told_to_those_behind(start: Start, tmp_path: Path
             site_of("tcp", f"127.0.0.1:{end}", tls=tls, pool={"send_proxy": {"version": "v2", "checksum": True}})
         )
         plain = socket.create_connection(("127.0.0.1", daemon.port()), timeout=20, source_address=(FRONT, 0))
-        plain.sendall(build(2, ("203.0.113.7", 1), ("203.0.113.8", 2), tlvs=b"\xe7\0\4mine"))
+        plain.sendall(proxy_header(2, ("203.0.113.7", 1), ("203.0.113.8", 2), tlvs=b"\xe7\0\4mine"))
         with context.wrap_socket(plain, server_hostname="gate.test") as client:
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             answer = b"".join(iter(lambda: client.recv(4096), b"")).decode()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
+from compiled.endpoint_set import draw_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,7 +59,7 @@ def test_requests_alternate_by_the_shares(make: Make, shares: list[int], worker:
     groups = make(dict(enumerate(shares)), worker=worker)
     seen: Counter[int] = Counter()
     for number in range(1, 500):
-        seen[groups.draw_checked(0)] += 1
+        seen[draw_group(groups, 0)] += 1
         assert all(abs(seen[g] - number * share / sum(shares)) < 6 for g, share in enumerate(shares))
 
 
@@ -70,24 +71,24 @@ def test_a_key_stays_in_its_group_as_long_as_shares_behind_it_change(
     """What the first groups have stays theirs; what one loses goes to those behind it."""
     before = dict(enumerate([*shares, 1000 - sum(shares)]))
     groups = make(before, keyed=True)
-    first = [groups.draw_checked(key) for key in KEYS[:500]]
-    assert first == [groups.draw_checked(key) for key in KEYS[:500]]
+    first = [draw_group(groups, key) for key in KEYS[:500]]
+    assert first == [draw_group(groups, key) for key in KEYS[:500]]
     after = {**before, 0: before[0] // 2}
     after[len(shares)] += before[0] - before[0] // 2
     tell(master, after)
-    second = [groups.draw_checked(key) for key in KEYS[:500]]
+    second = [draw_group(groups, key) for key in KEYS[:500]]
     assert all(then <= now for then, now in zip(first, second, strict=True))
     assert all(then == now for then, now in zip(first, second, strict=True) if then == len(shares))
 
 
 def test_keys_have_the_shares(make: Make) -> None:
     groups = make({0: 700, 2: 300}, keyed=True)
-    seen = Counter(groups.draw_checked(key) for key in KEYS)
+    seen = Counter(draw_group(groups, key) for key in KEYS)
     assert 0.66 < seen[0] / len(KEYS) < 0.74
 
 
 def test_workers_do_not_begin_at_the_same_group(make: Make) -> None:
-    firsts = {make({0: 500, 2: 500}, worker=worker).draw_checked(0) for worker in range(4)}
+    firsts = {draw_group(make({0: 500, 2: 500}, worker=worker), 0) for worker in range(4)}
     assert firsts == {0, 2}
 
 
@@ -111,7 +112,7 @@ def test_the_same_level_is_asked_next_then_those_that_get_requests(
 
 def test_a_level_that_gets_some_is_asked_before_those_that_get_none(make: Make) -> None:
     groups = make({0: 0, 2: 600, 4: 400, 6: 0})
-    orders = {tuple(groups.next_order(0)[0]) for _ in range(20) if groups.draw_checked(0) is not None}
+    orders = {tuple(groups.next_order(0)[0]) for _ in range(20) if draw_group(groups, 0) is not None}
     assert orders == {(2, 4, 0, 6), (4, 2, 0, 6)}
     assert groups.next_order(0)[1] == 2
 
@@ -120,7 +121,7 @@ def test_to_look_ahead_changes_nothing(make: Make) -> None:
     groups = make({0: 500, 2: 500})
     for _ in range(50):
         ahead = groups.next_order(0)[0][0]
-        assert groups.draw_checked(0) == ahead
+        assert draw_group(groups, 0) == ahead
 
 
 def test_a_set_that_is_divided(master: Segment) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from compiled.endpoint_set import effective_weight, release, take
 
 from lb.endpoints.ejection_state import Standings
 from lb.endpoints.set import EndpointSet
@@ -39,14 +40,14 @@ def test_from_well_to_ejected_to_probation_to_well(master):
     assert standings.state(1) == (WELL, 0)
     assert not standings.reinstate(1)
     assert not standings.begin_probation(1, 5)
-    assert standings.eject_checked(1, REASON, 1)
+    assert standings.eject_endpoint(1, REASON, 1)
     assert standings.state(1) == (EJECTED, REASON)
-    assert not standings.eject_checked(1, REASON, 4), "it is ejected already"
-    assert not standings.eject_checked(2, REASON, 1), "one is the most"
+    assert not standings.eject_endpoint(1, REASON, 4), "it is ejected already"
+    assert not standings.eject_endpoint(2, REASON, 1), "one is the most"
     assert (standings.state(2), standings.ejected()) == ((WELL, 0), 1)
     assert standings.begin_probation(1, 5)
     assert standings.state(1) == (PROBATION, 0)
-    assert standings.eject_checked(1, 3, 1)
+    assert standings.eject_endpoint(1, 3, 1)
     assert standings.begin_probation(1, 6)
     assert standings.reinstate(1)
     assert [standings.state(i) for i in range(4)] == [(WELL, 0)] * 4
@@ -54,16 +55,16 @@ def test_from_well_to_ejected_to_probation_to_well(master):
 
 def test_an_ejection_that_is_one_too_many_leaves_a_probation_as_it_was(master):
     standings = Standings(master, [4, 5])
-    assert standings.eject_checked(0, REASON, 1)
+    assert standings.eject_endpoint(0, REASON, 1)
     assert standings.begin_probation(0, 5)
-    assert standings.eject_checked(1, REASON, 1)
-    assert not standings.eject_checked(0, 3, 1)
+    assert standings.eject_endpoint(1, REASON, 1)
+    assert not standings.eject_endpoint(0, 3, 1)
     assert standings.state(0) == (PROBATION, 0)
 
 
 def test_a_slot_that_changes_hands_is_well(master):
     standings = Standings(master, [4])
-    standings.eject_checked(0, REASON, 1)
+    standings.eject_endpoint(0, REASON, 1)
     standings.hold_back(0, 700, True)
     master.set_key(4, "pool|other")
     assert (standings.state(0), standings.held_back(0)) == ((WELL, 0), (0, False, 0))
@@ -82,21 +83,21 @@ def test_wrong_arguments(master):
 
 def test_only_a_shaped_set_looks_at_standing_and_share(master, endpoints):
     standings = Standings(master, [4, 5, 6, 7])
-    standings.eject_checked(0, REASON, 4)
+    standings.eject_endpoint(0, REASON, 4)
     standings.hold_back(1, 900, False)
-    assert [endpoints.effective_weight_checked(i) for i in range(4)] == [2] * 4
+    assert [effective_weight(endpoints, i) for i in range(4)] == [2] * 4
     endpoints.shape(False, 1)
     assert endpoints.unit == 1000
-    assert [endpoints.effective_weight_checked(i) for i in range(4)] == [0, 200, 2000, 2000]
+    assert [effective_weight(endpoints, i) for i in range(4)] == [0, 200, 2000, 2000]
     endpoints.shape(True, 1)
     standings.hold_back(2, 1000, False)
-    assert [endpoints.effective_weight_checked(i) for i in range(4)] == [0, 2, 0, 2]
+    assert [effective_weight(endpoints, i) for i in range(4)] == [0, 2, 0, 2]
 
 
 def test_a_panic_overrides_health_and_ejection_but_no_operator(master, endpoints):
     standings = Standings(master, [4, 5, 6, 7])
     endpoints.shape(False, 1)
-    standings.eject_checked(0, REASON, 4)
+    standings.eject_endpoint(0, REASON, 4)
     master.set_health(5, False, 2)
     master.set_admin(6, 1)
     master.set_admin(7, 2)
@@ -112,16 +113,16 @@ def test_a_probation_has_few_in_flight_over_all_workers(master, endpoints):
     standings = Standings(master, [4, 5, 6, 7])
     for each in (endpoints, other):
         each.shape(False, 2)
-    standings.eject_checked(0, REASON, 4)
+    standings.eject_endpoint(0, REASON, 4)
     standings.begin_probation(0, 5)
-    assert endpoints.take_checked(0)
-    assert other.take_checked(0)
-    assert not endpoints.take_checked(0)
+    assert take(endpoints, 0)
+    assert take(other, 0)
+    assert not take(endpoints, 0)
     assert not other.available(0)
-    endpoints.release_checked(0)
+    release(endpoints, 0)
     assert other.available(0)
     standings.reinstate(0)
-    assert all(other.take_checked(0) for _ in range(5))
+    assert all(take(other, 0) for _ in range(5))
     other_segment.close()
 
 
@@ -138,7 +139,7 @@ sys.stdin.readline()
 done = 0
 while done < wanted:
     for i in mine:
-        if standings.eject_checked(i, 1, most):
+        if standings.eject_endpoint(i, 1, most):
             done += 1
             # What came is read before what left: so many at least were ejected to stay at one moment.
             segment.add_series(i, 0, 1)
@@ -150,6 +151,7 @@ while done < wanted:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 3])
 def test_the_most_is_exact_between_processes_that_contend(most):
     with contextlib.ExitStack() as stack:
@@ -182,7 +184,7 @@ standings = Standings(segment, range(8))
 print("begun", flush=True)
 while True:
     for i in range(8):
-        standings.eject_checked(i, 1, 2)
+        standings.eject_endpoint(i, 1, 2)
     for i in range(8):
         standings.release(i)
 """

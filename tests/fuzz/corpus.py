@@ -140,8 +140,7 @@ def inference_responses() -> list[bytes]:
 def http2_answers() -> list[bytes]:
     import h2.config
     import h2.connection
-
-    from lb.http.http2.http2_probe import Http2Probe
+    from compiled.http2_sessions import Http2Probe
 
     probe = Http2Probe()
     probe.start()

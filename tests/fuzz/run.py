@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LAST = HERE.parents[1] / "build" / "fuzz"  # where each target is, for when a sanitizer ends the process
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from corpus import CORPUS, load  # noqa: E402
 from mutator import mutated  # noqa: E402

@@ -12,20 +12,23 @@ import re
 import struct
 from collections.abc import Callable
 
+from compiled.bytes_to_values import (
+    decode_pieces,
+    forward,
+    parse_hello,
+    parse_http1,
+    parse_proxy_header,
+    parse_traceparent,
+    set_cookie,
+)
+from compiled.http2_sessions import Http2Echo, Http2Probe, resets_in
+from compiled.inference import find_first_batch, render_bytes
+from compiled.inference import parse_request as parse_inference
+
 from lb.config.plan.plan import Http2Plan, ListenerPlan
 from lb.config.schema.listeners.hop import HopPlan
 from lb.errors import TidegateError
-from lb.http import http1, trace
-from lb.http.grpc import web as grpc_web
-from lb.http.http2.http2_probe import Http2Echo, Http2Probe, resets_in
-from lb.http.set_cookie import set_cookie
 from lb.inference.errors import OipError
-from lb.inference.first_batch import find_first_batch
-from lb.inference.request import parse as parse_inference
-from lb.inference.response import render_bytes
-from lb.net import proxy_header as proxy
-from lb.net.tls import client_hello
-from lb.proxy.routing.headers import forwarded
 from lb.upstream.load import load_report
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
@@ -48,7 +51,7 @@ TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 def http1_message(data: bytes, response: bool) -> None:
     try:
-        fields, body, complete, consumed = http1.parse(data, response)
+        fields, body, complete, consumed = parse_http1(data, response)
     except ValueError:
         return
     assert 0 <= consumed <= len(data)
@@ -76,7 +79,7 @@ def http1_response(data: bytes) -> None:
 def http1_chunked(data: bytes) -> None:
     """A chunked body behind a good head: what is taken is what a plain reader of RFC 9112 section 7.1 finds."""
     try:
-        _, body, complete, consumed = http1.parse(POST + data)
+        _, body, complete, consumed = parse_http1(POST + data)
     except ValueError:
         return
     if complete:
@@ -100,7 +103,7 @@ def forwarded_fields(data: bytes) -> None:
     """Fields of a request, and what becomes of them: always whole lines, whatever came."""
     head = b"GET / HTTP/1.1\r\nHost: a\r\n" + data.rstrip(b"\r\n") + b"\r\n\r\n"
     try:
-        pairs, lines, left, source = forwarded.forward(LISTENER, head, "10.1.1.1")
+        pairs, lines, left, source = forward(LISTENER, head, "10.1.1.1")
     except ValueError:
         return
     assert lines.count(b"\r\n") == len(pairs)
@@ -108,12 +111,12 @@ def forwarded_fields(data: bytes) -> None:
     assert not {name.lower() for name in left} & {b"x-request-id", b"traceparent", b"via", b"forwarded"}
     assert re.fullmatch(r"[0-9a-f.:]{2,45}", source)
     ids = dict(pairs)
-    assert trace.parse(ids[b"traceparent"]) is not None
+    assert parse_traceparent(ids[b"traceparent"]) is not None
     assert re.fullmatch(rb"[!-~]{1,128}", ids[b"x-request-id"])
 
 
 def traceparent(data: bytes) -> None:
-    taken = trace.parse(data)
+    taken = parse_traceparent(data)
     match = re.fullmatch(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", data, re.DOTALL)
     good = (
         match is not None
@@ -133,11 +136,11 @@ def grpc_web_text(data: bytes) -> None:
     text = data[1:]
     pieces = [text[i : i + step] for i in range(0, len(text), step)]
     try:
-        whole: bytes | None = grpc_web.decode_pieces([text])
+        whole: bytes | None = decode_pieces([text])
     except ValueError:
         whole = None
     try:
-        parts: bytes | None = grpc_web.decode_pieces(pieces)
+        parts: bytes | None = decode_pieces(pieces)
     except ValueError:
         parts = None
     assert whole == parts
@@ -261,7 +264,7 @@ def http2_resets(data: bytes) -> None:
 def proxy_header(data: bytes) -> None:
     """Whatever is taken was all there, and says addresses of one family; a part of it asks for more."""
     try:
-        taken = proxy.parse(data)
+        taken = parse_proxy_header(data)
     except ValueError:
         return
     if taken is None:
@@ -270,15 +273,15 @@ def proxy_header(data: bytes) -> None:
     assert 0 < size <= len(data)
     assert (said["source"] is None) == (said["target"] is None)
     assert not (said["local"] and said["source"])
-    assert proxy.parse(data[:size]) == taken
+    assert parse_proxy_header(data[:size]) == taken
     for part in {size // 2, size - 1}:
-        assert proxy.parse(data[:part]) is None
+        assert parse_proxy_header(data[:part]) is None
 
 
 def hello(data: bytes) -> None:
     """A ClientHello that is taken stays the same with more behind it, and is not there yet in its parts."""
     try:
-        taken = client_hello.parse(data)
+        taken = parse_hello(data)
     except ValueError:
         return
     if taken is None:
@@ -286,8 +289,8 @@ def hello(data: bytes) -> None:
     name, protocols = taken
     assert not set(name) & set("\0\r\n /")
     assert all(protocols)
-    assert client_hello.parse(data + b"more") == taken
-    assert client_hello.parse(data[:5]) is None
+    assert parse_hello(data + b"more") == taken
+    assert parse_hello(data[:5]) is None
 
 
 def load_reports(data: bytes) -> None:

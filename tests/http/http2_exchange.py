@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compiled.http2_sessions import Http2Echo, Http2Probe
 from h2_frames import (
     ACK,
     END_HEADERS,
@@ -12,8 +13,6 @@ from h2_frames import (
     frame,
     frames,
 )
-
-from lb.http.http2.http2_probe import Http2Echo, Http2Probe
 
 START = PREFACE + frame(SETTINGS, 0, 0)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from lb.http.authority import host_of
+from compiled.bytes_to_values import host_of
 
 HOSTS = [
     (b"", b""),

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import hpack
 import pytest
+from compiled.http2_sessions import Http2Probe
 from h2_frames import CONTINUATION, END_HEADERS, GET, HEADERS, PREFACE, SETTINGS, Field, frame, frames, setting
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lb.http.http2.http2_probe import Http2Probe
 
 NAMES = st.one_of(
     st.sampled_from([b":path", b"accept", b"authorization", b"cookie", b"date", b"x-request-id", b"www-authenticate"]),
@@ -45,6 +44,7 @@ class Wire:
         return [(bytes(name), bytes(value)) for name, value in self.decoder.decode(self.blocks[-1], raw=True)]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     pool=st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=60),
@@ -78,6 +78,7 @@ def test_a_field_is_kept_from_its_second_time_on() -> None:
     assert sizes[2] == sizes[3] == len(GET) + 1
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     kinds=st.lists(st.lists(st.tuples(NAMES, VALUES), max_size=12), min_size=1, max_size=12),
@@ -146,6 +147,7 @@ def test_fields_that_come_with_every_request_are_all_kept() -> None:
     assert len(wire.blocks[-1]) == len(CALL)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.from_regex(rb"x-[a-z]{1,12}", fullmatch=True), st.binary(max_size=60)), max_size=8))
 def test_any_eight_fields_are_kept(fields: list[Field]) -> None:

@@ -7,10 +7,9 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+from compiled.http2_sessions import Http2Probe
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lb.http.http2.http2_probe import Http2Probe
 
 FIELDS = [
     (b":method", b"POST"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from compiled.http2_sessions import Http2Probe
 from h2_frames import (
     DATA,
     END_HEADERS,
@@ -21,8 +22,6 @@ from h2_frames import (
     setting,
 )
 from http2_exchange import HAS, drained, of
-
-from lb.http.http2.http2_probe import Http2Probe
 
 
 def answered(*answer: bytes, fields: list[Field] | None = None) -> tuple[Http2Probe, list[Frame]]:

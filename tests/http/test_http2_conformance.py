@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from compiled.http2_sessions import Http2Echo, Http2Probe
 from h2_frames import (
     ACK,
     COMPRESSION_ERROR,
@@ -37,8 +38,6 @@ from h2_frames import (
     window,
 )
 from http2_exchange import ACKED, HAS, START, drained, of, serve
-
-from lb.http.http2.http2_probe import Http2Echo, Http2Probe
 
 CONNECTION_ERRORS = {
     "no settings first": (PREFACE + frame(PING, 0, 0, bytes(8)), PROTOCOL_ERROR),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hpack
 import pytest
+from compiled.http2_sessions import Http2Echo, Http2Probe
 from h2_frames import (
     DATA,
     END_HEADERS,
@@ -21,8 +22,6 @@ from h2_frames import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lb.http.http2.http2_probe import Http2Echo, Http2Probe
 
 HAS = END_HEADERS | END_STREAM
 START = PREFACE + frame(SETTINGS, 0, 0)
@@ -43,6 +42,7 @@ def trailers(echo: Http2Echo) -> list[list[Field]]:
     return [event[4] for event in echo.events if event[0] == "trailers"]
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     kinds=st.lists(EXTRA, min_size=1, max_size=6),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from compiled.http2_sessions import Http2Echo
 from h2_frames import (
     ACK,
     CANCEL,
@@ -31,8 +32,6 @@ from h2_frames import (
     window,
 )
 from http2_exchange import ACKED, HAS, START, drained, of, serve
-
-from lb.http.http2.http2_probe import Http2Echo
 
 LAST = b"\x7f\xff\xff\xff"
 

@@ -6,8 +6,7 @@ import random
 from email.utils import formatdate
 
 import pytest
-
-from lb.http.set_cookie import set_cookie
+from compiled.bytes_to_values import set_cookie
 
 NOW = 1_800_000_000  # 2027-01-15 08:00:00 UTC
 NAME = b"SID"

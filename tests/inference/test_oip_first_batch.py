@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from compiled.inference import find_first_batch, parse_request
 
-from lb.inference.first_batch import find_first_batch
-from lb.inference.request import parse  # type: ignore[import-untyped]
 from lb.wire import grpc_service_pb2 as wire
 
 
@@ -77,4 +76,4 @@ def test_of_a_request_in_json(shapes: list[str], batch: int) -> None:
         f'{{"name":"i{n}","datatype":"FP32","shape":{shape},"data":[{",".join(["0.5"] * sizes[shape])}]}}'
         for n, shape in enumerate(shapes)
     )
-    assert parse(b"m", b"", f'{{"inputs":[{inputs}]}}'.encode()).batch == batch
+    assert parse_request(b"m", b"", f'{{"inputs":[{inputs}]}}'.encode()).batch == batch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from compiled.inference import find_first_model
 
-from lb.inference.first_model import find_first_model
 from lb.wire import grpc_service_pb2 as wire
 
 

@@ -6,10 +6,9 @@ import struct
 
 import numpy as np
 import pytest
+from compiled.inference import float_text, half_bits, half_value
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from lb.inference.floats import float_text, half_bits, half_value
 
 
 def digits(text: str) -> str:
@@ -20,6 +19,7 @@ bits64 = st.integers(0, 2**64 - 1).map(lambda b: struct.unpack("<d", struct.pack
 bits32 = st.integers(0, 2**32 - 1).map(lambda b: struct.unpack("<f", struct.pack("<I", b))[0])
 
 
+@pytest.mark.slow
 @settings(max_examples=2000)
 @given(bits64.filter(math.isfinite) | st.floats(allow_nan=False, allow_infinity=False))
 def test_double_is_the_shortest_round_trip(value: float) -> None:
@@ -29,6 +29,7 @@ def test_double_is_the_shortest_round_trip(value: float) -> None:
     assert digits(text) == digits(repr(value))
 
 
+@pytest.mark.slow
 @settings(max_examples=2000)
 @given(bits32.filter(math.isfinite) | st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_float_is_the_shortest_round_trip(value: float) -> None:
@@ -82,6 +83,7 @@ def test_every_half_is_exact_both_ways() -> None:
             assert half_bits(value) == bits
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(st.floats(-70000, 70000) | st.floats(-1e-4, 1e-4) | bits64.filter(math.isfinite))
 def test_half_rounds_like_numpy(value: float) -> None:
@@ -101,6 +103,7 @@ def test_half_ties_go_to_even() -> None:
     assert half_bits(65520.0) is None
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(bits64.filter(math.isfinite))
 def test_bfloat_is_the_nearest(value: float) -> None:

@@ -6,12 +6,13 @@ import json
 import random
 
 import pytest
+from compiled.inference import digest_hex, parse_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oip_tools import SECRET, encode, tensor_of
 
 from lb.inference.errors import OipError
-from lb.inference.request import InferRequest, parse
+from lb.inference.request import InferRequest
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 INPUTS = [
@@ -47,7 +48,7 @@ TOKENS = [
 def check(body: bytes, length: int) -> bool:
     """Whether the request was taken."""
     try:
-        request = parse(b"m", b"", body, length)
+        request = parse_request(b"m", b"", body, length)
     except OipError as error:
         refusal = error
     else:
@@ -63,7 +64,7 @@ def check_message(request: InferRequest) -> None:
     assert len(message.inputs) == len(message.raw_input_contents)
     assert message.id == request.id.decode()
     assert message.ByteSize() == len(request.message())
-    assert len(request.digest_hex(SECRET)) == 64
+    assert len(digest_hex(request, SECRET)) == 64
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -103,6 +104,7 @@ trees = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.data())
 def test_any_value_in_any_place(data: st.DataObject) -> None:

@@ -1,10 +1,10 @@
 """Inference paths, and statuses."""
 
 import pytest
+from compiled.inference import infer_target
 
 from lb.http.grpc.http_status import grpc_to_http
 from lb.inference.errors import OipError
-from lb.inference.paths import infer_target
 
 
 @pytest.mark.parametrize(

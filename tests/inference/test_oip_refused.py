@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled.inference import parse_request
 from oip_requests import BASE, FP32, one
 from oip_tools import DATATYPES, NUMPY, Tensor, encode, tensor_of
 
 from lb.inference.errors import OipError
-from lb.inference.request import parse
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 
@@ -34,12 +34,12 @@ from lb.wire.grpc_service_pb2 import ModelInferRequest
 )
 def test_json_data(datatype: str, shape: list[int], data: Any, raw: bytes) -> None:
     document = {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}]}
-    message = ModelInferRequest.FromString(parse(b"m", b"", json.dumps(document).encode()).message())
+    message = ModelInferRequest.FromString(parse_request(b"m", b"", json.dumps(document).encode()).message())
     assert list(message.raw_input_contents) == [raw]
 
 
 def test_requests_without_inputs_pass() -> None:
-    message = ModelInferRequest.FromString(parse(b"m", b"", b'{"inputs":[]}').message())
+    message = ModelInferRequest.FromString(parse_request(b"m", b"", b'{"inputs":[]}').message())
     assert message == ModelInferRequest(model_name="m")
 
 
@@ -47,7 +47,7 @@ def test_tensors_after_strings_are_aligned_and_right() -> None:
     inputs = [tensor_of(f"s{i}", "BYTES", (1,), ["a" * i]) for i in range(9)]
     inputs += [tensor_of(f"d{i}", "FP64", (1,), [float(i)]) for i in range(9)]
     mixed = [t for pair in zip(inputs[:9], inputs[9:], strict=True) for t in pair]
-    message = ModelInferRequest.FromString(parse(b"m", b"", *encode(mixed, set())).message())
+    message = ModelInferRequest.FromString(parse_request(b"m", b"", *encode(mixed, set())).message())
     assert list(message.raw_input_contents) == [t.raw for t in mixed]
 
 
@@ -157,14 +157,14 @@ BAD_JSON = [
 def test_refused_json(body: bytes, message: str) -> None:
     for _ in range(2):  # a refusal is not remembered as anything else
         with pytest.raises(OipError, match=message) as caught:
-            parse(b"m", b"", body)
+            parse_request(b"m", b"", body)
         assert caught.value.status == 400
         assert len(str(caught.value)) < 300
 
 
 def test_duplicate_inputs_are_refused() -> None:
     with pytest.raises(OipError, match="input 'x' occurs twice"):
-        parse(b"m", b"", *encode([FP32, FP32], {0, 1}))
+        parse_request(b"m", b"", *encode([FP32, FP32], {0, 1}))
 
 
 def test_deep_data_is_refused_without_recursion() -> None:
@@ -172,10 +172,10 @@ def test_deep_data_is_refused_without_recursion() -> None:
         data = b"[" * depth + b"1" + b"]" * depth
         body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":%s}]}' % data
         with pytest.raises(OipError):
-            parse(b"m", b"", body)
+            parse_request(b"m", b"", body)
     body = b'{"inputs":[{"name":"x","shape":[1],"datatype":"INT8","data":[1,%s]}]}' % (b"[" * 1000 + b"]" * 1000)
     with pytest.raises(OipError, match="more elements"):
-        parse(b"m", b"", body)
+        parse_request(b"m", b"", body)
 
 
 @pytest.mark.parametrize("extra", [-1, 1, 1000, -16])
@@ -183,26 +183,26 @@ def test_sizes_must_add_up(extra: int) -> None:
     body, length = encode([FP32], {0})
     body = body[:extra] if extra < 0 else body + bytes(extra)
     with pytest.raises(OipError, match=r"binary_data_size adds up to 16 bytes, but \d+ bytes follow"):
-        parse(b"m", b"", body, length)
+        parse_request(b"m", b"", body, length)
 
 
 def test_json_length_is_checked() -> None:
     body, length = encode([FP32], {0})
     with pytest.raises(OipError, match="but the body has only"):
-        parse(b"m", b"", body, len(body) + 1)
+        parse_request(b"m", b"", body, len(body) + 1)
     with pytest.raises(OipError, match="raw binary requests"):
-        parse(b"m", b"", body, 0)
+        parse_request(b"m", b"", body, 0)
     with pytest.raises(OipError, match="not valid JSON"):
-        parse(b"m", b"", body, length - 1)
+        parse_request(b"m", b"", body, length - 1)
     with pytest.raises(OipError, match="not valid JSON"):
-        parse(b"m", b"", body, length + 1)
+        parse_request(b"m", b"", body, length + 1)
 
 
 def test_bytes_follow_a_json_only_request() -> None:
     text = json.dumps(BASE).encode()
-    assert parse(b"m", b"", text, len(text)).message() == parse(b"m", b"", text).message()
+    assert parse_request(b"m", b"", text, len(text)).message() == parse_request(b"m", b"", text).message()
     with pytest.raises(OipError, match="0 bytes, but 1 bytes follow"):
-        parse(b"m", b"", text + b"x", len(text))
+        parse_request(b"m", b"", text + b"x", len(text))
 
 
 @pytest.mark.parametrize(
@@ -219,22 +219,22 @@ def test_bytes_follow_a_json_only_request() -> None:
 )
 def test_bytes_framing_is_checked(raw: bytes) -> None:
     with pytest.raises(OipError, match="2 elements of length and bytes"):
-        parse(b"m", b"", *encode([Tensor("x", "BYTES", (2,), raw, [])], {0}))
+        parse_request(b"m", b"", *encode([Tensor("x", "BYTES", (2,), raw, [])], {0}))
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
 def test_any_bits_pass_in_binary_form(datatype: str) -> None:
     size = 2 if datatype == "BF16" else 0 if datatype == "BYTES" else NUMPY[datatype].itemsize
     raw = struct.pack("<I", 3) + b"\xff\0\xfe" if datatype == "BYTES" else b"\xff" * size
-    request = parse(b"m", b"", *encode([Tensor("x", datatype, (1,), raw, [])], {0}))
+    request = parse_request(b"m", b"", *encode([Tensor("x", datatype, (1,), raw, [])], {0}))
     assert list(ModelInferRequest.FromString(request.message()).raw_input_contents) == [raw]
 
 
 def test_large_json_requests() -> None:
     values = np.random.default_rng(1).standard_normal(50000).astype("<f4")
     tensor = tensor_of("x", "FP32", (500, 100), [float(v) for v in values])
-    flat = parse(b"m", b"", *encode([tensor], set(), extra={"id": "big"}))
-    deep = parse(b"m", b"", *encode([tensor], set(), nest=True, extra={"id": "big"}))
-    binary = parse(b"m", b"", *encode([tensor], {0}, extra={"id": "big"}))
+    flat = parse_request(b"m", b"", *encode([tensor], set(), extra={"id": "big"}))
+    deep = parse_request(b"m", b"", *encode([tensor], set(), nest=True, extra={"id": "big"}))
+    binary = parse_request(b"m", b"", *encode([tensor], {0}, extra={"id": "big"}))
     assert flat.message() == deep.message() == binary.message()
     assert flat.part_sizes()[1] == 200000

@@ -10,20 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled.inference import digest_hex, memo_stats, parse_request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oip_requests import BASE, FP32
 from oip_tools import SECRET, Tensor, encode, parameter_maps, tensor_lists, tensor_of
 
 from lb.inference.errors import OipError
-from lb.inference.request import memo_stats, parse
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 
 def digest(body: bytes, json_length: int = -1, model: bytes = b"m", version: bytes = b"") -> str:
-    return parse(model, version, body, json_length).digest_hex(SECRET)
+    return digest_hex(parse_request(model, version, body, json_length), SECRET)
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(tensor_lists, st.data())
 def test_encodings_are_equal(inputs: list[Tensor], data: st.DataObject) -> None:
@@ -36,10 +37,10 @@ def test_encodings_are_equal(inputs: list[Tensor], data: st.DataObject) -> None:
         encode(inputs, set(range(len(inputs))), extra=extra, input_parameters=own),
         encode(inputs, binary, extra=extra, input_parameters=own),
     ]
-    requests = [parse(b"m", b"3", body, length) for body, length in bodies]
+    requests = [parse_request(b"m", b"3", body, length) for body, length in bodies]
     messages = {r.message() for r in requests}
     assert len(messages) == 1
-    assert len({r.digest_hex(SECRET) for r in requests}) == 1
+    assert len({digest_hex(r, SECRET) for r in requests}) == 1
     for request in requests:
         assert sum(request.part_sizes()) == len(request.message())
 
@@ -122,7 +123,7 @@ def test_digest_depends_on_model_version_and_secret() -> None:
         digest(body, model=b"m", version=b"11"),
         digest(body, model=b"m1", version=b"1"),
     }
-    seen.add(parse(b"m", b"", body).digest_hex(b"\0" * 32))
+    seen.add(digest_hex(parse_request(b"m", b"", body), b"\0" * 32))
     assert len(seen) == 8
 
 
@@ -146,7 +147,7 @@ def test_binary_tensors_stay_in_the_body() -> None:
     big = tensor_of("big", "UINT8", (4096,), [7] * 4096)
     small = tensor_of("small", "UINT8", (16,), [1] * 16)
     body, length = encode([small, big, small_named("last")], {0, 1, 2})
-    request = parse(b"m", b"", body, length)
+    request = parse_request(b"m", b"", body, length)
     head, slice_, tail = request.part_sizes()
     assert slice_ == 4096
     assert tail == 2 + 16
@@ -166,11 +167,11 @@ def test_other_ids_use_the_same_template() -> None:
     ids = ["a", "b", "", "a b c", 'quote"', "back\\slash", "ünï", "tab\t", "x" * 300]
     for id_ in ids:
         body, length = encode([tensor], {0}, extra={"id": id_})
-        request = parse(b"m", b"", body, length)
+        request = parse_request(b"m", b"", body, length)
         assert request.id == id_.encode()
         assert ModelInferRequest.FromString(request.message()).id == id_
     body, length = encode([tensor], {0})
-    assert parse(b"m", b"", body, length).id == b""
+    assert parse_request(b"m", b"", body, length).id == b""
     after = memo_stats()["headers"]
     # The plain ids and the request without one are one template.
     assert after["misses"] - before["misses"] <= 6
@@ -180,15 +181,15 @@ def test_other_ids_use_the_same_template() -> None:
 def test_memo_tells_models_and_versions_apart() -> None:
     body, length = encode([FP32], {0})
     for model, version in ((b"ab", b"1"), (b"a", b"b1"), (b"ab1", b""), (b"ab", b"11")):
-        parsed = ModelInferRequest.FromString(parse(model, version, body, length).message())
+        parsed = ModelInferRequest.FromString(parse_request(model, version, body, length).message())
         assert (parsed.model_name.encode(), parsed.model_version.encode()) == (model, version)
 
 
 def test_memo_is_bounded() -> None:
     for i in range(3000):
         body, length = encode([tensor_of(f"n{i}", "FP32", (1,), [1.0])], {0})
-        parse(b"m", b"", body, length)
-        parse(b"m", b"", *encode([tensor_of(f"n{i}", "FP32", (1,), [1.0])], set()))
+        parse_request(b"m", b"", body, length)
+        parse_request(b"m", b"", *encode([tensor_of(f"n{i}", "FP32", (1,), [1.0])], set()))
     assert memo_stats()["headers"]["size"] <= 1024
     assert memo_stats()["bodies"]["size"] <= 512
 
@@ -196,26 +197,28 @@ def test_memo_is_bounded() -> None:
 def test_a_hit_checks_the_tensors_again() -> None:
     tensor = tensor_of("s", "BYTES", (2,), ["ab", "c"])
     body, length = encode([tensor], {0})
-    parse(b"m", b"", body, length)
+    parse_request(b"m", b"", body, length)
     broken = body[:length] + struct.pack("<I", 99) + body[length + 4 :]
     with pytest.raises(OipError, match="elements of length and bytes"):
-        parse(b"m", b"", broken, length)
+        parse_request(b"m", b"", broken, length)
     with pytest.raises(OipError, match="bytes follow the JSON part"):
-        parse(b"m", b"", body + b"\0", length)
+        parse_request(b"m", b"", body + b"\0", length)
 
 
 def test_json_bodies_are_remembered_with_their_data() -> None:
     one, _ = encode([tensor_of("j", "INT8", (1,), [1])], set())
     two, _ = encode([tensor_of("j", "INT8", (1,), [2])], set())
     for body, value in ((one, b"\1"), (two, b"\2"), (one, b"\1")):
-        assert list(ModelInferRequest.FromString(parse(b"m", b"", body).message()).raw_input_contents) == [value]
+        assert list(ModelInferRequest.FromString(parse_request(b"m", b"", body).message()).raw_input_contents) == [
+            value
+        ]
 
 
 # --- parameters -----------------------------------------------------------------------------------------------------
 
 
 def with_parameters(**parameters: Any) -> Any:
-    return parse(b"m", b"", *encode([FP32], {0}, extra={"parameters": parameters}))
+    return parse_request(b"m", b"", *encode([FP32], {0}, extra={"parameters": parameters}))
 
 
 @pytest.mark.parametrize(
@@ -248,7 +251,7 @@ def test_binary_parameters_are_not_sent() -> None:
         "parameters": {"binary_data_output": True},
         "outputs": [{"name": "y", "parameters": {"binary_data": False}}],
     }
-    sent = ModelInferRequest.FromString(parse(b"m", b"", *encode([FP32], {0}, extra=extra)).message())
+    sent = ModelInferRequest.FromString(parse_request(b"m", b"", *encode([FP32], {0}, extra=extra)).message())
     assert not sent.parameters
     assert not sent.outputs[0].parameters
     assert not sent.inputs[0].parameters
@@ -256,5 +259,5 @@ def test_binary_parameters_are_not_sent() -> None:
 
 def test_output_parameters_are_sent() -> None:
     extra = {"outputs": [{"name": "y", "parameters": {"classification": 3, "binary_data": True}}]}
-    sent = ModelInferRequest.FromString(parse(b"m", b"", *encode([FP32], {0}, extra=extra)).message())
+    sent = ModelInferRequest.FromString(parse_request(b"m", b"", *encode([FP32], {0}, extra=extra)).message())
     assert {k: value_of(v) for k, v in sent.outputs[0].parameters.items()} == {"classification": 3}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled.inference import parse_request, render_bytes, store_form_bytes
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,8 +17,7 @@ from oip_tools import NUMPY, Tensor, parameter_maps, tensor_lists, tensor_of
 
 from lb.errors import TidegateError, UpstreamError
 from lb.inference.errors import OipError
-from lb.inference.request import parse
-from lb.inference.response import part_sizes, render_bytes, store_form_bytes
+from lb.inference.response import part_sizes
 from lb.wire.grpc_service_pb2 import ModelInferResponse
 
 CONTENTS = {
@@ -37,7 +37,7 @@ CONTENTS = {
 
 
 def asking(**document: Any) -> Any:
-    return parse(b"asked", b"", json.dumps({"inputs": []} | document).encode())
+    return parse_request(b"asked", b"", json.dumps({"inputs": []} | document).encode())
 
 
 JSON = asking()
@@ -96,6 +96,7 @@ def canonical(tensor: Tensor) -> bytes:
     return tensor.raw
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(tensor_lists, parameter_maps, parameter_maps)
 def test_json_round_trip(outputs: list[Tensor], top: dict[str, Any], own: dict[str, Any]) -> None:
@@ -120,6 +121,7 @@ def test_json_round_trip(outputs: list[Tensor], top: dict[str, Any], own: dict[s
         assert to_raw(output) == canonical(tensor)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(tensor_lists, parameter_maps)
 def test_binary_round_trip(outputs: list[Tensor], own: dict[str, Any]) -> None:
@@ -134,6 +136,7 @@ def test_binary_round_trip(outputs: list[Tensor], own: dict[str, Any]) -> None:
         assert "data" not in output
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(tensor_lists.map(lambda ts: [t for t in ts if t.datatype in CONTENTS]))
 def test_typed_contents_are_the_same_answer(outputs: list[Tensor]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 
 import pytest
+from compiled.inference import find_sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.inference.sequence import find_sequence
 from lb.wire import grpc_service_pb2 as wire
 
 

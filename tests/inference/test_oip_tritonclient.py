@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from compiled.inference import parse_request, render_bytes
 from tritonclient.utils import np_to_triton_dtype
 
-from lb.inference.request import parse
-from lb.inference.response import render_bytes
 from lb.wire.grpc_service_pb2 import ModelInferRequest, ModelInferResponse
 
 ARRAYS = {
@@ -58,7 +57,7 @@ def answer_of(message: bytes) -> bytes:
 def test_round_trip(binary: bool, binary_answer: bool) -> None:
     outputs = [triton.InferRequestedOutput(name, binary_data=binary_answer) for name in ARRAYS]
     body, length = request_body(binary, outputs=outputs, request_id="r1", timeout=1000, priority=1, parameters={"p": 1})
-    request = parse(b"m", b"", body, length)
+    request = parse_request(b"m", b"", body, length)
     assert (request.id, request.timeout_us, request.cacheable) == (b"r1", 1000, True)
     sent = ModelInferRequest.FromString(request.message())
     assert {i.name: d for i, d in zip(sent.inputs, sent.raw_input_contents, strict=True)} == {
@@ -83,18 +82,18 @@ def test_round_trip(binary: bool, binary_answer: bool) -> None:
 
 def test_no_outputs_named_asks_for_binary() -> None:
     body, length = request_body(True)
-    request = parse(b"m", b"", body, length)
+    request = parse_request(b"m", b"", body, length)
     _, json_length = render_bytes(request, answer_of(request.message()))
     assert json_length > 0
 
 
 def test_sequences() -> None:
     body, length = request_body(True, sequence_id=9, sequence_start=True, sequence_end=False)
-    request = parse(b"m", b"", body, length)
+    request = parse_request(b"m", b"", body, length)
     assert (request.sequence, request.cacheable) == (b"9", False)
 
 
 def test_classification_is_sent_on() -> None:
     body, length = request_body(True, outputs=[triton.InferRequestedOutput("y", binary_data=True, class_count=3)])
-    sent = ModelInferRequest.FromString(parse(b"m", b"", body, length).message())
+    sent = ModelInferRequest.FromString(parse_request(b"m", b"", body, length).message())
     assert sent.outputs[0].parameters["classification"].int64_param == 3

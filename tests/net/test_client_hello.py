@@ -8,10 +8,9 @@ import ssl
 import struct
 
 import pytest
+from compiled.bytes_to_values import parse_hello
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lb.net.tls.client_hello import parse
 
 
 def of_openssl(name: str | None, protocols: list[str] | None = None, version: ssl.TLSVersion | None = None) -> bytes:
@@ -62,28 +61,28 @@ def records(handshake: bytes, size: int = 16384) -> bytes:
 @pytest.mark.parametrize("protocols", [None, ["h2", "http/1.1"]])
 def test_openssl(version: ssl.TLSVersion, name: str | None, protocols: list[str] | None) -> None:
     hello = of_openssl(name, protocols, version)
-    assert parse(hello) == (name or "", [p.encode() for p in protocols or []])
+    assert parse_hello(hello) == (name or "", [p.encode() for p in protocols or []])
     for n in range(len(hello)):
-        assert parse(hello[:n]) is None
+        assert parse_hello(hello[:n]) is None
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 100])
 def test_cut_into_records(size: int) -> None:
     hello = of_openssl("example.org", ["h2"])
     cut = records(hello[5:], size)
-    assert parse(cut) == ("example.org", [b"h2"])
+    assert parse_hello(cut) == ("example.org", [b"h2"])
     for n in range(0, len(cut), 1 if size > 3 else 13):
-        assert parse(cut[:n]) is None
+        assert parse_hello(cut[:n]) is None
 
 
 def test_what_follows_is_not_looked_at() -> None:
-    assert parse(records(message(names(b"a.example"))) + b"anything") == ("a.example", [])
-    assert parse(records(message(names(b"a.example")) + b"\x0b\0\0\1x")) == ("a.example", [])
+    assert parse_hello(records(message(names(b"a.example"))) + b"anything") == ("a.example", [])
+    assert parse_hello(records(message(names(b"a.example")) + b"\x0b\0\0\1x")) == ("a.example", [])
 
 
 def test_without_extensions() -> None:
-    assert parse(records(message())) == ("", [])
-    assert parse(records(message(version=b"\3\1"))) == ("", [])
+    assert parse_hello(records(message())) == ("", [])
+    assert parse_hello(records(message(version=b"\3\1"))) == ("", [])
 
 
 def test_unknown_values_are_skipped() -> None:
@@ -91,14 +90,14 @@ def test_unknown_values_are_skipped() -> None:
     grease = [extension(n, content) for n, content in ((0x0A0A, b""), (0xFAFA, b"\0"), (0x5A5A, bytes(300)))]
     known = [names(b"a.example"), alpn(b"\x0a\x0a", b"h2")]
     hello = message(grease[0], known[0], grease[1], known[1], grease[2], suites=b"\x2a\x2a\x13\1")
-    assert parse(records(hello)) == ("a.example", [b"\x0a\x0a", b"h2"])
+    assert parse_hello(records(hello)) == ("a.example", [b"\x0a\x0a", b"h2"])
 
 
 def test_the_name_is_brought_to_one_form() -> None:
-    assert parse(records(message(names(b"WWW.Example.ORG."))))[0] == "www.example.org"
-    assert parse(records(message(names(b"a_b-c.example"))))[0] == "a_b-c.example"
-    assert parse(records(message(names(b"x" * 255))))[0] == "x" * 255
-    assert parse(records(message(names(b"opaque", kind=7))))[0] == ""
+    assert parse_hello(records(message(names(b"WWW.Example.ORG."))))[0] == "www.example.org"
+    assert parse_hello(records(message(names(b"a_b-c.example"))))[0] == "a_b-c.example"
+    assert parse_hello(records(message(names(b"x" * 255))))[0] == "x" * 255
+    assert parse_hello(records(message(names(b"opaque", kind=7))))[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -107,7 +106,7 @@ def test_the_name_is_brought_to_one_form() -> None:
 )
 def test_what_is_no_tls(data: bytes) -> None:
     with pytest.raises(ValueError, match="not TLS"):
-        parse(data)
+        parse_hello(data)
 
 
 @pytest.mark.parametrize(
@@ -144,28 +143,28 @@ def test_what_is_no_tls(data: bytes) -> None:
 )
 def test_malformed(data: bytes) -> None:
     with pytest.raises(ValueError, match="no ClientHello"):
-        parse(data)
+        parse_hello(data)
 
 
 def test_the_size_is_bounded() -> None:
     with pytest.raises(ValueError, match="too long"):
-        parse(b"\x16\3\1\0\4\1\0\x40\0")
+        parse_hello(b"\x16\3\1\0\4\1\0\x40\0")
     largest = message(extension(21, bytes(16384 - len(message(extension(21, b""))))))
     assert len(largest) == 16384
-    assert parse(records(largest, 16000)) == ("", [])
-    assert parse(records(largest, 16000)[:-1]) is None
+    assert parse_hello(records(largest, 16000)) == ("", [])
+    assert parse_hello(records(largest, 16000)[:-1]) is None
     with pytest.raises(ValueError, match="too long"):
-        parse(records(message(extension(21, bytes(16384)))))
+        parse_hello(records(message(extension(21, bytes(16384)))))
     # Cut so fine that the record headers are most of it.
     with pytest.raises(ValueError, match="too long"):
-        parse(records(largest, 1)[: 1 << 15])
+        parse_hello(records(largest, 1)[: 1 << 15])
 
 
 @given(st.binary(max_size=400))
 def test_anything_at_all(data: bytes) -> None:
     for start in (b"", b"\x16\3\1", b"\x16\3\1\1\0\1\0\0\x80\3\3" + bytes(32)):
         with contextlib.suppress(ValueError):
-            parse(start + data)
+            parse_hello(start + data)
 
 
 def test_random_damage_never_crashes() -> None:
@@ -176,4 +175,4 @@ def test_random_damage_never_crashes() -> None:
         for _ in range(rng.randrange(1, 5)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         with contextlib.suppress(ValueError):
-            parse(bytes(data[: rng.randrange(len(data) + 1)]))
+            parse_hello(bytes(data[: rng.randrange(len(data) + 1)]))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+from compiled.flow_table import FlowsProbe
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lb.net.flows_probe import FlowsProbe
 
 HASHES = (lambda n: 0, lambda n: n, lambda n: n % 3, lambda n: n * 0x9E3779B97F4A7C15 % (1 << 64))
 STEPS = st.lists(st.tuples(st.sampled_from(("add", "remove", "find", "reserve")), st.integers(0, 40)), max_size=200)
 
 
+@pytest.mark.slow
 @given(STEPS, st.sampled_from(HASHES))
 def test_flows_are_a_set(steps, hashed) -> None:
     table, model = FlowsProbe(), set()

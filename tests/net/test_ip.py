@@ -26,6 +26,7 @@ def networks(draw_bits: int, width: int) -> st.SearchStrategy[str]:
     ).filter(lambda text: text not in NOBODYS)
 
 
+@pytest.mark.slow
 @given(st.lists(networks(8, 32)), st.lists(st.integers(0, 2**32 - 1), min_size=1))
 def test_ipv4_as_the_standard_library(texts: list[str], addresses: list[int]) -> None:
     made = Networks(texts)
@@ -39,6 +40,7 @@ def test_ipv4_as_the_standard_library(texts: list[str], addresses: list[int]) ->
         assert (f"{MAPPED}{address}" in made) == inside
 
 
+@pytest.mark.slow
 @given(st.lists(networks(16, 128)), st.lists(st.integers(0, 2**128 - 1), min_size=1))
 def test_ipv6_as_the_standard_library(texts: list[str], addresses: list[int]) -> None:
     made = Networks(texts)

@@ -8,10 +8,9 @@ import socket
 import struct
 
 import pytest
+from compiled.bytes_to_values import parse_proxy_header, proxy_header
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lb.net.proxy_header import build, parse
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LINE = b"PROXY TCP4 192.0.2.1 198.51.100.7 56324 443\r\n"
@@ -42,19 +41,19 @@ def test_the_checksum_used_here_is_the_standard_one() -> None:
 
 
 def test_version_1() -> None:
-    size, said = parse(LINE + b"GET / HTTP/1.1\r\n")
+    size, said = parse_proxy_header(LINE + b"GET / HTTP/1.1\r\n")
     assert size == len(LINE)
     assert said["version"] == 1
     assert said["source"] == ("192.0.2.1", 56324)
     assert said["target"] == ("198.51.100.7", 443)
-    size, said = parse(b"PROXY TCP6 2001:db8::1 ::1 0 65535\r\n")
+    size, said = parse_proxy_header(b"PROXY TCP6 2001:db8::1 ::1 0 65535\r\n")
     assert said["source"] == ("2001:db8::1", 0)
     assert said["target"] == ("::1", 65535)
 
 
 @pytest.mark.parametrize("line", [b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN ffff:f...f:ffff 65535 whatever\r\n"])
 def test_version_1_unknown(line: bytes) -> None:
-    size, said = parse(line)
+    size, said = parse_proxy_header(line)
     assert size == len(line)
     assert said["source"] is None
 
@@ -63,10 +62,10 @@ def test_the_longest_line_of_version_1() -> None:
     address = b":".join([b"ffff"] * 8)
     longest = b"PROXY UNKNOWN %s %s 65535 65535\r\n" % (address, address)
     assert len(longest) == 107
-    assert parse(longest)[0] == 107
-    assert parse(longest[:-2]) is None
+    assert parse_proxy_header(longest)[0] == 107
+    assert parse_proxy_header(longest[:-2]) is None
     with pytest.raises(ValueError, match="malformed"):
-        parse(longest[:-2] + b"5\r\n")
+        parse_proxy_header(longest[:-2] + b"5\r\n")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +97,7 @@ def test_the_longest_line_of_version_1() -> None:
 )
 def test_version_1_malformed(line: bytes) -> None:
     with pytest.raises(ValueError, match="malformed"):
-        parse(line)
+        parse_proxy_header(line)
 
 
 @pytest.mark.parametrize(
@@ -106,17 +105,17 @@ def test_version_1_malformed(line: bytes) -> None:
 )
 def test_what_is_no_header(data: bytes) -> None:
     with pytest.raises(ValueError, match="no header"):
-        parse(data)
+        parse_proxy_header(data)
 
 
 def test_version_2() -> None:
-    size, said = parse(binary(V4) + b"data")
+    size, said = parse_proxy_header(binary(V4) + b"data")
     assert size == 28
     assert said == {
         "version": 2, "local": False, "source": ("192.0.2.1", 56324), "target": ("198.51.100.7", 443),
         "alpn": b"", "authority": b"", "unique_id": b"", "ssl": b"", "tlvs": b"",
     }  # fmt: skip
-    size, said = parse(binary(V6, family=0x21))
+    size, said = parse_proxy_header(binary(V6, family=0x21))
     assert size == 52
     assert said["source"] == ("2001:db8::1", 0x0102)
     assert said["target"] == ("::1", 0x0304)
@@ -126,7 +125,7 @@ def test_version_2_fields() -> None:
     ssl = b"\x01" + bytes(4) + tlv(0x21, b"TLSv1.3")
     block = V4 + tlv(1, b"h2") + tlv(4, b"padding") + tlv(2, b"example.org") + tlv(5, b"id") + tlv(0x20, ssl)
     block += tlv(0xEA, b"vpce") + tlv(4, b"")
-    size, said = parse(binary(block))
+    size, said = parse_proxy_header(binary(block))
     assert size == 16 + len(block)
     assert (said["alpn"], said["authority"], said["unique_id"], said["ssl"]) == (b"h2", b"example.org", b"id", ssl)
 
@@ -143,7 +142,7 @@ def test_version_2_fields() -> None:
     ],
 )
 def test_version_2_without_an_address(command: int, family: int, block: bytes) -> None:
-    size, said = parse(binary(block, command, family))
+    size, said = parse_proxy_header(binary(block, command, family))
     assert size == 16 + len(block)
     assert said["source"] is None
     assert said["local"] == (command == 0x20)
@@ -171,16 +170,16 @@ def test_version_2_without_an_address(command: int, family: int, block: bytes) -
 )
 def test_version_2_malformed(data: bytes) -> None:
     with pytest.raises(ValueError, match="malformed"):
-        parse(data)
+        parse_proxy_header(data)
 
 
 def test_version_2_too_long_is_known_from_its_beginning() -> None:
     with pytest.raises(ValueError, match="too long"):
-        parse(SIGNATURE + b"\x21\x11\xff\xff")
+        parse_proxy_header(SIGNATURE + b"\x21\x11\xff\xff")
     block = V4 + tlv(4, bytes(16384 - 16 - 12 - 3))
-    assert parse(binary(block))[0] == 16384
+    assert parse_proxy_header(binary(block))[0] == 16384
     with pytest.raises(ValueError, match="too long"):
-        parse(binary(block + b"\0"))
+        parse_proxy_header(binary(block + b"\0"))
 
 
 @pytest.mark.parametrize(
@@ -188,8 +187,8 @@ def test_version_2_too_long_is_known_from_its_beginning() -> None:
 )
 def test_every_beginning_needs_more(header: bytes) -> None:
     for n in range(len(header)):
-        assert parse(header[:n]) is None
-    assert parse(header)[0] == len(header)
+        assert parse_proxy_header(header[:n]) is None
+    assert parse_proxy_header(header)[0] == len(header)
 
 
 def test_checksum() -> None:
@@ -197,20 +196,20 @@ def test_checksum() -> None:
     blank = binary(block)
     at = blank.index(tlv(3, bytes(4))) + 3
     good = blank[:at] + struct.pack("!I", crc32c(blank)) + blank[at + 4 :]
-    assert parse(good)[1]["authority"] == b"example.org"
+    assert parse_proxy_header(good)[1]["authority"] == b"example.org"
     for i in set(range(16, len(good))) - {at - 3}:  # without its type it is no checksum
         damaged = good[:i] + bytes([good[i] ^ 1]) + good[i + 1 :]
         with pytest.raises(ValueError, match=r"checksum|malformed"):
-            parse(damaged)
+            parse_proxy_header(damaged)
     with pytest.raises(ValueError, match="malformed"):
-        parse(binary(V4 + tlv(3, bytes(4)) * 2))
+        parse_proxy_header(binary(V4 + tlv(3, bytes(4)) * 2))
 
 
 @given(st.binary(max_size=200))
 def test_anything_at_all(data: bytes) -> None:
     for start in (b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE, SIGNATURE + b"\x21\x11\0\x20"):
         try:
-            found = parse(start + data)
+            found = parse_proxy_header(start + data)
         except ValueError:
             continue
         assert found is None or found[0] <= len(start + data)
@@ -229,13 +228,15 @@ def test_what_is_written_is_read(
     ends: tuple[str, str], a: int, b: int, authority: bytes, unique_id: bytes, ssl: bytes, checksum: bool
 ) -> None:
     source, target = (ends[0], a), (ends[1], b)
-    header = build(2, source, target, authority=authority, unique_id=unique_id, ssl=ssl, alpn=b"h2", checksum=checksum)
-    size, said = parse(header)
+    header = proxy_header(
+        2, source, target, authority=authority, unique_id=unique_id, ssl=ssl, alpn=b"h2", checksum=checksum
+    )
+    size, said = parse_proxy_header(header)
     assert size == len(header)
     assert (said["source"], said["target"]) == (source, target)
     assert (said["authority"], said["unique_id"], said["ssl"], said["alpn"]) == (authority, unique_id, ssl, b"h2")
     assert (tlv(3, b"\0\0\0\0")[:3] in header[-7:]) >= checksum
-    size, said = parse(build(1, source, target))
+    size, said = parse_proxy_header(proxy_header(1, source, target))
     assert (said["source"], said["target"]) == (source, target)
 
 
@@ -245,8 +246,8 @@ def test_fields_of_other_types_are_passed_on_as_they_are() -> None:
     known = tlv(0x01, b"h2") + tlv(0x02, b"a.example") + tlv(0x05, b"id") + tlv(0x20, b"\1\0\0\0\0")
     padding = tlv(0x04, b"\0\0")
     for block in (others, known + others, others + padding + known, padding + others):
-        header = build(2, ("192.0.2.1", 1), ("192.0.2.2", 2), authority=b"b.example", tlvs=block, checksum=True)
-        size, said = parse(header)
+        header = proxy_header(2, ("192.0.2.1", 1), ("192.0.2.2", 2), authority=b"b.example", tlvs=block, checksum=True)
+        size, said = parse_proxy_header(header)
         assert size == len(header)
         assert (said["authority"], said["alpn"], said["unique_id"], said["ssl"]) == (b"b.example", b"", b"", b"")
         assert said["tlvs"].startswith(tlv(0x02, b"b.example") + others + b"\3\0\4")
@@ -254,24 +255,24 @@ def test_fields_of_other_types_are_passed_on_as_they_are() -> None:
 
 
 def test_an_unknown_client() -> None:
-    assert build(1, None, None) == b"PROXY UNKNOWN\r\n"
-    assert build(2, None, None, authority=b"x") == SIGNATURE + b"\x20\0\0\0"
+    assert proxy_header(1, None, None) == b"PROXY UNKNOWN\r\n"
+    assert proxy_header(2, None, None, authority=b"x") == SIGNATURE + b"\x20\0\0\0"
 
 
 def test_a_header_is_never_longer_than_what_is_read() -> None:
     with pytest.raises(ValueError, match="too long"):
-        build(2, ("10.0.0.1", 1), ("10.0.0.2", 2), ssl=bytes(16384))
+        proxy_header(2, ("10.0.0.1", 1), ("10.0.0.2", 2), ssl=bytes(16384))
     fits, does_not = tlv(0xE1, b"small"), tlv(0xE0, bytes(1000))
-    header = build(2, ("10.0.0.1", 1), ("10.0.0.2", 2), ssl=bytes(15500), tlvs=does_not + fits, checksum=True)
-    assert parse(header)[1]["tlvs"].endswith(fits + header[-7:])
+    header = proxy_header(2, ("10.0.0.1", 1), ("10.0.0.2", 2), ssl=bytes(15500), tlvs=does_not + fits, checksum=True)
+    assert parse_proxy_header(header)[1]["tlvs"].endswith(fits + header[-7:])
 
 
 def test_random_damage_never_crashes() -> None:
     rng = random.Random(5)
-    good = build(2, ("10.0.0.1", 1), ("10.0.0.2", 2), authority=b"a.example", ssl=bytes(50), checksum=True)
+    good = proxy_header(2, ("10.0.0.1", 1), ("10.0.0.2", 2), authority=b"a.example", ssl=bytes(50), checksum=True)
     for _ in range(20_000):
         data = bytearray(good)
         for _ in range(rng.randrange(1, 4)):
             data[rng.randrange(len(data))] = rng.randrange(256)
         with contextlib.suppress(ValueError):
-            parse(bytes(data[: rng.randrange(len(data) + 1)]))
+            parse_proxy_header(bytes(data[: rng.randrange(len(data) + 1)]))

@@ -6,8 +6,8 @@ import ipaddress
 import random
 
 import pytest
+from compiled.bytes_to_values import source_key
 
-from lb.net.source_key import source_key
 from lb.shared.hashing import hash64_bytes
 
 

@@ -6,7 +6,8 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
-AlarmProbe = import_module("lb.net.timers").AlarmProbe
+from compiled.timers import AlarmProbe
+
 Poller = import_module("lb.net.poller").Poller
 MILLISECOND = 1_000_000
 

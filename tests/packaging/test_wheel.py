@@ -59,7 +59,6 @@ def test_every_compiled_module_is_there_once(unpacked: Path) -> None:
         for path in ROOT.glob("lb/**/*.pxd")
         if path.with_suffix(".py").exists() and path.stem != "__init__"
     }
-    sources = {path for path in sources if not path.name.endswith("_probe")}  # through which tests look inside
     shared = Path("lb/shared/cython_shared")  # generated
     found = {path.parent / path.name.partition(".")[0] for path in modules(unpacked)}
     assert found == sources | {shared}

@@ -5,16 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import random
 from collections.abc import Iterator
-from importlib import import_module
 from typing import Any
 
 import pytest
+from compiled.bytes_to_values import parse_pushback
+from compiled.exchange import Budget, Quantiles
 
 from lb.shared.segment import Segment
 
-Budget = import_module("lb.proxy.exchange.budget").Budget
-Quantiles = import_module("lb.proxy.exchange.hedge").Quantiles
-parse_pushback = import_module("lb.http.grpc.text").parse_pushback
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
 

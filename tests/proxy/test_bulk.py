@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+from compiled.exchange import bytes_passed
 from datapath import SECOND, Gate, Site, settle
-
-from lb.net.splice import bytes_passed
 
 Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
 

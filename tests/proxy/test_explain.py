@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from compiled.endpoint_set import acquire, release
 from datapath import SECOND, Site, settle
 from oip_site import ModelServer, plain
 from oip_site import ask as ask_model
@@ -155,11 +156,11 @@ async def test_ejection_probation_shares_and_panic(site: Site) -> None:
     gate = await site.gate(addresses, pool={"shaped": True, "outlier": outlier})
     standings = Standings(gate.segment, [0, 1, 2, 3])
     for slot in (0, 1):
-        assert standings.eject_checked(slot, 1, 4)
+        assert standings.eject_endpoint(slot, 1, 4)
     assert standings.begin_probation(1, 1)
     standings.hold_back(2, 700, False)
     standings.hold_back(3, 1000, False)
-    gate.proxy.pools[0].endpoints.acquire_checked(1)
+    acquire(gate.proxy.pools[0].endpoints, 1)
     found = gate.proxy.explain(Described("web"))["pool"]
     rows = found["endpoints"]
     assert [row["why_not"] for row in rows] == [
@@ -175,7 +176,7 @@ async def test_ejection_probation_shares_and_panic(site: Site) -> None:
     found = gate.proxy.explain(Described("web"))["pool"]
     assert all(row["available"] for row in found["endpoints"])
     assert found["steps"] == ["panic: too few endpoints are healthy, so health and ejection have no say"]
-    gate.proxy.pools[0].endpoints.release_checked(1)
+    release(gate.proxy.pools[0].endpoints, 1)
 
 
 async def test_whom_the_queue_would_refuse(site: Site) -> None:

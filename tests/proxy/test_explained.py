@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from compiled.endpoint_set import acquire, release
 from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
 from oip_site import OIP, ModelServer, plain
@@ -269,7 +270,7 @@ async def test_a_candidate_takes_requests_if_nothing_is_said_against_it(site: Si
     segment.set_admin(2, 2)
     segment.set_weight(3, 0)
     for _ in range(2):
-        endpoints.acquire_checked(4)
+        acquire(endpoints, 4)
     segment.set_models_unready(5, 4)
     assert [one.why_not for one in candidates(Choice(endpoints, 1))] == [
         "down", "draining", "in maintenance", "its weight is 0", "it has its 2 requests in flight", "",
@@ -279,4 +280,4 @@ async def test_a_candidate_takes_requests_if_nothing_is_said_against_it(site: Si
     for i, one in enumerate(candidates(Choice(endpoints, 1))):
         assert endpoints.available(i) == Choice(endpoints, 1).available(i) == (one.why_not == "")
     for _ in range(2):
-        endpoints.release_checked(4)
+        release(endpoints, 4)

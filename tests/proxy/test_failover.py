@@ -97,7 +97,7 @@ async def test_nobody_waits_for_the_master_to_see_that_a_level_is_lost(site: Sit
     tell(gate, 1000, 1000, 1000, 1000, 0, 0)
     gate.segment.set_health(0, False, 1)
     assert set(await answers(gate, 12)) == {"b", "c", "d"}
-    assert Standings(gate.segment, [1]).eject_checked(0, 1, 1)
+    assert Standings(gate.segment, [1]).eject_endpoint(0, 1, 1)
     gate.segment.set_admin(2, 1)
     gate.segment.set_weight(3, 0)
     assert set(await answers(gate, 5)) == {"e"}
@@ -116,7 +116,7 @@ async def test_on_probation_a_level_has_its_few_and_the_next_the_rest(site: Site
     )
     tell(gate, 1000, 0)
     standings = Standings(gate.segment, [0])
-    standings.eject_checked(0, 1, 1)
+    standings.eject_endpoint(0, 1, 1)
     standings.begin_probation(0, 1)
     first = await hold(gate, held)
     assert await answers(gate, 5) == {"b": 5}

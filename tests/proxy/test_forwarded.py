@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from compiled.bytes_to_values import forward
 from datapath import HTTP
 
 from lb.config.schema.listeners.hop import HopPlan
 from lb.proxy.accept.trusted import TrustedProxies
-from lb.proxy.routing.headers.forwarded import forward
 
 ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 

@@ -6,10 +6,9 @@ import base64
 import struct
 
 import pytest
+from compiled.bytes_to_values import decode_pieces, encode_pieces, kind_of, trailers_frame
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lb.http.grpc.web import decode_pieces, encode_pieces, kind_of, trailers_frame
 
 
 @pytest.mark.parametrize(

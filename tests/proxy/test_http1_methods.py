@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from compiled.bytes_to_values import parse_http1
 from datapath import Gate, Site, settle
 from http2_front import echo
 from test_http2_lengths import Http2Endpoint
 from test_http2_methods import METHODS
-
-from lb.http.http1 import parse
 
 
 async def ask(gate: Gate, method: str, body: bytes = b"", head: bytes = b"") -> tuple[int, bytes]:
@@ -105,10 +104,10 @@ async def test_routes_tell_methods_apart(site: Site) -> None:
 def test_the_parser_takes_the_whole_message_and_no_more() -> None:
     head, body = b"BREW /pot HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n", b"ok"
     fields = [(b"Host", b"a"), (b"Content-Length", b"2")]
-    assert parse(head + body + b"BREW") == (fields, b"ok", True, len(head + body))
-    assert all(parse(head[:size]) == (None, b"", False, 0) for size in range(len(head)))
+    assert parse_http1(head + body + b"BREW") == (fields, b"ok", True, len(head + body))
+    assert all(parse_http1(head[:size]) == (None, b"", False, 0) for size in range(len(head)))
 
 
 def test_an_answer_has_no_method() -> None:
     with pytest.raises(ValueError, match="HTTP"):
-        parse(b"BREW / HTTP/1.1\r\n\r\n", response=True)
+        parse_http1(b"BREW / HTTP/1.1\r\n\r\n", response=True)

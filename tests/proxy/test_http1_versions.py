@@ -6,10 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+from compiled.bytes_to_values import parse_http1
 from datapath import Site
 from test_http1_edges import OK, answering
-
-from lb.http.http1 import parse
 
 CLOSE = b"\r\nConnection: close\r\n\r\n"
 
@@ -82,7 +81,7 @@ async def test_a_chunk_size_of_sixteen_digits_is_refused(site: Site, size: bytes
 async def test_leading_zeros_are_digits(site: Site, size: bytes) -> None:
     requests: list[bytes] = []
     head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-    _, body, complete, _ = parse(head + size + b"\r\nhello\r\n0\r\n\r\n")
+    _, body, complete, _ = parse_http1(head + size + b"\r\nhello\r\n0\r\n\r\n")
     assert (body, complete) == (b"hello", True)
     answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\nhello\r\n0\r\n\r\n"
     gate = await site.gate([await site.endpoint(answering(answer, requests))])

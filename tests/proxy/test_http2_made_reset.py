@@ -9,14 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 import pytest
+from compiled.http2_sessions import bytes_looked
 from datapath import HTTP2, Gate, Site, settle
 from h2_client import frame, h2_client
 from http2_front import answering, gate_to, plain
 from hyperframe.frame import HeadersFrame, RstStreamFrame
 from scripted_peer import Peer, Scripted
 from test_gathered_pieces import segments
-
-from lb.http.http2.http2_probe import bytes_looked
 
 DATA, RST_STREAM, GOAWAY = 0, 3, 7
 ENHANCE_YOUR_CALM = 11

@@ -143,7 +143,7 @@ async def test_probation_gets_no_more_than_its_probes_while_others_are_there(sit
 
     gate = await site.gate([await site.endpoint(endpoint(i)) for i in range(2)], pool=pool(probes=2))
     judged = standings(gate)
-    judged.eject_checked(0, FIVE, 1)
+    judged.eject_endpoint(0, FIVE, 1)
     judged.begin_probation(0, 1)
     asked = [asyncio.create_task(gate.exchange(GET)) for _ in range(12)]
     await settle(lambda: sum(running) == 12, "the requests")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from compiled.exchange import would_refuse
+
 from lb.proxy.accept.overload import Overload
 
 MIB = 1 << 20
@@ -26,19 +28,19 @@ class Loop:
 
 def test_no_limits_at_first() -> None:
     overload = Overload(Loop())
-    assert not overload.would_refuse(10**9)
+    assert not would_refuse(overload, 10**9)
     overload.limit(0, 0)
-    assert not overload.would_refuse(10**9)
+    assert not would_refuse(overload, 10**9)
     overload.close()
 
 
 def test_in_flight() -> None:
     overload = Overload(Loop())
     overload.limit(3, 0)
-    assert [overload.would_refuse(n) for n in (1, 3, 4)] == [False, False, True]
+    assert [would_refuse(overload, n) for n in (1, 3, 4)] == [False, False, True]
     assert overload.refused == 1
     overload.limit(0, 0)
-    assert not overload.would_refuse(4)
+    assert not would_refuse(overload, 4)
 
 
 def test_memory_and_its_hysteresis() -> None:
@@ -51,7 +53,7 @@ def test_memory_and_its_hysteresis() -> None:
         ((1 << 50) // 20 * 19 - 1, False),
     ):
         overload.see(memory)
-        assert overload.would_refuse(1) == refuses
+        assert would_refuse(overload, 1) == refuses
     overload.close()
 
 
@@ -60,12 +62,12 @@ def test_the_real_memory_is_seen() -> None:
     overload = Overload(loop)
     overload.limit(0, MIB)  # any Python has more
     assert overload.memory > MIB
-    assert overload.would_refuse(1)
+    assert would_refuse(overload, 1)
     assert [seconds for seconds, _ in loop.calls] == [0.1]
     loop.calls[0][1]()
     assert len(loop.calls) == 2
     overload.limit(0, 1 << 50)
-    assert not overload.would_refuse(1)
+    assert not would_refuse(overload, 1)
     assert loop.cancelled == 1
     overload.close()
     assert loop.cancelled == 2

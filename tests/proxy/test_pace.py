@@ -1,6 +1,6 @@
 """The least speed of a request's body."""
 
-from lb.proxy.client.body_rate import Pace
+from compiled.exchange import Pace
 
 SECOND = 1_000_000_000
 NEVER = 2**64 - 1

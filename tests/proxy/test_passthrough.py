@@ -10,11 +10,10 @@ import ssl
 from typing import Any
 
 import pytest
+from compiled.bytes_to_values import parse_hello, parse_proxy_header, proxy_header
 from datapath import SECOND, Gate, Site, settle
 
 from lb.config.plan.plan import ProxyProtocolPlan, SniRoutePlan
-from lb.net.proxy_header import build, parse
-from lb.net.tls.client_hello import parse as parse_hello
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
@@ -199,7 +198,7 @@ async def test_behind_and_in_front_of_the_proxy_protocol(site: Site) -> None:
 
     async def keep(reader: Reader, writer: Writer) -> None:
         data = b""
-        while (found := parse(data)) is None:
+        while (found := parse_proxy_header(data)) is None:
             data += await reader.readexactly(1)
         record = await reader.readexactly(5)
         heads.append((found[1], record + await reader.readexactly(int.from_bytes(record[3:], "big"))))
@@ -218,7 +217,7 @@ async def test_behind_and_in_front_of_the_proxy_protocol(site: Site) -> None:
         more_pools=[[endpoint]],
     )  # fmt: skip
     sent = hello("a.example")
-    header = build(2, ("203.0.113.5", 99), ("203.0.113.1", 443), unique_id=b"u")
+    header = proxy_header(2, ("203.0.113.5", 99), ("203.0.113.1", 443), unique_id=b"u")
     assert await ask(gate, header + sent) == b"done"
     ((said, record),) = heads
     assert said["source"] == ("203.0.113.5", 99)

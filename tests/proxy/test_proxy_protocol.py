@@ -9,10 +9,10 @@ import struct
 from typing import Any
 
 import pytest
+from compiled.bytes_to_values import parse_proxy_header, proxy_header
 from datapath import SECOND, Gate, Site, settle
 
 from lb.config.plan.plan import PolicyPlan, ProxyProtocolPlan
-from lb.net.proxy_header import build, parse
 
 Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
@@ -25,9 +25,9 @@ TCP: dict[str, Any] = {"protocol": "tcp", "proxy_protocol": TRUSTED}
 CLIENT = ("203.0.113.9", 4711)
 SITE = ("198.51.100.1", 443)
 HEADERS = [
-    build(1, CLIENT, SITE),
-    build(2, CLIENT, SITE),
-    build(2, CLIENT, SITE, authority=b"a.example", checksum=True),
+    proxy_header(1, CLIENT, SITE),
+    proxy_header(2, CLIENT, SITE),
+    proxy_header(2, CLIENT, SITE, authority=b"a.example", checksum=True),
 ]
 
 
@@ -51,7 +51,7 @@ def header_keeper(heads: list[dict[str, Any]]) -> Any:
 
     async def handler(reader: Reader, writer: Writer) -> None:
         data = b""
-        while (found := parse(data)) is None:
+        while (found := parse_proxy_header(data)) is None:
             data += await reader.readexactly(1)
         heads.append(found[1])
         await echo(reader, writer)
@@ -229,7 +229,7 @@ async def test_the_limit_per_source_counts_the_client_of_the_header(site: Site) 
 
     async def opened(source: str) -> Writer | None:
         reader, writer = await gate.connect()
-        writer.write(build(2, (source, 1), ("::1" if ":" in source else "10.0.0.1", 2)) + b"x")
+        writer.write(proxy_header(2, (source, 1), ("::1" if ":" in source else "10.0.0.1", 2)) + b"x")
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             assert await asyncio.wait_for(reader.readexactly(1), 20) == b"x"
             return writer
@@ -286,7 +286,7 @@ async def test_affinity_follows_the_client_of_the_header(site: Site) -> None:
         for _ in range(3):
             reader, writer = await gate.connect()
             source = f"203.0.113.{i}"
-            writer.write(build(1, (source, 1), SITE))
+            writer.write(proxy_header(1, (source, 1), SITE))
             seen.setdefault(source, set()).add(await read_all(reader))
             writer.close()
     assert all(len(names) == 1 for names in seen.values())
@@ -303,7 +303,9 @@ async def test_the_client_of_the_header_is_passed_on(site: Site, version: str) -
     gate = await site.gate([await site.endpoint(header_keeper(heads))], listener=TCP, pool={"send_proxy": version})
     for client, target in ((CLIENT, SITE), (("2001:db8::1", 1), ("2001:db8::2", 2))):
         reader, writer = await gate.connect()
-        writer.write(build(2, client, target, authority=b"a.example", alpn=b"h2", unique_id=b"me", ssl=bytes(5)) + b"x")
+        writer.write(
+            proxy_header(2, client, target, authority=b"a.example", alpn=b"h2", unique_id=b"me", ssl=bytes(5)) + b"x"
+        )
         assert await asyncio.wait_for(reader.readexactly(1), 20) == b"x"
         writer.close()
         said = heads.pop()
@@ -357,7 +359,7 @@ async def test_a_dual_stack_socket_tells_ipv4_as_ipv4(site: Site, host: str) -> 
 async def test_the_endpoint_may_speak_first_behind_a_header(site: Site) -> None:
     async def banner(reader: Reader, writer: Writer) -> None:
         data = b""
-        while parse(data) is None:
+        while parse_proxy_header(data) is None:
             data += await reader.readexactly(1)
         writer.write(b"220 hello\r\n")
         writer.close()

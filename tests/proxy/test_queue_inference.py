@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from compiled.endpoint_set import acquire, release
 from datapath import Site, settle
 from oip_site import OIP, ModelServer, echo, plain
 from oip_site import ask as ask_model
@@ -126,13 +127,13 @@ async def test_who_waits_for_a_pool_that_is_gone_has_its_endpoint_when_it_has_ro
     model.turns.release()
     assert (await ask_model(gate, plain())).status == 200
     endpoints = gate.proxy.pools[0].endpoints
-    endpoints.acquire_checked(0)
+    acquire(endpoints, 0)
     second = asyncio.create_task(ask_model(gate, plain()))
     await settle(lambda: waiting(gate) == 1, "it does not wait")
     open_before = gate.proxy.stats()["sources"]
     site.reload_pool(gate, name="renamed", queue=None)
     await settle(lambda: gate.proxy.stats()["sources"] < open_before, "the connection that nobody uses stays open")
-    endpoints.release_checked(0)
+    release(endpoints, 0)
     model.turns.release()
     assert (await second).status == 200
     await settle(lambda: gate.in_flight() == 0, "in-flight counts")

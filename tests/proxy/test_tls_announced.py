@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from authority import Authority
+from compiled.bytes_to_values import proxy_header
 from datapath import Gate, Site
 from test_proxy_protocol import CLIENT, SITE, TRUSTED, header_keeper
 from test_tls_tcp import AUTHORITY, TLS, idle
 
 from lb.config.plan.tls import CertificatePlan
-from lb.net.proxy_header import build
 
 CLIENTS = Authority("Clients")
 VERSION, CN, CIPHER, SIG_ALG, KEY_ALG = 0x21, 0x22, 0x23, 0x24, 0x25  # 2.2.6
@@ -120,7 +120,7 @@ async def test_what_we_see_goes_before_what_a_header_says(site: Site) -> None:
     lies = {"authority": b"other.test", "alpn": b"h3", "unique_id": b"me", "ssl": b"\7\0\0\0\0", "tlvs": custom}
     context = AUTHORITY.client_context()
     context.set_alpn_protocols(["h2"])
-    await ask(gate, context, header=build(2, CLIENT, SITE, **lies))  # type: ignore[arg-type]
+    await ask(gate, context, header=proxy_header(2, CLIENT, SITE, **lies))  # type: ignore[arg-type]
     said = heads.pop()
     assert (said["source"], said["target"], said["unique_id"]) == (CLIENT, SITE, b"me")
     assert (said["authority"], said["alpn"], said["ssl"][0]) == (b"default.test", b"h2", SSL)
@@ -138,7 +138,7 @@ async def test_fields_of_unknown_types_are_passed_on(site: Site) -> None:
     )
     for tlvs in (b"\xe0\0\1a", b"\xe0\0\0\xe0\0\1b\xef\0\2cd", b"\xee\x07\xd0" + bytes(2000)):
         reader, writer = await gate.connect()
-        writer.write(build(2, CLIENT, SITE, tlvs=tlvs) + b"x")
+        writer.write(proxy_header(2, CLIENT, SITE, tlvs=tlvs) + b"x")
         assert await asyncio.wait_for(reader.readexactly(1), 20) == b"x"
         writer.close()
         assert heads.pop()["tlvs"][:-7] == tlvs

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from compiled.exchange import price
 from datapath import SECOND, Gate, Site, settle
 from oip_site import OIP, Behaviour, ModelServer, ask, echo, failing, plain, request, tensor
 
@@ -299,7 +300,7 @@ async def test_who_waits_does_not_lead_the_mean(site: Site) -> None:
     asked = [asyncio.create_task(ask(gate, batch_of(size))) for size in (4, 64)]
     await settle(lambda: gate.in_flight() == 1 and len(gate.proxy.queues["pool"]) == 1, "it does not wait")
     await asyncio.sleep(0.3)  # in which it is looked for its turn a dozen times
-    assert PoolCosts(BATCH, "pool", gate.segment).price_checked(4, b"", 1) > 200
+    assert price(PoolCosts(BATCH, "pool", gate.segment), 4, b"", 1) > 200
     held.open.set()
     await asyncio.gather(*asked)
     await over(gate)

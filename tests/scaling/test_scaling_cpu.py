@@ -5,9 +5,12 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from lb.scaling.cpu import MIN_INTERVAL, CpuMeter
 
 
+@pytest.mark.slow
 def test_a_busy_process_is_told_from_an_idle_one_and_a_gone_one_is_left_out() -> None:
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     idle = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -254,6 +254,7 @@ def reading(load: float, missing: int, unready: int, replicas: int) -> Reading:
     return Reading((load / ready,) * ready, missing, unready)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(configs, loads, st.integers(1, 5), st.integers(0, 40))
 def test_every_step_keeps_limits_and_windows(config: ScalingConfig, load: Any, low: int, span: int) -> None:
@@ -274,6 +275,7 @@ def test_every_step_keeps_limits_and_windows(config: ScalingConfig, load: Any, l
         state, replicas = decision.state, decision.replicas
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(configs, loads, st.floats(0, 5000), st.floats(0, 5000), st.integers(0, 5), st.integers(0, 5))
 def test_more_load_never_gives_fewer(config: Any, load: Any, a: float, b: float, missing: int, unready: int) -> None:

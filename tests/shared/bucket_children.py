@@ -13,6 +13,8 @@ import signal
 import sys
 import time
 
+from compiled.shared_segment import take_tokens
+
 from lb.shared.buckets import Buckets
 from lb.shared.segment import Segment
 
@@ -54,7 +56,7 @@ def hammer(fd, children, times, burst):
         buckets = attach(fd, number)
         key = buckets.key(b"one")
         wait()
-        return buckets.hammer(key, INTERVAL, burst, NOW, times)
+        return take_tokens(buckets, key, INTERVAL, burst, NOW, times)
 
     return together(children, work)
 
@@ -64,7 +66,7 @@ def fresh(fd, children, keys, burst):
         buckets = attach(fd, number)
         names = [buckets.key(b"fresh-%d" % i) for i in range(keys)]
         wait()
-        return [buckets.hammer(key, INTERVAL, burst, NOW, 2) for key in names]
+        return [take_tokens(buckets, key, INTERVAL, burst, NOW, 2) for key in names]
 
     return [sum(column) for column in zip(*together(children, work), strict=True)]
 
@@ -80,9 +82,9 @@ def storm(fd, children, kills, burst):
             key = buckets.key(b"storm")
             count = counters[number]
             while True:
-                count += buckets.hammer(key, INTERVAL, burst, NOW, 1)
+                count += take_tokens(buckets, key, INTERVAL, burst, NOW, 1)
                 counters[number] = count  # one store, unlike struct.pack_into
-                buckets.hammer(buckets.key(b"other-%d" % random.randrange(10_000)), INTERVAL, burst, NOW, 1)
+                take_tokens(buckets, buckets.key(b"other-%d" % random.randrange(10_000)), INTERVAL, burst, NOW, 1)
         return pid
 
     pids = [start(number) for number in range(children)]

@@ -14,6 +14,7 @@ import sys
 import time
 
 from bucket_children import together
+from compiled.shared_segment import drop_pin, find_pin, put_find_drop, put_pin
 
 from lb.shared.affinity_table import Pins
 from lb.shared.segment import Segment
@@ -33,9 +34,9 @@ def same(fd, children, times):
         wait()
         wrong = 0
         for _ in range(times):
-            pins.put_checked(key, number, NOW, IDLE)
-            wrong += pins.find_checked(key, NOW, IDLE) not in (-1, *range(children))
-            pins.drop_checked(key)
+            put_pin(pins, key, number, NOW, IDLE)
+            wrong += find_pin(pins, key, NOW, IDLE) not in (-1, *range(children))
+            drop_pin(pins, key)
         return wrong
 
     return together(children, work)
@@ -56,7 +57,7 @@ def storm(fd, children, kills):
             keys = list({key >> 52: key for key in (pins.key(b"key-%d" % i) for i in range(24))}.values())
             while True:
                 key = random.choice(keys)
-                if pins.hammer(key, key % 16, NOW, IDLE, 3):
+                if put_find_drop(pins, key, key % 16, NOW, IDLE, 3):
                     os._exit(3)  # it found a place that is not this key's
         return pid
 

@@ -3,11 +3,12 @@
 import hashlib
 
 import pytest
+from compiled.bytes_to_values import digest_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lb.shared import hashing
-from lb.shared.hashing import digest_bytes, hash64_bytes
+from lb.shared.hashing import hash64_bytes
 
 
 def siphash24(key, data):

@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from children import ENVIRONMENT
+from compiled.endpoint_set import set_report
+from compiled.shared_segment import add_inflight, add_outstanding, health_changed
 
 from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
@@ -77,11 +80,11 @@ def test_control_words_are_seen_by_workers(master):
     with attached(master, 0) as worker:
         assert worker.key(5) == "digits|127.0.0.1:9001"
         assert (worker.health(5), worker.weight(5), worker.admin(5)) == (1, 7, 1)
-        assert worker.health_changed(5) == 123
+        assert health_changed(worker, 5) == 123
     master.set_health(5, True, 500)
-    assert master.health_changed(5) == 123  # no change, no new time
+    assert health_changed(master, 5) == 123  # no change, no new time
     master.set_health(5, False, 600)
-    assert (master.health(5), master.health_changed(5)) == (2, 600)
+    assert (master.health(5), health_changed(master, 5)) == (2, 600)
 
 
 def test_slot_reuse_starts_afresh(master):
@@ -91,12 +94,12 @@ def test_slot_reuse_starts_afresh(master):
     master.set_weight(1, 9)
     generation = master.generation(1)
     with attached(master, 0) as worker:
-        EndpointSet(worker, ["old"], [1]).set_report_checked(0, 0.75, 120.0, 2.5, 77)
+        set_report(EndpointSet(worker, ["old"], [1]), 0, 0.75, 120.0, 2.5, 77)
     assert master.load_report(1) == (0.75, 120.0, 2.5, 77)
     master.clear_slot(1)
     assert master.load_report(1) == (0, 0, 0, 0)
     assert master.key(1) == ""
-    assert (master.health(1), master.weight(1), master.admin(1), master.health_changed(1)) == (0, 0, 0, 0)
+    assert (master.health(1), master.weight(1), master.admin(1), health_changed(master, 1)) == (0, 0, 0, 0)
     master.set_key(1, "new")
     assert master.key(1) == "new"
     assert master.generation(1) == generation + 2
@@ -105,19 +108,19 @@ def test_slot_reuse_starts_afresh(master):
 
 def test_clear_slot_keeps_requests_in_flight(master):
     with attached(master, 1) as worker:
-        worker.add_inflight(3, 2)
+        add_inflight(worker, 3, 2)
         master.clear_slot(3)
         assert master.inflight(3) == 2
-        worker.add_inflight(3, -2)
+        add_inflight(worker, 3, -2)
     assert master.inflight(3) == 0
 
 
 def test_inflight_is_summed_and_a_dead_workers_column_cleared(master):
     for number in range(3):
         with attached(master, number) as worker:
-            worker.add_inflight(10, number + 1)
-            worker.add_inflight(63, 1)
-            worker.add_outstanding(10, number + 1.5)
+            add_inflight(worker, 10, number + 1)
+            add_inflight(worker, 63, 1)
+            add_outstanding(worker, 10, number + 1.5)
     assert (master.inflight(10), master.inflight(63), master.inflight(11)) == (6, 3, 0)
     lost = master.clear_worker(2)
     assert sorted(lost) == [(10, 3, 896), (63, 1, 0)]
@@ -149,10 +152,11 @@ def test_series_are_summed_and_gaps_of_a_dead_worker_closed(master):
 def test_counters_outlive_the_death_of_a_worker(master):
     code = (
         "import os, signal, sys; from lb.shared.segment import Segment\n"
+        "from compiled.shared_segment import add_inflight\n"
         "s = Segment.attach(int(sys.argv[1]), 1)\n"
-        "s.add_series(0, 2, 41); s.add_inflight(2, 4); os.kill(os.getpid(), signal.SIGKILL)"
+        "s.add_series(0, 2, 41); add_inflight(s, 2, 4); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    child = subprocess.run([sys.executable, "-c", code, str(master.fd)], pass_fds=[master.fd], check=False)
+    child = subprocess.run([sys.executable, "-c", code, str(master.fd)], pass_fds=[master.fd], env=ENVIRONMENT)
     assert child.returncode == -9
     assert master.series_total(0)[2] == 41
     assert master.inflight(2) == 4
@@ -167,7 +171,7 @@ def test_the_master_has_no_column_and_no_stripe(master):
     with pytest.raises(TidegateError, match="no stripe"):
         master.add_series(0, 0)
     with pytest.raises(TidegateError, match="no in-flight"):
-        master.add_inflight(0, 1)
+        add_inflight(master, 0, 1)
 
 
 @pytest.mark.parametrize("slot", [-1, 64])

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import source_children
+from children import ENVIRONMENT
+from compiled.shared_segment import hold_lock
 
 from lb.errors import TidegateError
 from lb.proxy.accept.source_limits import Sources
@@ -36,7 +38,7 @@ def run(master: Segment, mode: str, *numbers: int) -> Any:
     child = subprocess.run(
         [sys.executable, str(SCRIPT), mode, str(master.fd), *map(str, numbers)],
         pass_fds=[master.fd],
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parents[2])},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
@@ -86,7 +88,7 @@ def test_a_dead_worker_leaves_nothing(master: Segment) -> None:
     one.add(mine, 2)
     two.add(mine, 5)
     two.add(its, 3)
-    assert two.hold(mine)
+    assert hold_lock(two, mine)
     assert one.add(mine, 1, 9) == FULL  # the lock's owner does not give it up
     master.clear_worker(1)
     assert (one.count(mine), one.count(its)) == (2, 0)
@@ -106,6 +108,7 @@ def test_processes_at_once_stay_within_it(master: Segment, limit: int) -> None:
     assert [one.count(one.key(1, n)) for n in range(source_children.KEYS)] == [0] * source_children.KEYS
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(master: Segment) -> None:
     run(master, "storm", 4, 150, 3)
     (one, *_) = tables(master, 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compiled.access_log import write_sample
 
 from lb.telemetry.accesslog import AccessLog
 
@@ -59,7 +60,7 @@ def test_a_line_has_every_field(path: Path) -> None:
         "client": "203.0.113.1", "method": "GET", "host": "a", "target": '/"\\\x01\xff', "listener": "web",
         "route": "web/0", "pool": "app", "endpoint": "127.0.0.1:1", "reason": "timeout", "request_id": "abc",
     }  # fmt: skip
-    assert log.write_sample(trace_id=TRACE, flags=1, status=504, version=20, tls=0x0304, texts=texts)
+    assert write_sample(log, trace_id=TRACE, flags=1, status=504, version=20, tls=0x0304, texts=texts)
     log.close()
     (line,) = lines(path)
     assert {name: line[name] for name in texts} == texts
@@ -74,10 +75,10 @@ def test_a_line_has_every_field(path: Path) -> None:
 def test_an_explanation_stands_at_the_end_and_is_freed_if_it_is_not_written(path: Path) -> None:
     log = made(path)
     log.export(Exporter())  # which takes none of it
-    log.write_sample(explanation=b"[]")
+    write_sample(log, explanation=b"[]")
     log.enable(True)
     for text in (b'{"a": "b"}', None, b"{}"):
-        assert log.write_sample(explanation=text)
+        assert write_sample(log, explanation=text)
     log.close()
     assert [line.get("explain") for line in lines(path)][-3:] == [{"a": "b"}, None, {}]
 
@@ -89,7 +90,7 @@ def test_an_explanation_stands_at_the_end_and_is_freed_if_it_is_not_written(path
 def test_names_of_protocols(path: Path, version: int, tls: int, names: tuple[str, str]) -> None:
     log = made(path)
     log.enable(True)
-    log.write_sample(version=version, tls=tls)
+    write_sample(log, version=version, tls=tls)
     log.close()
     (line,) = lines(path)
     assert (line["protocol"], line["tls"], line["trace_id"]) == (*names, "")
@@ -99,7 +100,7 @@ def test_names_of_protocols(path: Path, version: int, tls: int, names: tuple[str
 def test_a_grpc_status_stands_beside_that_of_http(path: Path, code: int) -> None:
     log = made(path)
     log.enable(True)
-    log.write_sample(grpc_status=code)
+    write_sample(log, grpc_status=code)
     log.close()
     (line,) = lines(path)
     assert (line["status"], line["grpc_status"]) == (200, code)
@@ -108,7 +109,7 @@ def test_a_grpc_status_stands_beside_that_of_http(path: Path, code: int) -> None
 def test_texts_are_cut_at_their_room(path: Path) -> None:
     log = made(path)
     log.enable(True)
-    log.write_sample(texts=dict.fromkeys(("client", "target", "request_id", "reason"), "x" * 1000))
+    write_sample(log, texts=dict.fromkeys(("client", "target", "request_id", "reason"), "x" * 1000))
     log.close()
     (line,) = lines(path)
     assert [len(line[name]) for name in ("client", "target", "request_id", "reason")] == [46, 256, 128, 32]
@@ -119,9 +120,9 @@ def test_an_exporter_gets_sampled_traces_only(path: Path) -> None:
     log.export(exporter)
     assert log.enabled
     assert not log.writing
-    log.write_sample(trace_id=TRACE, span_id=SPAN, flags=0)
-    log.write_sample(trace_id=TRACE, span_id=SPAN, parent_id=PARENT, flags=3, texts={"target": "/a?b", "route": "r"})
-    log.write_sample(trace_id=TRACE, span_id=SPAN, flags=1)
+    write_sample(log, trace_id=TRACE, span_id=SPAN, flags=0)
+    write_sample(log, trace_id=TRACE, span_id=SPAN, parent_id=PARENT, flags=3, texts={"target": "/a?b", "route": "r"})
+    write_sample(log, trace_id=TRACE, span_id=SPAN, flags=1)
     eventually(lambda: len(exporter.spans) == 2)
     first, second = exporter.spans
     assert (first["trace_id"], first["span_id"], first["parent_id"], first["trace_flags"]) == (TRACE, SPAN, PARENT, 3)
@@ -142,7 +143,7 @@ def test_written_and_exported_together(path: Path) -> None:
     log.enable(True)
     log.export(exporter)
     for _ in range(100):
-        assert log.write_sample(trace_id=TRACE, flags=1)
+        assert write_sample(log, trace_id=TRACE, flags=1)
     log.close()
     assert len(lines(path)) == len(exporter.spans) == 100
     assert exporter.closed == 1
@@ -155,11 +156,11 @@ def test_another_exporter_replaces_the_first(path: Path) -> None:
     assert first.closed == 0
     log.export(second)
     eventually(lambda: first.closed == 1)
-    log.write_sample(trace_id=TRACE, flags=1)
+    write_sample(log, trace_id=TRACE, flags=1)
     log.export(None)
     assert (len(first.spans), len(second.spans), second.closed) == (0, 1, 1)
     assert not log.enabled
-    assert not log.write_sample()
+    assert not write_sample(log)
 
 
 def test_writing_goes_on_without_an_exporter_and_the_other_way_round(path: Path) -> None:
@@ -167,13 +168,13 @@ def test_writing_goes_on_without_an_exporter_and_the_other_way_round(path: Path)
     log.enable(True)
     log.export(exporter)
     log.export(None)
-    log.write_sample()
+    write_sample(log)
     eventually(lambda: len(lines(path)) == 1)
     eventually(lambda: exporter.closed == 1)
     other = Exporter()
     log.export(other)
     log.enable(False)
-    log.write_sample(trace_id=TRACE, flags=1)
+    write_sample(log, trace_id=TRACE, flags=1)
     eventually(lambda: len(other.spans) == 1)
     log.close()
     assert len(lines(path)) == 1
@@ -184,7 +185,7 @@ def test_an_exporter_that_fails_costs_spans_only(path: Path) -> None:
     log.enable(True)
     log.export(exporter)
     for _ in range(3):
-        log.write_sample(trace_id=TRACE, flags=1)
+        write_sample(log, trace_id=TRACE, flags=1)
     log.close()
     assert len(exporter.spans) == 3
     assert len(lines(path)) == 3
@@ -192,10 +193,10 @@ def test_an_exporter_that_fails_costs_spans_only(path: Path) -> None:
 
 def test_a_full_ring_drops_and_counts(path: Path) -> None:
     log = made(path)
-    assert not log.write_sample()  # off
+    assert not write_sample(log)  # off
     assert log.dropped == 0
     log.enable(True)
-    written = sum(log.write_sample() for _ in range(20_000))
+    written = sum(write_sample(log) for _ in range(20_000))
     log.close()
     assert written + log.dropped == 20_000
     assert len(lines(path)) == written
@@ -226,7 +227,7 @@ def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
 ) -> None:
     log = AccessLog(pipe[1])
     log.enable(True)
-    assert sum(log.write_sample() for _ in range(20_000)) < 20_000
+    assert sum(write_sample(log) for _ in range(20_000)) < 20_000
     with caplog.at_level(logging.WARNING, "tidegate.telemetry"):
         log.close()
     written = [json.loads(line) for line in rest_of(pipe[0]).splitlines()]  # whole ones only
@@ -238,7 +239,7 @@ def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
 def test_a_pipe_that_is_read_late_gets_everything(pipe: tuple[int, int]) -> None:
     log = AccessLog(pipe[1])
     log.enable(True)
-    assert all(log.write_sample(explanation=b'"' + b"x" * 5000 + b'"' if i % 3 else None) for i in range(300))
+    assert all(write_sample(log, explanation=b'"' + b"x" * 5000 + b'"' if i % 3 else None) for i in range(300))
     data = b""
     while data.count(b"\n") < 300:
         data += os.read(pipe[0], 65536)
@@ -251,9 +252,9 @@ def test_a_log_that_is_opened_anew_gets_what_the_pipe_did_not_take(pipe: tuple[i
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     log = AccessLog(pipe[1])
     log.enable(True)
-    assert all(log.write_sample() for _ in range(1000))
+    assert all(write_sample(log) for _ in range(1000))
     os.dup2(file, pipe[1])  # as the worker does it
-    log.write_sample(texts={"target": "/last"})
+    write_sample(log, texts={"target": "/last"})
     eventually(lambda: '"/last"' in path.read_text())
     log.close()
     os.close(file)
@@ -266,7 +267,7 @@ def test_what_a_pipe_does_not_take_is_exported_all_the_same(pipe: tuple[int, int
     log.enable(True)
     log.export(exporter)
     for i in range(10):
-        assert all(log.write_sample(trace_id=TRACE, flags=1) for _ in range(1000)), i
+        assert all(write_sample(log, trace_id=TRACE, flags=1) for _ in range(1000)), i
         eventually(lambda: len(exporter.spans) == (i + 1) * 1000)  # noqa: B023 - called before the next
     log.close()
     assert len(exporter.spans) == 10_000

@@ -16,11 +16,11 @@ pytest.importorskip("opentelemetry.sdk")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.grpc")
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
+from compiled.exchange import grpc_faults
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from lb.config.schema.tracing import TracingPlan
 from lb.telemetry.tracing import GRPC_FAULTS, SpanExporter, attributes, fault_of
-from lb.upstream.load.outlier import grpc_faults
 
 SECOND = 1_000_000_000
 RECORD: dict[str, Any] = {

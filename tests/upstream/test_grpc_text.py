@@ -5,10 +5,9 @@ from __future__ import annotations
 import urllib.parse
 
 import pytest
+from compiled.bytes_to_values import decode_message, parse_status, status_of_http, timeout_text
 from hypothesis import given
 from hypothesis import strategies as st
-
-from lb.http.grpc.text import decode_message, parse_status, status_of_http, timeout_text
 
 UNITS = {b"H": 3_600_000_000_000, b"M": 60_000_000_000, b"S": 1_000_000_000, b"m": 1_000_000, b"u": 1_000, b"n": 1}
 

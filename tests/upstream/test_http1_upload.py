@@ -6,8 +6,7 @@ import asyncio
 import socket
 
 import pytest
-
-from lb.upstream.connections.http1_probe import UploadProbe
+from compiled.http1_upload import UploadProbe
 
 
 @pytest.mark.parametrize("flushed", [False, True])

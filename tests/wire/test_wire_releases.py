@@ -30,6 +30,7 @@ def run(implementation: str, release: str | None, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("implementation", ["upb", "python"])
+@pytest.mark.slow
 class TestReleases:
     def test_the_oldest(self, implementation: str) -> None:
         assert run(implementation, "oldest") == "5.26.1"

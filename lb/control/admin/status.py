@@ -99,14 +99,11 @@ def _open_files(master: Master, plan: Plan) -> dict[str, Any]:
 
 @cache
 def compiled_modules() -> tuple[tuple[str, bool], ...]:
-    """(module, whether what would be imported is the compiled one) for every module that the daemon needs compiled.
-
-    Modules through which only tests look are left out, as `make run` leaves them out.
-    """
+    """(module, whether what would be imported is the compiled one) for every module that is to be compiled."""
     root = Path(lb.__file__).parent
     sources = set(root.rglob("*.pyx")) | {p for p in root.rglob("*.pxd") if p.with_suffix(".py").exists()}
     found = []
-    for source in sorted(source for source in sources if not source.stem.endswith("_probe")):
+    for source in sorted(sources):
         name = ".".join(source.relative_to(root.parent).with_suffix("").parts)
         spec = importlib.util.find_spec(name)
         origin = spec.origin if spec is not None else None

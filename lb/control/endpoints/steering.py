@@ -207,7 +207,7 @@ class Steering:
             volumes.append(total.since(endpoint.counted) if judged else Volume())
             endpoint.counted = total
         for outlier in find_outliers(volumes, settings):
-            if standings.eject_checked(outlier.index, outlier.reason, settings.most(standings.size)):
+            if standings.eject_endpoint(outlier.index, outlier.reason, settings.most(standings.size)):
                 endpoint = pool.endpoints[outlier.index]
                 endpoint.record, _ = follow(endpoint.record, Seen(EJECTED, outlier.reason), settings, now)
                 self._say(pool, endpoint, endpoint.record, now, outlier.text)

@@ -127,41 +127,6 @@ cdef size_t percent_decode(char *into, const char *value, size_t size) noexcept 
     return n
 
 
-def timeout_text(ns: int) -> bytes:
-    """The value of grpc-timeout for `ns` nanoseconds."""
-    cdef char text[TIMEOUT_SIZE]
-    cdef bint round
-    cdef int n = grpc_timeout(text, ns, &round)
-    return text[:n]
-
-
-def decode_message(value: bytes) -> bytes:
-    """The text of a grpc-message value."""
-    cdef bytearray into = bytearray(value)
-    cdef size_t n = percent_decode(into, value, len(value))
-    return bytes(into[:n])
-
-
-def status_of_http(status: int) -> int:
-    """The gRPC code for an HTTP status without grpc-status."""
-    return grpc_status_of_http(status)
-
-
-def parse_status(value: bytes) -> int:
-    """The gRPC code that a grpc-status value says."""
-    return grpc_status(value, len(value))
-
-
-def parse_pushback(value: bytes) -> int:
-    """The milliseconds of a grpc-retry-pushback-ms value; -2: there is to be no retry."""
-    return pushback_ms(value, len(value))
-
-
-def parse_timeout(value: bytes) -> int:
-    """The nanoseconds of a grpc-timeout value, 0 when it is none."""
-    return grpc_timeout_ns(value, len(value))
-
-
 cdef long pushback_ms(const char *value, size_t n) noexcept nogil:
     """Anything but a number that is not negative says that there is to be no retry (gRFC A6, "Pushback")."""
     cdef long total = 0

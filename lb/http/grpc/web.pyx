@@ -2,7 +2,7 @@
 
 from libc.string cimport memset
 from lb.net.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+    tg_buffer, tg_buffer_append, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
 from lb.net.stream cimport iovec
 
@@ -153,75 +153,3 @@ cdef void web_trailers_end(tg_buffer *out, Py_ssize_t begun) noexcept nogil:
     head[2] = <unsigned char>(n >> 16)
     head[3] = <unsigned char>(n >> 8)
     head[4] = <unsigned char>n
-
-
-# From Python, for tests and fuzzing.
-
-cdef class Scratch:
-    """A buffer that frees itself."""
-    cdef tg_buffer buffer
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.buffer)
-
-    cdef bytes taken(self):
-        return tg_buffer_head(&self.buffer)[:tg_buffer_size(&self.buffer)] if tg_buffer_size(&self.buffer) else b""
-
-
-def kind_of(bytes content_type):
-    """(0 none, 1 binary or 2 text, what follows the type)."""
-    cdef const char *format = NULL
-    cdef size_t n = 0
-    cdef int kind = web_kind(<const char *>content_type, <size_t>len(content_type), &format, &n)
-    return kind, format[:n] if kind else b""
-
-
-def decode_pieces(pieces):
-    """A text body that comes in these pieces, decoded. Raises ValueError when it is none."""
-    cdef tg_web_decoder decoder
-    cdef Scratch out = Scratch()
-    cdef bytes piece
-    cdef int result
-    memset(&decoder, 0, sizeof(decoder))
-    for piece in pieces:
-        result = web_decode(&decoder, <const char *>piece, <size_t>len(piece), &out.buffer)
-        if result == WEB_NO_MEMORY:
-            raise MemoryError
-        if result != WEB_OK:
-            raise ValueError("not base64")
-    if web_decode_end(&decoder) != WEB_OK:
-        raise ValueError("ends within a group")
-    return out.taken()
-
-
-def encode_pieces(pieces):
-    """One write of a text body, given in at most 16 pieces."""
-    cdef iovec parts[16]
-    cdef Scratch out = Scratch()
-    cdef bytes piece
-    cdef int count = 0
-    kept = list(pieces)
-    if len(kept) > 16:
-        raise ValueError("more than 16 pieces")
-    for piece in kept:
-        parts[count].iov_base = <char *>piece
-        parts[count].iov_len = <size_t>len(piece)
-        count += 1
-    if web_encode(parts, count, &out.buffer) < 0:
-        raise MemoryError
-    return out.taken()
-
-
-def trailers_frame(pairs):
-    """The frame that carries these trailers: (name, value) of bytes."""
-    cdef Scratch out = Scratch()
-    cdef Py_ssize_t begun = web_trailers_begin(&out.buffer)
-    cdef bytes line
-    if begun < 0:
-        raise MemoryError
-    for name, value in pairs:
-        line = name + b": " + value + b"\r\n"
-        if tg_buffer_append(&out.buffer, <const char *>line, <size_t>len(line)) < 0:
-            raise MemoryError
-    web_trailers_end(&out.buffer, begun)
-    return out.taken()

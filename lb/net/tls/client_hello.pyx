@@ -172,29 +172,3 @@ cdef bint hello_offers(const tg_hello *hello, const char *name, size_t n) noexce
         if protocol.left == n and memcmp(protocol.at, name, n) == 0:
             return True
     return False
-
-
-# For tests and fuzzing.
-
-cdef dict PROBLEMS = {HELLO_NOT_TLS: "not TLS", HELLO_BAD: "no ClientHello", HELLO_LONG: "too long"}
-
-
-def parse(bytes data not None):
-    """The ClientHello that `data` begins with: None when more bytes are needed, else (name, protocols offered).
-
-    Raises ValueError when it is none, or a wrong one.
-    """
-    cdef tg_hello hello
-    cdef unsigned char work[HELLO_MAX]
-    cdef tg_span names, protocol
-    cdef int found = hello_parse(<const unsigned char *>data, <size_t>len(data), work, &hello)
-    if found == HELLO_MORE:
-        return None
-    if found < 0:
-        raise ValueError(PROBLEMS[found])
-    protocols = []
-    names.at = hello.alpn
-    names.left = hello.alpn_length
-    while names.left and take_vector(&names, 1, &protocol):
-        protocols.append(protocol.at[:protocol.left])
-    return hello.sni[:hello.sni_length].decode("ascii"), protocols

@@ -79,6 +79,3 @@ cdef class Overload:
             self.statm = None
 
     # For tests.
-
-    def would_refuse(self, Py_ssize_t in_flight):
-        return bool(self.refuses(in_flight))

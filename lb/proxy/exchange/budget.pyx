@@ -98,22 +98,3 @@ cdef class TryBudget:
             self.took = False
             self.buckets.put_back(self.key, &self.least, now)
         tg_store64_relaxed(word, tg_get(word) - 1)
-
-
-class Budget:
-    """A TryBudget for tests, with the time as an argument in nanoseconds. `requests` have begun and count for it."""
-
-    def __init__(self, segment, series, percent, least, hedges=False):
-        self.segment = segment
-        self.series = series
-        self.budget = TryBudget(segment, series, "route", percent, least, hedges)
-
-    def begin(self, now):
-        self.segment.add_series(self.series, SERIES_STARTED)
-        (<TryBudget>self.budget).begin(now)
-
-    def claim(self, now):
-        return bool((<TryBudget>self.budget).claim(now))
-
-    def give_back(self, now):
-        (<TryBudget>self.budget).give_back(now)

@@ -132,16 +132,3 @@ class HedgeTools:
 
     def close(self):
         self.alarms.close()
-
-
-class Quantiles:
-    """Latencies for tests, with the time as an argument in nanoseconds."""
-
-    def __init__(self):
-        self.latencies = Latencies()
-
-    def add(self, now, latency):
-        (<Latencies>self.latencies).add(now, latency)
-
-    def quantile(self, per_mille, least=1):
-        return (<Latencies>self.latencies).quantile(10 * per_mille, least)

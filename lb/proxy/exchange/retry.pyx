@@ -60,17 +60,3 @@ cdef bint is_retryable(int status) noexcept nogil:
 
 cdef bint is_good(int status) noexcept nogil:
     return status < 500 and status != 429
-
-
-class Pauses:
-    """The pauses of a RetryPlan, for tests."""
-
-    def __init__(self, plan, segment, poller):
-        self.alarms = Alarms(poller)
-        self.policy = RetryPolicy(plan, segment, 0, "route", self.alarms)
-
-    def pause(self, tries):
-        return (<RetryPolicy>self.policy).pause(tries)
-
-    def close(self):
-        self.alarms.close()

@@ -73,8 +73,3 @@ cdef class TextMap:
             if slot.hash == hash and slot.length == n and memcmp(self.text + slot.start, text, n) == 0:
                 return slot.value
             at = (at + 1) & self.mask
-
-    def get(self, bytes key not None):
-        """The number of `key`, or None; for tests and tools."""
-        cdef int value = self.find(<const char *>key, <size_t>len(key))
-        return None if value == TEXT_ABSENT else value

@@ -102,15 +102,3 @@ cdef class PoolCosts:
             self.table.learn(record, <double>latency * share, units, share)
 
     # For tests: requests of a model by its name, costs as a multiple of the average.
-
-    def price_checked(self, double units, bytes model, uint64_t now):
-        """What a request costs, in 1/256 of an average one."""
-        if not units > 0:
-            raise ValueError(f"a request cannot have {units} units")
-        return self.price(units, self.model_key(<const char *>model, <size_t>len(model)), now)
-
-    def learn_checked(self, bytes model, double units, uint64_t latency, int charged, int crowd, uint64_t now):
-        """`learn`, where the model can be told apart."""
-        cdef uint64_t key = self.model_key(<const char *>model, <size_t>len(model))
-        if key:
-            self.learn(key, <const char *>model, <size_t>len(model), units, latency, charged, crowd, now)

@@ -65,11 +65,6 @@ cdef bint is_fault(int code) noexcept nogil:
     return 0 <= code < GRPC_CODES and JUDGED[code] >= 500
 
 
-def grpc_faults():
-    """The gRPC statuses that are the server's fault."""
-    return [code for code in range(GRPC_CODES) if is_fault(code)]
-
-
 cdef class Outlier:
     """Over `endpoints`, the EndpointPlans of a pool, by its OutlierPlan `plan`. Whoever makes one sets `series`."""
 

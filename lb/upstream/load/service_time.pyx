@@ -37,15 +37,6 @@ cdef class ServiceTime:
             return 0.0
         return self.mean
 
-    def learn_checked(self, uint64_t now, uint64_t latency):
-        """`learn` for callers in Python."""
-        self.learn(now, latency)
-
-    def known_at(self, uint64_t now):
-        """`known` for callers in Python."""
-        return self.known(now)
-
-
 cdef class Warmth:
 
     cdef bint tells(self, uint64_t sent, uint64_t now, bint answered) noexcept:
@@ -56,7 +47,3 @@ cdef class Warmth:
         if cold:
             self.warm_since = now
         return sent >= self.warm_since and not cold
-
-    def tells_checked(self, uint64_t sent, uint64_t now, bint answered=True):
-        """`tells` for callers in Python."""
-        return self.tells(sent, now, answered)

@@ -45,7 +45,7 @@ def _verdict(endpoints: Any, index: int) -> tuple[bool, str]:
     limit = endpoints.limit(index)
     if limit and endpoints.inflight(index) >= limit:
         return False, "lent to another endpoint or to the queue, because it is full; the client stays with it"
-    if not endpoints.standing_weight_checked(index):
+    if not endpoints.takes_requests(index):
         return True, "kept, although it takes no new clients"
     return True, "kept"
 

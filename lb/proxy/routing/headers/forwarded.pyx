@@ -15,8 +15,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy, strlen
 from lb.net.buffer cimport (
-    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
-    tg_buffer_tail,
+    tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
 from lb.http.head cimport (
     H_FORWARDED, H_HOST, H_TRACEPARENT, H_TRACESTATE, H_VIA, H_X_FORWARDED_FOR, H_X_FORWARDED_HOST, H_X_FORWARDED_PORT,
@@ -348,50 +347,20 @@ cdef class Forwarding:
             close_field(hop, H_TRACEPARENT)
 
 
-cdef class Kept:
-    """What `forward` has to free."""
-    cdef tg_ids *ids
-    cdef tg_buffer text
-
-    def __dealloc__(self):
-        free(self.ids)
-        tg_buffer_free(&self.text)
-
-
 def source_of(plan, bytes head not None, str peer not None):
     """The client's address as a listener takes it, whose plan is `plan`: `peer`, or what trusted proxies say. `head` is
     a whole HTTP/1.1 head; ValueError for another."""
-    return forward(plan, head, peer)[3]
-
-
-def forward(plan, bytes head, str peer="192.0.2.1", str scheme="http", int version=11):
-    """What a request's head becomes, for tests: (new fields as HTTP/2 has them, the same as lines, names of the fields
-    that came and go on, the client's address). `head` is a whole HTTP/1.1 head."""
     cdef Forwarding forwarding = Forwarding(plan)
     cdef Parser parser = new_request_parser()
     cdef Scan *scan = worker_scan()
-    cdef Kept kept = Kept()
-    cdef tg_hop hop
-    cdef int i
-    cdef char *text
     cdef bytes where = peer.encode()
-    cdef bytes how = scheme.encode()
+    cdef tg_ids *ids
     if parser.execute(scan, <const char *>head, <size_t>len(head)) != len(head):
         raise ValueError("not a whole head")
-    kept.ids = forwarding.identify(scan, <const char *>where, <size_t>len(where))
-    hop.text = &kept.text
-    hop.omit = 0
-    if forwarding.collect(scan, kept.ids, <const char *>where, <size_t>len(where), <const char *>how, version,
-                          &hop) < 0:
-        raise MemoryError
-    text = kept.text.data + kept.text.start
-    pairs = [
-        (<bytes>hop.fields[i].name, text[hop.fields[i].start:hop.fields[i].start + hop.fields[i].length])
-        for i in range(hop.count)
-    ]
-    lines = text[:tg_buffer_size(&kept.text)] if hop.count else b""
-    left = [scan.fields[i].name[:scan.fields[i].name_length] for i in range(scan.field_count) if not scan.fields[i].hop]
-    source = where
-    if kept.ids != NULL and kept.ids.source_length:
-        source = kept.ids.source[:kept.ids.source_length]
-    return pairs, lines, left, source.decode()
+    ids = forwarding.identify(scan, <const char *>where, <size_t>len(where))
+    try:
+        if ids != NULL and ids.source_length:
+            return ids.source[:ids.source_length].decode()
+        return peer
+    finally:
+        free(ids)

@@ -1,0 +1,107 @@
+"""Parts of an exchange and of a pool, called from Python, with the time as an argument."""
+
+from libc.stdint cimport uint64_t
+from lb.shared.segment_words cimport SERIES_STARTED
+from lb.net.splice cimport passed
+from lb.proxy.exchange.budget cimport TryBudget
+from lb.proxy.exchange.hedge cimport Latencies
+from lb.proxy.accept.overload cimport Overload
+from lb.proxy.client.body_rate cimport pace_advance, pace_quota, pace_start, tg_pace
+from lb.upstream.load.cost cimport PoolCosts
+from lb.upstream.load.outlier cimport is_fault
+from lb.upstream.load.service_time cimport ServiceTime, Warmth
+
+
+class Budget:
+    """A TryBudget, with the time as an argument in nanoseconds. `requests` have begun and count for it."""
+
+    def __init__(self, segment, series, percent, least, hedges=False):
+        self.segment = segment
+        self.series = series
+        self.budget = TryBudget(segment, series, "route", percent, least, hedges)
+
+    def begin(self, now):
+        self.segment.add_series(self.series, SERIES_STARTED)
+        (<TryBudget>self.budget).begin(now)
+
+    def claim(self, now):
+        return bool((<TryBudget>self.budget).claim(now))
+
+    def give_back(self, now):
+        (<TryBudget>self.budget).give_back(now)
+
+
+class Quantiles:
+    """Latencies, with the time as an argument in nanoseconds."""
+
+    def __init__(self):
+        self.latencies = Latencies()
+
+    def add(self, now, latency):
+        (<Latencies>self.latencies).add(now, latency)
+
+    def quantile(self, per_mille, least=1):
+        return (<Latencies>self.latencies).quantile(10 * per_mille, least)
+
+
+cdef class Pace:
+    """`rate` bytes a second over each `window` ns."""
+    cdef tg_pace pace
+    cdef uint64_t quota
+    cdef uint64_t window
+
+    def __init__(self, uint64_t rate, uint64_t window):
+        self.quota = pace_quota(rate, window)
+        self.window = window
+
+    def start(self, uint64_t now):
+        pace_start(&self.pace, now)
+
+    def advance(self, uint64_t now, uint64_t came):
+        """The deadline after `came` bytes came at `now`; 2**64 - 1 = never."""
+        return pace_advance(&self.pace, now, came, self.quota, self.window)
+
+
+def would_refuse(Overload overload not None, Py_ssize_t in_flight):
+    """Whether a new exchange is refused when there are `in_flight` of them with it."""
+    return bool(overload.refuses(in_flight))
+
+
+def price(PoolCosts costs not None, double units, bytes model, uint64_t now):
+    """What a request costs, in 1/256 of an average one."""
+    if not units > 0:
+        raise ValueError(f"a request cannot have {units} units")
+    return costs.price(units, costs.model_key(<const char *>model, <size_t>len(model)), now)
+
+
+def learn_cost(PoolCosts costs not None, bytes model, double units, uint64_t latency, int charged, int crowd,
+               uint64_t now):
+    """`learn`, where the model can be told apart."""
+    cdef uint64_t key = costs.model_key(<const char *>model, <size_t>len(model))
+    if key:
+        costs.learn(key, <const char *>model, <size_t>len(model), units, latency, charged, crowd, now)
+
+
+def learn_service_time(ServiceTime time not None, uint64_t now, uint64_t latency):
+    """`learn`."""
+    time.learn(now, latency)
+
+
+def known_service_time(ServiceTime time not None, uint64_t now):
+    """`known`."""
+    return time.known(now)
+
+
+def tells(Warmth warmth not None, uint64_t sent, uint64_t now, bint answered=True):
+    """`tells`."""
+    return warmth.tells(sent, now, answered)
+
+
+def grpc_faults():
+    """The gRPC statuses that are the server's fault."""
+    return [code for code in range(256) if is_fault(code)]
+
+
+def bytes_passed():
+    """Bytes of bodies that went through this process's pipe."""
+    return passed

@@ -1,0 +1,117 @@
+"""Compiled functions of the inference protocol, called from Python: messages and bodies as bytes."""
+
+from libc.stdint cimport uint16_t
+from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.http.grpc.protobuf cimport span
+from lb.inference.first_batch cimport first_batch, tg_batch
+from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
+from lb.inference.floats cimport (
+    FLOAT_TEXT_MAX, bfloat_from_double, bfloat_to_float, half_from_double, half_to_float, write_double, write_float,
+)
+from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
+from lb.inference.request cimport InferRequest, bodies, headers, parse_http
+from lb.inference.response cimport InferResponse, render, store_form
+from lb.inference.sequence cimport LOOK_MORE, LOOK_NONE, look_for_sequence, looked, tg_sequence
+
+
+def find_first_batch(bytes data not None):
+    """(model, batch), None when more is needed."""
+    cdef tg_batch found
+    if not first_batch(<const char *> data, <size_t> len(data), &found):
+        return None
+    return (found.model.data[:found.model.size] if found.model.size else b""), found.size
+
+
+def find_first_model(bytes data not None):
+    """The name, "" when there is none, None when more is needed."""
+    cdef const char *name
+    cdef size_t n
+    cdef int found = first_model(<const char *>data, <size_t>len(data), &name, &n)
+    if found == MODEL_UNKNOWN:
+        return None
+    return name[:n] if found == MODEL_FOUND else b""
+
+
+def float_text(double value, bint single=False):
+    """Text of a value in JSON answers; `single` takes it as a float32."""
+    cdef char[FLOAT_TEXT_MAX] text
+    cdef char *end = write_float(text, <float>value) if single else write_double(text, value)
+    return text[:end - text].decode()
+
+
+def half_bits(double value, bint bfloat=False):
+    """The 16 bits of a value in FP16 (or BF16); None when it is too large."""
+    cdef uint16_t bits
+    if not (bfloat_from_double(value, &bits) if bfloat else half_from_double(value, &bits)):
+        return None
+    return bits
+
+
+def half_value(uint16_t bits, bint bfloat=False):
+    """The value of 16 bits of FP16 (or BF16)."""
+    return bfloat_to_float(bits) if bfloat else half_to_float(bits)
+
+
+def infer_target(bytes path):
+    """(model, version) of an inference path, names decoded; None for any other path."""
+    cdef span model
+    cdef span version
+    cdef int match = match_infer(path, <size_t>len(path), &model, &version)
+    if match == NO_MATCH:
+        return None
+    return (decode_model(&model) if match == MATCH_ESCAPED else model.data[:model.size], version.data[:version.size])
+
+
+def find_sequence(bytes body, bint whole):
+    """`look_for_sequence`: None when it cannot be told yet, False when there is none, else (model, version,
+    id, start, end); the id is an int or bytes."""
+    cdef tg_sequence found
+    cdef looked verdict = look_for_sequence(<const char *> body, <size_t> len(body), whole, &found)
+    if verdict == LOOK_MORE:
+        return None
+    if verdict == LOOK_NONE:
+        return False
+    id_ = found.id.data[:found.id.size] if found.id.size else found.number
+    return found.model.data[:found.model.size], found.version.data[:found.version.size], id_, found.start, found.end
+
+
+def parse_request(bytes model, bytes version, bytes body, Py_ssize_t json_length=-1):
+    """`parse_http`: the request keeps the body."""
+    cdef InferRequest request = parse_http(model, version, body, <size_t>len(body), json_length)
+    request.owner = body
+    return request
+
+
+def digest_hex(InferRequest request not None, bytes secret not None):
+    """`digest` of the request in hexadecimal; `secret` is 32 bytes."""
+    cdef unsigned char[32] out
+    if len(secret) != 32:
+        raise ValueError("the secret must be 32 bytes")
+    if request.digest(secret, out) < 0:
+        raise RuntimeError("hashing failed")
+    return (<const char *>out)[:32].hex()
+
+
+def memo_stats():
+    """Look-ups and sizes of this process's memos."""
+    return {
+        "headers": {"hits": headers.hits, "misses": headers.misses, "size": len(headers)},
+        "bodies": {"hits": bodies.hits, "misses": bodies.misses, "size": len(bodies)},
+    }
+
+
+def render_bytes(InferRequest request, bytes message):
+    """(body, json_length) of `render`."""
+    cdef InferResponse response = render(request, message, <size_t>len(message))
+    return response.body(), response.json_length
+
+
+def store_form_bytes(bytes message):
+    """What `store_form` gives; None for a malformed message."""
+    cdef tg_buffer out = tg_buffer(NULL, 0, 0, 0)
+    try:
+        if store_form(message, <size_t>len(message), &out) < 0:
+            return None
+        return tg_buffer_head(&out)[:tg_buffer_size(&out)] if tg_buffer_size(&out) else b""
+    finally:
+        tg_buffer_free(&out)
