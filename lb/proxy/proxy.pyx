@@ -33,7 +33,7 @@ from lb.upstream.queue cimport PoolQueue
 from lb.config.checks.descriptors import room
 from lb.config.plan.plan import PolicyPlan
 from lb.errors import TidegateError
-from lb.proxy import inference_body
+from lb.proxy.exchange import inference_body
 from lb.proxy.exchange.mirror import mirror
 from lb.proxy.exchange.explain.described import Described, Tables, explain
 from lb.proxy.routing.tables import make_routes

@@ -22,7 +22,7 @@ MACHINES = [
 ]
 
 # The C of the declarations, and a machine that takes the steps it is told.
-MOVE = (ROOT / "lb/core/states.pxd").read_text().split('"""')[3].replace("\\\\", "\\")
+MOVE = (ROOT / "lb/net/states.pxd").read_text().split('"""')[3].replace("\\\\", "\\")
 STEP = """
 static const tg_states door = {"door", 3, {"open", "shut", "gone"}, {1 << 1, 1 << 0 | 1 << 2, 0}};
 int main(int count, char **words) {
