@@ -112,7 +112,7 @@ class Master:
         loop.add_signal_handler(signal.SIGTERM, self.stop)
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
+        loop.add_signal_handler(signal.SIGUSR1, self._reopen_on_signal)
         loop.add_signal_handler(signal.SIGUSR2, log.info, "SIGUSR2 means nothing to Tidegate")
         release()
         async with contextlib.AsyncExitStack() as cleanup:
@@ -138,16 +138,14 @@ class Master:
         self._stop.set()
 
     def reopen_logs(self) -> None:
-        """For log rotation: the access log's path is opened anew, as soon as all have started. On failure the old file
-        goes on being written."""
+        """For log rotation: the access log's path is opened anew, as soon as all have started.
+
+        Raises StartError when the file cannot be opened; the old file goes on being written.
+        """
         self._reopen = self.state == "starting"
         if self.state != "running":
             return
-        try:
-            self.access_log.reopen()
-        except TidegateError as error:
-            log.error("%s", error)
-            return
+        self.access_log.reopen()
         self.fleet.reopen_log()
         log.info("the access log was opened anew")
 
@@ -324,7 +322,7 @@ class Master:
         self._notifier.ready(self.summary())
         self._running.set()
         if self._reopen:
-            self.reopen_logs()
+            self._reopen_on_signal()
 
     def shortage(self) -> str | None:
         """What the limit of open files, which workers have from us, does not leave room for."""
@@ -366,6 +364,12 @@ class Master:
         plan = self.plan
         if plan is not None and plan.cache is not None:
             ResultCache(self.segment, plan.cache.max_object).recover(self._clock.now())
+
+    def _reopen_on_signal(self) -> None:
+        try:
+            self.reopen_logs()
+        except TidegateError as error:
+            log.error("%s", error)
 
     async def _reload_on_hangup(self) -> None:
         await self._running.wait()  # one that came earlier is about a file that may have been read before
