@@ -62,6 +62,12 @@ class AdminClient:
             raise AdminError(f"{self.address} answers {code}: {body.get('error', '')}".rstrip(": "))
         return body
 
+    def reopen_logs(self) -> None:
+        """Raises AdminError, also when the file cannot be opened."""
+        code, body = self._ask("POST", "/api/v1/reopen-logs", _STATUS_TIMEOUT)
+        if code != 200:
+            raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
+
     def operate(self, pool: str, address: str, **wish: Any) -> dict[str, Any]:
         """Have the daemon set `admin` or `weight` of an endpoint; its row of the status document. Raises AdminError."""
         document = {"pool": pool, "address": address, **wish}

@@ -136,6 +136,15 @@ def reload(config: ConfigOption = DEFAULT_CONFIG, admin: AdminOption = "", token
 
 
 @app.command()
+def reopen_logs(config: ConfigOption = DEFAULT_CONFIG, admin: AdminOption = "", token_file: TokenOption = None) -> None:
+    """Have the running daemon open its access log anew, after the file was rotated. The same as SIGUSR1."""
+    from lb.cli.admin import client
+
+    client(config, admin, token_file).reopen_logs()
+    typer.echo("the access log was opened anew")
+
+
+@app.command()
 def status(
     config: ConfigOption = DEFAULT_CONFIG,
     admin: AdminOption = "",

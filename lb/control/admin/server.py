@@ -118,6 +118,7 @@ class AdminServer:
                 web.get("/api/v1/status", self._status),
                 web.get("/api/v1/transitions", self._transitions),
                 web.post("/api/v1/reload", self._reload),
+                web.post("/api/v1/reopen-logs", self._reopen_logs),
                 web.post("/api/v1/explain", self._explain),
                 web.get("/api/v1/endpoint", self._left),
                 web.post("/api/v1/endpoint", self._operate),
@@ -249,6 +250,14 @@ class AdminServer:
     async def _reload(self, request: web.Request) -> web.Response:
         result = await self._master.reload()
         return _json(result.to_dict(), 200 if result.ok else 409)
+
+    async def _reopen_logs(self, request: web.Request) -> web.Response:
+        """As SIGUSR1: after the rotation of the access log's file."""
+        try:
+            self._master.reopen_logs()
+        except StartError as error:
+            return _json({"error": str(error)}, 409)
+        return _json({"ok": True})
 
     async def _explain(self, request: web.Request) -> web.Response:
         """What would become of a request, and why; nothing is sent to any endpoint."""
