@@ -31,7 +31,7 @@ from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
-from lb.control.registry import Registry
+from lb.control.registry import ENABLED, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.managed import ManagedPools
 from lb.control.servers.pool import ModelServers, ServerContext
@@ -207,6 +207,13 @@ class Master:
         waiting = self.managed.waiting()
         if waiting:
             return False, f"no model server has been ready yet in {', '.join(waiting)}"
+        for pool in self.plan.pools if self.plan else ():
+            wanted = self.config.pools[pool.name].ready_endpoints
+            found = sum(
+                self.segment.health(e.slot) == UP and self.segment.admin(e.slot) == ENABLED for e in pool.endpoints
+            )
+            if found < wanted:
+                return False, f"pool {pool.name} has {found} of the {wanted} endpoints that it needs"
         return True, "ready"
 
     def summary(self) -> str:

@@ -227,3 +227,22 @@ def test_connections_to_it_leave_descriptors_for_workers(tmp_path: Path) -> None
         assert "cannot start" not in daemon.log
     finally:
         daemon.stop()
+
+
+def test_a_pool_that_needs_endpoints_to_be_ready(tmp_path: Path) -> None:
+    pool = {"protocol": "http", "endpoints": ["127.0.0.1:9", "127.0.0.1:10"], "ready_endpoints": 2}
+    daemon = Daemon(tmp_path, {**HTTP, "pools": {"web": pool}, "admin": {"bind": "127.0.0.1:0"}})
+    try:
+        base = admin_url(daemon)
+        eventually(lambda: ask(f"{base}/readyz")[0] == 200, "readiness")
+        drain = json.dumps({"pool": "web", "address": "127.0.0.1:10", "admin": "drain"}).encode()
+        with urllib.request.urlopen(f"{base}/api/v1/endpoint", drain, timeout=20) as answer:
+            assert answer.status == 200
+        assert ask(f"{base}/readyz")[::2] == (503, b"pool web has 1 of the 2 endpoints that it needs\n")
+        with urllib.request.urlopen(
+            f"{base}/api/v1/endpoint", drain.replace(b"drain", b"enable"), timeout=20
+        ) as answer:
+            assert answer.status == 200
+        assert ask(f"{base}/readyz")[0] == 200
+    finally:
+        daemon.stop()

@@ -208,6 +208,9 @@ class PoolConfig(Model):
     silence of a `tcp` session is limited by its listener."""
     retries: Integer = Field(default=1, ge=0, le=10)
     """Further tries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
+    ready_endpoints: Integer = Field(default=0, ge=0, le=65_536)
+    """Endpoints that have to be up and enabled for `/readyz` to answer 200: HAProxy's `monitor fail if { nbsrv lt N }`.
+    With fewer the load balancer in front sends its requests elsewhere. `0`: the pool is not asked about."""
     max_idle: Integer = Field(default=256, ge=0, le=65_536)
     """Unused connections kept for each worker and endpoint. `http` only."""
     tcp_keepalive: PoolTcpKeepalive = PoolTcpKeepaliveConfig()
