@@ -26,6 +26,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from children import ENVIRONMENT
+
 ROOT = Path(__file__).resolve().parents[1]
 MESSAGE = 1 << 20  # bytes of a request at most
 
@@ -44,7 +46,7 @@ class ForkServer:
             [sys.executable, __file__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": ENVIRONMENT["PYTHONPATH"]},
             start_new_session=True,  # Ctrl-C ends the tests, which end it
         )
         theirs.close()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from children import ENVIRONMENT
 from forked import Forked
 
 from lb.cli.admin import AdminClient
@@ -64,7 +65,7 @@ class Daemon:
         self.path = folder / "tidegate.yaml"
         self.log_path = folder / "stderr.log"
         self.write(config)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **popen.pop("env", {})}
+        environment = {**os.environ, "PYTHONPATH": ENVIRONMENT["PYTHONPATH"], **popen.pop("env", {})}
         arguments = [str(STANDIN), "run", str(self.path)]
         self.process: subprocess.Popen[bytes] | Forked
         with open(self.log_path, "ab") as stderr:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from control_daemon import ROOT, STANDIN, Daemon, alive, ask, configuration, daemon, eventually, listener
+from children import ENVIRONMENT
+from control_daemon import STANDIN, Daemon, alive, ask, configuration, daemon, eventually, listener
 from ports import free_port
 
 
@@ -26,7 +27,7 @@ def fails(folder: Path, config: dict | str, path: Path | None = None) -> str:
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": ENVIRONMENT["PYTHONPATH"]},
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from children import ENVIRONMENT
 from control_daemon import ROOT, STANDIN, Daemon, configuration, daemon, eventually, listener
 from ports import free_port
 
@@ -139,7 +140,7 @@ def test_the_watchdog_is_fed(tmp_path: Path, manager: NotifySocket) -> None:
 def test_socket_activation(tmp_path: Path) -> None:
     bind, unused = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     config = configuration(tmp_path, listeners={"web": listener(bind), "own": listener("127.0.0.1:0")})
-    command = ["systemd-socket-activate", "-l", bind, "-l", unused, f"-EPYTHONPATH={ROOT}", "--"]
+    command = ["systemd-socket-activate", "-l", bind, "-l", unused, f"-EPYTHONPATH={ENVIRONMENT['PYTHONPATH']}", "--"]
     path = tmp_path / "tidegate.yaml"
     running = Daemon(
         tmp_path, config, command=[*command, sys.executable, str(STANDIN), "run", str(path)], start_new_session=True
