@@ -2,11 +2,13 @@
 
 import logging
 
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport strerror
+from lb.net.ending cimport tg_end_by
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close
 
@@ -67,18 +69,26 @@ cdef class Timed:
         self.timer.owner = <void *>self
         self.deadline = UINT64_MAX
 
-    def __dealloc__(self):
-        if self.timer.next != NULL:
-            unlink(&self.timer)
-
     cdef void on_timer(self) noexcept:
         pass
+
+
+cdef void end_timed(void *timed) noexcept:
+    if (<Timed>timed).timer.next != NULL:
+        unlink(&(<Timed>timed).timer)
+
+
+tg_end_by(<PyTypeObject *>Timed, end_timed)
 
 
 cdef class Source(Timed):
 
     def __cinit__(self):
         self.fd = -1
+
+    def __dealloc__(self):
+        if self.timer.next != NULL:
+            unlink(&self.timer)
 
     cdef void on_ready(self, uint32_t events) noexcept:
         pass

@@ -33,6 +33,7 @@ from lb.proxy.accept.overload cimport Overload
 from lb.proxy.routing.readings cimport reads_alike
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, SPEAKS_WEB, SPEAKS_WEB_TEXT, speaks_grpc
 from lb.proxy.routing.route cimport Route, RouteTable
+from lb.upstream.attempt cimport Attempt
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
 
 cdef enum:
@@ -184,25 +185,27 @@ cdef class Intake:
         return route if route is not None and route.cors is not None else None
 
     cdef bint equip(self, Exchange exchange, Scan *scan, Pool pool) noexcept:
+        cdef Attempt attempt
         cdef int protocol = pool.protocol
         cdef bint grpc = scan.version == 20 and speaks_grpc(scan)
         cdef int web
         exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
         if protocol == POOL_HTTP:
-            exchange.attempt = Http1Attempt.__new__(Http1Attempt)
+            attempt = Http1Attempt.__new__(Http1Attempt)
         elif protocol == POOL_HTTP2 or grpc and (protocol == POOL_GRPC or protocol == POOL_OIP):
-            exchange.attempt = Http2Attempt.__new__(Http2Attempt)
+            attempt = Http2Attempt.__new__(Http2Attempt)
         else:
             web = web_kind_of(scan)
             if web != WEB_NONE:
                 exchange.grpc = SPEAKS_WEB if web == WEB_BINARY else SPEAKS_WEB_TEXT
-                exchange.attempt = Http2Attempt.__new__(Http2Attempt)
+                attempt = Http2Attempt.__new__(Http2Attempt)
             elif protocol == POOL_OIP:
-                exchange.attempt = InferenceAttempt.__new__(InferenceAttempt)
+                attempt = InferenceAttempt.__new__(InferenceAttempt)
                 exchange.source = self.context.new_body()
             else:
                 return False
-        exchange.attempt.owner = exchange     # until Exchange.record
+        attempt.owner = exchange              # until Exchange.record
+        exchange.attempt = attempt
         return True
 
     cdef void start(self, Exchange exchange, Scan *scan) noexcept:

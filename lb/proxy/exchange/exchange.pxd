@@ -13,6 +13,7 @@ from lb.http.head cimport Field, Scan
 from lb.net.poller cimport Timed
 from lb.net.stream cimport iovec
 from lb.endpoints.choice cimport Choice
+from lb.proxy.affinity cimport tg_affinity
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.proxy.accept.listener cimport Listener
@@ -41,9 +42,6 @@ cdef enum:
     CACHE_MISS
     CACHE_COLLAPSED
     CACHE_BYPASS
-
-cdef enum:
-    BOUND_LOST = -2                   # there was one
 
 cdef enum:
     HEDGE_LOST = 1                    # indices into HEDGE_NAMES of the access log
@@ -118,12 +116,6 @@ cdef class Exchange(Waiter):
     cdef flag request_complete
     cdef flag wants_body              # the client may go on sending
     cdef flag idempotent              # repeating it does no harm
-    # it belongs to a sequence: no hedge, no answer from the cache (lb.proxy.exchange.exchange)
-    cdef flag pinned
-    cdef flag sequence_start
-    cdef flag sequence_end
-    cdef flag cookie_due              # its cookie is to be given anew
-    cdef flag cookie_stays            # the endpoint that it is kept to is only full: the client stays with that
     cdef flag explained               # EXPLAIN_… of sampler.pxd
     cdef flag agent_length            # of `target`, the part that is the User-Agent's
     cdef short status
@@ -131,11 +123,9 @@ cdef class Exchange(Waiter):
     cdef short grpc_status            # that the endpoint said last; -1 = none
     cdef int last_endpoint            # index in the pool of the one that answered, or failed last; -1 = none was asked
     cdef tg_tried tried               # those that failed before it
-    cdef int bound                    # the only endpoint that will do, an index in the pool; -1 = any; BOUND_LOST
-    cdef int kept_to                  # the endpoint that its cookie or session names, an index in the pool; -1 = none
+    cdef tg_affinity affinity
     cdef int cost                     # what it adds to the load of an endpoint; 0 = not weighed, or not yet
     cdef uint64_t key
-    cdef uint64_t pin                 # the key of its sequence where `pinned`, else of its session; 0 = not known
     cdef uint64_t announced           # bytes of the request's body, where requests are weighed; 0 = not known
     cdef uint64_t bytes_in            # of the request's body
     cdef uint64_t bytes_out           # of the answer's body
@@ -335,46 +325,14 @@ cdef void explain_record(Exchange exchange, tg_access *record) noexcept
 cdef void forget_explanation(Exchange exchange) noexcept
 
 
-# What an exchange does with the endpoint that its client stays with, by the pool's cookie
-# (lb.upstream.affinity.cookie).
+# What binds an exchange to an endpoint (lb.proxy.affinity).
 
-# Finds the endpoint that the cookie names, and takes the cookie out of the request.
-cdef void read_cookie(Exchange exchange, Scan *scan) noexcept
-# The endpoint that a cookie or a session names, or else any; or TAKEN_….
-cdef int acquire_kept(Exchange exchange, Choice choice) noexcept
-# Set-Cookie, where the client has to be told of the endpoint that answers.
-cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept
-
-
-# What an exchange does with the sessions that its pool learns (lb.upstream.affinity.sessions).
-
-# Finds the endpoint of the request's session.
-cdef void read_session(Exchange exchange, const Scan *scan) noexcept
-# An endpoint's answer is taken: learns what its fields say. `status` is as of HTTP, 500 where gRPC's is not OK.
+# An endpoint's answer is taken: learns what its fields say of a session. `status` is as of HTTP, 500 where gRPC's is
+# not OK.
 cdef void learn_session(Exchange exchange, int status, const Field *fields, int count) noexcept
-
-
-# What binds an exchange to an endpoint: its sequence (lb.upstream.affinity.sequences); and what a reload does to such
-# ties.
-
-# See Exchange.join_sequence.
-cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept
-# It was picked for the endpoint that it has: there its sequence begins, where it is the first of one.
-cdef void begin_sequence(Exchange exchange) noexcept
 # Whether its sequence lets it go to another endpoint than one that has not processed it: only the first request may,
 # since nothing of the sequence is anywhere then.
 cdef bint may_leave(Exchange exchange) noexcept
-# It does: from now on any endpoint will do.
-cdef void untie(Exchange exchange) noexcept
 # Its endpoint is not to be had. True: it goes on at another, as it is the first of its sequence, or as the first has
 # taken the sequence there meanwhile, which was at this endpoint in vain itself.
 cdef bint goes_on(Exchange exchange) noexcept
-# Its sequence is lost, if that is where it was to go.
-cdef void lose_sequence(Exchange exchange) noexcept
-# A request of it is over.
-cdef void leave_sequence(Exchange exchange) noexcept
-# A reload gave its pool another form: what it knows of endpoints and models is put into the numbers of that. The
-# endpoint that has its sequence may be one of those that leave, or be gone (BOUND_LOST).
-cdef void rebind(Exchange exchange, Pool pool) noexcept
-# A reload has changed its pool since it came: the endpoint for its next try is one of the pool as it is now.
-cdef void follow(Exchange exchange) noexcept

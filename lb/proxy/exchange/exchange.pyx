@@ -14,7 +14,7 @@
     end              in-flight is given back, counters and the access log are written, the client goes on
 
 Behind the steps stands what they need: limits of time, refusals, the record (counters and the access log),
-explanations, and affinity by cookie, by learned session and by sequence. docs/adr/hedging.md has the reasons of hedges.
+explanations, and what binds it to an endpoint (lb.proxy.affinity). docs/adr/hedging.md has the reasons of hedges.
 """
 
 import logging
@@ -23,10 +23,11 @@ from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Expla
 
 cimport cython
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail
+from lb.net.ending cimport tg_end_by
 from lb.shared.hashing cimport hash64
 from lb.http.head cimport M_OTHER, Field, Scan
 from lb.http.head_text cimport append_number, append_text
@@ -38,10 +39,8 @@ from lb.shared.segment_words cimport (
     ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS,
     ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS, ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS,
     ROUTE_CLIENT_ABORTS, ROUTE_HEDGES, ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON,
-    ROUTE_REJECTED, ROUTE_RETRIES, ROUTE_RETRIES_REFUSED, ROUTE_TIMEOUTS, SERIES_FINISHED, SESSIONS_ENDED,
-    SESSIONS_LEARNED, SESSIONS_REQUESTS_FALLBACK, SESSIONS_REQUESTS_HIT, SESSIONS_REQUESTS_UNKNOWN,
+    ROUTE_REJECTED, ROUTE_RETRIES, ROUTE_RETRIES_REFUSED, ROUTE_TIMEOUTS, SERIES_FINISHED,
 )
-from lb.http.set_cookie cimport trim
 from lb.net.source_key cimport hash_source
 from lb.net.splice cimport PASS_NOT
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
@@ -49,8 +48,11 @@ from lb.net.tls.version cimport tls_version
 from lb.http.trace cimport TRACE_SAMPLED
 from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
+from lb.proxy.affinity cimport (
+    append_cookie, follow_pool, learn, leave_sequence, read_cookie, read_session, sequence_now,
+)
 from lb.proxy.client.client cimport Client
-from lb.proxy.routing.keys cimport drop_cookie, find_value
+from lb.proxy.routing.keys cimport find_value
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal
 from lb.proxy.exchange.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
@@ -61,20 +63,16 @@ from lb.telemetry.accesslog cimport (
 from lb.upstream.attempt cimport (
     A_OVER, A_PICKED, A_SENT, ENDED, GIVEN_UP, STOPPED, Attempt, ending, release, take_slot, tg_outcome,
 )
-from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
 from lb.upstream.load.outlier cimport VERDICT_NONE, is_fault, verdict_of, verdict_of_grpc
-from lb.upstream.pool cimport HEAD_START, KEY_COOKIE, KEY_HEADER, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
+from lb.upstream.pool cimport HEAD_START, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
     BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter, stand_in_line,
 )
-from lb.upstream.affinity.sequences cimport (
-    SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, Sequences, where,
-)
-from lb.upstream.affinity.sessions cimport SAID_ENDED, SAID_SESSION, Sessions, said
+from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
 from lb.upstream.tally cimport count_answer, count_code
 from lb.upstream.excluded cimport acquire_untried
 
@@ -170,16 +168,12 @@ cdef class Exchange(Waiter):
 
     def __cinit__(self):
         self.last_endpoint = -1
-        self.bound = -1
-        self.kept_to = -1
+        self.affinity.sequence_at = -1
+        self.affinity.sticky = -1
         self.grpc_status = -1
         self.expires = UINT64_MAX
         self.pushback = PUSHBACK_NONE
         self.wants_body = True
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.target)
-        free(self.ids)
 
     cdef void move(self, int state) noexcept:
         tg_move(&TABLE, &self.state, state)
@@ -253,17 +247,40 @@ cdef class Exchange(Waiter):
         return hash_source(text, n, &pool.prefixes)
 
     cdef bint join_sequence(self, uint64_t key, bint start, bint end) noexcept:
-        return bind(self, key, start, end)
+        cdef int index = -1
+        cdef where found = self.pool.sequences.find(key, start, self.client.poller.now, &index)
+        self.affinity.in_sequence = True
+        self.affinity.key = key
+        self.affinity.starts = start
+        self.affinity.ends = end
+        if not start:
+            self.tries_left = 0
+        if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
+            if found == SEQUENCE_LEAVING:
+                self.pool = self.pool.leaving
+            self.affinity.sticky = -1         # a cookie has no say
+            self.affinity.sequence_at = index
+            self.tied = True
+        elif found == SEQUENCE_UNKNOWN:
+            self.fail(409, b"sequence-unknown", "the sequence is not open: its first request must say sequence_start, "
+                      "and it ends when it is idle for too long")
+            return False
+        elif found == SEQUENCE_LOST:
+            self.fail_lost()
+            return False
+        return True
 
     cdef void fail_lost(self) noexcept:
-        lose_sequence(self)
+        if (self.affinity.in_sequence and self.affinity.sequence_at != -1
+                and sequence_now(&self.affinity, self.pool, self.client.poller.now) < 0):
+            self.pool.sequences.lose(self.affinity.key)
         self.fail(409, b"sequence-lost", "the endpoint that has the sequence's state is gone: begin the sequence anew")
 
     cdef void read_kept(self, Scan *scan) noexcept:
         if self.pool.cookie is not None:
-            read_cookie(self, scan)
+            read_cookie(&self.affinity, self.pool, scan)
         else:
-            read_session(self, scan)
+            read_session(&self.affinity, self.pool, scan, self.client.poller.now)
 
     cdef void want_model(self, bytes name) noexcept:
         self.wanted_model = name
@@ -323,10 +340,11 @@ cdef class Exchange(Waiter):
         return found
 
     cdef int choose(self, Choice choice) noexcept:
-        if self.bound != -1:
-            return self.pool.acquire_bound(self.bound, choice) if self.bound >= 0 else TAKEN_NOBODY
-        if self.kept_to >= 0:
-            return acquire_kept(self, choice)
+        if self.affinity.sequence_at != -1:
+            return TAKEN_NOBODY if self.affinity.sequence_at < 0 else self.pool.acquire_bound(
+                self.affinity.sequence_at, choice)
+        if self.affinity.sticky >= 0:
+            return acquire_sticky(self, choice)
         return self.acquire_any(choice)
 
     cdef int acquire_any(self, Choice choice) noexcept:
@@ -342,8 +360,11 @@ cdef class Exchange(Waiter):
         self.tries += 1
         self.last_endpoint = endpoint
         take_slot(attempt, self.pool, endpoint, self.cost, self.client.poller.now)
-        if self.pinned and self.sequence_start:
-            begin_sequence(self)
+        if self.affinity.in_sequence and self.affinity.starts:
+            if self.tries == 1:
+                self.pool.sequences.begin(self.affinity.key, endpoint, attempt.picked_at)
+            else:
+                self.pool.sequences.move(self.affinity.key, endpoint, attempt.picked_at)
         self.move(X_TRYING)
         if self.source is not None:
             self.source.picked(self)
@@ -455,7 +476,7 @@ cdef class Exchange(Waiter):
 
     cdef void next_try(self) noexcept:
         self.tries_left -= 1
-        if self.bound != -1:
+        if self.affinity.sequence_at != -1:
             untie(self)
         self.client.poller.arm(self, self.expires)       # until the next attempt waits
         if self.wait == 0:
@@ -517,7 +538,7 @@ cdef class Exchange(Waiter):
             return
         if self.tries == 1:
             self.waits_since = now
-        if self.pinned or self.pool.endpoints.size < 2 or not self.attempt.repeatable():
+        if self.affinity.in_sequence or self.pool.endpoints.size < 2 or not self.attempt.repeatable():
             return
         delay = self.route.hedge.delay(now)
         if delay == UINT64_MAX:
@@ -620,13 +641,13 @@ cdef class Exchange(Waiter):
         more true. So the choice is made in the newest, although the exchange's own attempt is in its old one."""
         cdef Pool own = self.pool
         cdef uint64_t wanted = self.wanted
-        cdef int kept_to = self.kept_to, exclude = self.attempt.endpoint, found
+        cdef int sticky = self.affinity.sticky, exclude = self.attempt.endpoint, found
         cdef Choice choice
         cdef str beside = <str>own.endpoints.addresses[exclude]
         if pool is not own:
             self.pool = pool
             self.want_model(self.wanted_model)
-            self.kept_to = -1
+            self.affinity.sticky = -1
             exclude = pool.index_at(beside)
         choice = pool.new_choice(now, self.key)
         choice.exclude = exclude
@@ -644,7 +665,7 @@ cdef class Exchange(Waiter):
             after_choice(self, now, found, beside)
         self.pool = own
         self.wanted = wanted
-        self.kept_to = kept_to
+        self.affinity.sticky = sticky
         return found
 
     cdef void own_answer(self) noexcept:
@@ -742,8 +763,8 @@ cdef class Exchange(Waiter):
             self.route.rate.append_fields(head, &self.rate)
         if self.route.cors is not None:
             self.append_cors(head, False)
-        if self.pool.cookie is not None:
-            tell_client(self, head)
+        if self.pool.cookie is not None and self.grpc != SPEAKS_GRPC:     # gRPC has no cookies
+            append_cookie(&self.affinity, self.pool, self.last_endpoint, head)
         if self.explained:
             append_explanation(self, head)
         if not self.route.expose_endpoint or self.last_endpoint < 0:
@@ -836,15 +857,17 @@ cdef class Exchange(Waiter):
 
     cdef void record(self) noexcept:
         cdef uint64_t duration = monotonic_ns() - self.started
-        self.drop_hedge()
+        if self.hedge is not None or self.alarm is not None:
+            self.drop_hedge()
         if self.attempt is not None:
             self.attempt.owner = None         # which has it as its attempt
         self.move(X_DONE)
         self.deadline = UINT64_MAX
-        if self.pinned:
-            leave_sequence(self)
-        elif self.pin and self.pool.sessions is not None:
-            self.pool.sessions.touch(self.pin, self.client.poller.now)
+        if self.affinity.in_sequence:
+            leave_sequence(&self.affinity, self.pool, self.tries != 0, self.succeeded(), self.status == 499,
+                           self.client.poller.now)
+        elif self.affinity.key and self.pool.sessions is not None:
+            self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
         count_exchange(self, duration)
         if self.recorded():
             log_exchange(self, duration)
@@ -877,6 +900,12 @@ cdef class Exchange(Waiter):
         return self.final_grpc_status()
 
 
+cdef void end_exchange(void *exchange) noexcept:
+    tg_buffer_free(&(<Exchange>exchange).target)
+    free((<Exchange>exchange).ids)
+
+
+tg_end_by(<PyTypeObject *>Exchange, end_exchange)
 tg_reuse(<PyTypeObject *>Exchange)
 
 
@@ -924,11 +953,11 @@ cdef void time_is_over(Exchange exchange) noexcept:
 
 cdef void refuse_exchange(Exchange exchange, int why) noexcept:
     cdef str pool = exchange.pool.name
-    if why == Q_NOBODY and exchange.pinned and goes_on(exchange):
+    if why == Q_NOBODY and exchange.affinity.in_sequence and goes_on(exchange):
         return
     if exchange.explained:
         no_choice(exchange, exchange.client.poller.now, why)
-    if why == Q_NOBODY and exchange.bound != -1:
+    if why == Q_NOBODY and exchange.affinity.sequence_at != -1:
         exchange.fail_lost()
         return
     if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
@@ -1164,9 +1193,9 @@ cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) n
     try:
         explanation = explanation_of(exchange)
         view = explanation.view
-        if exchange.bound == found:
+        if exchange.affinity.sequence_at == found:
             why = "it has the sequence's state"
-        elif exchange.kept_to == found:
+        elif exchange.affinity.sticky == found:
             why = "its cookie names it"
         elif view is None:
             why = "the policy chose it"
@@ -1203,10 +1232,10 @@ cdef list steps_of(Exchange exchange, uint64_t now, str beside):
     """What narrowed the choice before the policy had a say, in this order."""
     cdef tuple addresses = exchange.pool.endpoints.addresses
     steps = []
-    if exchange.pinned:
-        steps.append("sequence: it begins" if exchange.bound == -1 else "sequence: it is open")
-    if exchange.kept_to >= 0:
-        steps.append(f"affinity: the cookie names {addresses[exchange.kept_to]}")
+    if exchange.affinity.in_sequence:
+        steps.append("sequence: it begins" if exchange.affinity.sequence_at == -1 else "sequence: it is open")
+    if exchange.affinity.sticky >= 0:
+        steps.append(f"affinity: the cookie names {addresses[exchange.affinity.sticky]}")
     if exchange.wanted:
         steps.append(f"model {exchange.wanted_model.decode('utf-8', 'replace')}: only where it is ready")
     if exchange.state == X_QUEUED:
@@ -1228,7 +1257,7 @@ cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
         view = View.of(exchange.pool, now, exchange.key, exchange.last_endpoint, models=exchange.wanted)
         explanation.look(view, exchange.last_endpoint)
         words = REFUSED[why]
-        if why == Q_NOBODY and exchange.bound != -1:
+        if why == Q_NOBODY and exchange.affinity.sequence_at != -1:
             words = "the endpoint that has the sequence's state is gone"
         elif why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
             words = "no endpoint that takes requests has the model ready"
@@ -1279,201 +1308,62 @@ cdef void forget_explanation(Exchange exchange) noexcept:
     OPEN.pop(<size_t><void *>exchange, None)
 
 
-cdef enum:
-    SECOND_NS = 1_000_000_000
-
-
-cdef void read_cookie(Exchange exchange, Scan *scan) noexcept:
-    cdef EndpointCookie cookie = exchange.pool.cookie
-    cdef const char *name = <const char *>cookie.name
-    cdef size_t n = <size_t>len(cookie.name)
-    cdef const char *text
-    cdef size_t size
-    cdef bint due = False
-    if not find_value(scan, KEY_COOKIE, name, n, &text, &size):
-        return
-    exchange.kept_to = cookie.index_of(text, size, <uint64_t>wall_ns() // SECOND_NS, &due)
-    exchange.cookie_due = due
-    drop_cookie(scan, name, n)
-
-
-cdef int acquire_kept(Exchange exchange, Choice choice) noexcept:
+cdef int acquire_sticky(Exchange exchange, Choice choice) noexcept:
+    """The endpoint that a cookie or a session names, or else any; or TAKEN_…"""
     cdef int found
-    if exchange.last_endpoint == exchange.kept_to:
-        exchange.kept_to = -1                 # it has failed: another is asked, and named from now on
-        exchange.cookie_stays = False
+    if exchange.last_endpoint == exchange.affinity.sticky:
+        exchange.affinity.sticky = -1         # it has failed: another is asked, and named from now on
+        exchange.affinity.sticky_full = False
     else:
-        found = exchange.pool.acquire_kept(exchange.kept_to, choice)
+        found = exchange.pool.acquire_kept(exchange.affinity.sticky, choice)
         if found >= 0:
             return found
-        exchange.cookie_stays = found == TAKEN_FULL
+        exchange.affinity.sticky_full = found == TAKEN_FULL
     return exchange.acquire_any(choice)
 
 
-cdef void tell_client(Exchange exchange, tg_buffer *head) noexcept:
-    cdef bint here = exchange.last_endpoint == exchange.kept_to
-    if exchange.last_endpoint < 0 or exchange.bound != -1 or exchange.grpc == SPEAKS_GRPC:
-        return                                # gRPC has no cookies
-    if exchange.kept_to >= 0 and (not exchange.cookie_due if here else exchange.cookie_stays):
-        return
-    if exchange.pool.cookie.append(head, exchange.last_endpoint, <uint64_t>wall_ns() // SECOND_NS) < 0:
-        log.error("pool %s: no memory for a cookie", exchange.pool.name)
-
-
-# What an exchange does with the sessions that its pool learns.
-#
-# Only what an endpoint has said gets into the table: clients that make names up find nothing, and put nothing there.
-
-cdef enum:
-    FIRST_ERROR = 400                 # from this status on an endpoint does not seem to know the session
-
-
-cdef void read_session(Exchange exchange, const Scan *scan) noexcept:
-    cdef Sessions sessions = exchange.pool.sessions
-    cdef const char *text
-    cdef size_t size
-    cdef uint64_t key
-    if not find_value(scan, KEY_HEADER if sessions.header else KEY_COOKIE, <const char *>sessions.name,
-                      <size_t>len(sessions.name), &text, &size):
-        return
-    trim(&text, &size)
-    if size == 0:
-        return
-    key = sessions.key_of(text, size)
-    if sessions.find(key, exchange.client.poller.now, &exchange.kept_to):
-        exchange.pin = key
-    else:
-        tg_add(&sessions.words[SESSIONS_REQUESTS_UNKNOWN], 1)
-
-
 cdef void learn_session(Exchange exchange, int status, const Field *fields, int count) noexcept:
-    cdef Sessions sessions = exchange.pool.sessions
-    cdef uint64_t now = exchange.client.poller.now, key = 0
-    cdef bint here = exchange.last_endpoint == exchange.kept_to
-    cdef said found
-    if exchange.last_endpoint < 0 or exchange.pinned:
-        return                                # that of a sequence is where its sequence is
-    if exchange.pin:
-        tg_add(&sessions.words[SESSIONS_REQUESTS_HIT if here else SESSIONS_REQUESTS_FALLBACK], 1)
-    found = sessions.read_answer(fields, count, <uint64_t>wall_ns() // SECOND_NS, &key)
-    if found == SAID_ENDED:
-        tg_add(&sessions.words[SESSIONS_ENDED], 1)
-        sessions.end(key)
-        if exchange.pin:
-            sessions.end(exchange.pin)
-            exchange.pin = 0
-    elif found == SAID_SESSION:
-        if key == exchange.pin and here:
-            return                            # it only says it again
-        sessions.begin(key, exchange.last_endpoint, now)
-        tg_add(&sessions.words[SESSIONS_LEARNED], 1)
-    elif exchange.pin and not here and not exchange.cookie_stays and status < FIRST_ERROR:
-        sessions.begin(exchange.pin, exchange.last_endpoint, now)
+    learn(&exchange.affinity, exchange.pool, exchange.last_endpoint, status, fields, count,
+          exchange.client.poller.now)
 
 
-cdef bint bind(Exchange exchange, uint64_t key, bint start, bint end) noexcept:
-    cdef int index = -1
-    cdef where found = exchange.pool.sequences.find(key, start, exchange.client.poller.now, &index)
-    exchange.pinned = True
-    exchange.pin = key
-    exchange.sequence_start = start
-    exchange.sequence_end = end
-    if not start:
-        exchange.tries_left = 0
-    if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
-        if found == SEQUENCE_LEAVING:
-            exchange.pool = exchange.pool.leaving
-        exchange.kept_to = -1                 # a cookie has no say
-        exchange.bound = index
-        exchange.tied = True
-    elif found == SEQUENCE_UNKNOWN:
-        exchange.fail(409, b"sequence-unknown", "the sequence is not open: its first request must say sequence_start, "
-                      "and it ends when it is idle for too long")
-        return False
-    elif found == SEQUENCE_LOST:
-        exchange.fail_lost()
-        return False
-    return True
-
-
-cdef void begin_sequence(Exchange exchange) noexcept:
-    if exchange.tries == 1:
-        exchange.pool.sequences.begin(exchange.pin, exchange.attempt.endpoint, exchange.attempt.picked_at)
-    else:
-        exchange.pool.sequences.move(exchange.pin, exchange.attempt.endpoint, exchange.attempt.picked_at)
-
+# What binds an exchange to an endpoint: its sequence (lb.upstream.affinity.sequences); and what a reload does to such ties.
 
 cdef bint may_leave(Exchange exchange) noexcept:
-    return not exchange.pinned or exchange.sequence_start
+    return not exchange.affinity.in_sequence or exchange.affinity.starts
 
 
 cdef void untie(Exchange exchange) noexcept:
-    exchange.bound = -1
+    """From now on any endpoint will do."""
+    exchange.affinity.sequence_at = -1
     exchange.tied = False
-
-
-cdef int place_now(Exchange exchange) noexcept:
-    """Where its sequence is by now, if that is another endpoint of the pool than its own; else -1."""
-    cdef Sequences sequences = exchange.pool.sequences
-    cdef int index = sequences.index_of(sequences.pins.look(exchange.pin, exchange.client.poller.now))
-    return index if index >= 0 and index != exchange.bound and sequences.serves(index) else -1
 
 
 cdef bint goes_on(Exchange exchange) noexcept:
     cdef int index
-    if exchange.bound == -1:
+    if exchange.affinity.sequence_at == -1:
         return False
-    if exchange.sequence_start:
+    if exchange.affinity.starts:
         untie(exchange)
     else:
-        index = place_now(exchange)
+        index = sequence_now(&exchange.affinity, exchange.pool, exchange.client.poller.now)
         if index < 0:
             return False
-        exchange.bound = index
+        exchange.affinity.sequence_at = index
     exchange.client.poller.arm(exchange, exchange.expires)
     exchange.pick()
     return True
 
 
-cdef void lose_sequence(Exchange exchange) noexcept:
-    if exchange.pinned and exchange.bound != -1 and place_now(exchange) < 0:
-        exchange.pool.sequences.lose(exchange.pin)
-
-
-cdef void leave_sequence(Exchange exchange) noexcept:
-    cdef bint well = exchange.succeeded()
-    if (exchange.sequence_end and well
-            or exchange.sequence_start and exchange.tries and not well and exchange.status != 499):
-        exchange.pool.sequences.end(exchange.pin)
-    elif exchange.tries:
-        exchange.pool.sequences.touch(exchange.pin, exchange.client.poller.now)
-
-
 cdef void rebind(Exchange exchange, Pool pool) noexcept:
+    """A reload gave its pool another form: what it knows of endpoints and models is put into the numbers of that."""
     cdef Pool old = exchange.pool
-    cdef uint32_t slot
     exchange.pool = pool
     exchange.want_model(exchange.wanted_model)   # whose bit may be another there
     exchange.last_endpoint = -1               # an index of the old one
     exchange.tried.count = 0
-    if exchange.kept_to >= 0:
-        exchange.kept_to = pool.index_at(old.endpoints.addresses[exchange.kept_to]) if pool.sticky else -1
-    if pool.sequences is None:
-        if exchange.pinned:                   # they were switched off: it is as good as any request
-            exchange.pinned = exchange.tied = False
-            exchange.pin = 0
-            exchange.bound = -1
-    elif exchange.bound >= 0:
-        slot = old.sequences.slots[exchange.bound]
-        exchange.bound = pool.sequences.index_of(slot)
-        if exchange.bound < 0 and exchange.sequence_start:
-            untie(exchange)                   # it begins there as well as anywhere
-            return
-        if exchange.bound < 0 and pool.leaving is not None:
-            exchange.pool = pool.leaving
-            exchange.bound = exchange.pool.sequences.index_of(slot)
-        if exchange.bound < 0:
-            exchange.bound = BOUND_LOST
+    exchange.pool = follow_pool(&exchange.affinity, old, pool)
+    exchange.tied = exchange.affinity.sequence_at != -1
 
 
 cdef void follow(Exchange exchange) noexcept:

@@ -59,7 +59,7 @@ cdef class FirstMessage(BodySource):
     cdef void answer_begins(self, Exchange exchange, bint last) noexcept:
         if self.messages is not None and not last:
             # The stream was taken: what ends it later does not undo what began.
-            exchange.sequence_start = False
+            exchange.affinity.starts = False
 
     cdef bint on_time(self, Exchange exchange) noexcept:
         """The peer of a stream may have to speak first: its message is not waited for."""

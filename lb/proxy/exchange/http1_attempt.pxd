@@ -27,7 +27,7 @@ cdef class Http1Attempt(Http1Call):
     cdef flag alone                   # its connection is its client's alone
     cdef flag fresh                   # it wants a new connection
 
-    cdef void send_request(self) noexcept
+    cdef void send_request(self, Exchange exchange) noexcept
     # Whether pieces of the body wait for the end of the batch, in which more of them may come.
     cdef bint gathers(self) noexcept
     cdef int keep_body(self, const iovec *spans, int count, size_t size) noexcept

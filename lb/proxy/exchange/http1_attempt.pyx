@@ -15,6 +15,7 @@ from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.chunks cimport GATHERED, append_chunk
+from lb.net.ending cimport tg_end_by
 from lb.http.head cimport (
     H_CONNECTION, H_EXPECT, H_HOST, H_TE, H_UPGRADE, Field, Scan, has_token, mark_hop_by_hop, plainly_chunked,
     same_name,
@@ -46,16 +47,13 @@ from lb.upstream.pool cimport Pool
 @cython.final
 cdef class Http1Attempt(Http1Call):
 
-    def __dealloc__(self):
-        tg_buffer_free(&self.request)
-        tg_buffer_free(&self.trailers)
-
     # The request, on its way in.
 
     cdef bint begin(self, Scan *scan) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
         self.alone = brings_proof(scan)
-        keep_to_own(exchange)
+        if len(OWN):
+            keep_to_own(exchange)
         self.kept = True
         self.chunked = scan.chunked
         if build_head(self, exchange, scan) < 0:
@@ -103,7 +101,7 @@ cdef class Http1Attempt(Http1Call):
                 exchange.pick()
         elif not self.upstream.connecting:
             if last or not self.kept or not self.gathers():
-                self.send_request()
+                self.send_request(exchange)
             elif size:
                 self.upstream.poller.mark(self.upstream)      # on_batch_end sends it
         elif last and exchange.route.hedge is not None:
@@ -141,7 +139,7 @@ cdef class Http1Attempt(Http1Call):
         cdef int i, failed = 0
         cdef Exchange exchange = <Exchange>self.owner
         cdef Http1Upstream upstream = self.upstream
-        self.send_request()
+        self.send_request(exchange)
         if exchange.state == X_DONE or self.upstream is not upstream or upstream.deaf:
             return
         if tg_buffer_size(&self.request):
@@ -179,7 +177,7 @@ cdef class Http1Attempt(Http1Call):
         if self is exchange.attempt:
             if exchange.client.put_off():
                 return                        # until Exchange.launch_now
-            own = take_own(exchange, channel, self.fresh)
+            own = take_own(exchange, channel, self.fresh) if len(OWN) else None
             if own is not None:
                 self.alone = True
                 own.serve(self)
@@ -203,14 +201,13 @@ cdef class Http1Attempt(Http1Call):
         if exchange.recorded():
             self.connected_at = exchange.client.poller.now
         upstream.parser.headless = exchange.head_method
-        self.send_request()
+        self.send_request(exchange)
         if not exchange.request_complete and exchange.state < X_ANSWERING:
             exchange.wants_body = True
             exchange.client.resume_request()
 
-    cdef void send_request(self) noexcept:
+    cdef void send_request(self, Exchange exchange) noexcept:
         cdef iovec part
-        cdef Exchange exchange = <Exchange>self.owner
         cdef Http1Upstream upstream = self.upstream
         part.iov_len = self.request.end - self.request.start - self.sent
         if part.iov_len and not upstream.deaf:
@@ -227,7 +224,7 @@ cdef class Http1Attempt(Http1Call):
 
     cdef void on_batch_end(self, Http1Upstream upstream) noexcept:
         if self.kept:
-            self.send_request()
+            self.send_request(<Exchange>self.owner)
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
@@ -411,6 +408,12 @@ cdef class Http1Attempt(Http1Call):
             upstream.pool.drop(upstream)
 
 
+cdef void end_attempt(void *attempt) noexcept:
+    tg_buffer_free(&(<Http1Attempt>attempt).request)
+    tg_buffer_free(&(<Http1Attempt>attempt).trailers)
+
+
+tg_end_by(<PyTypeObject *>Http1Attempt, end_attempt)
 tg_reuse(<PyTypeObject *>Http1Attempt)
 
 
@@ -663,18 +666,18 @@ cdef bint asks_for_proof(const Scan *scan) noexcept nogil:
 
 cdef void keep_to_own(Exchange exchange) noexcept:
     cdef Pool pool = exchange.pool
-    cdef Http1Upstream own = <Http1Upstream>OWN.get(exchange.client) if OWN else None
+    cdef Http1Upstream own = <Http1Upstream>OWN.get(exchange.client)
     cdef int i
     if own is None:
         return
     for i in range(len(pool.channels)):
         if pool.channels[i] is own.pool:
-            exchange.kept_to = i
+            exchange.affinity.sticky = i
             return
 
 
 cdef Http1Upstream take_own(Exchange exchange, Http1Pool channel, bint fresh):
-    cdef Http1Upstream own = <Http1Upstream>OWN.pop(exchange.client, None) if OWN else None
+    cdef Http1Upstream own = <Http1Upstream>OWN.pop(exchange.client, None)
     if own is None or own.fd < 0:
         return None
     if (own.pool is not channel or channel.closed or fresh or own.hangup

@@ -283,7 +283,7 @@ cdef class Http2Attempt(Http2Call):
             self.give_up(exchange, kind)
 
     cdef void give_up(self, Exchange exchange, int kind) noexcept:
-        if exchange.bound >= 0 and kind == FAIL_CONNECT and not exchange.sequence_start:
+        if exchange.affinity.sequence_at >= 0 and kind == FAIL_CONNECT and not exchange.affinity.starts:
             if not h2_whole(&self.stream) or not goes_on(exchange):
                 exchange.fail_lost()
         elif kind == FAIL_CONNECT:

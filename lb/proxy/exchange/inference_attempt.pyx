@@ -126,7 +126,7 @@ cdef class InferenceAttempt(GrpcCall):
             exchange.grpc_status = -1
         if exchange.attempt_failed(self, kind):
             return
-        if exchange.bound >= 0 and kind == FAIL_CONNECT and not exchange.sequence_start:
+        if exchange.affinity.sequence_at >= 0 and kind == FAIL_CONNECT and not exchange.affinity.starts:
             if not goes_on(exchange):
                 exchange.fail_lost()
             return

@@ -13,9 +13,8 @@ from lb.net.reading cimport drained
 from lb.shared.counters cimport count_duration
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ENDPOINT_CONNECT_ERRORS, ENDPOINT_RETRIES,
-    LISTENER_RECEIVED_BYTES, LISTENER_REJECTED, LISTENER_RETRIES, LISTENER_SENT_BYTES, LISTENER_SESSION_DURATION,
-    LISTENER_TLS_HANDSHAKES_FAILED,
+    ENDPOINT_CONNECT_ERRORS, ENDPOINT_RETRIES, LISTENER_RECEIVED_BYTES, LISTENER_REJECTED, LISTENER_RETRIES,
+    LISTENER_SENT_BYTES, LISTENER_SESSION_DURATION, LISTENER_TLS_HANDSHAKES_FAILED,
 )
 from lb.net.source_key cimport hash_source
 from lb.net.splice cimport Pipe
