@@ -51,9 +51,12 @@ cdef bint takes_turn(EndpointSet endpoints, int i, uint64_t now, uint64_t key) n
 
 
 cdef int pick_any(Policy policy, Choice choice) except -2:
-    cdef int index = policy.pick(choice), excluded = choice.exclude
-    if index >= 0 or excluded < 0:
-        return index
+    cdef int index = policy.pick(choice)
+    return index if index >= 0 or choice.exclude < 0 else pick_excluded(policy, choice)
+
+
+cdef int pick_excluded(Policy policy, Choice choice) except -2:
+    cdef int excluded = choice.exclude
     choice.exclude = -1
     try:
         return policy.pick(choice)
@@ -62,7 +65,9 @@ cdef int pick_any(Policy policy, Choice choice) except -2:
 
 
 cdef int pick_in_turn(Policy policy, Choice choice) except -2:
-    cdef int index = pick_any(policy, choice)
+    cdef int index = policy.pick(choice)
+    if index < 0 and choice.exclude >= 0:
+        index = pick_excluded(policy, choice)
     choice.reluctant = False
     if (index < 0 or index == choice.exclude or index >= choice.endpoints.size
             or not has_failed(choice.endpoints.records[index])):

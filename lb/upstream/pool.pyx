@@ -203,7 +203,8 @@ cdef class Pool:
                 return TAKEN_FULL
             if self.endpoints.limited and self.endpoints.claimant(index, choice.now) >= 0:
                 choice.rule_out(index)        # its next place is that of one who can go nowhere else
-            elif self.take(index, choice):
+            elif choice.take(index):
+                tg_add(&self.series[index][TG_S_STARTED], 1)
                 if self.prober is not None:
                     self.prober.ask()
                 return index

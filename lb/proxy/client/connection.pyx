@@ -86,6 +86,13 @@ tg_state(&TABLE, b"closed", 0)
 STATES = states_of(&TABLE)
 
 
+cdef inline size_t unsent(HttpConnection connection) noexcept:
+    """As `Stream.pending`, which is too much of a call for what is asked so often."""
+    if connection.tls is None:
+        return tg_buffer_size(&connection.out)
+    return tg_buffer_size(&connection.out) + tg_buffer_size(&connection.tls.held)
+
+
 cdef class HttpConnection(Client):
 
     def __dealloc__(self):
@@ -99,14 +106,14 @@ cdef class HttpConnection(Client):
 
     cdef void on_ready(self, uint32_t events) noexcept:
         cdef Exchange exchange
-        cdef size_t waiting = self.pending()
+        cdef size_t waiting = unsent(self)
         if events & EPOLLOUT and waiting:
             if self.push() == IO_ERROR:
                 self.close_now()
                 return
-            if self.pending() < waiting:
+            if unsent(self) < waiting:
                 self.send_deadline = 0
-            if self.pending() == 0:
+            if unsent(self) == 0:
                 self.poller.mark(self)            # on_flush goes on from here
                 exchange = self.exchange          # it may end meanwhile, which drops ours
                 if exchange is not None:
@@ -137,7 +144,7 @@ cdef class HttpConnection(Client):
     cdef bint takes_input(self) noexcept:
         """Whether there is someone to take what has come."""
         if self.exchange is None:
-            return self.state == H1_SKIP or self.pending() < OUT_LIMIT
+            return self.state == H1_SKIP or unsent(self) < OUT_LIMIT
         return self.exchange.wants_body and not self.exchange.request_complete
 
     cdef bint accepts_input(self) noexcept:
@@ -238,7 +245,7 @@ cdef class HttpConnection(Client):
             self.refuse(400, b"this port speaks TLS: use https")
         elif self.state == H1_RAW and not error:
             exchange.take_body(NULL, 0, 0, True)  # half-closed: the other way may go on
-        elif error or self.exchange is not None or not self.pending():
+        elif error or self.exchange is not None or not unsent(self):
             self.close_now()
         elif self.state < H1_LAST:
             self.move(H1_LAST)                    # an answer is still going out
@@ -271,7 +278,7 @@ cdef class HttpConnection(Client):
         while n and self.state < H1_LAST:
             if self.exchange is not None and (self.exchange.request_complete or not self.exchange.wants_body):
                 break
-            if self.exchange is None and self.pending() >= OUT_LIMIT and self.state != H1_SKIP:
+            if self.exchange is None and unsent(self) >= OUT_LIMIT and self.state != H1_SKIP:
                 break                             # on_flush goes on when the client has taken its answers
             if steps >= TURN_STEPS:
                 self.poller.defer(self)           # on_flush goes on
@@ -486,7 +493,7 @@ cdef class HttpConnection(Client):
         if scan.status >= 200:
             self.check_drain()
             answer_head(&self.answer, &self.out, scan, extra, last, self.poller.now)
-        elif self.pending() > INTERIM_LIMIT:
+        elif unsent(self) > INTERIM_LIMIT:
             return                                # they are said without end, or the client does not read
         else:
             answer_interim(&self.out, scan)
@@ -522,9 +529,9 @@ cdef class HttpConnection(Client):
             failed = answer_body(&self.answer, &self.out, parts, count, size)
         else:
             failed = answer_piece_begin(&self.answer, &self.out, size)
-            waiting = self.pending() + size
+            waiting = unsent(self) + size
             failed |= self.push_parts(parts, count) == IO_ERROR
-            if self.pending() < waiting:
+            if unsent(self) < waiting:
                 self.send_deadline = 0
             failed |= answer_piece_end(&self.answer, &self.out)
         if failed:
@@ -534,7 +541,7 @@ cdef class HttpConnection(Client):
 
     cdef Py_ssize_t respond_through(self, Stream source, size_t size) noexcept:
         cdef Py_ssize_t n
-        if self.fd < 0 or self.answer.chunking or self.tls is not None or self.pending():
+        if self.fd < 0 or self.answer.chunking or self.tls is not None or unsent(self):
             return PASS_NOT
         n = pass_through(source, self, size)
         if n == PASS_LOST:
@@ -590,7 +597,7 @@ cdef class HttpConnection(Client):
 
     cdef void on_flush(self) noexcept:
         cdef int left = 0
-        cdef size_t waiting = self.pending()
+        cdef size_t waiting = unsent(self)
         cdef Exchange exchange = self.exchange
         if self.fd < 0:
             return
@@ -600,7 +607,7 @@ cdef class HttpConnection(Client):
             if left == IO_ERROR:
                 self.close_now()
                 return
-            if self.pending() < waiting:
+            if not left or unsent(self) < waiting:
                 self.send_deadline = 0
         if not left and exchange is not None:
             exchange.client_drained()             # no event will tell of what went out at once
@@ -623,7 +630,7 @@ cdef class HttpConnection(Client):
             if self.state == H1_SKIP:
                 self.move(H1_LAST)
                 self.poller.mark(self)
-            elif (self.state == H1_IDLE or self.state == H1_NEW) and not self.pending():
+            elif (self.state == H1_IDLE or self.state == H1_NEW) and not unsent(self):
                 self.close_now()
         self.go_on()
 
@@ -701,7 +708,7 @@ cdef class HttpConnection(Client):
     # Timeouts.
 
     cdef bint watch(self) noexcept:
-        if self.state == H1_EXCHANGE and self.exchange.request_complete and not self.pending():
+        if self.state == H1_EXCHANGE and self.exchange.request_complete and not unsent(self):
             self.poller.arm(self, self.poller.now)    # most answers are there before on_timer looks after the client
             return False
         if self.poller.observe(self) == 0:
@@ -717,7 +724,7 @@ cdef class HttpConnection(Client):
         if self.tls is not None and self.tls.handshaking:
             self.poller.arm(self, self.tls.deadline)
             return
-        if self.pending():
+        if unsent(self):
             if self.send_deadline == 0:
                 self.send_deadline = self.poller.now + self.listener.send_timeout
             self.poller.arm(self, self.send_deadline)
@@ -741,7 +748,7 @@ cdef class HttpConnection(Client):
             return
         if self.tls is not None and self.tls.handshaking:
             tg_add(&self.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
-        if self.pending():
+        if unsent(self):
             self.close_now()
         elif exchange is not None:
             exchange.fail(408, b"slow-body", "the request's body did not come in time")
@@ -756,14 +763,14 @@ cdef class HttpConnection(Client):
 
     def close_if_idle(self):
         """Close unless an exchange or an answer is under way; a request that has come by now is still answered."""
-        if self.exchange is None and not self.pending() and self.fd >= 0:
+        if self.exchange is None and not unsent(self) and self.fd >= 0:
             self.reader.unread = True
             self.closer.last_look = True
             self.poller.mark(self)
 
     def finishing(self):
         """Whether there is work left although no exchange is under way: an answer to send, or a last look."""
-        return self.fd >= 0 and self.exchange is None and (self.pending() > 0 or self.closer.last_look)
+        return self.fd >= 0 and self.exchange is None and (unsent(self) > 0 or self.closer.last_look)
 
     def close(self):
         """Close at once; an exchange in progress is cancelled."""
