@@ -13,7 +13,7 @@ from lb.http.head cimport Field, Scan
 from lb.net.poller cimport Timed
 from lb.net.stream cimport iovec
 from lb.endpoints.choice cimport Choice
-from lb.proxy.affinity cimport tg_affinity
+from lb.proxy.exchange.affinity cimport tg_affinity
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.forwarded cimport tg_ids
 from lb.proxy.accept.listener cimport Listener
@@ -325,7 +325,7 @@ cdef void explain_record(Exchange exchange, tg_access *record) noexcept
 cdef void forget_explanation(Exchange exchange) noexcept
 
 
-# What binds an exchange to an endpoint (lb.proxy.affinity).
+# What binds an exchange to an endpoint (lb.proxy.exchange.affinity).
 
 # An endpoint's answer is taken: learns what its fields say of a session. `status` is as of HTTP, 500 where gRPC's is
 # not OK.

@@ -14,7 +14,8 @@
     end              in-flight is given back, counters and the access log are written, the client goes on
 
 Behind the steps stands what they need: limits of time, refusals, the record (counters and the access log),
-explanations, and what binds it to an endpoint (lb.proxy.affinity). docs/adr/hedging.md has the reasons of hedges.
+explanations, and what binds it to an endpoint (lb.proxy.exchange.affinity). docs/adr/hedging.md has the reasons of
+hedges.
 """
 
 import logging
@@ -48,7 +49,7 @@ from lb.net.tls.version cimport tls_version
 from lb.http.trace cimport TRACE_SAMPLED
 from lb.endpoints.choice cimport Choice
 from lb.endpoints.set cimport EndpointSet
-from lb.proxy.affinity cimport (
+from lb.proxy.exchange.affinity cimport (
     append_cookie, follow_pool, learn, leave_sequence, read_cookie, read_session, sequence_now,
 )
 from lb.proxy.client.client cimport Client
@@ -1327,7 +1328,8 @@ cdef void learn_session(Exchange exchange, int status, const Field *fields, int 
           exchange.client.poller.now)
 
 
-# What binds an exchange to an endpoint: its sequence (lb.upstream.affinity.sequences); and what a reload does to such ties.
+# What binds an exchange to an endpoint: its sequence (lb.upstream.affinity.sequences); and what a reload does to such
+# ties.
 
 cdef bint may_leave(Exchange exchange) noexcept:
     return not exchange.affinity.in_sequence or exchange.affinity.starts
