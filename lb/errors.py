@@ -1,18 +1,33 @@
-"""One error tree: whose fault it is, which status a client sees, and whether a retry is safe (design.md section 7)."""
+"""One error tree: whose fault it is, which status a client sees, and whether a retry is safe (design.md section 7).
+
+What an error means is a row of the table of failures (lb.failure), as on the data path.
+"""
 
 from __future__ import annotations
+
+from lb.failure import BY_NAME, Failure
 
 
 class TidegateError(Exception):
     """Base of every error Tidegate raises on purpose.
 
-    `status` is the HTTP status and `grpc_status` the gRPC code a client is answered with; `retryable` says that the
-    request did not reach, or did not change, an upstream, so that another endpoint may be tried.
+    `failure` is its kind: `status` is the HTTP status and `grpc_status` the gRPC code a client is answered with;
+    `retryable` says that the request was not processed by an upstream, so that another endpoint may be tried.
     """
 
-    status = 500
-    grpc_status = 13  # INTERNAL
-    retryable = False
+    failure: Failure = BY_NAME["internal"]
+
+    @property
+    def status(self) -> int:
+        return self.failure.status
+
+    @property
+    def grpc_status(self) -> int:
+        return self.failure.grpc_status
+
+    @property
+    def retryable(self) -> bool:
+        return "connect" in self.failure.retry
 
 
 class ConfigError(TidegateError):
@@ -30,32 +45,10 @@ class StartError(TidegateError):
 class ClientError(TidegateError):
     """The client's fault."""
 
-    status = 400
-    grpc_status = 3  # INVALID_ARGUMENT
+    failure = BY_NAME["bad-request"]
 
 
 class UpstreamError(TidegateError):
-    """The upstream's fault."""
+    """The upstream's fault: what it answered is no answer."""
 
-    status = 502
-    grpc_status = 14  # UNAVAILABLE
-    retryable = True
-
-
-class UpstreamTimeout(UpstreamError):
-    """The upstream did not answer in time."""
-
-    status = 504
-    grpc_status = 4  # DEADLINE_EXCEEDED
-    retryable = False
-
-
-class Overloaded(TidegateError):
-    """We refuse to take more for now; `retry_after` seconds from now it may work."""
-
-    status = 503
-    grpc_status = 8  # RESOURCE_EXHAUSTED
-
-    def __init__(self, message: str, retry_after: float = 1.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    failure = BY_NAME["upstream-protocol"]

@@ -99,7 +99,7 @@ def layers(folder: Path) -> list[list[str]]:
     """Packages from the highest layer to the lowest; those of one layer do not know each other."""
     contracts = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (contract,) = (contract for contract in contracts if contract["type"] == "layers")
-    return [[package.strip() for package in layer.split("|")] for layer in contract["layers"]]
+    return [[package.strip(" ()") for package in layer.split("|")] for layer in contract["layers"]]
 
 
 def breaches(found: list[Import], order: list[list[str]]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig
 from lb.errors import TidegateError
+from lb.failure import BY_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,7 @@ class DiscoveryError(TidegateError):
     """No usable answer, in one line for the operator: the last good set stays. `retry_ns` is the time until the next
     look; None leaves it to the Watch, which waits longer with each failure."""
 
-    status = 503
-    grpc_status = 14
+    failure = BY_NAME["no-endpoint"]
 
     def __init__(self, message: str, retry_ns: int | None = None) -> None:
         super().__init__(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from lb.inference.errors import OipError
+from lb.inference.errors import BodyTooLarge, OipError, UnknownEncoding
 
 # What a 501 answer names in Accept-Encoding.
 ACCEPTED = "gzip, deflate"
@@ -17,8 +17,8 @@ def decompress(encoding: bytes, body: bytes, limit: int) -> bytes:
     """The body without its encoding, of at most `limit` bytes.
 
     `encoding` is the Content-Encoding header: gzip (several members are one body, RFC 1952 section 2.2), deflate (the
-    zlib format, RFC 1950) or identity. Raises OipError: 501 another encoding, 413 more than `limit` bytes, 400 damaged
-    or cut off.
+    zlib format, RFC 1950) or identity. Raises UnknownEncoding for another, BodyTooLarge for more than `limit` bytes,
+    and OipError for a body that is damaged or cut off.
     """
     name = encoding.strip().lower()
     if name in (b"", b"identity"):
@@ -28,7 +28,7 @@ def decompress(encoding: bytes, body: bytes, limit: int) -> bytes:
     window = _WINDOW.get(name)
     if window is None:
         shown = name[:40].decode("latin-1")
-        raise OipError(501, f"Content-Encoding '{shown}' is not supported, only {ACCEPTED}")
+        raise UnknownEncoding(f"Content-Encoding '{shown}' is not supported, only {ACCEPTED}")
     pieces: list[bytes] = []
     room = limit
     rest = body
@@ -38,20 +38,20 @@ def decompress(encoding: bytes, body: bytes, limit: int) -> bytes:
             # One byte more than there is room for tells a body that just fits from one that does not.
             piece = decoder.decompress(rest, room + 1)
         except zlib.error as error:
-            raise OipError(400, f"the {name.decode()} body is damaged: {error}") from None
+            raise OipError(f"the {name.decode()} body is damaged: {error}") from None
         if len(piece) > room:
             raise _too_large(limit)
         if not decoder.eof:
-            raise OipError(400, f"the {name.decode()} body is cut off")
+            raise OipError(f"the {name.decode()} body is cut off")
         pieces.append(piece)
         room -= len(piece)
         rest = decoder.unused_data
         if not rest:
             return b"".join(pieces)
         if window == 15:
-            raise OipError(400, "bytes follow the deflate body")
-    raise OipError(400, f"the gzip body has more than {MAX_MEMBERS} members")
+            raise OipError("bytes follow the deflate body")
+    raise OipError(f"the gzip body has more than {MAX_MEMBERS} members")
 
 
 def _too_large(limit: int) -> OipError:
-    return OipError(413, f"the decompressed body is larger than {limit} bytes")
+    return BodyTooLarge(f"the decompressed body is larger than {limit} bytes")

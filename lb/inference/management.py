@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import orjson
 from google.protobuf.message import DecodeError, Message
 
-from lb.http.grpc.http_status import grpc_to_http
+from lb.failure import BY_NAME, grpc_to_http
 from lb.inference.describe import to_plain
 from lb.wire import grpc_service_pb2 as wire
 
@@ -28,14 +28,6 @@ _PASSED_EXTENSIONS = frozenset(
 )
 _OWN_EXTENSIONS = ("binary_tensor_data",)
 
-# Why an answer is an error, for the access log, which points to them.
-SINGLE_SERVER = b"single-server"
-NOT_SERVED = b"not-served"
-METHOD = b"method"
-BAD_REQUEST = b"bad-request"
-MODEL_ERROR = b"model-error"
-PROTOCOL = b"upstream-protocol"
-
 
 @dataclass(frozen=True, slots=True)
 class Reply:
@@ -45,7 +37,7 @@ class Reply:
     body: bytes
     content_type: str = JSON
     allow: str = ""  # of an answer 405 (RFC 9110 section 15.5.6)
-    reason: bytes = b""  # of an error of ours, one of the constants above
+    failure: int = 0  # of an error, its kind (lb.failure); 0 where the protocol itself answers so
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +61,14 @@ _STATISTICS_PATH = re.compile(rf"{_MODEL}/stats")
 _INDEX_PATH = re.compile(r"/v2/repository(?:/(?P<repository>[^/]+))?/index")
 
 
-def error(status: int, message: str, reason: bytes = b"") -> Reply:
-    """An error as the protocol shapes it."""
-    return Reply(status, orjson.dumps({"error": message}), reason=reason)
+def error(failure: str, message: str, status: int | None = None) -> Reply:
+    """A failure (its name in lb.failure) as the protocol shapes it; `status` where that is not the failure's own."""
+    kind = BY_NAME[failure]
+    return replace(_negative(kind.status if status is None else status, message), failure=kind.kind)
+
+
+def _negative(status: int, message: str) -> Reply:
+    return Reply(status, orjson.dumps({"error": message}))
 
 
 def route(method: str, path: str, body: bytes) -> Call | Reply:
@@ -93,31 +90,31 @@ def route(method: str, path: str, body: bytes) -> Call | Reply:
         try:
             names = {key: unquote_to_bytes(value or "").decode() for key, value in match.groupdict().items()}
         except UnicodeDecodeError:
-            return error(400, "a name in the path is not UTF-8", BAD_REQUEST)
+            return error("bad-request", "a name in the path is not UTF-8")
         return make(names, body)
     for pattern, text in _OF_SINGLE_SERVERS:
         if pattern.fullmatch(path):
-            return error(404, text, SINGLE_SERVER)
-    return error(404, _GENERATE if _GENERATE_PATH.fullmatch(path) else "Not Found", NOT_SERVED)
+            return error("single-server", text)
+    return error("not-served", _GENERATE if _GENERATE_PATH.fullmatch(path) else "Not Found")
 
 
 def _only(verb: str, method: str) -> Reply | None:
     # HEAD asks for what GET would answer; the connection leaves the body out (RFC 9110 section 9.3.2).
     if method == verb or (method == "HEAD" and verb == "GET"):
         return None
-    return replace(error(405, "Method Not Allowed", METHOD), allow="GET, HEAD" if verb == "GET" else verb)
+    return replace(error("method", "Method Not Allowed"), allow="GET, HEAD" if verb == "GET" else verb)
 
 
 def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[Any], Reply]) -> Call:
     def render(status: int, message: str, reply: bytes) -> Reply:
         if status != 0:
             text = message or f"the endpoint answered with gRPC status {status}"
-            return error(grpc_to_http(status), text, MODEL_ERROR)
+            return error("model-error", text, grpc_to_http(status))
         parsed = answer()
         try:
             parsed.ParseFromString(reply)
         except DecodeError:
-            return error(502, f"the endpoint's answer is not a {answer.DESCRIPTOR.name}", PROTOCOL)
+            return error("upstream-protocol", f"the endpoint's answer is not a {answer.DESCRIPTOR.name}")
         return show(parsed)
 
     # Requests about a model, and no others, name it as `name`.
@@ -130,14 +127,14 @@ def _json(value: Any) -> Reply:
 
 def _server_live(_: dict[str, str], __: bytes) -> Call:
     def show(answer: Any) -> Reply:
-        return _json({"live": True}) if answer.live else error(400, "Server not live")
+        return _json({"live": True}) if answer.live else _negative(400, "Server not live")
 
     return _call(b"ServerLive", wire.ServerLiveRequest(), wire.ServerLiveResponse, show)
 
 
 def _server_ready(_: dict[str, str], __: bytes) -> Call:
     def show(answer: Any) -> Reply:
-        return _json({"ready": True}) if answer.ready else error(400, "Server not ready")
+        return _json({"ready": True}) if answer.ready else _negative(400, "Server not ready")
 
     return _call(b"ServerReady", wire.ServerReadyRequest(), wire.ServerReadyResponse, show)
 
@@ -153,7 +150,7 @@ def _server_metadata(_: dict[str, str], __: bytes) -> Call:
 def _model_ready(names: dict[str, str], _: bytes) -> Call:
     def show(answer: Any) -> Reply:
         if not answer.ready:
-            return error(400, "Model version not ready")
+            return _negative(400, "Model version not ready")
         return _json({"name": names["model"], "ready": True})
 
     request = wire.ModelReadyRequest(name=names["model"], version=names["version"])
@@ -207,10 +204,10 @@ def _repository_index(names: dict[str, str], body: bytes) -> Call | Reply:
         try:
             options = orjson.loads(body)
         except orjson.JSONDecodeError as problem:
-            return error(400, f"the request is not valid JSON: {problem}", BAD_REQUEST)
+            return error("bad-request", f"the request is not valid JSON: {problem}")
         wanted = options.get("ready", False) if isinstance(options, dict) else None
         if not isinstance(wanted, bool):
-            return error(400, "the request must be a JSON object whose 'ready' is a boolean", BAD_REQUEST)
+            return error("bad-request", "the request must be a JSON object whose 'ready' is a boolean")
         ready = wanted
 
     def show(answer: Any) -> Reply:

@@ -47,7 +47,7 @@ cdef int append_parameter(tg_buffer *out, int number, str key, object value, str
     elif isinstance(value, str):
         text = PyUnicode_AsUTF8AndSize(value, &text_size)
     else:
-        raise OipError(400, f"{what}: parameter '{key}' must be a string, number or boolean")
+        raise OipError(f"{what}: parameter '{key}' must be a string, number or boolean")
     size = 1 + varint_size(<uint64_t>text_size) + <size_t>text_size if text != NULL else <size_t>(end - scalar)
     if (append_tag(out, <uint32_t>number, WIRE_BYTES) < 0
             or append_varint(out, 2 + varint_size(<uint64_t>key_size) + <size_t>key_size + varint_size(size) + size) < 0
@@ -63,7 +63,7 @@ cdef list sorted_parameters(object parameters, str what):
     if parameters is None:
         return []
     if not isinstance(parameters, dict):
-        raise OipError(400, f"{what}: 'parameters' must be an object")
+        raise OipError(f"{what}: 'parameters' must be an object")
     return sorted((<dict>parameters).items())
 
 
@@ -72,4 +72,4 @@ cdef bint flag(object value, str key, str what) except? -1:
         return True
     if value is False:
         return False
-    raise OipError(400, f"{what}: parameter '{key}' must be a boolean")
+    raise OipError(f"{what}: parameter '{key}' must be a boolean")

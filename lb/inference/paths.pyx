@@ -70,11 +70,11 @@ cdef bytes decode_model(const span *model):
         high = hex_digit(model.data[i + 1]) if i + 2 < model.size else -1
         low = hex_digit(model.data[i + 2]) if i + 2 < model.size else -1
         if high < 0 or low < 0:
-            raise OipError(400, "the model's name in the path is not percent-encoded correctly")
+            raise OipError("the model's name in the path is not percent-encoded correctly")
         name[n] = <char>(high << 4 | low)
         n += 1
         i += 3
     result = PyBytes_FromStringAndSize(name, <Py_ssize_t>n)
     if not valid_utf8(result, <size_t>len(result)):
-        raise OipError(400, "the model's name in the path is not UTF-8")
+        raise OipError("the model's name in the path is not UTF-8")
     return result

@@ -137,7 +137,7 @@ cdef object load_json(object text):
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise OipError(400, f"the request is not valid JSON: {error}") from None
+        raise OipError(f"the request is not valid JSON: {error}") from None
 
 
 cdef InferRequest assemble(Template template, bytes model, bytes version, bytes id_, const char *tail,
@@ -156,8 +156,8 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     cdef const char *data
     cdef int count = 0
     if template.binary_size != tail_size:
-        raise OipError(400, f"binary_data_size adds up to {template.binary_size} bytes, "
-                            f"but {tail_size} bytes follow the JSON part")
+        raise OipError(f"binary_data_size adds up to {template.binary_size} bytes, "
+                       f"but {tail_size} bytes follow the JSON part")
     if id_size:
         owned += 1 + varint_size(id_size) + id_size
     for i in range(n):
@@ -188,7 +188,7 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
             data = tail
             tail += spec.size
             if spec.datatype == DT_BYTES and not bytes_framing_ok(data, spec.size, spec.count):
-                raise OipError(400, f"binary data of input {i} is not {spec.count} elements of length and bytes")
+                raise OipError(f"binary data of input {i} is not {spec.count} elements of length and bytes")
         else:
             data = template.packed.data + spec.packed_at
         tensors[i].iov_base = <void *>data
@@ -235,10 +235,10 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
     if json_length < 0:
         memo, json_size, limit = bodies, size, MEMO_BODY_MAX
     elif json_length == 0:
-        raise OipError(400, "raw binary requests (Inference-Header-Content-Length: 0) are not supported: "
-                            "describe the input in a JSON part")
+        raise OipError("raw binary requests (Inference-Header-Content-Length: 0) are not supported: "
+                       "describe the input in a JSON part")
     elif json_size > size:
-        raise OipError(400, f"Inference-Header-Content-Length is {json_size}, but the body has only {size} bytes")
+        raise OipError(f"Inference-Header-Content-Length is {json_size}, but the body has only {size} bytes")
     if json_size <= limit:
         at = split_id(body, json_size, &id_)
         key = memo_key(model, version, body + at, json_size - at, at != 0)
@@ -246,7 +246,7 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
         if template is None:
             document = load_json(key[8 + len(model) + len(version):])
             if at and isinstance(document, dict) and "id" in <dict>document:
-                raise OipError(400, "'id' occurs twice")
+                raise OipError("'id' occurs twice")
             template = build_template(model, version, document)
             # A template with data of its own is worth keeping only where the whole body may come again.
             if json_length < 0 or template.binary_inputs == template.input_count:
@@ -256,6 +256,6 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
         document = load_json(PyMemoryView_FromMemory(<char *>body, <Py_ssize_t>json_size, PyBUF_READ))
         template = build_template(model, version, document)
     if json_length < 0 and template.binary_inputs:
-        raise OipError(400, "binary_data_size without the header Inference-Header-Content-Length")
+        raise OipError("binary_data_size without the header Inference-Header-Content-Length")
     text = template.id if at == 0 else id_.data[:id_.size]
     return assemble(template, model, version, text, body + json_size, size - json_size)

@@ -183,8 +183,8 @@ cdef int put_output(InferResponse response, const OutputTensor *output, const Sl
                                data.size)
         if result == TEXT_NOT_UTF8:
             name = output.name.data[:output.name.size].decode()
-            raise OipError(400, f"output '{name}' holds bytes that are not UTF-8 text: ask for it as binary data "
-                                "(parameter binary_data)")
+            raise OipError(f"output '{name}' holds bytes that are not UTF-8 text: ask for it as binary data "
+                           "(parameter binary_data)")
         checked(result, "")
     put(out, "}")
     return 0

@@ -63,33 +63,33 @@ cdef int64_t natural(object value, str key, str what) except -1:
     if PyLong_CheckExact(value):
         result = PyLong_AsLongLongAndOverflow(value, &overflow)
     if result < 0 or overflow:
-        raise OipError(400, f"{what}: '{key}' must be a non-negative integer")
+        raise OipError(f"{what}: '{key}' must be a non-negative integer")
     return result
 
 
 cdef str name_of(object item, str kind, dict seen):
     if not isinstance(item, dict):
-        raise OipError(400, f"each of '{kind}s' must be an object")
+        raise OipError(f"each of '{kind}s' must be an object")
     name = (<dict>item).get("name")
     if not isinstance(name, str) or not name:
-        raise OipError(400, f"each of '{kind}s' must have a 'name'")
+        raise OipError(f"each of '{kind}s' must have a 'name'")
     if name in seen:
-        raise OipError(400, f"{kind} '{name}' occurs twice")
+        raise OipError(f"{kind} '{name}' occurs twice")
     seen[name] = None
     return <str>name
 
 
 cdef list tensor_list(object items, str kind):
     if not isinstance(items, list):
-        raise OipError(400, f"'{kind}s' must be an array")
+        raise OipError(f"'{kind}s' must be an array")
     if len(<list>items) > MAX_TENSORS:
-        raise OipError(400, f"more than {MAX_TENSORS} {kind}s")
+        raise OipError(f"more than {MAX_TENSORS} {kind}s")
     return <list>items
 
 
 cdef int refuse_shared_memory(str key, str what) except -1:
     if key.startswith("shared_memory_"):
-        raise OipError(400, f"{what}: shared memory is not supported: send the data with the request")
+        raise OipError(f"{what}: shared memory is not supported: send the data with the request")
     return 0
 
 
@@ -122,7 +122,7 @@ cdef class Template:
                 self.timeout_us = <uint64_t>natural(value, key, what)
             elif key == "priority":
                 if not PyLong_CheckExact(value) or value < 0:
-                    raise OipError(400, f"{what}: '{key}' must be a non-negative integer")
+                    raise OipError(f"{what}: '{key}' must be a non-negative integer")
             else:
                 if key == "sequence_id":
                     self.read_sequence(value)
@@ -176,13 +176,13 @@ cdef class Template:
         cdef object kind = item.get("datatype")
         cdef object binary_size = None
         if not isinstance(kind, str):
-            raise OipError(400, f"{what}: 'datatype' must be a string")
+            raise OipError(f"{what}: 'datatype' must be a string")
         text = PyUnicode_AsUTF8AndSize(kind, &size)
         spec.datatype = datatype_of(text, <size_t>size)
         if spec.datatype == DT_UNKNOWN:
-            raise OipError(400, f"{what}: unknown datatype '{kind[:40]}'")
+            raise OipError(f"{what}: unknown datatype '{kind[:40]}'")
         if not isinstance(dims, list) or len(<list>dims) > MAX_RANK:
-            raise OipError(400, f"{what}: 'shape' must be an array of at most {MAX_RANK} dimensions")
+            raise OipError(f"{what}: 'shape' must be an array of at most {MAX_RANK} dimensions")
         rank = <int>len(<list>dims)
         for i in range(rank):
             shape[i] = natural((<list>dims)[i], "shape", what)
@@ -192,7 +192,7 @@ cdef class Template:
         spec.count = element_count(shape, rank)
         expected = -1 if spec.count < 0 else 0 if spec.datatype == DT_BYTES else tensor_size(spec.datatype, spec.count)
         if expected < 0:
-            raise OipError(400, f"{what}: the shape is too large")
+            raise OipError(f"{what}: the shape is too large")
 
         text = PyUnicode_AsUTF8AndSize(name, &size)
         if append_field(scratch, TENSOR_NAME, text, <size_t>size) < 0:
@@ -214,18 +214,18 @@ cdef class Template:
 
         if binary_size is not None:
             if "data" in item:
-                raise OipError(400, f"{what}: 'data' and 'binary_data_size' exclude each other")
+                raise OipError(f"{what}: 'data' and 'binary_data_size' exclude each other")
             spec.binary = True
             spec.size = <size_t>natural(binary_size, "binary_data_size", what)
             if spec.datatype != DT_BYTES and spec.size != <size_t>expected:
-                raise OipError(400, f"{what}: binary_data_size is {spec.size} where shape and datatype take {expected}")
+                raise OipError(f"{what}: binary_data_size is {spec.size} where shape and datatype take {expected}")
             if spec.size > <size_t>INT64_MAX - self.binary_size:
-                raise OipError(400, f"{what}: binary_data_size is too large")
+                raise OipError(f"{what}: binary_data_size is too large")
             self.binary_size += spec.size
             self.binary_inputs += 1
             return 0
         if "data" not in item:
-            raise OipError(400, f"{what}: neither 'data' nor 'binary_data_size'")
+            raise OipError(f"{what}: neither 'data' nor 'binary_data_size'")
         if tg_buffer_reserve(&self.packed, 8) < 0:
             raise MemoryError
         self.packed.end = (self.packed.end + 7) & ~<size_t>7
@@ -273,7 +273,7 @@ cdef class Template:
     def read_sequence(self, value):
         """`sequence_id`: an unsigned number or a string; 0 and "" are none."""
         if isinstance(value, bool) or not isinstance(value, (int, str)) or (isinstance(value, int) and value < 0):
-            raise OipError(400, "request: parameter 'sequence_id' must be a non-negative integer or a string")
+            raise OipError("request: parameter 'sequence_id' must be a non-negative integer or a string")
         if value:
             self.sequence = str(value).encode()
             self.cacheable = False
@@ -283,12 +283,12 @@ cdef Template build_template(bytes model, bytes version, object document):
     cdef Template template = Template.__new__(Template)
     cdef tg_buffer scratch = tg_buffer(NULL, 0, 0, 0)
     if not isinstance(document, dict):
-        raise OipError(400, "the request must be a JSON object")
+        raise OipError("the request must be a JSON object")
     id_ = (<dict>document).get("id", "")
     if not isinstance(id_, str):
-        raise OipError(400, "'id' must be a string")
+        raise OipError("'id' must be a string")
     if "inputs" not in <dict>document:
-        raise OipError(400, "the request has no 'inputs'")
+        raise OipError("the request has no 'inputs'")
     template.id = (<str>id_).encode()
     template.sequence = b""
     template.cacheable = True

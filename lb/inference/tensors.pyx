@@ -33,7 +33,7 @@ cdef object wrong(str what, int dt, object item, str expected):
         text = "an array" if isinstance(item, list) else "an object"
     else:
         text = repr(item[:40] if isinstance(item, str) else item)
-    return OipError(400, f"{what}: {text} is not {expected} of datatype {datatype_name(dt).decode()}")
+    return OipError(f"{what}: {text} is not {expected} of datatype {datatype_name(dt).decode()}")
 
 
 cdef int integer(object item, int dt, str what, int64_t low, int64_t high, int64_t *value) except -1:
@@ -42,7 +42,7 @@ cdef int integer(object item, int dt, str what, int64_t low, int64_t high, int64
         raise wrong(what, dt, item, "an integer")
     value[0] = PyLong_AsLongLongAndOverflow(item, &overflow)
     if overflow or value[0] < low or value[0] > high:
-        raise OipError(400, f"{what}: {item} is out of the range of datatype {datatype_name(dt).decode()}")
+        raise OipError(f"{what}: {item} is out of the range of datatype {datatype_name(dt).decode()}")
     return 0
 
 
@@ -90,7 +90,7 @@ cdef int pack_integer(object item, int dt, char *at, str what) except -1:
         try:
             unsigned = PyLong_AsUnsignedLongLong(item)
         except OverflowError:
-            raise OipError(400, f"{what}: {item} is out of the range of datatype UINT64") from None
+            raise OipError(f"{what}: {item} is out of the range of datatype UINT64") from None
         memcpy(at, &unsigned, 8)
     return 0
 
@@ -110,7 +110,7 @@ cdef int pack_real(object item, int dt, char *at, str what) except -1:
     else:
         fits = bfloat_from_double(value, <uint16_t *>at)
     if not fits:
-        raise OipError(400, f"{what}: {item} is out of the range of datatype {datatype_name(dt).decode()}")
+        raise OipError(f"{what}: {item} is out of the range of datatype {datatype_name(dt).decode()}")
     return 0
 
 
@@ -123,7 +123,7 @@ cdef int pack_strings(list items, tg_buffer *out, str what) except -1:
             raise wrong(what, DT_BYTES, item, "a string")
         text = PyUnicode_AsUTF8AndSize(item, &size)
         if size > <Py_ssize_t>UINT32_MAX:
-            raise OipError(400, f"{what}: a string is longer than 4 GiB")
+            raise OipError(f"{what}: a string is longer than 4 GiB")
         if tg_buffer_reserve(out, 4 + <size_t>size) < 0:
             raise MemoryError
         length = <uint32_t>size
@@ -166,23 +166,23 @@ cdef int flatten(list items, int depth, Nesting *nesting, int dt, tg_buffer *out
     if nesting.lengths[depth] < 0:
         nesting.lengths[depth] = n
     elif nesting.lengths[depth] != n:
-        raise OipError(400, f"{what}: nested arrays of different lengths")
+        raise OipError(f"{what}: nested arrays of different lengths")
     if n and PyList_CheckExact(<object>PyList_GET_ITEM(items, 0)):
         if depth == MAX_RANK - 1 or nesting.depth == depth + 1:
-            raise OipError(400, f"{what}: data is nested too deeply")
+            raise OipError(f"{what}: data is nested too deeply")
         for i in range(n):
             item = <object>PyList_GET_ITEM(items, i)
             if not PyList_CheckExact(item):
-                raise OipError(400, f"{what}: arrays and values side by side")
+                raise OipError(f"{what}: arrays and values side by side")
             flatten(<list>item, depth + 1, nesting, dt, out, what)
         return 0
     if nesting.depth == 0:
         nesting.depth = depth + 1
     elif nesting.depth != depth + 1:
-        raise OipError(400, f"{what}: values at different depths")
+        raise OipError(f"{what}: values at different depths")
     nesting.left -= n
     if nesting.left < 0:
-        raise OipError(400, f"{what}: more elements in data than the shape has")
+        raise OipError(f"{what}: more elements in data than the shape has")
     return pack_leaf(items, dt, out, what)
 
 
@@ -208,14 +208,14 @@ cdef int pack_json(object data, int dt, int64_t count, const int64_t *shape, int
     cdef Nesting nesting
     cdef int i
     if not PyList_CheckExact(data):
-        raise OipError(400, f"{what}: 'data' must be an array")
+        raise OipError(f"{what}: 'data' must be an array")
     for i in range(MAX_RANK):
         nesting.lengths[i] = -1
     nesting.depth = 0
     nesting.left = count
     flatten(<list>data, 0, &nesting, dt, out, what)
     if nesting.left:
-        raise OipError(400, f"{what}: {count - nesting.left} elements in data where the shape has {count}")
+        raise OipError(f"{what}: {count - nesting.left} elements in data where the shape has {count}")
     if count and nesting.depth > 1 and not fits_shape(&nesting, shape, rank):
-        raise OipError(400, f"{what}: the nesting of data is not that of the shape")
+        raise OipError(f"{what}: the nesting of data is not that of the shape")
     return 0

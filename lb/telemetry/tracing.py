@@ -15,6 +15,7 @@ from typing import Any
 
 from lb.config.schema.tracing import TracingPlan
 from lb.errors import StartError
+from lb.failure import grpc_faults
 
 QUEUE = 4096  # spans that wait to be sent
 BATCH = 512
@@ -23,9 +24,8 @@ CLOSE_SECONDS = 2.0  # for the last sending
 # The encoder is Python and shares the worker's interpreter lock with the data path, which gets it back after this time.
 SWITCH_SECONDS = 0.0005
 OK, SERVER_ERROR = 200, 500
-# UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: errors of a server's span, and those that
-# count as its fault (lb.upstream.load.outlier)
-GRPC_FAULTS = frozenset({2, 4, 12, 13, 14, 15})
+# Errors of a server's span by the conventions, and those that the counters take for its fault.
+GRPC_FAULTS = frozenset(grpc_faults())
 
 
 class SpanExporter:

@@ -39,7 +39,7 @@ cdef struct tg_outcome:
     bint answered                     # the answer was the endpoint's, and none of ours
     int status                        # of HTTP; ours where no answer came; 0 = stopped
     int code                          # of gRPC; -1 = it was no call, or its status is not known
-    int verdict                       # what that says of the endpoint (lb.upstream.load.outlier)
+    int verdict                       # what that says of the endpoint (VERDICT_… of lb.failure)
     uint64_t bytes_in                 # of the answer's body
     uint64_t bytes_out                # of the request's body
 
@@ -72,7 +72,7 @@ cdef class Attempt(Timed):
     cdef void take_trailers(self, Scan *scan) noexcept
     # The client has taken what waited for it.
     cdef void client_drained(self) noexcept
-    # Whether another attempt may follow a failure of `kind` (enum failure): what was sent does no harm, and all of it
+    # Whether another attempt may follow a failure of `kind` (lb.failure): what was sent does no harm, and all of it
     # is kept. The retry is granted then, and has to follow.
     cdef bint may_retry(self, int kind) noexcept
     # Whether all of the request is here and may be sent once more, whatever became of the first time.
@@ -81,9 +81,9 @@ cdef class Attempt(Timed):
     cdef Attempt twin(self)
     # The rest of the outcome of the exchange's own attempt: its code and verdict.
     cdef void judge_outcome(self, tg_outcome *outcome) noexcept
-    # An answer that has begun ends by an error in its own protocol; `status` is what it would be in HTTP. False: it has
-    # no such way, and the client's connection is cut.
-    cdef bint end_answer(self, int status, const char *reason, str message) noexcept
+    # An answer that has begun ends by an error in its own protocol, for a failure of this kind (lb.failure). False: it
+    # has no such way, and the client's connection is cut.
+    cdef bint end_answer(self, int kind, str message) noexcept
     # Nothing has passed behind an upgrade for too long.
     cdef void idle(self) noexcept
 

@@ -1,13 +1,13 @@
 """One attempt at one endpoint: see attempt.pxd."""
 
 from libc.stdint cimport uint64_t
+from lb.failure cimport VERDICT_GOOD
 from lb.http.head cimport Scan
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ANSWER_RECEIVED_BYTES, ANSWER_REQUESTS_OTHER, ANSWER_SENT_BYTES
 from lb.net.splice cimport PASS_NOT
 from lb.net.states cimport states_of, tg_state
 from lb.net.stream cimport iovec
-from lb.upstream.load.outlier cimport VERDICT_GOOD
 from lb.upstream.pool cimport Pool
 from lb.upstream.tally cimport count_try
 
@@ -60,7 +60,7 @@ cdef class Attempt(Timed):
     cdef void judge_outcome(self, tg_outcome *outcome) noexcept:
         pass
 
-    cdef bint end_answer(self, int status, const char *reason, str message) noexcept:
+    cdef bint end_answer(self, int kind, str message) noexcept:
         return False
 
     cdef void idle(self) noexcept:

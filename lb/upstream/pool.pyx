@@ -5,6 +5,7 @@ from hashlib import blake2b
 
 from libc.stdint cimport INT32_MAX, uint64_t
 from libc.stdlib cimport calloc, free
+from lb.failure cimport VERDICT_GOOD, VERDICT_NONE
 from lb.shared.segment cimport Segment, tg_add
 from lb.shared.segment_words cimport SERIES_FINISHED, SERIES_STARTED
 from lb.balancing.turns cimport pick_any, pick_in_turn
@@ -15,7 +16,7 @@ from lb.endpoints.set cimport EndpointSet
 from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport PoolCosts
 from lb.upstream.connections.deferred_release cimport Debt, DeferringChannel
-from lb.upstream.load.outlier cimport VERDICT_GOOD, VERDICT_NONE, Outlier
+from lb.upstream.load.outlier cimport Outlier
 from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.affinity.sequences cimport Sequences
 from lb.upstream.load.service_time cimport Warmth
@@ -204,7 +205,7 @@ cdef class Pool:
             if self.endpoints.limited and self.endpoints.claimant(index, choice.now) >= 0:
                 choice.rule_out(index)        # its next place is that of one who can go nowhere else
             elif choice.take(index):
-                tg_add(&self.series[index][TG_S_STARTED], 1)
+                tg_add(&self.series[index][SERIES_STARTED], 1)
                 if self.prober is not None:
                     self.prober.ask()
                 return index

@@ -1,12 +1,31 @@
 """Answers in the counters of a series: of a route, or of an endpoint, where each attempt and each copy counts."""
 
 from libc.stdint cimport uint64_t
+from lb.failure cimport COUNT_CONNECT_ERROR, COUNT_REJECTED, COUNT_TIMEOUT, VERDICT_FAULT, VERDICT_GATEWAY, failure_of
 from lb.shared.counters cimport count_duration
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
     ANSWER_ERRORS, ANSWER_GRPC, ANSWER_GRPC_COUNT, ANSWER_REQUESTS_1XX, ANSWER_REQUESTS_OTHER, ANSWER_REQUEST_DURATION,
+    ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS, ROUTE_REJECTED, ROUTE_TIMEOUTS,
 )
-from lb.upstream.load.outlier cimport VERDICT_FAULT, VERDICT_GATEWAY
+
+
+cdef inline void count_failure(uint64_t *words, int kind) noexcept nogil:
+    """A failed attempt in the series of its endpoint."""
+    cdef int counter = failure_of(kind).counter
+    if counter == COUNT_TIMEOUT:
+        tg_add(&words[ENDPOINT_TIMEOUTS], 1)
+    else:
+        tg_add(&words[ENDPOINT_CONNECT_ERRORS if counter == COUNT_CONNECT_ERROR else ENDPOINT_RESPONSE_ERRORS], 1)
+
+
+cdef inline void count_refusal(uint64_t *words, int kind) noexcept nogil:
+    """A failed exchange in the series of its route: where that is a refusal, or a deadline that has passed."""
+    cdef int counter = failure_of(kind).counter
+    if counter == COUNT_TIMEOUT:
+        tg_add(&words[ROUTE_TIMEOUTS], 1)
+    elif counter == COUNT_REJECTED:
+        tg_add(&words[ROUTE_REJECTED], 1)
 
 
 cdef inline void count_answer(uint64_t *words, int status, uint64_t duration) noexcept nogil:

@@ -8,7 +8,6 @@ from lb.proxy.exchange.hedge cimport Latencies
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.client.body_rate cimport pace_advance, pace_quota, pace_start, tg_pace
 from lb.upstream.load.cost cimport PoolCosts
-from lb.upstream.load.outlier cimport is_fault
 from lb.upstream.load.service_time cimport ServiceTime, Warmth
 
 
@@ -95,11 +94,6 @@ def known_service_time(ServiceTime time not None, uint64_t now):
 def tells(Warmth warmth not None, uint64_t sent, uint64_t now, bint answered=True):
     """`tells`."""
     return warmth.tells(sent, now, answered)
-
-
-def grpc_faults():
-    """The gRPC statuses that are the server's fault."""
-    return [code for code in range(256) if is_fault(code)]
 
 
 def bytes_passed():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lb.failure import ALL, BY_NAME
 from lb.inference.management import Call, Reply, route
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire.model_config_pb2 import ModelConfig
@@ -80,8 +81,8 @@ def test_calls(method: str, path: str, body: bytes, name: str, request_: Any) ->
     ],
 )
 def test_refusals(method: str, path: str, status: int, body: bytes, allow: str) -> None:
-    reason = b"method" if allow else b"not-served"
-    assert route(method, path, b"") == Reply(status, body, allow=allow, reason=reason)
+    failure = BY_NAME["method" if allow else "not-served"].kind
+    assert route(method, path, b"") == Reply(status, body, allow=allow, failure=failure)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_extensions_that_are_not_served_are_named(path: str, said: str) -> None:
         assert isinstance(reply, Reply)
         assert (reply.status, reply.allow, reply.content_type) == (404, "", "application/json")
         assert said in json.loads(reply.body)["error"]
-        assert reply.reason == (b"not-served" if said == "generate" else b"single-server")
+        assert ALL[reply.failure].reason == ("not-served" if said == "generate" else "single-server")
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"ready":1}', b"\xff"])
@@ -114,13 +115,13 @@ def test_bad_index_body(body: bytes) -> None:
     assert isinstance(reply, Reply)
     assert reply.status == 400
     assert "error" in json.loads(reply.body)
-    assert reply.reason == b"bad-request"
+    assert ALL[reply.failure].reason == "bad-request"
 
 
 def test_bad_name() -> None:
     reply = route("GET", "/v2/models/%ff", b"")
     assert isinstance(reply, Reply)
-    assert (reply.status, reply.reason) == (400, b"bad-request")
+    assert (reply.status, ALL[reply.failure].reason) == (400, "bad-request")
 
 
 def test_inference_is_not_management() -> None:

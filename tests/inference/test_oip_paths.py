@@ -3,7 +3,7 @@
 import pytest
 from compiled.inference import infer_target
 
-from lb.http.grpc.http_status import grpc_to_http
+from lb.failure import grpc_to_http
 from lb.inference.errors import OipError
 
 

@@ -21,7 +21,7 @@ cdef enum:
     P_LINGER                          # refused with an alert, which the client gets time to read
     P_DONE                            # handed over, or closed
 
-# Why a connection was refused; the index into preface.REASONS.
+# Why a connection was refused; the index into preface.REFUSED.
 cdef enum:
     R_UNTRUSTED = 0                   # a header, or with `required` anything, from a source that is not trusted
     R_MISSING                         # no header, though it is required

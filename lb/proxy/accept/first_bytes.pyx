@@ -4,6 +4,10 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport close
+from lb.failure cimport (
+    FAIL_BAD_CLIENT_HELLO, FAIL_NOT_TLS, FAIL_NO_ROUTE, FAIL_PREFACE_TIMEOUT, FAIL_PROXY_MALFORMED, FAIL_PROXY_MISSING,
+    FAIL_PROXY_UNTRUSTED, failure_of, tg_failure,
+)
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free
 from lb.net.tls.client_hello cimport HELLO_MORE, HELLO_NOT_TLS, HELLO_RAW, hello_parse, tg_hello
 from lb.net.ip cimport ip_format, ip_parse, ip_set, tg_ip
@@ -33,9 +37,11 @@ cdef enum:
     DECODE_ERROR = 50
     UNRECOGNIZED_NAME = 112
 
-cdef tuple REASONS = (
-    "proxy-untrusted", "proxy-missing", "proxy-malformed", "preface-timeout", "not-tls", "bad-client-hello", "no-route",
-)
+# The kinds of failures (lb.failure), by R_….
+cdef int[R_COUNT] REFUSED = [
+    FAIL_PROXY_UNTRUSTED, FAIL_PROXY_MISSING, FAIL_PROXY_MALFORMED, FAIL_PREFACE_TIMEOUT, FAIL_NOT_TLS,
+    FAIL_BAD_CLIENT_HELLO, FAIL_NO_ROUTE,
+]
 
 
 # Which state may follow which.
@@ -98,7 +104,7 @@ cdef class PrefaceAcceptor(Acceptor):
         cdef int i
         found = {}
         for i in range(R_COUNT):
-            found[f"refused_{REASONS[i]}"] = self.refused[i]
+            found[f"refused_{failure_of(REFUSED[i]).reason.decode()}"] = self.refused[i]
         return found
 
 
@@ -254,6 +260,7 @@ cdef class Preface(Stream):
         cdef tg_access *record
         cdef Listener listener = self.listener
         cdef const char *method = b"TCP"
+        cdef const tg_failure *failure = failure_of(REFUSED[reason])
         self.home.refused[reason] += 1
         tg_add(&listener.series[LISTENER_REJECTED], 1)
         if reason == R_SLOW:
@@ -271,7 +278,7 @@ cdef class Preface(Stream):
         set_text(record, A_METHOD, method, 3)
         set_text(record, A_HOST, self.greeting.sni, self.greeting.sni_length)
         set_object(record, A_LISTENER, listener.name)
-        set_object(record, A_REASON, <str>REASONS[reason])
+        set_text(record, A_REASON, failure.reason, <size_t>failure.reason_length)
         listener.access.commit()
 
     cdef void refuse(self, int reason) noexcept:

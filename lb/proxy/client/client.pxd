@@ -48,6 +48,6 @@ cdef class Client(Stream):
     cdef void send_continue(self) noexcept
     # Bytes of the answer that wait for the client to take them.
     cdef size_t backlog(self) noexcept
-    # The request never became an exchange: it is answered with `status` and a message of ours; `fields` are lines to
-    # add (may be NULL).
-    cdef void decline(self, int status, str message, const tg_buffer *fields=*) noexcept
+    # The request never became an exchange: it is answered as a failure of this kind (lb.failure), with a message of
+    # ours; `fields` are lines to add (may be NULL).
+    cdef void decline(self, int kind, str message, const tg_buffer *fields=*) noexcept

@@ -75,7 +75,7 @@ cdef class HttpConnection(Client):
     cdef void keep_bytes(self, const char *data, size_t n) noexcept
 
     cdef void begin(self, Scan *scan) noexcept
-    cdef void refuse(self, int status, const char *reason) noexcept
+    cdef void refuse(self, int kind, const char *message) noexcept
     cdef void refuse_head(self, const char *head) noexcept
     cdef void await_head(self, int state) noexcept
     cdef void begin_pace(self) noexcept

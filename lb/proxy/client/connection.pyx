@@ -14,6 +14,10 @@ copied. Answers are sent once at the end of the poller's batch, bulk bodies stra
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
+from lb.failure cimport (
+    FAIL_BAD_BODY, FAIL_BAD_REQUEST, FAIL_HEAD_TOO_LARGE, FAIL_HTTP_VERSION, FAIL_NOT_IMPLEMENTED, FAIL_SLOW_BODY,
+    FAIL_SLOW_HEAD, FAIL_TOO_MANY_FIELDS, FAIL_URI_TOO_LONG, failure_of,
+)
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -242,7 +246,7 @@ cdef class HttpConnection(Client):
         if error and self.tls is not None and self.tls.plain_http:
             self.tls = None
             worker_scan().head = False            # what it holds is another's
-            self.refuse(400, b"this port speaks TLS: use https")
+            self.refuse(FAIL_BAD_REQUEST, b"this port speaks TLS: use https")
         elif self.state == H1_RAW and not error:
             exchange.take_body(NULL, 0, 0, True)  # half-closed: the other way may go on
         elif error or self.exchange is not None or not unsent(self):
@@ -289,15 +293,15 @@ cdef class HttpConnection(Client):
             if taken < 0:
                 exchange = self.exchange
                 if exchange is not None and scan.error == SCAN_TOO_MANY_FIELDS:
-                    exchange.fail(431, b"too-many-fields", "too many trailer fields")
+                    exchange.fail(FAIL_TOO_MANY_FIELDS, "too many trailer fields")
                 elif exchange is not None:
-                    exchange.fail(400, b"bad-body", self.parser.why.decode("latin-1"))
+                    exchange.fail(FAIL_BAD_BODY, self.parser.why.decode("latin-1"))
                 elif self.state == H1_SKIP:
                     self.close_now()              # it has its answer
                 elif scan.error == SCAN_TOO_MANY_FIELDS:
-                    self.refuse(431, b"too many header fields")
+                    self.refuse(FAIL_HEAD_TOO_LARGE, b"too many header fields")
                 else:
-                    self.refuse(400, self.parser.why)
+                    self.refuse(FAIL_BAD_REQUEST, self.parser.why)
                 break
             if taken == 0 and not scan.head and self.exchange is None:
                 if n > self.listener.max_header_bytes:
@@ -315,7 +319,7 @@ cdef class HttpConnection(Client):
                 self.begin(scan)
             exchange = self.exchange
             if exchange is not None and not scan.head and self.in_excess(scan, <size_t>taken):
-                exchange.fail(400, b"bad-body", "too much around the chunks of the body")
+                exchange.fail(FAIL_BAD_BODY, "too much around the chunks of the body")
                 break
             if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
                 self.keep_pace(scan.body_bytes)
@@ -406,23 +410,23 @@ cdef class HttpConnection(Client):
         self.closer.last_request = not self.parser.keep_alive()
         self.answer.keep = not self.closer.last_request and not self.intake.draining and not self.listener.draining
         if self.parser.http.http_major != 1:
-            self.refuse(505, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
+            self.refuse(FAIL_HTTP_VERSION, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
             return
         if scan.host_count > 1 or (scan.host_count == 0 and not self.answer.http10):
-            self.refuse(400, b"exactly one Host field is needed")
+            self.refuse(FAIL_BAD_REQUEST, b"exactly one Host field is needed")
             return
         if self.answer.http10 and scan.first[H_TRANSFER_ENCODING] >= 0:
-            self.refuse(400, b"HTTP/1.0 knows no Transfer-Encoding")
+            self.refuse(FAIL_BAD_REQUEST, b"HTTP/1.0 knows no Transfer-Encoding")
             return
         if not plainly_chunked(scan):
             # Passing on what another coding hides as if it were the content would change it (RFC 9112 section 6.1).
-            self.refuse(501, b"no transfer coding but chunked is understood")
+            self.refuse(FAIL_NOT_IMPLEMENTED, b"no transfer coding but chunked is understood")
             return
         if scan.method == M_CONNECT:
-            self.refuse(501, b"CONNECT is not served")
+            self.refuse(FAIL_NOT_IMPLEMENTED, b"CONNECT is not served")
             return
         if not request_target(scan, &host, &host_length):
-            self.refuse(400, b"the request target is not a path, or its host not a host")
+            self.refuse(FAIL_BAD_REQUEST, b"the request target is not a path, or its host not a host")
             return
         exchange = self.intake.admit(self, scan, host, host_length)
         if exchange is None:
@@ -434,29 +438,30 @@ cdef class HttpConnection(Client):
             self.begin_pace()
         self.intake.start(exchange, scan)
 
-    cdef void refuse(self, int status, const char *reason) noexcept:
+    cdef void refuse(self, int kind, const char *message) noexcept:
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
         self.answer.keep = False
         tg_add(&self.listener.series[LISTENER_REJECTED], 1)
-        self.decline(status, reason.decode("latin-1"))
+        self.decline(kind, message.decode("latin-1"))
 
     cdef void refuse_head(self, const char *head) noexcept:
         """A head of more than `max_header_bytes` bytes."""
         if memchr(head, 10, self.listener.max_header_bytes) == NULL:
-            self.refuse(414, b"the request line is too long")
+            self.refuse(FAIL_URI_TOO_LONG, b"the request line is too long")
         else:
-            self.refuse(431, b"the header fields are too large")
+            self.refuse(FAIL_HEAD_TOO_LARGE, b"the header fields are too large")
 
-    cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
+    cdef void decline(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
+        cdef int status = failure_of(kind).status
         cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, fields)
         cdef Scan *scan = worker_scan()
         if not scan.complete:
             self.answer.keep = False              # the rest of its body would be read as a request
         if scan.head:
-            log_declined(self, scan, scan.version, status, -1)
+            log_declined(self, scan, scan.version, kind, False)
         else:
-            log_declined(self, NULL, 0, status, -1)
-        count_declined(self.listener.series, status)
+            log_declined(self, NULL, 0, kind, False)
+        count_declined(self.listener.series, kind)
         self.respond_whole(status, &answer.head, &answer.part, 1)
 
     cdef void resume_request(self) noexcept:
@@ -751,11 +756,11 @@ cdef class HttpConnection(Client):
         if unsent(self):
             self.close_now()
         elif exchange is not None:
-            exchange.fail(408, b"slow-body", "the request's body did not come in time")
+            exchange.fail(FAIL_SLOW_BODY, "the request's body did not come in time")
         elif self.state == H1_HEAD or self.state == H1_SNIFF:
             tg_buffer_free(&self.reader.inbox)
             worker_scan().head = False            # what it holds is another's
-            self.refuse(408, b"the request did not come in time")
+            self.refuse(FAIL_SLOW_HEAD, b"the request did not come in time")
         else:
             self.close_now()
 

@@ -8,6 +8,7 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport UINT64_MAX, int32_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+from lb.failure cimport FAIL_BAD_REQUEST, FAIL_HEAD_TOO_LARGE, FAIL_NOT_IMPLEMENTED, FAIL_SLOW_BODY, failure_of
 from lb.http.authority cimport read_authority
 from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_size
 from lb.http.head cimport H_CONTENT_LENGTH, H_HOST, Scan, is_dated, same_name, worker_scan
@@ -36,7 +37,7 @@ from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
 from lb.proxy.routing.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
 from lb.proxy.client.body_rate cimport pace_advance, pace_start
-from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal, speaks_grpc
+from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal, speaks_grpc
 from lb.proxy.routing.route cimport RouteTable
 
 
@@ -273,10 +274,10 @@ cdef class Http2Request(Client):
             host = scan.fields[scan.first[H_HOST]].value
             host_length = scan.fields[scan.first[H_HOST]].value_length
         if scan.host_count > 1 or host_length == 0 or not read_authority(host, host_length, &host_length):
-            self.decline(400, "exactly one valid authority is needed")
+            self.decline(FAIL_BAD_REQUEST, "exactly one valid authority is needed")
             return
         if scan.target_length == 0 or (scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42)):
-            self.decline(400, "the request target is not a path")
+            self.decline(FAIL_BAD_REQUEST, "the request target is not a path")
             return
         exchange = self.host.intake.admit(self, scan, host, host_length)
         if exchange is None:
@@ -292,9 +293,9 @@ cdef class Http2Request(Client):
         scan.head = False                         # not all of it is there
         if self.exchange is None and problem == HEAD_TOO_MANY:
             self.grpc = speaks_grpc(scan)         # whose clients say so before their metadata
-            self.decline(431, "the header fields are too large, or too many")
+            self.decline(FAIL_HEAD_TOO_LARGE, "the header fields are too large, or too many")
         elif self.exchange is None and problem == HEAD_METHOD:
-            self.decline(501, "the method is not known here")
+            self.decline(FAIL_NOT_IMPLEMENTED, "the method is not known here")
         else:
             if self.exchange is None:
                 tg_add(&self.listener.series[LISTENER_DECLINED_MALFORMED], 1)
@@ -363,7 +364,7 @@ cdef class Http2Request(Client):
                 self.stop(H2_CANCEL)         # a client that opens no window, or does not read
                 return
         elif self.awaits_body() and self.poller.now >= self.body_deadline:
-            exchange.fail(408, b"slow-body", "the request's body did not come in time")
+            exchange.fail(FAIL_SLOW_BODY, "the request's body did not come in time")
             return
         self.watch()
 
@@ -456,11 +457,12 @@ cdef class Http2Request(Client):
     cdef size_t backlog(self) noexcept:
         return tg_buffer_size(&self.stream.queue)
 
-    cdef void decline(self, int status, str message, const tg_buffer *fields=NULL) noexcept:
-        cdef Refusal answer = refusal(status, message, SPEAKS_GRPC if self.grpc else SPEAKS_HTTP, fields)
+    cdef void decline(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
+        cdef int speaks = SPEAKS_GRPC if self.grpc else SPEAKS_HTTP
+        cdef Refusal answer = refusal(failure_of(kind).status, message, speaks, fields)
         cdef Scan *scan = worker_scan()
-        log_declined(self, scan if scan.head else NULL, 20, status, grpc_code(status) if self.grpc else -1)
-        count_declined(self.listener.series, status)
+        log_declined(self, scan if scan.head else NULL, 20, kind, self.grpc)
+        count_declined(self.listener.series, kind)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
 

@@ -3,13 +3,17 @@
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
+from lb.failure cimport (
+    FAIL_BAD_REQUEST, FAIL_BODY_TOO_LARGE, FAIL_GRPC_ONLY, FAIL_METHOD, FAIL_NOT_IMPLEMENTED, FAIL_NO_ROUTE,
+    FAIL_OVERLOADED,
+)
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free
 from lb.http.head cimport H_EXPECT, M_OTHER, Field, Scan, has_token
 from lb.http.head_text cimport append_text
 from lb.http.methods cimport method_number
 from lb.net.poller cimport Poller
 from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport ROUTE_REJECTED, SERIES_STARTED
+from lb.shared.segment_words cimport SERIES_STARTED
 from lb.proxy.routing.actions cimport admit as apply_actions
 from lb.proxy.routing.headers.aliases cimport hide_aliases
 from lb.proxy.routing.answer cimport give_answer, give_preflight
@@ -72,15 +76,15 @@ cdef class Intake:
         # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
         cdef int method = M_GET if scan.websocket else scan.method
         if not is_target(scan):
-            client.decline(400, "the request target has a fragment, or bytes beyond ASCII")
+            client.decline(FAIL_BAD_REQUEST, "the request target has a fragment, or bytes beyond ASCII")
             return None
         if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
-            client.decline(400, "the path has no normal form")
+            client.decline(FAIL_BAD_REQUEST, "the path has no normal form")
             return None
         if (client.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES)
                 and hide_aliases(scan, (<RouteTable>client.listener.table).guarded)
                 and client.listener.normalize & NORMAL_REFUSE_ALIASES):
-            client.decline(400, "a header is another spelling of one that is not for clients to choose")
+            client.decline(FAIL_BAD_REQUEST, "a header is another spelling of one that is not for clients to choose")
             return None
         # Conditions, keys and limits go by the same client: by the word of trusted proxies, where there are some.
         if client.listener.hop.wants_ids:
@@ -98,19 +102,19 @@ cdef class Intake:
             if other_method:
                 decline_method(client, &facts)
             else:
-                client.decline(404, "Not Found")
+                client.decline(FAIL_NO_ROUTE, "Not Found")
             free(ids)                         # the facts may point into it
             return None
         if (client.listener.normalize & NORMAL_READINGS and not preflight
                 and not reads_alike(<RouteTable>client.listener.table, &facts, route)):
             free(ids)
-            client.decline(400, "the path can be read in two ways, which lead to different routes")
+            client.decline(FAIL_BAD_REQUEST, "the path can be read in two ways, which lead to different routes")
             return None
         if not preflight:
             pool = route.choose(&facts)
             if scan.websocket and not takes_websockets(route, pool):
                 free(ids)
-                client.decline(501, "WebSockets are not served here")
+                client.decline(FAIL_NOT_IMPLEMENTED, "WebSockets are not served here")
                 return None
         exchange = Exchange.__new__(Exchange)
         if pool is None:                      # the route answers itself
@@ -118,7 +122,7 @@ cdef class Intake:
             exchange.grpc = SPEAKS_GRPC if not preflight and scan.version == 20 and speaks_grpc(scan) else SPEAKS_HTTP
         elif not self.equip(exchange, scan, pool):
             free(ids)
-            client.decline(415, f"the pool {pool.name} speaks gRPC only")
+            client.decline(FAIL_GRPC_ONLY, f"the pool {pool.name} speaks gRPC only")
             return None
         tg_add(&route.series[SERIES_STARTED], 1)
         exchange.started = client.poller.now
@@ -210,9 +214,8 @@ cdef class Intake:
 
     cdef void start(self, Exchange exchange, Scan *scan) noexcept:
         if self.overload.refuses(self.busy):
-            tg_add(&exchange.route.series[ROUTE_REJECTED], 1)
             exchange.request_complete = scan.complete     # then the connection can go on
-            exchange.fail(503, b"overloaded", "too much is in flight here")
+            exchange.fail(FAIL_OVERLOADED, "too much is in flight here")
             return
         if exchange.preflight:
             give_preflight(exchange, scan)
@@ -220,7 +223,7 @@ cdef class Intake:
         if exchange.route.rate is not None and not exchange.admit(scan):
             return
         if scan.has_length and scan.content_length > exchange.route.max_body:
-            exchange.fail(413, b"body-too-large",
+            exchange.fail(FAIL_BODY_TOO_LARGE,
                           f"the request's body is over the limit of {exchange.route.max_body} bytes")
             return
         if exchange.method == M_OPTIONS or exchange.method == M_TRACE:
@@ -260,5 +263,5 @@ cdef void decline_method(Client client, tg_facts *facts) noexcept:
     append_text(&fields, b"Allow: ")
     tg_buffer_append(&fields, <const char *>methods, <size_t>len(methods))
     append_text(&fields, b"\r\n")
-    client.decline(405, "Method Not Allowed", &fields)
+    client.decline(FAIL_METHOD, "Method Not Allowed", &fields)
     tg_buffer_free(&fields)

@@ -258,7 +258,12 @@ cdef class Exchange(Waiter):
 
     # The end.
 
-    cdef void fail(self, int status, const char *reason, str message) noexcept
+    # Ends the exchange by a failure of this kind (lb.failure); `message` tells the client, unless an answer has begun.
+    cdef void fail(self, int kind, str message) noexcept
+    # The same with another status than the kind has.
+    cdef void fail_with(self, int kind, int status, str message) noexcept
+    # Says why the exchange ends, in the record and in the route's counters.
+    cdef void note_failure(self, int kind) noexcept
     # Stops what runs at the endpoint, without a callback.
     cdef void cancel(self) noexcept
     # The answer is complete.

@@ -27,6 +27,12 @@ from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset, strlen
+from lb.failure cimport (
+    CLIENT_GONE, FAIL_BODY_TOO_LARGE, FAIL_CLIENT_GONE, FAIL_CONNECT, FAIL_MODEL_NOT_READY, FAIL_NO_ENDPOINT,
+    FAIL_QUEUE_FULL, FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_RATE_LIMIT, FAIL_SEQUENCE_LOST,
+    FAIL_SEQUENCE_UNKNOWN, FAIL_SLOW_BODY, FAIL_TIMEOUT, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, VERDICT_NONE,
+    failure_of, grpc_code, is_fault, verdict_of, verdict_of_grpc,
+)
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size, tg_buffer_tail
 from lb.net.ending cimport tg_end_by
 from lb.shared.hashing cimport hash64
@@ -37,10 +43,10 @@ from lb.net.poller cimport Timed, monotonic_ns
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport (
-    ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS,
-    ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS, ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS,
-    ROUTE_CLIENT_ABORTS, ROUTE_HEDGES, ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON,
-    ROUTE_REJECTED, ROUTE_RETRIES, ROUTE_RETRIES_REFUSED, ROUTE_TIMEOUTS, SERIES_FINISHED,
+    ANSWER_ERRORS, ANSWER_RECEIVED_BYTES, ANSWER_SENT_BYTES, ENDPOINT_RETRIES, ENDPOINT_TIMEOUTS, ROUTE_CACHE_BYPASS,
+    ROUTE_CACHE_COLLAPSED, ROUTE_CACHE_HIT, ROUTE_CACHE_MISS, ROUTE_CLIENT_ABORTS, ROUTE_HEDGES,
+    ROUTE_HEDGE_RESULTS_LOST, ROUTE_HEDGE_RESULTS_REFUSED, ROUTE_HEDGE_RESULTS_WON, ROUTE_RETRIES,
+    ROUTE_RETRIES_REFUSED, SERIES_FINISHED,
 )
 from lb.net.source_key cimport hash_source
 from lb.net.splice cimport PASS_NOT
@@ -54,8 +60,8 @@ from lb.proxy.exchange.affinity cimport (
 )
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.keys cimport find_value
-from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, grpc_code, refusal
-from lb.proxy.exchange.retry cimport RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT, RetryPolicy
+from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal
+from lb.proxy.exchange.retry cimport RetryPolicy
 from lb.proxy.exchange.explain.sampler cimport EXPLAIN_ASKED
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_MODEL, A_POOL, A_REASON, A_REQUEST_ID, A_ROUTE, A_TARGET,
@@ -65,16 +71,14 @@ from lb.upstream.attempt cimport (
     A_OVER, A_PICKED, A_SENT, ENDED, GIVEN_UP, STOPPED, Attempt, ending, release, take_slot, tg_outcome,
 )
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT
 from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
-from lb.upstream.load.outlier cimport VERDICT_NONE, is_fault, verdict_of, verdict_of_grpc
 from lb.upstream.pool cimport HEAD_START, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
     BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter, stand_in_line,
 )
 from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
-from lb.upstream.tally cimport count_answer, count_code
+from lb.upstream.tally cimport count_answer, count_code, count_failure, count_refusal
 from lb.upstream.excluded cimport acquire_untried
 
 log = logging.getLogger("tidegate.proxy")
@@ -82,7 +86,6 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     GRPC_CANCELLED = 1
-    GRPC_DEADLINE_EXCEEDED = 4
     GRPC_UNAVAILABLE = 14
     MILLISECOND_NS = 1_000_000
     SLOWER = 2                        # than the endpoint's average is late
@@ -197,9 +200,8 @@ cdef class Exchange(Waiter):
         cdef const char *source = self.source_address(&n)
         if self.route.rate is None or self.route.rate.admit(scan, source, n, self.started, &self.rate):
             return True
-        tg_add(&self.route.series[ROUTE_REJECTED], 1)
         self.request_complete = scan.complete     # then the connection can go on
-        self.fail(429, b"rate-limit", "too many requests; Retry-After says when to ask again")
+        self.fail(FAIL_RATE_LIMIT, "too many requests; Retry-After says when to ask again")
         return False
 
     cdef const char *source_address(self, size_t *n) noexcept:
@@ -214,7 +216,7 @@ cdef class Exchange(Waiter):
             return
         self.bytes_in += size
         if self.bytes_in > self.route.max_body and self.state != X_UPGRADED:
-            self.fail(413, b"body-too-large", f"the request's body is over the limit of {self.route.max_body} bytes")
+            self.fail(FAIL_BODY_TOO_LARGE, f"the request's body is over the limit of {self.route.max_body} bytes")
             return
         if self.source is None:
             self.attempt.take_body(spans, count, size, last)
@@ -275,7 +277,7 @@ cdef class Exchange(Waiter):
         if (self.affinity.in_sequence and self.affinity.sequence_at != -1
                 and sequence_now(&self.affinity, self.pool, self.client.poller.now) < 0):
             self.pool.sequences.lose(self.affinity.key)
-        self.fail(409, b"sequence-lost", "the endpoint that has the sequence's state is gone: begin the sequence anew")
+        self.fail(FAIL_SEQUENCE_LOST, "the endpoint that has the sequence's state is gone: begin the sequence anew")
 
     cdef void read_kept(self, Scan *scan) noexcept:
         if self.pool.cookie is not None:
@@ -294,9 +296,8 @@ cdef class Exchange(Waiter):
             self.want_model(None)             # what else is asked of a model than inferences any endpoint can answer
             self.pick()
             return
-        tg_add(&self.route.series[ROUTE_REJECTED], 1)
         name = self.wanted_model.decode("utf-8", "replace")
-        self.fail(503, b"model-not-ready", f"no endpoint of pool {self.pool.name} has model {name} ready")
+        self.fail(FAIL_MODEL_NOT_READY, f"no endpoint of pool {self.pool.name} has model {name} ready")
 
     cdef void pick(self) noexcept:
         """An endpoint by the pool's policy, not the one that just failed; in line when none has room."""
@@ -434,11 +435,11 @@ cdef class Exchange(Waiter):
             self.attempt.idle()
             return
         if self.awaits_answer() and self.client.poller.now < self.expires:
-            if self.try_again(RETRY_TIMEOUT, 504):
+            if self.try_again(RETRY_TIMEOUT, failure_of(FAIL_TIMEOUT).status):
                 return
             if self.hedge is not None:
                 self.attempt.stop()
-                self.status = 504
+                self.status = failure_of(FAIL_TIMEOUT).status
                 tg_add(&self.attempt.pool.series[self.attempt.endpoint][ENDPOINT_TIMEOUTS], 1)
                 self.let_go(False)
                 self.promote_hedge()
@@ -509,15 +510,11 @@ cdef class Exchange(Waiter):
             tg_add(&attempt.pool.series[attempt.endpoint][ENDPOINT_RETRIES], 1)
 
     cdef bint attempt_failed(self, Attempt attempt, int kind) noexcept:
-        cdef uint64_t *words = attempt.pool.series[attempt.endpoint]
-        if kind == FAIL_TIMEOUT:
-            tg_add(&words[ENDPOINT_TIMEOUTS], 1)
-        else:
-            tg_add(&words[ENDPOINT_CONNECT_ERRORS if kind == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
+        count_failure(attempt.pool.series[attempt.endpoint], kind)
         if attempt is self.hedge:
-            self.release_hedge(ENDED, 502, GRPC_DEADLINE_EXCEEDED if kind == FAIL_TIMEOUT else GRPC_UNAVAILABLE)
+            self.release_hedge(ENDED, failure_of(kind).status, failure_of(kind).grpc_status)
             return True
-        self.status = 504 if kind == FAIL_TIMEOUT else 502
+        self.status = failure_of(kind).status
         self.let_go(False)
         if self.promote_hedge():
             return True
@@ -785,13 +782,20 @@ cdef class Exchange(Waiter):
 
     # The end.
 
-    cdef void fail(self, int status, const char *reason, str message) noexcept:
+    cdef void note_failure(self, int kind) noexcept:
+        self.reason = failure_of(kind).reason
+        count_refusal(self.route.series, kind)
+
+    cdef void fail(self, int kind, str message) noexcept:
+        self.fail_with(kind, failure_of(kind).status, message)
+
+    cdef void fail_with(self, int kind, int status, str message) noexcept:
         """Ends the exchange with an answer of our own, or by cutting the connection when the answer has begun."""
         cdef Refusal answer
         cdef Client client = self.client
-        if self.state == X_DONE or self.state == X_ANSWERING and self.attempt.end_answer(status, reason, message):
+        if self.state == X_DONE or self.state == X_ANSWERING and self.attempt.end_answer(kind, message):
             return
-        self.reason = reason
+        self.note_failure(kind)
         self.leave_queue(False)
         self.cancel()
         if self.state >= X_ANSWERING:
@@ -820,8 +824,8 @@ cdef class Exchange(Waiter):
         self.leave_queue(False)
         self.cancel()
         if self.state != X_UPGRADED:          # which ends in this way, too
-            self.status = 499
-            self.reason = b"client-gone"
+            self.status = CLIENT_GONE
+            self.reason = failure_of(FAIL_CLIENT_GONE).reason
         self.let_go(True)
         self.record()
 
@@ -887,14 +891,14 @@ cdef class Exchange(Waiter):
     cdef int final_grpc_status(self) noexcept:
         if self.grpc == SPEAKS_HTTP:
             return self.grpc_status           # the model server's, of which the client got an HTTP status
-        if self.status == 200 or (self.grpc_status >= 0 and self.status != 499):
+        if self.status == 200 or (self.grpc_status >= 0 and self.status != CLIENT_GONE):
             return self.grpc_status
-        return -1 if self.status == 499 else grpc_code(self.status)
+        return -1 if self.status == CLIENT_GONE else grpc_code(self.status)
 
     cdef int counted_grpc_status(self) noexcept:
         if self.grpc == SPEAKS_HTTP:
             return -1
-        if self.status == 499:
+        if self.status == CLIENT_GONE:
             return GRPC_CANCELLED
         if self.status == 200 and self.grpc_status < 0 and self.pool is not None and self.pool.protocol != POOL_HTTP:
             return GRPC_UNKNOWN if self.reason == NULL else GRPC_UNAVAILABLE
@@ -943,13 +947,12 @@ cdef void time_is_over(Exchange exchange) noexcept:
             exchange.client.backlog() or (exchange.wants_body and not exchange.request_complete)):
         exchange.arm_wait()           # the client is slow, not the endpoint; the client has a timeout of its own
         return
-    tg_add(&exchange.route.series[ROUTE_TIMEOUTS], 1)
     if not exchange.request_complete and exchange.wants_body and exchange.state < X_ANSWERING:
-        exchange.fail(408, b"slow-body", "the request did not come in the time that its route allows")
+        exchange.fail(FAIL_SLOW_BODY, "the request did not come in the time that its route allows")
         return
     if exchange.attempt is not None and exchange.attempt.state != A_OVER:
         tg_add(&exchange.attempt.pool.series[exchange.attempt.endpoint][ENDPOINT_TIMEOUTS], 1)
-    exchange.fail(504, b"timeout", "the endpoint did not answer in time")
+    exchange.fail(FAIL_TIMEOUT, "the endpoint did not answer in time")
 
 
 cdef void refuse_exchange(Exchange exchange, int why) noexcept:
@@ -962,23 +965,21 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
         exchange.fail_lost()
         return
     if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
-        tg_add(&exchange.route.series[ROUTE_TIMEOUTS], 1)
-        exchange.fail(504, b"timeout", f"no endpoint of pool {pool} had room in time")
+        exchange.fail(FAIL_TIMEOUT, f"no endpoint of pool {pool} had room in time")
         return
     if why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
         exchange.model_not_ready()
         return
-    tg_add(&exchange.route.series[ROUTE_REJECTED], 1)
     if why == Q_NOBODY:
-        exchange.fail(503, b"no-endpoint", f"no endpoint of pool {pool} is available")
+        exchange.fail(FAIL_NO_ENDPOINT, f"no endpoint of pool {pool} is available")
     elif why == Q_HOPELESS:
-        exchange.fail(503, b"queue-late", f"the queue of pool {pool} is too long to answer in time")
+        exchange.fail(FAIL_QUEUE_LATE, f"the queue of pool {pool} is too long to answer in time")
     elif why == Q_SHED:
-        exchange.fail(503, b"queue-shed", f"pool {pool} is overloaded")
+        exchange.fail(FAIL_QUEUE_SHED, f"pool {pool} is overloaded")
     elif why == Q_TIMEOUT:
-        exchange.fail(503, b"queue-timeout", f"the endpoints of pool {pool} were busy for too long")
+        exchange.fail(FAIL_QUEUE_TIMEOUT, f"the endpoints of pool {pool} were busy for too long")
     else:
-        exchange.fail(503, b"queue-full", f"the endpoints of pool {pool} are busy, and its queue is full")
+        exchange.fail(FAIL_QUEUE_FULL, f"the endpoints of pool {pool} are busy, and its queue is full")
 
 
 cdef Refusal refusal_of(Exchange exchange, int status, str message):
@@ -992,11 +993,11 @@ cdef Refusal refusal_of(Exchange exchange, int status, str message):
 
 
 cdef void append_fields(Exchange exchange, int status, tg_buffer *fields) noexcept:
-    if exchange.rate.wait and status == 429:
+    if exchange.rate.wait and status == failure_of(FAIL_RATE_LIMIT).status:
         exchange.route.rate.append_refusal(fields, &exchange.rate)
     elif exchange.rate.admitted:
         exchange.route.rate.append_fields(fields, &exchange.rate)
-    if status == 503 and exchange.pool is not None and exchange.pool.queue is not None:
+    if status == failure_of(FAIL_NO_ENDPOINT).status and exchange.pool is not None and exchange.pool.queue is not None:
         append_text(fields, b"Retry-After: ")
         append_number(fields, exchange.pool.queue.retry_after(exchange.client.poller.now))
         append_text(fields, b"\r\n")
@@ -1013,7 +1014,8 @@ cdef size_t MODELS_LENGTH = 11
 cdef int told_status(Exchange exchange) noexcept:
     """The HTTP status that the client was told: an answer of our own to one that speaks gRPC is a gRPC status, and
     `status` what it stands for."""
-    if exchange.grpc == SPEAKS_HTTP or exchange.reason == NULL or exchange.first_byte_at or exchange.status == 499:
+    if (exchange.grpc == SPEAKS_HTTP or exchange.reason == NULL or exchange.first_byte_at
+            or exchange.status == CLIENT_GONE):
         return exchange.status
     return 200
 
@@ -1023,7 +1025,7 @@ cdef void count_exchange(Exchange exchange, uint64_t duration) noexcept:
     cdef int code = exchange.counted_grpc_status()
     # The status of an answer that was cut off said that it would be whole.
     cdef int status = exchange.cut if exchange.cut else told_status(exchange)
-    if status == 499:
+    if status == CLIENT_GONE:
         status = 0
         if exchange.reason != NULL:           # not an endpoint's own
             tg_add(&words[ROUTE_CLIENT_ABORTS], 1)

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 from libc.string cimport strlen
+from lb.failure cimport FAIL_BAD_BODY, FAIL_NO_MEMORY
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_CONTENT_LENGTH, H_CONTENT_TYPE, H_TRAILER, Field, Scan
 from lb.http.head_text cimport append_trailers
@@ -62,15 +63,15 @@ cdef class WebCodec:
         if rc == WEB_OK and last:
             rc = web_decode_end(&self.decoder)
         if rc == WEB_NO_MEMORY:
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
         elif rc != WEB_OK:
-            exchange.fail(400, b"bad-body", "the body is not base64")
+            exchange.fail(FAIL_BAD_BODY, "the body is not base64")
         return rc == WEB_OK
 
     cdef bint rewrite_answer(self, Exchange exchange, Scan *scan, bint last) noexcept:
         cdef int i
         if self.retype(scan, WEB_TEXT_TYPE if self.text else WEB, strlen(PLAIN)) < 0:
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
             return False
         if scan.first[H_CONTENT_LENGTH] >= 0 and not last:
             scan.fields[scan.first[H_CONTENT_LENGTH]].hop = True      # the trailers' frame makes it longer
@@ -83,7 +84,7 @@ cdef class WebCodec:
     cdef bint encode(self, Exchange exchange, iovec *part) noexcept:
         tg_buffer_clear(&self.piece)
         if web_encode(part, 1, &self.piece) < 0:
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
             return False
         part.iov_base = tg_buffer_head(&self.piece)
         part.iov_len = tg_buffer_size(&self.piece)
@@ -98,7 +99,7 @@ cdef class WebCodec:
         begun = web_trailers_begin(&frame)
         if begun < 0 or append_trailers(&frame, scan) < 0:
             tg_buffer_free(&frame)
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
             return
         web_trailers_end(&frame, begun)
         part.iov_base = tg_buffer_head(&frame)

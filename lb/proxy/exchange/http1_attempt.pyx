@@ -13,6 +13,10 @@ cimport cython
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
+from lb.failure cimport (
+    FAIL_CONNECT, FAIL_IDLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, RETRY_5XX, failure_of, is_good,
+    is_retryable,
+)
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.chunks cimport GATHERED, append_chunk
 from lb.net.ending cimport tg_end_by
@@ -35,11 +39,9 @@ from lb.proxy.exchange.exchange cimport (
 )
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.routing.headers.forwarded cimport tg_hop
-from lb.proxy.exchange.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
 from lb.upstream.attempt cimport (
     A_ANSWERING, A_CONNECTING, A_SENDING, A_SENT, Attempt, step, tg_outcome,
 )
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.pool cimport Pool
 
@@ -57,7 +59,7 @@ cdef class Http1Attempt(Http1Call):
         self.kept = True
         self.chunked = scan.chunked
         if build_head(self, exchange, scan) < 0:
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
             return False
         # A request that is here whole goes out with its body in one write, from take_body.
         if scan.websocket:
@@ -66,7 +68,7 @@ cdef class Http1Attempt(Http1Call):
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if self.chunked and append_trailers(&self.trailers, scan) < 0:
-            (<Exchange>self.owner).fail(503, b"no-memory", "out of memory")
+            (<Exchange>self.owner).fail(FAIL_NO_MEMORY, "out of memory")
 
     cdef int append_end(self, tg_buffer *out) noexcept:
         """The last chunk and the trailers (RFC 9112 section 7.1.2)."""
@@ -88,7 +90,7 @@ cdef class Http1Attempt(Http1Call):
                 self.kept = False
         if self.kept:
             if self.keep_body(spans, count, size) < 0 or (last and self.chunked and self.append_end(&self.request) < 0):
-                exchange.fail(503, b"no-memory", "out of memory")
+                exchange.fail(FAIL_NO_MEMORY, "out of memory")
                 return
         else:
             self.spill(spans, count, size, last)
@@ -350,7 +352,7 @@ cdef class Http1Attempt(Http1Call):
     cdef void idle(self) noexcept:
         cdef Http1Upstream upstream = self.upstream
         if upstream is not None:
-            (<Exchange>self.owner).reason = b"idle"
+            (<Exchange>self.owner).reason = failure_of(FAIL_IDLE).reason
             self.on_raw_end(upstream)
 
     cdef void client_drained(self) noexcept:
@@ -368,15 +370,15 @@ cdef class Http1Attempt(Http1Call):
         cdef Exchange exchange = <Exchange>self.owner
         if exchange.state >= X_ANSWERING:
             tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
-            exchange.fail(502, b"upstream-reset", "")
+            exchange.fail(FAIL_RESET, "")
         elif exchange.attempt_failed(self, kind):
             return
         elif kind == FAIL_CONNECT:
-            exchange.fail(502, b"connect", "could not connect to the endpoint")
+            exchange.fail(FAIL_CONNECT, "could not connect to the endpoint")
         elif kind == FAIL_PROTOCOL:
-            exchange.fail(502, b"upstream-protocol", "the endpoint's answer is not valid HTTP")
+            exchange.fail(FAIL_PROTOCOL, "the endpoint's answer is not valid HTTP")
         else:
-            exchange.fail(502, b"upstream-reset", "the endpoint closed the connection without a complete answer")
+            exchange.fail(FAIL_RESET, "the endpoint closed the connection without a complete answer")
 
     cdef bint may_retry(self, int kind) noexcept:
         """Safe when nothing has arrived; or when no answer has begun, and repeating does no harm."""
@@ -384,7 +386,7 @@ cdef class Http1Attempt(Http1Call):
         if not self.kept or not (kind == FAIL_CONNECT or kind == FAIL_REFUSED
                                  or (kind == FAIL_RESET and exchange.idempotent)):
             return False
-        return exchange.retry_granted(RETRY_CONNECT if kind == FAIL_CONNECT else RETRY_RESET, -1)
+        return exchange.retry_granted(failure_of(kind).retry, -1)
 
     cdef bint repeatable(self) noexcept:
         cdef Exchange exchange = <Exchange>self.owner

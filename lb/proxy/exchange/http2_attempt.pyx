@@ -12,6 +12,11 @@ cimport cython
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
+from lb.failure cimport (
+    CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET,
+    FAIL_SINGLE_SERVER, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
+    failure_of, grpc_code, is_good, is_retryable, verdict_of_grpc,
+)
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport (
     H_CONTENT_LENGTH, H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, H_TRAILER, Field, Scan, classify,
@@ -39,16 +44,13 @@ from lb.proxy.exchange.first_message cimport awaits_message, may_name_sequence
 from lb.proxy.routing.headers.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
-from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_code, grpc_message
-from lb.proxy.exchange.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, is_good, is_retryable
+from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
 from lb.upstream.attempt cimport A_ANSWERING, A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.http.grpc.text cimport (
     GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout, grpc_timeout_ns, pushback_ms,
 )
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.connections.http2_call cimport Http2Call
-from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_NONE, verdict_of_grpc
 from lb.upstream.pool cimport POOL_OIP
 
 
@@ -80,7 +82,7 @@ cdef class Http2Attempt(Http2Call):
                 if reason is not None:
                     # As UNIMPLEMENTED, and 404 where REST asks for the same.
                     exchange.request_complete = scan.complete
-                    exchange.fail(404, b"single-server", reason)
+                    exchange.fail(FAIL_SINGLE_SERVER, reason)
                     return False
         self.stream.finished = scan.complete
         self.stream.keep = exchange.listener.retry_buffer
@@ -89,7 +91,7 @@ cdef class Http2Attempt(Http2Call):
             self.web.text = exchange.grpc == SPEAKS_WEB_TEXT
         if (self.web is not None and self.web.rewrite_request(scan) < 0 or request_fields(self, exchange, scan)
                 or self.web is not None and block_add(&self.fields, b"te", 2, b"trailers", 8)):
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
             return False
         if exchange.expires != UINT64_MAX:
             exchange.client.poller.arm(exchange, exchange.expires)
@@ -130,7 +132,7 @@ cdef class Http2Attempt(Http2Call):
             return
         if (tg_buffer_append(&self.stream.queue, data, size) if self.state == A_OVER
                 else (<Http2Channel>self.pool.channels[self.endpoint]).write(self, data, size)) < 0:
-            exchange.fail(503, b"no-memory", "out of memory")
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
         elif exchange.source is not None:
             exchange.source.passed(exchange, data, size)
 
@@ -144,7 +146,7 @@ cdef class Http2Attempt(Http2Call):
 
     cdef void take_trailers(self, Scan *scan) noexcept:
         if append_trailers(&self.stream.trailers, scan) < 0:
-            (<Exchange>self.owner).fail(503, b"no-memory", "out of memory")
+            (<Exchange>self.owner).fail(FAIL_NO_MEMORY, "out of memory")
 
     cdef void mirror(self, Exchange exchange) noexcept:
         """The request is complete and with its first endpoint. Of a pool of models only inferences are copied."""
@@ -276,7 +278,7 @@ cdef class Http2Attempt(Http2Call):
             exchange.end()
         elif exchange.state == X_ANSWERING:
             tg_add(&self.pool.series[self.endpoint][ENDPOINT_RESPONSE_ERRORS], 1)
-            exchange.fail(502, b"upstream-reset", "the endpoint ended the stream within its answer")
+            exchange.fail(FAIL_RESET, "the endpoint ended the stream within its answer")
         elif kind == FAIL_TIMEOUT and self is exchange.attempt:
             exchange.on_timer()               # the exchange's deadline, met while the call waited for a stream
         elif not exchange.attempt_failed(self, kind):
@@ -287,23 +289,23 @@ cdef class Http2Attempt(Http2Call):
             if not h2_whole(&self.stream) or not goes_on(exchange):
                 exchange.fail_lost()
         elif kind == FAIL_CONNECT:
-            exchange.fail(502, b"connect", "could not connect to the endpoint")
+            exchange.fail(FAIL_CONNECT, "could not connect to the endpoint")
         elif kind == FAIL_PROTOCOL:
-            exchange.fail(502, b"upstream-protocol", "the endpoint's answer is not valid HTTP/2")
+            exchange.fail(FAIL_PROTOCOL, "the endpoint's answer is not valid HTTP/2")
         elif kind == FAIL_TOO_LARGE:
-            exchange.fail(502, b"upstream-too-large", "the head of the endpoint's answer is over the limit")
+            exchange.fail(FAIL_TOO_LARGE, "the head of the endpoint's answer is over the limit")
         else:
-            exchange.fail(502, b"upstream-reset", "the endpoint ended the stream without an answer")
+            exchange.fail(FAIL_RESET, "the endpoint ended the stream without an answer")
 
     cdef bint may_retry(self, int kind) noexcept:
         """Safe when the endpoint did not process the request, or repeating it does no harm; possible while all of it is
         still here."""
         cdef Exchange exchange = <Exchange>self.owner
         if kind == FAIL_CONNECT or kind == FAIL_REFUSED:
-            return h2_whole(&self.stream) and may_leave(exchange) and exchange.retry_granted(RETRY_CONNECT, -1)
+            return h2_whole(&self.stream) and may_leave(exchange) and exchange.retry_granted(failure_of(kind).retry, -1)
         if kind != FAIL_RESET or self.begun or not exchange.idempotent or not self.whole():
             return False
-        return exchange.retry_granted(RETRY_RESET, -1)
+        return exchange.retry_granted(failure_of(kind).retry, -1)
 
     cdef bint whole(self) noexcept:
         """The request can be sent once more, as far as it has come."""
@@ -413,14 +415,14 @@ cdef class Http2Attempt(Http2Call):
                 if fields[i].id == H_GRPC_STATUS:
                     exchange.grpc_status = <short>grpc_status(fields[i].value, fields[i].value_length)
             if exchange.grpc_status == UNAVAILABLE:
-                exchange.reason = b"grpc-unavailable"
+                exchange.reason = failure_of(FAIL_GRPC_UNAVAILABLE).reason
 
-    cdef bint end_answer(self, int status, const char *reason, str message) noexcept:
+    cdef bint end_answer(self, int kind, str message) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
         # gRPC-Web has its trailers in the body, where they would be read as the rest of a message that was cut.
         if exchange.grpc != SPEAKS_GRPC or exchange.grpc_status >= 0 or self.sized or exchange.http10:
             return False
-        end_in_trailers(self, exchange, status, reason, message)
+        end_in_trailers(self, exchange, kind, message)
         return True
 
     cdef void judge_outcome(self, tg_outcome *outcome) noexcept:
@@ -451,7 +453,7 @@ cdef int code_of_attempt(Exchange exchange, bint ok) noexcept:
     call."""
     if exchange.grpc == 0:
         return -1
-    if exchange.status == 499:
+    if exchange.status == CLIENT_GONE:
         return CANCELLED
     if exchange.grpc_status >= 0:
         return exchange.grpc_status
@@ -459,7 +461,7 @@ cdef int code_of_attempt(Exchange exchange, bint ok) noexcept:
         return -1 if exchange.status == 200 else grpc_code(exchange.status)      # ours
     if exchange.status == 200:
         return GRPC_UNKNOWN if ok else UNAVAILABLE         # it ended without a status, or broke off
-    if exchange.status == 504 and exchange.state != X_ANSWERING:
+    if exchange.status == failure_of(FAIL_TIMEOUT).status and exchange.state != X_ANSWERING:
         return DEADLINE_EXCEEDED              # of an attempt: it has not answered in time
     return grpc_status_of_http(exchange.status)
 
@@ -580,23 +582,22 @@ cdef void put_field(Field *field, const char *name, const char *value, size_t n)
     classify(field)
 
 
-cdef void end_in_trailers(Http2Attempt attempt, Exchange exchange, int status, const char *reason,
-                          str message) noexcept:
-    """Ends an answer that has begun by a gRPC status, for what would be the HTTP `status`: a stream that is reset says
-    INTERNAL, whatever the reason was (gRPC over HTTP2, "Errors")."""
+cdef void end_in_trailers(Http2Attempt attempt, Exchange exchange, int kind, str message) noexcept:
+    """Ends an answer that has begun by a gRPC status: a stream that is reset says INTERNAL, whatever the reason was
+    (gRPC over HTTP2, "Errors")."""
     cdef Client client = exchange.client
     cdef Scan scan
     cdef tg_buffer code
     cdef bytes text = grpc_message(message)
     attempt.stop()
     memset(&code, 0, sizeof(code))
-    append_number(&code, <uint64_t>grpc_code(status))
+    append_number(&code, <uint64_t>failure_of(kind).grpc_status)
     scan.trailer_count = 2
     put_field(&scan.trailers[0], b"grpc-status", tg_buffer_head(&code), tg_buffer_size(&code))
     put_field(&scan.trailers[1], b"grpc-message", <const char *>text, <size_t>len(text))
     attempt.answer_trailers(exchange, &scan)
     tg_buffer_free(&code)
-    exchange.reason = reason
-    exchange.let_go(status < 500)     # a client's fault is not held against the endpoint
+    exchange.note_failure(kind)
+    exchange.let_go(failure_of(kind).status < 500)     # a client's fault is not held against the endpoint
     exchange.record()
     client.respond_end()

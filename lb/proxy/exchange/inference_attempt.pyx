@@ -5,23 +5,23 @@ A retry is this attempt, launched again; a hedge is another with the same messag
 
 cimport cython
 from libc.stdint cimport uint64_t
+from lb.failure cimport (
+    CLIENT_GONE, FAIL_CONNECT, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
+    RETRY_5XX, RETRY_RESET, RETRY_TIMEOUT, failure_of, http_of_grpc, verdict_of_grpc,
+)
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS, ROUTE_TIMEOUTS
+from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
-from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_try, may_leave, verdict_by_status
 from lb.proxy.exchange.inference_body cimport (
     InferenceBody, answer_error, land, management_answered, release_followers, rendered, respond, store,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
-from lb.proxy.exchange.retry cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.upstream.attempt cimport A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
 from lb.upstream.load.load_report cimport REPORT_BINARY, REPORT_NAMED, read_report, tg_load
-from lb.upstream.load.outlier cimport verdict_of_grpc
 
 
 cdef enum:
@@ -49,7 +49,7 @@ cdef class InferenceAttempt(GrpcCall):
         cdef bint own = self is exchange.attempt
         if not self.prepare(body):
             if own:
-                exchange.fail(503, b"no-memory", "out of memory")
+                exchange.fail(FAIL_NO_MEMORY, "out of memory")
             else:
                 exchange.attempt_failed(self, FAIL_CONNECT)
             return
@@ -98,7 +98,7 @@ cdef class InferenceAttempt(GrpcCall):
         case, but for later requests of a sequence."""
         cdef Exchange exchange = <Exchange>self.owner
         cdef InferenceBody body = self.body(exchange)
-        cdef int rule = RETRY_CONNECT
+        cdef int rule = failure_of(kind).retry
         cdef bint processed = kind != FAIL_CONNECT and kind != FAIL_REFUSED
         if not (body.repeatable() if processed else may_leave(exchange)):
             return False
@@ -132,23 +132,22 @@ cdef class InferenceAttempt(GrpcCall):
             return
         release_followers(self.body(exchange), GRPC_UNAVAILABLE, "")
         if kind == FAIL_TIMEOUT:
-            tg_add(&exchange.route.series[ROUTE_TIMEOUTS], 1)
-            exchange.fail(504, b"timeout", "the model server did not answer in time")
+            exchange.fail(FAIL_TIMEOUT, "the model server did not answer in time")
         elif kind == FAIL_CONNECT:
-            exchange.fail(502, b"connect", "could not connect to a model server")
+            exchange.fail(FAIL_CONNECT, "could not connect to a model server")
         elif kind == FAIL_PROTOCOL:
-            exchange.fail(502, b"upstream-protocol", "the model server's answer is not valid gRPC")
+            exchange.fail(FAIL_PROTOCOL, "the model server's answer is not valid gRPC")
         elif kind == FAIL_TOO_LARGE:
-            exchange.fail(502, b"upstream-too-large", "the model server's answer is over the limit")
+            exchange.fail(FAIL_TOO_LARGE, "the model server's answer is over the limit")
         else:
-            exchange.fail(502, b"upstream-reset", "the model server closed the connection without an answer")
+            exchange.fail(FAIL_RESET, "the model server closed the connection without an answer")
 
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
         if exchange is None:
             return
         if self is exchange.hedge and not exchange.hedge_answers(
-                status == 0, http_status(status) if status else 200, status):
+                status == 0, http_of_grpc(status) if status else 200, status):
             return
         self.answered(exchange, status, message, n)
 
@@ -181,7 +180,7 @@ cdef class InferenceAttempt(GrpcCall):
         if status == GRPC_DEADLINE_EXCEEDED and exchange.client.poller.now >= self.due:
             self.failed(exchange, FAIL_TIMEOUT)    # servers keep the time they are given, to less than our ticks
             return
-        exchange.status = http_status(status)
+        exchange.status = http_of_grpc(status)
         # A server that is going away says UNAVAILABLE before it is out of the pool, and CANCELLED, which we did not ask
         # for, of what it had taken just before (grpcio does).
         going = status == GRPC_UNAVAILABLE or status == GRPC_CANCELLED
@@ -211,13 +210,15 @@ cdef class InferenceAttempt(GrpcCall):
     cdef void judge_outcome(self, tg_outcome *outcome) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
         cdef int status = exchange.grpc_status
-        if outcome.ok and status >= 0 and exchange.status != 499:
+        if outcome.ok and status >= 0 and exchange.status != CLIENT_GONE:
             outcome.verdict = verdict_of_grpc(status)
         else:
             outcome.verdict = verdict_by_status(exchange, outcome.ok)
-        if exchange.status == 499:
+        if exchange.status == CLIENT_GONE:
             outcome.code = GRPC_CANCELLED
         elif status >= 0:
             outcome.code = status
+        elif exchange.status == failure_of(FAIL_TIMEOUT).status:
+            outcome.code = GRPC_DEADLINE_EXCEEDED
         else:
-            outcome.code = GRPC_DEADLINE_EXCEEDED if exchange.status == 504 else GRPC_UNAVAILABLE
+            outcome.code = GRPC_UNAVAILABLE

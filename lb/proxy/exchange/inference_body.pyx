@@ -18,6 +18,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
+from lb.failure cimport FAIL_BAD_REQUEST, FAIL_INTERNAL, FAIL_MODEL_ERROR, FAIL_NO_MEMORY, http_of_grpc
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
     tg_buffer_tail,
@@ -34,7 +35,6 @@ from lb.net.stream cimport Address, iovec
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport parse_http
 from lb.inference.response cimport InferResponse, render, store_form
-from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, BodySource, Exchange,
 )
@@ -103,7 +103,7 @@ cdef class InferenceBody(BodySource):
             # Checked against max_body at admission; a lying client gets no more memory than it sends.
             expected = min(scan.content_length, <uint64_t>RESERVE)
             if tg_buffer_reserve(&self.body, expected) < 0:
-                exchange.fail(503, b"no-memory", "out of memory")
+                exchange.fail(FAIL_NO_MEMORY, "out of memory")
 
     cdef char *place(self, Exchange exchange, size_t size) noexcept:
         if exchange.state != X_REQUEST or tg_buffer_reserve(&self.body, size) < 0:
@@ -120,7 +120,7 @@ cdef class InferenceBody(BodySource):
             count = 0
         for i in range(count):
             if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:
-                exchange.fail(503, b"no-memory", "out of memory")
+                exchange.fail(FAIL_NO_MEMORY, "out of memory")
                 return
         if last:
             exchange.request_complete = True
@@ -214,7 +214,7 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
         try:
             body.name = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
         except TidegateError as failure:
-            exchange.fail(failure.status, b"bad-request", str(failure))
+            exchange.fail(failure.failure.kind, str(failure))
             return False
         body.version = version.data[:version.size]
         if exchange.pool.models is not None:
@@ -230,7 +230,7 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
         field = &scan.fields[scan.first[H_INFERENCE_LENGTH]]
         length = parse_decimal(field.value, field.value_length)
         if length < 0:
-            exchange.fail(400, b"bad-request", "Inference-Header-Content-Length is not a number")
+            exchange.fail(FAIL_BAD_REQUEST, "Inference-Header-Content-Length is not a number")
             return False
         body.json_length = <Py_ssize_t>length
     return True
@@ -253,20 +253,20 @@ cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
         size = tg_buffer_size(&body.body)
         body.request = parse_http(body.name, body.version, data, size, body.json_length)
     except TidegateError as failure:
-        exchange.fail(failure.status, b"bad-request", str(failure))
+        exchange.fail(failure.failure.kind, str(failure))
         return False
     except MemoryError:
-        exchange.fail(503, b"no-memory", "out of memory")
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
         return False
     except Exception:                     # nothing above takes it: the exchange would never end
         log.exception("an inference request could not be read")
-        exchange.fail(500, b"internal", "internal error")
+        exchange.fail(FAIL_INTERNAL, "internal error")
         return False
     return True
 
 
 cdef void answer_error(Exchange exchange, int grpc_status, str message) noexcept:
-    exchange.fail(http_status(grpc_status), b"model-error", message or "the model server gave no reason")
+    exchange.fail_with(FAIL_MODEL_ERROR, http_of_grpc(grpc_status), message or "the model server gave no reason")
 
 
 cdef void answer(InferenceBody body, Exchange exchange, const char *message, size_t size) noexcept:
@@ -283,12 +283,12 @@ cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *m
     try:
         return render(body.request, message, size)
     except TidegateError as failure:
-        exchange.fail(failure.status, b"upstream-protocol", str(failure))
+        exchange.fail(failure.failure.kind, str(failure))
     except MemoryError:
-        exchange.fail(503, b"no-memory", "out of memory")
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
     except Exception:                     # nothing above takes it: the exchange would never end
         log.exception("an inference answer could not be rendered")
-        exchange.fail(500, b"internal", "internal error")
+        exchange.fail(FAIL_INTERNAL, "internal error")
     return None
 
 
@@ -443,7 +443,7 @@ cdef void management_answered(InferenceBody body, Exchange exchange, int status,
         made = body.management.render(status, message, reply)
     except Exception:
         log.exception("the answer to %s could not be made", body.path)
-        exchange.fail(500, b"internal", "internal error")
+        exchange.fail(FAIL_INTERNAL, "internal error")
         return
     answer_management(exchange, made)
 
@@ -468,8 +468,8 @@ cdef void answer_management(Exchange exchange, object reply) noexcept:
         exchange.route.response_fields.append(&head)
     part.iov_base = <char *>text
     part.iov_len = <size_t>len(text)
-    if reply.reason:
-        exchange.reason = <const char *><bytes>reply.reason            # a constant of `management`
+    if reply.failure:
+        exchange.note_failure(reply.failure)
     exchange.status = reply.status
     exchange.bytes_out = part.iov_len
     exchange.record()

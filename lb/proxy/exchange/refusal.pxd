@@ -23,8 +23,6 @@ cdef class Refusal:
 # The answer to a request that failed with an HTTP `status`; `speaks` says how. `fields` are lines to add, in
 # the place of the Retry-After that some answers have (may be NULL).
 cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *fields)
-# The gRPC status of such an answer.
-cdef int grpc_code(int status)
 # The value of Grpc-Message for a text (gRPC over HTTP2, "Responses": percent-encoded).
 cdef bytes grpc_message(str text)
 # Whether a request speaks gRPC: its content type says so (gRPC over HTTP2, section Requests), gRPC-Web's does not.

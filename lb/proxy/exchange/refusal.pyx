@@ -1,6 +1,7 @@
 """Answers of our own: see refusal.pxd."""
 
 from libc.string cimport memcmp, memset
+from lb.failure cimport FAIL_NO_ENDPOINT, FAIL_RATE_LIMIT, failure_of, grpc_code
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_CONTENT_TYPE, Field, Scan, same_name
 from lb.http.head_text cimport append_number, append_text
@@ -11,20 +12,6 @@ cdef extern from "<string.h>" nogil:
 import urllib.parse
 
 import orjson
-
-# gRPC's own table for answers without a status ("HTTP to gRPC Status Code Mapping"), but for what we know better: an
-# exchange that ran out of time, a request over a limit, and a sequence that has to begin anew (409, ABORTED).
-cdef dict GRPC = {
-    400: 13, 401: 16, 403: 7, 404: 12, 405: 12, 408: 4, 409: 10, 413: 8, 415: 13, 429: 14, 431: 8, 502: 14, 503: 14,
-    504: 4,
-}
-cdef enum:
-    GRPC_UNKNOWN = 2
-
-
-cdef int grpc_code(int status):
-    return GRPC.get(status, GRPC_UNKNOWN)
-
 
 cdef bytes grpc_message(str text):
     return urllib.parse.quote(text, safe=" !\"#$&'()*+,/:;<=>?@[\\]^`{|}").encode()
@@ -63,7 +50,8 @@ cdef Refusal refusal(int status, str message, int speaks, const tg_buffer *field
         made.status = status
         made.body = orjson.dumps({"error": message})
         append_text(&made.head, b"Content-Type: application/json\r\n")
-    if (status == 503 or status == 429) and (fields == NULL or not says_when(fields)):
+    if (status == failure_of(FAIL_NO_ENDPOINT).status or status == failure_of(FAIL_RATE_LIMIT).status) and (
+            fields == NULL or not says_when(fields)):
         append_text(&made.head, b"Retry-After: 1\r\n")
     if fields != NULL:
         tg_buffer_append(&made.head, tg_buffer_head(fields), tg_buffer_size(fields))

@@ -1,7 +1,7 @@
 """Records of requests that were declined: see rejected.pxd."""
 
 from libc.stdint cimport uint16_t
-from libc.string cimport strlen
+from lb.failure cimport failure_of, tg_failure
 from lb.http.authority cimport read_authority
 from lb.http.head cimport H_HOST, M_OTHER, Field, Scan
 from lb.http.methods cimport method_text
@@ -13,27 +13,8 @@ from lb.telemetry.accesslog cimport (
 )
 
 
-cdef const char *reason_of(int status) noexcept nogil:
-    if status == 404:
-        return b"no-route"
-    if status == 405:
-        return b"method"
-    if status == 408:
-        return b"slow-head"
-    if status == 414:
-        return b"uri-too-long"
-    if status == 415:
-        return b"grpc-only"
-    if status == 431:
-        return b"head-too-large"
-    if status == 501:
-        return b"not-implemented"
-    if status == 505:
-        return b"http-version"
-    return b"bad-request"
-
-
-cdef void log_declined(Client client, const Scan *scan, int version, int status, int grpc_status) noexcept:
+cdef void log_declined(Client client, const Scan *scan, int version, int kind, bint grpc) noexcept:
+    cdef const tg_failure *failure = failure_of(kind)
     cdef tg_access *record
     cdef const Field *host
     cdef const Field *agent
@@ -45,16 +26,15 @@ cdef void log_declined(Client client, const Scan *scan, int version, int status,
     if record == NULL:
         return
     record.wall_ns = wall_ns()
-    record.status = <uint16_t>(200 if grpc_status >= 0 else status)     # as the client was told
-    record.grpc_status = <short>grpc_status
+    record.status = <uint16_t>(200 if grpc else failure.status)     # as the client was told
+    record.grpc_status = <short>(failure.grpc_status if grpc else -1)
     record.version = <uint16_t>version
     record.port = client.port
     if client.tls is not None:
         record.tls = <uint16_t>tls_version(client.tls)
     set_text(record, A_CLIENT, client.ip, client.ip_length)
     set_object(record, A_LISTENER, client.listener.name)
-    text = reason_of(status)
-    set_text(record, A_REASON, text, strlen(text))
+    set_text(record, A_REASON, failure.reason, <size_t>failure.reason_length)
     if scan != NULL:
         if 0 <= scan.method <= M_OTHER:
             text = method_text(scan, scan.method, &n)

@@ -5,16 +5,9 @@ from lb.net.timers cimport Alarms
 from lb.proxy.exchange.budget cimport TryBudget
 
 
-cdef enum:
-    RETRY_CONNECT = 1
-    RETRY_RESET = 2
-    RETRY_5XX = 4
-    RETRY_TIMEOUT = 8
-
-
 cdef class RetryPolicy:
     cdef readonly int attempts
-    cdef readonly int on              # set of the above
+    cdef readonly int on              # RETRY_… of lb.failure
     cdef readonly unsigned int codes  # set of gRPC's: a bit per code
     cdef readonly uint64_t per_try_timeout   # ns; 0 = none
     cdef uint64_t base                # of the pause before a retry, ns; 0 = none
@@ -22,15 +15,9 @@ cdef class RetryPolicy:
     cdef Alarms alarms
     cdef TryBudget budget
 
-    # Whether failures of `kind` (one of the above, or several) are among those that a retry follows.
+    # Whether failures of `kind` (RETRY_…, or several) are among those that a retry follows.
     cdef bint names(self, int kind) noexcept
     # The same of an answer's gRPC code.
     cdef bint names_code(self, int code) noexcept
     # The pause before the retry that follows `tries` tries, drawn anew at each call.
     cdef uint64_t pause(self, int tries) noexcept
-
-
-# Whether a status is one that another endpoint may not give: 502, 503, 504.
-cdef bint is_retryable(int status) noexcept nogil
-# Whether an answer of this status is taken from a hedge while the first try still runs: no 5xx, no 429.
-cdef bint is_good(int status) noexcept nogil

@@ -8,6 +8,7 @@ Jitter"; Envoy's retry_back_off, whose defaults these are). So clients that fail
 """
 
 from libc.stdint cimport uint64_t
+from lb.failure cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
 from lb.net.timers cimport Alarms
 from lb.shared.segment cimport Segment
 from lb.proxy.exchange.budget cimport TryBudget
@@ -52,11 +53,3 @@ cdef class RetryPolicy:
             return 0
         bound = min(self.base << min(max(tries - 1, 0), <int>DOUBLINGS), self.longest)
         return random_below(bound + 1)
-
-
-cdef bint is_retryable(int status) noexcept nogil:
-    return 502 <= status <= 504
-
-
-cdef bint is_good(int status) noexcept nogil:
-    return status < 500 and status != 429

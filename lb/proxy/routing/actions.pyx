@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr
+from lb.failure cimport FAIL_NO_MEMORY, FAIL_PATH_TOO_LONG, FAIL_ROUTE_FULL, FAIL_TOO_MANY_FIELDS
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport Scan
 from lb.proxy.exchange.exchange cimport Exchange
@@ -21,7 +22,7 @@ cdef bint admit(Exchange exchange, Scan *scan) noexcept:
         route.hedge.budget.begin(exchange.started)
     if route.full():
         exchange.request_complete = scan.complete    # then the connection can go on
-        exchange.fail(503, b"route-full", f"the route takes {route.max_in_flight} requests at a time")
+        exchange.fail(FAIL_ROUTE_FULL, f"the route takes {route.max_in_flight} requests at a time")
         return False
     if route.answer is not None:
         return True
@@ -30,12 +31,12 @@ cdef bint admit(Exchange exchange, Scan *scan) noexcept:
     if failed == 0 and route.request_fields is not None:
         failed = route.request_fields.apply(scan)
         if failed:
-            exchange.fail(431, b"too-many-fields", "the header fields are too many")
+            exchange.fail(FAIL_TOO_MANY_FIELDS, "the header fields are too many")
             return False
     if failed == -1:
-        exchange.fail(503, b"no-memory", "out of memory")
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
     elif failed:
-        exchange.fail(414, b"path-too-long", "the rewritten path is too long")
+        exchange.fail(FAIL_PATH_TOO_LONG, "the rewritten path is too long")
     return failed == 0
 
 

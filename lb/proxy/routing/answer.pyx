@@ -1,6 +1,7 @@
 """Exchanges that their route answers itself: see answer.pxd. They are counted and logged as any other."""
 
 from libc.string cimport memchr, memset, strcmp
+from lb.failure cimport FAIL_NO_HOST, FAIL_NO_MEMORY
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_size
 from lb.http.head cimport H_HOST, Field, Scan
 from lb.http.head_text cimport append_text
@@ -22,10 +23,10 @@ cdef void give_answer(Exchange exchange, Scan *scan) noexcept:
     if answer.redirect and len(answer.scheme) and strcmp(answer.scheme, exchange.client.scheme()) != 0 and (
             not find_host(scan, answer, &host, &n)):
         # HTTP/1.0 needs none, and HTTP/1.1 may have an empty one: a relative Location would lead back here.
-        exchange.fail(400, b"no-host", "the request names no host, without which it cannot be sent to another scheme")
+        exchange.fail(FAIL_NO_HOST, "the request names no host, without which it cannot be sent to another scheme")
     elif tg_buffer_append(&head, <const char *>answer.head, <size_t>len(answer.head)) < 0 or (
             answer.redirect and append_location(exchange, &head, scan, answer) < 0):
-        exchange.fail(503, b"no-memory", "out of memory")
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
     else:
         if exchange.route.rate is not None:
             exchange.route.rate.append_fields(&head, &exchange.rate)
@@ -93,7 +94,7 @@ cdef void give_preflight(Exchange exchange, Scan *scan) noexcept:
     exchange.request_complete = scan.complete
     exchange.bytes_in = scan.body_bytes
     if exchange.append_cors(&head, True) < 0:
-        exchange.fail(503, b"no-memory", "out of memory")
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
     else:
         give(exchange, 204, &head, b"")
     tg_buffer_free(&head)

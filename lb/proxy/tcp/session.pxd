@@ -39,7 +39,7 @@ cdef class Tunnel(Waiter):
     cdef tg_tried tried
     cdef int tries_left
     cdef int tries
-    cdef str reason                   # why it ended, when it did not end well
+    cdef int failure                  # why it ended, when it did not end well (lb.failure)
     cdef uint64_t key
     cdef uint64_t started
     cdef bint over
@@ -51,7 +51,7 @@ cdef class Tunnel(Waiter):
     cdef void connect(self) noexcept
     cdef void follow(self) noexcept
     cdef void open(self, int index) noexcept
-    cdef void refuse(self, str reason) noexcept
+    cdef void refuse(self, int kind) noexcept
     cdef bint give_up_try(self) noexcept
     cdef void connect_failed(self) noexcept
     cdef void observe_connect(self, bint ok) noexcept

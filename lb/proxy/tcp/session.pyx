@@ -8,6 +8,10 @@ one pipe, waits.
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
+from lb.failure cimport (
+    FAIL_BROKEN_OFF, FAIL_CONNECT, FAIL_IDLE, FAIL_NONE, FAIL_NO_ENDPOINT, FAIL_PROXY_HEADER, FAIL_QUEUE_FULL,
+    FAIL_QUEUE_LATE, FAIL_QUEUE_SHED, FAIL_QUEUE_TIMEOUT, FAIL_TLS, VERDICT_GATEWAY, VERDICT_GOOD, failure_of,
+)
 from lb.net.poller cimport NEVER, Poller, monotonic_ns
 from lb.net.reading cimport drained
 from lb.shared.counters cimport count_duration
@@ -33,7 +37,6 @@ from lb.telemetry.accesslog cimport (
 from lb.upstream.attempt cimport (
     A_CONNECTING, A_OVER, A_SENDING, SESSION_ENDED, Attempt, release, step, take_slot, tg_outcome,
 )
-from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Waiter, stand_in_line
 from lb.upstream.excluded cimport acquire_untried
@@ -100,7 +103,7 @@ cdef class Side(Stream):
             self.poller.disarm(self)          # the time was for the handshake: a queue has its own
             tunnel.connect()
         elif rc == TLS_ERROR:
-            tunnel.reason = "tls"
+            tunnel.failure = FAIL_TLS
             tunnel.finish(False)
 
     cdef bint flush_tls(self) noexcept:
@@ -123,11 +126,11 @@ cdef class Side(Stream):
             tunnel.connect_failed()
         elif self.tls is not None and self.tls.handshaking:
             tg_add(&tunnel.listener.series[LISTENER_TLS_HANDSHAKES_FAILED], 1)
-            tunnel.reason = "tls"
+            tunnel.failure = FAIL_TLS
             tunnel.finish(False)
         else:
             # A plain close behind bytes that a receiver did not take would say that those before them were all.
-            tunnel.reason = "idle"
+            tunnel.failure = FAIL_IDLE
             tunnel.finish(not (tunnel.client.blocked or tunnel.endpoint.blocked))
 
 
@@ -164,11 +167,11 @@ cdef class Tunnel(Waiter):
 
     cdef void turned_away(self, int why) noexcept:
         if why == Q_NOBODY:
-            self.refuse("no-endpoint")
+            self.refuse(FAIL_NO_ENDPOINT)
         elif why == Q_FULL:
-            self.refuse("queue-full")
+            self.refuse(FAIL_QUEUE_FULL)
         else:
-            self.refuse("queue-late" if why == Q_HOPELESS else "queue-shed")
+            self.refuse(FAIL_QUEUE_LATE if why == Q_HOPELESS else FAIL_QUEUE_SHED)
 
     cdef void settle(self) noexcept:
         self.last = -1
@@ -190,11 +193,11 @@ cdef class Tunnel(Waiter):
     cdef void on_timer(self) noexcept:
         if self.queue is not None:
             self.queue.leave(self, True)
-            self.refuse("queue-timeout")
+            self.refuse(FAIL_QUEUE_TIMEOUT)
 
-    cdef void refuse(self, str reason) noexcept:
+    cdef void refuse(self, int kind) noexcept:
         tg_add(&self.listener.series[LISTENER_REJECTED], 1)
-        self.reason = reason
+        self.failure = kind
         self.finish(False)
 
     cdef void open(self, int index) noexcept:
@@ -226,7 +229,7 @@ cdef class Tunnel(Waiter):
         self.observe_connect(False)
         self.let_go(False)
         if self.tries_left <= 0:
-            self.reason = "connect"
+            self.failure = FAIL_CONNECT
             self.finish(False)
             return False
         self.tries_left -= 1
@@ -257,7 +260,7 @@ cdef class Tunnel(Waiter):
         self.observe_connect(True)
         if self.pool.send_proxy:
             if announce(&self.endpoint.out, self.pool, self.client, self.greeting) < 0:
-                self.reason = "proxy-header"
+                self.failure = FAIL_PROXY_HEADER
                 self.finish(False)
                 return
             if self.endpoint.push() == IO_ERROR:
@@ -381,8 +384,8 @@ cdef class Tunnel(Waiter):
             return
         self.over = True
         if not ok:
-            if not self.reason:
-                self.reason = "reset"
+            if not self.failure:
+                self.failure = FAIL_BROKEN_OFF
             # The other side can tell that something is missing, if anything can be yet: by a reset, as a plain close
             # is how a complete stream ends, and with TLS by an end that is not announced.
             if self.attempt.state != A_OVER and self.endpoint is not None and not self.endpoint.connecting:
@@ -458,7 +461,7 @@ cdef class TunnelAcceptor(Acceptor):
         tunnel.attempt = Attempt.__new__(Attempt)
         tunnel.last = -1
         tunnel.tries_left = tunnel.pool.retries
-        tunnel.reason = ""
+        tunnel.failure = FAIL_NONE
         tunnel.started = monotonic_ns()
         memcpy(tunnel.ip, ip, <size_t>ip_length)
         tunnel.ip_length = ip_length
@@ -526,6 +529,6 @@ cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
     set_object(record, A_POOL, tunnel.pool.name)
     if tunnel.last >= 0:
         set_object(record, A_ENDPOINT, tunnel.pool.endpoints.addresses[tunnel.last])
-    if tunnel.reason:
-        set_object(record, A_REASON, tunnel.reason)
+    if tunnel.failure:
+        set_text(record, A_REASON, failure_of(tunnel.failure).reason, <size_t>failure_of(tunnel.failure).reason_length)
     tunnel.listener.access.commit()

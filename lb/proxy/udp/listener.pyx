@@ -9,6 +9,7 @@ import os
 from libc.errno cimport EAGAIN
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close
+from lb.failure cimport FAIL_UDP_CLOSED, FAIL_UDP_DOWN
 from lb.shared.atomics cimport tg_fence_full
 from lb.net.datagram cimport (
     MSG_TRUNC, TG_BATCH, mmsghdr, tg_datagram_prepare, tg_flow_key, tg_flow_same, tg_network_of, tg_request_key,
@@ -104,7 +105,7 @@ cdef class UdpListener(UdpSocket):
             self.buffers.answering = None
         while not link_empty(&self.sessions):
             session = <UdpSession>self.sessions.next.owner
-            session.finish(DATAGRAM_ENDED_CLOSED, "closed", True)
+            session.finish(DATAGRAM_ENDED_CLOSED, FAIL_UDP_CLOSED, True)
         self.poller.remove(self)
 
     cdef void on_ready(self, uint32_t events) noexcept:
@@ -169,7 +170,7 @@ cdef class UdpListener(UdpSocket):
             # An endpoint that is down answers nobody. Not while the session has slots of a batch: they would be lost.
             if session.tail >= 0 or not session.upstream.down(session.index):
                 return flow.owner
-            session.finish(DATAGRAM_ENDED_DOWN, "down", True)
+            session.finish(DATAGRAM_ENDED_DOWN, FAIL_UDP_DOWN, True)
         return self.begin(key, hashed)
 
     cdef uint64_t sessions_open(self) noexcept:

@@ -68,9 +68,9 @@ cdef class UdpSession(Source):
     cdef void append(self, unsigned int slot) noexcept
     # Sends on what was appended.
     cdef void forward(self) noexcept
-    # Closes the socket and gives everything back. `word` counts the end, `reason` goes into the access log, `ok` says
-    # that the endpoint did its part.
-    cdef void finish(self, int word, str reason, bint ok) noexcept
+    # Closes the socket and gives everything back. `word` counts the end, `kind` (lb.failure; FAIL_NONE: it went well)
+    # is why for the access log, and `ok` says that the endpoint did its part.
+    cdef void finish(self, int word, int kind, bint ok) noexcept
     cdef void touch(self) noexcept
     cdef void unbind(self) noexcept
     cdef void count_asked(self, unsigned int more) noexcept
@@ -79,4 +79,4 @@ cdef class UdpSession(Source):
     cdef void pass_on(self, unsigned int first, unsigned int end) noexcept
     cdef bint complete(self) noexcept
     cdef void refused(self) noexcept
-    cdef void log_access(self, uint64_t took, str reason) noexcept
+    cdef void log_access(self, uint64_t took, int kind) noexcept

@@ -9,6 +9,7 @@ import os
 from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from lb.failure cimport FAIL_NONE, FAIL_UDP_NO_ANSWER, FAIL_UDP_REFUSED, failure_of
 from lb.shared.counters cimport count_duration
 from lb.net.datagram cimport (
     MSG_TRUNC, TG_BATCH, TG_FAIL_FULL, TG_FAIL_PEER, TG_LAST, tg_answer_put, tg_answers, tg_answers_close,
@@ -119,7 +120,7 @@ cdef class UdpSession(Source):
             return
         if silent:
             tg_add(&self.upstream.pool.series[self.index][ENDPOINT_TIMEOUTS], 1)
-        self.finish(DATAGRAM_ENDED_IDLE, "no-answer" if silent else "", True)
+        self.finish(DATAGRAM_ENDED_IDLE, FAIL_UDP_NO_ANSWER if silent else FAIL_NONE, True)
 
     cdef void touch(self) noexcept:
         self.poller.arm(self, self.poller.now + self.home.idle_timeout)
@@ -189,7 +190,7 @@ cdef class UdpSession(Source):
             first += 1
         self.touch()
         if self.complete():
-            self.finish(DATAGRAM_ENDED_ANSWERED, "", True)
+            self.finish(DATAGRAM_ENDED_ANSWERED, FAIL_NONE, True)
 
     cdef void take_answers(self) noexcept:
         """Read what the endpoint has sent, until there is no more or others have waited long enough."""
@@ -217,7 +218,7 @@ cdef class UdpSession(Source):
                 continue                      # the error is taken; what is behind it is not
             self.pass_on(first, first + <unsigned int>n)
             if self.complete():
-                self.finish(DATAGRAM_ENDED_ANSWERED, "", True)
+                self.finish(DATAGRAM_ENDED_ANSWERED, FAIL_NONE, True)
                 return
             if <unsigned int>n < want:
                 break                         # drained: the edge will tell
@@ -263,9 +264,9 @@ cdef class UdpSession(Source):
     cdef void refused(self) noexcept:
         """An ICMP error came back: nobody is there."""
         self.upstream.failed(self.index, self.poller.now)
-        self.finish(DATAGRAM_ENDED_REFUSED, "refused", False)
+        self.finish(DATAGRAM_ENDED_REFUSED, FAIL_UDP_REFUSED, False)
 
-    cdef void finish(self, int word, str reason, bint ok) noexcept:
+    cdef void finish(self, int word, int kind, bint ok) noexcept:
         cdef UdpSocket home = self.home
         cdef Pool pool = self.upstream.pool
         cdef uint64_t *words = pool.series[self.index]
@@ -303,10 +304,10 @@ cdef class UdpSession(Source):
         home.open -= 1
         home.buffers.sessions -= 1
         if home.access.enabled:
-            self.log_access(took, reason)
+            self.log_access(took, kind)
         self.poller.remove(self)
 
-    cdef void log_access(self, uint64_t took, str reason) noexcept:
+    cdef void log_access(self, uint64_t took, int kind) noexcept:
         cdef tg_access *record = self.home.access.begin()
         cdef char text[46]
         cdef int length
@@ -327,6 +328,6 @@ cdef class UdpSession(Source):
         set_object(record, A_LISTENER, self.home.name)
         set_object(record, A_POOL, self.upstream.pool.name)
         set_object(record, A_ENDPOINT, self.upstream.pool.endpoints.addresses[self.index])
-        if reason:
-            set_object(record, A_REASON, reason)
+        if kind:
+            set_text(record, A_REASON, failure_of(kind).reason, <size_t>failure_of(kind).reason_length)
         self.home.access.commit()

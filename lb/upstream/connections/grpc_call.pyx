@@ -3,6 +3,7 @@
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcmp
 from lb import __version__
+from lb.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE
 from lb.net.buffer cimport (
     tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
     tg_buffer_tail,
@@ -10,7 +11,6 @@ from lb.net.buffer cimport (
 from lb.http.http2.session cimport Http2Session
 from lb.http.http2.head cimport FieldList
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
-from lb.upstream.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE
 from lb.http.grpc.text cimport (
     GRPC_OK, PUSHBACK_NONE, grpc_status, grpc_status_of_http, grpc_timeout, http_status, percent_decode, pushback_ms,
 )

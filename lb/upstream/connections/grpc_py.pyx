@@ -6,10 +6,10 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.net.poller cimport NEVER, monotonic_ns
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_REFUSED, FAIL_TIMEOUT
 from lb.upstream.connections.http2 cimport Http2Channel
 
 from lb.errors import UpstreamError
+from lb.failure import ALL
 
 KINDS = {
     1: "no connection",
@@ -22,15 +22,12 @@ KINDS = {
 
 
 class CallFailed(UpstreamError):
-    """A call ended without an answer; `kind` is the FAIL number of lb/upstream/failure.pxd."""
+    """A call ended without an answer; `failure` is its kind in lb.failure."""
 
     def __init__(self, kind: int, address: str) -> None:
         super().__init__(f"{address}: {KINDS[kind]}")
         self.kind = kind
-        self.retryable = kind in (FAIL_CONNECT, FAIL_REFUSED)
-        if kind == FAIL_TIMEOUT:
-            self.status = 504
-            self.grpc_status = 4
+        self.failure = ALL[kind]
 
 
 cdef class PyCall(GrpcCall):

@@ -1,6 +1,7 @@
 """HTTP/1.1 to an endpoint: see http1.pxd for the contract."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from lb.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 from lb.net.buffer cimport (
     tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -13,7 +14,6 @@ from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Address, Stream, iovec,
 )
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET
 
 cdef enum:
     # Heads, and pieces of bodies of up to MAX_SPANS chunks each, before the others get their turn.

@@ -5,12 +5,12 @@ import logging
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint64_t
 from libc.string cimport strerror
+from lb.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
 from lb.net.buffer cimport tg_buffer_append
 from lb.net.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
 from lb.net.poller cimport Poller
 from lb.net.stream cimport Address, Stream
 from lb.upstream.connections.deferred_release cimport Debt
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_RESET, FAIL_TIMEOUT
 from lb.upstream.connections.http2_connection cimport BACK_UP
 
 log = logging.getLogger("tidegate.upstream")

@@ -8,9 +8,6 @@ from lb.net.link cimport tg_link
 from lb.net.stream cimport Address, Stream
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.connections.deferred_release cimport DeferringChannel
-from lb.upstream.failure cimport (
-    FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
-)
 
 
 cdef class Http2Call(Attempt):

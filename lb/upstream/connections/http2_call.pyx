@@ -2,6 +2,7 @@
 
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport UINT64_MAX
+from lb.failure cimport FAIL_PROTOCOL
 from lb.net.buffer cimport tg_buffer_free
 from lb.http.http2.blocks cimport blocks_keep
 

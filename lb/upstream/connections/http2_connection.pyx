@@ -3,6 +3,7 @@
 from libc.errno cimport ETIMEDOUT
 from libc.limits cimport INT_MAX
 from libc.stdint cimport UINT32_MAX, UINT64_MAX, int32_t, uint32_t, uint64_t
+from lb.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.http2.session cimport (
     H2_EXHAUSTED, H2_FAULT_FRAME, H2_RESET_FRAME, SESSION_OVER, Http2Session, h2_options, h2_stream,
@@ -17,7 +18,6 @@ from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
 from lb.upstream.connections.deferred_release cimport Debt, Debts
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT
 from lb.upstream.connections.http2_call cimport Dispatcher, Http2Call
 
 cdef enum:

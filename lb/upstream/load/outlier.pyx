@@ -5,6 +5,7 @@ All else is the master's: how long an ejection lasts, and what the counts of an 
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from lb.failure cimport VERDICT_BUSY, VERDICT_GATEWAY, VERDICT_GOOD, VERDICT_NONE
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32_relaxed, tg_load64_relaxed, tg_store32_relaxed
 from lb.shared.segment cimport (
     TG_EJECTION_CONSECUTIVE_5XX,
@@ -18,51 +19,6 @@ from lb.shared.segment cimport (
 )
 from lb.shared.segment_words cimport ENDPOINT_JUDGED_FAULT, ENDPOINT_JUDGED_GOOD
 from lb.endpoints.ejection_state cimport Standings
-
-
-cdef enum:
-    GRPC_CODES = 17                   # OK to UNAUTHENTICATED
-
-
-cdef int verdict_of(int status, bint ok) noexcept nogil:
-    if status == 499:
-        return VERDICT_NONE
-    if status >= 500:
-        return VERDICT_GATEWAY if 502 <= status <= 504 else VERDICT_FAULT
-    if status == 429:
-        return VERDICT_BUSY
-    return VERDICT_GOOD if ok else VERDICT_GATEWAY
-
-
-# The HTTP statuses that gRPC's stand for where answers are judged: Envoy's table (Grpc::Utility::grpcToHttpStatus), by
-# which its outlier detection goes.
-cdef int[GRPC_CODES] JUDGED = [
-    200,  # OK
-    499,  # CANCELLED
-    500,  # UNKNOWN
-    400,  # INVALID_ARGUMENT
-    504,  # DEADLINE_EXCEEDED
-    404,  # NOT_FOUND
-    409,  # ALREADY_EXISTS
-    403,  # PERMISSION_DENIED
-    429,  # RESOURCE_EXHAUSTED
-    400,  # FAILED_PRECONDITION
-    409,  # ABORTED
-    400,  # OUT_OF_RANGE
-    501,  # UNIMPLEMENTED
-    500,  # INTERNAL
-    503,  # UNAVAILABLE
-    500,  # DATA_LOSS
-    401,  # UNAUTHENTICATED
-]
-
-
-cdef int verdict_of_grpc(int code) noexcept nogil:
-    return verdict_of(JUDGED[code], True) if 0 <= code < GRPC_CODES else VERDICT_FAULT
-
-
-cdef bint is_fault(int code) noexcept nogil:
-    return 0 <= code < GRPC_CODES and JUDGED[code] >= 500
 
 
 cdef class Outlier:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from lb import __version__
+from lb.failure cimport FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size,
 )
@@ -11,7 +12,6 @@ from lb.http.http2.head cimport FieldList
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE
 from lb.net.poller cimport Poller
 from lb.net.stream cimport IO_ERROR, iovec
-from lb.upstream.failure cimport FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
 from lb.upstream.connections.http2 cimport Http2Channel

@@ -1,18 +1,15 @@
 """Copies of inferences for another pool: see mirror.pxd. Their answers are counted and never kept."""
 
 from libc.stdint cimport uint64_t
+from lb.failure cimport FAIL_TOO_LARGE, VERDICT_GATEWAY, VERDICT_GOOD, failure_of, http_of_grpc, verdict_of_grpc
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS
 from lb.net.stream cimport iovec
-from lb.http.grpc.http_status cimport http_status
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.upstream.connections.grpc_call cimport GrpcCall
 from lb.upstream.connections.http2 cimport Http2Channel
-from lb.upstream.load.outlier cimport VERDICT_GATEWAY, VERDICT_GOOD, verdict_of_grpc
 from lb.upstream.pool cimport POOL_OIP
+from lb.upstream.tally cimport count_failure
 
 cdef enum:
     GRPC_CANCELLED = 1
@@ -35,19 +32,15 @@ cdef class MirrorInference(GrpcCall):
         # A server that knows the deadline says itself that it was not in time; one that goes away says so too.
         cdef bint answered = status != GRPC_DEADLINE_EXCEEDED and status != GRPC_UNAVAILABLE
         # CANCELLED, which nobody asked for, is of a model server that goes away.
-        self.ended(http_status(status), status, answered,
+        self.ended(http_of_grpc(status), status, answered,
                    VERDICT_GATEWAY if status == GRPC_CANCELLED else verdict_of_grpc(status))
 
     cdef void on_failed(self, int kind) noexcept:
-        cdef uint64_t *words = self.mirror.pool.series[self.endpoint]
         if kind == FAIL_TOO_LARGE and self.received:           # the rest is nobody's, its gRPC status included
             self.ended(200, -1, True, VERDICT_GOOD)
-        elif kind == FAIL_TIMEOUT:
-            tg_add(&words[ENDPOINT_TIMEOUTS], 1)
-            self.ended(504, GRPC_DEADLINE_EXCEEDED, False, VERDICT_GATEWAY)
         else:
-            tg_add(&words[ENDPOINT_CONNECT_ERRORS if kind == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
-            self.ended(502, GRPC_UNAVAILABLE, False, VERDICT_GATEWAY)
+            count_failure(self.mirror.pool.series[self.endpoint], kind)
+            self.ended(failure_of(kind).status, failure_of(kind).grpc_status, False, VERDICT_GATEWAY)
 
     cdef void ended(self, int status, int code, bint answered, int verdict) noexcept:
         self.mirror.end(self, self.part.iov_len, self.received, status, code, verdict, answered)

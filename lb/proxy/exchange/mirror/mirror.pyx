@@ -6,20 +6,18 @@ at its endpoint, by status and latency as any other, and no request of its route
 """
 
 from libc.stdint cimport UINT64_MAX, uint64_t
+from lb.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET, FAIL_TIMEOUT, failure_of, verdict_of
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport Scan
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS
 from lb.net.stream cimport IO_ERROR, iovec
 from lb.endpoints.choice cimport Choice
 from lb.proxy.random cimport random_below
 from lb.upstream.attempt cimport A_OVER, ENDED, Attempt, release, take_slot, tg_outcome
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_RESET
 from lb.upstream.connections.http1 cimport Http1Call, Http1Pool, Http1Upstream
-from lb.upstream.load.outlier cimport verdict_of
 from lb.upstream.pool cimport POOL_GRPC, POOL_HTTP, POOL_HTTP2, POOL_OIP, Pool
+from lb.upstream.tally cimport count_failure
 
 cdef enum:
     MILLION = 1_000_000
@@ -149,18 +147,16 @@ cdef class MirrorCall(Http1Call):
             self.finish(True, False)          # it has answered; the rest is nobody's
 
     cdef void on_broken(self, Http1Upstream upstream, int kind) noexcept:
-        cdef uint64_t *words
         self.upstream = None                  # it is closed already
         if self.state != A_OVER:
-            words = self.mirror.pool.series[self.endpoint]
-            tg_add(&words[ENDPOINT_CONNECT_ERRORS if kind == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
-        self.status = 502
+            count_failure(self.mirror.pool.series[self.endpoint], kind)
+        self.status = failure_of(kind).status
         self.finish(False, False)
 
     cdef void on_timer(self) noexcept:
         if self.state != A_OVER:
-            tg_add(&self.mirror.pool.series[self.endpoint][ENDPOINT_TIMEOUTS], 1)
-        self.status = 504
+            count_failure(self.mirror.pool.series[self.endpoint], FAIL_TIMEOUT)
+        self.status = failure_of(FAIL_TIMEOUT).status
         self.finish(False, False)
 
     cdef void finish(self, bint ok, bint reusable) noexcept:

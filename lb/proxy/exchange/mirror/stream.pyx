@@ -1,20 +1,18 @@
 """Copies of requests over HTTP/2: see stream.pxd. Their answers are counted and never kept."""
 
 from libc.stdint cimport uint64_t
+from lb.failure cimport FAIL_PROTOCOL, FAIL_TOO_LARGE, VERDICT_GATEWAY, failure_of, verdict_of, verdict_of_grpc
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport H_GRPC_STATUS, Field, Scan, worker_scan
 from lb.http.http2.session cimport Http2Session, h2_rewind, h2_whole
 from lb.http.http2.head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_INDEX, NGHTTP2_NV_FLAG_NONE
 from lb.net.poller cimport Poller, monotonic_ns
-from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport ENDPOINT_CONNECT_ERRORS, ENDPOINT_RESPONSE_ERRORS, ENDPOINT_TIMEOUTS
 from lb.proxy.exchange.mirror.mirror cimport MIRROR_ANSWER_LIMIT, Mirror, mirror_counts
-from lb.upstream.failure cimport FAIL_CONNECT, FAIL_PROTOCOL, FAIL_TIMEOUT, FAIL_TOO_LARGE
 from lb.http.grpc.text cimport GRPC_UNKNOWN, grpc_status, grpc_status_of_http, grpc_timeout
 from lb.upstream.connections.http2 cimport Http2Channel
-from lb.upstream.load.outlier cimport VERDICT_GATEWAY, verdict_of, verdict_of_grpc
 from lb.upstream.pool cimport POOL_HTTP, POOL_OIP, Pool
+from lb.upstream.tally cimport count_failure
 
 cdef enum:
     CANCELLED = 1                     # of gRPC
@@ -84,14 +82,10 @@ cdef class MirrorStream(Http2Call):
         cdef uint64_t *words = pool.series[self.endpoint]
         cdef bint answered = self.fail == 0 or (self.fail == FAIL_TOO_LARGE and self.status >= 200)
         cdef int verdict
-        if self.fail == FAIL_TIMEOUT:
-            tg_add(&words[ENDPOINT_TIMEOUTS], 1)
-            self.status = 504
-            self.code = DEADLINE_EXCEEDED
-        elif not answered:
-            tg_add(&words[ENDPOINT_CONNECT_ERRORS if self.fail == FAIL_CONNECT else ENDPOINT_RESPONSE_ERRORS], 1)
-            self.status = 502
-            self.code = UNAVAILABLE
+        if not answered:
+            count_failure(words, self.fail)
+            self.status = failure_of(self.fail).status
+            self.code = failure_of(self.fail).grpc_status
         elif self.code < 0 and self.fail == 0:                 # the rest of what is cut off is nobody's
             self.code = GRPC_UNKNOWN if self.status == 200 else grpc_status_of_http(self.status)
         if not self.grpc:
