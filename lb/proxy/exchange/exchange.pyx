@@ -265,7 +265,7 @@ cdef class Exchange(Waiter):
             self.affinity.sequence_at = index
             self.tied = True
         elif found == SEQUENCE_UNKNOWN:
-            self.fail(409, b"sequence-unknown", "the sequence is not open: its first request must say sequence_start, "
+            self.fail(FAIL_SEQUENCE_UNKNOWN, "the sequence is not open: its first request must say sequence_start, "
                       "and it ends when it is idle for too long")
             return False
         elif found == SEQUENCE_LOST:
@@ -869,7 +869,7 @@ cdef class Exchange(Waiter):
         self.move(X_DONE)
         self.deadline = UINT64_MAX
         if self.affinity.in_sequence:
-            leave_sequence(&self.affinity, self.pool, self.tries != 0, self.succeeded(), self.status == 499,
+            leave_sequence(&self.affinity, self.pool, self.tries != 0, self.succeeded(), self.status == CLIENT_GONE,
                            self.client.poller.now)
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
