@@ -14,7 +14,7 @@ from typing import Any
 import forked
 import pytest
 import yaml
-from control_daemon import ROOT, configuration, daemon, listener
+from control_daemon import ROOT, configuration, daemon, eventually, listener
 from typer.testing import CliRunner
 
 import lb
@@ -107,7 +107,7 @@ def test_the_access_log_is_opened_anew(tmp_path: Path) -> None:
         log.rename(tmp_path / "access.log.1")
         done = tidegate("reopen-logs", "-c", str(running.path), cwd=tmp_path)
         assert (done.returncode, done.stdout) == (0, "the access log was opened anew\n")
-        assert log.exists()
+        eventually(log.exists, "the new file")
         log.unlink()
         log.mkdir()
         done = tidegate("reopen-logs", "-c", str(running.path), cwd=tmp_path)

@@ -240,7 +240,7 @@ def test_a_pool_that_needs_endpoints_to_be_ready(tmp_path: Path) -> None:
             assert answer.status == 200
         assert ask(f"{base}/readyz")[::2] == (503, b"pool web has 1 of the 2 endpoints that it needs\n")
         with urllib.request.urlopen(
-            f"{base}/api/v1/endpoint", drain.replace(b"drain", b"enable"), timeout=20
+            f"{base}/api/v1/endpoint", drain.replace(b"drain", b"enabled"), timeout=20
         ) as answer:
             assert answer.status == 200
         assert ask(f"{base}/readyz")[0] == 200
