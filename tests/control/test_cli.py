@@ -14,7 +14,7 @@ from typing import Any
 import forked
 import pytest
 import yaml
-from control_daemon import ROOT, configuration, daemon, eventually, listener
+from control_daemon import ROOT, configuration, daemon, listener
 from typer.testing import CliRunner
 
 import lb
@@ -99,20 +99,6 @@ def test_without_a_daemon(config: Path, tmp_path: Path) -> None:
         assert done.returncode == 1
         assert done.stderr.startswith(f"tidegate: no answer from the daemon at unix:{tmp_path}/admin.sock: ")
         assert done.stderr.count("\n") == 1
-
-
-def test_the_access_log_is_opened_anew(tmp_path: Path) -> None:
-    log = tmp_path / "access.log"
-    with daemon(tmp_path, configuration(tmp_path, log={"access": str(log)})) as running:
-        log.rename(tmp_path / "access.log.1")
-        done = tidegate("reopen-logs", "-c", str(running.path), cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (0, "the access log was opened anew\n")
-        eventually(log.exists, "the new file")
-        log.unlink()
-        log.mkdir()
-        done = tidegate("reopen-logs", "-c", str(running.path), cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert str(log) in done.stderr
 
 
 def test_reload_and_status_of_a_daemon(tmp_path: Path) -> None:

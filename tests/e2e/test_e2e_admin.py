@@ -246,3 +246,21 @@ def test_a_pool_that_needs_endpoints_to_be_ready(tmp_path: Path) -> None:
         assert ask(f"{base}/readyz")[0] == 200
     finally:
         daemon.stop()
+
+
+def test_the_access_log_is_opened_anew_by_command(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    daemon = Daemon(tmp_path, {**HTTP, "log": {"access": str(log)}})
+    try:
+        daemon.wait_ready()
+        log.rename(tmp_path / "access.log.1")
+        done = daemon.command("reopen-logs")
+        assert (done.returncode, done.stdout) == (0, "the access log was opened anew\n"), done.stderr
+        assert log.exists()
+        log.unlink()
+        log.mkdir()
+        done = daemon.command("reopen-logs")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert str(log) in done.stderr
+    finally:
+        daemon.stop()
