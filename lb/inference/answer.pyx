@@ -7,8 +7,9 @@ encoder writes.
 
 from libc.stdint cimport int64_t
 from lb.inference.datatypes cimport DT_UNKNOWN, datatype_of, element_count
-from lb.http.grpc.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span,
-                               start_cursor, take_varint)
+from lb.http.grpc.protobuf cimport (
+    WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, span, start_cursor, take_varint,
+)
 
 cdef enum:                            # fields of ModelInferResponse
     MODEL_NAME = 1

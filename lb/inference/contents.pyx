@@ -4,8 +4,9 @@ from libc.stdint cimport UINT32_MAX, int16_t, int32_t, int8_t, uint16_t, uint32_
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
 from lb.inference.datatypes cimport (DT_BOOL, DT_BYTES, DT_FP32, DT_FP64, DT_INT8, DT_INT16, DT_INT32, DT_INT64,
                                      DT_UINT8, DT_UINT16, DT_UINT32, DT_UINT64, element_size)
-from lb.http.grpc.protobuf cimport (WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field,
-                               start_cursor, take_varint)
+from lb.http.grpc.protobuf cimport (
+    WIRE_BYTES, WIRE_FIXED32, WIRE_FIXED64, WIRE_VARINT, cursor, field, next_field, start_cursor, take_varint,
+)
 
 cdef enum:
     MALFORMED = -1

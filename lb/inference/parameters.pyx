@@ -5,8 +5,9 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_AsUnsignedLongLon
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from lb.net.buffer cimport tg_buffer, tg_buffer_append
-from lb.http.grpc.protobuf cimport (WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, append_field, append_tag, append_varint,
-                               put_varint, varint_size)
+from lb.http.grpc.protobuf cimport (
+    WIRE_BYTES, WIRE_FIXED64, WIRE_VARINT, append_field, append_tag, append_varint, put_varint, varint_size,
+)
 
 from lb.inference.errors import OipError
 

@@ -9,12 +9,14 @@ cimport cython
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
-from lb.net.buffer cimport (tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve,
-                             tg_buffer_size)
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+)
 from lb.net.stream cimport iovec
-from lb.inference.answer cimport (MAX_PARAMETERS, PARAMETER_BOOL, PARAMETER_DOUBLE, PARAMETER_INT64, PARAMETER_NONE,
-                                  PARAMETER_STRING, Answer, OutputTensor, Parameter, read_answer, read_output,
-                                  read_parameter)
+from lb.inference.answer cimport (
+    MAX_PARAMETERS, PARAMETER_BOOL, PARAMETER_DOUBLE, PARAMETER_INT64, PARAMETER_NONE, PARAMETER_STRING, Answer,
+    OutputTensor, Parameter, read_answer, read_output, read_parameter,
+)
 from lb.inference.contents cimport append_contents
 from lb.inference.datatypes cimport DT_BYTES, MAX_TENSORS, bytes_framing_ok, datatype_name, tensor_size
 from lb.inference.jsontext cimport TEXT_NOT_UTF8, append_double, append_int, append_string, append_tensor, append_uint

@@ -10,11 +10,13 @@ from cpython.long cimport PyLong_AsLongLongAndOverflow, PyLong_CheckExact
 from libc.stdint cimport INT64_MAX, int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, strlen
-from lb.net.buffer cimport (tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head,
-                             tg_buffer_reserve)
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve,
+)
 from lb.net.buffer cimport tg_buffer_size
-from lb.inference.datatypes cimport (DT_BYTES, DT_UNKNOWN, MAX_RANK, MAX_TENSORS, datatype_name, datatype_of,
-                                     element_count)
+from lb.inference.datatypes cimport (
+    DT_BYTES, DT_UNKNOWN, MAX_RANK, MAX_TENSORS, datatype_name, datatype_of, element_count,
+)
 from lb.inference.datatypes cimport tensor_size
 from lb.inference.parameters cimport append_parameter, flag, sorted_parameters
 from lb.http.grpc.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, varint_size
