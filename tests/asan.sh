@@ -11,7 +11,7 @@ tree=$PWD/build/asan
 mkdir -p "$tree"
 
 # Times of change are kept: only what changed is translated and compiled again.
-git ls-files -z --cached --others --exclude-standard -- lb bench backend tests examples configs proto setup.py pyproject.toml |
+git ls-files -z --cached --others --exclude-standard -- lb bench backend tests docs examples configs proto setup.py pyproject.toml |
     tar --create --null --files-from=- --ignore-failed-read 2>/dev/null | tar --extract --directory="$tree" --keep-newer-files 2>/dev/null || true
 
 cd "$tree"
