@@ -21,7 +21,7 @@ from lb.control.workers.process import FREE_BLOCKS
 
 MARK = "tg_guard_mark"
 # What an event loop calls of the data path: these and all below them are counted, the rest of the program is not.
-ENTRIES = ("__pyx_pw_2lb_4core_6poller_6Poller_*_run", "__pyx_pw_2lb_4core_6poller_6Poller_*_flush_later")
+ENTRIES = ("__pyx_pw_2lb_3net_6poller_6Poller_*_run", "__pyx_pw_2lb_3net_6poller_6Poller_*_flush_later")
 # The hashes of strings must be the same in every run. valgrind's processor is an emulated one, but libc's choice to
 # copy with `rep movsb` above some size is worth nothing there.
 _ENVIRONMENT = {

@@ -28,7 +28,7 @@ def readable(obj: str, function: str) -> str:
 
 
 def _parts(mangled: str) -> list[str] | None:
-    """`2lb_4core_6poller_6Poller_11_run` as its parts: each but the last begins with its length."""
+    """`2lb_3net_6poller_6Poller_11_run` as its parts: each but the last begins with its length."""
     parts = []
     while match := re.match(r"(\d+)", mangled):
         size, start = int(match[1]), match.end()
