@@ -9,13 +9,11 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from bench.guard.inference import TARGET, answer_message, binary_body, floats, json_body
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
-_request = import_module("lb.inference.request")
-_response = import_module("lb.inference.response")
-_paths = import_module("lb.inference.paths")
+_codec = import_module("compiled.inference")  # of tests/compiled, which pytest finds by its pythonpath
 
 
 def to_message(body: bytes, json_length: int) -> bytes:
-    message: bytes = _request.parse(b"stub", b"", body, json_length).message()
+    message: bytes = _codec.parse_request(b"stub", b"", body, json_length).message()
     return message
 
 
@@ -52,17 +50,17 @@ def check_request(message: bytes, values: int) -> None:
 
 
 def test_json_answer(benchmark: BenchmarkFixture) -> None:
-    request = _request.parse(b"stub", b"", json_body(700))
-    body, json_length = benchmark(_response.render_bytes, request, answer_message(64))
+    request = _codec.parse_request(b"stub", b"", json_body(700))
+    body, json_length = benchmark(_codec.render_bytes, request, answer_message(64))
     assert body.count(b"0.") == 16  # numbers below 1
     assert json_length == -1
 
 
 def test_binary_answer(benchmark: BenchmarkFixture) -> None:
-    request = _request.parse(b"stub", b"", *binary_body(4096))
-    body, json_length = benchmark(_response.render_bytes, request, answer_message(4096))
+    request = _codec.parse_request(b"stub", b"", *binary_body(4096))
+    body, json_length = benchmark(_codec.render_bytes, request, answer_message(4096))
     assert body[json_length:] == floats(1024, 3)
 
 
 def test_target(benchmark: BenchmarkFixture) -> None:
-    assert benchmark(_paths.infer_target, TARGET.encode()) == (b"stub", b"")
+    assert benchmark(_codec.infer_target, TARGET.encode()) == (b"stub", b"")

@@ -23,7 +23,7 @@ summary: 1100 30 2
 
 ob=(1) /x/lb/net/poller.cpython-311-x86_64-linux-gnu.so
 fl=(1) /x/lb/net/poller.c
-fn=(1) __pyx_f_2lb_4core_6poller_6Poller_dispatch
+fn=(1) __pyx_f_2lb_3net_6poller_6Poller_dispatch
 10 400
 +2 100
 fi=(2) object.h
@@ -71,7 +71,7 @@ def test_self_costs_are_added_up() -> None:
     assert profile.total == 1100
     poller, libc = "/x/lb/net/poller.cpython-311-x86_64-linux-gnu.so", "/usr/lib/libc.so.6"
     assert profile.functions == {
-        (poller, "__pyx_f_2lb_4core_6poller_6Poller_dispatch"): 600,
+        (poller, "__pyx_f_2lb_3net_6poller_6Poller_dispatch"): 600,
         (libc, "epoll_wait"): 300,
         (libc, "clock_gettime@@GLIBC_2.17"): 200,
     }
@@ -101,7 +101,7 @@ def test_a_profile_that_is_not_understood_is_refused(old: str, new: str, message
         parse(PROFILE.replace(old, new, 1).splitlines())
 
 
-BEGIN = "__pyx_f_2lb_5proxy_10connection_14HttpConnection_begin"
+BEGIN = "__pyx_f_2lb_5proxy_6client_10connection_14HttpConnection_begin"
 CONNECTION = "/x/lb/proxy/client/connection.cpython-311-x86_64-linux-gnu.so"
 
 
@@ -111,7 +111,7 @@ CONNECTION = "/x/lb/proxy/client/connection.cpython-311-x86_64-linux-gnu.so"
         (CONNECTION, BEGIN, "lb.proxy.client.connection.HttpConnection.begin"),
         (CONNECTION, f"{BEGIN}.isra.0", "lb.proxy.client.connection.HttpConnection.begin"),
         (CONNECTION, f"{BEGIN}'2", "lb.proxy.client.connection.HttpConnection.begin"),
-        ("/x/poller.so", "__pyx_pw_2lb_4core_6poller_6Poller_11_run", "lb.net.poller.Poller._run"),
+        ("/x/poller.so", "__pyx_pw_2lb_3net_6poller_6Poller_11_run", "lb.net.poller.Poller._run"),
         (CONNECTION, "__Pyx_ListComp_Append", "lb.proxy.client.connection:__Pyx_ListComp_Append"),
         (CONNECTION, "__pyx_tp_new_2lb_5proxy_6client", "lb.proxy.client.connection:__pyx_tp_new_2lb_5proxy_6client"),
         ("/lib/libnghttp2.so.14.28.3", "0x0000000000012ab0", "libnghttp2:?"),
