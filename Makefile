@@ -123,7 +123,7 @@ test: build $(STAMPS)/test-packages
 	$(BIN)/python -m pytest -q tests/bench
 
 # Parts that need neither a daemon nor a peer.
-FAST_TESTS := $(addprefix tests/,balancing config core endpoints inference scaling tools wire)
+FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
 
 test-fast: build
 	$(BIN)/python -m pytest -q -n 2 -m 'not slow' --durations 10 $(FAST_TESTS)

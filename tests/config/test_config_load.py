@@ -306,6 +306,7 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
 PRODUCTION = yaml.safe_load((CONFIGS / "production.yaml").read_text())
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(place=st.sampled_from(places(PRODUCTION)[1:]), value=VALUES)
 def test_any_value_anywhere_is_taken_or_named(tmp_path: Path, place: tuple[str | int, ...], value: object) -> None:

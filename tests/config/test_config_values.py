@@ -87,6 +87,7 @@ def test_depth(depth: int) -> None:
     same("a: " + "[" * depth + "]" * depth)
 
 
+@pytest.mark.slow
 def test_no_more_values_than_allowed() -> None:
     for count in (MAX_NODES - 2, MAX_NODES - 1):
         text = "a: [" + "1," * count + "]"

@@ -6,12 +6,14 @@ import asyncio
 from importlib import import_module
 from typing import Any
 
+import pytest
 from compiled.timers import AlarmProbe
 
 Poller = import_module("lb.net.poller").Poller
 MILLISECOND = 1_000_000
 
 
+@pytest.mark.slow
 async def test_alarms_ring_in_order_and_never_early() -> None:
     loop = asyncio.get_running_loop()
     poller = Poller(loop)
