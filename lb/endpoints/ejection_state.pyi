@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 from lb.shared.segment import Segment
 
-class Standings:
+class EjectionStates:
     size: int
 
     def __init__(self, segment: Segment, slots: Sequence[int]) -> None: ...

@@ -4,7 +4,7 @@ from lb.shared.segment import Segment
 
 class Groups:
     count: int
-    places: tuple[int, ...]
+    group_of: tuple[int, ...]
 
     def __init__(self, segment: Segment, slots: Sequence[int], groups: Sequence[int], keyed: bool) -> None: ...
     def next_order(self, key: int) -> tuple[list[int], int]: ...

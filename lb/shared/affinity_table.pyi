@@ -1,6 +1,6 @@
 from lb.shared.segment import Segment
 
-class Pins:
+class AffinityTable:
     segment: Segment
     def __init__(self, segment: Segment, sessions: bool = False) -> None: ...
     @property

@@ -51,9 +51,9 @@ cdef class SegmentMap:
 
     @classmethod
     def create(cls, workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0,
-               bucket_sets=16384, pin_sets=16384, session_sets=16384, cost_sets=256, source_sets=32768):
+               bucket_sets=16384, sequence_sets=16384, session_sets=16384, cost_sets=256, source_sets=32768):
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
-        the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins for sequences,
+        the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight pins for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
         that of sets of seven networks whose connections are limited, all powers of two.
 
@@ -65,7 +65,7 @@ cdef class SegmentMap:
         memset(&header, 0, sizeof(header))
         lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, {
             "bucket_sets": bucket_sets,
-            "pin_sets": pin_sets,
+            "sequence_sets": sequence_sets,
             "session_sets": session_sets,
             "cost_sets": cost_sets,
             "source_sets": source_sets,
