@@ -43,7 +43,7 @@ class Load:
         """Around each request; what it raises counts as a failure, unless it is the client's."""
         started = self._clock()
         self._count(started, 1)
-        company = _range(self.in_flight)
+        in_flight = _range(self.in_flight)
         try:
             yield
         except (InvalidInput, Unsupported):
@@ -52,7 +52,7 @@ class Load:
             self._failures += 1
             raise
         else:
-            self._latencies.setdefault(company, deque(maxlen=_RECENT)).append(self._clock() - started)
+            self._latencies.setdefault(in_flight, deque(maxlen=_RECENT)).append(self._clock() - started)
         finally:
             self._count(self._clock(), -1)
             self._requests += 1

@@ -4,7 +4,7 @@ Two ratios agree if their intervals (`bench.stats`: Student's, at 99 %) have a p
 
 - Intervals that do not overlap are evidence of a difference. If both results drew their ratios alike, from a log-normal
   distribution, two intervals would lie apart in two to three of ten thousand cases, whatever the number of runs
-  (simulated: 0.019 % for three runs each, 0.023 % for five). Of the ratios of a full run none disagrees by chance then.
+  (simulated: 0.019 % for three runs each, 0.023 % for five). Of the ratios of a full run none disagrees at random then.
 - Intervals that overlap are no proof of equality: a wide interval overlaps with anything. The table shows their width;
   that of five runs is about two of their standard deviations to each side, that of three nearly six.
 - Nothing is concluded from a single run, which has no interval, nor of rates that were the load generator's limit: they

@@ -3,7 +3,7 @@
 The interval of a figure is Student's, at 99 %, of the mean of the logarithms ("Student", The Probable Error of a Mean,
 Biometrika 6, 1908): noise multiplies, and few runs must pay for knowing the spread from so few. A full run states some
 hundred intervals, and two of them are held against each other ratio by ratio: that needs intervals which seldom lie
-apart by chance. Those from the lowest to the highest of three runs do so in one case of ten. No interval is claimed for
+apart at random. Those from the lowest to the highest of three runs do so in one case of ten. No interval is claimed for
 a single run.
 """
 
@@ -23,7 +23,7 @@ CONFIDENCE = 0.99
 _STUDENT = (63.657, 9.925, 5.841, 4.604, 4.032, 3.707, 3.499, 3.355, 3.250, 3.169, 3.106, 3.055, 3.012, 2.977, 2.947)
 
 
-class Standing(StrEnum):
+class Ranking(StrEnum):
     """How ours stands to a peer: better in every pair of runs, worse in every one, neither, or of one pair only."""
 
     AHEAD = "ahead"
@@ -78,7 +78,7 @@ def paired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Summ
     return summarize(ratios) if ratios else None
 
 
-def standing(ours: Mapping[int, float], theirs: Mapping[int, float], better: Better) -> Standing | None:
+def ranking(ours: Mapping[int, float], theirs: Mapping[int, float], better: Better) -> Ranking | None:
     """Whether ours is better in every round that both have, or worse in every one; None if there is no such round.
 
     It is the two-sided sign test, at the level 2 * (1/2)**n, whatever the distribution; it also holds for counts of 0.
@@ -87,12 +87,12 @@ def standing(ours: Mapping[int, float], theirs: Mapping[int, float], better: Bet
     if not rounds:
         return None
     if len(rounds) == 1:
-        return Standing.ONCE
+        return Ranking.ONCE
     sign = 1 if better == "lower" else -1
     gains = [sign * (theirs[r] - ours[r]) for r in rounds]
     if min(gains) > 0:
-        return Standing.AHEAD
-    return Standing.BEHIND if max(gains) < 0 else Standing.EVEN
+        return Ranking.AHEAD
+    return Ranking.BEHIND if max(gains) < 0 else Ranking.EVEN
 
 
 def overlap(a: Summary, b: Summary) -> bool:

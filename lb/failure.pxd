@@ -65,7 +65,7 @@ cdef enum:
     FAIL_PROXY_UNTRUSTED
     FAIL_PROXY_MISSING
     FAIL_PROXY_MALFORMED
-    FAIL_PREFACE_TIMEOUT
+    FAIL_FIRST_BYTES_TIMEOUT
     FAIL_NOT_TLS
     FAIL_BAD_CLIENT_HELLO
 
@@ -148,7 +148,7 @@ cdef int verdict_of_grpc(int code) noexcept nogil
 cdef bint is_fault(int code) noexcept nogil
 # Whether a status is one that another endpoint may not give: 502, 503, 504.
 cdef bint is_retryable(int status) noexcept nogil
-# Whether an answer of this status is taken from a hedge while the first try still runs: no 5xx, no 429.
+# Whether an answer of this status is taken from a hedge while the first attempt still runs: no 5xx, no 429.
 cdef bint is_good(int status) noexcept nogil
 # The HTTP status that a REST client is told where a model server's answer is this gRPC status.
 cdef int http_of_grpc(int code) noexcept nogil

@@ -1,4 +1,4 @@
-"""When which server has something to do: one heap and one alarm for all of them."""
+"""When which server has something to do: one heap and one timer for all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 from bench.emulator.timeline import NEVER
 
 
-class Alarm(Protocol):
+class Timer(Protocol):
     """What wakes the agenda."""
 
     def arm(self, at: int) -> None:
@@ -35,15 +35,15 @@ class Agenda:
         self.ticks = 0
         self.late_sum = 0
         self.late_max = 0
-        self._alarm: Alarm | None = None
+        self._timer: Timer | None = None
         self._armed = NEVER
         self._heap: list[tuple[int, int, Server]] = []
         self._asked: dict[Server, int] = {}
         self._sequence = count()
 
-    def start(self, alarm: Alarm) -> None:
-        """What is asked for from now on, and was before, is waked by this alarm."""
-        self._alarm = alarm
+    def start(self, timer: Timer) -> None:
+        """What is asked for from now on, and was before, is waked by this timer."""
+        self._timer = timer
         self._arm()
 
     def wake(self, server: Server, due: int) -> None:
@@ -55,7 +55,7 @@ class Agenda:
         self._arm()
 
     def tick(self) -> None:
-        """The alarm went off."""
+        """The timer went off."""
         self._armed = NEVER
         while self._heap and self._heap[0][0] <= (now := time.monotonic_ns()):
             due, _, server = heapq.heappop(self._heap)
@@ -76,6 +76,6 @@ class Agenda:
         return {"ticks": self.ticks, "late_mean_ns": self.late_sum // max(1, self.ticks), "late_max_ns": self.late_max}
 
     def _arm(self) -> None:
-        if self._alarm is not None and self._heap and self._heap[0][0] < self._armed:
+        if self._timer is not None and self._heap and self._heap[0][0] < self._armed:
             self._armed = self._heap[0][0]
-            self._alarm.arm(self._armed)
+            self._timer.arm(self._armed)

@@ -152,7 +152,7 @@ def trace(bins: Bins, speed: float, factor: float, rng: Random) -> array[int]:
     """Each bin's requests times `factor`, spread over the bin as a Poisson process of that many is: uniformly.
 
     With factor 1 every bin has exactly its requests, so that the trace's burstiness is kept and none is added; of other
-    products the fraction is rounded up or down by chance, so that the mean is kept.
+    products the fraction is rounded up or down at random, so that the mean is kept.
     """
     if speed <= 0 or factor < 0:
         raise BenchError("a trace's speed must be above 0 and its factor 0 or more")

@@ -71,7 +71,7 @@ def test_pick_loaded(benchmark: BenchmarkFixture, case: str, size: int) -> None:
             endpoints.record_latency(i, 1e6 + 1e3 * (i * 7 % size), _NOW - i)
             for _ in range(1 + i % 3):
                 acquire(endpoints, i)
-            if made.by_company:
+            if made.by_in_flight:
                 made.learn(i, _NOW - i, 1_000_000 + 1_000 * (i * 7 % size), True, 1 + i % 3, 1)
         assert 0 <= benchmark(pick) < size
 

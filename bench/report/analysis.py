@@ -1,4 +1,4 @@
-"""What the samples say: medians, the best peer, ratios, standings and limits. Every form of the report asks here."""
+"""What the samples say: medians, the best peer, ratios, rankings and limits. Every form of the report asks here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import inf
 
 from bench.peers import OURS
 from bench.results import LOADS_RATE, Limit, Metric, Outcome, Results, Subject
-from bench.stats import Standing, Summary, paired_ratio, standing, summarize
+from bench.stats import Ranking, Summary, paired_ratio, ranking, summarize
 
 _RATES = ("rps", "gbit")
 
@@ -19,7 +19,7 @@ class Versus:
 
     peer: str
     ratio: Summary | None
-    standing: Standing
+    ranking: Ranking
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def versus(outcome: Outcome, metric: Metric, peer: str) -> Versus | None:
     if loads_rate(outcome, metric, OURS) or loads_rate(outcome, metric, peer):
         return None
     ours, theirs = values(outcome, OURS, metric), values(outcome, peer, metric)
-    found = standing(ours, theirs, metric.better)
+    found = ranking(ours, theirs, metric.better)
     if found is None:
         return None
     return Versus(peer, paired_ratio(ours, theirs) if metric.ratio else None, found)
@@ -171,7 +171,7 @@ def missing(subject: Subject | None) -> str:
     return "cannot" if subject.cannot else "failed" if subject.failed else "no runs"
 
 
-def counts(results: Results) -> dict[Standing, int]:
+def counts(results: Results) -> dict[Ranking, int]:
     """In how many scenarios the headline stands how."""
-    found = [line.versus.standing for line in summary(results) if line.versus]
-    return {kind: found.count(kind) for kind in Standing if kind in found}
+    found = [line.versus.ranking for line in summary(results) if line.versus]
+    return {kind: found.count(kind) for kind in Ranking if kind in found}

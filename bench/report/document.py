@@ -59,7 +59,7 @@ def _row(line: Line) -> list[str]:
         if line.peer and line.theirs
         else words.NOTHING,
         f"**{words.ratio(found)}**" if found else words.NOTHING,
-        found.standing if found else "",
+        found.ranking if found else "",
         words.interval(found.ratio) if found else "",
         limit,
     ]
@@ -88,5 +88,5 @@ def _cell(outcome: Outcome, name: str, metric: Metric) -> str:
         return missing(outcome.subjects[name])
     text = words.value(found, metric)
     if name != OURS and (compared := versus(outcome, metric, name)) is not None:
-        text += f"<br>{f'{words.full_ratio(compared)} ' if compared.ratio else ''}{compared.standing}"
+        text += f"<br>{f'{words.full_ratio(compared)} ' if compared.ratio else ''}{compared.ranking}"
     return text

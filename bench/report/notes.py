@@ -8,7 +8,7 @@ from bench.peers import OURS
 from bench.report import words
 from bench.report.analysis import Versus, figure, peers, summary, verdicts, versus
 from bench.results import Metric, Outcome, Results
-from bench.stats import CONFIDENCE, Standing
+from bench.stats import CONFIDENCE, Ranking
 
 
 def losses(results: Results) -> list[str]:
@@ -28,7 +28,7 @@ def _losses(outcome: Outcome) -> Iterator[str]:
         yield f"Tidegate failed after {_runs(len(ours.samples))}: {ours.failed}"
     for metric in outcome.metrics:
         found = [v for peer in peers(outcome) if (v := versus(outcome, metric, peer)) is not None]
-        if behind := [_against(outcome, metric, v) for v in found if v.standing is Standing.BEHIND]:
+        if behind := [_against(outcome, metric, v) for v in found if v.ranking is Ranking.BEHIND]:
             yield f"{metric.title} ({words.direction(metric)}): behind {', '.join(behind)}"
         if worse := [_against(outcome, metric, v) for v in found if _worse_once(metric, v)]:
             yield f"{metric.title} ({words.direction(metric)}): worse in the only run than {', '.join(worse)}"
@@ -46,7 +46,7 @@ def _against(outcome: Outcome, metric: Metric, found: Versus) -> str:
 
 
 def _worse_once(metric: Metric, found: Versus) -> bool:
-    if found.standing is not Standing.ONCE or found.ratio is None:
+    if found.ranking is not Ranking.ONCE or found.ratio is None:
         return False
     return found.ratio.median > 1 if metric.better == "lower" else found.ratio.median < 1
 

@@ -22,7 +22,7 @@ from bench.report.markup import Markup, element, join
 from bench.report.notes import EXPLANATION, conditions, confidence, losses, notes, scenario_notes
 from bench.report.plots import palette
 from bench.results import Metric, Outcome, Results
-from bench.stats import Standing
+from bench.stats import Ranking
 
 
 def html(results: Results) -> str:
@@ -50,7 +50,7 @@ def html(results: Results) -> str:
 
 def _opening(results: Results) -> Markup:
     found = counts(results)
-    parts = [f"{kind} in {found[kind]}" for kind in Standing if kind in found]
+    parts = [f"{kind} in {found[kind]}" for kind in Ranking if kind in found]
     limits = [one for outcome in results.outcomes for one in verdicts(outcome)]
     lead = (
         f"{len(results.outcomes)} scenarios; the headline against the best peer: {', '.join(parts) or 'not measured'}"
@@ -93,7 +93,7 @@ def _row(line: Line) -> Markup:
         peer = [words.number(line.theirs.median, metric), element("small", line.peer)]
     ratio: list[str | Markup] = [words.NOTHING]
     if found:
-        ratio = [element("strong", words.ratio(found)), " ", _badge(found.standing)]
+        ratio = [element("strong", words.ratio(found)), " ", _badge(found.ranking)]
         ratio.append(element("small", words.interval(found.ratio)))
     limit = [_badge(words.met(line.verdict))]
     if line.verdict:
@@ -161,7 +161,7 @@ def _cell(outcome: Outcome, name: str, metric: Metric) -> Markup:
     if name != OURS and (compared := versus(outcome, metric, name)) is not None:
         if compared.ratio:
             parts.append(element("small", words.full_ratio(compared)))
-        parts.append(element("small", _badge(compared.standing)))
+        parts.append(element("small", _badge(compared.ranking)))
     return element("td", *parts, class_=style)
 
 
@@ -193,7 +193,7 @@ def _conditions(results: Results) -> Markup:
 
 
 def _badge(word: str) -> Markup:
-    return element("span", word, class_=f"standing {word.replace(' ', '-')}")
+    return element("span", word, class_=f"ranking {word.replace(' ', '-')}")
 
 
 def _missing(outcome: Outcome, name: str) -> str:

@@ -12,9 +12,9 @@ from bench.report import words
 from bench.report.analysis import Line, figure, missing, ours_first, summary, verdicts, versus
 from bench.report.notes import EXPLANATION, conditions, confidence, losses, notes
 from bench.results import Metric, Outcome, Results
-from bench.stats import Standing
+from bench.stats import Ranking
 
-STYLES = {Standing.AHEAD: "green", Standing.EVEN: "yellow", Standing.BEHIND: "red", Standing.ONCE: "dim"}
+STYLES = {Ranking.AHEAD: "green", Ranking.EVEN: "yellow", Ranking.BEHIND: "red", Ranking.ONCE: "dim"}
 _MET = {True: "green", False: "red", None: "yellow"}
 
 
@@ -62,7 +62,7 @@ def _summary(results: Results) -> Table:
 
 def _row(line: Line) -> list[str | Text]:
     metric, found = line.metric, line.versus
-    style = STYLES[found.standing] if found else ""
+    style = STYLES[found.ranking] if found else ""
     ours = words.number(line.ours.median, metric) if line.ours else missing(line.outcome.subjects.get(OURS))
     peer = f"{line.peer} {words.number(line.theirs.median, metric)}" if line.peer and line.theirs else words.NOTHING
     limit = Text(words.met(line.verdict), style=_MET[line.verdict.met] if line.verdict else "dim")
@@ -74,7 +74,7 @@ def _row(line: Line) -> list[str | Text]:
         Text(ours, style="" if line.ours else "red"),
         Text(peer),
         Text(words.ratio(found) if found else words.NOTHING, style=f"bold {style}".strip()),
-        Text(found.standing if found else "", style=style),
+        Text(found.ranking if found else "", style=style),
         words.interval(found.ratio) if found else "",
         limit,
     ]
@@ -101,5 +101,5 @@ def _cell(outcome: Outcome, name: str, metric: Metric) -> Text:
     text = Text(words.value(found, metric))
     if name != OURS and (compared := versus(outcome, metric, name)) is not None:
         ratio = f"{words.ratio(compared)} " if compared.ratio else ""
-        text.append(f"\n{ratio}{compared.standing}", style=STYLES[compared.standing])
+        text.append(f"\n{ratio}{compared.ranking}", style=STYLES[compared.ranking])
     return text

@@ -1,4 +1,4 @@
-"""Random draws of available endpoints, for the policies that choose by chance."""
+"""Random draws of available endpoints, for the policies that choose among drawn ones."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ class Score:
 
 @dataclass(slots=True)
 class Explained:
-    """`rule` says in words what decides. `by_chance`: only some that are drawn are compared, or none."""
+    """`rule` says in words what decides. `random`: only some that are drawn are compared, or none."""
 
     rule: str
     scores: list[Score] = field(default_factory=list)
-    by_chance: bool = False
+    random: bool = False
 
     def best(self) -> list[int]:
         """The indices with the lowest score."""

@@ -26,9 +26,9 @@ class Guard(Policy):
 
     def pick(self, choice: Choice) -> int:
         index = self.ask(choice)
-        if index >= 0 and choice.standing_weight(index) == 0:
+        if index >= 0 and choice.state_weight(index) == 0:
             index = self.ask(choice)  # it may have changed since the plug-in looked
-            if index >= 0 and choice.standing_weight(index) == 0:
+            if index >= 0 and choice.state_weight(index) == 0:
                 address = self.endpoints.addresses[index]
                 raise TidegateError(f"policy {self.name!r} chose {address}, which is not available")
         return index

@@ -10,7 +10,7 @@ cdef double _UNKNOWN_NS
 
 cdef class Latencies:
     cdef EndpointSet endpoints
-    cdef double pace
+    cdef double decay_rate
     cdef bint peaks
 
     @cython.locals(latency=double)

@@ -1,8 +1,8 @@
 """What policies know of the endpoints' latencies: averages in the shared segment, which every worker feeds.
 
 The average is exponential in time: a sample counts for as much as the time since the one before it, so that busy and
-quiet endpoints forget at the same pace. It lives in the endpoint's record and so outlives reloads and workers. Workers
-write it without a lock and may lose each other's samples.
+quiet endpoints forget at the same rate. It lives in the endpoint's record and so outlives reloads and workers.
+Workers write it without a lock and may lose each other's samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Latencies:
 
     def __init__(self, endpoints: EndpointSet, decay: int, peaks: bool) -> None:
         self.endpoints = endpoints
-        self.pace = -1.0 / decay
+        self.decay_rate = -1.0 / decay
         self.peaks = peaks
 
     def faded(self, index: int, now: int) -> float:
@@ -43,7 +43,7 @@ class Latencies:
         """The share of the average that time has left of it."""
         updated = self.endpoints.latency_updated(index)
         # Another worker may have been later than this event.
-        return exp(self.pace * (now - updated)) if now > updated else 1.0
+        return exp(self.decay_rate * (now - updated)) if now > updated else 1.0
 
     def add(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         """A request to `index` took `latency_ns`.

@@ -39,7 +39,7 @@ class ChoiceOptions(PolicyOptions):
 class DecayOptions(PolicyOptions):
     decay: Duration = Field(default=10 * SECOND, ge=MILLISECOND)
     """Time in which what is known of an endpoint's latency fades to a third (1/e). Shorter forgets a bad moment sooner
-    and is led more by chance."""
+    and depends more on the draw."""
 
 
 class ServiceTimeOptions(DecayOptions):

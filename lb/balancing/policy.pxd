@@ -7,7 +7,7 @@ from lb.endpoints.set cimport EndpointSet
 cdef class Policy:
     cdef readonly EndpointSet endpoints
     cdef readonly bint learns
-    cdef readonly bint by_company
+    cdef readonly bint by_in_flight
     cdef readonly bint by_cost
     cdef readonly bint by_service
     cdef readonly bint reads_reports
@@ -17,5 +17,5 @@ cdef class Policy:
 
     cpdef int pick(self, Choice choice) except -2
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
-    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company, int cost)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight_at_start, int cost)
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)

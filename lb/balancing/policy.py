@@ -30,8 +30,8 @@ class Policy:
         # Whether it has an `observe` to be told by.
         # By its dictionary: `Policy.observe` is a new object at each look when compiled.
         self.learns = type(self).observe is not vars(Policy)["observe"]
-        # Whether `learn` wants to know a request's company.
-        self.by_company = False
+        # Whether `learn` uses the number of requests in flight at a request's start.
+        self.by_in_flight = False
         # Whether, in a pool that weighs its requests, `learn` takes a latency as it was, with the `cost` of the
         # request that had it. Else it gets the one that the request would have had if all there had cost the same.
         self.by_cost = False
@@ -60,11 +60,11 @@ class Policy:
         """A request to endpoint `index` ended at `now` after `latency_ns`; `ok` says that the endpoint did its
         part."""
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int, cost: int) -> None:
-        """What the data path calls: `observe` for those who also want to know how many requests, this one included,
-        were at the endpoint when it got there; in a pool that weighs its requests, how many average ones they were
-        worth. 0: unknown. Only told where `by_company`. `cost` is what the request was charged, in units of
-        the set's `one`."""
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, in_flight_at_start: int, cost: int) -> None:
+        """The data path calls this. A policy that needs no more than `observe` leaves it as it is.
+        `in_flight_at_start`: requests at the endpoint when this one came, itself included; in a pool that weighs its
+        requests, how many average ones they were worth; 0: unknown. Only told where `by_in_flight`. `cost` is what the
+        request was charged, in units of the set's `one`."""
         self.observe(index, now, latency_ns, ok)
 
     def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:

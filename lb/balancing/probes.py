@@ -28,14 +28,14 @@ def reuse_budget(pool_size: int, endpoints: int, rate: float, remove: float) -> 
 
 
 class ProbePool:
-    """Entries by place, 0 to `count` - 1, in no order. `seed` makes the rounding of budgets repeatable (0: random)."""
+    """Entries 0 to `count` - 1, in no order. `seed` makes the rounding of budgets repeatable (0: random)."""
 
     def __init__(self, endpoints: EndpointSet, options: ProbeOptions, seed: int = 0) -> None:
         self.endpoints = endpoints
         self.most = min(options.pool_size, endpoints.size)
         self.max_age = options.max_age
         self.reuse = reuse_budget(options.pool_size, endpoints.size, options.rate, options.remove)
-        # Where there is room for all endpoints nothing crowds out anything.
+        # Where there is room for all endpoints no entry displaces another.
         self.remove = options.remove if endpoints.size > options.pool_size else 0.0
         self.due = 0.0
         self.by_age = True
@@ -50,36 +50,36 @@ class ProbePool:
 
     def add(self, index: int, rif: float, latency_ns: float, now: int) -> None:
         """Endpoint `index` has answered: `rif` requests in flight there, and what one takes; 0 ns: it did not say."""
-        place = 0
-        while place < self.count and self.index[place] != index:
-            place += 1
-        if place == self.count:
+        entry = 0
+        while entry < self.count and self.index[entry] != index:
+            entry += 1
+        if entry == self.count:
             if self.count == self.most:
-                place = self.oldest()
+                entry = self.oldest()
             else:
                 self.count += 1
-        self.index[place] = index
-        self.others[place] = max(min(rif, _MOST_RIF) - self.endpoints.running(index), 0.0)
-        self.latency[place] = latency_ns
-        self.at[place] = now
-        self.left[place] = self.budget()
+        self.index[entry] = index
+        self.others[entry] = max(min(rif, _MOST_RIF) - self.endpoints.running(index), 0.0)
+        self.latency[entry] = latency_ns
+        self.at[entry] = now
+        self.left[entry] = self.budget()
 
     def expire(self, now: int) -> None:
         """Takes out what is too old."""
-        place = 0
-        while place < self.count:
+        entry = 0
+        while entry < self.count:
             # Another event may have been later than this one.
-            if now > self.at[place] and now - self.at[place] > self.max_age:
-                self.take_out(place)
+            if now > self.at[entry] and now - self.at[entry] > self.max_age:
+                self.take_out(entry)
             else:
-                place += 1
+                entry += 1
 
-    def use(self, place: int) -> None:
+    def use(self, entry: int) -> None:
         """The entry was chosen by."""
         if self.reuse > 0:
-            self.left[place] -= 1
-            if self.left[place] <= 0:
-                self.take_out(place)
+            self.left[entry] -= 1
+            if self.left[entry] <= 0:
+                self.take_out(entry)
 
     def removal_due(self) -> bool:
         """After a choice: whether another entry is to go. To be asked until it says no."""
@@ -90,19 +90,19 @@ class ProbePool:
 
     def oldest(self) -> int:
         found = 0
-        for place in range(1, self.count):
-            if self.at[place] < self.at[found]:
-                found = place
+        for entry in range(1, self.count):
+            if self.at[entry] < self.at[found]:
+                found = entry
         return found
 
-    def take_out(self, place: int) -> None:
+    def take_out(self, entry: int) -> None:
         self.count -= 1
         last = self.count
-        self.index[place] = self.index[last]
-        self.others[place] = self.others[last]
-        self.latency[place] = self.latency[last]
-        self.at[place] = self.at[last]
-        self.left[place] = self.left[last]
+        self.index[entry] = self.index[last]
+        self.others[entry] = self.others[last]
+        self.latency[entry] = self.latency[last]
+        self.at[entry] = self.at[last]
+        self.left[entry] = self.left[last]
 
     def budget(self) -> int:
         """The reuse budget, rounded up or down at random so that its mean is right."""

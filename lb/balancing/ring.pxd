@@ -13,7 +13,7 @@ cdef class Ring:
     cdef int[::1] owners
     cdef uint32_t[::1] starts
 
-    @cython.locals(starts=uint32_t[::1], place=int, bucket=int64_t, x=uint64_t, total=uint32_t, position=uint64_t,
+    @cython.locals(starts=uint32_t[::1], rank=int, bucket=int64_t, x=uint64_t, total=uint32_t, position=uint64_t,
                    owner=int, i=int, at=int)
     cdef void fill(self, int[::1] order, int[::1] counts, uint64_t[::1] seeds)
 

@@ -49,9 +49,9 @@ class Ring:
     def fill(self, order: array[int], counts: array[int], seeds: array[int]) -> None:
         """Put each point into its bucket, then sort: nearly nothing is left to be moved."""
         starts = self.starts
-        for place in range(len(order)):
-            x = seeds[place]
-            for _ in range(counts[place]):
+        for rank in range(len(order)):
+            x = seeds[rank]
+            for _ in range(counts[rank]):
                 x += _STEP
                 starts[tg_mix64(x) >> self.shift] += 1
         total = 0
@@ -59,15 +59,15 @@ class Ring:
             total += starts[bucket]
             starts[bucket] = total
         # Now each entry is its bucket's end, which moves down as the bucket fills: so the last come first.
-        for place in range(len(order) - 1, -1, -1):
-            x = seeds[place]
-            for _ in range(counts[place]):
+        for rank in range(len(order) - 1, -1, -1):
+            x = seeds[rank]
+            for _ in range(counts[rank]):
                 x += _STEP
                 position = tg_mix64(x)
                 bucket = position >> self.shift
                 starts[bucket] -= 1
                 self.positions[starts[bucket]] = position
-                self.owners[starts[bucket]] = order[place]
+                self.owners[starts[bucket]] = order[rank]
         for i in range(1, self.size):
             position = self.positions[i]
             owner = self.owners[i]

@@ -15,7 +15,7 @@ cdef class SlotTable:
     cdef readonly tuple members
     cdef int size
     cdef uint16_t[::1] owners
-    # By place in the order of addresses, which settles ties:
+    # By rank in the order of addresses, which settles ties:
     cdef int[::1] order
     cdef int[::1] weights
     cdef uint32_t[::1] offsets
@@ -28,21 +28,21 @@ cdef class SlotTable:
     cdef uint32_t[::1] roots
     cdef uint64_t[::1] times
 
-    @cython.locals(place=int, slot=uint32_t, position=uint32_t, unowned=int, horizon=uint64_t, arrival=uint64_t,
+    @cython.locals(rank=int, slot=uint32_t, position=uint32_t, unowned=int, horizon=uint64_t, arrival=uint64_t,
                    best=uint64_t[::1], reached=uint32_t[::1])
     cdef void fill(self, uint64_t total)
 
     @cython.locals(before=uint64_t)
-    cdef uint64_t arrival(self, int place, uint32_t position) noexcept
+    cdef uint64_t arrival(self, int rank, uint32_t position) noexcept
 
     @cython.locals(cube=uint64_t)
-    cdef uint32_t slot_at(self, int place, uint32_t position) noexcept
+    cdef uint32_t slot_at(self, int rank, uint32_t position) noexcept
 
     @cython.locals(cube=uint64_t)
-    cdef uint32_t position_of(self, int place, uint32_t slot) noexcept
+    cdef uint32_t position_of(self, int rank, uint32_t slot) noexcept
 
     @cython.locals(owner=int)
     cpdef int owner(self, uint64_t key) noexcept
 
-    @cython.locals(place=int, index=int, best=int, slot=uint32_t, arrival=uint64_t, earliest=uint64_t)
+    @cython.locals(rank=int, index=int, best=int, slot=uint32_t, arrival=uint64_t, earliest=uint64_t)
     cdef int first_available(self, Choice choice, Bound bound) noexcept

@@ -65,10 +65,10 @@ class SlotTable:
         self.weights = array("i", (members[i][1] for i in order))
         if any(weight < 0 for _, weight in members):
             raise ValueError("a weight is negative")
-        places = [hash64_bytes(b"slot:" + members[i][0].encode()) for i in order]
+        ranks = [hash64_bytes(b"slot:" + members[i][0].encode()) for i in order]
         shapes = [hash64_bytes(b"shift:" + members[i][0].encode()) for i in order]
-        skips = [place // SLOTS % (SLOTS - 1) + 1 for place in places]
-        self.offsets = array("I", (place % SLOTS for place in places))
+        skips = [rank // SLOTS % (SLOTS - 1) + 1 for rank in ranks]
+        self.offsets = array("I", (rank % SLOTS for rank in ranks))
         self.skips = array("I", skips)
         self.inverses = array("I", (pow(skip, -1, SLOTS) for skip in skips))
         self.shifts = array("I", (shape % SLOTS for shape in shapes))
@@ -86,36 +86,36 @@ class SlotTable:
         # At a time of t/total a slot is unclaimed with probability exp(-t): at 12 there is hardly one.
         horizon = max(12 * _ONE // total, 1)
         while unowned > 0:
-            for place in range(self.size):
-                if self.weights[place] == 0:
+            for rank in range(self.size):
+                if self.weights[rank] == 0:
                     continue
-                position = reached[place]
+                position = reached[rank]
                 while position < _M:
-                    arrival = self.arrival(place, position)
+                    arrival = self.arrival(rank, position)
                     if arrival >= horizon:
                         break
-                    slot = self.slot_at(place, position)
+                    slot = self.slot_at(rank, position)
                     if arrival < best[slot]:
                         if self.owners[slot] == _NOBODY:
                             unowned -= 1
                         best[slot] = arrival
-                        self.owners[slot] = self.order[place]
+                        self.owners[slot] = self.order[rank]
                     position += 1
-                reached[place] = position
+                reached[rank] = position
             horizon += horizon // 4 + 1
 
-    def arrival(self, place: int, position: int) -> int:
+    def arrival(self, rank: int, position: int) -> int:
         # Endpoints of one weight claim the same position at different points of its interval, by their phase.
         before = self.times[position]
-        return (before + (((self.times[position + 1] - before) * self.phases[place]) >> 16)) // self.weights[place]
+        return (before + (((self.times[position + 1] - before) * self.phases[rank]) >> 16)) // self.weights[rank]
 
-    def slot_at(self, place: int, position: int) -> int:
-        cube = self.cubes[(position + self.shifts[place]) % _M]
-        return (self.offsets[place] + self.skips[place] * cube) % _M
+    def slot_at(self, rank: int, position: int) -> int:
+        cube = self.cubes[(position + self.shifts[rank]) % _M]
+        return (self.offsets[rank] + self.skips[rank] * cube) % _M
 
-    def position_of(self, place: int, slot: int) -> int:
-        cube = (slot + _M - self.offsets[place]) * self.inverses[place] % _M
-        return (self.roots[cube] + _M - self.shifts[place]) % _M
+    def position_of(self, rank: int, slot: int) -> int:
+        cube = (slot + _M - self.offsets[rank]) * self.inverses[rank] % _M
+        return (self.roots[cube] + _M - self.shifts[rank]) % _M
 
     def owner(self, key: int) -> int:
         """The index of the endpoint that owns the slot of the 64-bit `key`; -1 when nobody has a weight."""
@@ -126,16 +126,16 @@ class SlotTable:
         """The owner of the key's slot if only the available endpoints were members, and of these only those with
         room in `bound`, if there is one; -1 when there is none.
 
-        So an endpoint that is down and one that is removed send their keys to the same places.
+        So an endpoint that is down and one that is removed send their keys to the same endpoints.
         """
         slot = choice.key % _M
         best = -1
         earliest = _NEVER
-        for place in range(self.size):
-            index = self.order[place]
-            if self.weights[place] == 0 or choice.effective_weight(index) == 0:
+        for rank in range(self.size):
+            index = self.order[rank]
+            if self.weights[rank] == 0 or choice.effective_weight(index) == 0:
                 continue
-            arrival = self.arrival(place, self.position_of(place, slot))
+            arrival = self.arrival(rank, self.position_of(rank, slot))
             if arrival < earliest and (bound is None or bound.room(index, choice)):
                 best, earliest = index, arrival
         return best

@@ -22,8 +22,8 @@ typedef struct {
     uint64_t hits;
     uint64_t misses;
     uint64_t stored;
-    uint64_t declined_busy; /* another process held the shard */
-    uint64_t declined_size; /* larger than an object may be */
+    uint64_t rejected_busy; /* another process held the shard */
+    uint64_t rejected_size; /* larger than an object may be */
     uint64_t evictions;     /* fresh entries pushed out */
     uint64_t expired;       /* stale entries that the hand met */
     uint64_t broken_locks;  /* locks taken from the dead */
@@ -73,8 +73,8 @@ typedef struct {
     char *chunks;
     uint32_t mask;  /* of buckets */
     uint32_t count; /* of chunks */
-    uint64_t suspect; /* owner of the lock found alive, not asked about again before this time */
-    uint64_t suspect_until;
+    uint64_t holder; /* owner of the lock found alive, not asked about again before this time */
+    uint64_t holder_known_until;
 } tg_shard_view;
 
 _Static_assert(sizeof(tg_cache_stripe) == 128, "a stripe is two cache lines");
@@ -116,7 +116,7 @@ static inline uint32_t tg_shard_place(tg_shard_view *v, char *base, uint64_t siz
             v->chunks = base + chunks_at;
             v->mask = (uint32_t)(buckets - 1);
             v->count = (uint32_t)count;
-            v->suspect = v->suspect_until = 0;
+            v->holder = v->holder_known_until = 0;
             return v->count;
         }
         uint64_t over = end > size ? (end - size) / per_chunk : 0;

@@ -12,8 +12,8 @@ cdef extern from "cache.h" nogil:
         uint64_t hits
         uint64_t misses
         uint64_t stored
-        uint64_t declined_busy
-        uint64_t declined_size
+        uint64_t rejected_busy
+        uint64_t rejected_size
         uint64_t evictions
         uint64_t expired
         uint64_t broken_locks
@@ -52,8 +52,8 @@ cdef extern from "cache.h" nogil:
         char *chunks
         uint32_t mask
         uint32_t count
-        uint64_t suspect
-        uint64_t suspect_until
+        uint64_t holder
+        uint64_t holder_known_until
     char *tg_chunk(const tg_shard_view *v, uint32_t id) noexcept
     uint64_t tg_chunks_for(uint64_t size) noexcept
     uint32_t tg_key_tag(const unsigned char *key) noexcept

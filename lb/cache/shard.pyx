@@ -39,7 +39,7 @@ cdef enum:
     BROOM_LOOKS = 3
 
 # How long an owner that was found alive is left alone before it is looked up again.
-cdef uint64_t SUSPECT_NS = 10_000_000
+cdef uint64_t HOLDER_NS = 10_000_000
 
 
 cdef bint shard_lock(tg_shard_view *v, uint64_t token, uint64_t now, tg_cache_stripe *counters) noexcept nogil:
@@ -52,11 +52,11 @@ cdef bint shard_lock(tg_shard_view *v, uint64_t token, uint64_t now, tg_cache_st
             return True
         tg_pause()
     owner = tg_load64(lock)
-    if owner == 0 or owner == token or (owner == v.suspect and now < v.suspect_until):
+    if owner == 0 or owner == token or (owner == v.holder and now < v.holder_known_until):
         return False
     if not owner_is_dead(owner):
-        v.suspect = owner
-        v.suspect_until = now + SUSPECT_NS
+        v.holder = owner
+        v.holder_known_until = now + HOLDER_NS
         return False
     # No living process can hold a dead one's token: the exchange takes it from the dead and from nobody else. If we die
     # before the shard is empty, the next owner finds our token and starts over.

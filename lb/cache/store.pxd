@@ -9,7 +9,7 @@ from lb.shared.segment cimport Segment
 
 cdef class ResultCache:
     cdef readonly Segment segment
-    cdef readonly size_t max_object   # bytes; larger objects are declined
+    cdef readonly size_t max_object   # bytes; larger objects are rejected
     cdef readonly uint32_t shard_count
     cdef tg_shard_view *shards
     cdef tg_cache_stripe *stripes
@@ -21,7 +21,7 @@ cdef class ResultCache:
     cdef Py_ssize_t get(
         self, const unsigned char *key, uint64_t now, tg_buffer *into, uint64_t *age_ns, uint64_t *ttl_ns
     ) noexcept
-    # Keep `n` bytes under the key for `ttl_ns`, in place of what was there. 1 stored; 0 declined: too large, no time to
+    # Keep `n` bytes under the key for `ttl_ns`, in place of what was there. 1 stored; 0 rejected: too large, no time to
     # live, or the shard is busy; -1: the shard was found damaged and has been emptied. Never waits.
     cdef int put(self, const unsigned char *key, const char *data, size_t n, uint64_t now, uint64_t ttl_ns) noexcept
     # Nothing is found under the key afterwards, until it is put again. Never waits.

@@ -109,7 +109,7 @@ cdef class ResultCache:
         if self.segment.base is NULL or ttl_ns == 0:
             return 0
         if n > self.max_object:
-            tg_add(&self.stripe.declined_size, 1)
+            tg_add(&self.stripe.rejected_size, 1)
             return 0
         cdef uint64_t expires = now + ttl_ns if ttl_ns < UINT64_MAX - now else UINT64_MAX
         cdef tg_entry entry
@@ -120,7 +120,7 @@ cdef class ResultCache:
         entry.checksum = tg_checksum(&entry, data, n)
         cdef tg_shard_view *shard = self.shard(key)
         if not shard_lock(shard, self.token, now, self.stripe):
-            tg_add(&self.stripe.declined_busy, 1)
+            tg_add(&self.stripe.rejected_busy, 1)
             return 0
         cdef bint damaged = shard_insert(shard, &entry, data, now, expires, self.stripe)
         if damaged:
@@ -192,15 +192,15 @@ cdef class ResultCache:
             used += tg_load32_relaxed(&self.shards[i].state.used)
             chunks += self.shards[i].count
         totals = dict.fromkeys(
-            ("hits", "misses", "stored", "declined_busy", "declined_size", "evictions", "expired", "broken_locks",
+            ("hits", "misses", "stored", "rejected_busy", "rejected_size", "evictions", "expired", "broken_locks",
              "corrupt"), 0)
         for i in range(self.segment.header.workers + 1):
             stripe = &self.stripes[i]
             totals["hits"] += tg_load64_relaxed(&stripe.hits)
             totals["misses"] += tg_load64_relaxed(&stripe.misses)
             totals["stored"] += tg_load64_relaxed(&stripe.stored)
-            totals["declined_busy"] += tg_load64_relaxed(&stripe.declined_busy)
-            totals["declined_size"] += tg_load64_relaxed(&stripe.declined_size)
+            totals["rejected_busy"] += tg_load64_relaxed(&stripe.rejected_busy)
+            totals["rejected_size"] += tg_load64_relaxed(&stripe.rejected_size)
             totals["evictions"] += tg_load64_relaxed(&stripe.evictions)
             totals["expired"] += tg_load64_relaxed(&stripe.expired)
             totals["broken_locks"] += tg_load64_relaxed(&stripe.broken_locks)

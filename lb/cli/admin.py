@@ -68,9 +68,9 @@ class AdminClient:
         if code != 200:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))
 
-    def operate(self, pool: str, address: str, **wish: Any) -> dict[str, Any]:
+    def operate(self, pool: str, address: str, **update: Any) -> dict[str, Any]:
         """Have the daemon set `admin` or `weight` of an endpoint; its row of the status document. Raises AdminError."""
-        document = {"pool": pool, "address": address, **wish}
+        document = {"pool": pool, "address": address, **update}
         code, body = self._ask("POST", "/api/v1/endpoint", _STATUS_TIMEOUT, document)
         if code != 200:
             raise AdminError(str(body.get("error") or f"{self.address} answers {code}"))

@@ -43,7 +43,7 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     if route is not None:
         matched = ", ".join(route["matched"]) or "it takes every request"
         yield Text(f"route    {route['name']}: {matched}; no more particular route matches")
-        yield Text(f"tries    {_tries(route)}")
+        yield Text(f"retries  {_retries(route)}")
     if "reason" in found:
         yield Text(f"reason   {found['reason']}")
     if pool is None:
@@ -61,8 +61,8 @@ def _lines(found: dict[str, Any]) -> Iterator[Text | Table]:
     yield Text(f"choice   {choice['address'] or unknown}: {choice['why']}")
 
 
-def _tries(route: dict[str, Any]) -> str:
-    """What the route says of further tries, in words."""
+def _retries(route: dict[str, Any]) -> str:
+    """The route's retries, in words."""
     retry, hedge = route["retry"], route["hedge"]
     words = [
         "one" if not retry or not retry["attempts"] else f"up to {retry['attempts']} more on {', '.join(retry['on'])}"
@@ -93,9 +93,9 @@ def _table(endpoints: list[dict[str, Any]]) -> Table:
         if e["share"] < 1 and e["available"]:
             note = "; ".join(filter(None, (note, f"gets {e['share']:.0%} of its weight")))
         if e.get("turns", 1) < 1:
-            turns = f"{e['failing']:.0%} of its last tries failed: it takes {e['turns']:.0%} of its turns"
+            turns = f"{e['failing']:.0%} of its last attempts failed: it takes {e['turns']:.0%} of its turns"
             note = "; ".join(filter(None, (note, turns)))
-        if e["standing"] == "probation":
+        if e["ejection_state"] == "probation":
             note = "; ".join(filter(None, (note, "on probation")))
         score = "-" if e["score"] is None else f"{e['score']:g}"
         row = ("*" if e["best"] else "", e["address"], e["health"], e["admin"], e["weight"], f"{e['in_flight']}{limit}")

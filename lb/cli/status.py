@@ -165,7 +165,7 @@ def _endpoint(e: dict[str, Any]) -> tuple[object, ...]:
         last += f"; agent: {e['agent']['last'].get('said', '-')}"
     cost = f", cost {e['outstanding_cost']:.3g}" if e.get("outstanding_cost") is not None else ""
     if e.get("turns", 1) < 1:
-        last += f"; {e['failing']:.0%} of its last tries failed: it takes {e['turns']:.0%} of its turns"
+        last += f"; {e['failing']:.0%} of its last attempts failed: it takes {e['turns']:.0%} of its turns"
     return e["address"], _health(e), e["admin"], e["weight"], f"{e['in_flight']}{limit}{cost}", _errors(e), last
 
 
@@ -216,12 +216,12 @@ def _discovery(pools: Sequence[dict[str, Any]]) -> Table:
 
 
 def _health(endpoint: dict[str, Any]) -> str:
-    """Its health, and its standing if that is not good."""
+    """Its health, and its ejection state if that is not good."""
     steering = endpoint.get("steering")
     health: str = endpoint["health"]
-    if not steering or steering["standing"] == "well":
+    if not steering or steering["ejection_state"] == "well":
         return health
-    if steering["standing"] == "probation":
+    if steering["ejection_state"] == "probation":
         return f"{health}, on probation"
     return f"{health}, ejected for {steering['ejected_for_s']:g} s: {steering['reason']}"
 

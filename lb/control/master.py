@@ -167,10 +167,10 @@ class Master:
         await self.publisher.publish()
 
     def operate(self, pool: str, address: str, admin: int | None, weight: int | str | None) -> dict[str, Any]:
-        """An operator's word on an endpoint (Verdicts.operate); its row of the status document. Raises ConfigError, of
-        an endpoint that is leaving LeavingError."""
+        """An operator's update of an endpoint (HealthStates.operate); its row of the status document. Raises
+        ConfigError, of an endpoint that is leaving LeavingError."""
         self.publisher.leaving.refuse(pool, address)
-        self.publisher.verdicts.operate(pool, address, admin, weight)
+        self.publisher.health_states.operate(pool, address, admin, weight)
         rows = next(row["endpoints"] for row in self.status()["pools"] if row["name"] == pool)
         found: dict[str, Any] = next(row for row in rows if row["address"] == address)
         log.info("an operator set %s of pool %s: %s, weight %d", address, pool, found["admin"], found["weight"])
@@ -248,13 +248,13 @@ class Master:
             self._on_health,
             self._clock,
             on_models=self._on_models,
-            believed=lambda target: self.publisher.verdicts.up_by_checks(target.slot),
+            believed=lambda target: self.publisher.health_states.up_by_checks(target.slot),
         )
         self.steering = Steering(self.segment, self._clock, self.monitor.was_up)
         self.models = ModelReadiness(self.segment, self.transitions, self._clock.now)
         self.agents = AgentMonitor(
-            lambda target, answer: self.publisher.verdicts.agent_told(target, answer),
-            lambda target: self.publisher.verdicts.agent_gone(target),
+            lambda target, answer: self.publisher.health_states.agent_told(target, answer),
+            lambda target: self.publisher.health_states.agent_gone(target),
             self._clock,
         )
         cleanup.push_async_callback(self.monitor.close)
@@ -267,7 +267,7 @@ class Master:
         runtime = cleanup.enter_context(runtime_directory())
         context = ServerContext(
             runtime,
-            lambda pool, address: self.publisher.verdicts.endpoint_exited(pool, address),
+            lambda pool, address: self.publisher.health_states.endpoint_exited(pool, address),
             lambda pool, address: self.publisher.inflight(pool, address),
             lambda pool, address: self.publisher.busy(pool, address),
             lambda pool: self.publisher.waiting(pool),
@@ -427,7 +427,7 @@ class Master:
             self.publisher.sweep()
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
-        self.publisher.verdicts.judge(target.pool, target.address, target.slot, up, reason)
+        self.publisher.health_states.judge(target.pool, target.address, target.slot, up, reason)
 
     def _on_models(self, target: Target, models: Models) -> None:
         self.publisher.models_told(target, models)

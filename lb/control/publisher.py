@@ -19,7 +19,7 @@ from lb.config.plan.plan import Plan, PoolPlan
 from lb.config.schema.file import Config
 from lb.control.configuration import Loaded
 from lb.control.endpoints import targets
-from lb.control.endpoints.health_state import Verdicts
+from lb.control.endpoints.health_state import HealthStates
 from lb.control.endpoints.leaving import Leaving
 from lb.control.logs import set_level
 from lb.control.parts import Parts
@@ -29,7 +29,7 @@ from lb.control.workers.member import Publication
 from lb.errors import TidegateError
 from lb.health.check import Models
 from lb.health.monitor import Target
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 from lb.shared.words import QUEUE
 from lb.telemetry.series import Series
 
@@ -47,13 +47,15 @@ class Publisher:
         self._workers = workers
         self._parts = parts
         self._clock = clock
-        self._pins = Pins(parts.segment)
+        self._sequences = AffinityTable(parts.segment)
         self._attempt = 0
         self._memory = PlanMemory()
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self.leaving = Leaving(parts.segment, parts.registry, self.open_sequences, clock)
-        self.verdicts = Verdicts(parts, lambda: (self.loaded.config, self.plan), self._check, self._changed.set, clock)
+        self.health_states = HealthStates(
+            parts, lambda: (self.loaded.config, self.plan), self._check, self._changed.set, clock
+        )
 
     async def publish(self, loaded: Loaded | None = None) -> None:
         """Compiles `loaded` (default: what is in force) with the managed and discovered endpoints of now, and has it
@@ -111,7 +113,7 @@ class Publisher:
             self._check()
             parts.agents.update(list(targets.agents(plan, config)))
             parts.load_reports.update(list(targets.reports(plan, config)))
-            self.verdicts.trust_unchecked(plan, config, parts.managed.alive)
+            self.health_states.trust_unchecked(plan, config, parts.managed.alive)
 
     def _steer_back(self) -> None:
         if self.plan is not None:
@@ -163,7 +165,7 @@ class Publisher:
 
     def open_sequences(self) -> dict[int, int]:
         """How many sequences are open at each slot that has any."""
-        return self._pins.open(self._clock.now())
+        return self._sequences.open(self._clock.now())
 
     def waiting(self, pool: str) -> int:
         """Requests that wait for an endpoint of a pool, over all workers."""
@@ -191,7 +193,7 @@ class Publisher:
     def _leaving(self, pool: PoolPlan) -> PoolPlan:
         """`pool` with those of its endpoints that it no longer names, but that may have sequences to serve."""
         before = next((p for p in self.plan.pools if p.name == pool.name), None) if self.plan is not None else None
-        if before is None or before.protocol != pool.protocol or pool.sequence is None or not self._pins.opened:
+        if before is None or before.protocol != pool.protocol or pool.sequence is None or not self._sequences.opened:
             return pool
         named, still = {endpoint.slot for endpoint in pool.endpoints}, self.open_sequences()
         # Of those that are removed now, a worker may just begin one.
@@ -246,7 +248,7 @@ class Publisher:
         """`pool` with the limits that agents ask for."""
         if config.pools[pool.name].agent is None:
             return pool
-        limits = [(e, self.verdicts.words(e.slot).max_in_flight) for e in pool.endpoints]
+        limits = [(e, self.health_states.agent_state(e.slot).max_in_flight) for e in pool.endpoints]
         return replace(
             pool, endpoints=tuple(e if most is None else replace(e, max_in_flight=most) for e, most in limits)
         )

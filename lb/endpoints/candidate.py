@@ -15,7 +15,7 @@ class Candidate:
     ready: bool  # whether the models that were asked for are, as far as anybody knows
     weight: int  # as it was set, whether or not it takes requests
     share: float  # of its weight, what it gets: less during slow start, or where priorities and zones hold it back
-    standing: str  # well | ejected | probation
+    ejection_state: str  # well | ejected | probation
     in_flight: int  # requests, over all workers
     max_in_flight: int  # 0 = no limit
     latency_ns: float  # the average that the pool's policy keeps; 0 = nothing is known

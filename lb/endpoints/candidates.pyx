@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.shared.atomics cimport tg_load32, tg_load64_relaxed
 from lb.shared.segment cimport (
     TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_SHARE_HELD, TG_SHARE_PANIC, TG_SHARE_WHOLE,
-    TG_STANDING_EJECTED, TG_STANDING_MASK, TG_STANDING_PROBATION, tg_endpoint,
+    TG_STATE_EJECTED, TG_STATE_MASK, TG_STATE_PROBATION, TG_STATE_WELL, tg_endpoint,
 )
 from lb.shared.recent_failures cimport failing_of, turns_of
 from lb.endpoints.choice cimport Choice
@@ -27,7 +27,7 @@ def candidates(Choice choice not None) -> list[Candidate]:
 
 
 def panicking(EndpointSet endpoints not None) -> list[int]:
-    """The places of the endpoints that are not left out, whatever their health, as too few of them are healthy."""
+    """The indexes of the endpoints that are not left out, whatever their health, as too few of them are healthy."""
     cdef int i
     found = []
     if endpoints.segment.base == NULL:
@@ -39,12 +39,15 @@ def panicking(EndpointSet endpoints not None) -> list[int]:
     return found
 
 
+STATES = {TG_STATE_WELL: "well", TG_STATE_EJECTED: "ejected", TG_STATE_PROBATION: "probation"}
+
+
 cdef object candidate(Choice choice, int i):
     cdef EndpointSet endpoints = choice.endpoints
     cdef uint64_t now = choice.now
     cdef const tg_endpoint *record = endpoints.records[i]
     cdef uint32_t held_back = tg_load32(&record.held_back) if endpoints.shaped else 0
-    cdef uint32_t standing = tg_load32(&record.standing) & TG_STANDING_MASK if endpoints.shaped else 0
+    cdef uint32_t ejection_state = tg_load32(&record.ejection_state) & TG_STATE_MASK if endpoints.shaped else 0
     cdef uint32_t admin = tg_load32(&record.admin), health = tg_load32(&record.health)
     cdef bint panic = held_back & TG_SHARE_PANIC != 0
     cdef uint32_t kept = min(held_back & TG_SHARE_HELD, <uint32_t>TG_SHARE_WHOLE)
@@ -59,9 +62,9 @@ cdef object candidate(Choice choice, int i):
         why = "draining"
     elif not panic and health != TG_HEALTH_UP:
         why = "down"
-    elif not panic and standing == TG_STANDING_EJECTED:
+    elif not panic and ejection_state == TG_STATE_EJECTED:
         why = "ejected for its answers"
-    elif not panic and standing == TG_STANDING_PROBATION and running >= endpoints.probes:
+    elif not panic and ejection_state == TG_STATE_PROBATION and running >= endpoints.probes:
         why = f"on probation, with its {endpoints.probes} in flight"
     elif weight == 0:
         why = "its weight is 0"
@@ -70,12 +73,12 @@ cdef object candidate(Choice choice, int i):
     elif limit and running >= limit:
         why, full = f"it has its {limit} requests in flight", True
     elif choice.is_blocked(i):
-        why = "it is kept for those who wait in front"
+        why = "it is reserved for the requests in front"
     elif endpoints.limited and endpoints.claimant(i, now) >= 0:
-        why = "its next place is that of a request that is bound to it"
+        why = "its next slot is for a request that only it can serve"
     return Candidate(
         i, endpoints.addresses[i], why, not endpoints.unready(i) & choice.models, weight,
         (TG_SHARE_WHOLE - kept) / <double>TG_SHARE_WHOLE,
-        "ejected" if standing == TG_STANDING_EJECTED else "probation" if standing == TG_STANDING_PROBATION else "well",
-        running, limit, endpoints.latency_ns(i), failing_of(record, now), turns_of(failing_of(record, now)), full,
+        STATES[ejection_state], running, limit, endpoints.latency_ns(i), failing_of(record, now),
+        turns_of(failing_of(record, now)), full,
     )

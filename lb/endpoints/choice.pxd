@@ -57,7 +57,7 @@ cdef class Choice:
     # For compiled callers that hold an index (0 <= i < size).
 
     # The weight of the endpoint whether or not it has room; 0 = it takes no such request, however little it has to do.
-    cdef int standing_weight(self, int i) noexcept nogil
+    cdef int state_weight(self, int i) noexcept nogil
     # Whether the endpoint is kept for requests in front of this one.
     cdef bint is_blocked(self, int i) noexcept nogil
     # One more in flight there, unless that would be over the limit.

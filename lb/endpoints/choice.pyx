@@ -111,12 +111,12 @@ cdef class Choice:
             return True
         return self.ruled_out[i] or unfit(self.endpoints.records[i], self.models, self.blocked)
 
-    cdef int standing_weight(self, int i) noexcept nogil:
+    cdef int state_weight(self, int i) noexcept nogil:
         if self.models and lacks_model(self.endpoints.records[i], self.models):
             return 0
         if self.group != EVERY_GROUP and self.endpoints.groups[i] != self.group:
             return 0
-        return self.endpoints.standing_weight_with(i, self.probes)
+        return self.endpoints.state_weight_with(i, self.probes)
 
     cdef bint is_blocked(self, int i) noexcept nogil:
         return (self.endpoints.unready(i) & self.blocked) != self.blocked

@@ -1,4 +1,4 @@
-"""The standing of a pool's endpoints: well, ejected, or on probation, by their own answers.
+"""The ejection state of a pool's endpoints: well, ejected, or on probation, by their own answers.
 
 An ejection is one compare-and-swap of one word, in whichever process comes first; all that takes time, such as when it
 ends and that it is logged, is the master's, who sees the word. So a process that dies between any two instructions
@@ -25,19 +25,19 @@ from lb.shared.segment cimport (
     TG_SHARE_HELD,
     TG_SHARE_PANIC,
     TG_SHARE_WHOLE,
-    TG_STANDING_EJECTED,
-    TG_STANDING_MASK,
-    TG_STANDING_PROBATION,
-    TG_STANDING_WELL,
+    TG_STATE_EJECTED,
+    TG_STATE_MASK,
+    TG_STATE_PROBATION,
+    TG_STATE_WELL,
     Segment,
     tg_endpoint,
 )
 
 cdef enum:
-    TURNS = 4                         # tries for the last place, against others that eject at the same moment
+    TURNS = 4                         # attempts to take the last place, against others that eject at the same moment
 
 
-cdef class Standings:
+cdef class EjectionStates:
     """The endpoints whose records are at `slots` of `segment`. An index into `slots` names an endpoint.
 
     Methods for Python raise IndexError for an index out of range and ValueError once the segment is closed; the
@@ -47,7 +47,7 @@ cdef class Standings:
     def __init__(self, Segment segment not None, slots: Sequence[int]):
         cdef int i
         if self.records is not NULL:
-            raise RuntimeError("Standings are initialised once")
+            raise RuntimeError("EjectionStates are initialised once")
         capacity = segment.endpoint_capacity
         for slot in slots:
             if not 0 <= slot < capacity:
@@ -71,13 +71,13 @@ cdef class Standings:
             raise ValueError("the shared segment is closed")
         return 0
 
-    cdef uint32_t standing(self, int i) noexcept nogil:
-        return tg_load32_relaxed(&self.records[i].standing) & TG_STANDING_MASK
+    cdef uint32_t ejection_state(self, int i) noexcept nogil:
+        return tg_load32_relaxed(&self.records[i].ejection_state) & TG_STATE_MASK
 
     cdef int count_ejected(self) noexcept nogil:
         cdef int i, count = 0
         for i in range(self.size):
-            count += self.standing(i) == TG_STANDING_EJECTED
+            count += self.ejection_state(i) == TG_STATE_EJECTED
         return count
 
     cdef bint eject(self, int i, uint32_t reason, int most, int rank) noexcept nogil:
@@ -86,18 +86,18 @@ cdef class Standings:
         others and all step back, and so they try again, some a little later than others. One that dies before it could
         step back leaves one too many, which the master undoes when it looks (lb.health.outlier)."""
         cdef tg_endpoint *record = self.records[i]
-        cdef uint32_t before, after = TG_STANDING_EJECTED | (reason << TG_EJECTION_SHIFT)
+        cdef uint32_t before, after = TG_STATE_EJECTED | (reason << TG_EJECTION_SHIFT)
         cdef int turn, _pause
         for turn in range(TURNS):
-            before = tg_load32(&record.standing)
-            if before & TG_STANDING_MASK == TG_STANDING_EJECTED:
+            before = tg_load32(&record.ejection_state)
+            if before & TG_STATE_MASK == TG_STATE_EJECTED:
                 return False              # somebody else was first
-            if not tg_cas32(&record.standing, before, after):
+            if not tg_cas32(&record.ejection_state, before, after):
                 continue
             tg_fence_full()
             if self.count_ejected() <= most:
                 return True
-            tg_cas32(&record.standing, after, before)
+            tg_cas32(&record.ejection_state, after, before)
             if self.count_ejected() >= most:
                 return False
             for _pause in range((rank + 1) << turn):
@@ -107,10 +107,10 @@ cdef class Standings:
     # For Python: the master, and tests.
 
     def state(self, int i) -> tuple[int, int]:
-        """(enum tg_standing, enum tg_ejection) of the endpoint."""
+        """(enum tg_ejection_state, enum tg_ejection) of the endpoint."""
         self.check(i)
-        cdef uint32_t word = tg_load32(&self.records[i].standing)
-        return word & TG_STANDING_MASK, word >> TG_EJECTION_SHIFT
+        cdef uint32_t word = tg_load32(&self.records[i].ejection_state)
+        return word & TG_STATE_MASK, word >> TG_EJECTION_SHIFT
 
     def ejected(self) -> int:
         """How many are ejected."""
@@ -124,26 +124,26 @@ cdef class Standings:
         return self.eject(i, reason, most, self.segment.worker + 1)
 
     def release(self, int i) -> None:
-        """Whatever the endpoint's standing was, it is well, and nothing is held against it."""
+        """Makes the endpoint well, whatever its ejection state was."""
         self.check(i)
         self.forget(i)
-        tg_store32(&self.records[i].standing, TG_STANDING_WELL)
+        tg_store32(&self.records[i].ejection_state, TG_STATE_WELL)
 
     def begin_probation(self, int i, uint64_t now) -> bool:
         """From ejected to on probation, of requests that begin at `now` (monotonic ns) or later: False when it was not
         ejected."""
         self.check(i)
-        cdef uint32_t before = tg_load32(&self.records[i].standing)
-        if before & TG_STANDING_MASK != TG_STANDING_EJECTED:
+        cdef uint32_t before = tg_load32(&self.records[i].ejection_state)
+        if before & TG_STATE_MASK != TG_STATE_EJECTED:
             return False
         self.forget(i)
         tg_store64_relaxed(&self.records[i].probation_ns, now)
-        return bool(tg_cas32(&self.records[i].standing, before, TG_STANDING_PROBATION))
+        return bool(tg_cas32(&self.records[i].ejection_state, before, TG_STATE_PROBATION))
 
     def reinstate(self, int i) -> bool:
         """From probation to well: False when it was not on probation (any more)."""
         self.check(i)
-        return bool(tg_cas32(&self.records[i].standing, TG_STANDING_PROBATION, TG_STANDING_WELL))
+        return bool(tg_cas32(&self.records[i].ejection_state, TG_STATE_PROBATION, TG_STATE_WELL))
 
     def answered_well(self, int i) -> int:
         """Good answers since the probation began."""
@@ -151,7 +151,7 @@ cdef class Standings:
         return tg_load32_relaxed(&self.records[i].probation_good)
 
     def hold_back(self, int i, uint32_t thousandths, bint panic, uint32_t group=0) -> None:
-        """Of the endpoint's weight, what it does not get. In a `panic`, health and standing have no say. `group`:
+        """Of the endpoint's weight, what it does not get. In a `panic`, health and ejection state have no say. `group`:
         thousandths of the pool's requests that are for the endpoint's group (lb.endpoints.groups)."""
         self.check(i)
         if thousandths > TG_SHARE_WHOLE or group > TG_SHARE_WHOLE:

@@ -28,7 +28,7 @@ cdef class Groups:
         self.segment = segment
         self.keyed = keyed
         self.count = max(groups) + 1
-        self.places = tuple(groups)
+        self.group_of = tuple(groups)
         # Workers begin at different points: else the first requests of all would be for one group.
         self.turn = <uint32_t>(segment.worker + 1) * 0x85EBCA6Bu
         self.members = <tg_endpoint **> calloc(self.count, sizeof(tg_endpoint *))

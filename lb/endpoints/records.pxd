@@ -22,7 +22,7 @@ cdef class EndpointRecords:
     cpdef int weight(self, int i)
 
     # For compiled callers that hold an index (0 <= i < size).
-    # Of those that wait for this very endpoint: the worker that gets its next place until `until`; -1 = anybody.
+    # Of those that wait for this very endpoint: the worker that gets its next slot until `until`; -1 = anybody.
     cdef void claim(self, int i, uint64_t until) noexcept nogil
     cdef void unclaim(self, int i) noexcept nogil
     cdef int claimant(self, int i, uint64_t now) noexcept nogil

@@ -51,7 +51,7 @@ cdef class EndpointRecords:
         self.set_latency(i, latency_ns, now)
 
     # A claim ends by itself, so that a worker's death in its possession does no harm. Of several workers that claim the
-    # same endpoint the last is told of its next place, and the others find it taken or free a moment later.
+    # same endpoint the last is told of its next slot, and the others find it taken or free a moment later.
 
     cdef void claim(self, int i, uint64_t until) noexcept nogil:
         tg_store64_relaxed(&self.records[i].claim, (until & ~<uint64_t> WORKER_MASK) | <uint64_t> self.worker)

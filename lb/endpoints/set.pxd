@@ -28,7 +28,7 @@ cdef class EndpointSet(EndpointRecords):
     cdef int32_t *limits              # of each endpoint, the most requests in flight; 0 = no limit
     cdef readonly bint limited        # any endpoint has one
     cdef readonly int unit            # what an effective weight of 1 is: 1, or TG_SHARE_WHOLE where shares are given
-    cdef bint shaped                  # standing, shares and panic have a say
+    cdef bint shaped                  # ejection state, shares and panic have a say
     cdef int probes                   # most requests in flight at an endpoint on probation
     cdef short *groups                # of each endpoint; NULL = there is one (lb.endpoints.groups)
     # Load: requests in flight, or what they cost (`weigh`). As an integer it is in units of `one`.
@@ -57,8 +57,8 @@ cdef class EndpointSet(EndpointRecords):
     cdef int take(self, int i, int cost, int probes) noexcept
     cdef void release(self, int i, int charged) noexcept
     cdef int charge(self, int i, int cost) noexcept
-    cdef int standing_weight(self, int i) noexcept nogil     # 0: takes none, however little it has to do
-    cdef int standing_weight_with(self, int i, int probes) noexcept nogil
+    cdef int state_weight(self, int i) noexcept nogil  # 0: takes none, however little it has to do
+    cdef int state_weight_with(self, int i, int probes) noexcept nogil
     # Whether it goes on serving those that it has: up and not ejected, drained or not, with these models ready.
     cdef bint keeps(self, int i, uint64_t models) noexcept nogil
     # A cost in units of `one`, 1.0 for an average request.

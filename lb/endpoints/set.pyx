@@ -18,7 +18,7 @@ from lb.shared.atomics cimport (
     tg_pause,
     tg_store_i32_relaxed,
 )
-from lb.shared.records cimport carries_on, lacks_model, standing_of, weight_of
+from lb.shared.records cimport carries_on, lacks_model, ejection_state_of, weight_of
 from lb.shared.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
@@ -30,8 +30,8 @@ from lb.shared.segment cimport (
     TG_SHARE_HELD,
     TG_SHARE_PANIC,
     TG_SHARE_WHOLE,
-    TG_STANDING_EJECTED,
-    TG_STANDING_PROBATION,
+    TG_STATE_EJECTED,
+    TG_STATE_PROBATION,
     Segment,
     tg_endpoint,
 )
@@ -39,7 +39,7 @@ from lb.shared.recent_failures cimport failing_of, turns_of
 from lb.endpoints.records cimport EndpointRecords
 
 cdef enum:
-    TURNS = 4                         # tries for the last place, against workers that try at the same moment
+    TURNS = 4                         # attempts to take the last slot, against workers that do so at the same moment
     HEAVIEST = 1_000_000              # a weight, so that it can be multiplied by a share
 
 
@@ -107,7 +107,8 @@ cdef class EndpointSet(EndpointRecords):
         free(self.groups)
 
     cpdef shape(self, bint whole, int probes):
-        """From now on standing, shares and panic have a say in what the endpoints get (lb.endpoints.ejection_state).
+        """From now on ejection state, shares and panic have a say in what the endpoints get
+        (lb.endpoints.ejection_state).
 
         Effective weights are then in units of TG_SHARE_WHOLE. `whole`: an endpoint gets its weight or nothing, in units
         of 1, for policies that must not move keys as a share changes. `probes`: the most requests in flight at an
@@ -193,7 +194,7 @@ cdef class EndpointSet(EndpointRecords):
     def takes_requests(self, i: int) -> bool:
         """Whether the endpoint takes new requests while it has none in flight; IndexError when `i` is out of range."""
         self.check(i)
-        return self.standing_weight(i) > 0
+        return self.state_weight(i) > 0
 
     def hindrance(self, i: int) -> str:
         """Why the endpoint does not go on serving those that it has, in words; "" when it does."""
@@ -269,15 +270,15 @@ cdef class EndpointSet(EndpointRecords):
     cdef uint64_t unready(self, int i) noexcept nogil:
         return tg_load64_relaxed(&self.records[i].models_unready)
 
-    cdef int standing_weight(self, int i) noexcept nogil:
-        return self.standing_weight_with(i, self.probes)
+    cdef int state_weight(self, int i) noexcept nogil:
+        return self.state_weight_with(i, self.probes)
 
-    cdef int standing_weight_with(self, int i, int probes) noexcept nogil:
+    cdef int state_weight_with(self, int i, int probes) noexcept nogil:
         return self.shaped_weight(i, probes) if self.shaped else weight_of(self.records[i])
 
     cdef int shaped_weight(self, int i, int probes) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
-        cdef uint32_t standing, held_back = tg_load32(&record.held_back)
+        cdef uint32_t ejection_state, held_back = tg_load32(&record.held_back)
         cdef uint32_t health = tg_load32(&record.health)
         cdef uint32_t weight, share
         if tg_load32(&record.admin) != TG_ADMIN_ENABLED:
@@ -286,8 +287,8 @@ cdef class EndpointSet(EndpointRecords):
         if not held_back & TG_SHARE_PANIC:
             if health != TG_HEALTH_UP:
                 return 0
-            standing = standing_of(record)
-            if standing and (standing == TG_STANDING_EJECTED or self.running(i) >= probes):
+            ejection_state = ejection_state_of(record)
+            if ejection_state and (ejection_state == TG_STATE_EJECTED or self.running(i) >= probes):
                 return 0
         weight = min(tg_load32_relaxed(&record.weight), <uint32_t> HEAVIEST)
         if self.unit == 1:
@@ -298,13 +299,13 @@ cdef class EndpointSet(EndpointRecords):
         cdef const tg_endpoint *record = self.records[i]
         if not carries_on(record):
             return False
-        if self.shaped and standing_of(record) == TG_STANDING_EJECTED:
+        if self.shaped and ejection_state_of(record) == TG_STATE_EJECTED:
             return False
         return not (models and lacks_model(record, models))
 
     cdef int32_t shaped_limit(self, int i, int probes) noexcept nogil:
         cdef const tg_endpoint *record = self.records[i]
         cdef int32_t limit = self.limits[i]
-        if standing_of(record) != TG_STANDING_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
+        if ejection_state_of(record) != TG_STATE_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
             return limit
         return min(limit, probes) if limit else probes

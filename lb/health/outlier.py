@@ -14,7 +14,7 @@ from enum import Enum
 from lb.config.schema.pools.outlier import OutlierConfig
 from lb.shared.words import BOUNDS_US
 
-WELL, EJECTED, PROBATION = 0, 1, 2  # enum tg_standing
+WELL, EJECTED, PROBATION = 0, 1, 2  # enum tg_ejection_state
 # enum tg_ejection
 REASONS = {
     0: "",
@@ -109,7 +109,7 @@ def _by_latency(volumes: Sequence[Volume], settings: OutlierConfig) -> Iterator[
 
 
 class Move(Enum):
-    """What is to be done about an endpoint's standing."""
+    """What is to be done about an endpoint's ejection state."""
 
     NOTHING = "nothing"
     NOTE = "note"  # it was ejected: say so
@@ -123,7 +123,7 @@ class Record:
     """What the master knows of an endpoint's ejections. `multiplier` counts those in a row, `until` and `forgiven_at`
     are monotonic ns: when the ejection ends, and since when no ejection was forgotten."""
 
-    standing: int = WELL
+    ejection_state: int = WELL
     reason: int = 0
     multiplier: int = 0
     until: int = 0
@@ -133,10 +133,10 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the segment says of an endpoint: its standing, why, and the good answers of its probation. `over` is how
-    many of the pool are ejected beyond the most."""
+    """What the segment says of an endpoint: its ejection state, why, and the good answers of its probation. `over` is
+    how many of the pool are ejected beyond the most."""
 
-    standing: int
+    ejection_state: int
     reason: int = 0
     good: int = 0
     over: int = 0
@@ -144,22 +144,22 @@ class Seen:
 
 def follow(record: Record, seen: Seen, settings: OutlierConfig, now: int) -> tuple[Record, Move]:
     """The record after a look at the segment at `now`, and what is to be done."""
-    if seen.standing == EJECTED:
-        if record.standing != EJECTED:
+    if seen.ejection_state == EJECTED:
+        if record.ejection_state != EJECTED:
             if seen.over > 0:
                 return record, Move.UNDO
             return _ejected(record, seen.reason, settings, now), Move.NOTE
         if now < record.until:
             return record, Move.NOTHING
         after = PROBATION if settings.probation_requests else WELL
-        return replace(record, standing=after, forgiven_at=now), Move.PROBE if after else Move.REINSTATE
-    if seen.standing == PROBATION:
+        return replace(record, ejection_state=after, forgiven_at=now), Move.PROBE if after else Move.REINSTATE
+    if seen.ejection_state == PROBATION:
         if seen.good < settings.probation_requests:
-            return replace(record, standing=PROBATION), Move.NOTHING
-        return replace(record, standing=WELL, reason=0, forgiven_at=now), Move.REINSTATE
+            return replace(record, ejection_state=PROBATION), Move.NOTHING
+        return replace(record, ejection_state=WELL, reason=0, forgiven_at=now), Move.REINSTATE
     if record.multiplier and now - record.forgiven_at >= settings.interval:
         record = replace(record, multiplier=record.multiplier - 1, forgiven_at=now)
-    return record if record.standing == WELL else replace(record, standing=WELL, reason=0), Move.NOTHING
+    return record if record.ejection_state == WELL else replace(record, ejection_state=WELL, reason=0), Move.NOTHING
 
 
 def _ejected(record: Record, reason: int, settings: OutlierConfig, now: int) -> Record:

@@ -4,10 +4,10 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.net.poller cimport Poller, Source, Timed, tg_timer
 
 
-cdef class Alarms(Source):
+cdef class Timers(Source):
     """One timerfd for all of them. A Timed that is armed here must not be armed by a poller as well: it has one node.
 
-    Nothing is held: whoever goes, goes off the list. Answers that come in time cost an alarm nothing but its place.
+    Nothing is held: whoever goes, goes off the list. Answers that come in time cost a timer nothing but its place.
     """
     cdef tg_timer *wheel
     cdef uint64_t turned              # the tick up to which slots were looked at
@@ -16,11 +16,11 @@ cdef class Alarms(Source):
 
     # Make the timerfd, where there is none yet. Raises OSError.
     cdef int open(self) except -1
-    # `timed.on_timer` comes once `when` (monotonic ns) is over, up to ALARM_NS later.
+    # `timed.on_timer` comes once `when` (monotonic ns) is over, up to TIMER_NS later.
     cdef void arm(self, Timed timed, uint64_t when) noexcept
     cdef void place(self, tg_timer *node, uint64_t tick) noexcept
     cdef void set(self, uint64_t tick) noexcept
 
 
 cdef enum:
-    ALARM_NS = 1_000_000
+    TIMER_NS = 1_000_000

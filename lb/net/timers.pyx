@@ -1,7 +1,7 @@
 """Deadlines to the millisecond: see timers.pxd.
 
 A wheel as the poller's, with a finer tick, that does not turn on its own: a timerfd rings at the first slot that has
-anybody in it, and is set again for the next such slot. So it rings at most once a tick, and not at all without alarms.
+anybody in it, and is set again for the next such slot. So it rings at most once a tick, and not at all without timers.
 """
 
 import logging
@@ -36,8 +36,8 @@ cdef inline void unlink(tg_timer *node) noexcept nogil:
     node.previous = NULL
 
 
-cdef class Alarms(Source):
-    """The alarms of a worker, rung by `poller`. Raises MemoryError."""
+cdef class Timers(Source):
+    """The timers of a worker, rung by `poller`. Raises MemoryError."""
 
     def __cinit__(self, Poller poller not None):
         cdef int i
@@ -73,11 +73,11 @@ cdef class Alarms(Source):
         except OSError:
             close(fd)
             raise
-        self.turned = monotonic_ns() // ALARM_NS
+        self.turned = monotonic_ns() // TIMER_NS
         return 0
 
     def close(self):
-        """No alarm rings any more."""
+        """No timer rings any more."""
         self.poller.remove(self)
 
     cdef void arm(self, Timed timed, uint64_t when) noexcept:
@@ -85,7 +85,7 @@ cdef class Alarms(Source):
         if timed.timer.next != NULL:
             unlink(&timed.timer)
         if when != UINT64_MAX:
-            self.place(&timed.timer, when // ALARM_NS + 1)
+            self.place(&timed.timer, when // TIMER_NS + 1)
 
     cdef void place(self, tg_timer *node, uint64_t tick) noexcept:
         cdef tg_timer *slot
@@ -103,8 +103,8 @@ cdef class Alarms(Source):
     cdef void set(self, uint64_t tick) noexcept:
         cdef itimerspec when
         memset(&when, 0, sizeof(when))
-        when.it_value.tv_sec = tick * ALARM_NS // SECOND_NS
-        when.it_value.tv_nsec = tick * ALARM_NS % SECOND_NS
+        when.it_value.tv_sec = tick * TIMER_NS // SECOND_NS
+        when.it_value.tv_nsec = tick * TIMER_NS % SECOND_NS
         self.rings_at = tick
         if self.fd >= 0 and timerfd_settime(self.fd, TFD_TIMER_ABSTIME, &when, NULL) < 0:
             log.error("timerfd_settime: %s", strerror(errno).decode())
@@ -121,7 +121,7 @@ cdef class Alarms(Source):
             pass
         self.rung += 1
         self.rings_at = UINT64_MAX
-        target = now // ALARM_NS
+        target = now // TIMER_NS
         if target > self.turned + SLOTS:
             self.turned = target - SLOTS          # one pass sees every slot
         while self.turned < target:
@@ -146,7 +146,7 @@ cdef class Alarms(Source):
                     owner.deadline = UINT64_MAX
                     owner.on_timer()
                 else:
-                    self.place(node, owner.deadline // ALARM_NS + 1)
+                    self.place(node, owner.deadline // TIMER_NS + 1)
         for i in range(1, SLOTS + 1):
             slot = &self.wheel[(self.turned + i) % SLOTS]
             if slot.next != slot:

@@ -1,4 +1,4 @@
-"""Bells between workers: see wakeups.pxd."""
+"""Wakeups between workers: see wakeups.pxd."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ from lb.net.poller cimport Poller
 log = logging.getLogger("tidegate.core")
 
 
-cdef class Bells(Source):
-    """The bells of all workers, of which `own` is this one's. `fds` are non-blocking eventfds, one for each worker, and
-    stay the caller's; without any there is nobody to ring for.
+cdef class Wakeups(Source):
+    """The wakeups of all workers, of which `own` is this one's. `fds` are non-blocking eventfds, one for each worker,
+    and stay the caller's; without any there is nobody to ring for.
 
     Raises OSError when ours cannot be watched.
     """
@@ -51,7 +51,7 @@ cdef class Bells(Source):
             if n >= 0 or errno == EAGAIN:     # full: it rings already
                 return
             if errno != EINTR:
-                log.error("the bell of worker %d does not ring: %s", worker, strerror(errno).decode())
+                log.error("the wakeup of worker %d does not ring: %s", worker, strerror(errno).decode())
                 return
 
     cdef void on_ready(self, uint32_t events) noexcept:

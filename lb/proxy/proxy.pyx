@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 from dataclasses import replace
 from weakref import WeakSet
 
-from lb.net.wakeups cimport Bells
+from lb.net.wakeups cimport Wakeups
 from lb.net.poller cimport Poller
 from lb.net.splice cimport open_between
 from lb.net.stream cimport Address
 from lb.net.tls.context cimport ServerContext, TicketKeys
 from lb.net.tls.peer cimport ClientContext, Peer
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.accept.http_acceptor cimport HttpAcceptor
 from lb.proxy.accept.listener cimport Listener
-from lb.proxy.accept.first_bytes cimport PrefaceAcceptor
+from lb.proxy.accept.first_bytes cimport SniffingAcceptor
 from lb.proxy.accept.overload cimport Overload
 from lb.proxy.accept.sni cimport SniTable
 from lb.proxy.tcp.session cimport TunnelAcceptor
@@ -65,13 +65,13 @@ def duplicate(fd):
 class Proxy:
     """The data path of a worker on `loop` (uvloop or asyncio), with its column and stripe of `segment`.
 
-    `access_log` is the descriptor that access records are written to, -1 = none. `bells` are the eventfds of all
+    `access_log` is the descriptor that access records are written to, -1 = none. `wakeups` are the eventfds of all
     workers, none where there is one worker.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1,
-        bells: Sequence[int] = ()
+        wakeups: Sequence[int] = ()
     ):
         open_between()
         self.poller = Poller(loop)
@@ -87,7 +87,7 @@ class Proxy:
         self.draining = False
         self.tickets = TicketKeys()
         self.contexts = {}          # (listener, TlsPlan) or PoolTlsPlan -> what TLS begins from, while it is unchanged
-        self.bells = Bells(self.poller, segment.worker, bells)
+        self.wakeups = Wakeups(self.poller, segment.worker, wakeups)
         self.queues = {}            # pool -> PoolQueue: who waits goes on waiting after a reload
         self.channels = {}          # (protocol, pool, address, timeouts) -> channel: connections outlive a reload
         self.tools = HedgeTools(self.poller)
@@ -95,10 +95,10 @@ class Proxy:
         self.access = AccessLog(access_log_fd)
         self.spans = None           # the exporter in use
         self.overload = Overload(loop)
-        self.intake = Intake(self.poller, self.context, self.overload)
-        self.http = HttpAcceptor(self.intake)
+        self.admission = Admission(self.poller, self.context, self.overload)
+        self.http = HttpAcceptor(self.admission)
         self.tcp = TunnelAcceptor(self.poller)
-        self.preface = PrefaceAcceptor(self.poller)
+        self.sniffer = SniffingAcceptor(self.poller)
         self.over_limit = 0         # connections refused by listeners that are gone
         self.udp = UdpListeners(self.poller, segment, self.access)
 
@@ -126,14 +126,14 @@ class Proxy:
             self.tickets.update(plan.tickets)     # which does no harm if the plan is refused
         queues = {
             pool.name: self.queues[pool.name] if pool.name in self.queues       # which is false while nobody waits
-            else PoolQueue(self.poller, self.segment, self.bells, pool.name)
+            else PoolQueue(self.poller, self.segment, self.wakeups, pool.name)
             for pool in plan.pools if pool.queue is not None
         }
         pools = []
         for pool in plan.pools:
             pools.append(self.make_pool(pool, channels, contexts, queues.get(pool.name), len(pools)))
             yield
-        standing = {pool for pool, old in zip(pools, self.pools) if pool is old}
+        unchanged = {pool for pool, old in zip(pools, self.pools) if pool is old}
         tables = {}
         routes = {}
         udp = self.udp.prepare(plan, sockets, pools)
@@ -146,7 +146,7 @@ class Proxy:
                 tables[listener.name] = SniTable(listener.sni_routes, pools, rest)
             else:
                 of_listener = yield from make_routes(
-                    listener.routes, pools, standing, self.segment, self.tools,
+                    listener.routes, pools, unchanged, self.segment, self.tools,
                     self.routes.get(listener.name))
                 routes[listener.name] = of_listener
                 tables[listener.name] = of_listener.table
@@ -163,7 +163,7 @@ class Proxy:
                 self.poller, listener, self.segment, tables[listener.name], factory, self.connections, self.access,
                 secured[listener.name],
             )
-            made[listener.name].preface = self.preface
+            made[listener.name].sniffer = self.sniffer
         spans = self.make_spans(plan.tracing)
         try:
             self.commit(plan, sockets, tables, channels, made, secured, udp, pools, queues)
@@ -295,7 +295,7 @@ class Proxy:
             elif pool.name in self.queues:
                 self.queues[pool.name].release(pool)
         old, self.queues = self.queues, queues
-        self.bells.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
+        self.wakeups.wakes.difference_update([q for name, q in old.items() if name not in queues and not len(q)])
 
     def commit_probers(self, pools):
         """Endpoints are asked for the pools in use only: those that are gone may still have exchanges."""
@@ -334,7 +334,7 @@ class Proxy:
     def drain(self) -> None:
         """Close what is idle; every answer from now on closes its connection."""
         self.draining = True
-        self.intake.drain()
+        self.admission.drain()
         for connection in list(self.connections):
             connection.close_if_idle()
 
@@ -346,7 +346,7 @@ class Proxy:
 
     def busy(self) -> int:
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
-        busy = self.intake.in_flight() + self.tcp.in_flight() + self.udp.in_flight()
+        busy = self.admission.in_flight() + self.tcp.in_flight() + self.udp.in_flight()
         if self.draining:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy
@@ -355,14 +355,14 @@ class Proxy:
         """Counts for the status page."""
         return {
             "connections": len(self.connections),
-            "exchanges": self.intake.in_flight(),
+            "exchanges": self.admission.in_flight(),
             "sessions": self.tcp.in_flight(),
             "udp_sessions": self.udp.in_flight(),
             "sources": self.poller.sources,
             "access_log_dropped": self.access.dropped,
             "access_log_errors": self.access.write_errors,
             "refused_source-limit": self.over_limit + sum([each.over_limit for each in self.listeners.values()]),
-            **self.preface.stats(),
+            **self.sniffer.stats(),
             "refused_overload": self.overload.refused,
             **mirror.counts(),
         }
@@ -379,7 +379,7 @@ class Proxy:
                 channel.close()
         self.channels = {}
         self.access.close()
-        self.bells.close()
+        self.wakeups.close()
         self.tools.close()
         self.overload.close()
         self.poller.close()

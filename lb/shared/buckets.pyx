@@ -6,8 +6,8 @@ attacker who invents keys pushes out the buckets of those who ask seldom, and ne
 limit.
 
 A process may die after any instruction: every word is always valid on its own. What a death loses is the token, or the
-debt, that was under way; between a claim's two steps it leaves the new key with the old one's debt. Two things can go
-wrong between live processes, and neither adds tokens for good:
+excess, that was under way; between a claim's two steps it leaves the new key with the old one's excess. Two things can
+go wrong between live processes, and neither adds tokens for good:
 
 - A bucket changes hands while its old owner comes back. Whoever took a token looks at the key again, and takes it
   elsewhere when it has changed; the new owner has one token less than it could have. Only an owner who took its token
@@ -56,7 +56,7 @@ cdef inline int other_than(tg_bucket_set *group, uint64_t key, int place) noexce
     return -1
 
 
-cdef void move_debt(tg_bucket_set *group, int source, int target, uint64_t now) noexcept nogil:
+cdef void move_excess(tg_bucket_set *group, int source, int target, uint64_t now) noexcept nogil:
     """What was taken from one bucket of a key is taken from the other instead."""
     cdef uint64_t time, other, base
     cdef int _turn
@@ -161,7 +161,7 @@ cdef class Buckets:
         if not tg_cas64(&group.keys[place], old, key):
             return -1
         if least > now:
-            # It was in use. If this fails, it has just been charged once more: the debt is ours until it has passed.
+            # It was in use. If this fails, it has just been charged once more: the excess is ours until it has passed.
             tg_cas64(&group.times[place], least, 0)
             tg_fetch_add64(&self.head.evicted, 1)
         tg_fence_full()
@@ -171,7 +171,7 @@ cdef class Buckets:
         way = place if place > twin else twin
         place = twin if place > twin else place
         if tg_cas64(&group.keys[way], key, 0):
-            move_debt(group, way, place, now)
+            move_excess(group, way, place, now)
         return place
 
     # From Python: tests, tools, the metrics page.

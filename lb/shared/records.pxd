@@ -8,7 +8,7 @@ from lb.shared.atomics cimport (
     tg_load32, tg_load32_relaxed, tg_load64_relaxed, tg_store64_relaxed, tg_store_double_relaxed,
 )
 from lb.shared.segment_layout cimport (
-    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_STANDING_MASK, tg_endpoint,
+    TG_ADMIN_ENABLED, TG_ADMIN_MAINTENANCE, TG_HEALTH_UP, TG_STATE_MASK, tg_endpoint,
 )
 
 
@@ -30,9 +30,9 @@ cdef inline bint carries_on(const tg_endpoint *record) noexcept nogil:
     return tg_load32(&record.health) == TG_HEALTH_UP and tg_load32(&record.admin) != TG_ADMIN_MAINTENANCE
 
 
-# TG_STANDING_…: well, ejected for its answers, or on probation.
-cdef inline uint32_t standing_of(const tg_endpoint *record) noexcept nogil:
-    return tg_load32_relaxed(&record.standing) & TG_STANDING_MASK
+# TG_STATE_…: well, ejected for its answers, or on probation.
+cdef inline uint32_t ejection_state_of(const tg_endpoint *record) noexcept nogil:
+    return tg_load32_relaxed(&record.ejection_state) & TG_STATE_MASK
 
 
 # Bits of models: whether one of `wanted` is not ready.

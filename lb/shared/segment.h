@@ -48,10 +48,10 @@ typedef struct {
     uint32_t bucket_sets;            /* a power of two */
     uint32_t series_digest;          /* of the words that a series has: SERIES_DIGEST of segment_words.pxd */
     unsigned char bucket_secret[16]; /* keys the hash that places a bucket: nobody outside can aim at another's set */
-    uint64_t pins_offset;
-    uint32_t pin_sets;     /* a power of two */
+    uint64_t affinity_offset;
+    uint32_t sequence_sets;     /* a power of two */
     uint32_t session_sets; /* another */
-    unsigned char pin_secret[16]; /* the same for pins, of both kinds */
+    unsigned char affinity_secret[16]; /* the same for the affinity tables, of both kinds */
     uint64_t sessions_offset;
     uint64_t outstanding_offset; /* its columns have the in-flight columns' stride */
     uint64_t costs_offset;
@@ -70,9 +70,9 @@ enum tg_health { TG_HEALTH_UNKNOWN = 0, TG_HEALTH_UP = 1, TG_HEALTH_DOWN = 2 };
 enum tg_admin { TG_ADMIN_ENABLED = 0, TG_ADMIN_DRAIN = 1, TG_ADMIN_MAINTENANCE = 2 };
 
 /* What the endpoint's own answers say of it (lb/endpoints/ejection_state). One word holds all of a transition, so that a process
- * that dies between two instructions leaves either the old or the new standing: the state in the low bits, why it was
+ * that dies between two instructions leaves either the old or the new ejection state: the state in the low bits, why it was
  * ejected (enum tg_ejection) from TG_EJECTION_SHIFT on. */
-enum tg_standing { TG_STANDING_WELL = 0, TG_STANDING_EJECTED = 1, TG_STANDING_PROBATION = 2, TG_STANDING_MASK = 3 };
+enum tg_ejection_state { TG_STATE_WELL = 0, TG_STATE_EJECTED = 1, TG_STATE_PROBATION = 2, TG_STATE_MASK = 3 };
 enum tg_ejection {
     TG_EJECTION_NONE = 0,
     TG_EJECTION_CONSECUTIVE_5XX = 1,
@@ -102,7 +102,7 @@ typedef struct {
     _Atomic uint32_t generation;          /* counts reuse of the slot */
     _Atomic uint64_t health_changed_ns;   /* CLOCK_MONOTONIC */
     _Atomic uint32_t held_back;           /* thousandths of its weight that it does not get, and TG_SHARE_…; the master's */
-    _Atomic uint32_t standing;            /* enum tg_standing and tg_ejection; by compare-and-swap, in any process */
+    _Atomic uint32_t ejection_state;            /* enum tg_ejection_state and tg_ejection; by compare-and-swap, in any process */
     _Atomic uint64_t probation_ns;        /* CLOCK_MONOTONIC: since when; the master's */
     _Atomic uint32_t probation_good;      /* good answers on probation */
     _Atomic uint32_t consecutive_5xx;     /* failures in a row; the next two by the workers */
@@ -138,14 +138,14 @@ typedef struct {
     _Alignas(64) _Atomic uint64_t evicted; /* buckets that made room before they were full again */
 } tg_bucket_head;
 
-/* Affinity: TG_PIN_WAYS keys with the same low bits, the endpoint that each is pinned to, and until when. All zero is an
+/* Affinity: TG_AFFINITY_WAYS keys with the same low bits, the endpoint that each is pinned to, and until when. All zero is an
  * empty set. */
-#define TG_PIN_WAYS 8u
+#define TG_AFFINITY_WAYS 8u
 typedef struct {
-    _Alignas(64) _Atomic uint64_t keys[TG_PIN_WAYS]; /* hash of what is pinned; 0 = free */
-    _Atomic uint64_t places[TG_PIN_WAYS];            /* slot, generation and a check of the key: see lb/shared/affinity_table.pyx */
-    _Atomic uint64_t until[TG_PIN_WAYS];             /* CLOCK_MONOTONIC ns at which it has been idle for too long */
-} tg_pin_set;
+    _Alignas(64) _Atomic uint64_t keys[TG_AFFINITY_WAYS]; /* hash of what is pinned; 0 = free */
+    _Atomic uint64_t places[TG_AFFINITY_WAYS];            /* slot, generation and a check of the key: see lb/shared/affinity_table.pyx */
+    _Atomic uint64_t until[TG_AFFINITY_WAYS];             /* CLOCK_MONOTONIC ns at which it has been idle for too long */
+} tg_affinity_set;
 
 /* The line before the sets. */
 typedef struct {
@@ -153,7 +153,7 @@ typedef struct {
     _Atomic uint64_t opened;
     _Atomic uint64_t evicted; /* pins that made room for others before their time */
     _Atomic uint64_t lost;    /* sequences whose endpoint was gone when they went on */
-} tg_pin_head;
+} tg_affinity_head;
 
 /* What an average request of its pool costs, as an integer; and the most that one request may, and one worker's requests
  * at one endpoint: so that the sum over all workers and those who died cannot overflow. */
@@ -197,7 +197,7 @@ typedef struct {
 /* The line before the sets. */
 typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* anything was ever counted */
-    _Atomic uint64_t crowded;           /* connections that were counted by their worker alone: no place, or no lock */
+    _Atomic uint64_t table_full;           /* connections that were counted by their worker alone: no place, or no lock */
 } tg_source_head;
 
 /* Single-writer counter: a plain add that another process may read at any time. */

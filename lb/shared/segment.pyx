@@ -140,7 +140,7 @@ cdef class Segment(SegmentMap):
         tg_store64_relaxed(&record.claim, 0)
         tg_store64_relaxed(&record.recent_failures, 0)
         tg_store32_relaxed(&record.held_back, 0)
-        tg_store32_relaxed(&record.standing, 0)
+        tg_store32_relaxed(&record.ejection_state, 0)
         tg_store64_relaxed(&record.probation_ns, 0)
         tg_store32_relaxed(&record.probation_good, 0)
         tg_store32_relaxed(&record.consecutive_5xx, 0)
@@ -223,10 +223,10 @@ cdef class Segment(SegmentMap):
         self.clear_sources(worker)
         return lost
 
-    def sources_crowded(self) -> int:
+    def source_table_full(self) -> int:
         """Connections and sessions that the limits per source counted by their worker alone."""
         self.check_open()
-        return tg_load64_relaxed(&(<tg_source_head *> (self.base + self.header.sources_offset)).crowded)
+        return tg_load64_relaxed(&(<tg_source_head *> (self.base + self.header.sources_offset)).table_full)
 
     cdef void clear_sources(self, uint32_t worker) noexcept:
         cdef tg_source_head *head = <tg_source_head *> (self.base + self.header.sources_offset)

@@ -27,10 +27,10 @@ cdef extern from "segment.h" nogil:
         TG_ADMIN_DRAIN
         TG_ADMIN_MAINTENANCE
     enum:
-        TG_STANDING_WELL
-        TG_STANDING_EJECTED
-        TG_STANDING_PROBATION
-        TG_STANDING_MASK
+        TG_STATE_WELL
+        TG_STATE_EJECTED
+        TG_STATE_PROBATION
+        TG_STATE_MASK
         TG_EJECTION_CONSECUTIVE_5XX
         TG_EJECTION_CONSECUTIVE_GATEWAY
         TG_EJECTION_PROBATION
@@ -59,10 +59,10 @@ cdef extern from "segment.h" nogil:
         uint32_t bucket_sets
         uint32_t series_digest
         unsigned char bucket_secret[16]
-        uint64_t pins_offset
-        uint32_t pin_sets
+        uint64_t affinity_offset
+        uint32_t sequence_sets
         uint32_t session_sets
-        unsigned char pin_secret[16]
+        unsigned char affinity_secret[16]
         uint64_t sessions_offset
         uint64_t outstanding_offset
         uint64_t costs_offset
@@ -74,7 +74,7 @@ cdef extern from "segment.h" nogil:
         uint64_t source_counts_stride
         unsigned char source_secret[16]
     enum: TG_BUCKET_WAYS
-    enum: TG_PIN_WAYS
+    enum: TG_AFFINITY_WAYS
     enum: TG_SOURCE_WAYS
     enum: TG_SOURCE_STRIDE
     # The words are _Atomic in C: read and write them only through lb.shared.atomics.
@@ -83,11 +83,11 @@ cdef extern from "segment.h" nogil:
         uint64_t times[8]
     ctypedef struct tg_bucket_head:
         uint64_t evicted
-    ctypedef struct tg_pin_set:
+    ctypedef struct tg_affinity_set:
         uint64_t keys[8]
         uint64_t places[8]
         uint64_t until[8]
-    ctypedef struct tg_pin_head:
+    ctypedef struct tg_affinity_head:
         uint64_t used
         uint64_t opened
         uint64_t evicted
@@ -110,7 +110,7 @@ cdef extern from "segment.h" nogil:
         uint64_t keys[7]
     ctypedef struct tg_source_head:
         uint64_t used
-        uint64_t crowded
+        uint64_t table_full
     ctypedef struct tg_endpoint:
         char key[128]
         uint32_t health
@@ -119,7 +119,7 @@ cdef extern from "segment.h" nogil:
         uint32_t generation
         uint64_t health_changed_ns
         uint32_t held_back
-        uint32_t standing
+        uint32_t ejection_state
         uint64_t probation_ns
         uint32_t probation_good
         uint32_t consecutive_5xx

@@ -35,10 +35,12 @@ cdef void place(tg_header *header) noexcept nogil:
     header.series_offset = header.outstanding_offset + (workers + 1) * header.inflight_stride
     header.series_stride = pages(<uint64_t> header.series_capacity * SERIES_SIZE * sizeof(uint64_t))
     header.buckets_offset = header.series_offset + workers * header.series_stride
-    header.pins_offset = header.buckets_offset + pages(
+    header.affinity_offset = header.buckets_offset + pages(
         sizeof(tg_bucket_head) + header.bucket_sets * sizeof(tg_bucket_set))
-    header.sessions_offset = header.pins_offset + pages(sizeof(tg_pin_head) + header.pin_sets * sizeof(tg_pin_set))
-    header.costs_offset = header.sessions_offset + pages(sizeof(tg_pin_head) + header.session_sets * sizeof(tg_pin_set))
+    header.sessions_offset = header.affinity_offset + pages(
+        sizeof(tg_affinity_head) + header.sequence_sets * sizeof(tg_affinity_set))
+    header.costs_offset = header.sessions_offset + pages(
+        sizeof(tg_affinity_head) + header.session_sets * sizeof(tg_affinity_set))
     header.sources_offset = header.costs_offset + pages(sizeof(tg_cost_head) + header.cost_sets * sizeof(tg_cost_set))
     header.source_counts_offset = header.sources_offset + pages(
         sizeof(tg_source_head) + header.source_sets * sizeof(tg_source_set))
@@ -66,14 +68,14 @@ cdef int lay_out(tg_header *header, workers, endpoint_capacity, series_capacity,
     header.series_capacity = series_capacity
     header.cache_size = cache_size
     header.bucket_sets = sets["bucket_sets"]
-    header.pin_sets = sets["pin_sets"]
+    header.sequence_sets = sets["sequence_sets"]
     header.session_sets = sets["session_sets"]
     header.cost_sets = sets["cost_sets"]
     header.source_sets = sets["source_sets"]
     place(header)
     draw(header.cache_secret, sizeof(header.cache_secret))
     draw(header.bucket_secret, sizeof(header.bucket_secret))
-    draw(header.pin_secret, sizeof(header.pin_secret))
+    draw(header.affinity_secret, sizeof(header.affinity_secret))
     draw(header.cost_secret, sizeof(header.cost_secret))
     draw(header.source_secret, sizeof(header.source_secret))
     return 0
@@ -99,7 +101,7 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         or not 1 <= header.series_capacity <= MAX_CAPACITY
         or header.cache_size > MAX_CACHE_SIZE
         or not is_sets(header.bucket_sets)
-        or not is_sets(header.pin_sets)
+        or not is_sets(header.sequence_sets)
         or not is_sets(header.session_sets)
         or not is_sets(header.cost_sets)
         or not is_sets(header.source_sets)
@@ -116,7 +118,7 @@ cdef int check_layout(const tg_header *header, uint64_t size, fd) except -1:
         or expected.series_offset != header.series_offset
         or expected.series_stride != header.series_stride
         or expected.buckets_offset != header.buckets_offset
-        or expected.pins_offset != header.pins_offset
+        or expected.affinity_offset != header.affinity_offset
         or expected.sessions_offset != header.sessions_offset
         or expected.costs_offset != header.costs_offset
         or expected.sources_offset != header.sources_offset

@@ -52,11 +52,11 @@ cdef class SegmentMap:
     @classmethod
     def create(
         cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
-        bucket_sets: int = 16384, pin_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
+        bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
         source_sets: int = 32768
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
-        the number of sets of eight rate limit buckets, `pin_sets` that of sets of eight pins for sequences,
+        the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight pins for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
         that of sets of seven networks whose connections are limited, all powers of two.
 
@@ -68,7 +68,7 @@ cdef class SegmentMap:
         memset(&header, 0, sizeof(header))
         lay_out(&header, workers, endpoint_capacity, series_capacity, cache_size, {
             "bucket_sets": bucket_sets,
-            "pin_sets": pin_sets,
+            "sequence_sets": sequence_sets,
             "session_sets": session_sets,
             "cost_sets": cost_sets,
             "source_sets": source_sets,

@@ -76,7 +76,7 @@ cdef class SharedSources:
         cdef uint64_t first = number * TG_SOURCE_STRIDE
         cdef int way, result = SHARED_FULL
         if not self.lock(group):
-            tg_fetch_add64(&self.head.crowded, 1)
+            tg_fetch_add64(&self.head.table_full, 1)
             return SHARED_FULL
         if not tg_load64_relaxed(&self.head.used):
             tg_store64_relaxed(&self.head.used, 1)
@@ -97,7 +97,7 @@ cdef class SharedSources:
                 result = SHARED_ADDED
         tg_store64(&group.owner, 0)
         if result == SHARED_FULL:
-            tg_fetch_add64(&self.head.crowded, 1)
+            tg_fetch_add64(&self.head.table_full, 1)
         return result
 
     cdef void leave(self, uint64_t key, uint32_t n) noexcept nogil:
@@ -113,10 +113,10 @@ cdef class SharedSources:
     # For tests and for people who look.
 
     @property
-    def crowded(self):
+    def table_full(self):
         """Connections that were counted by their worker alone, since the segment was made."""
         self.segment.check_open()
-        return tg_load64_relaxed(&self.head.crowded)
+        return tg_load64_relaxed(&self.head.table_full)
 
     def key(self, uint64_t scope, uint64_t network, uint32_t family=2):
         """The key of a network, as an int of 64 bits."""

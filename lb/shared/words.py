@@ -131,7 +131,7 @@ ANSWER = Block(
         Word(
             "grpc",
             "gRPC calls by {} and gRPC status: the number, and the name that goes with it",
-            metric="{}_*_requests",
+            metric="{}_*",
             labels=("grpc_status", "grpc_code"),
             values=tuple((str(number), name) for number, name in enumerate(GRPC_CODES)),
             where="grpc",
@@ -224,15 +224,15 @@ LISTENER = Kind(
         Word("connections", "Connections accepted"),
         Word("rejected", "Requests or sessions refused"),
         Word("timeouts", "Connections closed because their first bytes did not come in time"),
-        Word("retries", "Further endpoints that TCP connections were tried with"),
+        Word("retries", "Further attempts of TCP connections, each at another endpoint"),
         Word("received_bytes", "Bytes from TCP clients"),
         Word("sent_bytes", "Bytes to TCP clients"),
         Word("session_duration", "Time from begin to end of TCP and UDP sessions", HISTOGRAM),
         Word(
-            "declined",
+            "rejected_requests",
             "Requests that reached no route, answered here: no route takes them (404, 405, 415), or they could not be "
             "understood (400, 408, 414, 431, 501, 505, or a stream that was reset)",
-            metric="{}_*_requests",
+            metric="{}_*",
             labels=("reason",),
             values=_each("unrouted", "malformed"),
         ),

@@ -18,7 +18,7 @@ cdef struct tg_access:
     uint64_t bytes_out
     uint16_t status
     int16_t grpc_status               # -1 = none
-    uint16_t tries
+    uint16_t attempts
     uint16_t port
     uint16_t cache                    # index into CACHE_NAMES
     uint16_t hedge                    # index into HEDGE_NAMES

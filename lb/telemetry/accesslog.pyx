@@ -400,7 +400,7 @@ cdef dict span_of(tg_access *record):
         "bytes_out": record.bytes_out,
         "status": record.status,
         "grpc_status": record.grpc_status if record.grpc_status >= 0 else None,
-        "tries": record.tries,
+        "attempts": record.attempts,
         "port": record.port,
         "cache": CACHE_NAMES[record.cache].decode("ascii"),
         "hedge": HEDGE_NAMES[record.hedge].decode("ascii"),
@@ -439,11 +439,11 @@ cdef int format_record(tg_access *record, tg_buffer *out) noexcept nogil:
     snprintf(code, sizeof(code), b"null" if record.grpc_status < 0 else b"%d", <int>record.grpc_status)
     n = snprintf(
         line, sizeof(line),
-        b',"port":%u,"status":%u,"grpc_status":%s,"tries":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s",'
+        b',"port":%u,"status":%u,"grpc_status":%s,"attempts":%u,"hedge":"%s","cache":"%s","protocol":"%s","tls":"%s",'
         b'"trace_id":"%s",'
         b'"bytes_in":%llu,"bytes_out":%llu,"total_us":%llu,"wait_us":%llu,"connect_us":%llu,"upstream_us":%llu,'
         b'"transfer_us":%llu',
-        <unsigned>record.port, <unsigned>record.status, code, <unsigned>record.tries,
+        <unsigned>record.port, <unsigned>record.status, code, <unsigned>record.attempts,
         HEDGE_NAMES[record.hedge], CACHE_NAMES[record.cache], protocol_name(record.version), tls_name(record.tls),
         stamp,
         <unsigned long long>record.bytes_in, <unsigned long long>record.bytes_out,

@@ -73,10 +73,10 @@ def _daemon(status: Mapping[str, Any]) -> Iterator[Metric]:
     ):
         yield counter(name, text, ("worker",), (((str(w["index"]),), (w["stats"] or {}).get(key, 0)) for w in workers))
     yield counter(
-        "source_limit_crowded",
+        "source_limit_table_full",
         "Connections and sessions that limits per source counted in their worker alone: no room in the table of all",
         (),
-        [((), status.get("source_limits", {}).get("crowded", 0))],
+        [((), status.get("source_limits", {}).get("table_full", 0))],
     )
     yield counter(
         "rate_limit_evictions",
@@ -112,8 +112,8 @@ def _cache(status: Mapping[str, Any]) -> Iterator[Metric]:
         "hits",
         "misses",
         "stored",
-        "declined_busy",
-        "declined_size",
+        "rejected_busy",
+        "rejected_size",
         "evictions",
         "expired",
         "broken_locks",

@@ -98,11 +98,11 @@ def _steering(
     labels = ("pool", "endpoint")
     yield gauge(
         "endpoint_ejected", "Whether it is ejected for its answers", labels,
-        ((k, s["standing"] == "ejected") for k, s in rows),
+        ((k, s["ejection_state"] == "ejected") for k, s in rows),
     )  # fmt: skip
     yield gauge(
         "endpoint_probation", "Whether it is on probation after an ejection", labels,
-        ((k, s["standing"] == "probation") for k, s in rows),
+        ((k, s["ejection_state"] == "probation") for k, s in rows),
     )  # fmt: skip
     yield counter(
         "endpoint_ejections", "Ejections by what it was ejected for", (*labels, "reason"),

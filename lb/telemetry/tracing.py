@@ -146,7 +146,7 @@ def attributes(record: Mapping[str, Any]) -> dict[str, str | int]:
     found = {name: value for name, value in found.items() if value not in ("", 0)}
     if record["grpc_status"] is not None:
         found["rpc.grpc.status_code"] = record["grpc_status"]  # 0 is OK, and said
-    found["tidegate.tries"] = record["tries"]
+    found["tidegate.attempts"] = record["attempts"]
     for name in ("wait", "connect", "upstream", "transfer"):
         found[f"tidegate.{name}_us"] = record[f"{name}_ns"] // 1000
     return found

@@ -9,7 +9,7 @@ from lb.net.splice cimport PASS_NOT
 from lb.net.states cimport states_of, tg_state
 from lb.net.stream cimport iovec
 from lb.upstream.pool cimport Pool
-from lb.upstream.tally cimport count_try
+from lb.upstream.tally cimport count_attempt
 
 
 cdef enum:
@@ -77,7 +77,7 @@ cdef void take_slot(Attempt attempt, Pool pool, int endpoint, int charged, uint6
     attempt.in_flight = 0
     if pool.costs is not None:
         attempt.load = pool.endpoints.outstanding(endpoint)
-    if pool.policy.by_company or pool.costs is not None:
+    if pool.policy.by_in_flight or pool.costs is not None:
         attempt.in_flight = <short>min(pool.endpoints.running(endpoint), MOST_IN_FLIGHT)
 
 
@@ -94,7 +94,7 @@ cdef void release(Attempt attempt, const tg_outcome *outcome, uint64_t now) noex
         tg_add(&words[ANSWER_REQUESTS_OTHER], 1)
         pool.release(endpoint, now, 0, outcome.ok, 0, attempt.charged, 0)
         return
-    count_try(words, outcome.status, outcome.code, outcome.verdict, took)
+    count_attempt(words, outcome.status, outcome.code, outcome.verdict, took)
     if outcome.how == GIVEN_UP:
         pool.give_up(endpoint, now, took, attempt.charged)
         return

@@ -8,16 +8,16 @@ from lb.endpoints.choice cimport Choice
 from lb.upstream.pool cimport Pool
 
 cdef enum:
-    TRIED_MOST = 8                    # the last ones: who fails so often will hardly be served
+    EXCLUDED_MOST = 8                 # the last ones: a request that fails so often will hardly be served
 
 
-cdef struct tg_tried:
+cdef struct tg_excluded:
     # Indexes of one pool: whoever goes on to another sets `count` to 0.
     int count
-    int endpoints[TRIED_MOST]
+    int endpoints[EXCLUDED_MOST]
 
 
-cdef void tried_add(tg_tried *tried, int index) noexcept nogil
+cdef void exclude(tg_excluded *excluded, int index) noexcept nogil
 # As Pool.acquire, past `last`, which has failed (-1: none has), and those before it; where nobody else takes the
 # request, past `last` only.
-cdef int acquire_untried(Pool pool, Choice choice, int last, tg_tried *tried) noexcept
+cdef int acquire_past(Pool pool, Choice choice, int last, tg_excluded *excluded) noexcept

@@ -5,7 +5,7 @@ from lb.balancing.policy cimport Policy
 from lb.net.source_key cimport tg_prefixes
 from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport PoolCosts
-from lb.upstream.connections.deferred_release cimport Debt
+from lb.upstream.connections.deferred_release cimport DeferredRelease
 from lb.upstream.load.outlier cimport Outlier
 from lb.upstream.load.prober cimport Prober
 from lb.upstream.queue cimport PoolQueue
@@ -34,17 +34,17 @@ cdef enum:
 
 
 cdef enum:
-    HEAD_START = 5                    # in vain at once, of an endpoint that looks stuck
+    HEAD_START = 5                    # give-ups at once, of an endpoint that looks stuck
 
 
-cdef struct tg_suspect:
-    # An endpoint that was asked in vain: another had to answer instead.
+cdef struct tg_slow:
+    # An endpoint that was given up: another had to answer instead.
     uint64_t until                    # when it is asked again, unless nobody else can be
     uint64_t alive                    # when it answered last
     int count                         # times in a row
 
 
-cdef class Place(Debt):
+cdef class SlotRelease(DeferredRelease):
     cdef Pool pool
     cdef int index
     cdef int charged
@@ -63,12 +63,12 @@ cdef class Pool:
     cdef readonly bint avoids         # endpoints whose recent attempts failed take a part of their turns
     cdef readonly Outlier outlier     # None: endpoints are not judged by their answers
     cdef readonly Prober prober       # None: endpoints are not asked about their load
-    # with limits, and over HTTP/2: places may have to be owed (lb.upstream.connections.deferred_release)
+    # with limits, and over HTTP/2: releases may have to be deferred (lb.upstream.connections.deferred_release)
     cdef bint multiplexed
     cdef readonly tuple channels      # per endpoint: Http1Pool, Http2Channel, or Address (tcp, udp)
     cdef uint64_t **series            # per endpoint: this worker's words
     cdef uint64_t *rotations          # per group: the policy's `rotation`; NULL = there are none
-    cdef tg_suspect *suspects         # per endpoint; NULL = no route hedges
+    cdef tg_slow *slow                # per endpoint; NULL = no route hedges
     cdef readonly int key_kind
     cdef readonly bytes key_name
     cdef bytes cache_key              # of its answers in the result cache: no other pool's are found by it
@@ -102,12 +102,12 @@ cdef class Pool:
     # room, or others wait for it.
     cdef int acquire(self, Choice choice) noexcept
     # The same for a request of a sequence, which only this endpoint will do for: it, or TAKEN_…
-    cdef int acquire_bound(self, int index, Choice choice) noexcept
+    cdef int acquire_in_sequence(self, int index, Choice choice) noexcept
     # The same for one whose cookie, or session, names this endpoint: it, TAKEN_NOBODY when it serves nobody, or
     # TAKEN_FULL.
-    cdef int acquire_kept(self, int index, Choice choice) noexcept
+    cdef int acquire_sticky(self, int index, Choice choice) noexcept
     # Whether an endpoint takes requests, if not now.
-    cdef bint crowded(self) noexcept
+    cdef bint takes_requests(self) noexcept
     # Steps of `acquire`: among those of all groups; among those of the group that is entered, TAKEN_AGAIN when there is
     # nobody but the excluded one; of whichever group has somebody; and with endpoints on probation as a last resort.
     cdef int choose(self, Choice choice) noexcept
@@ -117,36 +117,37 @@ cdef class Pool:
     cdef int choose_on_probation(self, Choice choice) noexcept
     cdef bint take(self, int index, Choice choice) noexcept
     # An attempt at endpoint `index` that began at `started` is over: what that says of it (lb.upstream.load.outlier),
-    # for the turns that it gets and for its standing.
+    # for the turns that it gets and for its ejection state.
     cdef void judge(self, int index, int verdict, uint64_t started, uint64_t now) noexcept
     # What the policy chooses, past those that fail.
     cdef int look(self, Choice choice) except -2
     # Whether a request should rather wait for another endpoint, which has no room, than go to one that fails.
     cdef bint rather_waits(self, int index, Choice choice) noexcept
-    cdef int pick_instead(self, int suspect, Choice choice) noexcept
-    # One less in flight: after `waited` ns the try was stopped, as another endpoint had answered. How long it would
-    # have taken nobody knows, and no policy is told; but for as long again others are asked before it, twice as long
-    # each time, until it has answered.
+    cdef int pick_instead(self, int slow, Choice choice) noexcept
+    # One less in flight: after `waited` ns the attempt was stopped, as another endpoint had answered. Its latency is
+    # unknown, and no policy is told; but for as long again other endpoints are preferred, twice as long at each
+    # give-up, until this one has answered.
     cdef void give_up(self, int index, uint64_t now, uint64_t waited, int charged) noexcept
-    # For how long it has answered nobody, as far as one knows who has waited there so long.
+    # Time since the endpoint's last answer, ns, as a request knows that has waited `waited` ns; 0: not so long.
     cdef uint64_t silence(self, int index, uint64_t now, uint64_t waited) noexcept
-    # How often in a row it was given up since its last answer; HEAD_START and more: it looked stuck.
-    cdef int in_vain(self, int index) noexcept
+    # Give-ups in a row since the endpoint's last answer; HEAD_START and more: it looked stuck.
+    cdef int give_ups(self, int index) noexcept
     # How long a request takes there on average, with what there is to do: ns, 0 = nothing is known.
     cdef double usual(self, int index) noexcept
     # Routes hedge: `give_up` will be called.
     cdef int watch_endpoints(self) except -1
     # One less in flight. `latency` is nanoseconds from the request's sending to its answer, 0 = do not learn from it;
-    # `company` how many were there when it came, itself included, 0 = unknown; `charged` and `crowd`: what it cost, and
-    # all that were there then, 0 = unknown.
-    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
-                      int crowd) noexcept
+    # `in_flight_at_start`: requests there when it came, itself included, 0 = unknown; `charged` and `load_at_start`:
+    # what it cost, and what all that were there then cost, 0 = unknown.
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start, int charged,
+                      int load_at_start) noexcept
     cdef void give_back(self, int index, uint64_t now, int charged) noexcept
-    cdef void owe(self, int index, uint64_t now, int charged) noexcept
-    cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
-                              int crowd) noexcept
+    cdef void defer(self, int index, uint64_t now, int charged) noexcept
+    cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok,
+                              int in_flight_at_start, int charged, int load_at_start) noexcept
     # A request has kept its endpoint for `latency` ns, and not because that failed: what the queue's forecast goes by.
     # `answered`: the answer was the endpoint's.
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept
     # Let the policy learn from a latency before the request is over.
-    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int cost) noexcept
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start,
+                      int cost) noexcept

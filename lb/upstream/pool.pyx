@@ -15,9 +15,9 @@ from lb.endpoints.groups cimport TG_GROUPS, Groups
 from lb.endpoints.set cimport EndpointSet
 from lb.upstream.affinity.cookie cimport EndpointCookie
 from lb.upstream.load.cost cimport PoolCosts
-from lb.upstream.connections.deferred_release cimport Debt, DeferringChannel
+from lb.upstream.connections.deferred_release cimport DeferredRelease, DeferringChannel
 from lb.upstream.load.outlier cimport Outlier
-from lb.upstream.queue cimport BARS_ALL, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
+from lb.upstream.queue cimport ALL_MODELS_BLOCKED, TAKEN_FULL, TAKEN_NOBODY, PoolQueue
 from lb.upstream.affinity.sequences cimport Sequences
 from lb.upstream.load.service_time cimport Warmth
 from lb.upstream.affinity.sessions cimport Sessions
@@ -27,7 +27,7 @@ from lb.balancing import registry
 log = logging.getLogger("tidegate.balancing")
 
 cdef enum:
-    TURNS = 4                         # choices, where other workers take the last place of each just before
+    TURNS = 4                         # choices, where other workers take the last slot of each just before
     CLAIM_NS = 50_000_000             # those who wait look sooner than that (LOOK_NS of the queue), and renew it
     DOUBLINGS = 10
     LONGEST = 1_000_000_000           # that an endpoint is left alone for answers that did not come
@@ -51,12 +51,12 @@ cdef bint stands(Choice choice, int beside=-1) noexcept:
     """Whether an endpoint takes the request, if not now; another than `beside`."""
     cdef int i
     for i in range(choice.endpoints.size):
-        if i != beside and choice.standing_weight(i) > 0:
+        if i != beside and choice.state_weight(i) > 0:
             return True
     return False
 
 
-cdef class Place(Debt):
+cdef class SlotRelease(DeferredRelease):
 
     def __init__(self, Pool pool not None, int index, int charged):
         self.pool = pool
@@ -141,7 +141,7 @@ cdef class Pool:
     def __dealloc__(self):
         free(self.series)
         free(self.rotations)
-        free(self.suspects)
+        free(self.slow)
 
     cdef uint64_t model_bit(self, bytes name) noexcept:
         found = self.models.get(name)
@@ -162,8 +162,8 @@ cdef class Pool:
         cdef uint64_t blocked
         cdef int found
         if not choice.turn and self.queue is not None and self.queue.somebody():
-            blocked = self.queue.bars()
-            if blocked == BARS_ALL or blocked & choice.models:
+            blocked = self.queue.blocked_models()
+            if blocked == ALL_MODELS_BLOCKED or blocked & choice.models:
                 return TAKEN_FULL
             choice.block(blocked)
         found = self.choose(choice)
@@ -189,7 +189,7 @@ cdef class Pool:
             except BaseException as failure:  # a plug-in's, sys.exit() too, must not take the data path with it
                 report(self.name, failure, choice.now)
                 return TAKEN_NOBODY
-            if (self.suspects != NULL and index >= 0 and self.suspects[index].until > choice.now
+            if (self.slow != NULL and index >= 0 and self.slow[index].until > choice.now
                     and index != choice.exclude):
                 index = self.pick_instead(index, choice)
             if index < 0:
@@ -203,7 +203,7 @@ cdef class Pool:
             if choice.reluctant and self.queue is not None and self.rather_waits(index, choice):
                 return TAKEN_FULL
             if self.endpoints.limited and self.endpoints.claimant(index, choice.now) >= 0:
-                choice.rule_out(index)        # its next place is that of one who can go nowhere else
+                choice.rule_out(index)  # its next slot is that of one who can go nowhere else
             elif choice.take(index):
                 tg_add(&self.series[index][SERIES_STARTED], 1)
                 if self.prober is not None:
@@ -257,7 +257,7 @@ cdef class Pool:
             return choice.exclude
         return TAKEN_FULL if full or again else TAKEN_NOBODY
 
-    cdef int acquire_bound(self, int index, Choice choice) noexcept:
+    cdef int acquire_in_sequence(self, int index, Choice choice) noexcept:
         if not self.sequences.serves(index):
             return TAKEN_NOBODY
         if self.take(index, choice):
@@ -268,7 +268,7 @@ cdef class Pool:
             self.endpoints.claim(index, choice.now + CLAIM_NS)
         return TAKEN_FULL
 
-    cdef int acquire_kept(self, int index, Choice choice) noexcept:
+    cdef int acquire_sticky(self, int index, Choice choice) noexcept:
         if not self.endpoints.keeps(index, choice.models):
             return TAKEN_NOBODY
         if not choice.turn and self.queue is not None and self.queue.somebody():
@@ -288,7 +288,7 @@ cdef class Pool:
         if failing_of(endpoints.records[index], choice.now) < FAILS:
             return False
         for i in range(endpoints.size):
-            if choice.standing_weight(i) > 0 and failing_of(endpoints.records[i], choice.now) < FAILS:
+            if choice.state_weight(i) > 0 and failing_of(endpoints.records[i], choice.now) < FAILS:
                 return True
         return False
 
@@ -300,38 +300,38 @@ cdef class Pool:
         if self.outlier is not None:
             self.outlier.judge(index, verdict, started)
 
-    cdef int pick_instead(self, int suspect, Choice choice) noexcept:
+    cdef int pick_instead(self, int slow, Choice choice) noexcept:
         """Another endpoint than one that keeps its requests waiting, if that is not the excluded one."""
         cdef int index
-        choice.rule_out(suspect)
+        choice.rule_out(slow)
         try:
             index = self.look(choice)
         except BaseException as failure:
             report(self.name, failure, choice.now)
-            return suspect
+            return slow
         finally:
-            choice.readmit(suspect)
-        if index < 0 or index == choice.exclude or self.suspects[index].until > choice.now:
-            return suspect
+            choice.readmit(slow)
+        if index < 0 or index == choice.exclude or self.slow[index].until > choice.now:
+            return slow
         return index
 
     cdef int watch_endpoints(self) except -1:
-        if self.suspects == NULL:
-            self.suspects = <tg_suspect *>calloc(self.endpoints.size + 1, sizeof(tg_suspect))
-            if self.suspects == NULL:
+        if self.slow == NULL:
+            self.slow = <tg_slow *>calloc(self.endpoints.size + 1, sizeof(tg_slow))
+            if self.slow == NULL:
                 raise MemoryError
         return 0
 
     cdef void give_up(self, int index, uint64_t now, uint64_t waited, int charged) noexcept:
-        cdef tg_suspect *suspect
+        cdef tg_slow *slow
         cdef double usual
-        if self.suspects != NULL:
-            suspect = &self.suspects[index]
+        if self.slow != NULL:
+            slow = &self.slow[index]
             usual = self.endpoints.latency_ns(index)
-            if suspect.count == 0 and usual > 0.0 and self.silence(index, now, waited) > SLOWER * usual:
-                suspect.count = HEAD_START        # it does not look slow, but stuck
-            suspect.until = now + min(waited << min(suspect.count, <int>DOUBLINGS), <uint64_t>LONGEST)
-            suspect.count += 1
+            if slow.count == 0 and usual > 0.0 and self.silence(index, now, waited) > SLOWER * usual:
+                slow.count = HEAD_START  # it does not look slow, but stuck
+            slow.until = now + min(waited << min(slow.count, <int>DOUBLINGS), <uint64_t>LONGEST)
+            slow.count += 1
         self.release(index, now, 0, True, 0, charged, 0)
 
     cdef uint64_t silence(self, int index, uint64_t now, uint64_t waited) noexcept:
@@ -339,10 +339,10 @@ cdef class Pool:
         if self.policy.by_service:
             progress = self.endpoints.progress(index)
             return now - progress if now > progress else 0
-        return waited if self.suspects[index].alive + waited <= now else 0
+        return waited if self.slow[index].alive + waited <= now else 0
 
-    cdef int in_vain(self, int index) noexcept:
-        return self.suspects[index].count if self.suspects != NULL else 0
+    cdef int give_ups(self, int index) noexcept:
+        return self.slow[index].count if self.slow != NULL else 0
 
     cdef double usual(self, int index) noexcept:
         cdef double latency = self.endpoints.latency_ns(index)
@@ -350,28 +350,28 @@ cdef class Pool:
             latency *= max(self.endpoints.outstanding(index) * self.endpoints.scale, 1.0)
         return latency
 
-    cdef bint crowded(self) noexcept:
+    cdef bint takes_requests(self) noexcept:
         cdef int i
         for i in range(self.endpoints.size):
-            if self.endpoints.standing_weight(i) > 0:
+            if self.endpoints.state_weight(i) > 0:
                 return True
         return False
 
-    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
-                      int crowd) noexcept:
-        if self.suspects != NULL and latency and ok:
-            self.suspects[index].count = 0
-            self.suspects[index].until = 0
-            self.suspects[index].alive = now
+    cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start, int charged,
+                      int load_at_start) noexcept:
+        if self.slow != NULL and latency and ok:
+            self.slow[index].count = 0
+            self.slow[index].until = 0
+            self.slow[index].alive = now
         if self.multiplexed and (<DeferringChannel>self.channels[index]).cutting is not None:
-            self.owe(index, now, charged)
+            self.defer(index, now, charged)
         else:
             self.give_back(index, now, charged)
         if latency and self.policy.learns:
             if self.costs is None:
-                self.observe(index, now, latency, ok, company, 1)
+                self.observe(index, now, latency, ok, in_flight_at_start, 1)
             else:
-                self.observe_weighed(index, now, latency, ok, company, charged, crowd)
+                self.observe_weighed(index, now, latency, ok, in_flight_at_start, charged, load_at_start)
 
     cdef void give_back(self, int index, uint64_t now, int charged) noexcept:
         cdef int claimant
@@ -381,36 +381,37 @@ cdef class Pool:
             self.queue.released()
             claimant = self.endpoints.claimant(index, now)
             if claimant >= 0 and claimant != self.endpoints.worker:
-                self.queue.bells.ring(claimant)
+                self.queue.wakeups.ring(claimant)
 
-    cdef void owe(self, int index, uint64_t now, int charged) noexcept:
-        """The stream was reset: the place is free when the endpoint knows it."""
-        cdef Place place
+    cdef void defer(self, int index, uint64_t now, int charged) noexcept:
+        """The stream was reset: the slot is free when the endpoint knows it."""
+        cdef SlotRelease slot
         try:
-            place = Place(self, index, charged)
+            slot = SlotRelease(self, index, charged)
         except MemoryError:
-            place = None
-        if place is None or (<DeferringChannel>self.channels[index]).owe(place) < 0:
+            slot = None
+        if slot is None or (<DeferringChannel>self.channels[index]).defer(slot) < 0:
             self.give_back(index, now, charged)
 
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept:
         if self.queue is not None and latency and (<Warmth>self.warmths[index]).tells(now - latency, now, answered):
             self.queue.service.learn(now, latency)
 
-    cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int charged,
-                              int crowd) noexcept:
+    cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok,
+                              int in_flight_at_start, int charged, int load_at_start) noexcept:
         """A latency grows with what a request costs, and with what those before it do. Where a policy knows only of
         latencies, it is told what this one would have been if all there had cost the same."""
         cdef int one = self.endpoints.one
         if self.policy.by_cost:
-            company = (crowd + one - 1) // one
-        elif crowd > 0 and company > 0:
-            latency = max(<uint64_t>(<double>latency * company * one / crowd), <uint64_t>1)
-        self.observe(index, now, latency, ok, company, max(charged, 1))
+            in_flight_at_start = (load_at_start + one - 1) // one
+        elif load_at_start > 0 and in_flight_at_start > 0:
+            latency = max(<uint64_t>(<double>latency * in_flight_at_start * one / load_at_start), <uint64_t>1)
+        self.observe(index, now, latency, ok, in_flight_at_start, max(charged, 1))
 
-    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int company, int cost) noexcept:
+    cdef void observe(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start,
+                      int cost) noexcept:
         try:
-            self.policy.learn(index, now, latency, ok, company, cost)
+            self.policy.learn(index, now, latency, ok, in_flight_at_start, cost)
         except BaseException as failure:
             report(self.name, failure, now)
 

@@ -2,11 +2,11 @@
 
 One queue for a pool and worker; those of all workers are one queue to the outside. Each publishes in its series how
 many wait and where its first stands, so that who comes next is decided over all workers, and how many wait is bounded
-over all. Whoever gives an endpoint back serves its own first, or rings the bell of the worker whose first comes before.
+over all. Whoever gives an endpoint back serves its own first, or wakes the worker whose first comes before.
 """
 
 from libc.stdint cimport uint64_t
-from lb.net.wakeups cimport Bells
+from lb.net.wakeups cimport Wakeups
 from lb.net.poller cimport Source, Timed
 from lb.shared.segment cimport Segment
 from lb.endpoints.groups cimport Groups
@@ -35,9 +35,9 @@ cdef enum taken:
 
 cdef class Waiter(Timed):
     cdef PoolQueue queue              # None: it does not wait
-    cdef bint tied                    # only one endpoint will do, which has no room: others may pass
+    cdef bint endpoint_bound          # only one endpoint will do, which has no room: others may pass
     cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
-    cdef uint64_t place               # its key in the order
+    cdef uint64_t key                 # its key in the order
     cdef uint64_t number              # among equal keys
     cdef uint64_t queued_at
     cdef uint64_t wanted_by           # when the answer has to be there; NEVER = no matter
@@ -64,9 +64,9 @@ cdef class Waiter(Timed):
 cdef extern from *:
     """
     #include <stdint.h>
-    #define BARS_ALL UINT64_MAX
+    #define ALL_MODELS_BLOCKED UINT64_MAX
     """
-    const uint64_t BARS_ALL
+    const uint64_t ALL_MODELS_BLOCKED
 
 
 cdef class PoolQueue(Source):
@@ -74,7 +74,7 @@ cdef class PoolQueue(Source):
     cdef Segment segment
     cdef EndpointSet endpoints
     cdef Groups groups                # None: they are of one
-    cdef Bells bells
+    cdef Wakeups wakeups
     cdef int series
     cdef uint64_t *words              # of the series, this worker's
     cdef int own
@@ -92,7 +92,7 @@ cdef class PoolQueue(Source):
     # What the forecast goes by (lb.upstream.queue).
     cdef ServiceTime service
     cdef dict warmths                 # address of an endpoint -> its Warmth
-    cdef uint64_t places              # requests that the endpoints may have at once
+    cdef uint64_t slots               # requests that the endpoints may have at once
     cdef uint64_t counted_at
 
     # Q_WAITS: `waiter` is in line, by `priority` (0 goes first) and `due` (monotonic ns at which its answer has to be
@@ -107,7 +107,7 @@ cdef class PoolQueue(Source):
     # Whether anybody waits, in any worker, so that nobody may pass.
     cdef bint somebody(self) noexcept
     # What a newcomer must leave to those who wait, in any worker.
-    cdef uint64_t bars(self) noexcept
+    cdef uint64_t blocked_models(self) noexcept
     # An endpoint has room again.
     cdef void released(self) noexcept
     # Seconds after which a client that was refused may try again: 1 at least.
@@ -115,10 +115,10 @@ cdef class PoolQueue(Source):
 
     cdef uint64_t waiting(self, int worker) noexcept
     cdef uint64_t waiting_elsewhere(self) noexcept
-    cdef uint64_t own_bars(self) noexcept
+    cdef uint64_t blocked_here(self) noexcept
     cdef bint serve_one(self, uint64_t now, bint impatient) noexcept
     cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept
-    cdef void serve_tied(self, uint64_t now) noexcept
+    cdef void serve_endpoint_bound(self, uint64_t now) noexcept
     cdef bint make_room(self, int priority) noexcept
     cdef void turn_away_last(self, uint64_t now) noexcept
     cdef void over(self, Waiter waiter, uint64_t now) noexcept
@@ -143,11 +143,11 @@ cdef enum:
 cdef uint64_t last_of(PoolQueue queue, int worker) noexcept
 # The worker whose last one is the last of all.
 cdef int last_of_all(PoolQueue queue) noexcept
-# What those in another worker who come before `key` keep from those behind; see BARS_ALL.
-cdef uint64_t bars_of(PoolQueue queue, int worker, uint64_t key) noexcept
+# What those in another worker who come before `key` keep from those behind; see ALL_MODELS_BLOCKED.
+cdef uint64_t blocked_by(PoolQueue queue, int worker, uint64_t key) noexcept
 # The same of those in all other workers, in addition to `avoided`; they are told to look, but of those who take any
 # endpoint only the first.
-cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexcept
+cdef uint64_t blocked_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexcept
 # Where those stand for whom others may have to wait: the first of each model, up to one who takes any. And how many
 # come before whom, roughly.
 cdef void publish_line(PoolQueue queue) noexcept
@@ -155,8 +155,8 @@ cdef void publish_line(PoolQueue queue) noexcept
 
 # When the turn of those who wait in a queue will come, by how long requests keep their endpoints.
 
-# Endpoints' places for requests that want this model, and the bits of those models that are ready there, too.
-cdef uint64_t places_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept
+# Endpoints' slots for requests that want this model, and the bits of those models that are ready there, too.
+cdef uint64_t slots_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept
 # How many come before one with this key and may take an endpoint from it, over all workers, roughly.
 cdef double ahead_of(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept
 # Tells other workers how many come before whom in this one's line, which is not empty.

@@ -1,8 +1,8 @@
 """Those who wait for an endpoint: see queue.pxd.
 
     join        refused at once when too many wait, or when its turn would come too late; else in line
-    on_flush    at the end of a batch in which an endpoint had room again, a bell rang, or somebody came: as many as fit
-    leave       its client left, or its time is over
+    on_flush    at the end of a batch in which an endpoint had room again, a wakeup came, or somebody came: as many as
+    fit leave       its client left, or its time is over
 
 A request that only one endpoint will do for (a sequence's) does not hold up those behind it, nor is it passed for ever:
 it has a claim on its endpoint's next place (EndpointSet.claim).
@@ -16,15 +16,15 @@ When its turn will come is predicted (lb.upstream.queue). A request that could n
 now, while its client can still do something about it, and takes no endpoint's time from others. That alone would keep a
 queue as long as deadlines allow for as long as the load stays too high, and serve everybody at the last moment
 (bufferbloat; Nichols and Jacobson 2012, "Controlling queue delay"). So when somebody has waited at every moment of
-`overload_after`, the queue is standing, not a burst: from then on a request may spend only a share of the time that it
-has in the queue. As many are served as before, since endpoints stay busy, but each of them sooner.
+`overload_after`, the queue is a standing one, not a burst: from then on a request may spend only a share of the time
+that it has in the queue. As many are served as before, since endpoints stay busy, but each of them sooner.
 
 Who waits for a model that is not ready everywhere holds up nobody who can go elsewhere. Each may take an endpoint that
 none of those in front could use: so the first of each model stands at the head of a queue of its own, and gets the
 first place that fits.
 
 A request that is tried again waits for another endpoint than the one that has failed, even if that has room: one that
-refuses all has, always, and would get every further try. But nobody holds up others for long for that.
+refuses all has, always, and would get every retry. But nobody holds up others for long for that.
 """
 
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -39,13 +39,13 @@ from lb.shared.segment_words cimport (
     QUEUE_FIRSTS, QUEUE_FIRSTS_COUNT, QUEUE_HEAD, QUEUE_MARKS, QUEUE_MARKS_COUNT, QUEUE_WAIT, SERIES_FINISHED,
     SERIES_STARTED,
 )
-from lb.upstream.waiting_line cimport line_free, line_insert, line_rank, line_take_out, line_tally, place_at, tg_place
+from lb.upstream.waiting_line cimport line_free, line_insert, line_rank, line_take_out, line_tally, entry_at, tg_entry
 from lb.upstream.load.service_time cimport ServiceTime, Warmth
 
 
 cdef enum:
     PRIORITY_SHIFT = 60
-    # A look without being asked: what a worker that hangs, a check or an operator changes rings no bell.
+    # A look without being asked: what a worker that hangs, a check or an operator changes sends no wakeup.
     LOOK_NS = 20_000_000
     SECOND_NS = 1_000_000_000
     SPARED = 2                        # service times for which the first goes without, rather than where it has failed
@@ -121,14 +121,14 @@ cdef int prospect(PoolQueue queue, uint64_t key, uint64_t due, uint64_t wanted, 
 
 
 cdef class PoolQueue(Source):
-    """The queue of the pool `name` in this worker; `bells` tells of the others. It outlives reloads: see `adopt`."""
+    """The queue of the pool `name` in this worker; `wakeups` tells of the others. It outlives reloads: see `adopt`."""
 
-    def __init__(self, Poller poller not None, Segment segment not None, Bells bells not None, str name):
+    def __init__(self, Poller poller not None, Segment segment not None, Wakeups wakeups not None, str name):
         if segment.worker < 0:
             raise ValueError("only a worker has a queue; attach the segment with the worker's number")
         self.poller = poller
         self.segment = segment
-        self.bells = bells
+        self.wakeups = wakeups
         self.name = name
         self.own = segment.worker
         self.workers = segment.header.workers
@@ -150,7 +150,7 @@ cdef class PoolQueue(Source):
         self.timeout = plan.timeout_ns
         self.patience = plan.overload_after_ns
         self.share = plan.overload_share
-        self.bells.wakes.add(self)
+        self.wakeups.wakes.add(self)
         self.release(pool)
         self.warmths = {address: self.warmths[address] for address in pool.endpoints.addresses}
 
@@ -166,11 +166,11 @@ cdef class PoolQueue(Source):
         self.groups = pool.groups
         self.counted_at = 0
         for i in range(self.line.count):
-            waiter = <Waiter>place_at(&self.line, i).waiter
-            line_tally(&self.line, waiter.tied, waiter.wanted, -1)
+            waiter = <Waiter>entry_at(&self.line, i).waiter
+            line_tally(&self.line, waiter.endpoint_bound, waiter.wanted, -1)
             waiter.move_to(pool)
-            place_at(&self.line, i).wanted = 0 if waiter.tied else waiter.wanted
-            line_tally(&self.line, waiter.tied, waiter.wanted, 1)
+            entry_at(&self.line, i).wanted = 0 if waiter.endpoint_bound else waiter.wanted
+            line_tally(&self.line, waiter.endpoint_bound, waiter.wanted, 1)
         publish_line(self)
         self.poller.mark(self)
 
@@ -184,11 +184,11 @@ cdef class PoolQueue(Source):
         found = prospect(self, key, due, waiter.wanted, now)
         if found != Q_WAITS:
             return found
-        waiter.place = key
+        waiter.key = key
         waiter.number = self.numbers
         waiter.queued_at = now
         waiter.wanted_by = due
-        if line_insert(&self.line, key, waiter.number, waiter.tied, waiter.wanted, <void *>waiter) < 0:
+        if line_insert(&self.line, key, waiter.number, waiter.endpoint_bound, waiter.wanted, <void *>waiter) < 0:
             return Q_FULL
         Py_INCREF(waiter)                     # `over` gives it back
         self.numbers += 1
@@ -230,7 +230,7 @@ cdef class PoolQueue(Source):
 
     cdef bint make_room(self, int priority) noexcept:
         """Whether one of this priority may join a line that is full, as one of a lower priority leaves it. That may be
-        a moment later, when the worker that has it hears the bell: until then one too many waits."""
+        a moment later, when the worker that has it gets the wakeup: until then one too many waits."""
         cdef int worker = last_of_all(self)
         cdef uint64_t last = last_of(self, worker) >> PRIORITY_SHIFT
         if last <= <uint64_t>priority or self.most == 0:
@@ -240,11 +240,11 @@ cdef class PoolQueue(Source):
             return True
         if self.waiting_elsewhere() + self.line.count >= self.most + self.waiting(worker):
             return False                      # it does not listen
-        self.bells.ring(worker)
+        self.wakeups.ring(worker)
         return True
 
     cdef void turn_away_last(self, uint64_t now) noexcept:
-        cdef Waiter last = <Waiter>place_at(&self.line, self.line.count - 1).waiter
+        cdef Waiter last = <Waiter>entry_at(&self.line, self.line.count - 1).waiter
         tg_add(&self.words[QUEUE_ENDED_FULL], 1)
         self.over(last, now)
         last.turned_away(Q_FULL)
@@ -259,8 +259,8 @@ cdef class PoolQueue(Source):
         while (self.waiting_elsewhere() + self.line.count > self.tolerated and self.line.count
                and last_of_all(self) == self.own):
             self.turn_away_last(now)          # for one of a higher priority, in another worker
-        if self.line.tied:
-            self.serve_tied(now)
+        if self.line.endpoint_bound:
+            self.serve_endpoint_bound(now)
         while self.serve_one(now, impatient):
             pass
         if self.line.count:
@@ -276,14 +276,14 @@ cdef class PoolQueue(Source):
         cdef int endpoint
         cdef size_t at
         for at in range(min(self.line.count, <size_t>LOOK_AHEAD)):
-            if place_at(&self.line, at).wanted & avoided:
+            if entry_at(&self.line, at).wanted & avoided:
                 continue                      # another who wants the same model stands in front
-            waiter = <Waiter>place_at(&self.line, at).waiter
-            if waiter.tied:
+            waiter = <Waiter>entry_at(&self.line, at).waiter
+            if waiter.endpoint_bound:
                 continue
             if not impatient:
-                avoided = bars_before(self, waiter.place, avoided)
-                if avoided == BARS_ALL:
+                avoided = blocked_before(self, waiter.key, avoided)
+                if avoided == ALL_MODELS_BLOCKED:
                     return False
                 if waiter.wanted & avoided:
                     continue
@@ -304,9 +304,10 @@ cdef class PoolQueue(Source):
             if not waiter.wanted:
                 return False                  # what will not do for one who takes any will do for nobody behind
             avoided |= waiter.wanted
-            if avoided & self.line.models == self.line.models and self.line.choosy + self.line.tied == self.line.count:
+            if (avoided & self.line.models == self.line.models
+                    and self.line.model_specific + self.line.endpoint_bound == self.line.count):
                 break                         # the first of every model has had a look
-        bars_before(self, UINT64_MAX, avoided)
+        blocked_before(self, UINT64_MAX, avoided)
         return False
 
     cdef void settle_in_time(self, Waiter waiter, uint64_t service, uint64_t now) noexcept:
@@ -318,13 +319,13 @@ cdef class PoolQueue(Source):
         if now > (waiter.queued_at if waiter.wanted else self.heading_since) + SPARED * service + LOOK_NS:
             waiter.settle()
 
-    cdef void serve_tied(self, uint64_t now) noexcept:
+    cdef void serve_endpoint_bound(self, uint64_t now) noexcept:
         cdef Waiter waiter
         cdef int endpoint
         cdef size_t at = 0
         while at < self.line.count:
-            waiter = <Waiter>place_at(&self.line, at).waiter
-            if not waiter.tied:
+            waiter = <Waiter>entry_at(&self.line, at).waiter
+            if not waiter.endpoint_bound:
                 at += 1
                 continue
             endpoint = waiter.take_endpoint(now, 0)
@@ -356,15 +357,17 @@ cdef class PoolQueue(Source):
                 total += self.waiting(worker)
         return total
 
-    cdef uint64_t own_bars(self) noexcept:
-        return BARS_ALL if self.line.count > self.line.tied + self.line.choosy else self.line.models
+    cdef uint64_t blocked_here(self) noexcept:
+        if self.line.count > self.line.endpoint_bound + self.line.model_specific:
+            return ALL_MODELS_BLOCKED
+        return self.line.models
 
-    cdef uint64_t bars(self) noexcept:
-        cdef uint64_t found = self.own_bars()
+    cdef uint64_t blocked_models(self) noexcept:
+        cdef uint64_t found = self.blocked_here()
         cdef int worker
         for worker in range(self.workers):
             if worker != self.own and self.waiting(worker):
-                found |= bars_of(self, worker, UINT64_MAX)
+                found |= blocked_by(self, worker, UINT64_MAX)
         return found
 
     def outlook(self, int priority, uint64_t due, uint64_t wanted, uint64_t now):
@@ -376,7 +379,7 @@ cdef class PoolQueue(Source):
         cdef uint64_t waiting = self.waiting_elsewhere() + self.line.count
         cdef int found = prospect(self, key, due, wanted, now)
         if wanted:
-            places_of(self, wanted, &rivals)
+            slots_of(self, wanted, &rivals)
         if waiting >= self.most and last_of(self, last_of_all(self)) >> PRIORITY_SHIFT <= <uint64_t>priority:
             found = Q_FULL
         return {
@@ -390,8 +393,8 @@ cdef class PoolQueue(Source):
     cdef void over(self, Waiter waiter, uint64_t now) noexcept:
         """It waits no more."""
         cdef uint64_t waited = now - waiter.queued_at if now > waiter.queued_at else 0
-        line_take_out(&self.line, line_rank(&self.line, waiter.place, waiter.number))
-        line_tally(&self.line, waiter.tied, waiter.wanted, -1)
+        line_take_out(&self.line, line_rank(&self.line, waiter.key, waiter.number))
+        line_tally(&self.line, waiter.endpoint_bound, waiter.wanted, -1)
         waiter.queue = None
         tg_add(&self.words[SERIES_FINISHED], 1)
         count_duration(&self.words[QUEUE_WAIT], waited)
@@ -412,7 +415,7 @@ cdef uint64_t MODEL_MASK = (<uint64_t>1 << MODEL_BITS) - 1
 
 cdef uint64_t last_of(PoolQueue queue, int worker) noexcept:
     if worker == queue.own:
-        return place_at(&queue.line, queue.line.count - 1).key if queue.line.count else 0
+        return entry_at(&queue.line, queue.line.count - 1).key if queue.line.count else 0
     if not queue.waiting(worker):
         return 0
     return tg_get(&queue.segment.series_of(worker, <uint32_t>queue.series)[QUEUE_MARKS + QUEUE_MARKS_COUNT - 1])
@@ -426,12 +429,12 @@ cdef int last_of_all(PoolQueue queue) noexcept:
     return found
 
 
-cdef uint64_t bars_of(PoolQueue queue, int worker, uint64_t key) noexcept:
+cdef uint64_t blocked_by(PoolQueue queue, int worker, uint64_t key) noexcept:
     cdef uint64_t *words = queue.segment.series_of(worker, <uint32_t>queue.series)
     cdef uint64_t found = 0, first
     cdef int i
     if tg_get(&words[QUEUE_HEAD]) < key:
-        return BARS_ALL
+        return ALL_MODELS_BLOCKED
     for i in range(<int>QUEUE_FIRSTS_COUNT):
         first = tg_get(&words[QUEUE_FIRSTS + i])
         if first == 0:
@@ -441,8 +444,8 @@ cdef uint64_t bars_of(PoolQueue queue, int worker, uint64_t key) noexcept:
     return found
 
 
-cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexcept:
-    cdef uint64_t bars, head, best = key
+cdef uint64_t blocked_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexcept:
+    cdef uint64_t blocked_models, head, best = key
     cdef int worker, first = -1
     for worker in range(queue.workers):
         if worker != queue.own and queue.waiting(worker):
@@ -450,14 +453,14 @@ cdef uint64_t bars_before(PoolQueue queue, uint64_t key, uint64_t avoided) noexc
             if head < best:
                 best, first = head, worker
     if first >= 0:
-        queue.bells.ring(first)
-        return BARS_ALL
+        queue.wakeups.ring(first)
+        return ALL_MODELS_BLOCKED
     for worker in range(queue.workers):
         if worker != queue.own and queue.waiting(worker):
-            bars = bars_of(queue, worker, key)
-            if bars & ~avoided:
-                avoided |= bars
-                queue.bells.ring(worker)
+            blocked_models = blocked_by(queue, worker, key)
+            if blocked_models & ~avoided:
+                avoided |= blocked_models
+                queue.wakeups.ring(worker)
     return avoided
 
 
@@ -465,21 +468,21 @@ cdef void publish_line(PoolQueue queue) noexcept:
     cdef uint64_t *firsts = &queue.words[QUEUE_FIRSTS]
     cdef uint64_t anybody = UINT64_MAX, told = 0
     cdef int count = 0
-    cdef tg_place *one
+    cdef tg_entry *one
     cdef size_t at
     if queue.line.count == 0:
         return
     for at in range(min(queue.line.count, <size_t>LOOK_AHEAD)):
-        if told == queue.line.models and queue.line.choosy + queue.line.tied == queue.line.count:
+        if told == queue.line.models and queue.line.model_specific + queue.line.endpoint_bound == queue.line.count:
             break
-        one = place_at(&queue.line, at)
+        one = entry_at(&queue.line, at)
         if one.wanted & told:
             continue
         if one.wanted and count < <int>QUEUE_FIRSTS_COUNT:
             tg_store64_relaxed(&firsts[count], one.key & ~MODEL_MASK | <uint64_t>__builtin_ctzll(one.wanted))
             told |= one.wanted
             count += 1
-        elif one.wanted or not (<Waiter>one.waiter).tied:
+        elif one.wanted or not (<Waiter>one.waiter).endpoint_bound:
             anybody = one.key             # or one model too many to be told apart
             break
     if count < <int>QUEUE_FIRSTS_COUNT:
@@ -490,39 +493,39 @@ cdef void publish_line(PoolQueue queue) noexcept:
 
 # When the turn of those who wait will come.
 #
-# So many before it, served at places / mean service time (lb.upstream.load.service_time).
+# So many before it, served at slots / mean service time (lb.upstream.load.service_time).
 
 cdef enum:
-    COUNT_NS = 20_000_000             # for how long a count of places is good
+    COUNT_NS = 20_000_000             # for how long a count of slots is good
 
 # Where in its line a worker publishes who stands there, beside its last one. Dense at the front, far apart behind, so
 # that what others make of it is right to the same factor everywhere.
 cdef size_t[QUEUE_MARKS_COUNT - 1] MARKS = [0, 4, 16, 64, 256]
 
 
-cdef uint64_t count_places(PoolQueue queue, uint64_t now) noexcept:
+cdef uint64_t count_slots(PoolQueue queue, uint64_t now) noexcept:
     cdef int i
     if queue.counted_at == 0 or now > queue.counted_at + COUNT_NS:
         queue.counted_at = now
-        queue.places = 0
+        queue.slots = 0
         for i in range(queue.endpoints.size):
             if queue.groups is not None and not queue.groups.active(queue.endpoints.groups[i] // 2):
                 continue                  # while the levels before it only have no room, nobody is sent there
-            if queue.endpoints.standing_weight(i):
-                queue.places += queue.endpoints.limits[i]
-    return queue.places
+            if queue.endpoints.state_weight(i):
+                queue.slots += queue.endpoints.limits[i]
+    return queue.slots
 
 
-cdef uint64_t places_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept:
-    cdef uint64_t places = 0, unready
+cdef uint64_t slots_of(PoolQueue queue, uint64_t wanted, uint64_t *rivals) noexcept:
+    cdef uint64_t slots = 0, unready
     cdef int i
     rivals[0] = 0
     for i in range(queue.endpoints.size):
         unready = queue.endpoints.unready(i)
-        if not unready & wanted and queue.endpoints.standing_weight(i):
-            places += queue.endpoints.limits[i]
+        if not unready & wanted and queue.endpoints.state_weight(i):
+            slots += queue.endpoints.limits[i]
             rivals[0] |= ~unready
-    return places
+    return slots
 
 
 cdef size_t rivals_before(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
@@ -532,7 +535,7 @@ cdef size_t rivals_before(PoolQueue queue, uint64_t key, uint64_t rivals) noexce
     if not queue.line.models & ~rivals:
         return before
     for at in range(before):
-        if not place_at(&queue.line, at).wanted or place_at(&queue.line, at).wanted & rivals:
+        if not entry_at(&queue.line, at).wanted or entry_at(&queue.line, at).wanted & rivals:
             count += 1
     return count
 
@@ -542,7 +545,7 @@ cdef double ahead_of(PoolQueue queue, uint64_t key, uint64_t rivals) noexcept:
     cdef double there = 0.0
     cdef int worker
     for worker in range(queue.workers):
-        if worker != queue.own and queue.waiting(worker) and bars_of(queue, worker, key) & rivals:
+        if worker != queue.own and queue.waiting(worker) and blocked_by(queue, worker, key) & rivals:
             there += before_in(queue, worker, key)
     here = line_rank(&queue.line, key, UINT64_MAX)
     if here:
@@ -581,17 +584,17 @@ cdef void publish_marks(PoolQueue queue) noexcept:
     cdef uint64_t key
     cdef size_t at
     for at in range(<size_t>QUEUE_MARKS_COUNT - 1):
-        key = place_at(&queue.line, MARKS[at]).key if MARKS[at] < queue.line.count else UINT64_MAX
+        key = entry_at(&queue.line, MARKS[at]).key if MARKS[at] < queue.line.count else UINT64_MAX
         tg_store64_relaxed(&marks[at], key)
-    tg_store64_relaxed(&marks[QUEUE_MARKS_COUNT - 1], place_at(&queue.line, queue.line.count - 1).key)
+    tg_store64_relaxed(&marks[QUEUE_MARKS_COUNT - 1], entry_at(&queue.line, queue.line.count - 1).key)
 
 
 cdef double wait_of(PoolQueue queue, uint64_t key, uint64_t wanted, uint64_t now) noexcept:
     cdef uint64_t rivals = UINT64_MAX
-    cdef uint64_t places = places_of(queue, wanted, &rivals) if wanted else count_places(queue, now)
-    if places == 0:
+    cdef uint64_t slots = slots_of(queue, wanted, &rivals) if wanted else count_slots(queue, now)
+    if slots == 0:
         return 0.0
-    return (ahead_of(queue, key, rivals) + 1) * queue.service.known(now) / <double>places
+    return (ahead_of(queue, key, rivals) + 1) * queue.service.known(now) / <double>slots
 
 
 cdef uint64_t busy_since(PoolQueue queue) noexcept:

@@ -41,7 +41,7 @@ cdef inline void count_code(uint64_t *words, int code) noexcept nogil:
         tg_add(&words[ANSWER_GRPC + code], 1)
 
 
-cdef inline void count_try(uint64_t *words, int status, int code, int verdict, uint64_t duration) noexcept nogil:
+cdef inline void count_attempt(uint64_t *words, int status, int code, int verdict, uint64_t duration) noexcept nogil:
     """One attempt at an endpoint, in its series; `code` is -1 where it was no call, or its gRPC status is not known."""
     count_answer(words, status, duration)
     count_code(words, code)

@@ -105,11 +105,11 @@ class PolicyContract:
                 assert explained.rule
                 indices = [score.index for score in explained.scores]
                 picked, expected = choose(policy, turn, key, exclude), choose(other, turn, key, exclude)
-                if not explained.by_chance:
+                if not explained.random:
                     assert picked == expected, "being asked changed it"
                 if indices:
                     assert indices == sorted(fleet.available - {exclude})
-                    assert picked in (indices if explained.by_chance else explained.best())
+                    assert picked in (indices if explained.random else explained.best())
 
     def test_explains_its_choice_after_a_change_of_weights(self):
         with Fleet([1, 2, 3, 4]) as fleet:
@@ -118,7 +118,7 @@ class PolicyContract:
                 fleet.weigh(turn % 4, 1 + turn % 7)
                 explained = policy.explain(Choice(policy.endpoints, turn, key, -1))
                 picked = choose(policy, turn, key)
-                assert explained.by_chance or picked in explained.best() or not explained.scores
+                assert explained.random or picked in explained.best() or not explained.scores
 
     def test_no_endpoints(self):
         with self.fleet([]) as fleet:

@@ -46,9 +46,9 @@ def latencies(
                 if len(lines[index]) > 1:
                     continue
             else:
-                sent, company = lines[index].pop(0)
+                sent, in_flight_at_start = lines[index].pop(0)
                 release(endpoints, index)
-                made.learn(index, now, now - sent, True, company, 1)
+                made.learn(index, now, now - sent, True, in_flight_at_start, 1)
                 took.append((now - sent) / MS)
                 if not lines[index]:
                     continue

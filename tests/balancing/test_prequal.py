@@ -23,11 +23,11 @@ def fleet_of(loads, weights=None):
     return fleet
 
 
-def taught(fleet, latencies_ms, company=None, now=T0, **options):
-    """The policy, which knows the latencies in ms of each endpoint, at `company` or at what one more would find."""
+def taught(fleet, latencies_ms, in_flight=None, now=T0, **options):
+    """The policy, which knows the latencies in ms of each endpoint, at `in_flight` or at what one more would find."""
     made = fleet.build("prequal", **options)
     for i, latency in enumerate(latencies_ms):
-        made.learn(i, now, round(latency * MS), True, company or fleet.sets[0].inflight(i) + 1, 1)
+        made.learn(i, now, round(latency * MS), True, in_flight or fleet.sets[0].inflight(i) + 1, 1)
     return made
 
 
@@ -98,24 +98,24 @@ def test_in_flight_of_all_workers_counts():
 
 
 @pytest.mark.parametrize(
-    ("company", "other", "same"),
+    ("in_flight", "other", "same"),
     [(1, 2, False), (4, 5, False), (5, 6, True), (6, 7, False), (7, 8, True), (9, 12, True), (12, 13, False)],
 )
-def test_latencies_are_kept_by_number_in_flight(company, other, same):
-    """A latency that was seen with `company` requests at the endpoint is another's if they share a range."""
+def test_latencies_are_kept_by_number_in_flight(in_flight, other, same):
+    """A latency that was seen with `in_flight` requests at the endpoint is another's if they share a range."""
     with Fleet([1, 1]) as fleet:
-        made = taught(fleet, [80, 80], company)
+        made = taught(fleet, [80, 80], in_flight)
         made.learn(0, T0, 10 * MS, True, other, 1)
-        made.learn(1, T0, 78 * MS, True, company, 1)
-        fleet.load(0, company - 1)
-        fleet.load(1, company - 1)
+        made.learn(1, T0, 78 * MS, True, in_flight, 1)
+        fleet.load(0, in_flight - 1)
+        fleet.load(1, in_flight - 1)
         # 80 and, if it is the same range, a tenth less; against 79.5.
         assert settled(made) == {0 if same else 1}
 
 
 def test_a_number_never_seen_goes_by_the_nearest():
     with fleet_of([9, 9]) as fleet:
-        made = taught(fleet, [50, 40], company=4)
+        made = taught(fleet, [50, 40], in_flight=4)
         made.learn(0, T0, 1 * MS, True, 1, 1)  # further away
         made.learn(1, T0, 90 * MS, True, 60, 1)  # further away
         assert settled(made) == {1}

@@ -1,4 +1,4 @@
-"""Policies over endpoints whose standing and share have a say (EndpointSet.shape)."""
+"""Policies over endpoints whose ejection state and share have a say (EndpointSet.shape)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lb.balancing import registry
 from lb.balancing.guard import Guard
 from lb.balancing.options import PolicyOptions
 from lb.balancing.policy import Policy
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
 from lb.shared.hashing import hash64_bytes
@@ -28,48 +28,48 @@ def owners(policy, group=-1):
 @pytest.mark.parametrize("name", HASHES)
 def test_an_ejection_moves_the_keys_of_the_ejected_only_and_its_end_brings_them_back(name):
     with Fleet([1, 2, 1, 3, 1, 1]) as fleet:
-        standings = Standings(fleet.master, fleet.slots)
+        states = EjectionStates(fleet.master, fleet.slots)
         fleet.sets[0].shape(True, 10**6)
         policy = fleet.build(name)
         before = owners(policy)
-        assert standings.eject_endpoint(3, REASON, 2)
+        assert states.eject_endpoint(3, REASON, 2)
         during = owners(policy)
         assert all(now == then for now, then in zip(during, before, strict=True) if then != 3)
         assert 3 not in during
         moved = Counter(now for now, then in zip(during, before, strict=True) if then == 3)
         assert set(moved) == {0, 1, 2, 4, 5}, "spread over all others"
-        standings.begin_probation(3, 1)
+        states.begin_probation(3, 1)
         assert owners(policy) == before
-        standings.reinstate(3)
+        states.reinstate(3)
         assert owners(policy) == before
 
 
 @pytest.mark.parametrize("name", HASHES)
 def test_a_part_of_a_share_moves_no_keys(name):
     with Fleet([1, 2, 1]) as fleet:
-        standings = Standings(fleet.master, fleet.slots)
+        states = EjectionStates(fleet.master, fleet.slots)
         fleet.sets[0].shape(True, 1)
         policy = fleet.build(name)
         before = owners(policy)
-        standings.hold_back(1, 900, False)
+        states.hold_back(1, 900, False)
         assert owners(policy) == before
 
 
 @pytest.mark.parametrize("name", sorted(set(registry.POLICIES)))
 def test_nobody_who_is_ejected_is_chosen_unless_there_is_a_panic(name):
     with Fleet([1, 1, 1, 1]) as fleet:
-        standings = Standings(fleet.master, fleet.slots)
+        states = EjectionStates(fleet.master, fleet.slots)
         fleet.sets[0].shape(name in HASHES, 1)
         policy = fleet.build(name, **({"fill": 2} if name == "first" else {}))
-        assert standings.eject_endpoint(0, REASON, 3)
-        assert standings.eject_endpoint(2, REASON, 3)
+        assert states.eject_endpoint(0, REASON, 3)
+        assert states.eject_endpoint(2, REASON, 3)
         assert {choose(policy, i, KEYS[i]) for i in range(200)} <= {1, 3}
         assert choose(policy, 0, KEYS[0], 1) == 3
         for i in (1, 3):
-            assert standings.eject_endpoint(i, REASON, 4)
+            assert states.eject_endpoint(i, REASON, 4)
         assert choose(policy, 0, KEYS[0]) == -1
         for i in range(4):
-            standings.hold_back(i, 0, True)
+            states.hold_back(i, 0, True)
         assert all(0 <= choose(policy, i, KEYS[i]) < 4 for i in range(200))
 
 
@@ -78,7 +78,7 @@ def test_a_part_of_a_share_is_that_part_of_the_requests(name, slack):
     """Of endpoints of weights 2, 1 and 1, the first has a tenth of its own: 0.2, 1 and 1 of 2.2."""
     with Fleet([2, 1, 1]) as fleet:
         fleet.sets[0].shape(False, 1)
-        Standings(fleet.master, fleet.slots).hold_back(0, 900, False)
+        EjectionStates(fleet.master, fleet.slots).hold_back(0, 900, False)
         policy = fleet.build(name, **({"choices": 2} if name == "power_of_two" else {}))
         counts = Counter(choose(policy, 0, 0) for _ in range(20_000))
         for i, weight in enumerate((0.2, 1, 1)):
@@ -88,7 +88,7 @@ def test_a_part_of_a_share_is_that_part_of_the_requests(name, slack):
 def test_least_request_keeps_loads_in_proportion_to_shares():
     with Fleet([1, 1, 1]) as fleet:
         fleet.sets[0].shape(False, 1)
-        Standings(fleet.master, fleet.slots).hold_back(0, 750, False)
+        EjectionStates(fleet.master, fleet.slots).hold_back(0, 750, False)
         policy = fleet.build("least_request")
         for _ in range(90):
             fleet.load(choose(policy, 0, 0), 1)
@@ -98,7 +98,7 @@ def test_least_request_keeps_loads_in_proportion_to_shares():
 def test_first_fills_by_shares():
     with Fleet([1, 1]) as fleet:
         fleet.sets[0].shape(False, 1)
-        Standings(fleet.master, fleet.slots).hold_back(0, 500, False)
+        EjectionStates(fleet.master, fleet.slots).hold_back(0, 500, False)
         policy = fleet.build("first", fill=4)
         picks = []
         for _ in range(6):
@@ -111,11 +111,11 @@ def test_round_robin_gives_the_least_share_its_turns_while_it_grows():
     """A step of the share after every ten requests, far fewer than a round of shares has."""
     with Fleet([1] * 4) as fleet:
         fleet.sets[0].shape(False, 1)
-        standings = Standings(fleet.master, fleet.slots)
+        states = EjectionStates(fleet.master, fleet.slots)
         policy = fleet.build("round_robin")
         counts, wanted = Counter(), 0.0
         for share in range(100, 1000, 5):
-            standings.hold_back(0, 1000 - share, False)
+            states.hold_back(0, 1000 - share, False)
             counts += Counter(choose(policy, 0, 0) for _ in range(10))
             wanted += 10 * share / (3000 + share)
         assert counts[0] == pytest.approx(wanted, rel=0.05)

@@ -74,7 +74,7 @@ def test_a_change_of_health_or_of_the_endpoint_forgets_it(forget: str) -> None:
         assert fleet.sets[0].failing(0, NOW) == 0
 
 
-def test_a_share_of_the_turns_by_chance_and_the_rest_to_the_others() -> None:
+def test_a_share_of_the_turns_at_random_and_the_rest_to_the_others() -> None:
     with Fleet([1, 1, 1, 1]) as fleet:
         policy = fleet.build("round_robin")
         picked = []

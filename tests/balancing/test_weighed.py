@@ -31,22 +31,22 @@ def mean_wait(policy: str, weighed: bool, **options: object) -> float:
                 size = dice.choice(SIZES)
                 index = choose(made, now, number, cost=size / MEAN)
                 charged = acquire(endpoints, index, size / MEAN)
-                crowd = round(endpoints.load(index) * endpoints.one)
-                lines[index].append((now, size, charged, endpoints.inflight(index), crowd))
+                load_at_start = round(endpoints.load(index) * endpoints.one)
+                lines[index].append((now, size, charged, endpoints.inflight(index), load_at_start))
                 if len(lines[index]) > 1:
                     continue
             else:
-                sent, size, charged, company, crowd = lines[index].pop(0)
+                sent, size, charged, in_flight_at_start, load_at_start = lines[index].pop(0)
                 release(endpoints, index, charged)
                 waits.append((now - sent) / MS - size)
                 # As Pool.release does it.
                 latency = now - sent
                 if weighed:
                     if made.by_cost:
-                        company = -(-crowd // endpoints.one)
+                        in_flight_at_start = -(-load_at_start // endpoints.one)
                     else:
-                        latency = max(round(latency * company * endpoints.one / crowd), 1)
-                made.learn(index, now, latency, True, company, max(charged, 1))
+                        latency = max(round(latency * in_flight_at_start * endpoints.one / load_at_start), 1)
+                made.learn(index, now, latency, True, in_flight_at_start, max(charged, 1))
                 if not lines[index]:
                     continue
             heapq.heappush(events, (now + lines[index][0][1] * MS, number, index))

@@ -94,7 +94,7 @@ def test_figures_on_the_page_are_those_of_the_samples(results: Results, tree: ET
                     if len(ratios) > 1:
                         low, high = interval(ratios)
                         assert f"({words.times(low)} to {words.times(high)})" in cell
-                    assert cell.endswith(compared.standing)
+                    assert cell.endswith(compared.ranking)
 
 
 def test_page_has_every_plot_with_a_title_and_a_description(results: Results, tree: ET.Element) -> None:

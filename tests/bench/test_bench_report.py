@@ -18,7 +18,7 @@ from bench.report.analysis import best_peer, summary, verdict, verdicts, versus
 from bench.report.notes import confidence, losses
 from bench.report.page import html
 from bench.results import Limit, Metric, Outcome, Results, Sample, Subject
-from bench.stats import Standing, interval
+from bench.stats import Ranking, interval
 
 CPU = LOAD_METRICS[0]
 
@@ -56,7 +56,7 @@ def test_headline_is_the_ratio_to_the_best_peer() -> None:
     (line,) = summary(results(found))
     assert line.peer == "nginx"
     assert line.versus is not None
-    assert line.versus.standing is Standing.EVEN
+    assert line.versus.ranking is Ranking.EVEN
     low, high = interval([0.9, 1.1])
     assert words.full_ratio(line.versus) == f"1.00x ({words.times(low)} to {words.times(high)})"
     # The limit is against the peers that it names.
@@ -180,7 +180,7 @@ def test_a_single_run_has_no_interval_and_no_standing() -> None:
     found = outcome(tidegate=subject(9.0), nginx=subject(10.0))
     compared = versus(found, CPU, "nginx")
     assert compared is not None
-    assert compared.standing is Standing.ONCE
+    assert compared.ranking is Ranking.ONCE
     assert words.full_ratio(compared) == "0.90x"
     assert "no interval is claimed" in confidence(results(found))
     assert "at 99%" in confidence(sample_results())
@@ -193,7 +193,7 @@ def test_where_we_lose_is_complete() -> None:
         for metric in outcome_.metrics:
             for peer in outcome_.subjects:
                 compared = versus(outcome_, metric, peer) if peer != "tidegate" else None
-                if compared and compared.standing is Standing.BEHIND:
+                if compared and compared.ranking is Ranking.BEHIND:
                     assert f"{outcome_.scenario}: {metric.title} ({metric.better} is better): behind" in said
                     assert f"{peer} {words.full_ratio(compared)}" in said
     assert "oip-binary-4k: CPU µs/request (lower is better): behind haproxy" in said

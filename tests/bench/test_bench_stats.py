@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.stats import CONFIDENCE, Standing, Summary, interval, overlap, paired_ratio, standing, summarize
+from bench.stats import CONFIDENCE, Ranking, Summary, interval, overlap, paired_ratio, ranking, summarize
 
 
 def test_summary() -> None:
@@ -37,14 +37,14 @@ def test_ratio_is_by_round() -> None:
 
 
 def test_standing_needs_every_pair_to_say_the_same() -> None:
-    assert standing({1: 1.0, 2: 1.9}, {1: 2.0, 2: 2.0}, "lower") is Standing.AHEAD
-    assert standing({1: 1.0, 2: 1.9}, {1: 2.0, 2: 2.0}, "higher") is Standing.BEHIND
-    assert standing({1: 1.0, 2: 2.0}, {1: 2.0, 2: 2.0}, "lower") is Standing.EVEN
-    assert standing({1: 1.0, 2: 9.0}, {1: 2.0, 2: 2.0}, "lower") is Standing.EVEN
-    assert standing({1: 1.0}, {1: 2.0}, "lower") is Standing.ONCE
-    assert standing({1: 1.0}, {2: 2.0}, "lower") is None
+    assert ranking({1: 1.0, 2: 1.9}, {1: 2.0, 2: 2.0}, "lower") is Ranking.AHEAD
+    assert ranking({1: 1.0, 2: 1.9}, {1: 2.0, 2: 2.0}, "higher") is Ranking.BEHIND
+    assert ranking({1: 1.0, 2: 2.0}, {1: 2.0, 2: 2.0}, "lower") is Ranking.EVEN
+    assert ranking({1: 1.0, 2: 9.0}, {1: 2.0, 2: 2.0}, "lower") is Ranking.EVEN
+    assert ranking({1: 1.0}, {1: 2.0}, "lower") is Ranking.ONCE
+    assert ranking({1: 1.0}, {2: 2.0}, "lower") is None
     # Counts of failures: no ratio to 0, and yet it is worse.
-    assert standing({1: 3.0, 2: 1.0}, {1: 0.0, 2: 0.0}, "lower") is Standing.BEHIND
+    assert ranking({1: 3.0, 2: 1.0}, {1: 0.0, 2: 0.0}, "lower") is Ranking.BEHIND
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 1e6), st.floats(0.1, 1e6)), min_size=2, max_size=9))
@@ -52,13 +52,13 @@ def test_standing_is_whether_the_interval_of_ratios_excludes_one(pairs: list[tup
     ours, theirs = ({i: pair[side] for i, pair in enumerate(pairs)} for side in (0, 1))
     ratio = paired_ratio(ours, theirs)
     assert ratio is not None
-    found = standing(ours, theirs, "lower")
+    found = ranking(ours, theirs, "lower")
     if ratio.high < 1:
-        assert found is Standing.AHEAD
+        assert found is Ranking.AHEAD
     elif ratio.low > 1:
-        assert found is Standing.BEHIND
+        assert found is Ranking.BEHIND
     elif ratio.low < 1 < ratio.high:
-        assert found is Standing.EVEN
+        assert found is Ranking.EVEN
 
 
 def test_the_interval_is_students() -> None:

@@ -80,7 +80,7 @@ def test_too_large_is_declined(make_cache, key):
     assert cache.max_object == 10_000
     assert put_bytes(cache, key(1), bytes(10_001), 0, SECOND) == 0
     assert put_bytes(cache, key(1), bytes(10_000), 0, SECOND) == 1
-    assert cache.stats()["declined_size"] == 1
+    assert cache.stats()["rejected_size"] == 1
 
 
 def test_largest_object_is_at_most_half_a_shard(make_cache, key):
@@ -181,7 +181,7 @@ def test_against_a_model(key, size, evicts, operations):
             assert cache.has(key(candidate), now) == (found is not None)
         stats = cache.stats()
         assert stats["bytes"] <= stats["capacity"] <= size
-        assert stats["corrupt"] == stats["declined_busy"] == 0
+        assert stats["corrupt"] == stats["rejected_busy"] == 0
     segment.close()
 
 
@@ -211,12 +211,12 @@ def test_a_busy_shard_declines_and_a_dead_owners_lock_is_broken(make_cache, key)
     put_bytes(cache, key(1), b"before", 0, SECOND)
     child = hold_lock_forever(cache, key(1))
     try:
-        assert put_bytes(cache, key(2), b"declined", 0, SECOND) == 0
+        assert put_bytes(cache, key(2), b"rejected", 0, SECOND) == 0
         assert get_bytes(cache, key(1), 0) == b"before"  # readers do not care
         cache.drop(key(1), 0)
         assert get_bytes(cache, key(1), 0) is None  # dropped although the lock is taken
         assert cache.recover(1) == 0
-        assert (cache.stats()["declined_busy"], cache.stats()["broken_locks"]) == (1, 0)
+        assert (cache.stats()["rejected_busy"], cache.stats()["broken_locks"]) == (1, 0)
     finally:
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on

@@ -29,7 +29,7 @@ def write_sample(AccessLog log not None, bytes trace_id=b"", bytes span_id=b"", 
     record.grpc_status = <short>grpc_status
     record.version = <unsigned short>version
     record.tls = <unsigned short>tls
-    record.tries = 1
+    record.attempts = 1
     for which in range(A_TEXTS):
         text = (texts or {}).get(text_name(which).decode("ascii"), "").encode("latin-1")
         set_text(record, which, <const char *>text, <size_t>len(text))

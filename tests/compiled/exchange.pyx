@@ -3,31 +3,31 @@
 from libc.stdint cimport uint64_t
 from lb.shared.segment_words cimport SERIES_STARTED
 from lb.net.splice cimport passed
-from lb.proxy.exchange.budget cimport TryBudget
+from lb.proxy.exchange.budget cimport RetryBudget
 from lb.proxy.exchange.hedge cimport Latencies
 from lb.proxy.accept.overload cimport Overload
-from lb.proxy.client.body_rate cimport pace_advance, pace_quota, pace_start, tg_pace
+from lb.proxy.client.body_rate cimport body_rate_advance, body_rate_quota, body_rate_start, tg_body_rate
 from lb.upstream.load.cost cimport PoolCosts
 from lb.upstream.load.service_time cimport ServiceTime, Warmth
 
 
 class Budget:
-    """A TryBudget, with the time as an argument in nanoseconds. `requests` have begun and count for it."""
+    """A RetryBudget, with the time as an argument in nanoseconds. `requests` have begun and count for it."""
 
     def __init__(self, segment, series, percent, least, hedges=False):
         self.segment = segment
         self.series = series
-        self.budget = TryBudget(segment, series, "route", percent, least, hedges)
+        self.budget = RetryBudget(segment, series, "route", percent, least, hedges)
 
     def begin(self, now):
         self.segment.add_series(self.series, SERIES_STARTED)
-        (<TryBudget>self.budget).begin(now)
+        (<RetryBudget>self.budget).begin(now)
 
     def claim(self, now):
-        return bool((<TryBudget>self.budget).claim(now))
+        return bool((<RetryBudget>self.budget).claim(now))
 
     def give_back(self, now):
-        (<TryBudget>self.budget).give_back(now)
+        (<RetryBudget>self.budget).give_back(now)
 
 
 class Quantiles:
@@ -45,20 +45,20 @@ class Quantiles:
 
 cdef class Pace:
     """`rate` bytes a second over each `window` ns."""
-    cdef tg_pace pace
+    cdef tg_body_rate body_rate
     cdef uint64_t quota
     cdef uint64_t window
 
     def __init__(self, uint64_t rate, uint64_t window):
-        self.quota = pace_quota(rate, window)
+        self.quota = body_rate_quota(rate, window)
         self.window = window
 
     def start(self, uint64_t now):
-        pace_start(&self.pace, now)
+        body_rate_start(&self.body_rate, now)
 
     def advance(self, uint64_t now, uint64_t came):
         """The deadline after `came` bytes came at `now`; 2**64 - 1 = never."""
-        return pace_advance(&self.pace, now, came, self.quota, self.window)
+        return body_rate_advance(&self.body_rate, now, came, self.quota, self.window)
 
 
 def would_refuse(Overload overload not None, Py_ssize_t in_flight):
@@ -73,12 +73,12 @@ def price(PoolCosts costs not None, double units, bytes model, uint64_t now):
     return costs.price(units, costs.model_key(<const char *>model, <size_t>len(model)), now)
 
 
-def learn_cost(PoolCosts costs not None, bytes model, double units, uint64_t latency, int charged, int crowd,
+def learn_cost(PoolCosts costs not None, bytes model, double units, uint64_t latency, int charged, int load_at_start,
                uint64_t now):
     """`learn`, where the model can be told apart."""
     cdef uint64_t key = costs.model_key(<const char *>model, <size_t>len(model))
     if key:
-        costs.learn(key, <const char *>model, <size_t>len(model), units, latency, charged, crowd, now)
+        costs.learn(key, <const char *>model, <size_t>len(model), units, latency, charged, load_at_start, now)
 
 
 def learn_service_time(ServiceTime time not None, uint64_t now, uint64_t latency):

@@ -30,7 +30,7 @@ def get_bytes(ResultCache cache not None, bytes key, now):
 
 
 def put_bytes(ResultCache cache not None, bytes key, bytes data, now, ttl_ns):
-    """Keep `data` for `ttl_ns`: 1 stored, 0 declined (too large, busy, no time), -1 the shard was damaged."""
+    """Keep `data` for `ttl_ns`: 1 stored, 0 rejected (too large, busy, no time), -1 the shard was damaged."""
     cache.check(key)
     return cache.put(<const unsigned char *> <const char *> key, <const char *> data, len(data), now, ttl_ns)
 

@@ -2,12 +2,12 @@
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from lb.shared.atomics cimport tg_load64_relaxed, tg_store_i32_relaxed
-from lb.net.wakeups cimport Bells
+from lb.net.wakeups cimport Wakeups
 from lb.shared.buckets cimport Buckets, make_limit, tg_limit, tg_verdict
 from lb.shared.costs cimport Costs
-from lb.shared.affinity_table cimport PIN_NONE, Pins
+from lb.shared.affinity_table cimport AFFINITY_NONE, AffinityTable
 from lb.shared.segment cimport (
-    TG_BUCKET_WAYS, TG_COST_ONE, TG_PIN_WAYS, Segment, tg_bucket_set, tg_cost, tg_pin_set,
+    TG_BUCKET_WAYS, TG_COST_ONE, TG_AFFINITY_WAYS, Segment, tg_bucket_set, tg_cost, tg_affinity_set,
 )
 from lb.shared.source_counts cimport SharedSources
 
@@ -38,11 +38,11 @@ def add_outstanding(Segment segment not None, slot, cost):
     tg_store_i32_relaxed(word, word[0] + <int32_t> (cost * <double> TG_COST_ONE))
 
 
-def ring(Bells bells not None, int worker):
+def ring(Wakeups wakeups not None, int worker):
     """`ring`; IndexError when there is no such worker."""
-    if not 0 <= worker < bells.count:
-        raise IndexError(f"worker {worker} is not in 0 to {bells.count - 1}")
-    bells.ring(worker)
+    if not 0 <= worker < wakeups.count:
+        raise IndexError(f"worker {worker} is not in 0 to {wakeups.count - 1}")
+    wakeups.ring(worker)
 
 
 def take_token(Buckets buckets not None, uint64_t key, interval, burst, uint64_t now):
@@ -82,56 +82,57 @@ def count_buckets(Buckets buckets not None, uint64_t key):
     return count
 
 
-cdef int check_pin(Pins pins, uint64_t key) except -1:
-    pins.segment.check_open()
+cdef int check_entry(AffinityTable table, uint64_t key) except -1:
+    table.segment.check_open()
     if key == 0:
         raise ValueError("0 is no key")
     return 0
 
 
-def find_pin(Pins pins not None, uint64_t key, uint64_t now, uint64_t idle):
+def find_entry(AffinityTable table not None, uint64_t key, uint64_t now, uint64_t idle):
     """`find`: a slot, -1 for none, -2 when its endpoint is no more."""
-    check_pin(pins, key)
-    return pins.find(key, now, idle)
+    check_entry(table, key)
+    return table.find(key, now, idle)
 
 
-def put_pin(Pins pins not None, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle):
+def put_entry(AffinityTable table not None, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle):
     """`put`; IndexError for a slot that the segment does not have."""
-    check_pin(pins, key)
-    pins.segment.record(slot)
-    pins.put(key, slot, now, idle)
+    check_entry(table, key)
+    table.segment.record(slot)
+    table.put(key, slot, now, idle)
 
 
-def drop_pin(Pins pins not None, uint64_t key):
+def drop_entry(AffinityTable table not None, uint64_t key):
     """`drop`."""
-    check_pin(pins, key)
-    pins.drop(key)
+    check_entry(table, key)
+    table.drop(key)
 
 
-def count_pins(Pins pins not None, uint64_t key):
+def count_entry(AffinityTable table not None, uint64_t key):
     """How many places have this key: never more than one once all processes are at rest."""
-    cdef tg_pin_set *group
+    cdef tg_affinity_set *group
     cdef int way, count = 0
-    check_pin(pins, key)
-    group = pins.sets + (key & pins.mask)
-    for way in range(<int> TG_PIN_WAYS):
+    check_entry(table, key)
+    group = table.sets + (key & table.mask)
+    for way in range(<int> TG_AFFINITY_WAYS):
         count += tg_load64_relaxed(&group.keys[way]) == key
     return count
 
 
-def put_find_drop(Pins pins not None, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle, Py_ssize_t times):
+def put_find_drop(AffinityTable table not None, uint64_t key, uint32_t slot, uint64_t now, uint64_t idle,
+                  Py_ssize_t times):
     """`put`, `find` and `drop` this often in turn without the interpreter in between: how often `find`
     gave another slot than this or none."""
     cdef Py_ssize_t wrong = 0, _turn
     cdef int found
-    check_pin(pins, key)
-    pins.segment.record(slot)
+    check_entry(table, key)
+    table.segment.record(slot)
     with nogil:
         for _turn in range(times):
-            pins.put(key, slot, now, idle)
-            found = pins.find(key, now, idle)
-            wrong += found != <int> slot and found != PIN_NONE
-            pins.drop(key)
+            table.put(key, slot, now, idle)
+            found = table.find(key, now, idle)
+            wrong += found != <int> slot and found != AFFINITY_NONE
+            table.drop(key)
     return wrong
 
 

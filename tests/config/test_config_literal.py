@@ -356,7 +356,8 @@ def test_no_message_has_a_bound_in_base_units(tmp_path: Path) -> None:
         ("pool", "connect_timeout"), ("queue", "timeout"), ("queue", "overload_after"), ("health", "interval"),
         ("health", "timeout"), ("health", "fast_interval"), ("outlier", "interval"), ("outlier", "base_ejection_time"),
         ("cache", "size"), ("cache", "max_object"), ("cache", "ttl"), ("listener", "max_header_bytes"),
-        ("retry", "per_try_timeout"), ("tls", "handshake_timeout"), ("tracing", "timeout"), ("serve", "start_timeout"),
+        ("retry", "per_attempt_timeout"), ("tls", "handshake_timeout"), ("tracing", "timeout"),
+        ("serve", "start_timeout"),
     ]:  # fmt: skip
         line = said(tmp_path, place, f"{{{key}: 0}}")
         assert re.search(r"must be at least [0-9.]+(?:us|ms|s|m|h|d|B|KiB|MiB)\b", line), line

@@ -55,7 +55,7 @@ class StandInProxy:
     """The interface of lb.proxy.proxy.Proxy over asyncio streams."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1, bells: Sequence[int] = ()
+        self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1, wakeups: Sequence[int] = ()
     ) -> None:
         if Path("die-at-start").exists():
             os._exit(3)

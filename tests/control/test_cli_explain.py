@@ -18,7 +18,7 @@ ENDPOINT = {
     "max_in_flight": 0,
     "latency_ms": 0,
     "share": 1,
-    "standing": "full",
+    "ejection_state": "full",
     "available": True,
     "why_not": "",
     "note": "",

@@ -119,7 +119,7 @@ def test_a_narrow_terminal_cuts_nothing_off() -> None:
 
 def test_a_narrow_terminal_keeps_addresses_whole() -> None:
     steering = {
-        "standing": "ejected",
+        "ejection_state": "ejected",
         "ejected_for_s": 12.3,
         "reason": "consecutive_5xx",
         "why_not": "priority 0 has all",
@@ -148,4 +148,4 @@ def test_errors_and_turns_of_an_endpoint_that_fails() -> None:
     text = shown({**DOCUMENT, "pools": [{**DOCUMENT["pools"][0], "endpoints": [endpoint]}]}, 400)
     assert "unchecked" in text
     assert "1.5 % (2 Unavailable, 1 NotFound)" in text
-    assert "75% of its last tries failed: it takes 6% of its turns" in text
+    assert "75% of its last attempts failed: it takes 6% of its turns" in text

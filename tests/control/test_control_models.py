@@ -15,7 +15,7 @@ from lb.health.transitions import TransitionLog
 INDEX = HealthConfig(type="oip", models="index")
 
 
-class Words:
+class AgentState:
     def __init__(self) -> None:
         self.masks: dict[int, int] = {}
 
@@ -27,7 +27,7 @@ class Words:
 class Rig:
     def __init__(self, listed: list[str] | None = None, endpoints: int = 2) -> None:
         self.now = 0
-        self.words = Words()
+        self.words = AgentState()
         self.transitions = TransitionLog()
         self.models = ModelReadiness(self.words, self.transitions, lambda: self.now)
         self.listed = listed or []

@@ -1,4 +1,4 @@
-"""Words of agents: how they add up, and what they make of an endpoint's weight and state beside an operator's."""
+"""AgentState of agents: how they add up, and what they make of an endpoint's weight and state beside an operator's."""
 
 from __future__ import annotations
 

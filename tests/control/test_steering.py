@@ -14,7 +14,7 @@ from lb.config.schema.file import Config
 from lb.control.endpoints import targets
 from lb.control.endpoints.steering import Steering
 from lb.control.registry import DRAIN, Registry
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 from lb.shared.segment import Segment
 
 
@@ -157,11 +157,11 @@ def test_in_a_panic_those_who_are_down_have_their_whole_share(rig: Any, prioriti
 def test_who_comes_back_at_once_is_ejected_no_longer_than_before(rig: Any, caplog: pytest.LogCaptureFixture) -> None:
     pool = rig(0, 0, outlier={"base_ejection_time": "30s"})
     pool.up(0, 1)
-    Standings(pool.segment, [0, 1]).eject_endpoint(1, 1, 1)
+    EjectionStates(pool.segment, [0, 1]).eject_endpoint(1, 1, 1)
 
     def row() -> tuple[str, float, dict[str, int]]:
         found = pool.status["endpoints"]["10.0.0.1:80"]
-        return found["standing"], found["ejected_for_s"], found["ejections"]
+        return found["ejection_state"], found["ejected_for_s"], found["ejections"]
 
     pool.steering.look()
     assert row() == ("ejected", 30.0, {"consecutive_5xx": 1})

@@ -78,7 +78,8 @@ async def test_a_cap_holds_where_tries_are_given_up(start: Start) -> None:
     for one in endpoints:
         await one.start()
     settings = config([one.address for one in endpoints], protocol="http2")
-    retry = {"attempts": 10, "on": ["timeout"], "per_try_timeout": "60ms", "budget": 100, "backoff": {"base": "1ms"}}
+    retry = {"attempts": 10, "on": ["timeout"], "per_attempt_timeout": "60ms", "budget": 100}
+    retry["backoff"] = {"base": "1ms"}
     settings["listeners"]["web"] = http_listener(route("/", "http", retry=retry))
     daemon = start(settings)
     async with load(daemon.port(), [GET], clients=24) as running:

@@ -18,7 +18,7 @@ LIMIT = 10
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-class Crowd:
+class Connections:
     """Connections from one address; `served` are those that have got an answer and are open."""
 
     def __init__(self, port: int, source: str = "127.0.0.1") -> None:
@@ -79,15 +79,15 @@ def open_connections(daemon: Daemon) -> float:
     return sum(daemon.metrics("tidegate_listener_open_connections").values())
 
 
-def owner(daemon: Daemon, crowd: Crowd) -> int:
-    """A worker that has some of the crowd's connections."""
-    owners = {worker_of(daemon.worker_pids(), w.get_extra_info("sockname")[1]) for w in crowd.served}
+def owner(daemon: Daemon, connections: Connections) -> int:
+    """A worker that has some of the connections's connections."""
+    owners = {worker_of(daemon.worker_pids(), w.get_extra_info("sockname")[1]) for w in connections.served}
     assert len(owners) > 1, "all connections came to one worker"
     return next(pid for pid in owners if pid)
 
 
-async def killed(daemon: Daemon, crowd: Crowd) -> None:
-    pid = owner(daemon, crowd)
+async def killed(daemon: Daemon, connections: Connections) -> None:
+    pid = owner(daemon, connections)
     os.kill(pid, signal.SIGKILL)
 
     def replaced() -> bool:
@@ -99,62 +99,62 @@ async def killed(daemon: Daemon, crowd: Crowd) -> None:
 
 async def test_a_listener_has_no_more_than_its_limit(start: Start, endpoint: Callable[..., Any]) -> None:
     daemon = start(config((await endpoint("a")).address, max_connections=LIMIT))
-    crowd = Crowd(daemon.port())
-    crowd.come(4 * LIMIT)
-    await crowd.until(lambda: len(crowd.served) == LIMIT, "as many as may")
+    connections = Connections(daemon.port())
+    connections.come(4 * LIMIT)
+    await connections.until(lambda: len(connections.served) == LIMIT, "as many as may")
     await asyncio.sleep(0.5)
-    assert (len(crowd.served), open_connections(daemon), crowd.refused) == (LIMIT, LIMIT, 0)
-    await crowd.leave(3)  # others wait in the kernel's queue, and get in
-    await crowd.until(lambda: len(crowd.served) == LIMIT, "the places are taken again")
-    await killed(daemon, crowd)
-    await crowd.until(lambda: len(crowd.served) == LIMIT, "the dead worker's places, too")
+    assert (len(connections.served), open_connections(daemon), connections.refused) == (LIMIT, LIMIT, 0)
+    await connections.leave(3)  # others wait in the kernel's queue, and get in
+    await connections.until(lambda: len(connections.served) == LIMIT, "the places are taken again")
+    await killed(daemon, connections)
+    await connections.until(lambda: len(connections.served) == LIMIT, "the dead worker's places, too")
     await asyncio.sleep(0.5)
-    assert (len(crowd.served), open_connections(daemon)) == (LIMIT, LIMIT)
-    await crowd.end()
+    assert (len(connections.served), open_connections(daemon)) == (LIMIT, LIMIT)
+    await connections.end()
 
 
 async def test_a_source_has_no_more_than_its_limit(start: Start, endpoint: Callable[..., Any]) -> None:
     daemon = start(config((await endpoint("a")).address, max_connections_per_source=LIMIT))
     port = daemon.port()
-    crowd, other = Crowd(port), Crowd(port, "127.0.0.2")
-    crowd.come(4 * LIMIT)
+    connections, other = Connections(port), Connections(port, "127.0.0.2")
+    connections.come(4 * LIMIT)
     other.come(LIMIT)
-    await crowd.until(lambda: crowd.refused == 3 * LIMIT, "those that are too many are closed")
+    await connections.until(lambda: connections.refused == 3 * LIMIT, "those that are too many are closed")
     await other.until(lambda: len(other.served) == LIMIT, "others are not concerned")
-    assert len(crowd.served) == LIMIT
-    await crowd.leave(4)
+    assert len(connections.served) == LIMIT
+    await connections.leave(4)
     await asyncio.to_thread(eventually, lambda: open_connections(daemon) == 2 * LIMIT - 4, "their ends")
-    crowd.come(2 * LIMIT)
-    await crowd.until(lambda: len(crowd.served) == LIMIT, "four get in")
-    await crowd.until(lambda: crowd.refused == 5 * LIMIT - 4, "the rest do not")
+    connections.come(2 * LIMIT)
+    await connections.until(lambda: len(connections.served) == LIMIT, "four get in")
+    await connections.until(lambda: connections.refused == 5 * LIMIT - 4, "the rest do not")
 
-    left = crowd.refused
-    await killed(daemon, crowd)
-    await crowd.until(lambda: len(crowd.served) < LIMIT, "its connections are cut")
+    left = connections.refused
+    await killed(daemon, connections)
+    await connections.until(lambda: len(connections.served) < LIMIT, "its connections are cut")
     await asyncio.sleep(0.2)
-    lost = LIMIT - len(crowd.served)
-    crowd.refused = left
-    crowd.come(2 * LIMIT)
-    await crowd.until(lambda: len(crowd.served) == LIMIT, "as many as were lost get in")
-    await crowd.until(lambda: crowd.refused == left + 2 * LIMIT - lost, "and no more")
-    await crowd.end()
+    lost = LIMIT - len(connections.served)
+    connections.refused = left
+    connections.come(2 * LIMIT)
+    await connections.until(lambda: len(connections.served) == LIMIT, "as many as were lost get in")
+    await connections.until(lambda: connections.refused == left + 2 * LIMIT - lost, "and no more")
+    await connections.end()
     await other.end()
 
 
 async def test_a_limit_that_a_reload_brings_knows_who_is_there(start: Start, endpoint: Callable[..., Any]) -> None:
     address = (await endpoint("a")).address
     daemon = start(config(address))
-    crowd = Crowd(daemon.port())
-    crowd.come(LIMIT)
-    await crowd.until(lambda: len(crowd.served) == LIMIT, "all of them")
+    connections = Connections(daemon.port())
+    connections.come(LIMIT)
+    await connections.until(lambda: len(connections.served) == LIMIT, "all of them")
     assert (await asyncio.to_thread(daemon.reload, config(address, max_connections_per_source=LIMIT + 2)))["ok"]
-    crowd.come(LIMIT)
-    await crowd.until(lambda: crowd.refused == LIMIT - 2, "all but two are closed")
-    assert len(crowd.served) == LIMIT + 2
+    connections.come(LIMIT)
+    await connections.until(lambda: connections.refused == LIMIT - 2, "all but two are closed")
+    assert len(connections.served) == LIMIT + 2
     assert (await asyncio.to_thread(daemon.reload, config(address)))["ok"]
-    crowd.come(LIMIT)
-    await crowd.until(lambda: len(crowd.served) == 2 * LIMIT + 2, "no limit, again")
-    await crowd.end()
+    connections.come(LIMIT)
+    await connections.until(lambda: len(connections.served) == 2 * LIMIT + 2, "no limit, again")
+    await connections.end()
 
 
 FEW = 160  # open files

@@ -44,7 +44,7 @@ async def test_sampled_lines_say_who_answered_and_why(start: Start, endpoint: Ca
         assert (explain["by"], explain["pool"], explain["policy"]) == ("sample", "app", "least_request")
         (choice,) = explain["choices"]
         assert choice["endpoint"] == explain["endpoint"] == line["endpoint"] == answer.headers["x-tidegate-endpoint"]
-        assert (choice["for"], choice["steps"], choice["of"]) == ("first try", [], 3)
+        assert (choice["for"], choice["steps"], choice["of"]) == ("first attempt", [], 3)
         for row in choice["candidates"]:
             assert row["score"] == (row["in_flight"] + 1) / row["weight"]  # the policy's formula
         assert choice["candidates"][0]["address"] == choice["endpoint"]

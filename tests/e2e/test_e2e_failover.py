@@ -113,7 +113,7 @@ async def test_a_level_that_is_killed_costs_no_request_and_comes_back(
         assert set(running.seen) == {b"spare"}
         await asyncio.to_thread(a.start)
         await until(lambda: shares(daemon) == [1, 0], "the way back")
-        await until(lambda: daemon.pool("http")["endpoints"][0]["steering"]["standing"] == "well", "all of it")
+        await until(lambda: daemon.pool("http")["endpoints"][0]["steering"]["ejection_state"] == "well", "all of it")
         running.seen.clear()
         await running.until(300)
         assert not running.failures

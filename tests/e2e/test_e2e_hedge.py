@@ -62,7 +62,7 @@ async def test_hedges_are_a_share_of_the_requests_of_all_workers(
     won = [record for record in records if record["hedge"] == "won"]
     assert len(won) <= by_result["won"]
     assert won
-    assert all(record["tries"] == 2 for record in won)
+    assert all(record["attempts"] == 2 for record in won)
     assert {record["endpoint"] for record in won} == {endpoints[1].address}
 
 

@@ -32,7 +32,7 @@ TEXTS = {
     "time", "client", "method", "host", "target", "listener", "route", "pool", "endpoint", "reason", "cache",
     "protocol", "tls", "trace_id", "request_id", "hedge", "user_agent", "model",
 }  # fmt: skip
-NUMBERS = {"port", "status", "tries", "bytes_in", "bytes_out"}
+NUMBERS = {"port", "status", "attempts", "bytes_in", "bytes_out"}
 TIMES = {"total_us", "wait_us", "connect_us", "upstream_us", "transfer_us"}
 
 
@@ -77,11 +77,11 @@ async def test_lines_are_json_with_all_fields(
         assert line["wait_us"] + line["upstream_us"] + line["transfer_us"] <= line["total_us"] + 3
     http = next(line for line in by_status if line["route"] == "http")
     assert (http["method"], http["host"], http["target"]) == ("GET", "example.org", '/http/"quoted"?a=b')
-    assert (http["status"], http["endpoint"], http["tries"], http["cache"]) == (200, one.address, 1, "")
+    assert (http["status"], http["endpoint"], http["attempts"], http["cache"]) == (200, one.address, 1, "")
     assert http["bytes_out"] == 1
     assert http["upstream_us"] >= 20_000
     rest = [line for line in by_status if line["route"] == "oip"]
-    assert sorted((line["status"], line["cache"], line["tries"]) for line in rest) == [
+    assert sorted((line["status"], line["cache"], line["attempts"]) for line in rest) == [
         (200, "hit", 0),
         (200, "miss", 1),
         (400, "", 0),
@@ -357,7 +357,7 @@ async def test_what_no_route_takes_or_nobody_understands_is_recorded(start: Star
         (200, "no-route", "POST", "/a.B/C"),
         (431, "head-too-large", "", ""),
     ]
-    counts = daemon.metrics("tidegate_listener_declined_requests_total")
+    counts = daemon.metrics("tidegate_listener_rejected_requests_total")
     assert {dict(labels)["reason"]: n for labels, n in counts.items() if dict(labels)["listener"] == "web"} == {
         "unrouted": 4, "malformed": 7,
     }  # fmt: skip

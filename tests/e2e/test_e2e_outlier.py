@@ -79,7 +79,7 @@ def config(endpoints: list[Moody], workers: int = 4, **pool: Any) -> dict[str, A
     return {"workers": workers, "listeners": {"web": http_listener(route("/", "http"))}, "pools": {"http": settings}}
 
 
-def standing(daemon: Daemon, endpoint: Moody) -> dict[str, Any]:
+def ejection_state(daemon: Daemon, endpoint: Moody) -> dict[str, Any]:
     row = next(row for row in daemon.pool("http")["endpoints"] if row["address"] == endpoint.address)
     found: dict[str, Any] = row["steering"]
     return found
@@ -96,17 +96,17 @@ async def test_failures_in_a_row_are_counted_over_all_workers(start: Start, mood
     async with load(daemon.port(), [GET], clients=32) as running:
         await running.until(400)
         d.status = 500
-        await until(lambda: standing(daemon, d)["standing"] == "ejected", "the ejection")
+        await until(lambda: ejection_state(daemon, d)["ejection_state"] == "ejected", "the ejection")
         # Those that were under way when the twentieth came are all that may come on top. Clients read them later.
         assert 20 <= d.served[500] <= 20 + 32
         await until(lambda: len(running.failures) >= 20, "the failures at the clients")
         assert len(running.failures) <= 20 + 32
         # On probation one failure is enough, and then it stays away for twice as long.
         failed = d.served[500]
-        await until(lambda: standing(daemon, d)["ejections"].get("probation", 0) >= 1, "the failed probation")
+        await until(lambda: ejection_state(daemon, d)["ejections"].get("probation", 0) >= 1, "the failed probation")
         assert d.served[500] == failed + 1
         d.status, before, d.peak = 200, len(running.failures), 0
-        await until(lambda: standing(daemon, d)["standing"] == "well", "the return")
+        await until(lambda: ejection_state(daemon, d)["ejection_state"] == "well", "the return")
         served = d.served[200]
         await running.until(400)
         assert d.served[200] >= served + 80, "its share again"
@@ -124,7 +124,7 @@ async def test_clients_see_nothing_of_an_endpoint_that_refuses(start: Start, moo
     async with load(daemon.port(), [GET], clients=32) as running:
         await running.until(300)
         c.refuse()
-        await until(lambda: standing(daemon, c)["standing"] == "ejected", "the ejection")
+        await until(lambda: ejection_state(daemon, c)["ejection_state"] == "ejected", "the ejection")
         errors = await asyncio.to_thread(daemon.metrics, "tidegate_endpoint_connect_errors_total")
         await running.until(600)
         assert await asyncio.to_thread(daemon.metrics, "tidegate_endpoint_connect_errors_total") == errors
@@ -140,7 +140,7 @@ async def test_the_share_that_may_be_ejected_is_kept(start: Start, moody: Callab
         for each in endpoints:
             each.status = 503
         await running.until(600)
-        rows = [standing(daemon, each)["standing"] for each in endpoints]
+        rows = [ejection_state(daemon, each)["ejection_state"] for each in endpoints]
         assert Counter(rows) == {"ejected": 2, "well": 4}
 
 
@@ -155,11 +155,11 @@ async def test_the_slow_and_the_failing_are_found_by_their_rates(start: Start, m
         each.delay = 0.005
     endpoints[5].delay = 0.1
     async with load(daemon.port(), [GET], clients=32) as running:
-        await until(lambda: standing(daemon, endpoints[5])["reason"] == "latency", "the ejection of the slow one")
+        await until(lambda: ejection_state(daemon, endpoints[5])["reason"] == "latency", "the ejection of the slow one")
         assert not running.failures
         endpoints[0].status = 500
-        await until(lambda: standing(daemon, endpoints[0])["reason"] == "success_rate", "that of the failing one")
-        rows = [standing(daemon, each)["standing"] for each in endpoints]
+        await until(lambda: ejection_state(daemon, endpoints[0])["reason"] == "success_rate", "that of the failing one")
+        rows = [ejection_state(daemon, each)["ejection_state"] for each in endpoints]
         assert Counter(rows) == {"ejected": 2, "well": 4}
     assert "median latency" in daemon.log
     assert "success rate" in daemon.log
@@ -177,7 +177,7 @@ async def test_an_endpoint_that_is_slow_among_slow_ones_is_found(start: Start, m
     }  # fmt: skip
     daemon = start(config([slow, *others], outlier=outlier))
     async with load(daemon.port(), [GET], clients=24) as running:
-        await until(lambda: standing(daemon, slow)["reason"] == "latency", "the ejection of the slow one")
+        await until(lambda: ejection_state(daemon, slow)["reason"] == "latency", "the ejection of the slow one")
         assert not running.failures
     said = re.search(r"median latency ([0-9.]+) ms, of the others ([0-9.]+) ms", daemon.log)
     assert said, daemon.log
@@ -214,21 +214,21 @@ async def test_an_endpoint_that_comes_up_starts_slowly(start: Start, moody: Call
     """Enabled again, it begins with a part of its share, which grows to the whole."""
     a, b = [await moody(name) for name in "ab"]
     daemon = start(config([a, b], slow_start="8s"))
-    assert standing(daemon, a)["share"] == 1, "nobody starts slowly with the daemon"
+    assert ejection_state(daemon, a)["share"] == 1, "nobody starts slowly with the daemon"
     async with load(daemon.port(), [GET], clients=8) as running:
         await operate(daemon, "drain", "http", b.address)
         await running.until(50)
         await operate(daemon, "enable", "http", b.address)
         for _ in range(2):
-            before = standing(daemon, b)["share"]
+            before = ejection_state(daemon, b)["share"]
             a.served.clear()
             b.served.clear()
             await running.until(400)
-            after = standing(daemon, b)["share"]
+            after = ejection_state(daemon, b)["share"]
             assert 0.8 * before <= b.served[200] / a.served[200] <= 1.2 * after
             if after == 1:
                 break
-            await until(lambda: standing(daemon, b)["share"] == 1, "the whole share")
+            await until(lambda: ejection_state(daemon, b)["share"] == 1, "the whole share")
         assert not running.failures
     assert before == 1
 

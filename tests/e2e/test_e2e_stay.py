@@ -59,9 +59,9 @@ async def until(probe: Callable[[], Any], what: str) -> None:
     await asyncio.to_thread(eventually, probe, what)
 
 
-def standing(daemon: Daemon, server: Application) -> str:
+def ejection_state(daemon: Daemon, server: Application) -> str:
     row = next(row for row in daemon.pool("app")["endpoints"] if row["address"] == server.address)
-    return str(row["steering"]["standing"])
+    return str(row["steering"]["ejection_state"])
 
 
 @pytest.mark.parametrize("kind", ["cookie", "learn"])
@@ -80,7 +80,7 @@ async def test_an_ejected_endpoints_clients_move_and_come_back(
     for _ in range(3):
         answer = await get(port, cookie)
         assert (answer.status, answer.body.decode().split()[0]) == (500, name)
-    await until(lambda: standing(daemon, own) == "ejected", "the ejection")
+    await until(lambda: ejection_state(daemon, own) == "ejected", "the ejection")
     moved = await get(port, cookie)
     other, new = name_of(moved), cookie_of(moved)
     assert other != name
@@ -89,7 +89,7 @@ async def test_an_ejected_endpoints_clients_move_and_come_back(
         assert name_of(await get(port, new)) == other
 
     own.status = 200
-    await until(lambda: standing(daemon, own) != "ejected", "the end of the ejection")
+    await until(lambda: ejection_state(daemon, own) != "ejected", "the end of the ejection")
     for _ in range(6):
         assert name_of(await get(port, cookie)) == name  # who kept the old one is at home again
         assert name_of(await get(port, new)) == other

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lb.endpoints.choice import Choice
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 from lb.endpoints.groups import Groups
 from lb.endpoints.set import EndpointSet
 from lb.shared.hashing import hash64_bytes
@@ -47,9 +47,9 @@ def make(master: Segment) -> Iterator[Make]:
 
 
 def tell(master: Segment, shares: dict[int, int]) -> None:
-    standings = Standings(master, range(len(shares)))
+    states = EjectionStates(master, range(len(shares)))
     for slot, share in enumerate(shares.values()):
-        standings.hold_back(slot, 0, False, share)
+        states.hold_back(slot, 0, False, share)
 
 
 @settings(max_examples=50)
@@ -150,13 +150,13 @@ def test_wrong_groups(make: Make, master: Segment) -> None:
         with pytest.raises(ValueError, match="0 to 255"):
             Groups(master, range(len(wrong)), wrong, False)
     with pytest.raises(ValueError, match="1001"):
-        Standings(master, [0]).hold_back(0, 0, False, 1001)
+        EjectionStates(master, [0]).hold_back(0, 0, False, 1001)
 
 
 def test_what_a_group_gets_is_beside_what_is_held_back(master: Segment) -> None:
-    standings = Standings(master, [0])
-    standings.hold_back(0, 1000, True, 1000)
-    assert standings.held_back(0) == (1000, True, 1000)
-    standings.hold_back(0, 7, False, 0)
-    assert standings.held_back(0) == (7, False, 0)
-    standings.hold_back(0, 0, False)
+    states = EjectionStates(master, [0])
+    states.hold_back(0, 1000, True, 1000)
+    assert states.held_back(0) == (1000, True, 1000)
+    states.hold_back(0, 7, False, 0)
+    assert states.held_back(0) == (7, False, 0)
+    states.hold_back(0, 0, False)

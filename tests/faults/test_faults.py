@@ -28,7 +28,7 @@ ROUTE: dict[str, Any] = {
     "retry": {
         "attempts": 3,
         "on": ["connect", "reset", "5xx", "timeout", "unavailable"],
-        "per_try_timeout": "150ms",
+        "per_attempt_timeout": "150ms",
         "budget": 50,
     }
 }

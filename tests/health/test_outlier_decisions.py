@@ -1,4 +1,4 @@
-"""Outlier ejection: what the volumes of an interval say, and how an endpoint's record follows its standing."""
+"""Outlier ejection: what the volumes of an interval say, and how an endpoint's record follows its ejection_state."""
 
 import math
 import statistics
@@ -117,11 +117,11 @@ def test_ejections_grow_and_shrink_and_have_a_limit():
         assert follow(record, EJ, config, record.until - 1) == (record, Move.NOTHING)
         now = record.until
         record, move = follow(record, EJ, config, now)
-        assert (record.standing, move) == (PROBATION, Move.PROBE)
+        assert (record.ejection_state, move) == (PROBATION, Move.PROBE)
     assert lasted == [30, 60, 70, 70]
     assert record.ejections == {"consecutive_5xx": 4}
     record, move = follow(record, Seen(PROBATION, good=5), config, now)
-    assert (record.standing, move) == (WELL, Move.REINSTATE)
+    assert (record.ejection_state, move) == (WELL, Move.REINSTATE)
     multipliers = []
     for _ in range(4):
         now += 10 * SECOND
@@ -144,7 +144,7 @@ def test_no_probation_when_it_is_0():
     config = OutlierConfig(probation_requests=0)
     record, _ = follow(Record(), EJ, config, 0)
     record, move = follow(record, EJ, config, 30 * SECOND)
-    assert (record.standing, move) == (WELL, Move.REINSTATE)
+    assert (record.ejection_state, move) == (WELL, Move.REINSTATE)
 
 
 def test_one_too_many_is_undone():
@@ -157,7 +157,7 @@ def test_one_too_many_is_undone():
 def test_an_ejection_that_somebody_undid_is_forgotten():
     record, _ = follow(Record(), EJ, PLAIN, 0)
     record, move = follow(record, Seen(WELL), PLAIN, 1)
-    assert (record.standing, record.multiplier, move) == (WELL, 1, Move.NOTHING)
+    assert (record.ejection_state, record.multiplier, move) == (WELL, 1, Move.NOTHING)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ async def pipeliner(hostile: Hostile) -> None:
         raise Cut
 
 
-async def crowd(hostile: Hostile) -> None:
+async def connection_flood(hostile: Hostile) -> None:
     """Holds a connection and says nothing."""
     while await hostile.hear(10):
         pass
@@ -156,7 +156,14 @@ ATTACKS = [
     Attack("slow-body", slow_body, 300, SHORT),
     Attack("slow-reader", slow_reader, 40, SHORT, cut=40, memory=48 * MIB, receive_buffer=4096),
     Attack("pipeliner", pipeliner, 8, SHORT, cut=8, receive_buffer=4096),
-    Attack("crowd", crowd, 1000, {**SHORT, "idle_timeout": "4s", "max_connections": 300}, cut=300, memory=32 * MIB),
+    Attack(
+        "connection-flood",
+        connection_flood,
+        1000,
+        {**SHORT, "idle_timeout": "4s", "max_connections": 300},
+        cut=300,
+        memory=32 * MIB,
+    ),
     Attack("churn", churn, 50, SHORT),
     Attack("half-request", half_request, 50, SHORT),
     Attack("leaver", leaver, 10, SHORT, memory=48 * MIB),

@@ -135,7 +135,7 @@ def run(command: list[str], port: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def tidegate(folder: Path, address: str, attack: Attack) -> Iterator[tuple[int, int]]:
-    # As many connections as the others are allowed. That fewer hold is what the tests of the crowd are about.
+    # As many connections as the others are allowed. That fewer hold is what the tests of many connections are about.
     settings = {name: value for name, value in attack.listener.items() if name != "max_connections"}
     config = {
         "workers": 1,

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from compiled.timers import AlarmProbe
+from compiled.timers import TimersProbe
 
 Poller = import_module("lb.net.poller").Poller
 MILLISECOND = 1_000_000
 
 
 @pytest.mark.slow
-async def test_alarms_ring_in_order_and_never_early() -> None:
+async def test_timers_ring_in_order_and_never_early() -> None:
     loop = asyncio.get_running_loop()
     poller = Poller(loop)
-    probe = AlarmProbe(poller)
+    probe = TimersProbe(poller)
     rung: list[tuple[int, float]] = []
     start = loop.time()
     kept: list[Any] = [
@@ -34,7 +34,7 @@ async def test_alarms_ring_in_order_and_never_early() -> None:
 
 async def test_one_that_is_gone_does_not_ring() -> None:
     poller = Poller(asyncio.get_running_loop())
-    probe = AlarmProbe(poller)
+    probe = TimersProbe(poller)
     rung: list[str] = []
     gone = probe.after(10 * MILLISECOND, lambda: rung.append("gone"))
     kept = probe.after(20 * MILLISECOND, lambda: rung.append("kept"))
@@ -49,9 +49,9 @@ async def test_one_that_is_gone_does_not_ring() -> None:
     poller.close()
 
 
-async def test_one_may_be_set_again_from_an_alarm() -> None:
+async def test_one_may_be_set_again_from_a_timer() -> None:
     poller = Poller(asyncio.get_running_loop())
-    probe = AlarmProbe(poller)
+    probe = TimersProbe(poller)
     kept: list[Any] = []
 
     def again() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from datapath import SECOND, Gate, Site
 
 from lb.config.plan.plan import CookiePlan, LearnPlan, PolicyPlan, QueuePlan
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 
 COOKIE = CookiePlan("STAY", "/", "", 0, False, True, "")
 SERIES = 310
@@ -109,7 +109,7 @@ class Web:
     @property
     def known(self) -> int:
         """Sessions in the table."""
-        return sum(Pins(self.gate.segment, True).open(0).values())
+        return sum(AffinityTable(self.gate.segment, True).open(0).values())
 
     def counted(self) -> tuple[int, int, int, int, int]:
         """Hits, unknown, fallbacks, learned, ended."""

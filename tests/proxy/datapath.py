@@ -141,11 +141,11 @@ class Site:
         tickets: tuple[bytes, ...] = (),
         cap: int = 0,
         workers: int = 1,
-        bells: Sequence[int] = (),
+        wakeups: Sequence[int] = (),
     ) -> Gate:
         """A data path in front of `addresses`; `cache_size` bytes of result cache, 0 for none. `more_pools` are further
         pools like the first, by their addresses; `tickets` seal TLS sessions. `cap` is the most requests in flight at
-        each endpoint, 0 for any number. It is the first of `workers`, of which `bells` are the eventfds."""
+        each endpoint, 0 for any number. It is the first of `workers`, of which `wakeups` are the eventfds."""
         tcp = (listener or {}).get("protocol") in ("tcp", "tls")
         made_pools = []
         for each in (addresses, *more_pools):
@@ -169,7 +169,7 @@ class Site:
             master.set_weight(endpoint.slot, 1)
         fd, port = listening_socket(dual_stack)
         self.descriptors[port] = fd
-        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0), -1, bells)
+        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(master.fd, 0), -1, wakeups)
         proxy.apply(plan, {"web": fd})
         gate = Gate(proxy, master, plan, port)
         self.gates.append(gate)

@@ -27,7 +27,7 @@ def budget(master: Segment, worker: int = 0, percent: int = 20, least: int = 2, 
     return Budget(Segment.attach(master.fd, worker), 5, percent, least, hedges)
 
 
-def test_further_tries_are_a_share_of_the_requests(master: Segment) -> None:
+def test_retries_are_a_share_of_the_requests(master: Segment) -> None:
     one = budget(master)
     for _ in range(100):
         one.begin(SECOND)

@@ -16,7 +16,7 @@ from queue_site import ask as ask_held
 from routing_site import routing_gate
 
 from lb.config.plan.plan import OutlierPlan, PolicyPlan, SequencePlan
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 from lb.errors import ClientError
 from lb.proxy.exchange.explain.described import Described
 
@@ -154,12 +154,12 @@ async def test_ejection_probation_shares_and_panic(site: Site) -> None:
     addresses = [await site.endpoint(named) for _ in range(4)]
     outlier = OutlierPlan(5, 5, 4, 1)
     gate = await site.gate(addresses, pool={"shaped": True, "outlier": outlier})
-    standings = Standings(gate.segment, [0, 1, 2, 3])
+    states = EjectionStates(gate.segment, [0, 1, 2, 3])
     for slot in (0, 1):
-        assert standings.eject_endpoint(slot, 1, 4)
-    assert standings.begin_probation(1, 1)
-    standings.hold_back(2, 700, False)
-    standings.hold_back(3, 1000, False)
+        assert states.eject_endpoint(slot, 1, 4)
+    assert states.begin_probation(1, 1)
+    states.hold_back(2, 700, False)
+    states.hold_back(3, 1000, False)
     acquire(gate.proxy.pools[0].endpoints, 1)
     found = gate.proxy.explain(Described("web"))["pool"]
     rows = found["endpoints"]
@@ -167,12 +167,12 @@ async def test_ejection_probation_shares_and_panic(site: Site) -> None:
         "ejected for its answers", "on probation, with its 1 in flight", "",
         "others come before it: its share is held back",
     ]  # fmt: skip
-    assert [(row["standing"], row["share"]) for row in rows] == [
+    assert [(row["ejection_state"], row["share"]) for row in rows] == [
         ("ejected", 1), ("probation", 1), ("well", 0.3), ("well", 0),
     ]  # fmt: skip
     assert choice_of(found) == (addresses[2], "no other endpoint takes requests now")
     for slot in range(4):
-        standings.hold_back(slot, 0, True)
+        states.hold_back(slot, 0, True)
     found = gate.proxy.explain(Described("web"))["pool"]
     assert all(row["available"] for row in found["endpoints"])
     assert found["steps"] == ["panic: too few endpoints are healthy, so health and ejection have no say"]
@@ -257,13 +257,13 @@ async def test_what_the_queue_would_make_of_it(site: Site) -> None:
     await asyncio.gather(first, second)
 
 
-async def test_what_the_route_says_of_further_tries(site: Site) -> None:
-    retry = {"attempts": 2, "on": ["connect", "5xx"], "per_try_timeout": "200ms", "budget": 20}
+async def test_what_the_route_says_of_retries(site: Site) -> None:
+    retry = {"attempts": 2, "on": ["connect", "5xx"], "per_attempt_timeout": "200ms", "budget": 20}
     routes = [{"pool": "app", "retry": retry, "hedge": {"after": "p95"}, "timeout": "2s", "priority": "high"}]
     gate = await routing_gate(site, routes, {"app": [await site.endpoint(named)]})
     route = gate.proxy.explain(Described("web"))["route"]
     assert (route["priority"], route["timeout_ms"]) == ("high", 2000)
     assert route["retry"] == {
-        "attempts": 2, "on": ["connect", "5xx"], "per_try_timeout_ms": 200, "budget_percent": 20,
+        "attempts": 2, "on": ["connect", "5xx"], "per_attempt_timeout_ms": 200, "budget_percent": 20,
     }  # fmt: skip
     assert route["hedge"]["quantile"] == 0.95

@@ -20,7 +20,7 @@ def asked(cookie: str) -> Described:
 
 def kept(app: Web, cookie: str) -> dict[str, Any]:
     found = app.gate.proxy.explain(asked(cookie))["pool"]
-    said: dict[str, Any] = {**found["kept"], "choice": found["choice"]["address"]}
+    said: dict[str, Any] = {**found["sticky"], "choice": found["choice"]["address"]}
     if said["taken"]:
         assert [row["address"] for row in found["endpoints"] if row["best"]] == [said["address"]]
         assert found["choice"]["why"] == f"its {said['by']} names it"
@@ -66,7 +66,7 @@ async def test_it_says_where_a_client_stays_and_why_not(site: Site, kind: str) -
     app.apps[int(name)].hold.set()
     await asyncio.gather(*held)
     assert kept(app, cookie)["taken"]
-    assert app.gate.proxy.explain(asked("b=2"))["pool"]["kept"] is None
+    assert app.gate.proxy.explain(asked("b=2"))["pool"]["sticky"] is None
 
 
 async def test_what_names_nobody(site: Site) -> None:
@@ -79,7 +79,7 @@ async def test_what_names_nobody(site: Site) -> None:
     site.reload_pool(app.gate, learn=None, cookie=COOKIE)
     assert kept(app, "STAY=forged")["why"] == "is not valid: by the policy"
     site.reload_pool(app.gate, learn=None)
-    assert app.gate.proxy.explain(asked("SID=x"))["pool"]["kept"] is None
+    assert app.gate.proxy.explain(asked("SID=x"))["pool"]["sticky"] is None
 
 
 async def test_to_ask_is_not_to_use(site: Site) -> None:

@@ -73,9 +73,9 @@ async def test_the_choice_that_is_explained_is_the_one_that_was_made(site: Site,
         assert rows[0]["address"] == choice["endpoint"]
         scores = [row["score"] for row in rows if "score" in row]
         assert len(scores) == 4
-        by_chance = policy in ("random", "power_of_two", "peak_ewma")
-        assert by_chance or rows[0]["score"] == min(scores), choice
-        assert choice["why"].startswith("it was drawn") == by_chance
+        random = policy in ("random", "power_of_two", "peak_ewma")
+        assert random or rows[0]["score"] == min(scores), choice
+        assert choice["why"].startswith("it was drawn") == random
         (drained,) = [row for row in rows if "score" not in row]
         assert (drained["address"], drained["not"]) == (addresses[4], "draining")
         assert all(row["in_flight"] == 0 for row in rows), "the request counts itself"
@@ -97,7 +97,7 @@ async def test_over_http2_and_for_inference(site: Site) -> None:
         choices = json.loads(answer.headers["x-tidegate-explain"])["choices"]
         assert [choice["endpoint"] for choice in choices] == ([] if known else [address])
     ready = await ask_model(gate, path="/v2/health/ready", method="GET", headers=asks)
-    assert json.loads(ready.headers["x-tidegate-explain"])["choices"][0]["for"] == "first try"
+    assert json.loads(ready.headers["x-tidegate-explain"])["choices"][0]["for"] == "first attempt"
 
 
 async def test_a_retry_says_what_was_tried(site: Site) -> None:
@@ -110,7 +110,7 @@ async def test_a_retry_says_what_was_tried(site: Site) -> None:
     gate = await site.gate(addresses, pool=pool, route=ROUTE, listener={"explain": ASKED})
     explain = explain_of(await ask(gate))
     first, second = explain["choices"]
-    assert (first["endpoint"], first["for"]) == (addresses[0], "first try")
+    assert (first["endpoint"], first["for"]) == (addresses[0], "first attempt")
     assert (second["endpoint"], second["for"], explain["endpoint"]) == (addresses[1], "retry", addresses[1])
     assert second["steps"] == [f"retry: other than {addresses[0]}"]
     assert second["candidates"][1]["not"] == "it has just been asked"

@@ -14,7 +14,7 @@ from queue_site import QUEUE, Held, hold, waiting
 from routing_site import routing_gate
 
 from lb.config.plan.plan import OutlierPlan, PolicyPlan
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 from lb.proxy.exchange.explain.described import Described
 
 GET = b"GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -39,9 +39,9 @@ def divided(*groups: int, **settings: Any) -> dict[str, Any]:
 
 def tell(gate: Gate, *shares: int) -> None:
     """What the master says: the share of each endpoint's group."""
-    standings = Standings(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
+    states = EjectionStates(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
     for i, share in enumerate(shares):
-        standings.hold_back(i, 0, False, share)
+        states.hold_back(i, 0, False, share)
 
 
 async def named_gate(site: Site, names: str, pool: dict[str, Any], **settings: Any) -> tuple[Gate, list[Named]]:
@@ -97,7 +97,7 @@ async def test_nobody_waits_for_the_master_to_see_that_a_level_is_lost(site: Sit
     tell(gate, 1000, 1000, 1000, 1000, 0, 0)
     gate.segment.set_health(0, False, 1)
     assert set(await answers(gate, 12)) == {"b", "c", "d"}
-    assert Standings(gate.segment, [1]).eject_endpoint(0, 1, 1)
+    assert EjectionStates(gate.segment, [1]).eject_endpoint(0, 1, 1)
     gate.segment.set_admin(2, 1)
     gate.segment.set_weight(3, 0)
     assert set(await answers(gate, 5)) == {"e"}
@@ -115,9 +115,9 @@ async def test_on_probation_a_level_has_its_few_and_the_next_the_rest(site: Site
         [await site.endpoint(held), await site.endpoint(spare)], pool=divided(0, 2, outlier=OutlierPlan(1, 0, 9, 1))
     )
     tell(gate, 1000, 0)
-    standings = Standings(gate.segment, [0])
-    standings.eject_endpoint(0, 1, 1)
-    standings.begin_probation(0, 1)
+    states = EjectionStates(gate.segment, [0])
+    states.eject_endpoint(0, 1, 1)
+    states.begin_probation(0, 1)
     first = await hold(gate, held)
     assert await answers(gate, 5) == {"b": 5}
     held.answer()
@@ -243,13 +243,13 @@ async def test_an_explanation_says_which_levels_are_in_a_panic(site: Site) -> No
     endpoints = [{"address": await site.endpoint(Named("a")), "priority": priority} for priority in (0, 10, 10)]
     pools = {"pool": {"protocol": "http", "endpoints": endpoints}}
     gate = await routing_gate(site, [{"pool": "pool"}], pools)
-    standings = Standings(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
+    states = EjectionStates(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
     for slot, panic, share in ((0, False, 700), (1, True, 300), (2, True, 300)):
-        standings.hold_back(slot, 0, panic, share)
+        states.hold_back(slot, 0, panic, share)
     everywhere = "panic: too few endpoints are healthy, so health and ejection have no say"
     found = gate.proxy.explain(Described(pool="pool"))["pool"]
     assert found["steps"] == [f"{everywhere} among those of priority 10"]
-    standings.hold_back(0, 0, True, 700)
+    states.hold_back(0, 0, True, 700)
     found = gate.proxy.explain(Described(pool="pool"))["pool"]
     assert found["steps"] == [everywhere]
 

@@ -79,7 +79,7 @@ async def test_a_connect_that_hangs_is_given_up_when_the_hedge_wins(site: Site, 
         assert head.startswith(b"HTTP/1.1 200")
         assert await reader.readexactly(1) == b"b"
     await idle(gate)
-    assert gate.proxy.stats()["sources"] == 4  # the listener, the alarms, the client, and the endpoint's connection
+    assert gate.proxy.stats()["sources"] == 4  # the listener, the timers, the client, and the endpoint's connection
     writer.close()
 
 
@@ -122,7 +122,8 @@ async def test_a_connect_that_fails_leaves_it_to_the_hedge(site: Site, deaf: Dea
 
 
 async def test_a_connect_that_comes_about_during_the_hedge(site: Site, deaf: Deaf) -> None:
-    """The kernel repeats its SYN after a second: the first try is sent then, and may still be the first to answer."""
+    """The kernel repeats its SYN after a second: the first attempt is sent then, and may still be the first to
+    answer."""
     first, other = Plain("a", ["answer"]), Plain("b", ["hang"])
     gate = await deaf_and(site, deaf, other)
     task = asyncio.create_task(get(gate))
@@ -154,7 +155,7 @@ async def test_the_client_leaves_while_both_are_under_way(site: Site, deaf: Deaf
     await settle(lambda: other.resets == 1, "the hedge's endpoint was not told")
     await idle(gate)
     assert results(gate) == (1, 0, 1, 0)
-    assert gate.proxy.stats()["sources"] == 2  # the listener and the alarms
+    assert gate.proxy.stats()["sources"] == 2  # the listener and the timers
 
 
 async def test_the_deadline_passes_while_both_are_under_way(site: Site, deaf: Deaf) -> None:
@@ -167,14 +168,14 @@ async def test_the_deadline_passes_while_both_are_under_way(site: Site, deaf: De
 
 
 async def test_a_retry_that_connects_has_the_time_of_connects(site: Site, deaf: Deaf) -> None:
-    """Not what the first try had left to answer in."""
+    """Not what the first attempt had left to answer in."""
     first, other = Plain("a", ["snap"]), Plain("b", ["answer"])
     pool = {"protocol": "http", "endpoints": [await site.endpoint(first), deaf.address], "policy": "round_robin"}
     times = {"connect_timeout": "20s", "response_timeout": "1s"}
     gate = await routing_gate(site, [{"pool": "both"}], {"both": {**pool, **times}})
     started = time.monotonic()
     asking = asyncio.create_task(get(gate))
-    await settle(lambda: bool(first.seen), "the first try has begun")
+    await settle(lambda: bool(first.seen), "the first attempt has begun")
     first.go.set()
     await settle(lambda: gate.in_flight() == 1 and time.monotonic() > started + 1.2, "the retry was given up")
     await deaf.listen(other)

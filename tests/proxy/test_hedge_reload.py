@@ -43,7 +43,7 @@ class Half:
         self.reader, self.writer = await gate.connect()
         self.writer.write(b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Tidegate-Explain: 1\r\n")
         self.writer.write(b"Content-Length: 4\r\n\r\nbo")
-        await settle(lambda: gate.in_flight() == 1, "the first try has not begun")
+        await settle(lambda: gate.in_flight() == 1, "the first attempt has not begun")
         return self
 
     async def finish(self) -> tuple[int, dict[str, Any], bytes]:
@@ -66,7 +66,7 @@ async def test_a_hedge_goes_to_what_the_pool_has_now(site: Site, protocol: str, 
     assert (status, body) == (200, b"c")
     assert (len(a.seen), len(b.seen), len(c.seen)) == (1, 0, 1)
     assert [(one["for"], one["endpoint"]) for one in explained["choices"]] == [
-        ("first try", first.address),
+        ("first attempt", first.address),
         ("hedge", third.address),
     ]
     assert explained["endpoint"] == third.address
@@ -130,7 +130,7 @@ async def test_an_inference(site: Site) -> None:
         _, second = gate.plan.pools[0].endpoints
         third = replace(second, address=await site.model(c))
         asking = asyncio.create_task(ask(gate, plain()))
-        await settle(lambda: bool(a.requests), "the first try has not begun")  # noqa: B023
+        await settle(lambda: bool(a.requests), "the first attempt has not begun")  # noqa: B023
         change(gate, third)
         early = series(gate)["hedges"]
         assert (await asking).status == 200

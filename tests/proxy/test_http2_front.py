@@ -174,7 +174,7 @@ async def test_a_cancelled_request_frees_its_slot(site: Site) -> None:
         ({"path": "/only", "method": "PRI"}, 501),
     ],
 )
-async def test_what_is_declined(site: Site, request_of: dict[str, str], status: int) -> None:
+async def test_what_is_rejected(site: Site, request_of: dict[str, str], status: int) -> None:
     gate = await gate_to(site, route={"path_kind": "prefix", "path": "/only", "methods": ("GET", "POST")})
     async with h2_client(gate.port) as client:
         answer = await client.fetch(**request_of)  # type: ignore[arg-type]

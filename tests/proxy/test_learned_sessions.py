@@ -16,7 +16,7 @@ from h2_client import h2_client
 
 from lb.config.plan.plan import LearnPlan
 from lb.config.plan.routes import FieldsPlan, HedgePlan, RetryPlan
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 
 
 @pytest.mark.parametrize("learn", [LEARN, HEADER])
@@ -245,7 +245,7 @@ async def test_an_upgrade_gives_one(site: Site) -> None:
     gate = await site.gate(addresses, pool={"learn": LEARN}, listener={"upgrades": ("echo",)})
     answer = await gate.exchange(b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: echo\r\nConnection: Upgrade\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 101 ")
-    assert sum(Pins(gate.segment, True).open(0).values()) == 1
+    assert sum(AffinityTable(gate.segment, True).open(0).values()) == 1
 
 
 async def test_http2_in_front(site: Site) -> None:
@@ -341,4 +341,4 @@ async def test_a_pool_without_it_learns_nothing(site: Site) -> None:
     app = App("0")
     gate = await site.gate([await site.endpoint(app.serve)])
     await gate.exchange(b"GET /login HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    assert Pins(gate.segment, True).opened == 0
+    assert AffinityTable(gate.segment, True).opened == 0

@@ -1,4 +1,4 @@
-"""What the ends of tries do to an endpoint's standing, in the data path."""
+"""What the ends of tries do to an endpoint's ejection_state, in the data path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from test_grpc import channel_to
 from test_http1 import GET, Recorder
 
 from lb.config.plan.plan import OutlierPlan
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 
 WELL, EJECTED, PROBATION = 0, 1, 2
 FIVE, GATEWAY, ON_PROBATION = 1, 2, 3  # enum tg_ejection
@@ -29,8 +29,8 @@ def pool(five: int = 3, gateway: int = 0, most: int = 1, probes: int = 1, **sett
     return {"shaped": True, "outlier": OutlierPlan(five, gateway, most, probes), "retries": 0, **settings}
 
 
-def standings(gate: Gate) -> Standings:
-    return Standings(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
+def ejections(gate: Gate) -> EjectionStates:
+    return EjectionStates(gate.segment, [e.slot for e in gate.plan.pools[0].endpoints])
 
 
 async def states(gate: Gate, endpoint: Recorder, *statuses: int) -> list[int]:
@@ -39,7 +39,7 @@ async def states(gate: Gate, endpoint: Recorder, *statuses: int) -> list[int]:
     for status in statuses:
         endpoint.answer = answer(status)
         await gate.exchange(GET)
-        seen.append(standings(gate).state(0)[0])
+        seen.append(ejections(gate).state(0)[0])
     return seen
 
 
@@ -48,7 +48,7 @@ async def test_failures_in_a_row_eject(site: Site) -> None:
     gate = await site.gate([await site.endpoint(endpoint)], pool=pool())
     assert await states(gate, endpoint, 500, 503, 404, 500, 500) == [WELL] * 5
     assert await states(gate, endpoint, 501) == [EJECTED]
-    assert standings(gate).state(0) == (EJECTED, FIVE)
+    assert ejections(gate).state(0) == (EJECTED, FIVE)
     assert (await gate.exchange(GET)).startswith(b"HTTP/1.1 503 ")
     assert gate.total(10).values("judged") == {"good": 1, "fault": 5}
 
@@ -58,7 +58,7 @@ async def test_gateway_failures_are_counted_apart(site: Site) -> None:
     gate = await site.gate([await site.endpoint(endpoint)], pool=pool(five=0, gateway=3))
     assert await states(gate, endpoint, 502, 503, 500, 504, 502, 200, 502, 503) == [WELL] * 8
     assert await states(gate, endpoint, 504) == [EJECTED]
-    assert standings(gate).state(0) == (EJECTED, GATEWAY)
+    assert ejections(gate).state(0) == (EJECTED, GATEWAY)
 
 
 async def test_no_connection_no_answer_and_half_an_answer_are_failures(site: Site) -> None:
@@ -73,9 +73,9 @@ async def test_no_connection_no_answer_and_half_an_answer_are_failures(site: Sit
         address = f"127.0.0.1:{free_port()}" if kind == "refused" else await site.endpoint(handler)
         gate = await site.gate([address], pool=pool(five=0, gateway=2))
         await gate.exchange(GET)
-        assert standings(gate).state(0)[0] == WELL, kind
+        assert ejections(gate).state(0)[0] == WELL, kind
         await gate.exchange(GET)
-        assert standings(gate).state(0) == (EJECTED, GATEWAY), kind
+        assert ejections(gate).state(0) == (EJECTED, GATEWAY), kind
 
 
 async def test_a_timeout_is_a_failure(site: Site) -> None:
@@ -84,7 +84,7 @@ async def test_a_timeout_is_a_failure(site: Site) -> None:
 
     gate = await site.gate([await site.endpoint(silent)], pool=pool(1, response_timeout_ns=SECOND // 10))
     assert (await gate.exchange(GET)).startswith(b"HTTP/1.1 504 ")
-    assert standings(gate).state(0)[0] == EJECTED
+    assert ejections(gate).state(0)[0] == EJECTED
 
 
 async def test_a_client_that_leaves_says_nothing(site: Site) -> None:
@@ -106,17 +106,17 @@ async def test_a_client_that_leaves_says_nothing(site: Site) -> None:
         await settle(lambda: gate.in_flight() == 1, "the request")
         writer.close()
         await settle(lambda: gate.in_flight() == 0, "its end")
-    assert standings(gate).state(0)[0] == WELL
+    assert ejections(gate).state(0)[0] == WELL
     assert gate.total(10).values("judged") == {"good": 0, "fault": 1}
     await gate.exchange(bad)
-    assert standings(gate).state(0)[0] == EJECTED
+    assert ejections(gate).state(0)[0] == EJECTED
 
 
 async def test_probation_counts_what_began_in_it(site: Site) -> None:
     endpoint = Recorder()
     gate = await site.gate([await site.endpoint(endpoint)], pool=pool(1))
     assert await states(gate, endpoint, 500) == [EJECTED]
-    judged = standings(gate)
+    judged = ejections(gate)
     judged.begin_probation(0, 1)
     assert await states(gate, endpoint, 200, 404) == [PROBATION] * 2
     assert judged.answered_well(0) == 2
@@ -142,7 +142,7 @@ async def test_probation_gets_no_more_than_its_probes_while_others_are_there(sit
         return handler
 
     gate = await site.gate([await site.endpoint(endpoint(i)) for i in range(2)], pool=pool(probes=2))
-    judged = standings(gate)
+    judged = ejections(gate)
     judged.eject_endpoint(0, FIVE, 1)
     judged.begin_probation(0, 1)
     asked = [asyncio.create_task(gate.exchange(GET)) for _ in range(12)]
@@ -161,14 +161,14 @@ async def test_no_more_than_the_most_are_ejected(site: Site) -> None:
     gate = await site.gate([await site.endpoint(e) for e in endpoints], pool=pool(1, most=2))
     for _ in range(12):
         assert (await gate.exchange(GET)).startswith(b"HTTP/1.1 500 ")
-    assert standings(gate).ejected() == 2
+    assert ejections(gate).ejected() == 2
 
 
 async def test_a_panic_uses_whom_it_would_leave_out(site: Site) -> None:
     endpoint = Recorder()
     gate = await site.gate([await site.endpoint(endpoint)], pool=pool(1))
     assert await states(gate, endpoint, 500) == [EJECTED]
-    standings(gate).hold_back(0, 0, True)
+    ejections(gate).hold_back(0, 0, True)
     endpoint.answer = OK
     assert (await gate.exchange(GET)).endswith(b"ok")
 
@@ -176,9 +176,9 @@ async def test_a_panic_uses_whom_it_would_leave_out(site: Site) -> None:
 async def test_connections_of_a_tcp_pool_that_are_not_made(site: Site) -> None:
     gate = await site.gate([f"127.0.0.1:{free_port()}"], listener={"protocol": "tcp"}, pool=pool(2))
     for _ in range(2):
-        assert standings(gate).state(0)[0] == WELL
+        assert ejections(gate).state(0)[0] == WELL
         await gate.exchange(b"hello")
-    assert standings(gate).state(0)[0] == EJECTED
+    assert ejections(gate).state(0)[0] == EJECTED
 
 
 @pytest.mark.parametrize(
@@ -194,10 +194,10 @@ async def test_a_model_servers_status(site: Site, code: grpc.StatusCode, state: 
     address = await site.model(ModelServer(failing(code, "no")))
     gate = await site.gate([address], pool=pool(1, protocol="oip"))
     await ask(gate, plain())
-    assert standings(gate).state(0)[0] == state
+    assert ejections(gate).state(0)[0] == state
     native = await site.gate([address], pool=pool(1, protocol="grpc"))
     async with channel_to(native) as channel:
         with pytest.raises(grpc.RpcError) as failure:
             await channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")(b"")
     assert failure.value.code() == code  # type: ignore[attr-defined]
-    assert standings(native).state(0)[0] == state
+    assert ejections(native).state(0)[0] == state

@@ -189,7 +189,7 @@ async def test_a_slow_hello_ends(site: Site) -> None:
         assert await asyncio.wait_for(reader.read(-1), 20) == b""
     writer.close()
     await idle(gate)
-    assert gate.proxy.stats()["refused_preface-timeout"] == 1
+    assert gate.proxy.stats()["refused_first-bytes-timeout"] == 1
 
 
 async def test_behind_and_in_front_of_the_proxy_protocol(site: Site) -> None:

@@ -193,7 +193,7 @@ async def test_a_slow_header_ends(site: Site) -> None:
     for _, writer in ends:
         writer.close()
     await idle(gate)
-    assert refused(gate) == {"preface-timeout": 20}
+    assert refused(gate) == {"first-bytes-timeout": 20}
     assert gate.total(1)["timeouts"] == 20
 
 

@@ -198,11 +198,11 @@ class Reference:
 
 @contextlib.asynccontextmanager
 async def gates_of(site: Site, masks: list[int], workers: int) -> AsyncIterator[tuple[list[Gate], list[One]]]:
-    bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)] if workers > 1 else []
-    gate, servers = await site_of(site, masks, workers=workers, bells=bells)
+    wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(workers)] if workers > 1 else []
+    gate, servers = await site_of(site, masks, workers=workers, wakeups=wakeups)
     gates, descriptors = [gate], []
     for worker in range(1, workers):
-        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), worker), -1, bells)
+        proxy = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), worker), -1, wakeups)
         fd, port = listening_socket()
         proxy.apply(gate.plan, {"web": fd})
         gates.append(Gate(proxy, gate.segment, gate.plan, port))
@@ -210,13 +210,13 @@ async def gates_of(site: Site, masks: list[int], workers: int) -> AsyncIterator[
     yield gates, servers
     for each in gates[1:]:
         each.proxy.close()
-    for fd in [*descriptors, *bells]:
+    for fd in [*descriptors, *wakeups]:
         os.close(fd)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("seed", range(8))
-async def test_order_by_chance(site: Site, seed: int, workers: int) -> None:
+async def test_order_at_random(site: Site, seed: int, workers: int) -> None:
     chance = random.Random(seed)
     while True:
         masks = [chance.randrange(8) for _ in range(3)]

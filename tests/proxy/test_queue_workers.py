@@ -23,9 +23,9 @@ from lb.shared.segment import Segment
 async def two_workers(
     site: Site, endpoint: Handler, queue: QueuePlan = QUEUE, **settings: Any
 ) -> AsyncIterator[tuple[Gate, Gate]]:
-    bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
-    gate = await capped(site, endpoint, queue, workers=2, bells=bells, **settings)
-    other = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), 1), -1, bells)
+    wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(2)]
+    gate = await capped(site, endpoint, queue, workers=2, wakeups=wakeups, **settings)
+    other = Proxy(asyncio.get_running_loop(), Segment.attach(os.dup(gate.segment.fd), 1), -1, wakeups)
     fd, port = listening_socket()
     other.apply(gate.plan, {"web": fd})
     try:
@@ -33,8 +33,8 @@ async def two_workers(
     finally:
         other.close()
         os.close(fd)
-        for bell in bells:
-            os.close(bell)
+        for wakeup in wakeups:
+            os.close(wakeup)
 
 
 async def test_one_queue_over_two_workers(site: Site) -> None:

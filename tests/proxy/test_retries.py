@@ -1,4 +1,4 @@
-"""Retries, beside what test_routing_actions.py and test_infer_tries.py have."""
+"""Retries, beside what test_routing_actions.py and test_infer_attempts.py have."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ async def test_a_hedge_goes_on_when_a_proxy_says_so(site: Site) -> None:
     calling = asyncio.create_task(call(gate, "/inference.GRPCInferenceService/ModelInfer", b""))
     await settle(lambda: len(b.seen) == 1, "no hedge")
     a.go.set()
-    await settle(lambda: gate.in_flight() == 1, "the first try still counts")
+    await settle(lambda: gate.in_flight() == 1, "the first attempt still counts")
     b.go.set()
     assert await calling == b"b"
     assert series(gate)["retries"] == 0
     await idle(gate)
 
 
-@pytest.mark.parametrize(("pushback", "tries"), [("-1", 1), ("50", 2), ("x", 1)])
+@pytest.mark.parametrize(("pushback", "attempts"), [("-1", 1), ("50", 2), ("x", 1)])
 async def test_pushback_of_a_grpc_server(site: Site, pushback: str, tries: int) -> None:
     gate, a, b = await retried(site, "grpc", ["14"], ["answer"], on=["unavailable"], backoff={"base": 0})
     a.pushback = pushback
@@ -131,7 +131,7 @@ async def test_http2_pools_have_5xx_and_timeouts_too(site: Site) -> None:
     assert (await get(gate, "POST", b"x"))[0] == 503
     assert len(a.seen) + len(b.seen) == 3  # not repeated
     await idle(gate)
-    retry = {"on": ["timeout"], "per_try_timeout": 600_000_000}
+    retry = {"on": ["timeout"], "per_attempt_timeout": 600_000_000}
     gate, a, b = await retried(site, "http2", ["hang"], ["answer"], **retry)
     assert await get(gate) == (200, b"b")
     assert a.resets == [8]
@@ -211,7 +211,7 @@ async def test_a_retry_after_a_reload_goes_to_what_the_pool_has_now(site: Site, 
     gate, a, _b = await retried(site, protocol, ["snap"], ["answer"], on=["reset"], backoff={"base": 0})
     reduce_to(gate, 0)
     asking = asyncio.create_task(get(gate))
-    await settle(lambda: bool(a.seen), "the first try has not begun")
+    await settle(lambda: bool(a.seen), "the first attempt has not begun")
     reduce_to(gate, 1)
     a.go.set()
     assert await asking == (200, b"b")
@@ -221,7 +221,7 @@ async def test_a_retry_after_a_reload_goes_to_what_the_pool_has_now(site: Site, 
 async def test_a_request_that_lasts_keeps_no_forms_of_its_pool_between_its_own_and_the_last(site: Site) -> None:
     gate, a, _b = await retried(site, "http", ["snap"], ["answer"], on=["reset"], backoff={"base": 0})
     asking = asyncio.create_task(get(gate))
-    await settle(lambda: bool(a.seen), "the first try has not begun")
+    await settle(lambda: bool(a.seen), "the first attempt has not begun")
 
     def forms() -> int:
         gc.collect()

@@ -271,7 +271,7 @@ async def test_retry_after_a_try_that_took_too_long(site: Site) -> None:
     made, pools = await shown(site, "slow", "fast")
     made["slow"].delay = 5
     both = {"endpoints": pools["slow"] + pools["fast"], "policy": "round_robin"}
-    retry = {"attempts": 1, "on": ["timeout"], "per_try_timeout": 100_000_000, "budget": 100}
+    retry = {"attempts": 1, "on": ["timeout"], "per_attempt_timeout": 100_000_000, "budget": 100}
     gate = await routing_gate(site, [{"pool": "both", "retry": retry}], {"both": both})
     for _ in range(4):
         assert (await curl(gate, "/")).body == "fast"
@@ -302,7 +302,7 @@ async def test_an_inference_that_takes_too_long_goes_elsewhere(site: Site, on: l
     servers = ModelServer(slow), ModelServer()
     addresses = [await site.model(server) for server in servers]
     pools = {"models": {"protocol": "oip", "endpoints": addresses, "policy": "round_robin"}}
-    retry = {"on": on, "per_try_timeout": 200_000_000, "budget": 100}
+    retry = {"on": on, "per_attempt_timeout": 200_000_000, "budget": 100}
     gate = await routing_gate(site, [{"pool": "models", "retry": retry}], pools)
     statuses = [(await curl(gate, INFER, "-d", BODY)).status for _ in range(2)]
     assert status in statuses

@@ -18,7 +18,7 @@ from scripted_peer import Peer
 from test_sequence_streams import FIELDS, PATH, POOL, framed, opened, step
 
 from lb.config.plan.plan import PolicyPlan
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 from lb.wire import grpc_service_pb2 as wire
 
 REFUSED_STREAM = 7
@@ -100,7 +100,7 @@ async def test_the_first_goes_on_and_the_sequence_is_where_it_went(site: Site, d
     for later in ("rest", "grpc", "stream"):
         assert await send(gate, later, 7) == "ok"
     assert len(server.requests) == 4
-    assert (Pins(gate.segment).opened, Pins(gate.segment).lost) == (1, 0)
+    assert (AffinityTable(gate.segment).opened, AffinityTable(gate.segment).lost) == (1, 0)
     assert series(gate)["retries"] == 1
     assert (await step(gate, 7, end=True)).status == 200
     assert opened(gate) == {}
@@ -127,7 +127,7 @@ async def test_it_is_begun_anew_elsewhere_where_its_endpoint_is_gone(site: Site,
     assert opened(gate) == {1: 1}
     assert await send(gate, kind, 7) == "ok"
     assert (len(home.requests), len(other.requests)) == (1, 2)
-    assert Pins(gate.segment).lost == 0
+    assert AffinityTable(gate.segment).lost == 0
 
 
 @KINDS
@@ -138,7 +138,7 @@ async def test_a_later_one_does_not(site: Site, kind: str) -> None:
     await stop(gate, home)
     assert await send(gate, kind, 7) == "lost"
     assert await send(gate, kind, 7) == "lost"  # as it is not open any more
-    assert Pins(gate.segment).lost == 1
+    assert AffinityTable(gate.segment).lost == 1
     assert not other.requests
 
 
@@ -149,7 +149,7 @@ async def test_nor_does_the_first_where_nothing_is_tried_again(site: Site, dead:
     for _ in range(2):
         assert await send(gate, kind, 7, start=True) == "not connected"
         assert opened(gate) == {}
-    assert Pins(gate.segment).lost == 0
+    assert AffinityTable(gate.segment).lost == 0
     assert not server.requests
 
 
@@ -173,7 +173,7 @@ async def test_those_that_came_right_behind_the_first_go_with_it(site: Site, dea
     assert await send_at_once(gate, kind) == ["ok"] * 3
     assert [r.parameters["sequence_start"].bool_param for r in server.requests] == [True, False, False]
     assert opened(gate) == {1: 1}
-    assert (Pins(gate.segment).opened, Pins(gate.segment).lost) == (1, 0)
+    assert (AffinityTable(gate.segment).opened, AffinityTable(gate.segment).lost) == (1, 0)
 
 
 @pytest.mark.parametrize("by", ["GOAWAY", "RST_STREAM"])
@@ -222,7 +222,7 @@ async def test_all_of_them_go_on_where_an_endpoint_goes_away(site: Site) -> None
     assert await send_at_once(gate, "grpc") == ["ok"] * 3
     assert [r.parameters["sequence_start"].bool_param for r in other.requests] == [True, False, False]
     assert opened(gate) == {1: 1}
-    assert Pins(gate.segment).lost == 0
+    assert AffinityTable(gate.segment).lost == 0
 
 
 async def test_what_begins_in_later_messages_goes_with_its_stream(site: Site, dead: str) -> None:
@@ -235,7 +235,7 @@ async def test_what_begins_in_later_messages_goes_with_its_stream(site: Site, de
         await client.send(stream, framed(9, end=True) + framed(10, True))
         assert await result(client, stream) == "ok"
     assert opened(gate) == {1: 3}
-    assert Pins(gate.segment).opened == 4
+    assert AffinityTable(gate.segment).opened == 4
     assert [(await step(gate, key)).status for key in (7, 8, 9, 10)] == [200, 200, 409, 200]
 
 
@@ -275,4 +275,4 @@ async def test_a_first_one_that_waits_for_the_endpoint_of_its_old_self(site: Sit
         home.go.set()
         assert await result(client, busy) == "ok"
     assert (len(home.requests), len(other.requests)) == (2, 1)
-    assert Pins(gate.segment).lost == 0
+    assert AffinityTable(gate.segment).lost == 0

@@ -15,7 +15,7 @@ from oip_site import Answer, ModelServer, ask, echo, plain
 from queue_site import QUEUE, waiting
 
 from lb.config.plan.plan import PolicyPlan, SequencePlan
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 from lb.wire import grpc_service_pb2 as wire
 
 SEQUENCES = SequencePlan(idle_ns=20 * SECOND, drain_ns=SECOND)
@@ -44,7 +44,7 @@ async def sequence_gate(site: Site, *servers: ModelServer, **pool: Any) -> Gate:
 
 def opened(gate: Gate) -> dict[int, int]:
     """How many sequences are open at each endpoint that has any."""
-    return Pins(gate.segment).open(time.monotonic_ns())
+    return AffinityTable(gate.segment).open(time.monotonic_ns())
 
 
 async def step(gate: Gate, key: int | str, **flags: bool) -> Answer:
@@ -96,7 +96,7 @@ async def test_the_first_message_may_begin_and_end_one(site: Site) -> None:
         assert (await step(gate, 7)).status == 200
         await client.send(stream, b"", end=True)
         await client.answer(stream)
-    assert Pins(gate.segment).opened == 2
+    assert AffinityTable(gate.segment).opened == 2
     assert (await step(gate, 7)).status == 200  # the one that began anew, not that of the first message
 
 

@@ -330,7 +330,7 @@ async def test_a_stream_whose_endpoint_speaks_first(site: Site) -> None:
 
 
 async def test_nothing_is_left_whatever_becomes_of_requests(site: Site) -> None:
-    """Endpoints that answer, fail, hang or go away, hedges, retries, a queue, and clients that leave, all by chance."""
+    """Endpoints that answer, fail, hang or go away, hedges, retries, a queue, and clients that leave, all at random."""
     dice = random.Random(4)
 
     async def moody(message: Any, context: grpc.aio.ServicerContext) -> Any:

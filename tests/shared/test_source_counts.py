@@ -79,7 +79,7 @@ def test_a_place_is_free_when_nobody_is_left(master: Segment) -> None:
     assert one.add(keys[7]) == ADDED
     assert one.count(keys[0]) == 0
     assert [one.count(key) for key in keys[1:]] == [1] * 7
-    assert one.crowded == master.sources_crowded() == 2
+    assert one.table_full == master.source_table_full() == 2
 
 
 def test_a_dead_worker_leaves_nothing(master: Segment) -> None:

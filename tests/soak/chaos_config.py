@@ -110,7 +110,7 @@ class Roll:
                 "on": dice.sample(RETRY_ON, dice.randint(1, 4)),
                 "budget": dice.choice([5, 100]),
                 "backoff": {"base": dice.choice(["0s", "20ms", "600ms"])},
-                "per_try_timeout": dice.choice(["60ms", "500ms"]),
+                "per_attempt_timeout": dice.choice(["60ms", "500ms"]),
             }
         if self.often(0.5):
             after = dice.choice(["p50", "p95", "5ms", "30ms"])

@@ -64,7 +64,7 @@ def test_a_line_has_every_field(path: Path) -> None:
     log.close()
     (line,) = lines(path)
     assert {name: line[name] for name in texts} == texts
-    assert (line["protocol"], line["tls"], line["status"], line["tries"]) == ("HTTP/2", "TLSv1.3", 504, 1)
+    assert (line["protocol"], line["tls"], line["status"], line["attempts"]) == ("HTTP/2", "TLSv1.3", 504, 1)
     assert line["grpc_status"] is None
     assert line["trace_id"] == TRACE.hex()
     assert [line[f"{name}_us"] for name in ("total", "wait", "connect", "upstream", "transfer")] == [

@@ -161,13 +161,13 @@ def test_an_endpoint_that_nothing_has_checked_counts_as_up_and_as_unchecked() ->
 def test_requests_without_a_route_are_counted_by_why() -> None:
     listener = counted(LISTENER, declined__unrouted=3, declined__malformed=4)
     found = samples(exposition(Snapshot(STATUS, {LISTENER: {("web",): listener}})))
-    name = "tidegate_listener_declined_requests_total"
+    name = "tidegate_listener_rejected_requests_total"
     assert [found[name, "listener=web", f"reason={why}"] for why in ("unrouted", "malformed")] == [3, 4]
 
 
 def test_sources_that_found_no_room_in_the_table() -> None:
-    found = samples(exposition(Snapshot({**STATUS, "source_limits": {"crowded": 3}})))
-    assert found["tidegate_source_limit_crowded_total",] == 3
+    found = samples(exposition(Snapshot({**STATUS, "source_limits": {"table_full": 3}})))
+    assert found["tidegate_source_limit_table_full_total",] == 3
 
 
 def test_learned_sessions() -> None:

@@ -24,7 +24,7 @@ from lb.telemetry.tracing import GRPC_FAULTS, SpanExporter, attributes, fault_of
 SECOND = 1_000_000_000
 RECORD: dict[str, Any] = {
     "start_ns": 1_700_000_000 * SECOND, "total_ns": 4_000_000, "wait_ns": 1_000_000, "connect_ns": 500_000,
-    "upstream_ns": 2_000_000, "transfer_ns": 1_000_000, "bytes_in": 5, "bytes_out": 0, "status": 200, "tries": 1,
+    "upstream_ns": 2_000_000, "transfer_ns": 1_000_000, "bytes_in": 5, "bytes_out": 0, "status": 200, "attempts": 1,
     "port": 4711, "cache": "", "protocol": "HTTP/1.1", "tls": "", "trace_id": bytes(range(1, 17)),
     "span_id": b"spanspan", "parent_id": b"parentid", "trace_flags": 1, "client": "203.0.113.1", "method": "POST",
     "host": "a", "target": "/b?c=d", "listener": "web", "route": "web/0", "pool": "app", "endpoint": "127.0.0.1:1",
@@ -113,8 +113,8 @@ def test_attributes_follow_the_conventions_and_leave_out_what_does_not_apply() -
         "http.request.body.size": 5, "url.scheme": "http", "url.path": "/b", "url.query": "c=d", "server.address": "a",
         "client.address": "203.0.113.1", "client.port": 4711, "network.protocol.name": "http",
         "network.protocol.version": "1.1", "tidegate.listener": "web", "tidegate.pool": "app",
-        "tidegate.endpoint": "127.0.0.1:1", "tidegate.request_id": "abc", "tidegate.tries": 1, "tidegate.wait_us": 1000,
-        "tidegate.connect_us": 500, "tidegate.upstream_us": 2000, "tidegate.transfer_us": 1000,
+        "tidegate.endpoint": "127.0.0.1:1", "tidegate.request_id": "abc", "tidegate.attempts": 1, "tidegate.wait_us":
+        1000, "tidegate.connect_us": 500, "tidegate.upstream_us": 2000, "tidegate.transfer_us": 1000,
     }  # fmt: skip
 
 

@@ -57,22 +57,22 @@ def simulated(segment: Segment, times: dict[bytes, float], rate: float, batches:
     dice = random.Random(3)
     costs = PoolCosts(LEARNED, "p", segment)
     now, free_at = S, S
-    there: list[tuple[int, bytes, int, int, int, int]] = []  # end, model, batch, came, charged, crowd
+    there: list[tuple[int, bytes, int, int, int, int]] = []  # end, model, batch, came, charged, load_at_start
     for _ in range(3000):
         now += round(dice.expovariate(rate) * S)
         while there and there[0][0] <= now:
-            end, model, batch, came, charged, crowd = there.pop(0)
-            learn_cost(costs, model, batch, end - came, charged, crowd, end)
+            end, model, batch, came, charged, load_at_start = there.pop(0)
+            learn_cost(costs, model, batch, end - came, charged, load_at_start, end)
         model, batch = dice.choice(sorted(times)), dice.choice(batches)
         charged = price(costs, batch, model, now)
-        crowd = charged + sum(one[4] for one in there)
+        load_at_start = charged + sum(one[4] for one in there)
         free_at = max(now, free_at) + round(times[model] * batch * MS)
-        there.append((free_at, model, batch, now, charged, crowd))
+        there.append((free_at, model, batch, now, charged, load_at_start))
     return costs
 
 
 @pytest.mark.parametrize("rate", [5, 30, 50], ids=["alone", "with others", "in a queue"])
-def test_a_model_with_ten_times_the_cost_is_learned_in_company_too(segment: Segment, rate: float) -> None:
+def test_a_model_with_ten_times_the_cost_is_learned_under_load_too(segment: Segment, rate: float) -> None:
     simulated(segment, {b"quick": 1.0, b"slow": 10.0}, rate, (1, 2, 4))
     rows = Costs(segment).rows()
     assert rows["p|slow"][0] / rows["p|quick"][0] == pytest.approx(10, rel=0.5)
@@ -109,7 +109,7 @@ def test_a_model_is_not_put_in_by_being_asked_for(segment: Segment) -> None:
 
 def test_what_is_not_known_of_a_request_is_not_learned_from(segment: Segment) -> None:
     costs = PoolCosts(LEARNED, "p", segment)
-    for charged, crowd, latency in ((0, 0, MS), (ONE, 0, MS), (ONE, ONE - 1, MS), (ONE, ONE, 0)):
-        learn_cost(costs, b"m", 1, latency, charged, crowd, S)
+    for charged, load_at_start, latency in ((0, 0, MS), (ONE, 0, MS), (ONE, ONE - 1, MS), (ONE, ONE, 0)):
+        learn_cost(costs, b"m", 1, latency, charged, load_at_start, S)
     learn_cost(costs, b"x" * 300, 1, MS, ONE, ONE, S)
     assert Costs(segment).rows() == {}

@@ -109,14 +109,14 @@ class ClientSideWeightedRoundRobin(Policy):
         # The turns are those of all: this choice may be among one group, or who has one model, the next among others.
         self.turns.fill(self.weights(now))
         for i in range(self.endpoints.size):
-            self.known[i] = self.endpoints.standing_weight(i)
+            self.known[i] = self.endpoints.state_weight(i)
         self.filled_at = now
         self.filled = True
 
     def changed(self, i: int) -> bool:
         """Whether it takes requests by another weight than the table has of it: an operator's, or that of a slow start.
         One that takes none keeps its turns, which go to others."""
-        weight = self.endpoints.standing_weight(i)
+        weight = self.endpoints.state_weight(i)
         return weight not in (0, self.known[i])
 
     def weights(self, now: int) -> list[float]:
@@ -126,7 +126,7 @@ class ClientSideWeightedRoundRobin(Policy):
         known = 0
         total = 0.0
         for i in range(endpoints.size):
-            share = self.reported(i, now) if endpoints.standing_weight(i) > 0 else 0.0
+            share = self.reported(i, now) if endpoints.state_weight(i) > 0 else 0.0
             made.append(share)
             if share > 0:
                 known += 1
@@ -138,7 +138,7 @@ class ClientSideWeightedRoundRobin(Policy):
                 share = 1.0
             elif share == 0:
                 share = total / known
-            share *= endpoints.standing_weight(i)
+            share *= endpoints.state_weight(i)
             made[i] = share
             if share > 0 and (smallest == 0 or share < smallest):
                 smallest = share

@@ -26,7 +26,7 @@ cdef int _OBSERVED
 # What is done for every endpoint at every choice, to be compiled into the loop over them: functions, as methods are
 # called by way of a table.
 @cython.locals(at=int, rest=int)
-cdef int _range_of(int company) noexcept
+cdef int _range_of(int in_flight) noexcept
 
 
 @cython.locals(step=int)
@@ -42,7 +42,7 @@ cdef class Prequal(Policy):
     cdef int observed
     cdef readonly ProbePool pool      # empty without probes
 
-    @cython.locals(place=int)
+    @cython.locals(entry=int)
     cpdef int pick(self, Choice choice) except -2
 
     @cython.locals(endpoints=EndpointSet, now=uint64_t, i=int, seen=int, limit=int, cold=int, hot=int, running=int,
@@ -52,20 +52,20 @@ cdef class Prequal(Policy):
     @cython.locals(weight=int)
     cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns)
 
-    @cython.locals(now=uint64_t, pool=ProbePool, i=int, place=int, limit=int, cold=int, hot=int, usable=int,
+    @cython.locals(now=uint64_t, pool=ProbePool, i=int, entry=int, limit=int, cold=int, hot=int, usable=int,
                    weight=int, load=double, latency=double, lowest=double, least=double)
     cdef int choose_probed(self, Choice choice) noexcept
 
     @cython.locals(pool=ProbePool)
-    cdef double load_of(self, int place, int weight) noexcept
+    cdef double load_of(self, int entry, int weight) noexcept
 
     @cython.locals(pool=ProbePool, index=int)
-    cdef double latency_of(self, int place, uint64_t now) noexcept
+    cdef double latency_of(self, int entry, uint64_t now) noexcept
 
     @cython.locals(pool=ProbePool, index=int)
-    cdef int use_probe(self, int place) noexcept
+    cdef int use_probe(self, int entry) noexcept
 
-    @cython.locals(pool=ProbePool, place=int, limit=int, found=int, hot=cython.bint, is_hot=cython.bint, load=double,
+    @cython.locals(pool=ProbePool, entry=int, limit=int, found=int, hot=cython.bint, is_hot=cython.bint, load=double,
                    value=double, highest=double)
     cdef int worst(self) noexcept
 
@@ -75,10 +75,10 @@ cdef class Prequal(Policy):
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
 
     @cython.locals(endpoints=EndpointSet, at=int, word=uint64_t, latency=uint64_t, sample=double, known=double)
-    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company, int cost)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight, int cost)
 
     @cython.locals(at=int, word=uint64_t, age=uint64_t, latency=double, kept=double)
-    cdef double latency(self, int index, int company, uint64_t now) noexcept
+    cdef double latency(self, int index, int in_flight, uint64_t now) noexcept
 
     cdef int level(self, int load) noexcept
 

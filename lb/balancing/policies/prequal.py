@@ -43,12 +43,12 @@ _PER_DOUBLING = 8
 _OBSERVED = 1024
 
 
-def _range_of(company: int) -> int:
+def _range_of(in_flight: int) -> int:
     """The range of latencies that so many at an endpoint fall into."""
-    if company <= 4:
-        return max(company - 1, 0)
+    if in_flight <= 4:
+        return max(in_flight - 1, 0)
     at = 4
-    rest = company - 1
+    rest = in_flight - 1
     while rest >= 8:
         rest >>= 1
         at += 2
@@ -83,7 +83,7 @@ class Prequal(Policy):
 
     def __init__(self, endpoints: EndpointSet, options: PrequalOptions) -> None:
         Policy.__init__(self, endpoints, options)
-        self.by_company = True
+        self.by_in_flight = True
         self.by_cost = True
         # Workers start at different endpoints: else the first of all of them would meet at one.
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
@@ -99,9 +99,9 @@ class Prequal(Policy):
 
     def pick(self, choice: Choice) -> int:
         if self.probes is not None:
-            place = self.choose_probed(choice)
-            if place >= 0:
-                return self.use_probe(place)
+            entry = self.choose_probed(choice)
+            if entry >= 0:
+                return self.use_probe(entry)
         return self.pick_counted(choice)
 
     def pick_counted(self, choice: Choice) -> int:
@@ -146,14 +146,14 @@ class Prequal(Policy):
     # By probes.
 
     def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:
-        weight = self.endpoints.standing_weight(index)
+        weight = self.endpoints.state_weight(index)
         self.pool.add(index, rif, latency_ns, now)
         if weight > 0:
             self.heaviest = max(self.heaviest, weight)
             self.count(_step_of(max(rif, 0.0) * self.heaviest / weight))
 
     def choose_probed(self, choice: Choice) -> int:
-        """The place of the entry to choose by; -1: fewer than two are of use."""
+        """The entry to choose by; -1: fewer than two are of use."""
         now = choice.now
         pool = self.pool
         pool.expire(now)
@@ -163,42 +163,42 @@ class Prequal(Policy):
         usable = 0
         lowest = 0.0
         least = 0.0
-        for place in range(pool.count):
-            i = pool.index[place]
+        for entry in range(pool.count):
+            i = pool.index[entry]
             weight = choice.effective_weight(i)
             if weight <= 0:
                 continue
             usable += 1
             self.heaviest = max(self.heaviest, weight)
-            load = self.load_of(place, weight)
+            load = self.load_of(entry, weight)
             if _step_of(load) <= limit and not (self.full > 0 and self.is_full(i, now)):
-                latency = self.latency_of(place, now)
+                latency = self.latency_of(entry, now)
                 if cold < 0 or latency < lowest:
-                    cold, lowest = place, latency
+                    cold, lowest = entry, latency
             elif hot < 0 or load < least:
-                hot, least = place, load
+                hot, least = entry, load
         if usable < 2:
             return -1
         return cold if cold >= 0 else hot
 
-    def load_of(self, place: int, weight: int) -> float:
+    def load_of(self, entry: int, weight: int) -> float:
         """Requests in flight by weight, from here and from others."""
         pool = self.pool
-        return (self.endpoints.running(pool.index[place]) + pool.others[place]) * self.heaviest / weight
+        return (self.endpoints.running(pool.index[entry]) + pool.others[entry]) * self.heaviest / weight
 
-    def latency_of(self, place: int, now: int) -> float:
+    def latency_of(self, entry: int, now: int) -> float:
         """What the endpoint says; else what was seen from here, with so many in flight."""
         pool = self.pool
-        if pool.latency[place] > 0:
-            return pool.latency[place]
-        index = pool.index[place]
-        return self.latency(index, self.endpoints.running(index) + int(pool.others[place]) + 1, now)
+        if pool.latency[entry] > 0:
+            return pool.latency[entry]
+        index = pool.index[entry]
+        return self.latency(index, self.endpoints.running(index) + int(pool.others[entry]) + 1, now)
 
-    def use_probe(self, place: int) -> int:
+    def use_probe(self, entry: int) -> int:
         """The endpoint of the entry, which was chosen by; and what that does to the entries."""
         pool = self.pool
-        index = pool.index[place]
-        pool.use(place)
+        index = pool.index[entry]
+        pool.use(entry)
         pool.due += pool.remove
         while pool.removal_due():
             pool.take_out(pool.oldest() if pool.by_age else self.worst())
@@ -212,29 +212,29 @@ class Prequal(Policy):
         found = 0
         hot = False
         highest = -1.0
-        for place in range(pool.count):
-            load = self.load_of(place, max(self.endpoints.standing_weight(pool.index[place]), 1))
+        for entry in range(pool.count):
+            load = self.load_of(entry, max(self.endpoints.state_weight(pool.index[entry]), 1))
             is_hot = _step_of(load) > limit
-            value = load if is_hot else pool.latency[place]
+            value = load if is_hot else pool.latency[entry]
             if (is_hot and not hot) or (is_hot == hot and value > highest):
-                found, hot, highest = place, is_hot, value
+                found, hot, highest = entry, is_hot, value
         return found
 
     def explain_probed(self, choice: Choice, chosen: int) -> Explained:
         pool, now = self.pool, choice.now
         limit = self.limit()
         scores = []
-        for place in range(pool.count):
-            i = pool.index[place]
+        for entry in range(pool.count):
+            i = pool.index[entry]
             weight = choice.weight(i)
             if weight <= 0:
                 continue
             full = self.full > 0 and self.is_full(i, now)
-            cold = not full and _step_of(self.load_of(place, weight)) <= limit
+            cold = not full and _step_of(self.load_of(entry, weight)) <= limit
             note = f"{'cold' if cold else 'full' if full else 'hot'}, {self.endpoints.running(i)} in flight from here, "
-            note += f"{pool.others[place]:.3g} from others {(now - pool.at[place]) / 1e6:.3g} ms ago, "
-            note += f"{self.latency_of(place, now) / 1e6:.3g} ms expected"
-            scores.append(Score(i, float(place != chosen), note))
+            note += f"{pool.others[entry]:.3g} from others {(now - pool.at[entry]) / 1e6:.3g} ms ago, "
+            note += f"{self.latency_of(entry, now) / 1e6:.3g} ms expected"
+            scores.append(Score(i, float(entry != chosen), note))
         return Explained(
             "of those that have answered a probe of late, the cold one with the least latency; if all are hot, the one "
             "with the least load",
@@ -243,9 +243,9 @@ class Prequal(Policy):
 
     def explain(self, choice: Choice) -> Explained:
         if self.probes is not None:
-            place = self.choose_probed(choice)
-            if place >= 0:
-                return self.explain_probed(choice, place)
+            entry = self.choose_probed(choice)
+            if entry >= 0:
+                return self.explain_probed(choice, entry)
         endpoints, now = self.endpoints, choice.now
         before = (self.rotation, self.heaviest, self.observed)
         counts = list(self.counts)
@@ -281,10 +281,10 @@ class Prequal(Policy):
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.learn(index, now, latency_ns, ok, 0, self.endpoints.one)
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int, cost: int) -> None:
-        """Without a `company` the number that is there now has to do."""
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, in_flight: int, cost: int) -> None:
+        """`in_flight` 0: the number that is there now stands in."""
         endpoints = self.endpoints
-        at = _range_of(company if company > 0 else self.level(endpoints.outstanding(index)))
+        at = _range_of(in_flight if in_flight > 0 else self.level(endpoints.outstanding(index)))
         word = endpoints.load_word(index, at)
         sample = float(latency_ns)
         if not ok:
@@ -300,15 +300,15 @@ class Prequal(Policy):
         # That anything is known, in a word of its own.
         endpoints.set_latency(index, float(latency), now)
 
-    def latency(self, index: int, company: int, now: int) -> float:
-        """What a request would take that makes it `company` at the endpoint, in ns: the latency at that number in
-        flight, or the nearest of which one is known; less the longer ago that was."""
-        at = _range_of(company)
+    def latency(self, index: int, in_flight: int, now: int) -> float:
+        """The latency expected of a request with which `in_flight` are at the endpoint, ns: the latency at that number
+        in flight, or the nearest of which one is known; less the longer ago that was."""
+        at = _range_of(in_flight)
         word = self.endpoints.load_word(index, at)
         if word == 0:
             at = self.nearest(index, at) if self.endpoints.latency_updated(index) != 0 else -1
             if at < 0:
-                return (company - 1) * _UNKNOWN_NS
+                return (in_flight - 1) * _UNKNOWN_NS
             word = self.endpoints.load_word(index, at)
         age = ((now >> _AGE_SHIFT) - word) & _AGE_MASK
         latency = float(word >> _AGE_BITS)

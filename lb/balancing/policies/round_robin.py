@@ -69,13 +69,13 @@ class RoundRobin(Policy):
 
     def explain(self, choice: Choice) -> Explained:
         endpoints = self.endpoints
-        places = range(endpoints.size)
-        current = [self.current[i] for i in places]
-        weights = [self.weights[i] for i in places]
+        indexes = range(endpoints.size)
+        current = [self.current[i] for i in indexes]
+        weights = [self.weights[i] for i in indexes]
         ahead = self.ahead
         index = self.pick(choice)
         scores = []
-        for i in places:
+        for i in indexes:
             self.current[i], self.weights[i] = current[i], weights[i]
             weight = choice.weight(i)
             if weight > 0:

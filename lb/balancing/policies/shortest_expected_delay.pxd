@@ -20,7 +20,7 @@ cdef double _UNKNOWN_NS
 
 cdef class ShortestExpectedDelay(Policy):
     cdef double decay
-    cdef double[::1] company
+    cdef double[::1] usual_in_flight
 
     @cython.locals(endpoints=EndpointSet, i=int, seen=int, best=int, running=int, weight=int, delay=double,
                    best_delay=double)
@@ -36,7 +36,7 @@ cdef class ShortestExpectedDelay(Policy):
     cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok)
 
     @cython.locals(endpoints=EndpointSet, service=double, sample=double, samples=int, faded=double)
-    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int company, int cost)
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight_at_start, int cost)
 
     cdef double since(self, uint64_t moment, uint64_t now) noexcept
 

@@ -27,7 +27,7 @@ _ALONE = 10.0
 # How many averages one sample counts for at most: a stall is seen by the work that is late, and must not be remembered
 # as the endpoint's speed.
 _MOST = 3.0
-# Weight of a new sample in the average company.
+# Weight of a new sample in the average number in flight.
 _NEW = 0.1
 # A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
 _FAIR = 0.5
@@ -44,8 +44,8 @@ class ShortestExpectedDelay(Policy):
     average request.
 
     A request that has taken more than 1.5 service times is expected to take as long again. An idle endpoint's service
-    time fades, so that a slow one is tried again, and believed when it is fast; one of which nothing is known gets one
-    request to show itself by.
+    time fades, so that a slow one gets a request again, and believed when it is fast; one of which nothing is known
+    gets one request to show itself by.
     """
 
     Options = ServiceTimeOptions
@@ -58,7 +58,7 @@ class ShortestExpectedDelay(Policy):
         self.by_service = True
         self.decay = float(options.decay)
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
-        self.company = array("d", (1.0,)) * endpoints.size
+        self.usual_in_flight = array("d", (1.0,)) * endpoints.size
 
     def pick(self, choice: Choice) -> int:
         endpoints = self.endpoints
@@ -82,7 +82,7 @@ class ShortestExpectedDelay(Policy):
         running = endpoints.outstanding(best)
         if running == 0:
             endpoints.set_progress(best, choice.now)
-        self.company[best] += ((running + choice.cost) * endpoints.scale - self.company[best]) * _NEW
+        self.usual_in_flight[best] += ((running + choice.cost) * endpoints.scale - self.usual_in_flight[best]) * _NEW
         return best
 
     def delay(self, index: int, choice: Choice) -> float:
@@ -120,7 +120,7 @@ class ShortestExpectedDelay(Policy):
     def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
         self.learn(index, now, latency_ns, ok, 0, self.endpoints.one)
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, company: int, cost: int) -> None:
+    def learn(self, index: int, now: int, latency_ns: int, ok: bool, in_flight_at_start: int, cost: int) -> None:
         """An answer came: it took its endpoint the time since the answer before it, or since it was sent. Of a batch
         that is so for the first answer only; for the others it is about their share of the time."""
         endpoints = self.endpoints
@@ -129,7 +129,7 @@ class ShortestExpectedDelay(Policy):
         if endpoints.one > 1:
             # Of a request of several times the average cost, that part of the time.
             sample = sample * endpoints.one / cost
-        sample = max(sample, latency_ns * _FAIR / max(self.company[index], cost * endpoints.scale))
+        sample = max(sample, latency_ns * _FAIR / max(self.usual_in_flight[index], cost * endpoints.scale))
         if not ok:
             # An endpoint that refuses at once must not look fast.
             sample = max(sample, service if service > 0 else self.highest())

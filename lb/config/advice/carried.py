@@ -43,7 +43,7 @@ _SAME: dict[str, tuple[type[BaseModel], tuple[str, ...]]] = {
     "health": (HealthConfig, ("rise", "fall", "interval")),
     "outlier": (OutlierConfig, ("consecutive_5xx", "consecutive_gateway_failure", "base_ejection_time")),
     "queue": (QueueConfig, ("max", "timeout")),
-    "retry": (RetryConfig, ("attempts", "per_try_timeout")),
+    "retry": (RetryConfig, ("attempts", "per_attempt_timeout")),
     "route": (RouteConfig, ("pool", "timeout", "max_body", "max_in_flight")),
     "serve": (ServeConfig, ("min", "models")),
 }

@@ -463,7 +463,7 @@ KEYS: tuple[Advice, ...] = (
     ),
     Advice("retries count max tries maxretries numretries limit", "retry", "attempts: 2", within="retry"),
     Advice("retryon conditions when statuscodes", "retry", "on: [connect, reset, 5xx]", within="retry"),
-    Advice("timeout trytimeout attempttimeout", "retry", "per_try_timeout: 2s", within="retry"),
+    Advice("timeout trytimeout attempttimeout pertrytimeout", "retry", "per_attempt_timeout: 2s", within="retry"),
     Advice("delay interval initialinterval pause wait retrybackoff", "retry", "backoff: {base: 25ms}", within="retry"),
     Advice("hedging hedgepolicy speculative requesthedging", "route", "hedge: {after: p95}"),
     Advice(

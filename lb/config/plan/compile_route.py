@@ -186,7 +186,7 @@ def _retry(route: RouteConfig) -> RetryPlan | None:
     return RetryPlan(
         retry.attempts,
         tuple(retry.on),
-        retry.per_try_timeout or 0,
+        retry.per_attempt_timeout or 0,
         retry.budget,
         retry.budget_min,
         retry.backoff.base,

@@ -137,7 +137,7 @@ class PoolPlan:
     connect_timeout_ns: int
     response_timeout_ns: int  # from the request's last byte to the response's head; 0 = none
     idle_timeout_ns: int  # an idle upstream connection (http), a silent session (tcp)
-    retries: int  # further tries on another endpoint
+    retries: int  # retries on another endpoint
     max_idle: int  # idle upstream connections kept per worker and endpoint (http)
     send_proxy: str = ""  # "" | v1 | v2: PROXY protocol towards the endpoint (tcp)
     send_unique_id: bool = False  # a unique id for connections that came without one (v2)

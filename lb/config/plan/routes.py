@@ -51,7 +51,7 @@ class SharePlan:
 
 @dataclass(frozen=True, slots=True)
 class SplitPlan:
-    """Requests shared among pools; without a key by chance."""
+    """Requests shared among pools; without a key at random."""
 
     shares: tuple[SharePlan, ...]
     key: str = ""  # "" | header | cookie | query | source
@@ -101,9 +101,9 @@ class FieldsPlan:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    attempts: int  # further tries
+    attempts: int  # retries
     on: tuple[str, ...]  # connect | reset | 5xx | timeout, or one of gRPC's codes by Envoy's name
-    per_try_timeout_ns: int  # 0 = none
+    per_attempt_timeout_ns: int  # 0 = none
     budget_percent: int  # retries at most, of the requests; 100 = no limit beyond `attempts`
     budget_min: int  # retries a second that are always allowed, in all workers
     backoff_base_ns: int = 0  # bound of the pause before the first retry, drawn at random; 0 = none

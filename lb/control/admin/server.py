@@ -62,7 +62,7 @@ def _weight(value: Any) -> Any:
     raise PydanticCustomError("weight", 'is a whole number from 0 to 1000, or "default"')
 
 
-class Wish(BaseModel):
+class EndpointUpdate(BaseModel):
     """The body of POST /api/v1/endpoint."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -285,12 +285,12 @@ class AdminServer:
     async def _operate(self, request: web.Request) -> web.Response:
         """What an operator wants of one endpoint; either of `admin` and `weight` may be left out."""
         try:
-            wish = Wish.model_validate_json(await request.read())
+            update = EndpointUpdate.model_validate_json(await request.read())
         except ValidationError as error:
             return _invalid(error)
-        admin = None if wish.admin is None else _STATES[wish.admin]
+        admin = None if update.admin is None else _STATES[update.admin]
         try:
-            return _json({"endpoint": self._master.operate(wish.pool, wish.address, admin, wish.weight)})
+            return _json({"endpoint": self._master.operate(update.pool, update.address, admin, update.weight)})
         except LeavingError as error:
             return _json({"error": str(error)}, 409)
         except ConfigError as error:

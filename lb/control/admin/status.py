@@ -20,7 +20,7 @@
      removed_pools: [{name, leaving: [the same]}],
      sequences: {capacity, opened, lost, evicted}, sessions: {capacity, evicted},
      cache: {size, entries, bytes, capacity, hits, misses, …} | None, rate_limits: {buckets, evicted},
-     source_limits: {crowded},
+     source_limits: {table_full},
      tls: {certificates: [{owner, file, subject, issuer, names, not_before, not_after, fingerprint, state,
            expires_in_s}], problems, reloads}}
 
@@ -47,7 +47,7 @@ from lb.control.datagrams import receive_buffer
 from lb.control.registry import ADMIN, HEALTH
 from lb.control.sockets import Listening
 from lb.health.check import Models
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 from lb.shared.buckets import Buckets
 from lb.shared.costs import Costs
 from lb.shared.segment import Segment
@@ -84,7 +84,7 @@ def document(master: Master, now: int) -> dict[str, Any]:
         "removed_pools": [{"name": name, "leaving": rows} for name, rows in leaving.items() if name not in named],
         "cache": _cache(master, plan.cache) if plan and plan.cache else None,
         "rate_limits": _rate_limits(master),
-        "source_limits": {"crowded": master.segment.sources_crowded()},
+        "source_limits": {"table_full": master.segment.source_table_full()},
         "sequences": _sequences(master),
         "sessions": _sessions(master),
         "tls": master.certificates.status(),
@@ -121,14 +121,14 @@ def _rate_limits(master: Master) -> dict[str, int]:
 
 
 def _sequences(master: Master) -> dict[str, int]:
-    pins = Pins(master.segment)
-    return {"capacity": pins.capacity, "opened": pins.opened, "lost": pins.lost, "evicted": pins.evicted}
+    table = AffinityTable(master.segment)
+    return {"capacity": table.capacity, "opened": table.opened, "lost": table.lost, "evicted": table.evicted}
 
 
 def _sessions(master: Master) -> dict[str, int]:
     """Of the table of learned sessions."""
-    pins = Pins(master.segment, True)
-    return {"capacity": pins.capacity, "evicted": pins.evicted}
+    table = AffinityTable(master.segment, True)
+    return {"capacity": table.capacity, "evicted": table.evicted}
 
 
 def _listeners(master: Master, plan: Plan) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def _receive_buffer(listening: Listening) -> dict[str, int]:
 
 def _pools(master: Master, plan: Plan, leaving: Mapping[str, list[dict[str, Any]]], now: int) -> list[dict[str, Any]]:
     checks, managed, discovery = master.monitor.status(), master.managed.status(), master.discovered.status(now)
-    open_, learned = master.publisher.open_sequences(), Pins(master.segment, True).open(now)
+    open_, learned = master.publisher.open_sequences(), AffinityTable(master.segment, True).open(now)
     models, agents = master.models.status(), master.agents.status()
     costs = Costs(master.segment).rows()
     rows = []
@@ -239,7 +239,7 @@ def _errors(master: Master, endpoint: EndpointPlan) -> dict[str, Any]:
 
 def _agent(master: Master, slot: int, asked: dict[str, Any] | None) -> dict[str, Any] | None:
     """What an endpoint's agent said so far, and how asking it goes; None where nobody is asked."""
-    return None if asked is None else {**master.publisher.verdicts.words(slot).describe(), **asked}
+    return None if asked is None else {**master.publisher.health_states.agent_state(slot).describe(), **asked}
 
 
 def health_of(known: str, check: Mapping[str, Any] | None, agent: Mapping[str, Any] | None, managed: bool) -> str:

@@ -1,4 +1,4 @@
-"""What the agents of endpoints said so far: their words stay in force until they say otherwise."""
+"""The state that an endpoint's agent has reported. Each part stays in force until the agent reports it anew."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NAMES = {number: name for name, number in _ADMIN.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class AgentState:
     """What an agent wants of its endpoint. None: it never spoke of that.
 
     `health` is up, down, fail or stopped, `admin` one of enum tg_admin, `percent` of the operator's or the
@@ -40,11 +40,11 @@ class Words:
         """Why its endpoint is what it is."""
         return f"its agent says {self.health or 'nothing'}" + (f": {self.description}" if self.description else "")
 
-    def with_answer(self, answer: Answer) -> Words:
-        """The words in force after `answer`; a description belongs to the word on health beside it."""
-        words = self if answer.health is None else replace(self, health=answer.health, description=answer.description)
+    def with_answer(self, answer: Answer) -> AgentState:
+        """The state in force after `answer`. A description belongs to the health in the same answer."""
+        state = self if answer.health is None else replace(self, health=answer.health, description=answer.description)
         return replace(
-            words,
+            state,
             admin=self.admin if answer.admin is None else _ADMIN[answer.admin],
             percent=self.percent if answer.percent is None else answer.percent,
             max_in_flight=self.max_in_flight if answer.maxconn is None else answer.maxconn,
@@ -61,4 +61,4 @@ class Words:
         }
 
 
-SILENT = Words()
+SILENT = AgentState()

@@ -1,6 +1,6 @@
-"""What endpoints are taken for, and by whose word: that of checks, of operators and of the endpoints' agents.
+"""The health state of endpoints, by their checks, by operators and by the endpoints' agents.
 
-Each word takes effect in all workers at once, through the shared segment; only what is part of the plan (a limit that
+Each change takes effect in all workers at once, through the shared segment; only what is part of the plan (a limit that
 an agent asks for) needs one to be published.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import replace
 from lb.clock import Clock
 from lb.config.plan.plan import Plan
 from lb.config.schema.file import Config
-from lb.control.endpoints.agent_state import SILENT, Words
+from lb.control.endpoints.agent_state import SILENT, AgentState
 from lb.control.endpoints.lookup import find_endpoint
 from lb.control.parts import Parts
 from lb.control.registry import ADMIN, ENABLED, HEALTH, MAINTENANCE, UP, Advice
@@ -23,7 +23,7 @@ from lb.health.agents import AgentTarget
 log = logging.getLogger("tidegate.master")
 
 
-class Verdicts:
+class HealthStates:
     """`in_force` gives the configuration and the plan of now. `recheck` is called when other endpoints than before are
     to be checked, `changed` when a plan has to be published. Everything on the loop."""
 
@@ -40,7 +40,7 @@ class Verdicts:
         self._recheck = recheck
         self._changed = changed
         self._clock = clock
-        self._words: dict[int, Words] = {}  # of the agents, by slot
+        self._agents: dict[int, AgentState] = {}  # by slot
         self._held: dict[int, bool] = {}  # slots that an agent holds down -> whether they are up but for that
 
     def endpoint_exited(self, pool: str, address: str) -> None:
@@ -84,29 +84,29 @@ class Verdicts:
 
     def agent_told(self, target: AgentTarget, answer: Answer) -> None:
         """An agent's word on its endpoint; what it does not speak of stays as it was."""
-        self._heed(target, self.words(target.slot).with_answer(answer), "its agent")
+        self._heed(target, self.agent_state(target.slot).with_answer(answer), "its agent")
 
     def agent_gone(self, target: AgentTarget) -> None:
-        """Takes the words of an agent back that is no longer asked."""
+        """Forgets the state of an agent that is no longer asked."""
         self._heed(target, SILENT, "its agent is no longer asked")
 
-    def words(self, slot: int) -> Words:
-        """What the agent of an endpoint said so far."""
-        return self._words.get(slot, SILENT)
+    def agent_state(self, slot: int) -> AgentState:
+        """The state that the endpoint's agent has reported so far."""
+        return self._agents.get(slot, SILENT)
 
-    def _heed(self, target: AgentTarget, words: Words, who: str) -> None:
+    def _heed(self, target: AgentTarget, state: AgentState, who: str) -> None:
         pool, address, slot = target.pool, target.address, target.slot
-        before = self.words(slot)
-        if words == SILENT:
-            self._words.pop(slot, None)
+        before = self.agent_state(slot)
+        if state == SILENT:
+            self._agents.pop(slot, None)
         else:
-            self._words[slot] = words
-        if replace(words, description=before.description) == before:
+            self._agents[slot] = state
+        if replace(state, description=before.description) == before:
             return
         segment, registry, transitions = self._parts.segment, self._parts.registry, self._parts.transitions
         was, maintained = (ADMIN.get(segment.admin(slot)), segment.weight(slot)), registry.in_maintenance(slot)
         # As HAProxy: first the state and the weight, then the health.
-        registry.advise(slot, Advice(words.admin or ENABLED, 100 if words.percent is None else words.percent))
+        registry.advise(slot, Advice(state.admin or ENABLED, 100 if state.percent is None else state.percent))
         now = ADMIN.get(segment.admin(slot)), segment.weight(slot)
         transitions.add(pool, address, "admin", was[0], now[0], who)
         transitions.add(pool, address, "weight", was[1], now[1], who)
@@ -114,23 +114,23 @@ class Verdicts:
             if maintained:
                 self._begin_anew(pool, address, slot)
             self._recheck()
-        self._hold(target, words, before)
-        if words.max_in_flight != before.max_in_flight:
-            transitions.add(pool, address, "max_in_flight", before.limit, words.limit, who)
+        self._hold(target, state, before)
+        if state.max_in_flight != before.max_in_flight:
+            transitions.add(pool, address, "max_in_flight", before.limit, state.limit, who)
             self._changed()  # the limit is the plan's
-        log.info("pool %s: endpoint %s: %s: %s", pool, address, who, _said(words, now[1]))
+        log.info("pool %s: endpoint %s: %s: %s", pool, address, who, _said(state, now[1]))
         self._parts.steering.look()
 
-    def _hold(self, target: AgentTarget, words: Words, before: Words) -> None:
+    def _hold(self, target: AgentTarget, state: AgentState, before: AgentState) -> None:
         """Keeps an endpoint down while its agent says so; then it is what its checks say."""
         pool, address, slot = target.pool, target.address, target.slot
-        if words.down and slot not in self._held:
+        if state.down and slot not in self._held:
             up = self._parts.segment.health(slot) == UP
-            self.judge(pool, address, slot, False, words.reason)
+            self.judge(pool, address, slot, False, state.reason)
             self._held[slot] = up
-        elif before.down and not words.down:
+        elif before.down and not state.down:
             up = self._held.pop(slot)
-            said = words.reason if words.health else "its agent is no longer asked"
+            said = state.reason if state.health else "its agent is no longer asked"
             self.judge(pool, address, slot, up, said if up else f"{said}, but its checks fail")
 
     def _begin_anew(self, pool: str, address: str, slot: int) -> None:
@@ -152,7 +152,7 @@ class Verdicts:
                     self.judge(pool.name, endpoint.address, endpoint.slot, True, "nothing checks it")
 
 
-def _said(words: Words, weight: int) -> str:
-    """An agent's words for the log."""
-    said = [f"{key} {value}" for key, value in words.describe().items() if value not in (None, "")]
+def _said(state: AgentState, weight: int) -> str:
+    """An agent's state for the log."""
+    said = [f"{key} {value}" for key, value in state.describe().items() if value not in (None, "")]
     return ", ".join([*said, f"its weight is {weight}"])

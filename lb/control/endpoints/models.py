@@ -25,8 +25,8 @@ LINGER_NS = 60_000_000_000  # an exchange that began under an old plan may still
 Endpoint = tuple[str, int]  # address, slot
 
 
-class Words(Protocol):
-    """The words of lb.shared.segment.Segment."""
+class ReadyBits(Protocol):
+    """What lb.shared.segment.Segment has for it."""
 
     def set_models_unready(self, slot: int, mask: int) -> None: ...
 
@@ -44,8 +44,8 @@ class ModelReadiness:
     """Of all pools whose checks ask for models. What a server says of a model is believed at once: it is no failed try
     that a second one could set right."""
 
-    def __init__(self, words: Words, transitions: TransitionLog, now: Callable[[], int]) -> None:
-        self._words = words
+    def __init__(self, bits: ReadyBits, transitions: TransitionLog, now: Callable[[], int]) -> None:
+        self._segment = bits
         self._transitions = transitions
         self._now = now
         self._pools: dict[str, _Pool] = {}
@@ -75,7 +75,7 @@ class ModelReadiness:
         servers to say. What was said by other endpoints, or of other pools, is forgotten."""
         for name in self._pools.keys() - listed.keys():
             for _, slot in self._pools[name].said:
-                self._words.set_models_unready(slot, 0)
+                self._segment.set_models_unready(slot, 0)
             del self._pools[name]
         for name, models in listed.items():
             pool = self._pools.setdefault(name, _Pool())
@@ -126,7 +126,7 @@ class ModelReadiness:
         for endpoint, said in pool.said.items():
             unnamed = endpoint not in pool.complete
             unready = sum(1 << bit for model, bit in pool.bits.items() if not said.get(model, unnamed))
-            self._words.set_models_unready(endpoint[1], unready)
+            self._segment.set_models_unready(endpoint[1], unready)
         return pool.bits != before
 
     def _complain(self, name: str, pool: _Pool, left: frozenset[str]) -> None:

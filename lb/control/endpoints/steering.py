@@ -17,7 +17,7 @@ from lb.clock import Clock
 from lb.config.plan.plan import EndpointPlan, Plan, PoolPlan
 from lb.config.schema.file import Config, PoolConfig
 from lb.control.endpoints.levels import PoolLevels, rules_of
-from lb.endpoints.ejection_state import Standings
+from lb.endpoints.ejection_state import EjectionStates
 from lb.health.levels import Candidate
 from lb.health.outlier import (
     EJECTED,
@@ -64,7 +64,7 @@ class _Endpoint:
 class _Pool:
     plan: PoolPlan
     config: PoolConfig
-    standings: Standings
+    states: EjectionStates
     endpoints: list[_Endpoint]
     judged_at: int
     panicking: tuple[int, ...] = ()  # priorities in a panic; (0,) for a plan without groups
@@ -119,8 +119,8 @@ class Steering:
                     found.ready_since = -1
             found.plan = endpoint
             endpoints.append(found)
-        standings = Standings(self._segment, [endpoint.slot for endpoint in plan.endpoints])
-        pool = _Pool(plan, config, standings, endpoints, old.judged_at if old is not None else now)
+        states = EjectionStates(self._segment, [endpoint.slot for endpoint in plan.endpoints])
+        pool = _Pool(plan, config, states, endpoints, old.judged_at if old is not None else now)
         if old is not None:
             pool.panicking, pool.panics = old.panicking, old.panics
             pool.levels = old.levels
@@ -133,7 +133,7 @@ class Steering:
             pool.levels.follow(plan)
         if config.outlier is None:
             for i, each in enumerate(endpoints):
-                standings.release(i)
+                states.release(i)
                 each.record = Record(ejections=each.record.ejections)
         return pool
 
@@ -158,27 +158,27 @@ class Steering:
             self._share(pool, now)
 
     def _follow(self, pool: _Pool, now: int) -> None:
-        settings, standings = pool.config.outlier, pool.standings
+        settings, states = pool.config.outlier, pool.states
         assert settings is not None
-        over = standings.ejected() - settings.most(standings.size)
+        over = states.ejected() - settings.most(states.size)
         for i, endpoint in enumerate(pool.endpoints):
-            standing, reason = standings.state(i)
-            if standing == WELL and endpoint.record.standing == WELL and not endpoint.record.multiplier:
+            ejection_state, reason = states.state(i)
+            if ejection_state == WELL and endpoint.record.ejection_state == WELL and not endpoint.record.multiplier:
                 continue
-            good = standings.answered_well(i) if standing == PROBATION else 0
-            record, move = follow(endpoint.record, Seen(standing, reason, good, over), settings, now)
+            good = states.answered_well(i) if ejection_state == PROBATION else 0
+            record, move = follow(endpoint.record, Seen(ejection_state, reason, good, over), settings, now)
             if move is Move.NOTE:
                 self._say(pool, endpoint, record, now)
             elif move is Move.UNDO:
-                standings.release(i)
+                states.release(i)
                 over -= 1
             elif move is Move.PROBE:
-                standings.begin_probation(i, now)
+                states.begin_probation(i, now)
                 self._inform(pool, endpoint, f"is on probation for {settings.probation_requests} requests")
             elif move is Move.REINSTATE:
-                if standing == EJECTED:
-                    standings.release(i)
-                elif not standings.reinstate(i):
+                if ejection_state == EJECTED:
+                    states.release(i)
+                elif not states.reinstate(i):
                     continue  # ejected anew just now: seen at the next look
                 self._inform(pool, endpoint, "takes requests again")
             endpoint.record = record
@@ -194,7 +194,7 @@ class Steering:
         log.info("pool %s: endpoint %s %s after its ejection", pool.plan.name, endpoint.plan.address, text)
 
     def _judge(self, pool: _Pool, now: int) -> None:
-        settings, standings = pool.config.outlier, pool.standings
+        settings, states = pool.config.outlier, pool.states
         assert settings is not None
         if now - pool.judged_at < settings.interval:
             return
@@ -203,11 +203,11 @@ class Steering:
         for i, endpoint in enumerate(pool.endpoints):
             total = self._volume(endpoint.plan)
             # What came of an ejection or a probation says nothing of an endpoint that is well.
-            judged = standings.state(i)[0] == WELL and self._healthy(endpoint.plan)
+            judged = states.state(i)[0] == WELL and self._healthy(endpoint.plan)
             volumes.append(total.since(endpoint.counted) if judged else Volume())
             endpoint.counted = total
         for outlier in find_outliers(volumes, settings):
-            if standings.eject_endpoint(outlier.index, outlier.reason, settings.most(standings.size)):
+            if states.eject_endpoint(outlier.index, outlier.reason, settings.most(states.size)):
                 endpoint = pool.endpoints[outlier.index]
                 endpoint.record, _ = follow(endpoint.record, Seen(EJECTED, outlier.reason), settings, now)
                 self._say(pool, endpoint, endpoint.record, now, outlier.text)
@@ -224,7 +224,7 @@ class Steering:
         if pool.levels is None:
             shares = decide_shares(members, pool.config.panic)
             for i, (share, panic) in enumerate(zip(shares.thousandths, shares.panic, strict=True)):
-                pool.standings.hold_back(i, WHOLE - share, panic and not members[i].awaited)
+                pool.states.hold_back(i, WHOLE - share, panic and not members[i].awaited)
             panicking: tuple[int, ...] = (0,) if any(shares.panic) else ()
         else:
             self._share_by_level(pool, pool.levels, members)
@@ -244,23 +244,23 @@ class Steering:
         levels.update(candidates, rules_of(pool.config))
         for i, member in enumerate(members):
             panic = levels.panic_of(i) and not member.awaited
-            pool.standings.hold_back(i, WHOLE - thousandths(member, panic), panic, levels.share_of(i))
+            pool.states.hold_back(i, WHOLE - thousandths(member, panic), panic, levels.share_of(i))
 
     def _member(self, pool: _Pool, i: int, endpoint: _Endpoint, now: int) -> Member:
         enabled = self._segment.admin(endpoint.plan.slot) == _ENABLED
-        standing = pool.standings.state(i)[0] if pool.config.outlier is not None else WELL
+        ejection_state = pool.states.state(i)[0] if pool.config.outlier is not None else WELL
         up, awaited = self._healthy(endpoint.plan), enabled and self._awaited(pool, endpoint.plan)
-        if not (enabled and up and standing == WELL):
+        if not (enabled and up and ejection_state == WELL):
             endpoint.ready_since = None
         elif endpoint.ready_since is None:
             endpoint.ready_since = now
         slow_start, part = pool.config.slow_start, 1.0
-        if slow_start is not None and endpoint.ready_since != -1 and standing != PROBATION:
+        if slow_start is not None and endpoint.ready_since != -1 and ejection_state != PROBATION:
             # Who is not ready yet begins with the minimum, the moment it is.
             part = grown(slow_start, now if endpoint.ready_since is None else endpoint.ready_since, now)
         # A weight of 0 keeps requests away as a drain does.
         enabled = enabled and not awaited and self._segment.weight(endpoint.plan.slot) > 0
-        return Member(enabled, up and standing != EJECTED, part, awaited)
+        return Member(enabled, up and ejection_state != EJECTED, part, awaited)
 
     def _awaited(self, pool: _Pool, endpoint: EndpointPlan) -> bool:
         health = pool.config.health
@@ -269,7 +269,7 @@ class Steering:
         return not self._was_up(pool.plan.name, endpoint.address, endpoint.slot)
 
     def status(self, pool: str) -> dict[str, Any] | None:
-        """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {standing, reason,
+        """{panic, panics, failovers, levels: [PoolLevels.status] | None, endpoints: {address: {ejection_state, reason,
         ejected_for_s, ejections: {reason: n}, share, panic, requests, why_not}}} of a steered pool; None for others."""
         found = self._pools.get(pool)
         if found is None:
@@ -299,14 +299,14 @@ def _say_panic(pool: _Pool, members: list[Member]) -> None:
 
 def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for i, endpoint in enumerate(pool.endpoints):
-        standing, reason = pool.standings.state(i)
-        held_back, panic, requests = pool.standings.held_back(i)
-        known = standing == EJECTED and endpoint.record.standing == EJECTED
+        ejection_state, reason = pool.states.state(i)
+        held_back, panic, requests = pool.states.held_back(i)
+        known = ejection_state == EJECTED and endpoint.record.ejection_state == EJECTED
         yield (
             endpoint.plan.address,
             {
-                "standing": _NAMES[standing],
-                "reason": REASONS.get(reason, "unknown") if standing == EJECTED else "",
+                "ejection_state": _NAMES[ejection_state],
+                "reason": REASONS.get(reason, "unknown") if ejection_state == EJECTED else "",
                 "ejected_for_s": round(max(0, endpoint.record.until - now) / 1e9, 1) if known else 0.0,
                 "ejections": dict(endpoint.record.ejections),
                 "share": (WHOLE - held_back) / WHOLE,
@@ -319,6 +319,6 @@ def _rows(pool: _Pool, now: int) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _let_be(pool: _Pool) -> None:
     """Nothing of what is known of the pool has a say any more."""
-    for i in range(pool.standings.size):
-        pool.standings.release(i)
-        pool.standings.hold_back(i, 0, False)
+    for i in range(pool.states.size):
+        pool.states.release(i)
+        pool.states.hold_back(i, 0, False)

@@ -75,7 +75,7 @@ class Fleet:
         self._clock = clock
         self._access_log = access_log
         # They outlive the workers, so that nobody has to be told of a new one.
-        self._bells = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(size)] if size > 1 else []
+        self._wakeups = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(size)] if size > 1 else []
         self._current: Publication | None = None
         self._stopping = False
         self._changed = asyncio.Event()
@@ -204,8 +204,8 @@ class Fleet:
         finally:
             hurry.cancel()
             self._server.close()
-            while self._bells:
-                os.close(self._bells.pop())
+            while self._wakeups:
+                os.close(self._wakeups.pop())
 
     def kill(self) -> None:
         self._stopping = True
@@ -230,7 +230,7 @@ class Fleet:
                 self._server,
                 member.index,
                 self._segment.fd,
-                self._bells,
+                self._wakeups,
                 lambda code: self._exited(member, code),
             )
         except StartError as error:

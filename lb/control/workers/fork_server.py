@@ -210,7 +210,7 @@ class Birth:
     index: int
     channel: int
     segment: int
-    bells: Sequence[int]
+    wakeups: Sequence[int]
 
 
 class Server:

@@ -34,10 +34,11 @@ class WorkerProcess:
         server: ForkServer,
         index: int,
         segment_fd: int,
-        bells: Sequence[int],
+        wakeups: Sequence[int],
         on_exit: Callable[[int | None], None],
     ) -> None:
-        """`bells` are the eventfds by which workers wake each other. Raises StartError when no process can be made."""
+        """`wakeups` are the eventfds by which workers wake each other. Raises StartError when no process can be
+        made."""
         self._loop = loop
         self._server = server
         self._on_exit: Callable[[int | None], None] | None = on_exit
@@ -50,7 +51,7 @@ class WorkerProcess:
             raise StartError(f"cannot start worker {index}: {error.strerror or error}") from error
         with theirs:
             try:
-                server.fork(self, index, (theirs.fileno(), segment_fd, *bells))
+                server.fork(self, index, (theirs.fileno(), segment_fd, *wakeups))
             except StartError:
                 self.socket.close()
                 raise

@@ -315,7 +315,7 @@ async def _run(birth: Birth, factory: DataPathFactory) -> None:
     loop = asyncio.get_running_loop()
     segment = Segment.attach(birth.segment, birth.index)
     access_log_fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    data_path = factory(loop, segment, access_log_fd, birth.bells)
+    data_path = factory(loop, segment, access_log_fd, birth.wakeups)
     worker = Worker(loop, birth.index, socket.socket(fileno=birth.channel), data_path, access_log_fd)
     loop.add_signal_handler(signal.SIGTERM, worker.terminated)
     worker.start()

@@ -38,7 +38,7 @@ cdef class FieldList:
     cdef void clear(self) noexcept
     cdef void add(self, const char *name, size_t name_size, const char *value, size_t value_size) noexcept
     # One whose name is in lower case. `flags` may say NO_INDEX.
-    cdef void add_kept(self, const char *name, size_t name_size, const char *value, size_t value_size,
+    cdef void add_held(self, const char *name, size_t name_size, const char *value, size_t value_size,
                        uint8_t flags) noexcept
     cdef void add_status(self, int status) noexcept
     # The fields of a head that are passed on; `skip` as in append_fields.

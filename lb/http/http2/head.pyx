@@ -274,7 +274,7 @@ cdef class FieldList:
             h2_field(&self.fields[self.count], name, name_size, value, value_size, NGHTTP2_NV_FLAG_NONE)
             self.count += 1
 
-    cdef void add_kept(self, const char *name, size_t name_size, const char *value, size_t value_size,
+    cdef void add_held(self, const char *name, size_t name_size, const char *value, size_t value_size,
                        uint8_t flags) noexcept:
         if self.count < FIELDS_MAX:
             h2_field(&self.fields[self.count], name, name_size, value, value_size,
@@ -283,7 +283,7 @@ cdef class FieldList:
 
     cdef void add_status(self, int status) noexcept:
         if status == 200:
-            self.add_kept(b":status", 7, b"200", 3, NGHTTP2_NV_FLAG_NONE)
+            self.add_held(b":status", 7, b"200", 3, NGHTTP2_NV_FLAG_NONE)
             return
         self.number[0] = <char>(48 + status // 100 % 10)
         self.number[1] = <char>(48 + status // 10 % 10)

@@ -39,7 +39,7 @@ cdef void queue_free(h2_queue *queue) noexcept
 cdef void queue_taken(h2_queue *queue) noexcept
 # All of these: 0, or -1 (no memory; or the queue is `choked` or `broken`, and the session beyond use).
 # What a connection begins with: the preface (of a client), our SETTINGS, and the connection's window.
-cdef int queue_greeting(h2_queue *queue, bint server, const h2_options *options) noexcept
+cdef int queue_opening(h2_queue *queue, bint server, const h2_options *options) noexcept
 # SETTINGS that changes nothing.
 cdef int queue_settings(h2_queue *queue) noexcept
 # The fields, those of `block` before the one at `place` (see Http2Session.submit), in one frame or several.

@@ -64,7 +64,7 @@ cdef inline int word(uint8_t *at, uint32_t value) noexcept:
     return 0
 
 
-cdef int queue_greeting(h2_queue *queue, bint server, const h2_options *options) noexcept:
+cdef int queue_opening(h2_queue *queue, bint server, const h2_options *options) noexcept:
     cdef uint32_t names[OURS_ENTRIES]
     cdef uint32_t values[OURS_ENTRIES]
     cdef uint32_t count = 2, i

@@ -26,7 +26,7 @@ from lb.http.http2.frames cimport *
 from lb.http.http2.gather cimport gather_begin, gather_body, gather_copy, gather_end, gather_has_room
 from lb.http.http2.message cimport h2_message, message_begin, message_body, message_end, message_note_method
 from lb.http.http2.queue cimport (
-    queue_free, queue_goaway, queue_greeting, queue_headers, queue_init, queue_ping, queue_pong, queue_reset,
+    queue_free, queue_goaway, queue_opening, queue_headers, queue_init, queue_ping, queue_pong, queue_reset,
     queue_reset_reply, queue_settings, queue_settings_ack, queue_taken, queue_trailers, queue_window,
 )
 from lb.http.http2.repeats cimport h2_repeat
@@ -119,7 +119,7 @@ cdef class Http2Session:
         self.move(SESSION_PREFACE if server else SESSION_SETTINGS)
         self.options.connection_window = max(options.connection_window, <uint32_t>WINDOW_FIRST)
         self.room = self.options.connection_window
-        return queue_greeting(&self.queue, server, options)
+        return queue_opening(&self.queue, server, options)
 
     # Bytes to frames.
 

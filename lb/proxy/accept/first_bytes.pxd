@@ -14,14 +14,14 @@ from lb.proxy.accept.listener cimport Acceptor, Listener
 from lb.upstream.pool cimport Pool
 
 
-# What becomes of a connection. The table of steps is in preface.pyx.
+# What becomes of a connection. The table of steps is in first_bytes.pyx.
 cdef enum:
     P_HEADER = 0                      # a PROXY header is awaited
     P_HELLO                           # a ClientHello is awaited
     P_LINGER                          # refused with an alert, which the client gets time to read
     P_DONE                            # handed over, or closed
 
-# Why a connection was refused; the index into preface.REFUSED.
+# Why a connection was refused; the index into REFUSED of first_bytes.pyx.
 cdef enum:
     R_UNTRUSTED = 0                   # a header, or with `required` anything, from a source that is not trusted
     R_MISSING                         # no header, though it is required
@@ -33,7 +33,7 @@ cdef enum:
     R_COUNT
 
 
-cdef class Greeting:
+cdef class FirstBytes:
     """What the first bytes said; kept by a tunnel until it has told its endpoint."""
     cdef Pool pool                    # chosen by the ClientHello, or None
     cdef bint proxied                 # `ends` are those of a PROXY header
@@ -43,10 +43,10 @@ cdef class Greeting:
     cdef size_t sni_length
 
 
-cdef class Preface(Stream):
-    cdef PrefaceAcceptor home
+cdef class Sniffer(Stream):
+    cdef SniffingAcceptor home
     cdef Listener listener
-    cdef Greeting greeting
+    cdef FirstBytes first_bytes
     cdef unsigned char state          # P_…, changed by `move`
     cdef int sock                     # the descriptor, also before it is registered; -1 = not ours any more
     cdef bint trusted                 # the peer may send a PROXY header
@@ -74,7 +74,7 @@ cdef class Preface(Stream):
     cdef void drop(self) noexcept
 
 
-cdef class PrefaceAcceptor(Acceptor):
+cdef class SniffingAcceptor(Acceptor):
     cdef Poller poller
     cdef uint64_t refused[7]          # R_COUNT
     cdef unsigned char work[16384]    # HELLO_MAX: a ClientHello's pieces are joined here

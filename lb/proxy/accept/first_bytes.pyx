@@ -5,8 +5,8 @@ from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy
 from posix.unistd cimport close
 from lb.failure cimport (
-    FAIL_BAD_CLIENT_HELLO, FAIL_NOT_TLS, FAIL_NO_ROUTE, FAIL_PREFACE_TIMEOUT, FAIL_PROXY_MALFORMED, FAIL_PROXY_MISSING,
-    FAIL_PROXY_UNTRUSTED, failure_of, tg_failure,
+    FAIL_BAD_CLIENT_HELLO, FAIL_NOT_TLS, FAIL_NO_ROUTE, FAIL_FIRST_BYTES_TIMEOUT, FAIL_PROXY_MALFORMED,
+    FAIL_PROXY_MISSING, FAIL_PROXY_UNTRUSTED, failure_of, tg_failure,
 )
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_free
 from lb.net.tls.client_hello cimport HELLO_MORE, HELLO_NOT_TLS, HELLO_RAW, hello_parse, tg_hello
@@ -39,7 +39,7 @@ cdef enum:
 
 # The kinds of failures (lb.failure), by R_….
 cdef int[R_COUNT] REFUSED = [
-    FAIL_PROXY_UNTRUSTED, FAIL_PROXY_MISSING, FAIL_PROXY_MALFORMED, FAIL_PREFACE_TIMEOUT, FAIL_NOT_TLS,
+    FAIL_PROXY_UNTRUSTED, FAIL_PROXY_MISSING, FAIL_PROXY_MALFORMED, FAIL_FIRST_BYTES_TIMEOUT, FAIL_NOT_TLS,
     FAIL_BAD_CLIENT_HELLO, FAIL_NO_ROUTE,
 ]
 
@@ -54,50 +54,50 @@ tg_state(&TABLE, b"done", 0)
 STATES = states_of(&TABLE)
 
 
-cdef class Greeting:
+cdef class FirstBytes:
 
     def __dealloc__(self):
         tg_buffer_free(&self.header)
 
 
-cdef class PrefaceAcceptor(Acceptor):
+cdef class SniffingAcceptor(Acceptor):
     """Looks at a connection's first bytes and then makes what its listener serves."""
 
     def __init__(self, Poller poller not None):
         self.poller = poller
 
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
-        cdef Preface preface = Preface.__new__(Preface)
-        preface.poller = self.poller
-        preface.home = self
-        preface.listener = listener
-        preface.greeting = Greeting.__new__(Greeting)
-        preface.sock = fd
-        memcpy(preface.ip, ip, <size_t>ip_length)
-        preface.ip_length = ip_length
-        preface.port = port
-        preface.by_path = unix
+        cdef Sniffer sniffer = Sniffer.__new__(Sniffer)
+        sniffer.poller = self.poller
+        sniffer.home = self
+        sniffer.listener = listener
+        sniffer.first_bytes = FirstBytes.__new__(FirstBytes)
+        sniffer.sock = fd
+        memcpy(sniffer.ip, ip, <size_t>ip_length)
+        sniffer.ip_length = ip_length
+        sniffer.port = port
+        sniffer.by_path = unix
         if listener.proxy_from is None:
-            preface.move(P_HELLO)
-            preface.until = self.poller.now + listener.header_timeout
+            sniffer.move(P_HELLO)
+            sniffer.until = self.poller.now + listener.header_timeout
         else:
-            preface.until = self.poller.now + listener.proxy_timeout
+            sniffer.until = self.poller.now + listener.proxy_timeout
             if unix:
-                preface.trusted = listener.proxy_unix
+                sniffer.trusted = listener.proxy_unix
             else:
-                preface.trusted = listener.proxy_from.contains_text(ip, <size_t>ip_length)
-            if listener.proxy_required and not preface.trusted:
-                preface.refuse(R_UNTRUSTED)
+                sniffer.trusted = listener.proxy_from.contains_text(ip, <size_t>ip_length)
+            if listener.proxy_required and not sniffer.trusted:
+                sniffer.refuse(R_UNTRUSTED)
                 return
-        preface.look()                # what is there already needs no registration
-        if preface.state > P_HELLO:
+        sniffer.look()                # what is there already needs no registration
+        if sniffer.state > P_HELLO:
             return
-        if preface.register(fd) == IO_ERROR:
-            preface.sock = -1         # closed already
-            preface.drop()
+        if sniffer.register(fd) == IO_ERROR:
+            sniffer.sock = -1         # closed already
+            sniffer.drop()
             return
-        (<set>listener.connections).add(preface)
-        self.poller.arm(preface, preface.until)
+        (<set>listener.connections).add(sniffer)
+        self.poller.arm(sniffer, sniffer.until)
 
     def stats(self):
         """Connections refused so far, by reason."""
@@ -108,7 +108,7 @@ cdef class PrefaceAcceptor(Acceptor):
         return found
 
 
-cdef class Preface(Stream):
+cdef class Sniffer(Stream):
     """A connection that has not said yet what it is; kept alive by its listener's set of connections."""
 
     def __cinit__(self):
@@ -194,10 +194,10 @@ cdef class Preface(Stream):
         self.ip_length = ip_format(&ip, self.ip)
         self.port = header.ends.source_port
         self.by_path = False
-        self.greeting.proxied = True
-        self.greeting.ends = header.ends
+        self.first_bytes.proxied = True
+        self.first_bytes.ends = header.ends
         if header.tlvs.all_length:
-            return tg_buffer_append(&self.greeting.header, self.poller.scratch, size)
+            return tg_buffer_append(&self.first_bytes.header, self.poller.scratch, size)
         return 0
 
     cdef void header_done(self) noexcept:
@@ -230,11 +230,11 @@ cdef class Preface(Stream):
         if found < 0:
             self.refuse_with_alert(R_HELLO, DECODE_ERROR)
             return
-        self.greeting.sni_length = hello.sni_length
-        memcpy(self.greeting.sni, hello.sni, hello.sni_length)
+        self.first_bytes.sni_length = hello.sni_length
+        memcpy(self.first_bytes.sni, hello.sni, hello.sni_length)
         ip_parse(&ip, self.ip, <size_t>self.ip_length)   # a Unix socket has none: then it is that of family 0
-        self.greeting.pool = (<SniTable>self.listener.table).find(&hello, &ip)
-        if self.greeting.pool is None:
+        self.first_bytes.pool = (<SniTable>self.listener.table).find(&hello, &ip)
+        if self.first_bytes.pool is None:
             self.refuse_with_alert(R_NO_ROUTE, UNRECOGNIZED_NAME)
             return
         self.hand_over()
@@ -252,9 +252,9 @@ cdef class Preface(Stream):
             if fd < 0:
                 listener.uncounted_closed()
                 return
-        listener.greeting = self.greeting
+        listener.first_bytes = self.first_bytes
         listener.hand_over(fd, self.ip, self.ip_length, self.port, self.by_path)
-        listener.greeting = None
+        listener.first_bytes = None
 
     cdef void count_refusal(self, int reason) noexcept:
         cdef tg_access *record
@@ -276,7 +276,7 @@ cdef class Preface(Stream):
         if listener.passthrough:
             method = b"TLS"
         set_text(record, A_METHOD, method, 3)
-        set_text(record, A_HOST, self.greeting.sni, self.greeting.sni_length)
+        set_text(record, A_HOST, self.first_bytes.sni, self.first_bytes.sni_length)
         set_object(record, A_LISTENER, listener.name)
         set_text(record, A_REASON, failure.reason, <size_t>failure.reason_length)
         listener.access.commit()

@@ -4,21 +4,21 @@ from libc.string cimport memcpy
 from posix.unistd cimport close
 from lb.http.http1 cimport new_request_parser
 from lb.net.stream cimport IO_ERROR
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.client.connection cimport HttpConnection
 from lb.proxy.accept.listener cimport Acceptor, Listener
 
 
 cdef class HttpAcceptor(Acceptor):
-    """Makes connections, whose requests go to `intake`."""
+    """Makes connections, whose requests go to `admission`."""
 
-    def __init__(self, Intake intake):
-        self.intake = intake
+    def __init__(self, Admission admission):
+        self.admission = admission
 
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
         cdef HttpConnection connection = HttpConnection.__new__(HttpConnection)
-        connection.poller = self.intake.poller
-        connection.intake = self.intake
+        connection.poller = self.admission.poller
+        connection.admission = self.admission
         connection.listener = listener
         connection.parser = new_request_parser()
         memcpy(connection.ip, ip, <size_t>ip_length)

@@ -57,9 +57,9 @@ cdef class Listener(Source):
     cdef readonly bint draining
     # What is decided before the protocol begins (lb.proxy.accept.first_bytes), and what that said of the connection
     # which is just being handed over.
-    cdef public object preface        # the PrefaceAcceptor
-    cdef object greeting              # its Greeting, or None
-    cdef bint prefaced
+    cdef public object sniffer        # the SniffingAcceptor
+    cdef object first_bytes           # its FirstBytes, or None
+    cdef bint sniffs
     cdef bint passthrough             # TLS that is not ended here: a ClientHello is awaited
     cdef Networks proxy_from          # who may send a PROXY header; None = nobody is asked
     cdef bint proxy_unix
@@ -79,7 +79,7 @@ cdef class Listener(Source):
     # Sets the listening socket up, from which new connections have it.
     cdef void keep_alive(self) noexcept
     cdef void accept_all(self) noexcept
-    cdef bint crowded(self) noexcept
+    cdef bint has_too_many(self) noexcept
     # Open connections of the listener in all workers.
     cdef uint64_t open(self) noexcept
     # A place for one more, which is counted: to be given back when none comes. False: there is none now.

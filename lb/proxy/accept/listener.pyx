@@ -23,7 +23,7 @@ from lb.net.tls.session cimport Tls, new_server_tls
 from lb.net.tls.context cimport ServerContext
 from lb.proxy.routing.headers.forwarded cimport Forwarding
 from lb.proxy.routing.normalize cimport normalize_flags
-from lb.proxy.client.body_rate cimport pace_quota
+from lb.proxy.client.body_rate cimport body_rate_quota
 from lb.proxy.exchange.explain.sampler cimport Sampler
 from lb.telemetry.accesslog cimport AccessLog
 
@@ -100,7 +100,7 @@ cdef class Acceptor:
 
 cdef class Listener(Source):
     """`plan` is a ListenerPlan; `table` its RouteTable (http), Pool (tcp) or SniTable (tls); `connections` the worker's
-    set of them; `tls` what secures them, or None. `preface` is to be set before the start."""
+    set of them; `tls` what secures them, or None. `sniffer` is to be set before the start."""
 
     def __init__(self, Poller poller, plan, Segment segment, table, Acceptor factory, set connections,
                  AccessLog access, ServerContext tls=None):
@@ -122,7 +122,7 @@ cdef class Listener(Source):
         self.series = segment.series(plan.series)
         self.header_timeout = plan.header_timeout_ns
         self.body_timeout = plan.body_timeout_ns
-        self.body_quota = pace_quota(plan.min_body_rate, plan.body_timeout_ns)
+        self.body_quota = body_rate_quota(plan.min_body_rate, plan.body_timeout_ns)
         self.idle_timeout = plan.idle_timeout_ns
         self.send_timeout = plan.send_timeout_ns
         self.max_header_bytes = plan.max_header_bytes
@@ -141,7 +141,7 @@ cdef class Listener(Source):
         elif not self.max_per_source:
             self.sources.withdraw()
         self.passthrough = plan.protocol == "tls"
-        self.prefaced = self.passthrough or proxy is not None
+        self.sniffs = self.passthrough or proxy is not None
         self.proxy_from = None if proxy is None else Networks(proxy.networks)
         self.proxy_unix = proxy is not None and proxy.unix
         self.proxy_required = proxy is not None and proxy.required
@@ -205,7 +205,7 @@ cdef class Listener(Source):
             raise MemoryError
         return tls
 
-    cdef bint crowded(self) noexcept:
+    cdef bint has_too_many(self) noexcept:
         """Whether another worker has fewer connections of this listener. All workers wake for a connection, and a fast
         one would take a whole burst: it leaves some to the others, for as long as they are quick to take them."""
         cdef unsigned int worker
@@ -259,7 +259,7 @@ cdef class Listener(Source):
         cdef tg_ip peer
         cdef bint unix
         for _turn in range(ACCEPTS):
-            if self.segment.header.workers > 1 and self.skips < SKIPS and self.crowded():
+            if self.segment.header.workers > 1 and self.skips < SKIPS and self.has_too_many():
                 self.skips += 1
                 sched_yield()                     # they may wait for this very CPU
                 return
@@ -295,8 +295,8 @@ cdef class Listener(Source):
                 unix = True
             tg_add(&self.series[LISTENER_CONNECTIONS], 1)
             ip_length = ip_format(&peer, ip)
-            if self.prefaced:
-                (<Acceptor>self.preface).accepted(self, fd, ip, ip_length, port, unix)
+            if self.sniffs:
+                (<Acceptor>self.sniffer).accepted(self, fd, ip, ip_length, port, unix)
             else:
                 self.hand_over(fd, ip, ip_length, port, unix)
 

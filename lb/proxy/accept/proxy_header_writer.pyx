@@ -13,7 +13,7 @@ from lb.net.ip cimport AF_INET, AF_INET6, ip_set, tg_ip
 from lb.net.proxy_header cimport proxy_parse, proxy_write, tg_ends, tg_proxy, tg_tlvs
 from lb.net.proxy_tls cimport proxy_tls
 from lb.net.stream cimport Stream
-from lb.proxy.accept.first_bytes cimport Greeting
+from lb.proxy.accept.first_bytes cimport FirstBytes
 from lb.upstream.pool cimport Pool
 
 cdef extern from "<sys/random.h>" nogil:
@@ -47,7 +47,7 @@ cdef enum:
     ID_SIZE = 16                      # 128 random bits: no two connections anywhere meet
 
 
-cdef int announce(tg_buffer *out, Pool pool, Stream client, Greeting greeting) noexcept:
+cdef int write_proxy_header(tg_buffer *out, Pool pool, Stream client, FirstBytes first_bytes) noexcept:
     cdef tg_ends ends
     cdef tg_tlvs tlvs
     cdef tg_buffer secured
@@ -56,13 +56,13 @@ cdef int announce(tg_buffer *out, Pool pool, Stream client, Greeting greeting) n
     cdef int failed
     memset(&tlvs, 0, sizeof(tlvs))
     memset(&secured, 0, sizeof(secured))
-    if greeting is not None and greeting.proxied:
-        ends = greeting.ends
+    if first_bytes is not None and first_bytes.proxied:
+        ends = first_bytes.ends
     elif socket_ends(client.fd, &ends) < 0:
         return -1
     if version == 2:
-        if greeting is not None:
-            greeted(greeting, &tlvs)
+        if first_bytes is not None:
+            append_first_bytes(first_bytes, &tlvs)
         if pool.send_unique_id and tlvs.unique_id_length == 0:
             if random_id(fresh) < 0:
                 return -1
@@ -73,20 +73,20 @@ cdef int announce(tg_buffer *out, Pool pool, Stream client, Greeting greeting) n
             return -1
     failed = proxy_write(out, version, &ends, &tlvs, pool.send_checksum)
     tg_buffer_free(&secured)
-    if greeting is not None:
-        tg_buffer_free(&greeting.header)          # it is told once; a session may live for days
+    if first_bytes is not None:
+        tg_buffer_free(&first_bytes.header)  # it is told once; a session may live for days
     return failed
 
 
-cdef void greeted(Greeting greeting, tg_tlvs *tlvs) noexcept:
-    """What the connection began with; the fields point into `greeting`."""
+cdef void append_first_bytes(FirstBytes first_bytes, tg_tlvs *tlvs) noexcept:
+    """What the connection began with; the fields point into `first_bytes`."""
     cdef tg_proxy came
-    cdef const unsigned char *header = <const unsigned char *>tg_buffer_head(&greeting.header)
-    if tg_buffer_size(&greeting.header) and proxy_parse(header, tg_buffer_size(&greeting.header), &came) > 0:
+    cdef const unsigned char *header = <const unsigned char *>tg_buffer_head(&first_bytes.header)
+    if tg_buffer_size(&first_bytes.header) and proxy_parse(header, tg_buffer_size(&first_bytes.header), &came) > 0:
         tlvs[0] = came.tlvs
-    if greeting.sni_length:
-        tlvs.authority = <const unsigned char *>greeting.sni
-        tlvs.authority_length = greeting.sni_length
+    if first_bytes.sni_length:
+        tlvs.authority = <const unsigned char *>first_bytes.sni
+        tlvs.authority_length = first_bytes.sni_length
 
 
 cdef int random_id(unsigned char *into) noexcept nogil:

@@ -5,11 +5,11 @@ from libc.stdint cimport uint32_t, uint64_t
 from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.http.http1 cimport Parser
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.client.http1_answer cimport tg_answer
-from lb.proxy.client.body_rate cimport tg_pace
+from lb.proxy.client.body_rate cimport tg_body_rate
 
 
 # What a connection is doing. The table of steps is in connection.pyx.
@@ -33,7 +33,7 @@ cdef struct tg_reader:
     bint hangup                       # the client closed, or shut down, its side
     bint bulk                         # the last read was a large one
     uint64_t head_deadline            # for the head that has begun to come
-    tg_pace pace                      # of the request's body
+    tg_body_rate body_rate            # of the request's body
     uint64_t body_deadline            # for the body to be fast enough
     uint64_t skip_left                # bytes of a body that is read away which may still come
     uint32_t excess                   # bytes of the request's chunks that are neither body nor what a chunk needs
@@ -50,7 +50,7 @@ cdef struct tg_closer:
 
 @cython.final
 cdef class HttpConnection(Client):
-    cdef Intake intake
+    cdef Admission admission
     cdef unsigned char state          # H1_…, changed by `move`
     cdef Exchange exchange            # the one under way (H1_EXCHANGE and H1_RAW), else None
     cdef Parser parser                # bytes become heads and pieces of bodies
@@ -65,7 +65,7 @@ cdef class HttpConnection(Client):
     cdef bint takes_input(self) noexcept
     cdef bint accepts_input(self) noexcept
     cdef Py_ssize_t pass_on(self) noexcept
-    cdef char *place(self, size_t *room) noexcept
+    cdef char *space(self, size_t *room) noexcept
     cdef void watch_record(self) noexcept
     cdef void ended(self, bint error) noexcept
     cdef void process(self, const char *data, size_t n) noexcept
@@ -78,8 +78,8 @@ cdef class HttpConnection(Client):
     cdef void refuse(self, int kind, const char *message) noexcept
     cdef void refuse_head(self, const char *head) noexcept
     cdef void await_head(self, int state) noexcept
-    cdef void begin_pace(self) noexcept
-    cdef void keep_pace(self, uint64_t bytes) noexcept
+    cdef void begin_body_rate(self) noexcept
+    cdef void keep_body_rate(self, uint64_t bytes) noexcept
 
     cdef void check_drain(self) noexcept
     cdef bint given_up(self) noexcept

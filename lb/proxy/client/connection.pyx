@@ -8,7 +8,7 @@
     over, finish          the end: the last answer reaches the client before the close
     set_timer             one deadline, by the state
 
-What is received is parsed in place; only a head that comes in parts, or a pipelined request that has to wait, is
+What is received is parsed in space; only a head that comes in parts, or a pipelined request that has to wait, is
 copied. Answers are sent once at the end of the poller's batch, bulk bodies straight from where they were received.
 """
 
@@ -38,7 +38,7 @@ from lb.net.tls.session cimport handshake_turn
 from lb.net.tls.context cimport ALPN_H2, ALPN_HTTP1, ALPN_NONE
 from lb.proxy.routing.headers.aliases cimport hide_trailers
 from lb.proxy.client.client cimport Client
-from lb.proxy.exchange.rejected cimport count_declined, log_declined
+from lb.proxy.exchange.rejected cimport count_rejected, log_rejected
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.exchange.http1_attempt cimport drop_own
 from lb.proxy.client.http1_answer cimport (
@@ -47,7 +47,7 @@ from lb.proxy.client.http1_answer cimport (
 )
 from lb.proxy.client.http2_connection cimport take_over
 from lb.proxy.routing.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
-from lb.proxy.client.body_rate cimport pace_advance, pace_start
+from lb.proxy.client.body_rate cimport body_rate_advance, body_rate_start
 from lb.proxy.exchange.refusal cimport SPEAKS_HTTP, Refusal, refusal
 from lb.proxy.client.request_target cimport head_size, request_target
 from lb.proxy.routing.route cimport RouteTable
@@ -74,7 +74,7 @@ cdef enum:
     LINGER_NS = 30_000_000_000
     LINGER_SILENCE_NS = 2_000_000_000
 
-# Which state may follow which. H1_IDLE follows itself where a request is declined and the connection goes on.
+# Which state may follow which. H1_IDLE follows itself where a request is rejected and the connection goes on.
 cdef tg_states TABLE
 TABLE.machine = b"HTTP/1.1 connection"
 tg_state(&TABLE, b"new", 1 << H1_SNIFF | 1 << H1_IDLE | 1 << H1_LAST | 1 << H1_CLOSED)
@@ -179,7 +179,7 @@ cdef class HttpConnection(Client):
             if n > 0 or n == PASS_LOST:
                 continue
             if n == PASS_NOT:
-                into = self.place(&room)
+                into = self.space(&room)
                 n = self.receive(into, room)
                 self.reader.bulk = n >= PASS_MUCH
             if n == IO_AGAIN:
@@ -211,22 +211,22 @@ cdef class HttpConnection(Client):
         if n > 0:
             self.parser.http.content_length -= <uint64_t>n
             self.reader.bulk = n >= PASS_MUCH
-            self.keep_pace(<uint64_t>n)
+            self.keep_body_rate(<uint64_t>n)
         return n
 
-    cdef char *place(self, size_t *room) noexcept:
+    cdef char *space(self, size_t *room) noexcept:
         """Where to receive: a long body of known length comes straight to where its exchange gathers it."""
         cdef Exchange exchange = self.exchange
-        cdef char *place = NULL
+        cdef char *space = NULL
         cdef size_t left
         room[0] = self.poller.scratch_size
         if exchange is not None and self.parser.has_length() and tg_buffer_size(&self.reader.inbox) == 0:
             left = <size_t>min(self.parser.http.content_length, <uint64_t>self.poller.scratch_size)
             if left >= STRAIGHT:
-                place = exchange.body_place(left)
-                if place != NULL:
+                space = exchange.body_space(left)
+                if space != NULL:
                     room[0] = left                # what follows the body is another request
-                    return place
+                    return space
         return self.poller.scratch
 
     cdef void watch_record(self) noexcept:
@@ -322,7 +322,7 @@ cdef class HttpConnection(Client):
                 exchange.fail(FAIL_BAD_BODY, "too much around the chunks of the body")
                 break
             if exchange is not None and not exchange.request_complete and (scan.span_count or scan.complete):
-                self.keep_pace(scan.body_bytes)
+                self.keep_body_rate(scan.body_bytes)
                 if scan.trailer_count:
                     if self.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES):
                         hide_trailers(scan, (<RouteTable>self.listener.table).guarded)
@@ -333,7 +333,7 @@ cdef class HttpConnection(Client):
                     self.close_now()
                     return
                 self.reader.skip_left -= scan.body_bytes
-                self.keep_pace(scan.body_bytes)
+                self.keep_body_rate(scan.body_bytes)
             if scan.complete and self.fd >= 0:
                 if self.state == H1_SKIP:
                     self.move(H1_IDLE)
@@ -375,7 +375,7 @@ cdef class HttpConnection(Client):
         cdef int agreed = ALPN_NONE if self.tls is None else self.tls.alpn()
         if agreed == ALPN_H2 or (agreed != ALPN_HTTP1 and known == PREFACE_SIZE and self.listener.http2.enabled
                                  and memcmp(data, PREFACE, PREFACE_SIZE) == 0):
-            take_over(self, self.intake, data, n)     # whatever comes: the session refuses what is not HTTP/2
+            take_over(self, self.admission, data, n)  # whatever comes: the session refuses what is not HTTP/2
             if self.fd < 0:
                 self.move(H1_CLOSED)
             else:
@@ -408,7 +408,7 @@ cdef class HttpConnection(Client):
         self.answer.http10 = scan.version == 10
         self.answer.head_request = scan.method == M_HEAD
         self.closer.last_request = not self.parser.keep_alive()
-        self.answer.keep = not self.closer.last_request and not self.intake.draining and not self.listener.draining
+        self.answer.keep = not self.closer.last_request and not self.admission.draining and not self.listener.draining
         if self.parser.http.http_major != 1:
             self.refuse(FAIL_HTTP_VERSION, b"only HTTP/1.0 and HTTP/1.1 are spoken here")
             return
@@ -428,15 +428,15 @@ cdef class HttpConnection(Client):
         if not request_target(scan, &host, &host_length):
             self.refuse(FAIL_BAD_REQUEST, b"the request target is not a path, or its host not a host")
             return
-        exchange = self.intake.admit(self, scan, host, host_length)
+        exchange = self.admission.admit(self, scan, host, host_length)
         if exchange is None:
             return
         self.exchange = exchange
         self.move(H1_EXCHANGE)
         if not scan.complete:
             self.reader.excess = 0
-            self.begin_pace()
-        self.intake.start(exchange, scan)
+            self.begin_body_rate()
+        self.admission.start(exchange, scan)
 
     cdef void refuse(self, int kind, const char *message) noexcept:
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
@@ -458,24 +458,24 @@ cdef class HttpConnection(Client):
         if not scan.complete:
             self.answer.keep = False              # the rest of its body would be read as a request
         if scan.head:
-            log_declined(self, scan, scan.version, kind, False)
+            log_rejected(self, scan, scan.version, kind, False)
         else:
-            log_declined(self, NULL, 0, kind, False)
-        count_declined(self.listener.series, kind)
+            log_rejected(self, NULL, 0, kind, False)
+        count_rejected(self.listener.series, kind)
         self.respond_whole(status, &answer.head, &answer.part, 1)
 
     cdef void resume_request(self) noexcept:
-        self.begin_pace()                         # the time in which we wanted none of it does not count
+        self.begin_body_rate()        # the time in which we wanted none of it does not count
         self.poller.mark(self)
 
-    cdef void begin_pace(self) noexcept:
-        pace_start(&self.reader.pace, self.poller.now)
-        self.keep_pace(0)
+    cdef void begin_body_rate(self) noexcept:
+        body_rate_start(&self.reader.body_rate, self.poller.now)
+        self.keep_body_rate(0)
 
-    cdef void keep_pace(self, uint64_t bytes) noexcept:
+    cdef void keep_body_rate(self, uint64_t bytes) noexcept:
         """So many bytes of the body came."""
-        self.reader.body_deadline = pace_advance(&self.reader.pace, self.poller.now, bytes, self.listener.body_quota,
-                                                 self.listener.body_timeout)
+        self.reader.body_deadline = body_rate_advance(
+            &self.reader.body_rate, self.poller.now, bytes, self.listener.body_quota, self.listener.body_timeout)
 
     # The answer (lb.proxy.client.client).
 
@@ -491,7 +491,7 @@ cdef class HttpConnection(Client):
 
     cdef void check_drain(self) noexcept:
         """The connection ends with the answer where its worker or its listener ends, perhaps since the request came."""
-        if self.intake.draining or self.listener.draining:
+        if self.admission.draining or self.listener.draining:
             self.answer.keep = False
 
     cdef void respond(self, Scan *scan, const tg_buffer *extra, bint last) noexcept:
@@ -567,7 +567,7 @@ cdef class HttpConnection(Client):
 
     cdef void respond_end(self) noexcept:
         cdef Exchange exchange = self.exchange
-        self.intake.busy -= exchange is not None
+        self.admission.busy -= exchange is not None
         self.exchange = None
         self.answer.head_request = False
         if self.fd < 0:
@@ -583,11 +583,11 @@ cdef class HttpConnection(Client):
             # Nobody takes the rest of the body; a close that was not announced could be taken for a lost request.
             self.move(H1_SKIP)
             self.reader.skip_left = exchange.route.max_body - min(exchange.bytes_in, exchange.route.max_body)
-            self.begin_pace()
+            self.begin_body_rate()
         self.poller.mark(self)                    # which also takes up the next request
 
     cdef void abort(self) noexcept:
-        self.intake.busy -= self.exchange is not None
+        self.admission.busy -= self.exchange is not None
         self.exchange = None
         if self.fd < 0:
             return
@@ -707,7 +707,7 @@ cdef class HttpConnection(Client):
         (<set>self.listener.connections).discard(self)
         self.listener.closed_one(self.ip, self.ip_length)
         if exchange is not None:
-            self.intake.busy -= 1
+            self.admission.busy -= 1
             exchange.client_gone()
 
     # Timeouts.

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport uint64_t
 from lb.net.buffer cimport tg_buffer
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.client.client cimport Client
 from lb.proxy.client.http2_request cimport Http2Host
 
@@ -20,7 +20,7 @@ cdef enum:
 @cython.final
 cdef class Http2Connection(Client):
     cdef unsigned char state          # FRONT_…, changed by `move`
-    cdef Intake intake
+    cdef Admission admission
     cdef Http2Host host
     cdef tg_buffer inbox              # what was received and waits for another turn
     cdef bint unread                  # the kernel may hold bytes we did not read
@@ -45,4 +45,4 @@ cdef class Http2Connection(Client):
 
 
 # A connection that turned out to be HTTP/2: `old` gives up its descriptor; `data` is what came on it, preface first.
-cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexcept
+cdef void take_over(Client old, Admission admission, const char *data, size_t n) noexcept

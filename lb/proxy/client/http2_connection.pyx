@@ -16,7 +16,7 @@ from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport LISTENER_HTTP2_CONNECTIONS, LISTENER_HTTP2_FLOODS
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.client.client cimport Client
 from lb.proxy.client.http2_request cimport Http2Host
 
@@ -30,16 +30,16 @@ cdef enum:
     LAST_WORD_NS = 200_000_000        # between the two steps of leaving: more than a round trip
 
 
-cdef void take_over(Client old, Intake intake, const char *data, size_t n) noexcept:
+cdef void take_over(Client old, Admission admission, const char *data, size_t n) noexcept:
     cdef Http2Connection connection = Http2Connection.__new__(Http2Connection)
     connection.poller = old.poller
-    connection.intake = intake
+    connection.admission = admission
     connection.listener = old.listener
     memcpy(connection.ip, old.ip, sizeof(old.ip))
     connection.ip_length = old.ip_length
     connection.port = old.port
     connection.host = Http2Host.__new__(Http2Host)
-    connection.host.setup(connection, intake)
+    connection.host.setup(connection, admission)
     connection.age_limit = UINT64_MAX
     connection.tls = old.tls
     old.tls = None
@@ -160,7 +160,7 @@ cdef class Http2Connection(Client):
         cdef int rc
         if self.fd < 0:
             return
-        if self.state == FRONT_OPEN and (self.intake.draining or self.listener.draining):
+        if self.state == FRONT_OPEN and (self.admission.draining or self.listener.draining):
             self.leave()
         if self.host.waiting and self.state != FRONT_LAST:
             self.host.launch_waiting()

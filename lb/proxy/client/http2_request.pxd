@@ -8,16 +8,16 @@ from lb.http.http2.resets cimport tg_frames
 from lb.net.link cimport tg_link
 from lb.net.poller cimport Source
 from lb.net.stream cimport iovec
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.client.client cimport Client
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
-from lb.proxy.client.body_rate cimport tg_pace
+from lb.proxy.client.body_rate cimport tg_body_rate
 
 
 cdef class Http2Host(Http2Session):
     """The server's side of a connection: turns events into requests."""
-    cdef Intake intake
+    cdef Admission admission
     cdef Source connection            # which owns this object; `detach` cuts the tie
     cdef Client peer                  # whose listener and address the requests have; the connection too
     cdef tg_link requests             # that have a stream
@@ -36,7 +36,7 @@ cdef class Http2Host(Http2Session):
     cdef uint64_t reset_due
     cdef tg_hop_cache hop
 
-    cdef void setup(self, Client connection, Intake intake) noexcept
+    cdef void setup(self, Client connection, Admission admission) noexcept
     # As `feed`; a stream that the same bytes reset begins no request.
     cdef int take(self, const char *data, size_t size) noexcept
     # Launches what was put off while `take` read, if there is still somebody to answer.
@@ -63,13 +63,13 @@ cdef class Http2Request(Client):
     cdef bint head_request
     cdef bint grpc
     cdef uint64_t seen_out            # what the last look of the timer saw, to tell whether anything moved since
-    cdef tg_pace pace                 # of the request's body
+    cdef tg_body_rate body_rate       # of the request's body
     cdef uint64_t body_deadline       # for it to be fast enough
 
     cdef void begin(self, Scan *scan) noexcept
     cdef void malformed(self, int problem) noexcept
     cdef void stop(self, uint32_t code) noexcept
-    cdef void begin_pace(self) noexcept
+    cdef void begin_body_rate(self) noexcept
     cdef void advance(self, size_t came) noexcept
     cdef bint awaits_body(self) noexcept
     cdef void watch(self) noexcept

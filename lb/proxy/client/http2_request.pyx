@@ -27,16 +27,16 @@ from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE
 from lb.net.poller cimport NEVER
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport LISTENER_DECLINED_MALFORMED, LISTENER_HTTP2_FLOODS
+from lb.shared.segment_words cimport LISTENER_REJECTED_REQUESTS_MALFORMED, LISTENER_HTTP2_FLOODS
 from lb.net.stream cimport iovec
-from lb.proxy.exchange.admission cimport Intake
+from lb.proxy.exchange.admission cimport Admission
 from lb.proxy.routing.headers.aliases cimport hide_trailers
 from lb.proxy.client.client cimport Client
-from lb.proxy.exchange.rejected cimport count_declined, log_declined
+from lb.proxy.exchange.rejected cimport count_rejected, log_rejected
 from lb.proxy.exchange.exchange cimport Exchange
 from lb.proxy.routing.headers.forwarded cimport tg_hop_cache
 from lb.proxy.routing.normalize cimport NORMAL_HIDE_ALIASES, NORMAL_REFUSE_ALIASES
-from lb.proxy.client.body_rate cimport pace_advance, pace_start
+from lb.proxy.client.body_rate cimport body_rate_advance, body_rate_start
 from lb.proxy.exchange.refusal cimport SPEAKS_GRPC, SPEAKS_HTTP, Refusal, refusal, speaks_grpc
 from lb.proxy.routing.route cimport RouteTable
 
@@ -62,8 +62,8 @@ cdef class Http2Host(Http2Session):
         tg_buffer_free(&self.hop.host)
         tg_buffer_free(&self.hop.block)
 
-    cdef void setup(self, Client connection, Intake intake) noexcept:
-        self.intake = intake
+    cdef void setup(self, Client connection, Admission admission) noexcept:
+        self.admission = admission
         self.connection = connection
         self.peer = connection
         link_init(&self.requests)
@@ -279,12 +279,12 @@ cdef class Http2Request(Client):
         if scan.target_length == 0 or (scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42)):
             self.decline(FAIL_BAD_REQUEST, "the request target is not a path")
             return
-        exchange = self.host.intake.admit(self, scan, host, host_length)
+        exchange = self.host.admission.admit(self, scan, host, host_length)
         if exchange is None:
             return
         self.exchange = exchange
-        self.begin_pace()
-        self.host.intake.start(exchange, scan)
+        self.begin_body_rate()
+        self.host.admission.start(exchange, scan)
         self.watch()
 
     cdef void malformed(self, int problem) noexcept:
@@ -298,7 +298,7 @@ cdef class Http2Request(Client):
             self.decline(FAIL_NOT_IMPLEMENTED, "the method is not known here")
         else:
             if self.exchange is None:
-                tg_add(&self.listener.series[LISTENER_DECLINED_MALFORMED], 1)
+                tg_add(&self.listener.series[LISTENER_REJECTED_REQUESTS_MALFORMED], 1)
             self.stop(H2_PROTOCOL_ERROR)
             self.host.work -= H2_FAULT_WORK
             self.host.on_control(H2_FAULT_FRAME)
@@ -319,7 +319,7 @@ cdef class Http2Request(Client):
         if self.exchange is None:
             return False
         self.exchange = None
-        self.host.intake.busy -= 1
+        self.host.admission.busy -= 1
         return True
 
     cdef void mark(self) noexcept:
@@ -341,13 +341,13 @@ cdef class Http2Request(Client):
         return (self.exchange is not None and not self.exchange.request_complete and self.exchange.wants_body
                 and not self.grpc and not self.answered)
 
-    cdef void begin_pace(self) noexcept:
-        pace_start(&self.pace, self.poller.now)
+    cdef void begin_body_rate(self) noexcept:
+        body_rate_start(&self.body_rate, self.poller.now)
         self.advance(0)
 
     cdef void advance(self, size_t came) noexcept:
-        self.body_deadline = pace_advance(&self.pace, self.poller.now, came, self.listener.body_quota,
-                                          self.listener.body_timeout)
+        self.body_deadline = body_rate_advance(&self.body_rate, self.poller.now, came, self.listener.body_quota,
+                                               self.listener.body_timeout)
         if self.body_deadline == NEVER and self.listener.body_timeout:
             self.body_deadline = self.poller.now + self.listener.body_timeout
 
@@ -445,7 +445,7 @@ cdef class Http2Request(Client):
         return True
 
     cdef void resume_request(self) noexcept:
-        self.begin_pace()                         # the time in which we wanted none of it does not count
+        self.begin_body_rate()        # the time in which we wanted none of it does not count
         if self.held and not self.gone:
             self.host.consume(&self.stream, self.held)
             self.held = 0
@@ -461,8 +461,8 @@ cdef class Http2Request(Client):
         cdef int speaks = SPEAKS_GRPC if self.grpc else SPEAKS_HTTP
         cdef Refusal answer = refusal(failure_of(kind).status, message, speaks, fields)
         cdef Scan *scan = worker_scan()
-        log_declined(self, scan if scan.head else NULL, 20, kind, self.grpc)
-        count_declined(self.listener.series, kind)
+        log_rejected(self, scan if scan.head else NULL, 20, kind, self.grpc)
+        count_rejected(self.listener.series, kind)
         self.respond_whole(answer.status, &answer.head, &answer.part, 1)
 
 
@@ -492,7 +492,7 @@ cdef void answer_head(Http2Request request, Scan *scan, const tg_buffer *extra, 
         if not request.grpc and not is_dated(scan):
             date = date_text(request.poller.now, &size)
             if size:
-                fields.add_kept(b"date", 4, date, size, NGHTTP2_NV_FLAG_NONE)
+                fields.add_held(b"date", 4, date, size, NGHTTP2_NV_FLAG_NONE)
         if extra != NULL:
             fields.add_lines(extra)
         request.answered = True

@@ -11,7 +11,7 @@ from lb.proxy.routing.route cimport Route
 from lb.upstream.pool cimport Pool
 
 
-cdef class Intake:
+cdef class Admission:
     """Where the exchanges of a worker's connections come from: what all these connections share."""
     cdef Poller poller
     cdef bint draining                # no more exchanges are wanted
@@ -20,7 +20,7 @@ cdef class Intake:
     cdef Overload overload
 
     # The exchange of a request whose head is in `scan`, counted as busy; its client keeps it and then calls `start`.
-    # None: the request was declined. `host` is without port.
+    # None: the request was rejected. `host` is without port.
     cdef Exchange admit(self, Client client, Scan *scan, const char *host, size_t host_length)
     cdef void sample(self, Exchange exchange, Scan *scan) noexcept
     cdef Route find_asked(self, Client client, tg_facts *facts)

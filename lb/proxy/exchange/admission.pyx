@@ -49,7 +49,7 @@ cdef enum:
     AGENT_KEPT = 128
 
 
-cdef class Intake:
+cdef class Admission:
     """`context` is what exchanges with pools of the Open Inference Protocol share."""
 
     def __init__(self, Poller poller, InferContext context not None, Overload overload):
@@ -131,9 +131,9 @@ cdef class Intake:
         exchange.route = route
         exchange.pool = pool
         if route.retry is not None:
-            exchange.tries_left = route.retry.attempts
+            exchange.retries_left = route.retry.attempts
         elif pool is not None:
-            exchange.tries_left = pool.retries
+            exchange.retries_left = pool.retries
         exchange.version = scan.version
         exchange.method = method
         exchange.http10 = scan.version == 10

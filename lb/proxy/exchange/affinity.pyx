@@ -94,7 +94,7 @@ cdef void learn(tg_affinity *affinity, Pool pool, int endpoint, int status, cons
 
 cdef int sequence_now(const tg_affinity *affinity, Pool pool, uint64_t now) noexcept:
     cdef Sequences sequences = pool.sequences
-    cdef int index = sequences.index_of(sequences.pins.look(affinity.key, now))
+    cdef int index = sequences.index_of(sequences.table.look(affinity.key, now))
     return index if index >= 0 and index != affinity.sequence_at and sequences.serves(index) else -1
 
 

@@ -1,16 +1,16 @@
-"""How many further tries a route may have: a share of its requests, over all workers."""
+"""How many retries and hedges a route may have: a share of its requests, over all workers."""
 
 from libc.stdint cimport uint64_t
 from lb.shared.buckets cimport Buckets, tg_limit
 from lb.shared.segment cimport Segment
 
 
-cdef class TryBudget:
+cdef class RetryBudget:
     cdef Segment segment
     cdef unsigned int series          # of the route
-    cdef int claims                   # the word of it that counts the tries granted
+    cdef int claims                   # the word of it that counts those granted
     cdef uint64_t percent
-    # What is always allowed, as a token bucket: tries a second.
+    # What is always allowed, as a token bucket: retries a second.
     cdef Buckets buckets              # None = nothing
     cdef uint64_t key
     cdef tg_limit least

@@ -1,10 +1,10 @@
-"""How many further tries a route may have: see budget.pxd.
+"""How many retries a route may have: see budget.pxd.
 
 Tries beyond the first are what finishes off a pool that is overloaded, so that they may be at most a share of the
 requests (Google SRE book, "Handling Overload"; Envoy's retry_budget).
 
 The counts are the route's words in the shared segment, one writer each: what all workers were asked since the
-beginning of the last second, and what they have granted since. A worker that wants a try first adds its claim and then
+beginning of the last second, and what they have granted since. A worker that wants a retry first adds its claim and then
 looks at the sum, as for a place at an endpoint (EndpointSet.take), so that two who come for the last one at the same
 moment are never both given it; it may be that neither is, and the next has it. Workers begin their seconds with their
 own first requests; since each has seen all that was granted to the requests that it counts, the share of all is kept
@@ -23,8 +23,8 @@ cdef enum:
     SECOND_NS = 1_000_000_000
 
 
-cdef class TryBudget:
-    """Of the requests that the series `series` of `segment` counts, `percent` may have another try, and `least` a
+cdef class RetryBudget:
+    """Of the requests that the series `series` of `segment` counts, `percent` may have another attempt, and `least` a
     second always; 100 is no limit. `hedges` have claims of their own, and `name` tells the route from others."""
 
     def __init__(self, Segment segment not None, series, str name, percent, least, bint hedges=False):

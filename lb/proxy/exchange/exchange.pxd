@@ -23,14 +23,14 @@ from lb.telemetry.accesslog cimport tg_access
 from lb.upstream.attempt cimport Attempt, ending
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
-from lb.upstream.excluded cimport tg_tried
+from lb.upstream.excluded cimport tg_excluded
 
 
 cdef enum:
     X_NEW = 0                         # the head is being looked at
     X_REQUEST                         # the body source has to see more of the body before an endpoint is chosen
     X_QUEUED                          # no endpoint has room: it waits in the pool's queue
-    X_TRYING                          # an attempt is under way; its state says how far
+    X_ATTEMPT                         # an attempt is under way; its state says how far
     X_BACKOFF                         # an attempt has failed; the next one comes after a pause
     X_ANSWERING                       # the answer has begun: no retry, no status of our own any more
     X_UPGRADED                        # an upgrade was granted: bytes both ways (RFC 9110 section 7.8)
@@ -64,8 +64,8 @@ cdef class BodySource:
     cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept
     # The attempt has passed a piece on, in the form that the endpoint gets, or has put it into its queue.
     cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept
-    # As Exchange.body_place.
-    cdef char *place(self, Exchange exchange, size_t size) noexcept
+    # As Exchange.body_space.
+    cdef char *space(self, Exchange exchange, size_t size) noexcept
     # What the request costs the pool's endpoints (Pool.costs), in units of their `one`.
     cdef int price(self, Exchange exchange, uint64_t now) noexcept
     # When the answer has to be there; NEVER = no matter.
@@ -84,7 +84,7 @@ cdef class BodySource:
     cdef void leave(self, Exchange exchange) noexcept
 
 
-cdef class Alarm(Timed):
+cdef class AttemptTimer(Timed):
     """When a retry is due (X_BACKOFF), or else a hedge."""
     cdef Exchange exchange            # None: it is of no use any more
     cdef uint64_t waits_since         # where it is for a hedge: the attempt that may be late
@@ -99,12 +99,12 @@ cdef class Exchange(Waiter):
     cdef Pool pool                    # None: the route answers itself
     cdef Attempt attempt              # the current one, or the last; None: the route answers itself
     cdef Attempt hedge                # the one beside it; None: none is under way
-    cdef Alarm alarm                  # None: neither a retry nor a hedge is planned
+    cdef AttemptTimer timer           # None: neither a retry nor a hedge is planned
     cdef BodySource source            # None: the body is passed on as it comes
     cdef bytes wanted_model
     cdef flag state
-    cdef flag tries_left
-    cdef flag tries
+    cdef flag retries_left
+    cdef flag attempts
     cdef flag version                 # of HTTP, times ten: how the request came
     cdef flag method
     cdef flag cache
@@ -122,7 +122,7 @@ cdef class Exchange(Waiter):
     cdef short cut                    # the status of the failure that cut the answer off, which counts; 0 = none did
     cdef short grpc_status            # that the endpoint said last; -1 = none
     cdef int last_endpoint            # index in the pool of the one that answered, or failed last; -1 = none was asked
-    cdef tg_tried tried               # those that failed before it
+    cdef tg_excluded excluded         # those that failed before it
     cdef tg_affinity affinity
     cdef int cost                     # what it adds to the load of an endpoint; 0 = not weighed, or not yet
     cdef uint64_t key
@@ -155,7 +155,7 @@ cdef class Exchange(Waiter):
     cdef void take_body(self, const iovec *spans, int count, size_t size, bint last) noexcept
     # Where the next `size` bytes of the request's body, which has a length, may be received; NULL: anywhere. They
     # come by `take_body` as all do.
-    cdef char *body_place(self, size_t size) noexcept
+    cdef char *body_space(self, size_t size) noexcept
     # Up to `size` bytes of it from the client's socket to where they go, past this process: as lb.net.splice's
     # `pass_through` says; behind PASS_LOST the exchange may be over.
     cdef Py_ssize_t pass_body(self, size_t size) noexcept
@@ -176,7 +176,7 @@ cdef class Exchange(Waiter):
 
     cdef uint64_t find_key(self, Scan *scan) noexcept
     # Finds the endpoint that the client stays with, by the pool's cookie or by what it learned.
-    cdef void read_kept(self, Scan *scan) noexcept
+    cdef void read_affinity(self, Scan *scan) noexcept
     # From now on only endpoints will do where this model is ready, if the pool knows of it.
     cdef void want_model(self, bytes name) noexcept
     # There are none, but others that take requests.
@@ -233,12 +233,12 @@ cdef class Exchange(Waiter):
 
     # Whether a failure of `kind` (RETRY_…, several or 0), or with gRPC's `code` (or -1), may be followed by a retry.
     cdef bint retry_named(self, int kind, int code) noexcept
-    # Whether there is to be one. It is counted then, and `next_try` has to follow.
+    # Whether there is to be one. It is counted then, and `next_attempt` has to follow.
     cdef bint retry_granted(self, int kind, int code) noexcept
-    cdef void next_try(self) noexcept
+    cdef void next_attempt(self) noexcept
     # Another attempt although this one's connection is well, where the route asks for that: with `status` it has
     # failed. False: it has to do.
-    cdef bint try_again(self, int kind, int status) noexcept
+    cdef bint retry_attempt(self, int kind, int status) noexcept
 
     # Hedges.
 
@@ -254,7 +254,7 @@ cdef class Exchange(Waiter):
     cdef void drop_hedge(self) noexcept
     # The hedge is over, by `how` (enum ending).
     cdef void release_hedge(self, ending how, int status, int code) noexcept
-    cdef void drop_alarm(self) noexcept
+    cdef void drop_timer(self) noexcept
 
     # The end.
 
@@ -290,14 +290,14 @@ cdef int verdict_by_status(Exchange exchange, bint ok) noexcept
 # Longest wait for an answer to begin, in nanoseconds; 0 = none. The route's own goes before its pool's.
 cdef uint64_t limit_of_answer(Exchange exchange) noexcept
 # The same for a single try, which the route may give up sooner.
-cdef uint64_t limit_of_try(Exchange exchange) noexcept
+cdef uint64_t limit_of_attempt(Exchange exchange) noexcept
 # The time has come that the exchange was armed for: its turn in the queue did not, its request's rest, or its answer.
 cdef void time_is_over(Exchange exchange) noexcept
 
 
 # What is said to a client whose exchange gets no endpoint, or fails.
 
-# No endpoint for it, and no place in the queue (any more): fails it by `why`, Q_….
+# No endpoint for it, and no room in the queue (any more): fails it by `why`, Q_….
 cdef void refuse_exchange(Exchange exchange, int why) noexcept
 # An answer of our own with `status`: says when to come back, why it was this endpoint, and what other origins may.
 cdef Refusal refusal_of(Exchange exchange, int status, str message)
@@ -315,7 +315,7 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept
 
 # An endpoint other than `exclude` is about to be chosen.
 cdef void before_choice(Exchange exchange, Choice choice, int exclude) noexcept
-# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second try beside
+# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second attempt beside
 # that at this address, else None.
 cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept
 # Exchange.choose between these two.

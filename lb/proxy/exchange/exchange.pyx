@@ -6,8 +6,8 @@
     picked           the attempt takes the endpoint and is launched there: http1_attempt.pyx speaks HTTP/1.1,
                      http2_attempt.pyx HTTP/2 and gRPC, inference_attempt.pyx translates
     attempt_failed   another attempt, where rules, deadline and budget allow one; after a pause, in which the exchange
-                     has no endpoint and no place in a queue
-    watch            the request is sent: an alarm for its hedge, a second attempt at another endpoint
+                     has no endpoint and no room in a queue
+    watch            the request is sent: a timer for its hedge, a second attempt at another endpoint
     own_answer       the first attempt's answer begins: the hedge is dropped
     hedge_answers    the hedge's does: the first attempt is given up, and the hedge becomes the exchange's own
     fail             an answer of our own, with the status that says whose fault it was
@@ -75,11 +75,12 @@ from lb.http.grpc.text cimport GRPC_UNKNOWN, PUSHBACK_NEVER, PUSHBACK_NONE
 from lb.upstream.load.load_report cimport take_report
 from lb.upstream.pool cimport HEAD_START, KEY_NONE, POOL_HTTP, POOL_OIP, Pool
 from lb.upstream.queue cimport (
-    BARS_ALL, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter, stand_in_line,
+    ALL_MODELS_BLOCKED, Q_FULL, Q_HOPELESS, Q_NOBODY, Q_SHED, Q_TIMEOUT, TAKEN_FULL, TAKEN_NOBODY, Waiter,
+    stand_in_line,
 )
 from lb.upstream.affinity.sequences cimport SEQUENCE_HERE, SEQUENCE_LEAVING, SEQUENCE_LOST, SEQUENCE_UNKNOWN, where
 from lb.upstream.tally cimport count_answer, count_code, count_failure, count_refusal
-from lb.upstream.excluded cimport acquire_untried
+from lb.upstream.excluded cimport acquire_past
 
 log = logging.getLogger("tidegate.proxy")
 
@@ -102,13 +103,13 @@ cdef enum:
 # Which state may follow which.
 cdef tg_states TABLE
 TABLE.machine = b"exchange"
-tg_state(&TABLE, b"new", 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
-tg_state(&TABLE, b"request", 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
-tg_state(&TABLE, b"queued", 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
-tg_state(&TABLE, b"trying", (
-    1 << X_QUEUED | 1 << X_TRYING | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_UPGRADED | 1 << X_DONE
+tg_state(&TABLE, b"new", 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
+tg_state(&TABLE, b"request", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
+tg_state(&TABLE, b"queued", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
+tg_state(&TABLE, b"attempt", (
+    1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_UPGRADED | 1 << X_DONE
 ))
-tg_state(&TABLE, b"backoff", 1 << X_QUEUED | 1 << X_TRYING | 1 << X_DONE)
+tg_state(&TABLE, b"backoff", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
 tg_state(&TABLE, b"answering", 1 << X_DONE)
 tg_state(&TABLE, b"upgraded", 1 << X_DONE)
 tg_state(&TABLE, b"done", 0)
@@ -126,7 +127,7 @@ cdef class BodySource:
     cdef void passed(self, Exchange exchange, const char *data, size_t size) noexcept:
         pass
 
-    cdef char *place(self, Exchange exchange, size_t size) noexcept:
+    cdef char *space(self, Exchange exchange, size_t size) noexcept:
         return NULL
 
     cdef int price(self, Exchange exchange, uint64_t now) noexcept:
@@ -154,14 +155,14 @@ cdef class BodySource:
         pass
 
 
-cdef class Alarm(Timed):
+cdef class AttemptTimer(Timed):
 
     cdef void on_timer(self) noexcept:
         cdef Exchange exchange = self.exchange
         if exchange is None:
             return
         if exchange.state == X_BACKOFF:
-            exchange.drop_alarm()
+            exchange.drop_timer()
             exchange.pick()
         else:
             exchange.start_hedge()
@@ -223,8 +224,8 @@ cdef class Exchange(Waiter):
         else:
             self.source.take(self, spans, count, size, last)
 
-    cdef char *body_place(self, size_t size) noexcept:
-        return NULL if self.source is None else self.source.place(self, size)
+    cdef char *body_space(self, size_t size) noexcept:
+        return NULL if self.source is None else self.source.space(self, size)
 
     cdef Py_ssize_t pass_body(self, size_t size) noexcept:
         return self.attempt.pass_body(size) if self.source is None and self.attempt is not None else PASS_NOT
@@ -241,7 +242,7 @@ cdef class Exchange(Waiter):
         cdef const char *text
         cdef size_t n
         if pool.sticky:
-            self.read_kept(scan)
+            self.read_affinity(scan)
         if pool.key_kind == KEY_NONE:
             return 0
         if find_value(scan, pool.key_kind, <const char *>pool.key_name, <size_t>len(pool.key_name), &text, &n):
@@ -257,13 +258,13 @@ cdef class Exchange(Waiter):
         self.affinity.starts = start
         self.affinity.ends = end
         if not start:
-            self.tries_left = 0
+            self.retries_left = 0
         if found == SEQUENCE_HERE or found == SEQUENCE_LEAVING:
             if found == SEQUENCE_LEAVING:
                 self.pool = self.pool.leaving
             self.affinity.sticky = -1         # a cookie has no say
             self.affinity.sequence_at = index
-            self.tied = True
+            self.endpoint_bound = True
         elif found == SEQUENCE_UNKNOWN:
             self.fail(FAIL_SEQUENCE_UNKNOWN, "the sequence is not open: its first request must say sequence_start, "
                       "and it ends when it is idle for too long")
@@ -279,7 +280,7 @@ cdef class Exchange(Waiter):
             self.pool.sequences.lose(self.affinity.key)
         self.fail(FAIL_SEQUENCE_LOST, "the endpoint that has the sequence's state is gone: begin the sequence anew")
 
-    cdef void read_kept(self, Scan *scan) noexcept:
+    cdef void read_affinity(self, Scan *scan) noexcept:
         if self.pool.cookie is not None:
             read_cookie(&self.affinity, self.pool, scan)
         else:
@@ -330,7 +331,7 @@ cdef class Exchange(Waiter):
         if self.wanted:
             choice.need(self.wanted)
         if self.pool.costs is not None:
-            if self.cost == 0:                # once: a request that waits, or is tried again, would lead the mean
+            if self.cost == 0:        # once: a request that waits, or has another attempt, would lead the mean
                 self.cost = self.price(now)
             choice.cost = self.cost
         return choice
@@ -343,7 +344,7 @@ cdef class Exchange(Waiter):
 
     cdef int choose(self, Choice choice) noexcept:
         if self.affinity.sequence_at != -1:
-            return TAKEN_NOBODY if self.affinity.sequence_at < 0 else self.pool.acquire_bound(
+            return TAKEN_NOBODY if self.affinity.sequence_at < 0 else self.pool.acquire_in_sequence(
                 self.affinity.sequence_at, choice)
         if self.affinity.sticky >= 0:
             return acquire_sticky(self, choice)
@@ -351,29 +352,29 @@ cdef class Exchange(Waiter):
 
     cdef int acquire_any(self, Choice choice) noexcept:
         if self.last_endpoint >= 0:
-            return acquire_untried(self.pool, choice, self.last_endpoint, &self.tried)
+            return acquire_past(self.pool, choice, self.last_endpoint, &self.excluded)
         return self.pool.acquire(choice)
 
     cdef void picked(self, int endpoint) noexcept:
         cdef Attempt attempt = self.attempt
-        if self.tries:
+        if self.attempts:
             tg_add(&self.route.series[ROUTE_RETRIES], 1)
             tg_add(&self.pool.series[endpoint][ENDPOINT_RETRIES], 1)
-        self.tries += 1
+        self.attempts += 1
         self.last_endpoint = endpoint
         take_slot(attempt, self.pool, endpoint, self.cost, self.client.poller.now)
         if self.affinity.in_sequence and self.affinity.starts:
-            if self.tries == 1:
+            if self.attempts == 1:
                 self.pool.sequences.begin(self.affinity.key, endpoint, attempt.picked_at)
             else:
                 self.pool.sequences.move(self.affinity.key, endpoint, attempt.picked_at)
-        self.move(X_TRYING)
+        self.move(X_ATTEMPT)
         if self.source is not None:
             self.source.picked(self)
         attempt.launch()
 
     cdef void launch_now(self) noexcept:
-        if self.state == X_TRYING and self.attempt.state == A_PICKED:
+        if self.state == X_ATTEMPT and self.attempt.state == A_PICKED:
             self.attempt.launch()
 
     # The queue (lb.upstream.queue.Waiter).
@@ -417,13 +418,13 @@ cdef class Exchange(Waiter):
 
     cdef bint awaits_answer(self) noexcept:
         # A hedge that took over may have no connection yet: the request has waited for an answer for long enough.
-        return self.state == X_TRYING and (self.attempt.state == A_SENT or self.hedged == HEDGE_WON)
+        return self.state == X_ATTEMPT and (self.attempt.state == A_SENT or self.hedged == HEDGE_WON)
 
     cdef void arm_wait(self) noexcept:
         cdef uint64_t when = self.expires
         cdef uint64_t limit = self.pool.response_timeout
         if self.route.timed:
-            limit = limit_of_try(self) if self.awaits_answer() else limit_of_answer(self)
+            limit = limit_of_attempt(self) if self.awaits_answer() else limit_of_answer(self)
         if limit and self.client.poller.now + limit < when:
             when = self.client.poller.now + limit
         self.client.poller.arm(self, when)
@@ -435,7 +436,7 @@ cdef class Exchange(Waiter):
             self.attempt.idle()
             return
         if self.awaits_answer() and self.client.poller.now < self.expires:
-            if self.try_again(RETRY_TIMEOUT, failure_of(FAIL_TIMEOUT).status):
+            if self.retry_attempt(RETRY_TIMEOUT, failure_of(FAIL_TIMEOUT).status):
                 return
             if self.hedge is not None:
                 self.attempt.stop()
@@ -460,14 +461,14 @@ cdef class Exchange(Waiter):
         cdef uint64_t now = self.client.poller.now
         self.wait = 0
         self.pushback = PUSHBACK_NONE
-        if self.tries_left <= 0 or pushback == PUSHBACK_NEVER:
+        if self.retries_left <= 0 or pushback == PUSHBACK_NEVER:
             return False
         if not self.retry_named(kind, code):
             return False
         if policy is None:
             return True
-        self.wait = policy.pause(self.tries) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
-        if policy.alarms is None:
+        self.wait = policy.pause(self.attempts) if pushback < 0 else <uint64_t>pushback * MILLISECOND_NS
+        if policy.timers is None:
             self.wait = 0
         if self.due() != UINT64_MAX and now + self.wait >= self.due():
             return False                      # what failed says more than a deadline that passes in a pause
@@ -476,8 +477,8 @@ cdef class Exchange(Waiter):
         tg_add(&self.route.series[ROUTE_RETRIES_REFUSED], 1)
         return False
 
-    cdef void next_try(self) noexcept:
-        self.tries_left -= 1
+    cdef void next_attempt(self) noexcept:
+        self.retries_left -= 1
         if self.affinity.sequence_at != -1:
             untie(self)
         self.client.poller.arm(self, self.expires)       # until the next attempt waits
@@ -485,12 +486,12 @@ cdef class Exchange(Waiter):
             self.pick()
             return
         self.move(X_BACKOFF)
-        self.drop_alarm()
-        self.alarm = Alarm.__new__(Alarm)
-        self.alarm.exchange = self
-        self.route.retry.alarms.arm(self.alarm, self.client.poller.now + self.wait)
+        self.drop_timer()
+        self.timer = AttemptTimer.__new__(AttemptTimer)
+        self.timer.exchange = self
+        self.route.retry.timers.arm(self.timer, self.client.poller.now + self.wait)
 
-    cdef bint try_again(self, int kind, int status) noexcept:
+    cdef bint retry_attempt(self, int kind, int status) noexcept:
         cdef RetryPolicy policy = self.route.retry
         if policy is None or not policy.names(kind) or not self.attempt.repeatable():
             return False
@@ -502,7 +503,7 @@ cdef class Exchange(Waiter):
             tg_add(&self.attempt.pool.series[self.attempt.endpoint][ENDPOINT_TIMEOUTS], 1)
         self.let_go(False)
         if not self.promote_hedge():
-            self.next_try()
+            self.next_attempt()
         return True
 
     cdef void sent_again(self, Attempt attempt) noexcept:
@@ -520,7 +521,7 @@ cdef class Exchange(Waiter):
             return True
         if not attempt.may_retry(kind):
             return False
-        self.next_try()
+        self.next_attempt()
         return True
 
     # Hedges.
@@ -528,36 +529,36 @@ cdef class Exchange(Waiter):
     cdef void watch(self) noexcept:
         cdef uint64_t now = self.client.poller.now
         cdef uint64_t delay, rings
-        cdef Alarm alarm
-        if self.alarm is not None or self.hedge is not None:
+        cdef AttemptTimer timer
+        if self.timer is not None or self.hedge is not None:
             return                            # since the connect began
         self.waits_since = 0
         if self.hedged:
             return
-        if self.tries == 1:
+        if self.attempts == 1:
             self.waits_since = now
         if self.affinity.in_sequence or self.pool.endpoints.size < 2 or not self.attempt.repeatable():
             return
         delay = self.route.hedge.delay(now)
         if delay == UINT64_MAX:
             return
-        alarm = Alarm.__new__(Alarm)
-        alarm.waits_since = now
-        alarm.late_at = now + delay
-        self.alarm = alarm
-        rings = alarm.late_at
+        timer = AttemptTimer.__new__(AttemptTimer)
+        timer.waits_since = now
+        timer.late_at = now + delay
+        self.timer = timer
+        rings = timer.late_at
         if self.route.hedge.per_mille:
-            alarm.late_at = now + max(delay, self.unusual())
-            rings = min(alarm.late_at, self.stuck_at())
+            timer.late_at = now + max(delay, self.unusual())
+            rings = min(timer.late_at, self.stuck_at())
         if self.due() != UINT64_MAX and rings >= self.due():
-            self.alarm = None
+            self.timer = None
             return
-        alarm.exchange = self
-        self.route.hedge.alarms.arm(alarm, rings)
+        timer.exchange = self
+        self.route.hedge.timers.arm(timer, rings)
 
     cdef uint64_t unusual(self) noexcept:
         """From when on an answer is late for its endpoint, not only for the route: what is slow by nature, or has
-        others before it, gains nothing by a second attempt, and both cost a place."""
+        others before it, gains nothing by a second attempt, and both take a slot."""
         return <uint64_t>min(SLOWER * self.pool.usual(self.attempt.endpoint), <double>FOREVER_NS)
 
     cdef uint64_t stuck_at(self) noexcept:
@@ -571,7 +572,7 @@ cdef class Exchange(Waiter):
         service = min(self.pool.endpoints.latency_ns(endpoint), <double>FOREVER_NS)
         if service <= 0.0:
             return UINT64_MAX
-        if self.pool.in_vain(endpoint) >= HEAD_START:
+        if self.pool.give_ups(endpoint) >= HEAD_START:
             patience = 1.0                    # it was found stuck: this one looks whether it still is
         elif known:
             patience = max(<double>SLOWER, known / 1000.0)
@@ -579,7 +580,7 @@ cdef class Exchange(Waiter):
             return UINT64_MAX
         return max(
             self.pool.endpoints.progress(endpoint) + <uint64_t>min(patience * service, <double>FOREVER_NS),
-            self.alarm.waits_since + max(<uint64_t>service, self.route.hedge.least),
+            self.timer.waits_since + max(<uint64_t>service, self.route.hedge.least),
         )
 
     cdef void learn_silence(self, uint64_t now) noexcept:
@@ -594,22 +595,22 @@ cdef class Exchange(Waiter):
 
     cdef void start_hedge(self) noexcept:
         """Nobody waits for it: where no other endpoint has room, or others wait for that, there is none."""
-        cdef Alarm alarm = self.alarm
+        cdef AttemptTimer timer = self.timer
         cdef Pool pool = self.pool
         cdef Attempt hedge
         cdef uint64_t now = self.client.poller.now, stuck_at
         cdef int found, charged = 0
-        if alarm is None or self.state != X_TRYING or self.attempt.state == A_OVER:
+        if timer is None or self.state != X_ATTEMPT or self.attempt.state == A_OVER:
             return
         if pool.newer is not None:
             if pool.newer.protocol != pool.protocol:
                 return                        # it speaks what only the old one's channels do
             pool = pool.newer
-        if now < alarm.late_at:
+        if now < timer.late_at:
             stuck_at = self.stuck_at()
             if stuck_at > now:                # it has answered others since
-                stuck_at = max(stuck_at, now + (alarm.late_at - alarm.waits_since) // LOOKS)
-                self.route.hedge.alarms.arm(alarm, min(alarm.late_at, stuck_at))
+                stuck_at = max(stuck_at, now + (timer.late_at - timer.waits_since) // LOOKS)
+                self.route.hedge.timers.arm(timer, min(timer.late_at, stuck_at))
                 return
         if not self.route.hedge.budget.claim(now):
             tg_add(&self.route.series[ROUTE_HEDGE_RESULTS_REFUSED], 1)
@@ -618,9 +619,9 @@ cdef class Exchange(Waiter):
         if found < 0:
             self.route.hedge.budget.give_back(now)
             return
-        self.drop_alarm()
+        self.drop_timer()
         self.hedged = HEDGE_LOST              # until it wins
-        self.tries += 1
+        self.attempts += 1
         tg_add(&self.route.series[ROUTE_HEDGES], 1)
         hedge = self.attempt.twin()
         if hedge is None:
@@ -685,7 +686,7 @@ cdef class Exchange(Waiter):
         own.stop()
         if self.waits_since:
             self.route.hedge.learn_given_up(now, now - self.waits_since)
-            if own.pool.in_vain(own.endpoint) == 0:
+            if own.pool.give_ups(own.endpoint) == 0:
                 self.learn_silence(now)       # once for all that it holds
             self.waits_since = 0
         memset(&outcome, 0, sizeof(outcome))
@@ -698,7 +699,7 @@ cdef class Exchange(Waiter):
 
     cdef bint promote_hedge(self) noexcept:
         cdef Attempt hedge = self.hedge
-        self.drop_alarm()
+        self.drop_timer()
         if hedge is None:
             return False
         self.hedged = HEDGE_WON               # its answer will be taken, whatever it is
@@ -714,15 +715,15 @@ cdef class Exchange(Waiter):
         return True
 
     cdef void drop_hedge(self) noexcept:
-        self.drop_alarm()
+        self.drop_timer()
         if self.hedge is not None:
             self.hedge.stop()
             self.release_hedge(STOPPED, 0, GRPC_CANCELLED)
 
-    cdef void drop_alarm(self) noexcept:
-        if self.alarm is not None:
-            self.alarm.exchange = None
-            self.alarm = None
+    cdef void drop_timer(self) noexcept:
+        if self.timer is not None:
+            self.timer.exchange = None
+            self.timer = None
 
     cdef void release_hedge(self, ending how, int status, int code) noexcept:
         cdef Attempt hedge = self.hedge
@@ -862,14 +863,14 @@ cdef class Exchange(Waiter):
 
     cdef void record(self) noexcept:
         cdef uint64_t duration = monotonic_ns() - self.started
-        if self.hedge is not None or self.alarm is not None:
+        if self.hedge is not None or self.timer is not None:
             self.drop_hedge()
         if self.attempt is not None:
             self.attempt.owner = None         # which has it as its attempt
         self.move(X_DONE)
         self.deadline = UINT64_MAX
         if self.affinity.in_sequence:
-            leave_sequence(&self.affinity, self.pool, self.tries != 0, self.succeeded(), self.status == CLIENT_GONE,
+            leave_sequence(&self.affinity, self.pool, self.attempts != 0, self.succeeded(), self.status == CLIENT_GONE,
                            self.client.poller.now)
         elif self.affinity.key and self.pool.sessions is not None:
             self.pool.sessions.touch(self.affinity.key, self.client.poller.now)
@@ -926,13 +927,13 @@ cdef uint64_t limit_of_answer(Exchange exchange) noexcept:
     return <uint64_t>exchange.route.response_timeout
 
 
-cdef uint64_t limit_of_try(Exchange exchange) noexcept:
+cdef uint64_t limit_of_attempt(Exchange exchange) noexcept:
     cdef uint64_t limit = limit_of_answer(exchange)
-    cdef uint64_t of_try
-    if exchange.route.retry is None or exchange.route.retry.per_try_timeout == 0:
+    cdef uint64_t of_attempt
+    if exchange.route.retry is None or exchange.route.retry.per_attempt_timeout == 0:
         return limit
-    of_try = exchange.route.retry.per_try_timeout
-    return min(limit, of_try) if limit else of_try
+    of_attempt = exchange.route.retry.per_attempt_timeout
+    return min(limit, of_attempt) if limit else of_attempt
 
 
 cdef void time_is_over(Exchange exchange) noexcept:
@@ -967,7 +968,7 @@ cdef void refuse_exchange(Exchange exchange, int why) noexcept:
     if why == Q_HOPELESS and exchange.client.poller.now >= exchange.due():
         exchange.fail(FAIL_TIMEOUT, f"no endpoint of pool {pool} had room in time")
         return
-    if why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
+    if why == Q_NOBODY and exchange.wanted and exchange.pool.takes_requests():
         exchange.model_not_ready()
         return
     if why == Q_NOBODY:
@@ -1057,7 +1058,7 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept:
     record.bytes_out = exchange.bytes_out
     record.status = <unsigned short>told_status(exchange)
     record.grpc_status = <short>exchange.final_grpc_status()
-    record.tries = <unsigned short>exchange.tries
+    record.attempts = <unsigned short>exchange.attempts
     record.port = exchange.client.port
     record.cache = <unsigned short>exchange.cache
     record.hedge = <unsigned short>exchange.hedged
@@ -1176,8 +1177,8 @@ cdef void before_choice(Exchange exchange, Choice choice, int exclude) noexcept:
         if choice.turn and not has_room(exchange):
             return
         if not choice.turn and pool.queue is not None and pool.queue.somebody():
-            blocked = pool.queue.bars()
-            if blocked == BARS_ALL or blocked & choice.models:
+            blocked = pool.queue.blocked_models()
+            if blocked == ALL_MODELS_BLOCKED or blocked & choice.models:
                 return                        # nothing is chosen: it has to stand in line
         explanation.look(view_of(exchange, choice, exclude, blocked), exclude)
     except Exception:
@@ -1206,7 +1207,7 @@ cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) n
             why = view.why(found, spared_of(pool, now))
         explanation.choose(found, {
             "endpoint": pool.endpoints.addresses[found],
-            "for": "hedge" if beside is not None else "retry" if exchange.tries else "first try",
+            "for": "hedge" if beside is not None else "retry" if exchange.attempts else "first attempt",
             "why": why,
             "after_ms": milliseconds(now, exchange.started),
             "steps": steps_of(exchange, now, beside),
@@ -1226,9 +1227,9 @@ cdef int explain_choice(Exchange exchange, Choice choice) noexcept:
 
 cdef list spared_of(Pool pool, uint64_t now):
     cdef int i
-    if pool.suspects == NULL:
+    if pool.slow == NULL:
         return []
-    return [i for i in range(pool.endpoints.size) if pool.suspects[i].until > now]
+    return [i for i in range(pool.endpoints.size) if pool.slow[i].until > now]
 
 
 cdef list steps_of(Exchange exchange, uint64_t now, str beside):
@@ -1245,7 +1246,7 @@ cdef list steps_of(Exchange exchange, uint64_t now, str beside):
         steps.append(f"queue: it waited {milliseconds(now, exchange.queued_at)} ms")
     if beside is not None:
         steps.append(f"hedge: {beside} has not answered for {milliseconds(now, exchange.attempt.picked_at)} ms")
-    elif exchange.tries and exchange.last_endpoint >= 0:
+    elif exchange.attempts and exchange.last_endpoint >= 0:
         steps.append(f"retry: other than {addresses[exchange.last_endpoint]}")
     return steps
 
@@ -1262,13 +1263,13 @@ cdef void no_choice(Exchange exchange, uint64_t now, int why) noexcept:
         words = REFUSED[why]
         if why == Q_NOBODY and exchange.affinity.sequence_at != -1:
             words = "the endpoint that has the sequence's state is gone"
-        elif why == Q_NOBODY and exchange.wanted and exchange.pool.crowded():
+        elif why == Q_NOBODY and exchange.wanted and exchange.pool.takes_requests():
             words = "no endpoint that takes requests has the model ready"
         elif why == Q_NOBODY and view.scores:
             words = "the policy chose none of those that take requests, or failed: see the log"
         explanation.choose(-1, {
             "endpoint": None,
-            "for": "retry" if exchange.tries else "first try",
+            "for": "retry" if exchange.attempts else "first attempt",
             "why": words,
             "after_ms": milliseconds(now, exchange.started),
             "steps": steps_of(exchange, now, None),
@@ -1318,7 +1319,7 @@ cdef int acquire_sticky(Exchange exchange, Choice choice) noexcept:
         exchange.affinity.sticky = -1         # it has failed: another is asked, and named from now on
         exchange.affinity.sticky_full = False
     else:
-        found = exchange.pool.acquire_kept(exchange.affinity.sticky, choice)
+        found = exchange.pool.acquire_sticky(exchange.affinity.sticky, choice)
         if found >= 0:
             return found
         exchange.affinity.sticky_full = found == TAKEN_FULL
@@ -1340,7 +1341,7 @@ cdef bint may_leave(Exchange exchange) noexcept:
 cdef void untie(Exchange exchange) noexcept:
     """From now on any endpoint will do."""
     exchange.affinity.sequence_at = -1
-    exchange.tied = False
+    exchange.endpoint_bound = False
 
 
 cdef bint goes_on(Exchange exchange) noexcept:
@@ -1365,9 +1366,9 @@ cdef void rebind(Exchange exchange, Pool pool) noexcept:
     exchange.pool = pool
     exchange.want_model(exchange.wanted_model)   # whose bit may be another there
     exchange.last_endpoint = -1               # an index of the old one
-    exchange.tried.count = 0
+    exchange.excluded.count = 0
     exchange.pool = follow_pool(&exchange.affinity, old, pool)
-    exchange.tied = exchange.affinity.sequence_at != -1
+    exchange.endpoint_bound = exchange.affinity.sequence_at != -1
 
 
 cdef void follow(Exchange exchange) noexcept:

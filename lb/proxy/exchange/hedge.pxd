@@ -1,8 +1,8 @@
-"""When a route's requests get a second try while the first is late."""
+"""When a route's requests get a second attempt while the first is late."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from lb.net.timers cimport Alarms
-from lb.proxy.exchange.budget cimport TryBudget
+from lb.net.timers cimport Timers
+from lb.proxy.exchange.budget cimport RetryBudget
 
 
 cdef enum:
@@ -32,12 +32,12 @@ cdef class HedgePolicy:
     cdef uint64_t known               # the delay in use
     cdef uint64_t patience            # the silence in use
     cdef uint64_t looked_at
-    cdef Alarms alarms
-    cdef TryBudget budget
+    cdef Timers timers
+    cdef RetryBudget budget
 
     # From the sending of a request to its hedge, in ns; NEVER while too little is known.
     cdef uint64_t delay(self, uint64_t now) noexcept
-    # A first try took so long until its answer began, or until it was given up.
+    # A first attempt took so long until its answer began, or until it was given up.
     cdef void learn(self, uint64_t now, uint64_t latency) noexcept
     # The same of one that was given up: its latency is only known to be more than that.
     cdef void learn_given_up(self, uint64_t now, uint64_t latency) noexcept

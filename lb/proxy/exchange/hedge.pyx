@@ -1,8 +1,8 @@
-"""When a request gets a second try while the first is late: see hedge.pxd, and docs/adr/hedging.md for the reasons.
+"""When a request gets a second attempt while the first is late: see hedge.pxd, and docs/adr/hedging.md for the reasons.
 
-The delay is a quantile of the time from the sending of a first try to the beginning of its answer. A try that was given
-up for its hedge's answer counts with the time that it had: that is above the quantile, and that is all that matters for
-one. Hedges themselves do not count, since those of them that are seen to the end are the fast ones.
+The delay is a quantile of the time from the sending of a first attempt to the beginning of its answer. A try that was
+given up for its hedge's answer counts with the time that it had: that is above the quantile, and that is all that
+matters for one. Hedges themselves do not count, since those of them that are seen to the end are the fast ones.
 
 Where the policy knows when an endpoint last answered, there is a quantile of these silences, too. One silence holds all
 that the endpoint has, so that a tenth as many are taken for a stall as answers for late.
@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memset
-from lb.net.timers cimport Alarms
+from lb.net.timers cimport Timers
 from lb.shared.segment cimport Segment
-from lb.proxy.exchange.budget cimport TryBudget
+from lb.proxy.exchange.budget cimport RetryBudget
 
 cdef enum:
     FADE_NS = 10_000_000_000
@@ -78,7 +78,7 @@ cdef class Latencies:
 
 cdef class HedgePolicy:
     """The hedges of a plan (`HedgePlan`) of the route `name`, which the series `series` of `segment` counts. Raises
-    OSError when the alarms of `tools` (HedgeTools) cannot ring."""
+    OSError when the timers of `tools` (HedgeTools) cannot ring."""
 
     def __init__(self, plan, Segment segment not None, series, name, tools):
         self.per_mille = plan.per_mille
@@ -86,9 +86,9 @@ cdef class HedgePolicy:
         self.samples = plan.samples
         self.latencies = tools.learned(name, "latencies")
         self.silences = tools.learned(name, "silences")
-        self.budget = TryBudget(segment, series, name, plan.budget_percent, plan.budget_min, True)
-        self.alarms = tools.alarms
-        self.alarms.open()
+        self.budget = RetryBudget(segment, series, name, plan.budget_percent, plan.budget_min, True)
+        self.timers = tools.timers
+        self.timers.open()
 
     cdef uint64_t delay(self, uint64_t now) noexcept:
         if self.per_mille == 0:
@@ -117,11 +117,11 @@ cdef class HedgePolicy:
 
 
 class HedgeTools:
-    """What the routes of a worker need for further tries: alarms, and what is known of latencies and silences, by the
-    route's name: of a route that goes on hedging they outlive a reload."""
+    """What the routes of a worker need for retries and hedges: timers, and what is known of latencies and silences, by
+    the route's name: of a route that goes on hedging they outlive a reload."""
 
     def __init__(self, poller):
-        self.alarms = Alarms(poller)
+        self.timers = Timers(poller)
         self.known = WeakValueDictionary()
 
     def learned(self, route, what):
@@ -131,4 +131,4 @@ class HedgeTools:
         return found
 
     def close(self):
-        self.alarms.close()
+        self.timers.close()

@@ -21,7 +21,7 @@ cdef class Http1Attempt(Http1Call):
     cdef tg_buffer trailers           # of the request, as lines
     cdef size_t sent                  # bytes of `request` that were handed to the endpoint
     cdef uint32_t chunk               # bytes of the last chunk, which more of the body may join (lb.http.chunks)
-    cdef flag kept                    # `request` is all of it so far: it can be sent again
+    cdef flag replayable              # `request` is all of it so far: it can be sent again
     cdef flag chunked                 # the request's body goes on in chunks
     cdef flag upgrading               # the request asks for another protocol, and may
     cdef flag alone                   # its connection is its client's alone
@@ -49,7 +49,7 @@ cdef int build_head(Http1Attempt attempt, Exchange exchange, Scan *scan) noexcep
 
 # Long bodies between a client and an endpoint of HTTP/1.1, past this process: the kernel moves them through a pipe.
 #
-# Where both speak in clear and neither body is chunked, kept for another try or answered already, nobody here has to
+# Where both speak in clear and neither body is chunked, kept for another attempt or answered already, nobody here has to
 # see the bytes. The parser is told how many they were, and gets the last of them as ever: it finds the end of the body.
 
 # As `Exchange.pass_body` and `Http1Call.pass_answer`.

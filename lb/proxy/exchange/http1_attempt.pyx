@@ -35,7 +35,7 @@ from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.client_certificate cimport append_client_certificate
 from lb.proxy.routing.cors cimport drop_cors
 from lb.proxy.exchange.exchange cimport (
-    X_ANSWERING, X_DONE, X_NEW, X_TRYING, X_UPGRADED, Exchange, learn_session, verdict_by_status,
+    X_ANSWERING, X_DONE, X_NEW, X_ATTEMPT, X_UPGRADED, Exchange, learn_session, verdict_by_status,
 )
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
 from lb.proxy.routing.headers.forwarded cimport tg_hop
@@ -56,7 +56,7 @@ cdef class Http1Attempt(Http1Call):
         self.alone = brings_proof(scan)
         if len(OWN):
             keep_to_own(exchange)
-        self.kept = True
+        self.replayable = True
         self.chunked = scan.chunked
         if build_head(self, exchange, scan) < 0:
             exchange.fail(FAIL_NO_MEMORY, "out of memory")
@@ -87,8 +87,8 @@ cdef class Http1Attempt(Http1Call):
             return
         if self.upstream is not None and not self.upstream.connecting:
             if tg_buffer_size(&self.request) + size > exchange.listener.retry_buffer:
-                self.kept = False
-        if self.kept:
+                self.replayable = False
+        if self.replayable:
             if self.keep_body(spans, count, size) < 0 or (last and self.chunked and self.append_end(&self.request) < 0):
                 exchange.fail(FAIL_NO_MEMORY, "out of memory")
                 return
@@ -102,7 +102,7 @@ cdef class Http1Attempt(Http1Call):
             if exchange.state == X_NEW:
                 exchange.pick()
         elif not self.upstream.connecting:
-            if last or not self.kept or not self.gathers():
+            if last or not self.replayable or not self.gathers():
                 self.send_request(exchange)
             elif size:
                 self.upstream.poller.mark(self.upstream)      # on_batch_end sends it
@@ -117,7 +117,7 @@ cdef class Http1Attempt(Http1Call):
                 if not exchange.wants_body:
                     exchange.arm_wait()       # nobody else watches an endpoint that takes no more of it
         if exchange.request_complete and exchange.route.mirror is not None and not self.upgrading:
-            exchange.route.mirror.offer(exchange.client.poller, &self.request, self.kept, exchange.key,
+            exchange.route.mirror.offer(exchange.client.poller, &self.request, self.replayable, exchange.key,
                                         exchange.head_method)
 
     cdef Py_ssize_t pass_body(self, size_t size) noexcept:
@@ -225,7 +225,7 @@ cdef class Http1Attempt(Http1Call):
                     exchange.watch()
 
     cdef void on_batch_end(self, Http1Upstream upstream) noexcept:
-        if self.kept:
+        if self.replayable:
             self.send_request(<Exchange>self.owner)
 
     cdef void on_drained(self, Http1Upstream upstream) noexcept:
@@ -270,7 +270,7 @@ cdef class Http1Attempt(Http1Call):
     cdef void take_interim(self, Exchange exchange, Http1Upstream upstream, Scan *scan) noexcept:
         if scan.status == 101 and self.upgrading and is_granted(self, scan):
             step(self, A_ANSWERING)
-            self.kept = False
+            self.replayable = False
             switch_protocols(exchange, upstream, scan)
         elif scan.status == 101:
             upstream.broken(FAIL_PROTOCOL)                    # no upgrade, or another, was asked for
@@ -291,7 +291,7 @@ cdef class Http1Attempt(Http1Call):
             return False
         if self.pool.policy.reads_reports:
             exchange.find_report(scan.fields, scan.field_count)
-        if is_retryable(status) and exchange.try_again(RETRY_5XX, status):
+        if is_retryable(status) and exchange.retry_attempt(RETRY_5XX, status):
             return False
         if exchange.route.hedge is not None:
             exchange.own_answer()
@@ -383,20 +383,21 @@ cdef class Http1Attempt(Http1Call):
     cdef bint may_retry(self, int kind) noexcept:
         """Safe when nothing has arrived; or when no answer has begun, and repeating does no harm."""
         cdef Exchange exchange = <Exchange>self.owner
-        if not self.kept or not (kind == FAIL_CONNECT or kind == FAIL_REFUSED
-                                 or (kind == FAIL_RESET and exchange.idempotent)):
+        if not self.replayable or not (kind == FAIL_CONNECT or kind == FAIL_REFUSED
+                                       or (kind == FAIL_RESET and exchange.idempotent)):
             return False
         return exchange.retry_granted(failure_of(kind).retry, -1)
 
     cdef bint repeatable(self) noexcept:
         cdef Exchange exchange = <Exchange>self.owner
-        return self.kept and exchange.request_complete and exchange.idempotent and not self.upgrading and not self.alone
+        return (self.replayable and exchange.request_complete and exchange.idempotent and not self.upgrading
+                and not self.alone)
 
     cdef Attempt twin(self):
         cdef Http1Attempt attempt = Http1Attempt.__new__(Http1Attempt)
         if tg_buffer_append(&attempt.request, tg_buffer_head(&self.request), tg_buffer_size(&self.request)) < 0:
             return None
-        attempt.kept = True
+        attempt.replayable = True
         attempt.chunked = self.chunked
         return attempt
 
@@ -483,7 +484,7 @@ cdef bint upgrade_wanted(Scan *scan) noexcept:
 cdef Py_ssize_t pass_request(Http1Attempt attempt, Exchange exchange, size_t size) noexcept:
     cdef Http1Upstream upstream = attempt.upstream
     cdef Py_ssize_t n
-    if attempt.kept or attempt.chunked or exchange.state != X_TRYING or tg_buffer_size(&attempt.request):
+    if attempt.replayable or attempt.chunked or exchange.state != X_ATTEMPT or tg_buffer_size(&attempt.request):
         return PASS_NOT
     if upstream is None or upstream.connecting or upstream.tls is not None or upstream.pending() or upstream.deaf:
         return PASS_NOT

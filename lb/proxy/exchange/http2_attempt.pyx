@@ -150,7 +150,7 @@ cdef class Http2Attempt(Http2Call):
 
     cdef void mirror(self, Exchange exchange) noexcept:
         """The request is complete and with its first endpoint. Of a pool of models only inferences are copied."""
-        if exchange.route.mirror is None or exchange.tries != 1 or (self.inference and not self.unary_inference):
+        if exchange.route.mirror is None or exchange.attempts != 1 or (self.inference and not self.unary_inference):
             return
         mirror_stream(exchange.route.mirror, exchange.client.poller, self, exchange.key, exchange.grpc != 0)
 
@@ -192,11 +192,11 @@ cdef class Http2Attempt(Http2Call):
         cdef Exchange exchange = <Exchange>self.owner
         cdef int n
         cdef bint round
-        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
         fields.add_block(&self.fields)
         if exchange.grpc and exchange.expires != UINT64_MAX:
             n = grpc_timeout(self.timeout, exchange.expires - now if exchange.expires > now else 1, &round)
-            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
+            fields.add_held(b"grpc-timeout", 12, self.timeout, <size_t>n,
                             NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
         self.stream.streaming = True
         h2_rewind(&self.stream)
@@ -364,7 +364,7 @@ cdef class Http2Attempt(Http2Call):
         cdef Field *field
         cdef int i, kind = 0, code = -1
         if not exchange.grpc:
-            return is_retryable(scan.status) and exchange.try_again(RETRY_5XX, scan.status)
+            return is_retryable(scan.status) and exchange.retry_attempt(RETRY_5XX, scan.status)
         if not last and scan.status == 200:
             return False
         for i in range(scan.field_count):
@@ -397,7 +397,7 @@ cdef class Http2Attempt(Http2Call):
         exchange.let_go(False)
         exchange.grpc_status = -1
         if not exchange.promote_hedge():
-            exchange.next_try()
+            exchange.next_attempt()
 
     cdef void answer_trailers(self, Exchange exchange, Scan *scan) noexcept:
         self.find_grpc_status(exchange, scan.trailers, scan.trailer_count)

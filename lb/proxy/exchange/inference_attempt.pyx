@@ -13,7 +13,7 @@ from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
-from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_try, may_leave, verdict_by_status
+from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status
 from lb.proxy.exchange.inference_body cimport (
     InferenceBody, answer_error, land, management_answered, release_followers, rendered, respond, store,
 )
@@ -45,7 +45,7 @@ cdef class InferenceAttempt(GrpcCall):
         cdef Exchange exchange = <Exchange>self.owner
         cdef InferenceBody body = self.body(exchange)
         cdef uint64_t now = exchange.client.poller.now
-        cdef uint64_t limit = limit_of_try(exchange)
+        cdef uint64_t limit = limit_of_attempt(exchange)
         cdef bint own = self is exchange.attempt
         if not self.prepare(body):
             if own:
@@ -62,7 +62,7 @@ cdef class InferenceAttempt(GrpcCall):
         if not own:
             return
         exchange.grpc_status = -1
-        if body.request is not None and exchange.route.mirror is not None and exchange.tries == 1:
+        if body.request is not None and exchange.route.mirror is not None and exchange.attempts == 1:
             mirror_inference(exchange.route.mirror, exchange.client.poller, self.parts, self.part_count,
                              self.message_size, INFER_PATH, INFER_PATH_LENGTH, exchange.key)
         if exchange.route.hedge is not None:
@@ -190,7 +190,7 @@ cdef class InferenceAttempt(GrpcCall):
             return
         exchange.pushback = self.pushback
         if body.repeatable() and exchange.retry_granted(RETRY_RESET | RETRY_5XX if going else 0, status):
-            exchange.next_try()
+            exchange.next_attempt()
             return
         text = message[:n].decode("utf-8", "replace")
         release_followers(body, status, text)

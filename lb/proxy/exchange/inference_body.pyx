@@ -95,7 +95,7 @@ cdef class InferenceBody(BodySource):
         if exchange.pool.key_kind == KEY_MODEL:
             exchange.key = hash64(<const char *>self.name, <size_t>len(self.name)) if self.name is not None else 0
             if exchange.pool.sticky:
-                exchange.read_kept(scan)
+                exchange.read_affinity(scan)
         else:
             exchange.key = exchange.find_key(scan)
         exchange.move(X_REQUEST)
@@ -105,7 +105,7 @@ cdef class InferenceBody(BodySource):
             if tg_buffer_reserve(&self.body, expected) < 0:
                 exchange.fail(FAIL_NO_MEMORY, "out of memory")
 
-    cdef char *place(self, Exchange exchange, size_t size) noexcept:
+    cdef char *space(self, Exchange exchange, size_t size) noexcept:
         if exchange.state != X_REQUEST or tg_buffer_reserve(&self.body, size) < 0:
             return NULL
         return tg_buffer_tail(&self.body)
@@ -116,7 +116,7 @@ cdef class InferenceBody(BodySource):
             return
         if (count == 1 and spans[0].iov_base == tg_buffer_tail(&self.body)
                 and size <= self.body.capacity - self.body.end):
-            self.body.end += size             # received where `place` said
+            self.body.end += size     # received where `space` said
             count = 0
         for i in range(count):
             if tg_buffer_append(&self.body, spans[i].iov_base, spans[i].iov_len) < 0:

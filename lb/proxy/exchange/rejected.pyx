@@ -1,4 +1,4 @@
-"""Records of requests that were declined: see rejected.pxd."""
+"""Records of requests that were rejected: see rejected.pxd."""
 
 from libc.stdint cimport uint16_t
 from lb.failure cimport failure_of, tg_failure
@@ -13,7 +13,7 @@ from lb.telemetry.accesslog cimport (
 )
 
 
-cdef void log_declined(Client client, const Scan *scan, int version, int kind, bint grpc) noexcept:
+cdef void log_rejected(Client client, const Scan *scan, int version, int kind, bint grpc) noexcept:
     cdef const tg_failure *failure = failure_of(kind)
     cdef tg_access *record
     cdef const Field *host

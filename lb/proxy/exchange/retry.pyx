@@ -3,15 +3,15 @@
 Whether repeating does harm is the exchange's to know (method, what was sent, what came back). Here is what the route
 allows, how long it waits before, and how much of it there may be (budget.pyx).
 
-The pause has full jitter: anything from 0 to a bound that doubles with each try (Brooker 2015, "Exponential Backoff and
+The pause has full jitter: anything from 0 to a bound that doubles with each attempt (Brooker 2015, "Exponential Backoff and
 Jitter"; Envoy's retry_back_off, whose defaults these are). So clients that failed together do not come back together.
 """
 
 from libc.stdint cimport uint64_t
 from lb.failure cimport RETRY_5XX, RETRY_CONNECT, RETRY_RESET, RETRY_TIMEOUT
-from lb.net.timers cimport Alarms
+from lb.net.timers cimport Timers
 from lb.shared.segment cimport Segment
-from lb.proxy.exchange.budget cimport TryBudget
+from lb.proxy.exchange.budget cimport RetryBudget
 from lb.proxy.random cimport random_below
 
 cdef enum:
@@ -23,21 +23,21 @@ cdef dict CODES = {"cancelled": 1, "deadline-exceeded": 4, "resource-exhausted":
 
 
 cdef class RetryPolicy:
-    """The retries of a plan (`RetryPlan`) of the route `name`, which the series `series` of `segment` counts. `alarms`
+    """The retries of a plan (`RetryPlan`) of the route `name`, which the series `series` of `segment` counts. `timers`
     end the pauses; without any there are none. Raises OSError when they cannot."""
 
-    def __init__(self, plan, Segment segment not None, series, name, Alarms alarms=None):
+    def __init__(self, plan, Segment segment not None, series, name, Timers timers=None):
         self.attempts = plan.attempts
         for kind in plan.on:
             if kind in CODES:
                 self.codes |= <unsigned int>1 << <int>CODES[kind]
             else:
                 self.on |= <int>KINDS[kind]
-        self.per_try_timeout = plan.per_try_timeout_ns
-        self.budget = TryBudget(segment, series, name, plan.budget_percent, plan.budget_min)
-        self.alarms = alarms
-        if alarms is not None:
-            alarms.open()
+        self.per_attempt_timeout = plan.per_attempt_timeout_ns
+        self.budget = RetryBudget(segment, series, name, plan.budget_percent, plan.budget_min)
+        self.timers = timers
+        if timers is not None:
+            timers.open()
             self.base = plan.backoff_base_ns
             self.longest = plan.backoff_max_ns
 
@@ -47,9 +47,9 @@ cdef class RetryPolicy:
     cdef bint names_code(self, int code) noexcept:
         return 0 < code < 32 and (self.codes >> code) & 1
 
-    cdef uint64_t pause(self, int tries) noexcept:
+    cdef uint64_t pause(self, int attempts) noexcept:
         cdef uint64_t bound
         if self.base == 0:
             return 0
-        bound = min(self.base << min(max(tries - 1, 0), <int>DOUBLINGS), self.longest)
+        bound = min(self.base << min(max(attempts - 1, 0), <int>DOUBLINGS), self.longest)
         return random_below(bound + 1)

@@ -17,7 +17,7 @@ cdef class StreamSequences:
     cdef uint64_t left                # bytes of the message being passed on that are still to come
     cdef uint64_t ending              # the sequence that ends with it; 0 = none does
     cdef bint blind                   # memory ran out: what is not noted ends by being idle
-    cdef size_t begun                 # sequences that began in later messages, in all tries
+    cdef size_t begun                 # sequences that began in later messages, in all attempts
     cdef size_t seen                  # likewise, in this one
     cdef bint later                   # it is not the first: that one has chosen the endpoint (Exchange.join_sequence)
 

@@ -107,7 +107,7 @@ cdef class StreamSequences:
             else:
                 self.begun = self.seen
                 sequences.begin(key, exchange.attempt.endpoint, now)
-        elif sequences.index_of(sequences.pins.look(key, now)) == exchange.attempt.endpoint:
+        elif sequences.index_of(sequences.table.look(key, now)) == exchange.attempt.endpoint:
             sequences.touch(key, now)
         else:
             return                            # it is open elsewhere, or not at all: the server will say so

@@ -68,7 +68,7 @@ cdef class Route:
     cdef set method_names(self)       # as bytes
     # Whether a set of methods, which the route has, has the request's.
     cdef bint takes_method(self, const tg_facts *facts) noexcept
-    cdef bint stands_on(self, set pools)
+    cdef bint uses_only(self, set pools)
     # Routes of one form (lb.config.plan.wire) share what they do: one that `lends` is what others are made `like`.
     cdef bint lends(self)
     cdef Route like(self, str name, unsigned int series, Pool pool, str host, str path)

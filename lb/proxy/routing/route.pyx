@@ -103,7 +103,7 @@ cdef class Route:
         if plan.response_fields is not None:
             self.response_fields = FieldRules(plan.response_fields)
         if plan.retry is not None:
-            self.retry = RetryPolicy(plan.retry, segment, plan.series, plan.name, getattr(tools, "alarms", None))
+            self.retry = RetryPolicy(plan.retry, segment, plan.series, plan.name, getattr(tools, "timers", None))
         if plan.hedge is not None and tools is not None:
             self.hedge = HedgePolicy(plan.hedge, segment, plan.series, plan.name, tools)
             for each in [pool] if pool is not None else [pools[share.pool] for share in plan.split.shares]:
@@ -179,7 +179,7 @@ cdef class Route:
         return (facts.method != M_OTHER
                 or facts.scan.method_text[:facts.scan.method_length] in self.other_methods)
 
-    cdef bint stands_on(self, set pools):
+    cdef bint uses_only(self, set pools):
         """Whether `pools` has all that it sends requests to."""
         if self.pool is not None and self.pool not in pools:
             return False

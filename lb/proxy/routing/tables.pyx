@@ -22,10 +22,10 @@ cdef class RoutesOfListener:
     cdef readonly list sources
     cdef readonly list routes
 
-    cdef bint stands_on(self, set pools):
+    cdef bint uses_only(self, set pools):
         cdef Route route
         for route in self.routes:
-            if not route.stands_on(pools):
+            if not route.uses_only(pools):
                 return False
         return True
 
@@ -34,12 +34,12 @@ cdef Pool pool_of(pools, Py_ssize_t number):
     return pools[number] if number >= 0 else None
 
 
-def make_routes(plans, pools, set standing not None, Segment segment not None, tools, RoutesOfListener old):
+def make_routes(plans, pools, set unchanged not None, Segment segment not None, tools, RoutesOfListener old):
     """A generator whose `yield`s end a step each; it returns the RoutesOfListener of `plans` (of RoutePlan).
 
-    `pools` are those of the plan, `tools` the worker's for further tries (HedgeTools), `standing` those pools that the
-    plan before had at the same place, `old` is what that plan made of the listener, or None. Raises ValueError as
-    Route and RouteTable do.
+    `pools` are those of the plan, `tools` the worker's for retries and hedges (HedgeTools), `unchanged` those pools
+    that the plan before had at the same place, `old` is what that plan made of the listener, or None. Raises ValueError
+    as Route and RouteTable do.
     """
     cdef Route route, first
     cdef RoutesOfListener made
@@ -48,7 +48,7 @@ def make_routes(plans, pools, set standing not None, Segment segment not None, t
     cdef Py_ssize_t fresh = 0, number = 0, i
     sources = plans.items if isinstance(plans, Packed) else None
     if sources is not None and old is not None and old.sources is not None:
-        if old.sources == sources and old.stands_on(standing):
+        if old.sources == sources and old.uses_only(unchanged):
             return old
         yield
         for i in range(len(old.sources)):
@@ -62,7 +62,7 @@ def make_routes(plans, pools, set standing not None, Segment segment not None, t
     for source in plans if sources is None else sources:
         number += 1
         route = known.get(source)
-        if route is None or not route.stands_on(standing):
+        if route is None or not route.uses_only(unchanged):
             if sources is None:
                 route = Route(source, pool_of(pools, source.pool), segment, pools, tools)
             else:

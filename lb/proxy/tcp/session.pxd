@@ -5,11 +5,11 @@ from lb.net.poller cimport Poller
 from lb.net.splice cimport Pipe
 from lb.net.stream cimport Stream
 from lb.proxy.accept.listener cimport Acceptor, Listener
-from lb.proxy.accept.first_bytes cimport Greeting
+from lb.proxy.accept.first_bytes cimport FirstBytes
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.pool cimport Pool
 from lb.upstream.queue cimport Waiter
-from lb.upstream.excluded cimport tg_tried
+from lb.upstream.excluded cimport tg_excluded
 
 
 cdef class Side(Stream):
@@ -31,14 +31,14 @@ cdef class Tunnel(Waiter):
     cdef TunnelAcceptor home
     cdef Listener listener
     cdef Pool pool
-    cdef Greeting greeting            # what the client's first bytes said, or None
+    cdef FirstBytes first_bytes       # what the client's first bytes said, or None
     cdef Side client
     cdef Side endpoint
     cdef Attempt attempt              # at the endpoint that it has, or had last
     cdef int last
-    cdef tg_tried tried
-    cdef int tries_left
-    cdef int tries
+    cdef tg_excluded excluded
+    cdef int retries_left
+    cdef int attempts
     cdef int failure                  # why it ended, when it did not end well (lb.failure)
     cdef uint64_t key
     cdef uint64_t started
@@ -52,7 +52,7 @@ cdef class Tunnel(Waiter):
     cdef void follow(self) noexcept
     cdef void open(self, int index) noexcept
     cdef void refuse(self, int kind) noexcept
-    cdef bint give_up_try(self) noexcept
+    cdef bint give_up_attempt(self) noexcept
     cdef void connect_failed(self) noexcept
     cdef void observe_connect(self, bint ok) noexcept
     cdef void connected(self) noexcept

@@ -28,9 +28,9 @@ from lb.net.stream cimport (
 from lb.net.tls.session cimport TLS_ERROR, handshake_turn
 from lb.net.tls.version cimport tls_version
 from lb.endpoints.choice cimport Choice
-from lb.proxy.accept.proxy_header_writer cimport announce
+from lb.proxy.accept.proxy_header_writer cimport write_proxy_header
 from lb.proxy.accept.listener cimport Listener
-from lb.proxy.accept.first_bytes cimport Greeting
+from lb.proxy.accept.first_bytes cimport FirstBytes
 from lb.telemetry.accesslog cimport (
     A_CLIENT, A_ENDPOINT, A_HOST, A_LISTENER, A_METHOD, A_POOL, A_REASON, set_object, set_text, tg_access, wall_ns,
 )
@@ -39,7 +39,7 @@ from lb.upstream.attempt cimport (
 )
 from lb.upstream.pool cimport KEY_NONE, Pool
 from lb.upstream.queue cimport NORMAL, Q_FULL, Q_HOPELESS, Q_NOBODY, Waiter, stand_in_line
-from lb.upstream.excluded cimport acquire_untried
+from lb.upstream.excluded cimport acquire_past
 
 
 cdef enum:
@@ -150,13 +150,13 @@ cdef class Tunnel(Waiter):
             self.open(found)
 
     cdef int take_endpoint_now(self, uint64_t now) noexcept:
-        return acquire_untried(self.pool, self.pool.new_choice(now, self.key), self.last, &self.tried)
+        return acquire_past(self.pool, self.pool.new_choice(now, self.key), self.last, &self.excluded)
 
     cdef int take_endpoint(self, uint64_t now, uint64_t blocked) noexcept:
         cdef Choice choice = self.pool.new_choice(now, self.key)
         choice.turn = True
         choice.block(blocked)
-        return acquire_untried(self.pool, choice, self.last, &self.tried)
+        return acquire_past(self.pool, choice, self.last, &self.excluded)
 
     cdef void queued(self, uint64_t until) noexcept:
         self.home.poller.arm(self, until)
@@ -175,7 +175,7 @@ cdef class Tunnel(Waiter):
 
     cdef void settle(self) noexcept:
         self.last = -1
-        self.tried.count = 0
+        self.excluded.count = 0
 
     cdef void move_to(self, object pool) noexcept:
         if (<Pool>pool).protocol == self.pool.protocol:
@@ -205,9 +205,9 @@ cdef class Tunnel(Waiter):
         cdef Side side
         take_slot(self.attempt, self.pool, index, 0, monotonic_ns())
         self.last = index
-        if self.tries:
+        if self.attempts:
             tg_add(&self.pool.series[index][ENDPOINT_RETRIES], 1)
-        self.tries += 1
+        self.attempts += 1
         side = Side.__new__(Side)
         side.tunnel = self
         side.poller = self.home.poller
@@ -223,16 +223,16 @@ cdef class Tunnel(Waiter):
         else:
             self.connected()
 
-    cdef bint give_up_try(self) noexcept:
-        """The connect failed. True: another endpoint may be tried (nothing was sent: always safe)."""
+    cdef bint give_up_attempt(self) noexcept:
+        """The connect failed. True: there may be an attempt at another endpoint (nothing was sent: always safe)."""
         tg_add(&self.pool.series[self.attempt.endpoint][ENDPOINT_CONNECT_ERRORS], 1)
         self.observe_connect(False)
         self.let_go(False)
-        if self.tries_left <= 0:
+        if self.retries_left <= 0:
             self.failure = FAIL_CONNECT
             self.finish(False)
             return False
-        self.tries_left -= 1
+        self.retries_left -= 1
         tg_add(&self.listener.series[LISTENER_RETRIES], 1)
         return True
 
@@ -243,7 +243,7 @@ cdef class Tunnel(Waiter):
         side.poller.remove(side)
         self.client.other = None              # what the client sends stays unread until there is somebody
         self.endpoint = None
-        if self.give_up_try():
+        if self.give_up_attempt():
             self.connect()
 
     cdef void observe_connect(self, bint ok) noexcept:
@@ -259,7 +259,7 @@ cdef class Tunnel(Waiter):
         step(self.attempt, A_SENDING)
         self.observe_connect(True)
         if self.pool.send_proxy:
-            if announce(&self.endpoint.out, self.pool, self.client, self.greeting) < 0:
+            if write_proxy_header(&self.endpoint.out, self.pool, self.client, self.first_bytes) < 0:
                 self.failure = FAIL_PROXY_HEADER
                 self.finish(False)
                 return
@@ -449,18 +449,18 @@ cdef class TunnelAcceptor(Acceptor):
     cdef void accepted(self, Listener listener, int fd, const char *ip, int ip_length, int port, bint unix) noexcept:
         cdef Tunnel tunnel = Tunnel.__new__(Tunnel)
         cdef Side side = Side.__new__(Side)
-        cdef Greeting greeting = <Greeting>listener.greeting
+        cdef FirstBytes first_bytes = <FirstBytes>listener.first_bytes
         tunnel.home = self
         tunnel.listener = listener
-        tunnel.greeting = greeting
-        if greeting is not None and greeting.pool is not None:
-            tunnel.pool = greeting.pool           # by the ClientHello
+        tunnel.first_bytes = first_bytes
+        if first_bytes is not None and first_bytes.pool is not None:
+            tunnel.pool = first_bytes.pool  # by the ClientHello
         else:
             tunnel.pool = <Pool>listener.table
         tunnel.client = side
         tunnel.attempt = Attempt.__new__(Attempt)
         tunnel.last = -1
-        tunnel.tries_left = tunnel.pool.retries
+        tunnel.retries_left = tunnel.pool.retries
         tunnel.failure = FAIL_NONE
         tunnel.started = monotonic_ns()
         memcpy(tunnel.ip, ip, <size_t>ip_length)
@@ -511,7 +511,7 @@ cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
     record.total_ns = took
     record.wait_ns = min(tunnel.attempt.picked_at - tunnel.started, took) if tunnel.attempt.picked_at else took
     record.transfer_ns = took - record.wait_ns
-    record.tries = <uint16_t>tunnel.tries
+    record.attempts = <uint16_t>tunnel.attempts
     record.port = <uint16_t>tunnel.port
     if tunnel.client.tls is not None:
         record.tls = <uint16_t>tls_version(tunnel.client.tls)
@@ -523,8 +523,8 @@ cdef void log_access(Tunnel tunnel, uint64_t took) noexcept:
         set_text(record, A_METHOD, b"TLS", 3)
     else:
         set_text(record, A_METHOD, b"TCP", 3)
-    if tunnel.greeting is not None:
-        set_text(record, A_HOST, tunnel.greeting.sni, tunnel.greeting.sni_length)
+    if tunnel.first_bytes is not None:
+        set_text(record, A_HOST, tunnel.first_bytes.sni, tunnel.first_bytes.sni_length)
     set_object(record, A_LISTENER, tunnel.listener.name)
     set_object(record, A_POOL, tunnel.pool.name)
     if tunnel.last >= 0:

@@ -318,7 +318,7 @@ cdef class UdpSession(Source):
         if self.answered:
             record.upstream_ns = self.first_answer - self.started
             record.transfer_ns = took - record.upstream_ns
-        record.tries = 1
+        record.attempts = 1
         record.port = <uint16_t>tg_flow_port(&self.flow.key)
         record.bytes_in = self.bytes_in
         record.bytes_out = self.bytes_out

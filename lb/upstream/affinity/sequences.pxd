@@ -1,11 +1,11 @@
 """The open sequences of a pool: requests of a stateful model that all have to reach the endpoint of the first.
 
 The protocol is Triton's (sequence extension): the parameters `sequence_id`, `sequence_start` and `sequence_end` of an
-inference request. The pins are the segment's, so that it is no matter which worker a request comes to.
+inference request. The table are the segment's, so that it is no matter which worker a request comes to.
 """
 
 from libc.stdint cimport uint64_t
-from lb.upstream.affinity.pool_affinity cimport PoolPins
+from lb.upstream.affinity.pool_affinity cimport PoolAffinity
 
 
 cdef enum where:
@@ -16,7 +16,7 @@ cdef enum where:
     SEQUENCE_LOST                     # it was; its endpoint, and its state, are gone
 
 
-cdef class Sequences(PoolPins):
+cdef class Sequences(PoolAffinity):
     cdef Sequences leaving            # of the endpoints that the plan no longer names, or None
 
     # Of model, version and id.

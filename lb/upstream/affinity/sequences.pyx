@@ -5,41 +5,42 @@ or in maintenance does not. Its sequences are lost and are never moved: the stat
 """
 
 from libc.stdint cimport uint64_t
-from lb.shared.affinity_table cimport PIN_GONE, PIN_NONE, Pins
+from lb.shared.affinity_table cimport AFFINITY_GONE, AFFINITY_NONE, AffinityTable
 from lb.shared.records cimport carries_on
 from lb.endpoints.set cimport EndpointSet
-from lb.upstream.affinity.pool_affinity cimport PoolPins, mix_key
+from lb.upstream.affinity.pool_affinity cimport PoolAffinity, mix_key
 
 
-cdef class Sequences(PoolPins):
+cdef class Sequences(PoolAffinity):
     """Of the pool `plan` (PoolPlan with a SequencePlan), whose endpoints are `endpoints`; `leaving` is None, or the
     Sequences of those that the plan no longer names."""
 
     def __init__(self, plan, EndpointSet endpoints not None, Sequences leaving):
         self.leaving = leaving
-        self.keep(plan, endpoints, Pins(endpoints.segment), b"sequences:" + plan.name.encode(), plan.sequence.idle_ns)
+        self.keep(plan, endpoints, AffinityTable(endpoints.segment), b"sequences:" + plan.name.encode(),
+                  plan.sequence.idle_ns)
 
     cdef uint64_t key_of(self, const char *model, size_t m, const char *version, size_t v, const char *id,
                          size_t n) noexcept nogil:
-        cdef uint64_t key = mix_key(self.pins, self.salt, model, m)
-        key = mix_key(self.pins, key, version, v)
-        return mix_key(self.pins, key, id, n)
+        cdef uint64_t key = mix_key(self.table, self.salt, model, m)
+        key = mix_key(self.table, key, version, v)
+        return mix_key(self.table, key, id, n)
 
     cdef where find(self, uint64_t key, bint start, uint64_t now, int *index) noexcept nogil:
-        cdef int slot = self.pins.find(key, now, self.idle)
+        cdef int slot = self.table.find(key, now, self.idle)
         cdef int found = self.index_of(slot)
         if start:
             # Begun anew: where its old state is, if that endpoint takes new ones.
-            if found < 0 or not self.endpoints.standing_weight(found):
+            if found < 0 or not self.endpoints.state_weight(found):
                 return SEQUENCE_ANYWHERE
             index[0] = found
             return SEQUENCE_HERE
-        if slot == PIN_NONE:
+        if slot == AFFINITY_NONE:
             return SEQUENCE_UNKNOWN
         if found >= 0 and self.serves(found):
             index[0] = found
             return SEQUENCE_HERE
-        if slot != PIN_GONE and found < 0 and self.leaving is not None:
+        if slot != AFFINITY_GONE and found < 0 and self.leaving is not None:
             found = self.leaving.index_of(slot)
             if found >= 0 and self.leaving.serves(found):
                 index[0] = found
@@ -48,17 +49,17 @@ cdef class Sequences(PoolPins):
         return SEQUENCE_LOST
 
     cdef void lose(self, uint64_t key) noexcept nogil:
-        self.pins.drop(key)
-        self.pins.count_lost()
+        self.table.drop(key)
+        self.table.count_lost()
 
     def place_of(self, bytes model, bytes version, bytes id, uint64_t now):
         """Where a further request of the sequence `id` (digits, where it is a number) would go: ("here" | "leaving",
         address), or ("unknown" | "lost", ""). For people: changes nothing."""
         cdef uint64_t key = self.key_of(<const char *> model, <size_t> len(model), <const char *> version,
                                         <size_t> len(version), <const char *> id, <size_t> len(id))
-        cdef int slot = self.pins.look(key, now)
+        cdef int slot = self.table.look(key, now)
         cdef int found
-        if slot == PIN_NONE:
+        if slot == AFFINITY_NONE:
             return "unknown", ""
         if slot >= 0:
             found = self.index_of(slot)

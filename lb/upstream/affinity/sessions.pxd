@@ -7,7 +7,7 @@ header; the table has its keyed hash, and is the segment's: the same for all wor
 
 from libc.stdint cimport uint64_t
 from lb.http.head cimport Field
-from lb.upstream.affinity.pool_affinity cimport PoolPins
+from lb.upstream.affinity.pool_affinity cimport PoolAffinity
 
 
 cdef enum said:
@@ -16,7 +16,7 @@ cdef enum said:
     SAID_ENDED                        # it is over
 
 
-cdef class Sessions(PoolPins):
+cdef class Sessions(PoolAffinity):
     cdef readonly bytes name          # of the cookie, or of the header in lower case
     cdef readonly bint header         # which of the two
     cdef uint64_t *words              # this worker's, of the pool's sessions: SESSIONS of words.py

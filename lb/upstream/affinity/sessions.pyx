@@ -2,13 +2,13 @@
 
 from libc.stdint cimport int64_t, uint64_t
 from lb.http.head cimport Field, same_name
-from lb.shared.affinity_table cimport PIN_NONE, Pins
+from lb.shared.affinity_table cimport AFFINITY_NONE, AffinityTable
 from lb.http.set_cookie cimport read_set_cookie, trim
 from lb.endpoints.set cimport EndpointSet
-from lb.upstream.affinity.pool_affinity cimport PoolPins, mix_key
+from lb.upstream.affinity.pool_affinity cimport PoolAffinity, mix_key
 
 
-cdef class Sessions(PoolPins):
+cdef class Sessions(PoolAffinity):
     """Of the pool `plan` (PoolPlan with a LearnPlan), whose endpoints are `endpoints`."""
 
     def __init__(self, plan, EndpointSet endpoints not None):
@@ -16,16 +16,16 @@ cdef class Sessions(PoolPins):
         self.header = learn.kind == "header"
         self.name = learn.name.encode()
         self.words = endpoints.segment.series(learn.series)
-        self.keep(plan, endpoints, Pins(endpoints.segment, True), f"{plan.name}\0{learn.kind}\0{learn.name}".encode(),
-                  learn.idle_ns)
+        self.keep(plan, endpoints, AffinityTable(endpoints.segment, True),
+                  f"{plan.name}\0{learn.kind}\0{learn.name}".encode(), learn.idle_ns)
 
     cdef uint64_t key_of(self, const char *text, size_t n) noexcept nogil:
-        return mix_key(self.pins, self.salt, text, n)
+        return mix_key(self.table, self.salt, text, n)
 
     cdef bint find(self, uint64_t key, uint64_t now, int *index) noexcept nogil:
-        cdef int slot = self.pins.find(key, now, self.idle)
+        cdef int slot = self.table.find(key, now, self.idle)
         index[0] = self.index_of(slot)
-        return slot != PIN_NONE
+        return slot != AFFINITY_NONE
 
     cdef said read_answer(self, const Field *fields, int count, uint64_t now, uint64_t *key) noexcept:
         cdef const char *name = <const char *>self.name
@@ -52,5 +52,5 @@ cdef class Sessions(PoolPins):
     def look(self, bytes text not None, uint64_t now):
         """For who only asks: whether the session `text` is known, and its endpoint's index in the pool, -1 where that
         has left. It does not count as a use."""
-        cdef int slot = self.pins.look(self.key_of(<const char *>text, <size_t>len(text)), now)
-        return slot != PIN_NONE, self.index_of(slot)
+        cdef int slot = self.table.look(self.key_of(<const char *>text, <size_t>len(text)), now)
+        return slot != AFFINITY_NONE, self.index_of(slot)

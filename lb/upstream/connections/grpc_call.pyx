@@ -67,18 +67,18 @@ cdef class GrpcCall(Http2Call):
         cdef bint round
         if self.message_size > MOST_MESSAGE:
             return FAIL_TOO_LARGE
-        fields.add_kept(b":method", 7, b"POST", 4, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":path", 5, tg_buffer_head(&self.path), tg_buffer_size(&self.path), NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":authority", 10, <const char *>self.dispatcher.authority, len(self.dispatcher.authority),
+        fields.add_held(b":method", 7, b"POST", 4, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":path", 5, tg_buffer_head(&self.path), tg_buffer_size(&self.path), NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":authority", 10, <const char *>self.dispatcher.authority, len(self.dispatcher.authority),
                         NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b"te", 2, b"trailers", 8, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b"content-type", 12, b"application/grpc", 16, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b"user-agent", 10, AGENT, AGENT_SIZE, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b"te", 2, b"trailers", 8, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b"content-type", 12, b"application/grpc", 16, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b"user-agent", 10, AGENT, AGENT_SIZE, NGHTTP2_NV_FLAG_NONE)
         if self.deadline != UINT64_MAX:
             n = grpc_timeout(self.timeout, self.deadline - now, &round)
             # A value that will not come again would only push others out of the compression table.
-            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
+            fields.add_held(b"grpc-timeout", 12, self.timeout, <size_t>n,
                             NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
         self.prepare_body()
         return 0

@@ -10,7 +10,7 @@ from lb.net.buffer cimport tg_buffer_append
 from lb.net.link cimport link_after, link_append, link_empty, link_init, link_remove, link_splice
 from lb.net.poller cimport Poller
 from lb.net.stream cimport Address, Stream
-from lb.upstream.connections.deferred_release cimport Debt
+from lb.upstream.connections.deferred_release cimport DeferredRelease
 from lb.upstream.connections.http2_connection cimport BACK_UP
 
 log = logging.getLogger("tidegate.upstream")
@@ -153,10 +153,10 @@ cdef class Http2Channel(Dispatcher):
         call.fail = FAIL_TIMEOUT
         call.conclude()
 
-    cdef int owe(self, Debt debt) noexcept:
+    cdef int defer(self, DeferredRelease release) noexcept:
         cdef Http2Upstream connection = <Http2Upstream>self.cutting
         self.cutting = None
-        return -1 if connection is None else connection.owe(debt)
+        return -1 if connection is None else connection.defer(release)
 
     cdef Http2Call take(self):
         cdef Http2Call call

@@ -5,7 +5,7 @@ from lb.net.buffer cimport tg_buffer
 from lb.http.http2.session cimport Http2Session, h2_stream
 from lb.net.link cimport tg_link
 from lb.net.stream cimport Stream
-from lb.upstream.connections.deferred_release cimport Debt, Debts
+from lb.upstream.connections.deferred_release cimport DeferredRelease, DeferredReleases
 from lb.upstream.connections.http2_call cimport Dispatcher, Http2Call
 
 
@@ -23,7 +23,7 @@ cdef class Session(Http2Session):
 # The table of steps is in http2_connection.pyx.
 cdef enum:
     BACK_CONNECTING = 0
-    BACK_GREETING                     # connected: the peer's SETTINGS have to come
+    BACK_SETTINGS                     # connected: the peer's SETTINGS have to come
     BACK_UP                           # takes calls
     BACK_RETIRED                      # takes no new calls, and closes behind the last one
     BACK_LOST
@@ -36,7 +36,7 @@ cdef class Http2Upstream(Stream):
     cdef tg_link calls                # that have a stream
     cdef tg_link over                 # that have ended and were not told yet
     cdef readonly int active          # length of `calls`
-    cdef Debts debts                  # for streams that were reset
+    cdef DeferredReleases deferred    # for streams that were reset
     cdef readonly bint served         # has given a call a stream
     cdef tg_buffer inbox              # what was received and waits for another turn
     cdef bint unread                  # the kernel may hold bytes we did not read
@@ -52,8 +52,8 @@ cdef class Http2Upstream(Stream):
     cdef void flush(self) noexcept
     # Takes a call off its stream (RST_STREAM CANCEL); it is in no list then.
     cdef void abort(self, Http2Call call) noexcept
-    # Takes on a debt for the stream that was reset last. 0, or -1: the caller pays.
-    cdef int owe(self, Debt debt) noexcept
+    # Defers the release for the stream that was reset last. 0, or -1: the caller gives the slot back.
+    cdef int defer(self, DeferredRelease release) noexcept
     # The connection is over: its calls fail as `kind`; the channel is told first.
     cdef void lose(self, int kind) noexcept
     # Says goodbye as far as the kernel takes it at once, then as `lose`.

@@ -17,7 +17,7 @@ from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, IO_AGAIN, IO_ERROR, Stream,
 )
-from lb.upstream.connections.deferred_release cimport Debt, Debts
+from lb.upstream.connections.deferred_release cimport DeferredRelease, DeferredReleases
 from lb.upstream.connections.http2_call cimport Dispatcher, Http2Call
 
 cdef enum:
@@ -44,8 +44,8 @@ OPTIONS.connect_protocol = False
 # Which state may follow which.
 cdef tg_states TABLE
 TABLE.machine = b"HTTP/2 connection of an endpoint"
-tg_state(&TABLE, b"connecting", 1 << BACK_GREETING | 1 << BACK_LOST)
-tg_state(&TABLE, b"greeting", 1 << BACK_UP | 1 << BACK_LOST)
+tg_state(&TABLE, b"connecting", 1 << BACK_SETTINGS | 1 << BACK_LOST)
+tg_state(&TABLE, b"settings", 1 << BACK_UP | 1 << BACK_LOST)
 tg_state(&TABLE, b"up", 1 << BACK_RETIRED | 1 << BACK_LOST)
 tg_state(&TABLE, b"retired", 1 << BACK_LOST)
 tg_state(&TABLE, b"lost", 0)
@@ -128,13 +128,13 @@ cdef class Session(Http2Session):
 
     cdef void on_settings(self) noexcept:
         cdef Http2Upstream connection = <Http2Upstream>self.connection
-        if connection.state == BACK_GREETING:
+        if connection.state == BACK_SETTINGS:
             connection.move(BACK_UP)
             connection.poller.disarm(connection)
             connection.channel.opened(connection)
 
     cdef void on_acknowledged(self) noexcept:
-        (<Http2Upstream>self.connection).debts.acknowledge()
+        (<Http2Upstream>self.connection).deferred.acknowledge()
 
     cdef void on_control(self, int kind) noexcept:
         """An endpoint that talks on and answers nothing is given up, and what waits for it with it.
@@ -165,7 +165,7 @@ cdef class Http2Upstream(Stream):
         self.poller = channel.poller
         self.session = Session()
         self.session.connection = <void *>self
-        self.debts = Debts(self.poller)
+        self.deferred = DeferredReleases(self.poller)
 
     def __dealloc__(self):
         tg_buffer_free(&self.inbox)
@@ -188,7 +188,7 @@ cdef class Http2Upstream(Stream):
 
     cdef void established(self) noexcept:
         self.heard = self.poller.now
-        self.move(BACK_GREETING)
+        self.move(BACK_SETTINGS)
         if self.session.begin(False, &OPTIONS) < 0:
             self.lose(FAIL_CONNECT)
             return
@@ -298,8 +298,8 @@ cdef class Http2Upstream(Stream):
         cdef int rc
         if self.state == BACK_LOST or self.connecting:
             return
-        if self.debts.unasked and self.session.ask() == 0:
-            self.debts.ask()
+        if self.deferred.unasked and self.session.ask() == 0:
+            self.deferred.ask()
         rc = self.send()
         if rc == IO_ERROR:
             # What the peer said last may tell which streams it did not process.
@@ -433,8 +433,8 @@ cdef class Http2Upstream(Stream):
             self.channel.cutting = self
         self.detach(call)
 
-    cdef int owe(self, Debt debt) noexcept:
-        if self.state == BACK_LOST or self.debts.add(debt) < 0:
+    cdef int defer(self, DeferredRelease release) noexcept:
+        if self.state == BACK_LOST or self.deferred.add(release) < 0:
             return -1
         self.poller.mark(self)
         return 0
@@ -453,7 +453,7 @@ cdef class Http2Upstream(Stream):
         self.poller.remove(self)
         while not link_empty(&self.calls):
             self.end(<Http2Call>self.calls.next.owner, kind)
-        self.debts.pay_all()
+        self.deferred.release_all()
         self.channel.lost(self, was_up)
         self.deliver()
 

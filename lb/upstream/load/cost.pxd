@@ -26,10 +26,11 @@ cdef class PoolCosts:
     cdef uint64_t model_key(self, const char *model, size_t n) noexcept
     # What a request of `units` for the model `key` costs, in TG_COST_ONE of an average one; 1 at least.
     cdef int price(self, double units, uint64_t key, uint64_t now) noexcept
-    # An endpoint answered it well after `latency` ns. It was charged `charged` of the `crowd` that was there with it.
+    # An endpoint answered it well after `latency` ns. It was charged `charged` of `load_at_start`,
+    # the load when it came, its own included.
     # `model` is NULL where it was `known` before; else a new one is put in.
     cdef void learn(self, uint64_t key, const char *model, size_t n, double units, uint64_t latency, int charged,
-                    int crowd, uint64_t now) noexcept
+                    int load_at_start, uint64_t now) noexcept
     cdef bint known(self, uint64_t key, uint64_t now) noexcept
 
     cdef tg_cost *record(self, uint64_t now) noexcept

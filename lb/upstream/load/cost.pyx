@@ -84,12 +84,12 @@ cdef class PoolCosts:
         return self.table.find(key, now) != NULL
 
     cdef void learn(self, uint64_t key, const char *model, size_t n, double units, uint64_t latency, int charged,
-                    int crowd, uint64_t now) noexcept:
+                    int load_at_start, uint64_t now) noexcept:
         cdef tg_cost *record
         cdef double share
-        if key == 0 or latency == 0 or charged <= 0 or crowd < charged or units <= 0:
+        if key == 0 or latency == 0 or charged <= 0 or load_at_start < charged or units <= 0:
             return
-        share = <double>charged / crowd
+        share = <double>charged / load_at_start
         record = self.record(now)
         if record != NULL:
             self.table.learn(record, <double>latency * share, units, share)

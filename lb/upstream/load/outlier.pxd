@@ -2,11 +2,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from lb.endpoints.ejection_state cimport Standings
+from lb.endpoints.ejection_state cimport EjectionStates
 
 
 cdef class Outlier:
-    cdef Standings standings
+    cdef EjectionStates standings
     cdef uint64_t **series            # the pool's: per endpoint, this worker's words
     cdef int rank                     # the worker
     cdef uint32_t consecutive_5xx     # so many in a row eject; 0 = never

@@ -11,21 +11,21 @@ from lb.shared.segment cimport (
     TG_EJECTION_CONSECUTIVE_5XX,
     TG_EJECTION_CONSECUTIVE_GATEWAY,
     TG_EJECTION_PROBATION,
-    TG_STANDING_EJECTED,
-    TG_STANDING_PROBATION,
+    TG_STATE_EJECTED,
+    TG_STATE_PROBATION,
     Segment,
     tg_add,
     tg_endpoint,
 )
 from lb.shared.segment_words cimport ENDPOINT_JUDGED_FAULT, ENDPOINT_JUDGED_GOOD
-from lb.endpoints.ejection_state cimport Standings
+from lb.endpoints.ejection_state cimport EjectionStates
 
 
 cdef class Outlier:
     """Over `endpoints`, the EndpointPlans of a pool, by its OutlierPlan `plan`. Whoever makes one sets `series`."""
 
     def __init__(self, plan, Segment segment not None, endpoints):
-        self.standings = Standings(segment, [endpoint.slot for endpoint in endpoints])
+        self.standings = EjectionStates(segment, [endpoint.slot for endpoint in endpoints])
         self.rank = segment.worker
         self.consecutive_5xx = plan.consecutive_5xx
         self.consecutive_gateway = plan.consecutive_gateway_failure
@@ -33,16 +33,16 @@ cdef class Outlier:
 
     cdef void judge(self, int index, int verdict, uint64_t started) noexcept:
         cdef tg_endpoint *record = self.standings.records[index]
-        cdef uint32_t standing = self.standings.standing(index)
+        cdef uint32_t ejection_state = self.standings.ejection_state(index)
         cdef uint32_t failures
         if verdict == VERDICT_NONE:
             return
         if verdict == VERDICT_BUSY:
             verdict = VERDICT_GOOD        # as Envoy has it: only 5xx are failures
         tg_add(&self.series[index][ENDPOINT_JUDGED_GOOD if verdict == VERDICT_GOOD else ENDPOINT_JUDGED_FAULT], 1)
-        if standing == TG_STANDING_EJECTED:
+        if ejection_state == TG_STATE_EJECTED:
             return                        # the end of what it was ejected for
-        if standing == TG_STANDING_PROBATION:
+        if ejection_state == TG_STATE_PROBATION:
             if started < tg_load64_relaxed(&record.probation_ns):
                 return                    # begun before it was ejected
             if verdict == VERDICT_GOOD:

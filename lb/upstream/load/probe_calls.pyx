@@ -88,12 +88,12 @@ cdef class GetCall(Http2Call):
         self.size = 0
 
     cdef int build(self, FieldList fields, uint64_t now) noexcept:
-        fields.add_kept(b":method", 7, b"GET", 3, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":path", 5, <const char *>self.path, len(self.path), NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b":authority", 10, <const char *>self.dispatcher.authority, len(self.dispatcher.authority),
+        fields.add_held(b":method", 7, b"GET", 3, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":path", 5, <const char *>self.path, len(self.path), NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":authority", 10, <const char *>self.dispatcher.authority, len(self.dispatcher.authority),
                         NGHTTP2_NV_FLAG_NONE)
-        fields.add_kept(b"user-agent", 10, <const char *>AGENT, len(AGENT), NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b"user-agent", 10, <const char *>AGENT, len(AGENT), NGHTTP2_NV_FLAG_NONE)
         self.stream.streaming = True
         self.stream.finished = True           # there is no body
         return 0

@@ -114,7 +114,7 @@ cdef class Prober(Source):
             index = self.order[at]
             self.order[at] = self.order[drawn]
             self.order[drawn] = index
-            if self.endpoints.standing_weight(index) <= 0:
+            if self.endpoints.state_weight(index) <= 0:
                 continue                      # down, drained or ejected
             count -= 1
             probe = <Probe>self.probes[index]

@@ -207,7 +207,7 @@ class PoolConfig(Model):
     requests meet connections that are just being closed. `0s`: no limit. Default: `60s`. `http` only; the
     silence of a `tcp` session is limited by its listener."""
     retries: Integer = Field(default=1, ge=0, le=10)
-    """Further tries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
+    """Retries on another endpoint when that is safe: the request was not sent, or repeating it does no harm."""
     ready_endpoints: Integer = Field(default=0, ge=0, le=65_536)
     """Endpoints that have to be up and enabled for `/readyz` to answer 200: HAProxy's `monitor fail if { nbsrv lt N }`.
     With fewer the load balancer in front sends its requests elsewhere. `0`: the pool is not asked about."""

@@ -1,4 +1,4 @@
-"""Further tries of a request: after the first has failed, and while it is late."""
+"""Retries and hedges of a request: a further attempt after the first has failed, or while it is late."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUANTILE = re.compile(r"p([0-9]{2})(?:\.([0-9]))?", re.ASCII)
 
 
 class RetryBackoffConfig(Model):
-    """The pause before a retry, in which it holds no endpoint: anything from 0 to a bound that doubles with each try
+    """The pause before a retry, in which it holds no endpoint: anything from 0 to a bound that doubles with each attempt
     (full jitter; Envoy's `retry_back_off`)."""
 
     base: Duration = Field(default=25 * MILLISECOND, ge=0, le=60_000 * MILLISECOND)
@@ -41,7 +41,7 @@ class RetryConfig(Model):
     the first alone goes on where nothing was sent, or done."""
 
     attempts: Integer = Field(default=1, ge=0, le=10)
-    """Most further tries."""
+    """Most retries of a request."""
     on: Annotated[
         list[
             Literal[
@@ -52,12 +52,11 @@ class RetryConfig(Model):
         Field(min_length=1),
     ] = ["connect", "reset"]  # fmt: skip
     """After what: `connect` no connection came about, `reset` the connection broke before the answer, `5xx` the answer
-    was 502, 503 or 504 (`oip`: the same as `reset`, UNAVAILABLE included), `timeout` `per_try_timeout` went by; and by
-    Envoy's names the gRPC codes of an answer without a message: `cancelled`, `deadline-exceeded`, `internal`,
-    `resource-exhausted`, `unavailable`. Naming one says that a call may be
-    repeated after it, whatever its method."""
-    per_try_timeout: Duration | None = Field(default=None, ge=MILLISECOND)
-    """Longest time from a try's request to the beginning of its answer. Default: the route's `response_timeout`."""
+    was 502, 503 or 504 (`oip`: the same as `reset`, UNAVAILABLE included), `timeout` `per_attempt_timeout` went by; and
+    by Envoy's names the gRPC codes of an answer without a message: `cancelled`, `deadline-exceeded`, `internal`,
+    `resource-exhausted`, `unavailable`. Naming one says that a call may be repeated after it, whatever its method."""
+    per_attempt_timeout: Duration | None = Field(default=None, ge=MILLISECOND)
+    """Longest time from an attempt's request to the beginning of its answer. Default: the route's `response_timeout`."""
     backoff: RetryBackoffConfig = RetryBackoffConfig()
     """The pause before each retry. A gRPC server says by `grpc-retry-pushback-ms` how long it has to be, or that there
     is to be none (gRFC A6)."""
@@ -69,8 +68,8 @@ class RetryConfig(Model):
 
     @model_validator(mode="after")
     def _timeout(self) -> RetryConfig:
-        if "timeout" in self.on and self.per_try_timeout is None:
-            raise problem("retry", "timeout needs a per_try_timeout")
+        if "timeout" in self.on and self.per_attempt_timeout is None:
+            raise problem("retry", "timeout needs a per_attempt_timeout")
         return self
 
 
@@ -86,11 +85,11 @@ def _after(value: object) -> object:
 
 
 class HedgeConfig(Model):
-    """A second try while the first is late: when its answer has not begun after some time, the request goes to another
-    endpoint as well, and the first answer is taken; the other try is cancelled (Dean and Barroso 2013, "The Tail at
+    """A second attempt while the first is late: when its answer has not begun after some time, the request goes to another
+    endpoint as well, and the first answer is taken; the other attempt is cancelled (Dean and Barroso 2013, "The Tail at
     Scale"). Only what may be repeated (see `idempotent`), is complete and kept whole (`retry_buffer`); never more than
     one, never in a queue, and none while others wait in the pool's. An answer of 5xx, or one of gRPC's errors, is not
-    taken from a hedge while the first try still runs."""
+    taken from a hedge while the first attempt still runs."""
 
     after: Annotated[
         str,

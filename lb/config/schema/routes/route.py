@@ -236,7 +236,7 @@ class RouteConfig(Model):
     """Pools that share the requests by weight, for canaries and splits."""
     sticky: KeyConfig | None = None
     """What requests are told apart by when `pools` share them, so that like ones go to the same pool. A request without
-    it goes by chance. Default: all by chance."""
+    it goes at random. Default: all at random."""
     redirect: RedirectConfig | None = None
     """Sends the client elsewhere."""
     respond: RespondConfig | None = None
@@ -273,7 +273,7 @@ class RouteConfig(Model):
     retry: RetryConfig | None = None
     """When a request is tried again. Default: the pool's `retries`, when a connection cannot be opened or breaks."""
     hedge: HedgeConfig | None = None
-    """A second try at another endpoint while the first has not answered. Default: none."""
+    """A second attempt at another endpoint while the first has not answered. Default: none."""
     idempotent: Boolean = False
     """Whether requests may be repeated, by `retry` and `hedge`, whatever their method: set it for gRPC methods, or for
     POSTs, that do no harm when they are done twice. GET, HEAD, PUT, DELETE, OPTIONS and TRACE may be anyway, and

@@ -13,7 +13,7 @@ from typing import Any
 from lb.config.plan.plan import PoolPlan
 
 
-def kept(plan: PoolPlan, pool: Any, value_of: Callable[[str, str], str | None], now: int) -> dict[str, Any] | None:
+def sticky(plan: PoolPlan, pool: Any, value_of: Callable[[str, str], str | None], now: int) -> dict[str, Any] | None:
     """Where the request's client stays, as plain types: {by, address, taken, why}; None where the pool has no such
     affinity, or the request nothing of it. `value_of(kind, name)` is what the request has of a header or cookie."""
     if plan.cookie is not None:
@@ -46,8 +46,8 @@ def _verdict(endpoints: Any, index: int) -> tuple[bool, str]:
     if limit and endpoints.inflight(index) >= limit:
         return False, "lent to another endpoint or to the queue, because it is full; the client stays with it"
     if not endpoints.takes_requests(index):
-        return True, "kept, although it takes no new clients"
-    return True, "kept"
+        return True, "sticky, although it takes no new clients"
+    return True, "sticky"
 
 
 def _answer(by: str, address: str | None, taken: bool, why: str) -> dict[str, Any]:

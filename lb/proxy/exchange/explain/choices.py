@@ -74,7 +74,7 @@ class View:
             or (OTHERS if one.index in self.elsewhere else "it has just been asked" if tried else ""),
             "weight": one.weight,
             "share": round(one.share, 3) if one.share < 1 else None,
-            "standing": one.standing if one.standing != "well" else None,
+            "ejection_state": one.ejection_state if one.ejection_state != "well" else None,
             "in_flight": one.in_flight,
             "max_in_flight": one.max_in_flight or None,
             "latency_ms": round(one.latency_ns / 1e6, 3) or None,
@@ -90,7 +90,7 @@ class View:
         if index in self.scores:
             if len(self.scores) == 1:
                 return ONLY_ONE_THERE if self.elsewhere else ONLY_ONE
-            if explained.by_chance:
+            if explained.random:
                 return "it was drawn" if index not in self.best else "it was drawn, and no other would be better"
             if index in self.best:
                 if self.passed:
@@ -105,7 +105,7 @@ class View:
             return "better ones had no room any more"
         if self.scores:
             return "those with a score had no room any more"
-        if self.candidates[index].standing == "probation" and self.candidates[index].why_not:
+        if self.candidates[index].ejection_state == "probation" and self.candidates[index].why_not:
             return "nobody else is left, so endpoints on probation take what there is"
         if not self.candidates[index].why_not:
             return explained.rule if len(self.candidates) > 1 else ONLY_ONE

@@ -153,7 +153,7 @@ def _route(
         return -1, None
     plan = next(route for route in listener.routes if route.name == found.name)
     answer["route"] = {"name": plan.name, "matched": _conditions(plan), "target": target.decode("utf-8", "replace")}
-    answer["route"] |= _tries(plan, tables.plan)
+    answer["route"] |= _retries(plan, tables.plan)
     if plan.answer is not None:
         answer["reason"] = f"the route answers itself: {plan.answer.status}"
         return -1, plan
@@ -168,8 +168,8 @@ def _route(
     return -1, plan
 
 
-def _tries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
-    """What the route says of its requests' order, time and further tries."""
+def _retries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
+    """What the route says of its requests' order, time and retries."""
     made: dict[str, Any] = {
         "priority": PRIORITIES[route.priority],
         "timeout_ms": route.timeout_ns / 1e6 or None,
@@ -180,7 +180,7 @@ def _tries(route: RoutePlan, plan: Plan) -> dict[str, Any]:
         made["retry"] = {
             "attempts": route.retry.attempts,
             "on": list(route.retry.on),
-            "per_try_timeout_ms": route.retry.per_try_timeout_ns / 1e6 or None,
+            "per_attempt_timeout_ms": route.retry.per_attempt_timeout_ns / 1e6 or None,
             "budget_percent": route.retry.budget_percent,
         }
     elif route.pool >= 0:

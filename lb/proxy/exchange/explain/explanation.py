@@ -7,7 +7,7 @@ from typing import Any
 
 from lb.proxy.exchange.explain.choices import View
 
-MOST_CHOICES = 8  # of one request: more tries than that are only counted
+MOST_CHOICES = 8  # of one request: more attempts than that are only counted
 LOG_BYTES = 8 * 1024
 LOG_CANDIDATES = 16
 HEADER_BYTES = 2 * 1024  # beside what else stands in a head, which clients take 8 KiB of, and more

@@ -12,7 +12,7 @@ from typing import Any
 
 from lb.config.plan.plan import PoolPlan, RoutePlan
 from lb.endpoints.candidates import panicking
-from lb.proxy.exchange.explain.affinity import kept
+from lb.proxy.exchange.explain.affinity import sticky
 from lb.proxy.exchange.explain.choices import FAILING, LOWEST, NOBODY, ONLY_ONE, ONLY_ONE_THERE, View
 
 _NEVER = 2**64 - 1
@@ -64,7 +64,7 @@ def explain_pool(plan: PoolPlan, pool: Any, question: Question, now: int) -> dic
     view = View.of(pool, now, question.hashed, -1, models=wanted)
     outcome = Outcome([])
     _sequence(outcome, pool, question, now)
-    stays = kept(plan, pool, question.value_of, now)
+    stays = sticky(plan, pool, question.value_of, now)
     _stay(outcome, stays)
     _model(outcome, view, question, wanted)
     _panic(outcome, plan, panicking(pool.endpoints))
@@ -75,7 +75,7 @@ def explain_pool(plan: PoolPlan, pool: Any, question: Question, now: int) -> dic
         "name": plan.name,
         "policy": plan.policy.type,
         "key": question.key,
-        "kept": stays,
+        "sticky": stays,
         "model": {"name": question.model, "known": wanted != 0} if question.model else None,
         "queue": queue,
         "steps": outcome.steps,
@@ -99,7 +99,7 @@ def _rows(view: View, plan: PoolPlan, pool: Any, chosen: str | None) -> list[dic
                 "why_not": one.why_not,
                 "weight": one.weight,
                 "share": round(one.share, 3),
-                "standing": one.standing,
+                "ejection_state": one.ejection_state,
                 "in_flight": one.in_flight,
                 "outstanding_cost": None if plan.cost is None else pool.endpoints.load(one.index),
                 "max_in_flight": one.max_in_flight or None,
@@ -212,10 +212,10 @@ def _choice(plan: PoolPlan, view: View) -> dict[str, Any]:
         return {"address": None, "why": explained.rule if free else NOBODY}
     if len(explained.scores) == 1:
         return {"address": names[0], "why": ONLY_ONE_THERE if plan.groups else ONLY_ONE}
-    if view.passed and not explained.by_chance:
+    if view.passed and not explained.random:
         return {"address": names[0] if len(names) == 1 else None, "why": FAILING}
-    if explained.by_chance:
-        return {"address": None, "why": f"by chance; of those that are drawn the best is taken, at best {names[0]}"}
+    if explained.random:
+        return {"address": None, "why": f"at random; of those that are drawn the best is taken, at best {names[0]}"}
     if len(names) > 1:
         return {"address": None, "why": f"{len(names)} are equally good: whose turn it is"}
     return {"address": names[0], "why": LOWEST}

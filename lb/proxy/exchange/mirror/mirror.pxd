@@ -20,7 +20,7 @@ cdef class Mirror:
     cdef int in_flight
     cdef size_t held                  # bytes of the copies under way
 
-    # Whether this request is to be copied: by chance, and where the limits leave room. Counts those that they do not.
+    # Whether this request is to be copied: at random, and where the limits leave room. Counts those that they do not.
     cdef bint wants(self) noexcept
     # A copy of `size` bytes begins at `now`: `copy` has taken an endpoint. False: there is none for it.
     cdef bint begin(self, Attempt copy, size_t size, uint64_t key, uint64_t now) noexcept
@@ -32,8 +32,9 @@ cdef class Mirror:
                   bint answered) noexcept
     # How long to wait for an answer, in nanoseconds.
     cdef uint64_t patience(self) noexcept
-    # A request is complete, as it went to its endpoint; `kept` says that `request` is all of it.
-    cdef void offer(self, Poller poller, const tg_buffer *request, bint kept, uint64_t key, bint head_method) noexcept
+    # A request is complete, as it went to its endpoint; `replayable` says that `request` is all of it.
+    cdef void offer(self, Poller poller, const tg_buffer *request, bint replayable, uint64_t key,
+                    bint head_method) noexcept
     # Sends a copy of `request`, a whole request as it goes to an endpoint of HTTP/1.1. Never fails: it counts.
     cdef void send(self, Poller poller, const tg_buffer *request, uint64_t key, bint head_method) noexcept
 

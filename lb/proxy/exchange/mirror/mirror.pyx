@@ -45,10 +45,11 @@ cdef class Mirror:
         mirror_counts.skipped += 1
         return False
 
-    cdef void offer(self, Poller poller, const tg_buffer *request, bint kept, uint64_t key, bint head_method) noexcept:
+    cdef void offer(self, Poller poller, const tg_buffer *request, bint replayable, uint64_t key,
+                    bint head_method) noexcept:
         if self.pool.protocol != POOL_HTTP or not self.wants():
             return
-        if kept:
+        if replayable:
             self.send(poller, request, key, head_method)
         else:
             mirror_counts.skipped += 1

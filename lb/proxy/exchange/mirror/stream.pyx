@@ -26,11 +26,11 @@ cdef class MirrorStream(Http2Call):
         cdef uint64_t left = self.picked_at + self.mirror.patience()
         cdef bint round
         cdef int n
-        fields.add_kept(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
+        fields.add_held(b":scheme", 7, b"https", 4 if self.dispatcher.address.tls is None else 5, NGHTTP2_NV_FLAG_NONE)
         fields.add_block(&self.fields)
         if self.grpc:
             n = grpc_timeout(self.timeout, left - now if left > now else 1, &round)
-            fields.add_kept(b"grpc-timeout", 12, self.timeout, <size_t>n,
+            fields.add_held(b"grpc-timeout", 12, self.timeout, <size_t>n,
                             NGHTTP2_NV_FLAG_NONE if round else NGHTTP2_NV_FLAG_NO_INDEX)
         self.stream.streaming = True
         h2_rewind(&self.stream)

@@ -127,7 +127,7 @@ async def test_a_server_that_keeps_the_time_of_its_try_is_tried_again_elsewhere(
     """It says DEADLINE_EXCEEDED of a try just before our own timer looks: that is the timeout, too."""
     hanging, model = Hanging(), ModelServer()
     pool = {**OIP, "endpoints": [await site.model(hanging), await site.model(model)], "policy": "round_robin"}
-    retry = {"on": ["timeout"], "per_try_timeout": "50ms", "budget": 100, "backoff": {"base": "0s"}}
+    retry = {"on": ["timeout"], "per_attempt_timeout": "50ms", "budget": 100, "backoff": {"base": "0s"}}
     gate = await routing_gate(site, [{"pool": "models", "retry": retry}], {"models": pool})
     assert [(await ask(gate, plain())).status for _ in range(6)] == [200] * 6
     found = series(gate)

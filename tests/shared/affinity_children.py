@@ -1,4 +1,5 @@
-"""Processes for test_pins.py, run as a script: `pin_children.py MODE SEGMENT_FD CHILDREN NUMBER`. Prints JSON.
+"""Processes for test_affinity_table.py, run as a script: `affinity_children.py MODE SEGMENT_FD CHILDREN NUMBER`. Prints
+JSON.
 
 same CHILDREN TIMES      children pin, find and drop one key, all at once, each to its own slot: how often something was
                          found that is none of their slots
@@ -14,9 +15,9 @@ import sys
 import time
 
 from bucket_children import together
-from compiled.shared_segment import drop_pin, find_pin, put_find_drop, put_pin
+from compiled.shared_segment import drop_entry, find_entry, put_entry, put_find_drop
 
-from lb.shared.affinity_table import Pins
+from lb.shared.affinity_table import AffinityTable
 from lb.shared.segment import Segment
 
 NOW = 10**12
@@ -24,19 +25,19 @@ IDLE = 10**9
 
 
 def attach(fd, worker):
-    return Pins(Segment.attach(os.dup(fd), worker))
+    return AffinityTable(Segment.attach(os.dup(fd), worker))
 
 
 def same(fd, children, times):
     def work(number, wait):
-        pins = attach(fd, number)
-        key = pins.key(b"one")
+        table = attach(fd, number)
+        key = table.key(b"one")
         wait()
         wrong = 0
         for _ in range(times):
-            put_pin(pins, key, number, NOW, IDLE)
-            wrong += find_pin(pins, key, NOW, IDLE) not in (-1, *range(children))
-            drop_pin(pins, key)
+            put_entry(table, key, number, NOW, IDLE)
+            wrong += find_entry(table, key, NOW, IDLE) not in (-1, *range(children))
+            drop_entry(table, key)
         return wrong
 
     return together(children, work)
@@ -52,12 +53,12 @@ def storm(fd, children, kills):
     def start(number):
         pid = os.fork()
         if pid == 0:
-            pins = attach(fd, number)
+            table = attach(fd, number)
             # A place tells whose it is by twelve bits of the key: two keys that share them cannot be told apart.
-            keys = list({key >> 52: key for key in (pins.key(b"key-%d" % i) for i in range(24))}.values())
+            keys = list({key >> 52: key for key in (table.key(b"key-%d" % i) for i in range(24))}.values())
             while True:
                 key = random.choice(keys)
-                if put_find_drop(pins, key, key % 16, NOW, IDLE, 3):
+                if put_find_drop(table, key, key % 16, NOW, IDLE, 3):
                     os._exit(3)  # it found a place that is not this key's
         return pid
 
