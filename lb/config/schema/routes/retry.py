@@ -14,8 +14,8 @@ _QUANTILE = re.compile(r"p([0-9]{2})(?:\.([0-9]))?", re.ASCII)
 
 
 class RetryBackoffConfig(Model):
-    """The pause before a retry, in which it holds no endpoint: anything from 0 to a bound that doubles with each attempt
-    (full jitter; Envoy's `retry_back_off`)."""
+    """The pause before a retry, in which it holds no endpoint: anything from 0 to a bound that doubles with each
+    attempt (full jitter; Envoy's `retry_back_off`)."""
 
     base: Duration = Field(default=25 * MILLISECOND, ge=0, le=60_000 * MILLISECOND)
     """The first bound. `0s`: no pause."""
@@ -56,7 +56,8 @@ class RetryConfig(Model):
     by Envoy's names the gRPC codes of an answer without a message: `cancelled`, `deadline-exceeded`, `internal`,
     `resource-exhausted`, `unavailable`. Naming one says that a call may be repeated after it, whatever its method."""
     per_attempt_timeout: Duration | None = Field(default=None, ge=MILLISECOND)
-    """Longest time from an attempt's request to the beginning of its answer. Default: the route's `response_timeout`."""
+    """Longest time from an attempt's request to the beginning of its answer. Default: the route's
+    `response_timeout`."""
     backoff: RetryBackoffConfig = RetryBackoffConfig()
     """The pause before each retry. A gRPC server says by `grpc-retry-pushback-ms` how long it has to be, or that there
     is to be none (gRFC A6)."""
@@ -85,11 +86,11 @@ def _after(value: object) -> object:
 
 
 class HedgeConfig(Model):
-    """A second attempt while the first is late: when its answer has not begun after some time, the request goes to another
-    endpoint as well, and the first answer is taken; the other attempt is cancelled (Dean and Barroso 2013, "The Tail at
-    Scale"). Only what may be repeated (see `idempotent`), is complete and kept whole (`retry_buffer`); never more than
-    one, never in a queue, and none while others wait in the pool's. An answer of 5xx, or one of gRPC's errors, is not
-    taken from a hedge while the first attempt still runs."""
+    """A second attempt while the first is late: when its answer has not begun after some time, the request goes to
+    another endpoint as well, and the first answer is taken; the other attempt is cancelled (Dean and Barroso 2013, "The
+    Tail at Scale"). Only what may be repeated (see `idempotent`), is complete and kept whole (`retry_buffer`); never
+    more than one, never in a queue, and none while others wait in the pool's. An answer of 5xx, or one of gRPC's
+    errors, is not taken from a hedge while the first attempt still runs."""
 
     after: Annotated[
         str,
