@@ -131,7 +131,7 @@ ANSWER = Block(
         Word(
             "grpc",
             "gRPC calls by {} and gRPC status: the number, and the name that goes with it",
-            metric="{}_*",
+            metric="{}_*_requests",
             labels=("grpc_status", "grpc_code"),
             values=tuple((str(number), name) for number, name in enumerate(GRPC_CODES)),
             where="grpc",

@@ -159,7 +159,7 @@ def test_an_endpoint_that_nothing_has_checked_counts_as_up_and_as_unchecked() ->
 
 
 def test_requests_without_a_route_are_counted_by_why() -> None:
-    listener = counted(LISTENER, declined__unrouted=3, declined__malformed=4)
+    listener = counted(LISTENER, rejected_requests__unrouted=3, rejected_requests__malformed=4)
     found = samples(exposition(Snapshot(STATUS, {LISTENER: {("web",): listener}})))
     name = "tidegate_listener_rejected_requests_total"
     assert [found[name, "listener=web", f"reason={why}"] for why in ("unrouted", "malformed")] == [3, 4]
