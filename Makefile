@@ -114,6 +114,7 @@ runtime: $(STAMPS)/tools
 	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core $(STAMPS)/runtime
 
 build: runtime $(STAMPS)/core-dev $(STAMPS)/dev
+	@$(BIN)/python tools/stubs.py
 
 run: runtime
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
@@ -193,4 +194,5 @@ clean:
 	find lb bench tests/compiled -name '*.so' -delete
 	find lb bench tests/compiled -name '*.c' -delete
 	rm -f lb/shared/segment_words.pxd
+	find lb bench -name '*.pyi' ! -path 'lb/wire/*' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +

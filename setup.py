@@ -443,7 +443,7 @@ class BuildPython(build_py):
     """A wheel has each module once and nothing that is only of use in a checkout.
 
     The Python source beside a compiled module, which nothing loads, and the bench suite stay out. The build folder is
-    begun anew: modules of an older version would get into the wheel.
+    begun anew: modules of an older version would get into the wheel. The type stubs are written from the sources.
     """
 
     def finalize_options(self) -> None:
@@ -454,6 +454,7 @@ class BuildPython(build_py):
     def run(self) -> None:
         if not self.editable_mode:
             shutil.rmtree(self.build_lib, ignore_errors=True)
+            subprocess.run([sys.executable, str(ROOT / "tools" / "stubs.py")], check=True)
         super().run()
 
     def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:

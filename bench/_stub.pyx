@@ -290,7 +290,10 @@ cdef void set_http(Settings *settings, bytes body):
     memcpy(settings.http_length, <const char *>digits, settings.http_length_size)
 
 
-def serve(listener, bytes fixed, max_streams, bytes streamed=None, stream_messages=0, bytes http=None):
+def serve(
+    listener: int, bytes fixed: bytes | None, max_streams: int, bytes streamed=None, stream_messages: int = 0,
+    bytes http=None
+) -> None:
     """Serve on a listening, non-blocking descriptor until a signal handler raises.
 
     `fixed` is the message that answers every ModelInfer; None echoes the inputs. A ModelStreamInfer gets the message
@@ -338,6 +341,6 @@ cdef bytes prefixed(bytes message):
     return None if message is None else b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def served():
+def served() -> int:
     """Whole requests that the last `serve` got."""
     return SERVED

@@ -89,7 +89,7 @@ cdef inline unsigned int bucket_of(uint64_t value) noexcept nogil:
     return <unsigned int>(value >> shift) + shift * HALF
 
 
-def bucket_value(index):
+def bucket_value(index: int) -> int:
     """The greatest value, in ns, that a bucket of `drive`'s histogram counts."""
     if index < LINEAR:
         return index
@@ -196,7 +196,7 @@ cdef dict filled(const Load *load):
     return found
 
 
-def drive(descriptors, size_t size, double seconds, double timeout):
+def drive(descriptors: Sequence[int], size_t size, double seconds, double timeout) -> dict[str, Any]:
     """Send datagrams of `size` bytes (16 to 65,507) on connected UDP sockets for some seconds, each socket its next one
     when the last is back unchanged or `timeout` is over.
 

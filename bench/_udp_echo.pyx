@@ -148,7 +148,7 @@ cdef int echo_loop(int fd, Halt halt, Ring *ring, unsigned int drop_every, Echoe
     return 0
 
 
-def echo(int descriptor, Halt halt, unsigned int drop_every=0):
+def echo(int descriptor, Halt halt, unsigned int drop_every=0) -> dict[str, int]:
     """Send back each datagram of a bound, unconnected UDP socket until `halt`; not every `drop_every`th (0: all).
 
     Returns counts: received, bytes, sent, dropped, unsent. Raises ValueError for a negative descriptor (poll ignores

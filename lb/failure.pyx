@@ -1,12 +1,23 @@
 """The table of failures: see failure.pxd. `docs/failures.md` is its rows in words; a test holds the two together."""
 
-from collections import namedtuple
+from typing import NamedTuple
 
-Failure = namedtuple("Failure", "kind name fault status grpc_status reason counter retry")
-Failure.__doc__ = """One kind of failure.
 
-`fault` is "client", "endpoint", "ours" or "" (nobody's); `status` is 0 where the client is told nothing; `counter` is a
-name, "" for none, and `retry` has those values of `retry.on` that let another endpoint be tried."""
+class Failure(NamedTuple):
+    """One kind of failure.
+
+    `fault` is "client", "endpoint", "ours" or "" (nobody's); `status` is 0 where the client is told nothing; `counter`
+    is a name, "" for none, and `retry` has those values of `retry.on` that let another endpoint be tried.
+    """
+    kind: int
+    name: str
+    fault: str
+    status: int
+    grpc_status: int
+    reason: str
+    counter: str
+    retry: tuple[str, ...]
+
 
 cdef dict FAULTS = {FAULT_NOBODYS: "", FAULT_CLIENTS: "client", FAULT_ENDPOINTS: "endpoint", FAULT_OURS: "ours"}
 cdef dict COUNTERS = {
@@ -160,8 +171,8 @@ def fill():
     return tuple(rows)
 
 
-ALL = fill()
-BY_NAME = {row.name: row for row in ALL}
+ALL: tuple[Failure, ...] = fill()
+BY_NAME: dict[str, Failure] = {row.name: row for row in ALL}
 
 
 cdef const tg_failure *failure_of(int kind) noexcept nogil:
@@ -202,11 +213,11 @@ cdef int http_of_grpc(int code) noexcept nogil:
     return http_statuses[code] if 0 <= code < GRPC_CODES else failure_of(FAIL_PROTOCOL).status
 
 
-def grpc_to_http(int status):
+def grpc_to_http(int status) -> int:
     """The HTTP status that a REST client is told for a gRPC status code; 502 for a code that does not exist."""
     return http_of_grpc(status)
 
 
-def grpc_faults():
+def grpc_faults() -> list[int]:
     """The gRPC statuses that are the server's fault."""
     return [code for code in range(<int>GRPC_CODES) if is_fault(code)]

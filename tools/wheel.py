@@ -23,7 +23,14 @@ DIST = ROOT / "dist"
 OF_THE_SYSTEM = ("libssl.so.3", "libcrypto.so.3")
 # What a wheel has inside: the Debian packages' names are in docs/howto/install.md.
 BUNDLED = ("libllhttp", "libnghttp2", "libre2", "libsodium", "libyaml")
-NEEDED = ("lb/__init__.py", "lb/errors.py", "lb/cli/__init__.py", "backend/__init__.py", "lb/py.typed")
+NEEDED = (
+    "lb/__init__.py",
+    "lb/errors.py",
+    "lb/cli/__init__.py",
+    "backend/__init__.py",
+    "lb/py.typed",
+    "lb/endpoints/set.pyi",
+)
 MOST_BYTES = 40_000_000  # installed
 
 

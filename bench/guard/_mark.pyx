@@ -8,6 +8,6 @@ cdef extern from *:
     void tg_guard_mark() nogil
 
 
-def mark():
+def mark() -> None:
     """Ends one part of callgrind's profile and begins the next, under `--dump-before=tg_guard_mark`; else nothing."""
     tg_guard_mark()

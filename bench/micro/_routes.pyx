@@ -6,7 +6,7 @@ from lb.proxy.routing.conditions cimport facts_of, tg_facts
 from lb.proxy.routing.route cimport RouteTable
 
 
-def find(RouteTable table not None, host: bytes, path: bytes, method: int):
+def find(RouteTable table not None, host: bytes, path: bytes, method: int) -> tuple[Any, bool]:
     """The matching route or None, and whether only the method was wrong. `method` is llhttp's number."""
     cdef bint other_method = False
     cdef tg_facts facts

@@ -46,7 +46,7 @@ cdef class ResultCache:
     a fork. Raises TidegateError when the region is too small or holds something else, StartError without /proc.
     """
 
-    def __init__(self, Segment segment, max_object):
+    def __init__(self, Segment segment, max_object: int):
         segment.check_open()
         cdef uint64_t stripes = (segment.header.workers + 1) * sizeof(tg_cache_stripe)
         cdef uint64_t start = TG_CACHE_PAGE + (stripes + TG_CACHE_PAGE - 1) // TG_CACHE_PAGE * TG_CACHE_PAGE
@@ -153,17 +153,17 @@ cdef class ResultCache:
             raise ValueError(f"a cache key has 32 bytes, not {len(key)}")
         return 0
 
-    def has(self, bytes key, now):
+    def has(self, bytes key, now: int) -> bool:
         """Whether a fresh object is under `key`; counts nothing."""
         self.check(key)
         return self.contains(<const unsigned char *> <const char *> key, now)
 
-    def drop(self, bytes key, now):
+    def drop(self, bytes key, now: int) -> None:
         """Invalidate `key`."""
         self.check(key)
         self.invalidate(<const unsigned char *> <const char *> key, now)
 
-    def recover(self, now):
+    def recover(self, now: int) -> int:
         """Take the locks of dead processes at once, emptying their shards, instead of when the next put meets them.
 
         For the master, when a worker has died. Returns how many were broken.
@@ -178,7 +178,7 @@ cdef class ResultCache:
                 shard_unlock(&self.shards[i])
         return self.stripe.broken_locks - before
 
-    def stats(self):
+    def stats(self) -> dict[str, int]:
         """Totals over all processes. `bytes` and `capacity` are memory, in whole chunks; `entries` includes stale ones
         not yet reclaimed; `evictions` are of fresh entries, `expired` of stale ones."""
         self.segment.check_open()

@@ -10,11 +10,16 @@ is asked for.
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from lb.config.schema.base import HostPattern, HttpPath, Name
 from lb.config.plan.places import place_of
+
+if TYPE_CHECKING:
+    from lb.config.memory import FileMemory
+    from lb.config.schema.routes.route import RouteConfig
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, object) except -1
@@ -31,10 +36,11 @@ cdef tuple MORE = ("rewrite", "redirect")
 
 cdef class Member:
     """One route: what it has to itself, and the first of its form."""
-    cdef readonly object first            # RouteConfig
-    cdef readonly object name             # None: it has none
-    cdef readonly object pool
-    cdef readonly tuple place             # of lb.config.plan.places
+    cdef readonly object first            # type: RouteConfig
+    cdef readonly object name             # type: str | None
+    cdef readonly object pool             # type: str | None
+    # What lb.config.plan.places says of it.
+    cdef readonly tuple place             # type: tuple[str, bool, str, str]
     cdef object made                      # RouteConfig, once it was asked for
     # As the file has them; None where it has none.
     cdef bytes form                       # packed; None: it is validated as a whole
@@ -43,7 +49,7 @@ cdef class Member:
     cdef object path
 
     @property
-    def route(self):
+    def route(self) -> RouteConfig:
         """The RouteConfig."""
         cdef dict changes
         if self.made is None:
@@ -100,10 +106,10 @@ class Routes(Sequence):
 
     __slots__ = ("members",)
 
-    def __init__(self, members):
+    def __init__(self, members: list[Member]):
         self.members = members
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.members)
 
     def __getitem__(self, index):
@@ -120,12 +126,12 @@ class Routes(Sequence):
         return repr(list(self))
 
 
-def members_of(routes):
+def members_of(routes: Sequence[RouteConfig]) -> list[Member]:
     """The Member of each of `routes`, which are a Routes or a list of RouteConfig."""
     return routes.members if isinstance(routes, Routes) else [whole(route) for route in routes]
 
 
-def by_form(list members not None):
+def by_form(list members not None: list[Member]) -> list[tuple[RouteConfig, list[int]]]:
     """Of each form: its first RouteConfig, and the numbers of its members, as pairs."""
     cdef dict found = {}
     cdef Member member
@@ -140,7 +146,7 @@ def by_form(list members not None):
     return [((<Member>members[(<list>numbers)[0]]).first, numbers) for numbers in found.values()]
 
 
-def validated(values, make, memory):
+def validated(values: Any, make: Callable[[Any], list[RouteConfig]], memory: FileMemory) -> Sequence[RouteConfig]:
     """`make(values)`, where `values` is what a file's parser gives for a list of routes, and `make` validates such a
     list. Routes and forms that `memory` (FileMemory) has are not made again. Raises ValidationError as `make` does."""
     cdef Member member

@@ -165,7 +165,7 @@ cdef class Reader:
             yaml_event_delete(&event)
 
 
-def values(bytes text, scalar, int depth, int nodes):
+def values(bytes text, scalar: Callable[[str], Any], int depth, int nodes) -> dict[str, Any]:
     """The values of the YAML `text` (UTF-8), a mapping of at most `nodes` values at most `depth` levels deep. `scalar`
     gives the value of a plain scalar. Raises NotPlainError where that is not all there is to the text."""
     cdef Reader reader = Reader(text, scalar, depth, nodes)

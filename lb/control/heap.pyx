@@ -19,7 +19,7 @@ cdef enum:
     SPARE = 64 * 1024 * 1024
 
 
-def keep_large_blocks():
+def keep_large_blocks() -> None:
     """Blocks of up to 32 MiB come from the heap, of which up to 64 MiB stay when they are free.
 
     glibc gives large blocks back to the kernel at once, and each tensor of 1 MiB is then paid for with some hundred

@@ -17,7 +17,7 @@ from lb.endpoints.set cimport EndpointSet
 from lb.endpoints.candidate import Candidate
 
 
-def candidates(Choice choice not None):
+def candidates(Choice choice not None) -> list[Candidate]:
     """A Candidate for each endpoint of the set: whether it could be chosen, whatever the choice's group and `exclude`.
     Raises ValueError when the segment is closed."""
     cdef int i
@@ -26,7 +26,7 @@ def candidates(Choice choice not None):
     return [candidate(choice, i) for i in range(choice.endpoints.size)]
 
 
-def panicking(EndpointSet endpoints not None):
+def panicking(EndpointSet endpoints not None) -> list[int]:
     """The indexes of the endpoints that are not left out, whatever their health, as too few of them are healthy."""
     cdef int i
     found = []

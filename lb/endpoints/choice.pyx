@@ -23,8 +23,10 @@ cdef class Choice:
     set that is not divided, and for a cost that no request can have.
     """
 
-    def __init__(self, EndpointSet endpoints not None, uint64_t now=0, uint64_t key=0, int exclude=-1, *,
-                 double cost=1.0, uint64_t models=0, uint64_t blocked=0, short group=EVERY_GROUP):
+    def __init__(
+        self, EndpointSet endpoints not None, uint64_t now=0, uint64_t key=0, int exclude=-1, *, double cost=1.0,
+        uint64_t models=0, uint64_t blocked=0, short group=EVERY_GROUP
+    ):
         if self.endpoints is not None:
             raise RuntimeError("a Choice is initialised once")
         if group != EVERY_GROUP and endpoints.groups is NULL:

@@ -44,7 +44,7 @@ cdef class EjectionStates:
     constructor IndexError for a slot outside the segment.
     """
 
-    def __init__(self, Segment segment not None, slots):
+    def __init__(self, Segment segment not None, slots: Sequence[int]):
         cdef int i
         if self.records is not NULL:
             raise RuntimeError("EjectionStates are initialised once")
@@ -106,30 +106,30 @@ cdef class EjectionStates:
 
     # For Python: the master, and tests.
 
-    def state(self, int i):
+    def state(self, int i) -> tuple[int, int]:
         """(enum tg_ejection_state, enum tg_ejection) of the endpoint."""
         self.check(i)
         cdef uint32_t word = tg_load32(&self.records[i].ejection_state)
         return word & TG_STATE_MASK, word >> TG_EJECTION_SHIFT
 
-    def ejected(self):
+    def ejected(self) -> int:
         """How many are ejected."""
         if self.segment.base is NULL:
             raise ValueError("the shared segment is closed")
         return self.count_ejected()
 
-    def eject_endpoint(self, int i, uint32_t reason, int most):
+    def eject_endpoint(self, int i, uint32_t reason, int most) -> bool:
         """Eject the endpoint for `reason` (enum tg_ejection), unless more than `most` would then be: whether it did."""
         self.check(i)
         return self.eject(i, reason, most, self.segment.worker + 1)
 
-    def release(self, int i):
+    def release(self, int i) -> None:
         """Makes the endpoint well, whatever its ejection state was."""
         self.check(i)
         self.forget(i)
         tg_store32(&self.records[i].ejection_state, TG_STATE_WELL)
 
-    def begin_probation(self, int i, uint64_t now):
+    def begin_probation(self, int i, uint64_t now) -> bool:
         """From ejected to on probation, of requests that begin at `now` (monotonic ns) or later: False when it was not
         ejected."""
         self.check(i)
@@ -140,17 +140,17 @@ cdef class EjectionStates:
         tg_store64_relaxed(&self.records[i].probation_ns, now)
         return bool(tg_cas32(&self.records[i].ejection_state, before, TG_STATE_PROBATION))
 
-    def reinstate(self, int i):
+    def reinstate(self, int i) -> bool:
         """From probation to well: False when it was not on probation (any more)."""
         self.check(i)
         return bool(tg_cas32(&self.records[i].ejection_state, TG_STATE_PROBATION, TG_STATE_WELL))
 
-    def answered_well(self, int i):
+    def answered_well(self, int i) -> int:
         """Good answers since the probation began."""
         self.check(i)
         return tg_load32_relaxed(&self.records[i].probation_good)
 
-    def hold_back(self, int i, uint32_t thousandths, bint panic, uint32_t group=0):
+    def hold_back(self, int i, uint32_t thousandths, bint panic, uint32_t group=0) -> None:
         """Of the endpoint's weight, what it does not get. In a `panic`, health and ejection state have no say. `group`:
         thousandths of the pool's requests that are for the endpoint's group (lb.endpoints.groups)."""
         self.check(i)
@@ -161,7 +161,7 @@ cdef class EjectionStates:
         if tg_load32_relaxed(&self.records[i].held_back) != word:
             tg_store32(&self.records[i].held_back, word)
 
-    def held_back(self, int i):
+    def held_back(self, int i) -> tuple[int, bool, int]:
         """(thousandths, whether in a panic, thousandths of its group), as `hold_back` was told."""
         self.check(i)
         cdef uint32_t word = tg_load32(&self.records[i].held_back)

@@ -16,7 +16,8 @@ cdef enum:
 cdef class Groups:
     cdef Segment segment
     cdef readonly int count           # one more than the highest
-    cdef readonly tuple group_of      # the group of each endpoint
+    # The group of each endpoint.
+    cdef readonly tuple group_of      # type: tuple[int, ...]
     cdef bint keyed
     cdef uint32_t turn
     cdef tg_endpoint **members        # one endpoint of each, which tells its share; NULL = it has none

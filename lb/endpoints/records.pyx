@@ -45,7 +45,7 @@ cdef class EndpointRecords:
         self.check(i)
         return set_weight_of(self.records[i])
 
-    def record_latency(self, i, latency_ns, now):
+    def record_latency(self, i: int, latency_ns: float, now: int) -> None:
         """`set_latency` for callers in Python; IndexError when `i` is out of range."""
         self.check(i)
         self.set_latency(i, latency_ns, now)

@@ -20,7 +20,7 @@ cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t strid
 
 @cython.final
 cdef class EndpointSet(EndpointRecords):
-    cdef readonly tuple addresses
+    cdef readonly tuple addresses     # type: tuple[str, ...]
     cdef uint32_t columns             # of in-flight counts: the workers', and that of those who died
     cdef size_t stride                # bytes from one worker's in-flight word of an endpoint to the next worker's
     cdef int32_t **inflight_words     # of each endpoint, the word of worker 0

@@ -57,7 +57,10 @@ cdef class EndpointSet(EndpointRecords):
     when a slot is outside the segment. The segment must stay open as long as the set is used.
     """
 
-    def __init__(self, Segment segment not None, addresses, slots, limits=None):
+    def __init__(
+        self, Segment segment not None, addresses: Sequence[str], slots: Sequence[int],
+        limits: Sequence[int] | None = None
+    ):
         cdef int i
         if self.records is not NULL:
             raise RuntimeError("an EndpointSet is initialised once")
@@ -115,7 +118,7 @@ cdef class EndpointSet(EndpointRecords):
         self.unit = 1 if whole else TG_SHARE_WHOLE
         self.probes = probes
 
-    def divide(self, groups):
+    def divide(self, groups: Sequence[int]) -> None:
         """From now on each endpoint of this shaped set is of the group that `groups` has at its place, so that a Choice
         may be among one group. Raises ValueError for another number of groups."""
         cdef int i
@@ -150,7 +153,7 @@ cdef class EndpointSet(EndpointRecords):
         self.shift = TG_COST_SHIFT
         self.scale = 1.0 / <double> TG_COST_ONE
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.size
 
     def __repr__(self):
@@ -188,12 +191,12 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         return self.limits[i]
 
-    def takes_requests(self, i):
+    def takes_requests(self, i: int) -> bool:
         """Whether the endpoint takes new requests while it has none in flight; IndexError when `i` is out of range."""
         self.check(i)
         return self.state_weight(i) > 0
 
-    def hindrance(self, i):
+    def hindrance(self, i: int) -> str:
         """Why the endpoint does not go on serving those that it has, in words; "" when it does."""
         self.check(i)
         if self.keeps(i, 0):
@@ -218,7 +221,7 @@ cdef class EndpointSet(EndpointRecords):
         self.check(i)
         return failing_of(self.records[i], now)
 
-    def turns(self, int i, uint64_t now):
+    def turns(self, int i, uint64_t now) -> float:
         """The part of its turns that the endpoint takes at `now`, 0 to 1: less than 1 while recent attempts failed."""
         self.check(i)
         return turns_of(failing_of(self.records[i], now))

@@ -14,7 +14,7 @@ cdef class AnswerReader:
         self.max_head = max_head
         self.kept = b""
 
-    def feed(self, bytes data):
+    def feed(self, bytes data) -> bytes:
         """What `data`, the next bytes that came, has of the body. ValueError: no worker would pass that answer on."""
         cdef Scan *scan = worker_scan()
         cdef const char *at
@@ -50,7 +50,7 @@ cdef class AnswerReader:
         self.kept = at[:n] if not self.complete else b""
         return b"".join(body)
 
-    def end(self):
+    def end(self) -> None:
         """The endpoint closed its side. Raises ValueError inside of an answer, and before one."""
         cdef Scan *scan = worker_scan()
         if self.complete:

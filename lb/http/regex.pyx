@@ -112,6 +112,6 @@ cdef class Regex:
             pieces[i].end = bounds[2 * i + 1] if pieces[i].set else 0
         return True
 
-    def matches(self, bytes text not None):
+    def matches(self, bytes text not None) -> bool:
         """Whether the pattern is found in `text`; for tests and tools."""
         return bool(self.search(<const char *>text, <size_t>len(text)))

@@ -8,6 +8,7 @@ import logging
 import operator
 import os
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -43,6 +44,12 @@ from lb.proxy.udp.listeners import UdpListeners
 from lb.telemetry.tracing import SpanExporter
 from lb.upstream.load.probe_calls import add_prober
 
+if TYPE_CHECKING:
+    import asyncio
+
+    from lb.config.plan.plan import Plan
+    from lb.shared.segment import Segment
+
 log = logging.getLogger("tidegate.proxy")
 
 FORGET = 256                          # routes freed at once
@@ -62,7 +69,10 @@ class Proxy:
     workers, none where there is one worker.
     """
 
-    def __init__(self, loop, segment, access_log_fd: int = -1, wakeups=()):
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, segment: Segment, access_log_fd: int = -1,
+        wakeups: Sequence[int] = ()
+    ):
         open_between()
         self.poller = Poller(loop)
         self.segment = segment
@@ -92,12 +102,12 @@ class Proxy:
         self.over_limit = 0         # connections refused by listeners that are gone
         self.udp = UdpListeners(self.poller, segment, self.access)
 
-    def apply(self, plan, sockets):
+    def apply(self, plan: Plan, sockets: dict[str, int]) -> None:
         """`adopt` in one go."""
         for _ in self.adopt(plan, sockets):
             pass
 
-    def adopt(self, plan, sockets):
+    def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
         """Take `plan` into use. `sockets` has a listening descriptor for each listener; they stay the caller's.
 
         A generator: each `yield` ends a step of less than a few milliseconds. Until the last step the plan before is
@@ -309,7 +319,7 @@ class Proxy:
         elif isinstance(channel, Http2Channel):
             channel.retire()
 
-    def stop_accepting(self):
+    def stop_accepting(self) -> None:
         """Leave new connections to others; those that are open go on."""
         for listener in self.listeners.values():
             self.give_up(listener)
@@ -321,27 +331,27 @@ class Proxy:
         listener.halt()
         self.over_limit += listener.over_limit
 
-    def drain(self):
+    def drain(self) -> None:
         """Close what is idle; every answer from now on closes its connection."""
         self.draining = True
         self.admission.drain()
         for connection in list(self.connections):
             connection.close_if_idle()
 
-    def explain(self, asked: Described):
+    def explain(self, asked: Described) -> dict[str, Any]:
         """What would become of a request: see lb.proxy.exchange.explain.described. Raises TidegateError."""
         if self.tables is None:
             raise TidegateError("there is no plan yet")
         return explain(self.tables, asked, monotonic_ns())
 
-    def busy(self):
+    def busy(self) -> int:
         """Exchanges and sessions in flight; during a drain also the answers that their clients have not taken yet."""
         busy = self.admission.in_flight() + self.tcp.in_flight() + self.udp.in_flight()
         if self.draining:
             busy += sum(connection.finishing() for connection in self.connections)
         return busy
 
-    def stats(self):
+    def stats(self) -> dict[str, int]:
         """Counts for the status page."""
         return {
             "connections": len(self.connections),
@@ -357,7 +367,7 @@ class Proxy:
             **mirror.counts(),
         }
 
-    def close(self):
+    def close(self) -> None:
         """Close everything at once."""
         self.stop_accepting()
         for connection in list(self.connections):

@@ -174,29 +174,29 @@ cdef class AffinityTable:
     # From Python: the master, tests.
 
     @property
-    def capacity(self):
+    def capacity(self) -> int:
         """How many entries there may be."""
         return (self.mask + 1) * TG_AFFINITY_WAYS
 
     @property
-    def opened(self):
+    def opened(self) -> int:
         """Entries that were made since the segment was."""
         self.segment.check_open()
         return tg_load64_relaxed(&self.head.opened)
 
     @property
-    def evicted(self):
+    def evicted(self) -> int:
         """Entries that made room for others before they had been idle for their time."""
         self.segment.check_open()
         return tg_load64_relaxed(&self.head.evicted)
 
     @property
-    def lost(self):
+    def lost(self) -> int:
         """Sequences that could not go on, as their endpoint was gone."""
         self.segment.check_open()
         return tg_load64_relaxed(&self.head.lost)
 
-    def open(self, uint64_t now):
+    def open(self, uint64_t now) -> dict[int, int]:
         """{slot: entries that count at `now`, monotonic ns} of every endpoint that has any."""
         cdef uint32_t *counts
         cdef uint32_t slot
@@ -217,7 +217,7 @@ cdef class AffinityTable:
             free(counts)
         return found
 
-    def key(self, bytes name):
+    def key(self, bytes name) -> int:
         """The key of what `name` names, as an int of 64 bits."""
         self.segment.check_open()
         return self.key_of(<const char *> name, <size_t> len(name)) or 1

@@ -177,17 +177,17 @@ cdef class Buckets:
     # From Python: tests, tools, the metrics page.
 
     @property
-    def evicted(self):
+    def evicted(self) -> int:
         """Buckets that made room for others before they were full again, since the segment was made."""
         self.segment.check_open()
         return tg_load64_relaxed(&self.head.evicted)
 
     @property
-    def capacity(self):
+    def capacity(self) -> int:
         """How many buckets there are."""
         return (self.mask + 1) * TG_BUCKET_WAYS
 
-    def key(self, bytes name):
+    def key(self, bytes name) -> int:
         """The key of what `name` names, as an int of 64 bits."""
         self.segment.check_open()
         return self.key_of(<const char *> name, <size_t> len(name))

@@ -117,17 +117,17 @@ cdef class Costs:
     # From Python: the master, tests.
 
     @property
-    def capacity(self):
+    def capacity(self) -> int:
         """How many models and pools there may be."""
         return (self.mask + 1) * TG_COST_WAYS
 
     @property
-    def evicted(self):
+    def evicted(self) -> int:
         """Models that were forgotten to make room for others."""
         self.segment.check_open()
         return tg_load64_relaxed(&self.head.evicted)
 
-    def rows(self):
+    def rows(self) -> dict[str, tuple[float, int]]:
         """{name: (ns per unit, samples)} of all that is known. A pool's own row is named after it, those of its models
         "pool|model"; a name that is not UTF-8 has replacement characters."""
         cdef uint64_t index, key

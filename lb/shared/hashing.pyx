@@ -64,7 +64,7 @@ cdef int tg_digest_final(tg_digest *digest, unsigned char out[32]) noexcept nogi
     return -1 if crypto_generichash_blake2b_final(aligned(digest), out, 32) else 0
 
 
-def hash64_bytes(data):
+def hash64_bytes(data: bytes) -> int:
     """`hash64` of a bytes object, as an int of 64 bits."""
     cdef const unsigned char[::1] view = data
     return hash64(&view[0] if view.shape[0] else NULL, view.shape[0])

@@ -56,7 +56,7 @@ cdef class Segment(SegmentMap):
             raise IndexError(f"series {index} is not in 0 to {self.header.series_capacity - 1}")
         return 0
 
-    def set_health(self, slot, up, now):
+    def set_health(self, slot: int, up: bool, now: int) -> None:
         """Record the verdict of the health checks at `now` (monotonic ns)."""
         cdef tg_endpoint *record = self.record(slot)
         cdef uint32_t state = TG_HEALTH_UP if up else TG_HEALTH_DOWN
@@ -65,59 +65,59 @@ cdef class Segment(SegmentMap):
             tg_store64_relaxed(&record.recent_failures, 0)         # of what it was before
             tg_store32(&record.health, state)
 
-    def health(self, slot):
+    def health(self, slot: int) -> int:
         """0 unknown, 1 up, 2 down (enum tg_health)."""
         return tg_load32(&self.record(slot).health)
 
-    def set_admin(self, slot, state):
+    def set_admin(self, slot: int, state: int) -> None:
         """Set what the operator wants of the endpoint: 0 enabled, 1 drain, 2 maintenance (enum tg_admin)."""
         cdef tg_endpoint *record = self.record(slot)
         if state not in (TG_ADMIN_ENABLED, TG_ADMIN_DRAIN, TG_ADMIN_MAINTENANCE):
             raise ValueError(f"{state} is not an administrative state")
         tg_store32(&record.admin, state)
 
-    def admin(self, slot):
+    def admin(self, slot: int) -> int:
         """The administrative state: 0 enabled, 1 drain, 2 maintenance."""
         return tg_load32(&self.record(slot).admin)
 
-    def set_weight(self, slot, weight):
+    def set_weight(self, slot: int, weight: int) -> None:
         """Set the endpoint's weight; 0 takes no new requests."""
         cdef tg_endpoint *record = self.record(slot)
         if not 0 <= weight <= 0xffffffff:
             raise ValueError(f"weight {weight} is out of range")
         tg_store32(&record.weight, weight)
 
-    def weight(self, slot):
+    def weight(self, slot: int) -> int:
         """The endpoint's weight."""
         return tg_load32(&self.record(slot).weight)
 
-    def set_models_unready(self, slot, mask):
+    def set_models_unready(self, slot: int, mask: int) -> None:
         """Say which models are not ready at the endpoint: a bit for each of the plan's `models` of its pool."""
         cdef tg_endpoint *record = self.record(slot)
         cdef uint64_t word = mask
         tg_store64_relaxed(&record.models_unready, word)
 
-    def models_unready(self, slot):
+    def models_unready(self, slot: int) -> int:
         """The bits of the models that are not ready at the endpoint."""
         return tg_load64_relaxed(&self.record(slot).models_unready)
 
-    def set_key(self, slot, key):
+    def set_key(self, slot: int, key: str) -> None:
         """Give the slot to the endpoint `key` ("pool|address"; cut to 127 bytes): a new generation, no load history."""
         cdef tg_endpoint *record = self.record(slot)
         cdef bytes text = key.encode()[:sizeof(record.key) - 1]
         self.reset(record)
         memcpy(record.key, <const char *> text, len(text))
 
-    def key(self, slot):
+    def key(self, slot: int) -> str:
         """The endpoint that has the slot, "" when it is free."""
         cdef tg_endpoint *record = self.record(slot)
         return (<bytes> record.key[:sizeof(record.key)]).split(b"\0", 1)[0].decode(errors="replace")
 
-    def generation(self, slot):
+    def generation(self, slot: int) -> int:
         """How often the slot has changed hands."""
         return tg_load32(&self.record(slot).generation)
 
-    def clear_slot(self, slot):
+    def clear_slot(self, slot: int) -> None:
         """Free the slot: health unknown, weight 0, no load history.
 
         In-flight words are the workers' and stay: requests that still run bring them back to zero.
@@ -156,19 +156,19 @@ cdef class Segment(SegmentMap):
         tg_store64_relaxed(&record.report_eps, 0)
         memset(record.key, 0, sizeof(record.key))
 
-    def failing(self, slot, uint64_t now):
+    def failing(self, slot: int, uint64_t now) -> float:
         """The share of the endpoint's recent attempts that failed, 0 to 1, at `now` (monotonic ns)."""
         return failing_of(self.record(slot), now)
 
-    def turns(self, slot, uint64_t now):
+    def turns(self, slot: int, uint64_t now) -> float:
         """The part of its turns that the endpoint takes at `now`, 0 to 1."""
         return turns_of(failing_of(self.record(slot), now))
 
-    def set_load_report(self, slot, double utilization, double qps, double eps, uint64_t now):
+    def set_load_report(self, slot: int, double utilization, double qps, double eps, uint64_t now) -> None:
         """What the endpoint reports of itself beside its answers, as EndpointSet.set_report has it from these."""
         write_report(self.record(slot), utilization, qps, eps, now)
 
-    def load_report(self, slot):
+    def load_report(self, slot: int) -> tuple[float, float, float, int]:
         """What the endpoint last reported of itself: (utilization, requests/s, errors/s, monotonic ns of the report).
 
         The time is 0 when it never did.
@@ -181,12 +181,12 @@ cdef class Segment(SegmentMap):
             tg_load64_relaxed(&record.report_updated_ns),
         )
 
-    def inflight(self, slot):
+    def inflight(self, slot: int) -> int:
         """Requests in flight at the endpoint, exactly: the sum over all workers."""
         self.record(slot)
         return self.inflight_total(slot)
 
-    def outstanding(self, slot):
+    def outstanding(self, slot: int) -> float:
         """What the requests at the endpoint cost, over all workers, where an average request of its pool costs 1; 0 in
         a pool that does not weigh them."""
         self.record(slot)
@@ -196,7 +196,7 @@ cdef class Segment(SegmentMap):
             total += tg_load_i32_relaxed(self.outstanding_of(column, slot))
         return total / <double> TG_COST_ONE
 
-    def clear_worker(self, worker):
+    def clear_worker(self, worker: int) -> list[tuple[int, int, int]]:
         """Take over what a dead worker had running: its in-flight and outstanding columns, and finished = started in
         its stripe; its connections count no more in the limits per source.
 
@@ -223,7 +223,7 @@ cdef class Segment(SegmentMap):
         self.clear_sources(worker)
         return lost
 
-    def source_table_full(self):
+    def source_table_full(self) -> int:
         """Connections and sessions that the limits per source counted by their worker alone."""
         self.check_open()
         return tg_load64_relaxed(&(<tg_source_head *> (self.base + self.header.sources_offset)).table_full)
@@ -243,7 +243,7 @@ cdef class Segment(SegmentMap):
             if tg_load64_relaxed(&sets[i].owner) == worker + 1:
                 tg_store64(&sets[i].owner, 0)
 
-    def forget(self, lost):
+    def forget(self, lost: list[tuple[int, int, int]]) -> None:
         """What `clear_worker` gave is not in flight any more."""
         cdef int32_t *orphans
         for slot, had, cost in lost:
@@ -253,7 +253,7 @@ cdef class Segment(SegmentMap):
             orphans = self.outstanding_of(self.header.workers, slot)
             tg_store_i32_relaxed(orphans, tg_load_i32_relaxed(orphans) - <int32_t> cost)
 
-    def series_total(self, index):
+    def series_total(self, index: int) -> list[int]:
         """The SERIES_SIZE words of a series (lb.shared.words), summed over all workers."""
         self.check_series(index)
         cdef uint64_t total[SERIES_SIZE]
@@ -267,7 +267,7 @@ cdef class Segment(SegmentMap):
                 total[i] += tg_load64_relaxed(words + i)
         return [total[i] for i in range(SERIES_SIZE)]
 
-    def clear_series(self, index):
+    def clear_series(self, index: int) -> None:
         """Zero a series in every stripe. Only for a series that no plan in use refers to: the words have one writer."""
         self.check_series(index)
         cdef uint64_t *words
@@ -279,7 +279,7 @@ cdef class Segment(SegmentMap):
                 if words[i]:
                     tg_store64_relaxed(words + i, 0)
 
-    def add_series(self, index, word, amount=1):
+    def add_series(self, index: int, word: int, amount: int = 1) -> None:
         """Add to a counter of this worker's stripe, for callers in Python."""
         self.check_series(index)
         if self.worker < 0:

@@ -50,8 +50,11 @@ cdef class SegmentMap:
         return 0
 
     @classmethod
-    def create(cls, workers, endpoint_capacity=4096, series_capacity=4096, cache_size=0,
-               bucket_sets=16384, sequence_sets=16384, session_sets=16384, cost_sets=256, source_sets=32768):
+    def create(
+        cls, workers: int, endpoint_capacity: int = 4096, series_capacity: int = 4096, cache_size: int = 0,
+        bucket_sets: int = 16384, sequence_sets: int = 16384, session_sets: int = 16384, cost_sets: int = 256,
+        source_sets: int = 32768
+    ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
         the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight pins for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
@@ -89,7 +92,7 @@ cdef class SegmentMap:
         return self
 
     @classmethod
-    def attach(cls, fd, worker=-1):
+    def attach(cls, fd: int, worker: int = -1) -> Self:
         """Map the segment behind `fd` as worker number `worker` (-1: as the master or an observer) and own `fd`.
 
         Raises TidegateError when `fd` is not a segment of this layout or `worker` is not one of its workers; `fd` then
@@ -118,7 +121,7 @@ cdef class SegmentMap:
         self.fd = fd
         return self
 
-    def close(self):
+    def close(self) -> None:
         """Unmap and close the descriptor. Nothing that uses the segment at C level may be called afterwards."""
         self.unmap()
         if self.fd >= 0:
@@ -136,43 +139,43 @@ cdef class SegmentMap:
         return 0
 
     @property
-    def workers(self):
+    def workers(self) -> int:
         """Number of workers the segment was made for."""
         self.check_open()
         return self.header.workers
 
     @property
-    def endpoint_capacity(self):
+    def endpoint_capacity(self) -> int:
         """Number of endpoint slots."""
         self.check_open()
         return self.header.endpoint_capacity
 
     @property
-    def series_capacity(self):
+    def series_capacity(self) -> int:
         """Number of series in a stripe."""
         self.check_open()
         return self.header.series_capacity
 
     @property
-    def cache_size(self):
+    def cache_size(self) -> int:
         """Bytes of the result cache's region; 0 = no cache."""
         self.check_open()
         return self.header.cache_size
 
     @property
-    def bucket_sets(self):
+    def bucket_sets(self) -> int:
         """Number of sets of rate limit buckets."""
         self.check_open()
         return self.header.bucket_sets
 
     @property
-    def session_sets(self):
+    def session_sets(self) -> int:
         """Number of sets of learned sessions."""
         self.check_open()
         return self.header.session_sets
 
     @property
-    def cache_secret(self):
+    def cache_secret(self) -> bytes:
         """The 32 random bytes that key the digest of cached requests."""
         self.check_open()
         return (<char *> self.header.cache_secret)[:32]

@@ -131,7 +131,7 @@ ANSWER = Block(
         Word(
             "grpc",
             "gRPC calls by {} and gRPC status: the number, and the name that goes with it",
-            metric="{}_*",
+            metric="{}_*_requests",
             labels=("grpc_status", "grpc_code"),
             values=tuple((str(number), name) for number, name in enumerate(GRPC_CODES)),
             where="grpc",
@@ -258,6 +258,11 @@ ROUTE = Kind(
         Word("timeouts", "Requests whose deadline passed"),
         Word("rejected", "Requests refused here: by a limit, by the queue, or because no endpoint takes requests"),
         Word("client_aborts", "Requests whose client left before the answer was complete"),
+        Word(
+            "upgrades",
+            "Requests that became tunnels of another protocol, such as WebSocket (101 of the endpoint); counted as the "
+            "tunnel begins, by `requests` as it ends",
+        ),
         Word("retries_refused", "Retries that the route's budget did not allow"),
         Word("hedges", "Hedges begun"),
         Word(

@@ -101,6 +101,23 @@ async def ask(client: ClientConnection, message: str | bytes) -> str | bytes:
     return await asyncio.wait_for(client.recv(), 20)
 
 
+async def test_tunnels_are_counted_as_they_begin(front: Front) -> None:
+    def counted() -> tuple[float, float]:
+        upgrades = sum(front.daemon.metrics("tidegate_route_upgrades_total").values())
+        requests = front.daemon.metrics("tidegate_route_requests_total")
+        return upgrades, sum(value for labels, value in requests.items() if ("code", "1xx") in labels)
+
+    upgrades, ended = await asyncio.to_thread(counted)
+    async with front.client() as client, front.client():
+        await ask(client, "hello")
+        assert await asyncio.to_thread(counted) == (upgrades + 2, ended)
+        with pytest.raises(websockets.InvalidStatus, match="400"):
+            await connect(front.url, additional_headers={"Sec-WebSocket-Version": "0"}, proxy=None, **front.options)
+        assert (await asyncio.to_thread(counted))[0] == upgrades + 2
+    await front.idle()
+    assert await asyncio.to_thread(counted) == (upgrades + 2, ended + 2)
+
+
 @pytest.mark.parametrize("compression", ["deflate", None])
 async def test_messages(front: Front, compression: Any) -> None:
     large = random.Random(3).randbytes(1 << 20)

@@ -6,8 +6,8 @@ from lb.net.tls.openssl cimport ASN1_TIME, SSL_CTX, X509
 cdef class CertificateInfo:
     cdef readonly str subject
     cdef readonly str issuer
-    cdef readonly list dns
-    cdef readonly list uris
+    cdef readonly list dns            # type: list[str]
+    cdef readonly list uris           # type: list[str]
     cdef readonly long not_before
     cdef readonly long not_after
     cdef readonly str fingerprint

@@ -134,7 +134,7 @@ cdef CertificateInfo info_of(X509 *certificate):
     return info
 
 
-def inspect(bytes chain not None, bytes key=None):
+def inspect(bytes chain not None, bytes key=None) -> CertificateInfo:
     """What the first certificate in `chain` says. Raises ValueError when it cannot be read, or when `key` is not its.
 
     The message never shows anything of the key.
@@ -164,7 +164,7 @@ def inspect(bytes chain not None, bytes key=None):
         X509_free(certificate)            # which takes NULL
 
 
-def count_authorities(bytes pem not None):
+def count_authorities(bytes pem not None) -> int:
     """How many certificates `pem` holds. Raises ValueError when there is none, or a broken one."""
     cdef PemReader reader = read_pem(pem)
     cdef X509 *certificate

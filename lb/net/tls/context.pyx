@@ -181,10 +181,10 @@ cdef int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHER_
 cdef class TicketKeys:
     """`keys`: 80 random bytes each, the first seals. None: no tickets. Raises ValueError."""
 
-    def __init__(self, keys=()):
+    def __init__(self, keys: Sequence[bytes] = ()):
         self.update(keys)
 
-    def update(self, keys):
+    def update(self, keys: Sequence[bytes]) -> None:
         """Take over the master's keys, also for connections under way."""
         made = tuple(bytes(key) for key in keys)
         if any(len(key) != TICKET_NAME + TICKET_AES + TICKET_HMAC for key in made):
@@ -211,8 +211,12 @@ cdef class ServerContext:
     What `previous` has and has not changed is taken from there: of a thousand certificates one is renewed at a time.
     """
 
-    def __init__(self, certificates, TicketKeys tickets not None, *, name="", min_version="tls1.2", ciphers="",
-                 alpn=(), client_auth="none", client_ca=b"", crl=b"", staples=(), ServerContext previous=None):
+    def __init__(
+        self, certificates: Sequence[tuple[bytes, bytes, Sequence[str]]], TicketKeys tickets not None, *,
+        name: str = "", min_version: str = "tls1.2", ciphers: str = "", alpn: Sequence[str] = (),
+        client_auth: str = "none", client_ca: bytes = b"", crl: bytes = b"",
+        staples: Sequence[tuple[bytes, int]] = (), ServerContext previous=None
+    ):
         cdef Identity identity
         self.exact = {}
         self.wildcard = {}
@@ -306,12 +310,12 @@ cdef class ServerContext:
         SSL_set_accept_state(ssl)
         return ssl
 
-    def stats(self):
+    def stats(self) -> dict[str, int]:
         """Counts for status and tests."""
         return {"certificates": len(self.identities), "names": len(self.exact) + len(self.wildcard)}
 
 
-def check_ciphers(str ciphers not None):
+def check_ciphers(str ciphers not None) -> None:
     """Raises ValueError when `ciphers` names no cipher suite of TLS 1.2."""
     cdef SSL_CTX *ctx = new_context(TLS_server_method(), "tls1.2")
     wanted = ciphers.encode("ascii", "replace")

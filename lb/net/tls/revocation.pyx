@@ -40,7 +40,7 @@ cdef int use_revocations(SSL_CTX *ctx, bytes pem) except -1:
     return 0
 
 
-def revocations_until(bytes pem not None):
+def revocations_until(bytes pem not None) -> int:
     """When the first of the lists in `pem` is due for a newer one, in Unix seconds. Raises ValueError where there is
     none, or a broken one."""
     cdef PemReader reader = read_pem(pem)
@@ -120,7 +120,7 @@ cdef long check_response(OCSP_BASICRESP *basic, X509 *certificate, X509 *issuer)
     return FOREVER if end == NULL else unix_time(<const ASN1_TIME *>end)
 
 
-def staple_until(bytes der not None, bytes chain not None):
+def staple_until(bytes der not None, bytes chain not None) -> int:
     """Until when the OCSP response `der` is good for the first certificate in `chain`, in Unix seconds, which may be
     past. Raises ValueError where it is not about that certificate, not signed for its issuer, or says anything but that
     it is good. The issuer has to stand second in `chain`."""

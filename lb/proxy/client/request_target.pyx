@@ -22,7 +22,7 @@ cdef size_t head_size(Scan *scan) noexcept:
     return method + <size_t>(last.name + last.name_length + last.value_length - scan.target)
 
 
-def read_target(bytes head not None):
+def read_target(bytes head not None) -> tuple[bytes, bytes] | None:
     """(host, target) by which a request is routed whose HTTP/1.1 head is `head`, before the path's normal form; None:
     it is answered with 400. ValueError when `head` is not a whole head."""
     cdef Parser parser = new_request_parser()

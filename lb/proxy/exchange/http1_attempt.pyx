@@ -28,7 +28,7 @@ from lb.http.head_text cimport append_chunk_size, append_fields, append_text, ap
 from lb.http.methods cimport method_text
 from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
-from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
+from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS, ROUTE_UPGRADES
 from lb.net.splice cimport PASS_LOST, PASS_NOT, pass_through
 from lb.net.stream cimport IO_ERROR, iovec
 from lb.proxy.client.client cimport Client
@@ -571,6 +571,7 @@ cdef void switch_protocols(Exchange exchange, Http1Upstream upstream, Scan *scan
         learn_session(exchange, 101, scan.fields, scan.field_count)
     exchange.first_byte_at = exchange.client.poller.now
     exchange.move(X_UPGRADED)
+    tg_add(&exchange.route.series[ROUTE_UPGRADES], 1)
     exchange.request_complete = False
     exchange.wants_body = True
     upstream.become_raw()

@@ -3,10 +3,15 @@
 Almost every path is in its normal form already: one look along it finds that out, and nothing is copied.
 """
 
+from typing import TYPE_CHECKING
+
 from libc.stdint cimport uint32_t
 from libc.string cimport memchr, memcpy, memmove
 from lb.net.buffer cimport tg_buffer, tg_buffer_clear, tg_buffer_reserve
 from lb.http.head cimport Scan
+
+if TYPE_CHECKING:
+    from lb.config.plan.routes import NormalizePlan
 
 cdef tg_buffer normal
 cdef dict ALIASED = {"pass": 0, "drop": NORMAL_HIDE_ALIASES, "reject": NORMAL_REFUSE_ALIASES}
@@ -176,7 +181,7 @@ cdef inline bint unreserved(int c) noexcept nogil:
     return 48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122 or c == 45 or c == 46 or c == 95 or c == 126
 
 
-def normal_target(bytes target not None, plan):
+def normal_target(bytes target not None, plan: NormalizePlan) -> bytes | None:
     """The normal form of a request's target, or None when it is refused; for tests."""
     cdef Scan scan
     scan.target = <const char *>target

@@ -193,7 +193,7 @@ cdef bint looks_at_model(Route route) noexcept:
     return False
 
 
-def path_readings(bytes path not None):
+def path_readings(bytes path not None) -> list[bytes] | None:
     """All readings of a path, for tests: None where one of its levels is refused."""
     cdef int level, manner, rc
     cdef size_t n
@@ -212,7 +212,7 @@ def path_readings(bytes path not None):
     return found
 
 
-def request_reads_alike(RouteTable table not None, bytes request not None, bytes ip=b""):
+def request_reads_alike(RouteTable table not None, bytes request not None, bytes ip=b"") -> bool:
     """Whether every reading of a request's path, which is in its normal form, takes the same route: for tools, as
     `RouteTable.lookup`."""
     cdef Parser parser = new_request_parser()

@@ -5,6 +5,7 @@ it touched. Answers of all sessions gather over the poller's batch of events and
 """
 
 import os
+from typing import TYPE_CHECKING
 
 from libc.errno cimport EAGAIN
 from libc.stdint cimport uint32_t, uint64_t
@@ -34,6 +35,9 @@ from lb.telemetry.accesslog cimport AccessLog
 
 from lb.shared.hashing import hash64_bytes
 
+if TYPE_CHECKING:
+    from lb.config.plan.plan import ListenerPlan
+
 cdef enum:
     TURNS = 4                         # batches in a row before other sockets get theirs
     DRAIN_IDLE_NS = 1_000_000_000     # a session that is silent for so long does not hold up the daemon's end
@@ -42,7 +46,10 @@ cdef enum:
 cdef class UdpListener(UdpSocket):
     """`plan` is a ListenerPlan of protocol udp. Raises MemoryError when there is no room for the table of sessions."""
 
-    def __init__(self, Poller poller, UdpBuffers buffers, AccessLog access, plan, Segment segment, UdpPool upstream):
+    def __init__(
+        self, Poller poller, UdpBuffers buffers, AccessLog access, plan: ListenerPlan, Segment segment,
+        UdpPool upstream
+    ):
         self.poller = poller
         self.buffers = buffers
         self.access = access
@@ -50,13 +57,13 @@ cdef class UdpListener(UdpSocket):
         self.reserve(plan.udp.max_sessions)
         self.update(plan, segment, upstream)
 
-    def reserve(self, Py_ssize_t sessions):
+    def reserve(self, Py_ssize_t sessions) -> None:
         """Make room for so many sessions, before a plan that allows them is taken into use."""
         cdef size_t wanted = <size_t>sessions
         if tg_flows_reserve(&self.flows, wanted) < 0:
             raise MemoryError
 
-    def update(self, plan, Segment segment, UdpPool upstream):
+    def update(self, plan: ListenerPlan, Segment segment, UdpPool upstream) -> None:
         """Take over a new plan. Sessions keep their endpoint; limits and times are those of the new plan at once."""
         self.name = plan.name
         self.upstream = upstream
@@ -75,7 +82,7 @@ cdef class UdpListener(UdpSocket):
         self.responses = plan.udp.responses
         self.most_requests = plan.udp.requests
 
-    def start(self, int fd):
+    def start(self, int fd) -> None:
         """Take datagrams from the bound socket `fd`, which now belongs to the listener. Raises OSError, with `fd`
         closed."""
         cdef int failure = tg_datagram_prepare(fd, &self.wildcard)
@@ -87,7 +94,7 @@ cdef class UdpListener(UdpSocket):
             close(fd)
             raise
 
-    def drain(self):
+    def drain(self) -> None:
         """Sessions that are silent end soon, so that idle ones do not hold up the daemon's end."""
         cdef UdpSession session
         cdef tg_link *node = self.sessions.next
@@ -97,7 +104,7 @@ cdef class UdpListener(UdpSocket):
             node = node.next
             session.touch()
 
-    def close(self):
+    def close(self) -> None:
         """End every session and give up the socket."""
         cdef UdpSession session
         if self.buffers.answering is self:

@@ -5,6 +5,8 @@ socket. That is passive health: noted in the endpoint's record of the shared seg
 and forgotten at its next answer. Active checks decide whether it is up; who has none is asked again after a while.
 """
 
+from typing import TYPE_CHECKING
+
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from lb.shared.atomics cimport tg_fetch_add32, tg_load32, tg_load32_relaxed, tg_store32_relaxed
@@ -19,6 +21,9 @@ from lb.net.stream cimport Address
 from lb.endpoints.choice cimport Choice
 from lb.upstream.pool cimport KEY_NONE, Pool
 
+if TYPE_CHECKING:
+    from lb.config.plan.plan import PoolPlan
+
 cdef enum:
     GONE_MOST = 8                     # endpoints that were not there, passed over in one choice
     AVOID_SECONDS = 10                # as nginx's fail_timeout
@@ -27,7 +32,7 @@ cdef enum:
 cdef class UdpPool:
     """`plan` is the PoolPlan of `pool`, whose channels are Addresses."""
 
-    def __init__(self, plan, Pool pool, Segment segment):
+    def __init__(self, plan: PoolPlan, Pool pool, Segment segment):
         cdef int i
         if self.words != NULL:
             raise RuntimeError("a UdpPool is initialised once")

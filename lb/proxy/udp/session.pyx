@@ -51,7 +51,7 @@ cdef class UdpBuffers:
         tg_requests_close(&self.requests)
         tg_answers_close(&self.answers)
 
-    def drain(self):
+    def drain(self) -> None:
         """No new sessions from now on."""
         self.draining = True
 

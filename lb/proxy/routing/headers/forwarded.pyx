@@ -10,6 +10,8 @@ Where trusted proxies are configured, what anybody else sends in these fields is
 word about itself.
 """
 
+from typing import TYPE_CHECKING
+
 cimport cython
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
@@ -26,6 +28,9 @@ from lb.http.trace cimport (
     TRACEPARENT_SIZE, random64, trace_begin, trace_parse, trace_span, trace_threshold, trace_write, write_hex,
 )
 from lb.proxy.accept.trusted cimport TrustedProxies
+
+if TYPE_CHECKING:
+    from lb.config.plan.plan import ListenerPlan
 
 cdef enum:
     PARENT_ANY = 0                    # whose traceparent is continued
@@ -135,7 +140,7 @@ cdef int only_one(const Scan *scan, int id) noexcept nogil:
 cdef class Forwarding:
     """How a listener forwards: `plan` is its ListenerPlan. Raises ValueError for a network that is none."""
 
-    def __init__(self, plan):
+    def __init__(self, plan: ListenerPlan):
         hop = plan.hop
         global SERIAL
         SERIAL += 1
@@ -347,7 +352,7 @@ cdef class Forwarding:
             close_field(hop, H_TRACEPARENT)
 
 
-def source_of(plan, bytes head not None, str peer not None):
+def source_of(plan: ListenerPlan, bytes head not None, str peer not None) -> str:
     """The client's address as a listener takes it, whose plan is `plan`: `peer`, or what trusted proxies say. `head` is
     a whole HTTP/1.1 head; ValueError for another."""
     cdef Forwarding forwarding = Forwarding(plan)

@@ -1,3 +1,0 @@
-from typing import Any
-
-def find(table: Any, host: bytes, path: bytes, method: int) -> tuple[Any, bool]: ...

@@ -1,6 +1,0 @@
-from collections.abc import Callable
-from typing import Any
-
-class NotPlainError(Exception): ...
-
-def values(text: bytes, scalar: Callable[[str], Any], depth: int, nodes: int) -> dict[str, Any]: ...

@@ -1,6 +1,0 @@
-from lb.endpoints.candidate import Candidate
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
-
-def candidates(choice: Choice) -> list[Candidate]: ...
-def panicking(endpoints: EndpointSet) -> list[int]: ...

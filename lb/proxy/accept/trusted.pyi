@@ -1,6 +1,0 @@
-from collections.abc import Iterable
-
-class TrustedProxies:
-    count: int
-    def __init__(self, networks: Iterable[str]) -> None: ...
-    def __contains__(self, text: str) -> bool: ...

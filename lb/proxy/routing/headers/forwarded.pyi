@@ -1,6 +1,0 @@
-from lb.config.plan.plan import ListenerPlan
-
-class Forwarding:
-    def __init__(self, plan: ListenerPlan) -> None: ...
-
-def source_of(plan: ListenerPlan, head: bytes, peer: str) -> str: ...

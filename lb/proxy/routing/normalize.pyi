@@ -1,3 +1,0 @@
-from lb.config.plan.routes import NormalizePlan
-
-def normal_target(target: bytes, plan: NormalizePlan) -> bytes | None: ...

@@ -1,6 +1,0 @@
-class UdpBuffers:
-    sessions: int
-    most: int
-
-    def __init__(self, most: int) -> None: ...
-    def drain(self) -> None: ...
