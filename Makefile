@@ -141,6 +141,7 @@ lint: build
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $$(git ls-files '*.pyx' '*.pxd')
 	$(BIN)/lint-imports
 	$(BIN)/python tools/imports.py
+	$(BIN)/python tools/attributes.py
 
 asan: build $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh

@@ -142,7 +142,7 @@ cdef class Pool:
     cdef void release(self, int index, uint64_t now, uint64_t latency, bint ok, int in_flight_at_start, int charged,
                       int load_at_start) noexcept
     cdef void give_back(self, int index, uint64_t now, int charged) noexcept
-    cdef void defer(self, int index, uint64_t now, int charged) noexcept
+    cdef void defer_release(self, int index, uint64_t now, int charged) noexcept
     cdef void observe_weighed(self, int index, uint64_t now, uint64_t latency, bint ok,
                               int in_flight_at_start, int charged, int load_at_start) noexcept
     # A request has kept its endpoint for `latency` ns, and not because that failed: what the queue's forecast goes by.

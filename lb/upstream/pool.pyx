@@ -364,7 +364,7 @@ cdef class Pool:
             self.slow[index].until = 0
             self.slow[index].alive = now
         if self.multiplexed and (<DeferringChannel>self.channels[index]).cutting is not None:
-            self.defer(index, now, charged)
+            self.defer_release(index, now, charged)
         else:
             self.give_back(index, now, charged)
         if latency and self.policy.learns:
@@ -383,14 +383,14 @@ cdef class Pool:
             if claimant >= 0 and claimant != self.endpoints.worker:
                 self.queue.wakeups.ring(claimant)
 
-    cdef void defer(self, int index, uint64_t now, int charged) noexcept:
+    cdef void defer_release(self, int index, uint64_t now, int charged) noexcept:
         """The stream was reset: the slot is free when the endpoint knows it."""
         cdef SlotRelease slot
         try:
             slot = SlotRelease(self, index, charged)
         except MemoryError:
             slot = None
-        if slot is None or (<DeferringChannel>self.channels[index]).defer(slot) < 0:
+        if slot is None or (<DeferringChannel>self.channels[index]).defer_release(slot) < 0:
             self.give_back(index, now, charged)
 
     cdef void tell_queue(self, int index, uint64_t now, uint64_t latency, bint answered) noexcept:

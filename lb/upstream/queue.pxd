@@ -37,7 +37,7 @@ cdef class Waiter(Timed):
     cdef PoolQueue queue              # None: it does not wait
     cdef bint endpoint_bound          # only one endpoint will do, which has no room: others may pass
     cdef uint64_t wanted              # the bit of its model, where endpoints say whether it is ready; 0 = any will do
-    cdef uint64_t key                 # its key in the order
+    cdef uint64_t order               # its key in the line
     cdef uint64_t number              # among equal keys
     cdef uint64_t queued_at
     cdef uint64_t wanted_by           # when the answer has to be there; NEVER = no matter

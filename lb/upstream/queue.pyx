@@ -184,7 +184,7 @@ cdef class PoolQueue(Source):
         found = prospect(self, key, due, waiter.wanted, now)
         if found != Q_WAITS:
             return found
-        waiter.key = key
+        waiter.order = key
         waiter.number = self.numbers
         waiter.queued_at = now
         waiter.wanted_by = due
@@ -282,7 +282,7 @@ cdef class PoolQueue(Source):
             if waiter.endpoint_bound:
                 continue
             if not impatient:
-                avoided = blocked_before(self, waiter.key, avoided)
+                avoided = blocked_before(self, waiter.order, avoided)
                 if avoided == ALL_MODELS_BLOCKED:
                     return False
                 if waiter.wanted & avoided:
@@ -393,7 +393,7 @@ cdef class PoolQueue(Source):
     cdef void over(self, Waiter waiter, uint64_t now) noexcept:
         """It waits no more."""
         cdef uint64_t waited = now - waiter.queued_at if now > waiter.queued_at else 0
-        line_take_out(&self.line, line_rank(&self.line, waiter.key, waiter.number))
+        line_take_out(&self.line, line_rank(&self.line, waiter.order, waiter.number))
         line_tally(&self.line, waiter.endpoint_bound, waiter.wanted, -1)
         waiter.queue = None
         tg_add(&self.words[SERIES_FINISHED], 1)

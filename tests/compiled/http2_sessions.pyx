@@ -207,7 +207,7 @@ cdef class Http2Echo(Http2Session):
     """
     cdef public list events
     cdef readonly dict open
-    cdef list closed                      # whose bodies `collect` may still refer to
+    cdef list finished                    # whose bodies `collect` may still refer to
     cdef public bint refuse
     cdef public bint with_trailers
     cdef public bint reads
@@ -217,7 +217,7 @@ cdef class Http2Echo(Http2Session):
         cdef h2_options options = probe_options(window, header_list, max_streams)
         self.events = []
         self.open = {}
-        self.closed = []
+        self.finished = []
         if self.begin(True, &options) < 0:
             raise MemoryError
 
@@ -239,7 +239,7 @@ cdef class Http2Echo(Http2Session):
             ])
         finally:
             tg_buffer_free(&head)
-        self.closed.clear()                   # what was gathered is a copy now
+        self.finished.clear()                   # what was gathered is a copy now
         return rc, taken
 
     def is_ended(self) -> bool:
@@ -321,7 +321,7 @@ cdef class Http2Echo(Http2Session):
     cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
         cdef EchoStream echo = <EchoStream>stream.owner
         self.events.append(("close", stream.id, code, bool(stream.reset_by_peer)))
-        self.closed.append(self.open.pop(echo.stream.id))
+        self.finished.append(self.open.pop(echo.stream.id))
 
     cdef void on_control(self, int kind) noexcept:
         self.events.append(("control", CONTROLS[kind]))

@@ -57,7 +57,7 @@ def test_errors_are_rows_of_it(error: errors.TidegateError, status: int, grpc_st
 def test_the_data_path_says_neither_status_nor_reason_itself() -> None:
     reasons = "|".join(sorted({row.reason for row in ALL[1:]}))
     written = re.compile(
-        rf'(?:fail|decline|refuse|fail_with)\((?:\d|b"|")|(?:reason|failure) = (?:b?"(?:{reasons})"|\d)'
+        rf'(?:fail|reject|refuse|fail_with)\((?:\d|b"|")|(?:reason|failure) = (?:b?"(?:{reasons})"|\d)'
     )
     found = {}
     for path in sorted((ROOT / "lb").rglob("*.pyx")):

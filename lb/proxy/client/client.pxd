@@ -50,4 +50,4 @@ cdef class Client(Stream):
     cdef size_t backlog(self) noexcept
     # The request never became an exchange: it is answered as a failure of this kind (lb.failure), with a message of
     # ours; `fields` are lines to add (may be NULL).
-    cdef void decline(self, int kind, str message, const tg_buffer *fields=*) noexcept
+    cdef void reject(self, int kind, str message, const tg_buffer *fields=*) noexcept

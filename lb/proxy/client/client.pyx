@@ -57,5 +57,5 @@ cdef class Client(Stream):
     cdef size_t backlog(self) noexcept:
         return self.pending()
 
-    cdef void decline(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
+    cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         pass

@@ -442,7 +442,7 @@ cdef class HttpConnection(Client):
         """A request that cannot be trusted: answered, and the connection closed, since its end is unknown."""
         self.answer.keep = False
         tg_add(&self.listener.series[LISTENER_REJECTED], 1)
-        self.decline(kind, message.decode("latin-1"))
+        self.reject(kind, message.decode("latin-1"))
 
     cdef void refuse_head(self, const char *head) noexcept:
         """A head of more than `max_header_bytes` bytes."""
@@ -451,7 +451,7 @@ cdef class HttpConnection(Client):
         else:
             self.refuse(FAIL_HEAD_TOO_LARGE, b"the header fields are too large")
 
-    cdef void decline(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
+    cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         cdef int status = failure_of(kind).status
         cdef Refusal answer = refusal(status, message, SPEAKS_HTTP, fields)
         cdef Scan *scan = worker_scan()

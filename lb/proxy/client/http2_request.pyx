@@ -274,10 +274,10 @@ cdef class Http2Request(Client):
             host = scan.fields[scan.first[H_HOST]].value
             host_length = scan.fields[scan.first[H_HOST]].value_length
         if scan.host_count > 1 or host_length == 0 or not read_authority(host, host_length, &host_length):
-            self.decline(FAIL_BAD_REQUEST, "exactly one valid authority is needed")
+            self.reject(FAIL_BAD_REQUEST, "exactly one valid authority is needed")
             return
         if scan.target_length == 0 or (scan.target[0] != 47 and not (scan.target_length == 1 and scan.target[0] == 42)):
-            self.decline(FAIL_BAD_REQUEST, "the request target is not a path")
+            self.reject(FAIL_BAD_REQUEST, "the request target is not a path")
             return
         exchange = self.host.admission.admit(self, scan, host, host_length)
         if exchange is None:
@@ -293,9 +293,9 @@ cdef class Http2Request(Client):
         scan.head = False                         # not all of it is there
         if self.exchange is None and problem == HEAD_TOO_MANY:
             self.grpc = speaks_grpc(scan)         # whose clients say so before their metadata
-            self.decline(FAIL_HEAD_TOO_LARGE, "the header fields are too large, or too many")
+            self.reject(FAIL_HEAD_TOO_LARGE, "the header fields are too large, or too many")
         elif self.exchange is None and problem == HEAD_METHOD:
-            self.decline(FAIL_NOT_IMPLEMENTED, "the method is not known here")
+            self.reject(FAIL_NOT_IMPLEMENTED, "the method is not known here")
         else:
             if self.exchange is None:
                 tg_add(&self.listener.series[LISTENER_REJECTED_REQUESTS_MALFORMED], 1)
@@ -457,7 +457,7 @@ cdef class Http2Request(Client):
     cdef size_t backlog(self) noexcept:
         return tg_buffer_size(&self.stream.queue)
 
-    cdef void decline(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
+    cdef void reject(self, int kind, str message, const tg_buffer *fields=NULL) noexcept:
         cdef int speaks = SPEAKS_GRPC if self.grpc else SPEAKS_HTTP
         cdef Refusal answer = refusal(failure_of(kind).status, message, speaks, fields)
         cdef Scan *scan = worker_scan()

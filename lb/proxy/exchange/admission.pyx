@@ -76,15 +76,15 @@ cdef class Admission:
         # RFC 8441 section 5: what is an extended CONNECT in HTTP/2 is a GET in HTTP/1.1, and in the configuration.
         cdef int method = M_GET if scan.websocket else scan.method
         if not is_target(scan):
-            client.decline(FAIL_BAD_REQUEST, "the request target has a fragment, or bytes beyond ASCII")
+            client.reject(FAIL_BAD_REQUEST, "the request target has a fragment, or bytes beyond ASCII")
             return None
         if client.listener.normalize and normalize(scan, client.listener.normalize) < 0:
-            client.decline(FAIL_BAD_REQUEST, "the path has no normal form")
+            client.reject(FAIL_BAD_REQUEST, "the path has no normal form")
             return None
         if (client.listener.normalize & (NORMAL_HIDE_ALIASES | NORMAL_REFUSE_ALIASES)
                 and hide_aliases(scan, (<RouteTable>client.listener.table).guarded)
                 and client.listener.normalize & NORMAL_REFUSE_ALIASES):
-            client.decline(FAIL_BAD_REQUEST, "a header is another spelling of one that is not for clients to choose")
+            client.reject(FAIL_BAD_REQUEST, "a header is another spelling of one that is not for clients to choose")
             return None
         # Conditions, keys and limits go by the same client: by the word of trusted proxies, where there are some.
         if client.listener.hop.wants_ids:
@@ -100,21 +100,21 @@ cdef class Admission:
             route = (<RouteTable>client.listener.table).find(&facts, &other_method)
         if route is None:
             if other_method:
-                decline_method(client, &facts)
+                reject_method(client, &facts)
             else:
-                client.decline(FAIL_NO_ROUTE, "Not Found")
+                client.reject(FAIL_NO_ROUTE, "Not Found")
             free(ids)                         # the facts may point into it
             return None
         if (client.listener.normalize & NORMAL_READINGS and not preflight
                 and not reads_alike(<RouteTable>client.listener.table, &facts, route)):
             free(ids)
-            client.decline(FAIL_BAD_REQUEST, "the path can be read in two ways, which lead to different routes")
+            client.reject(FAIL_BAD_REQUEST, "the path can be read in two ways, which lead to different routes")
             return None
         if not preflight:
             pool = route.choose(&facts)
             if scan.websocket and not takes_websockets(route, pool):
                 free(ids)
-                client.decline(FAIL_NOT_IMPLEMENTED, "WebSockets are not served here")
+                client.reject(FAIL_NOT_IMPLEMENTED, "WebSockets are not served here")
                 return None
         exchange = Exchange.__new__(Exchange)
         if pool is None:                      # the route answers itself
@@ -122,7 +122,7 @@ cdef class Admission:
             exchange.grpc = SPEAKS_GRPC if not preflight and scan.version == 20 and speaks_grpc(scan) else SPEAKS_HTTP
         elif not self.equip(exchange, scan, pool):
             free(ids)
-            client.decline(FAIL_GRPC_ONLY, f"the pool {pool.name} speaks gRPC only")
+            client.reject(FAIL_GRPC_ONLY, f"the pool {pool.name} speaks gRPC only")
             return None
         tg_add(&route.series[SERIES_STARTED], 1)
         exchange.started = client.poller.now
@@ -256,12 +256,12 @@ cdef bint takes_websockets(Route route, Pool pool) noexcept:
     return pool.protocol == POOL_HTTP
 
 
-cdef void decline_method(Client client, tg_facts *facts) noexcept:
+cdef void reject_method(Client client, tg_facts *facts) noexcept:
     cdef bytes methods = (<RouteTable>client.listener.table).allowed(facts)
     cdef tg_buffer fields
     memset(&fields, 0, sizeof(fields))
     append_text(&fields, b"Allow: ")
     tg_buffer_append(&fields, <const char *>methods, <size_t>len(methods))
     append_text(&fields, b"\r\n")
-    client.decline(FAIL_METHOD, "Method Not Allowed", &fields)
+    client.reject(FAIL_METHOD, "Method Not Allowed", &fields)
     tg_buffer_free(&fields)

@@ -4,13 +4,13 @@ Tries beyond the first are what finishes off a pool that is overloaded, so that 
 requests (Google SRE book, "Handling Overload"; Envoy's retry_budget).
 
 The counts are the route's words in the shared segment, one writer each: what all workers were asked since the
-beginning of the last second, and what they have granted since. A worker that wants a retry first adds its claim and then
-looks at the sum, as for a place at an endpoint (EndpointSet.take), so that two who come for the last one at the same
-moment are never both given it; it may be that neither is, and the next has it. Workers begin their seconds with their
-own first requests; since each has seen all that was granted to the requests that it counts, the share of all is kept
-all the same. What a worker that dies has claimed stays claimed until the window has passed; claims that
-are being taken back while a second begins may be missed, at most one for each other worker. What is allowed always is
-a token bucket of the segment, exact as those of rate limits are.
+beginning of the last second, and what they have granted since. A worker that wants a retry first adds its claim and
+then looks at the sum, as for a place at an endpoint (EndpointSet.take), so that two who come for the last one at the
+same moment are never both given it; it may be that neither is, and the next has it. Workers begin their seconds with
+their own first requests; since each has seen all that was granted to the requests that it counts, the share of all is
+kept all the same. What a worker that dies has claimed stays claimed until the window has passed; claims that are being
+taken back while a second begins may be missed, at most one for each other worker. What is allowed always is a token
+bucket of the segment, exact as those of rate limits are.
 """
 
 from libc.stdint cimport uint64_t

@@ -99,7 +99,7 @@ cdef class Exchange(Waiter):
     cdef Pool pool                    # None: the route answers itself
     cdef Attempt attempt              # the current one, or the last; None: the route answers itself
     cdef Attempt hedge                # the one beside it; None: none is under way
-    cdef AttemptTimer timer           # None: neither a retry nor a hedge is planned
+    cdef AttemptTimer attempt_timer   # None: neither a retry nor a hedge is planned
     cdef BodySource source            # None: the body is passed on as it comes
     cdef bytes wanted_model
     cdef flag state
@@ -315,8 +315,8 @@ cdef void log_exchange(Exchange exchange, uint64_t duration) noexcept
 
 # An endpoint other than `exclude` is about to be chosen.
 cdef void before_choice(Exchange exchange, Choice choice, int exclude) noexcept
-# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second attempt beside
-# that at this address, else None.
+# This one was (an index of the pool; counted in flight by now), or none (TAKEN_…). `beside`: for a second attempt
+# beside that at this address, else None.
 cdef void after_choice(Exchange exchange, uint64_t now, int found, str beside) noexcept
 # Exchange.choose between these two.
 cdef int explain_choice(Exchange exchange, Choice choice) noexcept

@@ -487,9 +487,9 @@ cdef class Exchange(Waiter):
             return
         self.move(X_BACKOFF)
         self.drop_timer()
-        self.timer = AttemptTimer.__new__(AttemptTimer)
-        self.timer.exchange = self
-        self.route.retry.timers.arm(self.timer, self.client.poller.now + self.wait)
+        self.attempt_timer = AttemptTimer.__new__(AttemptTimer)
+        self.attempt_timer.exchange = self
+        self.route.retry.timers.arm(self.attempt_timer, self.client.poller.now + self.wait)
 
     cdef bint retry_attempt(self, int kind, int status) noexcept:
         cdef RetryPolicy policy = self.route.retry
@@ -530,7 +530,7 @@ cdef class Exchange(Waiter):
         cdef uint64_t now = self.client.poller.now
         cdef uint64_t delay, rings
         cdef AttemptTimer timer
-        if self.timer is not None or self.hedge is not None:
+        if self.attempt_timer is not None or self.hedge is not None:
             return                            # since the connect began
         self.waits_since = 0
         if self.hedged:
@@ -545,13 +545,13 @@ cdef class Exchange(Waiter):
         timer = AttemptTimer.__new__(AttemptTimer)
         timer.waits_since = now
         timer.late_at = now + delay
-        self.timer = timer
+        self.attempt_timer = timer
         rings = timer.late_at
         if self.route.hedge.per_mille:
             timer.late_at = now + max(delay, self.unusual())
             rings = min(timer.late_at, self.stuck_at())
         if self.due() != UINT64_MAX and rings >= self.due():
-            self.timer = None
+            self.attempt_timer = None
             return
         timer.exchange = self
         self.route.hedge.timers.arm(timer, rings)
@@ -580,7 +580,7 @@ cdef class Exchange(Waiter):
             return UINT64_MAX
         return max(
             self.pool.endpoints.progress(endpoint) + <uint64_t>min(patience * service, <double>FOREVER_NS),
-            self.timer.waits_since + max(<uint64_t>service, self.route.hedge.least),
+            self.attempt_timer.waits_since + max(<uint64_t>service, self.route.hedge.least),
         )
 
     cdef void learn_silence(self, uint64_t now) noexcept:
@@ -595,7 +595,7 @@ cdef class Exchange(Waiter):
 
     cdef void start_hedge(self) noexcept:
         """Nobody waits for it: where no other endpoint has room, or others wait for that, there is none."""
-        cdef AttemptTimer timer = self.timer
+        cdef AttemptTimer timer = self.attempt_timer
         cdef Pool pool = self.pool
         cdef Attempt hedge
         cdef uint64_t now = self.client.poller.now, stuck_at
@@ -721,9 +721,9 @@ cdef class Exchange(Waiter):
             self.release_hedge(STOPPED, 0, GRPC_CANCELLED)
 
     cdef void drop_timer(self) noexcept:
-        if self.timer is not None:
-            self.timer.exchange = None
-            self.timer = None
+        if self.attempt_timer is not None:
+            self.attempt_timer.exchange = None
+            self.attempt_timer = None
 
     cdef void release_hedge(self, ending how, int status, int code) noexcept:
         cdef Attempt hedge = self.hedge
@@ -863,7 +863,7 @@ cdef class Exchange(Waiter):
 
     cdef void record(self) noexcept:
         cdef uint64_t duration = monotonic_ns() - self.started
-        if self.hedge is not None or self.timer is not None:
+        if self.hedge is not None or self.attempt_timer is not None:
             self.drop_hedge()
         if self.attempt is not None:
             self.attempt.owner = None         # which has it as its attempt

@@ -49,8 +49,9 @@ cdef int build_head(Http1Attempt attempt, Exchange exchange, Scan *scan) noexcep
 
 # Long bodies between a client and an endpoint of HTTP/1.1, past this process: the kernel moves them through a pipe.
 #
-# Where both speak in clear and neither body is chunked, kept for another attempt or answered already, nobody here has to
-# see the bytes. The parser is told how many they were, and gets the last of them as ever: it finds the end of the body.
+# Where both speak in clear and neither body is chunked, kept for another attempt or answered already, nobody here has
+# to see the bytes. The parser is told how many they were, and gets the last of them as ever: it finds the end of the
+# body.
 
 # As `Exchange.pass_body` and `Http1Call.pass_answer`.
 cdef Py_ssize_t pass_request(Http1Attempt attempt, Exchange exchange, size_t size) noexcept

@@ -3,8 +3,9 @@
 Whether repeating does harm is the exchange's to know (method, what was sent, what came back). Here is what the route
 allows, how long it waits before, and how much of it there may be (budget.pyx).
 
-The pause has full jitter: anything from 0 to a bound that doubles with each attempt (Brooker 2015, "Exponential Backoff and
-Jitter"; Envoy's retry_back_off, whose defaults these are). So clients that failed together do not come back together.
+The pause has full jitter: anything from 0 to a bound that doubles with each attempt (Brooker 2015, "Exponential Backoff
+and Jitter"; Envoy's retry_back_off, whose defaults these are). So clients that failed together do not come back
+together.
 """
 
 from libc.stdint cimport uint64_t

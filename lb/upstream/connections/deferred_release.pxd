@@ -41,8 +41,8 @@ cdef class DeferredReleases:
 
 cdef class DeferringChannel(Source):
     """What a pool needs to know of a channel that resets streams."""
-    # The connection on which the stream was reset whose call is let go of right now; `defer` clears it.
+    # The connection on which the stream was reset whose call is let go of right now; `defer_release` clears it.
     cdef Stream cutting
 
     # Defers the release for a call that is over. 0, or -1: nothing has to be waited for.
-    cdef int defer(self, DeferredRelease release) noexcept
+    cdef int defer_release(self, DeferredRelease release) noexcept

@@ -72,5 +72,5 @@ cdef class DeferredReleases:
 
 cdef class DeferringChannel(Source):
 
-    cdef int defer(self, DeferredRelease release) noexcept:
+    cdef int defer_release(self, DeferredRelease release) noexcept:
         return -1

@@ -153,10 +153,10 @@ cdef class Http2Channel(Dispatcher):
         call.fail = FAIL_TIMEOUT
         call.conclude()
 
-    cdef int defer(self, DeferredRelease release) noexcept:
+    cdef int defer_release(self, DeferredRelease release) noexcept:
         cdef Http2Upstream connection = <Http2Upstream>self.cutting
         self.cutting = None
-        return -1 if connection is None else connection.defer(release)
+        return -1 if connection is None else connection.defer_release(release)
 
     cdef Http2Call take(self):
         cdef Http2Call call

@@ -36,7 +36,7 @@ cdef class Http2Upstream(Stream):
     cdef tg_link calls                # that have a stream
     cdef tg_link over                 # that have ended and were not told yet
     cdef readonly int active          # length of `calls`
-    cdef DeferredReleases deferred    # for streams that were reset
+    cdef DeferredReleases releases    # for streams that were reset
     cdef readonly bint served         # has given a call a stream
     cdef tg_buffer inbox              # what was received and waits for another turn
     cdef bint unread                  # the kernel may hold bytes we did not read
@@ -53,7 +53,7 @@ cdef class Http2Upstream(Stream):
     # Takes a call off its stream (RST_STREAM CANCEL); it is in no list then.
     cdef void abort(self, Http2Call call) noexcept
     # Defers the release for the stream that was reset last. 0, or -1: the caller gives the slot back.
-    cdef int defer(self, DeferredRelease release) noexcept
+    cdef int defer_release(self, DeferredRelease release) noexcept
     # The connection is over: its calls fail as `kind`; the channel is told first.
     cdef void lose(self, int kind) noexcept
     # Says goodbye as far as the kernel takes it at once, then as `lose`.

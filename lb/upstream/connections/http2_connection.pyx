@@ -134,7 +134,7 @@ cdef class Session(Http2Session):
             connection.channel.opened(connection)
 
     cdef void on_acknowledged(self) noexcept:
-        (<Http2Upstream>self.connection).deferred.acknowledge()
+        (<Http2Upstream>self.connection).releases.acknowledge()
 
     cdef void on_control(self, int kind) noexcept:
         """An endpoint that talks on and answers nothing is given up, and what waits for it with it.
@@ -165,7 +165,7 @@ cdef class Http2Upstream(Stream):
         self.poller = channel.poller
         self.session = Session()
         self.session.connection = <void *>self
-        self.deferred = DeferredReleases(self.poller)
+        self.releases = DeferredReleases(self.poller)
 
     def __dealloc__(self):
         tg_buffer_free(&self.inbox)
@@ -298,8 +298,8 @@ cdef class Http2Upstream(Stream):
         cdef int rc
         if self.state == BACK_LOST or self.connecting:
             return
-        if self.deferred.unasked and self.session.ask() == 0:
-            self.deferred.ask()
+        if self.releases.unasked and self.session.ask() == 0:
+            self.releases.ask()
         rc = self.send()
         if rc == IO_ERROR:
             # What the peer said last may tell which streams it did not process.
@@ -433,8 +433,8 @@ cdef class Http2Upstream(Stream):
             self.channel.cutting = self
         self.detach(call)
 
-    cdef int defer(self, DeferredRelease release) noexcept:
-        if self.state == BACK_LOST or self.deferred.add(release) < 0:
+    cdef int defer_release(self, DeferredRelease release) noexcept:
+        if self.state == BACK_LOST or self.releases.add(release) < 0:
             return -1
         self.poller.mark(self)
         return 0
@@ -453,7 +453,7 @@ cdef class Http2Upstream(Stream):
         self.poller.remove(self)
         while not link_empty(&self.calls):
             self.end(<Http2Call>self.calls.next.owner, kind)
-        self.deferred.release_all()
+        self.releases.release_all()
         self.channel.lost(self, was_up)
         self.deliver()
 
