@@ -18,7 +18,6 @@ GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
 
 SOURCES := $(shell find lb bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
-AUGMENTED := $(foreach p,$(shell find lb -name '*.pxd'),$(wildcard $(p:.pxd=.py)))
 
 .PHONY: run runtime wheel wheel-bare test test-fast lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
@@ -86,7 +85,7 @@ $(STAMPS)/tools: $(STAMPS)/build-packages pyproject.toml
 	@$(PIP) -U pip 'setuptools>=77' 'cython>=3.3' wheel
 	@touch $@
 
-$(STAMPS)/core: $(STAMPS)/tools $(SOURCES) $(AUGMENTED)
+$(STAMPS)/core: $(STAMPS)/tools $(SOURCES)
 	@TIDEGATE_RUN_ONLY=1 $(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 

@@ -1,7 +1,7 @@
 """Build of the compiled core.
 
-Every `lb/**/*.pyx`, and every `lb/**/*.py` with a sibling `.pxd`, becomes an extension module. There is no fallback to
-interpreted code: a missing header or compiler stops the build and names the package to install.
+Every `.pyx` under lb, bench and tests/compiled becomes an extension module. There is no fallback to interpreted code: a
+missing header or compiler stops the build and names the package to install.
 
 Modules are translated and compiled on all usable CPUs, with a count of what is done. Declaration files that many
 modules name are read once. A module is built again only where something it is made from has changed: its sources, what
@@ -144,8 +144,7 @@ def declare_words() -> None:
 
 def sources() -> list[Path]:
     pyx = sorted(path for top in ("lb", "bench", "tests/compiled") for path in ROOT.glob(f"{top}/**/*.pyx"))
-    augmented = [p.with_suffix(".py") for p in sorted(ROOT.glob("lb/**/*.pxd")) if p.with_suffix(".py").exists()]
-    return [Path(f"{ROOT / SHARED.replace('.', '/')}.c"), *(p for p in pyx + augmented if p.name != "__init__.py")]
+    return [Path(f"{ROOT / SHARED.replace('.', '/')}.c"), *pyx]
 
 
 def extension(source: Path) -> Extension:
@@ -444,10 +443,10 @@ def strip(module: Path) -> None:
 
 
 class BuildPython(build_py):
-    """A wheel has each module once and nothing that is only of use in a checkout.
+    """A wheel has nothing that is only of use in a checkout: the bench suite stays out.
 
-    The Python source beside a compiled module, which nothing loads, and the bench suite stay out. The build folder is
-    begun anew: modules of an older version would get into the wheel. The type stubs are written from the sources.
+    The build folder is begun anew: modules of an older version would get into the wheel. The type stubs are written
+    from the sources.
     """
 
     def finalize_options(self) -> None:
@@ -460,12 +459,6 @@ class BuildPython(build_py):
             shutil.rmtree(self.build_lib, ignore_errors=True)
             subprocess.run([sys.executable, str(ROOT / "tools" / "stubs.py")], check=True)
         super().run()
-
-    def find_package_modules(self, package: str, package_dir: str) -> list[tuple[str, str, str]]:
-        found = super().find_package_modules(package, package_dir)
-        if self.editable_mode:
-            return found
-        return [entry for entry in found if not Path(entry[2]).with_suffix(".pxd").exists()]
 
 
 def is_product(module: str) -> bool:

@@ -21,7 +21,7 @@ import collections.abc
 import re
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -43,8 +43,6 @@ INTEGERS = {
 C_TYPES = dict.fromkeys(INTEGERS, "int") | {
     "bint": "bool", "double": "float", "float": "float", "void": "None", "bytes": "bytes", "str": "str",
 }  # fmt: skip
-# Classes whose C methods are called by modules that are `.py` and compiled: mypy reads those.
-FOR_PURE_PYTHON = {"Choice", "EndpointRecords", "EndpointSet"}
 ATTRIBUTE_TYPE = re.compile(r"#\s*type:\s*(.+?)\s*$")
 SHOWN_SPECIAL = {
     "__init__", "__len__", "__getitem__", "__contains__", "__iter__", "__next__", "__call__", "__enter__", "__exit__",
@@ -129,6 +127,7 @@ class Writer:
         self.needed: set[str] = set()
         self.imports: dict[str, set[str]] = {}
         self.modules: set[str] = set()
+        self.lines = source.path.read_text().split("\n")
 
     def text(self) -> str:
         body: list[str] = []
@@ -215,27 +214,10 @@ class Writer:
         members: list[str] = []
         for member in statements(declared.body):
             members += self.attribute(member, lines)
+        for member in statements(node.body):
+            members += self.variable(member, "    ", self.lines)
         members += self.methods(node.body)
-        if node.class_name in FOR_PURE_PYTHON:
-            for member in statements(declared.body):
-                members += self.c_method(member)
         yield from members or ["    pass"]
-
-    def c_method(self, node: Any) -> Iterator[str]:
-        """What a compiled `.py` may call beside the members of all."""
-        if isinstance(node, Nodes.CFuncDefNode):
-            base, declarator = node.base_type, node.declarator
-        elif isinstance(node, Nodes.CVarDefNode) and isinstance(node.declarators[0], Nodes.CFuncDeclaratorNode):
-            base, declarator = node.base_type, node.declarators[0]
-        else:
-            return
-        try:
-            result = self.c_type(base, declarator)
-            arguments = ", ".join(["self", *(self.argument(argument) for argument in declarator.args[1:])])
-        except Untyped:
-            return
-        if not declarator.overridable:
-            yield f"    def {declarator.declared_name()}({arguments}) -> {result}: ...  # compiled callers only"
 
     def decorators(self, *nodes: Any) -> Iterator[Any]:
         for node in nodes:
@@ -278,18 +260,23 @@ class Writer:
             if isinstance(node, Nodes.DefNode | Nodes.CFuncDefNode):
                 yield from self.function(node, "    ", instead="__init__" not in named)
 
-    def variable(self, node: Any, indent: str) -> Iterator[str]:
-        """`NAME: type`, with a value or without."""
+    def variable(self, node: Any, indent: str, lines: Sequence[str] = ()) -> Iterator[str]:
+        """`NAME: type`, with a value or without. Those of an extension type, whose `lines` are given, have the type in
+        a comment: Cython would take an annotation for the declaration of an attribute."""
         target = None
         if isinstance(node, Nodes.ExprStatNode):
             target = node.expr
         elif isinstance(node, Nodes.SingleAssignmentNode):
             target = node.lhs
-        if isinstance(target, ExprNodes.NameNode) and target.annotation is not None:
+        if not isinstance(target, ExprNodes.NameNode):
+            return
+        comment = ATTRIBUTE_TYPE.search(lines[node.pos[1] - 1]) if lines else None
+        if comment or target.annotation is not None:
             try:
-                yield f"{indent}{target.name}: {self.type_of(target.annotation.string.value)}"
+                kind = self.type_of(comment[1] if comment else target.annotation.string.value)
             except Untyped:
                 return
+            yield f"{indent}{target.name}: {kind}"
 
     def function(self, node: Any, indent: str, instead: bool = False) -> Iterator[str]:
         c = isinstance(node, Nodes.CFuncDefNode)

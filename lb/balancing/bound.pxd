@@ -1,4 +1,3 @@
-cimport cython
 from libc.stdint cimport int64_t
 
 from lb.endpoints.choice cimport Choice
@@ -12,7 +11,5 @@ cdef class Bound:
     cdef double weight
 
     cdef bint fits(self, int index, Choice choice) noexcept
-
-    @cython.locals(i=int, weight=int, weights=int64_t, total=int64_t)
     cdef void measure(self, Choice choice) noexcept
     cdef bint room(self, int index, Choice choice) noexcept

@@ -1,4 +1,3 @@
-cimport cython
 from libc.stdint cimport uint64_t
 
 from lb.balancing.bound cimport Bound
@@ -9,6 +8,5 @@ from lb.endpoints.choice cimport Choice
 cdef class HashPolicy(Policy):
     cdef readonly Bound bound
 
-    @cython.locals(index=int, other=int)
     cpdef int pick(self, Choice choice) except -2
     cdef int first(self, Choice choice, Bound bound) except -2

@@ -11,7 +11,7 @@ cdef class Policy:
     cdef readonly bint by_cost
     cdef readonly bint by_service
     cdef readonly bint reads_reports
-    cdef readonly object probes
+    cdef readonly object probes       # type: PolicyOptions | None
     # Whose turn it is, in a policy that has turns: kept apart for each group by whoever lets it choose among one.
     cdef public uint64_t rotation
 

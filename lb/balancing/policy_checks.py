@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lb.balancing.option_problems import option_problems
-from lb.balancing.options import FROM_FILE, ReportOptions
+from lb.balancing.options import FROM_FILE
+from lb.balancing.policies.client_side_weighted_round_robin import ReportOptions
 from lb.balancing.registry import find
 from lb.config.schema.file import Config, PolicyConfig
 from lb.errors import ConfigError

@@ -1,11 +1,6 @@
-cimport cython
 from libc.stdint cimport uint64_t
 
 from lb.endpoints.set cimport EndpointSet
-
-
-# As a C global: a name of the module would be looked up and boxed at every use.
-cdef double _MOST_RIF
 
 
 cdef class ProbePool:
@@ -24,21 +19,10 @@ cdef class ProbePool:
     cdef uint64_t[::1] at
     cdef int[::1] left                # choices
 
-    @cython.locals(entry=int)
     cdef void add(self, int index, double rif, double latency_ns, uint64_t now) noexcept
-
-    @cython.locals(entry=int)
     cdef void expire(self, uint64_t now) noexcept
-
     cdef void use(self, int entry) noexcept
-
     cdef bint removal_due(self) noexcept
-
-    @cython.locals(entry=int, found=int)
     cdef int oldest(self) noexcept
-
-    @cython.locals(last=int)
     cdef void take_out(self, int entry) noexcept
-
-    @cython.locals(whole=int, x=uint64_t)
     cdef int budget(self) noexcept

@@ -14,6 +14,7 @@ from lb.balancing.policies.first import First
 from lb.balancing.policies.least_request import LeastRequest
 from lb.balancing.policies.least_time import LeastTime
 from lb.balancing.policies.maglev import Maglev
+from lb.balancing.policies.never_queue import NeverQueue
 from lb.balancing.policies.peak_ewma import PeakEwma
 from lb.balancing.policies.power_of_two import PowerOfTwo
 from lb.balancing.policies.prequal import Prequal
@@ -37,6 +38,7 @@ POLICIES: dict[str, PolicyType] = {
     "least_request": LeastRequest,
     "least_time": LeastTime,
     "maglev": Maglev,
+    "never_queue": NeverQueue,
     "peak_ewma": PeakEwma,
     "power_of_two": PowerOfTwo,
     "prequal": Prequal,

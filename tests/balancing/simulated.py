@@ -21,13 +21,14 @@ def latencies(
     rate: float,
     seconds: int = 40,
     stalled: Callable[[float, int], float] = lambda seconds, server: 0.0,
+    weights: list[int] | None = None,
     **options: object,
 ) -> list[float]:
     """Sorted latencies in ms of Poisson arrivals at `rate` a second over servers of the given mean service times in ms
     (lognormal, sigma 0.2). `stalled(seconds, server)` is how many seconds a server that begins a request then stands
-    still first."""
+    still first. `weights`: 1 each by default."""
     dice = random.Random(7)
-    with Fleet([1] * len(speeds)) as fleet:
+    with Fleet(weights or [1] * len(speeds)) as fleet:
         made = fleet.build(policy, **options)
         endpoints = fleet.sets[0]
         lines: list[list[tuple[int, int]]] = [[] for _ in speeds]

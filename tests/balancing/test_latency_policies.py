@@ -12,8 +12,7 @@ from compiled.endpoint_set import acquire, release
 from fleet import Fleet, choose
 from statistics_checks import agrees
 
-from lb.balancing.options import PeakEwmaOptions
-from lb.balancing.policies.peak_ewma import PeakEwma
+from lb.balancing.policies.peak_ewma import PeakEwma, PeakEwmaOptions
 from lb.errors import ConfigError
 
 MS = 1_000_000

@@ -108,7 +108,7 @@ def test_order_of_endpoints_does_not_matter(members, seed):
 
 
 def reference_owner(members, slot):
-    """The definition in lb/balancing/slots.py, without its table, its order of work or its integers' width."""
+    """The definition in lb/balancing/slots.pyx, without its table, its order of work or its integers' width."""
     one = 2**47
     best = None
     for address, weight in members:

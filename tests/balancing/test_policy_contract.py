@@ -11,6 +11,10 @@ class TestLeastRequest(PolicyContract):
     policy = "least_request"
 
 
+class TestNeverQueue(PolicyContract):
+    policy = "never_queue"
+
+
 class TestPowerOfTwo(PolicyContract):
     policy = "power_of_two"
 
@@ -87,6 +91,10 @@ class TestClientSideWeightedRoundRobin(PolicyContract):
 
 
 class TestLeastRequestOfCosts(TestLeastRequest):
+    weighed = True
+
+
+class TestNeverQueueOfCosts(TestNeverQueue):
     weighed = True
 
 

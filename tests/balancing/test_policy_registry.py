@@ -51,6 +51,7 @@ def test_built_in_names():
         "least_time": {"decay"},
         "shortest_expected_delay": {"decay"},
         "maglev": {"bounded_load"},
+        "never_queue": set(),
         "peak_ewma": {"choices", "decay"},
         "power_of_two": {"choices"},
         "prequal": {"decay", "full_utilization", "probes", "quantile"},

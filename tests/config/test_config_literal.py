@@ -13,8 +13,9 @@ from test_config_foreign import WHERE, errors, parsed, section, skeleton
 from lb.balancing.registry import POLICIES
 from lb.config.advice.advice import instead_of_key, keys_of
 from lb.config.advice.annotations import model_at
+from lb.config.advice.carried import own_policies
 from lb.config.advice.explain import _form
-from lb.config.advice.foreign import KEYS, POLICY_NAMES
+from lb.config.advice.foreign import KEYS
 from lb.config.reference.page import _sections
 from lb.config.schema.file import Config
 from lb.config.units import FileContext
@@ -405,4 +406,4 @@ def test_of_whatever_kind_a_value_is_there_is_a_message(tmp_path: Path, place: s
 
 
 def test_the_policies_that_advice_knows_are_those_that_there_are() -> None:
-    assert list(POLICY_NAMES) == sorted(POLICIES)
+    assert own_policies() == sorted(POLICIES)

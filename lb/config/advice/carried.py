@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from lb.config.advice.foreign import POLICIES, POLICY_NAMES
+import lb
+from lb.config.advice.foreign import POLICIES
 from lb.config.advice.lists import shown, takes
 from lb.config.advice.literal import instead_of_pattern, one_of_hosts, quoted, redirect_of_url
 from lb.config.advice.spelling import duration, size, truth
@@ -92,9 +95,16 @@ def _spellings(key: str, given: str | float, example: str | int) -> list[str | f
     return values
 
 
+@cache
+def own_policies() -> list[str]:
+    """The names of Tidegate's own policies: each has a file of its name. Their registry is above this part."""
+    files = Path(lb.__file__).parent.joinpath("balancing", "policies").iterdir()
+    return sorted({file.name.partition(".")[0] for file in files} - {"__init__", "__pycache__"})
+
+
 def policy_named(word: str) -> str:
     """The snippet for the policy that is called `word` here or elsewhere; "" for others."""
-    own = next((name for name in POLICY_NAMES if plain(name) == plain(word)), None)
+    own = next((name for name in own_policies() if plain(name) == plain(word)), None)
     if own is not None:
         key = "key: {header: x-session}"
         return f"policy: {{type: {own}, {key}}}" if own in _KEYED else f"policy: {own}"

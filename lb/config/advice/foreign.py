@@ -65,23 +65,6 @@ _OUTLIER = "outlier: {consecutive_5xx: 5}"
 _RATE = "rate_limit: {rate: 100/s}"
 _WEIGHTS = "the weights of endpoints count"
 
-# The policies of lb.balancing.registry, which is above this part.
-POLICY_NAMES = (
-    "client_side_weighted_round_robin",
-    "first",
-    "least_request",
-    "least_time",
-    "maglev",
-    "peak_ewma",
-    "power_of_two",
-    "prequal",
-    "random",
-    "rendezvous",
-    "ring_hash",
-    "round_robin",
-    "shortest_expected_delay",
-)
-
 KEYS: tuple[Advice, ...] = (
     # the file
     Advice(
@@ -790,7 +773,8 @@ POLICIES: tuple[Advice, ...] = (
     ),
     Advice("ewma latency", "pool", "policy: peak_ewma"),
     Advice("leastresponsetime fastest leastlatency lrt responsetime", "pool", "policy: least_time"),
-    Advice("sed shortestqueue nq sq", "pool", "policy: shortest_expected_delay"),
+    Advice("sed shortestqueue sq", "pool", "policy: shortest_expected_delay"),
+    Advice("nq idlefirst joinidlequeue jiq", "pool", "policy: never_queue"),
     Advice("firstavailable fillfirst binpack pickfirst", "pool", "policy: {type: first, fill: 64}"),
     Advice("sticky stickycookie stickysession cookie session", "pool", _COOKIE),
     Advice("failover backup priority activepassive activestandby", "pool", _FAILOVER),

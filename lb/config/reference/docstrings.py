@@ -16,11 +16,15 @@ def docstrings(model: type[BaseModel]) -> dict[str, str]:
     """What the docstrings below the attributes of `model` and of its bases say, by name.
 
     They are read from the sources here: pydantic would read them at each start of the daemon, for a fifth of the time
-    that the configuration's modules take to load.
+    that the configuration's modules take to load. A model of a compiled module has descriptions instead.
     """
-    found: dict[str, str] = {}
+    found = {name: field.description for name, field in model.model_fields.items() if field.description}
     for part in (part for part in reversed(model.__mro__) if issubclass(part, BaseModel) and part is not BaseModel):
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(part))).body
+        try:
+            source = inspect.getsource(part)
+        except (OSError, TypeError):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(source)).body
         assert isinstance(tree, ast.ClassDef)
         for attribute, below in pairwise(tree.body):
             if (

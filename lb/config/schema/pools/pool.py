@@ -74,10 +74,8 @@ class PolicyConfig(Model):
     model_config = ConfigDict(extra="allow")
 
     type: str = Field(min_length=1)
-    """Name of the policy: `least_request`, `power_of_two`, `peak_ewma`, `least_time`,
-    `shortest_expected_delay`, `prequal`, `round_robin`, `client_side_weighted_round_robin`, `random`, `first`,
-    `maglev`, `ring_hash`, `rendezvous`, or one that a plug-in adds. What each does and its options:
-    [Choose a balancing policy](howto/choose-a-policy.md)."""
+    """Name of the policy, such as `least_request` or `maglev`; a plug-in may add others. What each does, and its
+    options: [Choose a balancing policy](howto/choose-a-policy.md)."""
     key: KeyConfig | None = None
     """What requests are told apart by. Needed by `maglev`, `ring_hash` and `rendezvous`, and only by these."""
 

@@ -7,38 +7,50 @@ another, on several at once, or on batches. Work that is late is taken into acco
 at an endpoint for far longer than usual says that the endpoint stands still, long before an average of answers could.
 """
 
-from __future__ import annotations
-
 from array import array
 
+from libc.stdint cimport uint64_t
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
+
+from pydantic import Field
+
 from lb.balancing.explained import Explained, Score
-from lb.balancing.options import ServiceTimeOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
+from lb.balancing.options import DecayOptions
+from lb.config.units import MILLISECOND, MINUTE, Duration
 
 # Endpoints that are compared, of many: the best of so many is hardly worse than the best of all.
-_WINDOW = 64
+cdef int WINDOW = 64
 # Samples that an average is of: the first so many weigh alike, and from then on a new one as much as one of them. Slow
 # endpoints have few, and of several that are equally slow the one would be chosen whose first sample was short.
-_SAMPLES = 12
+cdef int SAMPLES = 12
 # How many times as soon as others what a single sample says fades: the first of all may have loaded the model.
-_ALONE = 10.0
+cdef double ALONE = 10.0
 # How many averages one sample counts for at most: a stall is seen by the work that is late, and must not be remembered
 # as the endpoint's speed.
-_MOST = 3.0
+cdef double MOST = 3.0
 # Weight of a new sample in the average number in flight.
-_NEW = 0.1
+cdef double NEW = 0.1
 # A request's fair share of its latency, at least this much of which counts: the answers of a batch come all at once.
-_FAIR = 0.5
+cdef double FAIR = 0.5
 # What is left of a request that is almost due, and from when it is taken for stuck, in service times.
-_LEAST_LEFT = 0.3
-_LATE = 1.5
+cdef double LEAST_LEFT = 0.3
+cdef double LATE = 1.5
 # More than any delay.
-_UNKNOWN_NS = 1e15
+cdef double UNKNOWN_NS = 1e15
 
 
-class ShortestExpectedDelay(Policy):
+class ServiceTimeOptions(DecayOptions):
+    decay: Duration = Field(
+        default=MINUTE,
+        ge=MILLISECOND,
+        description="Time in which what is known of an idle endpoint's service time fades to about a third. Shorter "
+        "finds out sooner that a slow endpoint has recovered, at the cost of requests that try it.",
+    )
+
+
+cdef class ShortestExpectedDelay(Policy):
     """The least (what is left of the request being served + load * service time) / weight, the new request included; of
     equal ones the next in turn. The load is requests in flight, or what they cost; then the service time is that of an
     average request.
@@ -47,6 +59,8 @@ class ShortestExpectedDelay(Policy):
     time fades, so that a slow one gets a request again, and believed when it is fast; one of which nothing is known
     gets one request to show itself by.
     """
+    cdef double decay
+    cdef double[::1] usual_in_flight
 
     Options = ServiceTimeOptions
 
@@ -60,13 +74,15 @@ class ShortestExpectedDelay(Policy):
         # Of each endpoint, the load that this worker's requests find there, themselves included: an average.
         self.usual_in_flight = array("d", (1.0,)) * endpoints.size
 
-    def pick(self, choice: Choice) -> int:
-        endpoints = self.endpoints
-        best = -1
-        best_delay = 0.0
-        i = self.rotation
+    cpdef int pick(self, Choice choice) except -2:
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int best = -1
+        cdef double best_delay = 0.0
+        cdef int i = self.rotation
+        cdef int seen, running, weight
+        cdef double delay
         for seen in range(endpoints.size):
-            if seen >= _WINDOW and best >= 0:
+            if seen >= WINDOW and best >= 0:
                 break
             if i == endpoints.size:
                 i = 0
@@ -82,18 +98,19 @@ class ShortestExpectedDelay(Policy):
         running = endpoints.outstanding(best)
         if running == 0:
             endpoints.set_progress(best, choice.now)
-        self.usual_in_flight[best] += ((running + choice.cost) * endpoints.scale - self.usual_in_flight[best]) * _NEW
+        self.usual_in_flight[best] += ((running + choice.cost) * endpoints.scale - self.usual_in_flight[best]) * NEW
         return best
 
-    def delay(self, index: int, choice: Choice) -> float:
+    cdef double delay(self, int index, Choice choice) noexcept:
         """Nanoseconds until a request that goes to `index` now is expected to be done."""
-        now = choice.now
-        service = self.endpoints.latency_ns(index)
-        running = self.endpoints.outstanding(index)
-        own = choice.cost * self.endpoints.scale
-        load = running * self.endpoints.scale
+        cdef uint64_t now = choice.now
+        cdef double service = self.endpoints.latency_ns(index)
+        cdef int running = self.endpoints.outstanding(index)
+        cdef double own = choice.cost * self.endpoints.scale
+        cdef double load = running * self.endpoints.scale
+        cdef double elapsed, left, served
         if service <= 0:
-            return load * _UNKNOWN_NS
+            return load * UNKNOWN_NS
         if running <= 0:
             return service * own / self.faded(index, self.since(self.endpoints.latency_updated(index), now))
         elapsed = self.since(self.endpoints.progress(index), now)
@@ -101,48 +118,51 @@ class ShortestExpectedDelay(Policy):
         served = service
         if self.endpoints.one > 1:
             served = service * load / max(self.endpoints.running(index), 1)
-        left = max(served - elapsed, served * _LEAST_LEFT) if elapsed < served * _LATE else elapsed
+        left = max(served - elapsed, served * LEAST_LEFT) if elapsed < served * LATE else elapsed
         return left + max(load * service - served, 0.0) + service * own
 
-    def faded(self, index: int, idle: float) -> float:
+    cdef double faded(self, int index, double idle) noexcept:
         """How many times less what is known of an endpoint says after so many nanoseconds without a word of it: little
         at first, and so much after some `decay` that whatever it was is tried again."""
-        samples = self.endpoints.latency_samples(index)
-        age = idle / self.decay
+        cdef int samples = self.endpoints.latency_samples(index)
+        cdef double age = idle / self.decay
+        cdef double grown
         if samples < 2:
-            age *= _ALONE
+            age *= ALONE
         # As exp(age * age), if not so steep when that is large, and cheaper.
         grown = 1.0 + age * age / 8
         grown *= grown
         grown *= grown
         return grown * grown
 
-    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok):
         self.learn(index, now, latency_ns, ok, 0, self.endpoints.one)
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, in_flight_at_start: int, cost: int) -> None:
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight_at_start, int cost):
         """An answer came: it took its endpoint the time since the answer before it, or since it was sent. Of a batch
         that is so for the first answer only; for the others it is about their share of the time."""
-        endpoints = self.endpoints
-        service = endpoints.latency_ns(index)
-        sample = min(float(latency_ns), self.since(endpoints.progress(index), now))
+        cdef EndpointSet endpoints = self.endpoints
+        cdef double service = endpoints.latency_ns(index)
+        cdef double sample = min(float(latency_ns), self.since(endpoints.progress(index), now))
+        cdef double faded
+        cdef int samples
         if endpoints.one > 1:
             # Of a request of several times the average cost, that part of the time.
             sample = sample * endpoints.one / cost
-        sample = max(sample, latency_ns * _FAIR / max(self.usual_in_flight[index], cost * endpoints.scale))
+        sample = max(sample, latency_ns * FAIR / max(self.usual_in_flight[index], cost * endpoints.scale))
         if not ok:
             # An endpoint that refuses at once must not look fast.
             sample = max(sample, service if service > 0 else self.highest())
         samples = 1
         if service > 0:
             samples = endpoints.latency_samples(index)
-            if sample * _MOST < service:
+            if sample * MOST < service:
                 # Far faster than it was known to be. If it was idle meanwhile it may well be, as far as that has faded.
                 faded = self.faded(index, self.since(endpoints.latency_updated(index) + latency_ns, now))
-                service = max(service / faded, sample * _MOST)
+                service = max(service / faded, sample * MOST)
                 samples = int(samples / faded)
-            samples = min(samples + 1, _SAMPLES)
-            sample = service + (min(sample, service * _MOST) - service) / samples
+            samples = min(samples + 1, SAMPLES)
+            sample = service + (min(sample, service * MOST) - service) / samples
         endpoints.set_latency(index, max(sample, 1.0), now)
         endpoints.set_latency_samples(index, samples)
         endpoints.set_progress(index, now)
@@ -157,14 +177,15 @@ class ShortestExpectedDelay(Policy):
                 note = f"service time {service / 1e6:.3g} ms" if service > 0 else "nothing known"
                 scores.append(Score(i, self.delay(i, choice) / weight, note))
         rule = "the least expected delay / weight, in ns; of equal ones the next in turn"
-        return Explained(f"{rule}; of more than {_WINDOW} endpoints the first {_WINDOW} from its turn on", scores)
+        return Explained(f"{rule}; of more than {WINDOW} endpoints the first {WINDOW} from its turn on", scores)
 
-    def since(self, moment: int, now: int) -> float:
+    cdef double since(self, uint64_t moment, uint64_t now) noexcept:
         # Another worker may have been later than this event.
         return float(now - moment) if now > moment else 0.0
 
-    def highest(self) -> float:
-        highest = 0.0
+    cdef double highest(self) noexcept:
+        cdef double highest = 0.0
+        cdef int i
         for i in range(self.endpoints.size):
             highest = max(highest, self.endpoints.latency_ns(i))
         return highest

@@ -9,13 +9,12 @@ endpoints together, counted over all workers. Since these capacities add up to m
 always has room.
 """
 
-from __future__ import annotations
+from libc.stdint cimport int64_t
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
-
-class Bound:
+cdef class Bound:
     """The capacities of `endpoints` for a `factor` of at least 1, at the time of the last `measure`."""
 
     def __init__(self, endpoints: EndpointSet, factor: float) -> None:
@@ -24,7 +23,7 @@ class Bound:
         self.total = 0.0
         self.weight = 0.0
 
-    def fits(self, index: int, choice: Choice) -> bool:
+    cdef bint fits(self, int index, Choice choice) noexcept:
         """Measure, and say whether the available endpoint `index` has room."""
         # Every capacity is above 0: an idle endpoint needs no walk over the pool.
         if self.endpoints.outstanding(index) == 0:
@@ -32,9 +31,10 @@ class Bound:
         self.measure(choice)
         return self.room(index, choice)
 
-    def measure(self, choice: Choice) -> None:
-        total = choice.cost
-        weights = 0
+    cdef void measure(self, Choice choice) noexcept:
+        cdef int64_t total = choice.cost
+        cdef int64_t weights = 0
+        cdef int i, weight
         for i in range(self.endpoints.size):
             weight = choice.open_weight(i)
             if weight > 0:
@@ -43,7 +43,7 @@ class Bound:
         self.total = self.factor * total
         self.weight = weights
 
-    def room(self, index: int, choice: Choice) -> bool:
+    cdef bint room(self, int index, Choice choice) noexcept:
         """Whether the endpoint has room. A whole number is below ceil(x) just if it is below x, so nothing is divided
         or rounded."""
         return self.endpoints.outstanding(index) * self.weight < self.total * choice.open_weight(index)

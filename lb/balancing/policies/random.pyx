@@ -1,27 +1,27 @@
 """Endpoints at random, by weight."""
 
-from __future__ import annotations
+from lb.balancing.draw cimport Draw
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.balancing.draw import Draw
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class Random(Policy):
+cdef class Random(Policy):
     """Any available endpoint, with a probability in proportion to its weight.
 
     Shares as round_robin's, without a turn that workers or several load balancers could fall into step with. `seed`
     makes the draws repeatable (0: random).
     """
+    cdef Draw draw
 
     def __init__(self, endpoints: EndpointSet, options: PolicyOptions, seed: int = 0) -> None:
         Policy.__init__(self, endpoints, options)
         self.draw = Draw(endpoints, seed)
 
-    def pick(self, choice: Choice) -> int:
+    cpdef int pick(self, Choice choice) except -2:
         self.draw.begin(choice)
         return self.draw.another(choice)
 

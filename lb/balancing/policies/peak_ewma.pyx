@@ -4,18 +4,22 @@ As Finagle's balancer of that name (com.twitter.finagle.loadbalancer.PeakEwma): 
 it, lower ones wear it down, and without any it fades to 0.
 """
 
-from __future__ import annotations
+from libc.stdint cimport uint64_t
+from lb.balancing.draw cimport Draw
+from lb.balancing.latency cimport Latencies
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.balancing.draw import Draw
 from lb.balancing.explained import Explained, Score
-from lb.balancing.latency import Latencies
-from lb.balancing.options import PeakEwmaOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
+from lb.balancing.options import ChoiceOptions, DecayOptions
 
 
-class PeakEwma(Policy):
+class PeakEwmaOptions(ChoiceOptions, DecayOptions):
+    """Those of power_of_two, and how fast latencies fade."""
+
+
+cdef class PeakEwma(Policy):
     """Of `choices` different available endpoints, drawn in proportion to their weights, the one with the least
     average * (load + the request's own) / weight, which is average * (in flight + 1) / weight where requests are not
     weighed.
@@ -23,6 +27,9 @@ class PeakEwma(Policy):
     An endpoint of which nothing is known is taken when it is idle, and then not before one that is known. Equal ones
     go to the first drawn. `seed` makes the draws repeatable (0: random).
     """
+    cdef int choices
+    cdef Draw draw
+    cdef Latencies latencies
 
     Options = PeakEwmaOptions
 
@@ -32,8 +39,10 @@ class PeakEwma(Policy):
         self.draw = Draw(endpoints, seed)
         self.latencies = Latencies(endpoints, options.decay, True)
 
-    def pick(self, choice: Choice) -> int:
-        draw = self.draw
+    cpdef int pick(self, Choice choice) except -2:
+        cdef Draw draw = self.draw
+        cdef int i, best
+        cdef double load, best_load
         draw.begin(choice)
         best = draw.another(choice)
         if best < 0:
@@ -48,11 +57,12 @@ class PeakEwma(Policy):
                 best, best_load = i, load
         return best
 
-    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok):
         self.latencies.add(index, now, latency_ns, ok)
 
-    def load(self, index: int, choice: Choice) -> float:
-        running = self.endpoints.outstanding(index) * self.endpoints.scale
+    cdef double load(self, int index, Choice choice) noexcept:
+        cdef double running = self.endpoints.outstanding(index) * self.endpoints.scale
+        cdef double weight, average
         # At least 1: the weight may have become 0 since the draw.
         weight = max(choice.effective_weight(index), 1)
         average = self.latencies.faded(index, choice.now)

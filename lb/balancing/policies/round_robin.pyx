@@ -5,19 +5,22 @@ its current value, the highest value wins, and the winner pays the sum of the we
 a a and not a a a a a b c.
 """
 
-from __future__ import annotations
-
 from array import array
+
+from libc.stdint cimport int64_t
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class RoundRobin(Policy):
+cdef class RoundRobin(Policy):
     """Endpoints in turn, by weight. Every worker has its own turn."""
+    cdef int64_t[::1] current
+    cdef int[::1] weights
+    cdef int ahead
 
     def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
         Policy.__init__(self, endpoints, options)
@@ -26,18 +29,20 @@ class RoundRobin(Policy):
         # Worker n starts n turns on: else the first requests after a start or reload would all meet at one endpoint.
         self.ahead = endpoints.worker
 
-    def pick(self, choice: Choice) -> int:
-        index = self.turn(choice)
+    cpdef int pick(self, Choice choice) except -2:
+        cdef int index = self.turn(choice)
         while index >= 0 and self.ahead > 0:
             self.ahead -= 1
             index = self.turn(choice)
         return index
 
-    def turn(self, choice: Choice) -> int:
+    cdef int turn(self, Choice choice) noexcept:
         """One turn among the available endpoints; -1 when there is none."""
-        endpoints = self.endpoints
-        changed = True
-        best = -1
+        cdef EndpointSet endpoints = self.endpoints
+        cdef bint changed = True
+        cdef int best = -1
+        cdef int i, weight, known
+        cdef int64_t total
         while changed:
             changed = False
             best = -1
@@ -63,7 +68,8 @@ class RoundRobin(Policy):
                 self.current[best] -= total
         return best
 
-    def restart(self) -> None:
+    cdef void restart(self) noexcept:
+        cdef int i
         for i in range(self.endpoints.size):
             self.current[i] = 0
 

@@ -13,25 +13,24 @@ a bijection since 3 does not divide M - 1; Maglev's linear one would leave the o
 unlucky pairs of skips, which its turns make up for and a comparison of claims does not.
 """
 
-from __future__ import annotations
-
 from array import array
-from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
 
-from lb.balancing.bound import Bound
-from lb.endpoints.choice import Choice
+from libc.stdint cimport uint32_t, uint64_t
+from lb.balancing.bound cimport Bound
+from lb.endpoints.choice cimport Choice
+
 from lb.shared.hashing import hash64_bytes
 
-SLOTS = 65_537
-MAX_MEMBERS = 65_535
+SLOTS: int = 65_537
+MAX_MEMBERS: int = 65_535
 
-_M = SLOTS
-_NOBODY = 65_535
-_NEVER = 2**64 - 1
+cdef uint64_t M = SLOTS
+cdef int NOBODY = 65_535
+cdef uint64_t NEVER = 2**64 - 1
 # A unit of time in the fixed-point numbers of the table: with the sum of 1/1 to 1/M below 12, 51 bits in all.
-_ONE = 2**47
+cdef object ONE = 2**47
 
 
 @cache
@@ -44,10 +43,10 @@ def _tables() -> tuple[array[int], array[int], array[int]]:
     roots = array("I", bytes(4 * SLOTS))
     for x in range(SLOTS):
         roots[cubes[x]] = x
-    return cubes, roots, array("Q", accumulate((_ONE // (SLOTS - p) for p in range(SLOTS)), initial=0))
+    return cubes, roots, array("Q", accumulate((ONE // (SLOTS - p) for p in range(SLOTS)), initial=0))
 
 
-class SlotTable:
+cdef class SlotTable:
     """The owner of each slot among `members`, which are pairs of address and weight (0: owns nothing).
 
     An endpoint is named by its index in `members`. A pure function of the set of pairs: the same in every process,
@@ -73,30 +72,33 @@ class SlotTable:
         self.inverses = array("I", (pow(skip, -1, SLOTS) for skip in skips))
         self.shifts = array("I", (shape % SLOTS for shape in shapes))
         self.phases = array("I", (shape >> 48 for shape in shapes))
-        self.owners = array("H", (_NOBODY,)) * SLOTS
+        self.owners = array("H", (NOBODY,)) * SLOTS
         total = sum(weight for _, weight in members)
         if total:
             self.fill(total)
 
-    def fill(self, total: int) -> None:
+    cdef void fill(self, uint64_t total):
         """Make everyone's claims up to a horizon, then up to a later one, until every slot has an owner."""
-        best = array("Q", (_NEVER,)) * SLOTS
-        reached = array("I", bytes(4 * self.size))
-        unowned = _M
+        cdef uint64_t[::1] best = array("Q", (NEVER,)) * SLOTS
+        cdef uint32_t[::1] reached = array("I", bytes(4 * self.size))
+        cdef int unowned = M
+        cdef int rank
+        cdef uint32_t slot, position
+        cdef uint64_t horizon, arrival
         # At a time of t/total a slot is unclaimed with probability exp(-t): at 12 there is hardly one.
-        horizon = max(12 * _ONE // total, 1)
+        horizon = max(12 * ONE // total, 1)
         while unowned > 0:
             for rank in range(self.size):
                 if self.weights[rank] == 0:
                     continue
                 position = reached[rank]
-                while position < _M:
+                while position < M:
                     arrival = self.arrival(rank, position)
                     if arrival >= horizon:
                         break
                     slot = self.slot_at(rank, position)
                     if arrival < best[slot]:
-                        if self.owners[slot] == _NOBODY:
+                        if self.owners[slot] == NOBODY:
                             unowned -= 1
                         best[slot] = arrival
                         self.owners[slot] = self.order[rank]
@@ -104,33 +106,36 @@ class SlotTable:
                 reached[rank] = position
             horizon += horizon // 4 + 1
 
-    def arrival(self, rank: int, position: int) -> int:
+    cdef uint64_t arrival(self, int rank, uint32_t position) noexcept:
+        cdef uint64_t before
         # Endpoints of one weight claim the same position at different points of its interval, by their phase.
         before = self.times[position]
         return (before + (((self.times[position + 1] - before) * self.phases[rank]) >> 16)) // self.weights[rank]
 
-    def slot_at(self, rank: int, position: int) -> int:
-        cube = self.cubes[(position + self.shifts[rank]) % _M]
-        return (self.offsets[rank] + self.skips[rank] * cube) % _M
+    cdef uint32_t slot_at(self, int rank, uint32_t position) noexcept:
+        cdef uint64_t cube = self.cubes[(position + self.shifts[rank]) % M]
+        return (self.offsets[rank] + self.skips[rank] * cube) % M
 
-    def position_of(self, rank: int, slot: int) -> int:
-        cube = (slot + _M - self.offsets[rank]) * self.inverses[rank] % _M
-        return (self.roots[cube] + _M - self.shifts[rank]) % _M
+    cdef uint32_t position_of(self, int rank, uint32_t slot) noexcept:
+        cdef uint64_t cube = (slot + M - self.offsets[rank]) * self.inverses[rank] % M
+        return (self.roots[cube] + M - self.shifts[rank]) % M
 
-    def owner(self, key: int) -> int:
+    cpdef int owner(self, uint64_t key) noexcept:
         """The index of the endpoint that owns the slot of the 64-bit `key`; -1 when nobody has a weight."""
-        owner = self.owners[key % _M]
-        return owner if owner != _NOBODY else -1
+        cdef int owner = self.owners[key % M]
+        return owner if owner != NOBODY else -1
 
-    def first_available(self, choice: Choice, bound: Bound | None) -> int:
+    cdef int first_available(self, Choice choice, Bound bound) noexcept:
         """The owner of the key's slot if only the available endpoints were members, and of these only those with
         room in `bound`, if there is one; -1 when there is none.
 
         So an endpoint that is down and one that is removed send their keys to the same endpoints.
         """
-        slot = choice.key % _M
-        best = -1
-        earliest = _NEVER
+        cdef uint32_t slot = choice.key % M
+        cdef int best = -1
+        cdef uint64_t earliest = NEVER
+        cdef int rank, index
+        cdef uint64_t arrival
         for rank in range(self.size):
             index = self.order[rank]
             if self.weights[rank] == 0 or choice.effective_weight(index) == 0:

@@ -4,19 +4,19 @@ what they cost.
 The count is exact: it is the sum of every worker's column in the shared segment, not this worker's own view.
 """
 
-from __future__ import annotations
+from libc.stdint cimport int64_t
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import PolicyOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 # Up to this many endpoints a walk over all of them costs less than it is worth to think about.
-_ALWAYS_ALL = 32
+cdef int ALWAYS_ALL = 32
 
 
-class LeastRequest(Policy):
+cdef class LeastRequest(Policy):
     """The least (load + the request's own) / weight, where requests are not weighed (in flight + 1) / weight; of equal
     ones the next in turn, so that idle endpoints share evenly.
 
@@ -27,6 +27,7 @@ class LeastRequest(Policy):
     In a large pool the walk ends at an idle endpoint of the highest weight, which none can beat. A weight that is
     raised beyond all others while the pool runs is known once a walk has passed it, after one round of choices.
     """
+    cdef int64_t ceiling
 
     def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
         Policy.__init__(self, endpoints, options)
@@ -35,12 +36,13 @@ class LeastRequest(Policy):
         # At least every weight, those of endpoints that may come up later included.
         self.ceiling = max((endpoints.weight(i) for i in range(endpoints.size)), default=0)
 
-    def pick(self, choice: Choice) -> int:
-        endpoints = self.endpoints
-        best = -1
-        best_load = 0
-        best_weight = 1
-        i = self.rotation
+    cpdef int pick(self, Choice choice) except -2:
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int best = -1
+        cdef int64_t best_load = 0
+        cdef int64_t best_weight = 1
+        cdef int i = self.rotation
+        cdef int64_t weight, load
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
@@ -52,7 +54,7 @@ class LeastRequest(Policy):
                     best, best_load, best_weight = i, load, weight
                 if weight >= self.ceiling:
                     self.ceiling = weight
-                    if load == choice.cost and endpoints.size > _ALWAYS_ALL:
+                    if load == choice.cost and endpoints.size > ALWAYS_ALL:
                         break
             i += 1
         if best < 0:

@@ -1,20 +1,32 @@
 """The first endpoint with room, so that the others can stay idle (HAProxy's `balance first`)."""
 
-from __future__ import annotations
+from libc.stdint cimport int64_t
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
+
+from pydantic import Field
 
 from lb.balancing.explained import Explained, Score
-from lb.balancing.options import FirstOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
+from lb.balancing.options import PolicyOptions
+from lb.config.schema.base import Integer
 
 
-class First(Policy):
+class FirstOptions(PolicyOptions):
+    fill: Integer = Field(
+        ge=1,
+        le=1_000_000,
+        description="Requests in flight per unit of weight at an endpoint before the next one is used.",
+    )
+
+
+cdef class First(Policy):
     """In the order of the configuration, the first available endpoint with a load below `fill` per weight, counted over
     all workers; when all are full, the least (load + the request's own) / weight, the first of equal ones.
 
     The load sits on as few endpoints as can bear it; those at the end of the list can be switched off.
     """
+    cdef int64_t fill
 
     Options = FirstOptions
 
@@ -22,11 +34,13 @@ class First(Policy):
         Policy.__init__(self, endpoints, options)
         self.fill = options.fill
 
-    def pick(self, choice: Choice) -> int:
-        endpoints = self.endpoints
-        best = -1
-        best_load = 0
-        best_weight = 1
+    cpdef int pick(self, Choice choice) except -2:
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int best = -1
+        cdef int64_t best_load = 0
+        cdef int64_t best_weight = 1
+        cdef int i
+        cdef int64_t weight, load
         for i in range(endpoints.size):
             weight = choice.effective_weight(i)
             if weight == 0:

@@ -4,21 +4,20 @@ State that outlives a choice (health, weight, in-flight) is the endpoints'; a po
 needs and may be rebuilt at any reload. One object serves one pool in one worker and is called by one thread.
 """
 
-from __future__ import annotations
+from libc.stdint cimport uint64_t
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing.explained import Explained
 from lb.balancing.options import PolicyOptions
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class Policy:
+cdef class Policy:
     """Base of all policies, also of those written in plain Python."""
 
-    # As a comment: Cython takes an annotation for the declaration of a field.
-    Options = PolicyOptions  # type: type[PolicyOptions]
+    Options = PolicyOptions           # type: type[PolicyOptions]
     """The options of this policy: a subclass of PolicyOptions, closed like it."""
-    needs_key = False
+    needs_key = False                 # type: bool
     """Whether the policy chooses by the request's key, so that the pool's `policy` needs a `key`."""
 
     def __init__(self, endpoints: EndpointSet, options: PolicyOptions) -> None:
@@ -41,12 +40,12 @@ class Policy:
         # Whether it reads the endpoints' load reports, so that answers have to be looked through for them.
         self.reads_reports = False
         # How its endpoints are asked about their load (lb.balancing.options.ProbeOptions); None: they are not.
-        self.probes = None  # type: PolicyOptions | None
+        self.probes = None
         # Whose turn it is, where a policy has turns. Each group of endpoints has its own (Pool.choose_in): else, of
         # groups that are asked in turn, always the same endpoints would be next.
         self.rotation = 0
 
-    def pick(self, choice: Choice) -> int:
+    cpdef int pick(self, Choice choice) except -2:
         """The index of the endpoint that gets the request, one of those that are `choice.available`; -1 when there is
         none. The caller counts the request in flight; a choice must not.
 
@@ -56,18 +55,18 @@ class Policy:
         """
         raise NotImplementedError(f"{type(self).__name__} has no pick")
 
-    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok):
         """A request to endpoint `index` ended at `now` after `latency_ns`; `ok` says that the endpoint did its
         part."""
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, in_flight_at_start: int, cost: int) -> None:
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight_at_start, int cost):
         """The data path calls this. A policy that needs no more than `observe` leaves it as it is.
         `in_flight_at_start`: requests at the endpoint when this one came, itself included; in a pool that weighs its
         requests, how many average ones they were worth; 0: unknown. Only told where `by_in_flight`. `cost` is what the
         request was charged, in units of the set's `one`."""
         self.observe(index, now, latency_ns, ok)
 
-    def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:
+    cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns):
         """Endpoint `index` has answered a probe: it has `rif` requests in flight, whoever sent them, and they take
         `latency_ns`; 0: it did not say. Only told where there are `probes`."""
 

@@ -8,43 +8,74 @@ nothing. Requests that other load balancers send to the same endpoints are seen 
 `probes`, by asking the endpoints (lb/upstream/load/prober sends the probes, lb/balancing/probes keeps the answers).
 """
 
-from __future__ import annotations
-
 from array import array
 
+from libc.stdint cimport uint64_t
+from lb.balancing.policy cimport Policy
+from lb.balancing.probes cimport ProbePool
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
+
+from pydantic import Field
+
 from lb.balancing.explained import Explained, Score
-from lb.balancing.options import PrequalOptions, ProbeOptions
-from lb.balancing.policy import Policy
-from lb.balancing.probes import ProbePool
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
+from lb.balancing.options import DecayOptions, ProbeOptions
+from lb.config.schema.base import Number
 
 # Endpoints that are compared, of many: Prequal itself compares 16.
-_WINDOW = 64
+cdef int WINDOW = 64
 # Latencies by number in flight: 1, 2, 3, 4, then two ranges for each doubling (5 and 6, 7 and 8, 9 to 12, ...).
-_RANGES = 16
+cdef int RANGES = 16
 # What is known of one range in a word: the latency in ns in the upper bits, when it was last confirmed in the lower 24,
 # in units of 2**27 ns (0.13 s); they come round after 26 days.
-_AGE_BITS = 24
-_AGE_MASK = 2**24 - 1
-_AGE_SHIFT = 27
-_MOST_NS = 2**40 - 1
+cdef int AGE_BITS = 24
+cdef uint64_t AGE_MASK = 2**24 - 1
+cdef int AGE_SHIFT = 27
+cdef uint64_t MOST_NS = 2**40 - 1
 # A new sample moves the estimate by a quarter of their distance, and by a tenth of the estimate at most: so it stays
 # near the median of the recent ones, whatever a few slow ones took.
-_NEW = 0.25
-_MOST = 0.1
+cdef double NEW = 0.25
+cdef double MOST = 0.1
 # More than any latency.
-_UNKNOWN_NS = 1e15
+cdef double UNKNOWN_NS = 1e15
 # The distribution of loads: exact below 16, then eight steps for each doubling. Counts are halved when there are this
 # many, so that it is that of the last few dozen choices.
-_STEPS = 256
-_EXACT = 16
-_PER_DOUBLING = 8
-_OBSERVED = 1024
+cdef int STEPS = 256
+cdef int EXACT = 16
+cdef int PER_DOUBLING = 8
+cdef int OBSERVED = 1024
 
 
-def _range_of(in_flight: int) -> int:
+class PrequalOptions(DecayOptions):
+    quantile: Number = Field(
+        default=0.84,
+        ge=0,
+        le=1,
+        description="Share of the loads seen of late that an endpoint's may reach before it is hot (Prequal's Q_RIF). "
+        "Lower looks more at what is in flight, higher more at latencies; 0.6 to 0.9 is usual.",
+    )
+    full_utilization: Number | None = Field(
+        default=None,
+        gt=0,
+        description="Reported utilization (ORCA, from 0 to 1 and above) from which an endpoint is hot, whatever is in "
+        "flight there from here: for endpoints that others send requests to as well. A report counts for `decay`. "
+        "Default: load reports are not read.",
+    )
+    probes: ProbeOptions | None = Field(
+        default=None,
+        description="Questions to endpoints about what they have in flight from others; an empty mapping "
+        "(`probes: {}`) takes the defaults. Default: none are sent, and what is in flight from here decides.",
+    )
+
+    def problems(self, protocol):
+        if self.probes is not None:
+            for path, text in self.probes.problems(protocol):
+                yield f"probes.{path}" if path else "probes", text
+
+
+cdef int range_of(int in_flight) noexcept:
     """The range of latencies that so many at an endpoint fall into."""
+    cdef int at, rest
     if in_flight <= 4:
         return max(in_flight - 1, 0)
     at = 4
@@ -52,21 +83,22 @@ def _range_of(in_flight: int) -> int:
     while rest >= 8:
         rest >>= 1
         at += 2
-    return min(at + (1 if rest >= 6 else 0), _RANGES - 1)
+    return min(at + (1 if rest >= 6 else 0), RANGES - 1)
 
 
-def _step_of(load: float) -> int:
+cdef int step_of(double load) noexcept:
     """The step of the distribution that a load falls into."""
-    if load < _EXACT:
+    cdef int step
+    if load < EXACT:
         return int(load)
-    step = _EXACT
-    while load >= 2 * _EXACT:
+    step = EXACT
+    while load >= 2 * EXACT:
         load /= 2
-        step += _PER_DOUBLING
-    return min(step + int((load - _EXACT) * _PER_DOUBLING / _EXACT), _STEPS - 1)
+        step += PER_DOUBLING
+    return min(step + int((load - EXACT) * PER_DOUBLING / EXACT), STEPS - 1)
 
 
-class Prequal(Policy):
+cdef class Prequal(Policy):
     """An endpoint is hot when its load exceeds the `quantile` of the loads seen of late, or it says that it is full,
     else cold; the load is requests in flight, or what they cost, over all workers, by weight. If any is cold, the cold
     one with the lowest latency at its load; if all are hot, the one with the least load. Of equal ones the next in
@@ -78,6 +110,13 @@ class Prequal(Policy):
     With `probes` it is the same rule among those endpoints that have answered one of late, if these are two at least;
     their load is what is in flight from here and from others, and their latency what they say, if they do.
     """
+    cdef int heaviest
+    cdef double quantile
+    cdef double full
+    cdef double decay
+    cdef int[::1] counts
+    cdef int observed
+    cdef readonly ProbePool pool      # empty without probes
 
     Options = PrequalOptions
 
@@ -92,31 +131,34 @@ class Prequal(Policy):
         self.heaviest = 1
         self.full = options.full_utilization or 0.0
         self.reads_reports = self.full > 0
-        self.counts = array("i", bytes(4 * _STEPS))
+        self.counts = array("i", bytes(4 * STEPS))
         self.observed = 0
         self.probes = options.probes
         self.pool = ProbePool(endpoints, options.probes or ProbeOptions())
 
-    def pick(self, choice: Choice) -> int:
+    cpdef int pick(self, Choice choice) except -2:
+        cdef int entry
         if self.probes is not None:
             entry = self.choose_probed(choice)
             if entry >= 0:
                 return self.use_probe(entry)
         return self.pick_counted(choice)
 
-    def pick_counted(self, choice: Choice) -> int:
+    cdef int pick_counted(self, Choice choice) noexcept:
         """By what is in flight from here."""
-        endpoints = self.endpoints
-        now = choice.now
-        limit = self.limit()
-        cold = -1
-        hot = -1
-        lowest = 0.0
-        least = 0.0
-        heaviest = self.heaviest
-        i = self.rotation
+        cdef EndpointSet endpoints = self.endpoints
+        cdef uint64_t now = choice.now
+        cdef int limit = self.limit()
+        cdef int cold = -1
+        cdef int hot = -1
+        cdef double lowest = 0.0
+        cdef double least = 0.0
+        cdef int heaviest = self.heaviest
+        cdef int i = self.rotation
+        cdef int seen, running, weight, step
+        cdef double load, latency
         for seen in range(endpoints.size):
-            if seen >= _WINDOW and (cold >= 0 or hot >= 0):
+            if seen >= WINDOW and (cold >= 0 or hot >= 0):
                 break
             if i == endpoints.size:
                 i = 0
@@ -127,7 +169,7 @@ class Prequal(Policy):
                 load = running * endpoints.scale
                 if weight != heaviest:
                     load = load * heaviest / weight
-                step = _step_of(load)
+                step = step_of(load)
                 self.count(step)
                 if step <= limit and not (self.full > 0 and self.is_full(i, now)):
                     latency = self.latency(i, self.level(running + choice.cost), now)
@@ -145,17 +187,19 @@ class Prequal(Policy):
 
     # By probes.
 
-    def probed(self, index: int, now: int, rif: float, latency_ns: float) -> None:
-        weight = self.endpoints.state_weight(index)
+    cpdef void probed(self, int index, uint64_t now, double rif, double latency_ns):
+        cdef int weight = self.endpoints.state_weight(index)
         self.pool.add(index, rif, latency_ns, now)
         if weight > 0:
             self.heaviest = max(self.heaviest, weight)
-            self.count(_step_of(max(rif, 0.0) * self.heaviest / weight))
+            self.count(step_of(max(rif, 0.0) * self.heaviest / weight))
 
-    def choose_probed(self, choice: Choice) -> int:
+    cdef int choose_probed(self, Choice choice) noexcept:
         """The entry to choose by; -1: fewer than two are of use."""
-        now = choice.now
-        pool = self.pool
+        cdef uint64_t now = choice.now
+        cdef ProbePool pool = self.pool
+        cdef int i, entry, limit, cold, hot, usable, weight
+        cdef double load, latency, lowest, least
         pool.expire(now)
         limit = self.limit()
         cold = -1
@@ -171,7 +215,7 @@ class Prequal(Policy):
             usable += 1
             self.heaviest = max(self.heaviest, weight)
             load = self.load_of(entry, weight)
-            if _step_of(load) <= limit and not (self.full > 0 and self.is_full(i, now)):
+            if step_of(load) <= limit and not (self.full > 0 and self.is_full(i, now)):
                 latency = self.latency_of(entry, now)
                 if cold < 0 or latency < lowest:
                     cold, lowest = entry, latency
@@ -181,23 +225,24 @@ class Prequal(Policy):
             return -1
         return cold if cold >= 0 else hot
 
-    def load_of(self, entry: int, weight: int) -> float:
+    cdef double load_of(self, int entry, int weight) noexcept:
         """Requests in flight by weight, from here and from others."""
-        pool = self.pool
+        cdef ProbePool pool = self.pool
         return (self.endpoints.running(pool.index[entry]) + pool.others[entry]) * self.heaviest / weight
 
-    def latency_of(self, entry: int, now: int) -> float:
+    cdef double latency_of(self, int entry, uint64_t now) noexcept:
         """What the endpoint says; else what was seen from here, with so many in flight."""
-        pool = self.pool
+        cdef ProbePool pool = self.pool
+        cdef int index
         if pool.latency[entry] > 0:
             return pool.latency[entry]
         index = pool.index[entry]
         return self.latency(index, self.endpoints.running(index) + int(pool.others[entry]) + 1, now)
 
-    def use_probe(self, entry: int) -> int:
+    cdef int use_probe(self, int entry) noexcept:
         """The endpoint of the entry, which was chosen by; and what that does to the entries."""
-        pool = self.pool
-        index = pool.index[entry]
+        cdef ProbePool pool = self.pool
+        cdef int index = pool.index[entry]
         pool.use(entry)
         pool.due += pool.remove
         while pool.removal_due():
@@ -205,16 +250,19 @@ class Prequal(Policy):
             pool.by_age = not pool.by_age
         return index
 
-    def worst(self) -> int:
+    cdef int worst(self) noexcept:
         """The entry with the highest load among the hot ones; where none is hot, with the highest latency."""
-        pool = self.pool
-        limit = self.limit()
-        found = 0
-        hot = False
-        highest = -1.0
+        cdef ProbePool pool = self.pool
+        cdef int limit = self.limit()
+        cdef int found = 0
+        cdef bint hot = False
+        cdef double highest = -1.0
+        cdef int entry
+        cdef bint is_hot
+        cdef double load, value
         for entry in range(pool.count):
             load = self.load_of(entry, max(self.endpoints.state_weight(pool.index[entry]), 1))
-            is_hot = _step_of(load) > limit
+            is_hot = step_of(load) > limit
             value = load if is_hot else pool.latency[entry]
             if (is_hot and not hot) or (is_hot == hot and value > highest):
                 found, hot, highest = entry, is_hot, value
@@ -230,7 +278,7 @@ class Prequal(Policy):
             if weight <= 0:
                 continue
             full = self.full > 0 and self.is_full(i, now)
-            cold = not full and _step_of(self.load_of(entry, weight)) <= limit
+            cold = not full and step_of(self.load_of(entry, weight)) <= limit
             note = f"{'cold' if cold else 'full' if full else 'hot'}, {self.endpoints.running(i)} in flight from here, "
             note += f"{pool.others[entry]:.3g} from others {(now - pool.at[entry]) / 1e6:.3g} ms ago, "
             note += f"{self.latency_of(entry, now) / 1e6:.3g} ms expected"
@@ -259,7 +307,7 @@ class Prequal(Policy):
             running = endpoints.outstanding(i)
             load = running * endpoints.scale
             full = self.full > 0 and self.is_full(i, now)
-            cold = not full and _step_of(load * self.heaviest / weight) <= limit
+            cold = not full and step_of(load * self.heaviest / weight) <= limit
             note = f"{'cold' if cold else 'full' if full else 'hot'}, a load of {load:g}, "
             if endpoints.latency_updated(i) != 0:
                 note += f"{self.latency(i, self.level(running + choice.cost), now) / 1e6:.3g} ms expected"
@@ -271,93 +319,101 @@ class Prequal(Policy):
             self.counts[step] = count
         return Explained("the cold one with the least latency; if all are hot, the one with the least load", scores)
 
-    def is_full(self, index: int, now: int) -> bool:
+    cdef bint is_full(self, int index, uint64_t now) noexcept:
         """By its own report, which counts by what others send it, too."""
-        endpoints = self.endpoints
+        cdef EndpointSet endpoints = self.endpoints
         if endpoints.reported_utilization(index) < self.full:
             return False
         return float(now) < float(endpoints.reported_at(index)) + self.decay
 
-    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok):
         self.learn(index, now, latency_ns, ok, 0, self.endpoints.one)
 
-    def learn(self, index: int, now: int, latency_ns: int, ok: bool, in_flight: int, cost: int) -> None:
+    cpdef void learn(self, int index, uint64_t now, uint64_t latency_ns, bint ok, int in_flight, int cost):
         """`in_flight` 0: the number that is there now stands in."""
-        endpoints = self.endpoints
-        at = _range_of(in_flight if in_flight > 0 else self.level(endpoints.outstanding(index)))
-        word = endpoints.load_word(index, at)
-        sample = float(latency_ns)
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int at = range_of(in_flight if in_flight > 0 else self.level(endpoints.outstanding(index)))
+        cdef uint64_t word = endpoints.load_word(index, at)
+        cdef double sample = float(latency_ns)
+        cdef uint64_t latency
+        cdef double known
         if not ok:
             # An endpoint that refuses at once must not look fast.
             sample = max(sample, self.known(index, at))
             if self.known(index, at) == 0:
                 sample = max(sample, self.highest(at))
         if word != 0:
-            known = float(word >> _AGE_BITS)
-            sample = known + max(min((sample - known) * _NEW, known * _MOST), -known * _MOST)
-        latency = int(min(max(sample, 1.0), float(_MOST_NS)))
-        endpoints.set_load_word(index, at, latency << _AGE_BITS | (now >> _AGE_SHIFT) & _AGE_MASK)
+            known = float(word >> AGE_BITS)
+            sample = known + max(min((sample - known) * NEW, known * MOST), -known * MOST)
+        latency = int(min(max(sample, 1.0), float(MOST_NS)))
+        endpoints.set_load_word(index, at, latency << AGE_BITS | (now >> AGE_SHIFT) & AGE_MASK)
         # That anything is known, in a word of its own.
         endpoints.set_latency(index, float(latency), now)
 
-    def latency(self, index: int, in_flight: int, now: int) -> float:
+    cdef double latency(self, int index, int in_flight, uint64_t now) noexcept:
         """The latency expected of a request with which `in_flight` are at the endpoint, ns: the latency at that number
         in flight, or the nearest of which one is known; less the longer ago that was."""
-        at = _range_of(in_flight)
-        word = self.endpoints.load_word(index, at)
+        cdef int at = range_of(in_flight)
+        cdef uint64_t word = self.endpoints.load_word(index, at)
+        cdef uint64_t age
+        cdef double latency, kept
         if word == 0:
             at = self.nearest(index, at) if self.endpoints.latency_updated(index) != 0 else -1
             if at < 0:
-                return (in_flight - 1) * _UNKNOWN_NS
+                return (in_flight - 1) * UNKNOWN_NS
             word = self.endpoints.load_word(index, at)
-        age = ((now >> _AGE_SHIFT) - word) & _AGE_MASK
-        latency = float(word >> _AGE_BITS)
+        age = ((now >> AGE_SHIFT) - word) & AGE_MASK
+        latency = float(word >> AGE_BITS)
         # Another worker may have been later than this event.
-        if age == 0 or age > _AGE_MASK // 2:
+        if age == 0 or age > AGE_MASK // 2:
             return latency
-        kept = self.decay / (self.decay + float(age << _AGE_SHIFT))
+        kept = self.decay / (self.decay + float(age << AGE_SHIFT))
         return latency * kept * kept
 
-    def level(self, load: int) -> int:
+    cdef int level(self, int load) noexcept:
         """A load, in units of the set's `one`, in whole average requests: what is begun counts."""
         return (load + self.endpoints.one - 1) >> self.endpoints.shift
 
-    def nearest(self, index: int, at: int) -> int:
+    cdef int nearest(self, int index, int at) noexcept:
         """The range nearest to `at` in which a latency is known, the lower of two; -1: there is none."""
-        for distance in range(_RANGES):
+        cdef int distance
+        for distance in range(RANGES):
             if at >= distance and self.endpoints.load_word(index, at - distance) != 0:
                 return at - distance
-            if at + distance < _RANGES and self.endpoints.load_word(index, at + distance) != 0:
+            if at + distance < RANGES and self.endpoints.load_word(index, at + distance) != 0:
                 return at + distance
         return -1
 
-    def known(self, index: int, at: int) -> float:
+    cdef double known(self, int index, int at) noexcept:
         """The latency in the range nearest to `at`, however old; 0: nothing is known."""
-        found = self.nearest(index, at)
-        return float(self.endpoints.load_word(index, found) >> _AGE_BITS) if found >= 0 else 0.0
+        cdef int found = self.nearest(index, at)
+        return float(self.endpoints.load_word(index, found) >> AGE_BITS) if found >= 0 else 0.0
 
-    def highest(self, at: int) -> float:
-        highest = 0.0
+    cdef double highest(self, int at) noexcept:
+        cdef double highest = 0.0
+        cdef int i
         for i in range(self.endpoints.size):
             highest = max(highest, self.known(i, at))
         return highest
 
     # The distribution of loads: those of endpoints that were compared, or that have answered a probe.
 
-    def limit(self) -> int:
+    cdef int limit(self) noexcept:
         """The step that the quantile falls into; loads of later ones are hot."""
-        rest = self.quantile * self.observed
-        for step in range(_STEPS):
+        cdef double rest = self.quantile * self.observed
+        cdef int step
+        for step in range(STEPS):
             rest -= self.counts[step]
             if rest <= 0:
                 return step
-        return _STEPS - 1
+        return STEPS - 1
 
-    def count(self, step: int) -> None:
+    cdef void count(self, int step) noexcept:
+        cdef int i
         self.counts[step] += 1
         self.observed += 1
-        if self.observed >= _OBSERVED:
+        if self.observed >= OBSERVED:
             self.observed = 0
-            for i in range(_STEPS):
+            for i in range(STEPS):
                 self.counts[i] >>= 1
                 self.observed += self.counts[i]

@@ -4,22 +4,21 @@ A key belongs to the first point at or after it. Points are found by the upper b
 as many such buckets as points, so a bucket has one point on average, and neither building nor looking up searches.
 """
 
-from __future__ import annotations
-
 from array import array
-from collections.abc import Sequence
 
-from cython.cimports.lb.shared.hashing import tg_mix64
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from lb.shared.hashing cimport tg_mix64
 
 from lb.shared.hashing import hash64_bytes
 
-MAX_POINTS = 2**20
+
+MAX_POINTS: int = 2**20
 
 # Splitmix64's step from one number of its sequence to the next.
-_STEP = 0x9E3779B97F4A7C15
+cdef uint64_t STEP = 0x9E3779B97F4A7C15
 
 
-class Ring:
+cdef class Ring:
     """`points` for each unit of weight of the `members`, which are pairs of address and weight (0: none).
 
     The points of an endpoint depend on its address and weight alone, but for a limit: while there are more than
@@ -46,13 +45,17 @@ class Ring:
         seeds = array("Q", (hash64_bytes(b"ring:" + members[i][0].encode()) for i in order))
         self.fill(array("i", order), array("i", counts), seeds)
 
-    def fill(self, order: array[int], counts: array[int], seeds: array[int]) -> None:
+    cdef void fill(self, int[::1] order, int[::1] counts, uint64_t[::1] seeds):
         """Put each point into its bucket, then sort: nearly nothing is left to be moved."""
-        starts = self.starts
+        cdef uint32_t[::1] starts = self.starts
+        cdef int rank, owner, i, at
+        cdef int64_t bucket
+        cdef uint64_t x, position
+        cdef uint32_t total
         for rank in range(len(order)):
             x = seeds[rank]
             for _ in range(counts[rank]):
-                x += _STEP
+                x += STEP
                 starts[tg_mix64(x) >> self.shift] += 1
         total = 0
         for bucket in range(len(starts)):
@@ -62,7 +65,7 @@ class Ring:
         for rank in range(len(order) - 1, -1, -1):
             x = seeds[rank]
             for _ in range(counts[rank]):
-                x += _STEP
+                x += STEP
                 position = tg_mix64(x)
                 bucket = position >> self.shift
                 starts[bucket] -= 1
@@ -79,8 +82,9 @@ class Ring:
             self.positions[at] = position
             self.owners[at] = owner
 
-    def seek(self, key: int) -> int:
+    cdef int seek(self, uint64_t key) noexcept:
         """The number of the point that the 64-bit `key` belongs to; -1 when there is none."""
+        cdef int at
         if self.size == 0:
             return -1
         at = self.starts[key >> self.shift]
@@ -88,7 +92,7 @@ class Ring:
             at += 1
         return at if at < self.size else 0
 
-    def owner(self, key: int) -> int:
+    cpdef int owner(self, uint64_t key) noexcept:
         """The index of the endpoint that the 64-bit `key` belongs to; -1 when nobody has a weight."""
-        at = self.seek(key)
+        cdef int at = self.seek(key)
         return self.owners[at] if at >= 0 else -1

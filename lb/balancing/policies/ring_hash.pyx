@@ -1,20 +1,31 @@
 """Consistent hashing on a ring of points, as libketama, nginx (`hash … consistent`), HAProxy and Envoy have it.
 
-See lb/balancing/ring.py for the ring.
+See lb/balancing/ring.pyx for the ring.
 """
 
-from __future__ import annotations
+from lb.balancing.bound cimport Bound
+from lb.balancing.hash_policy cimport HashPolicy
+from lb.balancing.ring cimport Ring
+from lb.balancing.weights cimport WeightWatch
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.balancing.bound import Bound
-from lb.balancing.hash_policy import HashPolicy
-from lb.balancing.options import RingHashOptions
-from lb.balancing.ring import Ring
-from lb.balancing.weights import WeightWatch
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
+from pydantic import Field
+
+from lb.balancing.options import HashOptions
+from lb.config.schema.base import Integer
 
 
-class RingHash(HashPolicy):
+class RingHashOptions(HashOptions):
+    points: Integer = Field(
+        default=160,
+        ge=1,
+        le=10_000,
+        description="Points on the ring per unit of weight. The shares of keys are even to about 1/sqrt(points).",
+    )
+
+
+cdef class RingHash(HashPolicy):
     """The endpoint of the first point at or after the key; while it takes no requests, that of the next point whose
     endpoint does.
 
@@ -22,6 +33,9 @@ class RingHash(HashPolicy):
     for a `bounded_load`). An endpoint that leaves moves its own keys and no others; one that comes takes its share and
     moves nothing between the others. Rings of more than Ring's MAX_POINTS are the exception.
     """
+    cdef readonly Ring ring
+    cdef WeightWatch watch
+    cdef int points
 
     Options = RingHashOptions
 
@@ -31,7 +45,7 @@ class RingHash(HashPolicy):
         self.watch = WeightWatch(endpoints)
         self.ring = Ring(self.watch.members(), self.points)
 
-    def first(self, choice: Choice, bound: Bound | None) -> int:
+    cdef int first(self, Choice choice, Bound bound) except -2:
         if self.watch.outdated():
             self.rebuild()
         index = self.walk(choice, bound)
@@ -40,10 +54,11 @@ class RingHash(HashPolicy):
             index = self.walk(choice, bound)
         return index
 
-    def walk(self, choice: Choice, bound: Bound | None) -> int:
+    cdef int walk(self, Choice choice, Bound bound) noexcept:
         """Clockwise from the key to the first endpoint that will do; -1 when there is none."""
-        ring = self.ring
-        at = ring.seek(choice.key)
+        cdef Ring ring = self.ring
+        cdef int at = ring.seek(choice.key)
+        cdef int step, index
         for step in range(ring.size):
             index = ring.owners[at]
             if self.will_do(index, choice, bound):
@@ -54,13 +69,14 @@ class RingHash(HashPolicy):
             at = at + 1 if at + 1 < ring.size else 0
         return -1
 
-    def will_do(self, index: int, choice: Choice, bound: Bound | None) -> bool:
+    cdef bint will_do(self, int index, Choice choice, Bound bound) noexcept:
         if choice.effective_weight(index) == 0:
             return False
         return bound is None or bound.room(index, choice)
 
-    def anyone(self, choice: Choice, bound: Bound | None) -> bool:
-        for i in range(self.endpoints.size):  # noqa: SIM110 (a generator would be an object)
+    cdef bint anyone(self, Choice choice, Bound bound) noexcept:
+        cdef int i
+        for i in range(self.endpoints.size):
             if self.will_do(i, choice, bound):
                 return True
         return False

@@ -5,54 +5,57 @@ generation (the quotient). The endpoint is taken in as many of 65,535 generation
 largest weight is 65,535, and passed over in the others; which ones follows from the number alone.
 """
 
-from __future__ import annotations
-
 from array import array
-from collections.abc import Sequence
 
-_FULL = 65_535
-_OFFSET = 32_767
+from libc.stdint cimport uint64_t
+
+cdef uint64_t FULL = 65_535
+cdef uint64_t OFFSET = 32_767
 # Weights above or below these multiples of the mean count as those: so that few numbers are passed over.
-_MOST = 10.0
-_LEAST = 0.01
+cdef double MOST = 10.0
+cdef double LEAST = 0.01
 
 
-class Stride:
+cdef class Stride:
     """Turns among `size` endpoints; `sequence` is the number of the first turn. All weights are equal until `fill`."""
 
     def __init__(self, size: int, sequence: int = 0) -> None:
         self.size = size
         self.sequence = sequence
-        self.weights = array("i", (_FULL,)) * size
+        self.weights = array("i", (FULL,)) * size
 
-    def fill(self, weights: Sequence[float]) -> bool:
+    cpdef bint fill(self, weights) except -1:
         """Take `weights` of all endpoints; 0 stands for the mean of the others. Of fewer than two weights nothing
         can be said: False, and all are equal."""
+        cdef int i
+        cdef double share, top, mean, least
         known = [weight for weight in weights if weight > 0]
         if len(known) < 2:
             for i in range(self.size):
-                self.weights[i] = _FULL
+                self.weights[i] = FULL
             return False
         mean = sum(known) / len(known)
-        top = min(max(known), _MOST * mean)
-        least = max(round(_FULL * mean / top * _LEAST), 1)
+        top = min(max(known), MOST * mean)
+        least = max(round(FULL * mean / top * LEAST), 1)
         for i, weight in enumerate(weights):
             share = min(weight, top) if weight > 0 else mean
-            self.weights[i] = max(round(_FULL * share / top), least)
+            self.weights[i] = max(round(FULL * share / top), least)
         return True
 
-    def next(self) -> int:
+    cpdef int next(self) noexcept:
         """The endpoint whose turn it is, of `size` of at least 1."""
+        cdef int index
         while True:
             index = self.step()
             if index >= 0:
                 return index
 
-    def step(self) -> int:
+    cdef int step(self) noexcept:
         """The next number: the endpoint that it names, or -1 where that one is passed over."""
-        index = self.sequence % self.size
-        generation = self.sequence // self.size
+        cdef uint64_t index = self.sequence % self.size
+        cdef uint64_t generation = self.sequence // self.size
+        cdef uint64_t weight, at
         self.sequence += 1
         weight = self.weights[index]
-        at = (weight * (generation % _FULL) + index * _OFFSET) % _FULL
-        return index if at >= _FULL - weight else -1
+        at = (weight * (generation % FULL) + index * OFFSET) % FULL
+        return index if at >= FULL - weight else -1

@@ -7,25 +7,77 @@ if it were fully busy:
     requests/s / (utilization + errors/s / requests/s * error_utilization_penalty)
 """
 
-from __future__ import annotations
-
 from array import array
 
+from libc.stdint cimport uint64_t
+from lb.balancing.policy cimport Policy
+from lb.balancing.stride cimport Stride
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
+
+from pydantic import Field
+
 from lb.balancing.explained import Explained, Score
-from lb.balancing.options import ReportOptions
-from lb.balancing.policy import Policy
-from lb.balancing.stride import Stride
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
+from lb.balancing.options import PolicyOptions
+from lb.config.schema.base import Number
+from lb.config.units import MILLISECOND, SECOND, Duration
 
 
-class ClientSideWeightedRoundRobin(Policy):
+class OutOfBandOptions(PolicyOptions):
+    """Reports on a stream of their own, beside the answers: gRPC's `enable_oob_load_report`."""
+    period: Duration = Field(
+        default=10 * SECOND,
+        ge=100 * MILLISECOND,
+        description="How often endpoints are asked to report; they may do it less often.",
+    )
+
+
+class ReportOptions(PolicyOptions):
+    blackout_period: Duration = Field(
+        default=10 * SECOND,
+        ge=0,
+        description="Time from an endpoint's first report, or since it came up, until its reports count: the first "
+        "ones say little.",
+    )
+    weight_expiration_period: Duration = Field(
+        default=180 * SECOND, ge=MILLISECOND, description="Time after which a report no longer counts."
+    )
+    weight_update_period: Duration = Field(
+        default=SECOND, ge=100 * MILLISECOND, description="How often the weights are made anew from the reports."
+    )
+    error_utilization_penalty: Number = Field(
+        default=1.0,
+        ge=0,
+        description="What a share of errors adds to an endpoint's utilization, as a multiple of it: with 1, one that "
+        "fails every second request counts as busier by a half. 0: errors do not matter.",
+    )
+    oob: OutOfBandOptions | None = Field(
+        default=None,
+        description="Endpoints report on a stream to the master, and reports in answers are not read; an empty "
+        "mapping (`oob: {}`) takes the default. In pools of protocol `grpc` and `oip`. Default: reports in answers "
+        "are.",
+    )
+
+    def problems(self, protocol):
+        if self.oob is not None and protocol not in ("grpc", "oip"):
+            yield "oob", f"has no effect with protocol {protocol}: reports are streamed over gRPC"
+
+
+cdef class ClientSideWeightedRoundRobin(Policy):
     """Endpoints in turn, in proportion to the weights from their reports times those configured.
 
     A report counts from `blackout_period` after the endpoint's first one or after it came up, whichever is later, until
     `weight_expiration_period` after it came. Without one an endpoint has the mean weight of the others; where fewer
     than two have one, it is round robin by the configured weights. Every worker has its own turn.
     """
+    cdef Stride turns
+    cdef int[::1] known
+    cdef uint64_t blackout
+    cdef uint64_t expiration
+    cdef uint64_t update
+    cdef uint64_t filled_at
+    cdef double penalty
+    cdef bint filled
 
     Options = ReportOptions
 
@@ -44,7 +96,8 @@ class ClientSideWeightedRoundRobin(Policy):
         self.filled_at = 0
         self.filled = False
 
-    def pick(self, choice: Choice) -> int:
+    cpdef int pick(self, Choice choice) except -2:
+        cdef int index
         if self.endpoints.size == 0:
             return -1
         self.turns.sequence = self.rotation
@@ -52,7 +105,8 @@ class ClientSideWeightedRoundRobin(Policy):
         self.rotation = self.turns.sequence
         return index
 
-    def choose(self, choice: Choice) -> int:
+    cdef int choose(self, Choice choice) except -2:
+        cdef int index, other
         if not self.filled or choice.now >= self.filled_at + self.update:
             self.refill(choice.now)
         index = self.turn(choice)
@@ -85,9 +139,10 @@ class ClientSideWeightedRoundRobin(Policy):
             self.known[i] = known[i]
         return Explained("in turn, by the weights from the endpoints' reports; every worker has its own turn", scores)
 
-    def turn(self, choice: Choice) -> int:
+    cdef int turn(self, Choice choice) noexcept:
         """The next in turn that is available; -1 when there is none within two generations. In each generation the one
         of the largest weight has a turn, and every change of a weight is seen: the next choice makes the table anew."""
+        cdef int index
         for _ in range(2 * self.endpoints.size):
             if self.changed(self.turns.sequence % self.endpoints.size):
                 self.filled = False
@@ -96,16 +151,19 @@ class ClientSideWeightedRoundRobin(Policy):
                 return index
         return -1
 
-    def any(self, choice: Choice) -> int:
+    cdef int any(self, Choice choice) noexcept:
         """Whoever takes requests, from the next in turn on; -1: nobody."""
-        start = self.turns.sequence
+        cdef uint64_t start = self.turns.sequence
+        cdef uint64_t seen
+        cdef int index
         for seen in range(self.endpoints.size):
             index = (start + seen) % self.endpoints.size
             if choice.effective_weight(index) > 0:
                 return index
         return -1
 
-    def refill(self, now: int) -> None:
+    cdef int refill(self, uint64_t now) except -1:
+        cdef int i
         # The turns are those of all: this choice may be among one group, or who has one model, the next among others.
         self.turns.fill(self.weights(now))
         for i in range(self.endpoints.size):
@@ -113,15 +171,17 @@ class ClientSideWeightedRoundRobin(Policy):
         self.filled_at = now
         self.filled = True
 
-    def changed(self, i: int) -> bool:
+    cdef bint changed(self, int i) noexcept:
         """Whether it takes requests by another weight than the table has of it: an operator's, or that of a slow start.
         One that takes none keeps its turns, which go to others."""
-        weight = self.endpoints.state_weight(i)
+        cdef int weight = self.endpoints.state_weight(i)
         return weight not in (0, self.known[i])
 
-    def weights(self, now: int) -> list[float]:
+    cpdef list weights(self, uint64_t now):
         """What each endpoint's share is in proportion to; an endpoint that takes no requests has the smallest."""
-        endpoints = self.endpoints
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int i, known
+        cdef double share, total, smallest
         made = []
         known = 0
         total = 0.0
@@ -144,10 +204,10 @@ class ClientSideWeightedRoundRobin(Policy):
                 smallest = share
         return [share if share > 0 else smallest for share in made]
 
-    def reported(self, index: int, now: int) -> float:
+    cdef double reported(self, int index, uint64_t now) noexcept:
         """The weight by the endpoint's last report; 0: it has none that counts."""
-        endpoints = self.endpoints
-        at = endpoints.reported_at(index)
+        cdef EndpointSet endpoints = self.endpoints
+        cdef uint64_t at = endpoints.reported_at(index)
         if at == 0:
             return 0.0
         if now >= at + self.expiration:
@@ -159,7 +219,7 @@ class ClientSideWeightedRoundRobin(Policy):
             endpoints.reported_utilization(index), endpoints.reported_qps(index), endpoints.reported_eps(index)
         )
 
-    def weight(self, utilization: float, qps: float, eps: float) -> float:
+    cpdef double weight(self, double utilization, double qps, double eps) noexcept:
         """The formula; 0 where there is nothing to divide by."""
         if qps <= 0 or utilization <= 0:
             return 0.0

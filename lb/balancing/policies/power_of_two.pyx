@@ -4,23 +4,25 @@ Almost as even as least_request at a cost that does not grow with the number of 
 the same moment do not all choose the same endpoint.
 """
 
-from __future__ import annotations
+from libc.stdint cimport int64_t
+from lb.balancing.draw cimport Draw
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.balancing.draw import Draw
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import ChoiceOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class PowerOfTwo(Policy):
+cdef class PowerOfTwo(Policy):
     """Of `choices` different available endpoints, drawn in proportion to their weights, the one with the least load
     per weight.
 
     Equal ones go to the first drawn, so that idle endpoints share by weight. `seed` makes the draws repeatable (0:
     random).
     """
+    cdef int choices
+    cdef Draw draw
 
     Options = ChoiceOptions
 
@@ -29,9 +31,11 @@ class PowerOfTwo(Policy):
         self.choices = options.choices
         self.draw = Draw(endpoints, seed)
 
-    def pick(self, choice: Choice) -> int:
-        endpoints = self.endpoints
-        draw = self.draw
+    cpdef int pick(self, Choice choice) except -2:
+        cdef EndpointSet endpoints = self.endpoints
+        cdef Draw draw = self.draw
+        cdef int i, best
+        cdef int64_t weight, load, best_load, best_weight
         draw.begin(choice)
         best = draw.another(choice)
         if best < 0:

@@ -1,19 +1,19 @@
 """Random draws of available endpoints, for the policies that choose among drawn ones."""
 
-from __future__ import annotations
-
 import secrets
 from array import array
 
+from libc.stdint cimport int64_t, uint64_t
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
+
 from lb.balancing.options import MOST_CHOICES
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 # Draws before the endpoints are walked instead: enough while a good part of them takes requests.
-_ATTEMPTS = 8
+cdef int ATTEMPTS = 8
 
 
-class Draw:
+cdef class Draw:
     """Draws from `endpoints` in proportion to their weights. `seed` makes the draws repeatable (0: random).
 
     `begin` starts a choice; each `another` until the next `begin` is a different endpoint.
@@ -28,27 +28,28 @@ class Draw:
         self.taken = array("i", bytes(4 * (MOST_CHOICES + 1)))
         self.count = 0
 
-    def begin(self, choice: Choice) -> None:
+    cdef void begin(self, Choice choice) noexcept:
         self.taken[0] = choice.exclude
         self.count = 1
 
-    def another(self, choice: Choice) -> int:
+    cdef int another(self, Choice choice) noexcept:
         """An available endpoint, neither the excluded one nor drawn since `begin`; -1 when there is none.
 
         To be called MOST_CHOICES times at most between two `begin`.
         """
-        index = self.draw(choice)
+        cdef int index = self.draw(choice)
         self.taken[self.count] = index
         self.count += 1
         return index
 
-    def draw(self, choice: Choice) -> int:
+    cdef int draw(self, Choice choice) noexcept:
         """By rejection: any endpoint, kept with probability weight / ceiling, where `ceiling` is at least every
         weight."""
-        endpoints = self.endpoints
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int i, weight
         if endpoints.size == 0:
             return -1
-        for _ in range(_ATTEMPTS):
+        for _ in range(ATTEMPTS):
             i = self.below(endpoints.size)
             if self.is_taken(i):
                 continue
@@ -59,11 +60,13 @@ class Draw:
                 return i
         return self.draw_by_scan(choice)
 
-    def draw_by_scan(self, choice: Choice) -> int:
+    cdef int draw_by_scan(self, Choice choice) noexcept:
         """The same by two walks over all endpoints; also finds the ceiling anew."""
-        endpoints = self.endpoints
-        highest = 1
-        total = 0
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int highest = 1
+        cdef int64_t total = 0
+        cdef int i, weight, chosen
+        cdef int64_t rest
         for i in range(endpoints.size):
             weight = choice.open_weight(i)
             highest = max(highest, weight)
@@ -86,15 +89,16 @@ class Draw:
                 rest -= weight
         return chosen
 
-    def is_taken(self, index: int) -> bool:
-        for at in range(self.count):  # noqa: SIM110 (a generator would be an object)
+    cdef bint is_taken(self, int index) noexcept:
+        cdef int at
+        for at in range(self.count):
             if self.taken[at] == index:
                 return True
         return False
 
-    def below(self, n: int) -> int:
+    cdef int64_t below(self, uint64_t n) noexcept:
         """A random number from 0 to n - 1, n < 2**32 (xorshift64, Marsaglia 2003; its upper half, scaled)."""
-        x = self.state
+        cdef uint64_t x = self.state
         x ^= x << 13
         x ^= x >> 7
         x ^= x << 17

@@ -1,16 +1,16 @@
 """The endpoint with the lowest average latency for the requests it has in flight (nginx's `least_time last_byte`)."""
 
-from __future__ import annotations
+from libc.stdint cimport uint64_t
+from lb.balancing.latency cimport Latencies
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
 from lb.balancing.explained import Explained, Score
-from lb.balancing.latency import Latencies
 from lb.balancing.options import DecayOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class LeastTime(Policy):
+cdef class LeastTime(Policy):
     """Of all available endpoints the least average * (load + the request's own) / weight, which without a cost is
     average * (in flight + 1) / weight; of equal ones the next in turn.
 
@@ -18,6 +18,7 @@ class LeastTime(Policy):
     endpoint that was slow a while ago gets one request to show itself by, not all of them until that one ends. One of
     which nothing is known is treated alike.
     """
+    cdef Latencies latencies
 
     Options = DecayOptions
 
@@ -27,12 +28,13 @@ class LeastTime(Policy):
         self.rotation = endpoints.worker % endpoints.size if endpoints.size else 0
         self.latencies = Latencies(endpoints, options.decay, False)
 
-    def pick(self, choice: Choice) -> int:
-        endpoints = self.endpoints
-        best = -1
-        best_load = 0.0
-        own = choice.cost * endpoints.scale
-        i = self.rotation
+    cpdef int pick(self, Choice choice) except -2:
+        cdef EndpointSet endpoints = self.endpoints
+        cdef int best = -1
+        cdef double best_load = 0.0
+        cdef double own = choice.cost * endpoints.scale
+        cdef int i = self.rotation
+        cdef double weight, pending, load
         for _ in range(endpoints.size):
             if i == endpoints.size:
                 i = 0
@@ -50,7 +52,7 @@ class LeastTime(Policy):
         self.rotation = best + 1
         return best
 
-    def observe(self, index: int, now: int, latency_ns: int, ok: bool) -> None:
+    cpdef void observe(self, int index, uint64_t now, uint64_t latency_ns, bint ok):
         self.latencies.add(index, now, latency_ns, ok)
 
     def explain(self, choice: Choice) -> Explained:

@@ -1,16 +1,15 @@
 """What the policies have in common that send like requests to one endpoint, by the hash of the request's key."""
 
-from __future__ import annotations
+from lb.balancing.bound cimport Bound
+from lb.balancing.policy cimport Policy
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.balancing.bound import Bound
 from lb.balancing.explained import Explained, Score
 from lb.balancing.options import HashOptions
-from lb.balancing.policy import Policy
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class HashPolicy(Policy):
+cdef class HashPolicy(Policy):
     """The first available endpoint in an order of all endpoints that each key has for itself.
 
     A policy gives the order, by `first`. With a `bounded_load`, the first that has room as well; should only the
@@ -24,14 +23,15 @@ class HashPolicy(Policy):
         Policy.__init__(self, endpoints, options)
         self.bound = None if options.bounded_load is None else Bound(endpoints, options.bounded_load)
 
-    def pick(self, choice: Choice) -> int:
-        index = self.first(choice, None)
+    cpdef int pick(self, Choice choice) except -2:
+        cdef int index = self.first(choice, None)
+        cdef int other
         if index < 0 or self.bound is None or self.bound.fits(index, choice):
             return index
         other = self.first(choice, self.bound)
         return other if other >= 0 else index
 
-    def first(self, choice: Choice, bound: Bound | None) -> int:
+    cdef int first(self, Choice choice, Bound bound) except -2:
         """The first in the order of the key that is available and has room in `bound` if there is one; -1 when there is
         none."""
         raise NotImplementedError

@@ -9,16 +9,16 @@ what is kept is the rest: what *others* have there. The paper adds one to an ent
 what is in flight does that, and takes it away again.
 """
 
-from __future__ import annotations
-
 import secrets
 from array import array
 
+from libc.stdint cimport uint64_t
+from lb.endpoints.set cimport EndpointSet
+
 from lb.balancing.options import ProbeOptions
-from lb.endpoints.set import EndpointSet
 
 # More requests than any server has in flight.
-_MOST_RIF = 1e9
+cdef double MOST_RIF = 1e9
 
 
 def reuse_budget(pool_size: int, endpoints: int, rate: float, remove: float) -> float:
@@ -27,7 +27,7 @@ def reuse_budget(pool_size: int, endpoints: int, rate: float, remove: float) -> 
     return max(1.0, 2 / left) if left > 0 else 0.0
 
 
-class ProbePool:
+cdef class ProbePool:
     """Entries 0 to `count` - 1, in no order. `seed` makes the rounding of budgets repeatable (0: random)."""
 
     def __init__(self, endpoints: EndpointSet, options: ProbeOptions, seed: int = 0) -> None:
@@ -48,9 +48,9 @@ class ProbePool:
         self.at = array("Q", bytes(8 * max(self.most, 1)))
         self.left = array("i", bytes(4 * max(self.most, 1)))
 
-    def add(self, index: int, rif: float, latency_ns: float, now: int) -> None:
+    cdef void add(self, int index, double rif, double latency_ns, uint64_t now) noexcept:
         """Endpoint `index` has answered: `rif` requests in flight there, and what one takes; 0 ns: it did not say."""
-        entry = 0
+        cdef int entry = 0
         while entry < self.count and self.index[entry] != index:
             entry += 1
         if entry == self.count:
@@ -59,14 +59,14 @@ class ProbePool:
             else:
                 self.count += 1
         self.index[entry] = index
-        self.others[entry] = max(min(rif, _MOST_RIF) - self.endpoints.running(index), 0.0)
+        self.others[entry] = max(min(rif, MOST_RIF) - self.endpoints.running(index), 0.0)
         self.latency[entry] = latency_ns
         self.at[entry] = now
         self.left[entry] = self.budget()
 
-    def expire(self, now: int) -> None:
+    cdef void expire(self, uint64_t now) noexcept:
         """Takes out what is too old."""
-        entry = 0
+        cdef int entry = 0
         while entry < self.count:
             # Another event may have been later than this one.
             if now > self.at[entry] and now - self.at[entry] > self.max_age:
@@ -74,28 +74,30 @@ class ProbePool:
             else:
                 entry += 1
 
-    def use(self, entry: int) -> None:
+    cdef void use(self, int entry) noexcept:
         """The entry was chosen by."""
         if self.reuse > 0:
             self.left[entry] -= 1
             if self.left[entry] <= 0:
                 self.take_out(entry)
 
-    def removal_due(self) -> bool:
+    cdef bint removal_due(self) noexcept:
         """After a choice: whether another entry is to go. To be asked until it says no."""
         if self.due < 1 or self.count == 0:
             return False
         self.due -= 1
         return True
 
-    def oldest(self) -> int:
-        found = 0
+    cdef int oldest(self) noexcept:
+        cdef int found = 0
+        cdef int entry
         for entry in range(1, self.count):
             if self.at[entry] < self.at[found]:
                 found = entry
         return found
 
-    def take_out(self, entry: int) -> None:
+    cdef void take_out(self, int entry) noexcept:
+        cdef int last
         self.count -= 1
         last = self.count
         self.index[entry] = self.index[last]
@@ -104,10 +106,10 @@ class ProbePool:
         self.at[entry] = self.at[last]
         self.left[entry] = self.left[last]
 
-    def budget(self) -> int:
+    cdef int budget(self) noexcept:
         """The reuse budget, rounded up or down at random so that its mean is right."""
-        whole = int(self.reuse)
-        x = self.state
+        cdef int whole = int(self.reuse)
+        cdef uint64_t x = self.state
         x ^= x << 13
         x ^= x >> 7
         x ^= x << 17

@@ -1,20 +1,19 @@
 """Consistent hashing: requests with the same key go to the same endpoint as long as it takes requests.
 
-See lb/balancing/slots.py for the table, and for where it departs from the Maglev paper.
+See lb/balancing/slots.pyx for the table, and for where it departs from the Maglev paper.
 """
 
-from __future__ import annotations
+from lb.balancing.bound cimport Bound
+from lb.balancing.hash_policy cimport HashPolicy
+from lb.balancing.slots cimport SlotTable
+from lb.balancing.weights cimport WeightWatch
+from lb.endpoints.choice cimport Choice
+from lb.endpoints.set cimport EndpointSet
 
-from lb.balancing.bound import Bound
-from lb.balancing.hash_policy import HashPolicy
 from lb.balancing.options import HashOptions
-from lb.balancing.slots import SlotTable
-from lb.balancing.weights import WeightWatch
-from lb.endpoints.choice import Choice
-from lb.endpoints.set import EndpointSet
 
 
-class Maglev(HashPolicy):
+cdef class Maglev(HashPolicy):
     """The endpoint that owns the key's slot; while it takes no requests, the one that would own it without it.
 
     The choice depends on the key and on the addresses and weights of the available endpoints, and on nothing else (but
@@ -22,13 +21,16 @@ class Maglev(HashPolicy):
     down, weight 0) moves its own keys and no others, spread by weight over the rest; one that comes takes its share
     and moves nothing between the others.
     """
+    cdef readonly SlotTable table
+    cdef WeightWatch watch
 
     def __init__(self, endpoints: EndpointSet, options: HashOptions) -> None:
         HashPolicy.__init__(self, endpoints, options)
         self.watch = WeightWatch(endpoints)
         self.table = SlotTable(self.watch.members())
 
-    def first(self, choice: Choice, bound: Bound | None) -> int:
+    cdef int first(self, Choice choice, Bound bound) except -2:
+        cdef int index
         if self.watch.outdated():
             self.rebuild()
         # With a bound the owner has been asked already.
