@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 import lb
 from lb.cli.commands import Commands
+from lb.dataclass import dataclass
 from lb.errors import ConfigError, TidegateError
 
 DEFAULT_CONFIG = Path("/etc/tidegate/tidegate.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from lb.config.plan.places import MODELS, place_of
 from lb.config.plan.plan import RoutePlan
@@ -34,6 +33,7 @@ from lb.config.schema.routes.route import (
     RouteConfig,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ indices, slots and series of the shared segment), so that later code never check
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from lb.config.plan.routes import (
@@ -30,6 +30,7 @@ from lb.config.schema.listeners.sampling import ExplainPlan
 from lb.config.schema.pools.cost import CostPlan
 from lb.config.schema.routes.rate import RatePlan
 from lb.config.schema.tracing import TracingPlan
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Whatever has its default is left out on the way to the workers, so that thousand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

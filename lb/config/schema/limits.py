@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pydantic import Field
 
 from lb.config.schema.base import Integer, Model
 from lb.config.units import Size
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from lb.config.schema.base import Model, Number, problem
 from lb.config.units import MILLISECOND, SECOND, Duration
+from lb.dataclass import dataclass
 
 _URL = re.compile(r"https?://[A-Za-z0-9_.\-\[\]:]+(/[!-~]*)?", re.ASCII)
 # What the extra `otel` installs, for each protocol.

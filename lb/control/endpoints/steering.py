@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointPlan, Plan, PoolPlan
 from lb.config.schema.file import Config, PoolConfig
 from lb.control.endpoints.levels import PoolLevels, rules_of
+from lb.dataclass import dataclass
 from lb.endpoints.ejection_state import Standings
 from lb.health.levels import Candidate
 from lb.health.outlier import (

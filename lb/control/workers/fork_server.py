@@ -20,11 +20,11 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from lb.control import signals
 from lb.control.workers.channel import Channel, ChannelError, Decoder, Message, encode, receive, rights
+from lb.dataclass import dataclass
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")

@@ -24,7 +24,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import setproctitle
@@ -38,6 +38,7 @@ from lb.control.logs import set_level, setup_logging
 from lb.control.workers.adoption import Adoption
 from lb.control.workers.channel import Channel, Message
 from lb.control.workers.fork_server import Birth, Server
+from lb.dataclass import dataclass
 from lb.errors import StartError, TidegateError
 from lb.proxy.exchange.explain.described import Described
 from lb.shared.segment import Segment

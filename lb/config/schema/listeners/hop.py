@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
@@ -11,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 from lb.config.address import HostPort, parse_bind
 from lb.config.network import canonical
 from lb.config.schema.base import problem
+from lb.dataclass import dataclass
 
 
 def _network(value: str) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
 from lb.config.schema.base import Model, Number, problem
 from lb.config.schema.listeners.hop import Network
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from lb.config.schema.base import Boolean, Model
+from lb.dataclass import dataclass
 
 
 class CostConfig(Model):

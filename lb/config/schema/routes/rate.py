@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -11,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from lb.config.advice import spelling
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, only_one, problem, text
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
+from lb.dataclass import dataclass
 
 _UNITS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY}
 _KEYS = ("header", "cookie", "query", "source", "route")
