@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from lb.config.plan.places import MODELS, place_of
-from lb.config.plan.plan import RoutePlan
+from lb.config.plan.plan import PRIORITIES, RoutePlan
 from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
@@ -19,7 +19,6 @@ from lb.config.plan.routes import (
     SplitPlan,
 )
 from lb.config.schema.pools.pool import KeyConfig
-from lb.config.schema.pools.queue import PRIORITIES
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan

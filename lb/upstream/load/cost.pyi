@@ -1,4 +1,4 @@
-from lb.config.schema.pools.cost import CostPlan
+from lb.config.plan.plan import CostPlan
 from lb.shared.segment import Segment
 
 class PoolCosts:

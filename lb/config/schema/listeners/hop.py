@@ -10,7 +10,6 @@ from pydantic import AfterValidator, BeforeValidator
 from lb.config.address import HostPort, parse_bind
 from lb.config.network import canonical
 from lb.config.schema.base import problem
-from lb.dataclass import dataclass
 
 
 def _network(value: str) -> str:
@@ -40,20 +39,6 @@ Network = Annotated[str, AfterValidator(_network)]
 
 Pseudonym = Annotated[str, BeforeValidator(_off), AfterValidator(_pseudonym)]
 """A name for Via (RFC 9110 section 7.6.3), or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class HopPlan:
-    """How a listener tells the next hop of its clients; the mode of X-Forwarded-* is ListenerPlan.forwarded."""
-
-    trusted_proxies: tuple[str, ...] = ()  # networks
-    port: int = 0  # the listener's, for X-Forwarded-Port; 0 = not told
-    forwarded_header: bool = False  # Forwarded (RFC 7239), too
-    via: str = ""  # pseudonym, "" = none
-    request_id: bool = False
-    tracing: bool = False
-    trace_ratio: float = 0.0  # of the traces that begin here
-    trace_parent: str = "any"  # any | trusted | ignore: whose traceparent is continued
 
 
 def port_of(bind: str) -> int:

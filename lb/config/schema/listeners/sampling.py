@@ -6,15 +6,9 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import Field, model_validator
 
+from lb.config.plan.plan import ExplainPlan
 from lb.config.schema.base import Model, Number, problem
 from lb.config.schema.listeners.hop import Network
-from lb.dataclass import dataclass
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainPlan:
-    sample: float  # share of the requests
-    trusted: tuple[str, ...] = ()  # networks
 
 
 class ExplainConfig(Model):

@@ -10,8 +10,7 @@ from dataclasses import field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from lb.config.plan.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
-from lb.config.schema.pools.queue import PRIORITIES
+from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PoolPlan, RoutePlan
 from lb.dataclass import dataclass
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
