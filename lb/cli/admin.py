@@ -19,7 +19,6 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from lb.cli.token import NO_TOKEN, Token, read_token
-from lb.config.admin import load_admin
 from lb.errors import ConfigError, TidegateError
 
 _STATUS_TIMEOUT = 10.0
@@ -131,6 +130,8 @@ def client(config: Path, admin: str, token_file: Path | None) -> AdminClient:
     token = read_token(token_file, "--token-file") if token_file is not None else None
     if admin:
         return AdminClient(_address(admin), token or Token(origin="with --admin the configuration is not read"))
+    from lb.config.admin import load_admin  # with pydantic, which is half the CPU time of a command: not for --admin
+
     try:
         section, well_formed = load_admin(config)
     except ConfigError as error:

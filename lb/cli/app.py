@@ -339,6 +339,7 @@ def _header(text: str) -> tuple[str, str]:
 
 
 def _client(options: Options) -> AdminClient:
+    gc.disable()  # for a command that has ended before there is garbage worth collecting
     from lb.cli.admin import client
 
     return client(options.config, options.admin, options.token_file)
