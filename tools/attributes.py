@@ -40,8 +40,8 @@ def classes(folder: Path) -> dict[str, Class]:
                 elif line and not line.startswith((" ", "#")):
                     current = None
                 elif current is not None and (declared := ATTRIBUTES.match(line)):
-                    names = declared["names"].split(",")
-                    current.attributes |= {re.sub(r"\[.*?\]|\W", "", name.split()[-1]) for name in names if name.strip()}
+                    names = filter(str.strip, declared["names"].split(","))
+                    current.attributes |= {re.sub(r"\[.*?\]|\W", "", name.split()[-1]) for name in names}
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from lb.control.master import Master
-from lb.dataclass import dataclass
 
 log = logging.getLogger("tidegate.tour")
 

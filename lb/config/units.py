@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -12,7 +13,6 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from lb.config.memory import FileMemory
-from lb.dataclass import dataclass
 
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000

@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from lb.shared.atomics cimport tg_load32_relaxed, tg_load64_relaxed, tg_load_double_relaxed, tg_load_i32_relaxed
 from lb.shared.records cimport weight_of
-from lb.endpoints.records cimport EndpointRecords
+from lb.shared.segment cimport Segment, tg_endpoint
 
 
 cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t stride) noexcept nogil:
@@ -19,7 +19,11 @@ cdef inline int sum_of_columns(const void *first, uint32_t columns, size_t strid
 
 
 @cython.final
-cdef class EndpointSet(EndpointRecords):
+cdef class EndpointSet:
+    cdef Segment segment
+    cdef readonly int size
+    cdef readonly int worker          # whose in-flight column `acquire` and `release` write
+    cdef tg_endpoint **records
     cdef readonly tuple addresses     # type: tuple[str, ...]
     cdef uint32_t columns             # of in-flight counts: the workers', and that of those who died
     cdef size_t stride                # bytes from one worker's in-flight word of an endpoint to the next worker's
@@ -38,10 +42,12 @@ cdef class EndpointSet(EndpointRecords):
     cdef readonly int shift           # of which it is a power of two
     cdef readonly double scale        # 1 / one
 
+    cdef int check(self, int i) except -1
     cdef uint64_t unready(self, int i) noexcept nogil        # bits of the models that are not ready there
 
     # For Python and for whoever cannot vouch for the index: IndexError when it is out of range.
     cpdef bint available(self, int i)
+    cpdef int weight(self, int i)
     cpdef int inflight(self, int i)
     cpdef double load(self, int i)
     cpdef int limit(self, int i)
@@ -70,6 +76,24 @@ cdef class EndpointSet(EndpointRecords):
     cdef int shaped_weight(self, int i, int probes) noexcept nogil
     cdef int32_t shaped_limit(self, int i, int probes) noexcept nogil
     cpdef shape(self, bint whole, int probes)
+
+    # The records, word by word.
+    # Of those that wait for this very endpoint: the worker that gets its next slot until `until`; -1 = anybody.
+    cdef void claim(self, int i, uint64_t until) noexcept nogil
+    cdef void unclaim(self, int i) noexcept nogil
+    cdef int claimant(self, int i, uint64_t now) noexcept nogil
+    cdef void set_progress(self, int i, uint64_t now) noexcept nogil
+    cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil
+    cdef void set_latency_samples(self, int i, int samples) noexcept nogil
+    # The last load report: written by whichever worker got it.
+    cdef double reported_utilization(self, int i) noexcept nogil
+    cdef double reported_qps(self, int i) noexcept nogil
+    cdef double reported_eps(self, int i) noexcept nogil
+    cdef uint64_t reported_at(self, int i) noexcept nogil    # 0: it never reported
+    cdef uint64_t reporting_since(self, int i) noexcept nogil     # the later of that and when it came up
+    cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil
+    cdef void forget_report(self, int i) noexcept nogil
+    cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil
 
     # What policies ask of every endpoint at every choice is here, to be compiled into them.
 

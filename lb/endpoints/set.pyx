@@ -14,11 +14,15 @@ from lb.shared.atomics cimport (
     tg_load32,
     tg_load32_relaxed,
     tg_load64_relaxed,
+    tg_load_double_relaxed,
     tg_load_i32_relaxed,
     tg_pause,
+    tg_store32_relaxed,
+    tg_store64_relaxed,
+    tg_store_double_relaxed,
     tg_store_i32_relaxed,
 )
-from lb.shared.records cimport carries_on, lacks_model, ejection_state_of, weight_of
+from lb.shared.records cimport carries_on, ejection_state_of, lacks_model, set_weight_of, weight_of, write_report
 from lb.shared.segment cimport (
     TG_ADMIN_ENABLED,
     TG_ADMIN_MAINTENANCE,
@@ -36,10 +40,10 @@ from lb.shared.segment cimport (
     tg_endpoint,
 )
 from lb.shared.recent_failures cimport failing_of, turns_of
-from lb.endpoints.records cimport EndpointRecords
 
 cdef enum:
     TURNS = 4                         # attempts to take the last slot, against workers that do so at the same moment
+    WORKER_MASK = 127                 # TG_MAX_WORKERS - 1
     HEAVIEST = 1_000_000              # a weight, so that it can be multiplied by a share
 
 
@@ -49,12 +53,13 @@ cdef inline int32_t *shifted(Segment segment, int32_t *inflight) noexcept nogil:
 
 
 @cython.final
-cdef class EndpointSet(EndpointRecords):
+cdef class EndpointSet:
     """Endpoints `addresses`, whose records are at `slots` of `segment`; an index into both names an endpoint. `limits`
     are the most requests that each may have in flight, over all workers; 0 is no limit.
 
     Raises ValueError when they differ in length or the segment was attached without a worker's number, IndexError
-    when a slot is outside the segment. The segment must stay open as long as the set is used.
+    when a slot is outside the segment. The segment must stay open as long as the set is used. Methods for Python raise
+    IndexError for an index out of range and ValueError once the segment is closed.
     """
 
     def __init__(
@@ -76,17 +81,21 @@ cdef class EndpointSet(EndpointRecords):
         for slot in slots:
             if not 0 <= slot < capacity:
                 raise IndexError(f"endpoint slot {slot} is not in 0 to {capacity - 1}")
-        self.hold(segment, slots)
+        self.segment = segment
+        self.worker = segment.worker
+        self.size = len(slots)
         self.columns = segment.header.workers + 1
         self.stride = segment.header.inflight_stride
         self.addresses = tuple(addresses)
         # One more than needed: calloc(0) may give NULL.
+        self.records = <tg_endpoint **> calloc(len(slots) + 1, sizeof(tg_endpoint *))
         self.inflight_words = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.own = <int32_t **> calloc(len(slots) + 1, sizeof(int32_t *))
         self.limits = <int32_t *> calloc(len(slots) + 1, sizeof(int32_t))
-        if self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
+        if self.records is NULL or self.inflight_words is NULL or self.own is NULL or self.limits is NULL:
             raise MemoryError
         for i, slot in enumerate(slots):
+            self.records[i] = segment.endpoint(slot)
             self.inflight_words[i] = segment.inflight_of(0, slot)
             self.own[i] = segment.inflight_word(slot)
             self.limits[i] = limits[i]
@@ -98,6 +107,7 @@ cdef class EndpointSet(EndpointRecords):
         self.probes = 1
 
     def __dealloc__(self):
+        free(self.records)
         if self.load_words != self.inflight_words:
             free(self.load_words)
         free(self.own_cost)
@@ -105,6 +115,13 @@ cdef class EndpointSet(EndpointRecords):
         free(self.own)
         free(self.limits)
         free(self.groups)
+
+    cdef int check(self, int i) except -1:
+        if not 0 <= i < self.size:
+            raise IndexError(f"endpoint {i} is not in 0 to {self.size - 1}")
+        if self.segment.base is NULL:
+            raise ValueError("the shared segment is closed")
+        return 0
 
     cpdef shape(self, bint whole, int probes):
         """From now on ejection state, shares and panic have a say in what the endpoints get
@@ -309,3 +326,68 @@ cdef class EndpointSet(EndpointRecords):
         if ejection_state_of(record) != TG_STATE_PROBATION or tg_load32_relaxed(&record.held_back) & TG_SHARE_PANIC:
             return limit
         return min(limit, probes) if limit else probes
+
+    # The records, word by word.
+
+    cpdef int weight(self, int i):
+        """The endpoint's weight as the master last set it, whether or not it takes requests."""
+        self.check(i)
+        return set_weight_of(self.records[i])
+
+    def record_latency(self, i: int, latency_ns: float, now: int) -> None:
+        """`set_latency` for callers in Python; IndexError when `i` is out of range."""
+        self.check(i)
+        self.set_latency(i, latency_ns, now)
+
+    # A claim ends by itself, so that a worker's death in its possession does no harm. Of several workers that claim the
+    # same endpoint the last is told of its next slot, and the others find it taken or free a moment later.
+
+    cdef void claim(self, int i, uint64_t until) noexcept nogil:
+        tg_store64_relaxed(&self.records[i].claim, (until & ~<uint64_t> WORKER_MASK) | <uint64_t> self.worker)
+
+    cdef void unclaim(self, int i) noexcept nogil:
+        if tg_load64_relaxed(&self.records[i].claim):
+            tg_store64_relaxed(&self.records[i].claim, 0)
+
+    cdef int claimant(self, int i, uint64_t now) noexcept nogil:
+        cdef uint64_t claim = tg_load64_relaxed(&self.records[i].claim)
+        return <int> (claim & WORKER_MASK) if claim > now else -1
+
+    cdef void set_progress(self, int i, uint64_t now) noexcept nogil:
+        tg_store64_relaxed(&self.records[i].progress_ns, now)
+
+    cdef void set_latency(self, int i, double latency_ns, uint64_t now) noexcept nogil:
+        tg_store_double_relaxed(&self.records[i].latency_ewma_ns, latency_ns)
+        tg_store64_relaxed(&self.records[i].latency_updated_ns, now)
+
+    cdef void set_latency_samples(self, int i, int samples) noexcept nogil:
+        tg_store32_relaxed(&self.records[i].latency_samples, <uint32_t> samples)
+
+    cdef void set_load_word(self, int i, int at, uint64_t word) noexcept nogil:
+        tg_store64_relaxed(&self.records[i].load_words[at], word)
+
+    # A report is three words, see `write_report`.
+
+    cdef double reported_utilization(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].report_utilization)
+
+    cdef double reported_qps(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].report_qps)
+
+    cdef double reported_eps(self, int i) noexcept nogil:
+        return tg_load_double_relaxed(&self.records[i].report_eps)
+
+    cdef uint64_t reported_at(self, int i) noexcept nogil:
+        return tg_load64_relaxed(&self.records[i].report_updated_ns)
+
+    cdef uint64_t reporting_since(self, int i) noexcept nogil:
+        cdef uint64_t up = tg_load64_relaxed(&self.records[i].health_changed_ns)
+        cdef uint64_t since = tg_load64_relaxed(&self.records[i].report_since_ns)
+        return max(up, since)
+
+    cdef void set_report(self, int i, double utilization, double qps, double eps, uint64_t now) noexcept nogil:
+        write_report(self.records[i], utilization, qps, eps, now)
+
+    cdef void forget_report(self, int i) noexcept nogil:
+        """It is too old to count: the next one is the first again."""
+        tg_store64_relaxed(&self.records[i].report_since_ns, 0)

@@ -10,10 +10,9 @@ Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm detail
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from lb.config.schema.file import BehaviorConfig, ScalingConfig, StepConfig
-from lb.dataclass import dataclass
 from lb.scaling.propose import Proposal, Reading, propose
 
 

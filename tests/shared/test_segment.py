@@ -14,7 +14,7 @@ from compiled.shared_segment import add_inflight, add_outstanding, health_change
 
 from lb.endpoints.set import EndpointSet
 from lb.errors import TidegateError
-from lb.shared import segment_map
+from lb.shared import segment
 from lb.shared.segment import Segment
 from lb.shared.words import SIZE
 
@@ -38,7 +38,7 @@ def attached(master, worker):
 
 
 def test_is_compiled():
-    assert segment_map.__file__.endswith(".so")
+    assert segment.__file__.endswith(".so")
 
 
 def test_create_and_attach_agree(master):
@@ -209,7 +209,7 @@ def sealed_copy(master, patches=(), grow=0, seal=True):
     for offset, content in patches:
         os.pwrite(fd, content, offset)
     if seal:
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment_map.SEALS)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment.SEALS)
     return fd
 
 
@@ -247,7 +247,7 @@ def test_attach_refuses_other_descriptors(master, tmp_path):
     os.close(reader)
     os.close(writer)
     fd = os.memfd_create("short", os.MFD_ALLOW_SEALING)
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment_map.SEALS)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, segment.SEALS)
     with pytest.raises(TidegateError, match="too small"):
         Segment.attach(fd, 0)
     os.close(fd)

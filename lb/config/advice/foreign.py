@@ -6,7 +6,7 @@ A name is compared without its case, `-`, `_` and spaces. tests/config/test_conf
 
 from __future__ import annotations
 
-from lb.dataclass import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

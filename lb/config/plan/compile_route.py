@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from lb.config.plan.places import MODELS, place_of
 from lb.config.plan.plan import PRIORITIES, RoutePlan
@@ -32,7 +33,6 @@ from lb.config.schema.routes.route import (
     RouteConfig,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of
-from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

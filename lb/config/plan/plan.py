@@ -7,7 +7,7 @@ indices, slots and series of the shared segment), so that later code never check
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from lb.config.plan.routes import (
@@ -25,7 +25,6 @@ from lb.config.plan.routes import (
 )
 from lb.config.plan.tls import PoolTlsPlan, TlsPlan
 from lb.config.plan.wire import Packed, plain, typed
-from lb.dataclass import dataclass
 
 PRIORITIES = ("high", "normal", "low")
 """Names of the priorities of routes, by their numbers."""

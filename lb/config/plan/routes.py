@@ -5,7 +5,7 @@ Whatever has its default is left out on the way to the workers, so that thousand
 
 from __future__ import annotations
 
-from lb.dataclass import dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,7 @@ that start while a file on disk is broken, and none needs the right to read a ke
 
 from __future__ import annotations
 
-from dataclasses import field
-
-from lb.dataclass import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lb.control.registry import DRAIN, ENABLED, MAINTENANCE
-from lb.dataclass import dataclass
 from lb.health.agent import Answer
 
 _ADMIN = {"ready": ENABLED, "drain": DRAIN, "maint": MAINTENANCE}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import field
-
-from lb.dataclass import dataclass
+from dataclasses import dataclass, field
 
 SECOND = 1_000_000_000
 

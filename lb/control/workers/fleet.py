@@ -7,7 +7,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from lb.clock import Clock
@@ -18,7 +18,6 @@ from lb.control.workers.fork_server import ForkServer, describe_exit
 from lb.control.workers.launch import COMMAND, Launched, worker_environment
 from lb.control.workers.member import Member, Publication
 from lb.control.workers.process import WorkerProcess
-from lb.dataclass import dataclass
 from lb.errors import ConfigError, StartError, TidegateError
 
 log = logging.getLogger("tidegate.master")

@@ -19,11 +19,11 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from lb.control.workers.channel import Channel, ChannelError, Decoder, Message, encode, receive, rights
 from lb.control.workers.launch import Launched
-from lb.dataclass import dataclass
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")

@@ -23,7 +23,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import setproctitle
@@ -38,7 +38,6 @@ from lb.control.logs import set_level, setup_logging
 from lb.control.workers.adoption import Adoption
 from lb.control.workers.channel import Channel, Message
 from lb.control.workers.fork_server import Birth, Server
-from lb.dataclass import dataclass
 from lb.errors import StartError, TidegateError
 from lb.proxy.exchange.explain.described import Described
 from lb.shared.segment import Segment

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-
-from lb.dataclass import dataclass
+from dataclasses import dataclass
 
 # A worker remembers where the first 64 segments of a path begin, and which of them are variable in a word of 64 bits.
 MAX_SEGMENTS = 64
