@@ -38,8 +38,9 @@ def test_what_has_left_is_let_go() -> None:
     probe = StackProbe()
     first, second, third = object(), object(), object()
     held = [sys.getrefcount(one) for one in (first, second, third)]
-    for one in (first, second, third):
-        probe.push(one)
+    probe.push(first)
+    probe.push(second)
+    probe.push(third)
     probe.remove(first)
     probe.pop()
     probe.clear()
