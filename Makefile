@@ -108,9 +108,17 @@ $(STAMPS)/dev: $(STAMPS)/runtime
 	@$(PIP) --upgrade --no-deps --target build/protobuf/tritonclient 'protobuf>=6.30,<7' tritonclient python-rapidjson
 	@touch $@
 
+# The daemon's Python files as bytecode, else its first start takes twice as long, and so does each of a user who may not write here.
+$(STAMPS)/bytecode: $(STAMPS)/core $(STAMPS)/runtime
+	@echo "compiling the daemon's Python files"
+	@$(BIN)/python -m compileall -q lb backend
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import lb.cli.run, lb.control.workers.worker, lb.proxy.proxy, lb.control.admin.server'
+	@touch $@
+
 # Packages are fetched while the compilers work.
 runtime: $(STAMPS)/tools
 	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core $(STAMPS)/runtime
+	@$(MAKE) --no-print-directory $(STAMPS)/bytecode
 
 build: runtime $(STAMPS)/core-dev $(STAMPS)/dev
 	@$(BIN)/python tools/stubs.py

@@ -15,6 +15,7 @@ from bench import compare as comparing
 from bench import report as reports
 from bench import results as store
 from bench.bed import Timing
+from bench.commands import Commands
 from bench.errors import BenchError, Cannot
 from bench.peers import OURS, PEERS, PROXIES, Setup
 from bench.peers.base import Certificate, show_files
@@ -23,7 +24,6 @@ from bench.results import Sample
 from bench.runner import Progress
 from bench.runner import run as run_suite
 from bench.scenarios import SCENARIOS, Scenario, autoscale_trace
-from lb.cli.commands import Commands
 
 app = typer.Typer(
     cls=Commands,

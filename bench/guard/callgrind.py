@@ -17,7 +17,7 @@ from bench.errors import BenchError
 from bench.guard.driver import DONE
 from bench.guard.profile import Count, Profile, parse, per_request
 from bench.processes import dying_with_us, require
-from lb.control.workers.process import FREE_BLOCKS
+from lb.control.workers.launch import FREE_BLOCKS
 
 MARK = "tg_guard_mark"
 # What an event loop calls of the data path: these and all below them are counted, the rest of the program is not.

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from bench.commands import Commands
 from bench.errors import BenchError
 from bench.guard import figures as store
 from bench.guard.callgrind import Length, count
@@ -23,7 +24,6 @@ from bench.guard.profile import Count
 from bench.guard.report import show_comparison, show_counts, show_profile
 from bench.guard.toolchain import toolchain
 from bench.processes import signals_as_exit
-from lb.cli.commands import Commands
 
 app = typer.Typer(
     cls=Commands,

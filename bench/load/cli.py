@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from bench.commands import Commands
 from bench.errors import BenchError
 from bench.load.arrivals import Arrivals, Constant, Poisson, Steps, Trace
 from bench.load.invoke import MARK, MEASURING
@@ -17,7 +18,6 @@ from bench.load.request import Request, frame
 from bench.load.runner import run as run_spec
 from bench.load.show import show
 from bench.load.spec import Spec, Tls
-from lb.cli.commands import Commands
 
 app = typer.Typer(
     cls=Commands,

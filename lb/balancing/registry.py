@@ -91,7 +91,7 @@ def build(plan: PolicyPlan, endpoints: EndpointSet) -> Policy:
     A plug-in comes behind a Guard. Raises ConfigError when there is no such policy, its options are wrong, or the
     plug-in's constructor fails.
     """
-    kind = find(plan.type)
+    kind = _FAMILY.found_before(plan.type)
     options = _checked(plan.type, kind, plan.options or {})
     if _FAMILY.is_own(plan.type):
         return kind(endpoints, options)

@@ -1,85 +1,30 @@
-"""Commands and options; what they do is in the modules beside this one, imported only when they are used."""
+"""Commands and options; what they do is in the modules beside this one, imported only when they are used.
+
+The command line is read by argparse, since clients wait for a start: a richer library took a tenth of it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import gc
 import os
 import sys
-import traceback
-from collections.abc import Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 import lb
-from lb.cli.commands import Commands
 from lb.errors import ConfigError, TidegateError
 
-DEFAULT_CONFIG = Path("/etc/tidegate/tidegate.yaml")
+if TYPE_CHECKING:
+    from lb.cli.admin import AdminClient
 
-app = typer.Typer(
-    cls=Commands,
-    name="tidegate",
-    help="A load balancer for AI inference: balances, checks, caches, supervises and scales model servers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+DEFAULT_CONFIG = "/etc/tidegate/tidegate.yaml"
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", metavar="FILE", envvar="TIDEGATE_CONFIG", help="The configuration file.")
-]
-AdminOption = Annotated[
-    str,
-    typer.Option(
-        "--admin",
-        metavar="URL",
-        envvar="TIDEGATE_ADMIN",
-        help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's.",
-    ),
-]
-TokenOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file",
-        metavar="FILE",
-        envvar="TIDEGATE_TOKEN_FILE",
-        help="A file with the admin token, instead of the configuration's.",
-    ),
-]
+Options = argparse.Namespace
 
 
-@dataclass
-class _Invocation:
-    debug: bool = False
-    config_status: int = 1  # the exit status of an error in the configuration
-
-
-_invocation = _Invocation()
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"tidegate {lb.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show Tidegate's version and exit."),
-    ] = False,
-) -> None:
-    _invocation.debug = debug
-
-
-@app.command()
-def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def run(options: Options) -> int:
     """Run the daemon in the foreground.
 
     SIGHUP reloads the configuration, SIGUSR1 opens the logs anew, SIGTERM or Ctrl-C drains and stops; a second one
@@ -90,7 +35,8 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """
     from lb.control.signals import hold
 
-    hold()  # the imports take a second
+    hold()  # the imports take half a second
+    gc.disable()  # the collector would take a seventh of that; the master switches it on once it serves
 
     from lb.cli import libraries
 
@@ -98,16 +44,18 @@ def run(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     from lb.cli.early import fork_server
 
-    _invocation.config_status = os.EX_CONFIG  # which a service manager does not try again
-    with fork_server() as early:
-        from lb.cli.run import run as run_daemon
-        from lb.control.workers.fleet import FleetSettings
+    try:
+        with fork_server() as early:
+            from lb.cli.run import run as run_daemon
+            from lb.control.workers.fleet import FleetSettings
 
-        raise typer.Exit(run_daemon(config, FleetSettings(early=early)))
+            return run_daemon(options.config, FleetSettings(early=early))
+    except ConfigError as error:
+        _show_problems(error)
+        return os.EX_CONFIG  # which a service manager does not try again
 
 
-@app.command()
-def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def check(options: Options) -> int:
     """Check a configuration file; exit with 1 and every problem, one a line, if it has any.
 
     What a start would find out is looked at, too: models, packages, certificates, sockets and addresses. Warnings are
@@ -119,218 +67,132 @@ def check(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     from lb.cli.check import check as check_file
 
-    loaded = check_file(config)
-    typer.echo(f"{config}: valid: {_count(loaded.listeners, 'listener')}, {_count(loaded.pools, 'pool')}")
+    loaded = check_file(options.config)
+    print(f"{options.config}: valid: {_count(loaded.listeners, 'listener')}, {_count(loaded.pools, 'pool')}")
+    return 0
 
 
-@app.command()
-def reload(config: ConfigOption = DEFAULT_CONFIG, admin: AdminOption = "", token_file: TokenOption = None) -> None:
+def reload(options: Options) -> int:
     """Have the running daemon load its configuration file again, and show what came of it.
 
     Exits with 1 if the daemon kept its old configuration.
     """
-    from lb.cli.admin import client
     from lb.cli.reload import reload as reload_daemon
 
-    raise typer.Exit(reload_daemon(client(config, admin, token_file)))
+    return reload_daemon(_client(options))
 
 
-@app.command()
-def reopen_logs(config: ConfigOption = DEFAULT_CONFIG, admin: AdminOption = "", token_file: TokenOption = None) -> None:
+def reopen_logs(options: Options) -> int:
     """Have the running daemon open its access log anew, after the file was rotated. The same as SIGUSR1."""
-    from lb.cli.admin import client
+    _client(options).reopen_logs()
+    print("the access log was opened anew")
+    return 0
 
-    client(config, admin, token_file).reopen_logs()
-    typer.echo("the access log was opened anew")
 
-
-@app.command()
-def status(
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the document as JSON.")] = False,
-) -> None:
+def status(options: Options) -> int:
     """Show the running daemon: workers, listeners, pools and their endpoints."""
-    from lb.cli.admin import client
+    document = _client(options).status(counters=options.json)
+
     from lb.cli.status import show
 
-    show(client(config, admin, token_file).status(counters=as_json), as_json)
+    show(document, options.json)
+    return 0
 
 
-@app.command()
-def transitions(
-    pool: Annotated[str | None, typer.Argument(metavar="[POOL]", help="Only of this pool.")] = None,
-    endpoint: Annotated[str | None, typer.Argument(metavar="[ENDPOINT]", help="Only of this endpoint.")] = None,
-    last: Annotated[int, typer.Option(help="How many at most.", min=1)] = 20,
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
-) -> None:
+def transitions(options: Options) -> int:
     """Show the last changes of endpoints, oldest first: when, which, from what to what, and why."""
-    from lb.cli.admin import client
+    changes = _client(options).transitions(options.last, options.pool, options.endpoint)
+
     from lb.cli.transitions import show
 
-    show(client(config, admin, token_file).transitions(last, pool, endpoint), as_json)
+    show(changes, options.json)
+    return 0
 
 
-PoolArgument = Annotated[str, typer.Argument(metavar="POOL", help="Name of the pool.")]
-EndpointArgument = Annotated[
-    str, typer.Argument(metavar="ENDPOINT", help="Its address, as `tidegate status` shows it.")
-]
-
-
-@app.command()
-def drain(
-    pool: PoolArgument,
-    endpoint: EndpointArgument,
-    wait: Annotated[
-        float | None,
-        typer.Option(help="Seconds to wait for what it has in flight; exit with 1 if some is left.", min=0),
-    ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-) -> None:
+def drain(options: Options) -> int:
     """Give an endpoint no new requests; what it has it finishes. Holds until `enable`, over reloads."""
-    from lb.cli.admin import client
-    from lb.cli.endpoint import set_state
-
-    raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "drain", wait))
+    return _set_state(options, "drain", options.wait)
 
 
-@app.command()
-def maintenance(
-    pool: PoolArgument,
-    endpoint: EndpointArgument,
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-) -> None:
+def maintenance(options: Options) -> int:
     """As drain, and without health checks: the endpoint may be taken away. Holds until `enable`, over reloads."""
-    from lb.cli.admin import client
-    from lb.cli.endpoint import set_state
-
-    raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "maintenance"))
+    return _set_state(options, "maintenance")
 
 
-@app.command()
-def enable(
-    pool: PoolArgument,
-    endpoint: EndpointArgument,
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-) -> None:
+def enable(options: Options) -> int:
     """Give an endpoint requests again, after drain or maintenance.
 
     What its agent wants stays: the operator and the agent both have to let it.
     """
-    from lb.cli.admin import client
-    from lb.cli.endpoint import set_state
-
-    raise typer.Exit(set_state(client(config, admin, token_file), pool, endpoint, "enabled"))
+    return _set_state(options, "enabled")
 
 
-@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a weight, which the error is to speak of
-def weight(
-    pool: PoolArgument,
-    endpoint: EndpointArgument,
-    value: Annotated[str, typer.Argument(metavar="WEIGHT", help="0 to 1000, or `default`: the configuration's.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-) -> None:
+def weight(options: Options) -> int:
     """Set the weight of an endpoint, until the configuration's own changes or the endpoint goes."""
-    from lb.cli.admin import client
     from lb.cli.endpoint import set_weight
 
-    for given in (pool, endpoint, value):
-        if given.startswith("-") and not _is_number(given):
-            raise typer.BadParameter(f"no such option: {given}")
-    if value != "default" and not (value.isascii() and value.isdigit() and len(value) <= 4 and int(value) <= 1000):
-        shown = value if len(value) <= 40 else f"{value[:40]}…"
-        raise typer.BadParameter(
-            f"{shown!r} is no weight; write a whole number from 0 to 1000, or `default`", param_hint="WEIGHT"
-        )
-    number: int | str = value if value == "default" else int(value)
-    raise typer.Exit(set_weight(client(config, admin, token_file), pool, endpoint, number))
+    return set_weight(_client(options), options.pool, options.endpoint, options.weight)
 
 
-@app.command()
-def explain(
-    target: Annotated[
-        str, typer.Argument(metavar="LISTENER|POOL", help="Name of a listener, or of a pool to leave out the routes.")
-    ],
-    path: Annotated[str, typer.Argument(metavar="[PATH]", help="Path with query.")] = "/",
-    method: Annotated[str, typer.Option("--method", "-X", help="Method of the request.")] = "GET",
-    host: Annotated[str, typer.Option(help="Host of the request.")] = "",
-    header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="NAME: VALUE", help="A header; any number of them.")
-    ] = None,
-    source: Annotated[str, typer.Option(help="IP address of the client.")] = "127.0.0.1",
-    model: Annotated[str, typer.Option(help="The model that a gRPC message names.")] = "",
-    sequence: Annotated[str, typer.Option(help="The id of an open sequence that the request belongs to.")] = "",
-    key: Annotated[str | None, typer.Option(help="What to choose by, instead of what the pool's `key` finds.")] = None,
-    pool: Annotated[str, typer.Option(help="Which pool, where the route splits.")] = "",
-    worker: Annotated[int | None, typer.Option(help="Number of the worker to ask. Default: the first.", min=0)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the document as JSON.")] = False,
-    config: ConfigOption = DEFAULT_CONFIG,
-    admin: AdminOption = "",
-    token_file: TokenOption = None,
-) -> None:
+def explain(options: Options) -> int:
     """Show what would become of a request: its route, the candidates of its pool, their scores, and the choice.
 
     Nothing is sent to any endpoint.
     """
-    from lb.cli.admin import client
     from lb.cli.explain import explain as explain_request
 
-    for text in header or []:
-        if not text.partition(":")[1]:
-            raise typer.BadParameter(f"{text!r} is no NAME: VALUE", param_hint="'--header'")
-    headers = [tuple(part.strip() for part in text.partition(":")[::2]) for text in header or []]
-    asked = {"method": method, "target": path, "host": host, "headers": headers, "source": source, "model": model}
-    question = {**asked, "sequence": sequence, "key": key, "pool": pool, "worker": worker}
-    explain_request(client(config, admin, token_file), target, question, as_json)
+    asked = {
+        "method": options.method, "target": options.path, "host": options.host, "headers": options.header,
+        "source": options.source, "model": options.model, "sequence": options.sequence, "key": options.key,
+        "pool": options.pool, "worker": options.worker,
+    }  # fmt: skip
+    explain_request(_client(options), options.target, asked, options.json)
+    return 0
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-    options_metavar="",
-)
-def bench(context: typer.Context) -> None:
+def bench(options: Options) -> int:
     """Measure Tidegate side by side with HAProxy, nginx, Envoy and Varnish (`tidegate bench --help`)."""
     from lb.cli.bench import bench as run_bench
 
-    run_bench(context.args)
+    run_bench(options.arguments)
+    return 0
 
 
-@app.command()
-def version() -> None:
+def version(options: Options) -> int:
     """Show the versions of Tidegate and of what it runs on."""
     from lb.cli.version import versions
 
     for name, text in versions():
-        typer.echo(f"{name:<10} {text}")
+        print(f"{name:<10} {text}")
+    return 0
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit status. Expected errors are one clear line each, never a traceback."""
+    parser = _parser()
+    if not (sys.argv[1:] if arguments is None else arguments):
+        parser.print_help()
+        return 2
     try:
-        app()
-    except SystemExit as ended:
-        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        options = parser.parse_args(arguments)
+    except SystemExit as ended:  # after --help, --version, or what is wrong with the command line
+        return int(ended.code or 0)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+        return status
     except ConfigError as error:
-        print("\n".join(error.problems), file=sys.stderr)
-        return _invocation.config_status
+        _show_problems(error)
     except TidegateError as error:
         print(f"tidegate: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as in `tidegate status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        if _invocation.debug:
+        if options.debug:
+            import traceback
+
             traceback.print_exc()
         elif isinstance(error, ImportError) and (reason := _told(error)):
             print(f"tidegate: {reason}", file=sys.stderr)
@@ -339,18 +201,164 @@ def main() -> int:
     return 1
 
 
+class _Help(argparse.HelpFormatter):
+    """Paragraphs stay paragraphs."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n\n".join(super(_Help, self)._fill_text(part, width, indent) for part in text.split("\n\n"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tidegate",
+        description="A load balancer for AI inference: balances, checks, caches, supervises and scales model servers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an unexpected error.")
+    parser.add_argument(
+        "--version", action="version", version=f"tidegate {lb.__version__}", help="Show Tidegate's version and exit."
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(function: Callable[[Options], int], **options: Any) -> argparse.ArgumentParser:
+        name, text = function.__name__.replace("_", "-"), function.__doc__ or ""
+        paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
+        made = commands.add_parser(
+            name, help=paragraphs[0], description="\n\n".join(paragraphs), formatter_class=_Help, allow_abbrev=False,
+            **options,
+        )  # fmt: skip
+        made.set_defaults(command=function)
+        return made
+
+    def asking(function: Callable[[Options], int]) -> argparse.ArgumentParser:
+        """A command that asks the daemon."""
+        made = command(function)
+        _config_option(made)
+        made.add_argument(
+            "--admin", metavar="URL", default=os.environ.get("TIDEGATE_ADMIN", ""),
+            help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's. Also by "
+            "the variable TIDEGATE_ADMIN.",
+        )  # fmt: skip
+        made.add_argument(
+            "--token-file", metavar="FILE", type=Path, default=os.environ.get("TIDEGATE_TOKEN_FILE") or None,
+            help="A file with the admin token, instead of the configuration's. Also by the variable "
+            "TIDEGATE_TOKEN_FILE.",
+        )  # fmt: skip
+        return made
+
+    _config_option(command(run))
+    _config_option(command(check))
+    asking(reload)
+    asking(reopen_logs)
+    _json_option(asking(status), "the document")
+
+    made = asking(transitions)
+    made.add_argument("pool", metavar="POOL", nargs="?", help="Only of this pool.")
+    made.add_argument("endpoint", metavar="ENDPOINT", nargs="?", help="Only of this endpoint.")
+    made.add_argument("--last", type=_at_least(1), default=20, metavar="N", help="How many at most. Default: 20.")
+    _json_option(made, "them")
+
+    of_endpoint = [asking(function) for function in (drain, maintenance, enable, weight)]
+    for made in of_endpoint:
+        made.add_argument("pool", metavar="POOL", help="Name of the pool.")
+        made.add_argument("endpoint", metavar="ENDPOINT", help="Its address, as `tidegate status` shows it.")
+    of_endpoint[0].add_argument(
+        "--wait", type=_seconds, metavar="SECONDS",
+        help="Seconds to wait for what it has in flight; exit with 1 if some is left.",
+    )  # fmt: skip
+    of_endpoint[3].add_argument(
+        "weight", metavar="WEIGHT", type=_weight, help="0 to 1000, or `default`: the configuration's."
+    )
+
+    made = asking(explain)
+    made.add_argument(
+        "target", metavar="LISTENER|POOL", help="Name of a listener, or of a pool to leave out the routes."
+    )
+    made.add_argument("path", metavar="PATH", nargs="?", default="/", help="Path with query. Default: /.")
+    made.add_argument("--method", "-X", default="GET", help="Method of the request. Default: GET.")
+    made.add_argument("--host", default="", help="Host of the request.")
+    made.add_argument(
+        "--header", "-H", metavar="NAME: VALUE", type=_header, action="append", default=[],
+        help="A header; any number of them.",
+    )  # fmt: skip
+    made.add_argument("--source", default="127.0.0.1", help="IP address of the client. Default: 127.0.0.1.")
+    made.add_argument("--model", default="", help="The model that a gRPC message names.")
+    made.add_argument("--sequence", default="", help="The id of an open sequence that the request belongs to.")
+    made.add_argument("--key", help="What to choose by, instead of what the pool's `key` finds.")
+    made.add_argument("--pool", default="", help="Which pool, where the route splits.")
+    made.add_argument(
+        "--worker", type=_at_least(0), metavar="N", help="Number of the worker to ask. Default: the first."
+    )
+    _json_option(made, "the document")
+
+    # Nothing that follows is an option of ours.
+    made = command(bench, add_help=False, prefix_chars="\0")
+    made.add_argument("arguments", nargs="*")
+    command(version)
+    return parser
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", "-c", metavar="FILE", type=Path, default=os.environ.get("TIDEGATE_CONFIG") or DEFAULT_CONFIG,
+        help=f"The configuration file. Also by the variable TIDEGATE_CONFIG. Default: {DEFAULT_CONFIG}.",
+    )  # fmt: skip
+
+
+def _json_option(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--json", action="store_true", help=f"Print {what} as JSON.")
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    return number
+
+
+def _seconds(text: str) -> float:
+    if not float(text) >= 0:  # NaN neither
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write a number of seconds")
+    return float(text)
+
+
+def _weight(text: str) -> int | str:
+    if text != "default" and not (text.isascii() and text.isdigit() and len(text) <= 4 and int(text) <= 1000):
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise argparse.ArgumentTypeError(f"{shown!r} is no weight; write a whole number from 0 to 1000, or `default`")
+    return text if text == "default" else int(text)
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME: VALUE")
+    return name.strip(), value.strip()
+
+
+def _client(options: Options) -> AdminClient:
+    gc.disable()  # for a command that has ended before there is garbage worth collecting
+    from lb.cli.admin import client
+
+    return client(options.config, options.admin, options.token_file)
+
+
+def _set_state(options: Options, state: str, wait: float | None = None) -> int:
+    from lb.cli.endpoint import set_state
+
+    return set_state(_client(options), options.pool, options.endpoint, state, wait)
+
+
+def _show_problems(error: ConfigError) -> None:
+    print("\n".join(error.problems), file=sys.stderr)
+
+
 def _told(error: ImportError) -> str:
     from lb.cli.libraries import told
 
     return told(error)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _count(things: Sized, name: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from lb.errors import TidegateError
 
 # Libraries of the `bench` extra without which its command line does not start.
-_NEEDED = ("hdrh", "httptools", "matplotlib", "ngh2", "trustme")
+_NEEDED = ("hdrh", "httptools", "matplotlib", "ngh2", "trustme", "typer")
 
 
 def bench(arguments: Sequence[str]) -> None:

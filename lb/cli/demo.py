@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from lb.cli.run import SERVICES, run
 from lb.cli.tour import Tour
 from lb.errors import TidegateError
 
 
-def demo(
-    config: Annotated[Path, typer.Option("--config", "-c")] = Path("configs/demo.yaml"),
-    samples: Annotated[Path, typer.Option("--samples")] = Path("examples/digits/samples.json"),
-) -> None:
-    """Serve CONFIG and show a few predictions of SAMPLES; Ctrl-C drains and stops."""
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lb.cli.demo",
+        description="Serve a configuration and show a few predictions of samples; Ctrl-C drains and stops.",
+    )
+    parser.add_argument("--config", "-c", metavar="FILE", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--samples", metavar="FILE", type=Path, default=Path("examples/digits/samples.json"))
+    options = parser.parse_args()
     try:
-        status = run(config, services=(*SERVICES, functools.partial(Tour, samples=samples)))
+        return run(options.config, services=(*SERVICES, functools.partial(Tour, samples=options.samples)))
     except TidegateError as error:
         sys.exit(f"tidegate: {error}")
-    raise typer.Exit(status)
 
 
 if __name__ == "__main__":
-    typer.run(demo)
+    sys.exit(main())

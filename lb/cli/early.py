@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from lb.cli.descriptors import open_standard_descriptors, raise_descriptor_limit
 from lb.control.systemd import VARIABLES
-from lb.control.workers.fork_server import Launched
-from lb.control.workers.process import COMMAND, worker_environment
+from lb.control.workers.launch import COMMAND, Launched, worker_environment
 
 
 @contextlib.contextmanager

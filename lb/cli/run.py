@@ -8,7 +8,8 @@ Clients wait for the first accepted connection, so a start loads in this order:
 4. A kind of health check, load reports and name lookups are loaded when an endpoint first needs them
    (lb.health.registry, lb.health.load_reports, lb.discovery.dns); what advises about a mistake, when there is one.
 
-The daemon is ready, and says so, after step 3.
+The daemon is ready, and says so, after step 3. Until then Python's collector of cycles rests in the master, and in the
+fork server until all is loaded: it took a seventh of the time, to find nothing.
 """
 
 from __future__ import annotations

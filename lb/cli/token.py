@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from lb.control.admin.token import is_token
+from lb.dataclass import dataclass
 from lb.errors import TidegateError
 
 VARIABLE = "TIDEGATE_TOKEN_FILE"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from lb.dataclass import dataclass
 
 # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7)).
 UNIX_PATH_MAX = 107

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from lb.config.checks.endpoints import check_endpoints, unnamed
 from lb.config.document import MalformedError, Problem, parse_list
-from lb.config.load import field_problem, listed, malformed
+from lb.config.problems import field_problem, listed, malformed
 from lb.config.schema.base import Model
 from lb.config.schema.pools.pool import EndpointConfig, EndpointList, PoolConfig
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from lb.config.advice.annotations import free_at
 from lb.config.document import Document, Problem, value_at, where
 from lb.config.scalars import number_or_truth
+from lb.dataclass import dataclass
 
 # Inside of [ ] and { } a plain text ends at one of these; while the file is parsed, those of a variable are others.
 _MARKS = "{}[],"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -13,6 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from lb.config.memory import FileMemory
+from lb.dataclass import dataclass
 
 MICROSECOND = 1_000
 MILLISECOND = 1_000_000

@@ -12,12 +12,13 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
+from lb.dataclass import dataclass
 from lb.net.tls import certificate
 from lb.net.tls.context import check_ciphers
 from lb.net.tls.revocation import revocations_until, staple_until

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lb.balancing.policy_checks import check_policies
@@ -14,6 +13,7 @@ from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material
 from lb.control.certificates import CertificateFacts, TlsFiles
+from lb.dataclass import dataclass
 from lb.discovery.registry import check_discovery
 from lb.discovery.static import StaticEndpoints
 from lb.proxy.routing.checks import check_routes

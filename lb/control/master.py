@@ -324,6 +324,7 @@ class Master:
         self.state = "running"
         gc.collect()
         gc.freeze()  # modules and a configuration, which may be large, are not looked at after each reload
+        gc.enable()  # `tidegate run` starts with it off
         log.info("serving: %s", ", ".join(f"{name} on {address}" for name, address in self.addresses().items()))
         self._tell_shortage()
         self._notifier.ready(self.summary())

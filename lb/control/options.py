@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lb.control.systemd import Notifier
 from lb.control.workers.fleet import FleetSettings
+from lb.dataclass import dataclass
 
 if TYPE_CHECKING:
     from lb.control.master import Master

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.models import ModelReadiness
 from lb.control.endpoints.steering import Steering
@@ -13,6 +11,7 @@ from lb.control.servers.managed import ManagedPools
 from lb.control.sockets import SocketTable
 from lb.control.tickets import TicketRing
 from lb.control.workers.fleet import Fleet
+from lb.dataclass import dataclass
 from lb.health.agents import AgentMonitor
 from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor

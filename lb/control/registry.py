@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
+from lb.dataclass import dataclass
 from lb.errors import StartError
 
 HEAVIEST = 1000  # as in the configuration

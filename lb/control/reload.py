@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,11 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lb.config.address import HostPort, UnixPath, parse_bind
 from lb.control.datagrams import open_group, set_receive_buffer
+from lb.dataclass import dataclass
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")

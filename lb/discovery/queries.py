@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import dns.asyncresolver
 import dns.exception
@@ -18,6 +18,7 @@ import dns.resolver
 from lb.config.address import HostPort, parse_address
 from lb.config.schema.file import DnsSourceConfig
 from lb.config.units import SECOND
+from lb.dataclass import dataclass
 from lb.discovery.source import DiscoveryError
 
 _ROUNDS = 2  # how often each name server is asked, as `attempts` of resolv.conf(5)

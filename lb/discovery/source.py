@@ -7,13 +7,13 @@ changed: a source only answers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig
+from lb.dataclass import dataclass
 from lb.errors import TidegateError
 from lb.failure import BY_NAME
 

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import re
 import socket
-from dataclasses import dataclass
 
+from lb.dataclass import dataclass
 from lb.health.check import CheckFailed, explain, shown, sockaddr
 
 MAX_LINE = 1024  # bytes

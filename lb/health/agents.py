@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from lb.clock import Clock
 from lb.config.schema.pools.agent import AgentConfig
+from lb.dataclass import dataclass
 from lb.health.agent import Answer, ask, parse
 from lb.health.check import CheckFailed, at_port, shown
 

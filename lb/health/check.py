@@ -7,10 +7,10 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from lb.config.address import UnixPath, parse_address
+from lb.dataclass import dataclass
 from lb.errors import TidegateError
 
 

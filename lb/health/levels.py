@@ -9,9 +9,9 @@ few healthy endpoints is in a panic. Shares are of any size, where Envoy's are w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
+from lb.dataclass import dataclass
 from lb.health.shares import WHOLE
 
 

@@ -11,8 +11,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from lb.dataclass import dataclass
 from lb.health.check import CheckFailed
 from lb.health.checks.tls import CheckTls
 

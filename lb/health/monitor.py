@@ -6,11 +6,12 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig
+from lb.dataclass import dataclass
 from lb.health.check import Check, CheckFailed, Models, at_port, is_ours, shown
 from lb.health.checks.tls import CheckTls
 from lb.health.registry import build

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 
 from lb.config.schema.pools.outlier import OutlierConfig
+from lb.dataclass import dataclass
 from lb.shared.words import BOUNDS_US
 
 WELL, EJECTED, PROBATION = 0, 1, 2  # enum tg_ejection_state

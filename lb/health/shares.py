@@ -6,9 +6,9 @@ A panic is Envoy's (healthy_panic_threshold): where less than the threshold is h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from lb.config.schema.pools.slow_start import SlowStartConfig
+from lb.dataclass import dataclass
 
 WHOLE = 1000  # TG_SHARE_WHOLE
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
 from google.protobuf.message import DecodeError, Message
 
+from lb.dataclass import dataclass
 from lb.failure import BY_NAME, grpc_to_http
 from lb.inference.describe import to_plain
 from lb.wire import grpc_service_pb2 as wire

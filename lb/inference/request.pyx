@@ -10,10 +10,12 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.buffer cimport PyBUF_READ
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 from lb.shared.hashing cimport tg_digest, tg_digest_final, tg_digest_init, tg_digest_update
+from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
 from lb.inference.datatypes cimport DT_BYTES, bytes_framing_ok
 from lb.inference.memo cimport Memo
@@ -39,9 +41,6 @@ bodies = Memo(256)
 @cython.freelist(256)
 @cython.no_gc
 cdef class InferRequest:
-    def __dealloc__(self):
-        free(<void *>self.parts)
-
     cdef int digest(self, const unsigned char *secret, unsigned char *out) noexcept:
         cdef tg_digest state
         cdef Template template = self.template
@@ -81,6 +80,13 @@ cdef class InferRequest:
 
     def __repr__(self):
         return f"<InferRequest {self.model.decode()} version={self.version.decode() or '*'} {self.message_size} bytes>"
+
+
+cdef void end_request(void *request) noexcept:
+    free(<void *>(<InferRequest>request).parts)
+
+
+tg_end_by(<PyTypeObject *>InferRequest, end_request)
 
 
 cdef size_t split_id(const char *text, size_t size, span *id_) noexcept:

@@ -6,12 +6,14 @@ float32 needs, FP16 and BF16 as the numbers they are.
 """
 
 cimport cython
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, strlen
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
 )
+from lb.net.ending cimport tg_end_by
 from lb.net.stream cimport iovec
 from lb.inference.answer cimport (
     MAX_PARAMETERS, PARAMETER_BOOL, PARAMETER_DOUBLE, PARAMETER_INT64, PARAMETER_NONE, PARAMETER_STRING, Answer,
@@ -41,11 +43,6 @@ cdef struct Slice:                    # a binary output
 @cython.freelist(256)
 @cython.no_gc
 cdef class InferResponse:
-    def __dealloc__(self):
-        free(<void *>self.parts)
-        tg_buffer_free(&self.head)
-        tg_buffer_free(&self.packed)
-
     def body(self):
         """The body as bytes."""
         cdef int i
@@ -56,6 +53,15 @@ cdef class InferResponse:
         """Bytes of each part of the body."""
         cdef int i
         return [self.parts[i].iov_len for i in range(self.part_count)]
+
+
+cdef void end_response(void *response) noexcept:
+    free(<void *>(<InferResponse>response).parts)
+    tg_buffer_free(&(<InferResponse>response).head)
+    tg_buffer_free(&(<InferResponse>response).packed)
+
+
+tg_end_by(<PyTypeObject *>InferResponse, end_response)
 
 
 cdef object malformed(const char *why):

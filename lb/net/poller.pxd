@@ -6,6 +6,7 @@ only that epoll's descriptor. A batch of events is handled in compiled code from
 """
 
 from libc.stdint cimport uint32_t, uint64_t
+from lb.net.stack cimport Stack
 
 
 cdef struct tg_timer:
@@ -58,7 +59,7 @@ cdef class Poller:
     cdef uint64_t batch
     cdef bint running                 # inside a batch: flush and burial happen at its end
     cdef bint flush_scheduled
-    cdef list dirty
+    cdef Stack dirty                  # marked sources, whose on_flush comes at the end of the batch
     cdef list later
     cdef list graveyard
     cdef readonly Py_ssize_t sources

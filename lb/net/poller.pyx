@@ -9,6 +9,7 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport strerror
 from lb.net.ending cimport tg_end_by
+from lb.net.stack cimport Stack
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close
 
@@ -120,7 +121,7 @@ cdef class Poller:
 
     def __init__(self, loop):
         self.loop = loop
-        self.dirty = []
+        self.dirty = Stack()
         self.later = []
         self.graveyard = []
         self.batch = 1
@@ -254,7 +255,7 @@ cdef class Poller:
         if source.dirty:
             return
         source.dirty = True
-        self.dirty.append(source)
+        self.dirty.push(source)
         if not self.running and not self.flush_scheduled:
             self.flush_scheduled = True
             self.loop.call_soon(self.flush_callback)
@@ -269,22 +270,21 @@ cdef class Poller:
             self.loop.call_soon(self.flush_callback)
 
     cdef void finish_batch(self) noexcept:
-        cdef Py_ssize_t i = 0, generation_end = len(self.dirty)
+        cdef Py_ssize_t i = 0, generation_end = self.dirty.count
         cdef int generations = 1
         cdef Source source
-        while i < len(self.dirty):           # on_flush may mark more
+        while i < self.dirty.count:          # on_flush may mark more
             if i == generation_end:
-                generation_end = len(self.dirty)
+                generation_end = self.dirty.count
                 generations += 1
-            source = <Source>self.dirty[i]
+            source = <Source>self.dirty.items[i]
             i += 1
             source.dirty = False
             if generations <= GENERATIONS:
                 source.on_flush()
             else:
                 self.defer(source)
-        if i:
-            self.dirty.clear()
+        self.dirty.clear()
         if self.graveyard:
             self.graveyard.clear()
 

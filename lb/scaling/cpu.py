@@ -6,7 +6,8 @@ psutil is loaded with the first reading: a master that has no model servers need
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from lb.dataclass import dataclass
 
 # Closer readings mostly measure the granularity of the kernel's accounting (10 ms ticks).
 MIN_INTERVAL = 500_000_000

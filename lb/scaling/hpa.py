@@ -10,9 +10,10 @@ Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm detail
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from lb.config.schema.file import BehaviorConfig, ScalingConfig, StepConfig
+from lb.dataclass import dataclass
 from lb.scaling.propose import Proposal, Reading, propose
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from lb.config.schema.file import MetricConfig
+from lb.dataclass import dataclass
 
 # Sums of floats land a few units in the last place above a whole number; that must not cost a replica.
 EPSILON = 1e-9

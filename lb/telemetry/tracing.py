@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from lb.config.schema.tracing import TracingPlan
+from lb.config.plan.plan import TracingPlan
 from lb.errors import StartError
 from lb.failure import grpc_faults
 

@@ -18,6 +18,8 @@ from lb.errors import ConfigError
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "policy-plugin"
 
+pytestmark = pytest.mark.slow  # pip builds and installs the example
+
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(tmp_path_factory):
@@ -37,7 +39,6 @@ def installed(tmp_path_factory):
     sys.modules.pop("tidegate_failover", None)
 
 
-@pytest.mark.slow
 def test_comes_from_where_it_was_installed(installed):
     assert Path(sys.modules[registry.find("failover").__module__].__file__).parent == installed
     assert "failover" in registry.names()

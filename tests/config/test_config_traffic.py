@@ -9,12 +9,12 @@ from test_config_compile import Numbers
 
 from lb.config.load import load
 from lb.config.plan.compile import compile_plan
-from lb.config.plan.plan import Plan
+from lb.config.plan.plan import HopPlan, LimitsPlan, Plan, TracingPlan
+from lb.config.plan.routes import RatePlan
 from lb.config.schema.file import Config
-from lb.config.schema.limits import LimitsPlan
-from lb.config.schema.listeners.hop import HopPlan, port_of
-from lb.config.schema.routes.rate import RateLimitConfig, RatePlan, interval, rate_plan
-from lb.config.schema.tracing import TracingConfig, TracingPlan, check_tracing
+from lb.config.schema.listeners.hop import port_of
+from lb.config.schema.routes.rate import RateLimitConfig, interval, rate_plan
+from lb.config.schema.tracing import TracingConfig, check_tracing
 from lb.config.units import DAY, GIB, HOUR, MILLISECOND, MINUTE, SECOND
 from lb.errors import ConfigError
 

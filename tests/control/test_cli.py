@@ -15,11 +15,10 @@ import forked
 import pytest
 import yaml
 from control_daemon import ROOT, configuration, daemon, listener
-from typer.testing import CliRunner
 
 import lb
 from lb.cli.admin import AdminClient, AdminError, client
-from lb.cli.app import app
+from lb.cli.app import main
 from lb.errors import TidegateError
 
 
@@ -129,6 +128,9 @@ def test_reload_and_status_of_a_daemon(tmp_path: Path) -> None:
         assert f"{path}:1" in done.stderr
 
 
+WELL_FORMED = ("a value", "a key")
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -141,14 +143,20 @@ def test_reload_and_status_of_a_daemon(tmp_path: Path) -> None:
         pytest.param(lambda text: "more: {\n" + text.replace("admin:\n", "'admin' :  # where\n\n"), id="a spelling"),
     ],
 )
-def test_a_broken_file_locks_nobody_out(spoil: Callable[[str], str], tmp_path: Path) -> None:
+def test_a_broken_file_locks_nobody_out(
+    spoil: Callable[[str], str], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Of sections other than `admin` no value is looked at."""
     with daemon(tmp_path) as running:
         path = str(running.path)
         running.write(spoil(running.path.read_text()))
         done = tidegate("status", "-c", path, cwd=tmp_path)
         assert (done.returncode, "127.0.0.1:9" in done.stdout) == (0, True), done.stderr
-        assert f"tidegate check -c {path}" in done.stderr
-        assert f"asked at unix:{tmp_path}/admin.sock" in done.stderr
+        if request.node.callspec.id in WELL_FORMED:
+            assert done.stderr == ""
+        else:
+            assert f"tidegate check -c {path}" in done.stderr
+            assert f"asked at unix:{tmp_path}/admin.sock" in done.stderr
 
 
 def test_every_command_that_asks_the_daemon_works_with_a_broken_file(server: Any, tmp_path: Path) -> None:
@@ -295,20 +303,27 @@ def test_a_token_that_is_not_the_right_one(server: Any, tmp_path: Path) -> None:
         assert said(address, token) == f"--token-file: {problem}"
 
 
-WEIGHTS = ["-1", "-0.5", "0.5", "1001", "1e9", "NaN", "-nan", "inf", "-inf", "+5", "٣", "", "9" * 5000]
+WEIGHTS = ["-1", "-0.5", "0.5", "1001", "1e9", "NaN", "inf", "+5", "٣", "", "9" * 5000]
 
 
-def test_a_weight_that_is_none() -> None:
+def test_a_weight_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
     for value in WEIGHTS:
-        done = CliRunner().invoke(app, ["weight", "p", "127.0.0.1:1", value, "--admin", "127.0.0.1:1"])
-        assert done.exit_code == 2, value
-        assert "is no weight; write a whole number from 0 to 1000, or `default`" in done.stderr, value
+        assert main(["weight", "p", "127.0.0.1:1", value, "--admin", "127.0.0.1:1"]) == 2, value
+        said = capsys.readouterr().err
+        assert "is no weight; write a whole number from 0 to 1000, or `default`" in said, value
 
 
 def test_options_that_a_command_with_numbers_does_not_have() -> None:
-    for arguments in (("--bogus", "p", "a", "1"), ("p", "a", "1", "--bogus"), ("p", "-x", "1"), ("p", "a", "-c")):
-        assert CliRunner().invoke(app, ["weight", *arguments]).exit_code == 2, arguments
-    assert CliRunner().invoke(app, ["drain", "p", "127.0.0.1:1", "--wait", "nan"]).exit_code == 2
+    for arguments in (
+        ("--bogus", "p", "a", "1"),
+        ("p", "a", "1", "--bogus"),
+        ("p", "-x", "1"),
+        ("p", "a", "-c"),
+        ("p", "a", "-inf"),
+        ("p", "a", "-nan"),
+    ):
+        assert main(["weight", *arguments]) == 2, arguments
+    assert main(["drain", "p", "127.0.0.1:1", "--wait", "nan"]) == 2
 
 
 @pytest.mark.parametrize("url", ["ftp://x:1", "127.0.0.1", "http://h:port", "http://h:1/path"])

@@ -18,7 +18,8 @@ from control_daemon import daemon
 from lb.clock import ManualClock
 from lb.control.workers.fleet import Fleet, FleetSettings, SegmentLike
 from lb.control.workers.fork_server import ForkServer
-from lb.control.workers.process import FREE_BLOCKS, WorkerProcess, worker_environment
+from lb.control.workers.launch import FREE_BLOCKS, worker_environment
+from lb.control.workers.process import WorkerProcess
 from lb.errors import StartError
 
 

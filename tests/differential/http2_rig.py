@@ -11,7 +11,7 @@ from datapath import SECOND, Gate, Site
 from exchanges import Server
 from http2_peers import Http2Server
 
-from lb.config.schema.listeners.hop import HopPlan
+from lb.config.plan.plan import HopPlan
 
 
 @dataclass

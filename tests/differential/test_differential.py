@@ -14,7 +14,7 @@ from exchanges import ADDED, EXAMPLES, Exchange, Server, ask, exchanges, often, 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.config.schema.listeners.hop import HopPlan
+from lb.config.plan.plan import HopPlan
 
 
 @dataclass

@@ -25,8 +25,7 @@ from compiled.http2_sessions import Http2Echo, Http2Probe, resets_in
 from compiled.inference import find_first_batch, render_bytes
 from compiled.inference import parse_request as parse_inference
 
-from lb.config.plan.plan import Http2Plan, ListenerPlan
-from lb.config.schema.listeners.hop import HopPlan
+from lb.config.plan.plan import HopPlan, Http2Plan, ListenerPlan
 from lb.errors import TidegateError
 from lb.inference.errors import OipError
 from lb.upstream.load import load_report

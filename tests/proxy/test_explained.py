@@ -20,8 +20,7 @@ from routing_site import routing_gate
 
 from lb.balancing.policies.first import First
 from lb.balancing.registry import GROUP, POLICIES
-from lb.config.plan.plan import PolicyPlan
-from lb.config.schema.listeners.sampling import ExplainPlan
+from lb.config.plan.plan import ExplainPlan, PolicyPlan
 from lb.endpoints.candidates import candidates
 from lb.endpoints.choice import Choice
 from lb.proxy.exchange.explain.explanation import HEADER_BYTES, LOG_BYTES, Explanation

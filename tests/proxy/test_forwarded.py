@@ -10,7 +10,7 @@ import pytest
 from compiled.bytes_to_values import forward
 from datapath import HTTP
 
-from lb.config.schema.listeners.hop import HopPlan
+from lb.config.plan.plan import HopPlan
 from lb.proxy.accept.trusted import TrustedProxies
 
 ID, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

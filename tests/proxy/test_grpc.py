@@ -15,7 +15,7 @@ from h2_client import H2Client, h2_client
 from oip_site import OIP, ModelServer
 from ports import free_port
 
-from lb.config.schema.listeners.hop import HopPlan
+from lb.config.plan.plan import HopPlan
 from lb.wire import grpc_service_pb2 as wire
 
 GRPC_POOL = {"protocol": "grpc"}

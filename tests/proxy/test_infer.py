@@ -28,9 +28,8 @@ from oip_site import (
     tensor,
 )
 
-from lb.config.plan.routes import FieldsPlan
+from lb.config.plan.routes import FieldsPlan, RatePlan
 from lb.config.schema.routes.cors import CorsConfig, cors_plan
-from lb.config.schema.routes.rate import RatePlan
 from lb.wire import grpc_service_pb2 as wire
 
 HOUR = 3600 * 1_000_000_000

@@ -21,12 +21,12 @@ from lb.config.plan.routes import (
     FieldsPlan,
     HedgePlan,
     MirrorPlan,
+    RatePlan,
     RetryPlan,
     RewritePlan,
     SharePlan,
     SplitPlan,
 )
-from lb.config.schema.routes.rate import RatePlan
 from lb.errors import TidegateError
 from lb.proxy.proxy import Proxy
 from lb.proxy.routing.route import Route

@@ -16,7 +16,7 @@ from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
 from oip_site import ModelServer, ask, echo, plain
 from queue_site import QUEUE, line, waiting
 
-from lb.config.schema.listeners.sampling import ExplainPlan
+from lb.config.plan.plan import ExplainPlan
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
 

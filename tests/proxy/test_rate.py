@@ -12,9 +12,8 @@ import pytest
 from datapath import Gate, Site, listening_socket
 from test_http1 import Recorder
 
-from lb.config.plan.routes import AnswerPlan
-from lb.config.schema.listeners.hop import HopPlan
-from lb.config.schema.routes.rate import RatePlan
+from lb.config.plan.plan import HopPlan
+from lb.config.plan.routes import AnswerPlan, RatePlan
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
 

@@ -12,7 +12,7 @@ from datapath import SECOND, Gate, Site, settle
 from http2_front import answering, plain
 from tls_site import AUTHORITY, https
 
-from lb.config.schema.routes.rate import RatePlan
+from lb.config.plan.routes import RatePlan
 
 PIECE = bytes(1 << 20)
 PIECES = 32  # more than all buffers on the way take

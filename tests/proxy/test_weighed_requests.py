@@ -14,9 +14,8 @@ from compiled.exchange import price
 from datapath import SECOND, Gate, Site, settle
 from oip_site import OIP, Behaviour, ModelServer, ask, echo, failing, plain, request, tensor
 
-from lb.config.plan.plan import PolicyPlan, QueuePlan
+from lb.config.plan.plan import CostPlan, PolicyPlan, QueuePlan
 from lb.config.plan.routes import HedgePlan
-from lb.config.schema.pools.cost import CostPlan
 from lb.shared.costs import Costs
 from lb.upstream.load.cost import PoolCosts
 from lb.wire import grpc_service_pb2 as wire

@@ -18,7 +18,7 @@ pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
 
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
-from lb.config.schema.tracing import TracingPlan
+from lb.config.plan.plan import TracingPlan
 from lb.telemetry.tracing import GRPC_FAULTS, SpanExporter, attributes, fault_of
 
 SECOND = 1_000_000_000

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from compiled.exchange import learn_cost, price
 
-from lb.config.schema.pools.cost import CostPlan
+from lb.config.plan.plan import CostPlan
 from lb.shared.costs import Costs
 from lb.shared.segment import Segment
 from lb.upstream.load.cost import PoolCosts

@@ -6,7 +6,7 @@ A name is compared without its case, `-`, `_` and spaces. tests/config/test_conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ in the queues of the sockets.
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
 
 from lb.config.plan.plan import Plan
+from lb.dataclass import dataclass
 
 _OWN = 48  # the loop, the log, the channel, modules that are loaded later, pipes of splice(2)
 

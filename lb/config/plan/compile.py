@@ -16,6 +16,7 @@ from lb.config.plan.plan import (
     CachePlan,
     EndpointPlan,
     EndpointSpec,
+    HopPlan,
     Http2Plan,
     ListenerPlan,
     Plan,
@@ -28,7 +29,7 @@ from lb.config.plan.plan import (
 from lb.config.plan.wire import Packed, form, joined
 from lb.config.schema.file import MAX_WORKERS, Config, ListenerConfig, PolicyConfig, PoolConfig, RouteConfig
 from lb.config.schema.limits import limits_plan
-from lb.config.schema.listeners.hop import HopPlan, port_of
+from lb.config.schema.listeners.hop import port_of
 from lb.config.schema.listeners.http2 import Http2Config
 from lb.config.schema.listeners.keepalive import keepalive_plan, pool_keepalive_plan
 from lb.config.schema.listeners.sampling import explain_plan

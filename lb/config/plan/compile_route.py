@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from lb.config.plan.places import MODELS, place_of
-from lb.config.plan.plan import RoutePlan
+from lb.config.plan.plan import PRIORITIES, RoutePlan
 from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
@@ -20,7 +19,6 @@ from lb.config.plan.routes import (
     SplitPlan,
 )
 from lb.config.schema.pools.pool import KeyConfig
-from lb.config.schema.pools.queue import PRIORITIES
 from lb.config.schema.routes.cors import cors_plan
 from lb.config.schema.routes.match import HOW, MatchConfig, NormalizeConfig, TextMatch
 from lb.config.schema.routes.rate import rate_plan
@@ -34,6 +32,7 @@ from lb.config.schema.routes.route import (
     RouteConfig,
 )
 from lb.config.schema.routes.template import Template, parts_of, substitution_of
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

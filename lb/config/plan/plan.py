@@ -7,7 +7,7 @@ indices, slots and series of the shared segment), so that later code never check
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar
 
 from lb.config.plan.routes import (
@@ -18,18 +18,17 @@ from lb.config.plan.routes import (
     HedgePlan,
     MirrorPlan,
     NormalizePlan,
+    RatePlan,
     RetryPlan,
     RewritePlan,
     SplitPlan,
 )
 from lb.config.plan.tls import PoolTlsPlan, TlsPlan
 from lb.config.plan.wire import Packed, plain, typed
-from lb.config.schema.limits import LimitsPlan
-from lb.config.schema.listeners.hop import HopPlan
-from lb.config.schema.listeners.sampling import ExplainPlan
-from lb.config.schema.pools.cost import CostPlan
-from lb.config.schema.routes.rate import RatePlan
-from lb.config.schema.tracing import TracingPlan
+from lb.dataclass import dataclass
+
+PRIORITIES = ("high", "normal", "low")
+"""Names of the priorities of routes, by their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +125,12 @@ class LearnPlan:
     name: str  # of the cookie, or of the header in lower case
     idle_ns: int  # a session without a request
     series: int
+
+
+@dataclass(frozen=True, slots=True)
+class CostPlan:
+    unit: str  # batch | bytes
+    learn: bool  # each model has its own cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +245,26 @@ class UdpPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class HopPlan:
+    """How a listener tells the next hop of its clients; the mode of X-Forwarded-* is ListenerPlan.forwarded."""
+
+    trusted_proxies: tuple[str, ...] = ()  # networks
+    port: int = 0  # the listener's, for X-Forwarded-Port; 0 = not told
+    forwarded_header: bool = False  # Forwarded (RFC 7239), too
+    via: str = ""  # pseudonym, "" = none
+    request_id: bool = False
+    tracing: bool = False
+    trace_ratio: float = 0.0  # of the traces that begin here
+    trace_parent: str = "any"  # any | trusted | ignore: whose traceparent is continued
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainPlan:
+    sample: float  # share of the requests
+    trusted: tuple[str, ...] = ()  # networks
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerPlan:
     name: str
     bind: str
@@ -290,6 +315,24 @@ class CachePlan:
 @dataclass(frozen=True, slots=True)
 class AccessLogPlan:
     path: str  # "" = off, "-" = standard output
+
+
+@dataclass(frozen=True, slots=True)
+class TracingPlan:
+    """Where spans go; how traces begin is in every listener's HopPlan."""
+
+    endpoint: str
+    protocol: str  # grpc | http
+    service: str
+    timeout_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsPlan:
+    """Limits of each worker; 0 = none."""
+
+    max_in_flight: int = 0
+    max_memory: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Whatever has its default is left out on the way to the workers, so that thousand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +117,14 @@ class HedgePlan:
     samples: int  # answers that have to be known before there are hedges by `per_mille`
     budget_percent: int  # hedges at most, of the requests; 100 = no limit
     budget_min: int  # hedges a second that are always allowed, in all workers
+
+
+@dataclass(frozen=True, slots=True)
+class RatePlan:
+    """A route's limit: `burst` tokens, of which one comes back every `interval_ns`."""
+
+    interval_ns: int
+    burst: int
+    key: str  # "" (the whole route) | header | cookie | query | source
+    key_name: str  # name of the header (lower case), cookie or query parameter
+    fields: str  # standard | legacy | off

@@ -6,7 +6,9 @@ that start while a file on disk is broken, and none needs the right to read a ke
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,10 +117,9 @@ def refuse(values: tuple[str, ...]) -> BeforeValidator:
 
 def text(pattern: str, message: str) -> tuple[AfterValidator, Any]:
     """A validator for text of this form, whose error is `VALUE MESSAGE`, and the pattern for the JSON Schema."""
-    compiled = re.compile(pattern, re.ASCII)
 
     def check(value: str) -> str:
-        if not compiled.fullmatch(value):
+        if not re.fullmatch(pattern, value, re.ASCII):  # compiled at its first use: a file uses few of the forms
             raise problem("text", f"{value!r} {message}")
         return value
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationInfo
 
-from lb.config.address import is_loopback, parse_bind
-from lb.config.schema.base import Bind, FilePath, Model, Name, Zone, problem
+from lb.config.schema.admin import AdminConfig
+from lb.config.schema.base import Model, Name, Zone, problem
 from lb.config.schema.limits import LimitsConfig
 from lb.config.schema.listeners.listener import ListenerConfig
 from lb.config.schema.listeners.sampling import ExplainConfig
@@ -104,27 +104,6 @@ __all__ = [
 
 # TG_MAX_WORKERS of lb/shared/segment.h.
 MAX_WORKERS = 128
-
-
-class AdminConfig(Model):
-    """The admin server: `/metrics`, `/healthz`, `/readyz`, the API under `/api/v1/` and the dashboard. A request has
-    10 s for its head and 10 s for its body of at most 64 KiB, an answer 60 s to be read, a silent connection 75 s.
-    There are at most 4096 connections, and half as many as the process may have descriptors. Requests that pages of
-    other sites send (`Origin`, `Sec-Fetch-Site`) are refused."""
-
-    bind: Bind = "127.0.0.1:9900"
-    """`IP:PORT`, `[IPV6]:PORT` or `unix:/PATH`. An address that other machines can reach needs `token_file`.
-    Without one, requests by another name than `localhost` or an address are refused. Changing it needs a restart."""
-    token_file: FilePath | None = None
-    """File with the secret that callers send as `Authorization: Bearer …`. It is read again when it changes, or when a
-    reload names another one; one that cannot be used leaves the secret in force that was read last. Default: none is
-    asked for."""
-
-    @model_validator(mode="after")
-    def _guarded(self) -> AdminConfig:
-        if self.token_file is None and not is_loopback(parse_bind(self.bind)):
-            raise problem("admin", f"{self.bind} can be reached from other machines, so token_file is needed")
-        return self
 
 
 class CacheConfig(Model):

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pydantic import Field
 
+from lb.config.plan.plan import LimitsPlan
 from lb.config.schema.base import Integer, Model
 from lb.config.units import Size
-
-
-@dataclass(frozen=True, slots=True)
-class LimitsPlan:
-    """Limits of each worker; 0 = none."""
-
-    max_in_flight: int = 0
-    max_memory: int = 0
 
 
 class LimitsConfig(Model):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from lb.config.plan.plan import TracingPlan
 from lb.config.schema.base import Model, Number, problem
 from lb.config.units import MILLISECOND, SECOND, Duration
 
@@ -25,16 +25,6 @@ def _url(value: str) -> str:
     if not _URL.fullmatch(value):
         raise problem("url", f"{value!r} is not a URL such as http://127.0.0.1:4317")
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class TracingPlan:
-    """Where spans go; how traces begin is in every listener's HopPlan."""
-
-    endpoint: str
-    protocol: str  # grpc | http
-    service: str
-    timeout_ns: int
 
 
 class TracingConfig(Model):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from lb.control.registry import DRAIN, ENABLED, MAINTENANCE
+from lb.dataclass import dataclass
 from lb.health.agent import Answer
 
 _ADMIN = {"ready": ENABLED, "drain": DRAIN, "maint": MAINTENANCE}

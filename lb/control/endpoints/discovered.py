@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec, Plan
 from lb.config.schema.file import Config, PoolConfig
 from lb.config.units import SECOND
+from lb.dataclass import dataclass
 from lb.discovery.registry import build
 from lb.discovery.source import Source
 from lb.discovery.watch import Watch

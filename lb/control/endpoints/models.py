@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from lb.config.checks.health import MOST_MODELS
+from lb.dataclass import dataclass
 from lb.health.check import Models
 from lb.health.monitor import Target
 from lb.health.transitions import TransitionLog

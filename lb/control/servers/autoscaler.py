@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from lb.clock import Clock
 from lb.config.schema.file import ScalingConfig
 from lb.config.units import MILLISECOND, SECOND
 from lb.control.servers.replica import Replica, State
+from lb.dataclass import dataclass
 from lb.scaling.hpa import Decision, Observation, ScalerState, decide
 from lb.scaling.propose import Reading
 

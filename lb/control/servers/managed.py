@@ -11,11 +11,12 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from lb.config.plan.plan import EndpointSpec, Plan
 from lb.config.schema.file import Config, PoolConfig, ServeConfig
+from lb.dataclass import dataclass
 from lb.errors import TidegateError
 
 log = logging.getLogger("tidegate.master")

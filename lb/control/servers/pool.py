@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import PoolConfig, ServeConfig
 from lb.control.servers.autoscaler import Autoscaler
 from lb.control.servers.supervisor import Supervisor
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

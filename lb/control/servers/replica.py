@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from lb.config.units import SECOND, format_duration
 from lb.control.servers.model_server import LISTENING, Command, ServerProcess, new_listen_address
 from lb.control.workers.backoff import Restarts, RestartSettings
 from lb.control.workers.fork_server import describe_exit
-from lb.control.workers.process import child_environment
+from lb.control.workers.launch import child_environment
+from lb.dataclass import dataclass
 from lb.errors import StartError
 from lb.health.check import CheckFailed
 from lb.health.registry import build

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from lb.clock import Clock
@@ -13,6 +12,7 @@ from lb.config.plan.plan import EndpointSpec
 from lb.config.schema.file import ServeConfig
 from lb.control.servers.model_server import Command, new_listen_address, serve_command
 from lb.control.servers.replica import ManagedReplica, Replica, State, Surroundings
+from lb.dataclass import dataclass
 from lb.errors import StartError
 from lb.scaling.cpu import CpuMeter
 

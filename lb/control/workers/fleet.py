@@ -7,16 +7,18 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from lb.clock import Clock
 from lb.config.units import SECOND, format_duration
 from lb.control.workers.backoff import Restarts, RestartSettings
 from lb.control.workers.channel import MAX_FDS, Channel, ChannelError, Message
-from lb.control.workers.fork_server import ForkServer, Launched, describe_exit
+from lb.control.workers.fork_server import ForkServer, describe_exit
+from lb.control.workers.launch import COMMAND, Launched, worker_environment
 from lb.control.workers.member import Member, Publication
-from lb.control.workers.process import COMMAND, WorkerProcess, worker_environment
+from lb.control.workers.process import WorkerProcess
+from lb.dataclass import dataclass
 from lb.errors import ConfigError, StartError, TidegateError
 
 log = logging.getLogger("tidegate.master")

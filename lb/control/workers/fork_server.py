@@ -18,13 +18,12 @@ import os
 import select
 import signal
 import socket
-import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from lb.control import signals
 from lb.control.workers.channel import Channel, ChannelError, Decoder, Message, encode, receive, rights
+from lb.control.workers.launch import Launched
+from lb.dataclass import dataclass
 from lb.errors import StartError
 
 log = logging.getLogger("tidegate.master")
@@ -41,30 +40,6 @@ class Child(Protocol):
 
     def abandoned(self) -> None:
         """It runs on, but nobody will tell of its end."""
-
-
-class Launched:
-    """A fork server's process, and our end of its socket. Raises OSError."""
-
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            with theirs, signals.held():  # until it ignores them
-                self.process = subprocess.Popen(
-                    [*command, "--channel", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    env=environment,
-                )
-        except OSError:
-            self.socket.close()
-            raise
-
-    def close(self) -> int:
-        """Ends it, and returns what it has exited with."""
-        self.socket.close()
-        self.process.kill()
-        return self.process.wait()
 
 
 class ForkServer:

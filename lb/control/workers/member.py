@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from lb.config.plan.plan import Plan
@@ -12,6 +12,7 @@ from lb.config.units import SECOND
 from lb.control.workers.backoff import Restarts
 from lb.control.workers.channel import Channel
 from lb.control.workers.process import WorkerProcess
+from lb.dataclass import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
-import site
 import socket
-import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-import lb
 from lb.control.workers.fork_server import ForkServer
 from lb.errors import StartError
 
-FREE_BLOCKS = "glibc.malloc.tcache_count=256"  # of each size of up to 1 KiB: 8 MiB if there were all of all sizes
 _STATUS_WAIT = 1.0  # seconds for the fork server to tell how a worker ended
-COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.workers.worker")
 
 
 class WorkerProcess:
@@ -91,23 +85,3 @@ class WorkerProcess:
             self._loop.call_later(_STATUS_WAIT, self.ended, None)
         else:
             self.ended(None)
-
-
-def worker_environment() -> dict[str, str]:
-    """glibc keeps seven free blocks of a size at hand, and takes the long way for more; a worker with many exchanges
-    under way goes through hundreds of some sizes in each batch. The operator's own word on it stands."""
-    environment = child_environment()
-    said = environment.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.tcache_count" not in said:
-        environment["GLIBC_TUNABLES"] = f"{said}:{FREE_BLOCKS}" if said else FREE_BLOCKS
-    return environment
-
-
-def child_environment() -> dict[str, str]:
-    """Our environment, with our own folder in the path: -P keeps the working directory out of a child's imports."""
-    root = str(Path(lb.__file__).resolve().parent.parent)
-    environment = dict(os.environ)
-    if root not in site.getsitepackages():
-        known = environment.get("PYTHONPATH", "")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
-    return environment

@@ -21,10 +21,9 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 import setproctitle
@@ -32,12 +31,14 @@ import uvloop
 
 from lb.clock import MonotonicClock
 from lb.config.plan.plan import Plan
+from lb.config.plan.wire import learn
 from lb.control import signals
 from lb.control.heap import keep_large_blocks
 from lb.control.logs import set_level, setup_logging
 from lb.control.workers.adoption import Adoption
 from lb.control.workers.channel import Channel, Message
 from lb.control.workers.fork_server import Birth, Server
+from lb.dataclass import dataclass
 from lb.errors import StartError, TidegateError
 from lb.proxy.exchange.explain.described import Described
 from lb.shared.segment import Segment
@@ -277,7 +278,7 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
     """Runs the fork server, and in each process that it makes a worker until that is told to stop; returns the exit
     status. `data_path` replaces the proxy in tests."""
     parser = argparse.ArgumentParser(
-        prog="python -m lb.control.worker", description="started by tidegate's master only"
+        prog="python -m lb.control.workers", description="started by tidegate's master only"
     )
     parser.add_argument("--channel", type=int, required=True)
     options = parser.parse_args(argv)
@@ -289,12 +290,13 @@ def main(argv: Sequence[str] | None = None, data_path: DataPathFactory | None = 
     signals.ignore()
     os.set_inheritable(options.channel, False)
     factory = data_path or _proxy()
+    learn(Plan)
     try:
         keep_large_blocks()
     except OSError as error:
         log.warning("%s: with another allocator, large bodies may cost more", error)
-    gc.collect()
     gc.freeze()  # what is loaded stays: workers share it, and the collector need not look at it between two requests
+    gc.enable()
     birth = Server(socket.socket(fileno=options.channel)).serve()
     return 0 if birth is None else _work(birth, factory)
 
@@ -326,7 +328,3 @@ def _proxy() -> DataPathFactory:
     from lb.proxy.proxy import Proxy
 
     return Proxy
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,12 +8,12 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
 
 from lb.config.plan.plan import EndpointPlan, PoolPlan
 from lb.config.plan.tls import PoolTlsPlan
+from lb.dataclass import dataclass
 
 T = TypeVar("T")
 

@@ -4,12 +4,14 @@ A retry is this attempt, launched again; a hedge is another with the same messag
 """
 
 cimport cython
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport uint64_t
 from lb.failure cimport (
     CLIENT_GONE, FAIL_CONNECT, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET, FAIL_TIMEOUT, FAIL_TOO_LARGE,
     RETRY_5XX, RETRY_RESET, RETRY_TIMEOUT, failure_of, http_of_grpc, verdict_of_grpc,
 )
 from lb.net.buffer cimport tg_buffer_head, tg_buffer_size
+from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
@@ -222,3 +224,6 @@ cdef class InferenceAttempt(GrpcCall):
             outcome.code = GRPC_DEADLINE_EXCEEDED
         else:
             outcome.code = GRPC_UNAVAILABLE
+
+
+tg_reuse(<PyTypeObject *>InferenceAttempt)

@@ -14,6 +14,7 @@ from lb.errors import TidegateError
 from lb.inference import management
 from lb.inference.compression import decompress
 
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset
 from lb.cache.flight cimport Flights
@@ -28,6 +29,8 @@ from lb.http.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, p
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_text
 from lb.net.poller cimport Poller
+from lb.net.ending cimport tg_end_by
+from lb.net.reuse cimport tg_reuse
 from lb.http.grpc.protobuf cimport span
 from lb.shared.segment cimport Segment, tg_add
 from lb.shared.segment_words cimport ROUTE_CACHE_STORED
@@ -84,9 +87,6 @@ cdef class InferContext:
 
 
 cdef class InferenceBody(BodySource):
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.body)
 
     cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
         cdef uint64_t expected
@@ -193,6 +193,14 @@ cdef class InferenceBody(BodySource):
 
     cdef void leave(self, Exchange exchange) noexcept:
         leave_flight(self, exchange)
+
+
+cdef void end_body(void *body) noexcept:
+    tg_buffer_free(&(<InferenceBody>body).body)
+
+
+tg_end_by(<PyTypeObject *>InferenceBody, end_body)
+tg_reuse(<PyTypeObject *>InferenceBody)
 
 
 cdef enum:

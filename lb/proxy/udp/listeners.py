@@ -7,10 +7,10 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lb.config.plan.plan import ListenerPlan, Plan
+from lb.dataclass import dataclass
 from lb.proxy.udp.listener import UdpListener
 from lb.proxy.udp.pool import UdpPool
 from lb.proxy.udp.session import UdpBuffers

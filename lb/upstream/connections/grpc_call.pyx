@@ -1,5 +1,6 @@
 """One unary gRPC call: see grpc_call.pxd. Source of the rules: gRPC's PROTOCOL-HTTP2.md."""
 
+from cpython.object cimport PyTypeObject
 from libc.stdint cimport UINT64_MAX, uint64_t
 from libc.string cimport memcmp
 from lb import __version__
@@ -8,6 +9,7 @@ from lb.net.buffer cimport (
     tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
     tg_buffer_tail,
 )
+from lb.net.ending cimport tg_end_by
 from lb.http.http2.session cimport Http2Session
 from lb.http.http2.head cimport FieldList
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
@@ -31,12 +33,6 @@ cdef inline bint same(const char *name, size_t size, const char *other, size_t o
 
 
 cdef class GrpcCall(Http2Call):
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.reply)
-        tg_buffer_free(&self.path)
-        tg_buffer_free(&self.text)
-        tg_buffer_free(&self.report)
 
     cdef void on_done(self, int status, const char *message, size_t n) noexcept:
         pass
@@ -187,3 +183,13 @@ cdef class GrpcCall(Http2Call):
             self.on_failed(self.fail)
         else:
             self.on_done(self.status, tg_buffer_head(&self.text), tg_buffer_size(&self.text))
+
+
+cdef void end_call(void *call) noexcept:
+    tg_buffer_free(&(<GrpcCall>call).reply)
+    tg_buffer_free(&(<GrpcCall>call).path)
+    tg_buffer_free(&(<GrpcCall>call).text)
+    tg_buffer_free(&(<GrpcCall>call).report)
+
+
+tg_end_by(<PyTypeObject *>GrpcCall, end_call)

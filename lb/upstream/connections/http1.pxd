@@ -6,6 +6,7 @@ from lb.net.buffer cimport tg_buffer
 from lb.http.head cimport Scan
 from lb.http.http1 cimport Parser
 from lb.net.poller cimport Poller
+from lb.net.stack cimport Stack
 from lb.net.stream cimport Address, Stream, iovec
 from lb.upstream.attempt cimport Attempt
 
@@ -83,7 +84,7 @@ cdef class Http1Pool:
     """The connections of one worker to one endpoint, most recently used first."""
     cdef Poller poller
     cdef readonly Address address
-    cdef list idle
+    cdef Stack idle
     cdef uint64_t connect_timeout
     cdef uint64_t idle_timeout
     cdef Py_ssize_t max_idle

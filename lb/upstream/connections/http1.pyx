@@ -8,6 +8,7 @@ from lb.net.buffer cimport (
 from lb.http.head cimport MAX_FIELDS, Scan, worker_scan
 from lb.http.http1 cimport new_response_parser
 from lb.net.poller cimport READ_TURNS, Poller
+from lb.net.stack cimport Stack
 from lb.net.reading cimport drained
 from lb.net.splice cimport PASS_FROM, PASS_LOST, PASS_MUCH, PASS_NOT, PASS_REST
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
@@ -320,7 +321,7 @@ cdef class Http1Pool:
                  Py_ssize_t max_idle, Py_ssize_t max_head=65536):
         self.poller = poller
         self.address = address
-        self.idle = []
+        self.idle = Stack()
         self.connect_timeout = connect_timeout
         self.idle_timeout = idle_timeout
         self.max_idle = max_idle
@@ -328,7 +329,7 @@ cdef class Http1Pool:
 
     cdef bint take(self, Http1Call call, bint fresh, bint sure=False) noexcept:
         cdef Http1Upstream upstream
-        while not fresh and self.idle:
+        while not fresh and self.idle.count:
             upstream = <Http1Upstream>self.idle.pop()
             if sure and not upstream.silent():
                 self.drop(upstream)
@@ -356,11 +357,11 @@ cdef class Http1Pool:
     cdef void give(self, Http1Upstream upstream) noexcept:
         # Whatever the kernel still holds is an answer to nobody, or the end that no further event will tell of.
         if (self.closed or upstream.fd < 0 or upstream.pending() or upstream.hangup or upstream.unread or upstream.deaf
-                or len(self.idle) >= self.max_idle):
+                or self.idle.count >= self.max_idle):
             self.drop(upstream)
             return
         upstream.rest()
-        self.idle.append(upstream)
+        self.idle.push(upstream)
         if self.idle_timeout:
             self.poller.arm(upstream, self.poller.now + self.idle_timeout)
 
@@ -368,10 +369,7 @@ cdef class Http1Pool:
         if upstream.fd < 0:
             return
         if upstream.state == UPSTREAM_IDLE:
-            try:
-                self.idle.remove(upstream)
-            except ValueError:
-                pass
+            self.idle.remove(upstream)
         upstream.move(UPSTREAM_CLOSED)
         upstream.call = None
         upstream.paused = False
@@ -381,9 +379,9 @@ cdef class Http1Pool:
     def close(self):
         """Drop the idle connections; those in use close when their exchange is over."""
         self.closed = True
-        for upstream in list(self.idle):
-            self.drop(<Http1Upstream>upstream)
+        while self.idle.count:
+            self.drop(<Http1Upstream>self.idle.pop())
 
     def stats(self):
         """Open and idle connections."""
-        return {"open": self.open, "idle": len(self.idle)}
+        return {"open": self.open, "idle": self.idle.count}

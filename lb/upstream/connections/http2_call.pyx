@@ -1,9 +1,11 @@
 """One stream towards an endpoint: see http2_call.pxd."""
 
+from cpython.object cimport PyTypeObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport UINT64_MAX
 from lb.failure cimport FAIL_PROTOCOL
 from lb.net.buffer cimport tg_buffer_free
+from lb.net.ending cimport tg_end_by
 from lb.http.http2.blocks cimport blocks_keep
 
 
@@ -12,11 +14,6 @@ cdef class Http2Call(Attempt):
     def __cinit__(self):
         self.link.owner = <void *>self
         self.stream.owner = <void *>self
-
-    def __dealloc__(self):
-        tg_buffer_free(&self.stream.queue)
-        tg_buffer_free(&self.stream.trailers)
-        tg_buffer_free(&self.fields)
 
     cdef int build(self, FieldList fields, uint64_t now) noexcept:
         return FAIL_PROTOCOL
@@ -67,6 +64,15 @@ cdef class Http2Call(Attempt):
         self.deadline = UINT64_MAX
         self.over()
         Py_DECREF(self)                       # taken by Http2Channel.start
+
+
+cdef void end_call(void *call) noexcept:
+    tg_buffer_free(&(<Http2Call>call).stream.queue)
+    tg_buffer_free(&(<Http2Call>call).stream.trailers)
+    tg_buffer_free(&(<Http2Call>call).fields)
+
+
+tg_end_by(<PyTypeObject *>Http2Call, end_call)
 
 
 cdef class Dispatcher(DeferringChannel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
@@ -40,20 +39,6 @@ Network = Annotated[str, AfterValidator(_network)]
 
 Pseudonym = Annotated[str, BeforeValidator(_off), AfterValidator(_pseudonym)]
 """A name for Via (RFC 9110 section 7.6.3), or nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class HopPlan:
-    """How a listener tells the next hop of its clients; the mode of X-Forwarded-* is ListenerPlan.forwarded."""
-
-    trusted_proxies: tuple[str, ...] = ()  # networks
-    port: int = 0  # the listener's, for X-Forwarded-Port; 0 = not told
-    forwarded_header: bool = False  # Forwarded (RFC 7239), too
-    via: str = ""  # pseudonym, "" = none
-    request_id: bool = False
-    tracing: bool = False
-    trace_ratio: float = 0.0  # of the traces that begin here
-    trace_parent: str = "any"  # any | trusted | ignore: whose traceparent is continued
 
 
 def port_of(bind: str) -> int:

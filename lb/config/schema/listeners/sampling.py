@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
+from lb.config.plan.plan import ExplainPlan
 from lb.config.schema.base import Model, Number, problem
 from lb.config.schema.listeners.hop import Network
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainPlan:
-    sample: float  # share of the requests
-    trusted: tuple[str, ...] = ()  # networks
 
 
 class ExplainConfig(Model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,6 +13,7 @@ from lb.config.advice.literal import token_list_advice
 from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan
 from lb.config.schema.base import Boolean, FilePath, Model, ServerPattern, advised, text
 from lb.config.units import MILLISECOND, SECOND, Duration
+from lb.dataclass import dataclass
 
 if TYPE_CHECKING:
     from lb.config.schema.file import Config

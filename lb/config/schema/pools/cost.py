@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from lb.config.plan.plan import CostPlan
 from lb.config.schema.base import Boolean, Model
 
 
@@ -20,12 +20,6 @@ class CostConfig(Model):
     learn: Boolean | None = None
     """Whether a unit of one model counts for more than of another, by what endpoints take for it: learned from their
     answers, for all workers, over reloads. `oip` only. Default: `true` for `oip` unless the unit is `requests`."""
-
-
-@dataclass(frozen=True, slots=True)
-class CostPlan:
-    unit: str  # batch | bytes
-    learn: bool  # each model has its own cost
 
 
 def expand_cost(value: Any) -> Any:

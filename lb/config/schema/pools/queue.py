@@ -8,8 +8,6 @@ from lb.config.plan.plan import QueuePlan
 from lb.config.schema.base import Integer, Model, Number
 from lb.config.units import MILLISECOND, SECOND, Duration
 
-PRIORITIES = ("high", "normal", "low")
-
 
 class QueueConfig(Model):
     """The queue of a pool whose endpoints have a `max_in_flight`, one for all workers. Who goes first is decided by the

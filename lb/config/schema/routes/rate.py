@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from lb.config.advice import spelling
+from lb.config.plan.routes import RatePlan
 from lb.config.schema.base import Boolean, FieldName, Integer, Model, only_one, problem, text
 from lb.config.units import DAY, HOUR, MINUTE, SECOND
 
@@ -30,17 +30,6 @@ def _rate(value: Any) -> Any:
 
 Rate = Annotated[str, BeforeValidator(_rate), *text(_FORM, _NOT_ONE)]
 """A number of requests in a unit of time."""
-
-
-@dataclass(frozen=True, slots=True)
-class RatePlan:
-    """A route's limit: `burst` tokens, of which one comes back every `interval_ns`."""
-
-    interval_ns: int
-    burst: int
-    key: str  # "" (the whole route) | header | cookie | query | source
-    key_name: str  # name of the header (lower case), cookie or query parameter
-    fields: str  # standard | legacy | off
 
 
 class RateKeyConfig(Model):

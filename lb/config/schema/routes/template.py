@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from lb.dataclass import dataclass
 
 # A worker remembers where the first 64 segments of a path begin, and which of them are variable in a word of 64 bits.
 MAX_SEGMENTS = 64

@@ -4,10 +4,10 @@ that are explained as they come."""
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Set
-from dataclasses import dataclass
 from typing import Any
 
 from lb.balancing.explained import Explained, Score
+from lb.dataclass import dataclass
 from lb.endpoints.candidate import Candidate
 from lb.endpoints.candidates import candidates
 from lb.endpoints.choice import Choice

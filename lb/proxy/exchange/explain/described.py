@@ -6,12 +6,12 @@ It asks the tables and policies of the plan in force, changes nothing, and is of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
-from lb.config.plan.plan import ListenerPlan, Plan, PoolPlan, RoutePlan
-from lb.config.schema.pools.queue import PRIORITIES
+from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PoolPlan, RoutePlan
+from lb.dataclass import dataclass
 from lb.errors import ClientError
 from lb.proxy.client.request_target import read_target
 from lb.proxy.exchange.explain.pool import Question, explain_pool

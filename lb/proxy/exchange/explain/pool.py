@@ -7,10 +7,10 @@ model, panic, the queue. Each part adds its own sentence; one that decides the e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from lb.config.plan.plan import PoolPlan, RoutePlan
+from lb.dataclass import dataclass
 from lb.endpoints.candidates import panicking
 from lb.proxy.exchange.explain.affinity import sticky
 from lb.proxy.exchange.explain.choices import FAILING, LOWEST, NOBODY, ONLY_ONE, ONLY_ONE_THERE, View
