@@ -41,7 +41,8 @@ def classes(folder: Path) -> dict[str, Class]:
                     current = None
                 elif current is not None and (declared := ATTRIBUTES.match(line)):
                     names = declared["names"].split(",")
-                    current.attributes |= {re.sub(r"\[.*?\]|\W", "", name.split()[-1]) for name in names if name.strip()}
+                    found_here = (name.split()[-1] for name in names if name.strip())
+                    current.attributes |= {re.sub(r"\[.*?\]|\W", "", name) for name in found_here}
     return found
 
 

@@ -27,7 +27,8 @@ def check(folder: Path) -> tuple[int, list[str]]:
 
 
 def planted(folder: Path, line: str) -> Path:
-    text = f"cdef class Exchange(Waiter):\n    cdef uint64_t key\n{line}\n    cdef void on_timer(self) noexcept:\n        pass\n"
+    method = "    cdef void on_timer(self) noexcept:\n        pass\n"
+    text = f"cdef class Exchange(Waiter):\n    cdef uint64_t key\n{line}\n{method}"
     for name, content in (("net/poller.pxd", BASE), ("upstream/queue.pxd", MIDDLE), ("proxy/exchange.pyx", text)):
         path = folder / "lb" / name
         path.parent.mkdir(parents=True, exist_ok=True)
