@@ -48,7 +48,7 @@ def test_type_checkers_use_the_types_of_what_is_installed():
     """Without the marker (PEP 561) mypy takes all of an installed package for Any, stubs or not."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packed = {file.name for pattern in setuptools["package-data"]["lb"] for file in (ROOT / "lb").glob(pattern)}
-    assert {"py.typed", "set.pyi"} <= packed
+    assert {"py.typed", "policy.pyi", "choice.pyi", "set.pyi"} <= packed
 
 
 class TestFailover(PolicyContract):
