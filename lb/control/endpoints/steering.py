@@ -17,7 +17,6 @@ from lb.clock import Clock
 from lb.config.plan.plan import EndpointPlan, Plan, PoolPlan
 from lb.config.schema.file import Config, PoolConfig
 from lb.control.endpoints.levels import PoolLevels, rules_of
-from lb.dataclass import dataclass
 from lb.endpoints.ejection_state import EjectionStates
 from lb.health.levels import Candidate
 from lb.health.outlier import (
