@@ -110,7 +110,7 @@ async def test_candidates_show_why_they_are_none(start: Start, endpoint: Callabl
     assert "route    posts: path exact /p, method POST; no more particular route matches" in text
     assert f"choice   {idle.address}: it has the lowest score" in text
     assert re.search(rf"{re.escape(third.address)} .* draining", text)
-    assert "tries    up to 1 more on connect, reset" in text
+    assert "retries  up to 1 more on connect, reset" in text
     waiting.cancel()
 
 
