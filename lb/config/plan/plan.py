@@ -44,6 +44,8 @@ class PolicyPlan:
 
 @dataclass(frozen=True, slots=True)
 class EndpointPlan:
+    """An endpoint of a pool, with its places in the shared segment."""
+
     address: str  # "host:port" with a literal IP address, "[v6]:port" or "unix:/path"
     slot: int  # record in the shared segment
     series: int
@@ -79,6 +81,8 @@ class EndpointSpec:
 
 @dataclass(frozen=True, slots=True)
 class QueuePlan:
+    """The queue of a pool's requests."""
+
     series: int
     max: int  # waiting, in all workers; 0 = nobody waits
     timeout_ns: int
@@ -98,6 +102,8 @@ class OutlierPlan:
 
 @dataclass(frozen=True, slots=True)
 class SequencePlan:
+    """Sequences of a pool: requests that one endpoint has to answer all of."""
+
     idle_ns: int  # an open sequence without a request
     drain_ns: int  # longest time for which an endpoint that was removed serves the sequences that it has
 
@@ -128,12 +134,16 @@ class LearnPlan:
 
 @dataclass(frozen=True, slots=True)
 class CostPlan:
+    """What a request of a pool counts for, where that is not 1."""
+
     unit: str  # batch | bytes
     learn: bool  # each model has its own cost
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
+    """A pool: endpoints, how one of them is chosen, and how it is spoken to."""
+
     name: str
     protocol: str  # oip | http | http2 | grpc | tcp | udp
     policy: PolicyPlan
@@ -166,6 +176,8 @@ class PoolPlan:
 
 @dataclass(frozen=True, slots=True)
 class RoutePlan:
+    """A route of an HTTP listener: which requests it takes, and what becomes of them."""
+
     OWN: ClassVar[tuple[str, ...]] = ("name", "series", "pool", "host", "path")  # see lb.config.plan.wire
 
     name: str
@@ -201,6 +213,8 @@ class RoutePlan:
 
 @dataclass(frozen=True, slots=True)
 class Http2Plan:
+    """Limits of HTTP/2 connections of clients."""
+
     enabled: bool
     max_streams: int
     stream_window: int
@@ -259,12 +273,16 @@ class HopPlan:
 
 @dataclass(frozen=True, slots=True)
 class ExplainPlan:
+    """Which requests of a listener have the choice of their endpoint explained."""
+
     sample: float  # share of the requests
     trusted: tuple[str, ...] = ()  # networks
 
 
 @dataclass(frozen=True, slots=True)
 class ListenerPlan:
+    """A listener: address, protocol, limits of its connections, and its routes or pool."""
+
     name: str
     bind: str
     protocol: str  # http | https | tcp | tls | udp
@@ -307,12 +325,16 @@ class ListenerPlan:
 
 @dataclass(frozen=True, slots=True)
 class CachePlan:
+    """The result cache; sizes in bytes."""
+
     size: int
     max_object: int
 
 
 @dataclass(frozen=True, slots=True)
 class AccessLogPlan:
+    """The access log."""
+
     path: str  # "" = off, "-" = standard output
 
 
@@ -336,6 +358,8 @@ class LimitsPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """All that a worker runs by."""
+
     generation: int
     workers: int
     listeners: tuple[ListenerPlan, ...]

@@ -45,6 +45,8 @@ class CorsPlan:
 
 @dataclass(frozen=True, slots=True)
 class SharePlan:
+    """One pool of a split."""
+
     pool: int  # index into Plan.pools
     weight: int
 
@@ -62,6 +64,8 @@ class SplitPlan:
 
 @dataclass(frozen=True, slots=True)
 class MirrorPlan:
+    """Copies of a route's requests for another pool."""
+
     pool: int
     per_million: int  # of the requests
     max_in_flight: int  # copies under way, per worker
@@ -101,6 +105,8 @@ class FieldsPlan:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
+    """When a request is tried again."""
+
     attempts: int  # retries
     on: tuple[str, ...]  # connect | reset | 5xx | timeout, or one of gRPC's codes by Envoy's name
     per_attempt_timeout_ns: int  # 0 = none
@@ -112,6 +118,8 @@ class RetryPlan:
 
 @dataclass(frozen=True, slots=True)
 class HedgePlan:
+    """When a second attempt begins while the first has not answered."""
+
     per_mille: int  # of the pool's latency, after which there is a hedge; 0 = after `delay_ns`
     delay_ns: int  # the least delay where `per_mille` says when
     samples: int  # answers that have to be known before there are hedges by `per_mille`
