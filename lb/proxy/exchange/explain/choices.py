@@ -44,7 +44,9 @@ class View:
 
         group, explained = _look(pool, key, choice)
         scores = {one.index: one for one in explained.scores}
-        elsewhere = {i for i, of in enumerate(pool.groups.places) if of != group} if pool.groups is not None else set()
+        elsewhere = (
+            {i for i, of in enumerate(pool.groups.group_of) if of != group} if pool.groups is not None else set()
+        )
         seen = candidates(choice())
         best = explained.best()
         passed: list[int] = []

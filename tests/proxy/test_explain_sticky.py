@@ -18,7 +18,7 @@ def asked(cookie: str) -> Described:
     return Described("web", headers=(("Cookie", f"a=1; {cookie}"),))
 
 
-def kept(app: Web, cookie: str) -> dict[str, Any]:
+def sticky(app: Web, cookie: str) -> dict[str, Any]:
     found = app.gate.proxy.explain(asked(cookie))["pool"]
     said: dict[str, Any] = {**found["sticky"], "choice": found["choice"]["address"]}
     if said["taken"]:
@@ -47,37 +47,37 @@ async def test_it_says_where_a_client_stays_and_why_not(site: Site, kind: str) -
         cookie, by = f"SID={session}", "session of cookie SID"
     address, slot = app.gate.plan.pools[0].endpoints[int(name)].address, app.slot(name)
     segment = app.gate.segment
-    assert kept(app, cookie) == {"by": by, "address": address, "taken": True, "why": "kept", "choice": address}
+    assert sticky(app, cookie) == {"by": by, "address": address, "taken": True, "why": "sticky", "choice": address}
     segment.set_admin(slot, DRAIN)
-    assert kept(app, cookie)["why"] == "kept, although it takes no new clients"
+    assert sticky(app, cookie)["why"] == "sticky, although it takes no new clients"
     segment.set_admin(slot, MAINTENANCE)
-    assert kept(app, cookie)["why"] == "falls back to the policy, because it is in maintenance"
-    assert kept(app, cookie)["choice"] != address
+    assert sticky(app, cookie)["why"] == "falls back to the policy, because it is in maintenance"
+    assert sticky(app, cookie)["choice"] != address
     segment.set_admin(slot, 0)
     segment.set_health(slot, False, 1)
-    assert kept(app, cookie)["why"] == "falls back to the policy, because it is down"
+    assert sticky(app, cookie)["why"] == "falls back to the policy, because it is down"
     segment.set_health(slot, True, 2)
     line = f"GET /hold HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nConnection: close\r\n\r\n".encode()
     held = [asyncio.create_task(app.gate.exchange(line)) for _ in range(2)]
     await settle(lambda: segment.inflight(slot) == 2, "nothing is held")
-    said = kept(app, cookie)
+    said = sticky(app, cookie)
     assert (said["address"], said["taken"], said["choice"] != address) == (address, False, True)
     assert "because it is full" in said["why"]
     app.apps[int(name)].hold.set()
     await asyncio.gather(*held)
-    assert kept(app, cookie)["taken"]
+    assert sticky(app, cookie)["taken"]
     assert app.gate.proxy.explain(asked("b=2"))["pool"]["sticky"] is None
 
 
 async def test_what_names_nobody(site: Site) -> None:
     app = await web(site, 2)
-    assert kept(app, "SID=made-up")["why"] == "is not known, no endpoint has set it: by the policy"
+    assert sticky(app, "SID=made-up")["why"] == "is not known, no endpoint has set it: by the policy"
     name, session = await app.login()
     (pool,) = app.gate.plan.pools
     site.reload_pool(app.gate, endpoints=tuple(e for i, e in enumerate(pool.endpoints) if i != int(name)))
-    assert kept(app, f"SID={session}")["why"] == "is of an endpoint that has left: by the policy"
+    assert sticky(app, f"SID={session}")["why"] == "is of an endpoint that has left: by the policy"
     site.reload_pool(app.gate, learn=None, cookie=COOKIE)
-    assert kept(app, "STAY=forged")["why"] == "is not valid: by the policy"
+    assert sticky(app, "STAY=forged")["why"] == "is not valid: by the policy"
     site.reload_pool(app.gate, learn=None)
     assert app.gate.proxy.explain(asked("SID=x"))["pool"]["sticky"] is None
 
@@ -87,8 +87,8 @@ async def test_to_ask_is_not_to_use(site: Site) -> None:
     _, session = await app.login()
     before = app.counted()
     for _ in range(3):
-        assert kept(app, f"SID={session}")["taken"]
-        assert not kept(app, "SID=unknown")["taken"]
+        assert sticky(app, f"SID={session}")["taken"]
+        assert not sticky(app, "SID=unknown")["taken"]
     assert app.counted() == before
 
 
