@@ -109,7 +109,7 @@ $(STAMPS)/dev: $(STAMPS)/runtime
 	@touch $@
 
 # The daemon's Python files as bytecode, else its first start takes twice as long, and so does each of a user who may not write here.
-$(STAMPS)/bytecode: $(STAMPS)/core $(STAMPS)/runtime
+$(STAMPS)/bytecode: $(STAMPS)/core $(STAMPS)/runtime $(shell find lb backend -name "*.py")
 	@echo "compiling the daemon's Python files"
 	@$(BIN)/python -m compileall -q lb backend
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import lb.cli.run, lb.control.workers.worker, lb.proxy.proxy, lb.control.admin.server'

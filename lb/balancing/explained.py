@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 
-@dataclass(slots=True)
-class Score:
+class Score(Struct):
     """An endpoint that could be chosen: of all scores the lowest is. `note` has what went into it."""
 
     index: int
@@ -14,8 +13,7 @@ class Score:
     note: str = ""
 
 
-@dataclass(slots=True)
-class Explained:
+class Explained(Struct):
     """`rule` says in words what decides. `random`: only some that are drawn are compared, or none."""
 
     rule: str

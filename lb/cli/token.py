@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from lb.control.admin.token import is_token
 from lb.errors import TidegateError
@@ -16,8 +17,7 @@ class TokenError(TidegateError):
     """The file with the token cannot be used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """`value` is empty where none is sent. `origin` is the setting that named its file, or says that none did."""
 
     value: bytes = b""

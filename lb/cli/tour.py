@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
@@ -22,8 +22,7 @@ _READY_POLL = 0.1
 _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(Struct, frozen=True):
     """One row: what came back for a sample."""
 
     label: int

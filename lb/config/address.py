@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7)).
 UNIX_PATH_MAX = 107
@@ -13,8 +14,7 @@ _LABEL = r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class HostPort:
+class HostPort(Struct, frozen=True):
     """A host with a port; `literal` says that the host is an IP address and not a name."""
 
     host: str
@@ -25,8 +25,7 @@ class HostPort:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class UnixPath:
+class UnixPath(Struct, frozen=True):
     """A Unix socket in the file system."""
 
     path: str

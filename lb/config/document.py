@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lb.config.scalars import MERGE, PLAIN, RESOLVERS
 from lb.config.yaml_values import NotPlainError, values
@@ -37,8 +36,7 @@ class MalformedError(Exception):
         self.line = line
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One mistake in a file."""
 
     line: int

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import Struct
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
@@ -41,8 +41,7 @@ class MalformedReferenceError(ValueError):
     """A reference that is not well formed, or names a variable that is not set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """A value that was made with variables: how the file spells it, what came of it, and what the variables hold."""
 
     location: tuple[int | str, ...]
@@ -145,7 +144,7 @@ class Variables:
                     message += f" (the value is that of {origin.spelling})"
             elif _within(place, problem.path):
                 message = _masked(message, origin)
-        return replace(problem, message=shown(message))
+        return problem._replace(message=shown(message))
 
 
 def expanded(spelling: str, environment: Mapping[str, str], held: list[tuple[str, str]], depth: int = 0) -> str:

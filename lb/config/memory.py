@@ -8,10 +8,10 @@ function of its key, so a load that remembers gives what a fresh one gives.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import msgpack
+from msgspec import Struct, field
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -47,8 +47,7 @@ class Memory(Generic[K, V]):
         self._next = {}
 
 
-@dataclass(frozen=True, slots=True)
-class FileMemory:
+class FileMemory(Struct, frozen=True):
     """Of one configuration file, which stays where it is: its routes, and one of each form (lb.config.forms), by the
     bytes of what the file says of them.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+from msgspec import Struct
 from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -36,8 +36,7 @@ SIZE_PATTERN = r"^[0-9]+(\.[0-9]+)?(B|KiB|MiB|GiB|TiB)$"
 _NUMBER = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)([A-Za-z]+)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class FileContext:
+class FileContext(Struct, frozen=True):
     """Validation context of values that come from a file: `base` is the folder that relative paths start from,
     `memory` what is known of the file's parts from the load before."""
 

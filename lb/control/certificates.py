@@ -12,9 +12,11 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from lb.config.schema.file import Config
 from lb.config.schema.listeners.tls import NOTHING, Material, TlsFile, tls_files
@@ -31,8 +33,7 @@ DAY = 24 * 3600
 EXPIRING = 14 * DAY
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateFacts:
+class CertificateFacts(Struct, frozen=True):
     """A certificate in use. Times are Unix seconds."""
 
     owner: str  # as "listeners.web"

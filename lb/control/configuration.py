@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from lb.balancing.policy_checks import check_policies
 from lb.config.checks.file import Check
@@ -19,8 +20,7 @@ from lb.discovery.static import StaticEndpoints
 from lb.proxy.routing.checks import check_routes
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(Struct, frozen=True):
     """A checked configuration, what the endpoints it writes down resolved to, by pool, and what its TLS files held."""
 
     config: Config

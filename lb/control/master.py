@@ -8,8 +8,9 @@ import gc
 import logging
 import signal
 import time
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from lb.cache.store import ResultCache
 from lb.clock import Clock, MonotonicClock

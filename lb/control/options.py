@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct, field
 
 from lb.control.systemd import Notifier
 from lb.control.workers.fleet import FleetSettings
@@ -27,8 +28,7 @@ class Service(Protocol):
 ServiceFactory = Callable[["Master"], Service]
 
 
-@dataclass(frozen=True, slots=True)
-class MasterOptions:
+class MasterOptions(Struct, frozen=True):
     """What the command line and the service manager give."""
 
     config_path: Path

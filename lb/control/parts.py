@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.models import ModelReadiness
@@ -20,8 +20,7 @@ from lb.health.transitions import TransitionLog
 from lb.shared.segment import Segment
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """They live as long as the master; the plan that they follow is the publisher's."""
 
     segment: Segment

@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from lb.clock import Clock
 from lb.config.plan.compile import PlanMemory, compile_plan

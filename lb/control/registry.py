@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from lb.errors import StartError
 
@@ -37,16 +38,14 @@ class SegmentLike(Protocol):
     def inflight(self, slot: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Initial:
+class Initial(Struct, frozen=True):
     """What the configuration says of an endpoint: its weight, and whether it takes requests before its first check."""
 
     weight: int
     up: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(Struct, frozen=True):
     """What an endpoint's agent wants: its state (enum tg_admin), and a percentage of its weight."""
 
     admin: int = ENABLED
@@ -63,8 +62,7 @@ def scaled(weight: int, percent: int) -> int:
     return max(1, min(weight * percent // 100, HEAVIEST))
 
 
-@dataclass(slots=True)
-class _Table:
+class _Table(Struct):
     """Numbers below `capacity` by key, lowest first, with those that wait to be freed."""
 
     what: str

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from lb.config.schema.file import Config
 from lb.config.schema.pools.affinity import session_sets
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadResult:
+class ReloadResult(Struct, frozen=True):
     """The outcome of a reload, as the admin API and status show it."""
 
     ok: bool
@@ -24,8 +25,7 @@ class ReloadResult:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The configuration to run, and what of the wanted one it leaves out."""
 
     config: Config

@@ -12,7 +12,8 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from lb.config.address import HostPort, UnixPath, parse_bind
 from lb.control.datagrams import open_group, set_receive_buffer
@@ -26,8 +27,7 @@ _ids = itertools.count(1)
 _Socket = socket.socket
 
 
-@dataclass(slots=True)
-class Listening:
+class Listening(Struct):
     """One open listening socket; `id` is never used twice in a master's life, so that workers can name it.
 
     A udp listener has one for each worker; `socket` is the first worker's and `others` are the rest.

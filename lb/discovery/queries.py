@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import dns.asyncresolver
 import dns.exception
@@ -14,6 +13,8 @@ import dns.nameserver
 import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lb.config.address import HostPort, parse_address
 from lb.config.schema.file import DnsSourceConfig
@@ -26,8 +27,7 @@ _UDP_LIMIT = 512  # bytes of an answer to a question without EDNS, as ours are (
 _ADDRESS = 26  # bytes of an AAAA record behind its name
 
 
-@dataclass(frozen=True, slots=True)
-class Records:
+class Records(Struct, frozen=True):
     """What a question got. Without values the TTL is that of the denial: the lesser of the SOA record's TTL and its
     minimum (RFC 2308 section 5). One without an SOA record, as dnsmasq's for its own names, says nothing of how long it
     counts (`lasting` is False) and is not to be kept at all, says that section."""
@@ -38,8 +38,7 @@ class Records:
     lasting: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """An SRV record; `host` is empty where it says that there is no service. `known` are the addresses that came with
     it, by family: a family that is not there has to be asked for."""
 

@@ -7,9 +7,9 @@ changed: a source only answers.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict
 
 from lb.config.plan.plan import EndpointSpec
@@ -18,8 +18,7 @@ from lb.errors import TidegateError
 from lb.failure import BY_NAME
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """An answer: the endpoints there are now, with literal addresses, each once, in an order that stays the same while
     they do. None at all is an answer too, and empties the pool: a source that merely knows nothing raises."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(slots=True)
-class Candidate:
+class Candidate(Struct):
     """Of the endpoint `index` of a set; `why_not` says why it takes no new request, "" where it does."""
 
     index: int

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import re
 import socket
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lb.health.check import CheckFailed, explain, shown, sockaddr
 
@@ -24,8 +25,7 @@ _HEALTH = frozenset(("up", "down", "fail", "stopped"))
 _ADMIN = frozenset(("ready", "drain", "maint"))
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """What one line says; None: nothing about that.
 
     `health` is up, down, fail or stopped; `description` what follows a `#`. `admin` is ready, drain or maint. `percent`

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.schema.pools.agent import AgentConfig
@@ -20,8 +21,7 @@ SECOND = 1_000_000_000
 _JITTER = 0.1  # share of the interval, as the default of health.jitter
 
 
-@dataclass(frozen=True, slots=True)
-class AgentTarget:
+class AgentTarget(Struct, frozen=True):
     """An endpoint whose agent is asked; `slot` is its record in the shared segment."""
 
     pool: str
@@ -43,8 +43,7 @@ class AgentTarget:
         return f"[{host}]:{self.agent.port}" if ":" in host else f"{host}:{self.agent.port}"
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(Struct):
     """The live side of a target: its task, and what came of the questions. `unknown` are the words logged last."""
 
     target: AgentTarget

@@ -7,8 +7,9 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from lb.config.address import UnixPath, parse_address
 from lb.errors import TidegateError
@@ -44,8 +45,7 @@ class Check(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Sockaddr:
+class Sockaddr(Struct, frozen=True):
     """An endpoint's address as socket calls take it."""
 
     family: socket.AddressFamily

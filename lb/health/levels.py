@@ -9,14 +9,14 @@ few healthy endpoints is in a panic. Shares are of any size, where Envoy's are w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+
+from msgspec import Struct
 
 from lb.health.shares import WHOLE
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """An endpoint: its group (2 * level, and 1 more for the other zones), its weight, whether an operator lets it take
     requests, and whether it is up and not ejected."""
 
@@ -36,8 +36,7 @@ class Candidate:
         return self.allowed and self.healthy
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """`spill`: as PrioritiesConfig has it; the factors are percentages."""
 
     spill: bool = True
@@ -46,8 +45,7 @@ class Rules:
     panic_threshold: int = 0  # percent; 0 = never
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(Struct, frozen=True):
     """A level: `carries` is the part of all requests that it could take (0 to 1), `share` and `own` are thousandths of
     the requests that it gets, and those of them that are for the own zone. `split`: zones have a say."""
 

@@ -11,7 +11,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lb.health.check import CheckFailed
 from lb.health.checks.tls import CheckTls
@@ -22,8 +23,7 @@ log = logging.getLogger("tidegate.health")
 _PAUSE_FIRST, _PAUSE_GROWS, _PAUSE_MOST = 1.0, 1.6, 120.0
 
 
-@dataclass(frozen=True, slots=True)
-class ReportTarget:
+class ReportTarget(Struct, frozen=True):
     """An endpoint that is to report every `period` ns; `slot` is its record in the shared segment."""
 
     pool: str

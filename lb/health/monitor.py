@@ -6,8 +6,9 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig
@@ -23,8 +24,7 @@ _REASON = 500  # characters
 _COMPLAIN = 10 * SECOND  # between two lines of the log that checks cannot be made
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """An endpoint to check; `slot` is its record in the shared segment."""
 
     pool: str
@@ -39,8 +39,7 @@ class Target:
         return self.pool, self.address, self.slot
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(Struct):
     """The live side of a target: its state machine, its task, whether it was ever up, and what the last check said."""
 
     target: Target
@@ -211,8 +210,7 @@ def interval_of(health: HealthConfig, machine: RiseFall) -> int:
     return health.interval
 
 
-@dataclass(frozen=True, slots=True)
-class NotMade:
+class NotMade(Struct, frozen=True):
     """A check that could not begin, for want of descriptors or memory here."""
 
     reason: str

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from enum import Enum
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from lb.config.schema.pools.outlier import OutlierConfig
 from lb.shared.words import BOUNDS_US
@@ -28,8 +30,7 @@ REASONS = {
 SUCCESS_RATE, FAILURE_PERCENTAGE, LATENCY = 4, 5, 6
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """The answers of an endpoint: counters that only grow, or what was added to them in an interval. `buckets` counts
     latencies, by the bounds of lb.shared.words."""
 
@@ -59,8 +60,7 @@ class Volume:
         return 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outlier:
+class Outlier(Struct, frozen=True):
     """Endpoint `index` should be ejected for `reason` (enum tg_ejection); `text` says it to people."""
 
     index: int
@@ -118,8 +118,7 @@ class Move(Enum):
     UNDO = "undo"  # one too many was ejected
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(Struct, frozen=True):
     """What the master knows of an endpoint's ejections. `multiplier` counts those in a row, `until` and `forgiven_at`
     are monotonic ns: when the ejection ends, and since when no ejection was forgotten."""
 
@@ -131,8 +130,7 @@ class Record:
     ejections: dict[str, int] = field(default_factory=dict)  # so far, by reason
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """What the segment says of an endpoint: its ejection state, why, and the good answers of its probation. `over` is
     how many of the pool are ejected beyond the most."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 
 class State(Enum):
@@ -27,8 +28,7 @@ TABLE: dict[tuple[State, bool], tuple[Step, State]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(Struct, frozen=True):
     """A change of state at `at` (monotonic ns), after `results` equal results in a row."""
 
     state: State

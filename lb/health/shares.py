@@ -6,15 +6,15 @@ A panic is Envoy's (healthy_panic_threshold): where less than the threshold is h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lb.config.schema.pools.slow_start import SlowStartConfig
 
 WHOLE = 1000  # TG_SHARE_WHOLE
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """An endpoint: whether it is to take requests, whether it is up and not ejected, and the part of its share that it
     has grown into, above 0 and up to 1. One that is `awaited`, and so not enabled, is new and was never up: nobody
     misses it yet."""
@@ -25,8 +25,7 @@ class Member:
     awaited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(Struct, frozen=True):
     """`thousandths` of its weight for each endpoint, and whether health and ejection are to be ignored there."""
 
     thousandths: tuple[int, ...]

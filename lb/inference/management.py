@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
 from google.protobuf.message import DecodeError, Message
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lb.failure import BY_NAME, grpc_to_http
 from lb.inference.describe import to_plain
@@ -29,8 +30,7 @@ _PASSED_EXTENSIONS = frozenset(
 _OWN_EXTENSIONS = ("binary_tensor_data",)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """An HTTP answer."""
 
     status: int
@@ -40,8 +40,7 @@ class Reply:
     failure: int = 0  # of an error, its kind (lb.failure); 0 where the protocol itself answers so
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A unary gRPC call to make; `render(grpc_status, grpc_message, reply_message)` gives the HTTP answer."""
 
     grpc_path: bytes

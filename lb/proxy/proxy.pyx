@@ -9,7 +9,7 @@ import operator
 import os
 from time import monotonic_ns
 from typing import TYPE_CHECKING
-from dataclasses import replace
+from msgspec.structs import replace
 from weakref import WeakSet
 
 from lb.net.wakeups cimport Wakeups

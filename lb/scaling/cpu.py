@@ -6,14 +6,14 @@ psutil is loaded with the first reading: a master that has no model servers need
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # Closer readings mostly measure the granularity of the kernel's accounting (10 ms ticks).
 MIN_INTERVAL = 500_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Struct, frozen=True):
     at: int
     seconds: float
 

@@ -10,30 +10,28 @@ Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm detail
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from lb.config.schema.file import BehaviorConfig, ScalingConfig, StepConfig
 from lb.scaling.propose import Proposal, Reading, propose
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(Struct, frozen=True):
     """A number at a time (monotonic ns): a recommendation, or replicas added (positive) or removed (negative)."""
 
     at: int
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class ScalerState:
+class ScalerState(Struct, frozen=True):
     """What one decision leaves to the next: recommendations and changes that windows and periods still reach."""
 
     recommendations: tuple[Sample, ...] = ()
     changes: tuple[Sample, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """What was seen: the present wish, its limits, a reading per metric name (an absent or empty one is missing)."""
 
     replicas: int
@@ -42,8 +40,7 @@ class Observation:
     readings: Mapping[str, Reading] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """How many replicas from now on, and why; `recommended` is before windows, steps and limits."""
 
     replicas: int

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lb.config.schema.file import MetricConfig
 
@@ -11,8 +12,7 @@ from lb.config.schema.file import MetricConfig
 EPSILON = 1e-9
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """One metric over a pool's replicas, in the unit of its target.
 
     `values` are those of ready replicas, `missing` counts ready replicas without a value, `unready` those that are
@@ -24,8 +24,7 @@ class Reading:
     unready: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
+class Proposal(Struct, frozen=True):
     """What a metric asks for; `replicas` is None when it cannot tell."""
 
     metric: str

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
+
+from msgspec import Struct
 
 COUNTER = "counter"  # only grows; the total is the sum over all workers
 HISTOGRAM = "histogram"  # of durations: the sum in ns, a count for each bucket of BOUNDS_US, and one above the last
@@ -40,8 +41,7 @@ GRPC_CODES = (
 CACHE_LINE = 8  # words
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Struct, frozen=True):
     """A row: one word, one for each of `values`, or those of a histogram. The unit is in the name, as in `sent_bytes`;
     a counter without one counts events, a histogram is shown in seconds.
 
@@ -81,8 +81,7 @@ class Word:
         return f"{name}_seconds" if self.type == HISTOGRAM else name
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """How a kind's series are shown: `labels` say which one it is, `noun` goes into each text."""
 
     prefix: str
@@ -90,8 +89,7 @@ class View:
     noun: str
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(Struct, frozen=True):
     """Rows that several kinds begin with."""
 
     name: str
@@ -161,8 +159,7 @@ DATAGRAM = Block(
 )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Kind:
+class Kind(Struct, frozen=True, eq=False):
     """A kind of series. Its words are those of SERIES, those of `begins`, and its own `words`.
 
     The first of `views` shows the series themselves, another one sums over those whose first labels are the same.

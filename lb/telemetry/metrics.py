@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -16,8 +16,7 @@ from lb.telemetry.series import Totals
 __all__ = ["CONTENT_TYPE_LATEST", "Snapshot", "exposition"]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """What a scrape shows: `status` is the status document, `totals` are all series, and `kernel_drops` the datagrams
     that a udp listener's sockets had no room for, by listener."""
 

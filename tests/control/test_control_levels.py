@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan
 from lb.control.endpoints.levels import PoolLevels

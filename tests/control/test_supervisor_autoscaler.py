@@ -7,11 +7,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lb.clock import ManualClock, MonotonicClock
 from lb.config.schema.file import ScalingConfig, ServeConfig

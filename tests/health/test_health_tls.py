@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +16,7 @@ import pytest
 from authority import Authority, Pair, server_context
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from health_servers import redis_server
+from msgspec.structs import replace
 from readiness import Inference
 
 from lb.config.plan.plan import EndpointPlan, PolicyPlan, PoolPlan

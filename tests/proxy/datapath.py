@@ -7,8 +7,10 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from lb.config.plan.plan import (
     AccessLogPlan,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 from typing import Any
 
 from datapath import ROUTE, SECOND, Gate, Handler, Site, settle
+from msgspec.structs import replace
 
 from lb.config.plan.plan import QueuePlan
 from lb.telemetry.series import Series

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from affinity_site import COOKIE, DRAIN, MAINTENANCE, QUEUE
 from datapath import Gate, Handler, Site, settle
 from h2_client import h2_client
+from msgspec.structs import replace
 from oip_site import OIP, ModelServer, ask, echo, plain, tensor
 from test_http2_pool import nghttpd
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from compiled.endpoint_set import acquire, release
 from datapath import SECOND, Site, settle
+from msgspec.structs import replace
 from oip_site import ModelServer, plain
 from oip_site import ask as ask_model
 from queue_site import QUEUE, Held, hold, waiting, warm

@@ -6,13 +6,13 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from compiled.endpoint_set import acquire, release
 from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
+from msgspec.structs import replace
 from oip_site import OIP, ModelServer, plain
 from oip_site import ask as ask_model
 from queue_site import QUEUE, Held, hold, waiting

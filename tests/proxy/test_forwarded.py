@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from compiled.bytes_to_values import forward
 from datapath import HTTP
+from msgspec.structs import replace
 
 from lb.config.plan.plan import HopPlan
 from lb.proxy.accept.trusted import TrustedProxies

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from datapath import SECOND, Gate, Site, settle
 from h2_client import H2Client, h2_client
+from msgspec.structs import replace
 from oip_site import OIP, ModelServer
 from ports import free_port
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from datapath import Gate, Site, settle
 from hedge_site import BOTH, ENDPOINTS, Told, idle, lost, models, results, series, two
+from msgspec.structs import replace
 from oip_site import ask, plain
 
 from lb.config.plan.plan import EndpointPlan

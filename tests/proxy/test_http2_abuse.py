@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import h2.errors
 import h2.settings
@@ -11,6 +10,7 @@ import pytest
 from datapath import HTTP2, SECOND, Site, settle
 from h2_client import frame, h2_client
 from http2_front import answering, gate_to, plain, read_request
+from msgspec.structs import replace
 
 WINDOW = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import h2.errors
 import pytest
@@ -11,6 +10,7 @@ from datapath import HTTP2, SECOND, Site, settle
 from h2_client import frame, h2_client
 from http2_front import gate_to
 from hyperframe.frame import HeadersFrame
+from msgspec.structs import replace
 from scripted_peer import Peer, Scripted
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)

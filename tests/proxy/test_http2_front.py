@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import h2.errors
@@ -14,6 +13,7 @@ import pytest
 from datapath import HTTP2, Site, settle
 from h2_client import frame, h2_client
 from http2_front import answering, gate_to, plain, read_request
+from msgspec.structs import replace
 from oip_site import OIP, ModelServer
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import h2.errors
 from datapath import HTTP2, Site, settle
 from h2_client import H2Client, frame, h2_client
+from msgspec.structs import replace
 from test_grpc import GRPC_POOL, service
 
 MESSAGES = 600

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 
 import pytest
 from compiled.http2_sessions import bytes_looked
@@ -14,6 +13,7 @@ from datapath import HTTP2, Gate, Site, settle
 from h2_client import frame, h2_client
 from http2_front import answering, gate_to, plain
 from hyperframe.frame import HeadersFrame, RstStreamFrame
+from msgspec.structs import replace
 from scripted_peer import Peer, Scripted
 from test_gathered_pieces import segments
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from datapath import SECOND, Gate, Site, settle
 from infer_site import Held, error_of, gate_to, idle
+from msgspec.structs import replace
 from oip_site import (
     INFER,
     Answer,

@@ -7,12 +7,12 @@ import contextlib
 import os
 import socket
 import stat
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from datapath import Gate, Site, settle
+from msgspec.structs import replace
 from tcp_site import TCP, Reader, Writer
 
 from lb.config.plan.plan import KeepalivePlan

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,6 +12,7 @@ import pytest
 from affinity_site import DRAIN, HEADER, LEARN, MAINTENANCE, QUEUE, ROUND, SERIES, App, web
 from datapath import SECOND, Gate, Site, settle
 from h2_client import h2_client
+from msgspec.structs import replace
 
 from lb.config.plan.plan import LearnPlan
 from lb.config.plan.routes import FieldsPlan, HedgePlan, RetryPlan

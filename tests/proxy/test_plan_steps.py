@@ -6,12 +6,12 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import msgpack
 import pytest
 from datapath import HTTP, POOL, ROUTE, SECOND, listening_socket
+from msgspec.structs import replace
 
 from lb.config.plan.plan import AccessLogPlan, EndpointPlan, Plan, PoolPlan, RoutePlan
 from lb.config.plan.routes import (

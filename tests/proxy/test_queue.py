@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from time import monotonic_ns
 
 import pytest
 from datapath import SECOND, Site, settle
 from h2_client import h2_client
+from msgspec.structs import replace
 from queue_site import MILLISECOND, QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
 

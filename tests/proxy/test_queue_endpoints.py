@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from datapath import Site, settle
+from msgspec.structs import replace
 from ports import free_port
 from queue_site import QUEUE, Held, ask, capped, hold, line, wait, waiting
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from compiled.endpoint_set import acquire, release
 from datapath import Site, settle
+from msgspec.structs import replace
 from oip_site import OIP, ModelServer, echo, plain
 from oip_site import ask as ask_model
 from queue_site import QUEUE, line, waiting

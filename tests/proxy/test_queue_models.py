@@ -8,11 +8,12 @@ import json
 import os
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from datapath import ROUTE, SECOND, Gate, Site, listening_socket, settle
+from msgspec.structs import replace
 from oip_site import ModelServer, ask, echo, plain
 from queue_site import QUEUE, line, waiting
 

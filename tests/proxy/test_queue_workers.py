@@ -7,11 +7,11 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from datapath import SECOND, Gate, Handler, Site, listening_socket, settle
+from msgspec.structs import replace
 from queue_site import QUEUE, Held, ask, capped, hold, line, routes, wait, waiting, warm
 
 from lb.config.plan.plan import QueuePlan

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from datapath import Gate, Site, listening_socket
+from msgspec.structs import replace
 from test_http1 import Recorder
 
 from lb.config.plan.plan import HopPlan
@@ -163,5 +164,5 @@ async def test_routes_have_limits_of_their_own(site: Site) -> None:
     routes = (replace(route, name="b", path_kind="prefix", path="/b"), replace(route, name="c"))
     fd, port = listening_socket()
     one.proxy.apply(replace(one.plan, listeners=(replace(listener, routes=routes),)), {"web": fd})
-    gate = replace(one, port=port)
+    gate = dataclasses.replace(one, port=port)
     assert [status(await ask(gate, target=target)) for target in ("/b", "/c", "/b", "/c")] == [200, 200, 429, 429]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
 from datapath import Gate, Site, settle
 from hedge_site import BOTH, Multiplexed, Plain, call, get, idle, series, two
+from msgspec.structs import replace
 from oip_site import INFER, OIP, ModelServer, plain, read_answer, request
 from oip_site import ask as ask_model
 from ports import free_port

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 import struct
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from authority import Authority
 from compiled.bytes_to_values import proxy_header
 from datapath import Gate, Site
+from msgspec.structs import replace
 from test_proxy_protocol import CLIENT, SITE, TRUSTED, header_keeper
 from test_tls_tcp import AUTHORITY, TLS, idle
 

@@ -7,12 +7,12 @@ import re
 import secrets
 import socket
 import ssl
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from authority import Pair
 from datapath import Site, settle
+from msgspec.structs import replace
 from tls_site import AUTHORITY, CLIENTS, KEY, TLS, answer_ok, certificate, connect, get, https, version
 
 # Client certificates.

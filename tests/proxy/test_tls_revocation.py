@@ -6,12 +6,12 @@ import asyncio
 import socket
 import ssl
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from authority import Authority, Pair, server_context
 from datapath import Gate, Site
+from msgspec.structs import replace
 from test_tls_upstream import TLS as TOWARDS
 from tls_site import AUTHORITY, CLIENTS, DEFAULT, EXACT, KEY, TLS, answer_ok, certificate, connect, get, https
 

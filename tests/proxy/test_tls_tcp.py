@@ -6,12 +6,12 @@ import asyncio
 import random
 import socket
 import ssl
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from authority import Authority, server_context
 from datapath import SECOND, Gate, Site, settle
+from msgspec.structs import replace
 from queue_site import QUEUE, waiting
 
 from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan

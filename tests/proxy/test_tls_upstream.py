@@ -11,13 +11,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from authority import Authority, Pair, server_context
 from datapath import SECOND, Gate, Site
+from msgspec.structs import replace
 
 from lb.config.plan.tls import PoolTlsPlan
 

@@ -8,11 +8,11 @@ import os
 import resource
 import socket
 import tempfile
-from dataclasses import replace
 
 import psutil
 import pytest
 from datapath import SECOND, settle
+from msgspec.structs import replace
 from ports import free_port
 from udp_site import UdpSite, address_of, bound, silent
 from udp_site import site as site

@@ -7,11 +7,11 @@ import random
 import re
 import secrets
 import ssl
-from dataclasses import replace
 from typing import Any
 
 from authority import Authority, Pair
 from datapath import SECOND, Gate
+from msgspec.structs import replace
 
 from lb.config.plan.tls import CertificatePlan, TlsPlan
 

@@ -7,11 +7,12 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from datapath import HTTP, POOL, SECOND, series_of
+from msgspec.structs import replace
 
 from lb.config.plan.plan import AccessLogPlan, EndpointPlan, ListenerPlan, Plan, UdpPlan
 from lb.proxy.proxy import Proxy

@@ -6,11 +6,10 @@ A name is compared without its case, `-`, `_` and spaces. tests/config/test_conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Advice:
+class Advice(Struct, frozen=True):
     """What to write in place of some names: `snippet`, at the place `at`; without one the `note` says why there is
     nothing. Where the names stand is `within`; empty: anywhere."""
 

@@ -8,15 +8,15 @@ in the queues of the sockets.
 from __future__ import annotations
 
 import resource
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lb.config.plan.plan import Plan
 
 _OWN = 48  # the loop, the log, the channel, modules that are loaded later, pipes of splice(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(Struct, frozen=True):
     """Descriptors of one worker."""
 
     limit: int

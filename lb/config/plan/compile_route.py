@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from lb.config.plan.places import MODELS, place_of
 from lb.config.plan.plan import PRIORITIES, RoutePlan
@@ -35,8 +36,7 @@ from lb.config.schema.routes.route import (
 from lb.config.schema.routes.template import Template, parts_of, substitution_of
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRule:
+class CacheRule(Struct, frozen=True):
     """What the rest of the file says of a route's caching."""
 
     on: bool

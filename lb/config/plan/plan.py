@@ -1,15 +1,17 @@
 """The plan: what a configuration compiles to, immutable, sent by the master to every worker (design.md section 5).
 
-Plain frozen dataclasses: everything is resolved here (defaults, durations in nanoseconds, sizes in bytes, references as
+Frozen Structs: everything is resolved here (defaults, durations in nanoseconds, sizes in bytes, references as
 indices, slots and series of the shared segment), so that later code never checks configuration again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from msgspec import Struct, field
+
+from lb.config.plan.discreet import Discreet
 from lb.config.plan.routes import (
     AnswerPlan,
     ConditionPlan,
@@ -30,8 +32,7 @@ PRIORITIES = ("high", "normal", "low")
 """Names of the priorities of routes, by their numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyPlan:
+class PolicyPlan(Struct, frozen=True):
     """How a pool chooses; `type` is a name of the registry in lb.balancing, `options` are the policy's own."""
 
     type: str
@@ -42,8 +43,7 @@ class PolicyPlan:
     ipv6_prefix: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointPlan:
+class EndpointPlan(Struct, frozen=True):
     """An endpoint of a pool, with its places in the shared segment."""
 
     address: str  # "host:port" with a literal IP address, "[v6]:port" or "unix:/path"
@@ -57,8 +57,7 @@ class EndpointPlan:
     zone: str = ""  # "" = none is known
 
 
-@dataclass(frozen=True, slots=True)
-class KeepalivePlan:
+class KeepalivePlan(Struct, frozen=True):
     """How the kernel looks after silent connections, and those whose data nobody acknowledges."""
 
     idle_s: int
@@ -67,8 +66,7 @@ class KeepalivePlan:
     user_timeout_ms: int = 0  # 0 = as the kernel has it
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointSpec:
+class EndpointSpec(Struct, frozen=True):
     """An endpoint as discovery or a supervisor gives it, before it has a slot and a series."""
 
     address: str  # as in EndpointPlan
@@ -79,8 +77,7 @@ class EndpointSpec:
     zone: str = ""  # as in EndpointPlan
 
 
-@dataclass(frozen=True, slots=True)
-class QueuePlan:
+class QueuePlan(Struct, frozen=True):
     """The queue of a pool's requests."""
 
     series: int
@@ -90,8 +87,7 @@ class QueuePlan:
     overload_share: float  # of the time that is left, which may be spent waiting during an overload
 
 
-@dataclass(frozen=True, slots=True)
-class OutlierPlan:
+class OutlierPlan(Struct, frozen=True):
     """What a worker decides about an endpoint by itself."""
 
     consecutive_5xx: int  # 0 = never
@@ -100,17 +96,17 @@ class OutlierPlan:
     probes: int  # requests in flight at an endpoint on probation
 
 
-@dataclass(frozen=True, slots=True)
-class SequencePlan:
+class SequencePlan(Struct, frozen=True):
     """Sequences of a pool: requests that one endpoint has to answer all of."""
 
     idle_ns: int  # an open sequence without a request
     drain_ns: int  # longest time for which an endpoint that was removed serves the sequences that it has
 
 
-@dataclass(frozen=True, slots=True)
-class CookiePlan:
+class CookiePlan(Discreet, frozen=True):
     """The cookie by which clients of a pool stay with an endpoint."""
+
+    HIDDEN: ClassVar[tuple[str, ...]] = ("key",)
 
     name: str
     path: str
@@ -119,11 +115,10 @@ class CookiePlan:
     secure: bool
     http_only: bool
     same_site: str  # "" | strict | lax | none
-    key: bytes = field(default=b"", repr=False)  # what its file holds; b"" = the segment's
+    key: bytes = b""  # what its file holds; b"" = the segment's
 
 
-@dataclass(frozen=True, slots=True)
-class LearnPlan:
+class LearnPlan(Struct, frozen=True):
     """The sessions that a pool learns from its endpoints' answers."""
 
     kind: str  # cookie | header
@@ -132,16 +127,14 @@ class LearnPlan:
     series: int
 
 
-@dataclass(frozen=True, slots=True)
-class CostPlan:
+class CostPlan(Struct, frozen=True):
     """What a request of a pool counts for, where that is not 1."""
 
     unit: str  # batch | bytes
     learn: bool  # each model has its own cost
 
 
-@dataclass(frozen=True, slots=True)
-class PoolPlan:
+class PoolPlan(Struct, frozen=True):
     """A pool: endpoints, how one of them is chosen, and how it is spoken to."""
 
     name: str
@@ -174,8 +167,7 @@ class PoolPlan:
     cache_epoch: int = 0  # another one: its model servers are others, and what they answered before counts no more
 
 
-@dataclass(frozen=True, slots=True)
-class RoutePlan:
+class RoutePlan(Struct, frozen=True):
     """A route of an HTTP listener: which requests it takes, and what becomes of them."""
 
     OWN: ClassVar[tuple[str, ...]] = ("name", "series", "pool", "host", "path")  # see lb.config.plan.wire
@@ -211,8 +203,7 @@ class RoutePlan:
     cors: CorsPlan | None = None  # None = answers say nothing of other origins
 
 
-@dataclass(frozen=True, slots=True)
-class Http2Plan:
+class Http2Plan(Struct, frozen=True):
     """Limits of HTTP/2 connections of clients."""
 
     enabled: bool
@@ -224,8 +215,7 @@ class Http2Plan:
     reset_rate: int
 
 
-@dataclass(frozen=True, slots=True)
-class SniRoutePlan:
+class SniRoutePlan(Struct, frozen=True):
     """A rule of a listener that passes TLS through; all conditions that are given have to hold."""
 
     pool: int  # index into Plan.pools
@@ -234,8 +224,7 @@ class SniRoutePlan:
     sources: tuple[str, ...] = ()  # networks; () = any
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyProtocolPlan:
+class ProxyProtocolPlan(Struct, frozen=True):
     """Who may send a PROXY protocol header."""
 
     networks: tuple[str, ...]
@@ -244,8 +233,7 @@ class ProxyProtocolPlan:
     timeout_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class UdpPlan:
+class UdpPlan(Struct, frozen=True):
     """Limits are per worker."""
 
     series: int  # of the listener's datagrams
@@ -257,8 +245,7 @@ class UdpPlan:
     receive_buffer: int = 0  # of each worker's socket; 0 = the kernel's default
 
 
-@dataclass(frozen=True, slots=True)
-class HopPlan:
+class HopPlan(Struct, frozen=True):
     """How a listener tells the next hop of its clients; the mode of X-Forwarded-* is ListenerPlan.forwarded."""
 
     trusted_proxies: tuple[str, ...] = ()  # networks
@@ -271,16 +258,14 @@ class HopPlan:
     trace_parent: str = "any"  # any | trusted | ignore: whose traceparent is continued
 
 
-@dataclass(frozen=True, slots=True)
-class ExplainPlan:
+class ExplainPlan(Struct, frozen=True):
     """Which requests of a listener have the choice of their endpoint explained."""
 
     sample: float  # share of the requests
     trusted: tuple[str, ...] = ()  # networks
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerPlan:
+class ListenerPlan(Struct, frozen=True):
     """A listener: address, protocol, limits of its connections, and its routes or pool."""
 
     name: str
@@ -323,23 +308,20 @@ class ListenerPlan:
         return ((route.name, route.series) for route in self.routes)
 
 
-@dataclass(frozen=True, slots=True)
-class CachePlan:
+class CachePlan(Struct, frozen=True):
     """The result cache; sizes in bytes."""
 
     size: int
     max_object: int
 
 
-@dataclass(frozen=True, slots=True)
-class AccessLogPlan:
+class AccessLogPlan(Struct, frozen=True):
     """The access log."""
 
     path: str  # "" = off, "-" = standard output
 
 
-@dataclass(frozen=True, slots=True)
-class TracingPlan:
+class TracingPlan(Struct, frozen=True):
     """Where spans go; how traces begin is in every listener's HopPlan."""
 
     endpoint: str
@@ -348,17 +330,17 @@ class TracingPlan:
     timeout_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class LimitsPlan:
+class LimitsPlan(Struct, frozen=True):
     """Limits of each worker; 0 = none."""
 
     max_in_flight: int = 0
     max_memory: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Discreet, frozen=True):
     """All that a worker runs by."""
+
+    HIDDEN: ClassVar[tuple[str, ...]] = ("tickets",)
 
     generation: int
     workers: int
@@ -369,7 +351,7 @@ class Plan:
     drain_timeout_ns: int
     tracing: TracingPlan | None = None
     limits: LimitsPlan = field(default_factory=LimitsPlan)
-    tickets: tuple[bytes, ...] = field(default=(), repr=False)  # keys of TLS session tickets, newest first
+    tickets: tuple[bytes, ...] = ()  # keys of TLS session tickets, newest first
 
     def to_wire(self) -> dict[str, Any]:
         """The plan as plain types, for msgpack."""

@@ -5,11 +5,10 @@ Whatever has its default is left out on the way to the workers, so that thousand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class NormalizePlan:
+class NormalizePlan(Struct, frozen=True):
     """What is done to a path before it is compared and passed on."""
 
     decode: bool
@@ -18,8 +17,7 @@ class NormalizePlan:
     escaped_slash: str  # same_route | keep | decode | reject
 
 
-@dataclass(frozen=True, slots=True)
-class ConditionPlan:
+class ConditionPlan(Struct, frozen=True):
     """One condition of a route besides host, path and method."""
 
     what: str  # header | query | cookie | source | grpc
@@ -30,8 +28,7 @@ class ConditionPlan:
     networks: tuple[str, ...] = ()  # source: "10.0.0.0/8", "fd00::/8"
 
 
-@dataclass(frozen=True, slots=True)
-class CorsPlan:
+class CorsPlan(Struct, frozen=True):
     """Which pages of other origins may ask, and for what; the texts are those of the fields that say so."""
 
     origins: tuple[str, ...]  # "https://app.example.org", "https://*.example.org", "*"
@@ -43,16 +40,14 @@ class CorsPlan:
     max_age_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class SharePlan:
+class SharePlan(Struct, frozen=True):
     """One pool of a split."""
 
     pool: int  # index into Plan.pools
     weight: int
 
 
-@dataclass(frozen=True, slots=True)
-class SplitPlan:
+class SplitPlan(Struct, frozen=True):
     """Requests shared among pools; without a key at random."""
 
     shares: tuple[SharePlan, ...]
@@ -62,8 +57,7 @@ class SplitPlan:
     ipv6_prefix: int = 128
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorPlan:
+class MirrorPlan(Struct, frozen=True):
     """Copies of a route's requests for another pool."""
 
     pool: int
@@ -72,8 +66,7 @@ class MirrorPlan:
     max_bytes: int  # of all of them together, per worker
 
 
-@dataclass(frozen=True, slots=True)
-class RewritePlan:
+class RewritePlan(Struct, frozen=True):
     """A new path: `kind` says how it comes about."""
 
     kind: str  # prefix | path | regex
@@ -81,8 +74,7 @@ class RewritePlan:
     matched: str = ""  # prefix: what is replaced; path: the key of the route's template; regex: the pattern
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerPlan:
+class AnswerPlan(Struct, frozen=True):
     """An answer that Tidegate gives itself: a redirect where `location` says so, else a fixed one."""
 
     status: int
@@ -94,8 +86,7 @@ class AnswerPlan:
     drop_query: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FieldsPlan:
+class FieldsPlan(Struct, frozen=True):
     """Changes to a head's fields, done in the order remove, set, add."""
 
     remove: tuple[str, ...] = ()
@@ -103,8 +94,7 @@ class FieldsPlan:
     add: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPlan:
+class RetryPlan(Struct, frozen=True):
     """When a request is tried again."""
 
     attempts: int  # retries
@@ -116,8 +106,7 @@ class RetryPlan:
     backoff_max_ns: int = 0  # the bound doubles up to this
 
 
-@dataclass(frozen=True, slots=True)
-class HedgePlan:
+class HedgePlan(Struct, frozen=True):
     """When a second attempt begins while the first has not answered."""
 
     per_mille: int  # of the pool's latency, after which there is a hedge; 0 = after `delay_ns`
@@ -127,8 +116,7 @@ class HedgePlan:
     budget_min: int  # hedges a second that are always allowed, in all workers
 
 
-@dataclass(frozen=True, slots=True)
-class RatePlan:
+class RatePlan(Struct, frozen=True):
     """A route's limit: `burst` tokens, of which one comes back every `interval_ns`."""
 
     interval_ns: int

@@ -6,23 +6,27 @@ that start while a file on disk is broken, and none needs the right to read a ke
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import ClassVar
+
+from lb.config.plan.discreet import Discreet
 
 
-@dataclass(frozen=True, slots=True)
-class CertificatePlan:
+class CertificatePlan(Discreet, frozen=True):
     """A certificate that a listener has; PEM."""
 
+    HIDDEN: ClassVar[tuple[str, ...]] = ("chain", "key", "staple")
+
     names: tuple[str, ...]  # server names it is for, "*.example.org" = one label below
-    chain: bytes = field(repr=False)
-    key: bytes = field(repr=False)
-    staple: bytes = field(default=b"", repr=False)  # an OCSP response, DER; b"" = none
+    chain: bytes
+    key: bytes
+    staple: bytes = b""  # an OCSP response, DER; b"" = none
     staple_until: int = 0  # Unix seconds until which it is good
 
 
-@dataclass(frozen=True, slots=True)
-class TlsPlan:
+class TlsPlan(Discreet, frozen=True):
     """TLS of a listener. The first certificate serves clients that ask for no name, or for one that nobody has."""
+
+    HIDDEN: ClassVar[tuple[str, ...]] = ("crl",)
 
     certificates: tuple[CertificatePlan, ...]
     min_version: str  # tls1.2 | tls1.3
@@ -31,18 +35,19 @@ class TlsPlan:
     client_auth: str  # none | optional | required
     client_ca: bytes
     handshake_timeout_ns: int
-    crl: bytes = field(default=b"", repr=False)  # of clients' certificates, PEM; b"" = none
+    crl: bytes = b""  # of clients' certificates, PEM; b"" = none
 
 
-@dataclass(frozen=True, slots=True)
-class PoolTlsPlan:
+class PoolTlsPlan(Discreet, frozen=True):
     """TLS towards the endpoints of a pool."""
 
+    HIDDEN: ClassVar[tuple[str, ...]] = ("certificate", "key", "crl")
+
     ca: bytes  # PEM; b"" = the system's authorities
-    certificate: bytes = field(repr=False)  # ours; b"" = none
-    key: bytes = field(repr=False)
+    certificate: bytes  # ours; b"" = none
+    key: bytes
     server_name: str  # "" = each endpoint's own
     min_version: str
     alpn: tuple[str, ...]
     verify: bool
-    crl: bytes = field(default=b"", repr=False)  # PEM; b"" = none
+    crl: bytes = b""  # PEM; b"" = none

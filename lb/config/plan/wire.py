@@ -9,12 +9,13 @@ the rest, packed by itself and the same for very many.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, is_dataclass
 from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints, overload
 
 import msgpack
+from msgspec import Struct
+from msgspec.structs import fields
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ FORMS = 4096  # that a reader keeps
 
 
 def pack(value: Any) -> bytes:
-    """One of many, a dataclass."""
+    """One of many, a Struct."""
     return joined([getattr(value, name) for name in type(value).OWN], form(value))
 
 
@@ -45,11 +46,11 @@ def joined(own: Sequence[Any], form: bytes) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """`value`, a dataclass or a tuple, as plain types. Fields that have their default are left out: of ten thousand
+    """`value`, a Struct or a tuple, as plain types. Fields that have their default are left out: of ten thousand
     plain routes that is most of the frame."""
     if isinstance(value, tuple):
         return [plain(v) for v in value] if value and not isinstance(value[0], str | int) else list(value)
-    if isinstance(value, type) or not is_dataclass(value):
+    if not isinstance(value, Struct):
         return value
     result = {}
     kind: Any = type(value)
@@ -65,22 +66,22 @@ def plain(value: Any) -> Any:
 
 
 def learn(kind: type) -> None:
-    """Has `typed` know the fields of `kind` and of all dataclasses in it, which is a hundred times the work of reading
+    """Has `typed` know the fields of `kind` and of all Structs in it, which is a hundred times the work of reading
     one. The fork server does it for the workers."""
     _readers(kind)
     for hint in get_type_hints(kind).values():
         for part in (hint, *get_args(hint)):
-            if isinstance(part, type) and is_dataclass(part):
+            if isinstance(part, type) and issubclass(part, Struct):
                 learn(part)
 
 
 def typed(kind: type, value: dict[str, Any]) -> Any:
-    """What `plain` gave as a dataclass again, after msgpack (tuples may have become lists)."""
+    """What `plain` gave as a Struct again, after msgpack (tuples may have become lists)."""
     return kind(**_fields(kind, value))
 
 
 class Packed(Sequence[T], Generic[T]):
-    """Dataclasses of one kind that stay packed, and are read anew each time they are asked for."""
+    """Structs of one kind that stay packed, and are read anew each time they are asked for."""
 
     __slots__ = ("_kind", "items")
 
@@ -135,7 +136,7 @@ def _form(kind: type, form: bytes) -> dict[str, Any]:
 
 @cache
 def _layout(kind: type) -> tuple[tuple[tuple[str, Any, bool, bool], ...], Callable[[Any], tuple[Any, ...]]]:
-    """For each field of the dataclass `kind`: its name, its default, whether the value is plain as it is, and whether
+    """For each field of the Struct `kind`: its name, its default, whether the value is plain as it is, and whether
     it is packed one by one. And what gives the values of all."""
     readers, hints = _readers(kind), get_type_hints(kind)
     layout = tuple(
@@ -147,7 +148,7 @@ def _layout(kind: type) -> tuple[tuple[tuple[str, Any, bool, bool], ...], Callab
 
 @cache
 def _readers(kind: type) -> dict[str, Callable[[Any], Any] | None]:
-    """For each field of the dataclass `kind`, what makes its value from plain types; None where nothing is to be made.
+    """For each field of the Struct `kind`, what makes its value from plain types; None where nothing is to be made.
 
     Looked up once: resolving the annotations costs far more than reading a route.
     """
@@ -155,7 +156,7 @@ def _readers(kind: type) -> dict[str, Callable[[Any], Any] | None]:
 
 
 def _reader(hint: Any) -> Callable[[Any], Any] | None:
-    if isinstance(hint, type) and is_dataclass(hint):
+    if isinstance(hint, type) and issubclass(hint, Struct):
         return lambda value: typed(hint, value)
     if get_origin(hint) is Sequence:
         kind = get_args(hint)[0]
@@ -164,6 +165,6 @@ def _reader(hint: Any) -> Callable[[Any], Any] | None:
         item = _reader(get_args(hint)[0])
         return (lambda value: tuple(map(item, value))) if item else tuple
     for part in get_args(hint):
-        if isinstance(part, type) and is_dataclass(part):  # X | None
+        if isinstance(part, type) and issubclass(part, Struct):  # X | None
             return lambda value: None if value is None else typed(part, value)
     return None

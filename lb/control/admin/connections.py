@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import cast
 
 from aiohttp import web
+from msgspec import Struct
 
 _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Times in seconds, sizes in bytes."""
 
     head: float = 10  # from the connection's start, or a further request's first byte, to the end of the head

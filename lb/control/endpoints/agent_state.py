@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from lb.control.registry import DRAIN, ENABLED, MAINTENANCE
 from lb.health.agent import Answer
@@ -12,8 +14,7 @@ _ADMIN = {"ready": ENABLED, "drain": DRAIN, "maint": MAINTENANCE}
 _NAMES = {number: name for name, number in _ADMIN.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class AgentState:
+class AgentState(Struct, frozen=True):
     """What an agent wants of its endpoint. None: it never spoke of that.
 
     `health` is up, down, fail or stopped, `admin` one of enum tg_admin, `percent` of the operator's or the

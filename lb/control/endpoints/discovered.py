@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec, Plan
@@ -33,8 +34,7 @@ def build_source(name: str, pool: PoolConfig) -> Source:
     return build(name, pool.discover, pool)
 
 
-@dataclass(slots=True)
-class _Watched:
+class _Watched(Struct):
     pool: str
     config: PoolConfig
     watch: Watch

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from lb.config.checks.health import MOST_MODELS
 from lb.health.check import Models
@@ -31,8 +32,7 @@ class ReadyBits(Protocol):
     def set_models_unready(self, slot: int, mask: int) -> None: ...
 
 
-@dataclass(slots=True)
-class _Pool:
+class _Pool(Struct):
     bits: dict[str, int] = field(default_factory=dict)
     retired: dict[int, int] = field(default_factory=dict)  # bit -> since, monotonic ns
     said: dict[Endpoint, Models] = field(default_factory=dict)

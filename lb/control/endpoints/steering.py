@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointPlan, Plan, PoolPlan
@@ -43,8 +44,7 @@ _UP, _ENABLED = 1, 0  # enum tg_health, tg_admin
 _NAMES = {WELL: "well", EJECTED: "ejected", PROBATION: "probation"}
 
 
-@dataclass(slots=True)
-class _Endpoint:
+class _Endpoint(Struct):
     """The live side of an endpoint: its record of ejections, its counters at the last interval's end, and since when
     (monotonic ns) it has been ready for its whole share; -1: from the beginning, None: it is not."""
 
@@ -60,8 +60,7 @@ class _Endpoint:
         return self.plan.address, self.plan.slot, self.generation
 
 
-@dataclass(slots=True)
-class _Pool:
+class _Pool(Struct):
     plan: PoolPlan
     config: PoolConfig
     states: EjectionStates

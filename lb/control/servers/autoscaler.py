@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.schema.file import ScalingConfig
@@ -34,8 +35,7 @@ class Scalable(Protocol):
     def scale_to(self, n: int) -> None: ...
 
 
-@dataclass(slots=True)
-class _Mean:
+class _Mean(Struct):
     total: float = 0.0
     count: int = 0
 
@@ -44,8 +44,7 @@ class _Mean:
         self.count += 1
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleEvent:
+class ScaleEvent(Struct, frozen=True):
     """A change of the number of replicas at `at` (monotonic ns)."""
 
     at: int
@@ -54,15 +53,13 @@ class ScaleEvent:
     reason: str
 
 
-@dataclass(slots=True)
-class _Counts:
+class _Counts(Struct):
     decisions: int = 0
     ups: int = 0
     downs: int = 0
 
 
-@dataclass(slots=True)
-class _Samples:
+class _Samples(Struct):
     """Means since the last decision: metric -> address -> mean."""
 
     means: dict[str, dict[str, _Mean]] = field(default_factory=dict)

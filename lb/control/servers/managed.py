@@ -11,8 +11,9 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Sequence, Set
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from lb.config.plan.plan import EndpointSpec, Plan
 from lb.config.schema.file import Config, PoolConfig, ServeConfig
@@ -48,8 +49,7 @@ class Server(Protocol):
     def status(self) -> dict[str, Any]: ...
 
 
-@dataclass(slots=True)
-class _Pool:
+class _Pool(Struct):
     name: str
     serve: ServeConfig
     server: Server

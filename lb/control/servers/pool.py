@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
@@ -14,8 +16,7 @@ from lb.control.servers.autoscaler import Autoscaler
 from lb.control.servers.supervisor import Supervisor
 
 
-@dataclass(frozen=True, slots=True)
-class ServerContext:
+class ServerContext(Struct, frozen=True):
     """What model servers need of the master. The callables take (pool, address); `waiting` takes the pool."""
 
     runtime_dir: Path

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig, ServeConfig
@@ -78,8 +79,7 @@ TABLE: dict[tuple[State, Event], State] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(Struct, frozen=True):
     """A replica as status shows it; `address` and `pid` are None without a process, `started_at` is monotonic ns."""
 
     index: int
@@ -91,8 +91,7 @@ class Replica:
     last_error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
+class Surroundings(Struct, frozen=True):
     """What a replica needs of its supervisor. The callbacks are called in the loop, with the new state in place."""
 
     pool: str

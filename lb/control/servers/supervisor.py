@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from lb.clock import Clock
 from lb.config.plan.plan import EndpointSpec
@@ -22,8 +23,7 @@ log = logging.getLogger("tidegate.supervisor")
 GIVE_UP_ORDER = (State.CRASH_LOOP, State.BACKOFF, State.STOPPING, State.STARTING, State.READY)
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """Indices to start and to retire."""
 
     start: tuple[int, ...] = ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 SECOND = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class RestartSettings:
+class RestartSettings(Struct, frozen=True):
     """All times in nanoseconds. The first restart after a stable run is immediate, or waits `initial`."""
 
     initial: int = SECOND // 2
@@ -20,8 +20,7 @@ class RestartSettings:
     immediate: bool = True
 
 
-@dataclass(slots=True)
-class Restarts:
+class Restarts(Struct):
     """Decides for one process. `count` is the number of restarts in its life, for status."""
 
     settings: RestartSettings

@@ -7,8 +7,9 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.units import SECOND, format_duration
@@ -40,8 +41,7 @@ class SegmentLike(Protocol):
     def forget(self, lost: list[tuple[int, int, int]]) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class FleetSettings:
+class FleetSettings(Struct, frozen=True):
     """Times in nanoseconds; tests shorten them."""
 
     start_timeout: int = 60 * SECOND  # from a process's start to its first frame

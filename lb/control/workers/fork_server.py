@@ -19,8 +19,9 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from lb.control.workers.channel import Channel, ChannelError, Decoder, Message, encode, receive, rights
 from lb.control.workers.launch import Launched
@@ -178,8 +179,7 @@ class ForkServer:
         child.forked(message["pid"], fds[0])
 
 
-@dataclass(frozen=True, slots=True)
-class Birth:
+class Birth(Struct, frozen=True):
     """What a new worker is given; the descriptors are its own."""
 
     index: int

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 from lb.config.plan.plan import Plan
 from lb.config.units import SECOND
@@ -14,8 +15,7 @@ from lb.control.workers.channel import Channel
 from lb.control.workers.process import WorkerProcess
 
 
-@dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Struct, frozen=True):
     """What workers get: a plan, the listening sockets it needs, and how to log."""
 
     plan: Plan
@@ -24,8 +24,7 @@ class Publication:
     wire: Mapping[str, Any]  # the plan as plain types: made once, not for each worker
 
 
-@dataclass(slots=True)
-class Member:
+class Member(Struct):
     """One worker's place, which outlives its processes.
 
     States: starting (no frame yet), idle (no plan yet), running, stopping, stopped, backoff, crash_loop.

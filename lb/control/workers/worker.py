@@ -23,11 +23,11 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import setproctitle
 import uvloop
+from msgspec import Struct, field
 
 from lb.clock import MonotonicClock
 from lb.config.plan.plan import Plan
@@ -70,8 +70,7 @@ class DataPath(Protocol):
 DataPathFactory = Callable[[asyncio.AbstractEventLoop, Segment, int, Sequence[int]], DataPath]
 
 
-@dataclass(slots=True)
-class _Applied:
+class _Applied(Struct):
     plan: Plan | None = None
     sockets: dict[str, int] = field(default_factory=dict)  # listener -> id of the socket
 

@@ -8,9 +8,10 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from lb.config.plan.plan import EndpointPlan, PoolPlan
 from lb.config.plan.tls import PoolTlsPlan
@@ -18,8 +19,7 @@ from lb.config.plan.tls import PoolTlsPlan
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class CheckTls:
+class CheckTls(Struct, frozen=True):
     """What a check of one endpoint goes through; `name` is who the endpoint must prove to be."""
 
     plan: PoolTlsPlan

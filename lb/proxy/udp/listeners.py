@@ -7,8 +7,9 @@ import os
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from lb.config.plan.plan import ListenerPlan, Plan
 from lb.proxy.udp.listener import UdpListener
@@ -19,8 +20,7 @@ from lb.shared.segment import Segment
 log = logging.getLogger("tidegate.proxy")
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """A listener of a plan that is not in use yet. `fd` is the caller's descriptor of its socket."""
 
     plan: ListenerPlan

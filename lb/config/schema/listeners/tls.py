@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+from msgspec import Struct, field
 from pydantic import Field
 
 from lb.config.advice.literal import token_list_advice
+from lb.config.plan.discreet import Discreet
 from lb.config.plan.tls import CertificatePlan, PoolTlsPlan, TlsPlan
 from lb.config.schema.base import Boolean, FilePath, Model, ServerPattern, advised, text
 from lb.config.units import MILLISECOND, SECOND, Duration
@@ -99,8 +100,7 @@ class PoolTlsConfig(Model):
     is logged at every start and reload."""
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFile:
+class TlsFile(Struct, frozen=True):
     """A file that a TLS section names, or the key of a cookie; `key_of` is the certificate's file where it is a key, or
     a response about it."""
 
@@ -148,11 +148,12 @@ def _files_towards(where: str, tls: PoolTlsConfig) -> Iterator[TlsFile]:
         yield TlsFile(f"{where}.key", tls.key, "key", tls.cert)
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
+class Material(Discreet, frozen=True):
     """What the files of the TLS sections and the cookies held when they were read together."""
 
-    files: Mapping[Path, bytes] = field(default_factory=dict, repr=False)
+    HIDDEN: ClassVar[tuple[str, ...]] = ("files",)
+
+    files: Mapping[Path, bytes] = field(default_factory=dict)
     names: Mapping[Path, tuple[str, ...]] = field(default_factory=dict)  # in the certificate of a file
     staples: Mapping[Path, int] = field(default_factory=dict)  # OCSP responses: until when, in Unix seconds
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # A worker remembers where the first 64 segments of a path begin, and which of them are variable in a word of 64 bits.
 MAX_SEGMENTS = 64
@@ -14,8 +15,7 @@ REST = b"\x01"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Struct, frozen=True):
     """A template, taken apart.
 
     `key` is the template's text with `VARIABLE` for each name and `REST` for the tail's: neither byte can be in a path.

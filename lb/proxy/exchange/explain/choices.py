@@ -4,8 +4,9 @@ that are explained as they come."""
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Set
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from lb.balancing.explained import Explained, Score
 from lb.endpoints.candidate import Candidate
@@ -23,8 +24,7 @@ OTHERS = "the choice is made in another priority or zone"
 _HALF = 0.5  # an endpoint that takes fewer of its turns is more likely passed over
 
 
-@dataclass(slots=True)
-class View:
+class View(Struct):
     """A pool at one moment, before anything was counted for the request."""
 
     explained: Explained

@@ -6,9 +6,10 @@ It asks the tables and policies of the plan in force, changes nothing, and is of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
+
+from msgspec import Struct, field
 
 from lb.config.plan.plan import PRIORITIES, ListenerPlan, Plan, PoolPlan, RoutePlan
 from lb.errors import ClientError
@@ -22,8 +23,7 @@ from lb.shared.hashing import hash64_bytes
 _GRPC = "/inference.GRPCInferenceService/"
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
+class Described(Struct, frozen=True):
     """A request to a listener, or to a pool alone (`listener` empty)."""
 
     listener: str = ""
@@ -46,8 +46,7 @@ class Described:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-@dataclass(slots=True)
-class Tables:
+class Tables(Struct):
     """Of the plan in force: what listeners decide by (RouteTable, Pool or SniTable), and the pools in the plan's
     order."""
 

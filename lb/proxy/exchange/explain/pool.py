@@ -7,8 +7,9 @@ model, panic, the queue. Each part adds its own sentence; one that decides the e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from lb.config.plan.plan import PoolPlan, RoutePlan
 from lb.endpoints.candidates import panicking
@@ -24,8 +25,7 @@ _REFUSED = {
 }
 
 
-@dataclass(slots=True)
-class Question:
+class Question(Struct):
     """What is known of a request when its pool is."""
 
     key: dict[str, str] | None  # where it is from, and its value
@@ -37,8 +37,7 @@ class Question:
     value_of: Callable[[str, str], str | None]  # what it has of a header or cookie of that name
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """What the steps so far come to: sentences, and a choice where one of them has made it, or the status that it is
     refused with."""
 
