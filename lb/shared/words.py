@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
-
-from msgspec import Struct
 
 COUNTER = "counter"  # only grows; the total is the sum over all workers
 HISTOGRAM = "histogram"  # of durations: the sum in ns, a count for each bucket of BOUNDS_US, and one above the last
@@ -41,7 +40,8 @@ GRPC_CODES = (
 CACHE_LINE = 8  # words
 
 
-class Word(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Word:
     """A row: one word, one for each of `values`, or those of a histogram. The unit is in the name, as in `sent_bytes`;
     a counter without one counts events, a histogram is shown in seconds.
 
@@ -81,7 +81,8 @@ class Word(Struct, frozen=True):
         return f"{name}_seconds" if self.type == HISTOGRAM else name
 
 
-class View(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class View:
     """How a kind's series are shown: `labels` say which one it is, `noun` goes into each text."""
 
     prefix: str
@@ -89,7 +90,8 @@ class View(Struct, frozen=True):
     noun: str
 
 
-class Block(Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Block:
     """Rows that several kinds begin with."""
 
     name: str
@@ -159,7 +161,8 @@ DATAGRAM = Block(
 )
 
 
-class Kind(Struct, frozen=True, eq=False):
+@dataclass(frozen=True, slots=True, eq=False)
+class Kind:
     """A kind of series. Its words are those of SERIES, those of `begins`, and its own `words`.
 
     The first of `views` shows the series themselves, another one sums over those whose first labels are the same.
