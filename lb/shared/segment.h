@@ -11,7 +11,7 @@
  *   buckets     rate limits: sets of token buckets, written by every worker (lb/shared/buckets)
  *   sources     limits per source: sets of networks, written by every worker under a lock of the set, and a column of counts
  *               per worker, so that a dead worker's column can be cleared (lb/shared/source_counts)
- *   pins        affinity: sets of keys with the endpoint that each belongs to, written by every worker (lb/shared/affinity_table):
+ *   affinity    tables: sets of keys with the endpoint that each belongs to, written by every worker (lb/shared/affinity_table):
  *               those of sequences, and apart from them, as they come in floods, those of learned sessions
  *   costs       sets of models with the work that a unit of each takes, written by every worker (lb/shared/costs)
  *   cache       the result cache; its inner layout belongs to lb/cache
@@ -151,7 +151,7 @@ typedef struct {
 typedef struct {
     _Alignas(64) _Atomic uint64_t used; /* anything was ever pinned */
     _Atomic uint64_t opened;
-    _Atomic uint64_t evicted; /* pins that made room for others before their time */
+    _Atomic uint64_t evicted; /* entries that made room for others before their time */
     _Atomic uint64_t lost;    /* sequences whose endpoint was gone when they went on */
 } tg_affinity_head;
 

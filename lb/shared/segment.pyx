@@ -87,7 +87,7 @@ cdef class Segment:
         source_sets: int = 32768
     ) -> Self:
         """Create the zeroed segment; capacities in records, `cache_size` in bytes (rounded up to pages), `bucket_sets`
-        the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight pins for sequences,
+        the number of sets of eight rate limit buckets, `sequence_sets` that of sets of eight entries for sequences,
         `session_sets` that for sessions, `cost_sets` that of sets of eight models whose cost is learned, `source_sets`
         that of sets of seven networks whose connections are limited, all powers of two.
 
