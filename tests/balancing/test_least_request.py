@@ -3,6 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
+import full_walk
 import pytest
 from compiled.endpoint_set import acquire
 from fleet import DRAIN, Fleet, choose
@@ -30,32 +31,16 @@ def test_always_the_least_loaded_over_all_workers(data, weights):
             assert load[picked] == min(load.values())
 
 
-def expected_of_a_full_walk(fleet, weights, start, exclude):
-    """The first of the least loaded, from `start` on: what a walk finds that never ends early."""
-    order = [(start + i) % len(weights) for i in range(len(weights))]
-    candidates = [i for i in order if i in fleet.available and i != exclude]
-    return min(candidates, key=lambda i: Fraction(fleet.sets[0].inflight(i) + 1, weights[i]), default=-1)
+def key_of(fleet, weights, i):
+    """What the policy compares: the lowest is chosen."""
+    return Fraction(fleet.sets[0].inflight(i) + 1, weights[i])
 
 
 @pytest.mark.slow
 @settings(max_examples=30)
-@given(data=st.data(), heavy=st.lists(st.integers(0, 59), max_size=5), busy=st.floats(0, 1))
+@given(**full_walk.FLEETS)
 def test_walk_that_ends_early_finds_what_a_full_one_does(data, heavy, busy):
-    random = data.draw(st.randoms(use_true_random=False))
-    weights = [1 + i % 3 + 5 * (i in heavy) for i in range(60)]
-    with Fleet(weights) as fleet:
-        policy = fleet.build("least_request")
-        start = 0
-        for i in range(60):
-            fleet.load(i, random.randint(1, 4) if random.random() < busy else 0)
-        for _ in range(40):
-            i = random.randrange(60)
-            (fleet.down if random.random() < 0.3 else fleet.up)(i)
-            fleet.load(random.randrange(60), 1)
-            exclude = random.randint(-1, 59)
-            picked = choose(policy, 0, 0, exclude)
-            assert picked == expected_of_a_full_walk(fleet, weights, start, exclude)
-            start = (picked + 1) % 60
+    full_walk.check("least_request", key_of, data, heavy, busy)
 
 
 def test_heavy_endpoint_that_comes_up_is_seen_at_once():

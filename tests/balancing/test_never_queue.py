@@ -3,6 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
+import full_walk
 import pytest
 from compiled.endpoint_set import acquire
 from fleet import Fleet, choose
@@ -34,26 +35,11 @@ def test_the_idle_one_of_the_highest_weight_else_the_least_loaded(data, weights)
             assert key_of(fleet, weights, picked) == min(key_of(fleet, weights, i) for i in candidates)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
-@given(data=st.data(), heavy=st.lists(st.integers(0, 59), max_size=5), busy=st.floats(0, 1))
+@given(**full_walk.FLEETS)
 def test_walk_that_ends_early_finds_what_a_full_one_does(data, heavy, busy):
-    random = data.draw(st.randoms(use_true_random=False))
-    weights = [1 + i % 3 + 5 * (i in heavy) for i in range(60)]
-    with Fleet(weights) as fleet:
-        policy = fleet.build("never_queue")
-        start = 0
-        for i in range(60):
-            fleet.load(i, random.randint(1, 4) if random.random() < busy else 0)
-        for _ in range(40):
-            i = random.randrange(60)
-            (fleet.down if random.random() < 0.3 else fleet.up)(i)
-            fleet.load(random.randrange(60), 1)
-            exclude = random.randint(-1, 59)
-            order = [(start + i) % 60 for i in range(60)]
-            candidates = [i for i in order if i in fleet.available and i != exclude]
-            picked = choose(policy, 0, 0, exclude)
-            assert picked == min(candidates, key=lambda i: key_of(fleet, weights, i), default=-1)
-            start = (picked + 1) % 60
+    full_walk.check("never_queue", key_of, data, heavy, busy)
 
 
 def test_a_slow_endpoint_is_taken_before_a_queue_forms_at_a_fast_one():
