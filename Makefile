@@ -19,11 +19,13 @@ BARE_PACKAGES := debootstrap iproute2
 
 SOURCES := $(shell find lb bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
-.PHONY: run runtime wheel wheel-bare test test-fast lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
+.PHONY: run dev wheel wheel-bare test test-fast lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
 help:
-	@echo "make run     build all, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
-	@echo "make test    build all and run the tests"
+	@echo "make run     build, serve configs/demo.yaml, show a few predictions, go on until Ctrl-C"
+	@echo "make build   the daemon and its model server, in $(VENV)"
+	@echo "make dev     build, and what tests, linters and benchmarks need on top"
+	@echo "make test    all tests, with what they need"
 	@echo "make test-fast  those that start no daemon, without the slow ones"
 	@echo "make lint    ruff, mypy, cython-lint, import-linter"
 	@echo "make wheel   dist/: a source distribution, and a wheel with the C libraries inside"
@@ -82,7 +84,7 @@ $(STAMPS)/bare-packages: Makefile
 $(STAMPS)/tools: $(STAMPS)/build-packages pyproject.toml
 	@test -x $(BIN)/python || { echo "making the virtual environment $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing the build's Python packages into $(VENV)"
-	@$(PIP) -U pip 'setuptools>=77' 'cython>=3.3' wheel
+	@$(PIP) -U 'setuptools>=77' 'cython>=3.3' wheel
 	@touch $@
 
 $(STAMPS)/core: $(STAMPS)/tools $(SOURCES)
@@ -111,38 +113,39 @@ $(STAMPS)/dev: $(STAMPS)/runtime
 # The daemon's Python files as bytecode, else its first start takes twice as long, and so does each of a user who may not write here.
 $(STAMPS)/bytecode: $(STAMPS)/core $(STAMPS)/runtime $(shell find lb backend -name "*.py")
 	@echo "compiling the daemon's Python files"
-	@$(BIN)/python -m compileall -q lb backend
+	@$(BIN)/python -m compileall -q -j 0 lb backend
 	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -c 'import lb.cli.run, lb.control.workers.worker, lb.proxy.proxy, lb.control.admin.server'
 	@touch $@
 
 # Packages are fetched while the compilers work.
-runtime: $(STAMPS)/tools
+build: $(STAMPS)/tools
 	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core $(STAMPS)/runtime
 	@$(MAKE) --no-print-directory $(STAMPS)/bytecode
 
-build: runtime $(STAMPS)/core-dev $(STAMPS)/dev
+dev: build
+	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core-dev $(STAMPS)/dev
 	@$(BIN)/python tools/stubs.py
 
-run: runtime
+run: build
 	@$(BIN)/python -m lb.cli.demo -c $(CONFIG)
 
-test: build $(STAMPS)/test-packages
+test: dev $(STAMPS)/test-packages
 	$(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist loadfile --durations 20 tests --ignore tests/bench
 	$(BIN)/python -m pytest -q tests/bench
 
 # Parts that need neither a daemon nor a peer.
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
 
-test-fast: build
+test-fast: dev
 	$(BIN)/python -m pytest -q -n 2 -m 'not slow' --durations 10 $(FAST_TESTS)
 
-wheel: build
+wheel: dev
 	$(BIN)/python tools/wheel.py
 
 wheel-bare: wheel $(STAMPS)/bare-packages
 	$(BIN)/python tests/packaging/bare_root.py
 
-lint: build
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -151,47 +154,47 @@ lint: build
 	$(BIN)/python tools/imports.py
 	$(BIN)/python tools/attributes.py
 
-asan: build $(STAMPS)/test-packages
+asan: dev $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh
 
-asan-short: build $(STAMPS)/test-packages
+asan-short: dev $(STAMPS)/test-packages
 	PYTHON=$(BIN)/python tests/asan.sh tests/shared tests/net tests/http tests/endpoints tests/fuzz tests/telemetry/test_accesslog.py \
 	  tests/proxy/test_http1.py tests/proxy/test_http1_edges.py tests/proxy/test_forwarded.py tests/proxy/test_rate.py \
 	  tests/proxy/test_grpc_web.py tests/proxy/test_tcp.py tests/proxy/test_tcp_ends.py tests/proxy/test_budget.py \
 	  tests/proxy/test_http2_bombs.py tests/proxy/test_hedge.py tests/proxy/test_hedge_grpc.py tests/proxy/test_retries.py tests/proxy/test_deferred_releases.py \
 	  tests/inference/test_oip_fuzz.py
 
-fuzz: build
+fuzz: dev
 	$(BIN)/python tests/fuzz/run.py --seconds $${FUZZ_SECONDS:-300}
 	TIDEGATE_FUZZ_SECONDS=$${FUZZ_SECONDS:-300} $(BIN)/python -m pytest -q --timeout=0 tests/proxy/test_http1_fuzz.py
 	TIDEGATE_DIFFERENTIAL_EXAMPLES=5000 $(BIN)/python -m pytest -q --timeout=0 tests/differential
 
-fuzz-corpus: build
+fuzz-corpus: dev
 	$(BIN)/python tests/fuzz/corpus.py
 
-soak: build $(STAMPS)/test-packages
+soak: dev $(STAMPS)/test-packages
 	TIDEGATE_SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -q -s --timeout=0 tests/soak
 
-chaos: build $(STAMPS)/test-packages
+chaos: dev $(STAMPS)/test-packages
 	TIDEGATE_CHAOS_SECONDS=$${CHAOS_SECONDS:-120} TIDEGATE_CHAOS_SEED=$${CHAOS_SEED:-1} \
 	  $(BIN)/python -m pytest -q -s --tb=native --timeout=0 tests/soak/chaos.py
 
-bench: build $(STAMPS)/bench-packages
+bench: dev $(STAMPS)/bench-packages
 	$(BIN)/python -m bench
 
-bench-guard: build $(STAMPS)/guard-packages
+bench-guard: dev $(STAMPS)/guard-packages
 	@$(BIN)/python -m bench.guard check
 
-bench-guard-update: build $(STAMPS)/guard-packages
+bench-guard-update: dev $(STAMPS)/guard-packages
 	@$(BIN)/python -m bench.guard update
 
-bench-micro: build
+bench-micro: dev
 	$(BIN)/python -m pytest -q bench/micro -o python_files='bench_*.py' --benchmark-sort=name --benchmark-columns=median,iqr,ops,rounds
 
-proto: build
+proto: dev
 	$(BIN)/python proto/generate.py
 
-docs: build
+docs: dev
 	$(BIN)/python -m lb.config.reference
 	$(BIN)/python -m lb.telemetry.reference
 

@@ -20,7 +20,7 @@ def repository(name: str, directory: Path) -> Path:
         write_busy_model(directory / "models", BUSY_STEPS)
         return directory / "models"
     if not any(_DIGITS.glob("digits/*/model.onnx")):
-        raise BenchError(f"{_DIGITS} has no model; `make build` makes it")
+        raise BenchError(f"{_DIGITS} has no model; `make dev` makes it")
     return _DIGITS
 
 
@@ -33,7 +33,7 @@ def write_busy_model(repository: Path, steps: int) -> None:
         import numpy as np
         from onnx import TensorProto, checker, helper, numpy_helper, save
     except ImportError as error:
-        raise BenchError("onnx is missing; make build installs it") from error
+        raise BenchError("onnx is missing; make dev installs it") from error
     weights = np.random.default_rng(1).standard_normal((SIZE, SIZE)).astype(np.float32) / SIZE**0.5
     # The first step depends on the input, or the whole graph would be folded into a constant.
     nodes = [helper.make_node("Add", ["w", "x"], ["h0"])]

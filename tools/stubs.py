@@ -1,4 +1,4 @@
-"""Writes the type stubs (`.pyi`) of compiled modules from their sources. Run by `make build` and for each wheel.
+"""Writes the type stubs (`.pyi`) of compiled modules from their sources. Run by `make dev` and for each wheel.
 
     python tools/stubs.py [FOLDER]
 

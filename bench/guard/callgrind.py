@@ -113,14 +113,14 @@ class _Attempt:
         if not profile.total:
             raise BenchError(
                 f"{self.path}: callgrind saw nothing of the data path: the compiled modules have no symbols; build "
-                "them with make build, and do not strip them"
+                "them with make dev, and do not strip them"
             )
         return per_request(profile, self._length.requests)
 
     def _between_marks(self) -> Profile:
         part = self._out.with_name(f"{self._out.name}.2")  # 1: to the first mark; 2: to the second; none: the rest
         if not part.exists():
-            raise BenchError(f"{self.path}: callgrind did not see the marks in bench.guard._mark; build it: make build")
+            raise BenchError(f"{self.path}: callgrind did not see the marks in bench.guard._mark; build it: make dev")
         with part.open(encoding="utf-8", errors="replace") as lines:
             profile = parse(lines)
         if MARK not in profile.trigger:

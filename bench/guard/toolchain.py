@@ -48,7 +48,7 @@ def toolchain() -> dict[str, str]:
 def _search(pattern: re.Pattern[bytes], module: bytes) -> str:
     found = pattern.search(module)
     if found is None:
-        raise BenchError("the compiled core does not say what compiled it; build it with: make build")
+        raise BenchError("the compiled core does not say what compiled it; build it with: make dev")
     return found[1].decode()
 
 

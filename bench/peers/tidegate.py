@@ -19,7 +19,7 @@ _RELOAD_SECONDS = 30.0
 
 class Tidegate:
     name = "tidegate"
-    install = "make build"
+    install = "make dev"
 
     def version(self) -> str | None:
         return lb.__version__

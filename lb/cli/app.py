@@ -38,14 +38,14 @@ def run(options: Options) -> int:
     hold()  # the imports take half a second
     gc.disable()  # the collector would take a seventh of that; the master switches it on once it serves
 
-    from lb.cli import libraries
-
-    libraries.require()
-
     from lb.cli.early import fork_server
 
     try:
         with fork_server() as early:
+            from lb.cli import libraries
+
+            libraries.require()  # before the fork server has come to a compiled module
+
             from lb.cli.run import run as run_daemon
             from lb.control.workers.fleet import FleetSettings
 

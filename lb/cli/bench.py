@@ -19,6 +19,6 @@ def bench(arguments: Sequence[str]) -> None:
     if missing:
         raise TidegateError(
             f"the bench suite is not installed ({', '.join(missing)} missing): it is part of the source tree, "
-            "where `make build` prepares it and `make bench` runs it"
+            "where `make dev` prepares it and `make bench` runs it"
         )
     os.execv(sys.executable, [sys.executable, "-m", "bench", *arguments])  # noqa: S606

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Iterator
 
 from lb.cli.descriptors import open_standard_descriptors, raise_descriptor_limit
-from lb.control.systemd import VARIABLES
 from lb.control.workers.launch import COMMAND, Launched, worker_environment
 
 
@@ -16,9 +15,8 @@ def fork_server() -> Iterator[Launched | None]:
     again, and says why."""
     open_standard_descriptors()
     raise_descriptor_limit()  # before there is a child that has it
-    environment = {name: value for name, value in worker_environment().items() if name not in VARIABLES}
     try:
-        launched = Launched(COMMAND, environment)
+        launched = Launched(COMMAND, worker_environment())
     except OSError:
         yield None
         return

@@ -12,10 +12,6 @@ from collections.abc import MutableMapping
 log = logging.getLogger("tidegate.systemd")
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
-# What the service manager says to the master alone.
-VARIABLES = (
-    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID",
-)  # fmt: skip
 
 
 class Notifier:

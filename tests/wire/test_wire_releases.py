@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-RELEASES = ROOT / "build" / "protobuf"  # `make build` installs them
+RELEASES = ROOT / "build" / "protobuf"  # `make dev` installs them
 
 
 def run(implementation: str, release: str | None, *arguments: str) -> str:

@@ -21,7 +21,7 @@ try:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 except ImportError as error:
-    raise BenchError(f"plots need matplotlib (make build installs it): {error}") from error
+    raise BenchError(f"plots need matplotlib (make dev installs it): {error}") from error
 
 _WIDTH = 6.4  # inches of 72 units: narrow, so that the letters can be read on a phone
 _PIXELS = 660  # of a file of its own; on the page the column decides

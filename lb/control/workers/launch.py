@@ -17,6 +17,10 @@ from pathlib import Path
 import lb
 from lb.control import signals
 
+# Variables that the service manager sets for the master alone.
+OF_THE_MASTER = frozenset(
+    ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+)
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "lb.control.workers")
 FREE_BLOCKS = "glibc.malloc.tcache_count=256"  # of each size of up to 1 KiB: 8 MiB if there were all of all sizes
 
@@ -56,9 +60,10 @@ def worker_environment() -> dict[str, str]:
 
 
 def child_environment() -> dict[str, str]:
-    """Our environment, with our own folder in the path: -P keeps the working directory out of a child's imports."""
+    """The environment of the master without the service manager's variables, and with Tidegate's own folder in the
+    path: -P keeps the working directory out of a child's imports."""
     root = str(Path(lb.__file__).resolve().parent.parent)
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in OF_THE_MASTER}
     if root not in site.getsitepackages():
         known = environment.get("PYTHONPATH", "")
         environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else root
