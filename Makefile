@@ -137,7 +137,7 @@ test: dev $(STAMPS)/test-packages
 FAST_TESTS := $(addprefix tests/,balancing config endpoints http inference net scaling shared tools wire)
 
 test-fast: dev
-	$(BIN)/python -m pytest -q -n 2 -m 'not slow' --durations 10 $(FAST_TESTS)
+	TIDEGATE_FAST_TESTS=1 $(BIN)/python -m pytest -q -n 2 -m 'not slow' --durations 10 $(FAST_TESTS)
 
 wheel: dev
 	$(BIN)/python tools/wheel.py

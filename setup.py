@@ -80,9 +80,12 @@ SELDOM = (
     "lb.upstream.connections.grpc_py", "tests.compiled.",
 )  # fmt: skip
 OPTIMIZED = (
-    "lb.shared.", "lb.net.", "lb.http.", "lb.inference.", "lb.upstream.connections.http2", "lb.upstream.pool",
-    "lb.upstream.attempt", "lb.proxy.client.http2", "lb.proxy.exchange.exchange", "lb.proxy.exchange.first_message",
-    "lb.proxy.exchange.grpc_web_codec", "lb.proxy.exchange.http2", "lb.proxy.exchange.inference", "bench.",
+    "lb.http.authority", "lb.http.grpc.text", "lb.http.head", "lb.http.http1", "lb.http.http2.", "lb.inference.answer",
+    "lb.inference.datatypes", "lb.inference.floats", "lb.inference.jsontext", "lb.inference.paths",
+    "lb.inference.request", "lb.inference.response", "lb.inference.template", "lb.inference.tensors", "lb.net.ip",
+    "lb.net.poller", "lb.net.stack", "lb.net.stream", "lb.net.tls.session", "lb.proxy.client.http2",
+    "lb.proxy.exchange.exchange", "lb.proxy.exchange.http2", "lb.proxy.exchange.inference", "lb.upstream.attempt",
+    "lb.upstream.connections.http2", "lb.upstream.pool", "bench._stub", "bench.guard.",
 )  # fmt: skip
 OPTIMIZE = ["-O2"]
 OPTIMIZE_LESS = [
@@ -114,6 +117,7 @@ SHARED = "lb.shared.cython_shared"
 READ_ONCE = ("lb.proxy.exchange.exchange", "lb.upstream.pool", "lb.net.stream")
 KEYS = ROOT / "build" / "keys"
 WORDS, WORDS_DECLARED = (ROOT / "lb" / "shared" / name for name in ("words.py", "segment_words.pxd"))
+FEW = 20  # modules, for which loading Cython's templates once is not worth its time
 SILENCE = 5  # seconds without a line, where lines cannot be overwritten
 CIMPORT = re.compile(
     r"^[ \t]*(?:from[ \t]+(?:cython\.cimports\.)?([\w.]+)[ \t]+)?(?:cimport|import)[ \t]+(\([^)]*\)|[^(#\n]*)",
@@ -312,6 +316,16 @@ class Translator:
                 context.find_module(name, need_pxd=True)
                 self.read[declared] = context
 
+    def load_templates(self, todo: list[Extension]) -> None:
+        """Translates one module here, which loads the templates of Cython's C code for every process that is forked.
+
+        The module has a context of its own, so it can be translated again.
+        """
+        for module in todo:
+            if module.name != SHARED and self.begins_with(module) is None:
+                self.translate(module)
+                return
+
     def names(self, module: Extension) -> set[Path]:
         return self.keys.made_from(ROOT / module.sources[0])
 
@@ -411,6 +425,8 @@ class BuildExtensions(build_ext):
             import_module(name)  # once, rather than in each process
         translator = Translator(keys)
         translator.read_declarations(todo)
+        if len(todo) > FEW:
+            translator.load_templates(todo[len(todo) // 4 :])
         for done, module in enumerate(in_processes(partial(translate_and_compile, self, translator), todo, jobs), 1):
             self.take_compiled(module, found[module.name])
             if live:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from compiled.endpoint_set import acquire, note_attempt_at, release
 from fleet import DRAIN, ENABLED, MAINTENANCE, Fleet, choose, choose_in_turn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 from lb.balancing.policy import Policy
 from lb.endpoints.choice import Choice
@@ -36,7 +37,7 @@ class PolicyContract:
     def build(self, fleet: Fleet, worker: int = 0) -> Policy:
         return fleet.build(self.policy, worker, **self.options)
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(
         costs=st.lists(st.floats(0.001, 100), min_size=1, max_size=40), choices=st.lists(st.integers(0, 7), max_size=80)
     )
@@ -62,7 +63,7 @@ class PolicyContract:
             assert [endpoints.load(i) for i in range(3)] == [0, 0, 0]
 
     # One test for several members on purpose: each runs all of it.
-    @settings(max_examples=60)
+    @examples(60)
     @given(
         before=st.lists(endpoint_states, max_size=8),
         after=st.lists(endpoint_states, min_size=8, max_size=8),
@@ -85,7 +86,7 @@ class PolicyContract:
                     assert choose(policy, now, key) in (available or {-1})
                     assert choose(policy, now, key, exclude) in (available - {exclude} or available or {-1})
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(
         states=st.lists(endpoint_states, min_size=1, max_size=8),
         loads=st.lists(st.integers(0, 5), min_size=8, max_size=8),

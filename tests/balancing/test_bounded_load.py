@@ -6,8 +6,9 @@ from math import ceil
 import pytest
 from compiled.endpoint_set import acquire
 from fleet import DRAIN, Fleet, choose
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 from lb.errors import ConfigError
 from lb.shared.hashing import hash64_bytes
@@ -38,7 +39,7 @@ def capacities(fleet, weights, factor):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", HASHES)
-@settings(max_examples=40)
+@examples(40)
 @given(
     weights=st.lists(st.integers(0, 9), min_size=1, max_size=7),
     factor=st.sampled_from([1, 1.25, 1.5, 2, 16.0]),

@@ -6,8 +6,9 @@ from math import log
 
 import pytest
 from fleet import DRAIN, Fleet, choose
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 from statistics_checks import agrees
 
 from lb.balancing.ring import MAX_POINTS, Ring
@@ -57,7 +58,7 @@ def test_removing_one_of_ten_moves_only_its_keys(policy, removed):
 
 
 @pytest.mark.parametrize("policy", HASHES)
-@settings(max_examples=25)
+@examples(25)
 @given(members=memberships, data=st.data())
 def test_leaving_moves_no_key_of_others(policy, members, data):
     gone = data.draw(st.sampled_from(members))
@@ -70,7 +71,7 @@ def test_leaving_moves_no_key_of_others(policy, members, data):
 
 
 @pytest.mark.parametrize("policy", NEW)
-@settings(max_examples=25)
+@examples(25)
 @given(members=memberships, data=st.data(), weight=st.integers(1, 20))
 def test_new_weight_moves_keys_of_one_endpoint_only_and_one_way(policy, members, data, weight):
     i = data.draw(st.integers(0, len(members) - 1))
@@ -144,7 +145,7 @@ def test_rendezvous_shares_by_weight(weights):
         assert agrees([found[i] for i in range(len(weights))], weights)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(members=memberships, key=st.integers(0, 2**64 - 1))
 def test_rendezvous_takes_the_highest_score(members, key):
     def score(address, weight):
@@ -177,7 +178,7 @@ def reference_points(members, points):
             yield y ^ y >> 31, address
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(members=memberships, points=st.integers(1, 9), keys=st.lists(st.integers(0, 2**64 - 1), min_size=20))
 def test_ring_gives_a_key_to_the_first_point_from_it_on(members, points, keys):
     ring = sorted(reference_points(members, points))

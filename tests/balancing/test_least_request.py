@@ -7,12 +7,13 @@ import full_walk
 import pytest
 from compiled.endpoint_set import acquire
 from fleet import DRAIN, Fleet, choose
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data(), weights=st.lists(st.integers(0, 9), min_size=1, max_size=7))
 def test_always_the_least_loaded_over_all_workers(data, weights):
     with Fleet(weights, workers=3) as fleet:
@@ -37,7 +38,7 @@ def key_of(fleet, weights, i):
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@examples(30)
 @given(**full_walk.FLEETS)
 def test_walk_that_ends_early_finds_what_a_full_one_does(data, heavy, busy):
     full_walk.check("least_request", key_of, data, heavy, busy)

@@ -10,8 +10,9 @@ from fractions import Fraction
 
 import pytest
 from fleet import DRAIN, Fleet, choose
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 from lb.balancing.slots import MAX_MEMBERS, SLOTS, SlotTable
 from lb.shared.hashing import hash64_bytes
@@ -76,7 +77,7 @@ def test_excluded_endpoint_is_as_good_as_removed():
         assert [fleet.addresses[choose(policy, 0, key, 0)] for key in KEYS] == choices(nine, nine.build("maglev"))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(members=memberships, data=st.data())
 def test_removing_any_moves_only_its_slots(members, data):
     before = owners(members)
@@ -86,7 +87,7 @@ def test_removing_any_moves_only_its_slots(members, data):
         assert all(old in (new, gone[0]) for old, new in zip(before, owners(rest), strict=True))
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(members=memberships, data=st.data(), weight=st.integers(1, 20))
 def test_new_weight_moves_slots_of_one_endpoint_only_and_one_way(members, data, weight):
     i = data.draw(st.integers(0, len(members) - 1))
@@ -99,7 +100,7 @@ def test_new_weight_moves_slots_of_one_endpoint_only_and_one_way(members, data, 
     assert gains <= ({True} if weight > old_weight else {False})
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(members=memberships, seed=st.integers(0, 99))
 def test_order_of_endpoints_does_not_matter(members, seed):
     shuffled = members[:]
@@ -125,7 +126,7 @@ def reference_owner(members, slot):
     return best[1]
 
 
-@settings(max_examples=15)
+@examples(15)
 @given(members=memberships, keys=st.lists(st.integers(0, 2**64 - 1), min_size=5, max_size=5))
 def test_slot_belongs_to_the_earliest_claim(members, keys):
     table = SlotTable(members)

@@ -7,8 +7,9 @@ import full_walk
 import pytest
 from compiled.endpoint_set import acquire
 from fleet import Fleet, choose
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 from simulated import latencies
 
 
@@ -18,7 +19,7 @@ def key_of(fleet, weights, i):
     return running > 0, Fraction(running + 1, weights[i])
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(data=st.data(), weights=st.lists(st.integers(0, 9), min_size=1, max_size=7))
 def test_the_idle_one_of_the_highest_weight_else_the_least_loaded(data, weights):
     with Fleet(weights, workers=3) as fleet:
@@ -36,7 +37,7 @@ def test_the_idle_one_of_the_highest_weight_else_the_least_loaded(data, weights)
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@examples(30)
 @given(**full_walk.FLEETS)
 def test_walk_that_ends_early_finds_what_a_full_one_does(data, heavy, busy):
     full_walk.check("never_queue", key_of, data, heavy, busy)

@@ -3,8 +3,9 @@
 from collections import Counter
 
 from fleet import DRAIN, Fleet, choose
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 
 def sequence(policy, count, exclude=-1):
@@ -21,7 +22,7 @@ def test_equal_weights_take_turns():
         assert sequence(fleet.build("round_robin"), 8) == "abcdabcd"
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(weights=st.lists(st.integers(0, 12), min_size=1, max_size=7), worker=st.integers(0, 2))
 def test_every_round_gives_each_endpoint_its_weight(weights, worker):
     with Fleet(weights, workers=3) as fleet:
@@ -41,7 +42,7 @@ def reference(weights, count):
         yield best
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(weights=st.lists(st.integers(1, 50), min_size=1, max_size=9))
 def test_same_as_the_published_algorithm(weights):
     with Fleet(weights) as fleet:

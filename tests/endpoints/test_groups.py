@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from compiled.endpoint_set import draw_group
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 from lb.endpoints.choice import Choice
 from lb.endpoints.ejection_state import EjectionStates
@@ -52,7 +53,7 @@ def tell(master: Segment, shares: dict[int, int]) -> None:
         states.hold_back(slot, 0, False, share)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=8).filter(any), st.integers(0, 3))
 def test_requests_alternate_by_the_shares(make: Make, shares: list[int], worker: int) -> None:
     """Spread so evenly that a short run has them, too: no group is ever more than a few requests off."""
@@ -63,7 +64,7 @@ def test_requests_alternate_by_the_shares(make: Make, shares: list[int], worker:
         assert all(abs(seen[g] - number * share / sum(shares)) < 6 for g, share in enumerate(shares))
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=4).filter(lambda s: 0 < sum(s) < 1000))
 def test_a_key_stays_in_its_group_as_long_as_shares_behind_it_change(
     make: Make, master: Segment, shares: list[int]

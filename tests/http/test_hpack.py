@@ -8,8 +8,9 @@ import hpack
 import pytest
 from compiled.http2_sessions import Http2Probe
 from h2_frames import CONTINUATION, END_HEADERS, GET, HEADERS, PREFACE, SETTINGS, Field, frame, frames, setting
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 NAMES = st.one_of(
     st.sampled_from([b":path", b"accept", b"authorization", b"cookie", b"date", b"x-request-id", b"www-authenticate"]),
@@ -45,7 +46,7 @@ class Wire:
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@examples(150)
 @given(
     pool=st.lists(st.tuples(NAMES, VALUES), min_size=1, max_size=60),
     requests=st.lists(st.lists(st.integers(0, 59), max_size=20), max_size=12),
@@ -79,7 +80,7 @@ def test_a_field_is_kept_from_its_second_time_on() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@examples(200)
 @given(
     kinds=st.lists(st.lists(st.tuples(NAMES, VALUES), max_size=12), min_size=1, max_size=12),
     more=st.lists(st.tuples(NAMES, VALUES), max_size=3),
@@ -148,7 +149,7 @@ def test_fields_that_come_with_every_request_are_all_kept() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(st.tuples(st.from_regex(rb"x-[a-z]{1,12}", fullmatch=True), st.binary(max_size=60)), max_size=8))
 def test_any_eight_fields_are_kept(fields: list[Field]) -> None:
     wire = Wire()

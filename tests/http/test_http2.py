@@ -8,8 +8,9 @@ import h2.events
 import h2.settings
 import pytest
 from compiled.http2_sessions import Http2Probe
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 FIELDS = [
     (b":method", b"POST"),
@@ -75,7 +76,7 @@ def test_announces_its_settings() -> None:
     assert ("settings",) in wire.probe.events
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(
     prefix=st.binary(max_size=8),
     sizes=st.lists(
@@ -239,7 +240,7 @@ def test_goodbye_ends_the_session() -> None:
     assert wire.probe.is_ended()
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(garbage=st.binary(max_size=300), after_settings=st.booleans())
 def test_garbage_ends_the_session_or_is_waited_on(garbage: bytes, after_settings: bool) -> None:
     wire = Wire()
@@ -253,7 +254,7 @@ def test_garbage_ends_the_session_or_is_waited_on(garbage: bytes, after_settings
     assert all(e[0] != "end" for e in wire.probe.events) or after_settings
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(data=st.data())
 def test_a_damaged_answer_never_harms(data: st.DataObject) -> None:
     wire = Wire()

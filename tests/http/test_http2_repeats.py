@@ -20,8 +20,9 @@ from h2_frames import (
     frame,
     frames,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 HAS = END_HEADERS | END_STREAM
 START = PREFACE + frame(SETTINGS, 0, 0)
@@ -43,7 +44,7 @@ def trailers(echo: Http2Echo) -> list[list[Field]]:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@examples(200)
 @given(
     kinds=st.lists(EXTRA, min_size=1, max_size=6),
     order=st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=40),
@@ -73,7 +74,7 @@ def test_a_server_reads_what_was_sent(kinds: list[list[Field]], order: list[tupl
     assert all(event[2] == 0 for event in echo.events if event[0] == "close")
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(kinds=st.lists(EXTRA, min_size=1, max_size=6), order=st.lists(st.integers(0, 5), max_size=40))
 def test_a_client_reads_what_was_sent(kinds: list[list[Field]], order: list[int]) -> None:
     encoder = hpack.Encoder()

@@ -7,8 +7,9 @@ import struct
 import numpy as np
 import pytest
 from compiled.inference import float_text, half_bits, half_value
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 
 def digits(text: str) -> str:
@@ -20,7 +21,7 @@ bits32 = st.integers(0, 2**32 - 1).map(lambda b: struct.unpack("<f", struct.pack
 
 
 @pytest.mark.slow
-@settings(max_examples=2000)
+@examples(2000)
 @given(bits64.filter(math.isfinite) | st.floats(allow_nan=False, allow_infinity=False))
 def test_double_is_the_shortest_round_trip(value: float) -> None:
     text = float_text(value)
@@ -30,7 +31,7 @@ def test_double_is_the_shortest_round_trip(value: float) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=2000)
+@examples(2000)
 @given(bits32.filter(math.isfinite) | st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_float_is_the_shortest_round_trip(value: float) -> None:
     text = float_text(value, True)
@@ -84,7 +85,7 @@ def test_every_half_is_exact_both_ways() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000)
+@examples(1000)
 @given(st.floats(-70000, 70000) | st.floats(-1e-4, 1e-4) | bits64.filter(math.isfinite))
 def test_half_rounds_like_numpy(value: float) -> None:
     with np.errstate(over="ignore", under="ignore"):
@@ -104,7 +105,7 @@ def test_half_ties_go_to_even() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=1000)
+@examples(1000)
 @given(bits64.filter(math.isfinite))
 def test_bfloat_is_the_nearest(value: float) -> None:
     bits = half_bits(value, True)

@@ -7,9 +7,10 @@ import random
 
 import pytest
 from compiled.inference import digest_hex, parse_request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oip_tools import SECRET, encode, tensor_of
+from property import examples
 
 from lb.inference.errors import OipError
 from lb.inference.request import InferRequest
@@ -105,7 +106,7 @@ trees = st.recursive(
 
 
 @pytest.mark.slow
-@settings(max_examples=500)
+@examples(500)
 @given(st.data())
 def test_any_value_in_any_place(data: st.DataObject) -> None:
     body, _ = encode(INPUTS, set(), extra=EXTRA)
@@ -122,7 +123,7 @@ def test_any_value_in_any_place(data: st.DataObject) -> None:
     check(json.dumps(document).encode(), -1)
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.binary(max_size=80), st.integers(-1, 90))
 def test_noise(noise: bytes, length: int) -> None:
     check(noise, length)

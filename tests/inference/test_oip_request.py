@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 from compiled.inference import digest_hex, memo_stats, parse_request
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oip_requests import BASE, FP32
 from oip_tools import SECRET, Tensor, encode, parameter_maps, tensor_lists, tensor_of
+from property import examples
 
 from lb.inference.errors import OipError
 from lb.wire.grpc_service_pb2 import ModelInferRequest
@@ -25,7 +26,7 @@ def digest(body: bytes, json_length: int = -1, model: bytes = b"m", version: byt
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@examples(300)
 @given(tensor_lists, st.data())
 def test_encodings_are_equal(inputs: list[Tensor], data: st.DataObject) -> None:
     extra = {"id": "7", "parameters": data.draw(parameter_maps)}
@@ -60,7 +61,7 @@ def value_of(parameter: Any) -> Any:
     return getattr(parameter, parameter.WhichOneof("parameter_choice"))
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.permutations(range(3)))
 def test_digest_knows_no_order_of_inputs(order: list[int]) -> None:
     inputs = [tensor_of(n, "INT8", (2,), [i, i]) for i, n in enumerate(("b", "a", "é"))]

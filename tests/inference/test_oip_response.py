@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from compiled.inference import parse_request, render_bytes, store_form_bytes
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from oip_tools import NUMPY, Tensor, parameter_maps, tensor_lists, tensor_of
+from property import examples
 
 from lb.errors import TidegateError, UpstreamError
 from lb.inference.errors import OipError
@@ -97,7 +98,7 @@ def canonical(tensor: Tensor) -> bytes:
 
 
 @pytest.mark.slow
-@settings(max_examples=300)
+@examples(300)
 @given(tensor_lists, parameter_maps, parameter_maps)
 def test_json_round_trip(outputs: list[Tensor], top: dict[str, Any], own: dict[str, Any]) -> None:
     message = answer(outputs, id="other")
@@ -122,7 +123,7 @@ def test_json_round_trip(outputs: list[Tensor], top: dict[str, Any], own: dict[s
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@examples(200)
 @given(tensor_lists, parameter_maps)
 def test_binary_round_trip(outputs: list[Tensor], own: dict[str, Any]) -> None:
     message = answer(outputs)
@@ -137,7 +138,7 @@ def test_binary_round_trip(outputs: list[Tensor], own: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@examples(200)
 @given(tensor_lists.map(lambda ts: [t for t in ts if t.datatype in CONTENTS]))
 def test_typed_contents_are_the_same_answer(outputs: list[Tensor]) -> None:
     typed = answer(outputs, typed=True).SerializeToString()
@@ -244,7 +245,7 @@ def test_bytes_that_are_not_text(raw: bytes) -> None:
     assert read_binary(*render_bytes(BINARY, message))[1] == [tensor.raw]
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.binary(max_size=12))
 def test_text_is_checked_as_python_checks_it(raw: bytes) -> None:
     message = answer([Tensor("y", "BYTES", (1,), struct.pack("<I", len(raw)) + raw, [])]).SerializeToString()
@@ -378,7 +379,7 @@ def test_mutated_answers_are_refused_or_read_as_protobuf_reads_them(seed: int) -
     assert read > 10
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.binary(max_size=60))
 def test_noise_is_refused_or_read(noise: bytes) -> None:
     try:
@@ -391,7 +392,7 @@ def test_noise_is_refused_or_read(noise: bytes) -> None:
 # --- the cached form ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(tensor_lists, st.text(max_size=5))
 def test_store_form_is_the_message_without_its_id(outputs: list[Tensor], id_: str) -> None:
     stored = store_form_bytes(answer(outputs, id=id_).SerializeToString())

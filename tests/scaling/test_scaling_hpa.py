@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 from lb.config.schema.file import BehaviorConfig, MetricConfig, ScalingConfig, StepConfig
 from lb.scaling.hpa import Decision, Observation, Sample, ScalerState, decide
@@ -255,7 +256,7 @@ def reading(load: float, missing: int, unready: int, replicas: int) -> Reading:
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@examples(150)
 @given(configs, loads, st.integers(1, 5), st.integers(0, 40))
 def test_every_step_keeps_limits_and_windows(config: ScalingConfig, load: Any, low: int, span: int) -> None:
     high, replicas, state = low + span, low, ScalerState()
@@ -276,7 +277,7 @@ def test_every_step_keeps_limits_and_windows(config: ScalingConfig, load: Any, l
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
+@examples(150)
 @given(configs, loads, st.floats(0, 5000), st.floats(0, 5000), st.integers(0, 5), st.integers(0, 5))
 def test_more_load_never_gives_fewer(config: Any, load: Any, a: float, b: float, missing: int, unready: int) -> None:
     replicas, state = 3, ScalerState()

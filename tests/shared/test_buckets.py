@@ -12,8 +12,9 @@ import pytest
 from bucket_children import INTERVAL, NOW
 from children import ENVIRONMENT
 from compiled.shared_segment import count_buckets, take_token, take_tokens
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from property import examples
 
 from lb.errors import TidegateError
 from lb.shared.buckets import Buckets
@@ -98,7 +99,7 @@ def test_zero_is_no_key(buckets: Buckets) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@examples(200)
 @given(
     st.integers(1, 10**12),
     st.integers(1, 1000),

@@ -125,6 +125,7 @@ def test_a_stub_has_what_is_typed(tmp_path: Path) -> None:
     assert not (tmp_path / "lb/unused.pyi").exists()
 
 
+@pytest.mark.slow
 def test_stubs_that_are_not_needed_any_more_are_removed_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "lb").mkdir()
     (tmp_path / "lb/hand_written.pyi").write_text("x: int\n")
@@ -202,6 +203,7 @@ def wrong(where: str, function: ast.FunctionDef, thing: Any) -> Iterator[str]:
         yield f"{where}: the stub has {told(function)}, the module {real}"
 
 
+@pytest.mark.slow
 def test_the_stubs_say_what_the_modules_have(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(TOOL.parent)
     tool = importlib.import_module("stubs")
