@@ -111,6 +111,17 @@ async def test_a_head_that_drips() -> None:
         dripping.cancel()
 
 
+async def test_a_late_client_sees_the_refusal_whatever_it_goes_on_to_send() -> None:
+    async with site(head=SHORT, linger=LONG) as s:
+        reader, writer = await s.connect(b"GET /healthz HTTP/1.1\r\n")
+        await asyncio.sleep(2 * SHORT)
+        for _ in range(20):
+            writer.write(b"X-A: b\r\n" * 100)
+            await writer.drain()
+            await asyncio.sleep(SHORT / 20)
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+
+
 async def test_a_connection_on_which_nothing_comes() -> None:
     async with site(head=SHORT) as s:
         reader, _ = await s.connect()

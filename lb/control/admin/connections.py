@@ -24,7 +24,7 @@ class Limits(Struct, frozen=True):
     body: float = 10  # from the end of the head to the end of the body
     answer: float = 60  # that a client may take to make room for an answer
     idle: float = 75  # between two requests
-    linger: float = 2  # that a refused body is read away, so that the client sees the answer before the end
+    linger: float = 2  # that what a refused client goes on to send is read away, so that it sees the answer first
     body_size: int = 64 * 1024
     linger_size: int = 16 * 1024 * 1024  # of a body, the part that was refused included: behind it the connection ends
 
@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         self._head: asyncio.TimerHandle | None = None
         self._room: asyncio.TimerHandle | None = None
         self._answering = self._begun = False
+        self._refused = False  # the answer is out, and nothing more is taken
         self._received = 0  # bytes since the last complete head
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -101,17 +102,19 @@ class Connection(asyncio.Protocol):
         self.inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        """What comes behind a refusal is dropped: a close with bytes unread would be a reset, which can take the answer
+        from the client (RFC 9112 section 9.6)."""
         self._begun = True
         if self._head is None and not self._answering:
             self._expect_head()
         self._received += len(data)
         if self._received > self._limits.linger_size:  # aiohttp reads a refused body away after the answer
             self.abort()
-            return
-        self.inner.data_received(data)
+        elif not self._refused:
+            self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
-        return self.inner.eof_received()
+        return False if self._refused else self.inner.eof_received()
 
     def pause_writing(self) -> None:
         self._room = asyncio.get_running_loop().call_later(self._limits.answer, self.abort)
@@ -146,10 +149,15 @@ class Connection(asyncio.Protocol):
         self._head = asyncio.get_running_loop().call_later(self._limits.head, self._head_late)
 
     def _head_late(self) -> None:
-        if self._transport is not None:
-            if self._begun:
-                self._transport.write(_TIMED_OUT)
+        if self._transport is None:
+            return
+        if not self._begun:
             self._transport.close()
+            return
+        self._refused = True
+        self._transport.write(_TIMED_OUT)
+        self._transport.write_eof()
+        self._head = asyncio.get_running_loop().call_later(self._limits.linger, self.abort)
 
 
 class _Refusal(asyncio.Protocol):
