@@ -10,14 +10,14 @@ CONFIG ?= configs/demo.yaml
 # Tests wait for servers and clocks most of the time. Those of the bench suite give each process a CPU: they run alone.
 TEST_PROCESSES ?= 3
 
-BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
+BUILD_PACKAGES := gcc g++ libc6-dev make pkg-config libllhttp-dev libnghttp2-dev libonnxruntime-dev libre2-dev libsodium-dev libssl-dev libyaml-dev
 PEER_PACKAGES := haproxy nginx-light libnginx-mod-stream varnish varnish-modules
 TEST_PACKAGES := $(PEER_PACKAGES) curl wrk nghttp2-client nghttp2-server systemd openssl redis-server valgrind strace dnsmasq-base chromium-headless-shell
 BENCH_PACKAGES := $(PEER_PACKAGES) wrk nghttp2-client nghttp2-server
 GUARD_PACKAGES := valgrind
 BARE_PACKAGES := debootstrap iproute2
 
-SOURCES := $(shell find lb bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
+SOURCES := $(shell find lb backend bench tests/compiled \( -name '*.pyx' -o -name '*.pxd' -o -name '*.h' \) 2>/dev/null) lb/shared/words.py setup.py
 
 .PHONY: run dev wheel wheel-bare test test-fast lint soak chaos bench bench-guard bench-guard-update bench-micro build clean asan asan-short fuzz fuzz-corpus proto docs help
 
@@ -201,8 +201,8 @@ docs: dev
 clean:
 	@! grep -q ' $(CURDIR)/build/' /proc/mounts || { echo "a file system is mounted under build/; umount it first" >&2; exit 1; }
 	rm -rf build dist *.egg-info $(VENV)
-	find lb bench tests/compiled -name '*.so' -delete
-	find lb bench tests/compiled -name '*.c' -delete
+	find lb backend bench tests/compiled -name '*.so' -delete
+	find lb backend bench tests/compiled -name '*.c' -delete
 	rm -f lb/shared/segment_words.pxd
-	find lb bench -name '*.pyi' ! -path 'lb/wire/*' -delete
+	find lb backend bench -name '*.pyi' ! -path 'lb/wire/*' -delete
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 """Build of the compiled core.
 
-Every `.pyx` under lb, bench and tests/compiled becomes an extension module. There is no fallback to interpreted code: a
-missing header or compiler stops the build and names the package to install.
+Every `.pyx` under lb, backend, bench and tests/compiled becomes an extension module. There is no fallback to
+interpreted code: a missing header or compiler stops the build and names the package to install.
 
 Modules are translated and compiled on all usable CPUs, with a count of what is done. Declaration files that many
 modules name are read once. A module is built again only where something it is made from has changed: its sources, what
@@ -43,6 +43,7 @@ ROOT = Path(__file__).parent.resolve()
 LIBRARIES = {
     "libllhttp": ("libllhttp-dev", "9.0"),
     "libnghttp2": ("libnghttp2-dev", "1.52"),
+    "libonnxruntime": ("libonnxruntime-dev", "1.21"),  # its header alone: the pip package's library is loaded
     "libsodium": ("libsodium-dev", "1.0.18"),
     "openssl": ("libssl-dev", "3.0"),
     "re2": ("libre2-dev", "0"),  # older ones give the number of their interface as version
@@ -50,6 +51,8 @@ LIBRARIES = {
 }
 # module -> the C libraries it links
 LINKS = {
+    "backend.ort.library": ["libonnxruntime"],
+    "backend.ort.session": ["libonnxruntime"],
     "lb.config.yaml_values": ["yaml-0.1"],
     "lb.http.head_text": ["libllhttp"],
     "lb.http.http1": ["libllhttp"],
@@ -155,7 +158,7 @@ def declare_words() -> None:
 
 
 def sources() -> list[Path]:
-    pyx = sorted(path for top in ("lb", "bench", "tests/compiled") for path in ROOT.glob(f"{top}/**/*.pyx"))
+    pyx = sorted(path for top in ("lb", "backend", "bench", "tests/compiled") for path in ROOT.glob(f"{top}/**/*.pyx"))
     return [Path(f"{ROOT / SHARED.replace('.', '/')}.c"), *pyx]
 
 

@@ -56,6 +56,7 @@ _ALL = (
 
 DATATYPES: dict[str, DataType] = {datatype.name: datatype for datatype in _ALL}
 BY_RUNTIME: dict[str, DataType] = {datatype.runtime: datatype for datatype in _ALL}
+BY_ONNX: dict[int, DataType] = {datatype.onnx: datatype for datatype in _ALL}
 
 BF16 = DATATYPES["BF16"]
 BOOL = DATATYPES["BOOL"]

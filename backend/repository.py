@@ -11,7 +11,7 @@ from pathlib import Path
 from backend import warmup
 from backend.errors import NotFound, StartError
 from backend.model import FILE, Model
-from backend.session import Session
+from backend.session import open_session
 
 log = logging.getLogger("tidegate.backend")
 
@@ -50,9 +50,9 @@ def scan(root: Path) -> list[ModelFile]:
 def load(file: ModelFile, providers: Sequence[str], threads: int, max_batch: int) -> Model:
     """Loads and warms up one version. Raises StartError."""
     source = f"model {file.name} version {file.version}"
-    session = Session(file.path, source, providers, threads)
+    session = open_session(file.path, source, providers, threads)
     model = Model(file.name, file.version, session)
-    log.info("%s: asked [%s], running on %s", model, ", ".join(providers), session.provider)
+    log.info("%s: asked [%s], running on %s by %s", model, ", ".join(providers), session.provider, session.runtime)
     shapes = warmup.warm_up(session, file.path.parent)
     if max_batch > 1:
         reason = warmup.batches(session, shapes)

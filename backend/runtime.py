@@ -1,4 +1,5 @@
-"""ONNX Runtime with its telemetry off: the only module that imports `onnxruntime`; all others take it from here.
+"""Python's binding of ONNX Runtime with its telemetry off: the only module that imports `onnxruntime`; all others take
+it from here.
 
 Official builds from 1.32 on ask DNS for a Microsoft host and write a device identifier as they are loaded, before their
 `disable_telemetry_events()` can be called (Privacy.md of ONNX Runtime). The environment decides at that moment, so the

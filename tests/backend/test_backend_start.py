@@ -23,7 +23,7 @@ from backend_process import DIGITS, ROOT, Backend, command, environment, infer_r
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from onnx import helper
 
-from backend import options, session
+from backend import options, providers
 from backend.errors import StartError
 from backend.repository import ModelFile, load, scan
 from backend.runtime import onnxruntime
@@ -129,8 +129,8 @@ def test_wrong_command_lines(arguments, message):
     assert message in refused(MODELS, *arguments, status=2)
 
 
-def test_the_command_line_knows_the_providers_of_the_session():
-    assert tuple(session.PROVIDERS) == options.PROVIDERS
+def test_the_command_line_knows_the_providers_of_sessions():
+    assert tuple(providers.PROVIDERS) == options.PROVIDERS
 
 
 def test_missing_and_empty_repositories(tmp_path):
@@ -170,7 +170,7 @@ def test_outputs_that_are_no_tensors_are_refused(tmp_path):
     element = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, [1])
     model.graph.output.append(helper.make_value_info("y", helper.make_sequence_type_proto(element)))
     onnx.save(model, path)
-    with pytest.raises(StartError, match=r"output 'y' has the type seq\(tensor\(float\)\)"):
+    with pytest.raises(StartError, match=r"output 'y' is a sequence, which the protocol cannot carry"):
         load(ModelFile("list", 1, path), ("cpu",), 1, 1)
 
 

@@ -1,0 +1,72 @@
+"""A model in ONNX Runtime by its C API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from backend.datatypes import BY_ONNX, TensorSpec
+from backend.errors import InvalidInput, ModelFailure, StartError
+from backend.ort.errors import OrtError
+from backend.ort.library import available_providers, load
+from backend.ort.session import Session
+from backend.ort.tensors import TensorInfo
+from backend.providers import ENTRIES, PROVIDERS, wrong_provider
+
+
+class NativeSession:
+    """A loaded model, run from any number of threads at once; see backend.session.Session.
+
+    Raises StartError when the file cannot be loaded, has inputs or outputs that are not tensors of the protocol's
+    datatypes, or when none of the `providers` (keys of PROVIDERS, in order of preference) can be had; LibraryError when
+    there is no C API. ONNX Runtime refuses a provider whose libraries or device are missing; the next one is asked for
+    then, and `refused` says why.
+    """
+
+    def __init__(self, path: Path, source: str, providers: Sequence[str], threads: int) -> None:
+        self.runtime = f"ONNX Runtime {load()}, its C API"
+        self.source = source
+        self.refused: list[str] = []
+        asked = [PROVIDERS[name] for name in providers]
+        self._session = self._load(path, [name for name in asked if self._works(name)], threads)
+        self.provider: str = self._session.providers[0]
+        if self.provider not in asked:
+            raise wrong_provider(source, providers, self.provider, available_providers(), self.refused)
+        self.inputs = tuple(self._spec(info, "input") for info in self._session.inputs)
+        self.outputs = tuple(self._spec(info, "output") for info in self._session.outputs)
+
+    def _works(self, provider: str) -> bool:
+        reason = Session.refusal(provider)
+        if reason:
+            self.refused.append(f"{provider}: {reason}")
+        return not reason
+
+    def _load(self, path: Path, providers: Sequence[str], threads: int) -> Session:
+        try:
+            return Session(path, [(provider, {}) for provider in providers], threads, ENTRIES)
+        except OrtError as error:
+            raise StartError(f"{self.source}: cannot load {path}: {error}") from error
+
+    def _spec(self, info: TensorInfo, role: str) -> TensorSpec:
+        datatype = BY_ONNX.get(info.element)
+        if datatype is None:
+            what = f"tensor of ONNX's element type {info.element}" if info.kind == "tensor" else info.kind
+            raise StartError(
+                f"{self.source}: {role} '{info.name}' is a {what}, which the protocol cannot carry; "
+                "export the model with plain tensors (for scikit-learn models: zipmap off)"
+            )
+        return TensorSpec(info.name, datatype, info.shape, (info.symbols[0] or None) if info.symbols else None)
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The named outputs for the inputs `feeds`; arrays are stored as `DataType.dtype` says.
+
+        Raises InvalidInput when the model itself refuses the values (an index out of range), ModelFailure otherwise.
+        """
+        try:
+            return self._session.run(outputs, feeds)
+        except OrtError as error:
+            if error.invalid:
+                raise InvalidInput(f"{self.source} refuses the input: {error}") from error
+            raise ModelFailure(f"{self.source} failed: {error}") from error

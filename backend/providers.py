@@ -1,0 +1,27 @@
+"""Execution providers by their names here and ONNX Runtime's, and what every session is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.errors import StartError
+
+PROVIDERS = {
+    "tensorrt": "TensorrtExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "cpu": "CPUExecutionProvider",
+}
+# Spinning threads would take the processors from the load balancer and the other servers of the machine.
+ENTRIES = {"session.intra_op.allow_spinning": "0"}
+
+
+def wrong_provider(
+    source: str, asked: Sequence[str], found: str, offered: Sequence[str], reasons: Sequence[str] = ()
+) -> StartError:
+    """None of the asked providers can be had, and the CPU is not among them."""
+    why = "".join(f"; {reason}" for reason in reasons)
+    return StartError(
+        f"{source}: asked for [{', '.join(asked)}] only, but it would run on {found} "
+        f"(this ONNX Runtime offers {', '.join(offered)}{why}); "
+        "install onnxruntime-gpu with its CUDA libraries or add cpu to --providers"
+    )
