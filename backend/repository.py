@@ -55,11 +55,18 @@ def load(file: ModelFile, providers: Sequence[str], threads: int, max_batch: int
     log.info("%s: asked [%s], running on %s by %s", model, ", ".join(providers), session.provider, session.runtime)
     shapes = warmup.warm_up(session, file.path.parent)
     if max_batch > 1:
-        reason = warmup.batches(session, shapes)
+        reason = warmup.batches(session, shapes, file.path)
         if reason is None:
             model.max_batch = max_batch
-        log.info("%s: %s", model, f"batches up to {max_batch} rows" if reason is None else f"no batching: {reason}")
+        log.info("%s: %s", model, _batching(max_batch) if reason is None else f"no batching: {reason}")
     return model
+
+
+def _batching(rows: int) -> str:
+    return (
+        f"batches up to {rows} rows: its operators keep rows apart, and rows tried in batches gave what they gave "
+        f"alone (within {100 * warmup.TOLERANCE[4]:g} % of a 32-bit float)"
+    )
 
 
 class Repository:

@@ -14,11 +14,19 @@ import numpy as np
 
 from backend.datatypes import BF16, BYTES, TensorSpec, shape_text
 from backend.errors import BackendError, StartError
+from backend.graph.file import GraphError, read_graph
+from backend.graph.rows import why_not
 from backend.session import Session
 
 FILE = "warmup.json"
 _SIZES = (1, 8, 32, 64, 224, 256)  # of dynamic dimensions but the first: token counts, then image sides
 _SEED = 0
+# How far the values of a row spread, of the rows that are tried: data that is quantised by its largest value, or
+# normalised over a batch, shows when small and large values meet.
+_SPREADS = (1.0, 1.0, 1e-3, 100.0, 3.0, 0.0, 10.0, 1.0)
+_FEWEST = 3
+_BATCHES = (2, 3, 8, 13)
+TOLERANCE = {2: 2e-2, 4: 1e-3, 8: 1e-3}  # by the bytes of a float: relative, and a hundredth of it absolute
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -45,8 +53,12 @@ def warm_up(session: Session, directory: Path) -> Shapes:
     )
 
 
-def batches(session: Session, shapes: Shapes) -> str | None:
-    """None when two rows run together give what each gives alone, else the reason why calls must not be merged."""
+def batches(session: Session, shapes: Shapes, path: Path) -> str | None:
+    """None when calls may run together, else the reason why they must not be merged.
+
+    The graph decides (backend.graph.rows); then rows of very different values are run alone and in batches of several
+    sizes, and have to give the same up to the noise of another order of additions (TOLERANCE).
+    """
     inputs, outputs = session.inputs, session.outputs
     if not inputs or not all(spec.free_first for spec in (*inputs, *outputs)):
         return "an input or output has a fixed first dimension"
@@ -54,18 +66,38 @@ def batches(session: Session, shapes: Shapes) -> str | None:
         return "the first dimensions of its inputs have different names"
     if any(shapes[spec.name][0] != 1 for spec in inputs):
         return "the warm-up shapes have more than one row"
-    random = np.random.default_rng(_SEED)
-    rows = [{spec.name: _random(spec, shapes[spec.name], random) for spec in inputs} for _ in range(2)]
     try:
-        alone = [_run(session, row) for row in rows]
-        together = _run(session, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
-    except BackendError as error:
-        return f"two rows cannot be run together: {error}"
-    for spec, merged, *single in zip(outputs, together, *alone, strict=True):
-        if any(array.shape[0] != 1 for array in single) or merged.shape != (2, *single[0].shape[1:]):
-            return f"output '{spec.name}' of two rows has the shape {shape_text(merged.shape)}"
-        if not _same(spec, merged, np.concatenate(single)):
-            return f"output '{spec.name}' of a row depends on the other rows"
+        reason = why_not(read_graph(path))
+    except (GraphError, OSError) as error:
+        reason = f"its graph cannot be read: {error}"
+    return reason or _probe(session, shapes)
+
+
+def _probe(session: Session, shapes: Shapes) -> str | None:
+    random = np.random.default_rng(_SEED)
+    outputs = session.outputs
+    rows, alone = [], []
+    for spread in _SPREADS:
+        row = {spec.name: _random(spec, shapes[spec.name], random, spread) for spec in session.inputs}
+        try:
+            alone.append(_run(session, row))
+        except BackendError:  # values that the model does not take, such as an index beyond its table
+            continue
+        rows.append(row)
+    if len(rows) < _FEWEST:
+        return f"of {len(_SPREADS)} rows of random values it takes {len(rows)}: too few to try a batch"
+    for size in _BATCHES:
+        chosen = [int(index) for index in random.integers(0, len(rows), size)]
+        merged = {name: np.concatenate([rows[index][name] for index in chosen]) for name in rows[0]}
+        try:
+            together = _run(session, merged)
+        except BackendError as error:
+            return f"{size} rows cannot be run together: {error}"
+        for spec, found, singles in zip(outputs, together, zip(*(alone[i] for i in chosen), strict=True), strict=True):
+            if any(array.shape[0] != 1 for array in singles) or found.shape != (size, *singles[0].shape[1:]):
+                return f"output '{spec.name}' of {size} rows has the shape {shape_text(found.shape)}"
+            if not _same(spec, found, np.concatenate(singles)):
+                return f"output '{spec.name}' of a row depends on the other rows"
     return None
 
 
@@ -107,15 +139,19 @@ def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, "", BYTES.dtype) if spec.datatype is BYTES else np.zeros(shape, spec.datatype.dtype)
 
 
-def _random(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """Values that nearly every model takes: floats in [0, 1), integers 0 or 1 (also as indices), one-letter strings."""
+def _random(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator, spread: float = 1.0) -> np.ndarray:
+    """Floats of both signs up to about `spread`, integers from 0 to `spread` (also as indices), short strings."""
     if spec.datatype is BYTES:
-        return random.choice(np.array(["a", "b"], BYTES.dtype), shape)
+        return random.choice(np.array(["a", "b", "", "longer"], BYTES.dtype), shape)
     if spec.datatype is BF16:
-        return (random.random(shape, np.float32).view(np.uint32) >> 16).astype(BF16.dtype)
+        return ((random.standard_normal(shape, np.float32) * np.float32(spread)).view(np.uint32) >> 16).astype(
+            BF16.dtype
+        )
     if spec.datatype.dtype.kind == "f":
-        return random.random(shape).astype(spec.datatype.dtype)
-    return random.integers(0, 2, shape).astype(spec.datatype.dtype)
+        return (random.standard_normal(shape) * spread).astype(spec.datatype.dtype)
+    if spec.datatype.dtype.kind == "b":
+        return random.integers(0, 2, shape).astype(bool)
+    return random.integers(0, 2 + min(int(spread), 100), shape).astype(spec.datatype.dtype)
 
 
 def _same(spec: TensorSpec, left: np.ndarray, right: np.ndarray) -> bool:
@@ -124,5 +160,5 @@ def _same(spec: TensorSpec, left: np.ndarray, right: np.ndarray) -> bool:
         left, right = ((array.astype(np.uint32) << 16).view(np.float32) for array in (left, right))
     elif left.dtype.kind != "f":
         return bool(np.array_equal(left, right))
-    tolerance = 1e-3 if spec.datatype.size >= 4 else 2e-2
+    tolerance = TOLERANCE[spec.datatype.size]
     return bool(np.allclose(left, right, rtol=tolerance, atol=tolerance * 1e-2, equal_nan=True))
