@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend import warmup
-from backend.errors import NotFound, StartError
+from backend.errors import NotFound, StartError, Unavailable
 from backend.model import FILE, Model
 from backend.session import open_session
 
@@ -25,26 +25,38 @@ class ModelFile:
     path: Path
 
 
-def scan(root: Path) -> list[ModelFile]:
-    """Every version of every model below `root`, sorted by name and version; names that start with a dot are left out.
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """What cannot be served, and why; `version` is "" for a model without any."""
 
-    Raises StartError when `root` cannot be read or has no model, or when a model has no version.
+    name: str
+    version: str
+    reason: str
+
+
+def scan(root: Path) -> tuple[list[ModelFile], list[Broken]]:
+    """Every version of every model below `root`, sorted by name and version, and the models without one; names that
+    start with a dot are left out.
+
+    Raises StartError when `root` cannot be read or has no model.
     """
     try:
         directories = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         found: list[ModelFile] = []
+        broken: list[Broken] = []
         for directory in directories:
             versions = sorted(int(entry.name) for entry in directory.iterdir() if _VERSION.fullmatch(entry.name))
             files = [ModelFile(directory.name, version, directory / str(version) / FILE) for version in versions]
             files = [file for file in files if file.path.is_file()]
             if not files:
-                raise StartError(f"{directory} has no version: expected a file like {directory / '1' / FILE}")
+                reason = f"{directory} has no version: expected a file like {directory / '1' / FILE}"
+                broken.append(Broken(directory.name, "", reason))
             found += files
     except OSError as error:
         raise StartError(f"cannot read the model repository {root}: {error.strerror}") from error
-    if not found:
+    if not directories:
         raise StartError(f"the model repository {root} is empty: expected a file like {root / 'NAME' / '1' / FILE}")
-    return found
+    return found, broken
 
 
 def load(file: ModelFile, providers: Sequence[str], threads: int, max_batch: int) -> Model:
@@ -70,9 +82,10 @@ def _batching(rows: int) -> str:
 
 
 class Repository:
-    """The loaded models. The highest version of a model is its default."""
+    """The loaded models, and the broken ones. The highest loaded version of a model is its default."""
 
-    def __init__(self, models: Sequence[Model]) -> None:
+    def __init__(self, models: Sequence[Model], broken: Sequence[Broken] = ()) -> None:
+        self.broken = tuple(broken)
         self._models: dict[str, dict[str, Model]] = {}
         for model in sorted(models, key=lambda model: (model.name, int(model.version))):
             self._models.setdefault(model.name, {})[model.version] = model
@@ -82,16 +95,23 @@ class Repository:
             yield from versions.values()
 
     def versions(self, name: str) -> list[str]:
-        """Ascending. Raises NotFound."""
+        """The loaded ones, ascending. Raises NotFound, of a model that is broken Unavailable."""
         versions = self._models.get(name)
         if versions is None:
+            self._refuse(name, "")
             raise NotFound(f"unknown model '{name}'; this server has: {', '.join(self._models)}")
         return list(versions)
 
     def get(self, name: str, version: str) -> Model:
-        """The version asked for, the default one for an empty `version`. Raises NotFound."""
+        """The version asked for, the default one for an empty `version`. Raises as `versions`."""
         versions = self.versions(name)
         model = self._models[name].get(version or versions[-1])
         if model is None:
+            self._refuse(name, version)
             raise NotFound(f"model '{name}' has no version '{version}'; it has: {', '.join(versions)}")
         return model
+
+    def _refuse(self, name: str, version: str) -> None:
+        for model in self.broken:
+            if model.name == name and (not version or model.version == version):
+                raise Unavailable(f"model '{name}' is not ready: {model.reason}")

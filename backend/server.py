@@ -13,10 +13,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from backend.batching import Batcher
+from backend.errors import StartError
 from backend.load import Load, LoadReporter, LoadStream
 from backend.model import Model
 from backend.options import ServeOptions
-from backend.repository import Repository, load, scan
+from backend.repository import Broken, Repository, load, scan
 from backend.service import InferenceService
 from backend.sockets import UnixPath, listen
 from lb.wire import health_pb2 as _health  # noqa: F401 - reflection describes it
@@ -53,7 +54,7 @@ class Server:
         self._stop_now = asyncio.Event()
         self._executor = ThreadPoolExecutor(options.concurrency, thread_name_prefix="run")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._loading: asyncio.Future[list[Model]] | None = None
+        self._loading: asyncio.Future[Repository] | None = None
         self._health = health.aio.HealthServicer()
         load = Load(options.concurrency)
         self._reports = LoadStream(load, self._stop)
@@ -110,7 +111,7 @@ class Server:
             # an error of the load no longer matters; a future whose error nobody looks at would complain
             self._loading.add_done_callback(lambda loading: loading.cancelled() or loading.exception())
             return False
-        repository = Repository(self._loading.result())
+        repository = self._loading.result()
         options = self._options
         self._batchers = {
             model: Batcher(
@@ -127,14 +128,23 @@ class Server:
         log.info("ready: %s", ", ".join(f"{model.name} {model.version}" for model in repository))
         return True
 
-    def _load_models(self) -> list[Model]:
+    def _load_models(self) -> Repository:
+        """A model that cannot be loaded leaves the others alone. Raises StartError when there is none to serve."""
         options = self._options
+        files, broken = scan(options.models)
         models = []
-        for file in scan(options.models):
+        for file in files:
             if self._stop.is_set():
                 break
-            models.append(load(file, options.providers, options.threads, options.max_batch))
-        return models
+            try:
+                models.append(load(file, options.providers, options.threads, options.max_batch))
+            except StartError as error:
+                broken.append(Broken(file.name, str(file.version), str(error)))
+        if not models and broken:
+            raise StartError("; ".join(model.reason for model in broken))
+        for model in broken:
+            log.error("not served: %s", model.reason)
+        return Repository(models, broken)
 
     async def _drain(self) -> None:
         """Says NOT_SERVING, takes no new calls, and lets those in flight finish within the grace."""

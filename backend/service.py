@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from backend.batching import Batcher
-from backend.errors import BackendError, InvalidInput, Unavailable, Unsupported
+from backend.errors import BackendError, InvalidInput, NotFound, Unavailable, Unsupported
 from backend.load import Load
 from backend.model import Model
 from backend.repository import Repository
@@ -87,9 +87,13 @@ class InferenceService:
 
     @answering
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        if self._repository is not None:
-            self._repository.get(request.name, request.version)
-        return wire.ModelReadyResponse(ready=self._ready)
+        if not self._ready:
+            return wire.ModelReadyResponse(ready=False)
+        try:
+            self._models().get(request.name, request.version)
+        except (NotFound, Unavailable):
+            return wire.ModelReadyResponse(ready=False)
+        return wire.ModelReadyResponse(ready=True)
 
     @answering
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
@@ -126,10 +130,15 @@ class InferenceService:
             raise Unsupported("this server has one repository, without a name")
         state, reason = ("UNAVAILABLE", "the server is stopping") if self._stopping else ("READY", "")
         index = wire.RepositoryIndexResponse.ModelIndex
-        models = [] if request.ready and self._stopping else list(self._models())
-        return wire.RepositoryIndexResponse(
-            models=[index(name=model.name, version=model.version, state=state, reason=reason) for model in models]
-        )
+        models = self._models()
+        found = [index(name=model.name, version=model.version, state=state, reason=reason) for model in models]
+        found += [
+            index(name=model.name, version=model.version, state="UNAVAILABLE", reason=model.reason)
+            for model in models.broken
+        ]
+        if request.ready:
+            found = [model for model in found if model.state == "READY"]
+        return wire.RepositoryIndexResponse(models=sorted(found, key=lambda model: model.name))
 
     @answering
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:

@@ -71,6 +71,8 @@ def resize(step: Step) -> Sequence[Value]:
     value = step.value(0)
     if value.batch is None:
         step.constants(1)
+    elif step.text("coordinate_transformation_mode") == "tf_crop_and_resize":
+        raise step.doubt("cuts all axes")
     else:
         scales, sizes = step.optional(2 if step.node.op_type == "Resize" and step.opset >= 11 else 1), step.optional(3)
         axes = step.integers("axes")

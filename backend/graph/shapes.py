@@ -70,7 +70,8 @@ def reshape(step: Step) -> Sequence[Value]:
     if None in sizes:
         rest = divided(whole, times(*(size for size in sizes if size is not None)))
         if rest is None:
-            if value.batch is not None:
+            # Where the rows have a dimension by name, what is left belongs to each of them.
+            if value.batch is not None and not any(ROWS in names for _, names in filter(None, sizes)):
                 raise step.doubt("has a shape that is only known in a run")
             rest = step.fresh()
         sizes[sizes.index(None)] = rest

@@ -47,7 +47,9 @@ class Preflight:
 
     def check(self, config: Config) -> list[Found]:
         """Errors as (path, message). Blocks on the file system."""
-        errors = check_model_servers(config)
+        errors: list[Found] = []
+        for place, message, others in _model_servers(config):
+            (self.warnings if others else errors).append((place, message))
         for name, pool in config.pools.items():
             if pool.discover is not None and pool.discover.file is not None:
                 found = list(_endpoint_file(name, pool, pool.discover.file.path))
@@ -67,12 +69,14 @@ class Preflight:
 
 def check_model_servers(config: Config) -> list[Found]:
     """Why model servers of `config` could not start: a check for lb.config.load, of reloads too."""
-    return [
-        found
-        for name, pool in config.pools.items()
-        if pool.serve is not None
-        for found in _model_server(f"pools.{name}.serve", pool.serve.models)
-    ]
+    return [(place, message) for place, message, others in _model_servers(config) if not others]
+
+
+def _model_servers(config: Config) -> Iterator[tuple[str, str, bool]]:
+    """What is wrong with models and servers, and whether the server starts with its other models."""
+    for name, pool in config.pools.items():
+        if pool.serve is not None:
+            yield from _model_server(f"pools.{name}.serve", pool.serve.models)
 
 
 def certificate_warnings(facts: Sequence[CertificateFacts], now: float) -> Iterator[Found]:
@@ -98,29 +102,38 @@ def lined(path: Path, found: Sequence[Found]) -> list[str]:
     return [f"{path}:{document.line(place)}: {place}: warning: {message}" for place, message in found]
 
 
-def _model_server(path: str, folder: Path) -> Iterator[Found]:
+def _model_server(path: str, folder: Path) -> Iterator[tuple[str, str, bool]]:
     missing = [package for module, package in _MODEL_SERVER.items() if importlib.util.find_spec(module) is None]
     if missing:
         extra = "pip install 'tidegate[cpu]', or 'tidegate[gpu]' for NVIDIA's GPUs"
-        yield path, f"the model server cannot start without {' and '.join(missing)}: {extra}"
+        yield path, f"the model server cannot start without {' and '.join(missing)}: {extra}", False
     try:
         models = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        if not models:
-            yield f"{path}.models", f"{folder}: has no model; put one at {folder / 'NAME' / '1' / MODEL_FILE}"
-        for model in models:
-            versions = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
-            files = [entry / MODEL_FILE for entry in versions if (entry / MODEL_FILE).is_file()]
-            if not files:
-                yield f"{path}.models", f"{model}: has no version; put one at {model / '1' / MODEL_FILE}"
-            for file in files:
-                if not os.access(file, os.R_OK):
-                    yield f"{path}.models", f"{file}: may not be read"
-                elif problem := model_problem(file):
-                    yield f"{path}.models", f"{file}: {problem}"
+        found = {model: list(_model(model)) for model in models}
     except (FileNotFoundError, NotADirectoryError):
         return  # the loader says so
     except OSError as error:
-        yield f"{path}.models", f"{error.filename or folder}: {error.strerror}"
+        yield f"{path}.models", f"{error.filename or folder}: {error.strerror}", False
+        return
+    if not models:
+        yield f"{path}.models", f"{folder}: has no model; put one at {folder / 'NAME' / '1' / MODEL_FILE}", False
+    others = any(not problem for problems in found.values() for problem in problems)
+    for problems in found.values():
+        yield from ((f"{path}.models", problem, others) for problem in problems if problem)
+
+
+def _model(model: Path) -> Iterator[str]:
+    """What is wrong with each version, "" for a good one. Raises OSError."""
+    versions = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
+    files = [entry / MODEL_FILE for entry in versions if (entry / MODEL_FILE).is_file()]
+    if not files:
+        yield f"{model}: has no version; put one at {model / '1' / MODEL_FILE}"
+    for file in files:
+        if not os.access(file, os.R_OK):
+            yield f"{file}: may not be read"
+        else:
+            problem = model_problem(file)
+            yield f"{file}: {problem}" if problem else ""
 
 
 def _endpoint_file(name: str, pool: PoolConfig, file: Path) -> Iterator[Found]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import quantize_dynamic
+
+from backend.runtime import onnxruntime
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 Tensor = tuple[str, int, Sequence[int | str]]
@@ -143,7 +145,8 @@ def perceptron() -> onnx.ModelProto:
 
 def quantized(folder: Path, made: onnx.ModelProto) -> onnx.ModelProto:
     onnx.save(made, folder / "plain.onnx")
-    quantize_dynamic(folder / "plain.onnx", folder / "quantized.onnx")
+    quantization = import_module(f"{onnxruntime.__name__}.quantization")
+    quantization.quantize_dynamic(folder / "plain.onnx", folder / "quantized.onnx")
     return onnx.load(folder / "quantized.onnx")
 
 

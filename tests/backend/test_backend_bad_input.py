@@ -135,7 +135,7 @@ async def test_infer_is_refused(stub, case):
     assert len(response.raw_output_contents) == 2
 
 
-@pytest.mark.parametrize("call", ["ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"])
+@pytest.mark.parametrize("call", ["ModelMetadata", "ModelConfig", "ModelStatistics"])
 @pytest.mark.parametrize(("name", "version"), [("nope", ""), ("digits", "2")])
 async def test_unknown_models_are_not_found(stub, call, name, version):
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -218,7 +218,7 @@ async def test_an_unexpected_error_in_a_run_is_an_answer_and_a_report(digits, ex
 def test_models_whose_rows_depend_on_each_other_are_not_batched(tmp_path, caplog):
     caplog.set_level("INFO")
     assert model_of(backend_models.mixing(tmp_path)).max_batch == 1
-    assert "output 'y' of a row depends on the other rows" in caplog.text
+    assert "no batching: Softmax works over the rows" in caplog.text
     assert model_of(backend_models.slow(tmp_path)).max_batch == 1
     assert "fixed first dimension" in caplog.text
     assert model_of(backend_models.scale(tmp_path, 2.0, 1), max_batch=1).max_batch == 1

@@ -155,7 +155,7 @@ async def test_every_unary_answer_has_a_report(server: Any) -> None:
     assert (status, report.rif) == ("0", 0)
     assert report.latency_ms > 0
     status, report = await reported(
-        target, SERVICE + "ModelReady", wire.ModelReadyRequest(name="nobody").SerializeToString()
+        target, SERVICE + "ModelMetadata", wire.ModelMetadataRequest(name="nobody").SerializeToString()
     )
     assert (status, report.rif) == ("5", 0)
 

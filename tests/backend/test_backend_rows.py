@@ -68,6 +68,18 @@ def test_a_model_that_is_quantized_as_it_runs(tmp_path, made, caplog):
     assert "no batching: DynamicQuantizeLinear is not known to keep rows apart" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["mean", "softmax", "gram", "number of rows", "turned around", "quantized"])
+def test_the_probe_finds_what_a_wrong_rule_would_let_pass(tmp_path, name, caplog, monkeypatch):
+    caplog.set_level("INFO", "tidegate.backend")
+    monkeypatch.setattr("backend.warmup.why_not", lambda graph: None)
+    if name == "quantized":
+        made = graph_models.quantized(tmp_path, graph_models.perceptron())
+    else:
+        made, _ = graph_models.MIXING[name]
+    assert max_batch(saved(tmp_path, made)) == 1
+    assert "no batching: output 'y' of a row depends on the other rows" in caplog.text
+
+
 def test_what_batches_says_by_what_tolerance(tmp_path, caplog):
     caplog.set_level("INFO", "tidegate.backend")
     assert max_batch(backend_models.scale(tmp_path, 2.0, 1)) == 32

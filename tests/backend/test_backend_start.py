@@ -149,6 +149,43 @@ def test_a_broken_model_is_an_error(tmp_path):
     assert f"error: model digits version 1: cannot load {tmp_path}/digits/1/model.onnx" in message
 
 
+async def test_broken_models_leave_the_others_alone(tmp_path):
+    backend_models.scale(tmp_path, 2.0, 1)
+    for folder, content in (("scale/2", b"this is no model"), ("torn/1", b""), ("empty/1", None)):
+        (tmp_path / folder).mkdir(parents=True)
+        if content is not None:
+            (tmp_path / folder / "model.onnx").write_bytes(content)
+    with Backend(tmp_path) as backend:
+        async with grpc.aio.insecure_channel(backend.wait_ready().targets[0]) as channel:
+            stub = Stub(channel, INFERENCE)
+            index = (await stub.RepositoryIndex(wire.RepositoryIndexRequest())).models
+            assert [(model.name, model.version, model.state) for model in index] == [
+                ("empty", "", "UNAVAILABLE"),
+                ("scale", "1", "READY"),
+                ("scale", "2", "UNAVAILABLE"),
+                ("torn", "1", "UNAVAILABLE"),
+            ]
+            assert "has no version" in index[0].reason
+            assert "cannot load" in index[2].reason
+            index = (await stub.RepositoryIndex(wire.RepositoryIndexRequest(ready=True))).models
+            assert [(model.name, model.version) for model in index] == [("scale", "1")]
+            for name, version, ready in (
+                ("scale", "", True),
+                ("scale", "2", False),
+                ("torn", "", False),
+                ("?", "", False),
+            ):
+                answer = await stub.ModelReady(wire.ModelReadyRequest(name=name, version=version))
+                assert answer.ready is ready, name
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await stub.ModelMetadata(wire.ModelMetadataRequest(name="torn"))
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "model 'torn' is not ready: model torn version 1: cannot load" in caught.value.details()
+            request = infer_request("scale", ("x", "FP32", np.ones((1, 2), "<f4")))
+            assert (await stub.ModelInfer(request)).model_version == "1"
+        until(lambda: backend.log.count("not served: ") == 3, "no lines")
+
+
 def test_a_gpu_alone_that_cannot_be_had_is_an_error():
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has the CUDA provider")
@@ -176,10 +213,10 @@ def test_outputs_that_are_no_tensors_are_refused(tmp_path):
 
 def test_warm_up_finds_sizes_or_reads_them(tmp_path):
     """A model that takes only multiples of 96 pixels cannot be guessed; `warmup.json` says so."""
-    shape = helper.make_tensor("shape", 7, [3], [-1, 96, 2])
+    shape = helper.make_tensor("shape", 7, [3], [0, -1, 96])
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     path = backend_models.save(
-        tmp_path, "odd", nodes, [("x", "FP32", ("N", "L"))], [("y", "FP32", ("M", 96, 2))], initializers=[shape]
+        tmp_path, "odd", nodes, [("x", "FP32", ("N", "L"))], [("y", "FP32", ("N", "M", 96))], initializers=[shape]
     )
     file = ModelFile("odd", 1, path)
     with pytest.raises(StartError, match=r"warm-up inference failed .*warmup\.json, as \{\"x\": \[-1, -1\]\}"):
@@ -198,7 +235,7 @@ def test_scan_sorts_versions_as_numbers(tmp_path):
     for version in (10, 9, 2):
         backend_models.scale(tmp_path, 1.0, version)
     (tmp_path / "scale" / "latest").mkdir()
-    assert [(file.name, file.version) for file in scan(tmp_path)] == [("scale", 2), ("scale", 9), ("scale", 10)]
+    assert [(file.name, file.version) for file in scan(tmp_path)[0]] == [("scale", 2), ("scale", 9), ("scale", 10)]
 
 
 async def wait_in_flight(stub, calls):
