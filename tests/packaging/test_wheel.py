@@ -53,7 +53,9 @@ def test_modules_that_are_built_are_not_compiled_again(build: tuple[Path, str]) 
 
 
 def test_every_compiled_module_is_there_once(unpacked: Path) -> None:
-    sources = {path.relative_to(ROOT).with_suffix("") for path in ROOT.glob("lb/**/*.pyx")}
+    sources = {
+        path.relative_to(ROOT).with_suffix("") for top in ("lb", "backend") for path in ROOT.glob(f"{top}/**/*.pyx")
+    }
     sources |= {
         path.relative_to(ROOT).with_suffix("")
         for path in ROOT.glob("lb/**/*.pxd")
