@@ -42,20 +42,24 @@ def scan(root: Path) -> tuple[list[ModelFile], list[Broken]]:
     """
     try:
         directories = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        found: list[ModelFile] = []
-        broken: list[Broken] = []
-        for directory in directories:
-            versions = sorted(int(entry.name) for entry in directory.iterdir() if _VERSION.fullmatch(entry.name))
-            files = [ModelFile(directory.name, version, directory / str(version) / FILE) for version in versions]
-            files = [file for file in files if file.path.is_file()]
-            if not files:
-                reason = f"{directory} has no version: expected a file like {directory / '1' / FILE}"
-                broken.append(Broken(directory.name, "", reason))
-            found += files
     except OSError as error:
         raise StartError(f"cannot read the model repository {root}: {error.strerror}") from error
     if not directories:
         raise StartError(f"the model repository {root} is empty: expected a file like {root / 'NAME' / '1' / FILE}")
+    found: list[ModelFile] = []
+    broken: list[Broken] = []
+    for directory in directories:
+        try:
+            versions = sorted(int(entry.name) for entry in directory.iterdir() if _VERSION.fullmatch(entry.name))
+            files = [ModelFile(directory.name, version, directory / str(version) / FILE) for version in versions]
+            files = [file for file in files if file.path.is_file()]
+        except OSError as error:
+            broken.append(Broken(directory.name, "", f"cannot read the model {directory}: {error.strerror}"))
+            continue
+        if not files:
+            reason = f"{directory} has no version: expected a file like {directory / '1' / FILE}"
+            broken.append(Broken(directory.name, "", reason))
+        found += files
     return found, broken
 
 

@@ -94,7 +94,8 @@ def _probe(session: Session, shapes: Shapes) -> str | None:
         except BackendError as error:
             return f"{size} rows cannot be run together: {error}"
         for spec, found, singles in zip(outputs, together, zip(*(alone[i] for i in chosen), strict=True), strict=True):
-            if any(array.shape[0] != 1 for array in singles) or found.shape != (size, *singles[0].shape[1:]):
+            row = singles[0].shape
+            if row[:1] != (1,) or any(a.shape != row for a in singles) or found.shape != (size, *row[1:]):
                 return f"output '{spec.name}' of {size} rows has the shape {shape_text(found.shape)}"
             if not _same(spec, found, np.concatenate(singles)):
                 return f"output '{spec.name}' of a row depends on the other rows"

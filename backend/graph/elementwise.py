@@ -79,8 +79,8 @@ def _computed_one(operator: str, sizes: Sequence[Size]) -> Size | None:
         return sizes[1] if left[0] else sizes[2]
     if operator == "Equal" and left == right:
         return ONE
-    if operator == "Equal" and (len(numbers) == 2 or any(number < 0 for number in numbers)):
-        return 0, ()  # no size is negative
+    if operator == "Equal" and (len(numbers) == 2 or left[0] * right[0] < 0):
+        return 0, ()  # sizes are not negative, so these have different signs, or one of them is 0
     if operator in ("Add", "Sub") and len(numbers) == 2:
         return (numbers[0] + numbers[1] if operator == "Add" else numbers[0] - numbers[1]), ()
     return None

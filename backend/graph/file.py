@@ -9,10 +9,12 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from lb.wire import onnx_graph_pb2 as onnx
 
@@ -59,18 +61,9 @@ def read_graph(path: Path) -> Graph:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
             try:
                 _read_model(data, graph)
-            except (IndexError, ValueError, onnx_error) as error:
+            except (IndexError, ValueError, DecodeError) as error:
                 raise GraphError(f"{path} is no ONNX model: {error}") from error
     return graph
-
-
-def _decode_error() -> type[Exception]:
-    from google.protobuf.message import DecodeError
-
-    return DecodeError
-
-
-onnx_error = _decode_error()
 
 
 def _read_model(data: memoryview, graph: Graph) -> None:
@@ -125,10 +118,7 @@ def constant_of(tensor: Any) -> Constant:
         values = np.frombuffer(tensor.raw_data, dtype).tolist()
     else:
         values = [*tensor.float_data, *tensor.int32_data, *tensor.int64_data]
-    count = 1
-    for size in shape:
-        count *= size
-    return Constant(shape, tuple(values) if len(values) == count else None)
+    return Constant(shape, tuple(values) if len(values) == prod(shape) else None)
 
 
 def _fields(data: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:

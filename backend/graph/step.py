@@ -35,7 +35,7 @@ class Step:
             raise self.doubt("computes with the number of rows")
         try:
             return rule(self)
-        except (IndexError, KeyError, ValueError) as error:  # ONNX Runtime would not load it
+        except (ArithmeticError, IndexError, KeyError, ValueError) as error:  # ONNX Runtime would not load it
             raise self.doubt("does not fit its inputs") from error
 
     # What a rule asks.

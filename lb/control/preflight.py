@@ -123,9 +123,13 @@ def _model_server(path: str, folder: Path) -> Iterator[tuple[str, str, bool]]:
 
 
 def _model(model: Path) -> Iterator[str]:
-    """What is wrong with each version, "" for a good one. Raises OSError."""
-    versions = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
-    files = [entry / MODEL_FILE for entry in versions if (entry / MODEL_FILE).is_file()]
+    """What is wrong with each version, "" for a good one."""
+    try:
+        versions = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
+        files = [entry / MODEL_FILE for entry in versions if (entry / MODEL_FILE).is_file()]
+    except OSError as error:
+        yield f"{model}: {error.strerror}"
+        return
     if not files:
         yield f"{model}: has no version; put one at {model / '1' / MODEL_FILE}"
     for file in files:

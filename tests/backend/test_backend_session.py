@@ -21,7 +21,8 @@ from backend.ort.errors import OrtError
 from backend.ort.session import Session
 
 BOTH = pytest.mark.parametrize("kind", [NativeSession, BindingSession])
-DEBIAN = "/usr/lib/x86_64-linux-gnu/libonnxruntime.so.1.21.0"  # of the package with the header
+# Another build than pip's: of the package with the header, which Tidegate is compiled with.
+(DEBIAN,) = (path.resolve() for path in Path("/usr/lib").glob("*/libonnxruntime.so"))
 
 
 def values(datatype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -130,8 +131,9 @@ def test_a_file_that_is_no_model(tmp_path, kind, content):
 def test_a_provider_that_cannot_be_had(tmp_path, kind):
     path = backend_models.scale(tmp_path, 2.0, 1)
     session = kind(path, "scale", ("cuda", "cpu"), 1)
-    if session.provider == "CUDAExecutionProvider":
-        pytest.skip("this machine has the CUDA provider")
+    if session.provider == "CUDAExecutionProvider":  # it can be had, so it runs alone, too
+        assert kind(path, "scale", ("cuda",), 1).provider == session.provider
+        return
     assert session.provider == "CPUExecutionProvider"
     with pytest.raises(StartError, match=r"asked for \[cuda\] only, but it would run on CPUExecutionProvider"):
         kind(path, "scale", ("cuda",), 1)
@@ -184,13 +186,11 @@ except LibraryError as error:
     [
         ("Path('/nonexistent/lib.so')", "refused: /nonexistent/lib.so: cannot open shared object file"),
         ("Path('libm.so.6')", "refused: libm.so.6 is no ONNX Runtime: it has no OrtGetApiBase"),
-        (f"Path('{DEBIAN}')", "1.21.0"),
+        (f"Path('{DEBIAN}')", DEBIAN.name.partition(".so.")[2]),
         ("None", "1."),
     ],
 )
 def test_the_library(path, text):
-    if "1.21.0" in path and not Path(DEBIAN).exists():
-        pytest.skip("Debian's ONNX Runtime is not installed")
     assert told(LOAD.format(path=path)).startswith(text)
 
 

@@ -238,6 +238,24 @@ def test_scan_sorts_versions_as_numbers(tmp_path):
     assert [(file.name, file.version) for file in scan(tmp_path)[0]] == [("scale", 2), ("scale", 9), ("scale", 10)]
 
 
+def test_a_folder_that_cannot_be_read_leaves_the_others_alone(tmp_path, monkeypatch):
+    backend_models.scale(tmp_path, 1.0, 1)
+    (tmp_path / "shut").mkdir()
+    listed = Path.iterdir
+
+    def iterdir(path):
+        if path.name == "shut":  # root may read every folder
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    found, broken = scan(tmp_path)
+    assert [file.name for file in found] == ["scale"]
+    assert [(model.name, model.reason) for model in broken] == [
+        ("shut", f"cannot read the model {tmp_path}/shut: Permission denied")
+    ]
+
+
 async def wait_in_flight(stub, calls):
     """Returns when the server has taken up `calls` infer calls of this connection: it answers a later call."""
     await asyncio.sleep(0)
