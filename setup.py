@@ -49,10 +49,10 @@ LIBRARIES = {
     "re2": ("libre2-dev", "0"),  # older ones give the number of their interface as version
     "yaml-0.1": ("libyaml-dev", "0.2.2"),
 }
+# Modules that name ONNX Runtime's C API
+WITH_RUNTIME = ("backend.", "tests.compiled.inference_")
 # module -> the C libraries it links
 LINKS = {
-    "backend.ort.library": ["libonnxruntime"],
-    "backend.ort.session": ["libonnxruntime"],
     "lb.config.yaml_values": ["yaml-0.1"],
     "lb.http.head_text": ["libllhttp"],
     "lb.http.http1": ["libllhttp"],
@@ -83,11 +83,12 @@ SELDOM = (
     "lb.upstream.connections.grpc_py", "tests.compiled.",
 )  # fmt: skip
 OPTIMIZED = (
-    "lb.http.authority", "lb.http.grpc.text", "lb.http.head", "lb.http.http1", "lb.http.http2.", "lb.inference.answer",
-    "lb.inference.datatypes", "lb.inference.floats", "lb.inference.jsontext", "lb.inference.paths",
-    "lb.inference.request", "lb.inference.response", "lb.inference.template", "lb.inference.tensors", "lb.net.ip",
-    "lb.net.poller", "lb.net.stack", "lb.net.stream", "lb.net.tls.session", "lb.proxy.client.http2",
-    "lb.proxy.exchange.exchange", "lb.proxy.exchange.http2", "lb.proxy.exchange.inference", "lb.upstream.attempt",
+    "backend.grpc.", "backend.inference.", "lb.http.authority", "lb.http.grpc.text", "lb.http.head",
+    "lb.http.http1", "lb.http.http2.", "lb.inference.answer", "lb.inference.datatypes", "lb.inference.floats",
+    "lb.inference.jsontext", "lb.inference.message", "lb.inference.paths", "lb.inference.request",
+    "lb.inference.response", "lb.inference.template", "lb.inference.tensors", "lb.net.ip", "lb.net.poller",
+    "lb.net.stack", "lb.net.stream", "lb.net.tls.session", "lb.proxy.client.http2", "lb.proxy.exchange.exchange",
+    "lb.proxy.exchange.http2", "lb.proxy.exchange.inference", "lb.upstream.attempt",
     "lb.upstream.connections.http2", "lb.upstream.pool", "bench._stub", "bench.guard.",
 )  # fmt: skip
 OPTIMIZE = ["-O2"]
@@ -172,7 +173,8 @@ def extension(source: Path) -> Extension:
     relative = source.relative_to(ROOT)
     module = ".".join(relative.with_suffix("").parts)
     links: dict[str, list[str]] = {"include_dirs": [], "library_dirs": [], "libraries": []}
-    for library in LINKS.get(module, []):
+    needed = ["libonnxruntime"] if module.startswith(WITH_RUNTIME) else LINKS.get(module, [])
+    for library in needed:
         for key, values in pkg_config(library).items():
             links[key] += values
     flags = [

@@ -1,14 +1,11 @@
-"""A ModelInfer request, checked against its model and turned into arrays; and arrays turned into the answer.
-
-`check` looks only at names, datatypes, shapes and sizes: it is cheap enough for the event loop. `Call.decode` and
-`encode` touch every byte and belong in a worker thread.
+"""ModelInfer requests that the compiled core does not read (backend.inference.inference): with typed contents, with
+parameters that mean something, or wrong. They are checked against their model, and their tensors made raw.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,43 +16,31 @@ from backend.errors import InvalidInput, Unsupported
 _LENGTH = 4  # bytes of the length before a BYTES element
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
-    """One input tensor as it came: `raw` bytes, or else `contents`, a protobuf InferTensorContents."""
+def _raw(spec: TensorSpec, shape: tuple[int, ...], raw: bytes) -> bytes:
+    """The bytes of a tensor as the model takes them. Raises InvalidInput."""
+    if spec.datatype is BYTES:
+        _check_texts(spec, split_bytes(spec, raw, math.prod(shape)))
+    if spec.datatype is BOOL:
+        return raw.translate(_BOOLEANS)
+    return raw
 
-    spec: TensorSpec
-    shape: tuple[int, ...]
-    raw: bytes | None
-    contents: Any
 
-    def decode(self) -> np.ndarray:
-        """The tensor as an array that must not be written to. Raises InvalidInput."""
-        array = self._from_contents() if self.raw is None else self._from_raw(self.raw)
-        try:
-            return array.reshape(self.shape)
-        except ValueError as error:  # an empty tensor whose other dimensions are beyond what memory could address
-            raise InvalidInput(f"input '{self.spec.name}': the shape {shape_text(self.shape)} is too large") from error
+_BOOLEANS = b"\0" + b"\1" * 255  # whatever is not 0 is true
 
-    def _from_raw(self, raw: bytes) -> np.ndarray:
-        datatype = self.spec.datatype
-        if datatype is BYTES:
-            return _strings(self.spec, split_bytes(self.spec, raw, math.prod(self.shape)))
-        if datatype is BOOL and raw.translate(None, b"\0\1"):
-            raise InvalidInput(f"input '{self.spec.name}': a BOOL element must be the byte 0 or 1")
-        return np.frombuffer(raw, datatype.dtype)
 
-    def _from_contents(self) -> np.ndarray:
-        datatype = self.spec.datatype
-        assert datatype.contents is not None
-        values = getattr(self.contents, datatype.contents)
-        if datatype is BYTES:
-            return _strings(self.spec, values)
-        wide = np.array(values, dtype=_CONTENTS_DTYPES[datatype.contents])
-        narrow = wide.astype(datatype.dtype)
-        if datatype.dtype.kind in "iu" and not np.array_equal(wide, narrow):
-            bad = wide[wide != narrow][0]
-            raise InvalidInput(f"input '{self.spec.name}': expected {datatype.name} elements, got {bad}")
-        return narrow
+def _from_contents(spec: TensorSpec, contents: Any) -> bytes:
+    datatype = spec.datatype
+    assert datatype.contents is not None
+    values = getattr(contents, datatype.contents)
+    if datatype is BYTES:
+        _check_texts(spec, values)
+        return join_bytes(values)
+    wide = np.array(values, dtype=_CONTENTS_DTYPES[datatype.contents])
+    narrow = wide.astype(datatype.dtype)
+    if datatype.dtype.kind in "iu" and not np.array_equal(wide, narrow):
+        bad = wide[wide != narrow][0]
+        raise InvalidInput(f"input '{spec.name}': expected {datatype.name} elements, got {bad}")
+    return narrow.tobytes()
 
 
 _CONTENTS_DTYPES = {
@@ -69,25 +54,11 @@ _CONTENTS_DTYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One checked inference.
-
-    `outputs` are the outputs to answer with, in the order asked for. `rows` is the size of the batch dimension. Calls
-    of one model with equal `key` can run as one batch; None runs alone.
-    """
-
-    operands: tuple[Operand, ...]
-    outputs: tuple[TensorSpec, ...]
-    rows: int
-    key: Hashable
-
-    def decode(self) -> dict[str, np.ndarray]:
-        return {operand.spec.name: operand.decode() for operand in self.operands}
+Operand = tuple[tuple[int, ...], bytes]  # shape, raw bytes
 
 
-def check(request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batches: bool) -> Call:
-    """`request`, a ModelInferRequest, as a Call; `batches` says that the model can run calls together.
+def check(request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[list[Operand], list[int]]:
+    """The inputs of `request`, a ModelInferRequest, in the model's order, and the outputs that are asked for, by index.
 
     Raises InvalidInput with what was expected and what was found, Unsupported for extensions that are not offered.
     """
@@ -108,11 +79,7 @@ def check(request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSp
     if missing:
         raise InvalidInput(f"input {missing[0]} is missing; expected {_names(inputs)}")
     wanted = _wanted(request.outputs, outputs)
-    ordered = tuple(operands[spec.name] for spec in inputs)
-    if not batches or len({operand.shape[0] for operand in ordered}) != 1 or not ordered[0].shape[0]:
-        return Call(ordered, wanted, 1, None)
-    key = (tuple(operand.shape[1:] for operand in ordered), tuple(spec.name for spec in wanted))
-    return Call(ordered, wanted, ordered[0].shape[0], key)
+    return [operands[spec.name] for spec in inputs], wanted
 
 
 def _operand(spec: TensorSpec, tensor: Any, raw: bytes | None) -> Operand:
@@ -134,7 +101,7 @@ def _operand(spec: TensorSpec, tensor: Any, raw: bytes | None) -> Operand:
             raise InvalidInput(
                 f"input '{name}': expected {count * spec.datatype.size} bytes for {what}, got {len(raw)}"
             )
-        return Operand(spec, shape, raw, None)
+        return shape, _raw(spec, shape, raw)
     field = spec.datatype.contents
     if field is None:
         raise InvalidInput(f"input '{name}': {spec.datatype.name} must be sent in raw_input_contents")
@@ -144,14 +111,14 @@ def _operand(spec: TensorSpec, tensor: Any, raw: bytes | None) -> Operand:
     found = len(getattr(tensor.contents, field))
     if found != count:
         raise InvalidInput(f"input '{name}': expected {count} elements for {what}, got {found}")
-    return Operand(spec, shape, None, tensor.contents)
+    return shape, _from_contents(spec, tensor.contents)
 
 
-def _wanted(requested: Any, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+def _wanted(requested: Any, outputs: Sequence[TensorSpec]) -> list[int]:
     if not requested:
-        return tuple(outputs)
-    specs = {spec.name: spec for spec in outputs}
-    wanted: dict[str, TensorSpec] = {}
+        return list(range(len(outputs)))
+    specs = {spec.name: index for index, spec in enumerate(outputs)}
+    wanted: dict[str, int] = {}
     for output in requested:
         name = output.name
         if name not in specs:
@@ -163,7 +130,7 @@ def _wanted(requested: Any, outputs: Sequence[TensorSpec]) -> tuple[TensorSpec, 
         if output.parameters["classification"].int64_param if "classification" in output.parameters else 0:
             raise Unsupported(f"output '{name}': the classification extension is not offered")
         wanted[name] = specs[name]
-    return tuple(wanted.values())
+    return list(wanted.values())
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:
@@ -190,25 +157,20 @@ def split_bytes(spec: TensorSpec, raw: bytes, count: int) -> list[bytes]:
     return elements
 
 
-def _strings(spec: TensorSpec, elements: Sequence[bytes]) -> np.ndarray:
+def _check_texts(spec: TensorSpec, elements: Sequence[bytes]) -> None:
     """ONNX strings are text: ONNX Runtime takes UTF-8 only."""
-    array = np.empty(len(elements), BYTES.dtype)
     for index, element in enumerate(elements):
         try:
-            array[index] = element.decode()
+            element.decode()
         except UnicodeDecodeError as error:
             raise InvalidInput(
                 f"input '{spec.name}': BYTES element {index} is not UTF-8, which ONNX strings are"
             ) from error
-    return array
 
 
-def encode(spec: TensorSpec, array: np.ndarray) -> bytes:
-    """`array` as an entry of raw_output_contents: little-endian, row-major, unpadded."""
-    if spec.datatype is BYTES:
-        parts = []
-        for element in array.reshape(-1):
-            data = str(element).encode()
-            parts += [len(data).to_bytes(_LENGTH, "little"), data]
-        return b"".join(parts)
-    return array.astype(spec.datatype.dtype, copy=False).tobytes()
+def join_bytes(elements: Sequence[bytes]) -> bytes:
+    """Elements as a raw BYTES tensor: each behind its length."""
+    parts = []
+    for element in elements:
+        parts += [len(element).to_bytes(_LENGTH, "little"), element]
+    return b"".join(parts)

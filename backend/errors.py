@@ -4,39 +4,44 @@ from __future__ import annotations
 
 
 class BackendError(Exception):
-    """Base of every error that a client is answered with; `code` is the name of the gRPC status."""
+    """Base of every error that a client is answered with.
 
-    code = "INTERNAL"
+    `status` is the number of the gRPC status. `answer` is the ModelInferResponse that goes with the reason in a stream
+    of inferences: which one it was.
+    """
+
+    status = 13  # INTERNAL
+    answer = b""
 
 
 class InvalidInput(BackendError):
     """The request cannot be right for the model: wrong names, shapes, datatypes, sizes or values."""
 
-    code = "INVALID_ARGUMENT"
+    status = 3  # INVALID_ARGUMENT
 
 
 class NotFound(BackendError):
     """No such model or version."""
 
-    code = "NOT_FOUND"
+    status = 5  # NOT_FOUND
 
 
 class Unsupported(BackendError):
     """The request asks for a part of the protocol that this server does not offer."""
 
-    code = "UNIMPLEMENTED"
+    status = 12  # UNIMPLEMENTED
 
 
 class Unavailable(BackendError):
     """Not now: the server is loading, stopping or its queue is full. The request was not run; another server may."""
 
-    code = "UNAVAILABLE"
+    status = 14  # UNAVAILABLE
 
 
 class ModelFailure(BackendError):
     """The model could not be run on an input that looked right."""
 
-    code = "INTERNAL"
+    status = 13  # INTERNAL
 
 
 class StartError(Exception):

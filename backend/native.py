@@ -30,12 +30,12 @@ class NativeSession:
         self.source = source
         self.refused: list[str] = []
         asked = [PROVIDERS[name] for name in providers]
-        self._session = self._load(path, [name for name in asked if self._works(name)], threads)
-        self.provider: str = self._session.providers[0]
+        self.compiled = self._load(path, [name for name in asked if self._works(name)], threads)
+        self.provider: str = self.compiled.providers[0]
         if self.provider not in asked:
             raise wrong_provider(source, providers, self.provider, available_providers(), self.refused)
-        self.inputs = tuple(self._spec(info, "input") for info in self._session.inputs)
-        self.outputs = tuple(self._spec(info, "output") for info in self._session.outputs)
+        self.inputs = tuple(self._spec(info, "input") for info in self.compiled.inputs)
+        self.outputs = tuple(self._spec(info, "output") for info in self.compiled.outputs)
 
     def _works(self, provider: str) -> bool:
         reason = Session.refusal(provider)
@@ -65,7 +65,7 @@ class NativeSession:
         Raises InvalidInput when the model itself refuses the values (an index out of range), ModelFailure otherwise.
         """
         try:
-            return self._session.run(outputs, feeds)
+            return self.compiled.run(outputs, feeds)
         except OrtError as error:
             if error.invalid:
                 raise InvalidInput(f"{self.source} refuses the input: {error}") from error

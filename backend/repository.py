@@ -10,6 +10,8 @@ from pathlib import Path
 
 from backend import warmup
 from backend.errors import NotFound, StartError, Unavailable
+from backend.graph.file import GraphError, read_graph
+from backend.graph.steady import steady
 from backend.model import FILE, Model
 from backend.session import open_session
 
@@ -70,12 +72,20 @@ def load(file: ModelFile, providers: Sequence[str], threads: int, max_batch: int
     model = Model(file.name, file.version, session)
     log.info("%s: asked [%s], running on %s by %s", model, ", ".join(providers), session.provider, session.runtime)
     shapes = warmup.warm_up(session, file.path.parent)
+    model.steady = _steady(file.path)
     if max_batch > 1:
         reason = warmup.batches(session, shapes, file.path)
         if reason is None:
             model.max_batch = max_batch
         log.info("%s: %s", model, _batching(max_batch) if reason is None else f"no batching: {reason}")
     return model
+
+
+def _steady(path: Path) -> bool:
+    try:
+        return steady(read_graph(path))
+    except (GraphError, OSError):  # then nobody knows
+        return False
 
 
 def _batching(rows: int) -> str:

@@ -5,36 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection, reflection_pb2
-
-from backend.batching import Batcher
+from backend import health, load_reports, reflection
+from backend.binding_runs import BindingRuns
 from backend.errors import StartError
-from backend.load import Load, LoadReporter, LoadStream
+from backend.grpc.connection import Listener
+from backend.grpc.front import Front
+from backend.inference.engine import Engine, ModelQueue
+from backend.inference.load import Load
+from backend.inference.model import Served
+from backend.methods import Methods
 from backend.model import Model
+from backend.native import NativeSession
 from backend.options import ServeOptions
 from backend.repository import Broken, Repository, load, scan
-from backend.service import InferenceService
+from backend.service import InferenceService, Rare
 from backend.sockets import UnixPath, listen
-from lb.wire import health_pb2 as _health  # noqa: F401 - reflection describes it
-from lb.wire import services
+from lb.net.poller import Poller
+from lb.net.timers import Timers
+from lb.wire import grpc_service_pb2
 from lb.wire.descriptors import POOL
 
-SERVICE = services.INFERENCE.full_name
+INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+COMPILED = ("ModelInfer", "ModelStreamInfer")  # what needs no Python
+_LOOK = 0.02  # seconds between two looks at what is still under way
 
 log = logging.getLogger("tidegate.backend")
-
-_CHANNEL_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # else a taken port is shared in silence
-    ("grpc.max_receive_message_length", -1),  # tensors have no natural limit; the load balancer in front sets one
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_permit_without_calls", 1),  # a load balancer probes its idle connections
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Server:
-    """One run of the model server."""
+    """One run of the model server. Raises OSError, MemoryError. Must be made where the loop runs."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._options = options
@@ -55,13 +55,22 @@ class Server:
         self._executor = ThreadPoolExecutor(options.concurrency, thread_name_prefix="run")
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loading: asyncio.Future[Repository] | None = None
-        self._health = health.aio.HealthServicer()
-        load = Load(options.concurrency)
-        self._reports = LoadStream(load, self._stop)
-        self._service = InferenceService(options.max_queue_delay, load)
-        self._batchers: dict[Model, Batcher] = {}
+        load = Load(options.concurrency, time.monotonic_ns())
+        self._service = InferenceService(options.max_queue_delay)
+        self._health = health.Health("", INFERENCE.full_name)
+        methods = Methods()
+        methods.add(INFERENCE, self._service, COMPILED)
+        methods.add(health.SERVICE, self._health)
+        methods.add(load_reports.SERVICE, load_reports.LoadReports(load, self._stop))
+        POOL.AddSerializedFile(reflection.SERVICE.file.serialized_pb)
+        methods.add(reflection.SERVICE, reflection.Reflection(methods.services, POOL))
+        self._rare = Rare(self._service, methods)
+        self._poller = Poller(asyncio.get_running_loop())
+        self._timers = Timers(self._poller)
+        self._engine = Engine(self._poller, self._timers, options.concurrency, BindingRuns(self._executor))
+        self._front = Front(self._poller, load, self._rare)
+        self._listeners: list[Listener] = []
         self._paths: list[UnixPath] = []
-        self._server = grpc.aio.server(options=_CHANNEL_OPTIONS, interceptors=(LoadReporter(load),))
 
     async def run(self) -> Outcome:
         """Serves until SIGTERM or SIGINT; a second one ends the grace of requests in flight. Raises StartError."""
@@ -69,37 +78,36 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         try:
-            await self._bind()
+            self._bind()
             if await self._load():
                 await self._stop.wait()
             await self._drain()
         finally:
-            await self._server.stop(None)
+            for listener in self._listeners:
+                listener.close()
+            self._front.close()
             for path in self._paths:
                 path.remove()
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._loader.shutdown(wait=False, cancel_futures=True)
-        stuck = any(batcher.running for batcher in self._batchers.values())
-        return Outcome(0, stuck or (self._loading is not None and not self._loading.done()))
+        stuck = self._engine.running > 0 or (self._loading is not None and not self._loading.done())
+        if not stuck:
+            self._engine.close()
+            self._timers.close()
+            self._poller.close()
+        return Outcome(0, stuck)
 
     def _on_signal(self, number: signal.Signals) -> None:
         log.info("%s: %s", number.name, "stopping now" if self._stop.is_set() else "stopping")
         (self._stop_now if self._stop.is_set() else self._stop).set()
 
-    async def _bind(self) -> None:
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        services.serve(self._server, services.INFERENCE, self._service)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        services.serve(self._server, services.LOAD_REPORTS, self._reports)
-        POOL.AddSerializedFile(reflection_pb2.DESCRIPTOR.serialized_pb)
-        names = (SERVICE, services.LOAD_REPORTS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, POOL)
+    def _bind(self) -> None:
         for address in self._options.listen:
-            bound, path = listen(self._server, address)
+            sockets, bound, path = listen(address)
             if path is not None:
                 self._paths.append(path)
+            self._listeners += [Listener(self._front, socket.detach(), path is None) for socket in sockets]
             print(f"listening on {bound}", flush=True)
-        await self._server.start()
 
     async def _load(self) -> bool:
         """Loads and warms up all models off the loop, then offers them. False: told to stop before that was done."""
@@ -111,22 +119,23 @@ class Server:
             # an error of the load no longer matters; a future whose error nobody looks at would complain
             self._loading.add_done_callback(lambda loading: loading.cancelled() or loading.exception())
             return False
-        repository = self._loading.result()
-        options = self._options
-        self._batchers = {
-            model: Batcher(
-                model,
-                self._executor,
-                runs=options.concurrency,
-                max_queue=options.max_queue,
-                delay=options.max_queue_delay,
-            )
-            for model in repository
-        }
-        self._service.offer(repository, self._batchers)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-        log.info("ready: %s", ", ".join(f"{model.name} {model.version}" for model in repository))
+        self._offer(self._loading.result())
         return True
+
+    def _offer(self, repository: Repository) -> None:
+        queues = {(model.name, model.version): self._queue(model) for model in repository}
+        self._rare.offer(queues)
+        self._service.offer(repository, {key: queue.served for key, queue in queues.items()})
+        defaults = {(name, ""): queues[name, repository.versions(name)[-1]] for name, _ in queues}
+        self._front.offer({**queues, **defaults})
+        self._health.set(health.SERVING)
+        log.info("ready: %s", ", ".join(f"{model.name} {model.version}" for model in repository))
+
+    def _queue(self, model: Model) -> ModelQueue:
+        options = self._options
+        session = model.session.compiled if isinstance(model.session, NativeSession) else None
+        served = Served(model, session)
+        return ModelQueue(self._engine, served, options.max_queue, options.max_queue_delay, model.steady)
 
     def _load_models(self) -> Repository:
         """A model that cannot be loaded leaves the others alone. Raises StartError when there is none to serve."""
@@ -147,20 +156,18 @@ class Server:
         return Repository(models, broken)
 
     async def _drain(self) -> None:
-        """Says NOT_SERVING, takes no new calls, and lets those in flight finish within the grace."""
+        """Says NOT_SERVING, takes no new connections, and lets calls in flight finish within the grace."""
         self._service.withdraw()
-        await self._health.enter_graceful_shutdown()
-        drained = asyncio.ensure_future(self._server.stop(self._options.grace / 1e9))
-        hurry = asyncio.ensure_future(self._stop_now.wait())
-        await asyncio.wait((drained, hurry), return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        if not drained.done():
-            await self._server.stop(None)
-            await drained
-
-    async def _set_health(self, status: int) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
+        self._health.set(health.NOT_SERVING)
+        for listener in self._listeners:
+            listener.close()
+        self._front.leave()
+        end = time.monotonic() + self._options.grace / 1e9
+        # First calls, then connections, whose last answers may still be on their way.
+        while (self._front.calls or self._front.connections) and time.monotonic() < end:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop_now.wait(), _LOOK)
+                break
 
 
 async def serve(options: ServeOptions) -> Outcome:

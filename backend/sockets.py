@@ -1,14 +1,15 @@
-"""The addresses of the server: made sure to be free before gRPC takes them, since it gives no reason when it cannot."""
+"""The addresses of the server."""
 
 from __future__ import annotations
 
 import socket
 import stat
 from pathlib import Path
-from typing import Any
 
 from backend.errors import StartError
 from backend.options import ListenAddress
+
+_BACKLOG = 4096  # the kernel has a limit of its own (net.core.somaxconn)
 
 
 class UnixPath:
@@ -23,23 +24,49 @@ class UnixPath:
             self._path.unlink(missing_ok=True)
 
 
-def listen(server: Any, address: ListenAddress) -> tuple[ListenAddress, UnixPath | None]:
-    """Binds the grpc.aio `server` and returns the address with the port it got, and the socket file to remove later.
+def listen(address: ListenAddress) -> tuple[list[socket.socket], ListenAddress, UnixPath | None]:
+    """Listening sockets for an address, the address with the port that it got, and the socket file to remove later.
 
-    A Unix socket that nobody listens on any more is replaced. Raises StartError when the address is taken, not ours to
-    bind, or does not exist.
+    A name may stand for several addresses, which share the port. A Unix socket that nobody listens on any more is
+    replaced. Raises StartError when the address is taken, not ours to bind, or does not exist.
     """
-    if address.path is not None:
-        _free_path(address.path)
-    else:
-        _check_port(address.host, address.port)
+    if address.path is None:
+        return _listen_tcp(address)
+    _free_path(address.path)
+    made = socket.socket(socket.AF_UNIX)
     try:
-        port = server.add_insecure_port(str(address))
-    except RuntimeError as error:  # lost a race for it, or a name that only gRPC cannot resolve
-        raise StartError(f"cannot listen on {address}: {error}") from error
-    if address.path is not None:
-        return address, UnixPath(address.path)
-    return ListenAddress(host=address.host, port=port), None
+        made.setblocking(False)
+        made.bind(str(address.path))
+        made.listen(_BACKLOG)
+    except OSError as error:
+        made.close()
+        raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+    return [made], address, UnixPath(address.path)
+
+
+def _listen_tcp(address: ListenAddress) -> tuple[list[socket.socket], ListenAddress, None]:
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+    port = address.port
+    made: list[socket.socket] = []
+    try:
+        for family, kind, protocol, _, name in dict.fromkeys(found):
+            one = socket.socket(family, kind, protocol)
+            made.append(one)
+            one.setblocking(False)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, len(found) > 1)
+            one.bind((name[0], port, *name[2:]))
+            one.listen(_BACKLOG)
+            port = one.getsockname()[1]
+    except OSError as error:
+        for one in made:
+            one.close()
+        raise StartError(f"cannot listen on {address}: {error.strerror}") from error
+    return made, ListenAddress(host=address.host, port=port), None
 
 
 def _free_path(path: Path) -> None:
@@ -65,21 +92,6 @@ def _free_path(path: Path) -> None:
             raise StartError(f"cannot listen on unix:{path}: {error.strerror}") from error
         else:
             raise StartError(f"cannot listen on unix:{path}: another server listens on it")
-
-
-def _check_port(host: str, port: int) -> None:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as error:
-        raise StartError(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    for family, kind, protocol, _, name in found:
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(name)
-                probe.listen(1)
-            except OSError as error:
-                raise StartError(f"cannot listen on {ListenAddress(host=host, port=port)}: {error.strerror}") from error
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

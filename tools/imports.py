@@ -2,11 +2,12 @@
 
     python tools/imports.py [FOLDER]
 
-Reads `import` and `cimport` of every `.py`, `.pyx` and `.pxd` under FOLDER/lb (default: the repository). A module and
-its declarations (`.pxd`) are one module. Two rules:
+Reads `import` and `cimport` of every `.py`, `.pyx` and `.pxd` under FOLDER/lb and FOLDER/backend (default: the
+repository). A module and its declarations (`.pxd`) are one module. Three rules:
 
 - No cycle of modules. Imports within functions, and for type checkers alone, are no part of a cycle.
 - A `cimport` goes down the layers that `[tool.importlinter]` in pyproject.toml has for imports.
+- The model server cimports nothing that it may not import there.
 
 Exits with 1 and a line for each breach.
 """
@@ -19,6 +20,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # At the beginning of a line: statements within functions and `if TYPE_CHECKING` are indented.
@@ -37,12 +39,13 @@ class Import:
 
 
 def modules(folder: Path) -> dict[str, list[Path]]:
-    """The files of each module under `folder`/lb, by its dotted name."""
+    """The files of each module under `folder`/lb and `folder`/backend, by its dotted name."""
     found: dict[str, list[Path]] = {}
-    for suffix in ("py", "pyx", "pxd"):
-        for path in sorted((folder / "lb").rglob(f"*.{suffix}")):
-            name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
-            found.setdefault(name, []).append(path)
+    for package in ("lb", "backend"):
+        for suffix in ("py", "pyx", "pxd"):
+            for path in sorted((folder / package).rglob(f"*.{suffix}")):
+                name = ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+                found.setdefault(name, []).append(path)
     return found
 
 
@@ -95,22 +98,39 @@ def cycles(graph: dict[str, set[str]]) -> list[list[str]]:
     return found
 
 
+def contracts(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    return found
+
+
 def layers(folder: Path) -> list[list[str]]:
     """Packages from the highest layer to the lowest; those of one layer do not know each other."""
-    contracts = tomllib.loads((folder / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (contract,) = (contract for contract in contracts if contract["type"] == "layers")
+    (contract,) = (contract for contract in contracts(folder) if contract["type"] == "layers")
     return [[package.strip(" ()") for package in layer.split("|")] for layer in contract["layers"]]
+
+
+def forbidden(folder: Path) -> set[str]:
+    """Packages that the model server may not import."""
+    return {
+        package
+        for contract in contracts(folder)
+        if contract["type"] == "forbidden" and contract["source_modules"] == ["backend"]
+        for package in contract["forbidden_modules"]
+    }
+
+
+def package_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def breaches(found: list[Import], order: list[list[str]]) -> Iterator[str]:
     """A line for each cimport that goes up, or to a neighbour in its layer."""
     ranks = {package: rank for rank, layer in enumerate(order) for package in layer}
 
-    def package(module: str) -> str:
-        return ".".join(module.split(".")[:2])
-
     for one in found:
-        above, below = package(one.importer), package(one.imported)
+        above, below = package_of(one.importer), package_of(one.imported)
         if one.kind == "import" or above == below or above not in ranks or below not in ranks:
             continue
         if ranks[above] >= ranks[below]:
@@ -123,7 +143,16 @@ def main(folder: Path) -> int:
     graph: dict[str, set[str]] = {}
     for one in found:
         graph.setdefault(one.importer, set()).add(one.imported)
-    lines = [*breaches(found, layers(folder)), *(f"a cycle: {', '.join(cycle)}" for cycle in cycles(graph))]
+    kept_out = forbidden(folder)
+    lines = [
+        *breaches(found, layers(folder)),
+        *(
+            f"{one.importer} cimports {one.imported}, which is not for the model server"
+            for one in found
+            if one.importer.startswith("backend.") and one.kind == "cimport" and package_of(one.imported) in kept_out
+        ),
+        *(f"a cycle: {', '.join(cycle)}" for cycle in cycles(graph)),
+    ]
     for line in lines:
         print(line)
     if not lines:

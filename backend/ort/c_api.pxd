@@ -107,6 +107,8 @@ cdef extern from "onnxruntime_c_api.h" nogil:
         OrtStatus *(*GetResizedStringTensorElementBuffer)(OrtValue *, size_t, size_t, char **) noexcept nogil
         OrtStatus *(*GetStringTensorElementLength)(const OrtValue *, size_t, size_t *) noexcept nogil
         OrtStatus *(*GetStringTensorElement)(const OrtValue *, size_t, size_t, void *) noexcept nogil
+        OrtStatus *(*GetStringTensorDataLength)(const OrtValue *, size_t *) noexcept nogil
+        OrtStatus *(*GetStringTensorContent)(const OrtValue *, void *, size_t, size_t *, size_t) noexcept nogil
         OrtStatus *(*IsTensor)(const OrtValue *, int *) noexcept nogil
         OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *, OrtTensorTypeAndShapeInfo **) noexcept nogil
         OrtStatus *(*GetTensorMutableData)(OrtValue *, void **) noexcept nogil

@@ -119,7 +119,7 @@ cdef class Poller:
             self.wheel[i].next = &self.wheel[i]
             self.wheel[i].previous = &self.wheel[i]
 
-    def __init__(self, loop):
+    def __init__(self, loop: Any) -> None:
         self.loop = loop
         self.dirty = Stack()
         self.later = []
@@ -144,7 +144,7 @@ cdef class Poller:
         if self.fd >= 0:
             close(self.fd)
 
-    def close(self):
+    def close(self) -> None:
         """Stop watching; sources that are still registered stay open until they are dropped."""
         if self.fd < 0:
             return

@@ -76,7 +76,7 @@ cdef class Timers(Source):
         self.turned = monotonic_ns() // TIMER_NS
         return 0
 
-    def close(self):
+    def close(self) -> None:
         """No timer rings any more."""
         self.poller.remove(self)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+import time
+from pathlib import Path
 
 import backend_models
 import grpc
+import numpy as np
 import pytest
 from backend_process import DIGITS, Backend
 
+from backend.runtime import onnxruntime
 from lb.wire.services import INFERENCE, Stub
 
 
@@ -44,3 +49,15 @@ async def channel(server):
 @pytest.fixture
 def stub(channel):
     return Stub(channel, INFERENCE)
+
+
+@pytest.fixture(scope="module")
+def second():
+    """A `count` that keeps the model `slow` busy for about a second here."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = backend_models.slow(Path(directory))
+        counter = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    sample = 20_000
+    start = time.monotonic()
+    counter.run(None, {"count": np.array(sample)})
+    return int(sample / (time.monotonic() - start))

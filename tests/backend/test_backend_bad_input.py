@@ -88,7 +88,6 @@ CASES = {
         INVALID,
         "BF16 must be sent in raw_input_contents",
     ),
-    "BOOL of another value": (request("echo_bool", [("x", "BOOL", (1, 3))], [b"\0\1\2"]), INVALID, "byte 0 or 1"),
     "BYTES cut in a length": (echo_bytes(b"\1\0\0"), INVALID, "BYTES element 0 ends after the 3 bytes"),
     "BYTES cut in an element": (echo_bytes(b"\5\0\0\0abc"), INVALID, "BYTES element 0 ends after the 7 bytes"),
     "BYTES too few": (echo_bytes(b"\1\0\0\0a" * 2), INVALID, "expected 3 BYTES elements, got 2"),

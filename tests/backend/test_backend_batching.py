@@ -1,10 +1,11 @@
-"""Which calls run together, and that running together changes no answer."""
+"""Which inferences run together, and that running together changes no answer."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import backend_models
@@ -13,37 +14,83 @@ import pytest
 from backend_process import DIGITS, infer_request
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.compiled.inference_engine import submit
+from tests.compiled.inference_queue import Queue, Waiting
 
-from backend.batching import Batcher, Job, Queue
-from backend.calls import Call
-from backend.errors import InvalidInput, ModelFailure, Unavailable
+from backend import session
+from backend.binding_runs import BindingRuns
+from backend.inference.engine import Engine, ModelQueue
+from backend.inference.model import Served
+from backend.native import NativeSession
 from backend.repository import ModelFile, load
+from lb.net.poller import Poller
+from lb.net.timers import Timers
+from lb.wire import grpc_service_pb2 as wire
 
 IMAGES = np.random.default_rng(1).integers(0, 17, (50, 64)).astype(np.float32)
+INVALID, DEADLINE, INTERNAL, UNAVAILABLE = 3, 4, 13, 14
+SECOND = 1_000_000_000
 
 
 def model_of(path: Path, max_batch: int = 32):
     return load(ModelFile(path.parent.parent.name, int(path.parent.name), path), ("cpu",), 1, max_batch)
 
 
+@pytest.fixture(params=["C API", "Python's binding"])
+def runtime(request, monkeypatch):
+    """Both ways to run a model."""
+    if request.param != "C API":
+        monkeypatch.setattr(session, "_c_api", lambda: False)
+    return request.param
+
+
 @pytest.fixture
-def digits():
+def digits(runtime):
     return model_of(DIGITS / "models" / "digits" / "1" / "model.onnx")
 
 
-@pytest.fixture
-def executor():
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
+@asynccontextmanager
+async def engine(runs: int = 1):
+    poller = Poller(asyncio.get_running_loop())
+    timers = Timers(poller)
+    with ThreadPoolExecutor(runs) as executor:
+        made = Engine(poller, timers, runs, BindingRuns(executor))
+        yield made
+        while made.running:
+            await asyncio.sleep(0.001)
+        made.close()
+    timers.close()
+    poller.close()
 
 
-def job(key, rows=1, since=0):
-    return Job(Call((), (), rows, key), since, None)
+def queue_of(engine, model, max_queue: int = 1000, delay: int = 0, steady: bool = False):
+    compiled = model.session.compiled if isinstance(model.session, NativeSession) else None
+    return ModelQueue(engine, Served(model, compiled), max_queue, delay, steady)
 
 
-def test_queue_merges_equal_keys_in_order_up_to_the_limit():
+def statistics(queue):
+    return wire.ModelStatistics.FromString(queue.served.statistics())
+
+
+def asked(queue, request, deadline=None):
+    made = submit(queue, request.SerializeToString(), deadline)
+    assert made is not None
+    return made
+
+
+async def answer(made):
+    status, problem, response = await made.done
+    assert status == 0, problem
+    return wire.ModelInferResponse.FromString(response)
+
+
+def image(rows):
+    return infer_request("digits", ("image", "FP32", rows))
+
+
+def test_the_queue_merges_equal_keys_in_order_up_to_the_limit():
     queue = Queue(0)
-    first, other, second, third = job("a", 2), job("b"), job("a", 2), job("a", 1)
+    first, other, second, third = Waiting("a", 2), Waiting("b"), Waiting("a", 2), Waiting("a", 1)
     for each in (first, other, second, third):
         queue.push(each)
     assert queue.take(0, 4) == [first, second]
@@ -53,166 +100,192 @@ def test_queue_merges_equal_keys_in_order_up_to_the_limit():
     assert len(queue) == 0
 
 
-def test_queue_never_merges_calls_without_a_key():
+def test_the_queue_never_merges_inferences_without_a_key():
     queue = Queue(0)
-    jobs = [job(None) for _ in range(3)]
-    for each in jobs:
+    waiting = [Waiting() for _ in range(3)]
+    for each in waiting:
         queue.push(each)
-    assert [queue.take(0, 8) for _ in range(3)] == [[each] for each in jobs]
+    assert [queue.take(0, 8) for _ in range(3)] == [[each] for each in waiting]
 
 
-def test_queue_runs_a_call_larger_than_the_limit_alone():
+def test_the_queue_runs_an_inference_larger_than_the_limit_alone():
     queue = Queue(0)
-    large, small = job("a", 100), job("a")
+    large, small = Waiting("a", 100), Waiting("a")
     queue.push(large)
     queue.push(small)
     assert queue.take(0, 8) == [large]
     assert queue.take(0, 8) == [small]
 
 
-def test_queue_delay_holds_a_group_until_it_is_full_or_due():
+def test_a_delay_holds_a_group_until_it_is_full_or_due():
     queue = Queue(1000)
-    queue.push(job("a", since=100))
+    queue.push(Waiting("a", since=100))
     assert queue.next_due() == 1100
     assert queue.take(1099, 4) == []
-    queue.push(job("a", 3, since=900))
+    queue.push(Waiting("a", 3, since=900))
     assert len(queue.take(1000, 4)) == 2  # full
-    queue.push(job("b", since=2000))
+    queue.push(Waiting("b", since=2000))
     assert len(queue.take(3000, 4)) == 1  # due
-    queue.push(job(None, since=4000))
+    queue.push(Waiting(since=4000))
     assert queue.next_due() == 4000
     assert len(queue.take(4000, 4)) == 1  # nothing to wait for
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(1, 9), st.booleans())), st.integers(1, 12))
-def test_queue_hands_out_every_waiting_job_once(calls, limit):
+def test_the_queue_hands_out_everything_that_waits_once(calls, limit):
     queue = Queue(0)
     waiting = []
     for key, rows, cancelled in calls:
-        each = job(key, rows)
+        each = Waiting(key, rows)
         queue.push(each)
         if cancelled:
-            assert queue.remove(each)
-            assert not queue.remove(each)
+            queue.remove(each)
         else:
             waiting.append(each)
     assert len(queue) == len(waiting)
     taken = []
     while batch := queue.take(0, limit):
-        assert len(batch) == 1 or sum(each.call.rows for each in batch) <= limit
-        assert len({each.call.key for each in batch}) == 1
+        assert len(batch) == 1 or sum(each.rows for each in batch) <= limit
+        assert len({each.key for each in batch}) == 1
         taken += batch
     assert sorted(map(id, taken)) == sorted(map(id, waiting))
     for key in ("a", "b"):
-        assert [j for j in taken if j.call.key == key] == [j for j in waiting if j.call.key == key]
+        assert [each for each in taken if each.key == key] == [each for each in waiting if each.key == key]
     assert queue.next_due() is None
 
 
-async def test_batches_answer_as_single_calls_do(digits, executor):
-    batcher = Batcher(digits, executor, runs=1, max_queue=1000, delay=0)
-    calls = [digits.check(infer_request("digits", ("image", "FP32", image[None]))) for image in IMAGES]
-    answers = await asyncio.gather(*map(batcher.submit, calls))
-    assert digits.statistics.executions == 3  # the first alone, 32 that waited for it, the last 17
-    assert digits.statistics.inferences == digits.statistics.success.count == 50
-    assert sorted(digits.statistics.batches) == [1, 17, 32]
-    for image, answer in zip(IMAGES, answers, strict=True):
-        label, probabilities = digits.session.run(["label", "probabilities"], {"image": image[None]})
-        assert answer.response.raw_output_contents[0] == label.tobytes()
-        got = np.frombuffer(answer.response.raw_output_contents[1], "<f4")
-        np.testing.assert_allclose(got, probabilities[0], rtol=1e-4, atol=1e-7)
-    assert batcher.running == 0
+async def test_batches_answer_as_single_calls_do(digits):
+    async with engine() as made:
+        queue = queue_of(made, digits)
+        answers = await asyncio.gather(*[answer(asked(queue, image(row[None]))) for row in IMAGES])
+        counted = statistics(queue)
+        assert [(size.batch_size, size.compute_infer.count) for size in counted.batch_stats] == [(18, 1), (32, 1)]
+        assert (counted.execution_count, counted.inference_count, counted.inference_stats.success.count) == (2, 50, 50)
+        for row, got in zip(IMAGES, answers, strict=True):
+            label, probabilities = digits.session.run(["label", "probabilities"], {"image": row[None]})
+            assert got.raw_output_contents[0] == label.tobytes()
+            assert list(got.outputs[1].shape) == [1, 10]
+            np.testing.assert_allclose(
+                np.frombuffer(got.raw_output_contents[1], "<f4"), probabilities[0], rtol=1e-4, atol=1e-7
+            )
 
 
-async def test_different_outputs_and_row_counts_in_one_burst(digits, executor):
-    batcher = Batcher(digits, executor, runs=1, max_queue=1000, delay=0)
-    calls = []
-    for index in range(40):
-        request = infer_request("digits", ("image", "FP32", IMAGES[: index % 5 + 1]))
-        if index % 2:
-            request.outputs.add(name="label")
-        calls.append(digits.check(request))
-    answers = await asyncio.gather(*map(batcher.submit, calls))
+async def test_different_outputs_and_row_counts_in_one_burst(digits):
+    async with engine() as made:
+        queue = queue_of(made, digits)
+        waiting = []
+        for index in range(40):
+            request = image(IMAGES[: index % 5 + 1])
+            if index % 2:
+                request.outputs.add(name="label")
+            waiting.append(asked(queue, request))
+        answers = await asyncio.gather(*map(answer, waiting))
+        assert statistics(queue).execution_count < 40
     labels = digits.session.run(["label"], {"image": IMAGES})[0]
-    for index, answer in enumerate(answers):
-        assert len(answer.response.outputs) == (1 if index % 2 else 2)
-        assert list(answer.response.outputs[0].shape) == [index % 5 + 1]
-        assert answer.response.raw_output_contents[0] == labels[: index % 5 + 1].tobytes()
-    assert digits.statistics.executions < 40
+    for index, got in enumerate(answers):
+        assert len(got.outputs) == (1 if index % 2 else 2)
+        assert list(got.outputs[0].shape) == [index % 5 + 1]
+        assert got.raw_output_contents[0] == labels[: index % 5 + 1].tobytes()
 
 
-async def test_queue_delay_fills_a_batch(digits, executor):
-    batcher = Batcher(digits, executor, runs=1, max_queue=1000, delay=60_000_000_000)
-    calls = [digits.check(infer_request("digits", ("image", "FP32", image[None]))) for image in IMAGES[:32]]
-    await asyncio.gather(*map(batcher.submit, calls))
-    assert digits.statistics.executions == 1
+async def test_a_delay_fills_a_batch(digits):
+    async with engine() as made:
+        queue = queue_of(made, digits, delay=60 * SECOND)
+        waiting = [asked(queue, image(row[None])) for row in IMAGES[:31]]
+        await asyncio.sleep(0.05)
+        assert queue.waiting == 31
+        waiting.append(asked(queue, image(IMAGES[31:32])))
+        await asyncio.gather(*map(answer, waiting))
+        assert statistics(queue).execution_count == 1
 
 
-async def test_queue_delay_ends(digits, executor):
-    batcher = Batcher(digits, executor, runs=1, max_queue=1000, delay=1_000_000)
-    await batcher.submit(digits.check(infer_request("digits", ("image", "FP32", IMAGES[:1]))))
-    assert digits.statistics.executions == 1
+async def test_a_delay_ends(digits):
+    async with engine() as made:
+        queue = queue_of(made, digits, delay=SECOND // 100)
+        started = time.monotonic()
+        await answer(asked(queue, image(IMAGES[:1])))
+        assert time.monotonic() - started >= 0.01
+        assert statistics(queue).execution_count == 1
 
 
-async def test_a_full_queue_refuses_and_a_cancelled_call_makes_room(digits, executor):
-    gate = threading.Event()
-    executor.submit(gate.wait)  # the one thread is taken, so the first call runs only when the gate opens
-    batcher = Batcher(digits, executor, runs=1, max_queue=1, delay=0)
-    call = digits.check(infer_request("digits", ("image", "FP32", IMAGES[:1])))
-    running, waiting = (asyncio.create_task(batcher.submit(call)) for _ in range(2))
-    await asyncio.sleep(0)
-    with pytest.raises(Unavailable, match="1 requests are waiting already"):
-        await batcher.submit(call)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    another = asyncio.create_task(batcher.submit(call))
-    await asyncio.sleep(0)
-    gate.set()
-    assert (await running).response.raw_output_contents == (await another).response.raw_output_contents
-    assert digits.statistics.executions == 2
+def counting(seconds: float, per_second: int):
+    return infer_request("slow", ("count", "INT64", np.array(round(seconds * per_second), "<i8")))
 
 
-async def test_a_cancelled_run_gives_its_place_back(digits, executor):
-    gate = threading.Event()
-    executor.submit(gate.wait)
-    batcher = Batcher(digits, executor, runs=1, max_queue=10, delay=0)
-    call = digits.check(infer_request("digits", ("image", "FP32", IMAGES[:1])))
-    task = asyncio.create_task(batcher.submit(call))
-    await asyncio.sleep(0)
-    assert batcher.running == 1
-    task.cancel()
-    gate.set()
-    await batcher.submit(call)
-    assert batcher.running == 0
+async def test_a_full_queue_refuses_and_who_leaves_makes_room(tmp_path, second, runtime):
+    model = model_of(backend_models.slow(tmp_path))
+    async with engine() as made:
+        queue = queue_of(made, model, max_queue=1)
+        running = asked(queue, counting(0.5, second))
+        await asyncio.sleep(0.05)
+        waiting = asked(queue, counting(0, second))
+        status, problem, _ = await asked(queue, counting(0, second)).done
+        assert (status, problem) == (UNAVAILABLE, "model slow version 1: 1 requests are waiting already")
+        waiting.leave()
+        another = asked(queue, counting(0, second))
+        await answer(running)
+        await answer(another)
+        assert statistics(queue).execution_count == 2
+        assert not waiting.done.done()
 
 
-async def test_a_bad_call_fails_alone(tmp_path, executor):
+async def test_whose_run_nobody_waits_for_any_more_gives_its_place_back(tmp_path, second, runtime):
+    model = model_of(backend_models.slow(tmp_path))
+    async with engine() as made:
+        queue = queue_of(made, model)
+        left = asked(queue, counting(0.2, second))
+        await asyncio.sleep(0.05)
+        left.leave()
+        await answer(asked(queue, counting(0, second)))
+        assert queue.running == 0
+        assert not left.done.done()
+
+
+async def test_what_is_too_late_does_not_run(tmp_path, second, runtime):
+    model = model_of(backend_models.slow(tmp_path))
+    async with engine() as made:
+        queue = queue_of(made, model)
+        running = asked(queue, counting(0.3, second))
+        await asyncio.sleep(0.05)
+        late = asked(queue, counting(60, second), deadline=time.monotonic_ns() + SECOND // 10)
+        assert (await late.done)[0] == DEADLINE
+        await answer(running)
+        assert statistics(queue).execution_count == 1
+
+
+async def test_a_bad_inference_fails_alone(tmp_path, runtime):
     model = model_of(backend_models.pick(tmp_path))
     assert model.max_batch == 32
-    batcher = Batcher(model, executor, runs=1, max_queue=1000, delay=0)
-    calls = [model.check(infer_request("pick", ("index", "INT64", np.array([i], "<i8")))) for i in (0, 1, 7, 0)]
-    results = await asyncio.gather(*map(batcher.submit, calls), return_exceptions=True)
-    assert [type(result) for result in results] == [type(results[0])] * 2 + [InvalidInput, type(results[0])]
-    assert results[1].response.raw_output_contents[0] == np.array([3, 4], "<f4").tobytes()
-    assert model.statistics.fail.count == 1
+    async with engine() as made:
+        queue = queue_of(made, model)
+        waiting = [asked(queue, infer_request("pick", ("index", "INT64", np.array([i], "<i8")))) for i in (0, 1, 7, 0)]
+        results = [await each.done for each in waiting]
+        assert [status for status, _, _ in results] == [0, 0, INVALID, 0]
+        assert results[2][1].startswith("model pick version 1 refuses the input: ")
+        good = wire.ModelInferResponse.FromString(results[1][2])
+        assert good.raw_output_contents[0] == np.array([3, 4], "<f4").tobytes()
+        counted = statistics(queue).inference_stats
+        assert (counted.success.count, counted.fail.count) == (3, 1)
 
 
-async def test_an_unexpected_error_in_a_run_is_an_answer_and_a_report(digits, executor):
+async def test_an_unexpected_error_in_a_run_is_an_answer_and_a_report(monkeypatch, caplog):
+    monkeypatch.setattr(session, "_c_api", lambda: False)
+    digits = model_of(DIGITS / "models" / "digits" / "1" / "model.onnx")
+
     class Broken:
         inputs, outputs = digits.session.inputs, digits.session.outputs
 
         def run(self, outputs, feeds):
             raise MemoryError("no room")
 
-    reported = []
-    asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
-    call = digits.check(infer_request("digits", ("image", "FP32", IMAGES[:1])))
     digits.session = Broken()
-    batcher = Batcher(digits, executor, runs=1, max_queue=10, delay=0)
-    with pytest.raises(ModelFailure, match="failed unexpectedly"):
-        await batcher.submit(call)
-    assert isinstance(reported[0], MemoryError)
-    assert batcher.running == 0
+    async with engine() as made:
+        queue = queue_of(made, digits)
+        status, problem, _ = await asked(queue, image(IMAGES[:1])).done
+        assert status == INTERNAL
+        assert problem == "model digits version 1 failed unexpectedly; the server's log has more"
+        assert "no room" in caplog.text
+        assert queue.running == 0
 
 
 def test_models_whose_rows_depend_on_each_other_are_not_batched(tmp_path, caplog):
@@ -225,7 +298,7 @@ def test_models_whose_rows_depend_on_each_other_are_not_batched(tmp_path, caplog
 
 
 @pytest.mark.parametrize("datatype", backend_models.ELEMENTS)
-def test_every_datatype_batches(tmp_path, datatype):
+async def test_every_datatype_batches(tmp_path, datatype, runtime):
     model = model_of(backend_models.echo(tmp_path, datatype))
     assert model.max_batch == 32
     if datatype == "BYTES":
@@ -233,12 +306,35 @@ def test_every_datatype_batches(tmp_path, datatype):
     else:
         size = model.session.inputs[0].datatype.size
         raws = [bytes([i % 2 for i in range(3 * size)]), bytes(3 * size)]
-    calls = []
-    for raw in raws:
-        request = infer_request(model.name)
-        request.inputs.add(name="x", datatype=datatype, shape=[1, 3])
-        request.raw_input_contents.append(raw)
-        calls.append(model.check(request))
-    answers = model.execute(calls)
-    assert [answer.response.raw_output_contents[0] for answer in answers] == raws
-    assert answers[0].times is answers[1].times
+    async with engine() as made:
+        queue = queue_of(made, model)
+        waiting = []
+        for raw in raws:
+            request = infer_request(model.name)
+            request.inputs.add(name="x", datatype=datatype, shape=[1, 3])
+            request.raw_input_contents.append(raw)
+            waiting.append(asked(queue, request))
+        answers = [await answer(each) for each in waiting]
+        assert [got.raw_output_contents[0] for got in answers] == raws
+        assert statistics(queue).execution_count == 1
+
+
+async def test_short_runs_of_steady_models_take_place_on_the_loop(digits, runtime):
+    async with engine() as made:
+        queue = queue_of(made, digits, steady=True)
+        for _ in range(20):
+            await answer(asked(queue, image(IMAGES[:1])))
+        if runtime == "C API":
+            assert queue.short_size > 256
+            done = asked(queue, image(IMAGES[:1])).done
+            await asyncio.sleep(0)  # the loop takes what came
+            await asyncio.sleep(0)
+            assert done.done()
+        unsteady = queue_of(made, digits)
+        await answer(asked(unsteady, image(IMAGES[:1])))
+        assert unsteady.short_size == 0
+
+
+def test_a_model_whose_time_depends_on_values_is_not_steady(tmp_path):
+    assert not model_of(backend_models.slow(tmp_path)).steady
+    assert model_of(DIGITS / "models" / "digits" / "1" / "model.onnx").steady

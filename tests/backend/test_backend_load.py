@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import grpc
@@ -12,58 +15,68 @@ import h2.events
 import numpy as np
 import pytest
 from backend_process import Backend, infer_request
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend.errors import InvalidInput, Unavailable
-from backend.load import METADATA, WINDOW_NS, Load
+from backend.inference.load import WINDOW_NS, Load
+from backend.load_reports import METADATA
 from lb.upstream.load import load_report
 from lb.wire import grpc_service_pb2 as wire
+from lb.wire import orca_load_report_pb2
 from lb.wire import orca_service_pb2 as orca
 from lb.wire.services import LOAD_REPORTS, Stub
 
 MS = 1_000_000
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1_000 * MS
+class Clocked:
+    """A Load with a clock of its own."""
 
-    def __call__(self) -> int:
-        return self.now
+    def __init__(self, slots: int) -> None:
+        self.now = 1_000 * MS
+        self.load = Load(slots, self.now)
 
     def wait(self, milliseconds: float) -> None:
         self.now += round(milliseconds * MS)
 
+    @contextmanager
+    def request(self, failed: bool | None = None) -> Iterator[None]:
+        """One that is answered; or fails by our fault, or by the client's."""
+        started = self.now
+        begun = self.load.begin(started)
+        yield
+        latency = self.now - started if failed is None else 0
+        self.load.end(begun, self.now, latency, bool(failed))
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+    def report(self) -> Any:
+        return orca_load_report_pb2.OrcaLoadReport.FromString(self.load.report(self.now))
 
 
-def one(load: Load, clock: Clock, milliseconds: float) -> None:
+def one(load: Clocked, milliseconds: float) -> None:
     with load.request():
-        clock.wait(milliseconds)
+        load.wait(milliseconds)
 
 
-def test_requests_in_flight_are_counted_whatever_becomes_of_them(clock: Clock) -> None:
-    load = Load(2, clock)
+def test_requests_in_flight_are_counted_whatever_becomes_of_them() -> None:
+    load = Clocked(2)
     assert load.report().named_metrics == {"rif": 0}
     with load.request(), load.request():
         assert load.report().named_metrics["rif"] == 2
-    for error in (Unavailable("full"), InvalidInput("what"), asyncio.CancelledError(), RuntimeError()):
-        with pytest.raises(type(error)), load.request():
-            raise error
-    assert load.report().named_metrics == {"rif": 0, "latency_ms": 0}
+    for failed in (True, False):
+        with load.request(failed):
+            assert load.report().named_metrics["rif"] == 1
+    assert load.report().named_metrics == {"rif": 0}
 
 
-def test_the_latency_is_the_median_at_the_number_in_flight_now(clock: Clock) -> None:
-    load = Load(1, clock)
+def test_the_latency_is_the_median_at_the_number_in_flight_now() -> None:
+    load = Clocked(1)
     for milliseconds in (10, 30, 11, 12, 13):
-        one(load, clock, milliseconds)
+        one(load, milliseconds)
     assert load.report().named_metrics["latency_ms"] == 12
     with load.request():
         for milliseconds in (50, 60):
-            one(load, clock, milliseconds)
-        one(load, clock, 70)
+            one(load, milliseconds)
+        one(load, 70)
         assert load.report().named_metrics["latency_ms"] == 12  # one is here, as then
         with load.request():
             assert load.report().named_metrics["latency_ms"] == 60
@@ -71,43 +84,62 @@ def test_the_latency_is_the_median_at_the_number_in_flight_now(clock: Clock) -> 
                 assert load.report().named_metrics["latency_ms"] == 60  # the nearest that was seen
 
 
-def test_only_recent_latencies_count(clock: Clock) -> None:
-    load = Load(1, clock)
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=40))
+def test_the_median_is_that_of_the_recent_latencies(latencies: list[int]) -> None:
+    load = Clocked(1)
+    for latency in latencies:
+        one(load, latency / MS)
+    assert load.report().named_metrics["latency_ms"] == pytest.approx(median(latencies[-16:]) / MS)
+
+
+def test_many_in_flight_have_ranges_of_their_own() -> None:
+    load = Clocked(1)
+    begun = [load.load.begin(load.now) for _ in range(100_000)]
+    assert begun[:16] == list(range(1, 17))
+    assert begun == sorted(begun)
+    assert len(set(begun)) < 130
+    for range_ in begun:
+        load.load.end(range_, load.now)
+    assert load.load.in_flight == 0
+
+
+def test_only_recent_latencies_count() -> None:
+    load = Clocked(1)
     for milliseconds in [500] * 40 + [10] * 16:
-        one(load, clock, milliseconds)
-    assert load.latency_ns() == 10 * MS
+        one(load, milliseconds)
+    assert load.report().named_metrics["latency_ms"] == 10
 
 
-def test_failures_say_nothing_of_the_latency(clock: Clock) -> None:
-    load = Load(1, clock)
-    one(load, clock, 20)
+def test_failures_say_nothing_of_the_latency() -> None:
+    load = Clocked(1)
+    one(load, 20)
     for _ in range(5):
-        with pytest.raises(Unavailable), load.request():
-            raise Unavailable("full")
-    assert load.latency_ns() == 20 * MS
+        with load.request(failed=True):
+            pass
+    assert load.report().named_metrics["latency_ms"] == 20
 
 
-def test_rates_and_utilization_of_the_last_window(clock: Clock) -> None:
-    load = Load(2, clock)
+def test_rates_and_utilization_of_the_last_window() -> None:
+    load = Clocked(2)
     for _ in range(10):
-        one(load, clock, 50)
-    with pytest.raises(Unavailable), load.request():
-        raise Unavailable("full")
-    with pytest.raises(InvalidInput), load.request():
-        raise InvalidInput("what")  # the client's
+        one(load, 50)
+    with load.request(failed=True):
+        pass
+    with load.request(failed=False):
+        pass
     assert load.report().rps_fractional == 0  # the first window runs
-    clock.wait(500)
+    load.wait(500)
     report = load.report()
     assert (report.rps_fractional, report.eps) == (12, 1)
     assert report.application_utilization == pytest.approx(0.25)  # one of two places, half the time
-    clock.wait(WINDOW_NS / MS)
+    load.wait(WINDOW_NS / MS)
     assert load.report().application_utilization == 0
 
 
-def test_what_waits_does_not_make_it_busier(clock: Clock) -> None:
-    load = Load(1, clock)
+def test_what_waits_does_not_make_it_busier() -> None:
+    load = Clocked(1)
     with load.request(), load.request(), load.request():
-        clock.wait(WINDOW_NS / MS)
+        load.wait(WINDOW_NS / MS)
         assert load.report().application_utilization == pytest.approx(1)
 
 

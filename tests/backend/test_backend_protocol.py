@@ -170,6 +170,14 @@ async def test_every_datatype_passes_as_contents(stub, datatype):
     assert response.raw_output_contents[0] == np.array(values, dtype).tobytes()
 
 
+async def test_a_boolean_of_another_value_is_true(stub):
+    request = wire.ModelInferRequest(model_name="echo_bool", raw_input_contents=[b"\0\1\2\0\xff\0"])
+    request.inputs.add(name="x", datatype="BOOL", shape=[2, 3])
+    request.inputs[0].parameters["any"].bool_param = True
+    response = await stub.ModelInfer(request)
+    assert response.raw_output_contents[0] == b"\0\1\1\0\1\0"
+
+
 @pytest.mark.parametrize("form", ["raw", "contents"])
 async def test_bytes_pass(stub, form):
     request = wire.ModelInferRequest(model_name="echo_bytes")

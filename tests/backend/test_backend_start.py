@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import backend_models
@@ -47,18 +45,6 @@ def refused(models, *arguments, status=1):
 
 def counting(count):
     return infer_request("slow", ("count", "INT64", np.array(count, "<i8")))
-
-
-@pytest.fixture(scope="module")
-def second():
-    """A `count` that keeps the model `slow` busy for about a second here."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = backend_models.slow(Path(directory))
-        counter = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    sample = 20_000
-    start = time.monotonic()
-    counter.run(None, {"count": np.array(sample)})
-    return int(sample / (time.monotonic() - start))
 
 
 def test_unix_socket_and_port_at_once(tmp_path):

@@ -14,6 +14,12 @@ CONTRACT = """
 name = "Layers"
 type = "layers"
 layers = ["lb.proxy", "lb.upstream | lb.cache", "lb.core"]
+
+[[tool.importlinter.contracts]]
+name = "The model server"
+type = "forbidden"
+source_modules = ["backend"]
+forbidden_modules = ["lb.proxy", "lb.upstream"]
 """
 SOUND = {
     "lb/proxy/route.py": "from lb.upstream import pool\n\ndef f():\n    import lb.proxy.exchange\n",
@@ -21,6 +27,7 @@ SOUND = {
     "lb/upstream/pool.pxd": "from libc.stdint cimport int32_t\nfrom lb.core.heap cimport Heap\n",
     "lb/upstream/pool.pyx": "from lb.upstream.pool cimport Pool\nfrom lb.core.heap cimport Heap\n",
     "lb/core/heap.pxd": "cimport cython\n",
+    "backend/run.pyx": "from lb.core.heap cimport Heap\n",
 }
 PLANTED = {
     "a cycle of imports": (
@@ -47,6 +54,10 @@ PLANTED = {
         {"lb/cache/a.pxd": "from lb.upstream cimport pool\n"},
         "lb.cache.a cimports lb.upstream.pool, but lb.upstream is not below lb.cache",
     ),
+    "a cimport of the model server": (
+        {"backend/grpc/call.pxd": "from lb.upstream.pool cimport Pool\n"},
+        "backend.grpc.call cimports lb.upstream.pool, which is not for the model server",
+    ),
 }
 
 
@@ -71,7 +82,7 @@ def test_the_code_as_it_is() -> None:
 
 
 def test_a_sound_tree(tmp_path: Path) -> None:
-    assert check(planted(tmp_path, {})) == (0, ["3 modules: no cycle, and every cimport goes down"])
+    assert check(planted(tmp_path, {})) == (0, ["4 modules: no cycle, and every cimport goes down"])
 
 
 @pytest.mark.parametrize("what", PLANTED)

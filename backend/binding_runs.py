@@ -1,0 +1,71 @@
+"""Runs of models by Python's binding, for builds of ONNX Runtime that have no C API to load."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from concurrent.futures import Executor
+
+import numpy as np
+
+from backend.calls import join_bytes, split_bytes
+from backend.datatypes import BYTES, TensorSpec
+from backend.errors import BackendError, InvalidInput
+from backend.inference.engine import PythonBatch
+
+log = logging.getLogger("tidegate.backend")
+
+
+class BindingRuns:
+    """Has batches of the engine run on the threads of `executor`."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def __call__(self, batch: PythonBatch) -> None:
+        """Belongs to the loop; `batch.finish` is called there."""
+        run = asyncio.get_running_loop().run_in_executor(self._executor, _run, batch)
+        run.add_done_callback(lambda run: _finish(batch, run))
+
+
+def _run(batch: PythonBatch) -> None:
+    """Raises BackendError."""
+    batch.begin()
+    session = batch.model.session
+    members = batch.members()
+    feeds = {}
+    for index, spec in enumerate(session.inputs):
+        arrays = [_decode(spec, *member[index]) for member in members]
+        feeds[spec.name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    specs = [session.outputs[index] for index in batch.wanted]
+    results = session.run([spec.name for spec in specs], feeds)
+    batch.ran([(array.shape, _encode(spec, array)) for spec, array in zip(specs, results, strict=True)])
+
+
+def _finish(batch: PythonBatch, run: asyncio.Future[None]) -> None:
+    if run.cancelled():  # the executor was shut down before the run began
+        batch.finish("the server is stopping")
+        return
+    error = run.exception()
+    if error is None:
+        batch.finish()
+    elif isinstance(error, BackendError):
+        batch.finish(str(error), isinstance(error, InvalidInput))
+    else:
+        log.error("%s: a run ended in an unexpected error", batch.model, exc_info=error)
+        batch.finish(f"{batch.model} failed unexpectedly; the server's log has more")
+
+
+def _decode(spec: TensorSpec, shape: tuple[int, ...], raw: bytes) -> np.ndarray:
+    if spec.datatype is BYTES:
+        made = np.empty(math.prod(shape), BYTES.dtype)
+        made[:] = [element.decode() for element in split_bytes(spec, raw, math.prod(shape))]
+        return made.reshape(shape)
+    return np.frombuffer(raw, spec.datatype.dtype).reshape(shape)
+
+
+def _encode(spec: TensorSpec, array: np.ndarray) -> bytes:
+    if spec.datatype is BYTES:
+        return join_bytes([str(element).encode() for element in array.reshape(-1)])
+    return array.astype(spec.datatype.dtype, copy=False).tobytes()

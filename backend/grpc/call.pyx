@@ -1,0 +1,706 @@
+"""Calls of gRPC: see call.pxd.
+
+    on_fields_end    the head: which method it is
+    take             bytes become messages
+    take_inference   a message becomes an inference, which waits in its model's queue
+    answered         the inference is done: the answer is queued, tensors where the run left them
+    respond_status   the trailers
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from backend.grpc.front cimport Front
+from backend.inference.engine cimport ModelQueue
+from backend.inference.inference cimport (
+    INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, tg_inference,
+)
+from backend.inference.reply cimport (
+    reply_fields, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
+)
+from lb.http.grpc.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, span, varint_size
+from lb.http.grpc.text cimport grpc_timeout_ns
+from lb.http.http2.frames cimport H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, get_u32, put_u32
+from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, nghttp2_nv
+from lb.http.http2.queue cimport h2_field
+from lb.http.http2.session cimport (
+    H2_PING_FRAME, H2_WINDOW_FRAME, Http2Session, h2_waiting,
+)
+from lb.http.head_text cimport append_number, append_text
+from lb.inference.message cimport RequestMessage, read_request
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
+)
+from lb.net.iovec cimport iovec
+from lb.net.link cimport link_append, link_empty, link_init, link_remove, tg_link
+from lb.net.poller cimport monotonic_ns
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
+
+from backend.errors import BackendError
+
+cdef enum:
+    # gRPC's status codes.
+    OK = 0
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+
+    MESSAGE_HEAD = 5                  # bytes: a flag, and the length
+    LARGEST_MESSAGE = 0x7FFFFFFF      # what Protocol Buffers allows
+    ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then
+    SMALL = 4096                      # bytes of a tensor that is copied into the answer
+    AHEAD = 64                        # inferences of one stream that are under way at once
+    HIGH_WATER = 64 * 1024            # bytes of a stream that wait, at which Python's handler is asked to wait
+    LONGEST_FIELD = 1024              # of the head's fields that are looked at
+    # Control frames a second that a peer may send, and how many at once; what our own DATA calls forth is not counted.
+    CONTROL_NS = 1_000_000
+    CONTROL_BURST = 5000
+    ANSWERS = 4
+    LONGEST_TEXT = 2048               # bytes of a status message
+    # Of ModelStreamInferResponse.
+    ERROR_MESSAGE = 1
+    INFER_RESPONSE = 2
+
+cdef tg_states TABLE
+TABLE.machine = b"call of gRPC"
+tg_state(&TABLE, b"new", 1 << CALL_ASKED | 1 << CALL_ANSWERED | 1 << CALL_GONE)
+tg_state(&TABLE, b"asked", 1 << CALL_ANSWERED | 1 << CALL_GONE)
+tg_state(&TABLE, b"answered", 1 << CALL_GONE)
+tg_state(&TABLE, b"gone", 0)
+STATES = states_of(&TABLE)
+
+INFER = b"/inference.GRPCInferenceService/ModelInfer"
+STREAM = b"/inference.GRPCInferenceService/ModelStreamInfer"
+CONTENT_TYPE = b"application/grpc"
+# Of the loop: a message is read at once, and not twice.
+cdef RequestMessage REQUEST
+
+
+cdef class GrpcSession(Http2Session):
+
+    cdef void setup(self, Front front, Stream connection) noexcept:
+        self.front = front
+        self.connection = connection
+        link_init(&self.calls)
+        link_init(&self.over)
+
+    cdef h2_stream *on_request(self, int32_t id) noexcept:
+        cdef Call call
+        if self.connection is None:
+            return NULL
+        call = Call.__new__(Call)
+        call.session = self
+        call.front = self.front
+        call.stream.owner = <void *>call
+        call.stream.streaming = True
+        call.link.owner = <void *>call
+        Py_INCREF(call)                       # `bury` gives it back
+        link_append(&self.calls, &call.link)
+        self.active += 1
+        return &call.stream
+
+    cdef bint gathers(self, h2_stream *stream) noexcept:
+        return False
+
+    cdef void on_field(self, h2_stream *stream, const char *name, size_t name_size, const char *value,
+                       size_t value_size) noexcept:
+        cdef Call call = <Call>stream.owner
+        if call.state != CALL_NEW or value_size > LONGEST_FIELD:
+            return
+        if name_size == 5 and memcmp(name, b":path", 5) == 0:
+            call.path = value[:value_size]
+        elif name_size == 7 and memcmp(name, b":method", 7) == 0:
+            call.posted = value_size == 4 and memcmp(value, b"POST", 4) == 0
+        elif name_size == 12 and memcmp(name, b"grpc-timeout", 12) == 0:
+            call.timeout = grpc_timeout_ns(value, value_size)
+        elif name_size == 12 and memcmp(name, b"content-type", 12) == 0:
+            call.content_type = value[:value_size]
+        elif name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
+            call.encoding = value[:value_size]
+
+    cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept:
+        cdef Call call = <Call>stream.owner
+        if call.state == CALL_NEW:
+            call.begin()
+
+    cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
+        cdef Call call = <Call>stream.owner
+        if call.state == CALL_ASKED:
+            call.take(data, size)
+
+    cdef void on_end(self, h2_stream *stream) noexcept:
+        cdef Call call = <Call>stream.owner
+        call.ended = True
+        if call.state == CALL_ASKED and not call.blocked:
+            call.end_messages()
+
+    cdef void on_close(self, h2_stream *stream, uint32_t code) noexcept:
+        cdef Call call = <Call>stream.owner
+        call.abandon()
+        self.detach(call)
+
+    cdef void on_room(self, h2_stream *stream) noexcept:
+        cdef Call call = <Call>stream.owner
+        if call.handler is not None:
+            call.handler.room()
+
+    cdef void on_control(self, int kind) noexcept:
+        """A leaky bucket of the frames that cost their sender next to nothing. Not counted is what our own DATA calls
+        forth: windows, and the PING by which gRPC's clients measure the way."""
+        cdef uint64_t now
+        if self.connection is None:
+            return
+        if (kind == H2_WINDOW_FRAME or kind == H2_PING_FRAME) and self.answers < ANSWERS * self.data_frames:
+            self.answers += 1
+            return
+        now = self.front.poller.now
+        self.control_due = max(self.control_due, now) + CONTROL_NS
+        if self.control_due - now > <uint64_t>CONTROL_BURST * CONTROL_NS:
+            self.terminate(H2_ENHANCE_YOUR_CALM)
+
+    cdef void detach(self, Call call) noexcept:
+        call.move(CALL_GONE)
+        link_remove(&call.link)
+        link_append(&self.over, &call.link)
+        self.active -= 1
+        if call.kind != CALL_OTHER:
+            self.front.calls -= 1
+        self.front.poller.disarm(call)
+
+    cdef void bury(self) noexcept:
+        cdef Call call
+        while not link_empty(&self.over):
+            call = <Call>self.over.next.owner
+            link_remove(&call.link)
+            Py_DECREF(call)
+
+    cdef void lose(self) noexcept:
+        cdef Call call
+        self.connection = None
+        while not link_empty(&self.calls):
+            call = <Call>self.calls.next.owner
+            self.forget(&call.stream)
+            call.abandon()
+            self.detach(call)
+
+
+cdef class Call(Waiter):
+
+    def __dealloc__(self):
+        if self.answer != NULL:
+            inference_free(self.answer)
+        free(self.incoming.block)
+        free(self.parts)
+        tg_buffer_free(&self.reply)
+        tg_buffer_free(&self.inbox)
+        tg_buffer_free(&self.stream.queue)
+        tg_buffer_free(&self.stream.trailers)
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
+
+    cdef void mark(self) noexcept:
+        if self.session.connection is not None:
+            self.front.poller.mark(self.session.connection)
+
+    # The head.
+
+    cdef void begin(self) noexcept:
+        self.move(CALL_ASKED)
+        if not self.posted or self.content_type is None or not self.content_type.startswith(CONTENT_TYPE):
+            self.refuse_http()
+            return
+        if self.timeout:
+            self.deadline = self.front.poller.now + self.timeout
+            self.front.poller.arm(self, self.deadline)
+        if self.path == INFER:
+            self.kind = CALL_INFER
+        elif self.path == STREAM:
+            self.kind = CALL_STREAM
+        else:
+            self.begin_in_python()
+            return
+        self.front.calls += 1
+
+    cdef void refuse_http(self) noexcept:
+        """What is no gRPC (PROTOCOL-HTTP2.md, "Requests")."""
+        cdef nghttp2_nv fields[1]
+        cdef const char *status = b"415" if self.posted else b"405"
+        h2_field(&fields[0], b":status", 7, status, 3, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        self.move(CALL_ANSWERED)
+        self.session.respond(&self.stream, fields, 1, False)
+        self.mark()
+
+    # Messages.
+
+    cdef void take(self, const char *data, size_t size) noexcept:
+        cdef tg_incoming *incoming = &self.incoming
+        cdef size_t n, whole = size
+        while size and self.state == CALL_ASKED and not self.blocked:
+            if incoming.head_size < MESSAGE_HEAD:
+                n = min(size, <size_t>(MESSAGE_HEAD - incoming.head_size))
+                memcpy(incoming.head + incoming.head_size, data, n)
+                incoming.head_size += <int>n
+                data += n
+                size -= n
+                if incoming.head_size < MESSAGE_HEAD:
+                    break
+                if self.take_head() < 0:
+                    return
+            n = min(size, incoming.length - incoming.came)
+            memcpy(incoming.data + incoming.came, data, n)
+            incoming.came += n
+            data += n
+            size -= n
+            if incoming.came == incoming.length:
+                self.take_message()
+        if self.blocked and size and tg_buffer_append(&self.inbox, data, size) < 0:
+            self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+        self.session.consume(&self.stream, whole - size)      # what waits is still to be dealt with
+
+    cdef int take_head(self) noexcept:
+        """What a message says of itself. -1: the call is over."""
+        cdef tg_incoming *incoming = &self.incoming
+        cdef size_t length = get_u32(&incoming.head[1]), room
+        if incoming.head[0] > 1:
+            self.respond_status(INTERNAL, b"a message has a flag that gRPC does not know", 44)
+            return -1
+        if self.kind == CALL_INFER and self.messages:
+            self.respond_status(INTERNAL, b"a unary call has more than one message", 38)
+            return -1
+        if length > LARGEST_MESSAGE:
+            self.respond_status(RESOURCE_EXHAUSTED, b"a message is larger than 2 GiB", 30)
+            return -1
+        room = length + 2 * ALIGNMENT
+        incoming.block = <char *>malloc(room)
+        if incoming.block == NULL:
+            self.respond_status(RESOURCE_EXHAUSTED, b"no memory for a message of this size", 36)
+            return -1
+        incoming.data = incoming.block + ALIGNMENT
+        incoming.data += (<size_t>ALIGNMENT - (<uintptr_t>incoming.data + length) % ALIGNMENT) % ALIGNMENT
+        incoming.length = length
+        incoming.came = 0
+        return 0
+
+    cdef void take_message(self) noexcept:
+        cdef tg_incoming *incoming = &self.incoming
+        self.messages += 1
+        incoming.head_size = 0
+        if incoming.head[0] and self.decompress() < 0:
+            return
+        if self.kind == CALL_OTHER:
+            self.take_in_python(incoming.data[:incoming.length])
+        else:
+            self.take_inference()
+        free(incoming.block)                  # where it is not an inference's now
+        incoming.block = NULL
+
+    cdef int decompress(self) except? -2:
+        """-1: the call is over."""
+        cdef tg_incoming *incoming = &self.incoming
+        cdef bytes plain
+        cdef char *block
+        try:
+            plain = self.front.service.decompress(self.encoding, incoming.data[:incoming.length])
+        except BackendError as error:
+            self.finish(error.status, str(error))
+            return -1
+        block = <char *>malloc(<size_t>len(plain) + 1)
+        if block == NULL:
+            self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+            return -1
+        memcpy(block, PyBytes_AS_STRING(plain), len(plain))
+        free(incoming.block)
+        incoming.block = incoming.data = block
+        incoming.length = len(plain)
+        return 0
+
+    cdef void take_inference(self) noexcept:
+        cdef tg_incoming *incoming = &self.incoming
+        cdef ModelQueue queue = None
+        cdef tg_inference *inference = NULL
+        if read_request(&REQUEST, incoming.data, incoming.length) == NULL:
+            queue = self.front.find(&REQUEST.model, &REQUEST.version)
+            if queue is not None:
+                inference = inference_read(queue.served, &REQUEST, incoming.block)
+        if inference == NULL:
+            self.take_irregular(incoming.data[:incoming.length])
+            return
+        incoming.block = NULL                 # the inference's now
+        self.submit(queue, inference)
+
+    cdef object take_irregular(self, bytes message):
+        """Python reads what is seldom or wrong."""
+        cdef tg_inference *inference
+        cdef ModelQueue queue
+        cdef bytes text, answer
+        try:
+            queue, operands, wanted, id, final = self.front.service.irregular(message)
+            inference = inference_of(queue.served, operands, wanted, id, final)
+        except BackendError as error:
+            text, answer = str(error).encode(), error.answer
+            self.await_turn(inference_refused(error.status, text, answer))
+            return
+        self.submit(queue, inference)
+
+    cdef void await_turn(self, tg_inference *inference) noexcept:
+        """The inference is answered behind those that came before it."""
+        inference.waiter = <PyObject *>self
+        inference.begun = self.front.load.began(self.front.poller.now)
+        link_append(&self.turns, &inference.turn)
+        self.under_way += 1
+        if inference.state == INFERENCE_DONE:
+            self.answered(inference)
+
+    cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept:
+        inference.deadline = self.deadline
+        self.await_turn(inference)
+        queue.submit(inference, self.front.poller.now)
+        if self.kind == CALL_STREAM and self.under_way >= AHEAD:
+            self.blocked = True
+
+    cdef void end_messages(self) noexcept:
+        """The client has sent all."""
+        if self.incoming.head_size:
+            self.respond_status(INTERNAL, b"the last message is cut off", 27)
+        elif self.kind == CALL_OTHER:
+            if self.handler is not None:
+                self.handler.end()
+        elif self.kind == CALL_INFER and self.messages == 0:
+            self.respond_status(INTERNAL, b"a unary call has no message", 27)
+        elif self.kind == CALL_STREAM:
+            self.respond_turns()
+
+    cdef void unblock(self) noexcept:
+        """A stream goes on with what came meanwhile."""
+        cdef tg_buffer waited = self.inbox
+        self.inbox.data = NULL
+        self.inbox.start = self.inbox.end = self.inbox.capacity = 0
+        self.blocked = False
+        if tg_buffer_size(&waited):
+            self.take(tg_buffer_head(&waited), tg_buffer_size(&waited))
+        tg_buffer_free(&waited)
+        if self.ended and not self.blocked and self.state == CALL_ASKED:
+            self.end_messages()
+
+    # Answers.
+
+    cdef void answered(self, tg_inference *inference) noexcept:
+        cdef uint64_t now = monotonic_ns()
+        cdef int status = inference.status
+        self.under_way -= 1
+        self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),
+                              status and status != INVALID_ARGUMENT and status != UNIMPLEMENTED)
+        if self.kind == CALL_STREAM:
+            self.respond_turns()
+            return
+        link_remove(&inference.turn)
+        if self.state == CALL_ASKED:
+            self.respond_unary(inference)
+        else:
+            inference_free(inference)
+
+    cdef int respond_head(self) noexcept:
+        """0, or -1: the stream is over."""
+        cdef nghttp2_nv fields[2]
+        if self.headed:
+            return 0
+        self.headed = True
+        h2_field(&fields[0], b":status", 7, b"200", 3, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        h2_field(&fields[1], b"content-type", 12, b"application/grpc", 16, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        return self.session.respond(&self.stream, fields, 2, True)
+
+    cdef void respond_unary(self, tg_inference *inference) noexcept:
+        """Large tensors are sent from where the run left them; the rest is copied."""
+        cdef h2_stream *stream = &self.stream
+        cdef tg_buffer *reply = &self.reply
+        cdef size_t total = 0, copied = 0
+        cdef int count = 0, i
+        cdef span tensor
+        if inference.status:
+            self.respond_status(inference.status, inference.problem, inference.problem_size)
+            inference_free(inference)
+            return
+        self.answer = inference               # freed with the call: what is sent lies there
+        self.parts = <iovec *>malloc((2 * <size_t>inference.wanted_count + 1) * sizeof(iovec))
+        if self.parts == NULL or reply_fields(reply, inference) < 0:
+            self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+            return
+        for i in range(inference.wanted_count):
+            tensor = reply_tensor(inference, i)
+            if reply_tensor_head(reply, tensor.size) < 0:
+                self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+                return
+            if tensor.size < SMALL:
+                if tg_buffer_append(reply, tensor.data, tensor.size) < 0:
+                    self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+                    return
+                continue
+            # The buffer may still move: where its pieces are is filled in below.
+            self.parts[count].iov_base = NULL
+            self.parts[count].iov_len = tg_buffer_size(reply) - copied
+            copied = tg_buffer_size(reply)
+            self.parts[count + 1].iov_base = <void *>tensor.data
+            self.parts[count + 1].iov_len = tensor.size
+            total += tensor.size
+            count += 2
+        self.parts[count].iov_base = NULL
+        self.parts[count].iov_len = tg_buffer_size(reply) - copied
+        if self.parts[count].iov_len:
+            count += 1
+        total += tg_buffer_size(reply)
+        copied = 0
+        for i in range(count):
+            if self.parts[i].iov_base == NULL:
+                self.parts[i].iov_base = tg_buffer_head(reply) + copied
+                copied += self.parts[i].iov_len
+        if total > 0xFFFFFFFF:
+            self.respond_status(RESOURCE_EXHAUSTED, b"the answer is larger than gRPC can say", 38)
+            return
+        put_prefix(<uint8_t *>stream.prefix, total)
+        stream.streaming = False
+        stream.prefix_size = MESSAGE_HEAD
+        stream.parts = self.parts
+        stream.part_count = count
+        stream.part = -1
+        stream.offset = 0
+        stream.left = MESSAGE_HEAD + total
+        self.end_with(OK, NULL, 0)
+
+    cdef void respond_turns(self) noexcept:
+        """What is done at the head of a stream's turns."""
+        cdef tg_inference *inference
+        cdef int rc
+        while not link_empty(&self.turns) and self.state == CALL_ASKED:
+            inference = <tg_inference *>self.turns.next.owner
+            if inference.state != INFERENCE_DONE:
+                break
+            rc = self.respond_streamed(inference)
+            inference_free(inference)
+            if rc < 0:
+                self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+        if self.state != CALL_ASKED:
+            return
+        if self.blocked and self.under_way < AHEAD // 2:
+            self.unblock()
+        elif self.ended and not self.blocked and link_empty(&self.turns):
+            self.respond_status(OK, NULL, 0)
+
+    cdef int respond_streamed(self, const tg_inference *inference) noexcept:
+        """A ModelStreamInferResponse. 0, or -1: no memory."""
+        cdef tg_buffer *fields = &self.reply
+        cdef tg_buffer *out = &self.stream.queue
+        cdef uint8_t prefix[MESSAGE_HEAD]
+        cdef size_t size, inner
+        cdef span tensor
+        cdef int i
+        fields.start = fields.end = 0
+        if inference.status == 0 and reply_fields(fields, inference) < 0:
+            return -1
+        if inference.status and failed_fields(fields, inference) < 0:
+            return -1
+        inner = tg_buffer_size(fields)
+        if inference.status == 0:
+            for i in range(inference.wanted_count):
+                tensor = reply_tensor(inference, i)
+                inner += reply_tensor_head_size(tensor.size) + tensor.size
+        size = 1 + varint_size(inner) + inner
+        if inference.status:
+            size += 1 + varint_size(inference.problem_size) + inference.problem_size
+        if size > 0xFFFFFFFF or self.respond_head() < 0:
+            return -1
+        put_prefix(prefix, size)
+        if tg_buffer_reserve(out, MESSAGE_HEAD + size) < 0 or self.session.write(
+                &self.stream, prefix, MESSAGE_HEAD) < 0:
+            return -1
+        if inference.status and append_field(out, ERROR_MESSAGE, inference.problem, inference.problem_size) < 0:
+            return -1
+        if append_tag(out, INFER_RESPONSE, WIRE_BYTES) < 0 or append_varint(out, inner) < 0:
+            return -1
+        if tg_buffer_append(out, tg_buffer_head(fields), tg_buffer_size(fields)) < 0:
+            return -1
+        if inference.status == 0:
+            for i in range(inference.wanted_count):
+                tensor = reply_tensor(inference, i)
+                if (reply_tensor_head(out, tensor.size) < 0
+                        or tg_buffer_append(out, tensor.data, tensor.size) < 0):
+                    return -1
+        self.mark()
+        return 0
+
+    cdef void respond_status(self, int status, const char *text, size_t size) noexcept:
+        if self.state == CALL_ASKED or self.state == CALL_NEW:
+            self.drop_turns()
+            self.end_with(status, text, size)
+
+    cdef void end_with(self, int status, const char *text, size_t size) noexcept:
+        """The trailers, behind the answer or instead of it, with a load report (gRFC A51)."""
+        cdef tg_buffer *lines = &self.stream.trailers
+        cdef const char *load
+        cdef int load_size = 0
+        cdef int rc
+        self.move(CALL_ANSWERED)
+        self.front.poller.disarm(self)
+        load = self.front.load.header(self.front.poller.now, &load_size)
+        if not self.headed and status:
+            rc = respond_failed(self.session, &self.stream, status, text, size, load, <size_t>load_size)
+        else:
+            rc = append_text(lines, b"grpc-status: ")
+            if rc == 0:
+                rc = append_number(lines, <uint64_t>status)
+            if rc == 0 and size:
+                rc = append_text(lines, b"\r\ngrpc-message: ")
+                if rc == 0:
+                    rc = percent_encode(lines, text, size)
+            if rc == 0:
+                rc = append_text(lines, b"\r\nendpoint-load-metrics-bin: ")
+            if rc == 0:
+                rc = tg_buffer_append(lines, load, <size_t>load_size)
+            if rc == 0:
+                rc = append_text(lines, b"\r\n")
+            if rc == 0:
+                rc = self.respond_head()
+            if rc == 0 and self.stream.streaming:
+                self.session.finish(&self.stream)
+        if rc < 0:
+            self.session.reset(&self.stream, H2_INTERNAL_ERROR)
+            self.session.detach(self)
+        self.mark()
+
+    # The end.
+
+    cdef void drop_turns(self) noexcept:
+        """Nobody waits for the inferences any more."""
+        cdef tg_inference *inference
+        cdef ModelQueue queue
+        cdef uint64_t now
+        if link_empty(&self.turns):
+            return
+        now = monotonic_ns()
+        while not link_empty(&self.turns):
+            inference = <tg_inference *>self.turns.next.owner
+            if inference.state == INFERENCE_DONE:
+                inference_free(inference)
+                continue
+            self.under_way -= 1
+            self.front.load.ended(inference.begun, now, 0, False)
+            queue = <ModelQueue>inference.queue
+            queue.abandon(inference)
+
+    cdef void abandon(self) noexcept:
+        """The client has left."""
+        self.drop_turns()
+        if self.handler is not None:
+            self.handler.gone()
+            self.handler = None
+
+    cdef void on_timer(self) noexcept:
+        if self.state == CALL_ASKED:
+            self.abandon()
+            self.respond_status(DEADLINE_EXCEEDED, b"the deadline has passed", 23)
+
+    # From Python, which answers what is rare.
+
+    cdef object begin_in_python(self):
+        try:
+            self.handler = self.front.service.begin(self, (self.path or b"").decode(errors="replace"))
+        except BackendError as error:
+            self.finish(error.status, str(error))
+
+    cdef object take_in_python(self, bytes message):
+        self.handler.take(message)
+
+    @property
+    def room(self) -> bool:
+        """Whether more may be sent; if not, `room` of the handler is called when it may."""
+        if h2_waiting(&self.stream) < HIGH_WATER:
+            return True
+        self.stream.wants_room = True
+        return False
+
+    def send(self, bytes message) -> None:
+        """Queues a message of the answer; nothing, when nobody waits for it any more. Raises MemoryError."""
+        cdef uint8_t prefix[MESSAGE_HEAD]
+        if self.state != CALL_ASKED:
+            return
+        put_prefix(prefix, <size_t>len(message))
+        if (self.respond_head() < 0 or self.session.write(&self.stream, prefix, MESSAGE_HEAD) < 0
+                or self.session.write(&self.stream, PyBytes_AS_STRING(message), <size_t>len(message)) < 0):
+            raise MemoryError
+        self.mark()
+
+    def finish(self, int status=0, str text="") -> None:
+        """Ends the call with a status of gRPC."""
+        cdef bytes said = text.encode(errors="replace")
+        self.handler = None
+        self.respond_status(status, PyBytes_AS_STRING(said), <size_t>len(said))
+
+
+cdef inline void put_prefix(uint8_t *at, size_t size) noexcept:
+    at[0] = 0
+    put_u32(at + 1, <uint32_t>size)
+
+
+cdef int failed_fields(tg_buffer *out, const tg_inference *inference) noexcept:
+    """The ModelInferResponse of a stream's inference that failed: which it was."""
+    cdef bytes answer
+    if inference.served == NULL:
+        answer = <bytes>inference.parts
+        return tg_buffer_append(out, PyBytes_AS_STRING(answer), <size_t>len(answer))
+    return reply_name(out, inference)
+
+
+cdef int respond_failed(GrpcSession session, h2_stream *stream, int status, const char *text, size_t size,
+                        const char *load, size_t load_size) noexcept:
+    """Head and trailers in one ("Trailers-Only")."""
+    cdef nghttp2_nv fields[5]
+    cdef tg_buffer number, message
+    cdef int rc = 0, count = 4
+    memset(&number, 0, sizeof(number))
+    memset(&message, 0, sizeof(message))
+    if append_number(&number, <uint64_t>status) < 0 or percent_encode(&message, text, size) < 0:
+        rc = -1
+    if rc == 0:
+        h2_field(&fields[0], b":status", 7, b"200", 3, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        h2_field(&fields[1], b"content-type", 12, b"application/grpc", 16, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        h2_field(&fields[2], b"grpc-status", 11, tg_buffer_head(&number), tg_buffer_size(&number),
+                 NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        h2_field(&fields[3], b"endpoint-load-metrics-bin", 25, load, load_size, NGHTTP2_NV_FLAG_NO_COPY_NAME)
+        if size:
+            h2_field(&fields[4], b"grpc-message", 12, tg_buffer_head(&message), tg_buffer_size(&message),
+                     NGHTTP2_NV_FLAG_NO_COPY_NAME)
+            count = 5
+        rc = session.respond(stream, fields, <size_t>count, False)
+    tg_buffer_free(&number)
+    tg_buffer_free(&message)
+    return rc
+
+
+cdef int percent_encode(tg_buffer *out, const char *text, size_t size) noexcept:
+    """As grpc-message has it (PROTOCOL-HTTP2.md, "Responses"); of a long text the beginning."""
+    cdef const char *digits = b"0123456789ABCDEF"
+    cdef size_t i
+    cdef uint8_t octet
+    cdef char *at
+    size = min(size, <size_t>LONGEST_TEXT)
+    if tg_buffer_reserve(out, 3 * size) < 0:
+        return -1
+    at = tg_buffer_tail(out)
+    for i in range(size):
+        octet = <uint8_t>text[i]
+        if 0x20 <= octet <= 0x7E and octet != c"%":
+            at[0] = <char>octet
+            at += 1
+        else:
+            at[0] = c"%"
+            at[1] = digits[octet >> 4]
+            at[2] = digits[octet & 15]
+            at += 3
+    out.end = <size_t>(at - out.data)
+    return 0

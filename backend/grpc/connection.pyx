@@ -1,0 +1,291 @@
+"""A connection of a client: see connection.pxd.
+
+    read_loop      bytes go to the session, whose events begin, feed and end the calls (call.pyx)
+    on_flush       what all of them have to say is gathered and written once at the end of the poller's batch
+    leave          GOAWAY in two steps (RFC 9113 section 6.8)
+"""
+
+import logging
+
+from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOTSOCK, errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport strerror
+from lb.http.http2.queue cimport h2_options
+from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.poller cimport NEVER, READ_TURNS, Poller
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
+from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef uint32_t socklen_t
+    enum:
+        SOL_SOCKET
+        SO_KEEPALIVE
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+    int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
+
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
+    """
+    int accept4(int fd, void *address, void *length, int flags) nogil
+
+cdef extern from "<netinet/in.h>" nogil:
+    enum:
+        IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    enum:
+        TCP_NODELAY
+        TCP_USER_TIMEOUT
+
+log = logging.getLogger("tidegate.backend")
+
+cdef enum:
+    BUDGET = 1024 * 1024              # gathered for one write
+    OUT_LIMIT = 1024 * 1024           # bytes that wait for the client, above which nothing more is read from it
+    # Work for one client before the others get their turn (Http2Session.work).
+    TURN_WORK = 2048
+    AHEAD = 16 * 1024                 # bytes of what waited that are looked at in one turn
+    LAST_WORD_NS = 100_000_000        # between the two steps of leaving: more than a round trip
+    STALL_NS = 60_000_000_000         # without a byte taken
+    ACCEPTS = 64                      # at once
+    BACK_OFF_NS = 100_000_000
+    USER_TIMEOUT_MS = 60_000          # without an acknowledgement: the peer has vanished
+    STREAM_WINDOW = 4 * 1024 * 1024
+    CONNECTION_WINDOW = 32 * 1024 * 1024
+    STREAMS = 10_000                  # calls of one connection; queues of models end sooner
+    HEADER_LIST = 64 * 1024
+    FIELDS = 256
+
+cdef tg_states TABLE
+TABLE.machine = b"connection of the model server"
+tg_state(&TABLE, b"open", 1 << CONNECTION_WARNED | 1 << CONNECTION_STOPPED | 1 << CONNECTION_LAST
+         | 1 << CONNECTION_CLOSED)
+tg_state(&TABLE, b"warned", 1 << CONNECTION_STOPPED | 1 << CONNECTION_LAST | 1 << CONNECTION_CLOSED)
+tg_state(&TABLE, b"stopped", 1 << CONNECTION_LAST | 1 << CONNECTION_CLOSED)
+tg_state(&TABLE, b"last", 1 << CONNECTION_CLOSED)
+tg_state(&TABLE, b"closed", 0)
+STATES = states_of(&TABLE)
+
+cdef h2_options OPTIONS
+OPTIONS.stream_window = STREAM_WINDOW
+OPTIONS.connection_window = CONNECTION_WINDOW
+OPTIONS.max_streams = STREAMS
+OPTIONS.header_list = HEADER_LIST
+OPTIONS.max_fields = FIELDS
+OPTIONS.connect_protocol = False
+
+
+cdef class Connection(Stream):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.inbox)
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.hangup = True
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.unread = True
+            self.read_loop()
+        if self.fd >= 0:
+            self.poller.mark(self)
+
+    cdef void read_loop(self) noexcept:
+        cdef Py_ssize_t n
+        cdef size_t room = self.poller.scratch_size
+        cdef int turn = 0
+        if self.deferred:
+            return                                # the others have their turn
+        self.session.work = TURN_WORK
+        while self.state < CONNECTION_LAST and self.pending() + tg_buffer_size(&self.session.queue.frames) < OUT_LIMIT:
+            if turn == READ_TURNS or self.session.work <= 0:
+                self.poller.defer(self)           # on_flush goes on
+                return
+            turn += 1
+            if tg_buffer_size(&self.inbox):
+                if not self.take(tg_buffer_head(&self.inbox), min(tg_buffer_size(&self.inbox), <size_t>AHEAD)):
+                    return
+                continue
+            if not self.unread:
+                return
+            n = self.receive(self.poller.scratch, room)
+            if n == IO_AGAIN:
+                self.unread = False
+                return
+            if n == IO_ERROR or n == 0:
+                self.close_now()                  # no half-closed connections in HTTP/2: nobody is left to answer
+                return
+            if <size_t>n < room and not self.hangup:
+                self.unread = False               # the edge will tell
+            if not self.take(self.poller.scratch, <size_t>n):
+                return
+
+    cdef bint take(self, const char *data, size_t n) noexcept:
+        """False: nothing more is taken from this client."""
+        cdef size_t have = tg_buffer_size(&self.inbox), left
+        if self.session.feed(data, n) < 0:
+            if self.session.queue.choked:         # whoever does not read needs no last word
+                self.close_now()
+                return False
+            self.move(CONNECTION_LAST)            # what the session has to say of it is still written
+            return False
+        left = self.session.untaken
+        if have:                                  # they are there already
+            if have > n - left:
+                tg_buffer_consume(&self.inbox, n - left)
+            else:
+                tg_buffer_free(&self.inbox)
+        elif left and tg_buffer_append(&self.inbox, data + n - left, left) < 0:
+            self.close_now()
+            return False
+        return True
+
+    # The end of a batch.
+
+    cdef void on_flush(self) noexcept:
+        cdef int rc
+        if self.fd < 0:
+            return
+        rc = self.write_out()
+        if rc == IO_ERROR:
+            self.close_now()
+            return
+        if rc == 0 and (self.state == CONNECTION_LAST or self.session.ended()
+                        or (self.state == CONNECTION_STOPPED and not self.session.active)):
+            self.close_now()
+            return
+        if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred:
+            self.read_loop()
+            if self.fd < 0:
+                return
+            self.poller.mark(self)                # what came may have called forth something
+        self.set_timer()
+
+    cdef int write_out(self) noexcept:
+        """Writes until nothing is left (0) or the socket is full (1). IO_ERROR: it is gone."""
+        cdef size_t waiting = self.pending()
+        cdef int rc = self.push() if waiting else 0
+        if self.pending() < waiting:
+            self.stalled_at = 0
+        while rc == 0:
+            rc = self.session.collect(&self.out, BUDGET)
+            if rc < 0:
+                return IO_ERROR
+            if rc == 0:
+                break
+            if self.session.gathered.pieces:
+                rc = self.push_parts(self.session.gathered.vector, self.session.gathered.pieces)
+            else:
+                rc = self.push()
+            if rc == IO_ERROR:
+                return IO_ERROR
+        self.session.bury()
+        return rc
+
+    cdef void set_timer(self) noexcept:
+        cdef uint64_t when = NEVER
+        if self.pending():
+            if self.stalled_at == 0:
+                self.stalled_at = self.poller.now + STALL_NS
+            when = self.stalled_at
+        else:
+            self.stalled_at = 0
+        if self.state == CONNECTION_WARNED:
+            when = min(when, self.stop_at)
+        self.poller.arm(self, when)
+
+    cdef void on_timer(self) noexcept:
+        if self.stalled_at and self.poller.now >= self.stalled_at:
+            self.close_now()
+            return
+        if self.state == CONNECTION_WARNED and self.poller.now >= self.stop_at:
+            self.move(CONNECTION_STOPPED)
+            self.session.stop_streams()
+        self.poller.mark(self)                    # which writes, and sets the timer anew
+
+    cdef void close_now(self) noexcept:
+        if self.fd < 0:
+            return
+        self.move(CONNECTION_CLOSED)
+        self.poller.remove(self)
+        self.front.connections.discard(self)
+        self.session.lose()
+        self.session.bury()
+
+    # From Python.
+
+    def leave(self) -> None:
+        """Asks the client to go: calls that it makes until it hears of it are still taken."""
+        if self.state == CONNECTION_OPEN:
+            self.move(CONNECTION_WARNED)
+            self.stop_at = self.poller.now + LAST_WORD_NS
+            self.session.warn_shutdown()
+            self.poller.mark(self)
+
+    def close(self) -> None:
+        """Closes at once; the calls in progress are given up."""
+        self.close_now()
+
+
+cdef class Listener(Source):
+
+    def __init__(self, Front front not None, int fd, bint tcp) -> None:
+        """Accepts on `fd`, a non-blocking listening socket that is the listener's from now on. Raises OSError."""
+        self.front = front
+        self.tcp = tcp
+        front.poller.add(self, fd, True)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        self.accept()
+
+    cdef void accept(self) noexcept:
+        cdef int fd, i
+        for i in range(ACCEPTS):
+            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd >= 0:
+                self.accepted(fd)
+                continue
+            if errno == EAGAIN or errno in (EBADF, EINVAL, ENOTSOCK):
+                return
+            if errno == EINTR:
+                continue
+            log.warning("cannot accept a connection: %s", strerror(errno).decode())
+            self.poller.watch(self, False)        # without descriptors or memory it would be ready all the time
+            self.poller.arm(self, self.poller.now + BACK_OFF_NS)
+            return
+
+    cdef void on_timer(self) noexcept:
+        if self.fd >= 0:
+            self.poller.watch(self, True)
+
+    cdef void accepted(self, int fd) noexcept:
+        cdef Connection connection = Connection.__new__(Connection)
+        cdef int one = 1, patience = USER_TIMEOUT_MS
+        if self.tcp:
+            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
+            setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof(patience))
+        connection.poller = self.poller
+        connection.front = self.front
+        connection.session = GrpcSession.__new__(GrpcSession)
+        connection.session.setup(self.front, connection)
+        if connection.register(fd) == IO_ERROR:
+            return
+        self.front.connections.add(connection)
+        if connection.session.begin(True, &OPTIONS) < 0:
+            connection.close_now()
+            return
+        if self.front.leaving:
+            connection.leave()
+        self.poller.mark(connection)
+
+    def close(self) -> None:
+        """Accepts no more."""
+        if self.fd >= 0:
+            self.poller.remove(self)

@@ -1,0 +1,62 @@
+"""Runs inferences: a queue for each model, threads that all of them share, and the end of a run."""
+
+from libc.stdint cimport int64_t, uint64_t
+from backend.inference.batch cimport tg_batch
+from backend.inference.inference cimport tg_inference
+from backend.inference.model cimport Served
+from backend.inference.queue cimport tg_queue
+from backend.inference.threads cimport tg_threads
+from lb.net.link cimport tg_link
+from lb.net.poller cimport Poller, Source, Timed
+from lb.net.timers cimport Timers
+
+
+cdef class Engine(Source):
+    """Belongs to one loop, whose `poller` tells it of runs that have ended on a thread."""
+    cdef Timers timers
+    cdef tg_threads *threads
+    cdef readonly int runs            # at once
+    cdef uint64_t short_ns            # a run that takes no longer may take place on the loop itself
+    cdef list touched                 # queues to be looked at when the loop has taken what came
+    cdef readonly int running         # batches, of all models
+    # run_in_python(batch): has a PythonBatch run by Python's binding, which calls its `finish` on the loop.
+    cdef object run_in_python
+
+    cdef void touch(self, ModelQueue queue) noexcept
+    cdef void finish(self, tg_batch *batch) noexcept
+
+
+cdef class ModelQueue(Timed):
+    """The inferences of one model: `submit` takes them, and their waiters hear of their end."""
+    cdef Engine engine
+    cdef readonly Served served
+    cdef tg_queue queue
+    cdef int max_queue
+    cdef readonly int running         # batches
+    cdef bint touched
+    # Bytes of inputs up to which a run is known to be short; 0: none is, or its time does not follow from its size.
+    cdef readonly size_t short_size
+    cdef bint steady                  # the time of a run follows from the size of its inputs
+
+    # The inference waits for its run; where the queue is full, its waiter hears of that at once.
+    cdef void submit(self, tg_inference *inference, uint64_t now) noexcept
+    # Nobody waits for the inference any more: it is not run, or its answer is thrown away. It is the queue's to free.
+    cdef void abandon(self, tg_inference *inference) noexcept
+    cdef void pump(self, uint64_t now) noexcept
+    cdef bint start(self, uint64_t now) noexcept
+    cdef void learn(self, const tg_batch *batch) noexcept
+    cdef void finished(self, tg_batch *batch, uint64_t now) noexcept
+    cdef bint split(self, tg_batch *batch) noexcept
+    cdef void again(self, tg_batch *batch) noexcept
+    cdef void deliver(self, tg_inference *inference, uint64_t now) noexcept
+    cdef object refuse(self, tg_inference *inference)
+    cdef object run_in_python(self, tg_batch *batch)
+    cdef object mixed(self, tg_batch *batch)
+    cdef object explain(self, tg_batch *batch, tg_inference *inference)
+
+
+cdef class PythonBatch:
+    """A batch that Python's binding runs."""
+    cdef tg_batch *batch
+
+    cdef int take(self, int i, tuple shape, bytes raw) except -1

@@ -1,0 +1,79 @@
+"""One inference: what a message asks of a model, until it is answered.
+
+The tensors stay where they came: operands point into the message's memory, which the inference owns.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint64_t
+from backend.inference.model cimport Served
+from lb.http.grpc.protobuf cimport span
+from lb.inference.message cimport RequestMessage
+from lb.net.link cimport tg_link
+from lb.net.poller cimport Timed
+
+
+ctypedef struct tg_operand:
+    # An input tensor, raw as the protocol has it; its rank is the model's.
+    const char *data
+    size_t size
+    int64_t *shape
+
+
+# How far an inference has come.
+cdef enum:
+    INFERENCE_NEW = 0                 # in no queue
+    INFERENCE_WAITS
+    INFERENCE_RUNS
+    INFERENCE_DONE                    # `status` says how
+
+
+ctypedef struct tg_inference:
+    tg_link link                      # in its group, then in its batch
+    tg_link turn                      # among those of its waiter, in the order in which they came
+    PyObject *waiter                  # the Waiter, which leaves before it goes; NULL = nobody waits any more
+    PyObject *served                  # the Served, held; NULL: it was refused before a model was found
+    PyObject *queue                   # the ModelQueue, held; NULL: it was never in one
+    char *block                       # memory of the message: malloc's
+    PyObject *parts                   # what holds the operands of a message that was not read in place; or NULL
+    span id
+    bint final                        # the client wants to be told that the answer is the last one of its request
+    int64_t rows
+    tg_operand *operands              # in the order of the model's inputs
+    int wanted_count
+    int *wanted                       # the outputs that are asked for, as indices, in the order of the answer
+    char *key                         # what inferences that may be merged have in common; NULL = it runs alone
+    size_t key_size
+    bint alone                        # it has failed together with others
+    int state                         # INFERENCE_…
+    uint64_t since                    # monotonic ns
+    uint64_t deadline                 # monotonic ns; after it nothing is run. NEVER = none
+    void *group                       # of the queue
+    int begun                         # what the load is told of its end
+    # The answer.
+    void *batch                       # the run that gave it
+    int64_t first_row                 # of its rows in the batch
+    int status                        # a gRPC status code
+    char *problem                     # what `status` means, UTF-8; malloc's; NULL where it is 0
+    size_t problem_size
+
+
+cdef class Waiter(Timed):
+    """Who waits for inferences, `turns` of them, in their order."""
+    cdef tg_link turns
+
+    # `inference` is done; it is the waiter's, to be freed.
+    cdef void answered(self, tg_inference *inference) noexcept
+
+
+# The inference that a message asks for, in its own memory. `block` is the message's memory, and the inference's from
+# now on. NULL: the message is irregular (typed contents, parameters that mean something, a mistake), or there is no
+# memory; `block` stays the caller's then.
+cdef tg_inference *inference_read(Served served, const RequestMessage *request, char *block) noexcept
+# The same of parts that Python code has made of an irregular message: `operands`, a pair of a shape and bytes for each
+# input in the model's order; `wanted`, indices of outputs. Raises MemoryError.
+cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final) except NULL
+# One that is done, since it cannot be asked for; `answer` is what a stream answers beside the reason. Raises MemoryError.
+cdef tg_inference *inference_refused(int status, bytes problem, bytes answer) except NULL
+# Says how it has ended; the text is copied.
+cdef void inference_fail(tg_inference *inference, int status, const char *problem, size_t size) noexcept
+cdef void inference_free(tg_inference *inference) noexcept
