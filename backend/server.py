@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from backend import health, load_reports, reflection
 from backend.binding_runs import BindingRuns
 from backend.errors import StartError
-from backend.grpc.connection import Listener
 from backend.grpc.front import Front
 from backend.inference.engine import Engine, ModelQueue
 from backend.inference.load import Load
 from backend.inference.model import Served
+from backend.listener import Listener
 from backend.methods import Methods
 from backend.model import Model
 from backend.native import NativeSession

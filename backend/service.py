@@ -3,18 +3,21 @@ compiled core asks of Python: methods that are rare, requests that are irregular
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from importlib import metadata
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
+from backend import metrics, rest
 from backend.calls import Operand, check
 from backend.errors import BackendError, InvalidInput, NotFound, Unavailable, Unsupported
 from backend.inference.engine import ModelQueue
 from backend.inference.model import Served
 from backend.methods import Call, Methods, Running
 from backend.repository import Repository
+from lb.inference.response import InferResponse
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
@@ -125,12 +128,27 @@ class InferenceService:
 
 
 class Rare:
-    """What the compiled core asks of Python (backend.grpc.call)."""
+    """What the compiled core asks of Python (backend.grpc.call, backend.http.connection)."""
+
+    decompress_body = staticmethod(rest.decompress)
+    error = staticmethod(rest.error)
 
     def __init__(self, inference: InferenceService, methods: Methods) -> None:
         self._inference = inference
         self._methods = methods
+        self._rest = rest.Rest(methods, self._metrics)
         self._queues: dict[tuple[str, str], ModelQueue] = {}
+
+    def rest(self, request: rest.Request, method: str, target: str, body: bytes) -> asyncio.Task[None]:
+        """A request of HTTP that is no inference."""
+        return self._rest.start(request, method, target, body)
+
+    def compress_body(self, accepted: bytes, body: InferResponse) -> tuple[bytes | None, bytes]:
+        """See `rest.compress`."""
+        return rest.compress(accepted, body, body.size)
+
+    def _metrics(self) -> str:
+        return metrics.text((queue.served.statistics(), queue.waiting) for queue in self._queues.values())
 
     def offer(self, queues: dict[tuple[str, str], ModelQueue]) -> None:
         """The queues of the models by name and version."""

@@ -30,7 +30,7 @@ if [ $# -eq 0 ]; then
     # Without the test that stops a process after each instruction: instrumented code has many times as many. Without the
     # one of packaging, too: it installs a wheel of the tree, whose type stubs are not copied here.
     set -- tests/shared tests/net tests/http tests/endpoints tests/balancing tests/proxy tests/upstream tests/inference tests/cache \
-        tests/backend/test_backend_session.py \
+        tests/backend \
         tests/fuzz tests/telemetry/test_accesslog.py \
         tests/bench/test_bench_udp.py tests/bench/test_stub_grpc.py tests/bench/test_stub_http2.py \
         --deselect tests/cache/test_cache_processes.py::test_death_after_any_instruction_under_the_lock \

@@ -7,10 +7,10 @@
     respond_status   the trailers
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport UINT64_MAX, int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from backend.grpc.front cimport Front
@@ -35,7 +35,7 @@ from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
 )
 from lb.net.iovec cimport iovec
-from lb.net.link cimport link_append, link_empty, link_init, link_remove, tg_link
+from lb.net.link cimport link_append, link_empty, link_init, link_remove
 from lb.net.poller cimport monotonic_ns
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 

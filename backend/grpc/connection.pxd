@@ -4,7 +4,6 @@ from libc.stdint cimport uint64_t
 from backend.grpc.call cimport GrpcSession
 from backend.grpc.front cimport Front
 from lb.net.buffer cimport tg_buffer
-from lb.net.poller cimport Source
 from lb.net.stream cimport Stream
 
 
@@ -35,10 +34,6 @@ cdef class Connection(Stream):
     cdef void close_now(self) noexcept
 
 
-cdef class Listener(Source):
-    """A listening socket."""
-    cdef Front front
-    cdef bint tcp
-
-    cdef void accept(self) noexcept
-    cdef void accepted(self, int fd) noexcept
+# A connection that turned out to be HTTP/2: `old` gives up its descriptor; `data` is what came on it, preface first. 0,
+# or -1: it stays with `old`.
+cdef int take_over(Stream old, Front front, const char *data, size_t size) noexcept

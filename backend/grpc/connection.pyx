@@ -5,43 +5,12 @@
     leave          GOAWAY in two steps (RFC 9113 section 6.8)
 """
 
-import logging
-
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOTSOCK, errno
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport strerror
 from lb.http.http2.queue cimport h2_options
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
-from lb.net.poller cimport NEVER, READ_TURNS, Poller
+from lb.net.poller cimport NEVER, READ_TURNS
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
-
-cdef extern from "<sys/socket.h>" nogil:
-    ctypedef uint32_t socklen_t
-    enum:
-        SOL_SOCKET
-        SO_KEEPALIVE
-        SOCK_NONBLOCK
-        SOCK_CLOEXEC
-    int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
-
-cdef extern from *:
-    """
-    #include <sys/socket.h>
-    extern int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags);
-    """
-    int accept4(int fd, void *address, void *length, int flags) nogil
-
-cdef extern from "<netinet/in.h>" nogil:
-    enum:
-        IPPROTO_TCP
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    enum:
-        TCP_NODELAY
-        TCP_USER_TIMEOUT
-
-log = logging.getLogger("tidegate.backend")
 
 cdef enum:
     BUDGET = 1024 * 1024              # gathered for one write
@@ -51,9 +20,6 @@ cdef enum:
     AHEAD = 16 * 1024                 # bytes of what waited that are looked at in one turn
     LAST_WORD_NS = 100_000_000        # between the two steps of leaving: more than a round trip
     STALL_NS = 60_000_000_000         # without a byte taken
-    ACCEPTS = 64                      # at once
-    BACK_OFF_NS = 100_000_000
-    USER_TIMEOUT_MS = 60_000          # without an acknowledgement: the peer has vanished
     STREAM_WINDOW = 4 * 1024 * 1024
     CONNECTION_WINDOW = 32 * 1024 * 1024
     STREAMS = 10_000                  # calls of one connection; queues of models end sooner
@@ -233,59 +199,18 @@ cdef class Connection(Stream):
         self.close_now()
 
 
-cdef class Listener(Source):
-
-    def __init__(self, Front front not None, int fd, bint tcp) -> None:
-        """Accepts on `fd`, a non-blocking listening socket that is the listener's from now on. Raises OSError."""
-        self.front = front
-        self.tcp = tcp
-        front.poller.add(self, fd, True)
-
-    cdef void on_ready(self, uint32_t events) noexcept:
-        self.accept()
-
-    cdef void accept(self) noexcept:
-        cdef int fd, i
-        for i in range(ACCEPTS):
-            fd = accept4(self.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd >= 0:
-                self.accepted(fd)
-                continue
-            if errno == EAGAIN or errno in (EBADF, EINVAL, ENOTSOCK):
-                return
-            if errno == EINTR:
-                continue
-            log.warning("cannot accept a connection: %s", strerror(errno).decode())
-            self.poller.watch(self, False)        # without descriptors or memory it would be ready all the time
-            self.poller.arm(self, self.poller.now + BACK_OFF_NS)
-            return
-
-    cdef void on_timer(self) noexcept:
-        if self.fd >= 0:
-            self.poller.watch(self, True)
-
-    cdef void accepted(self, int fd) noexcept:
-        cdef Connection connection = Connection.__new__(Connection)
-        cdef int one = 1, patience = USER_TIMEOUT_MS
-        if self.tcp:
-            setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
-            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
-            setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &patience, sizeof(patience))
-        connection.poller = self.poller
-        connection.front = self.front
-        connection.session = GrpcSession.__new__(GrpcSession)
-        connection.session.setup(self.front, connection)
-        if connection.register(fd) == IO_ERROR:
-            return
-        self.front.connections.add(connection)
-        if connection.session.begin(True, &OPTIONS) < 0:
-            connection.close_now()
-            return
-        if self.front.leaving:
-            connection.leave()
-        self.poller.mark(connection)
-
-    def close(self) -> None:
-        """Accepts no more."""
-        if self.fd >= 0:
-            self.poller.remove(self)
+cdef int take_over(Stream old, Front front, const char *data, size_t size) noexcept:
+    cdef Connection connection = Connection.__new__(Connection)
+    connection.front = front
+    connection.session = GrpcSession.__new__(GrpcSession)
+    connection.session.setup(front, connection)
+    if connection.session.begin(True, &OPTIONS) < 0 or old.poller.hand_over(old, connection) < 0:
+        return -1
+    front.connections.add(connection)
+    if front.leaving:
+        connection.leave()
+    connection.unread = True
+    connection.session.work = TURN_WORK
+    if connection.take(data, size) or connection.fd >= 0:
+        connection.poller.mark(connection)
+    return 0

@@ -1,8 +1,7 @@
 """Inferences that are run together: see batch.pxd."""
 
-from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from backend.ort.c_api cimport OrtStatus, OrtValue
+from backend.ort.c_api cimport OrtValue
 from backend.ort.library cimport api
 from lb.net.link cimport link_init
 

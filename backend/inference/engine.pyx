@@ -14,7 +14,7 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 from backend.inference.batch cimport batch_new, batch_release, tg_result
@@ -184,7 +184,6 @@ cdef class ModelQueue(Timed):
     cdef bint start(self, uint64_t now) noexcept:
         """A batch of what waits. False: everything may wait longer."""
         cdef tg_link taken
-        cdef tg_link *link
         cdef tg_inference *inference
         cdef tg_batch *batch
         cdef int64_t rows

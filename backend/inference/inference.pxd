@@ -72,7 +72,8 @@ cdef tg_inference *inference_read(Served served, const RequestMessage *request, 
 # The same of parts that Python code has made of an irregular message: `operands`, a pair of a shape and bytes for each
 # input in the model's order; `wanted`, indices of outputs. Raises MemoryError.
 cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final) except NULL
-# One that is done, since it cannot be asked for; `answer` is what a stream answers beside the reason. Raises MemoryError.
+# One that is done, since it cannot be asked for; `answer` is what a stream answers beside the reason. Raises
+# MemoryError.
 cdef tg_inference *inference_refused(int status, bytes problem, bytes answer) except NULL
 # Says how it has ended; the text is copied.
 cdef void inference_fail(tg_inference *inference, int status, const char *problem, size_t size) noexcept

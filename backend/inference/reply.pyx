@@ -1,12 +1,12 @@
 """The answer to an inference: see reply.pxd."""
 
-from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcpy, strlen
+from libc.stdint cimport uint64_t
+from libc.string cimport strlen
 from backend.inference.batch cimport tg_batch, tg_result
 from backend.inference.inference cimport tg_inference
 from backend.inference.model cimport Served, tg_model, tg_spec
 from lb.http.grpc.protobuf cimport (
-    VARINT_MAX, WIRE_BYTES, append_field, append_tag, append_varint, put_varint, span, varint_size,
+    WIRE_BYTES, append_field, append_tag, append_varint, put_varint, span, varint_size,
 )
 from lb.inference.datatypes cimport datatype_name
 from lb.net.buffer cimport tg_buffer, tg_buffer_append

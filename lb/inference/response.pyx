@@ -43,7 +43,7 @@ cdef struct Slice:                    # a binary output
 @cython.freelist(256)
 @cython.no_gc
 cdef class InferResponse:
-    def body(self):
+    def body(self) -> bytes:
         """The body as bytes."""
         cdef int i
         cdef const iovec *parts = self.parts

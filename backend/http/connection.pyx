@@ -1,0 +1,523 @@
+"""A connection of HTTP/1.1: see connection.pxd.
+
+    read_loop      bytes go to the parser; what begins as HTTP/2 is handed over
+    begin          the head: which request it is
+    run            the body is here: an inference becomes a message, read like one of gRPC; Python answers the rest
+    answered       the inference is done: its message becomes JSON, or JSON with binary tensors
+    respond        the answer is written, and the next request may come
+"""
+
+import logging
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.object cimport PyObject
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from backend.grpc.connection cimport take_over
+from backend.inference.engine cimport ModelQueue
+from backend.inference.inference cimport (
+    INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, tg_inference,
+)
+from backend.inference.reply cimport reply_fields, reply_tensor, reply_tensor_head
+from lb.failure cimport http_of_grpc
+from lb.http.grpc.protobuf cimport span
+from lb.http.head cimport (
+    H_CONTENT_ENCODING, H_EXPECT, H_INFERENCE_LENGTH, MAX_FIELDS, SCAN_TOO_MANY_FIELDS, SCAN_URI_TOO_LONG, Field, Scan,
+    has_token, parse_decimal, plainly_chunked, same_name, worker_scan,
+)
+from lb.http.head_text cimport append_date, append_number, append_text, reason_phrase
+from lb.http.http2.frames cimport PREFACE
+from lb.http.methods cimport method_text
+from lb.inference.message cimport RequestMessage, read_request
+from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
+from lb.inference.request cimport parse_http
+from lb.inference.response cimport InferResponse, render
+from lb.net.buffer cimport (
+    tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
+)
+from lb.net.iovec cimport iovec
+from lb.net.link cimport link_append, link_empty, link_remove
+from lb.net.poller cimport READ_TURNS, monotonic_ns
+from lb.net.states cimport states_of, tg_move, tg_state, tg_states
+from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO_ERROR
+
+from backend.errors import BackendError
+from lb.errors import TidegateError
+
+log = logging.getLogger("tidegate.backend")
+
+cdef enum:
+    PREFACE_TOLD = 3                  # bytes of HTTP/2's preface that no method of HTTP/1 begins with: "PRI"
+    MAX_HEAD = 64 * 1024
+    MAX_BODY = 0x7FFFFFFF             # as a message of gRPC
+    RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
+    PATIENCE_NS = 60_000_000_000      # without a byte that the client owes, or takes
+    ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then
+    M_POST = 3                        # llhttp's number
+    # gRPC's status codes.
+    INVALID_ARGUMENT = 3
+    UNIMPLEMENTED = 12
+
+cdef tg_states TABLE
+TABLE.machine = b"HTTP/1 connection of the model server"
+tg_state(&TABLE, b"head", 1 << HTTP_BODY | 1 << HTTP_ASKED | 1 << HTTP_LAST | 1 << HTTP_CLOSED)
+tg_state(&TABLE, b"body", 1 << HTTP_ASKED | 1 << HTTP_LAST | 1 << HTTP_CLOSED)
+tg_state(&TABLE, b"asked", 1 << HTTP_HEAD | 1 << HTTP_LAST | 1 << HTTP_CLOSED)
+tg_state(&TABLE, b"last", 1 << HTTP_CLOSED)
+tg_state(&TABLE, b"closed", 0)
+STATES = states_of(&TABLE)
+
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+# Of the loop: a message is read at once, and not twice.
+cdef RequestMessage REQUEST
+
+
+cdef class HttpConnection(Stream):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.inbox)
+
+    cdef void move(self, int state) noexcept:
+        tg_move(&TABLE, &self.state, state)
+
+    cdef void on_ready(self, uint32_t events) noexcept:
+        if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+            self.unread = True
+        if events & (EPOLLHUP | EPOLLERR):
+            self.close_now()
+            return
+        self.poller.mark(self)
+
+    cdef void on_flush(self) noexcept:
+        if self.fd < 0:
+            return
+        if self.pending():
+            if self.push() == IO_ERROR:
+                self.close_now()
+                return
+            self.moved_at = self.poller.now
+        if self.pending() == 0 and self.state == HTTP_LAST:
+            self.close_now()
+            return
+        if not self.deferred:
+            self.read_loop()
+        if self.fd >= 0:
+            self.set_timer()
+
+    cdef void read_loop(self) noexcept:
+        """Reads until nothing is there, or an answer is under way."""
+        cdef Py_ssize_t n
+        cdef int turn = 0
+        while self.fd >= 0 and self.state <= HTTP_BODY and self.pending() == 0:
+            if tg_buffer_size(&self.inbox):
+                self.parse()
+                if self.fd < 0 or self.state > HTTP_BODY:
+                    return
+            if not self.unread:
+                return
+            if turn == READ_TURNS:
+                self.poller.defer(self)
+                return
+            turn += 1
+            n = self.receive(self.poller.scratch, self.poller.scratch_size)
+            if n == IO_AGAIN:
+                self.unread = False
+                return
+            if n <= 0 or tg_buffer_append(&self.inbox, self.poller.scratch, <size_t>n) < 0:
+                self.close_now()
+                return
+            self.moved_at = self.poller.now
+
+    cdef void parse(self) noexcept:
+        """What has come; the rest stays until more has."""
+        cdef Scan *scan = worker_scan()
+        cdef const char *data = tg_buffer_head(&self.inbox)
+        cdef size_t size = tg_buffer_size(&self.inbox)
+        cdef Py_ssize_t taken
+        cdef int i
+        if not self.spoken and memcmp(data, PREFACE, min(size, <size_t>PREFACE_TOLD)) == 0:
+            if size >= PREFACE_TOLD:
+                self.front.connections.discard(self)
+                if take_over(self, self.front, data, size) < 0:
+                    self.close_now()
+            return
+        while size and self.state <= HTTP_BODY:
+            scan.max_fields = MAX_FIELDS - 1
+            taken = self.parser.execute(scan, data, size)
+            if taken < 0:
+                self.refuse(431 if scan.error == SCAN_TOO_MANY_FIELDS else
+                            414 if scan.error == SCAN_URI_TOO_LONG else 400, self.parser.why)
+                return
+            if taken == 0 and not self.parser.reading_body:
+                if size > MAX_HEAD:
+                    self.refuse(431, b"the head is larger than 64 KiB")
+                return
+            if scan.head:
+                self.spoken = True
+                if not scan.chunked and <size_t>taken - scan.body_bytes > MAX_HEAD:
+                    self.refuse(431, b"the head is larger than 64 KiB")
+                    return
+                self.begin(scan)
+                if self.state > HTTP_BODY:
+                    return
+            for i in range(scan.span_count):
+                if tg_buffer_size(&self.request.body) + scan.spans[i].iov_len > MAX_BODY:
+                    self.refuse(413, b"the body is larger than 2 GiB")
+                    return
+                if tg_buffer_append(&self.request.body, scan.spans[i].iov_base, scan.spans[i].iov_len) < 0:
+                    self.refuse(503, b"out of memory")
+                    return
+            if scan.complete:
+                self.keep_alive = self.parser.keep_alive()
+                self.move(HTTP_ASKED)
+                self.moved_at = 0
+            tg_buffer_consume(&self.inbox, <size_t>taken)
+            data = tg_buffer_head(&self.inbox)
+            size = tg_buffer_size(&self.inbox)
+        if self.state == HTTP_ASKED:
+            self.request.run()
+
+    cdef void begin(self, const Scan *scan) noexcept:
+        """A head has come."""
+        cdef HttpRequest request = HttpRequest.__new__(HttpRequest)
+        cdef const Field *field
+        cdef const char *method
+        cdef size_t method_size
+        cdef int64_t length
+        cdef int i
+        request.front = self.front
+        request.connection = self
+        request.json_length = -1
+        method = method_text(scan, scan.method, &method_size)
+        request.method = method[:method_size]
+        request.target = scan.target[:scan.target_length]
+        self.request = request
+        self.move(HTTP_BODY)
+        if not plainly_chunked(scan):
+            self.refuse(501, b"the transfer coding is not supported")
+            return
+        if scan.first[H_INFERENCE_LENGTH] >= 0:
+            field = &scan.fields[scan.first[H_INFERENCE_LENGTH]]
+            length = parse_decimal(field.value, field.value_length)
+            if length < 0:
+                self.refuse(400, b"Inference-Header-Content-Length is not a number")
+                return
+            request.json_length = <Py_ssize_t>length
+        if scan.first[H_CONTENT_ENCODING] >= 0:
+            field = &scan.fields[scan.first[H_CONTENT_ENCODING]]
+            request.encoding = field.value[:field.value_length]
+        for i in range(scan.field_count):
+            field = &scan.fields[i]
+            if same_name(field.name, field.name_length, b"accept-encoding"):
+                request.accepted = field.value[:field.value_length]
+        if scan.has_length:
+            if scan.content_length > MAX_BODY:
+                self.refuse(413, b"the body is larger than 2 GiB")
+                return
+            if tg_buffer_reserve(&request.body, min(<size_t>scan.content_length, <size_t>RESERVE)) < 0:
+                self.refuse(503, b"out of memory")
+                return
+        if scan.first[H_EXPECT] >= 0:
+            if not has_token(&scan.fields[scan.first[H_EXPECT]], b"100-continue"):
+                self.refuse(417, b"the expectation is not known here")
+            elif append_text(&self.out, b"HTTP/1.1 100 Continue\r\n\r\n") < 0 or self.push() == IO_ERROR:
+                self.close_now()
+
+    cdef void refuse(self, int status, const char *text) noexcept:
+        """What cannot be read further: the answer is the last one."""
+        cdef iovec part
+        cdef bytes body = b'{"error":"' + text.replace(b'"', b"'") + b'"}'
+        self.keep_alive = False
+        if self.state < HTTP_ASKED:
+            self.move(HTTP_ASKED)
+        part.iov_base = <void *>PyBytes_AS_STRING(body)
+        part.iov_len = <size_t>len(body)
+        self.respond(status, b"application/json", NULL, &part, 1, part.iov_len)
+
+    cdef void respond(self, int status, const char *content_type, const tg_buffer *fields, const iovec *parts,
+                      int count, size_t size) noexcept:
+        cdef HttpRequest request = self.request
+        cdef tg_buffer *out = &self.out
+        cdef bint last = not self.keep_alive or self.going
+        cdef int rc
+        if self.fd < 0:
+            return
+        rc = append_text(out, b"HTTP/1.1 ")
+        if rc == 0:
+            rc = append_number(out, <uint64_t>status)
+        if rc == 0:
+            rc = append_text(out, b" ")
+        if rc == 0:
+            rc = append_text(out, reason_phrase(status))
+        if rc == 0:
+            rc = append_text(out, b"\r\n")
+        if rc == 0:
+            rc = append_date(out, self.poller.now)
+        if rc == 0:
+            rc = append_text(out, b"Content-Type: ")
+        if rc == 0:
+            rc = append_text(out, content_type)
+        if rc == 0 and fields != NULL:
+            rc = append_text(out, b"\r\n")
+        if rc == 0 and fields != NULL:
+            rc = tg_buffer_append(out, tg_buffer_head(fields), tg_buffer_size(fields))
+        if rc == 0:
+            rc = append_text(out, b"Content-Length: " if fields != NULL else b"\r\nContent-Length: ")
+        if rc == 0:
+            rc = append_number(out, size)
+        if rc == 0:
+            rc = append_text(out, b"\r\nConnection: close\r\n\r\n" if last else b"\r\n\r\n")
+        if rc == 0 and request is not None and request.method == b"HEAD":
+            rc = self.push()
+        elif rc == 0:
+            rc = self.push_parts(parts, count)
+        if rc < 0:
+            self.close_now()
+            return
+        self.end_request()
+        self.moved_at = self.poller.now
+        if last:
+            self.move(HTTP_LAST)
+        else:
+            self.move(HTTP_HEAD)
+            self.parser.reset()
+        self.poller.mark(self)                    # which reads on, or closes
+
+    cdef void set_timer(self) noexcept:
+        if self.moved_at and (self.pending() or self.state == HTTP_BODY or tg_buffer_size(&self.inbox)):
+            self.poller.arm(self, self.moved_at + PATIENCE_NS)
+        else:
+            self.moved_at = 0
+            self.poller.disarm(self)
+
+    cdef void on_timer(self) noexcept:
+        if self.pending() == 0 and self.state <= HTTP_BODY:
+            self.refuse(408, b"the request did not come in time")
+        else:
+            self.close_now()
+
+    cdef void end_request(self) noexcept:
+        cdef HttpRequest request = self.request
+        self.request = None
+        if request is not None:
+            request.abandon()
+
+    cdef void close_now(self) noexcept:
+        if self.fd < 0:
+            return
+        self.move(HTTP_CLOSED)
+        self.poller.remove(self)
+        self.front.connections.discard(self)
+        self.end_request()
+
+    # From Python.
+
+    def leave(self) -> None:
+        """The request under way is answered; then the connection closes."""
+        self.going = True
+        if self.state == HTTP_HEAD and tg_buffer_size(&self.inbox) == 0:
+            self.move(HTTP_LAST)
+            self.poller.mark(self)
+
+    def close(self) -> None:
+        """Closes at once; the request in progress is given up."""
+        self.close_now()
+
+
+cdef class HttpRequest(Waiter):
+
+    def __dealloc__(self):
+        tg_buffer_free(&self.body)
+
+    cdef object run(self):
+        """All of the request is here."""
+        cdef span model, version
+        cdef int matched
+        cdef bytes plain
+        target = self.target.partition(b"?")[0]
+        matched = match_infer(<const char *>target, <size_t>len(target), &model, &version) \
+            if self.method == b"POST" else NO_MATCH
+        try:
+            if self.encoding is not None and self.encoding.lower() != b"identity":
+                plain = self.front.service.decompress_body(
+                    self.encoding, tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)])
+                tg_buffer_free(&self.body)
+                if tg_buffer_append(&self.body, PyBytes_AS_STRING(plain), <size_t>len(plain)) < 0:
+                    raise MemoryError
+            if matched == NO_MATCH:
+                self.run_in_python()
+                return
+            self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
+            self.version = version.data[:version.size]
+            self.run_inference()
+        except TidegateError as error:
+            self.say(error.status, str(error))
+        except MemoryError:
+            self.say(503, "out of memory")
+        except Exception:
+            log.exception("a request could not be read")
+            self.say(500, "unexpected error; the server's log has more")
+
+    cdef object run_inference(self):
+        """Raises TidegateError, MemoryError."""
+        cdef tg_inference *inference = NULL
+        cdef ModelQueue queue = None
+        cdef InferRequest infer
+        cdef const iovec *parts
+        cdef char *block
+        cdef char *data
+        cdef size_t at = 0
+        cdef int i
+        self.infer = infer = parse_http(
+            self.model, self.version, tg_buffer_head(&self.body), tg_buffer_size(&self.body), self.json_length)
+        if infer.timeout_us:
+            self.deadline = self.front.poller.now + 1000 * infer.timeout_us
+            self.front.poller.arm(self, self.deadline)
+        block = <char *>malloc(infer.message_size + 2 * ALIGNMENT)
+        if block == NULL:
+            raise MemoryError
+        data = block + ALIGNMENT
+        data += (<size_t>ALIGNMENT - (<uintptr_t>data + infer.message_size) % ALIGNMENT) % ALIGNMENT
+        parts = infer.parts
+        for i in range(infer.part_count):
+            memcpy(data + at, parts[i].iov_base, parts[i].iov_len)
+            at += parts[i].iov_len
+        if read_request(&REQUEST, data, at) == NULL:
+            queue = self.front.find(&REQUEST.model, &REQUEST.version)
+            if queue is not None:
+                inference = inference_read(queue.served, &REQUEST, block)
+        if inference == NULL:
+            message = data[:at]
+            free(block)
+            try:
+                queue, operands, wanted, id, final = self.front.service.irregular(message)
+                inference = inference_of(queue.served, operands, wanted, id, final)
+            except BackendError as error:
+                inference = inference_refused(error.status, str(error).encode(), error.answer)
+        self.submit(queue, inference)
+
+    cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept:
+        cdef uint64_t now = self.front.poller.now
+        self.front.calls += 1
+        inference.waiter = <PyObject *>self
+        inference.deadline = self.deadline if self.deadline else UINT64_MAX
+        inference.begun = self.front.load.began(now)
+        link_append(&self.turns, &inference.turn)
+        if inference.state == INFERENCE_DONE:
+            self.answered(inference)
+        else:
+            queue.submit(inference, now)
+
+    cdef void answered(self, tg_inference *inference) noexcept:
+        cdef uint64_t now = monotonic_ns()
+        cdef int status = inference.status
+        link_remove(&inference.turn)
+        self.front.calls -= 1
+        self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),
+                              status and status != INVALID_ARGUMENT and status != UNIMPLEMENTED)
+        try:
+            if status:
+                text = inference.problem[:inference.problem_size].decode(errors="replace")
+                self.say(http_of_grpc(status), text)
+            else:
+                self.respond(inference)
+        except TidegateError as error:
+            self.say(error.status, str(error))
+        except MemoryError:
+            self.say(503, "out of memory")
+        except Exception:
+            log.exception("an answer could not be written")
+            self.say(500, "unexpected error; the server's log has more")
+        inference_free(inference)
+
+    cdef object respond(self, tg_inference *inference):
+        """The answer as the client wants it. Raises TidegateError, MemoryError."""
+        cdef InferResponse response
+        cdef tg_buffer message, fields
+        cdef iovec part
+        cdef span tensor
+        cdef bytes packed
+        cdef int i, rc
+        memset(&message, 0, sizeof(message))
+        memset(&fields, 0, sizeof(fields))
+        try:
+            rc = reply_fields(&message, inference)
+            for i in range(inference.wanted_count):
+                tensor = reply_tensor(inference, i)
+                if rc == 0:
+                    rc = reply_tensor_head(&message, tensor.size)
+                if rc == 0:
+                    rc = tg_buffer_append(&message, tensor.data, tensor.size)
+            if rc < 0:
+                raise MemoryError
+            response = render(self.infer, tg_buffer_head(&message), tg_buffer_size(&message))
+            content_type = JSON
+            if response.json_length >= 0:
+                content_type = BINARY
+                if (append_text(&fields, b"Inference-Header-Content-Length: ") < 0
+                        or append_number(&fields, <uint64_t>response.json_length) < 0
+                        or append_text(&fields, b"\r\n") < 0):
+                    raise MemoryError
+            if self.connection is None:
+                return
+            if self.accepted is not None:
+                packed, more = self.front.service.compress_body(self.accepted, response)
+                if packed is not None:
+                    if tg_buffer_append(&fields, PyBytes_AS_STRING(<bytes>more), <size_t>len(<bytes>more)) < 0:
+                        raise MemoryError
+                    part.iov_base = <void *>PyBytes_AS_STRING(packed)
+                    part.iov_len = <size_t>len(packed)
+                    self.connection.respond(200, <const char *>content_type, &fields, &part, 1, part.iov_len)
+                    return
+            self.connection.respond(200, <const char *>content_type, &fields if tg_buffer_size(&fields) else NULL,
+                                    response.parts, response.part_count, response.size)
+        finally:
+            tg_buffer_free(&message)
+            tg_buffer_free(&fields)
+
+    def say(self, int status, str text) -> None:
+        """Answers with an error, as the protocol shapes it."""
+        self.reply(status, self.front.service.error(text), "application/json", b"")
+
+    # From Python.
+
+    cdef object run_in_python(self):
+        body = tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)]
+        self.task = self.front.service.rest(self, self.method.decode("latin-1"), self.target.decode("latin-1"), body)
+
+    def reply(self, int status, bytes body, str content_type, bytes fields) -> None:
+        """The answer; nothing, when nobody waits for it any more. `fields` are further lines of the head."""
+        cdef bytes kind = content_type.encode()
+        cdef tg_buffer lines
+        cdef iovec part
+        if self.connection is None:
+            return
+        self.task = None
+        lines.data = PyBytes_AS_STRING(fields)
+        lines.start = 0
+        lines.end = lines.capacity = <size_t>len(fields)
+        part.iov_base = <void *>PyBytes_AS_STRING(body)
+        part.iov_len = <size_t>len(body)
+        self.connection.respond(status, <const char *>kind, &lines if len(fields) else NULL, &part, 1, part.iov_len)
+
+    # The end.
+
+    cdef void abandon(self) noexcept:
+        """Nobody waits for an answer any more."""
+        cdef tg_inference *inference
+        self.connection = None
+        self.front.poller.disarm(self)
+        if self.task is not None:
+            task, self.task = self.task, None
+            task.cancel()
+        while not link_empty(&self.turns):
+            inference = <tg_inference *>self.turns.next.owner
+            self.front.calls -= 1
+            self.front.load.ended(inference.begun, monotonic_ns(), 0, False)
+            (<ModelQueue>inference.queue).abandon(inference)
+
+    cdef void on_timer(self) noexcept:
+        if self.connection is not None and not link_empty(&self.turns):
+            self.say(504, "the deadline has passed")
