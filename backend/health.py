@@ -21,6 +21,12 @@ class Health:
         self._services = frozenset(services)
         self._status = NOT_SERVING
         self._changed = asyncio.Event()
+        self._over = False
+
+    def end(self) -> None:
+        """The server stops: NOT_SERVING is the last that who watches hears."""
+        self._over = True
+        self.set(NOT_SERVING)
 
     def set(self, status: int) -> None:
         """The status of all services; who watches hears of it."""
@@ -38,8 +44,12 @@ class Health:
         """Each status from the one now on."""
         if request.service not in self._services:
             yield wire.HealthCheckResponse(status=wire.HealthCheckResponse.SERVICE_UNKNOWN)
-            await asyncio.Event().wait()  # it may be asked for before it is there: the client ends the watch
+            while not self._over:  # it may be asked for before it is there
+                await self._changed.wait()
+            return
         while True:
             changed = self._changed
             yield wire.HealthCheckResponse(status=self._status)
+            if self._over:
+                return
             await changed.wait()

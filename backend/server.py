@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from lb.wire.descriptors import POOL
 INFERENCE = grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 COMPILED = ("ModelInfer", "ModelStreamInfer")  # what needs no Python
 _LOOK = 0.02  # seconds between two looks at what is still under way
+_FAREWELL = 1.0  # seconds in which clients may close their connections, when all calls are answered
 
 log = logging.getLogger("tidegate.backend")
 
@@ -158,16 +160,20 @@ class Server:
     async def _drain(self) -> None:
         """Says NOT_SERVING, takes no new connections, and lets calls in flight finish within the grace."""
         self._service.withdraw()
-        self._health.set(health.NOT_SERVING)
+        self._health.end()
         for listener in self._listeners:
             listener.close()
         self._front.leave()
         end = time.monotonic() + self._options.grace / 1e9
-        # First calls, then connections, whose last answers may still be on their way.
-        while (self._front.calls or self._front.connections) and time.monotonic() < end:
+        await self._until(lambda: not self._front.calls, end)
+        # The last answers may still be on their way.
+        await self._until(lambda: not self._front.connections, min(end, time.monotonic() + _FAREWELL))
+
+    async def _until(self, done: Callable[[], bool], end: float) -> None:
+        """Waits for that, not longer than to `end` (monotonic seconds), and not when told to stop now."""
+        while not done() and time.monotonic() < end and not self._stop_now.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop_now.wait(), _LOOK)
-                break
 
 
 async def serve(options: ServeOptions) -> Outcome:

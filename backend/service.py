@@ -24,7 +24,7 @@ SERVER_NAME = "tidegate-backend"
 EXTENSIONS = ("model_configuration", "statistics")  # exactly what is offered beyond the base protocol
 _FINAL = "triton_enable_empty_final_response"
 _LARGEST = 1 << 30  # bytes of a message that came compressed: a small one may claim any size
-_WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 def server_version() -> str:
@@ -160,14 +160,15 @@ class Rare:
 
     def decompress(self, encoding: bytes | None, data: bytes) -> bytes:
         """A message whose flag says that it is compressed. Raises InvalidInput, Unsupported."""
-        window = _WINDOWS.get(encoding or b"")
+        name = (encoding or b"").decode("latin-1")
+        window = _WINDOWS.get(name)
         if window is None:
-            raise Unsupported(f"messages compressed by {(encoding or b'nothing').decode()!r}: expected gzip or deflate")
+            raise Unsupported(f"messages compressed by '{name}': expected gzip or deflate")
         inflater = zlib.decompressobj(window)
         try:
             plain = inflater.decompress(data, _LARGEST)
         except zlib.error as error:
-            raise InvalidInput(f"a message is not what {(encoding or b'').decode()} makes: {error}") from error
+            raise InvalidInput(f"a message is not what {name} makes: {error}") from error
         if not inflater.eof:
             raise InvalidInput(f"a compressed message is cut off, or larger than {_LARGEST} bytes")
         return plain

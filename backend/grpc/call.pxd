@@ -42,10 +42,13 @@ cdef class GrpcSession(Http2Session):
     cdef tg_link calls
     cdef tg_link over                 # calls whose memory is still referred to by what was gathered
     cdef readonly int active          # calls
+    cdef list waiting                 # calls that had their turn, and have more to read
     cdef uint64_t control_due
     cdef uint64_t answers             # frames that our own DATA called forth
 
     cdef void setup(self, Front front, Stream connection) noexcept
+    # Calls that had their turn read on.
+    cdef void resume(self) noexcept
     # All was written: calls that have ended go.
     cdef void bury(self) noexcept
     # The connection is over: all calls lose their client.
@@ -61,12 +64,16 @@ cdef class Call(Waiter):
     cdef unsigned char state          # CALL_…, changed by `move`
     cdef unsigned char kind
     cdef bint ended                   # the client has sent all
+    cdef bint taken                   # and all of it was read
     cdef bint headed                  # the head of the answer is queued
-    cdef bint blocked                 # a stream of inferences has as many under way as it may have
+    cdef bint blocked                 # no message is read: too many are worked on, or too many bytes wait
+    cdef bint waits                   # among those of the session that had their turn
     cdef tg_incoming incoming
     cdef tg_buffer inbox              # bytes behind the message at which the call was blocked
     cdef int messages                 # that have come whole
-    cdef int under_way                # inferences
+    cdef int turn_count               # inferences that are not answered yet
+    cdef uint64_t read_at             # the poller's batch in which messages were read last
+    cdef int read_count               # how many
     cdef uint64_t timeout             # ns; 0 = none was given
     cdef bint posted
     cdef bytes path
@@ -90,6 +97,9 @@ cdef class Call(Waiter):
     cdef object take_in_python(self, bytes message)
     cdef void take_inference(self) noexcept
     cdef object take_irregular(self, bytes message)
+    cdef void count_message(self) noexcept
+    cdef void await_room(self) noexcept
+    cdef object break_off(self)
     cdef void await_turn(self, tg_inference *inference) noexcept
     cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept
     cdef void end_messages(self) noexcept

@@ -7,6 +7,8 @@
     respond_status   the trailers
 """
 
+import logging
+
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -27,7 +29,8 @@ from lb.http.http2.frames cimport H2_ENHANCE_YOUR_CALM, H2_INTERNAL_ERROR, get_u
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NO_COPY_NAME, nghttp2_nv
 from lb.http.http2.queue cimport h2_field
 from lb.http.http2.session cimport (
-    H2_PING_FRAME, H2_WINDOW_FRAME, Http2Session, h2_waiting,
+    H2_BOMB_FRAME, H2_EMPTY_FRAME, H2_PING_FRAME, H2_RESET_FRAME, H2_SETTINGS_FRAME, H2_WINDOW_FRAME, Http2Session,
+    h2_waiting,
 )
 from lb.http.head_text cimport append_number, append_text
 from lb.inference.message cimport RequestMessage, read_request
@@ -40,6 +43,8 @@ from lb.net.poller cimport monotonic_ns
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
 
 from backend.errors import BackendError
+
+log = logging.getLogger("tidegate.backend")
 
 cdef enum:
     # gRPC's status codes.
@@ -55,11 +60,16 @@ cdef enum:
     LARGEST_MESSAGE = 0x7FFFFFFF      # what Protocol Buffers allows
     ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then
     SMALL = 4096                      # bytes of a tensor that is copied into the answer
-    AHEAD = 64                        # inferences of one stream that are under way at once
+    AHEAD = 64                        # inferences of one stream at once, and messages of a call that are read in a turn
     HIGH_WATER = 64 * 1024            # bytes of a stream that wait, at which Python's handler is asked to wait
+    FULL = 1024 * 1024                # at which no more of its messages are read
     LONGEST_FIELD = 1024              # of the head's fields that are looked at
-    # Control frames a second that a peer may send, and how many at once; what our own DATA calls forth is not counted.
+    # Of Http2Session.work: what Python has to answer takes as long as so many frames.
+    PYTHON_WORK = 32
+    # PINGs and SETTINGS a second that a peer may send, and how many at once; of other frames many times as many. What
+    # our own DATA calls forth is not counted, nor are calls that are given up: a deadline is not an attack.
     CONTROL_NS = 1_000_000
+    CHEAPER = 16
     CONTROL_BURST = 5000
     ANSWERS = 4
     LONGEST_TEXT = 2048               # bytes of a status message
@@ -89,6 +99,7 @@ cdef class GrpcSession(Http2Session):
         self.connection = connection
         link_init(&self.calls)
         link_init(&self.over)
+        self.waiting = []
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
         cdef Call call
@@ -149,18 +160,22 @@ cdef class GrpcSession(Http2Session):
         cdef Call call = <Call>stream.owner
         if call.handler is not None:
             call.handler.room()
+        if call.kind == CALL_STREAM and call.blocked:
+            call.await_room()
 
     cdef void on_control(self, int kind) noexcept:
         """A leaky bucket of the frames that cost their sender next to nothing. Not counted is what our own DATA calls
         forth: windows, and the PING by which gRPC's clients measure the way."""
-        cdef uint64_t now
-        if self.connection is None:
+        cdef uint64_t now, cost = CONTROL_NS
+        if self.connection is None or kind == H2_RESET_FRAME:
             return
         if (kind == H2_WINDOW_FRAME or kind == H2_PING_FRAME) and self.answers < ANSWERS * self.data_frames:
             self.answers += 1
             return
         now = self.front.poller.now
-        self.control_due = max(self.control_due, now) + CONTROL_NS
+        if kind != H2_PING_FRAME and kind != H2_SETTINGS_FRAME and kind != H2_EMPTY_FRAME and kind != H2_BOMB_FRAME:
+            cost //= CHEAPER
+        self.control_due = max(self.control_due, now) + cost
         if self.control_due - now > <uint64_t>CONTROL_BURST * CONTROL_NS:
             self.terminate(H2_ENHANCE_YOUR_CALM)
 
@@ -172,6 +187,16 @@ cdef class GrpcSession(Http2Session):
         if call.kind != CALL_OTHER:
             self.front.calls -= 1
         self.front.poller.disarm(call)
+
+    cdef void resume(self) noexcept:
+        cdef Call call
+        if not self.waiting:
+            return
+        waiting, self.waiting = self.waiting, []
+        for call in waiting:
+            call.waits = False
+            if call.state == CALL_ASKED and call.blocked:
+                call.unblock()
 
     cdef void bury(self) noexcept:
         cdef Call call
@@ -213,7 +238,7 @@ cdef class Call(Waiter):
 
     cdef void begin(self) noexcept:
         self.move(CALL_ASKED)
-        if not self.posted or self.content_type is None or not self.content_type.startswith(CONTENT_TYPE):
+        if not self.posted or self.content_type is None or not is_grpc(self.content_type):
             self.refuse_http()
             return
         if self.timeout:
@@ -300,6 +325,29 @@ cdef class Call(Waiter):
             self.take_inference()
         free(incoming.block)                  # where it is not an inference's now
         incoming.block = NULL
+        self.count_message()
+
+    cdef void count_message(self) noexcept:
+        """A call that has many messages lets the others have their turn; one whose answers wait reads no more."""
+        if self.read_at != self.front.poller.batch:
+            self.read_at = self.front.poller.batch
+            self.read_count = 0
+        self.read_count += 1
+        if self.state != CALL_ASKED:
+            return
+        if self.turn_count >= AHEAD or self.read_count >= AHEAD or h2_waiting(&self.stream) > FULL:
+            self.blocked = True
+            self.await_room()
+
+    cdef void await_room(self) noexcept:
+        """Reading goes on in the connection's next turn, unless it has to wait for answers, or for the client."""
+        if h2_waiting(&self.stream) > FULL:
+            self.stream.wants_room = True
+        elif self.turn_count < AHEAD and not self.waits:
+            self.waits = True
+            self.session.waiting.append(self)
+            if self.session.connection is not None:
+                self.front.poller.defer(self.session.connection)
 
     cdef int decompress(self) except? -2:
         """-1: the call is over."""
@@ -310,6 +358,9 @@ cdef class Call(Waiter):
             plain = self.front.service.decompress(self.encoding, incoming.data[:incoming.length])
         except BackendError as error:
             self.finish(error.status, str(error))
+            return -1
+        except Exception:
+            self.break_off()
             return -1
         block = <char *>malloc(<size_t>len(plain) + 1)
         if block == NULL:
@@ -340,12 +391,16 @@ cdef class Call(Waiter):
         cdef tg_inference *inference
         cdef ModelQueue queue
         cdef bytes text, answer
+        self.session.work -= PYTHON_WORK
         try:
             queue, operands, wanted, id, final = self.front.service.irregular(message)
             inference = inference_of(queue.served, operands, wanted, id, final)
         except BackendError as error:
             text, answer = str(error).encode(), error.answer
             self.await_turn(inference_refused(error.status, text, answer))
+            return
+        except Exception:
+            self.break_off()
             return
         self.submit(queue, inference)
 
@@ -354,7 +409,7 @@ cdef class Call(Waiter):
         inference.waiter = <PyObject *>self
         inference.begun = self.front.load.began(self.front.poller.now)
         link_append(&self.turns, &inference.turn)
-        self.under_way += 1
+        self.turn_count += 1
         if inference.state == INFERENCE_DONE:
             self.answered(inference)
 
@@ -362,11 +417,10 @@ cdef class Call(Waiter):
         inference.deadline = self.deadline
         self.await_turn(inference)
         queue.submit(inference, self.front.poller.now)
-        if self.kind == CALL_STREAM and self.under_way >= AHEAD:
-            self.blocked = True
 
     cdef void end_messages(self) noexcept:
-        """The client has sent all."""
+        """The client has sent all, and all was read."""
+        self.taken = True
         if self.incoming.head_size:
             self.respond_status(INTERNAL, b"the last message is cut off", 27)
         elif self.kind == CALL_OTHER:
@@ -394,13 +448,13 @@ cdef class Call(Waiter):
     cdef void answered(self, tg_inference *inference) noexcept:
         cdef uint64_t now = monotonic_ns()
         cdef int status = inference.status
-        self.under_way -= 1
         self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),
                               status and status != INVALID_ARGUMENT and status != UNIMPLEMENTED)
         if self.kind == CALL_STREAM:
             self.respond_turns()
             return
         link_remove(&inference.turn)
+        self.turn_count -= 1
         if self.state == CALL_ASKED:
             self.respond_unary(inference)
         else:
@@ -483,13 +537,15 @@ cdef class Call(Waiter):
                 break
             rc = self.respond_streamed(inference)
             inference_free(inference)
+            self.turn_count -= 1
             if rc < 0:
                 self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
         if self.state != CALL_ASKED:
             return
-        if self.blocked and self.under_way < AHEAD // 2:
-            self.unblock()
-        elif self.ended and not self.blocked and link_empty(&self.turns):
+        if self.blocked:
+            if self.turn_count < AHEAD // 2:
+                self.await_room()
+        elif self.taken and link_empty(&self.turns):
             self.respond_status(OK, NULL, 0)
 
     cdef int respond_streamed(self, const tg_inference *inference) noexcept:
@@ -585,10 +641,10 @@ cdef class Call(Waiter):
         now = monotonic_ns()
         while not link_empty(&self.turns):
             inference = <tg_inference *>self.turns.next.owner
+            self.turn_count -= 1
             if inference.state == INFERENCE_DONE:
                 inference_free(inference)
                 continue
-            self.under_way -= 1
             self.front.load.ended(inference.begun, now, 0, False)
             queue = <ModelQueue>inference.queue
             queue.abandon(inference)
@@ -612,9 +668,20 @@ cdef class Call(Waiter):
             self.handler = self.front.service.begin(self, (self.path or b"").decode(errors="replace"))
         except BackendError as error:
             self.finish(error.status, str(error))
+        except Exception:
+            self.break_off()
 
     cdef object take_in_python(self, bytes message):
-        self.handler.take(message)
+        self.session.work -= PYTHON_WORK
+        try:
+            self.handler.take(message)
+        except Exception:
+            self.break_off()
+
+    cdef object break_off(self):
+        """An error that nobody expected."""
+        log.exception("%s: unexpected error", self.path)
+        self.finish(INTERNAL, "unexpected error; the server's log has more")
 
     @property
     def room(self) -> bool:
@@ -640,6 +707,12 @@ cdef class Call(Waiter):
         cdef bytes said = text.encode(errors="replace")
         self.handler = None
         self.respond_status(status, PyBytes_AS_STRING(said), <size_t>len(said))
+
+
+cdef bint is_grpc(bytes content_type):
+    """application/grpc, with a suffix (+proto) or parameters or without."""
+    cdef Py_ssize_t size = len(CONTENT_TYPE)
+    return content_type.startswith(CONTENT_TYPE) and content_type[size:size + 1] in (b"", b"+", b";", b" ")
 
 
 cdef inline void put_prefix(uint8_t *at, size_t size) noexcept:

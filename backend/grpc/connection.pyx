@@ -126,6 +126,9 @@ cdef class Connection(Stream):
                         or (self.state == CONNECTION_STOPPED and not self.session.active)):
             self.close_now()
             return
+        if self.session.waiting and not self.deferred:
+            self.session.resume()
+            self.poller.mark(self)
         if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred:
             self.read_loop()
             if self.fd < 0:

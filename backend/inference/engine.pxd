@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 from backend.inference.batch cimport tg_batch
 from backend.inference.inference cimport tg_inference
 from backend.inference.model cimport Served
+from backend.inference.pace cimport tg_pace
 from backend.inference.queue cimport tg_queue
 from backend.inference.threads cimport tg_threads
 from lb.net.link cimport tg_link
@@ -19,6 +20,7 @@ cdef class Engine(Source):
     cdef uint64_t short_ns            # a run that takes no longer may take place on the loop itself
     cdef list touched                 # queues to be looked at when the loop has taken what came
     cdef readonly int running         # batches, of all models
+    cdef uint64_t spent               # ns that runs on the loop have taken in this turn
     # run_in_python(batch): has a PythonBatch run by Python's binding, which calls its `finish` on the loop.
     cdef object run_in_python
 
@@ -36,6 +38,7 @@ cdef class ModelQueue(Timed):
     cdef bint touched
     # Bytes of inputs up to which a run is known to be short; 0: none is, or its time does not follow from its size.
     cdef readonly size_t short_size
+    cdef tg_pace pace                 # what merging brings
     cdef bint steady                  # the time of a run follows from the size of its inputs
 
     # The inference waits for its run; where the queue is full, its waiter hears of that at once.
@@ -43,6 +46,7 @@ cdef class ModelQueue(Timed):
     # Nobody waits for the inference any more: it is not run, or its answer is thrown away. It is the queue's to free.
     cdef void abandon(self, tg_inference *inference) noexcept
     cdef void pump(self, uint64_t now) noexcept
+    cdef int64_t most_rows(self, uint64_t now) noexcept
     cdef bint start(self, uint64_t now) noexcept
     cdef void learn(self, const tg_batch *batch) noexcept
     cdef void finished(self, tg_batch *batch, uint64_t now) noexcept

@@ -23,6 +23,7 @@ from backend.inference.inference cimport (
     INFERENCE_DONE, INFERENCE_WAITS, Waiter, inference_fail, inference_free,
 )
 from backend.inference.model cimport tg_spec
+from backend.inference.pace cimport pace_ran, pace_rows
 from backend.inference.queue cimport queue_due, queue_init, queue_push, queue_remove, queue_take
 from backend.inference.run cimport run
 from backend.inference.threads cimport threads_fd, threads_give, threads_start, threads_stop, threads_take
@@ -47,6 +48,7 @@ cdef enum:
     SHORT_NS = 50_000
     # Where there is one place to run, a thread would take turns with the loop on one CPU anyway.
     SHORT_ALONE_NS = 1_000_000
+    TURN_NS = 2_000_000               # of runs on the loop, before everything else has its turn
     GROWTH = 2                        # inputs larger than those of a short run by as much are tried on the loop
 
 
@@ -92,10 +94,16 @@ cdef class Engine(Source):
 
     cdef void on_flush(self) noexcept:
         cdef ModelQueue queue
+        if self.deferred:
+            return                                # the others have their turn
         touched, self.touched = self.touched, []
         for queue in touched:
             queue.touched = False
             queue.pump(monotonic_ns())
+        if self.spent >= TURN_NS:
+            self.spent = 0
+            if self.touched:
+                self.poller.defer(self)
 
     cdef void finish(self, tg_batch *batch) noexcept:
         cdef ModelQueue queue = <ModelQueue>batch.queue       # held: its inferences hold it, and go
@@ -170,6 +178,9 @@ cdef class ModelQueue(Timed):
     cdef void pump(self, uint64_t now) noexcept:
         cdef uint64_t due
         while self.running < self.engine.runs and self.queue.count:
+            if self.engine.spent >= TURN_NS:
+                self.engine.touch(self)           # goes on in the next turn
+                return
             if not self.start(now):
                 break
             now = monotonic_ns()
@@ -181,6 +192,12 @@ cdef class ModelQueue(Timed):
     cdef void on_timer(self) noexcept:
         self.engine.touch(self)
 
+    cdef int64_t most_rows(self, uint64_t now) noexcept:
+        """Rows to run together at most. Who asks for a delay wants full batches."""
+        if self.served.max_batch == 1 or self.queue.delay:
+            return self.served.max_batch
+        return pace_rows(&self.pace, self.served.max_batch, now)
+
     cdef bint start(self, uint64_t now) noexcept:
         """A batch of what waits. False: everything may wait longer."""
         cdef tg_link taken
@@ -189,7 +206,7 @@ cdef class ModelQueue(Timed):
         cdef int64_t rows
         cdef int i
         link_init(&taken)
-        rows = queue_take(&self.queue, now, self.served.max_batch, &taken)
+        rows = queue_take(&self.queue, now, self.most_rows(now), &taken)
         if rows == 0:
             return False
         batch = batch_new(&self.served.c, (<tg_inference *>taken.next.owner).wanted_count)
@@ -223,6 +240,7 @@ cdef class ModelQueue(Timed):
         elif batch.size < self.short_size:
             with nogil:
                 run(batch)
+            self.engine.spent += batch.ended - batch.began
             self.finished(batch, batch.ended)
         else:
             threads_give(self.engine.threads, &batch.link)
@@ -254,6 +272,7 @@ cdef class ModelQueue(Timed):
         self.engine.touch(self)                   # there is a place
         if batch.status == NULL and batch.problem == NULL:
             self.learn(batch)
+            pace_ran(&self.pace, batch.rows, batch.ended - batch.began, now)
             if batch.count > 1 and not self.split(batch):
                 self.again(batch)
                 return

@@ -1,0 +1,54 @@
+"""How many rows a model is best given at once: see pace.pxd.
+
+Merging pays where a row costs less time in a batch than alone: the queue empties sooner, and the last of those that
+wait is answered sooner. It does not pay for every model (convolutions on a CPU fill its caches and all of its cores
+with one row), and the answer changes with the machine. So the time of a row is kept for each size of batch, and the
+size in which a row costs least is the most that is merged. Sizes are told apart by powers of two. A run that was held
+up by something else says nothing of the model: a longer time moves what is known by an eighth at most, a shorter one
+replaces it. What was not seen for ten seconds is tried again, when as many rows wait.
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+
+cdef enum:
+    FRESH_NS = 10_000_000_000
+    SLOWER = 8                        # a longer time counts for one part of so many
+
+cdef double GAIN = 0.95               # of the time of a row alone, that a row in a batch may cost at most
+
+
+cdef inline int size_of(int64_t rows) noexcept:
+    """The least power of two that holds so many rows."""
+    cdef int size = 0
+    while size < PACE_SIZES - 1 and (<int64_t>1 << size) < rows:
+        size += 1
+    return size
+
+
+cdef void pace_ran(tg_pace *pace, int64_t rows, uint64_t ns, uint64_t now) noexcept:
+    cdef int size = size_of(rows)
+    cdef double row = <double>ns / <double>max(rows, <int64_t>1)
+    cdef double *known = &pace.row_ns[size]
+    if pace.seen_at[size] == 0 or now - pace.seen_at[size] > FRESH_NS or row < known[0]:
+        known[0] = row
+    else:
+        known[0] += (min(row, 2 * known[0]) - known[0]) / SLOWER
+    pace.seen_at[size] = max(now, <uint64_t>1)
+
+
+cdef inline bint fresh(const tg_pace *pace, int size, uint64_t now) noexcept:
+    return pace.seen_at[size] != 0 and now - pace.seen_at[size] <= FRESH_NS
+
+
+cdef int64_t pace_rows(const tg_pace *pace, int64_t most, uint64_t now) noexcept:
+    cdef int last = size_of(most), best = 0, size
+    if last == 0 or not fresh(pace, 0, now):
+        return 1                              # first of all: what a row costs alone
+    for size in range(1, last + 1):
+        if not fresh(pace, size, now):
+            best = size
+            break
+        if pace.row_ns[size] < GAIN * pace.row_ns[0] and (
+                best == 0 or pace.row_ns[size] < pace.row_ns[best]):
+            best = size
+    return min(<int64_t>1 << best, most)

@@ -1,0 +1,275 @@
+"""Clients of gRPC that no client's library is like: the server bounds what it keeps for them, and others go on."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import Any
+
+import backend_models
+import grpc
+import h2.config
+import h2.connection
+import h2.events
+import h2.settings
+import numpy as np
+import pytest
+from backend_process import Backend, infer_request
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lb.wire import grpc_service_pb2 as wire
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+LIVE = "/inference.GRPCInferenceService/ServerLive"
+
+
+class Peer:
+    """A bare HTTP/2 client. What came of each stream is in `data`, `heads` and `ended`."""
+
+    def __init__(self, window: int = 1 << 20) -> None:
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
+        values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
+        self.h2.local_settings = h2.settings.Settings(client=True, initial_values=values)
+        self.data: dict[int, bytes] = {}
+        self.heads: dict[int, dict[str, str]] = {}
+        self.ended: set[int] = set()
+        self.over = False
+
+    async def connect(self, target: str) -> Peer:
+        host, _, port = target.rpartition(":")
+        self.reader, self.writer = await asyncio.open_connection(host, int(port))
+        self.h2.initiate_connection()
+        self.flush()
+        return self
+
+    def flush(self) -> None:
+        self.writer.write(self.h2.data_to_send())
+
+    def open(self, path: str, **fields: str) -> int:
+        stream = self.h2.get_next_available_stream_id()
+        head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "a", "te": "trailers"}
+        head |= {"content-type": "application/grpc"} | {name.replace("_", "-"): value for name, value in fields.items()}
+        self.h2.send_headers(stream, list(head.items()))
+        return stream
+
+    async def take(self, seconds: float = 30) -> bool:
+        """Takes what comes next; False: nothing came in that time, or the connection is over."""
+        try:
+            got = await asyncio.wait_for(self.reader.read(1 << 16), seconds)
+        except TimeoutError:
+            return False
+        if not got:
+            self.over = True
+            return False
+        for event in self.h2.receive_data(got):
+            stream = getattr(event, "stream_id", 0)
+            if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
+                self.heads.setdefault(stream, {}).update(event.headers)
+            elif isinstance(event, h2.events.DataReceived):
+                self.data[stream] = self.data.get(stream, b"") + event.data
+                self.h2.acknowledge_received_data(event.flow_controlled_length, stream)
+            elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
+                self.ended.add(stream)
+            elif isinstance(event, h2.events.ConnectionTerminated):
+                self.over = True
+        self.flush()
+        return not self.over
+
+    async def status(self, stream: int) -> str:
+        while stream not in self.ended:
+            assert await self.take(), "the connection is over, or nothing comes"
+        return self.heads[stream].get("grpc-status", self.heads[stream][":status"])
+
+
+def framed(message: bytes, flag: int = 0) -> bytes:
+    return struct.pack(">BI", flag, len(message)) + message
+
+
+def messages(data: bytes) -> list[bytes]:
+    found = []
+    while data:
+        size = struct.unpack(">I", data[1:5])[0]
+        found.append(data[5 : 5 + size])
+        data = data[5 + size :]
+    return found
+
+
+def image(rows: int = 1) -> bytes:
+    return infer_request("digits", ("image", "FP32", np.zeros((rows, 64), "f4"))).SerializeToString()
+
+
+@pytest.fixture
+async def peer(server):
+    made = await Peer().connect(server.targets[0])
+    yield made
+    made.writer.close()
+
+
+async def good(peer: Peer) -> None:
+    stream = peer.open(INFER)
+    peer.h2.send_data(stream, framed(image()), end_stream=True)
+    peer.flush()
+    assert await peer.status(stream) == "0"
+
+
+async def test_calls_that_are_given_up_do_not_end_the_connection(peer):
+    for _ in range(8000):
+        stream = peer.open(INFER, grpc_timeout="1m")
+        peer.h2.reset_stream(stream, 8)
+    peer.flush()
+    await good(peer)
+
+
+async def test_a_stream_whose_answers_are_not_read_is_not_read_either(server):
+    peer = await Peer(window=0).connect(server.targets[0])
+    stream = peer.open(STREAM)
+    rows = np.random.default_rng(1).standard_normal((4096, 3)).astype("<f4")
+    message = infer_request("echo_fp32", ("x", "FP32", rows)).SerializeToString()
+    piece, sent, data = framed(message), 0, b""
+    while sent < 64 << 20:
+        data += piece
+        room = min(peer.h2.local_flow_control_window(stream), len(data))
+        while room:
+            part = min(room, peer.h2.max_outbound_frame_size)
+            peer.h2.send_data(stream, data[:part])
+            data, room, sent = data[part:], room - part, sent + part
+        peer.flush()
+        if len(data) > 1 << 20 and not await peer.take(1):
+            break
+    assert sent < 16 << 20, "it took everything"
+    assert not peer.over
+    await asyncio.sleep(0)
+    peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 24})
+    peer.flush()
+    expected = sent // len(piece)
+    while len(peer.data.get(stream, b"")) < expected * len(rows.tobytes()):
+        assert await peer.take()
+    answers = [wire.ModelStreamInferResponse.FromString(one) for one in messages(peer.data[stream])[:expected]]
+    assert {answer.infer_response.raw_output_contents[0] for answer in answers} == {rows.tobytes()}
+    peer.writer.close()
+
+
+async def test_messages_that_are_refused_wait_for_a_slow_one_in_bounds(server, second):
+    peer = await Peer().connect(server.targets[0])
+    stream = peer.open(STREAM)
+    slow = infer_request("slow", ("count", "INT64", np.array(second, "<i8"))).SerializeToString()
+    peer.h2.send_data(stream, framed(slow))
+    data = framed(b"") * 3000
+    sent = 0
+    for _ in range(600):
+        room = peer.h2.local_flow_control_window(stream)
+        if room < len(data):
+            peer.flush()
+            if not await peer.take(0.2):
+                break
+            continue
+        peer.h2.send_data(stream, data)
+        sent += len(data)
+    assert sent < 9 << 20
+    await peer.take(0.01)
+    peer.writer.close()
+
+
+async def test_a_flood_of_empty_messages_lets_others_have_their_turn(server):
+    peer = await Peer().connect(server.targets[0])
+    stream = peer.open(STREAM)
+    count = 20_000
+    data = framed(b"") * count
+    for at in range(0, len(data), 16_000):
+        while peer.h2.local_flow_control_window(stream) < 16_000:
+            await peer.take()
+        peer.h2.send_data(stream, data[at : at + 16_000])
+    peer.flush()
+    await peer.writer.drain()
+    other = await Peer().connect(server.targets[0])
+    live = other.open(LIVE)
+    other.h2.send_data(live, framed(b""), end_stream=True)
+    other.flush()
+    assert await other.status(live) == "0"
+    while await peer.take(0.001):
+        pass
+    assert len(messages(peer.data.get(stream, b"")[: 5 * 10])) < count
+    peer.h2.end_stream(stream)
+    peer.flush()
+    assert await peer.status(stream) == "0"
+    assert len(messages(peer.data[stream])) == count
+    for made in (peer, other):
+        made.writer.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "status"),
+    [
+        (b"", {}, "13"),
+        (framed(b"")[:3], {}, "13"),
+        (framed(image())[:-1], {}, "13"),
+        (framed(image()) * 2, {}, "13"),
+        (framed(image(), flag=2), {}, "13"),
+        (framed(image(), flag=1), {}, "12"),
+        (framed(image(), flag=1), {"grpc_encoding": "\xff"}, "12"),
+        (framed(image(), flag=1), {"grpc_encoding": "gzip"}, "3"),
+        (struct.pack(">BI", 0, 0xFFFFFFFF), {}, "8"),
+        (framed(b"\xff" * 20), {}, "3"),
+        (framed(image()), {"content_type": "application/grpc-web"}, "415"),
+        (framed(image()), {"content_type": "application/json"}, "415"),
+        (framed(image()), {"content_type": "application/grpc+proto"}, "0"),
+        (framed(image()), {"grpc_timeout": "nonsense"}, "0"),
+    ],
+)
+async def test_a_unary_call_that_is_none_has_its_status(peer, data, fields, status):
+    stream = peer.open(INFER, **fields)
+    peer.h2.send_data(stream, data, end_stream=True)
+    peer.flush()
+    assert await peer.status(stream) == status
+    await good(peer)
+
+
+async def test_a_message_octet_by_octet(peer):
+    stream = peer.open(INFER)
+    for octet in framed(image()):
+        peer.h2.send_data(stream, bytes([octet]))
+    peer.h2.send_data(stream, b"", end_stream=True)
+    peer.flush()
+    assert await peer.status(stream) == "0"
+
+
+async def test_a_deadline_ends_a_call_whose_message_never_ends(peer):
+    stream = peer.open(INFER, grpc_timeout="50m")
+    peer.h2.send_data(stream, framed(image())[:-1])
+    peer.flush()
+    assert await peer.status(stream) == "4"
+    await good(peer)
+
+
+async def test_connections_that_end_anywhere_leave_nothing(server):
+    body = framed(infer_request("slow", ("count", "INT64", np.array(20_000, "<i8"))).SerializeToString())
+    for cut in range(0, len(body) + 1, 7):
+        made = await Peer().connect(server.targets[0])
+        for path in (INFER, STREAM, INFER):
+            stream = made.open(path)
+            made.h2.send_data(stream, body[:cut], end_stream=cut == len(body))
+        made.flush()
+        await made.writer.drain()
+        made.writer.transport.abort()
+    last = await Peer().connect(server.targets[0])
+    await good(last)
+    last.writer.close()
+
+
+async def test_who_watches_does_not_hold_up_the_end(tmp_path):
+    backend_models.scale(tmp_path, 2.0, version=1)
+    with Backend(tmp_path, "--grace", "5m") as backend:
+        backend.wait_ready()
+        async with grpc.aio.insecure_channel(backend.targets[0]) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            watches: list[Any] = [
+                stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "nothing that is there")
+            ]
+            for watch in watches:
+                await watch.read()
+            backend.signal()
+            assert (await watches[0].read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            for watch in watches:
+                assert await watch.read() is grpc.aio.EOF
+        assert await asyncio.to_thread(backend.wait) == 0
