@@ -79,6 +79,18 @@ def run(
     _measure(chosen, [name for name in peers.split(",") if name], runs, duration)
 
 
+@app.command("model-servers")
+def model_servers(
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each server with each model.")] = RUNS,
+    duration: Annotated[int, typer.Option(min=1, help="Seconds that a run is measured.")] = DURATION,
+) -> None:
+    """Measure the model server beside others, without a balancer; exit with 1 if a promise is not kept."""
+    from bench.model_servers import cli
+
+    if not cli.run(runs, duration, _console()):
+        raise typer.Exit(1)
+
+
 @app.command()
 def config(peer: str, scenario: str) -> None:
     """Print the configuration that a proxy gets in a scenario (ports and directory are examples)."""

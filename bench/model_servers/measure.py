@@ -1,0 +1,155 @@
+"""One run of one server: started on its core, asked from the others, accounted for."""
+
+from __future__ import annotations
+
+import math
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from bench.accounting import cpu_between, read_cpu, tree
+from bench.errors import BenchError
+from bench.machine import Cores, free_ports
+from bench.model_servers.models import Model
+from bench.processes import dying_with_us, on_cores, require
+from lb.wire import grpc_service_pb2 as wire
+from lb.wire.services import INFERENCE, Stub
+
+START = 60.0  # seconds in which a server has to answer
+WARMUP = 1.0
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+
+
+@dataclass(frozen=True)
+class Server:
+    """`command(models, port)` starts it on one core, with one thread for the model."""
+
+    name: str
+    command: Callable[[Path, int], list[str]]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one run: inferences a second, CPU time of the server for each (µs), latencies (µs)."""
+
+    rate: float
+    cpu_us: float
+    p50_us: float
+    p99_us: float
+
+
+def ours(*options: str) -> Callable[[Path, int], list[str]]:
+    def command(models: Path, port: int) -> list[str]:
+        words = [sys.executable, "-m", "backend", "serve", "--models", str(models), "--listen", f"127.0.0.1:{port}"]
+        return [*words, "--threads", "1", "--concurrency", "1", "--log-level", "error", *options]
+
+    return command
+
+
+def naive(models: Path, port: int) -> list[str]:
+    return [sys.executable, "-m", "bench.model_servers.naive", "--models", str(models), "--port", str(port)]
+
+
+def bare(models: Path, model: Model, cores: Cores, seconds: float) -> float:
+    """Inferences a second of ONNX Runtime alone. Raises BenchError."""
+    words = [sys.executable, "-m", "bench.model_servers.bare", "--models", str(models), "--model", model.name]
+    done = subprocess.run(
+        on_cores([cores.proxy], [*words, "--seconds", str(seconds)]), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise BenchError(f"ONNX Runtime alone failed: {done.stderr[-500:]}")
+    return float(done.stdout)
+
+
+def measure(server: Server, models: Path, model: Model, cores: Cores, clients: int, seconds: float) -> Figures:
+    """`clients` connections, each with one call at a time. Raises BenchError when the server does not answer right."""
+    (port,) = free_ports(1)
+    with tempfile.TemporaryFile("w+") as log:
+        command = on_cores([cores.proxy], dying_with_us(server.command(models, port)))
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _await_right_answer(process, port, model)
+            with tempfile.TemporaryDirectory() as folder:
+                _load(Path(folder), port, model, cores, clients, WARMUP)
+                pids = tree(process.pid)
+                before = read_cpu(pids)
+                latencies, passed = _load(Path(folder), port, model, cores, clients, seconds)
+                used = cpu_between(before, read_cpu(pids))
+        except BenchError as error:
+            log.seek(0)
+            raise BenchError(f"{server.name}: {error}: {log.read()[-500:]}") from None
+        finally:
+            process.kill()
+            process.wait()
+    count = len(latencies)
+    return Figures(
+        count / passed, used / 1e3 / count, float(np.percentile(latencies, 50)), float(np.percentile(latencies, 99))
+    )
+
+
+def _await_right_answer(process: subprocess.Popen[bytes], port: int, model: Model) -> None:
+    limit = time.monotonic() + START
+    while True:
+        if process.poll() is not None:
+            raise BenchError("it ended")
+        if time.monotonic() > limit:
+            raise BenchError(f"it does not answer in {START:g} s")
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    request = wire.ModelInferRequest.FromString(model.request())
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = Stub(channel, INFERENCE)
+        while True:
+            try:
+                answer = stub.ModelInfer(request, timeout=START)
+                break
+            except grpc.RpcError as error:
+                if time.monotonic() > limit:
+                    raise BenchError(f"it does not answer: {error}") from None
+                time.sleep(0.05)
+    got = np.frombuffer(answer.raw_output_contents[0], "<f4")
+    if model.name == "tiny" and not np.allclose(got, model.values().reshape(-1) * 2 + 1, rtol=1e-5):
+        raise BenchError(f"it answers {got}")
+    if not np.isfinite(got).all() or answer.outputs[0].shape[0] != 1:
+        raise BenchError(f"it answers {got}")
+
+
+def _load(
+    folder: Path, port: int, model: Model, cores: Cores, clients: int, seconds: float
+) -> tuple[Sequence[float], float]:
+    """Latencies (µs) of all calls, and the seconds that they took together."""
+    message = model.request()
+    (folder / "body").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+    log = folder / "log"
+    log.unlink(missing_ok=True)
+    words = [
+        require("h2load", "nghttp2-client"),
+        "-D",
+        f"{math.ceil(seconds * 1000)}ms",
+        "--warm-up-time",
+        "0",
+        "-c",
+        str(clients),
+    ]
+    words += ["-m", "1", "-d", str(folder / "body"), "--log-file", str(log)]
+    words += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{PATH}"]
+    done = subprocess.run(on_cores(cores.load, words), capture_output=True, text=True, check=False)
+    if done.returncode or not log.exists():
+        raise BenchError(f"h2load failed: {done.stderr[-300:]}{done.stdout[-300:]}")
+    # Each line: when the call began (µs), its status, how long it took (µs).
+    rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
+    if not len(rows) or (rows[:, 1] != 200).any():
+        raise BenchError("calls failed")
+    passed = float(rows[:, 0].max() + rows[:, 2].max() - rows[:, 0].min()) / 1e6
+    return [float(took) for took in rows[:, 2]], passed
