@@ -5,13 +5,13 @@ parameters that mean something, or wrong. They are checked against their model, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from backend.datatypes import BOOL, BYTES, DATATYPES, TensorSpec, shape_text
-from backend.errors import InvalidInput, Unsupported
+from backend.errors import InvalidInput
 
 _LENGTH = 4  # bytes of the length before a BYTES element
 
@@ -57,24 +57,37 @@ _CONTENTS_DTYPES = {
 Operand = tuple[tuple[int, ...], bytes]  # shape, raw bytes
 
 
-def check(request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[list[Operand], list[int]]:
+# The bytes of a tensor that is not in the message, by its name and parameters; None: it is.
+Elsewhere = Callable[[str, Any], bytes | None]
+
+
+def check(
+    request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], elsewhere: Elsewhere
+) -> tuple[list[Operand], list[int]]:
     """The inputs of `request`, a ModelInferRequest, in the model's order, and the outputs that are asked for, by index.
+
+    raw_input_contents has an entry for each input that is not `elsewhere`, or for all of them.
 
     Raises InvalidInput with what was expected and what was found, Unsupported for extensions that are not offered.
     """
     specs = {spec.name: spec for spec in inputs}
     raws = request.raw_input_contents
     tensors = request.inputs
-    if raws and len(raws) != len(tensors):
+    found = [elsewhere(f"input '{tensor.name}'", tensor.parameters) for tensor in tensors]
+    absent = sum(raw is not None for raw in found)
+    if raws and len(raws) not in (len(tensors), len(tensors) - absent):
         raise InvalidInput(f"expected one raw_input_contents entry for each of {len(tensors)} inputs, got {len(raws)}")
+    every = len(raws) == len(tensors)
+    entries = iter(raws)
     operands: dict[str, Operand] = {}
-    for index, tensor in enumerate(tensors):
+    for tensor, other in zip(tensors, found, strict=True):
+        entry = next(entries) if raws and (every or other is None) else None
         spec = specs.get(tensor.name)
         if spec is None:
             raise InvalidInput(f"the model has no input '{tensor.name}'; expected {_names(inputs)}")
         if tensor.name in operands:
             raise InvalidInput(f"input '{tensor.name}' is given more than once")
-        operands[tensor.name] = _operand(spec, tensor, raws[index] if raws else None)
+        operands[tensor.name] = _operand(spec, tensor, entry if other is None else other)
     missing = [spec for spec in inputs if spec.name not in operands]
     if missing:
         raise InvalidInput(f"input {missing[0]} is missing; expected {_names(inputs)}")
@@ -84,8 +97,6 @@ def check(request: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSp
 
 def _operand(spec: TensorSpec, tensor: Any, raw: bytes | None) -> Operand:
     name = spec.name
-    if "shared_memory_region" in tensor.parameters:
-        raise Unsupported(f"input '{name}': shared memory is not offered; send the tensor in the request")
     if tensor.datatype != spec.datatype.name:
         known = "" if tensor.datatype in DATATYPES else ", which is no datatype of the protocol"
         raise InvalidInput(f"input '{name}': expected datatype {spec.datatype.name}, got '{tensor.datatype}'{known}")
@@ -125,10 +136,6 @@ def _wanted(requested: Any, outputs: Sequence[TensorSpec]) -> list[int]:
             raise InvalidInput(f"the model has no output '{name}'; expected {_names(outputs)}")
         if name in wanted:
             raise InvalidInput(f"output '{name}' is asked for more than once")
-        if "shared_memory_region" in output.parameters:
-            raise Unsupported(f"output '{name}': shared memory is not offered; take the tensor from the answer")
-        if output.parameters["classification"].int64_param if "classification" in output.parameters else 0:
-            raise Unsupported(f"output '{name}': the classification extension is not offered")
         wanted[name] = specs[name]
     return list(wanted.values())
 

@@ -26,6 +26,12 @@ class NotFound(BackendError):
     status = 5  # NOT_FOUND
 
 
+class AlreadyExists(BackendError):
+    """What is to be made is there."""
+
+    status = 6  # ALREADY_EXISTS
+
+
 class Unsupported(BackendError):
     """The request asks for a part of the protocol that this server does not offer."""
 

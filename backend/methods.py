@@ -112,6 +112,10 @@ class Methods:
         `compiled`."""
         self.services.append(service.full_name)
         self._compiled += [f"/{service.full_name}/{name}" for name in compiled]
+        self.extend(service, servicer)
+
+    def extend(self, service: ServiceDescriptor, servicer: object) -> None:
+        """More methods of a service that was added."""
         for method in service.methods:
             answer = getattr(servicer, method.name, None)
             if answer is not None:

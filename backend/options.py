@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 PROVIDERS = ("tensorrt", "cuda", "cpu")
@@ -22,6 +23,16 @@ class ListenAddress:
     path: Path | None = None
     host: str = ""
     port: int = 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is reached from this machine alone."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.path is not None:

@@ -23,6 +23,7 @@ from backend.methods import Methods
 from backend.model import Model
 from backend.native import NativeSession
 from backend.options import ServeOptions
+from backend.regions import Regions
 from backend.repository import Broken, Repository, load, scan
 from backend.service import InferenceService, Rare
 from backend.sockets import UnixPath, listen
@@ -58,15 +59,17 @@ class Server:
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
         self._loading: asyncio.Future[Repository] | None = None
         load = Load(options.concurrency, time.monotonic_ns())
-        self._service = InferenceService(options.max_queue_delay)
+        regions = Regions(all(address.is_local for address in options.listen))
+        self._service = InferenceService(options.max_queue_delay, regions)
         self._health = health.Health("", INFERENCE.full_name)
         methods = Methods()
         methods.add(INFERENCE, self._service, COMPILED)
+        methods.extend(INFERENCE, regions)
         methods.add(health.SERVICE, self._health)
         methods.add(load_reports.SERVICE, load_reports.LoadReports(load, self._stop))
         POOL.AddSerializedFile(reflection.SERVICE.file.serialized_pb)
         methods.add(reflection.SERVICE, reflection.Reflection(methods.services, POOL))
-        self._rare = Rare(self._service, methods)
+        self._rare = Rare(self._service, methods, regions)
         self._poller = Poller(asyncio.get_running_loop())
         self._timers = Timers(self._poller)
         self._engine = Engine(self._poller, self._timers, options.concurrency, BindingRuns(self._executor))

@@ -13,15 +13,17 @@ from google.protobuf.message import DecodeError
 from backend import metrics, rest
 from backend.calls import Operand, check
 from backend.errors import BackendError, InvalidInput, NotFound, Unavailable, Unsupported
+from backend.finishing import Finish, Finishing, placed, wanted_of
 from backend.inference.engine import ModelQueue
 from backend.inference.model import Served
 from backend.methods import Call, Methods, Running
+from backend.regions import Regions
 from backend.repository import Repository
 from lb.inference.response import InferResponse
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
-EXTENSIONS = ("model_configuration", "statistics")  # exactly what is offered beyond the base protocol
+EXTENSIONS = ("classification", "model_configuration", "statistics")  # exactly what is offered beyond the protocol
 _FINAL = "triton_enable_empty_final_response"
 _LARGEST = 1 << 30  # bytes of a message that came compressed: a small one may claim any size
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -38,7 +40,8 @@ class InferenceService:
     """GRPCInferenceService over a repository that is there once `offer` was called, and not ready any more after
     `withdraw`."""
 
-    def __init__(self, max_queue_delay: int) -> None:
+    def __init__(self, max_queue_delay: int, regions: Regions) -> None:
+        self._regions = regions
         self._max_queue_delay_us = max_queue_delay // 1000
         self._repository: Repository | None = None
         self._served: dict[tuple[str, str], Served] = {}
@@ -78,7 +81,8 @@ class InferenceService:
         return wire.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        return wire.ServerMetadataResponse(name=SERVER_NAME, version=server_version(), extensions=EXTENSIONS)
+        extensions = sorted([*EXTENSIONS, *(["system_shared_memory"] if self._regions.offered else [])])
+        return wire.ServerMetadataResponse(name=SERVER_NAME, version=server_version(), extensions=extensions)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
         models = self.models()
@@ -133,8 +137,9 @@ class Rare:
     decompress_body = staticmethod(rest.decompress)
     error = staticmethod(rest.error)
 
-    def __init__(self, inference: InferenceService, methods: Methods) -> None:
+    def __init__(self, inference: InferenceService, methods: Methods, regions: Regions) -> None:
         self._inference = inference
+        self._regions = regions
         self._methods = methods
         self._rest = rest.Rest(methods, self._metrics)
         self._queues: dict[tuple[str, str], ModelQueue] = {}
@@ -173,9 +178,10 @@ class Rare:
             raise InvalidInput(f"a compressed message is cut off, or larger than {_LARGEST} bytes")
         return plain
 
-    def irregular(self, message: bytes) -> tuple[ModelQueue, list[Operand], list[int], bytes, bool]:
+    def irregular(self, message: bytes) -> tuple[ModelQueue, list[Operand], list[int], bytes, bool, Finish | None]:
         """A ModelInferRequest that the compiled core does not read: the queue of its model, its inputs, the outputs it
-        asks for, its id, and whether it wants the last answer of a stream marked. Raises BackendError."""
+        asks for, its id, whether it wants the last answer of a stream marked, and what makes its answer, where that is
+        not the core. Raises BackendError."""
         try:
             request = wire.ModelInferRequest.FromString(message)
         except DecodeError as error:
@@ -184,7 +190,11 @@ class Rare:
             model = self._inference.models().get(request.model_name, request.model_version)
             queue = self._queues[model.name, model.version]
             try:
-                operands, wanted = check(request, model.session.inputs, model.session.outputs)
+                outputs = model.session.outputs
+                operands, wanted = check(request, model.session.inputs, outputs, self._from_region)
+                # Of no output anything special is wanted where none is named.
+                named = zip(request.outputs, wanted, strict=False)
+                special = [wanted_of(output, outputs[index], self._regions) for output, index in named]
             except BackendError:
                 queue.served.refused()
                 raise
@@ -192,4 +202,13 @@ class Rare:
             error.answer = wire.ModelInferResponse(model_name=request.model_name, id=request.id).SerializeToString()
             raise
         final = _FINAL in request.parameters and request.parameters[_FINAL].bool_param
-        return queue, operands, wanted, request.id.encode(), final
+        finish = None
+        if any(one.classes or one.placed for one in special):
+            rows = queue.served.max_batch > 1
+            finish = Finishing(model.name, model.version, request.id, tuple(special), rows, final)
+        return queue, operands, wanted, request.id.encode(), final, finish
+
+    def _from_region(self, what: str, parameters: Any) -> bytes | None:
+        """A tensor that is in shared memory."""
+        place = placed(what, parameters, self._regions)
+        return None if place is None else place.region.read(what, place.offset, place.room)

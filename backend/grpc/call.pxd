@@ -107,7 +107,9 @@ cdef class Call(Waiter):
     cdef int respond_head(self) noexcept
     cdef void respond_unary(self, tg_inference *inference) noexcept
     cdef void respond_turns(self) noexcept
-    cdef int respond_streamed(self, const tg_inference *inference) noexcept
+    cdef int respond_streamed(self, tg_inference *inference) noexcept
+    cdef object finish_in_python(self, tg_inference *inference)
+    cdef object fields_in_python(self, tg_inference *inference, tg_buffer *fields)
     # The status, which ends the call; the text is UTF-8.
     cdef void respond_status(self, int status, const char *text, size_t size) noexcept
     cdef void end_with(self, int status, const char *text, size_t size) noexcept

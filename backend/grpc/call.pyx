@@ -18,10 +18,10 @@ from libc.string cimport memcmp, memcpy, memset
 from backend.grpc.front cimport Front
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
-    INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, tg_inference,
+    INFERENCE_DONE, inference_fail, inference_free, inference_of, inference_read, inference_refused, tg_inference,
 )
 from backend.inference.reply cimport (
-    reply_fields, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
+    reply_fields, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
 )
 from lb.http.grpc.protobuf cimport WIRE_BYTES, append_field, append_tag, append_varint, span, varint_size
 from lb.http.grpc.text cimport grpc_timeout_ns
@@ -393,8 +393,8 @@ cdef class Call(Waiter):
         cdef bytes text, answer
         self.session.work -= PYTHON_WORK
         try:
-            queue, operands, wanted, id, final = self.front.service.irregular(message)
-            inference = inference_of(queue.served, operands, wanted, id, final)
+            queue, operands, wanted, id, final, finish = self.front.service.irregular(message)
+            inference = inference_of(queue.served, operands, wanted, id, final, finish)
         except BackendError as error:
             text, answer = str(error).encode(), error.answer
             self.await_turn(inference_refused(error.status, text, answer))
@@ -477,6 +477,9 @@ cdef class Call(Waiter):
         cdef size_t total = 0, copied = 0
         cdef int count = 0, i
         cdef span tensor
+        if inference.status == 0 and inference.finish != NULL:
+            self.finish_in_python(inference)
+            return
         if inference.status:
             self.respond_status(inference.status, inference.problem, inference.problem_size)
             inference_free(inference)
@@ -527,6 +530,29 @@ cdef class Call(Waiter):
         stream.left = MESSAGE_HEAD + total
         self.end_with(OK, NULL, 0)
 
+    cdef object finish_in_python(self, tg_inference *inference):
+        """A unary answer that Python makes."""
+        try:
+            self.send(reply_finished(inference))
+            self.finish()
+        except BackendError as error:
+            self.finish(error.status, str(error))
+        except Exception:
+            self.break_off()
+        inference_free(inference)
+
+    cdef object fields_in_python(self, tg_inference *inference, tg_buffer *fields):
+        """The answer of a stream that Python makes; or why there is none. Raises MemoryError."""
+        cdef bytes answer, text
+        try:
+            answer = reply_finished(inference)
+        except BackendError as error:
+            text = str(error).encode()
+            inference_fail(inference, error.status, PyBytes_AS_STRING(text), <size_t>len(text))
+            return
+        if tg_buffer_append(fields, PyBytes_AS_STRING(answer), <size_t>len(answer)) < 0:
+            raise MemoryError
+
     cdef void respond_turns(self) noexcept:
         """What is done at the head of a stream's turns."""
         cdef tg_inference *inference
@@ -548,7 +574,7 @@ cdef class Call(Waiter):
         elif self.taken and link_empty(&self.turns):
             self.respond_status(OK, NULL, 0)
 
-    cdef int respond_streamed(self, const tg_inference *inference) noexcept:
+    cdef int respond_streamed(self, tg_inference *inference) noexcept:
         """A ModelStreamInferResponse. 0, or -1: no memory."""
         cdef tg_buffer *fields = &self.reply
         cdef tg_buffer *out = &self.stream.queue
@@ -557,12 +583,18 @@ cdef class Call(Waiter):
         cdef span tensor
         cdef int i
         fields.start = fields.end = 0
-        if inference.status == 0 and reply_fields(fields, inference) < 0:
+        if inference.finish != NULL and inference.status == 0:
+            try:
+                self.fields_in_python(inference, fields)
+            except Exception:
+                self.break_off()
+                return 0
+        elif inference.status == 0 and reply_fields(fields, inference) < 0:
             return -1
         if inference.status and failed_fields(fields, inference) < 0:
             return -1
         inner = tg_buffer_size(fields)
-        if inference.status == 0:
+        if inference.status == 0 and inference.finish == NULL:
             for i in range(inference.wanted_count):
                 tensor = reply_tensor(inference, i)
                 inner += reply_tensor_head_size(tensor.size) + tensor.size
@@ -581,7 +613,7 @@ cdef class Call(Waiter):
             return -1
         if tg_buffer_append(out, tg_buffer_head(fields), tg_buffer_size(fields)) < 0:
             return -1
-        if inference.status == 0:
+        if inference.status == 0 and inference.finish == NULL:
             for i in range(inference.wanted_count):
                 tensor = reply_tensor(inference, i)
                 if (reply_tensor_head(out, tensor.size) < 0

@@ -19,7 +19,7 @@ from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
     INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, tg_inference,
 )
-from backend.inference.reply cimport reply_fields, reply_tensor, reply_tensor_head
+from backend.inference.reply cimport reply_fields, reply_finished, reply_tensor, reply_tensor_head
 from lb.failure cimport http_of_grpc
 from lb.http.grpc.protobuf cimport span
 from lb.http.head cimport (
@@ -392,8 +392,8 @@ cdef class HttpRequest(Waiter):
             message = data[:at]
             free(block)
             try:
-                queue, operands, wanted, id, final = self.front.service.irregular(message)
-                inference = inference_of(queue.served, operands, wanted, id, final)
+                queue, operands, wanted, id, final, finish = self.front.service.irregular(message)
+                inference = inference_of(queue.served, operands, wanted, id, final, finish)
             except BackendError as error:
                 inference = inference_refused(error.status, str(error).encode(), error.answer)
         self.submit(queue, inference)
@@ -423,6 +423,8 @@ cdef class HttpRequest(Waiter):
                 self.say(http_of_grpc(status), text)
             else:
                 self.respond(inference)
+        except BackendError as error:
+            self.say(http_of_grpc(error.status), str(error))
         except TidegateError as error:
             self.say(error.status, str(error))
         except MemoryError:
@@ -443,8 +445,12 @@ cdef class HttpRequest(Waiter):
         memset(&message, 0, sizeof(message))
         memset(&fields, 0, sizeof(fields))
         try:
-            rc = reply_fields(&message, inference)
-            for i in range(inference.wanted_count):
+            if inference.finish != NULL:
+                packed = reply_finished(inference)
+                rc = tg_buffer_append(&message, PyBytes_AS_STRING(packed), <size_t>len(packed))
+            else:
+                rc = reply_fields(&message, inference)
+            for i in range(inference.wanted_count if inference.finish == NULL else 0):
                 tensor = reply_tensor(inference, i)
                 if rc == 0:
                     rc = reply_tensor_head(&message, tensor.size)

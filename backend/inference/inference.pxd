@@ -37,6 +37,7 @@ ctypedef struct tg_inference:
     PyObject *parts                   # what holds the operands of a message that was not read in place; or NULL
     span id
     bint final                        # the client wants to be told that the answer is the last one of its request
+    PyObject *finish                  # makes the answer of what the run gave, in Python, where it asks for more; or NULL
     int64_t rows
     tg_operand *operands              # in the order of the model's inputs
     int wanted_count
@@ -70,8 +71,10 @@ cdef class Waiter(Timed):
 # memory; `block` stays the caller's then.
 cdef tg_inference *inference_read(Served served, const RequestMessage *request, char *block) noexcept
 # The same of parts that Python code has made of an irregular message: `operands`, a pair of a shape and bytes for each
-# input in the model's order; `wanted`, indices of outputs. Raises MemoryError.
-cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final) except NULL
+# input in the model's order; `wanted`, indices of outputs; `finish`, None or what makes the answer (backend.calls).
+# Raises MemoryError.
+cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final,
+                                object finish) except NULL
 # One that is done, since it cannot be asked for; `answer` is what a stream answers beside the reason. Raises
 # MemoryError.
 cdef tg_inference *inference_refused(int status, bytes problem, bytes answer) except NULL

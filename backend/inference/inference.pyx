@@ -107,6 +107,7 @@ cdef tg_inference *inference_new(Served served, int wanted_count) noexcept:
     made.parts = NULL
     made.id = span(NULL, 0)
     made.final = False
+    made.finish = NULL
     made.rows = 1
     made.operands = <tg_operand *>(at + sizeof(tg_inference))
     shape = <int64_t *>&made.operands[model.input_count]
@@ -244,7 +245,8 @@ cdef tg_inference *inference_read(Served served, const RequestMessage *request, 
     return inference
 
 
-cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final) except NULL:
+cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final,
+                                object finish) except NULL:
     cdef tg_inference *inference = inference_new(served, <int>len(wanted))
     cdef tg_operand *operand
     cdef bytes raw
@@ -265,6 +267,9 @@ cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes
         inference.wanted[i] = wanted[i]
     inference.id = span(PyBytes_AS_STRING(id), len(id))
     inference.final = final
+    if finish is not None:
+        Py_INCREF(finish)
+        inference.finish = <PyObject *>finish
     find_key(served, inference)
     return inference
 
@@ -298,6 +303,7 @@ cdef void inference_free(tg_inference *inference) noexcept:
     if inference.batch != NULL:
         batch_release(inference.batch)
     Py_XDECREF(inference.parts)
+    Py_XDECREF(inference.finish)
     Py_XDECREF(inference.served)
     Py_XDECREF(inference.queue)
     free(inference.block)

@@ -13,5 +13,7 @@ cdef int reply_fields(tg_buffer *out, const tg_inference *inference) noexcept
 cdef span reply_tensor(const tg_inference *inference, int i) noexcept
 # What precedes the bytes of a tensor. 0, or -1: no memory.
 cdef int reply_tensor_head(tg_buffer *out, size_t size) noexcept
+# The whole answer where Python makes it (`finish`): a ModelInferResponse. Raises BackendError.
+cdef bytes reply_finished(const tg_inference *inference)
 # Bytes that a tensor's head takes.
 cdef size_t reply_tensor_head_size(size_t size) noexcept

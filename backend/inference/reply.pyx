@@ -88,6 +88,20 @@ cdef span reply_tensor(const tg_inference *inference, int i) noexcept:
     return span(result.data + first * row, (last - first) * row)
 
 
+cdef bytes reply_finished(const tg_inference *inference):
+    cdef const tg_batch *batch = <const tg_batch *>inference.batch
+    cdef span tensor
+    cdef int i, axis
+    outputs = []
+    for i in range(inference.wanted_count):
+        shape = [batch.results[i].shape[axis] for axis in range(batch.results[i].rank)]
+        if batch.count > 1:
+            shape[0] = inference.rows
+        tensor = reply_tensor(inference, i)
+        outputs.append((shape, tensor.data[:tensor.size] if tensor.size else b""))
+    return (<object>inference.finish)(outputs)
+
+
 cdef size_t reply_tensor_head_size(size_t size) noexcept:
     return 1 + varint_size(size)
 

@@ -100,20 +100,22 @@ CASES = {
     ),
     "unknown output": (request(outputs=["logits"]), INVALID, "no output 'logits'; expected 'label' INT64 [-1], 'prob"),
     "output twice": (request(outputs=["label", "label"]), INVALID, "'label' is asked for more than once"),
-    "input in shared memory": (
+    "input in unknown shared memory": (
         with_parameter(request(), "inputs", "shared_memory_region"),
-        grpc.StatusCode.UNIMPLEMENTED,
-        "shared memory is not offered",
+        grpc.StatusCode.NOT_FOUND,
+        "shared memory region 'region' is not registered",
     ),
-    "output in shared memory": (
+    "output in unknown shared memory": (
         with_parameter(request(outputs=["label"]), "outputs", "shared_memory_region"),
-        grpc.StatusCode.UNIMPLEMENTED,
-        "shared memory is not offered",
+        grpc.StatusCode.NOT_FOUND,
+        "shared memory region 'region' is not registered",
     ),
-    "classification": (
-        with_parameter(request(outputs=["label"]), "outputs", "classification"),
+    "classes of strings": (
+        with_parameter(
+            request("echo_bytes", [("x", "BYTES", (0, 3))], [b""], outputs=["y"]), "outputs", "classification"
+        ),
         grpc.StatusCode.UNIMPLEMENTED,
-        "classification extension is not offered",
+        "BYTES has no classes",
     ),
     "refused by the model": (
         infer_request("pick", ("index", "INT64", np.array([2], "<i8"))),

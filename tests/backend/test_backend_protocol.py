@@ -50,7 +50,12 @@ async def test_server_calls(stub, server):
     metadata = await stub.ServerMetadata(wire.ServerMetadataRequest())
     assert metadata.name == "tidegate-backend"
     assert metadata.version
-    assert list(metadata.extensions) == ["model_configuration", "statistics"]
+    assert list(metadata.extensions) == [
+        "classification",
+        "model_configuration",
+        "statistics",
+        "system_shared_memory",
+    ]
     assert "model digits version 1: asked [cpu], running on CPUExecutionProvider" in server.log
 
 

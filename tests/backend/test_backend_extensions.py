@@ -1,0 +1,134 @@
+"""Triton's extensions of inference: outputs as classes, tensors in shared memory. By Triton's client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as by_grpc
+import tritonclient.http as by_http
+from backend_process import Backend
+from test_backend_protocol import IMAGES
+from tritonclient.utils import InferenceServerException, shared_memory
+
+from backend.datatypes import DATATYPES, TensorSpec
+from backend.finishing import classes_of
+
+
+@pytest.fixture
+def client(server: Any) -> Iterator[Any]:
+    with by_grpc.InferenceServerClient(server.targets[0]) as client:
+        yield client
+        client.unregister_system_shared_memory()
+
+
+@pytest.fixture
+def region() -> Iterator[Any]:
+    made = shared_memory.create_shared_memory_region("both", "/tidegate_test_region", 1 << 16)
+    yield made
+    shared_memory.destroy_shared_memory_region(made)
+
+
+def image(rows: np.ndarray, module: Any = by_grpc) -> Any:
+    tensor = module.InferInput("image", list(rows.shape), "FP32")
+    tensor.set_data_from_numpy(rows)
+    return tensor
+
+
+@pytest.mark.parametrize("module", [by_grpc, by_http])
+def test_the_best_classes_of_each_row(server: Any, module: Any) -> None:
+    with module.InferenceServerClient(server.targets[0]) as client:
+        plain = client.infer("digits", [image(IMAGES, module)])
+        asked = [module.InferRequestedOutput("probabilities", class_count=3), module.InferRequestedOutput("label")]
+        result = client.infer("digits", [image(IMAGES, module)], outputs=asked, request_id="c")
+    got = result.as_numpy("probabilities")
+    assert got.shape == (16, 3)
+    for row, texts in zip(plain.as_numpy("probabilities"), got, strict=True):
+        best = np.argsort(-row, kind="stable")[:3]
+        assert [text.decode() for text in texts] == [f"{row[index]:.6f}:{index}" for index in best]
+    np.testing.assert_array_equal(result.as_numpy("label"), plain.as_numpy("label"))
+
+
+def test_classes_of_tensors_without_rows() -> None:
+    spec = TensorSpec("y", DATATYPES["INT32"], (2, 2))
+    raw = np.array([[5, -1], [7, 7]], "<i4").tobytes()
+    shape, texts = classes_of(spec, (2, 2), raw, 3, rows=False)
+    assert shape == (3,)
+    assert texts == b"".join(len(one).to_bytes(4, "little") + one for one in (b"7:2", b"7:3", b"5:0"))
+    assert classes_of(spec, (0, 2), b"", 3, rows=True) == ((0, 2), b"")
+
+
+def test_classes_in_a_stream(server: Any) -> None:
+    import queue
+
+    done: queue.Queue[Any] = queue.Queue()
+    with by_grpc.InferenceServerClient(server.targets[0]) as client:
+        client.start_stream(lambda result, error: done.put((result, error)))
+        for index in range(20):
+            asked = [by_grpc.InferRequestedOutput("probabilities", class_count=1)] if index % 2 else None
+            client.async_stream_infer("digits", [image(IMAGES[:1])], outputs=asked, request_id=str(index))
+        found = [done.get(timeout=30) for _ in range(20)]
+        client.stop_stream()
+    assert [error for _, error in found] == [None] * 20
+    assert [result.get_response().id for result, _ in found] == [str(index) for index in range(20)]
+    assert found[1][0].as_numpy("probabilities").shape == (1, 1)
+    assert found[2][0].as_numpy("probabilities").shape == (1, 10)
+
+
+def test_tensors_in_shared_memory(client: Any, region: Any) -> None:
+    client.register_system_shared_memory("both", "/tidegate_test_region", 1 << 15, offset=1 << 15)
+    status = client.get_system_shared_memory_status()
+    assert (status.regions["both"].offset, status.regions["both"].byte_size) == (1 << 15, 1 << 15)
+    shared_memory.set_shared_memory_region(region, [IMAGES], offset=(1 << 15) + 64)
+    tensor = by_grpc.InferInput("image", list(IMAGES.shape), "FP32")
+    tensor.set_shared_memory("both", IMAGES.nbytes, offset=64)
+    asked = [by_grpc.InferRequestedOutput("label"), by_grpc.InferRequestedOutput("probabilities")]
+    asked[1].set_shared_memory("both", 1024, offset=8192)
+    result = client.infer("digits", [tensor], outputs=asked)
+    plain = client.infer("digits", [image(IMAGES)])
+    np.testing.assert_array_equal(result.as_numpy("label"), plain.as_numpy("label"))
+    output = result.get_output("probabilities")
+    assert output.parameters["shared_memory_byte_size"].int64_param == 640
+    got = shared_memory.get_contents_as_numpy(region, np.float32, [16, 10], offset=(1 << 15) + 8192)
+    np.testing.assert_allclose(got, plain.as_numpy("probabilities"), rtol=1e-4, atol=1e-7)
+    client.unregister_system_shared_memory("both")
+    with pytest.raises(InferenceServerException, match="'both' is not registered"):
+        client.infer("digits", [tensor])
+
+
+def test_what_is_wrong_with_shared_memory(client: Any, region: Any) -> None:
+    for key, size, offset, reason in (
+        ("/nothing_here", 10, 0, "No such file"),
+        ("/../etc/passwd", 10, 0, "not the name of a shared memory object"),
+        ("", 10, 0, "not the name"),
+        ("/tidegate_test_region", 1 << 16, 1, "has 65536 bytes, not 65537"),
+        ("/tidegate_test_region", 0, 0, "needs a name and a size"),
+    ):
+        with pytest.raises(InferenceServerException, match=reason):
+            client.register_system_shared_memory("wrong", key, size, offset=offset)
+    client.register_system_shared_memory("both", "/tidegate_test_region", 1 << 12)
+    with pytest.raises(InferenceServerException, match="registered already"):
+        client.register_system_shared_memory("both", "/tidegate_test_region", 1 << 12)
+    tensor = by_grpc.InferInput("image", list(IMAGES.shape), "FP32")
+    tensor.set_shared_memory("both", IMAGES.nbytes, offset=64)
+    with pytest.raises(InferenceServerException, match="are not in shared memory region 'both', which has 4096"):
+        client.infer("digits", [tensor])
+    asked = [by_grpc.InferRequestedOutput("probabilities")]
+    asked[0].set_shared_memory("both", 600)
+    with pytest.raises(InferenceServerException, match="has 640 bytes, more than the 600"):
+        client.infer("digits", [image(IMAGES)], outputs=asked)
+    assert client.infer("digits", [image(IMAGES)]) is not None
+
+
+def test_shared_memory_is_for_clients_of_this_machine(repository: Any) -> None:
+    with (
+        Backend(repository, listen=("0.0.0.0:0",)) as backend,
+        by_grpc.InferenceServerClient(backend.wait_ready().targets[0].replace("0.0.0.0", "127.0.0.1")) as client,
+    ):
+        with pytest.raises(InferenceServerException, match="offered where the server listens on Unix sockets"):
+            client.register_system_shared_memory("both", "/any", 10)
+        assert "system_shared_memory" not in client.get_server_metadata().extensions
+        with pytest.raises(InferenceServerException, match="does not offer CudaSharedMemoryStatus"):
+            client.get_cuda_shared_memory_status()
