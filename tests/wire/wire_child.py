@@ -35,6 +35,27 @@ class Servicer:
         return answer
 
 
+def fields_of(message: Any, found: dict[str, Any]) -> dict[str, Any]:
+    """Every field below a message: number, type, names of an enum's values."""
+    if message.full_name not in found:
+        found[message.full_name] = {
+            field.name: (field.number, field.type, field.enum_type and sorted(field.enum_type.values_by_name))
+            for field in message.fields
+        }
+        for field in message.fields:
+            if field.message_type is not None:
+                fields_of(field.message_type, found)
+    return found
+
+
+def check_configuration() -> None:
+    """Every `config.pbtxt` of Triton's can be read: names and numbers are the same."""
+    from tritonclient.grpc import model_config_pb2 as theirs
+
+    mine = fields_of(model_config_pb2.ModelConfig.DESCRIPTOR, {})
+    assert mine == fields_of(theirs.ModelConfig.DESCRIPTOR, {})
+
+
 def check_messages() -> None:
     request = grpc_service_pb2.ModelInferRequest(model_name="m", raw_input_contents=[b"\0" * 8])
     request.inputs.add(name="x", datatype="FP32", shape=[2]).parameters["n"].int64_param = -1
@@ -77,6 +98,8 @@ def check_triton(port: int) -> None:
 
 def main() -> None:
     check_messages()
+    if sys.argv[1:] == ["triton"]:
+        check_configuration()
     server = grpc.server(ThreadPoolExecutor(2))
     serve(server, INFERENCE, Servicer())
     port = server.add_insecure_port("127.0.0.1:0")
