@@ -15,8 +15,8 @@ class DataType:
 
     `size` is the bytes of an element on the wire, 0 for BYTES, whose elements carry their own length. `dtype` is how
     elements are kept in memory: BF16, which numpy does not know, as its 16 bits in UINT16; BYTES as `str` objects.
-    `contents` is the field of InferTensorContents that carries the type, None when it travels raw only. `onnx` is the
-    type's number in ONNX's TensorProto.
+    `contents` is the field of InferTensorContents that carries the type, None when it travels raw only. `config` is
+    the type's number in a ModelConfig, `onnx` the one in ONNX's TensorProto.
     """
 
     name: str
@@ -56,6 +56,7 @@ _ALL = (
 
 DATATYPES: dict[str, DataType] = {datatype.name: datatype for datatype in _ALL}
 BY_RUNTIME: dict[str, DataType] = {datatype.runtime: datatype for datatype in _ALL}
+BY_CONFIG: dict[int, DataType] = {datatype.config: datatype for datatype in _ALL}
 BY_ONNX: dict[int, DataType] = {datatype.onnx: datatype for datatype in _ALL}
 
 BF16 = DATATYPES["BF16"]

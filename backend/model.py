@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.datatypes import TensorSpec
+from backend.repository.settings import FILE, THREADS, Settings
 from backend.session import Session
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import model_config_pb2
 
 PLATFORM = "onnxruntime_onnx"
-FILE = "model.onnx"
 
 
 class Model:
     """A loaded model. `max_batch` is the most rows that calls are merged to, 1 for no merging; it is 1 also for models
     that are not known to treat the rows of their first dimension independently. `steady` says that the time of a
-    run follows from the sizes of its inputs."""
+    run follows from the sizes of its inputs. `file` is the name of its file."""
 
-    def __init__(self, name: str, version: int, session: Session) -> None:
+    def __init__(self, name: str, version: int, session: Session, settings: Settings, file: str = FILE) -> None:
         self.name = name
         self.version = str(version)
         self.session = session
+        self.settings = settings
+        self.file = file
         self.max_batch = 1
         self.steady = False
 
@@ -38,17 +40,21 @@ class Model:
             outputs=[_tensor_metadata(spec) for spec in self.session.outputs],
         )
 
-    def config(self, max_queue_delay_us: int) -> Any:
-        """The model's ModelConfig. With batching, `dims` leave out the batch dimension, as the protocol has it."""
-        skip = 1 if self.max_batch > 1 else 0
+    def config(self, runs: int) -> Any:
+        """What is in use of the model's configuration, as a ModelConfig, on a server that runs `runs` at once."""
+        settings = self.settings
+        asked = settings.configuration.message
+        rows = self._max_batch_size()
+        skip = 1 if rows else 0
         on_gpu = self.session.provider != "CPUExecutionProvider"
         group = model_config_pb2.ModelInstanceGroup
+        every = model_config_pb2.ModelVersionPolicy(all=model_config_pb2.ModelVersionPolicy.All())
         config = model_config_pb2.ModelConfig(
             name=self.name,
             platform=PLATFORM,
             backend="onnxruntime",
-            version_policy=model_config_pb2.ModelVersionPolicy(all=model_config_pb2.ModelVersionPolicy.All()),
-            max_batch_size=self.max_batch if skip else 0,
+            version_policy=asked.version_policy if asked.HasField("version_policy") else every,
+            max_batch_size=rows,
             input=[
                 model_config_pb2.ModelInput(name=spec.name, data_type=spec.datatype.config, dims=spec.shape[skip:])
                 for spec in self.session.inputs
@@ -57,12 +63,29 @@ class Model:
                 model_config_pb2.ModelOutput(name=spec.name, data_type=spec.datatype.config, dims=spec.shape[skip:])
                 for spec in self.session.outputs
             ],
-            instance_group=[group(name=self.name, count=1, kind=group.KIND_GPU if on_gpu else group.KIND_CPU)],
-            default_model_filename=FILE,
+            instance_group=[
+                group(name=self.name, count=settings.runs or runs, kind=group.KIND_GPU if on_gpu else group.KIND_CPU)
+            ],
+            default_model_filename=self.file,
+            model_warmup=asked.model_warmup,
         )
-        if skip:
-            config.dynamic_batching.max_queue_delay_microseconds = max_queue_delay_us
+        config.parameters[THREADS].string_value = str(settings.threads)
+        if self.max_batch > 1 or asked.HasField("dynamic_batching"):
+            batching = config.dynamic_batching
+            batching.max_queue_delay_microseconds = settings.max_queue_delay // 1000
+            batching.default_queue_policy.max_queue_size = settings.max_queue
+            batching.default_queue_policy.default_timeout_microseconds = settings.queue_timeout // 1000
         return config
+
+    def _max_batch_size(self) -> int:
+        """From 1 on `dims` leave out the first dimension, as the protocol has it. Triton's perf_analyzer cannot make
+        tensors whose `dims` are empty then, so models that have such tensors say 0, merged or not."""
+        specs = (*self.session.inputs, *self.session.outputs)
+        if any(len(spec.shape) < 2 for spec in specs):
+            return 0
+        if self.max_batch > 1:
+            return self.max_batch
+        return 1 if self.settings.max_batch_size and all(spec.shape[0] in (-1, 1) for spec in specs) else 0
 
 
 def _tensor_metadata(spec: TensorSpec) -> Any:

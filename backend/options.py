@@ -13,6 +13,7 @@ from pathlib import Path
 PROVIDERS = ("tensorrt", "cuda", "cpu")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
 _UNITS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
+_POLL_SECS = 15  # as Triton
 _UNIX_PATH_LIMIT = 107  # bytes of sockaddr_un.sun_path without its terminator
 
 
@@ -52,6 +53,9 @@ class ServeOptions:
     max_batch: int
     max_queue: int
     max_queue_delay: int
+    model_control_mode: str
+    load_model: tuple[str, ...]
+    repository_poll_secs: int
     grace: int
     die_with_parent: int | None  # process id of the parent; 0 = whoever it is
     log_level: str
@@ -146,6 +150,26 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         help="how long a request may wait for others to fill its batch (default: 0, it takes only what waits already)",
     )
     add(
+        "--model-control-mode",
+        choices=("none", "poll", "explicit"),
+        default="none",
+        help="none: the models of the start are served (default); poll: changes of the repository are followed; "
+        "explicit: models are loaded and unloaded by calls, and --load-model says which at the start",
+    )
+    add(
+        "--load-model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="in mode explicit: a model to load at the start, * for all; may be given more than once",
+    )
+    add(
+        "--repository-poll-secs",
+        type=positive,
+        metavar="N",
+        help=f"in mode poll: seconds between two looks at the repository (default: {_POLL_SECS})",
+    )
+    add(
         "--grace",
         type=duration,
         default=duration("30s"),
@@ -164,6 +188,12 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     values = vars(parser.parse_args(arguments))
     del values["command"]
+    if values["load_model"] and values["model_control_mode"] != "explicit":
+        serve.error("--load-model needs --model-control-mode explicit: the other modes load all models")
+    if values["repository_poll_secs"] and values["model_control_mode"] != "poll":
+        serve.error("--repository-poll-secs needs --model-control-mode poll")
+    values["load_model"] = tuple(values["load_model"])
+    values["repository_poll_secs"] = values["repository_poll_secs"] or _POLL_SECS
     values["listen"] = tuple(values["listen"])
     values["concurrency"] = values["concurrency"] or values["threads"]
     return ServeOptions(**values)

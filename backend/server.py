@@ -13,19 +13,16 @@ from dataclasses import dataclass
 
 from backend import health, load_reports, reflection
 from backend.binding_runs import BindingRuns
-from backend.errors import StartError
 from backend.grpc.front import Front
-from backend.inference.engine import Engine, ModelQueue
+from backend.inference.engine import Engine
 from backend.inference.load import Load
-from backend.inference.model import Served
 from backend.listener import Listener
 from backend.methods import Methods
-from backend.model import Model
-from backend.native import NativeSession
 from backend.options import ServeOptions
 from backend.regions import Regions
-from backend.repository import Broken, Repository, load, scan
+from backend.repository.control import POLL, Control
 from backend.service import InferenceService, Rare
+from backend.serving import Serving
 from backend.sockets import UnixPath, listen
 from lb.net.poller import Poller
 from lb.net.timers import Timers
@@ -56,11 +53,9 @@ class Server:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._executor = ThreadPoolExecutor(options.concurrency, thread_name_prefix="run")
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
-        self._loading: asyncio.Future[Repository] | None = None
         load = Load(options.concurrency, time.monotonic_ns())
         regions = Regions(all(address.is_local for address in options.listen))
-        self._service = InferenceService(options.max_queue_delay, regions)
+        self._service = InferenceService(options.concurrency, regions)
         self._health = health.Health("", INFERENCE.full_name)
         methods = Methods()
         methods.add(INFERENCE, self._service, COMPILED)
@@ -69,11 +64,13 @@ class Server:
         methods.add(load_reports.SERVICE, load_reports.LoadReports(load, self._stop))
         POOL.AddSerializedFile(reflection.SERVICE.file.serialized_pb)
         methods.add(reflection.SERVICE, reflection.Reflection(methods.services, POOL))
-        self._rare = Rare(self._service, methods, regions)
+        rare = Rare(self._service, methods, regions)
         self._poller = Poller(asyncio.get_running_loop())
         self._timers = Timers(self._poller)
         self._engine = Engine(self._poller, self._timers, options.concurrency, BindingRuns(self._executor))
-        self._front = Front(self._poller, load, self._rare)
+        self._front = Front(self._poller, load, rare)
+        self._control = Control(options, Serving(self._engine, self._front, self._service, rare))
+        self._service.manage(self._control)
         self._listeners: list[Listener] = []
         self._paths: list[UnixPath] = []
 
@@ -85,7 +82,7 @@ class Server:
         try:
             self._bind()
             if await self._load():
-                await self._stop.wait()
+                await self._serve()
             await self._drain()
         finally:
             for listener in self._listeners:
@@ -94,8 +91,8 @@ class Server:
             for path in self._paths:
                 path.remove()
             self._executor.shutdown(wait=False, cancel_futures=True)
-            self._loader.shutdown(wait=False, cancel_futures=True)
-        stuck = self._engine.running > 0 or (self._loading is not None and not self._loading.done())
+            self._control.close()
+        stuck = self._engine.running > 0 or self._control.busy
         if not stuck:
             self._engine.close()
             self._timers.close()
@@ -115,53 +112,29 @@ class Server:
             print(f"listening on {bound}", flush=True)
 
     async def _load(self) -> bool:
-        """Loads and warms up all models off the loop, then offers them. False: told to stop before that was done."""
-        self._loading = asyncio.get_running_loop().run_in_executor(self._loader, self._load_models)
+        """Loads and warms up the models off the loop, then offers them. False: told to stop before that was done."""
+        loading = asyncio.ensure_future(self._control.start())
         stop = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait((self._loading, stop), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((loading, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
         if self._stop.is_set():
             # an error of the load no longer matters; a future whose error nobody looks at would complain
-            self._loading.add_done_callback(lambda loading: loading.cancelled() or loading.exception())
+            loading.add_done_callback(lambda loading: loading.cancelled() or loading.exception())
+            loading.cancel()
             return False
-        self._offer(self._loading.result())
+        loading.result()
+        self._health.set(health.SERVING)
         return True
 
-    def _offer(self, repository: Repository) -> None:
-        queues = {(model.name, model.version): self._queue(model) for model in repository}
-        self._rare.offer(queues)
-        self._service.offer(repository, {key: queue.served for key, queue in queues.items()})
-        defaults = {(name, ""): queues[name, repository.versions(name)[-1]] for name, _ in queues}
-        self._front.offer({**queues, **defaults})
-        self._health.set(health.SERVING)
-        log.info("ready: %s", ", ".join(f"{model.name} {model.version}" for model in repository))
-
-    def _queue(self, model: Model) -> ModelQueue:
-        options = self._options
-        session = model.session.compiled if isinstance(model.session, NativeSession) else None
-        served = Served(model, session)
-        return ModelQueue(self._engine, served, options.max_queue, options.max_queue_delay, model.steady)
-
-    def _load_models(self) -> Repository:
-        """A model that cannot be loaded leaves the others alone. Raises StartError when there is none to serve."""
-        options = self._options
-        files, broken = scan(options.models)
-        models = []
-        for file in files:
-            if self._stop.is_set():
-                break
-            try:
-                models.append(load(file, options.providers, options.threads, options.max_batch))
-            except StartError as error:
-                broken.append(Broken(file.name, str(file.version), str(error)))
-        if not models and broken:
-            raise StartError("; ".join(model.reason for model in broken))
-        for model in broken:
-            log.error("not served: %s", model.reason)
-        return Repository(models, broken)
+    async def _serve(self) -> None:
+        polling = asyncio.ensure_future(self._control.poll()) if self._options.model_control_mode == POLL else None
+        await self._stop.wait()
+        if polling is not None:
+            polling.cancel()
 
     async def _drain(self) -> None:
         """Says NOT_SERVING, takes no new connections, and lets calls in flight finish within the grace."""
+        self._control.stop()
         self._service.withdraw()
         self._health.end()
         for listener in self._listeners:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
+from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -18,12 +19,14 @@ from backend.inference.engine import ModelQueue
 from backend.inference.model import Served
 from backend.methods import Call, Methods, Running
 from backend.regions import Regions
-from backend.repository import Repository
+from backend.repository.catalog import READY, UNAVAILABLE, Catalog
 from lb.inference.response import InferResponse
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
-EXTENSIONS = ("classification", "model_configuration", "statistics")  # exactly what is offered beyond the protocol
+# Exactly what is offered beyond the base protocol; "model_repository" where models may be loaded and unloaded,
+# "system_shared_memory" where all clients are of this machine.
+EXTENSIONS = ("classification", "model_configuration", "statistics")
 _FINAL = "triton_enable_empty_final_response"
 _LARGEST = 1 << 30  # bytes of a message that came compressed: a small one may claim any size
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -36,34 +39,51 @@ def server_version() -> str:
         return "source"
 
 
-class InferenceService:
-    """GRPCInferenceService over a repository that is there once `offer` was called, and not ready any more after
-    `withdraw`."""
+class Manager(Protocol):
+    """Who loads and unloads models (backend.repository.control)."""
 
-    def __init__(self, max_queue_delay: int, regions: Regions) -> None:
+    @property
+    def mode(self) -> str: ...
+
+    async def load(self, name: str, parameters: Mapping[str, Any]) -> None: ...
+
+    async def unload(self, name: str) -> None: ...
+
+    async def unloaded(self) -> list[str]: ...
+
+
+class InferenceService:
+    """GRPCInferenceService over a catalog that is there once `offer` was called, and not ready any more after
+    `withdraw`. `runs` is the most runs at once, of all models. `manage` comes before the first call."""
+
+    def __init__(self, runs: int, regions: Regions) -> None:
         self._regions = regions
-        self._max_queue_delay_us = max_queue_delay // 1000
-        self._repository: Repository | None = None
+        self._runs = runs
+        self._catalog: Catalog | None = None
         self._served: dict[tuple[str, str], Served] = {}
         self._stopping = False
+        self._manager: Manager
 
-    def offer(self, repository: Repository, served: dict[tuple[str, str], Served]) -> None:
+    def manage(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def offer(self, catalog: Catalog, served: dict[tuple[str, str], Served]) -> None:
         """The models are warm: from now on they are served, by name and version."""
-        self._repository, self._served = repository, served
+        self._catalog, self._served = catalog, served
 
     def withdraw(self) -> None:
         """The server is stopping: it says that it is not ready, and still answers calls that reach it."""
         self._stopping = True
 
-    def models(self) -> Repository:
+    def models(self) -> Catalog:
         """Raises Unavailable."""
-        if self._repository is None:
+        if self._catalog is None:
             raise Unavailable("the server is still loading its models")
-        return self._repository
+        return self._catalog
 
     @property
     def _ready(self) -> bool:
-        return self._repository is not None and not self._stopping
+        return self._catalog is not None and not self._stopping
 
     async def ServerLive(self, request: Any, context: Any) -> Any:
         return wire.ServerLiveResponse(live=True)
@@ -81,7 +101,9 @@ class InferenceService:
         return wire.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
-        extensions = sorted([*EXTENSIONS, *(["system_shared_memory"] if self._regions.offered else [])])
+        managed = ["model_repository"] if self._manager.mode == "explicit" else []
+        shared = ["system_shared_memory"] if self._regions.offered else []
+        extensions = sorted([*EXTENSIONS, *managed, *shared])
         return wire.ServerMetadataResponse(name=SERVER_NAME, version=server_version(), extensions=extensions)
 
     async def ModelMetadata(self, request: Any, context: Any) -> Any:
@@ -90,7 +112,7 @@ class InferenceService:
 
     async def ModelConfig(self, request: Any, context: Any) -> Any:
         model = self.models().get(request.name, request.version)
-        return wire.ModelConfigResponse(config=model.config(self._max_queue_delay_us))
+        return wire.ModelConfigResponse(config=model.config(self._runs))
 
     async def ModelStatistics(self, request: Any, context: Any) -> Any:
         models = self.models()
@@ -110,25 +132,34 @@ class InferenceService:
         )
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
-        if request.repository_name:
-            raise Unsupported("this server has one repository, without a name")
-        state, reason = ("UNAVAILABLE", "the server is stopping") if self._stopping else ("READY", "")
+        """Models that were never loaded have a name only, as Triton says it."""
+        _check_repository(request)
         index = wire.RepositoryIndexResponse.ModelIndex
-        models = self.models()
-        found = [index(name=model.name, version=model.version, state=state, reason=reason) for model in models]
-        found += [
-            index(name=model.name, version=model.version, state="UNAVAILABLE", reason=model.reason)
-            for model in models.broken
-        ]
-        if request.ready:
-            found = [model for model in found if model.state == "READY"]
+        found = []
+        for entry in self.models().entries:
+            state, reason = entry.state, entry.reason
+            if state == READY and self._stopping:
+                state, reason = UNAVAILABLE, "the server is stopping"
+            if state == READY or not request.ready:
+                found.append(index(name=entry.name, version=entry.version, state=state, reason=reason))
+        if not request.ready:
+            found += [index(name=name) for name in await self._manager.unloaded()]
         return wire.RepositoryIndexResponse(models=sorted(found, key=lambda model: model.name))
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
-        raise Unsupported("models are loaded when the server starts; restart it to load others")
+        _check_repository(request)
+        await self._manager.load(request.model_name, request.parameters)
+        return wire.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(self, request: Any, context: Any) -> Any:
-        raise Unsupported("models are loaded when the server starts; restart it to unload some")
+        _check_repository(request)
+        await self._manager.unload(request.model_name)
+        return wire.RepositoryModelUnloadResponse()
+
+
+def _check_repository(request: Any) -> None:
+    if request.repository_name:
+        raise Unsupported("this server has one repository, without a name")
 
 
 class Rare:

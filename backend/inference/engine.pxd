@@ -34,6 +34,8 @@ cdef class ModelQueue(Timed):
     cdef readonly Served served
     cdef tg_queue queue
     cdef int max_queue
+    cdef uint64_t timeout             # ns that an inference may wait; 0 = as long as its deadline allows
+    cdef readonly int runs            # at once, of this model
     cdef readonly int running         # batches
     cdef bint touched
     # Bytes of inputs up to which a run is known to be short; 0: none is, or its time does not follow from its size.
@@ -47,6 +49,7 @@ cdef class ModelQueue(Timed):
     cdef void abandon(self, tg_inference *inference) noexcept
     cdef void pump(self, uint64_t now) noexcept
     cdef int64_t most_rows(self, uint64_t now) noexcept
+    cdef void expire(self, uint64_t now) noexcept
     cdef bint start(self, uint64_t now) noexcept
     cdef void learn(self, const tg_batch *batch) noexcept
     cdef void finished(self, tg_batch *batch, uint64_t now) noexcept
@@ -54,6 +57,7 @@ cdef class ModelQueue(Timed):
     cdef void again(self, tg_batch *batch) noexcept
     cdef void deliver(self, tg_inference *inference, uint64_t now) noexcept
     cdef object refuse(self, tg_inference *inference)
+    cdef object refuse_late(self, tg_inference *inference)
     cdef object run_in_python(self, tg_batch *batch)
     cdef object mixed(self, tg_batch *batch)
     cdef object explain(self, tg_batch *batch, tg_inference *inference)

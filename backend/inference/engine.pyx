@@ -14,7 +14,7 @@ import os
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 from backend.inference.batch cimport batch_new, batch_release, tg_result
@@ -24,7 +24,7 @@ from backend.inference.inference cimport (
 )
 from backend.inference.model cimport tg_spec
 from backend.inference.pace cimport pace_ran, pace_rows
-from backend.inference.queue cimport queue_due, queue_init, queue_push, queue_remove, queue_take
+from backend.inference.queue cimport queue_due, queue_init, queue_oldest, queue_push, queue_remove, queue_take
 from backend.inference.run cimport run
 from backend.inference.threads cimport threads_fd, threads_give, threads_start, threads_stop, threads_take
 from backend.ort.c_api cimport ORT_INVALID_ARGUMENT
@@ -134,14 +134,18 @@ cdef class Engine(Source):
 cdef class ModelQueue(Timed):
 
     def __init__(
-        self, Engine engine not None, Served served not None, int max_queue, uint64_t delay, bint steady
+        self, Engine engine not None, Served served not None, int max_queue, uint64_t delay, bint steady,
+        int runs = 0, uint64_t timeout = 0
     ) -> None:
         """At most `max_queue` inferences wait; the oldest waits up to `delay` ns for others. `steady`: the time of a
-        run follows from the size of its inputs."""
+        run follows from the size of its inputs. At most `runs` run at once (0: as many as the engine runs). One that
+        has waited for `timeout` ns is refused (0: none is)."""
         self.engine = engine
         self.served = served
         self.max_queue = max_queue
         self.steady = steady
+        self.runs = min(runs, engine.runs) if runs else engine.runs
+        self.timeout = timeout
         queue_init(&self.queue, delay)
 
     @property
@@ -175,19 +179,39 @@ cdef class ModelQueue(Timed):
             counters_failed(&self.served.counters, monotonic_ns() - inference.since)
             inference_free(inference)
 
+    cdef object refuse_late(self, tg_inference *inference):
+        cdef bytes text = f"{self.served.model}: no run was free within {self.timeout // 1000} µs".encode()
+        inference_fail(inference, UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
+
     cdef void pump(self, uint64_t now) noexcept:
-        cdef uint64_t due
-        while self.running < self.engine.runs and self.queue.count:
+        cdef uint64_t due = UINT64_MAX
+        cdef tg_inference *oldest
+        self.expire(now)
+        while self.running < self.runs and self.queue.count:
             if self.engine.spent >= TURN_NS:
                 self.engine.touch(self)           # goes on in the next turn
                 return
             if not self.start(now):
                 break
             now = monotonic_ns()
-        if self.queue.count and self.running < self.engine.runs:
+        if self.queue.count and self.running < self.runs:
             due = queue_due(&self.queue)
-            if due != self.deadline:
-                self.engine.timers.arm(self, due)
+        oldest = queue_oldest(&self.queue) if self.timeout else NULL
+        if oldest != NULL:
+            due = min(due, oldest.since + self.timeout)
+        if due != UINT64_MAX and due != self.deadline:
+            self.engine.timers.arm(self, due)
+
+    cdef void expire(self, uint64_t now) noexcept:
+        """Those that have waited too long are refused: a run that begins now is another's."""
+        cdef tg_inference *oldest
+        while self.timeout:
+            oldest = queue_oldest(&self.queue)
+            if oldest == NULL or now - oldest.since < self.timeout:
+                break
+            queue_remove(&self.queue, oldest)
+            self.refuse_late(oldest)
+            self.deliver(oldest, now)
 
     cdef void on_timer(self) noexcept:
         self.engine.touch(self)

@@ -37,7 +37,7 @@ ctypedef struct tg_inference:
     PyObject *parts                   # what holds the operands of a message that was not read in place; or NULL
     span id
     bint final                        # the client wants to be told that the answer is the last one of its request
-    PyObject *finish                  # makes the answer of what the run gave, in Python, where it asks for more; or NULL
+    PyObject *finish                  # makes the answer of what the run gave, in Python; NULL: it is written as it is
     int64_t rows
     tg_operand *operands              # in the order of the model's inputs
     int wanted_count

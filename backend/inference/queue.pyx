@@ -122,3 +122,15 @@ cdef uint64_t queue_due(const tg_queue *queue) noexcept:
         first = min(first, due(queue, <const tg_group *>link.owner))
         link = link.next
     return first
+
+
+cdef tg_inference *queue_oldest(const tg_queue *queue) noexcept:
+    cdef const tg_link *link = queue.groups.next
+    cdef tg_inference *oldest = NULL
+    cdef tg_inference *first
+    while link != &queue.groups:
+        first = <tg_inference *>(<const tg_group *>link.owner).members.next.owner
+        if not first.alone and (oldest == NULL or first.since < oldest.since):
+            oldest = first
+        link = link.next
+    return oldest

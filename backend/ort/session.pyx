@@ -90,7 +90,8 @@ cdef class Session:
         if self.quiet != NULL:
             api.ReleaseRunOptions(self.quiet)
         if self.session != NULL:
-            api.ReleaseSession(self.session)
+            with nogil:                               # giving back the memory of a large model takes a while
+                api.ReleaseSession(self.session)
 
     cdef OrtStatus *execute(self, const char *const *names, const OrtValue *const *values, size_t count,
                             const char *const *result_names, size_t result_count, OrtValue **results) noexcept nogil:

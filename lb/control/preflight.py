@@ -37,6 +37,8 @@ _MODEL_SERVER = {
 }
 _VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
 MODEL_FILE = "model.onnx"
+# Of a model, for its server alone to read: it may give the model's file another name (backend.repository).
+_CONFIGURATIONS = ("config.pbtxt", "config.yaml", "config.yml")
 
 
 class Preflight:
@@ -130,7 +132,9 @@ def _model(model: Path) -> Iterator[str]:
     except OSError as error:
         yield f"{model}: {error.strerror}"
         return
-    if not files:
+    if not files and versions and any((model / name).is_file() for name in _CONFIGURATIONS):
+        yield ""
+    elif not files:
         yield f"{model}: has no version; put one at {model / '1' / MODEL_FILE}"
     for file in files:
         if not os.access(file, os.R_OK):

@@ -22,7 +22,9 @@ from backend.binding_runs import BindingRuns
 from backend.inference.engine import Engine, ModelQueue
 from backend.inference.model import Served
 from backend.native import NativeSession
-from backend.repository import ModelFile, load
+from backend.repository.folder import ModelFile
+from backend.repository.loading import load
+from backend.repository.settings import Settings
 from lb.net.poller import Poller
 from lb.net.timers import Timers
 from lb.wire import grpc_service_pb2 as wire
@@ -33,7 +35,7 @@ SECOND = 1_000_000_000
 
 
 def model_of(path: Path, max_batch: int = 32):
-    return load(ModelFile(path.parent.parent.name, int(path.parent.name), path), ("cpu",), 1, max_batch)
+    return load(ModelFile(path.parent.parent.name, int(path.parent.name), path), Settings(max_batch=max_batch))
 
 
 @pytest.fixture(params=["C API", "Python's binding"])
@@ -63,9 +65,9 @@ async def engine(runs: int = 1):
     poller.close()
 
 
-def queue_of(engine, model, max_queue: int = 1000, delay: int = 0, steady: bool = False):
+def queue_of(engine, model, max_queue=1000, delay=0, steady=False, runs=0, timeout=0):
     compiled = model.session.compiled if isinstance(model.session, NativeSession) else None
-    return ModelQueue(engine, Served(model, compiled), max_queue, delay, steady)
+    return ModelQueue(engine, Served(model, compiled), max_queue, delay, steady, runs, timeout)
 
 
 def statistics(queue):
@@ -251,6 +253,35 @@ async def test_what_is_too_late_does_not_run(tmp_path, second, runtime):
         assert (await late.done)[0] == DEADLINE
         await answer(running)
         assert statistics(queue).execution_count == 1
+
+
+async def test_who_waits_too_long_is_refused(tmp_path, second, runtime):
+    """At its time, while the run before goes on; who came later may still wait."""
+    model = model_of(backend_models.slow(tmp_path), 1)
+    async with engine() as made:
+        queue = queue_of(made, model, timeout=SECOND // 20)
+        running = asked(queue, counting(3, second))
+        await asyncio.sleep(0.02)
+        late = asked(queue, counting(0, second))
+        status, problem, _ = await late.done
+        assert (status, problem) == (UNAVAILABLE, f"{model}: no run was free within 50000 µs")
+        assert not running.done.done()
+        assert statistics(queue).inference_stats.fail.count == 1
+        assert (queue.waiting, queue.running) == (0, 1)
+        await answer(running)
+        await answer(asked(queue, counting(0, second)))
+
+
+async def test_a_model_has_fewer_runs_than_the_engine(tmp_path, second, runtime):
+    model = model_of(backend_models.slow(tmp_path), 1)
+    async with engine(runs=3) as made:
+        queue = queue_of(made, model, runs=2)
+        assert (queue.runs, queue_of(made, model).runs, queue_of(made, model, runs=9).runs) == (2, 3, 3)
+        waiting = [asked(queue, counting(0.2, second)) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        assert (queue.running, queue.waiting) == (2, 3)
+        for each in waiting:
+            await answer(each)
 
 
 async def test_a_bad_inference_fails_alone(tmp_path, runtime):

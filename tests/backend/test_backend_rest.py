@@ -143,7 +143,7 @@ async def test_rare_routes(client, stub):
     assert (await client.get("/v2/models/nope/ready")).status_code == 400
     metadata = (await client.get("/v2/models/scale/versions/2")).json()
     assert metadata["versions"] == ["2", "10"]
-    assert (await client.get("/v2/models/digits/config")).json()["max_batch_size"] == 32
+    assert (await client.get("/v2/models/scale/config")).json()["max_batch_size"] == 32
     statistics = (await client.get("/v2/models/digits/stats")).json()["model_stats"][0]
     counted = await stub.ModelStatistics(wire.ModelStatisticsRequest(name="digits"))
     assert statistics["inference_count"] == counted.model_stats[0].inference_count

@@ -22,7 +22,9 @@ from backend.graph.file import Graph, GraphError, read_graph
 from backend.graph.rows import why_not
 from backend.ort.errors import OrtError
 from backend.ort.session import Session
-from backend.repository import ModelFile, load
+from backend.repository.folder import ModelFile
+from backend.repository.loading import load
+from backend.repository.settings import Settings
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "models" / "digits" / "1" / "model.onnx"
 APART = {
@@ -41,7 +43,7 @@ def saved(folder: Path, made: onnx.ModelProto) -> Path:
 
 
 def max_batch(path: Path) -> int:
-    return load(ModelFile("model", 1, path), ("cpu",), 1, 32).max_batch
+    return load(ModelFile("model", 1, path), Settings(max_batch=32)).max_batch
 
 
 @pytest.mark.parametrize("name", APART)
@@ -71,7 +73,7 @@ def test_a_model_that_is_quantized_as_it_runs(tmp_path, made, caplog):
 @pytest.mark.parametrize("name", ["mean", "softmax", "gram", "number of rows", "turned around", "quantized"])
 def test_the_probe_finds_what_a_wrong_rule_would_let_pass(tmp_path, name, caplog, monkeypatch):
     caplog.set_level("INFO", "tidegate.backend")
-    monkeypatch.setattr("backend.warmup.why_not", lambda graph: None)
+    monkeypatch.setattr("backend.repository.warmup.why_not", lambda graph: None)
     if name == "quantized":
         made = graph_models.quantized(tmp_path, graph_models.perceptron())
     else:

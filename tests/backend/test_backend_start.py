@@ -23,7 +23,9 @@ from onnx import helper
 
 from backend import options, providers
 from backend.errors import StartError
-from backend.repository import ModelFile, load, scan
+from backend.repository.folder import ModelFile, read_folder
+from backend.repository.loading import load
+from backend.repository.settings import Settings
 from backend.runtime import onnxruntime
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire.services import INFERENCE, Stub
@@ -194,7 +196,7 @@ def test_outputs_that_are_no_tensors_are_refused(tmp_path):
     model.graph.output.append(helper.make_value_info("y", helper.make_sequence_type_proto(element)))
     onnx.save(model, path)
     with pytest.raises(StartError, match=r"output 'y' is a sequence, which the protocol cannot carry"):
-        load(ModelFile("list", 1, path), ("cpu",), 1, 1)
+        load(ModelFile("list", 1, path), Settings())
 
 
 def test_warm_up_finds_sizes_or_reads_them(tmp_path):
@@ -206,22 +208,22 @@ def test_warm_up_finds_sizes_or_reads_them(tmp_path):
     )
     file = ModelFile("odd", 1, path)
     with pytest.raises(StartError, match=r"warm-up inference failed .*warmup\.json, as \{\"x\": \[-1, -1\]\}"):
-        load(file, ("cpu",), 1, 8)
+        load(file, Settings(max_batch=8))
     (path.parent / "warmup.json").write_text(json.dumps({"x": [1, 192]}))
-    assert load(file, ("cpu",), 1, 8).max_batch == 8
+    assert load(file, Settings(max_batch=8)).max_batch == 8
     (path.parent / "warmup.json").write_text(json.dumps({"x": [1, 2, 3]}))
     with pytest.raises(StartError, match=r"expected a shape for input 'x' FP32 \[-1,-1\], got \[1, 2, 3\]"):
-        load(file, ("cpu",), 1, 8)
+        load(file, Settings(max_batch=8))
     (path.parent / "warmup.json").write_text("{")
     with pytest.raises(StartError, match="cannot read"):
-        load(file, ("cpu",), 1, 8)
+        load(file, Settings(max_batch=8))
 
 
-def test_scan_sorts_versions_as_numbers(tmp_path):
+def test_versions_are_sorted_as_numbers(tmp_path):
     for version in (10, 9, 2):
         backend_models.scale(tmp_path, 1.0, version)
     (tmp_path / "scale" / "latest").mkdir()
-    assert [(file.name, file.version) for file in scan(tmp_path)[0]] == [("scale", 2), ("scale", 9), ("scale", 10)]
+    assert [file.version for file in read_folder(tmp_path, "scale").files] == [2, 9, 10]
 
 
 def test_a_folder_that_cannot_be_read_leaves_the_others_alone(tmp_path, monkeypatch):
@@ -235,11 +237,8 @@ def test_a_folder_that_cannot_be_read_leaves_the_others_alone(tmp_path, monkeypa
         return listed(path)
 
     monkeypatch.setattr(Path, "iterdir", iterdir)
-    found, broken = scan(tmp_path)
-    assert [file.name for file in found] == ["scale"]
-    assert [(model.name, model.reason) for model in broken] == [
-        ("shut", f"cannot read the model {tmp_path}/shut: Permission denied")
-    ]
+    assert len(read_folder(tmp_path, "scale").files) == 1
+    assert read_folder(tmp_path, "shut").problem == f"cannot read the model {tmp_path}/shut: Permission denied"
 
 
 async def wait_in_flight(stub, calls):

@@ -47,7 +47,7 @@ def test_server_and_models(module: Any, client: Any) -> None:
     metadata = client.get_server_metadata()
     assert (metadata if module is by_http else {"name": metadata.name})["name"] == "tidegate-backend"
     assert len(plain(module, client.get_model_metadata("digits"))["inputs"]) == 1
-    config = plain(module, client.get_model_config("digits"))
+    config = plain(module, client.get_model_config("scale"))
     assert config.get("config", config)["max_batch_size"] == 32
     index = plain(module, client.get_model_repository_index())
     names = {model["name"] for model in (index if module is by_http else index["models"])}

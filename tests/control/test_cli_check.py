@@ -54,6 +54,9 @@ def test_a_model_folder_without_a_model(tmp_path: Path) -> None:
     (models / "digits" / "1").mkdir(parents=True)
     said = f"{place}: {models}/digits: has no version; put one at {models}/digits/1/model.onnx"
     assert check(tmp_path, served(tmp_path)) == (1, [said])
+    (models / "digits" / "config.pbtxt").touch()  # which may give the file another name
+    assert check(tmp_path, served(tmp_path)) == (0, [])
+    (models / "digits" / "config.pbtxt").unlink()
     (models / "digits" / "1" / "model.onnx").write_bytes(MODEL)
     assert check(tmp_path, served(tmp_path)) == (0, [])
 

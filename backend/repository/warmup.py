@@ -1,21 +1,24 @@
 """Runs a model before it is offered: it works, lazy initialisation is paid for, and we know whether it batches.
 
 A dynamic dimension says nothing of the sizes a model really takes (a detector may want multiples of 32), so a few are
-tried. A file `warmup.json` beside the model, `{"input name": [shape]}`, says it outright.
+tried. A file `warmup.json` beside the model, `{"input name": [shape]}`, says it outright; `model_warmup` of the model's
+configuration says values, too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from backend.datatypes import BF16, BYTES, TensorSpec, shape_text
+from backend.datatypes import BF16, TensorSpec, shape_text
 from backend.errors import BackendError, StartError
 from backend.graph.file import GraphError, read_graph
 from backend.graph.rows import why_not
+from backend.repository.configuration import Range
+from backend.repository.samples import Sample, random_values, zeros
 from backend.session import Session
 
 FILE = "warmup.json"
@@ -41,7 +44,7 @@ def warm_up(session: Session, directory: Path) -> Shapes:
     failure: BackendError | None = None
     for shapes in candidates:
         try:
-            _run(session, {spec.name: _zeros(spec, shapes[spec.name]) for spec in session.inputs})
+            _run(session, {spec.name: zeros(spec, shapes[spec.name]) for spec in session.inputs})
         except BackendError as error:
             failure = failure or error
         else:
@@ -49,12 +52,27 @@ def warm_up(session: Session, directory: Path) -> Shapes:
     form = json.dumps({spec.name: spec.shape for spec in session.inputs})
     raise StartError(
         f"{session.source}: the warm-up inference failed ({failure}); "
-        f"if the model is sound, write shapes that it takes to {path}, as {form} with a size for every -1"
+        f"if the model is sound, write shapes that it takes to {path}, as {form} with a size for every -1, or samples "
+        "of its inputs to model_warmup in its configuration"
     )
 
 
-def batches(session: Session, shapes: Shapes, path: Path) -> str | None:
-    """None when calls may run together, else the reason why they must not be merged.
+def warm_up_on(session: Session, samples: Sequence[Sample]) -> Shapes:
+    """Runs the model on samples of its inputs and returns the shapes of one row of the first. Raises StartError."""
+    for sample in samples:
+        for _ in range(sample.count):
+            try:
+                _run(session, sample.feeds)
+            except BackendError as error:
+                raise StartError(f"{session.source}: the warm-up on '{sample.name}' failed ({error})") from error
+    shapes = {name: array.shape for name, array in samples[0].feeds.items()}
+    free = {spec.name for spec in session.inputs if spec.free_first}
+    return {name: (1, *shape[1:]) if name in free else shape for name, shape in shapes.items()}
+
+
+def batches(session: Session, shapes: Shapes, path: Path, ranges: Mapping[str, Range]) -> str | None:
+    """None when calls may run together, else the reason why they must not be merged. `ranges` are of the values that
+    inputs of integers take.
 
     The graph decides (backend.graph.rows); then rows of very different values are run alone and in batches of several
     sizes, and have to give the same up to the noise of another order of additions (TOLERANCE).
@@ -70,15 +88,18 @@ def batches(session: Session, shapes: Shapes, path: Path) -> str | None:
         reason = why_not(read_graph(path))
     except (GraphError, OSError) as error:
         reason = f"its graph cannot be read: {error}"
-    return reason or _probe(session, shapes)
+    return reason or _probe(session, shapes, ranges)
 
 
-def _probe(session: Session, shapes: Shapes) -> str | None:
+def _probe(session: Session, shapes: Shapes, ranges: Mapping[str, Range]) -> str | None:
     random = np.random.default_rng(_SEED)
     outputs = session.outputs
     rows, alone = [], []
     for spread in _SPREADS:
-        row = {spec.name: _random(spec, shapes[spec.name], random, spread) for spec in session.inputs}
+        row = {
+            spec.name: random_values(spec, shapes[spec.name], random, spread, ranges.get(spec.name))
+            for spec in session.inputs
+        }
         try:
             alone.append(_run(session, row))
         except BackendError:  # values that the model does not take, such as an index beyond its table
@@ -134,25 +155,6 @@ def _read(path: Path, session: Session) -> Shapes:
             raise StartError(f"{session.source}: {path}: expected a shape for input {spec}, got {json.dumps(shape)}")
         shapes[spec.name] = tuple(shape)
     return shapes
-
-
-def _zeros(spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
-    return np.full(shape, "", BYTES.dtype) if spec.datatype is BYTES else np.zeros(shape, spec.datatype.dtype)
-
-
-def _random(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator, spread: float = 1.0) -> np.ndarray:
-    """Floats of both signs up to about `spread`, integers from 0 to `spread` (also as indices), short strings."""
-    if spec.datatype is BYTES:
-        return random.choice(np.array(["a", "b", "", "longer"], BYTES.dtype), shape)
-    if spec.datatype is BF16:
-        return ((random.standard_normal(shape, np.float32) * np.float32(spread)).view(np.uint32) >> 16).astype(
-            BF16.dtype
-        )
-    if spec.datatype.dtype.kind == "f":
-        return (random.standard_normal(shape) * spread).astype(spec.datatype.dtype)
-    if spec.datatype.dtype.kind == "b":
-        return random.integers(0, 2, shape).astype(bool)
-    return random.integers(0, 2 + min(int(spread), 100), shape).astype(spec.datatype.dtype)
 
 
 def _same(spec: TensorSpec, left: np.ndarray, right: np.ndarray) -> bool:

@@ -1,0 +1,79 @@
+"""How one version of a model is loaded: opened, held against its configuration, warmed up."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from backend.errors import StartError
+from backend.graph.file import GraphError, read_graph
+from backend.graph.steady import steady
+from backend.model import Model
+from backend.repository import warmup
+from backend.repository.folder import ModelFile
+from backend.repository.samples import ranges_of, samples_of
+from backend.repository.settings import Settings, fitted
+from backend.session import Session, open_session
+
+log = logging.getLogger("tidegate.backend")
+
+
+def load(file: ModelFile, settings: Settings) -> Model:
+    """Loads and warms up one version. Raises StartError."""
+    source = f"model {file.name} version {file.version}"
+    session = open_session(file.path, source, settings.providers, settings.threads)
+    log.info("%s: asked [%s], running on %s by %s", source, ", ".join(settings.providers), session.provider,
+             session.runtime)  # fmt: skip
+    try:
+        session.inputs = fitted(session.inputs, settings, "input")
+        fitted(session.outputs, settings, "output")
+    except StartError as error:
+        raise StartError(f"{source}: {error}") from error
+    shapes = _warm_up(file, session, settings)
+    model = Model(file.name, file.version, session, settings, file.path.name)
+    model.steady = _steady(file.path)
+    reason = _why_not_merged(file, session, settings, shapes)
+    if reason is None:
+        model.max_batch = settings.max_batch
+        log.info("%s: %s", model, _batching(settings.max_batch))
+    elif (settings.max_batch_size or 0) > 1:
+        log.warning("%s: no batching, although max_batch_size is %d: %s", model, settings.max_batch_size, reason)
+    else:
+        log.info("%s: no batching: %s", model, reason)
+    return model
+
+
+def _warm_up(file: ModelFile, session: Session, settings: Settings) -> warmup.Shapes | None:
+    """The shapes of one row that the model has taken; None: it was told to run nothing."""
+    configuration = settings.configuration
+    beside = file.path.parent / warmup.FILE
+    if configuration.skip_warmup or configuration.message.model_warmup:
+        if beside.exists():
+            log.warning("%s: %s has no effect: %s says how to warm up", session.source, beside, configuration.source)
+        if configuration.skip_warmup:
+            return None
+        return warmup.warm_up_on(session, samples_of(session, configuration, file.path.parent.parent / "warmup"))
+    return warmup.warm_up(session, file.path.parent)
+
+
+def _why_not_merged(file: ModelFile, session: Session, settings: Settings, shapes: warmup.Shapes | None) -> str | None:
+    if settings.max_batch == 1:
+        given = settings.max_batch_size
+        return "--max-batch is 1" if given is None else f"max_batch_size is {given} in {settings.configuration.source}"
+    if shapes is None:
+        return "the warm-up is skipped, so no batch was tried"
+    return warmup.batches(session, shapes, file.path, ranges_of(settings.configuration))
+
+
+def _steady(path: Path) -> bool:
+    try:
+        return steady(read_graph(path))
+    except (GraphError, OSError):  # then nobody knows
+        return False
+
+
+def _batching(rows: int) -> str:
+    return (
+        f"batches up to {rows} rows: its operators keep rows apart, and rows tried in batches gave what they gave "
+        f"alone (within {100 * warmup.TOLERANCE[4]:g} % of a 32-bit float)"
+    )
