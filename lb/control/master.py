@@ -26,13 +26,14 @@ from lb.control.certificate_watch import CertificateWatch
 from lb.control.configuration import load_configuration
 from lb.control.endpoints.discovered import DiscoveredPools
 from lb.control.endpoints.models import ModelReadiness
+from lb.control.endpoints.pool_calls import Asked, PoolCalls
 from lb.control.endpoints.steering import Steering
 from lb.control.logs import AccessLog, set_level
 from lb.control.options import MasterOptions
 from lb.control.parts import Parts
 from lb.control.preflight import check_model_servers
 from lb.control.publisher import Publisher
-from lb.control.registry import ENABLED, UP, Registry
+from lb.control.registry import DOWN, ENABLED, UP, Registry
 from lb.control.reload import ReloadResult, decide, short_of_room
 from lb.control.servers.managed import ManagedPools
 from lb.control.servers.pool import ModelServers, ServerContext
@@ -44,6 +45,7 @@ from lb.control.workers.fleet import Fleet
 from lb.errors import ConfigError, StartError, TidegateError
 from lb.health.agents import AgentMonitor
 from lb.health.check import Models
+from lb.health.checks.tls import check_tls
 from lb.health.load_reports import LoadReportMonitor
 from lb.health.monitor import HealthMonitor, Target
 from lb.health.transitions import TransitionLog
@@ -75,6 +77,7 @@ class Master:
     certificates: CertificateWatch
     models: ModelReadiness
     agents: AgentMonitor
+    pool_calls: PoolCalls
 
     def __init__(self, options: MasterOptions, clock: Clock | None = None) -> None:
         self._options = options
@@ -268,7 +271,7 @@ class Master:
         runtime = cleanup.enter_context(runtime_directory())
         context = ServerContext(
             runtime,
-            lambda pool, address: self.publisher.health_states.endpoint_exited(pool, address),
+            self._on_exit,
             lambda pool, address: self.publisher.inflight(pool, address),
             lambda pool, address: self.publisher.busy(pool, address),
             lambda pool: self.publisher.waiting(pool),
@@ -281,8 +284,15 @@ class Master:
         cleanup.push_async_callback(self._stop_model_servers)
         self.discovered = DiscoveredPools(lambda pool: self.publisher.endpoints_changed(pool), self._clock)
         cleanup.push_async_callback(self.discovered.close)
+        self.pool_calls = PoolCalls(self._callable_endpoints)
         self.fleet = Fleet(
-            workers, self.segment, self._options.fleet, self._clock, self.access_log.fileno, self._recover_cache
+            workers,
+            self.segment,
+            self._options.fleet,
+            self._clock,
+            self.access_log.fileno,
+            self._recover_cache,
+            self.pool_calls.answer,
         )
         tickets = TicketRing(self._clock.now())
         parts = Parts(
@@ -427,6 +437,22 @@ class Master:
             if fresh and usec:
                 self._notifier.watchdog()
             self.publisher.sweep()
+            self.pool_calls.follow([pool.name for pool in self.plan.pools] if self.plan is not None else [])
+
+    def _callable_endpoints(self, name: str) -> list[Asked]:
+        """The endpoints of a pool that are not down."""
+        pool = next((pool for pool in self.plan.pools if pool.name == name), None) if self.plan is not None else None
+        if pool is None:
+            return []
+        return [
+            Asked(endpoint.address, check_tls(pool, endpoint))
+            for endpoint in (*pool.endpoints, *pool.leaving)
+            if self.segment.health(endpoint.slot) != DOWN
+        ]
+
+    def _on_exit(self, pool: str, address: str) -> None:
+        self.publisher.health_states.endpoint_exited(pool, address)
+        self.pool_calls.ended(pool, address)
 
     def _on_health(self, target: Target, up: bool, reason: str) -> None:
         self.publisher.health_states.judge(target.pool, target.address, target.slot, up, reason)

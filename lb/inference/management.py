@@ -21,6 +21,8 @@ from lb.inference.describe import to_plain
 from lb.wire import grpc_service_pb2 as wire
 
 SERVICE = b"/inference.GRPCInferenceService/"
+# Whose answer of a single endpoint would say nothing of the pool: the master sums (lb.control.endpoints.pool_calls).
+WHOLE_POOL = (b"ModelStatistics",)
 JSON = "application/json"
 
 # What an endpoint offers over gRPC and these routes offer too; anything else it names would not work through here.
@@ -47,6 +49,8 @@ class Call(Struct, frozen=True):
     request: bytes
     render: Callable[[int, str, bytes], Reply]
     model: str = ""  # that it is about; "" = the server as a whole
+    method: bytes = b""  # of the protocol's service
+    whole_pool: bool = False  # the answer is the pool's, not one endpoint's (WHOLE_POOL)
 
 
 _MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
@@ -117,7 +121,9 @@ def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[
         return show(parsed)
 
     # Requests about a model, and no others, name it as `name`.
-    return Call(SERVICE + name, request.SerializeToString(), render, getattr(request, "name", ""))
+    return Call(
+        SERVICE + name, request.SerializeToString(), render, getattr(request, "name", ""), name, name in WHOLE_POOL
+    )
 
 
 def _json(value: Any) -> Reply:

@@ -102,6 +102,10 @@ class Proxy:
         self.over_limit = 0         # connections refused by listeners that are gone
         self.udp = UdpListeners(self.poller, segment, self.access)
 
+    def connect(self, ask: Callable[[str, str, bytes, Callable[[int, str, bytes], None]], None]) -> None:
+        """`ask` puts a question about a whole pool to the master."""
+        self.context.ask = ask
+
     def apply(self, plan: Plan, sockets: dict[str, int]) -> None:
         """`adopt` in one go."""
         for _ in self.adopt(plan, sockets):

@@ -71,6 +71,9 @@ class StandInProxy:
         self._served = 0
         self._draining = False
 
+    def connect(self, ask: worker.Ask) -> None:
+        """It asks nothing."""
+
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
         yield
         for listener in plan.listeners:

@@ -17,7 +17,7 @@ from lb.clock import MonotonicClock
 from lb.config.plan.plan import AccessLogPlan, Plan
 from lb.control.workers.adoption import SLICE_NS, Adoption
 from lb.control.workers.channel import Channel, Message
-from lb.control.workers.worker import Worker
+from lb.control.workers.worker import Ask, Worker
 from lb.errors import StartError
 
 
@@ -31,6 +31,9 @@ class SlowPath:
         self.begun: list[int] = []
         self.given_up: list[int] = []
         self.state = "serving"
+
+    def connect(self, ask: Ask) -> None:
+        self.ask = ask
 
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]:
         self.begun.append(plan.generation)
@@ -73,6 +76,7 @@ class Bed:
     worker: Worker
     master: Channel
     answers: list[tuple[int, str]] = field(default_factory=list)  # generation, error
+    asked: list[Message] = field(default_factory=list)
 
     def send(self, kind: str, generation: int = 0, **more: Any) -> None:
         self.master.send({"type": kind, "generation": generation, **more})
@@ -107,6 +111,8 @@ async def bed() -> AsyncIterator[Bed]:
     def heard(message: Message, fds: list[int]) -> None:
         if message["type"] == "applied":
             made.answers.append((message["generation"], message["error"]))
+        elif message["type"] == "ask":
+            made.asked.append(message)
 
     made = Bed(path, worker, Channel(loop, ours, heard, lambda reason: None))
     yield made
@@ -239,3 +245,34 @@ async def test_a_stop_ends_the_adoption_and_says_so() -> None:
         assert it.path.given_up == [2]
         assert it.answers[1:] == [(2, "the worker is draining"), (3, "the worker is draining")]
         assert it.worker.finished.done()
+
+
+async def test_questions_to_the_master_are_answered_each_by_its_number() -> None:
+    told: list[tuple[str, int, str, bytes]] = []
+
+    def teller(name: str) -> Any:
+        return lambda status, message, reply: told.append((name, status, message, reply))
+
+    async with bed() as made:
+        await made.running(1)
+        for name in "abc":
+            made.path.ask(name, "ModelStatistics", name.encode(), teller(name))
+        await made.until(lambda: len(made.asked) == 3)
+        assert [(m["pool"], m["method"], m["request"]) for m in made.asked] == [
+            (name, "ModelStatistics", name.encode()) for name in "abc"
+        ]
+        made.path.steps = 1000
+        made.plan(2)
+        await made.held(2)
+        made.master.send({"type": "told", "number": made.asked[1]["number"], "status": 0, "message": "", "reply": b"B"})
+        made.master.send(
+            {"type": "told", "number": made.asked[0]["number"], "status": 5, "message": "no", "reply": b""}
+        )
+        await made.until(lambda: len(told) == 2)  # while a plan is being adopted
+        assert told == [("b", 0, "", b"B"), ("a", 5, "no", b"")]
+        made.path.steps = 0
+        made.master.close()
+        await made.until(lambda: len(told) == 3)
+        assert told[2] == ("c", 14, "the master is gone", b"")
+        made.path.ask("d", "ModelStatistics", b"", teller("d"))
+        assert told[3] == ("d", 14, "the master is gone", b"")

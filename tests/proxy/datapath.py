@@ -24,6 +24,7 @@ from lb.config.plan.plan import (
     RoutePlan,
 )
 from lb.control.counters import series_of as plan_series
+from lb.control.endpoints.pool_calls import Asked, PoolCalls
 from lb.proxy.proxy import Proxy
 from lb.shared.segment import Segment
 from lb.telemetry.series import Series
@@ -72,14 +73,40 @@ POOL = PoolPlan(
 )  # fmt: skip
 
 
+class Consulted:
+    """The master's part in calls of whole pools, for a data path in the same process."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.down: set[str] = set()  # addresses that the master takes for down
+        self.calls = PoolCalls(self._endpoints, timeout=5.0)
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def _endpoints(self, name: str) -> list[Asked]:
+        addresses = [e.address for pool in self.plan.pools if pool.name == name for e in pool.endpoints]
+        return [Asked(address) for address in addresses if address not in self.down]
+
+    def ask(self, pool: str, method: str, request: bytes, told: Callable[[int, str, bytes], None]) -> None:
+        async def answer() -> None:
+            told(*await self.calls.answer(pool, method, request))
+
+        task = asyncio.get_running_loop().create_task(answer())
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+
 @dataclass
 class Gate:
-    """A running data path; `port` is its only listener's."""
+    """A running data path; `port` is its only listener's, `master` stands in for the master."""
 
     proxy: Proxy
     segment: Segment
     plan: Plan
     port: int
+
+    def __post_init__(self) -> None:
+        self.master = Consulted(self.plan)
+        self.proxy.connect(self.master.ask)
 
     def total(self, series: int) -> Series:
         return series_of(self.plan, self.segment, series)
@@ -179,7 +206,9 @@ class Site:
 
     def reload(self, gate: Gate, *, generation: int = 2, **changes: Any) -> None:
         """Applies the gate's first plan with `changes`."""
-        gate.proxy.apply(replace(gate.plan, generation=generation, **changes), {"web": self.descriptors[gate.port]})
+        plan = replace(gate.plan, generation=generation, **changes)
+        gate.proxy.apply(plan, {"web": self.descriptors[gate.port]})
+        gate.master.plan = plan
 
     def reload_pool(self, gate: Gate, *, generation: int = 2, **changes: Any) -> None:
         """The same with changes of its only pool."""

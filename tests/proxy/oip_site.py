@@ -47,7 +47,10 @@ class ModelServer:
     async def start(self) -> str:
         handlers = {"ModelInfer": grpc.unary_unary_rpc_method_handler(self._infer)}
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig"):
+        for method in (
+            "ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
+            "ModelStatistics",
+        ):  # fmt: skip
             handlers[method] = grpc.unary_unary_rpc_method_handler(self._manage(method))
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),)

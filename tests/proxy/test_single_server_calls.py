@@ -50,7 +50,7 @@ async def test_refused_over_grpc_web(site: Site) -> None:
     assert b"loading and unloading" in answer
 
 
-@pytest.mark.parametrize("method", ["RepositoryIndex", "ServerLive", "ModelStatistics"])
+@pytest.mark.parametrize("method", ["RepositoryIndex", "ServerLive", "ModelConfig"])
 async def test_what_only_reads_is_passed_on(site: Site, method: str) -> None:
     endpoint = Multiplexed("a", ["answer"])
     pool = {"protocol": "oip", "endpoints": [await site.endpoint(endpoint)]}

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct, field
@@ -28,6 +28,11 @@ log = logging.getLogger("tidegate.master")
 NOTICE = 1.0
 _EXPLAIN = 5.0  # seconds for a worker to explain a choice
 _LOOKS = 4  # at a worker's silence, before it is taken for hanging
+_RESOURCE_EXHAUSTED, _UNIMPLEMENTED = 8, 12  # of gRPC
+
+
+async def _unanswered(pool: str, method: str, request: bytes) -> tuple[int, str, bytes]:
+    return _UNIMPLEMENTED, f"{method} is not answered here", b""
 
 
 class PublishError(TidegateError):
@@ -58,6 +63,7 @@ class Fleet:
     """`size` workers on the running loop; `access_log` gives the descriptor of the open access log, or -1.
 
     `recover` is called when a worker has died, before it is replaced, to mend what it may have left in shared memory.
+    `answer(pool, method, request)` answers what workers ask of a whole pool: gRPC status, message and reply.
     """
 
     def __init__(
@@ -68,8 +74,11 @@ class Fleet:
         clock: Clock,
         access_log: Callable[[], int],
         recover: Callable[[], None] = lambda: None,
+        answer: Callable[[str, str, bytes], Awaitable[tuple[int, str, bytes]]] = _unanswered,
     ) -> None:
         self._recover = recover
+        self._answer = answer
+        self._answering: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._segment = segment
         self._settings = settings
@@ -303,9 +312,24 @@ class Fleet:
                 future = member.asked.get(message["number"])
                 if future is not None and not future.done():
                     future.set_result(message)
+            case "ask":
+                answering = self._loop.create_task(self._tell(member.channel, message))
+                self._answering.add(answering)
+                answering.add_done_callback(self._answering.discard)
             case other:
                 log.error("worker %d sent an unknown frame: %s", member.index, other)
         self._changed.set()
+
+    async def _tell(self, channel: Channel | None, asked: Message) -> None:
+        """Answers a worker's question about a pool, unless it is gone by then."""
+        status, text, reply = await self._answer(asked["pool"], asked["method"], asked["request"])
+        told = {"type": "told", "number": asked["number"], "status": status, "message": text, "reply": reply}
+        if channel is None:
+            return
+        try:
+            channel.send(told)
+        except ChannelError as error:
+            channel.send({**told, "status": _RESOURCE_EXHAUSTED, "message": f"the answer: {error}", "reply": b""})
 
     def _applied(self, member: Member, generation: int, error: str) -> None:
         if not error:

@@ -3,9 +3,9 @@
 
 Frames from the master: `sockets` (descriptors to keep by id), `plan` (swap to it and answer `applied`), `commit` and
 `revert` (keep or undo the last plan), `log` (a new access log descriptor), `explain` (answer `explained`) and `stop`
-(drain, then exit 0). Frames to the master: `hello`, `applied`, `explained`, `beat`. A plan is taken bit by bit
-(lb.control.workers.adoption); what comes meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which
-end it.
+(drain, then exit 0), `told` (the answer to an `ask`). Frames to the master: `hello`, `applied`, `explained`, `beat`,
+`ask` (a call whose answer is a whole pool's). A plan is taken bit by bit (lb.control.workers.adoption); what comes
+meanwhile waits its turn, but for a `revert` of that plan and a `stop`, which end it, and for a `told`.
 
 Signals are the master's business: a terminal's Ctrl-C reaches every process of the group, so SIGINT is ignored here,
 and so are those by which operators talk to the master (lb.control.signals).
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -44,9 +45,17 @@ from lb.shared.segment import Segment
 
 BEAT = 1.0  # seconds between two heartbeats
 _DRAIN_POLL = 0.05
+_UNAVAILABLE = 14  # of gRPC
 _UNKNOWN_DRAIN_NS = 30_000_000_000  # the master died before its first plan
 
 log = logging.getLogger("tidegate.worker")
+
+
+Told = Callable[[int, str, bytes], None]
+"""Takes the answer to a gRPC call: status, message, reply."""
+Ask = Callable[[str, str, bytes, Told], None]
+"""Asks the master what a pool answers to a method of the Open Inference Protocol: pool, method, request, and what takes
+the answer. That is called once, also before this returns."""
 
 
 class DataPath(Protocol):
@@ -56,8 +65,10 @@ class DataPath(Protocol):
     stays. One is under way at a time. The sockets stay the worker's: it closes one only after an `adopt` whose
     `sockets` no longer has it. Whether to log accesses is the plan's word; the
     descriptor is always open, and what it refers to is changed underneath (dup2), so that reopening needs no call.
+    `connect` comes before the first plan, with the way to the master.
     """
 
+    def connect(self, ask: Ask) -> None: ...
     def adopt(self, plan: Plan, sockets: dict[str, int]) -> Iterator[None]: ...
     def stop_accepting(self) -> None: ...
     def drain(self) -> None: ...
@@ -94,7 +105,10 @@ class Worker:
         self._drain_deadline: int | None = None
         self._clock = MonotonicClock()
         self.finished: asyncio.Future[None] = loop.create_future()
+        self._questions = itertools.count()
+        self._asked: dict[int, Told] = {}
         self._channel = Channel(loop, sock, self._on_message, self._master_gone)
+        data_path.connect(self.ask)
         self._handlers: dict[str, Callable[[Message, list[int]], None]] = {
             "sockets": self._on_sockets,
             "plan": self._on_plan,
@@ -103,6 +117,7 @@ class Worker:
             "log": self._on_log,
             "explain": self._on_explain,
             "stop": self._on_stop,
+            "told": self._on_told,
         }
 
     def start(self) -> None:
@@ -143,11 +158,16 @@ class Worker:
 
     def _master_gone(self, reason: str) -> None:
         log.warning("the channel to the master ended (%s): draining", reason)
+        while self._asked:
+            self._asked.popitem()[1](_UNAVAILABLE, "the master is gone", b"")
         self.terminated()
 
     def _on_message(self, message: Message, fds: list[int]) -> None:
         kind = message.get("type")
-        if self._adoption is not None and kind != "stop":  # each frame is about what the ones before it have left
+        if self._adoption is not None and kind not in (
+            "stop",
+            "told",
+        ):  # each frame is about what the ones before it have left
             self._waiting.append((message, fds))
             if kind == "revert" and message["generation"] == self._adopting:
                 self._abandon()
@@ -247,6 +267,18 @@ class Worker:
             log.exception("a request was not explained")
             answer["error"] = f"internal error: {unexpected!r}"
         self._channel.send(answer)
+
+    def ask(self, pool: str, method: str, request: bytes, told: Told) -> None:
+        """See Ask. Without a master the answer is UNAVAILABLE."""
+        if self._channel.closed:
+            return told(_UNAVAILABLE, "the master is gone", b"")
+        number = next(self._questions)
+        self._asked[number] = told
+        self._channel.send({"type": "ask", "number": number, "pool": pool, "method": method, "request": request})
+        return None
+
+    def _on_told(self, message: Message, fds: list[int]) -> None:
+        self._asked.pop(message["number"])(message["status"], message["message"], message["reply"])
 
     def _on_stop(self, message: Message, fds: list[int]) -> None:
         self.drain(message["drain_timeout_ns"])

@@ -80,11 +80,13 @@ _BY_RESET: dict[int, Status] = {
 
 
 class CallFailed(CheckFailed):
-    """A call that did not end with OK; `code` says how, and the message is what an operator reads."""
+    """A call that did not end with OK; `code` says how, `details` is the server's word on it, and the message is what
+    an operator reads."""
 
     def __init__(self, code: Status, details: str = "") -> None:
         super().__init__(f"{code.name}: {details}" if details else code.name)
         self.code = code
+        self.details = details
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,7 @@ from lb.proxy.exchange.http1_attempt cimport Http1Attempt
 from lb.proxy.exchange.http2_attempt cimport Http2Attempt
 from lb.proxy.exchange.inference_attempt cimport InferenceAttempt
 from lb.proxy.exchange.inference_body cimport InferContext
+from lb.proxy.exchange.pool_call cimport asks_pool, new_pool_call
 from lb.proxy.routing.last_hop cimport answers_last_hop
 from lb.proxy.routing.normalize cimport (
     NORMAL_HIDE_ALIASES, NORMAL_READINGS, NORMAL_REFUSE_ALIASES, is_target, normalize,
@@ -196,6 +197,11 @@ cdef class Admission:
         exchange.grpc = SPEAKS_GRPC if grpc else SPEAKS_HTTP
         if protocol == POOL_HTTP:
             attempt = Http1Attempt.__new__(Http1Attempt)
+        elif protocol == POOL_OIP and asks_pool(scan) and (grpc or web_kind_of(scan) != WEB_NONE):
+            if not grpc:
+                exchange.grpc = SPEAKS_WEB if web_kind_of(scan) == WEB_BINARY else SPEAKS_WEB_TEXT
+            attempt = Attempt.__new__(Attempt)       # which is never made: the master asks
+            exchange.source = new_pool_call(self.context.ask, exchange)
         elif protocol == POOL_HTTP2 or grpc and (protocol == POOL_GRPC or protocol == POOL_OIP):
             attempt = Http2Attempt.__new__(Http2Attempt)
         else:

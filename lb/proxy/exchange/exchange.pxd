@@ -28,7 +28,7 @@ from lb.upstream.excluded cimport tg_excluded
 
 cdef enum:
     X_NEW = 0                         # the head is being looked at
-    X_REQUEST                         # the body source has to see more of the body before an endpoint is chosen
+    X_REQUEST                         # before an endpoint: the body source reads, or has asked the master instead
     X_QUEUED                          # no endpoint has room: it waits in the pool's queue
     X_ATTEMPT                         # an attempt is under way; its state says how far
     X_BACKOFF                         # an attempt has failed; the next one comes after a pause
@@ -80,6 +80,8 @@ cdef class BodySource:
     cdef void answer_begins(self, Exchange exchange, bint last) noexcept
     # The attempt has ended well, and is about to be released.
     cdef void ended_well(self, Exchange exchange) noexcept
+    # The answer to what it asked of the master (question.pxd): a gRPC status, its message and the reply.
+    cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept
     # Nobody waits for the answer any more, or there will be none.
     cdef void leave(self, Exchange exchange) noexcept
 

@@ -104,7 +104,7 @@ cdef enum:
 cdef tg_states TABLE
 TABLE.machine = b"exchange"
 tg_state(&TABLE, b"new", 1 << X_REQUEST | 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
-tg_state(&TABLE, b"request", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
+tg_state(&TABLE, b"request", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_ANSWERING | 1 << X_DONE)
 tg_state(&TABLE, b"queued", 1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_DONE)
 tg_state(&TABLE, b"attempt", (
     1 << X_QUEUED | 1 << X_ATTEMPT | 1 << X_BACKOFF | 1 << X_ANSWERING | 1 << X_UPGRADED | 1 << X_DONE
@@ -149,6 +149,9 @@ cdef class BodySource:
         pass
 
     cdef void ended_well(self, Exchange exchange) noexcept:
+        pass
+
+    cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
         pass
 
     cdef void leave(self, Exchange exchange) noexcept:

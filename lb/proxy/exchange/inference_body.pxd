@@ -11,6 +11,7 @@ from lb.shared.segment cimport Segment
 from lb.inference.request cimport InferRequest
 from lb.inference.response cimport InferResponse
 from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.exchange.question cimport Question
 
 
 cdef class InferContext:
@@ -20,6 +21,7 @@ cdef class InferContext:
     cdef ResultCache cache            # None = no result cache
     cdef Flights flights
     cdef tg_buffer stored             # a message on its way into, or out of, the cache
+    cdef public object ask            # lb.control.workers.worker.Ask
 
     cdef InferenceBody new_body(self)
 
@@ -39,6 +41,7 @@ cdef class InferenceBody(BodySource):
     cdef bint leading                 # others wait for this exchange's answer
     cdef bint following
     cdef bint stored                  # the answer went into the cache
+    cdef Question question            # to the master; None: there is none
 
     # Its units, where requests are weighed.
     cdef double units(self, Exchange exchange) noexcept

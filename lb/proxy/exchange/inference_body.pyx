@@ -13,6 +13,7 @@ import logging
 from lb.errors import TidegateError
 from lb.inference import management
 from lb.inference.compression import decompress
+from lb.proxy.exchange.question import nobody
 
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint64_t
@@ -41,6 +42,7 @@ from lb.inference.response cimport InferResponse, render, store_form
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, BodySource, Exchange,
 )
+from lb.proxy.exchange.question cimport put_question
 from lb.upstream.attempt cimport Attempt
 from lb.upstream.load.cost cimport UNIT_BYTES, PoolCosts
 from lb.upstream.connections.http2 cimport Http2Channel
@@ -62,6 +64,7 @@ cdef class InferContext:
         self.poller = poller
         self.segment = segment
         self.flights = Flights()
+        self.ask = nobody
 
     def __dealloc__(self):
         tg_buffer_free(&self.stored)
@@ -191,7 +194,13 @@ cdef class InferenceBody(BodySource):
     cdef bytes model(self):
         return self.name
 
+    cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
+        exchange.grpc_status = <short>status
+        management_answered(self, exchange, status, message, reply)
+
     cdef void leave(self, Exchange exchange) noexcept:
+        if self.question is not None:
+            self.question.exchange = None
         leave_flight(self, exchange)
 
 
@@ -440,6 +449,9 @@ cdef void run_management(InferenceBody body, Exchange exchange) noexcept:
         answer_management(exchange, made)
         return
     body.management = made
+    if made.whole_pool:
+        body.question = put_question(body.context.ask, exchange, made.method.decode(), made.request)
+        return
     body.any_endpoint = True                  # an inference cannot be answered where the model is not ready, this can
     if exchange.pool.models is not None and made.model:
         exchange.want_model(made.model.encode())

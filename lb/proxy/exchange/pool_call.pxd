@@ -1,0 +1,24 @@
+"""A gRPC call whose answer is a whole pool's: its request is gathered, and the master asks the endpoints."""
+
+from lb.http.head cimport Scan
+from lb.net.buffer cimport tg_buffer
+from lb.proxy.exchange.exchange cimport BodySource, Exchange
+from lb.proxy.exchange.grpc_web_codec cimport WebCodec
+from lb.proxy.exchange.question cimport Question
+
+
+cdef class PoolCall(BodySource):
+    cdef object ask                   # lb.control.workers.worker.Ask
+    cdef WebCodec web                 # None: the client speaks gRPC
+    cdef tg_buffer body               # of the request, gRPC's prefix included
+    cdef Question question            # None: it has not been put
+
+    cdef void keep(self, Exchange exchange, const char *data, size_t size) noexcept
+    cdef void put(self, Exchange exchange) noexcept
+    cdef void send(self, Exchange exchange, const tg_buffer *frame, Scan *scan) noexcept
+
+
+# Whether the request's path is one of those calls.
+cdef bint asks_pool(const Scan *scan) noexcept nogil
+# Its body source.
+cdef PoolCall new_pool_call(object ask, Exchange exchange)

@@ -1,0 +1,175 @@
+"""A gRPC call whose answer is a whole pool's: see pool_call.pxd. Over REST the same is asked by inference_body.pyx."""
+
+from cpython.object cimport PyTypeObject
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcmp, memset
+from lb.failure cimport FAIL_BAD_BODY, FAIL_BODY_TOO_LARGE, FAIL_NO_MEMORY, FAIL_NOT_IMPLEMENTED
+from lb.http.grpc.text cimport grpc_timeout_ns
+from lb.http.head cimport H_GRPC_TIMEOUT, Field, Scan, classify, scan_begin, scan_field
+from lb.http.head_text cimport append_number
+from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_size
+from lb.net.ending cimport tg_end_by
+from lb.net.stream cimport iovec
+from lb.proxy.exchange.exchange cimport X_ANSWERING, X_DONE, X_REQUEST, BodySource, Exchange
+from lb.proxy.exchange.grpc_web_codec cimport WebCodec
+from lb.proxy.exchange.question cimport put_question
+from lb.proxy.exchange.refusal cimport SPEAKS_WEB, SPEAKS_WEB_TEXT, grpc_message
+
+cdef enum:
+    PREFIX = 5                        # of a message: whether it is compressed, and its length
+    # Of a request, which names a model and a version.
+    LARGEST = 64 * 1024
+
+cdef const char *PATH = b"/inference.GRPCInferenceService/ModelStatistics"
+cdef size_t PATH_LENGTH = 47
+cdef str METHOD = "ModelStatistics"
+
+
+cdef bint asks_pool(const Scan *scan) noexcept nogil:
+    return scan.target_length == PATH_LENGTH and memcmp(scan.target, PATH, PATH_LENGTH) == 0
+
+
+cdef PoolCall new_pool_call(object ask, Exchange exchange):
+    cdef PoolCall call = PoolCall.__new__(PoolCall)
+    call.ask = ask
+    if exchange.grpc >= SPEAKS_WEB:
+        call.web = WebCodec.__new__(WebCodec)
+        call.web.text = exchange.grpc == SPEAKS_WEB_TEXT
+    return call
+
+
+cdef class PoolCall(BodySource):
+
+    cdef void begin(self, Exchange exchange, Scan *scan) noexcept:
+        cdef Field *field
+        cdef uint64_t allowed
+        if scan.first[H_GRPC_TIMEOUT] >= 0:
+            field = &scan.fields[scan.first[H_GRPC_TIMEOUT]]
+            allowed = grpc_timeout_ns(field.value, field.value_length)
+            if allowed and exchange.started + allowed < exchange.expires:
+                exchange.expires = exchange.started + allowed
+                exchange.client.poller.arm(exchange, exchange.expires)
+        exchange.move(X_REQUEST)
+
+    cdef void take(self, Exchange exchange, const iovec *spans, int count, size_t size, bint last) noexcept:
+        cdef int i
+        if exchange.state != X_REQUEST or self.question is not None:
+            return
+        if self.web is not None and self.web.text:
+            if not self.web.decode(exchange, spans, count, last):
+                return
+            self.keep(exchange, tg_buffer_head(&self.web.piece), tg_buffer_size(&self.web.piece))
+        else:
+            for i in range(count):
+                self.keep(exchange, <const char *>spans[i].iov_base, spans[i].iov_len)
+        if last and exchange.state == X_REQUEST:
+            exchange.request_complete = True
+            exchange.wants_body = False
+            self.put(exchange)
+
+    cdef void keep(self, Exchange exchange, const char *data, size_t size) noexcept:
+        if exchange.state != X_REQUEST:
+            return
+        if tg_buffer_size(&self.body) + size > LARGEST:
+            exchange.fail(FAIL_BODY_TOO_LARGE, f"a request of {METHOD} has at most {LARGEST} bytes")
+        elif tg_buffer_append(&self.body, data, size) < 0:
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
+
+    cdef void put(self, Exchange exchange) noexcept:
+        """The request is here: the master is asked."""
+        cdef const unsigned char *data = <const unsigned char *>tg_buffer_head(&self.body)
+        cdef size_t size = tg_buffer_size(&self.body)
+        if size >= PREFIX and data[0]:
+            exchange.fail(FAIL_NOT_IMPLEMENTED, "compressed requests of this method are not supported")
+            return
+        if size < PREFIX or size - PREFIX != (
+                <size_t>data[1] << 24 | <size_t>data[2] << 16 | <size_t>data[3] << 8 | <size_t>data[4]):
+            exchange.fail(FAIL_BAD_BODY, "the body is not one message of gRPC")
+            return
+        self.question = put_question(self.ask, exchange, METHOD, (<const char *>data)[PREFIX:size])
+
+    cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
+        cdef Scan scan
+        cdef tg_buffer frame, code, extra
+        cdef bytes text = grpc_message(message)
+        cdef bint ok = status == 0
+        exchange.grpc_status = <short>status
+        exchange.status = 200
+        exchange.first_byte_at = exchange.client.poller.now
+        exchange.move(X_ANSWERING)
+        memset(&frame, 0, sizeof(frame))
+        memset(&code, 0, sizeof(code))
+        memset(&extra, 0, sizeof(extra))
+        scan_begin(&scan)
+        scan.version = 20
+        scan.status = 200
+        scan.has_length = scan.chunked = scan.complete = scan.websocket = False
+        scan.span_count = scan.trailer_count = 0
+        scan.max_fields = 1
+        if (scan_field(&scan, b"content-type", 12, b"application/grpc", 16) < 0
+                or ok and frame_message(&frame, reply) < 0
+                or append_number(&code, <uint64_t>status) < 0):
+            exchange.fail(FAIL_NO_MEMORY, "out of memory")
+        elif self.web is None or self.web.rewrite_answer(exchange, &scan, False):
+            exchange.append_endpoint(&extra)
+            if exchange.route.response_fields is not None:
+                exchange.route.response_fields.apply(&scan)
+            exchange.client.respond(&scan, &extra, False)
+            scan.trailer_count = 1 if ok else 2
+            trailer(&scan.trailers[0], b"grpc-status", 11, tg_buffer_head(&code), tg_buffer_size(&code))
+            trailer(&scan.trailers[1], b"grpc-message", 12, <const char *>text, <size_t>len(text))
+            self.send(exchange, &frame, &scan)
+        tg_buffer_free(&frame)
+        tg_buffer_free(&code)
+        tg_buffer_free(&extra)
+
+    cdef void send(self, Exchange exchange, const tg_buffer *frame, Scan *scan) noexcept:
+        """What follows the answer's head."""
+        cdef iovec part
+        part.iov_base = tg_buffer_head(frame)
+        part.iov_len = tg_buffer_size(frame)
+        if part.iov_len and self.web is not None and self.web.text and not self.web.encode(exchange, &part):
+            return
+        exchange.bytes_out += part.iov_len
+        if part.iov_len and exchange.state != X_DONE:
+            exchange.client.respond_body(&part, 1)
+        if exchange.state == X_DONE:          # the client left meanwhile
+            return
+        if self.web is not None:
+            self.web.send_trailers(exchange, scan)
+        else:
+            exchange.client.respond_trailers(scan)
+        if exchange.state != X_DONE:
+            exchange.end()
+
+    cdef void leave(self, Exchange exchange) noexcept:
+        if self.question is not None:
+            self.question.exchange = None
+
+
+cdef void end_call(void *call) noexcept:
+    tg_buffer_free(&(<PoolCall>call).body)
+
+
+tg_end_by(<PyTypeObject *>PoolCall, end_call)
+
+
+cdef int frame_message(tg_buffer *out, bytes message) noexcept:
+    cdef size_t size = <size_t>len(message)
+    cdef char[PREFIX] prefix
+    prefix[0] = 0
+    prefix[1] = <char>(size >> 24)
+    prefix[2] = <char>(size >> 16)
+    prefix[3] = <char>(size >> 8)
+    prefix[4] = <char>size
+    if tg_buffer_append(out, prefix, PREFIX) < 0:
+        return -1
+    return tg_buffer_append(out, <const char *>message, size)
+
+
+cdef void trailer(Field *field, const char *name, size_t name_size, const char *value, size_t n) noexcept nogil:
+    field.name = name
+    field.name_length = <uint32_t>name_size
+    field.value = value
+    field.value_length = <uint32_t>n
+    classify(field)
