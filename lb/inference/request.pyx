@@ -24,6 +24,7 @@ from lb.inference.template cimport InputSpec, OutputSpec, Template, build_templa
 
 import orjson
 
+from lb.inference import nonfinite
 from lb.inference.errors import OipError
 
 cdef enum:
@@ -143,7 +144,22 @@ cdef object load_json(object text):
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise OipError(f"the request is not valid JSON: {error}") from None
+        refused = error
+    try:
+        return nonfinite.load(text)
+    except nonfinite.TooLong as error:
+        raise OipError(str(error)) from None
+    except ValueError:
+        raise OipError(f"the request is not valid JSON: {refused}") from None
+
+
+cdef Template describe(bytes model, bytes version, object document):
+    try:
+        return build_template(model, version, document)
+    except UnicodeEncodeError:
+        raise OipError("the request is not valid JSON: a string has half a surrogate pair") from None
+    except OverflowError:
+        raise OipError("a number of the request is out of any range") from None
 
 
 cdef InferRequest assemble(Template template, bytes model, bytes version, bytes id_, const char *tail,
@@ -253,14 +269,14 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
             document = load_json(key[8 + len(model) + len(version):])
             if at and isinstance(document, dict) and "id" in <dict>document:
                 raise OipError("'id' occurs twice")
-            template = build_template(model, version, document)
+            template = describe(model, version, document)
             # A template with data of its own is worth keeping only where the whole body may come again.
             if json_length < 0 or template.binary_inputs == template.input_count:
                 memo.put(key, template)
     else:
         at = 0
         document = load_json(PyMemoryView_FromMemory(<char *>body, <Py_ssize_t>json_size, PyBUF_READ))
-        template = build_template(model, version, document)
+        template = describe(model, version, document)
     if json_length < 0 and template.binary_inputs:
         raise OipError("binary_data_size without the header Inference-Header-Content-Length")
     text = template.id if at == 0 else id_.data[:id_.size]

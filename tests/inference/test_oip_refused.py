@@ -13,6 +13,7 @@ from oip_requests import BASE, FP32, one
 from oip_tools import DATATYPES, NUMPY, Tensor, encode, tensor_of
 
 from lb.inference.errors import OipError
+from lb.inference.nonfinite import LARGEST
 from lb.wire.grpc_service_pb2 import ModelInferRequest
 
 
@@ -30,12 +31,42 @@ from lb.wire.grpc_service_pb2 import ModelInferRequest
         ("INT64", [2, 0], [[], []], b""),
         ("INT64", [0, 1 << 62], [], b""),
         ("BYTES", [2], ["", "a\0é"], struct.pack("<I", 0) + struct.pack("<I", 4) + "a\0é".encode()),
+        # Literals that only Python's json module writes.
+        ("FP32", [3], [np.nan, np.inf, -np.inf], np.array([np.nan, np.inf, -np.inf], "<f4").tobytes()),
+        ("FP64", [1, 2], [[0.5, np.inf]], np.array([0.5, np.inf], "<f8").tobytes()),
+        ("FP16", [2], [-np.inf, 1], np.array([-np.inf, 1], "<f2").tobytes()),
+        ("BF16", [2], [-np.inf, 1], b"\x80\xff\x80\x3f"),
     ],
 )
 def test_json_data(datatype: str, shape: list[int], data: Any, raw: bytes) -> None:
     document = {"inputs": [{"name": "x", "shape": shape, "datatype": datatype, "data": data}]}
     message = ModelInferRequest.FromString(parse_request(b"m", b"", json.dumps(document).encode()).message())
     assert list(message.raw_input_contents) == [raw]
+
+
+def test_literals_beyond_json_in_the_json_part_of_binary_requests() -> None:
+    item = {"name": "x", "shape": [2], "datatype": "FP32"}
+    for _ in range(2):  # the second comes from what was kept of the first
+        head = json.dumps(
+            {"inputs": [item | {"parameters": {"binary_data_size": 8}}, item | {"name": "y", "data": [np.nan, 2]}]}
+        )
+        request = parse_request(b"m", b"", head.encode() + bytes(8), len(head))
+        message = ModelInferRequest.FromString(request.message())
+        assert list(message.raw_input_contents) == [bytes(8), np.array([np.nan, 2], "<f4").tobytes()]
+
+
+def test_literals_beyond_json_are_taken_in_bodies_of_a_limited_size() -> None:
+    values = [1.5] * (LARGEST // 5)
+    for count, passes in ((len(values) * 4 // 5, True), (len(values) + 10, False)):
+        data = [*values[: count - 1], np.nan]
+        data += [1.5] * (count - len(data))
+        body = json.dumps({"inputs": [{"name": "x", "shape": [count], "datatype": "FP32", "data": data}]}).encode()
+        assert (len(body) <= LARGEST) is passes
+        if passes:
+            assert parse_request(b"m", b"", body).message().endswith(np.array([1.5, np.nan], "<f4").tobytes())
+        else:
+            with pytest.raises(OipError, match="send binary data"):
+                parse_request(b"m", b"", body)
 
 
 def test_requests_without_inputs_pass() -> None:
@@ -65,7 +96,19 @@ BAD_JSON = [
     (b'{"inputs":[],}', "not valid JSON"),
     (b'{"id":"a",,"inputs":[]}', "not valid JSON"),
     (b'{"id":"a","id":"b","inputs":[]}', "'id' occurs twice"),
-    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[NaN]}]}', "not valid JSON"),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[nan]}]}', "not valid JSON"),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":[NaN,]}]}', "not valid JSON"),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP32","data":["Infinity"}]}', "not valid JSON"),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"INT32","data":[NaN]}]}', "nan is not an integer"),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"BOOL","data":[Infinity]}]}', "inf is not a value"),
+    (b'{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":[NaN]}]}', "nan is not a string"),
+    (b'{"inputs":[{"name":"x","shape":[NaN],"datatype":"FP32","data":[1]}]}', "'shape' must be a non-negative integer"),
+    (b'{"id":NaN,"inputs":[]}', "'id' must be a string"),
+    (b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[NaN,1' + b"0" * 400 + b"]}]}", "out of any range"),
+    (b'{"inputs":[{"name":"x","shape":[2],"datatype":"FP32","data":[NaN,1' + b"0" * 9000 + b"]}]}", "not valid JSON"),
+    (b'{"inputs":[{"name":"\xffNaN","shape":[1],"datatype":"FP64","data":[NaN]}]}', "not valid JSON"),
+    (b'{"id":"\\ud800","parameters":{"a":NaN},"inputs":[]}', "half a surrogate pair"),
+    (b"[" * 100000 + b"NaN" + b"]" * 100000, "not valid JSON"),
     (b'{"inputs":[{"name":"x","shape":[1],"datatype":"FP64","data":[1e999]}]}', "not valid JSON"),
     (b'{"inputs":[{"name":"\xff","shape":[1],"datatype":"FP64","data":[1]}]}', "not valid JSON"),
     (b'{"inputs":[{"name":"x","shape":[1],"datatype":"BYTES","data":["\\ud800"]}]}', "not valid JSON"),

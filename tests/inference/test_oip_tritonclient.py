@@ -17,6 +17,7 @@ ARRAYS = {
     "bytes": np.array([[b"ab", "é".encode()], [b"", b"c"]], dtype=object),
     "half": np.array([0.5, -2, np.inf, 6e-8], "f2"),
     "single": np.random.default_rng(3).standard_normal((3, 50)).astype("f4"),
+    "special": np.array([[np.nan, np.inf], [-np.inf, 0.5]], "f4"),
     "double": np.array([[[1e300]]], "f8"),
     "small": np.array([-128, 127], "i1"),
     "large": np.array([2**64 - 1], "u8"),
