@@ -15,6 +15,7 @@ from lb.net.ip cimport AF_INET, AF_INET6
 from lb.net.proxy_header cimport (
     PROXY_BAD, PROXY_CHECKSUM, PROXY_LONG, PROXY_MORE, PROXY_NONE, proxy_parse, proxy_write, tg_ends, tg_proxy, tg_tlvs,
 )
+from lb.http.codings cimport accept_codings, best_coding, tg_accepted
 from lb.http.set_cookie cimport read_set_cookie
 from lb.net.source_key cimport hash_source, tg_prefixes
 from lb.net.stream cimport iovec
@@ -60,6 +61,15 @@ def parse_hello(bytes data not None):
         protocols.append(names[1:1 + names[0]])
         names = names[1 + names[0]:]
     return hello.sni[:hello.sni_length].decode("ascii"), protocols
+
+
+def coding_for(*fields: bytes) -> str:
+    """The coding for an answer to a request with these Accept-Encoding fields."""
+    cdef tg_accepted accepted
+    memset(&accepted, 0, sizeof(accepted))
+    for field in fields:
+        accept_codings(&accepted, <bytes>field, <size_t>len(<bytes>field))
+    return ("identity", "gzip", "deflate")[best_coding(&accepted)]
 
 
 def parse_proxy_header(bytes data not None):

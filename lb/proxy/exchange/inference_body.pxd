@@ -36,6 +36,7 @@ cdef class InferenceBody(BodySource):
     cdef bytes name                   # of the model
     cdef bytes version
     cdef bytes encoding               # Content-Encoding, b"" = none
+    cdef unsigned char coding         # of the answer, as the client wants it: CODING_… of lb.http.codings
     cdef Py_ssize_t json_length
     cdef bytes digest                 # the key in the cache, None = not cached
     cdef bint leading                 # others wait for this exchange's answer

@@ -12,9 +12,11 @@ goes the same way past codec and cache.
 import logging
 from lb.errors import TidegateError
 from lb.inference import management
-from lb.inference.compression import decompress
+from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
 from lb.proxy.exchange.question import nobody
 
+from cpython.buffer cimport PyBUF_READ
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memset
@@ -26,7 +28,8 @@ from lb.net.buffer cimport (
     tg_buffer_tail,
 )
 from lb.shared.hashing cimport hash64
-from lb.http.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal
+from lb.http.codings cimport CODING_GZIP, CODING_IDENTITY, accept_codings, best_coding, tg_accepted
+from lb.http.head cimport H_CONTENT_ENCODING, H_INFERENCE_LENGTH, Field, Scan, parse_decimal, same_name
 from lb.http.head_text cimport append_number, append_text
 from lb.http.methods cimport method_text
 from lb.net.poller cimport Poller
@@ -234,6 +237,7 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
             exchange.fail(failure.failure.kind, str(failure))
             return False
         body.version = version.data[:version.size]
+        body.coding = <unsigned char>wanted_coding(scan)
         if exchange.pool.models is not None:
             exchange.want_model(body.name)
     else:
@@ -251,6 +255,18 @@ cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) n
             return False
         body.json_length = <Py_ssize_t>length
     return True
+
+
+cdef int wanted_coding(Scan *scan) noexcept:
+    cdef tg_accepted accepted
+    cdef Field *field
+    cdef int i
+    memset(&accepted, 0, sizeof(accepted))
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.name_length == 15 and same_name(field.name, 15, b"accept-encoding"):
+            accept_codings(&accepted, field.value, field.value_length)
+    return best_coding(&accepted)
 
 
 cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
@@ -310,9 +326,25 @@ cdef InferResponse rendered(InferenceBody body, Exchange exchange, const char *m
 
 
 cdef void respond(InferenceBody body, Exchange exchange, InferResponse response) noexcept:
-    """The answer, with what RFC 9211 says of the cache."""
+    """The answer, compressed where the client wants that, with what RFC 9211 says of the cache."""
     cdef tg_buffer head
+    cdef iovec whole
+    cdef const iovec *parts = response.parts
+    cdef int count = response.part_count
+    cdef bytes packed = None
+    cdef uint64_t size = response.size
     memset(&head, 0, sizeof(head))
+    if LEAST <= size <= MOST:
+        append_text(&head, b"Vary: Accept-Encoding\r\n")
+        if body.coding != CODING_IDENTITY:
+            packed = compressed(response, b"gzip" if body.coding == CODING_GZIP else b"deflate")
+    if packed is not None:
+        append_text(&head, b"Content-Encoding: ")
+        append_text(&head, b"gzip\r\n" if body.coding == CODING_GZIP else b"deflate\r\n")
+        whole.iov_base = <char *>packed
+        whole.iov_len = size = <uint64_t>len(packed)
+        parts = &whole
+        count = 1
     if response.json_length < 0:
         append_text(&head, b"Content-Type: application/json\r\n")
     else:
@@ -332,10 +364,29 @@ cdef void respond(InferenceBody body, Exchange exchange, InferResponse response)
     elif exchange.cache == CACHE_BYPASS:
         append_text(&head, b"Cache-Status: tidegate; fwd=bypass\r\n")
     exchange.status = 200
-    exchange.bytes_out = response.size
+    exchange.bytes_out = size
     exchange.record()
-    exchange.client.respond_whole(200, &head, response.parts, response.part_count)
+    exchange.client.respond_whole(200, &head, parts, count)
     tg_buffer_free(&head)
+
+
+cdef uint64_t LEAST = COMPRESS_LEAST
+cdef uint64_t MOST = COMPRESS_MOST
+
+
+cdef bytes compressed(InferResponse response, bytes encoding):
+    """The body in that encoding; None where it would not be shorter, or memory is short."""
+    cdef int i
+    cdef const iovec *parts = response.parts
+    cdef bytes packed
+    try:
+        packed = compress(encoding, [
+            PyMemoryView_FromMemory(<char *>parts[i].iov_base, <Py_ssize_t>parts[i].iov_len, PyBUF_READ)
+            for i in range(response.part_count)
+        ])
+    except MemoryError:
+        return None
+    return packed if <uint64_t>len(packed) < response.size else None
 
 
 cdef enum:
