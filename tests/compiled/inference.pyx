@@ -1,8 +1,9 @@
 """Compiled functions of the inference protocol, called from Python: messages and bodies as bytes."""
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint64_t
 from lb.net.buffer cimport tg_buffer, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.grpc.protobuf cimport span
+from lb.inference.first_timeout cimport TIMEOUT_FOUND, TIMEOUT_MORE, first_timeout
 from lb.inference.first_batch cimport first_batch, tg_batch
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.floats cimport (
@@ -12,6 +13,14 @@ from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_inf
 from lb.inference.request cimport InferRequest, bodies, headers, parse_http
 from lb.inference.response cimport InferResponse, render, store_form
 from lb.inference.sequence cimport LOOK_MORE, LOOK_NONE, look_for_sequence, looked, tg_sequence
+
+
+def find_first_timeout(bytes data not None):
+    """Microseconds, 0 = none; None: more is needed."""
+    cdef uint64_t us = 0
+    cdef int found = first_timeout(<const char *> data, <size_t> len(data), &us)
+    assert (us > 0) == (found == TIMEOUT_FOUND)
+    return None if found == TIMEOUT_MORE else us
 
 
 def find_first_batch(bytes data not None):

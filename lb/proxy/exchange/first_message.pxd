@@ -1,7 +1,8 @@
 """The first message of a gRPC call as a body source: where the endpoint depends on what it says.
 
 An inference names its model, which may not be ready everywhere, the sequence that it belongs to, whose state lives in
-one endpoint, and its batch, which tells what it costs. Nothing is sent on before that is known.
+one endpoint, its batch, which tells what it costs, and its deadline, by which it stands in a queue. Nothing is sent on
+before that is known.
 """
 
 from libc.stdint cimport uint64_t
@@ -16,6 +17,7 @@ cdef class FirstMessage(BodySource):
     cdef bint naming                  # looking for the model that the request is for
     cdef bint looking                 # for the sequence that an inference belongs to
     cdef bint weighing                # for what it costs
+    cdef bint timing                  # for when its answer has to be there, as the pool's queue goes by that
     cdef bint inference
     cdef bint seen                    # a piece of it has come
     cdef bint learning                # its model's cost is learned by it
@@ -35,5 +37,8 @@ cdef class FirstMessage(BodySource):
 # The head of a call to an endpoint has come. True: its endpoint depends on its first message, which the exchange's
 # source looks at from now on.
 cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
+# Looks for the `timeout` of an inference in what has come of its message: TIMEOUT_… of lb.inference.first_timeout. As
+# over REST, it counts from the exchange's beginning, and ends the exchange.
+cdef int look_for_timeout(Exchange exchange, const char *data, size_t size) noexcept
 # Whether what is kept of a call's messages may name a sequence, whose state lives in one endpoint. Compressed ones may.
 cdef bint may_name_sequence(Http2Call call) noexcept

@@ -7,6 +7,7 @@ from lb.shared.hashing cimport hash64
 from lb.http.head cimport Scan
 from lb.net.stream cimport iovec
 from lb.inference.first_batch cimport first_batch, tg_batch
+from lb.inference.first_timeout cimport TIMEOUT_FOUND, TIMEOUT_MORE, first_timeout, time_after
 from lb.inference.first_model cimport MODEL_FOUND, MODEL_UNKNOWN, first_model
 from lb.inference.sequence cimport (
     GRPC_FRAME, LOOK_FOUND, LOOK_MORE, LOOK_MOST, infers, look_for_sequence, looked, message_length, next_look,
@@ -67,7 +68,7 @@ cdef class FirstMessage(BodySource):
             return False
         self.weighing = False
         exchange.client.poller.arm(exchange, exchange.expires)
-        if not self.naming and not self.looking:
+        if not self.naming and not self.looking and not self.timing:
             exchange.pick()
         return True
 
@@ -97,13 +98,17 @@ cdef class FirstMessage(BodySource):
             return
         if size < LOOK_MOST:
             self.enough = next_look(tg_buffer_head(body), size)
+        if self.timing and (look_for_timeout(exchange, tg_buffer_head(body), size) != TIMEOUT_MORE
+                            or size >= LOOK_MOST or exchange.request_complete):
+            self.timing = False
         if self.naming and (self.find_model(exchange, call) or exchange.request_complete):
             self.naming = False
         if self.looking:
             self.look(exchange, call)
         if self.weighing and (self.find_weight(exchange, call) or exchange.request_complete):
             self.weighing = False
-        if exchange.state == X_REQUEST and not self.naming and not self.looking and not self.weighing:
+        if (exchange.state == X_REQUEST and not self.naming and not self.looking and not self.weighing
+                and not self.timing):
             exchange.pick()
 
     cdef bint find_model(self, Exchange exchange, Http2Call call) noexcept:
@@ -193,8 +198,10 @@ cdef bint awaits_model(Exchange exchange, Scan *scan, bint *any_endpoint) noexce
 cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept:
     cdef Pool pool = exchange.pool
     cdef FirstMessage source
+    cdef bint timing = (inference and pool.queue is not None and scan.target_length == INFER_PATH_LENGTH
+                        and infers(scan.target, scan.target_length))
     if (pool.models is None and pool.key_kind != KEY_MODEL and pool.sequences is None and pool.costs is None
-            and not (inference and exchange.recorded())):
+            and not timing and not (inference and exchange.recorded())):
         return False
     source = FirstMessage.__new__(FirstMessage)
     exchange.source = source
@@ -206,12 +213,25 @@ cdef bint awaits_message(Exchange exchange, bint inference, Scan *scan) noexcept
         source.messages = StreamSequences.__new__(StreamSequences)
     if pool.costs is not None:
         source.weighing = source.awaits_weight(exchange, scan)
-    if not source.naming and not source.looking and not source.weighing:
+    source.timing = timing and not scan.complete
+    if not source.naming and not source.looking and not source.weighing and not source.timing:
         return False
     if source.weighing:
         exchange.client.poller.arm(exchange, min(exchange.expires, exchange.client.poller.now + WEIGHING_NS))
     exchange.move(X_REQUEST)
     return True
+
+
+cdef int look_for_timeout(Exchange exchange, const char *data, size_t size) noexcept:
+    cdef uint64_t us = 0, until
+    cdef int found = first_timeout(data, size, &us)
+    if found == TIMEOUT_FOUND:
+        until = time_after(exchange.started, us)
+        if until < exchange.expires:
+            exchange.expires = until
+            if until < exchange.deadline:
+                exchange.client.poller.arm(exchange, until)
+    return found
 
 
 cdef bint may_name_sequence(Http2Call call) noexcept:

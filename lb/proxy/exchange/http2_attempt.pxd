@@ -16,10 +16,14 @@ cdef class Http2Attempt(Http2Call):
     cdef flag chunks_trailers         # the client takes trailers, and has to have chunks for that (HTTP/1.1)
     cdef flag inference               # of the Open Inference Protocol: it may be one of a sequence
     cdef flag unary_inference         # a ModelInfer of that protocol
+    cdef flag timing                  # its message may still say when the answer has to be there
     cdef flag again                   # its answer, which has no message, is to be forgotten for another attempt
+    cdef size_t enough                # bytes of the message to look for that again
     cdef size_t held                  # bytes of the answer that the endpoint may not send anew yet
 
     cdef void send_body(self, Exchange exchange, const char *data, size_t size) noexcept
+    # Looks for the timeout in what has come of the message, all of it if `whole`.
+    cdef void find_timeout(self, Exchange exchange, bint whole) noexcept
     cdef void answer_head(self, Exchange exchange, Scan *scan, bint last) noexcept
     cdef void answer_trailers(self, Exchange exchange, Scan *scan) noexcept
     cdef void find_grpc_status(self, Exchange exchange, const Field *fields, int count) noexcept

@@ -32,7 +32,8 @@ from lb.net.reuse cimport tg_reuse
 from lb.shared.segment cimport tg_add
 from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.net.stream cimport iovec
-from lb.inference.sequence cimport infers
+from lb.inference.first_timeout cimport TIMEOUT_MORE
+from lb.inference.sequence cimport LOOK_MOST, infers, next_look
 from lb.proxy.client.client cimport Client
 from lb.proxy.routing.headers.client_certificate cimport append_client_certificate
 from lb.proxy.routing.cors cimport drop_cors
@@ -40,7 +41,7 @@ from lb.proxy.exchange.exchange cimport (
     X_ANSWERING, X_BACKOFF, X_DONE, X_QUEUED, X_REQUEST, Exchange, goes_on, learn_session, may_leave, verdict_by_status,
 )
 from lb.proxy.routing.headers.fields cimport OMIT_CERTIFICATE, replace_host
-from lb.proxy.exchange.first_message cimport awaits_message, may_name_sequence
+from lb.proxy.exchange.first_message cimport awaits_message, look_for_timeout, may_name_sequence
 from lb.proxy.routing.headers.forwarded cimport tg_hop, tg_hop_cache
 from lb.proxy.exchange.grpc_web_codec cimport WebCodec
 from lb.proxy.exchange.mirror.stream cimport mirror_stream
@@ -77,6 +78,7 @@ cdef class Http2Attempt(Http2Call):
             if scan.target_length == INFER_PATH_LENGTH and memcmp(scan.target, INFER_PATH, INFER_PATH_LENGTH) == 0:
                 exchange.idempotent = True
                 self.unary_inference = True
+                self.timing = True
             elif not infers(scan.target, scan.target_length):
                 reason = management.refused_call(scan.target[:scan.target_length])
                 if reason is not None:
@@ -112,6 +114,8 @@ cdef class Http2Attempt(Http2Call):
                 self.send_body(exchange, <const char *>spans[i].iov_base, spans[i].iov_len)
         if exchange.state == X_DONE:
             return
+        if self.timing:
+            self.find_timeout(exchange, last)
         if last:
             exchange.request_complete = True
             if self.state == A_OVER:
@@ -135,6 +139,20 @@ cdef class Http2Attempt(Http2Call):
             exchange.fail(FAIL_NO_MEMORY, "out of memory")
         elif exchange.source is not None:
             exchange.source.passed(exchange, data, size)
+
+    cdef void find_timeout(self, Exchange exchange, bint whole) noexcept:
+        cdef const tg_buffer *body = &self.stream.queue
+        cdef size_t size = tg_buffer_size(body)
+        if not h2_whole(&self.stream):
+            self.timing = False
+            return
+        if size < self.enough and not whole:
+            return
+        if (look_for_timeout(exchange, tg_buffer_head(body), size) == TIMEOUT_MORE and size < LOOK_MOST
+                and not whole):
+            self.enough = next_look(tg_buffer_head(body), size)
+        else:
+            self.timing = False
 
     cdef void sent(self, Exchange exchange) noexcept:
         step(self, A_SENT)

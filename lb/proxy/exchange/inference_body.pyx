@@ -39,6 +39,7 @@ from lb.http.grpc.protobuf cimport span
 from lb.shared.segment cimport Segment, tg_add
 from lb.shared.segment_words cimport ROUTE_CACHE_STORED
 from lb.net.stream cimport Address, iovec
+from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
 from lb.inference.request cimport parse_http
 from lb.inference.response cimport InferResponse, render, store_form
@@ -184,7 +185,7 @@ cdef class InferenceBody(BodySource):
         """The request's own `timeout` counts from its beginning."""
         if not self.has_timeout():
             return exchange.expires
-        return min(exchange.expires, exchange.started + self.request.timeout_us * 1000)
+        return min(exchange.expires, time_after(exchange.started, self.request.timeout_us))
 
     cdef bint has_timeout(self) noexcept:
         return self.request is not None and self.request.timeout_us != 0
