@@ -13,13 +13,15 @@ class Inference:
     """The readiness half of the Open Inference Protocol. `models` is name -> state in the index; `asked` are the calls.
 
     As Triton does it: a model that is not loaded is UNAVAILABLE to ModelReady, an unknown one NOT_FOUND. A state
-    that is the name of another status of gRPC is answered with that."""
+    that is the name of another status of gRPC is answered with that. Without `index` it has no RepositoryIndex, as
+    KServe's server."""
 
     def __init__(self, models: dict[str, str] | None = None, ready: bool = True) -> None:
         self.models = models or {}
         self.ready = ready
         self.silent: frozenset[str] = frozenset()  # models whose state is not in the index
         self.asked: list[str] = []
+        self.index = True
 
     def handlers(self) -> grpc.GenericRpcHandler:
         methods = {name: getattr(self, name) for name in ("ServerReady", "ModelReady", "RepositoryIndex")}
@@ -52,6 +54,8 @@ class Inference:
 
     async def RepositoryIndex(self, request: Any, context: Any) -> Any:
         self.asked.append("RepositoryIndex")
+        if not self.index:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
         index = wire.RepositoryIndexResponse.ModelIndex
         named = [(name.partition(":")[0], "" if name in self.silent else state) for name, state in self.models.items()]
         return wire.RepositoryIndexResponse(models=[index(name=name, state=state) for name, state in named])

@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from msgspec import Struct
@@ -31,6 +32,9 @@ def is_ours(failure: CheckFailed) -> str | None:
 
 Models = Mapping[str, bool]
 """What an endpoint says of its models: name -> whether it is ready there."""
+
+NO_INDEX: Models = MappingProxyType({})
+"""The answer of an endpoint that was asked which models it has, and whose server cannot tell: it may have any."""
 
 
 class Check(Protocol):

@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 from lb.clock import Clock
 from lb.config.schema.file import HealthConfig
-from lb.health.check import Check, CheckFailed, Models, at_port, is_ours, shown
+from lb.health.check import NO_INDEX, Check, CheckFailed, Models, at_port, is_ours, shown
 from lb.health.checks.tls import CheckTls
 from lb.health.registry import build
 from lb.health.rise_fall import RiseFall, State
@@ -160,7 +160,8 @@ class HealthMonitor:
             # Models first: who comes up with this answer gets no request for those that are not ready there.
             if isinstance(answer, Mapping):
                 self._tell_models(watch.target, answer)
-            self._record(watch, answer if isinstance(answer, str) else None, now - begun, now)
+            passed = "passed; the server has no index of its models" if answer is NO_INDEX else "passed"
+            self._record(watch, answer if isinstance(answer, str) else None, now - begun, now, passed)
             interval = interval_of(health, watch.machine) * (1 + health.jitter * self._random.uniform(-1, 1))
             # Start to start, so that slow answers do not stretch the interval.
             delay = max(0, interval - (now - begun)) / SECOND
@@ -180,11 +181,11 @@ class HealthMonitor:
         except Exception:
             log.exception("pool %s: endpoint %s: its models were not handled", target.pool, target.address)
 
-    def _record(self, watch: _Watch, reason: str | None, took: int, now: int) -> None:
+    def _record(self, watch: _Watch, reason: str | None, took: int, now: int, passed: str) -> None:
         ok = reason is None
         watch.checks += 1
         watch.failures += not ok
-        watch.last = {"ok": ok, "reason": reason or "passed", "at": now, "took": took}
+        watch.last = {"ok": ok, "reason": reason or passed, "at": now, "took": took}
         transition = watch.machine.observe(ok, now)
         if transition is None:
             return

@@ -9,6 +9,7 @@ import pytest
 
 from lb.config.schema.file import HealthConfig
 from lb.control.endpoints.models import LINGER_NS, ModelReadiness
+from lb.health.check import NO_INDEX
 from lb.health.monitor import Target
 from lb.health.transitions import TransitionLog
 
@@ -68,6 +69,25 @@ def test_a_model_that_another_endpoint_names_is_not_ready_here() -> None:
     assert not rig.report(1, b=True)
     assert not rig.report(1, a=True, b=True)
     assert (rig.unready(0), rig.unready(1)) == ({"b"}, set())
+
+
+def test_who_has_no_index_may_have_any_model(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    rig.report(0, a=True)
+    rig.report(1, b=True)
+    target = Target("p", "e:1", 1, INDEX)
+    assert rig.models.report(target, NO_INDEX)
+    assert not rig.models.report(target, NO_INDEX)
+    assert (rig.unready(0), rig.unready(1)) == (set(), set())
+    assert rig.report(0, a=True, c=False)
+    assert (rig.unready(0), rig.unready(1)) == ({"c"}, set())
+    assert rig.models.status()["p"]["e:1"] == {}
+    assert [r.getMessage() for r in caplog.records if "no index" in r.getMessage()] == [
+        "pool p: endpoint e:1: the server has no index of its models (RepositoryIndex): requests for any model go "
+        "there while it is ready; name the models in health.models to have them asked about"
+    ]
+    rig.report(1)
+    assert rig.unready(1) == {"a", "c"}  # it has an index now, without models
 
 
 def test_status_has_a_model_that_only_others_name_as_not_ready() -> None:

@@ -125,6 +125,32 @@ async def test_a_model_that_is_unloaded_on_one_server_gets_no_request_there(
     await asyncio.to_thread(run)
 
 
+async def test_servers_of_other_makers_with_models_index(start: Start, two: tuple[ModelServer, ModelServer]) -> None:
+    """MLServer writes the states of its index otherwise; KServe's server has no index."""
+    mlserver, kserve = two
+    mlserver.models = {"a": "State.READY", "b": "State.UNAVAILABLE"}
+    kserve.index = False
+    addresses = [await mlserver.start(), await kserve.start()]
+
+    def run() -> None:
+        daemon = start(config(addresses, type="oip", models="index", initial="down"))
+        port = daemon.port()
+        eventually(lambda: all(e["health"] == "up" for e in daemon.pool("models")["endpoints"]), "both")
+        eventually(lambda: ready_models(daemon) == [{"a": True, "b": False}, {}], "the models")
+        eventually(lambda: daemon.status()["generation"] >= 2, "the plan that names them")
+        for model in ("a", "b") * 10:
+            assert infer(port, model)[0] == 200
+        assert (mlserver.served["b"], kserve.served["b"]) == (0, 10)
+        assert mlserver.served["a"] > 0
+        checks = [e["check"]["last"]["reason"] for e in daemon.pool("models")["endpoints"]]
+        assert checks == ["passed", "passed; the server has no index of its models"]
+        assert daemon.log.count("has no index of its models (RepositoryIndex)") == 1
+        kserve.index = True
+        eventually(lambda: ready_models(daemon)[1] == {"a": True, "b": True}, "its index")
+
+    await asyncio.to_thread(run)
+
+
 @contextlib.contextmanager
 def backends(folder: Path, *models: tuple[str, ...]) -> Iterator[list[tuple[str, subprocess.Popen[str]]]]:
     """Model servers as they are shipped, each with these copies of the digits model: their addresses and processes."""

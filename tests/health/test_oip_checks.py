@@ -12,7 +12,7 @@ from health_servers import SERVING, grpc_server, inference_server
 from readiness import Inference
 
 from lb.config.schema.file import HealthConfig
-from lb.health.check import CheckFailed
+from lb.health.check import NO_INDEX, CheckFailed
 from lb.health.registry import build
 
 STATES = {"a": "READY", "b": "UNAVAILABLE", "c": "LOADING"}
@@ -63,6 +63,24 @@ async def test_oip_asks_for_models_that_the_index_names_without_a_state(tmp_path
         found = await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
     assert found == {"loaded": True, "never": False, "ready": True, "gone": False}
     assert sorted(call for call in inference.asked if "Model" in call) == ["ModelReady never", "ModelReady ready"]
+
+
+async def test_oip_reads_states_as_mlserver_writes_them(tmp_path: Path) -> None:
+    states = {"a": "State.READY", "b": "State.UNAVAILABLE", "c": "State.LOADING", "d": "NOT_READY", "e": "READY.NOT"}
+    async with inference_server(socket.AF_INET, tmp_path, Inference(states)) as address:
+        found = await asyncio.wait_for(build(HealthConfig(type="oip", models="index")).run(address), 20)
+    assert found == {"a": True, "b": False, "c": False, "d": False, "e": False}
+
+
+async def test_oip_judges_a_server_without_an_index_by_its_own_readiness(tmp_path: Path) -> None:
+    inference = Inference(STATES)
+    inference.index = False
+    async with inference_server(socket.AF_INET, tmp_path, inference) as address:
+        check = build(HealthConfig(type="oip", models="index"))
+        assert await asyncio.wait_for(check.run(address), 20) is NO_INDEX
+        inference.ready = False
+        with pytest.raises(CheckFailed, match="not ready"):
+            await asyncio.wait_for(check.run(address), 20)
 
 
 async def test_oip_passes_over_names_that_are_not_fit_for_the_log(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 from msgspec import Struct, field
 
 from lb.config.checks.health import MOST_MODELS
-from lb.health.check import Models
+from lb.health.check import NO_INDEX, Models
 from lb.health.monitor import Target
 from lb.health.transitions import TransitionLog
 
@@ -96,13 +96,21 @@ class ModelReadiness:
             return False
         endpoint = (target.address, target.slot)
         before = pool.said.get(endpoint)
-        index = target.health.models == "index"
+        index = target.health.models == "index" and models is not NO_INDEX
         if before == models and index == (endpoint in pool.complete):
             return False
         if index:
             pool.complete.add(endpoint)
+        elif models is NO_INDEX:
+            pool.complete.discard(endpoint)
+            log.warning(
+                "pool %s: endpoint %s: the server has no index of its models (RepositoryIndex): requests for any model "
+                "go there while it is ready; name the models in health.models to have them asked about",
+                target.pool, target.address,
+            )  # fmt: skip
         pool.said[endpoint] = dict(models)
-        self._tell(target, before or {}, models)
+        if models is not NO_INDEX:
+            self._tell(target, before or {}, models)
         listed = target.health.models if isinstance(target.health.models, list) else ()
         return self._assign(target.pool, pool, listed)
 

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 
 from lb.config.checks.health import MOST_MODELS
 from lb.config.schema.file import HealthConfig
-from lb.health.check import CheckFailed, Models
+from lb.health.check import NO_INDEX, CheckFailed, Models
 from lb.health.checks.grpc_connection import CallFailed, GrpcConnection, Status, grpc_connection
 from lb.health.checks.tls import CheckTls
 from lb.wire import grpc_service_pb2 as wire
@@ -30,7 +30,8 @@ _DOUBTFUL = (
 
 class OipCheck:
     """Passes when ServerReady says so. With `models` it asks for their readiness over the same connection: of a list by
-    ModelReady, all at once, or of the whole repository by RepositoryIndex."""
+    ModelReady, all at once, or of the whole repository by RepositoryIndex. Of a server without such an index (KServe's)
+    only its own readiness is known: NO_INDEX."""
 
     def __init__(self, config: HealthConfig, tls: CheckTls | None = None) -> None:
         self._tls = tls
@@ -57,12 +58,20 @@ async def _index(connection: GrpcConnection) -> Models:
     leave out, its ModelReady tells: Triton names so what is in its repository and was never loaded. Names that are none
     for an operator's eyes are passed over; any endpoint may be asked for such a model."""
     asked = wire.RepositoryIndexRequest().SerializeToString()
-    answer = _parsed(wire.RepositoryIndexResponse, await connection.unary(_SERVICE + "RepositoryIndex", asked))
+    try:
+        said = await connection.unary(_SERVICE + "RepositoryIndex", asked)
+    except CallFailed as failure:
+        if failure.code is Status.UNIMPLEMENTED:
+            return NO_INDEX
+        raise
+    answer = _parsed(wire.RepositoryIndexResponse, said)
     named = [model for model in answer.models if 0 < len(model.name) <= _LONGEST_NAME and model.name.isprintable()]
     models: dict[str, bool] = {}
     for model in named:
         if model.state:
-            models[model.name] = models.get(model.name, False) or model.state == _READY
+            # MLServer writes the text of its enumeration's member: State.READY.
+            ready = model.state.rpartition(".")[2] == _READY
+            models[model.name] = models.get(model.name, False) or ready
     silent = list(dict.fromkeys(model.name for model in named if model.name not in models))
     told = await _listed(connection, silent[:MOST_MODELS]) if silent else {}
     return {**models, **dict.fromkeys(silent, False), **told}

@@ -183,7 +183,8 @@ class HealthConfig(Model):
     life. `grpc` only."""
     models: Annotated[Literal["index"] | list[str], BeforeValidator(_models)] | None = None
     """Models whose readiness is asked as well: a list of names (ModelReady for each, 64 at most), or `index` for all
-    that the servers' repositories name (RepositoryIndex). A request for one of them goes only to endpoints where it is
+    that the servers' repositories name (RepositoryIndex; a server without it is judged by its own readiness, and may
+    have any model). A request for one of them goes only to endpoints where it is
     ready; of a model that none of them names any endpoint may be asked. Default: none. `oip` only."""
     send: Octets = ""
     """The datagram that asks. Each character is one byte; what is no letter is written as `"\\x00"` in double quotes.
