@@ -24,6 +24,7 @@ SERVICE = b"/inference.GRPCInferenceService/"
 # Whose answer of a single endpoint would say nothing of the pool: the master sums (lb.control.endpoints.pool_calls).
 WHOLE_POOL = (b"ModelStatistics",)
 JSON = "application/json"
+_UNIMPLEMENTED = 12  # of gRPC
 
 # What an endpoint offers over gRPC and these routes offer too; anything else it names would not work through here.
 _PASSED_EXTENSIONS = frozenset(
@@ -111,7 +112,8 @@ def _only(verb: str, method: str) -> Reply | None:
 def _call(name: bytes, request: Message, answer: type[Message], show: Callable[[Any], Reply]) -> Call:
     def render(status: int, message: str, reply: bytes) -> Reply:
         if status != 0:
-            text = message or f"the endpoint answered with gRPC status {status}"
+            text = clearer(SERVICE + name, message) if status == _UNIMPLEMENTED else message
+            text = text or f"the endpoint answered with gRPC status {status}"
             return error("model-error", text, grpc_to_http(status))
         parsed = answer()
         try:
@@ -265,7 +267,8 @@ _OF_SINGLE_SERVERS: tuple[tuple[re.Pattern[str], str], ...] = (
 _GENERATE_PATH = re.compile(rf"{_MODEL}/generate(?:_stream)?")
 _GENERATE = "the generate extension is not supported here: use infer, or a route to a pool of protocol http"
 
-_SERVICE = "/inference.GRPCInferenceService/"
+_SERVICE_NAME = "inference.GRPCInferenceService"
+_SERVICE = f"/{_SERVICE_NAME}/"
 # The same over gRPC, by the path of the call.
 _NOT_CALLED = {
     f"{_SERVICE}{method}".encode(): reason
@@ -286,7 +289,36 @@ _NOT_CALLED = {
 }
 
 
-def refused_call(path: bytes) -> str | None:
-    """Why the gRPC call `path` is not passed on to a model server: its effect would be that one's alone. None: it
-    is."""
-    return _NOT_CALLED.get(path)
+# What is passed on, or answered for the whole pool. A model server need not have all of it.
+OFFERED = (
+    "ModelInfer", "ModelStreamInfer", "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata",
+    "ModelConfig", "ModelStatistics", "RepositoryIndex",
+)  # fmt: skip
+_PASSED_ON = frozenset(SERVICE + method.encode() for method in OFFERED)
+_SHOWN = 100  # characters of a name that a client made up
+# What grpcio's servers say of a method that they do not have; others name it.
+_SAYS_NOTHING = ("", "Method not found!")
+
+
+def refused_call(path: bytes) -> tuple[int, str] | None:
+    """Why the gRPC call `path` is not passed on to a model server, as a kind of failure (lb.failure) and a text: its
+    effect would be that one's alone, or the protocol has no such method. None: it is, as are calls of other
+    services."""
+    reason = _NOT_CALLED.get(path)
+    if reason is not None:
+        return BY_NAME["single-server"].kind, reason
+    if path.startswith(SERVICE) and path not in _PASSED_ON:
+        method = path.removeprefix(SERVICE).decode("utf-8", "replace")[:_SHOWN]
+        return BY_NAME["not-served"].kind, f"{_SERVICE_NAME} has no method '{method}' here; it has {', '.join(OFFERED)}"
+    return None
+
+
+def clearer(path: bytes, message: str) -> str:
+    """What a client is told of an endpoint's UNIMPLEMENTED: its own message, unless that says nothing."""
+    if message not in _SAYS_NOTHING:
+        return message
+    service, _, method = path.decode("utf-8", "replace")[1:].rpartition("/")
+    text = f"the model server has no method '{method[:_SHOWN]}' of {service[:_SHOWN]}"
+    if service == _SERVICE_NAME:
+        return text
+    return f"{text}; offered is {_SERVICE_NAME} with {', '.join(OFFERED)}"

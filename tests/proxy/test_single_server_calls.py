@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from datapath import Site
+from datapath import Gate, Site
 from hedge_site import Multiplexed, call, idle
+from infer_site import gate_to
 from oip_site import ModelServer, ask, request
 from routing_site import routing_gate
 
@@ -63,3 +64,56 @@ async def test_a_pool_of_protocol_grpc_passes_them_on(site: Site) -> None:
     pool = {"protocol": "grpc", "endpoints": [await site.endpoint(endpoint)]}
     gate = await routing_gate(site, [{"pool": "p"}], {"p": pool})
     assert await call(gate, SERVICE + "RepositoryModelLoad", b"") == b"a"
+
+
+async def details_of(gate: Gate, path: str) -> str:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call(gate, path, b"")
+    assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    await idle(gate)
+    return str(error.value.details())
+
+
+async def test_a_method_that_the_protocol_has_not_is_named_and_those_that_it_has(site: Site) -> None:
+    """Some servers say "Method not found!", and which server is asked would say nothing of the others."""
+    server = ModelServer()
+    gate = await gate_to(site, server)
+    said = await details_of(gate, SERVICE + "ModelInferr")
+    assert said == (
+        "inference.GRPCInferenceService has no method 'ModelInferr' here; it has ModelInfer, ModelStreamInfer, "
+        "ServerLive, ServerReady, ModelReady, ServerMetadata, ModelMetadata, ModelConfig, ModelStatistics, "
+        "RepositoryIndex"
+    )
+    assert len(await details_of(gate, SERVICE + "x" * 5000)) < 400
+    assert server.requests == []
+
+
+async def test_a_method_that_the_model_server_has_not_is_named(site: Site) -> None:
+    gate = await gate_to(site, ModelServer())
+    missing = "the model server has no method 'RepositoryIndex' of inference.GRPCInferenceService"
+    assert await details_of(gate, SERVICE + "RepositoryIndex") == missing
+    assert await details_of(gate, SERVICE + "ModelConfig") == "ModelConfig is not here"  # its own word
+    foreign = await details_of(gate, "/tensorflow.serving.PredictionService/Predict")
+    assert foreign.startswith(
+        "the model server has no method 'Predict' of tensorflow.serving.PredictionService; offered is "
+        "inference.GRPCInferenceService with ModelInfer, "
+    )
+    rest = await ask(gate, b"", "/v2/repository/index")
+    assert (rest.status, rest.json["error"]) == (501, missing)
+
+
+async def test_statistics_that_no_model_server_has(site: Site) -> None:
+    server = ModelServer()
+    server.without = frozenset(("ModelStatistics",))
+    gate = await gate_to(site, server)
+    missing = "the model server has no method 'ModelStatistics' of inference.GRPCInferenceService"
+    assert await details_of(gate, SERVICE + "ModelStatistics") == missing
+    rest = await ask(gate, b"", "/v2/models/stats", "GET")
+    assert (rest.status, rest.json["error"]) == (501, missing)
+
+
+async def test_an_endpoint_that_gives_no_message(site: Site) -> None:
+    endpoint = Multiplexed("a", ["12"])
+    pool = {"protocol": "oip", "endpoints": [await site.endpoint(endpoint)]}
+    gate = await routing_gate(site, [{"pool": "p"}], {"p": pool})
+    assert (await details_of(gate, SERVICE + "ServerLive")).startswith("the model server has no method 'ServerLive'")

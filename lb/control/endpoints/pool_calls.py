@@ -131,13 +131,16 @@ class _Statistics:
         """Of those that answer; where none does, an error of theirs."""
         from google.protobuf.message import DecodeError
 
+        from lb.inference.management import clearer
         from lb.inference.statistics import PoolStatistics
         from lb.wire import grpc_service_pb2 as wire
 
         answers, errors = {}, []
         for address, answer in said.items():
             if not isinstance(answer, bytes):
-                errors.append(Answer(answer.code, answer.details, b""))
+                unimplemented = answer.code == _UNIMPLEMENTED
+                text = clearer(f"{_SERVICE}{STATISTICS}".encode(), answer.details) if unimplemented else answer.details
+                errors.append(Answer(answer.code, text, b""))
                 continue
             try:
                 answers[address] = wire.ModelStatisticsResponse.FromString(answer)

@@ -7,6 +7,7 @@ is this attempt, launched again; a hedge is another with a copy of the request.
 """
 
 from lb.inference import management
+from urllib.parse import unquote
 
 cimport cython
 from cpython.object cimport PyTypeObject
@@ -14,17 +15,17 @@ from libc.stdint cimport UINT64_MAX, uint32_t, uint64_t
 from libc.string cimport memcmp, memset, strlen
 from lb.failure cimport (
     CLIENT_GONE, FAIL_CONNECT, FAIL_GRPC_UNAVAILABLE, FAIL_NO_MEMORY, FAIL_PROTOCOL, FAIL_REFUSED, FAIL_RESET,
-    FAIL_SINGLE_SERVER, FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
+    FAIL_TIMEOUT, FAIL_TOO_LARGE, RETRY_5XX, RETRY_RESET, VERDICT_GATEWAY, VERDICT_NONE,
     failure_of, grpc_code, is_good, is_retryable, verdict_of_grpc,
 )
 from lb.net.buffer cimport tg_buffer, tg_buffer_append, tg_buffer_clear, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.http.head cimport (
     H_CONTENT_LENGTH, H_EXPECT, H_GRPC_STATUS, H_GRPC_TIMEOUT, H_HOST, H_TE, H_TRAILER, Field, Scan, classify,
-    has_token, mark_hop_by_hop, worker_scan,
+    has_token, mark_hop_by_hop, scan_field, worker_scan,
 )
 from lb.http.head_text cimport append_number, append_trailers
 from lb.http.http2.session cimport Http2Session, h2_rewind, h2_waiting, h2_whole
-from lb.http.http2.block cimport block_add, block_add_lower
+from lb.http.http2.block cimport block_add, block_add_lower, block_field, block_next
 from lb.http.http2.head cimport HEAD_OK, FieldList, read_response, read_trailers
 from lb.http.methods cimport method_text
 from lb.http.http2.nghttp2 cimport NGHTTP2_NV_FLAG_NONE, NGHTTP2_NV_FLAG_NO_INDEX
@@ -59,6 +60,7 @@ cdef enum:
     HIGH_WATER = 64 * 1024            # bytes waiting on one side before the other is given no more window
     CANCELLED = 1                     # of gRPC
     DEADLINE_EXCEEDED = 4
+    UNIMPLEMENTED = 12
     UNAVAILABLE = 14                  # the server says that it cannot take requests
 
 
@@ -80,11 +82,11 @@ cdef class Http2Attempt(Http2Call):
                 self.unary_inference = True
                 self.timing = True
             elif not infers(scan.target, scan.target_length):
-                reason = management.refused_call(scan.target[:scan.target_length])
-                if reason is not None:
+                refused = management.refused_call(scan.target[:scan.target_length])
+                if refused is not None:
                     # As UNIMPLEMENTED, and 404 where REST asks for the same.
                     exchange.request_complete = scan.complete
-                    exchange.fail(FAIL_SINGLE_SERVER, reason)
+                    exchange.fail(refused[0], refused[1])
                     return False
         self.stream.finished = scan.complete
         self.stream.keep = exchange.listener.retry_buffer
@@ -370,6 +372,8 @@ cdef class Http2Attempt(Http2Call):
             exchange.route.response_fields.apply(scan)     # where it has no room left for ours, it goes on without
         if last:
             self.find_grpc_status(exchange, scan.fields, scan.field_count)
+            if self.inference and exchange.grpc_status == UNIMPLEMENTED:
+                name_method(self, scan)
         if not exchange.request_complete and (last or scan.status >= 300):
             exchange.client.answered_early()
         memset(&extra, 0, sizeof(extra))
@@ -566,6 +570,35 @@ cdef int request_fields(Http2Attempt attempt, Exchange exchange, Scan *scan) noe
             failed |= block_add(block, b"te", 2, b"trailers", 8)
             attempt.chunks_trailers = scan.version == 11 and not exchange.head_method
     return failed
+
+
+# Of the answer that is being passed on, as the scan points to it.
+cdef bytes method_message = b""
+
+
+cdef void name_method(Http2Attempt attempt, Scan *scan) noexcept:
+    """The endpoint has no such method: where its message does not say which, ours does."""
+    global method_message
+    cdef const char *at = tg_buffer_head(&attempt.fields)
+    cdef const char *end = at + tg_buffer_size(&attempt.fields)
+    cdef block_field path
+    cdef Field *field
+    cdef bytes found = b""
+    cdef int i
+    while block_next(&at, end, &path):
+        if path.name_size == 5 and memcmp(path.name, b":path", 5) == 0:
+            found = path.value[:path.value_size]
+            break
+    for i in range(scan.field_count):
+        field = &scan.fields[i]
+        if field.name_length == 12 and memcmp(field.name, b"grpc-message", 12) == 0:
+            said = unquote(field.value[:field.value_length].decode("utf-8", "replace"))
+            method_message = grpc_message(management.clearer(found, said))
+            field.value = method_message
+            field.value_length = <uint32_t>len(method_message)
+            return
+    method_message = grpc_message(management.clearer(found, ""))
+    scan_field(scan, b"grpc-message", 12, method_message, <size_t>len(method_message))
 
 
 cdef bint is_well(Exchange exchange, Scan *scan, bint last) noexcept:
