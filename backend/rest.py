@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import zlib
 from collections.abc import Callable
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -14,14 +13,11 @@ import orjson
 
 from backend.methods import Methods
 from lb.failure import grpc_to_http
-from lb.inference import compression, management
+from lb.inference import management
 from lb.wire import grpc_service_pb2 as wire
 
 log = logging.getLogger("tidegate.backend")
 
-LARGEST = 1 << 30  # bytes of a body that came compressed: a small one may claim any size
-_SMALLEST = 1024  # bytes of an answer that compression makes smaller by more than its own head
-_LEVEL = 1  # tensors are large, and seldom much smaller with more
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"
 _LOAD_PATH = re.compile(r"/v2/repository/models/(?P<model>[^/]+)/(?P<what>load|unload)")
 _SINGLE = ("sharedmemory", "trace", "logging")  # parts of paths of extensions that are not offered
@@ -31,12 +27,6 @@ class Request(Protocol):
     """A request of HTTP, as backend.http.connection has it."""
 
     def reply(self, status: int, body: bytes, content_type: str, fields: bytes) -> None: ...
-
-
-class Body(Protocol):
-    """The body of an answer, as lb.inference.response has it."""
-
-    def body(self) -> bytes: ...
 
 
 class Rest:
@@ -118,36 +108,3 @@ def _read_parameters(message: Any, body: bytes) -> None:
 
 def error(text: str) -> bytes:
     return orjson.dumps({"error": text})
-
-
-def decompress(encoding: bytes, body: bytes) -> bytes:
-    """The body of a request without its Content-Encoding. Raises OipError."""
-    return compression.decompress(encoding, body, LARGEST)
-
-
-def compress(accepted: bytes, body: Body, size: int) -> tuple[bytes | None, bytes]:
-    """The body of an answer in an encoding that the client takes (RFC 9110 section 12.5.3), and the lines of the head
-    that say so; None: it stays as it is."""
-    if size < _SMALLEST:
-        return None, b""
-    encoding = _wanted(accepted.decode("latin-1").lower())
-    if encoding is None:
-        return None, b""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
-    packed = packer.compress(body.body()) + packer.flush()
-    return packed, f"Content-Encoding: {encoding}\r\nVary: Accept-Encoding\r\n".encode()
-
-
-def _wanted(accepted: str) -> str | None:
-    """gzip or deflate, whichever has the larger weight; None: neither is asked for."""
-    weights: dict[str, float] = {}
-    for part in accepted.split(","):
-        name, _, parameters = part.strip().partition(";")
-        weight = re.fullmatch(r"\s*q=([0-9.]{1,5})\s*", parameters)
-        try:
-            weights[name.strip()] = float(weight[1]) if weight else 1.0
-        except ValueError:
-            continue
-    found = [(weights.get(name, 0.0), name) for name in ("deflate", "gzip")]
-    best, name = max(found)
-    return name if best > 0 and best >= weights.get("identity", 0.0) else None

@@ -20,7 +20,6 @@ from backend.inference.model import Served
 from backend.methods import Call, Methods, Running
 from backend.regions import Regions
 from backend.repository.catalog import READY, UNAVAILABLE, Catalog
-from lb.inference.response import InferResponse
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
@@ -165,7 +164,6 @@ def _check_repository(request: Any) -> None:
 class Rare:
     """What the compiled core asks of Python (backend.grpc.call, backend.http.connection)."""
 
-    decompress_body = staticmethod(rest.decompress)
     error = staticmethod(rest.error)
 
     def __init__(self, inference: InferenceService, methods: Methods, regions: Regions) -> None:
@@ -178,10 +176,6 @@ class Rare:
     def rest(self, request: rest.Request, method: str, target: str, body: bytes) -> asyncio.Task[None]:
         """A request of HTTP that is no inference."""
         return self._rest.start(request, method, target, body)
-
-    def compress_body(self, accepted: bytes, body: InferResponse) -> tuple[bytes | None, bytes]:
-        """See `rest.compress`."""
-        return rest.compress(accepted, body, body.size)
 
     def _metrics(self) -> str:
         return metrics.text((queue.served.statistics(), queue.waiting) for queue in self._queues.values())

@@ -4,6 +4,7 @@ from libc.stdint cimport uint64_t
 from backend.grpc.front cimport Front
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport Waiter, tg_inference
+from lb.http.codings cimport tg_accepted
 from lb.http.head cimport Scan
 from lb.http.http1 cimport Parser
 from lb.inference.request cimport InferRequest
@@ -55,7 +56,7 @@ cdef class HttpRequest(Waiter):
     cdef bytes model                  # of an inference; None: Python answers
     cdef bytes version
     cdef bytes encoding               # of the body; None: it has none
-    cdef bytes accepted               # encodings of the answer; None: the client has not said
+    cdef tg_accepted accepted         # encodings of the answer
     cdef Py_ssize_t json_length       # Inference-Header-Content-Length; -1 = none
     cdef tg_buffer body
     cdef InferRequest infer

@@ -21,6 +21,7 @@ from backend.inference.inference cimport (
 )
 from backend.inference.reply cimport reply_fields, reply_finished, reply_tensor, reply_tensor_head
 from lb.failure cimport http_of_grpc
+from lb.http.codings cimport CODING_GZIP, CODING_IDENTITY, accept_codings, best_coding
 from lb.http.grpc.protobuf cimport span
 from lb.http.head cimport (
     H_CONTENT_ENCODING, H_EXPECT, H_INFERENCE_LENGTH, MAX_FIELDS, SCAN_TOO_MANY_FIELDS, SCAN_URI_TOO_LONG, Field, Scan,
@@ -44,6 +45,7 @@ from lb.net.stream cimport EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, IO_AGAIN, IO
 
 from backend.errors import BackendError
 from lb.errors import TidegateError
+from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
 
 log = logging.getLogger("tidegate.backend")
 
@@ -51,6 +53,7 @@ cdef enum:
     PREFACE_TOLD = 3                  # bytes of HTTP/2's preface that no method of HTTP/1 begins with: "PRI"
     MAX_HEAD = 64 * 1024
     MAX_BODY = 0x7FFFFFFF             # as a message of gRPC
+    MOST_PLAIN = 1 << 30              # bytes of a body that came compressed: a small one may claim any size
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     PATIENCE_NS = 60_000_000_000      # without a byte that the client owes, or takes
     ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then
@@ -68,6 +71,8 @@ tg_state(&TABLE, b"last", 1 << HTTP_CLOSED)
 tg_state(&TABLE, b"closed", 0)
 STATES = states_of(&TABLE)
 
+cdef uint64_t LEAST = COMPRESS_LEAST
+cdef uint64_t MOST = COMPRESS_MOST
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 # Of the loop: a message is read at once, and not twice.
@@ -211,7 +216,7 @@ cdef class HttpConnection(Stream):
         for i in range(scan.field_count):
             field = &scan.fields[i]
             if same_name(field.name, field.name_length, b"accept-encoding"):
-                request.accepted = field.value[:field.value_length]
+                accept_codings(&request.accepted, field.value, field.value_length)
         if scan.has_length:
             if scan.content_length > MAX_BODY:
                 self.refuse(413, b"the body is larger than 2 GiB")
@@ -341,8 +346,8 @@ cdef class HttpRequest(Waiter):
             if self.method == b"POST" else NO_MATCH
         try:
             if self.encoding is not None and self.encoding.lower() != b"identity":
-                plain = self.front.service.decompress_body(
-                    self.encoding, tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)])
+                plain = decompress(
+                    self.encoding, tg_buffer_head(&self.body)[:tg_buffer_size(&self.body)], MOST_PLAIN)
                 tg_buffer_free(&self.body)
                 if tg_buffer_append(&self.body, PyBytes_AS_STRING(plain), <size_t>len(plain)) < 0:
                     raise MemoryError
@@ -441,7 +446,7 @@ cdef class HttpRequest(Waiter):
         cdef iovec part
         cdef span tensor
         cdef bytes packed
-        cdef int i, rc
+        cdef int i, rc, coding
         memset(&message, 0, sizeof(message))
         memset(&fields, 0, sizeof(fields))
         try:
@@ -468,15 +473,16 @@ cdef class HttpRequest(Waiter):
                     raise MemoryError
             if self.connection is None:
                 return
-            if self.accepted is not None:
-                packed, more = self.front.service.compress_body(self.accepted, response)
-                if packed is not None:
-                    if tg_buffer_append(&fields, PyBytes_AS_STRING(<bytes>more), <size_t>len(<bytes>more)) < 0:
-                        raise MemoryError
-                    part.iov_base = <void *>PyBytes_AS_STRING(packed)
-                    part.iov_len = <size_t>len(packed)
-                    self.connection.respond(200, <const char *>content_type, &fields, &part, 1, part.iov_len)
-                    return
+            coding = best_coding(&self.accepted)
+            if coding != CODING_IDENTITY and LEAST <= response.size <= MOST:
+                packed = compress(b"gzip" if coding == CODING_GZIP else b"deflate", [response.body()])
+                if (append_text(&fields, b"Vary: Accept-Encoding\r\nContent-Encoding: ") < 0
+                        or append_text(&fields, b"gzip\r\n" if coding == CODING_GZIP else b"deflate\r\n") < 0):
+                    raise MemoryError
+                part.iov_base = <void *>PyBytes_AS_STRING(packed)
+                part.iov_len = <size_t>len(packed)
+                self.connection.respond(200, <const char *>content_type, &fields, &part, 1, part.iov_len)
+                return
             self.connection.respond(200, <const char *>content_type, &fields if tg_buffer_size(&fields) else NULL,
                                     response.parts, response.part_count, response.size)
         finally:
