@@ -44,3 +44,6 @@ cdef class InferRequest:
 # `model` and `version` (b"" = not said) come from the path; `json_length` is Inference-Header-Content-Length, -1 when
 # absent. Raises OipError.
 cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length)
+# Of a raw binary request: `header` is the JSON part that it is short for (lb.inference.raw_input), `data` its tensor,
+# which stays valid as long as the request. Raises OipError.
+cdef InferRequest parse_raw(bytes model, bytes version, bytes header, const char *data, size_t size)

@@ -246,6 +246,15 @@ cdef InferRequest assemble(Template template, bytes model, bytes version, bytes 
     return request
 
 
+cdef InferRequest parse_raw(bytes model, bytes version, bytes header, const char *data, size_t size):
+    cdef bytes key = memo_key(model, version, header, <size_t>len(header), False)
+    cdef Template template = headers.get(key)
+    if template is None:
+        template = build_template(model, version, orjson.loads(header))
+        headers.put(key, template)
+    return assemble(template, model, version, b"", data, size)
+
+
 cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_t size, Py_ssize_t json_length):
     cdef Memo memo = headers
     cdef size_t json_size = <size_t>json_length
@@ -256,9 +265,6 @@ cdef InferRequest parse_http(bytes model, bytes version, const char *body, size_
     cdef Template template = None
     if json_length < 0:
         memo, json_size, limit = bodies, size, MEMO_BODY_MAX
-    elif json_length == 0:
-        raise OipError("raw binary requests (Inference-Header-Content-Length: 0) are not supported: "
-                       "describe the input in a JSON part")
     elif json_size > size:
         raise OipError(f"Inference-Header-Content-Length is {json_size}, but the body has only {size} bytes")
     if json_size <= limit:

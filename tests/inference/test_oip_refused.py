@@ -233,7 +233,7 @@ def test_json_length_is_checked() -> None:
     body, length = encode([FP32], {0})
     with pytest.raises(OipError, match="but the body has only"):
         parse_request(b"m", b"", body, len(body) + 1)
-    with pytest.raises(OipError, match="raw binary requests"):
+    with pytest.raises(OipError, match="not valid JSON"):
         parse_request(b"m", b"", body, 0)
     with pytest.raises(OipError, match="not valid JSON"):
         parse_request(b"m", b"", body, length - 1)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tidegate.master")
 
 STATISTICS = "ModelStatistics"
+DESCRIPTIONS = ("ModelMetadata", "ModelConfig")
 TIMEOUT = 2.0  # seconds for one endpoint to answer
 MOST_WAITING = 1024  # different requests of a pool; more are refused
 _AT_ONCE = 64  # different requests that one round asks
@@ -51,13 +52,18 @@ class PoolCalls:
         self._endpoints = endpoints
         self._timeout = timeout
         self._pools: dict[str, _Statistics] = {}
+        self._running: dict[tuple[str, str, bytes], asyncio.Task[Answer]] = {}
 
     async def answer(self, pool: str, method: str, request: bytes) -> Answer:
-        """The pool's answer to `request`, the message of `method`. What it says is no older than the call."""
-        if method != STATISTICS:
-            return Answer(_UNIMPLEMENTED, f"{method} is no call of a whole pool", b"")
+        """The pool's answer to `request`, the message of `method`: of ModelStatistics the sum over its endpoints, of
+        ModelMetadata and ModelConfig that of any endpoint. What it says is no older than the call, or than one that
+        was under way."""
         try:
-            return await self._pool(pool).answer(request)
+            if method == STATISTICS:
+                return await self._pool(pool).answer(request)
+            if method in DESCRIPTIONS:
+                return await self._shared(pool, method, request)
+            return Answer(_UNIMPLEMENTED, f"{method} is no call of a whole pool", b"")
         except Exception as error:  # one that nobody foresaw must not leave the client without an answer
             log.exception("pool %s: %s was not answered", pool, method)
             return Answer(_INTERNAL, f"internal error: {error!r}", b"")
@@ -71,6 +77,27 @@ class PoolCalls:
         """These pools are left; of others everything is forgotten."""
         for name in self._pools.keys() - set(pools):
             del self._pools[name]
+
+    async def _shared(self, pool: str, method: str, request: bytes) -> Answer:
+        """Of equal calls one asks, and the others wait for its answer."""
+        key = pool, method, request
+        running = self._running.get(key)
+        if running is None:
+            if len(self._running) >= MOST_WAITING:
+                return Answer(_RESOURCE_EXHAUSTED, f"pool {pool}: too many calls of {method}", b"")
+            running = self._running[key] = asyncio.create_task(self._any(pool, method, request))
+            running.add_done_callback(lambda _: self._running.pop(key, None))
+        return await asyncio.shield(running)
+
+    async def _any(self, pool: str, method: str, request: bytes) -> Answer:
+        """The answer of the first endpoint that has one; else an error of theirs."""
+        errors = []
+        for endpoint in self._endpoints(pool):
+            (answer,) = await ask(endpoint, method, [request], self._timeout)
+            if isinstance(answer, bytes):
+                return Answer(0, "", answer)
+            errors.append(_error(method, answer))
+        return _worst(pool, errors)
 
     def _pool(self, name: str) -> _Statistics:
         if name not in self._pools:
@@ -122,7 +149,7 @@ class _Statistics:
     async def _round(self, requests: Sequence[bytes]) -> list[Answer]:
         endpoints = self._endpoints()
         if not endpoints:
-            return [Answer(_UNAVAILABLE, f"no endpoint of pool {self._pool} is available", b"")] * len(requests)
+            return [_worst(self._pool, [])] * len(requests)
         found = await asyncio.gather(*(self._ask(endpoint, requests) for endpoint in endpoints))
         said = {endpoint.address: answers for endpoint, answers in zip(endpoints, found, strict=True)}
         return [self._sum({a: answers[i] for a, answers in said.items()}) for i in range(len(requests))]
@@ -131,23 +158,20 @@ class _Statistics:
         """Of those that answer; where none does, an error of theirs."""
         from google.protobuf.message import DecodeError
 
-        from lb.inference.management import clearer
         from lb.inference.statistics import PoolStatistics
         from lb.wire import grpc_service_pb2 as wire
 
         answers, errors = {}, []
         for address, answer in said.items():
             if not isinstance(answer, bytes):
-                unimplemented = answer.code == _UNIMPLEMENTED
-                text = clearer(f"{_SERVICE}{STATISTICS}".encode(), answer.details) if unimplemented else answer.details
-                errors.append(Answer(answer.code, text, b""))
+                errors.append(_error(STATISTICS, answer))
                 continue
             try:
                 answers[address] = wire.ModelStatisticsResponse.FromString(answer)
             except DecodeError:
                 errors.append(Answer(_INTERNAL, f"{address}: the answer is not a ModelStatisticsResponse", b""))
-        if not answers:  # a server's word says more than that there is no talking to another
-            return next((error for error in errors if error.status != _UNAVAILABLE), errors[0])
+        if not answers:
+            return _worst(self._pool, errors)
         if self._sums is None:
             self._sums = PoolStatistics()
         made = self._sums.take(answers)
@@ -155,21 +179,43 @@ class _Statistics:
         return Answer(0, "", made.SerializeToString())
 
     async def _ask(self, endpoint: Asked, requests: Sequence[bytes]) -> Sequence[bytes | CallFailed]:
-        """Its answers, in order; where there is no talking to it, the same error for each."""
-        from lb.health.checks.grpc_connection import CallFailed, Status, grpc_connection
-
-        try:
-            async with asyncio.timeout(self._timeout), grpc_connection(endpoint.address, endpoint.tls) as connection:
-                answers = await connection.unaries(f"{_SERVICE}{STATISTICS}", requests)
-        except (CheckFailed, TimeoutError) as error:
-            reason = str(error) or "no answer in time"
-            if endpoint.address not in self._silent:
-                self._silent.add(endpoint.address)
-                log.warning(
-                    "pool %s: no statistics from endpoint %s, its last known ones count: %s",
-                    self._pool, endpoint.address, reason,
-                )  # fmt: skip
-            code = error.code if isinstance(error, CallFailed) else Status.UNAVAILABLE
-            return [CallFailed(code, f"{endpoint.address}: {reason}")] * len(requests)
-        self._silent.discard(endpoint.address)
+        answers = await ask(endpoint, STATISTICS, requests, self._timeout)
+        silent = [answer for answer in answers if not isinstance(answer, bytes) and answer.code == _UNAVAILABLE]
+        if not silent:
+            self._silent.discard(endpoint.address)
+        elif endpoint.address not in self._silent:
+            self._silent.add(endpoint.address)
+            log.warning(
+                "pool %s: no statistics from endpoint %s, its last known ones count: %s",
+                self._pool, endpoint.address, silent[0].details,
+            )  # fmt: skip
         return answers
+
+
+async def ask(endpoint: Asked, method: str, requests: Sequence[bytes], timeout: float) -> Sequence[bytes | CallFailed]:
+    """What an endpoint answers to each, in order; where there is no talking to it, UNAVAILABLE for all."""
+    from lb.health.checks.grpc_connection import CallFailed, Status, grpc_connection
+
+    try:
+        async with asyncio.timeout(timeout), grpc_connection(endpoint.address, endpoint.tls) as connection:
+            return await connection.unaries(f"{_SERVICE}{method}", requests)
+    except CallFailed as error:
+        return [error] * len(requests)
+    except (CheckFailed, TimeoutError) as error:
+        reason = f"{endpoint.address}: {str(error) or 'no answer in time'}"
+        return [CallFailed(Status.UNAVAILABLE, reason)] * len(requests)
+
+
+def _error(method: str, failure: CallFailed) -> Answer:
+    from lb.inference.management import clearer
+
+    path = f"{_SERVICE}{method}".encode()
+    text = clearer(path, failure.details) if failure.code == _UNIMPLEMENTED else failure.details
+    return Answer(failure.code, text, b"")
+
+
+def _worst(pool: str, errors: Sequence[Answer]) -> Answer:
+    """The one to tell of: a server's word says more than that there is no talking to another."""
+    if not errors:
+        return Answer(_UNAVAILABLE, f"no endpoint of pool {pool} is available", b"")
+    return next((error for error in errors if error.status != _UNAVAILABLE), errors[0])

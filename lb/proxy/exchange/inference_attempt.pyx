@@ -17,7 +17,7 @@ from lb.shared.segment_words cimport ENDPOINT_RESPONSE_ERRORS
 from lb.inference.response cimport InferResponse
 from lb.proxy.exchange.exchange cimport Exchange, goes_on, learn_session, limit_of_attempt, may_leave, verdict_by_status
 from lb.proxy.exchange.inference_body cimport (
-    InferenceBody, answer_error, land, management_answered, release_followers, rendered, respond, store,
+    InferenceBody, answer_error, forget_raw, land, management_answered, release_followers, rendered, respond, store,
 )
 from lb.proxy.exchange.mirror.inference cimport mirror_inference
 from lb.upstream.attempt cimport A_OVER, A_SENDING, A_SENT, Attempt, step, tg_outcome
@@ -199,6 +199,7 @@ cdef class InferenceAttempt(GrpcCall):
         if body.management is not None:
             management_answered(body, exchange, status, text, b"")
             return
+        forget_raw(body, exchange, status)
         answer_error(exchange, status, text)
 
     cdef void take_report(self, Exchange exchange) noexcept:

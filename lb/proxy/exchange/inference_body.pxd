@@ -22,6 +22,7 @@ cdef class InferContext:
     cdef Flights flights
     cdef tg_buffer stored             # a message on its way into, or out of, the cache
     cdef public object ask            # lb.control.workers.worker.Ask
+    cdef dict raw_inputs              # (pool, model, version) -> lb.inference.raw_input.RawInput
 
     cdef InferenceBody new_body(self)
 
@@ -43,10 +44,13 @@ cdef class InferenceBody(BodySource):
     cdef bint following
     cdef bint stored                  # the answer went into the cache
     cdef Question question            # to the master; None: there is none
+    cdef bytes metadata               # of the model of a raw request, while its configuration is asked for
 
     # Its units, where requests are weighed.
     cdef double units(self, Exchange exchange) noexcept
     cdef void run(self, Exchange exchange) noexcept
+    # Its message is made: an endpoint is asked, or the cache.
+    cdef void proceed(self, Exchange exchange) noexcept
     cdef bint join(self, Exchange exchange) noexcept
     # Whether the client has said when it wants an answer.
     cdef bint has_timeout(self) noexcept
@@ -61,6 +65,17 @@ cdef class InferenceBody(BodySource):
 cdef bint read_request_head(InferenceBody body, Exchange exchange, Scan *scan) noexcept
 # All of the body is here: the message of an inference, if it is one. False: the exchange has failed.
 cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept
+
+
+# A raw binary request: the tensor alone, which the model's description makes a message of. That is asked for once by
+# each worker, and kept until a model server finds fault with a request that was made by it.
+
+# Its message, or the question that is put for it; or the exchange has failed.
+cdef void run_raw(InferenceBody body, Exchange exchange) noexcept
+# The answer to that question: first the model's metadata, then its configuration.
+cdef void raw_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept
+# A model server has refused the request.
+cdef void forget_raw(InferenceBody body, Exchange exchange, int grpc_status) noexcept
 
 
 # The answer to an inference, as the codec makes it of the model server's: JSON or binary tensors.

@@ -13,12 +13,14 @@ import logging
 from lb.errors import TidegateError
 from lb.inference import management
 from lb.inference.compression import COMPRESS_LEAST, COMPRESS_MOST, compress, decompress
+from lb.inference.raw_input import raw_input
 from lb.proxy.exchange.question import nobody
+from lb.wire import grpc_service_pb2 as wire
 
 from cpython.buffer cimport PyBUF_READ
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyTypeObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memset
 from lb.cache.flight cimport Flights
 from lb.cache.store cimport ResultCache
@@ -41,7 +43,7 @@ from lb.shared.segment_words cimport ROUTE_CACHE_STORED
 from lb.net.stream cimport Address, iovec
 from lb.inference.first_timeout cimport time_after
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.request cimport parse_http
+from lb.inference.request cimport parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render, store_form
 from lb.proxy.exchange.exchange cimport (
     CACHE_BYPASS, CACHE_COLLAPSED, CACHE_HIT, CACHE_MISS, X_DONE, X_REQUEST, BodySource, Exchange,
@@ -57,6 +59,7 @@ log = logging.getLogger("tidegate.proxy")
 
 cdef enum:
     MAX_REPLY = 256 * 1024 * 1024
+    MOST_RAW_INPUTS = 1024
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     GRPC_UNAVAILABLE = 14
 
@@ -69,6 +72,7 @@ cdef class InferContext:
         self.segment = segment
         self.flights = Flights()
         self.ask = nobody
+        self.raw_inputs = {}
 
     def __dealloc__(self):
         tg_buffer_free(&self.stored)
@@ -81,6 +85,7 @@ cdef class InferContext:
     def commit(self, plan):
         if plan.cache is None:
             self.cache = None
+        self.raw_inputs.clear()               # other endpoints may have other models
 
     def channel(self, Address address, uint64_t connect_timeout):
         """A gRPC connection to an endpoint: one for all exchanges of this worker."""
@@ -141,6 +146,12 @@ cdef class InferenceBody(BodySource):
         if self.name is None:
             run_management(self, exchange)
             return
+        if self.json_length == 0:
+            run_raw(self, exchange)
+        else:
+            self.proceed(exchange)
+
+    cdef void proceed(self, Exchange exchange) noexcept:
         if len(self.request.sequence) and exchange.pool.sequences is not None and not self.join(exchange):
             return
         through_cache(self, exchange)
@@ -199,8 +210,12 @@ cdef class InferenceBody(BodySource):
         return self.name
 
     cdef void told(self, Exchange exchange, int status, str message, bytes reply) noexcept:
+        self.question = None
         exchange.grpc_status = <short>status
-        management_answered(self, exchange, status, message, reply)
+        if self.name is not None:
+            raw_told(self, exchange, status, message, reply)
+        else:
+            management_answered(self, exchange, status, message, reply)
 
     cdef void leave(self, Exchange exchange) noexcept:
         if self.question is not None:
@@ -281,7 +296,7 @@ cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
             tg_buffer_clear(&body.body)
             if tg_buffer_append(&body.body, <const char *>plain, <size_t>len(plain)) < 0:
                 raise MemoryError
-        if body.name is None:
+        if body.name is None or body.json_length == 0:
             return True
         data = tg_buffer_head(&body.body)
         size = tg_buffer_size(&body.body)
@@ -297,6 +312,85 @@ cdef bint read_request_body(InferenceBody body, Exchange exchange) noexcept:
         exchange.fail(FAIL_INTERNAL, "internal error")
         return False
     return True
+
+
+cdef tuple raw_key(InferenceBody body, Exchange exchange):
+    return exchange.pool.name, body.name, body.version
+
+
+cdef void run_raw(InferenceBody body, Exchange exchange) noexcept:
+    raw = body.context.raw_inputs.get(raw_key(body, exchange))
+    if raw is None:
+        body.question = put_question(body.context.ask, exchange, "ModelMetadata", raw_request(body, False))
+    elif read_raw(body, exchange, raw):
+        body.proceed(exchange)
+
+
+cdef bytes raw_request(InferenceBody body, bint config):
+    model = body.name.decode("utf-8", "replace")
+    kind = wire.ModelConfigRequest if config else wire.ModelMetadataRequest
+    return kind(name=model, version=body.version.decode()).SerializeToString()
+
+
+cdef void raw_told(InferenceBody body, Exchange exchange, int status, str message, bytes reply) noexcept:
+    cdef dict known = body.context.raw_inputs
+    cdef bytes metadata = body.metadata
+    # A server without configurations says nothing of a batch.
+    if status != 0 and not (metadata is not None and status == GRPC_UNIMPLEMENTED):
+        answer_error(exchange, status, message)
+        return
+    if metadata is None:
+        body.metadata = reply
+        body.question = put_question(body.context.ask, exchange, "ModelConfig", raw_request(body, True))
+        return
+    body.metadata = None
+    exchange.grpc_status = -1                 # of no endpoint that was picked
+    try:
+        raw = raw_input(metadata, reply if status == 0 else None)
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return
+    if len(known) >= MOST_RAW_INPUTS:
+        known.clear()
+    known[raw_key(body, exchange)] = raw
+    exchange.client.poller.arm(exchange, exchange.expires)
+    if read_raw(body, exchange, raw):
+        body.proceed(exchange)
+
+
+cdef bint read_raw(InferenceBody body, Exchange exchange, object raw) noexcept:
+    """False: the exchange has failed."""
+    cdef size_t size = tg_buffer_size(&body.body)
+    cdef uint32_t prefix = <uint32_t>size
+    cdef tg_buffer prefixed
+    memset(&prefixed, 0, sizeof(prefixed))
+    try:
+        header = raw.header(size)
+        if raw.prefixed:
+            if (tg_buffer_append(&prefixed, &prefix, sizeof(prefix)) < 0
+                    or tg_buffer_append(&prefixed, tg_buffer_head(&body.body), size) < 0):
+                tg_buffer_free(&prefixed)
+                raise MemoryError
+            tg_buffer_free(&body.body)
+            body.body = prefixed
+        body.request = parse_raw(body.name, body.version, header, tg_buffer_head(&body.body),
+                                 tg_buffer_size(&body.body))
+    except TidegateError as failure:
+        exchange.fail(failure.failure.kind, str(failure))
+        return False
+    except MemoryError:
+        exchange.fail(FAIL_NO_MEMORY, "out of memory")
+        return False
+    except Exception:                     # nothing above takes it: the exchange would never end
+        log.exception("a raw inference request could not be read")
+        exchange.fail(FAIL_INTERNAL, "internal error")
+        return False
+    return True
+
+
+cdef void forget_raw(InferenceBody body, Exchange exchange, int grpc_status) noexcept:
+    if body.json_length == 0 and grpc_status in (GRPC_INVALID_ARGUMENT, GRPC_NOT_FOUND):
+        body.context.raw_inputs.pop(raw_key(body, exchange), None)
 
 
 cdef void answer_error(Exchange exchange, int grpc_status, str message) noexcept:
