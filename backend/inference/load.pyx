@@ -46,6 +46,8 @@ cdef class Load:
         free(self.recent)
 
     cdef void count(self, uint64_t now) noexcept:
+        if now <= self.changed:                   # the moment of the loop may be older than the last look at the clock
+            return
         self.taken += min(self.in_flight, <uint64_t>self.slots) * (now - self.changed)
         self.changed = now
 
@@ -66,15 +68,16 @@ cdef class Load:
             recent.count = min(recent.count + 1, LOAD_RECENT)
 
     cdef void turn(self, uint64_t now) noexcept:
-        cdef uint64_t passed = now - self.since
+        cdef uint64_t passed
         self.count(now)
+        passed = self.changed - self.since
         if passed < WINDOW:
             return
         self.rps = self.requests * 1e9 / passed
         self.eps = self.failures * 1e9 / passed
         self.utilization = <double>self.taken / passed / self.slots
         self.requests = self.failures = self.taken = 0
-        self.since = now
+        self.since = self.changed
 
     cdef double latency_at(self, uint64_t in_flight) noexcept:
         """The median (ns) of recent latencies with so many in flight, or with the nearest number that was seen; -1: no

@@ -214,3 +214,15 @@ async def test_a_health_check_tells_what_others_have_in_flight(server: Any, stub
         seen = max(seen, report.rif)
     await asyncio.gather(*busy)
     assert seen == 3
+
+
+def test_a_moment_of_the_loop_older_than_the_last_look_at_the_clock_changes_no_rate() -> None:
+    load = Clocked(1)
+    one(load, 500)
+    load.wait(500)
+    assert load.report().rps_fractional == 1
+    load.wait(-1)
+    load.load.begin(load.now)
+    assert load.report().rps_fractional == 1
+    load.wait(1001)
+    assert load.report().application_utilization == pytest.approx(1)
