@@ -230,7 +230,9 @@ cdef class ModelQueue(Timed):
         cdef int64_t rows
         cdef int i
         link_init(&taken)
-        rows = queue_take(&self.queue, now, self.most_rows(now), &taken)
+        # A full queue waits for nothing more: who comes next would be refused with nothing running.
+        rows = queue_take(
+            &self.queue, UINT64_MAX if self.queue.count >= self.max_queue else now, self.most_rows(now), &taken)
         if rows == 0:
             return False
         batch = batch_new(&self.served.c, (<tg_inference *>taken.next.owner).wanted_count)
@@ -273,7 +275,11 @@ cdef class ModelQueue(Timed):
     cdef object run_in_python(self, tg_batch *batch):
         cdef PythonBatch given = PythonBatch.__new__(PythonBatch)
         given.batch = batch
-        self.engine.run_in_python(given)
+        try:
+            self.engine.run_in_python(given)
+        except Exception as error:                # the system has no thread for it
+            log.exception("%s: cannot be run", self.served.model)
+            given.finish(f"{self.served.model} cannot be run: {error}")
 
     cdef void learn(self, const tg_batch *batch) noexcept:
         """Where the next run of this size takes place. A run that was held up by others only costs the next one a

@@ -386,3 +386,32 @@ async def test_short_runs_of_steady_models_take_place_on_the_loop(digits, runtim
 def test_a_model_whose_time_depends_on_values_is_not_steady(tmp_path):
     assert not model_of(backend_models.slow(tmp_path)).steady
     assert model_of(DIGITS / "models" / "digits" / "1" / "model.onnx").steady
+
+
+async def test_a_full_queue_does_not_wait_for_others(digits):
+    async with engine() as made:
+        queue = queue_of(made, digits, max_queue=2, delay=60 * SECOND)
+        first, second, third = (asked(queue, image(row[None])) for row in IMAGES[:3])
+        await asyncio.gather(answer(first), answer(second))
+        assert (queue.waiting, third.done.done()) == (1, False)
+        third.leave()
+
+
+async def test_a_run_that_the_system_has_no_thread_for_is_an_answer(monkeypatch, caplog):
+    monkeypatch.setattr(session, "_c_api", lambda: False)
+    digits = model_of(DIGITS / "models" / "digits" / "1" / "model.onnx")
+
+    def no_thread(batch):
+        raise RuntimeError("can't start new thread")
+
+    poller = Poller(asyncio.get_running_loop())
+    timers = Timers(poller)
+    made = Engine(poller, timers, 1, no_thread)
+    queue = queue_of(made, digits)
+    status, problem, _ = await asked(queue, image(IMAGES[:1])).done
+    assert (status, problem) == (INTERNAL, "model digits version 1 cannot be run: can't start new thread")
+    assert queue.running == made.running == 0
+    assert "can't start new thread" in caplog.text
+    made.close()
+    timers.close()
+    poller.close()
