@@ -357,6 +357,7 @@ cdef class Call(Waiter):
         try:
             plain = self.front.service.decompress(self.encoding, incoming.data[:incoming.length])
         except BackendError as error:
+            self.abandon()                    # a handler that waits for the message
             self.finish(error.status, str(error))
             return -1
         except Exception:
@@ -713,6 +714,7 @@ cdef class Call(Waiter):
     cdef object break_off(self):
         """An error that nobody expected."""
         log.exception("%s: unexpected error", self.path)
+        self.abandon()
         self.finish(INTERNAL, "unexpected error; the server's log has more")
 
     @property
