@@ -20,6 +20,7 @@ from backend.inference.model import Served
 from backend.methods import Call, Methods, Running
 from backend.regions import Regions
 from backend.repository.catalog import READY, UNAVAILABLE, Catalog
+from lb.inference.raw_input import raw_input
 from lb.wire import grpc_service_pb2 as wire
 
 SERVER_NAME = "tidegate-backend"
@@ -232,6 +233,15 @@ class Rare:
             rows = queue.served.max_batch > 1
             finish = Finishing(model.name, model.version, request.id, tuple(special), rows, final)
         return queue, operands, wanted, request.id.encode(), final, finish
+
+    def raw_header(self, name: str, version: str, size: int) -> tuple[bytes, bool]:
+        """The JSON part that a raw binary request of `size` bytes is short for, and whether its data wants a length in
+        front. Raises BackendError, TidegateError."""
+        models = self._inference.models()
+        model = models.get(name, version)
+        config = wire.ModelConfigResponse(config=model.config(1)).SerializeToString()
+        found = raw_input(model.metadata(models.versions(name)).SerializeToString(), config)
+        return found.header(size), found.prefixed
 
     def _from_region(self, what: str, parameters: Any) -> bytes | None:
         """A tensor that is in shared memory."""

@@ -65,6 +65,7 @@ cdef class HttpRequest(Waiter):
     cdef object run(self)
     cdef object run_inference(self)
     cdef object run_in_python(self)
+    cdef InferRequest raw_request(self)
     cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept
     cdef object respond(self, tg_inference *inference)
     cdef void abandon(self) noexcept

@@ -32,7 +32,7 @@ from lb.http.http2.frames cimport PREFACE
 from lb.http.methods cimport method_text
 from lb.inference.message cimport RequestMessage, read_request
 from lb.inference.paths cimport MATCH_ESCAPED, NO_MATCH, decode_model, match_infer
-from lb.inference.request cimport parse_http
+from lb.inference.request cimport InferRequest, parse_http, parse_raw
 from lb.inference.response cimport InferResponse, render
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size,
@@ -357,6 +357,8 @@ cdef class HttpRequest(Waiter):
             self.model = decode_model(&model) if matched == MATCH_ESCAPED else model.data[:model.size]
             self.version = version.data[:version.size]
             self.run_inference()
+        except BackendError as error:
+            self.say(http_of_grpc(error.status), str(error))
         except TidegateError as error:
             self.say(error.status, str(error))
         except MemoryError:
@@ -375,8 +377,11 @@ cdef class HttpRequest(Waiter):
         cdef char *data
         cdef size_t at = 0
         cdef int i
-        self.infer = infer = parse_http(
-            self.model, self.version, tg_buffer_head(&self.body), tg_buffer_size(&self.body), self.json_length)
+        if self.json_length == 0:
+            self.infer = infer = self.raw_request()
+        else:
+            self.infer = infer = parse_http(
+                self.model, self.version, tg_buffer_head(&self.body), tg_buffer_size(&self.body), self.json_length)
         if infer.timeout_us:
             self.deadline = self.front.poller.now + 1000 * infer.timeout_us
             self.front.poller.arm(self, self.deadline)
@@ -402,6 +407,26 @@ cdef class HttpRequest(Waiter):
             except BackendError as error:
                 inference = inference_refused(error.status, str(error).encode(), error.answer)
         self.submit(queue, inference)
+
+    cdef InferRequest raw_request(self):
+        """The body is the one input's bytes (lb.inference.raw_input). Raises TidegateError, BackendError,
+        MemoryError."""
+        cdef size_t size = tg_buffer_size(&self.body)
+        cdef uint32_t length = <uint32_t>size
+        cdef tg_buffer text
+        cdef bytes header
+        header, prefixed = self.front.service.raw_header(
+            self.model.decode(errors="replace"), self.version.decode(errors="replace"), size)
+        if prefixed:
+            text = self.body
+            memset(&self.body, 0, sizeof(tg_buffer))
+            rc = tg_buffer_append(&self.body, &length, sizeof(length))
+            if rc == 0:
+                rc = tg_buffer_append(&self.body, tg_buffer_head(&text), size)
+            tg_buffer_free(&text)
+            if rc < 0:
+                raise MemoryError
+        return parse_raw(self.model, self.version, header, tg_buffer_head(&self.body), tg_buffer_size(&self.body))
 
     cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept:
         cdef uint64_t now = self.front.poller.now

@@ -125,6 +125,18 @@ async def test_large_tensors(client):
     np.testing.assert_array_equal(np.array(answer.json()["outputs"][0]["data"], "<f4"), rows[:2000].reshape(-1))
 
 
+async def test_raw_binary_requests(client):
+    """The bytes of a model's only input, without JSON."""
+    for name, raw in (("echo_fp32", np.arange(3, dtype="<f4").tobytes()), ("echo_int8", bytes(range(3)))):
+        answer = await client.post(f"/v2/models/{name}/infer", content=raw, headers={BINARY: "0"})
+        assert answer.status_code == 200, answer.text
+        assert answer.content[int(answer.headers[BINARY]) :] == raw
+    answer = await client.post("/v2/models/nope/infer", content=b"1234", headers={BINARY: "0"})
+    assert (answer.status_code, "unknown model" in answer.json()["error"]) == (404, True)
+    answer = await client.post("/v2/models/echo_bytes/infer", content=b"text", headers={BINARY: "0"})
+    assert (answer.status_code, "shape [1]" in answer.json()["error"]) == (400, True)
+
+
 async def test_concurrent_requests_get_their_own_answers(client, stub):
     bodies = [image(IMAGES[i % 16 : i % 16 + 1], id=str(i)) for i in range(100)]
     answers = [answer.json() for answer in await asyncio.gather(*[client.post(INFER, content=b) for b in bodies])]

@@ -192,12 +192,13 @@ class _Statistics:
         return answers
 
 
-async def ask(endpoint: Asked, method: str, requests: Sequence[bytes], timeout: float) -> Sequence[bytes | CallFailed]:
-    """What an endpoint answers to each, in order; where there is no talking to it, UNAVAILABLE for all."""
+async def ask(endpoint: Asked, method: str, requests: Sequence[bytes], seconds: float) -> Sequence[bytes | CallFailed]:
+    """What an endpoint answers to each, in order, within `seconds`; where there is no talking to it, UNAVAILABLE
+    for all."""
     from lb.health.checks.grpc_connection import CallFailed, Status, grpc_connection
 
     try:
-        async with asyncio.timeout(timeout), grpc_connection(endpoint.address, endpoint.tls) as connection:
+        async with asyncio.timeout(seconds), grpc_connection(endpoint.address, endpoint.tls) as connection:
             return await connection.unaries(f"{_SERVICE}{method}", requests)
     except CallFailed as error:
         return [error] * len(requests)
