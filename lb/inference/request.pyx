@@ -136,7 +136,8 @@ cdef bytes memo_key(bytes model, bytes version, const char *text, size_t size, b
     if split:
         at[0] = 123
         at += 1
-    memcpy(at, text, size)
+    if size:                                      # of a body that is empty `text` may be NULL
+        memcpy(at, text, size)
     return key
 
 

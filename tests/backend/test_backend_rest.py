@@ -180,6 +180,7 @@ async def test_metrics(client):
 WRONG = {
     "unknown model": ("POST", "/v2/models/nope/infer", image(IMAGES[:1]), 404, "unknown model 'nope'"),
     "unknown version": ("POST", "/v2/models/digits/versions/7/infer", image(IMAGES[:1]), 404, "no version '7'"),
+    "no body": ("POST", INFER, b"", 400, "not valid JSON"),
     "no JSON": ("POST", INFER, b"{", 400, "not valid JSON"),
     "other shape": ("POST", INFER, image(IMAGES[:1, :5]), 400, "expected shape [-1,64], got [1,5]"),
     "no inputs": ("POST", INFER, as_json(), 400, "input"),
