@@ -2,7 +2,7 @@
 
 import logging
 
-from libc.errno cimport EAGAIN, EBADF, EINTR, EINVAL, ENOTSOCK, errno
+from libc.errno cimport EAGAIN, EBADF, ECONNABORTED, EINTR, EINVAL, ENOTSOCK, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport strerror
 from backend.http.connection cimport HttpConnection
@@ -62,7 +62,7 @@ cdef class Listener(Source):
                 continue
             if errno == EAGAIN or errno in (EBADF, EINVAL, ENOTSOCK):
                 return
-            if errno == EINTR:
+            if errno == EINTR or errno == ECONNABORTED:       # the client has left already
                 continue
             log.warning("cannot accept a connection: %s", strerror(errno).decode())
             self.poller.watch(self, False)        # without descriptors or memory it would be ready all the time

@@ -43,6 +43,7 @@ cdef class GrpcSession(Http2Session):
     cdef tg_link over                 # calls whose memory is still referred to by what was gathered
     cdef readonly int active          # calls
     cdef list waiting                 # calls that had their turn, and have more to read
+    cdef size_t held                  # bytes of answers that the client has not taken
     cdef uint64_t control_due
     cdef uint64_t answers             # frames that our own DATA called forth
 
@@ -80,7 +81,8 @@ cdef class Call(Waiter):
     cdef bytes content_type
     cdef bytes encoding
     cdef object handler               # of a call that Python answers
-    # The answer to a unary inference, which is written from where it lies.
+    # The answer to a unary inference, which is written from where it lies; `held` bytes.
+    cdef size_t held
     cdef tg_inference *answer
     cdef tg_buffer reply
     cdef iovec *parts

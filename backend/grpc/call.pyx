@@ -63,6 +63,7 @@ cdef enum:
     AHEAD = 64                        # inferences of one stream at once, and messages of a call that are read in a turn
     HIGH_WATER = 64 * 1024            # bytes of a stream that wait, at which Python's handler is asked to wait
     FULL = 1024 * 1024                # at which no more of its messages are read
+    HELD = 256 * 1024 * 1024          # of answers of a connection, at which its further calls are refused
     LONGEST_FIELD = 1024              # of the head's fields that are looked at
     # Of Http2Session.work: what Python has to answer takes as long as so many frames.
     PYTHON_WORK = 32
@@ -103,7 +104,7 @@ cdef class GrpcSession(Http2Session):
 
     cdef h2_stream *on_request(self, int32_t id) noexcept:
         cdef Call call
-        if self.connection is None:
+        if self.connection is None or self.held > HELD:
             return NULL
         call = Call.__new__(Call)
         call.session = self
@@ -181,6 +182,7 @@ cdef class GrpcSession(Http2Session):
 
     cdef void detach(self, Call call) noexcept:
         call.move(CALL_GONE)
+        self.held -= call.held
         link_remove(&call.link)
         link_append(&self.over, &call.link)
         self.active -= 1
@@ -529,6 +531,8 @@ cdef class Call(Waiter):
         stream.part = -1
         stream.offset = 0
         stream.left = MESSAGE_HEAD + total
+        self.held = total
+        self.session.held += total
         self.end_with(OK, NULL, 0)
 
     cdef object finish_in_python(self, tg_inference *inference):

@@ -29,6 +29,7 @@ cdef class Connection(Stream):
     cdef void move(self, int state) noexcept
     cdef void read_loop(self) noexcept
     cdef bint take(self, const char *data, size_t n) noexcept
+    cdef size_t waiting(self) noexcept
     cdef int write_out(self) noexcept
     cdef void set_timer(self) noexcept
     cdef void close_now(self) noexcept

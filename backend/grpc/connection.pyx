@@ -69,7 +69,7 @@ cdef class Connection(Stream):
         if self.deferred:
             return                                # the others have their turn
         self.session.work = TURN_WORK
-        while self.state < CONNECTION_LAST and self.pending() + tg_buffer_size(&self.session.queue.frames) < OUT_LIMIT:
+        while self.state < CONNECTION_LAST and self.waiting() < OUT_LIMIT:
             if turn == READ_TURNS or self.session.work <= 0:
                 self.poller.defer(self)           # on_flush goes on
                 return
@@ -112,6 +112,10 @@ cdef class Connection(Stream):
             return False
         return True
 
+    cdef size_t waiting(self) noexcept:
+        """Bytes that wait for the client."""
+        return self.pending() + tg_buffer_size(&self.session.queue.frames)
+
     # The end of a batch.
 
     cdef void on_flush(self) noexcept:
@@ -129,7 +133,9 @@ cdef class Connection(Stream):
         if self.session.waiting and not self.deferred:
             self.session.resume()
             self.poller.mark(self)
-        if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred:
+        # Whoever does not take what was written is not read, and would be looked at again and again.
+        if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred and (
+                rc == 0 or self.waiting() < OUT_LIMIT):
             self.read_loop()
             if self.fd < 0:
                 return

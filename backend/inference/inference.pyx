@@ -148,7 +148,8 @@ cdef void find_key(Served served, tg_inference *inference) noexcept:
     if served.max_batch > 1 and model.input_count:
         rows = inference.operands[0].shape[0]
     for i in range(model.input_count):
-        if model.inputs[i].rank == 0 or inference.operands[i].shape[0] != rows:
+        # Without elements the rows may be any number, which nobody should add up.
+        if model.inputs[i].rank == 0 or inference.operands[i].shape[0] != rows or inference.operands[i].size == 0:
             rows = 0
             break
     if rows <= 0:

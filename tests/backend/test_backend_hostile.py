@@ -155,6 +155,37 @@ async def test_a_stream_whose_answers_are_not_read_is_not_read_either(server):
     peer.writer.close()
 
 
+async def test_a_client_that_takes_no_answers_is_refused_more(server):
+    """Calls beyond a quarter of a gibibyte of answers are refused; whoever takes them goes on."""
+    peer = await Peer(window=0).connect(server.targets[0])
+    peer.h2.increment_flow_control_window(1 << 30)
+    rows = np.zeros((1 << 20, 3), "<f4")
+    message = framed(infer_request("echo_fp32", ("x", "FP32", rows)).SerializeToString())
+    streams: list[int] = []
+    while not any(stream in peer.ended for stream in streams) and len(streams) < 60:
+        stream = peer.open(INFER)
+        streams.append(stream)
+        data = message
+        while data and stream not in peer.ended:
+            room = min(peer.h2.local_flow_control_window(stream), peer.h2.max_outbound_frame_size, len(data))
+            if room:
+                peer.h2.send_data(stream, data[:room], end_stream=room == len(data))
+                data = data[room:]
+                peer.flush()
+            if (not room or len(data) % (1 << 20) < 1 << 14) and not await peer.take(0.05):
+                assert not peer.over
+    assert 18 < len(streams) < 40
+    assert streams[-1] not in peer.heads  # refused: another server may be asked
+    for stream in streams[:-1]:
+        peer.h2.increment_flow_control_window(1 << 25, stream)
+        peer.flush()
+        assert await peer.status(stream) == "0"
+        peer.data.pop(stream)
+    peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1 << 20})
+    await good(peer)
+    peer.writer.close()
+
+
 async def test_messages_that_are_refused_wait_for_a_slow_one_in_bounds(server, second):
     peer = await Peer().connect(server.targets[0])
     stream = peer.open(STREAM)

@@ -174,7 +174,9 @@ cdef class Http2Connection(Client):
                         or (self.state == FRONT_STOPPED and not self.host.active)):
             self.close_now()
             return
-        if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred:
+        # Whoever does not take what was written is not read, and would be looked at again and again.
+        if (self.unread or tg_buffer_size(&self.inbox)) and not self.deferred and (
+                rc == 0 or self.waiting() < OUT_LIMIT):
             self.read_loop()
             if self.fd < 0:
                 return
