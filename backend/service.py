@@ -28,7 +28,7 @@ SERVER_NAME = "tidegate-backend"
 # "system_shared_memory" where all clients are of this machine.
 EXTENSIONS = ("classification", "model_configuration", "statistics")
 _FINAL = "triton_enable_empty_final_response"
-_LARGEST = 1 << 30  # bytes of a message that came compressed: a small one may claim any size
+_LARGEST = 64 << 20  # bytes of a message that came compressed: a small one may claim any size, and holds the loop
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 

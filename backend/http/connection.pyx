@@ -53,7 +53,7 @@ cdef enum:
     PREFACE_TOLD = 3                  # bytes of HTTP/2's preface that no method of HTTP/1 begins with: "PRI"
     MAX_HEAD = 64 * 1024
     MAX_BODY = 0x7FFFFFFF             # as a message of gRPC
-    MOST_PLAIN = 1 << 30              # bytes of a body that came compressed: a small one may claim any size
+    MOST_PLAIN = 64 * 1024 * 1024     # bytes of a body that came compressed: a small one may claim any size
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     PATIENCE_NS = 60_000_000_000      # without a byte that the client owes, or takes
     ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
 from typing import Any
 
@@ -245,6 +246,7 @@ async def test_a_flood_of_empty_messages_lets_others_have_their_turn(server):
         (framed(image(), flag=1), {}, "12"),
         (framed(image(), flag=1), {"grpc_encoding": "\xff"}, "12"),
         (framed(image(), flag=1), {"grpc_encoding": "gzip"}, "3"),
+        (framed(gzip.compress(bytes(65 << 20)), flag=1), {"grpc_encoding": "gzip"}, "3"),
         (struct.pack(">BI", 0, 0xFFFFFFFF), {}, "8"),
         (framed(b"\xff" * 20), {}, "3"),
         (framed(image()), {"content_type": "application/grpc-web"}, "415"),
@@ -255,7 +257,14 @@ async def test_a_flood_of_empty_messages_lets_others_have_their_turn(server):
 )
 async def test_a_unary_call_that_is_none_has_its_status(peer, data, fields, status):
     stream = peer.open(INFER, **fields)
-    peer.h2.send_data(stream, data, end_stream=True)
+    while True:
+        part, data = data[:16_000], data[16_000:]
+        while peer.h2.local_flow_control_window(stream) < len(part):
+            peer.flush()
+            assert await peer.take()
+        peer.h2.send_data(stream, part, end_stream=not data)
+        if not data:
+            break
     peer.flush()
     assert await peer.status(stream) == status
     await good(peer)
