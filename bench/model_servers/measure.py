@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from lb.wire.services import INFERENCE, Stub
 START = 60.0  # seconds in which a server has to answer
 WARMUP = 1.0
 PATH = "/inference.GRPCInferenceService/ModelInfer"
+_ANSWERED = re.compile(r"^status codes: (\d+) 2xx, 0 3xx, 0 4xx, 0 5xx$", re.MULTILINE)
+_RATE = re.compile(r"^finished in \S+ ([\d.]+) req/s, ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,16 @@ def measure(server: Server, models: Path, model: Model, cores: Cores, clients: i
                 _load(Path(folder), port, model, cores, clients, WARMUP)
                 pids = tree(process.pid)
                 before = read_cpu(pids)
-                latencies, passed = _load(Path(folder), port, model, cores, clients, seconds)
+                count, rate = _load(Path(folder), port, model, cores, clients, seconds)
                 used = cpu_between(before, read_cpu(pids))
+                latencies = _latencies(Path(folder), port, model, cores, clients, seconds)
         except BenchError as error:
             log.seek(0)
             raise BenchError(f"{server.name}: {error}: {log.read()[-500:]}") from None
         finally:
             process.kill()
             process.wait()
-    count = len(latencies)
-    return Figures(
-        count / passed, used / 1e3 / count, float(np.percentile(latencies, 50)), float(np.percentile(latencies, 99))
-    )
+    return Figures(rate, used / 1e3 / count, float(np.percentile(latencies, 50)), float(np.percentile(latencies, 99)))
 
 
 def _await_right_answer(process: subprocess.Popen[bytes], port: int, model: Model) -> None:
@@ -125,31 +126,37 @@ def _await_right_answer(process: subprocess.Popen[bytes], port: int, model: Mode
         raise BenchError(f"it answers {got}")
 
 
-def _load(
-    folder: Path, port: int, model: Model, cores: Cores, clients: int, seconds: float
-) -> tuple[Sequence[float], float]:
-    """Latencies (µs) of all calls, and the seconds that they took together."""
-    message = model.request()
-    (folder / "body").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+def _load(folder: Path, port: int, model: Model, cores: Cores, clients: int, seconds: float) -> tuple[int, float]:
+    """The calls that were answered, and how many a second."""
+    output = _h2load(folder, port, model, cores, clients, seconds, [])
+    found, rate = _ANSWERED.search(output), _RATE.search(output)
+    if found is None or rate is None or int(found[1]) == 0:
+        raise BenchError(f"no call was answered: {output[-300:]}")
+    return int(found[1]), float(rate[1])
+
+
+def _latencies(folder: Path, port: int, model: Model, cores: Cores, clients: int, seconds: float) -> np.ndarray:
+    """Of all calls of another run (µs): the log of them costs h2load as much as the calls."""
     log = folder / "log"
     log.unlink(missing_ok=True)
-    words = [
-        require("h2load", "nghttp2-client"),
-        "-D",
-        f"{math.ceil(seconds * 1000)}ms",
-        "--warm-up-time",
-        "0",
-        "-c",
-        str(clients),
-    ]
-    words += ["-m", "1", "-d", str(folder / "body"), "--log-file", str(log)]
-    words += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{PATH}"]
-    done = subprocess.run(on_cores(cores.load, words), capture_output=True, text=True, check=False)
-    if done.returncode or not log.exists():
-        raise BenchError(f"h2load failed: {done.stderr[-300:]}{done.stdout[-300:]}")
-    # Each line: when the call began (µs), its status, how long it took (µs).
-    rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
+    _h2load(folder, port, model, cores, clients, seconds, ["--log-file", str(log)])
+    rows = np.loadtxt(log, dtype=np.int64, ndmin=2)  # a line: when the call began, its status, how long it took
     if not len(rows) or (rows[:, 1] != 200).any():
         raise BenchError("calls failed")
-    passed = float(rows[:, 0].max() + rows[:, 2].max() - rows[:, 0].min()) / 1e6
-    return [float(took) for took in rows[:, 2]], passed
+    latencies: np.ndarray = rows[:, 2]
+    return latencies
+
+
+def _h2load(
+    folder: Path, port: int, model: Model, cores: Cores, clients: int, seconds: float, options: list[str]
+) -> str:
+    """What it says. Raises BenchError."""
+    message = model.request()
+    (folder / "body").write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
+    words = [require("h2load", "nghttp2-client"), "-D", f"{math.ceil(seconds * 1000)}ms", "--warm-up-time", "0"]
+    words += ["-c", str(clients), "-m", "1", "-d", str(folder / "body"), *options]
+    words += ["-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{PATH}"]
+    done = subprocess.run(on_cores(cores.load, words), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"h2load failed: {done.stderr[-300:]}{done.stdout[-300:]}")
+    return done.stdout
