@@ -28,11 +28,9 @@ from lb.errors import ConfigError
 Found = tuple[str, str]
 
 # What the extras bring: modules that the model server imports, and the packages that have them.
-_MODEL_SERVER = {
+MODEL_SERVER = {
     "onnxruntime": "onnxruntime",
     "numpy": "numpy",
-    "grpc": "grpcio",
-    "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
 }
 _VERSION = re.compile(r"[1-9][0-9]*", re.ASCII)
@@ -105,7 +103,7 @@ def lined(path: Path, found: Sequence[Found]) -> list[str]:
 
 
 def _model_server(path: str, folder: Path) -> Iterator[tuple[str, str, bool]]:
-    missing = [package for module, package in _MODEL_SERVER.items() if importlib.util.find_spec(module) is None]
+    missing = [package for module, package in MODEL_SERVER.items() if importlib.util.find_spec(module) is None]
     if missing:
         extra = "pip install 'tidegate[cpu]', or 'tidegate[gpu]' for NVIDIA's GPUs"
         yield path, f"the model server cannot start without {' and '.join(missing)}: {extra}", False

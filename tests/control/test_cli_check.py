@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import yaml
 from authority import Authority
 from control_daemon import ROOT, configuration, listener
 
+from lb.control.preflight import MODEL_SERVER
 from lb.control.servers.model_file import model_problem
 
 MODEL = b"\x08\x08"  # ir_version: 8
@@ -109,7 +112,7 @@ def test_a_real_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [("onnxruntime", "onnxruntime"), ("grpc", "grpcio"), ("grpc_health", "grpcio-health-checking")],
+    [("onnxruntime", "onnxruntime"), ("numpy", "numpy"), ("grpc_reflection", "grpcio-reflection")],
 )
 def test_the_extra_of_the_model_server_is_missing(tmp_path: Path, module: str, package: str) -> None:
     (tmp_path / "models" / "m" / "1").mkdir(parents=True)
@@ -121,6 +124,13 @@ def test_the_extra_of_the_model_server_is_missing(tmp_path: Path, module: str, p
     status, lines = check(tmp_path, served(tmp_path), hide)
     said = f"pools.up.serve: the model server cannot start without {package}: pip install 'tidegate[cpu]'"
     assert (status, [line[: len(said)] for line in lines]) == (1, [said])
+
+
+@pytest.mark.parametrize("extra", ["cpu", "gpu"])
+def test_what_is_looked_for_is_what_the_extra_brings(extra: str) -> None:
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    brought = {re.split("[^a-z-]", dependency)[0].removesuffix("-gpu") for dependency in dependencies}
+    assert set(MODEL_SERVER.values()) == brought
 
 
 def test_sockets_and_files_all_at_once(tmp_path: Path) -> None:
