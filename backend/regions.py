@@ -1,11 +1,12 @@
-"""Triton's system shared memory extension: tensors in POSIX shared memory that client and server map
+"""Triton's system shared memory extension: tensors in POSIX shared memory of client and server
 (protocol/extension_shared_memory.md of Triton)."""
 
 from __future__ import annotations
 
-import mmap
 import os
+import stat
 from dataclasses import dataclass
+from io import FileIO
 from typing import Any
 
 from backend.errors import AlreadyExists, InvalidInput, NotFound, Unsupported
@@ -16,27 +17,32 @@ _OBJECTS = "/dev/shm"  # noqa: S108 - where shm_open(3) has them
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A part of a shared memory object: `memory` is all of the object up to the end of the region."""
+    """A part of a shared memory object. It is read and written as a file: whoever made the object may make it smaller,
+    and memory that is mapped beyond its end kills the process that touches it."""
 
     name: str
     key: str
     offset: int
     size: int
-    memory: mmap.mmap
+    file: FileIO
 
     def read(self, what: str, offset: int, size: int) -> bytes:
         """Raises InvalidInput; `what` says which tensor is to be there."""
         self._check(what, offset, size)
-        start = self.offset + offset
-        return self.memory[start : start + size]
+        found = os.pread(self.file.fileno(), size, self.offset + offset)
+        if len(found) < size:
+            raise InvalidInput(f"{what}: shared memory object '{self.key}' has become smaller")
+        return found
 
     def write(self, what: str, offset: int, room: int, data: bytes) -> None:
         """Raises InvalidInput."""
         self._check(what, offset, room)
         if len(data) > room:
             raise InvalidInput(f"{what} has {len(data)} bytes, more than the {room} of its shared memory")
-        start = self.offset + offset
-        self.memory[start : start + len(data)] = data
+        try:
+            os.pwrite(self.file.fileno(), data, self.offset + offset)
+        except OSError as error:
+            raise InvalidInput(f"{what}: cannot write to shared memory: {error.strerror}") from error
 
     def _check(self, what: str, offset: int, size: int) -> None:
         if offset < 0 or size < 0 or offset + size > self.size:
@@ -81,7 +87,7 @@ class Regions:
         self._check_offered()
         if request.name in self._regions:
             raise AlreadyExists(f"shared memory region '{request.name}' is registered already")
-        self._regions[request.name] = _map(request.name, request.key, request.offset, request.byte_size)
+        self._regions[request.name] = _open(request.name, request.key, request.offset, request.byte_size)
         return wire.SystemSharedMemoryRegisterResponse()
 
     async def SystemSharedMemoryUnregister(self, request: Any, context: Any) -> Any:
@@ -92,7 +98,7 @@ class Regions:
         return wire.SystemSharedMemoryUnregisterResponse()
 
 
-def _map(name: str, key: str, offset: int, size: int) -> Region:
+def _open(name: str, key: str, offset: int, size: int) -> Region:
     """Raises InvalidInput."""
     if not name or not size:
         raise InvalidInput("a shared memory region needs a name and a size")
@@ -100,15 +106,11 @@ def _map(name: str, key: str, offset: int, size: int) -> Region:
     if not path or "/" in path or path in (".", ".."):
         raise InvalidInput(f"'{key}' is not the name of a shared memory object")
     try:
-        descriptor = os.open(os.path.join(_OBJECTS, path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(os.path.join(_OBJECTS, path), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise InvalidInput(f"cannot open shared memory object '{key}': {error.strerror}") from error
-    try:
-        have = os.fstat(descriptor).st_size
-        if offset + size > have:
-            raise InvalidInput(f"shared memory object '{key}' has {have} bytes, not {offset + size}")
-        return Region(name, key, offset, size, mmap.mmap(descriptor, offset + size))
-    except OSError as error:
-        raise InvalidInput(f"cannot map shared memory object '{key}': {error.strerror}") from error
-    finally:
-        os.close(descriptor)
+    file = FileIO(descriptor, "r+")  # which closes the descriptor when nobody needs it any more
+    have = os.fstat(descriptor).st_size
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode) or offset + size > have:
+        raise InvalidInput(f"shared memory object '{key}' has {have} bytes, not {offset + size}")
+    return Region(name, key, offset, size, file)

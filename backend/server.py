@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from backend import health, load_reports, reflection
 from backend.binding_runs import BindingRuns
+from backend.grpc import health, load_reports, reflection
 from backend.grpc.front import Front
+from backend.grpc.methods import Methods
 from backend.inference.engine import Engine
 from backend.inference.load import Load
 from backend.listener import Listener
-from backend.methods import Methods
 from backend.options import ServeOptions
 from backend.regions import Regions
 from backend.repository.control import POLL, Control

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from google.protobuf.message import DecodeError
 
-from backend import metrics, rest
 from backend.calls import Operand, check
 from backend.errors import BackendError, InvalidInput, NotFound, Unavailable, Unsupported
 from backend.finishing import Finish, Finishing, placed, wanted_of
+from backend.grpc.methods import Call, Methods, Running
+from backend.http import metrics, rest
 from backend.inference.engine import ModelQueue
 from backend.inference.model import Served
-from backend.methods import Call, Methods, Running
 from backend.regions import Regions
 from backend.repository.catalog import READY, UNAVAILABLE, Catalog
 from lb.inference.raw_input import raw_input

@@ -77,8 +77,8 @@ cdef class Call(Waiter):
     cdef int read_count               # how many
     cdef uint64_t timeout             # ns; 0 = none was given
     cdef bint posted
-    cdef bytes path
-    cdef bytes content_type
+    cdef bint grpc                    # by its content-type
+    cdef bytes path                   # of a call that Python answers
     cdef bytes encoding
     cdef object handler               # of a call that Python answers
     # The answer to a unary inference, which is written from where it lies; `held` bytes.

@@ -12,13 +12,14 @@ import logging
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strlen
 from backend.grpc.front cimport Front
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
-    INFERENCE_DONE, inference_fail, inference_free, inference_of, inference_read, inference_refused, tg_inference,
+    INFERENCE_DONE, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_OK, STATUS_RESOURCE_EXHAUSTED, inference_fail,
+    inference_free, inference_of, inference_read, inference_refused, is_our_fault, message_memory, tg_inference,
 )
 from backend.inference.reply cimport (
     reply_fields, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
@@ -47,18 +48,8 @@ from backend.errors import BackendError
 log = logging.getLogger("tidegate.backend")
 
 cdef enum:
-    # gRPC's status codes.
-    OK = 0
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    RESOURCE_EXHAUSTED = 8
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-
     MESSAGE_HEAD = 5                  # bytes: a flag, and the length
     LARGEST_MESSAGE = 0x7FFFFFFF      # what Protocol Buffers allows
-    ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then
     SMALL = 4096                      # bytes of a tensor that is copied into the answer
     AHEAD = 64                        # inferences of one stream at once, and messages of a call that are read in a turn
     HIGH_WATER = 64 * 1024            # bytes of a stream that wait, at which Python's handler is asked to wait
@@ -86,9 +77,10 @@ tg_state(&TABLE, b"answered", 1 << CALL_GONE)
 tg_state(&TABLE, b"gone", 0)
 STATES = states_of(&TABLE)
 
-INFER = b"/inference.GRPCInferenceService/ModelInfer"
-STREAM = b"/inference.GRPCInferenceService/ModelStreamInfer"
-CONTENT_TYPE = b"application/grpc"
+cdef const char *INFER_PATH = b"/inference.GRPCInferenceService/ModelInfer"
+cdef const char *STREAM_PATH = b"/inference.GRPCInferenceService/ModelStreamInfer"
+cdef size_t INFER_SIZE = strlen(INFER_PATH)
+cdef size_t STREAM_SIZE = strlen(STREAM_PATH)
 # Of the loop: a message is read at once, and not twice.
 cdef RequestMessage REQUEST
 
@@ -126,13 +118,18 @@ cdef class GrpcSession(Http2Session):
         if call.state != CALL_NEW or value_size > LONGEST_FIELD:
             return
         if name_size == 5 and memcmp(name, b":path", 5) == 0:
-            call.path = value[:value_size]
+            if value_size == INFER_SIZE and memcmp(value, INFER_PATH, INFER_SIZE) == 0:
+                call.kind = CALL_INFER
+            elif value_size == STREAM_SIZE and memcmp(value, STREAM_PATH, STREAM_SIZE) == 0:
+                call.kind = CALL_STREAM
+            else:
+                call.path = value[:value_size]
         elif name_size == 7 and memcmp(name, b":method", 7) == 0:
             call.posted = value_size == 4 and memcmp(value, b"POST", 4) == 0
         elif name_size == 12 and memcmp(name, b"grpc-timeout", 12) == 0:
             call.timeout = grpc_timeout_ns(value, value_size)
         elif name_size == 12 and memcmp(name, b"content-type", 12) == 0:
-            call.content_type = value[:value_size]
+            call.grpc = is_grpc(value, value_size)
         elif name_size == 13 and memcmp(name, b"grpc-encoding", 13) == 0:
             call.encoding = value[:value_size]
 
@@ -181,12 +178,13 @@ cdef class GrpcSession(Http2Session):
             self.terminate(H2_ENHANCE_YOUR_CALM)
 
     cdef void detach(self, Call call) noexcept:
+        cdef bint begun = call.state != CALL_NEW
         call.move(CALL_GONE)
         self.held -= call.held
         link_remove(&call.link)
         link_append(&self.over, &call.link)
         self.active -= 1
-        if call.kind != CALL_OTHER:
+        if call.kind != CALL_OTHER and begun:
             self.front.calls -= 1
         self.front.poller.disarm(call)
 
@@ -240,20 +238,16 @@ cdef class Call(Waiter):
 
     cdef void begin(self) noexcept:
         self.move(CALL_ASKED)
-        if not self.posted or self.content_type is None or not is_grpc(self.content_type):
+        if self.kind != CALL_OTHER:
+            self.front.calls += 1
+        if not self.posted or not self.grpc:
             self.refuse_http()
             return
         if self.timeout:
             self.deadline = self.front.poller.now + self.timeout
             self.front.poller.arm(self, self.deadline)
-        if self.path == INFER:
-            self.kind = CALL_INFER
-        elif self.path == STREAM:
-            self.kind = CALL_STREAM
-        else:
+        if self.kind == CALL_OTHER:
             self.begin_in_python()
-            return
-        self.front.calls += 1
 
     cdef void refuse_http(self) noexcept:
         """What is no gRPC (PROTOCOL-HTTP2.md, "Requests")."""
@@ -288,29 +282,26 @@ cdef class Call(Waiter):
             if incoming.came == incoming.length:
                 self.take_message()
         if self.blocked and size and tg_buffer_append(&self.inbox, data, size) < 0:
-            self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
         self.session.consume(&self.stream, whole - size)      # what waits is still to be dealt with
 
     cdef int take_head(self) noexcept:
         """What a message says of itself. -1: the call is over."""
         cdef tg_incoming *incoming = &self.incoming
-        cdef size_t length = get_u32(&incoming.head[1]), room
+        cdef size_t length = get_u32(&incoming.head[1])
         if incoming.head[0] > 1:
-            self.respond_status(INTERNAL, b"a message has a flag that gRPC does not know", 44)
+            self.respond_status(STATUS_INTERNAL, b"a message has a flag that gRPC does not know", 44)
             return -1
         if self.kind == CALL_INFER and self.messages:
-            self.respond_status(INTERNAL, b"a unary call has more than one message", 38)
+            self.respond_status(STATUS_INTERNAL, b"a unary call has more than one message", 38)
             return -1
         if length > LARGEST_MESSAGE:
-            self.respond_status(RESOURCE_EXHAUSTED, b"a message is larger than 2 GiB", 30)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"a message is larger than 2 GiB", 30)
             return -1
-        room = length + 2 * ALIGNMENT
-        incoming.block = <char *>malloc(room)
+        incoming.block = message_memory(length, &incoming.data)
         if incoming.block == NULL:
-            self.respond_status(RESOURCE_EXHAUSTED, b"no memory for a message of this size", 36)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"no memory for a message of this size", 36)
             return -1
-        incoming.data = incoming.block + ALIGNMENT
-        incoming.data += (<size_t>ALIGNMENT - (<uintptr_t>incoming.data + length) % ALIGNMENT) % ALIGNMENT
         incoming.length = length
         incoming.came = 0
         return 0
@@ -367,7 +358,7 @@ cdef class Call(Waiter):
             return -1
         block = <char *>malloc(<size_t>len(plain) + 1)
         if block == NULL:
-            self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
             return -1
         memcpy(block, PyBytes_AS_STRING(plain), len(plain))
         free(incoming.block)
@@ -425,12 +416,12 @@ cdef class Call(Waiter):
         """The client has sent all, and all was read."""
         self.taken = True
         if self.incoming.head_size:
-            self.respond_status(INTERNAL, b"the last message is cut off", 27)
+            self.respond_status(STATUS_INTERNAL, b"the last message is cut off", 27)
         elif self.kind == CALL_OTHER:
             if self.handler is not None:
                 self.handler.end()
         elif self.kind == CALL_INFER and self.messages == 0:
-            self.respond_status(INTERNAL, b"a unary call has no message", 27)
+            self.respond_status(STATUS_INTERNAL, b"a unary call has no message", 27)
         elif self.kind == CALL_STREAM:
             self.respond_turns()
 
@@ -452,7 +443,7 @@ cdef class Call(Waiter):
         cdef uint64_t now = monotonic_ns()
         cdef int status = inference.status
         self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),
-                              status and status != INVALID_ARGUMENT and status != UNIMPLEMENTED)
+                              is_our_fault(status))
         if self.kind == CALL_STREAM:
             self.respond_turns()
             return
@@ -490,16 +481,16 @@ cdef class Call(Waiter):
         self.answer = inference               # freed with the call: what is sent lies there
         self.parts = <iovec *>malloc((2 * <size_t>inference.wanted_count + 1) * sizeof(iovec))
         if self.parts == NULL or reply_fields(reply, inference) < 0:
-            self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
             return
         for i in range(inference.wanted_count):
             tensor = reply_tensor(inference, i)
             if reply_tensor_head(reply, tensor.size) < 0:
-                self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+                self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
                 return
             if tensor.size < SMALL:
                 if tg_buffer_append(reply, tensor.data, tensor.size) < 0:
-                    self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+                    self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
                     return
                 continue
             # The buffer may still move: where its pieces are is filled in below.
@@ -521,7 +512,7 @@ cdef class Call(Waiter):
                 self.parts[i].iov_base = tg_buffer_head(reply) + copied
                 copied += self.parts[i].iov_len
         if total > 0xFFFFFFFF:
-            self.respond_status(RESOURCE_EXHAUSTED, b"the answer is larger than gRPC can say", 38)
+            self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"the answer is larger than gRPC can say", 38)
             return
         put_prefix(<uint8_t *>stream.prefix, total)
         stream.streaming = False
@@ -533,7 +524,7 @@ cdef class Call(Waiter):
         stream.left = MESSAGE_HEAD + total
         self.held = total
         self.session.held += total
-        self.end_with(OK, NULL, 0)
+        self.end_with(STATUS_OK, NULL, 0)
 
     cdef object finish_in_python(self, tg_inference *inference):
         """A unary answer that Python makes."""
@@ -566,18 +557,19 @@ cdef class Call(Waiter):
             inference = <tg_inference *>self.turns.next.owner
             if inference.state != INFERENCE_DONE:
                 break
+            link_remove(&inference.turn)          # what ends the call frees those that still have a turn
+            self.turn_count -= 1
             rc = self.respond_streamed(inference)
             inference_free(inference)
-            self.turn_count -= 1
             if rc < 0:
-                self.respond_status(RESOURCE_EXHAUSTED, b"out of memory", 13)
+                self.respond_status(STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
         if self.state != CALL_ASKED:
             return
         if self.blocked:
             if self.turn_count < AHEAD // 2:
                 self.await_room()
         elif self.taken and link_empty(&self.turns):
-            self.respond_status(OK, NULL, 0)
+            self.respond_status(STATUS_OK, NULL, 0)
 
     cdef int respond_streamed(self, tg_inference *inference) noexcept:
         """A ModelStreamInferResponse. 0, or -1: no memory."""
@@ -696,7 +688,7 @@ cdef class Call(Waiter):
     cdef void on_timer(self) noexcept:
         if self.state == CALL_ASKED:
             self.abandon()
-            self.respond_status(DEADLINE_EXCEEDED, b"the deadline has passed", 23)
+            self.respond_status(STATUS_DEADLINE_EXCEEDED, b"the deadline has passed", 23)
 
     # From Python, which answers what is rare.
 
@@ -719,7 +711,7 @@ cdef class Call(Waiter):
         """An error that nobody expected."""
         log.exception("%s: unexpected error", self.path)
         self.abandon()
-        self.finish(INTERNAL, "unexpected error; the server's log has more")
+        self.finish(STATUS_INTERNAL, "unexpected error; the server's log has more")
 
     @property
     def room(self) -> bool:
@@ -747,10 +739,11 @@ cdef class Call(Waiter):
         self.respond_status(status, PyBytes_AS_STRING(said), <size_t>len(said))
 
 
-cdef bint is_grpc(bytes content_type):
+cdef bint is_grpc(const char *content_type, size_t size) noexcept:
     """application/grpc, with a suffix (+proto) or parameters or without."""
-    cdef Py_ssize_t size = len(CONTENT_TYPE)
-    return content_type.startswith(CONTENT_TYPE) and content_type[size:size + 1] in (b"", b"+", b";", b" ")
+    if size < 16 or memcmp(content_type, b"application/grpc", 16):
+        return False
+    return size == 16 or content_type[16] == c"+" or content_type[16] == c";" or content_type[16] == c" "
 
 
 cdef inline void put_prefix(uint8_t *at, size_t size) noexcept:

@@ -11,13 +11,14 @@ import logging
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport free, malloc
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 from backend.grpc.connection cimport take_over
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
-    INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, tg_inference,
+    INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, is_our_fault, message_memory,
+    tg_inference,
 )
 from backend.inference.reply cimport reply_fields, reply_finished, reply_tensor, reply_tensor_head
 from lb.failure cimport http_of_grpc
@@ -56,11 +57,7 @@ cdef enum:
     MOST_PLAIN = 64 * 1024 * 1024     # bytes of a body that came compressed: a small one may claim any size
     RESERVE = 16 * 1024 * 1024        # of a body, at its beginning: memory is taken when it is touched
     PATIENCE_NS = 60_000_000_000      # without a byte that the client owes, or takes
-    ALIGNMENT = 64                    # of the end of a message: its last tensor, which is its end, is aligned then
     M_POST = 3                        # llhttp's number
-    # gRPC's status codes.
-    INVALID_ARGUMENT = 3
-    UNIMPLEMENTED = 12
 
 cdef tg_states TABLE
 TABLE.machine = b"HTTP/1 connection of the model server"
@@ -200,6 +197,9 @@ cdef class HttpConnection(Stream):
         request.target = scan.target[:scan.target_length]
         self.request = request
         self.move(HTTP_BODY)
+        if scan.host_count > 1 or (scan.host_count == 0 and scan.version >= 11):
+            self.refuse(400, b"exactly one Host field is needed")     # RFC 9112 section 3.2
+            return
         if not plainly_chunked(scan):
             self.refuse(501, b"the transfer coding is not supported")
             return
@@ -374,7 +374,7 @@ cdef class HttpRequest(Waiter):
         cdef InferRequest infer
         cdef const iovec *parts
         cdef char *block
-        cdef char *data
+        cdef char *data = NULL
         cdef size_t at = 0
         cdef int i
         if self.json_length == 0:
@@ -385,11 +385,9 @@ cdef class HttpRequest(Waiter):
         if infer.timeout_us:
             self.deadline = self.front.poller.now + 1000 * infer.timeout_us
             self.front.poller.arm(self, self.deadline)
-        block = <char *>malloc(infer.message_size + 2 * ALIGNMENT)
+        block = message_memory(infer.message_size, &data)
         if block == NULL:
             raise MemoryError
-        data = block + ALIGNMENT
-        data += (<size_t>ALIGNMENT - (<uintptr_t>data + infer.message_size) % ALIGNMENT) % ALIGNMENT
         parts = infer.parts
         for i in range(infer.part_count):
             memcpy(data + at, parts[i].iov_base, parts[i].iov_len)
@@ -432,7 +430,7 @@ cdef class HttpRequest(Waiter):
         cdef uint64_t now = self.front.poller.now
         self.front.calls += 1
         inference.waiter = <PyObject *>self
-        inference.deadline = self.deadline if self.deadline else UINT64_MAX
+        inference.deadline = self.deadline
         inference.begun = self.front.load.began(now)
         link_append(&self.turns, &inference.turn)
         if inference.state == INFERENCE_DONE:
@@ -446,7 +444,7 @@ cdef class HttpRequest(Waiter):
         link_remove(&inference.turn)
         self.front.calls -= 1
         self.front.load.ended(inference.begun, now, 0 if status else max(now - inference.since, <uint64_t>1),
-                              status and status != INVALID_ARGUMENT and status != UNIMPLEMENTED)
+                              is_our_fault(status))
         try:
             if status:
                 text = inference.problem[:inference.problem_size].decode(errors="replace")

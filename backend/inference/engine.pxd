@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint64_t
 from backend.inference.batch cimport tg_batch
 from backend.inference.inference cimport tg_inference
 from backend.inference.model cimport Served
-from backend.inference.pace cimport tg_pace
+from backend.inference.batch_size cimport tg_batch_sizes
 from backend.inference.queue cimport tg_queue
 from backend.inference.threads cimport tg_threads
 from lb.net.link cimport tg_link
@@ -40,7 +40,7 @@ cdef class ModelQueue(Timed):
     cdef bint touched
     # Bytes of inputs up to which a run is known to be short; 0: none is, or its time does not follow from its size.
     cdef readonly size_t short_size
-    cdef tg_pace pace                 # what merging brings
+    cdef tg_batch_sizes sizes         # what merging brings
     cdef bint steady                  # the time of a run follows from the size of its inputs
 
     # The inference waits for its run; where the queue is full, its waiter hears of that at once.

@@ -20,10 +20,11 @@ from libc.string cimport memcpy
 from backend.inference.batch cimport batch_new, batch_release, tg_result
 from backend.inference.counters cimport counters_failed, counters_ran, counters_succeeded
 from backend.inference.inference cimport (
-    INFERENCE_DONE, INFERENCE_WAITS, Waiter, inference_fail, inference_free,
+    INFERENCE_DONE, INFERENCE_WAITS, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_INVALID_ARGUMENT,
+    STATUS_RESOURCE_EXHAUSTED, STATUS_UNAVAILABLE, Waiter, inference_fail, inference_free,
 )
 from backend.inference.model cimport tg_spec
-from backend.inference.pace cimport pace_ran, pace_rows
+from backend.inference.batch_size cimport batch_size_ran, batch_size_rows
 from backend.inference.queue cimport queue_due, queue_init, queue_oldest, queue_push, queue_remove, queue_take
 from backend.inference.run cimport run
 from backend.inference.threads cimport threads_fd, threads_give, threads_start, threads_stop, threads_take
@@ -38,12 +39,6 @@ from backend.model import Model
 log = logging.getLogger("tidegate.backend")
 
 cdef enum:
-    # gRPC's status codes.
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    RESOURCE_EXHAUSTED = 8
-    INTERNAL = 13
-    UNAVAILABLE = 14
     # Waking a thread and being woken by it takes some ten microseconds. A run on the loop holds up everything else.
     SHORT_NS = 50_000
     # Where there is one place to run, a thread would take turns with the loop on one CPU anyway.
@@ -162,14 +157,14 @@ cdef class ModelQueue(Timed):
             self.refuse(inference)
             self.deliver(inference, now)
         elif queue_push(&self.queue, inference) < 0:
-            inference_fail(inference, RESOURCE_EXHAUSTED, b"out of memory", 13)
+            inference_fail(inference, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
             self.deliver(inference, now)
         else:
             self.engine.touch(self)
 
     cdef object refuse(self, tg_inference *inference):
         cdef bytes text = f"{self.served.model}: {self.max_queue} requests are waiting already".encode()
-        inference_fail(inference, UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
+        inference_fail(inference, STATUS_UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
 
     cdef void abandon(self, tg_inference *inference) noexcept:
         inference.waiter = NULL
@@ -181,7 +176,7 @@ cdef class ModelQueue(Timed):
 
     cdef object refuse_late(self, tg_inference *inference):
         cdef bytes text = f"{self.served.model}: no run was free within {self.timeout // 1000} µs".encode()
-        inference_fail(inference, UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
+        inference_fail(inference, STATUS_UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
 
     cdef void pump(self, uint64_t now) noexcept:
         cdef uint64_t due = UINT64_MAX
@@ -220,7 +215,7 @@ cdef class ModelQueue(Timed):
         """Rows to run together at most. Who asks for a delay wants full batches."""
         if self.served.max_batch == 1 or self.queue.delay:
             return self.served.max_batch
-        return pace_rows(&self.pace, self.served.max_batch, now)
+        return batch_size_rows(&self.sizes, self.served.max_batch, now)
 
     cdef bint start(self, uint64_t now) noexcept:
         """A batch of what waits. False: everything may wait longer."""
@@ -240,10 +235,10 @@ cdef class ModelQueue(Timed):
             inference = <tg_inference *>taken.next.owner
             link_remove(&inference.link)
             if batch == NULL:
-                inference_fail(inference, RESOURCE_EXHAUSTED, b"out of memory", 13)
+                inference_fail(inference, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
                 self.deliver(inference, now)
             elif inference.deadline <= now:
-                inference_fail(inference, DEADLINE_EXCEEDED, b"the deadline has passed before the model ran", 44)
+                inference_fail(inference, STATUS_DEADLINE_EXCEEDED, b"the deadline has passed before the model ran", 44)
                 self.deliver(inference, now)
             else:
                 link_append(&batch.members, &inference.link)
@@ -302,7 +297,7 @@ cdef class ModelQueue(Timed):
         self.engine.touch(self)                   # there is a place
         if batch.status == NULL and batch.problem == NULL:
             self.learn(batch)
-            pace_ran(&self.pace, batch.rows, batch.ended - batch.began, now)
+            batch_size_ran(&self.sizes, batch.rows, batch.ended - batch.began, now)
             if batch.count > 1 and not self.split(batch):
                 self.again(batch)
                 return
@@ -356,33 +351,35 @@ cdef class ModelQueue(Timed):
             if inference.waiter == NULL:
                 inference_free(inference)
             elif queue_push(&self.queue, inference) < 0:
-                inference_fail(inference, RESOURCE_EXHAUSTED, b"out of memory", 13)
+                inference_fail(inference, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)
                 self.deliver(inference, monotonic_ns())
         batch_release(batch)
 
     cdef object explain(self, tg_batch *batch, tg_inference *inference):
         """Says to the one member of a batch why it has failed."""
-        cdef int status = INTERNAL
+        cdef int status = STATUS_INTERNAL
         cdef bytes text
         if batch.status != NULL:
             if api.GetErrorCode(batch.status) == ORT_INVALID_ARGUMENT:
-                status = INVALID_ARGUMENT
+                status = STATUS_INVALID_ARGUMENT
             said = text_of(batch.status)
             batch.status = NULL
-            what = "refuses the input" if status == INVALID_ARGUMENT else "failed"
+            what = "refuses the input" if status == STATUS_INVALID_ARGUMENT else "failed"
             text = f"{self.served.model} {what}: {said}".encode()
         else:
             text = f"{self.served.model} failed: {batch.problem.decode()}".encode()
         inference_fail(inference, status, PyBytes_AS_STRING(text), len(text))
 
     cdef void deliver(self, tg_inference *inference, uint64_t now) noexcept:
+        cdef Waiter waiter
         if inference.status:
             counters_failed(&self.served.counters, now - inference.since)
         inference.state = INFERENCE_DONE
         if inference.waiter == NULL:
             inference_free(inference)
         else:
-            (<Waiter>inference.waiter).answered(inference)
+            waiter = <Waiter>inference.waiter         # held: with its answer it may be let go of
+            waiter.answered(inference)
 
 
 cdef class PythonBatch:
@@ -477,6 +474,6 @@ cdef class PythonBatch:
         text = problem.encode()
         if batch.count == 1:
             inference_fail(
-                <tg_inference *>batch.members.next.owner, INVALID_ARGUMENT if invalid else INTERNAL,
+                <tg_inference *>batch.members.next.owner, STATUS_INVALID_ARGUMENT if invalid else STATUS_INTERNAL,
                 PyBytes_AS_STRING(text), len(text))
         queue.finished(batch, batch.ended)

@@ -4,12 +4,27 @@ The tensors stay where they came: operands point into the message's memory, whic
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.stdlib cimport malloc
 from backend.inference.model cimport Served
 from lb.http.grpc.protobuf cimport span
 from lb.inference.message cimport RequestMessage
 from lb.net.link cimport tg_link
 from lb.net.poller cimport Timed
+
+
+# gRPC's status codes, of those that inferences end with.
+cdef enum:
+    STATUS_OK = 0
+    STATUS_INVALID_ARGUMENT = 3
+    STATUS_DEADLINE_EXCEEDED = 4
+    STATUS_RESOURCE_EXHAUSTED = 8
+    STATUS_UNIMPLEMENTED = 12
+    STATUS_INTERNAL = 13
+    STATUS_UNAVAILABLE = 14
+
+cdef enum:
+    MESSAGE_ALIGNMENT = 64            # of the end of a message: its last tensor, which is its end, is aligned then
 
 
 ctypedef struct tg_operand:
@@ -56,6 +71,21 @@ ctypedef struct tg_inference:
     int status                        # a gRPC status code
     char *problem                     # what `status` means, UTF-8; malloc's; NULL where it is 0
     size_t problem_size
+
+
+# Memory for a message of `size` bytes: malloc's; the message begins at `data`. NULL: no memory.
+cdef inline char *message_memory(size_t size, char **data) noexcept nogil:
+    cdef char *block = <char *>malloc(size + 2 * MESSAGE_ALIGNMENT)
+    cdef size_t past
+    if block != NULL:
+        past = (<uintptr_t>block + size) % MESSAGE_ALIGNMENT
+        data[0] = block + (MESSAGE_ALIGNMENT - past) % MESSAGE_ALIGNMENT
+    return block
+
+
+# Whether it failed by a fault of ours, or of the model: what a load report counts.
+cdef inline bint is_our_fault(int status) noexcept nogil:
+    return status != STATUS_OK and status != STATUS_INVALID_ARGUMENT and status != STATUS_UNIMPLEMENTED
 
 
 cdef class Waiter(Timed):

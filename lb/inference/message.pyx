@@ -18,6 +18,15 @@ cdef enum:                            # of InferRequestedOutputTensor
     OUTPUT_PARAMETERS = 2
 
 
+cdef inline bint keep(span *spans, int *count, int most, const field *f) noexcept nogil:
+    """Adds the bytes of a repeated field. False: there is no room."""
+    if count[0] == most:
+        return False
+    spans[count[0]] = f.bytes
+    count[0] += 1
+    return True
+
+
 cdef const char *read_request(RequestMessage *request, const char *message, size_t size) noexcept nogil:
     cdef cursor c
     cdef field f
@@ -36,25 +45,17 @@ cdef const char *read_request(RequestMessage *request, const char *message, size
         if f.wire != WIRE_BYTES:
             return "a field of another type"
         if f.number == RAW_CONTENTS:
-            if request.raw_count == MAX_TENSORS:
+            if not keep(request.raw, &request.raw_count, MAX_TENSORS, &f):
                 return "too many raw_input_contents"
-            request.raw[request.raw_count] = f.bytes
-            request.raw_count += 1
         elif f.number == INPUTS:
-            if request.input_count == MAX_TENSORS:
+            if not keep(request.inputs, &request.input_count, MAX_TENSORS, &f):
                 return "too many inputs"
-            request.inputs[request.input_count] = f.bytes
-            request.input_count += 1
         elif f.number == OUTPUTS:
-            if request.output_count == MAX_TENSORS:
+            if not keep(request.outputs, &request.output_count, MAX_TENSORS, &f):
                 return "too many outputs"
-            request.outputs[request.output_count] = f.bytes
-            request.output_count += 1
         elif f.number == REQUEST_PARAMETERS:
-            if request.parameter_count == MAX_PARAMETERS:
+            if not keep(request.parameters, &request.parameter_count, MAX_PARAMETERS, &f):
                 return "too many parameters"
-            request.parameters[request.parameter_count] = f.bytes
-            request.parameter_count += 1
         elif f.number == MODEL_NAME:
             request.model = f.bytes
         elif f.number == MODEL_VERSION:
@@ -82,8 +83,5 @@ cdef const char *read_requested(RequestedOutput *output, const span *message) no
             return "a field of another type in an output"
         if f.number == OUTPUT_NAME:
             output.name = f.bytes
-        elif output.parameter_count == MAX_PARAMETERS:
+        elif not keep(output.parameters, &output.parameter_count, MAX_PARAMETERS, &f):
             return "too many parameters of an output"
-        else:
-            output.parameters[output.parameter_count] = f.bytes
-            output.parameter_count += 1

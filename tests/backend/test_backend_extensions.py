@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import queue
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import backend_process
 import numpy as np
 import pytest
 import tritonclient.grpc as by_grpc
@@ -61,8 +65,6 @@ def test_classes_of_tensors_without_rows() -> None:
 
 
 def test_classes_in_a_stream(server: Any) -> None:
-    import queue
-
     done: queue.Queue[Any] = queue.Queue()
     with by_grpc.InferenceServerClient(server.targets[0]) as client:
         client.start_stream(lambda result, error: done.put((result, error)))
@@ -122,6 +124,19 @@ def test_what_is_wrong_with_shared_memory(client: Any, region: Any) -> None:
     assert client.infer("digits", [image(IMAGES)]) is not None
 
 
+def test_a_region_that_becomes_smaller_harms_nobody(client: Any, region: Any) -> None:
+    client.register_system_shared_memory("both", "/tidegate_test_region", 1 << 15)
+    tensor = by_grpc.InferInput("image", list(IMAGES.shape), "FP32")
+    tensor.set_shared_memory("both", IMAGES.nbytes)
+    asked = [by_grpc.InferRequestedOutput("probabilities")]
+    asked[0].set_shared_memory("both", 1024, offset=1 << 14)
+    os.truncate("/dev/shm/tidegate_test_region", 100)
+    with pytest.raises(InferenceServerException, match="has become smaller"):
+        client.infer("digits", [tensor])
+    client.infer("digits", [image(IMAGES)], outputs=asked)
+    assert client.is_server_live()
+
+
 def test_shared_memory_is_for_clients_of_this_machine(repository: Any) -> None:
     with (
         Backend(repository, listen=("0.0.0.0:0",)) as backend,
@@ -132,3 +147,37 @@ def test_shared_memory_is_for_clients_of_this_machine(repository: Any) -> None:
         assert "system_shared_memory" not in client.get_server_metadata().extensions
         with pytest.raises(InferenceServerException, match="does not offer CudaSharedMemoryStatus"):
             client.get_cuda_shared_memory_status()
+
+
+BROKEN = """
+import sys
+from backend import finishing
+
+def broken(self, outputs):
+    raise RuntimeError("what nobody expected")
+
+finishing.Finishing.__call__ = broken
+from backend.__main__ import main
+sys.exit(main())
+"""
+
+
+def test_an_answer_that_cannot_be_made_ends_its_call_alone(repository: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream has other inferences behind it; all of them go with it, once."""
+    made = backend_process.command
+    monkeypatch.setattr(
+        backend_process, "command", lambda models, *options: [sys.executable, "-c", BROKEN, *made(models, *options)[3:]]
+    )
+    done: queue.Queue[Any] = queue.Queue()
+    with Backend(repository) as backend, by_grpc.InferenceServerClient(backend.wait_ready().targets[0]) as client:
+        for _ in range(5):
+            client.start_stream(lambda result, error: done.put((result, error)))
+            for _ in range(8):
+                asked = [by_grpc.InferRequestedOutput("probabilities", class_count=1)]
+                client.async_stream_infer("digits", [image(IMAGES[:1])], outputs=asked)
+            assert "unexpected error" in str(done.get(timeout=30)[1])
+            client.stop_stream()
+        with pytest.raises(InferenceServerException, match="unexpected error"):
+            client.infer("digits", [image(IMAGES[:1])], outputs=asked)
+        assert client.infer("digits", [image(IMAGES)]).as_numpy("label").shape == (16,)
+        assert "what nobody expected" in backend.log

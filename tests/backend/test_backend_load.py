@@ -18,8 +18,8 @@ from backend_process import Backend, infer_request
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.grpc.load_reports import METADATA
 from backend.inference.load import WINDOW_NS, Load
-from backend.load_reports import METADATA
 from lb.upstream.load import load_report
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import orca_load_report_pb2

@@ -283,6 +283,8 @@ def test_head(connect):
         (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 2000 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: a\r\nlong: " + b"x" * 100_000 + b"\r\n\r\n", 431),
         (request(INFER, b"{}", f"{BINARY}: -1"), 400),
+        (b"GET /v2/health/live HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
         (b"PRISM / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     ],
 )

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from backend.methods import Methods
+from backend.grpc.methods import Methods
 from lb.failure import grpc_to_http
 from lb.inference import management
 from lb.wire import grpc_service_pb2 as wire

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.compiled.inference_pace import Pace
+from tests.compiled.inference_batch_size import BatchSize
 
 SECOND = 1_000_000_000
 NOW = 100 * SECOND
@@ -15,13 +15,13 @@ NOW = 100 * SECOND
 
 def settled(run: Callable[[int], float], most: int = 32, runs: int = 60) -> int:
     """The most rows of a batch when a run of n rows takes run(n) ns, and as many wait as may be merged."""
-    pace, now = Pace(), NOW
+    learnt, now = BatchSize(), NOW
     for _ in range(runs):
-        rows = pace.rows(most, now)
+        rows = learnt.rows(most, now)
         took = round(run(rows))
         now += took
-        pace.ran(rows, took, now)
-    return pace.rows(most, now)
+        learnt.ran(rows, took, now)
+    return learnt.rows(most, now)
 
 
 @pytest.mark.parametrize(
@@ -44,26 +44,26 @@ def test_never_more_than_allowed(most: int) -> None:
 
 
 def test_a_run_that_was_held_up_changes_little() -> None:
-    pace, now = Pace(), NOW
+    learnt, now = BatchSize(), NOW
     for rows in (1, 2, 4, 8):
-        pace.ran(rows, 10_000 + 100 * rows, now)
-    pace.ran(8, 100_000, now)
-    assert pace.rows(8, now) == 8
-    pace.ran(1, 1_000_000, now)
-    pace.ran(1, 10_100, now)
-    assert pace.rows(8, now) == 8
+        learnt.ran(rows, 10_000 + 100 * rows, now)
+    learnt.ran(8, 100_000, now)
+    assert learnt.rows(8, now) == 8
+    learnt.ran(1, 1_000_000, now)
+    learnt.ran(1, 10_100, now)
+    assert learnt.rows(8, now) == 8
 
 
 def test_what_was_not_seen_lately_is_tried_again() -> None:
-    pace, now = Pace(), NOW
+    learnt, now = BatchSize(), NOW
     for rows in (1, 2, 4, 8):
-        pace.ran(rows, 10_000 * rows, now)
-    assert pace.rows(8, now) == 1
+        learnt.ran(rows, 10_000 * rows, now)
+    assert learnt.rows(8, now) == 1
     now += 11 * SECOND
-    pace.ran(1, 10_000, now)
-    assert pace.rows(8, now) == 2
-    pace.ran(2, 11_000, now)
-    assert pace.rows(8, now) == 4
-    pace.ran(4, 13_000, now)
-    pace.ran(8, 17_000, now)
-    assert pace.rows(8, now) == 8
+    learnt.ran(1, 10_000, now)
+    assert learnt.rows(8, now) == 2
+    learnt.ran(2, 11_000, now)
+    assert learnt.rows(8, now) == 4
+    learnt.ran(4, 13_000, now)
+    learnt.ran(8, 17_000, now)
+    assert learnt.rows(8, now) == 8

@@ -1,4 +1,4 @@
-"""How many rows a model is best given at once: see pace.pxd.
+"""How many rows a model is best given at once: see batch_size.pxd.
 
 Merging pays where a row costs less time in a batch than alone: the queue empties sooner, and the last of those that
 wait is answered sooner. It does not pay for every model (convolutions on a CPU fill its caches and all of its cores
@@ -20,35 +20,35 @@ cdef double GAIN = 0.95               # of the time of a row alone, that a row i
 cdef inline int size_of(int64_t rows) noexcept:
     """The least power of two that holds so many rows."""
     cdef int size = 0
-    while size < PACE_SIZES - 1 and (<int64_t>1 << size) < rows:
+    while size < BATCH_SIZES - 1 and (<int64_t>1 << size) < rows:
         size += 1
     return size
 
 
-cdef void pace_ran(tg_pace *pace, int64_t rows, uint64_t ns, uint64_t now) noexcept:
+cdef void batch_size_ran(tg_batch_sizes *sizes, int64_t rows, uint64_t ns, uint64_t now) noexcept:
     cdef int size = size_of(rows)
     cdef double row = <double>ns / <double>max(rows, <int64_t>1)
-    cdef double *known = &pace.row_ns[size]
-    if pace.seen_at[size] == 0 or now - pace.seen_at[size] > FRESH_NS or row < known[0]:
+    cdef double *known = &sizes.row_ns[size]
+    if sizes.seen_at[size] == 0 or now - sizes.seen_at[size] > FRESH_NS or row < known[0]:
         known[0] = row
     else:
         known[0] += (min(row, 2 * known[0]) - known[0]) / SLOWER
-    pace.seen_at[size] = max(now, <uint64_t>1)
+    sizes.seen_at[size] = max(now, <uint64_t>1)
 
 
-cdef inline bint fresh(const tg_pace *pace, int size, uint64_t now) noexcept:
-    return pace.seen_at[size] != 0 and now - pace.seen_at[size] <= FRESH_NS
+cdef inline bint fresh(const tg_batch_sizes *sizes, int size, uint64_t now) noexcept:
+    return sizes.seen_at[size] != 0 and now - sizes.seen_at[size] <= FRESH_NS
 
 
-cdef int64_t pace_rows(const tg_pace *pace, int64_t most, uint64_t now) noexcept:
+cdef int64_t batch_size_rows(const tg_batch_sizes *sizes, int64_t most, uint64_t now) noexcept:
     cdef int last = size_of(most), best = 0, size
-    if last == 0 or not fresh(pace, 0, now):
+    if last == 0 or not fresh(sizes, 0, now):
         return 1                              # first of all: what a row costs alone
     for size in range(1, last + 1):
-        if not fresh(pace, size, now):
+        if not fresh(sizes, size, now):
             best = size
             break
-        if pace.row_ns[size] < GAIN * pace.row_ns[0] and (
-                best == 0 or pace.row_ns[size] < pace.row_ns[best]):
+        if sizes.row_ns[size] < GAIN * sizes.row_ns[0] and (
+                best == 0 or sizes.row_ns[size] < sizes.row_ns[best]):
             best = size
     return min(<int64_t>1 << best, most)
