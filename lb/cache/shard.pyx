@@ -167,8 +167,8 @@ cdef int evict(tg_shard_view *v, uint64_t now, tg_cache_stripe *counters) noexce
     """SIEVE (Zhang et al., NSDI 2024): the hand goes from the oldest to the newest, spares an entry once for a visit,
     and takes the first that has none.
 
-    A stale entry goes before any other. The hand alone would not do: while nothing is visited it moves at the pace of
-    the newcomers, and what it once spared stays behind it for ever. Hence the broom.
+    A stale entry goes before any other. The hand alone would not do: while nothing is visited it moves as fast as
+    newcomers come, and what it once spared stays behind it for ever. Hence the broom.
     """
     cdef tg_shard *state = v.state
     cdef uint32_t id = sweep(v, now)

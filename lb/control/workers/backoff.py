@@ -44,7 +44,7 @@ class Restarts(Struct):
         self._recent.append(now)
         while now - self._recent[0] > settings.crash_loop_within:
             self._recent.popleft()
-        # Once it is one, only a stable run ends it: the slow tries do not add up within the window any more.
+        # Once it is one, only a stable run ends it: the slow attempts do not add up within the window any more.
         self.crash_loop = self.crash_loop or len(self._recent) >= settings.crash_loop_restarts
         doublings = self._failures - settings.immediate
         delay = settings.initial << doublings if doublings >= 0 else 0

@@ -1,6 +1,6 @@
 """How many retries a route may have: see budget.pxd.
 
-Tries beyond the first are what finishes off a pool that is overloaded, so that they may be at most a share of the
+Attempts beyond the first are what finishes off a pool that is overloaded, so that they may be at most a share of the
 requests (Google SRE book, "Handling Overload"; Envoy's retry_budget).
 
 The counts are the route's words in the shared segment, one writer each: what all workers were asked since the
