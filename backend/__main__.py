@@ -14,6 +14,8 @@ from backend.errors import StartError
 from backend.options import parse
 from backend.parent import die_with_parent, ignore_signals_of_the_parent
 
+log = logging.getLogger("tidegate.backend")
+
 
 def main() -> int:
     options = parse()
@@ -28,13 +30,18 @@ def main() -> int:
         import uvloop
 
         from backend.server import Outcome, serve
+        from lb.net.heap import keep_large_blocks
 
+        try:
+            keep_large_blocks()
+        except OSError as error:
+            log.warning("%s: with another allocator, large tensors may cost more", error)
         outcome: Outcome = uvloop.run(serve(options))
     except StartError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     if outcome.stuck:
-        logging.getLogger("tidegate.backend").warning("a run or a load did not finish in time; leaving it behind")
+        log.warning("a run or a load did not finish in time; leaving it behind")
         sys.stdout.flush()
         os._exit(outcome.status)  # a normal exit would wait for the thread
     return outcome.status

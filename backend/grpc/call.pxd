@@ -43,6 +43,7 @@ cdef class GrpcSession(Http2Session):
     cdef tg_link over                 # calls whose memory is still referred to by what was gathered
     cdef readonly int active          # calls
     cdef list waiting                 # calls that had their turn, and have more to read
+    cdef bint bulky                   # the last message to begin is large: it is read to where it belongs
     cdef size_t held                  # bytes of answers that the client has not taken
     cdef uint64_t control_due
     cdef uint64_t answers             # frames that our own DATA called forth

@@ -51,6 +51,7 @@ cdef enum:
     MESSAGE_HEAD = 5                  # bytes: a flag, and the length
     LARGEST_MESSAGE = 0x7FFFFFFF      # what Protocol Buffers allows
     SMALL = 4096                      # bytes of a tensor that is copied into the answer
+    BULK = 64 * 1024                  # bytes of a message, from which on it is worth a second read not to be copied
     AHEAD = 64                        # inferences of one stream at once, and messages of a call that are read in a turn
     HIGH_WATER = 64 * 1024            # bytes of a stream that wait, at which Python's handler is asked to wait
     FULL = 1024 * 1024                # at which no more of its messages are read
@@ -142,6 +143,14 @@ cdef class GrpcSession(Http2Session):
         cdef Call call = <Call>stream.owner
         if call.state == CALL_ASKED:
             call.take(data, size)
+
+    cdef char *on_destination(self, h2_stream *stream, size_t *room) noexcept:
+        cdef Call call = <Call>stream.owner
+        cdef tg_incoming *incoming = &call.incoming
+        if call.state != CALL_ASKED or call.blocked or call.ended or incoming.head_size < MESSAGE_HEAD:
+            return NULL
+        room[0] = incoming.length - incoming.came
+        return incoming.data + incoming.came
 
     cdef void on_end(self, h2_stream *stream) noexcept:
         cdef Call call = <Call>stream.owner
@@ -275,7 +284,8 @@ cdef class Call(Waiter):
                 if self.take_head() < 0:
                     return
             n = min(size, incoming.length - incoming.came)
-            memcpy(incoming.data + incoming.came, data, n)
+            if data != incoming.data + incoming.came:         # else it was read to there
+                memcpy(incoming.data + incoming.came, data, n)
             incoming.came += n
             data += n
             size -= n
@@ -304,6 +314,7 @@ cdef class Call(Waiter):
             return -1
         incoming.length = length
         incoming.came = 0
+        self.session.bulky = length >= BULK
         return 0
 
     cdef void take_message(self) noexcept:

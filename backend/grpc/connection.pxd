@@ -23,12 +23,15 @@ cdef class Connection(Stream):
     cdef tg_buffer inbox              # what was received and waits for another turn
     cdef bint unread                  # the kernel may hold bytes that were not read
     cdef bint hangup
+    cdef int frames                   # to guess of a large message: fewer where others came between
     cdef uint64_t stop_at             # CONNECTION_WARNED: when no more calls are taken
     cdef uint64_t stalled_at          # when the client is too slow to take what is written; 0 = nothing waits
 
     cdef void move(self, int state) noexcept
     cdef void read_loop(self) noexcept
     cdef bint take(self, const char *data, size_t n) noexcept
+    cdef bint take_parts(self, size_t n) noexcept
+    cdef bint keep_parts(self, int first, size_t n) noexcept
     cdef size_t waiting(self) noexcept
     cdef int write_out(self) noexcept
     cdef void set_timer(self) noexcept

@@ -7,6 +7,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from lb.http.http2.queue cimport h2_options
+from lb.http.http2.scatter cimport SCATTER_FRAMES, h2_scatter, scatter_plan, scatter_right
 from lb.net.buffer cimport tg_buffer_append, tg_buffer_consume, tg_buffer_free, tg_buffer_head, tg_buffer_size
 from lb.net.poller cimport NEVER, READ_TURNS
 from lb.net.states cimport states_of, tg_move, tg_state, tg_states
@@ -18,6 +19,9 @@ cdef enum:
     # Work for one client before the others get their turn (Http2Session.work).
     TURN_WORK = 2048
     AHEAD = 16 * 1024                 # bytes of what waited that are looked at in one turn
+    # Read first where a large message is expected: its head, from which it follows where the rest belongs.
+    GLANCE = 2048
+    FRAME_WORK = 8                    # Http2Session.work that a full DATA frame takes, or somewhat more
     LAST_WORD_NS = 100_000_000        # between the two steps of leaving: more than a round trip
     STALL_NS = 60_000_000_000         # without a byte taken
     STREAM_WINDOW = 4 * 1024 * 1024
@@ -43,6 +47,8 @@ OPTIONS.max_streams = STREAMS
 OPTIONS.header_list = HEADER_LIST
 OPTIONS.max_fields = FIELDS
 OPTIONS.connect_protocol = False
+# Of the loop: what is read is taken before anything else is read.
+cdef h2_scatter SCATTER
 
 
 cdef class Connection(Stream):
@@ -64,7 +70,7 @@ cdef class Connection(Stream):
 
     cdef void read_loop(self) noexcept:
         cdef Py_ssize_t n
-        cdef size_t room = self.poller.scratch_size
+        cdef size_t room = self.poller.scratch_size, wanted
         cdef int turn = 0
         if self.deferred:
             return                                # the others have their turn
@@ -80,16 +86,28 @@ cdef class Connection(Stream):
                 continue
             if not self.unread:
                 return
-            n = self.receive(self.poller.scratch, room)
+            wanted = room
+            SCATTER.count = 0
+            if self.session.bulky and self.tls is None:
+                scatter_plan(&SCATTER, self.session, min(self.frames, self.session.work // FRAME_WORK),
+                             self.poller.scratch, room)
+                wanted = SCATTER.room if SCATTER.count else <size_t>GLANCE
+            if SCATTER.count:
+                n = self.receive_parts(SCATTER.parts, SCATTER.count)
+            else:
+                n = self.receive(self.poller.scratch, wanted)
             if n == IO_AGAIN:
                 self.unread = False
                 return
             if n == IO_ERROR or n == 0:
                 self.close_now()                  # no half-closed connections in HTTP/2: nobody is left to answer
                 return
-            if <size_t>n < room and not self.hangup:
+            if <size_t>n < wanted and not self.hangup:
                 self.unread = False               # the edge will tell
-            if not self.take(self.poller.scratch, <size_t>n):
+            if SCATTER.count:
+                if not self.take_parts(<size_t>n):
+                    return
+            elif not self.take(self.poller.scratch, <size_t>n):
                 return
 
     cdef bint take(self, const char *data, size_t n) noexcept:
@@ -110,6 +128,40 @@ cdef class Connection(Stream):
         elif left and tg_buffer_append(&self.inbox, data + n - left, left) < 0:
             self.close_now()
             return False
+        return True
+
+    cdef bint take_parts(self, size_t n) noexcept:
+        """As `take`, with what came in parts. Where something else came than was guessed, the bytes from there on are
+        not where they belong, and are taken anew."""
+        cdef size_t size
+        cdef int i
+        for i in range(SCATTER.count):
+            size = min(n, SCATTER.parts[i].iov_len)
+            if not scatter_right(&SCATTER, i, size):
+                self.frames = max(1, i // 4)
+                return self.keep_parts(i, n)
+            if not self.take(<const char *>SCATTER.parts[i].iov_base, size):
+                return False
+            n -= size
+            if n == 0:
+                break
+            if tg_buffer_size(&self.inbox):
+                return self.keep_parts(i + 1, n)
+        self.frames = min(2 * self.frames, <int>SCATTER_FRAMES)
+        return True
+
+    cdef bint keep_parts(self, int first, size_t n) noexcept:
+        """What came in the parts from `first` on waits in the inbox."""
+        cdef size_t size
+        cdef int i
+        for i in range(first, SCATTER.count):
+            size = min(n, SCATTER.parts[i].iov_len)
+            if tg_buffer_append(&self.inbox, SCATTER.parts[i].iov_base, size) < 0:
+                self.close_now()
+                return False
+            n -= size
+            if n == 0:
+                break
         return True
 
     cdef size_t waiting(self) noexcept:
@@ -213,6 +265,7 @@ cdef int take_over(Stream old, Front front, const char *data, size_t size) noexc
     connection.front = front
     connection.session = GrpcSession.__new__(GrpcSession)
     connection.session.setup(front, connection)
+    connection.frames = SCATTER_FRAMES
     if connection.session.begin(True, &OPTIONS) < 0 or old.poller.hand_over(old, connection) < 0:
         return -1
     front.connections.add(connection)

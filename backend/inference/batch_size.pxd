@@ -10,6 +10,8 @@ cdef enum:
 ctypedef struct tg_batch_sizes:
     double row_ns[BATCH_SIZES]         # time of a run for each of its rows
     uint64_t seen_at[BATCH_SIZES]      # when such a run ended last (monotonic ns); 0 = none has
+    int tries[BATCH_SIZES]             # runs since nothing was known of the size; no more are counted than it needs
+    uint64_t spent[BATCH_SIZES]        # ns that they took
 
 
 # A run of `rows` rows took `ns`.

@@ -31,6 +31,8 @@ cdef class Stream(Source):
 
     # >0 bytes read, 0 the peer shut down its side, IO_AGAIN, IO_ERROR.
     cdef Py_ssize_t receive(self, char *into, size_t size) noexcept
+    # As `receive`, into parts one after another (readv(2), at most 1024). Not with TLS.
+    cdef Py_ssize_t receive_parts(self, iovec *parts, int count) noexcept
     # Starts a non-blocking connect and registers with the poller: 0 (connected or under way: see `connecting`) or
     # IO_ERROR. Call `finish_connect` from on_ready while `connecting`. An address with TLS is connected when the
     # handshake is over and the endpoint has proved to be who it should.

@@ -41,6 +41,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int connect(int fd, const sockaddr *address, socklen_t length)
     ssize_t recv(int fd, void *data, size_t size, int flags)
     ssize_t send(int fd, const void *data, size_t size, int flags)
+    ssize_t recvmsg(int fd, msghdr *message, int flags)
     ssize_t sendmsg(int fd, const msghdr *message, int flags)
     int shutdown(int fd, int how)
     int getsockopt(int fd, int level, int option, void *value, socklen_t *size)
@@ -86,6 +87,23 @@ cdef class Stream(Source):
             return n
         while True:
             n = recv(self.fd, into, size, MSG_DONTWAIT)
+            if n >= 0:
+                return n
+            if errno == EINTR:
+                continue
+            if errno == EAGAIN:
+                return IO_AGAIN
+            self.error = errno
+            return IO_ERROR
+
+    cdef Py_ssize_t receive_parts(self, iovec *parts, int count) noexcept:
+        cdef msghdr message
+        cdef ssize_t n
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = parts
+        message.msg_iovlen = <size_t>count
+        while True:
+            n = recvmsg(self.fd, &message, MSG_DONTWAIT)
             if n >= 0:
                 return n
             if errno == EINTR:

@@ -43,10 +43,18 @@ def test_never_more_than_allowed(most: int) -> None:
     assert settled(lambda n: 1_000_000, most) == most
 
 
+TRIES = 4  # runs of a size before it is judged
+
+
+def ran(learnt: BatchSize, rows: int, took: int, now: int, tries: int = TRIES) -> None:
+    for _ in range(tries):
+        learnt.ran(rows, took, now)
+
+
 def test_a_run_that_was_held_up_changes_little() -> None:
     learnt, now = BatchSize(), NOW
     for rows in (1, 2, 4, 8):
-        learnt.ran(rows, 10_000 + 100 * rows, now)
+        ran(learnt, rows, 10_000 + 100 * rows, now)
     learnt.ran(8, 100_000, now)
     assert learnt.rows(8, now) == 8
     learnt.ran(1, 1_000_000, now)
@@ -54,16 +62,35 @@ def test_a_run_that_was_held_up_changes_little() -> None:
     assert learnt.rows(8, now) == 8
 
 
+@pytest.mark.parametrize("held_up", [1, 2])
+def test_one_try_that_was_held_up_decides_nothing(held_up: int) -> None:
+    """Of a row alone it would make merging look good, of a batch it would make it look bad."""
+    learnt, now = BatchSize(), NOW
+    for rows in (1, 2):
+        if rows == held_up:
+            learnt.ran(rows, 10_000 * rows * 5, now)
+        ran(learnt, rows, 10_000 * rows if held_up == 1 else 10_000, now, TRIES)
+    assert learnt.rows(2, now) == held_up
+
+
+def test_a_long_run_needs_no_more_tries() -> None:
+    learnt, now = BatchSize(), NOW
+    learnt.ran(1, 20_000_000, now)
+    assert learnt.rows(8, now) == 2
+
+
 def test_what_was_not_seen_lately_is_tried_again() -> None:
     learnt, now = BatchSize(), NOW
     for rows in (1, 2, 4, 8):
-        learnt.ran(rows, 10_000 * rows, now)
+        ran(learnt, rows, 10_000 * rows, now)
     assert learnt.rows(8, now) == 1
     now += 11 * SECOND
+    ran(learnt, 1, 10_000, now, TRIES - 1)
+    assert learnt.rows(8, now) == 1
     learnt.ran(1, 10_000, now)
     assert learnt.rows(8, now) == 2
-    learnt.ran(2, 11_000, now)
+    ran(learnt, 2, 11_000, now)
     assert learnt.rows(8, now) == 4
-    learnt.ran(4, 13_000, now)
-    learnt.ran(8, 17_000, now)
+    ran(learnt, 4, 13_000, now)
+    ran(learnt, 8, 17_000, now)
     assert learnt.rows(8, now) == 8

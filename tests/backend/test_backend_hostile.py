@@ -9,94 +9,14 @@ from typing import Any
 
 import backend_models
 import grpc
-import h2.config
-import h2.connection
-import h2.events
 import h2.settings
 import numpy as np
 import pytest
 from backend_process import Backend, infer_request
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from raw_peer import INFER, LIVE, STREAM, Peer, framed, messages
 
 from lb.wire import grpc_service_pb2 as wire
-
-INFER = "/inference.GRPCInferenceService/ModelInfer"
-STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
-LIVE = "/inference.GRPCInferenceService/ServerLive"
-
-
-class Peer:
-    """A bare HTTP/2 client. What came of each stream is in `data`, `heads` and `ended`."""
-
-    def __init__(self, window: int = 1 << 20) -> None:
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="latin-1"))
-        values = {h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window}
-        self.h2.local_settings = h2.settings.Settings(client=True, initial_values=values)
-        self.data: dict[int, bytes] = {}
-        self.heads: dict[int, dict[str, str]] = {}
-        self.ended: set[int] = set()
-        self.over = False
-
-    async def connect(self, target: str) -> Peer:
-        host, _, port = target.rpartition(":")
-        self.reader, self.writer = await asyncio.open_connection(host, int(port))
-        self.h2.initiate_connection()
-        self.flush()
-        return self
-
-    def flush(self) -> None:
-        self.writer.write(self.h2.data_to_send())
-
-    def open(self, path: str, **fields: str) -> int:
-        stream = self.h2.get_next_available_stream_id()
-        head = {":method": "POST", ":scheme": "http", ":path": path, ":authority": "a", "te": "trailers"}
-        head |= {"content-type": "application/grpc"} | {name.replace("_", "-"): value for name, value in fields.items()}
-        self.h2.send_headers(stream, list(head.items()))
-        return stream
-
-    async def take(self, seconds: float = 30) -> bool:
-        """Takes what comes next; False: nothing came in that time, or the connection is over."""
-        try:
-            got = await asyncio.wait_for(self.reader.read(1 << 16), seconds)
-        except TimeoutError:
-            return False
-        if not got:
-            self.over = True
-            return False
-        for event in self.h2.receive_data(got):
-            stream = getattr(event, "stream_id", 0)
-            if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                self.heads.setdefault(stream, {}).update(event.headers)
-            elif isinstance(event, h2.events.DataReceived):
-                self.data[stream] = self.data.get(stream, b"") + event.data
-                self.h2.acknowledge_received_data(event.flow_controlled_length, stream)
-            elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
-                self.ended.add(stream)
-            elif isinstance(event, h2.events.ConnectionTerminated):
-                self.over = True
-        self.flush()
-        return not self.over
-
-    async def status(self, stream: int) -> str:
-        while stream not in self.ended:
-            assert await self.take(), "the connection is over, or nothing comes"
-        return self.heads[stream].get("grpc-status", self.heads[stream][":status"])
-
-
-def framed(message: bytes, flag: int = 0) -> bytes:
-    return struct.pack(">BI", flag, len(message)) + message
-
-
-def messages(data: bytes) -> list[bytes]:
-    """Those that have come whole."""
-    found = []
-    while len(data) >= 5:
-        size = struct.unpack(">I", data[1:5])[0]
-        if len(data) < 5 + size:
-            break
-        found.append(data[5 : 5 + size])
-        data = data[5 + size :]
-    return found
 
 
 def image(rows: int = 1) -> bytes:

@@ -14,7 +14,7 @@ assert spec.loader is not None
 tool = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tool)
 
-MODULES = ("lb/control/heap", "lb/balancing/policies/maglev")
+MODULES = ("lb/net/heap", "lb/balancing/policies/maglev")
 RIGHT = [
     *tool.NEEDED,
     *(f"{module}.cpython-313-x86_64-linux-gnu.so" for module in MODULES),
@@ -39,8 +39,8 @@ def test_a_right_one(tmp_path: Path) -> None:
     [
         ("bench/run.py", "bench does not belong into it"),
         ("tests/compiled/timers.so", "tests does not belong into it"),
-        ("lb/control/heap.pyx", "lb/control/heap.pyx is a source"),
-        ("lb/control/heap.c", "lb/control/heap.c is a source"),
+        ("lb/net/heap.pyx", "lb/net/heap.pyx is a source"),
+        ("lb/net/heap.c", "lb/net/heap.c is a source"),
         ("tidegate.libs/libssl-0123abcd.so.3", "libssl-0123abcd.so.3 is the system's"),
     ],
 )

@@ -34,12 +34,12 @@ from lb.clock import MonotonicClock
 from lb.config.plan.plan import Plan
 from lb.config.plan.wire import learn
 from lb.control import signals
-from lb.control.heap import keep_large_blocks
 from lb.control.logs import set_level, setup_logging
 from lb.control.workers.adoption import Adoption
 from lb.control.workers.channel import Channel, Message
 from lb.control.workers.fork_server import Birth, Server
 from lb.errors import StartError, TidegateError
+from lb.net.heap import keep_large_blocks
 from lb.proxy.exchange.explain.described import Described
 from lb.shared.segment import Segment
 

@@ -144,6 +144,9 @@ cdef class Http2Session:
     # A block of header fields (informational, head or trailers) is complete; `blocks` has what was gathered.
     cdef void on_fields_end(self, h2_stream *stream, bint last) noexcept
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept
+    # Where the next bytes of the stream's body are wanted, and how many at most: whoever reads them may put them there,
+    # and `on_data` then gets this very place. NULL: they are not gathered.
+    cdef char *on_destination(self, h2_stream *stream, size_t *room) noexcept
     # The peer has ended its side of the stream.
     cdef void on_end(self, h2_stream *stream) noexcept
     # Little is left in the queue of a stream that `wants_room`.

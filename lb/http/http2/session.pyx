@@ -958,6 +958,9 @@ cdef class Http2Session:
     cdef void on_data(self, h2_stream *stream, const char *data, size_t size) noexcept:
         self.consume(stream, size)
 
+    cdef char *on_destination(self, h2_stream *stream, size_t *room) noexcept:
+        return NULL
+
     cdef void on_end(self, h2_stream *stream) noexcept:
         pass
 
