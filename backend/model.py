@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.datatypes import TensorSpec
-from backend.repository.settings import FILE, THREADS, Settings
+from backend.repository.settings import FILE, THREADS, Level, Settings
 from backend.session import Session
 from lb.wire import grpc_service_pb2 as wire
 from lb.wire import model_config_pb2
@@ -73,8 +73,12 @@ class Model:
         if self.max_batch > 1 or asked.HasField("dynamic_batching"):
             batching = config.dynamic_batching
             batching.max_queue_delay_microseconds = settings.max_queue_delay // 1000
-            batching.default_queue_policy.max_queue_size = settings.max_queue
-            batching.default_queue_policy.default_timeout_microseconds = settings.queue_timeout // 1000
+            _say(batching.default_queue_policy, settings.levels[settings.default_level])
+            if len(settings.levels) > 1 or asked.dynamic_batching.priority_levels:
+                batching.priority_levels = len(settings.levels)
+                batching.default_priority_level = settings.default_level + 1
+                for number, level in enumerate(settings.levels, 1):
+                    _say(batching.priority_queue_policy[number], level)
         return config
 
     def _max_batch_size(self) -> int:
@@ -86,6 +90,11 @@ class Model:
         if self.max_batch > 1:
             return self.max_batch
         return 1 if self.settings.max_batch_size and all(spec.shape[0] in (-1, 1) for spec in specs) else 0
+
+
+def _say(policy: Any, level: Level) -> None:
+    policy.max_queue_size = level.max_queue
+    policy.default_timeout_microseconds = level.timeout // 1000
 
 
 def _tensor_metadata(spec: TensorSpec) -> Any:

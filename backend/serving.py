@@ -49,9 +49,9 @@ class Serving:
         return ModelQueue(
             self._engine,
             Served(model, session),
-            settings.max_queue,
+            [(level.max_queue, level.timeout) for level in settings.levels],
             settings.max_queue_delay,
             model.steady,
             settings.runs,
-            settings.queue_timeout,
+            settings.default_level,
         )

@@ -19,7 +19,7 @@ from backend.grpc.front cimport Front
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
     INFERENCE_DONE, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_OK, STATUS_RESOURCE_EXHAUSTED, inference_fail,
-    inference_free, inference_of, inference_read, inference_refused, is_our_fault, message_memory, tg_inference,
+    inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory, tg_inference,
 )
 from backend.inference.reply cimport (
     reply_fields, reply_finished, reply_name, reply_tensor, reply_tensor_head, reply_tensor_head_size,
@@ -34,6 +34,7 @@ from lb.http.http2.session cimport (
     h2_waiting,
 )
 from lb.http.head_text cimport append_number, append_text
+from lb.inference.first_timeout cimport time_after
 from lb.inference.message cimport RequestMessage, read_request
 from lb.net.buffer cimport (
     tg_buffer, tg_buffer_append, tg_buffer_free, tg_buffer_head, tg_buffer_reserve, tg_buffer_size, tg_buffer_tail,
@@ -400,6 +401,8 @@ cdef class Call(Waiter):
         try:
             queue, operands, wanted, id, final, finish = self.front.service.irregular(message)
             inference = inference_of(queue.served, operands, wanted, id, final, finish)
+            if read_request(&REQUEST, PyBytes_AS_STRING(message), <size_t>len(message)) == NULL:
+                inference_hurry(inference, &REQUEST)
         except BackendError as error:
             text, answer = str(error).encode(), error.answer
             self.await_turn(inference_refused(error.status, text, answer))
@@ -419,7 +422,15 @@ cdef class Call(Waiter):
             self.answered(inference)
 
     cdef void submit(self, ModelQueue queue, tg_inference *inference) noexcept:
-        inference.deadline = self.deadline
+        cdef uint64_t until
+        if inference.timeout_us:
+            until = time_after(self.front.poller.now, inference.timeout_us)
+            if self.kind == CALL_INFER and until < self.deadline:
+                self.deadline = until
+                self.front.poller.arm(self, until)
+            inference.deadline = min(self.deadline, until)
+        else:
+            inference.deadline = self.deadline
         self.await_turn(inference)
         queue.submit(inference, self.front.poller.now)
 

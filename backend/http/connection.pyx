@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 from backend.grpc.connection cimport take_over
 from backend.inference.engine cimport ModelQueue
 from backend.inference.inference cimport (
-    INFERENCE_DONE, inference_free, inference_of, inference_read, inference_refused, is_our_fault, message_memory,
+    INFERENCE_DONE, inference_free, inference_hurry, inference_of, inference_read, inference_refused, is_our_fault, message_memory,
     tg_inference,
 )
 from backend.inference.reply cimport reply_fields, reply_finished, reply_tensor, reply_tensor_head
@@ -402,6 +402,8 @@ cdef class HttpRequest(Waiter):
             try:
                 queue, operands, wanted, id, final, finish = self.front.service.irregular(message)
                 inference = inference_of(queue.served, operands, wanted, id, final, finish)
+                if read_request(&REQUEST, PyBytes_AS_STRING(message), <size_t>len(message)) == NULL:
+                    inference_hurry(inference, &REQUEST)
             except BackendError as error:
                 inference = inference_refused(error.status, str(error).encode(), error.answer)
         self.submit(queue, inference)

@@ -3,7 +3,7 @@ are written from its memory."""
 
 from libc.stdint cimport int64_t, uint64_t
 from backend.inference.model cimport tg_model
-from backend.ort.c_api cimport OrtStatus, OrtValue
+from backend.ort.c_api cimport OrtRunOptions, OrtStatus, OrtValue
 from lb.net.link cimport tg_link
 
 
@@ -23,11 +23,13 @@ ctypedef struct tg_batch:
     const tg_model *model
     tg_link members                   # tg_inference, in the order of their rows
     int count
+    int left                          # members that nobody waits for any more
     int64_t rows
     size_t size                       # bytes of the inputs
     int references                    # of inferences whose answers are not written yet, and of the run
     int wanted_count
     const int *wanted                 # of the first member, and so of all
+    OrtRunOptions *options            # of this run alone, which can be ended by them; NULL: the model's
     # Made by the run.
     const char **names                # of inputs, then of the wanted outputs
     OrtValue **values                 # the same

@@ -51,4 +51,6 @@ cdef void batch_release(void *given) noexcept:
         free(batch.results[i].text)
     if batch.status != NULL:
         api.ReleaseStatus(batch.status)
+    if batch.options != NULL:
+        api.ReleaseRunOptions(batch.options)
     free(batch)

@@ -33,8 +33,7 @@ cdef class ModelQueue(Timed):
     cdef Engine engine
     cdef readonly Served served
     cdef tg_queue queue
-    cdef int max_queue
-    cdef uint64_t timeout             # ns that an inference may wait; 0 = as long as its deadline allows
+    cdef int default_level            # of inferences without a priority, or with one that there is not
     cdef readonly int runs            # at once, of this model
     cdef readonly int running         # batches
     cdef bint touched
@@ -48,6 +47,7 @@ cdef class ModelQueue(Timed):
     # Nobody waits for the inference any more: it is not run, or its answer is thrown away. It is the queue's to free.
     cdef void abandon(self, tg_inference *inference) noexcept
     cdef void pump(self, uint64_t now) noexcept
+    cdef void give(self, tg_batch *batch) noexcept
     cdef int64_t most_rows(self, uint64_t now) noexcept
     cdef void expire(self, uint64_t now) noexcept
     cdef bint start(self, uint64_t now) noexcept

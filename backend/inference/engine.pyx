@@ -10,6 +10,7 @@ When a batch fails, its members are run alone, so that none fails for its neighb
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
@@ -20,15 +21,17 @@ from libc.string cimport memcpy
 from backend.inference.batch cimport batch_new, batch_release, tg_result
 from backend.inference.counters cimport counters_failed, counters_ran, counters_succeeded
 from backend.inference.inference cimport (
-    INFERENCE_DONE, INFERENCE_WAITS, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_INVALID_ARGUMENT,
+    INFERENCE_DONE, INFERENCE_RUNS, INFERENCE_WAITS, STATUS_DEADLINE_EXCEEDED, STATUS_INTERNAL, STATUS_INVALID_ARGUMENT,
     STATUS_RESOURCE_EXHAUSTED, STATUS_UNAVAILABLE, Waiter, inference_fail, inference_free,
 )
 from backend.inference.model cimport tg_spec
 from backend.inference.batch_size cimport batch_size_ran, batch_size_rows
-from backend.inference.queue cimport queue_due, queue_init, queue_oldest, queue_push, queue_remove, queue_take
+from backend.inference.queue cimport (
+    level_oldest, queue_due, queue_free, queue_full, queue_init, queue_push, queue_remove, queue_take, tg_level,
+)
 from backend.inference.run cimport run
 from backend.inference.threads cimport threads_fd, threads_give, threads_start, threads_stop, threads_take
-from backend.ort.c_api cimport ORT_INVALID_ARGUMENT
+from backend.ort.c_api cimport ORT_INVALID_ARGUMENT, ORT_LOGGING_LEVEL_FATAL, OrtStatus
 from backend.ort.library cimport api, text_of
 from lb.inference.datatypes cimport DT_BYTES
 from lb.net.link cimport link_append, link_empty, link_init, link_remove, tg_link
@@ -129,31 +132,44 @@ cdef class Engine(Source):
 cdef class ModelQueue(Timed):
 
     def __init__(
-        self, Engine engine not None, Served served not None, int max_queue, uint64_t delay, bint steady,
-        int runs = 0, uint64_t timeout = 0
+        self, Engine engine not None, Served served not None, levels: Sequence[tuple[int, int]], uint64_t delay,
+        bint steady, int runs = 0, int default_level = 0
     ) -> None:
-        """At most `max_queue` inferences wait; the oldest waits up to `delay` ns for others. `steady`: the time of a
-        run follows from the size of its inputs. At most `runs` run at once (0: as many as the engine runs). One that
-        has waited for `timeout` ns is refused (0: none is)."""
+        """`levels` are those of priorities, the first goes first: how many inferences may wait, and for how many ns,
+        after which one is refused (0: it is not). The oldest of a kind waits up to `delay` ns for others. `steady`: the
+        time of a run follows from the size of its inputs. At most `runs` run at once (0: as many as the engine runs).
+        Raises MemoryError."""
+        cdef int i
         self.engine = engine
         self.served = served
-        self.max_queue = max_queue
+        self.default_level = default_level
         self.steady = steady
         self.runs = min(runs, engine.runs) if runs else engine.runs
-        self.timeout = timeout
-        queue_init(&self.queue, delay)
+        if queue_init(&self.queue, delay, len(levels)) < 0:
+            raise MemoryError
+        for i, (most, timeout) in enumerate(levels):
+            self.queue.levels[i].most = most
+            self.queue.levels[i].timeout = timeout
+
+    def __dealloc__(self):
+        queue_free(&self.queue)
 
     @property
     def waiting(self) -> int:
         return self.queue.count
 
     cdef void submit(self, tg_inference *inference, uint64_t now) noexcept:
+        cdef tg_level *level
         inference.since = now
         Py_INCREF(self)
         inference.queue = <PyObject *>self
-        if self.queue.count >= self.max_queue:
+        inference.level = self.default_level
+        if 0 < inference.priority <= <uint64_t>self.queue.level_count:
+            inference.level = <int>inference.priority - 1
+        level = &self.queue.levels[inference.level]
+        if level.count >= level.most:
             self.pump(now)                        # which waits for the loop to have taken all that came
-        if self.queue.count >= self.max_queue:
+        if level.count >= level.most:
             self.refuse(inference)
             self.deliver(inference, now)
         elif queue_push(&self.queue, inference) < 0:
@@ -163,24 +179,36 @@ cdef class ModelQueue(Timed):
             self.engine.touch(self)
 
     cdef object refuse(self, tg_inference *inference):
-        cdef bytes text = f"{self.served.model}: {self.max_queue} requests are waiting already".encode()
+        cdef int most = self.queue.levels[inference.level].most
+        cdef bytes text = f"{self.served.model}: {most} requests are waiting already".encode()
         inference_fail(inference, STATUS_UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
 
     cdef void abandon(self, tg_inference *inference) noexcept:
+        cdef tg_batch *batch
+        cdef OrtStatus *status
         inference.waiter = NULL
         link_remove(&inference.turn)
         if inference.state == INFERENCE_WAITS:
             queue_remove(&self.queue, inference)
             counters_failed(&self.served.counters, monotonic_ns() - inference.since)
             inference_free(inference)
+        elif inference.state == INFERENCE_RUNS:
+            batch = <tg_batch *>inference.group
+            batch.left += 1
+            if batch.left == batch.count and batch.options != NULL:
+                status = api.RunOptionsSetTerminate(batch.options)
+                if status != NULL:                # the run goes on to its end
+                    api.ReleaseStatus(status)
 
     cdef object refuse_late(self, tg_inference *inference):
-        cdef bytes text = f"{self.served.model}: no run was free within {self.timeout // 1000} µs".encode()
+        cdef uint64_t timeout = self.queue.levels[inference.level].timeout
+        cdef bytes text = f"{self.served.model}: no run was free within {timeout // 1000} µs".encode()
         inference_fail(inference, STATUS_UNAVAILABLE, PyBytes_AS_STRING(text), len(text))
 
     cdef void pump(self, uint64_t now) noexcept:
         cdef uint64_t due = UINT64_MAX
         cdef tg_inference *oldest
+        cdef int i
         self.expire(now)
         while self.running < self.runs and self.queue.count:
             if self.engine.spent >= TURN_NS:
@@ -191,22 +219,27 @@ cdef class ModelQueue(Timed):
             now = monotonic_ns()
         if self.queue.count and self.running < self.runs:
             due = queue_due(&self.queue)
-        oldest = queue_oldest(&self.queue) if self.timeout else NULL
-        if oldest != NULL:
-            due = min(due, oldest.since + self.timeout)
+        for i in range(self.queue.level_count):
+            oldest = level_oldest(&self.queue.levels[i]) if self.queue.levels[i].timeout else NULL
+            if oldest != NULL:
+                due = min(due, oldest.since + self.queue.levels[i].timeout)
         if due != UINT64_MAX and due != self.deadline:
             self.engine.timers.arm(self, due)
 
     cdef void expire(self, uint64_t now) noexcept:
         """Those that have waited too long are refused: a run that begins now is another's."""
         cdef tg_inference *oldest
-        while self.timeout:
-            oldest = queue_oldest(&self.queue)
-            if oldest == NULL or now - oldest.since < self.timeout:
-                break
-            queue_remove(&self.queue, oldest)
-            self.refuse_late(oldest)
-            self.deliver(oldest, now)
+        cdef tg_level *level
+        cdef int i
+        for i in range(self.queue.level_count):
+            level = &self.queue.levels[i]
+            while level.timeout and level.count:
+                oldest = level_oldest(level)
+                if oldest == NULL or now - oldest.since < level.timeout:
+                    break
+                queue_remove(&self.queue, oldest)
+                self.refuse_late(oldest)
+                self.deliver(oldest, now)
 
     cdef void on_timer(self) noexcept:
         self.engine.touch(self)
@@ -227,7 +260,7 @@ cdef class ModelQueue(Timed):
         link_init(&taken)
         # A full queue waits for nothing more: who comes next would be refused with nothing running.
         rows = queue_take(
-            &self.queue, UINT64_MAX if self.queue.count >= self.max_queue else now, self.most_rows(now), &taken)
+            &self.queue, UINT64_MAX if queue_full(&self.queue) else now, self.most_rows(now), &taken)
         if rows == 0:
             return False
         batch = batch_new(&self.served.c, (<tg_inference *>taken.next.owner).wanted_count)
@@ -242,6 +275,7 @@ cdef class ModelQueue(Timed):
                 self.deliver(inference, now)
             else:
                 link_append(&batch.members, &inference.link)
+                inference.group = batch
                 inference.first_row = batch.rows
                 batch.rows += inference.rows
                 batch.count += 1
@@ -264,8 +298,20 @@ cdef class ModelQueue(Timed):
             self.engine.spent += batch.ended - batch.began
             self.finished(batch, batch.ended)
         else:
-            threads_give(self.engine.threads, &batch.link)
+            self.give(batch)
         return True
+
+    cdef void give(self, tg_batch *batch) noexcept:
+        """A run on a thread is ended when nobody waits for it any more."""
+        cdef OrtStatus *status = api.CreateRunOptions(&batch.options)
+        if status == NULL:
+            status = api.RunOptionsSetRunLogSeverityLevel(batch.options, ORT_LOGGING_LEVEL_FATAL)
+        if status != NULL:                        # without its own it goes on to its end
+            api.ReleaseStatus(status)
+            if batch.options != NULL:
+                api.ReleaseRunOptions(batch.options)
+                batch.options = NULL
+        threads_give(self.engine.threads, &batch.link)
 
     cdef object run_in_python(self, tg_batch *batch):
         cdef PythonBatch given = PythonBatch.__new__(PythonBatch)
@@ -349,6 +395,7 @@ cdef class ModelQueue(Timed):
             link_remove(&inference.link)
             inference.alone = True
             if inference.waiter == NULL:
+                counters_failed(&self.served.counters, monotonic_ns() - inference.since)
                 inference_free(inference)
             elif queue_push(&self.queue, inference) < 0:
                 inference_fail(inference, STATUS_RESOURCE_EXHAUSTED, b"out of memory", 13)

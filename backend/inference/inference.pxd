@@ -63,7 +63,10 @@ ctypedef struct tg_inference:
     int state                         # INFERENCE_…
     uint64_t since                    # monotonic ns
     uint64_t deadline                 # monotonic ns; after it nothing is run. NEVER = none
-    void *group                       # of the queue
+    uint64_t priority                 # as the client gives it, 1 first; 0 = not given
+    uint64_t timeout_us               # the parameter `timeout`; 0 = not given
+    int level                         # of the queue, 0 first
+    void *group                       # of the queue; the tg_batch of one that runs
     int begun                         # what the load is told of its end
     # The answer.
     void *batch                       # the run that gave it
@@ -105,6 +108,8 @@ cdef tg_inference *inference_read(Served served, const RequestMessage *request, 
 # Raises MemoryError.
 cdef tg_inference *inference_of(Served served, list operands, list wanted, bytes id, bint final,
                                 object finish) except NULL
+# Takes over what the parameters of a request say of its queue: `priority` and `timeout`. Malformed ones are passed over.
+cdef void inference_hurry(tg_inference *inference, const RequestMessage *request) noexcept
 # One that is done, since it cannot be asked for; `answer` is what a stream answers beside the reason. Raises
 # MemoryError.
 cdef tg_inference *inference_refused(int status, bytes problem, bytes answer) except NULL

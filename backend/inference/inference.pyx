@@ -3,14 +3,14 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport UINT64_MAX, int64_t, uint32_t
+from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 from backend.inference.batch cimport batch_release
 from backend.inference.model cimport Served, tg_model, tg_spec
 from lb.http.grpc.protobuf cimport span
 from lb.inference.answer cimport (
-    PARAMETER_BOOL, OutputTensor, Parameter, read_output, read_parameter,
+    PARAMETER_BOOL, PARAMETER_INT64, PARAMETER_UINT64, OutputTensor, Parameter, read_output, read_parameter,
 )
 from lb.inference.datatypes cimport DT_BOOL, DT_BYTES, bytes_framing_ok, tensor_size
 from lb.inference.jsontext cimport valid_utf8
@@ -123,6 +123,8 @@ cdef tg_inference *inference_new(Served served, int wanted_count) noexcept:
     made.state = INFERENCE_NEW
     made.since = 0
     made.deadline = UINT64_MAX
+    made.priority = made.timeout_us = 0
+    made.level = 0
     made.group = NULL
     made.batch = NULL
     made.first_row = 0
@@ -216,6 +218,29 @@ cdef bint read_outputs(Served served, tg_inference *inference, const RequestMess
     return True
 
 
+cdef inline uint64_t count_of(const Parameter *parameter) noexcept:
+    """A positive number, else 0."""
+    if parameter.choice == PARAMETER_UINT64 or (
+            parameter.choice == PARAMETER_INT64 and parameter.value <= <uint64_t>INT64_MAX):
+        return parameter.value
+    return 0
+
+
+cdef inline void hurry(tg_inference *inference, const Parameter *parameter) noexcept:
+    if is_text(&parameter.key, b"priority", 8):
+        inference.priority = count_of(parameter)
+    elif is_text(&parameter.key, b"timeout", 7):
+        inference.timeout_us = count_of(parameter)
+
+
+cdef void inference_hurry(tg_inference *inference, const RequestMessage *request) noexcept:
+    cdef Parameter parameter
+    cdef int i
+    for i in range(request.parameter_count):
+        if read_parameter(&parameter, &request.parameters[i]) == NULL:
+            hurry(inference, &parameter)
+
+
 cdef bint read_parameters(tg_inference *inference, const RequestMessage *request) noexcept:
     cdef Parameter parameter
     cdef int i
@@ -224,6 +249,8 @@ cdef bint read_parameters(tg_inference *inference, const RequestMessage *request
             return False
         if is_text(&parameter.key, b"triton_enable_empty_final_response", 34):
             inference.final = parameter.choice == PARAMETER_BOOL and parameter.value
+        else:
+            hurry(inference, &parameter)
     return True
 
 

@@ -82,6 +82,7 @@ cdef extern from "onnxruntime_c_api.h" nogil:
         void (*ReleaseSession)(OrtSession *) noexcept nogil
         OrtStatus *(*CreateRunOptions)(OrtRunOptions **) noexcept nogil
         OrtStatus *(*RunOptionsSetRunLogSeverityLevel)(OrtRunOptions *, int) noexcept nogil
+        OrtStatus *(*RunOptionsSetTerminate)(OrtRunOptions *) noexcept nogil
         void (*ReleaseRunOptions)(OrtRunOptions *) noexcept nogil
 
         OrtStatus *(*GetAllocatorWithDefaultOptions)(OrtAllocator **) noexcept nogil

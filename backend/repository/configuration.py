@@ -24,7 +24,9 @@ _APPLIED = frozenset({
     "input.name", "input.data_type", "input.dims", "output.name", "output.data_type", "output.dims",
     "instance_group.count", "instance_group.kind", "dynamic_batching.max_queue_delay_microseconds",
     "dynamic_batching.default_queue_policy.max_queue_size",
-    "dynamic_batching.default_queue_policy.default_timeout_microseconds", "parameters.intra_op_thread_count",
+    "dynamic_batching.default_queue_policy.default_timeout_microseconds", "dynamic_batching.priority_levels",
+    "dynamic_batching.default_priority_level", "dynamic_batching.priority_queue_policy",
+    "parameters.intra_op_thread_count",
 })  # fmt: skip
 _INSIDE = frozenset({"input", "output", "instance_group", "dynamic_batching", "dynamic_batching.default_queue_policy"})
 

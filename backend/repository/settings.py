@@ -17,22 +17,32 @@ THREADS = "intra_op_thread_count"
 _PLATFORMS = ("", "onnxruntime_onnx", "onnx_onnxv1")  # Triton's name, and the Open Inference Protocol's
 _BACKENDS = ("", "onnxruntime")
 _MOST_MICROSECONDS = 1 << 52
+MOST_LEVELS = 100  # of priorities
 _GROUP = model_config_pb2.ModelInstanceGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Requests of one priority: how many may wait for a run, and how long (ns; 0: as long as their deadlines allow)."""
+
+    max_queue: int = 1000
+    timeout: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`max_batch` is the most rows that requests are merged to, where the model allows it; 1: they are not. `runs` is
-    the most runs of the model at once, 0: as many as the server has. `queue_timeout` is how long a request may wait for
-    a run, 0: as long as its deadline allows. Durations are nanoseconds. `configuration` is what was asked for."""
+    the most runs of the model at once, 0: as many as the server has. `levels` are those of priorities, the first goes
+    first; requests without a priority are of `default_level`, counted from 0. Durations are nanoseconds.
+    `configuration` is what was asked for."""
 
     providers: tuple[str, ...] = ("cpu",)
     threads: int = 1
     max_batch: int = 1
     runs: int = 0
-    max_queue: int = 1000
     max_queue_delay: int = 0
-    queue_timeout: int = 0
+    levels: tuple[Level, ...] = (Level(),)
+    default_level: int = 0
     configuration: Configuration = field(default_factory=Configuration)
 
     @property
@@ -57,10 +67,8 @@ def settings_of(name: str, configuration: Configuration, options: ServeOptions) 
         if tensor.HasField("reshape"):
             raise StartError(f"{source}: '{tensor.name}': reshape is not supported; clients send the model's own shape")
     batching = message.dynamic_batching
-    queue = batching.default_queue_policy
-    for microseconds in (batching.max_queue_delay_microseconds, queue.default_timeout_microseconds):
-        if microseconds > _MOST_MICROSECONDS:
-            raise StartError(f"{source}: dynamic_batching: {microseconds} µs are too many")
+    if batching.max_queue_delay_microseconds > _MOST_MICROSECONDS:
+        raise StartError(f"{source}: dynamic_batching: {batching.max_queue_delay_microseconds} µs are too many")
     delay = batching.max_queue_delay_microseconds * 1000 if message.HasField("dynamic_batching") else None
     given = message.max_batch_size != NOT_GIVEN
     return Settings(
@@ -68,11 +76,39 @@ def settings_of(name: str, configuration: Configuration, options: ServeOptions) 
         threads=_threads(configuration) or options.threads,
         max_batch=max(message.max_batch_size, 1) if given else options.max_batch,
         runs=min(_instances(configuration), options.concurrency),
-        max_queue=queue.max_queue_size or options.max_queue,
         max_queue_delay=options.max_queue_delay if delay is None else delay,
-        queue_timeout=queue.default_timeout_microseconds * 1000 if queue.timeout_action == queue.REJECT else 0,
+        levels=_levels(source, batching, options),
+        default_level=max(batching.default_priority_level, 1) - 1,
         configuration=configuration,
     )
+
+
+def _levels(source: str, batching: Any, options: ServeOptions) -> tuple[Level, ...]:
+    """Those of the priorities. Raises StartError where the configuration names one that there is not."""
+    count, default, policies = batching.priority_levels, batching.default_priority_level, batching.priority_queue_policy
+    if count > MOST_LEVELS:
+        raise StartError(f"{source}: priority_levels: expected at most {MOST_LEVELS}, got {count}")
+    if not count and default:
+        raise StartError(f"{source}: default_priority_level: expected priority_levels beside it")
+    if count and not 1 <= default <= count:
+        raise StartError(
+            f"{source}: default_priority_level: expected 1 to {count}, as priority_levels says, got {default}"
+        )
+    for level in policies:
+        if not 1 <= level <= count:
+            raise StartError(f"{source}: priority_queue_policy: expected a key from 1 to {count}, got {level}")
+    return tuple(
+        _level(source, policies[level] if level in policies else batching.default_queue_policy, options)
+        for level in range(1, max(count, 1) + 1)
+    )
+
+
+def _level(source: str, policy: Any, options: ServeOptions) -> Level:
+    microseconds = policy.default_timeout_microseconds
+    if microseconds > _MOST_MICROSECONDS:
+        raise StartError(f"{source}: dynamic_batching: {microseconds} µs are too many")
+    timeout = microseconds * 1000 if policy.timeout_action == policy.REJECT else 0
+    return Level(policy.max_queue_size or options.max_queue, timeout)
 
 
 def file_name(configuration: Configuration) -> str:

@@ -65,9 +65,9 @@ async def engine(runs: int = 1):
     poller.close()
 
 
-def queue_of(engine, model, max_queue=1000, delay=0, steady=False, runs=0, timeout=0):
+def queue_of(engine, model, max_queue=1000, delay=0, steady=False, runs=0, timeout=0, levels=1):
     compiled = model.session.compiled if isinstance(model.session, NativeSession) else None
-    return ModelQueue(engine, Served(model, compiled), max_queue, delay, steady, runs, timeout)
+    return ModelQueue(engine, Served(model, compiled), [(max_queue, timeout)] * levels, delay, steady, runs, levels - 1)
 
 
 def statistics(queue):
@@ -133,12 +133,42 @@ def test_a_delay_holds_a_group_until_it_is_full_or_due():
     assert len(queue.take(4000, 4)) == 1  # nothing to wait for
 
 
-@given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(1, 9), st.booleans())), st.integers(1, 12))
+def test_the_first_level_goes_first_and_others_fill_its_batch():
+    queue = Queue(0, levels=3)
+    low, other, middle, high, lonely = (
+        Waiting("a", 2, level=2), Waiting("b", level=2), Waiting("a", level=1), Waiting("a", level=0),
+        Waiting(level=1),
+    )  # fmt: skip
+    for each in (low, other, middle, high, lonely):
+        queue.push(each)
+    assert queue.take(0, 3) == [high, middle]  # two rows more find no room
+    assert queue.take(0, 3) == [lonely]
+    queue.push(high)
+    assert queue.take(0, 3) == [high, low]
+    assert queue.take(0, 3) == [other]
+
+
+def test_a_level_is_full_by_itself():
+    queue = Queue(0, levels=2, most=2)
+    for level in (0, 1):
+        queue.push(Waiting(level=level))
+    assert not queue.full()
+    queue.push(Waiting(level=1))
+    assert queue.full()
+    queue.take(0, 1)
+    queue.take(0, 1)
+    assert not queue.full()
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(1, 9), st.integers(0, 2), st.booleans())),
+    st.integers(1, 12),
+)
 def test_the_queue_hands_out_everything_that_waits_once(calls, limit):
-    queue = Queue(0)
+    queue = Queue(0, levels=3)
     waiting = []
-    for key, rows, cancelled in calls:
-        each = Waiting(key, rows)
+    for key, rows, level, cancelled in calls:
+        each = Waiting(key, rows, level=level)
         queue.push(each)
         if cancelled:
             queue.remove(each)
@@ -149,10 +179,15 @@ def test_the_queue_hands_out_everything_that_waits_once(calls, limit):
     while batch := queue.take(0, limit):
         assert len(batch) == 1 or sum(each.rows for each in batch) <= limit
         assert len({each.key for each in batch}) == 1
+        assert [each.level for each in batch] == sorted(each.level for each in batch)
         taken += batch
     assert sorted(map(id, taken)) == sorted(map(id, waiting))
     for key in ("a", "b"):
-        assert [each for each in taken if each.key == key] == [each for each in waiting if each.key == key]
+        for level in range(3):
+            kind = (key, level)
+            assert [each for each in taken if (each.key, each.level) == kind] == [
+                each for each in waiting if (each.key, each.level) == kind
+            ]
     assert queue.next_due() is None
 
 
@@ -241,6 +276,38 @@ async def test_whose_run_nobody_waits_for_any_more_gives_its_place_back(tmp_path
         await answer(asked(queue, counting(0, second)))
         assert queue.running == 0
         assert not left.done.done()
+
+
+async def test_a_run_that_nobody_waits_for_any_more_ends(tmp_path, second):
+    """The run would take two days."""
+    model = model_of(backend_models.slow(tmp_path))
+    async with engine() as made:
+        queue = queue_of(made, model, runs=1)
+        left = asked(queue, counting(200_000, second))
+        await asyncio.sleep(0.05)
+        assert queue.running == 1
+        next = asked(queue, counting(0, second))
+        left.leave()
+        await answer(next)
+        assert statistics(queue).inference_stats.fail.count == 1
+
+
+async def test_who_has_priority_goes_first(tmp_path, second, runtime):
+    model = model_of(backend_models.slow(tmp_path))
+    async with engine() as made:
+        queue = queue_of(made, model, runs=1, levels=3)
+        order = []
+        waiting = [asked(queue, counting(0.3, second))]
+        await asyncio.sleep(0.05)
+        for priority in (0, 2, 3, 1, 9):  # 0 and 9 are none: the last
+            request = counting(0, second)
+            if priority:
+                request.parameters["priority"].int64_param = priority
+            one = asked(queue, request)
+            one.done.add_done_callback(lambda done, priority=priority: order.append(priority))
+            waiting.append(one)
+        await asyncio.gather(*map(answer, waiting))
+        assert order == [1, 2, 0, 3, 9]
 
 
 async def test_what_is_too_late_does_not_run(tmp_path, second, runtime):

@@ -50,6 +50,19 @@ async def test_a_long_stream_is_answered_in_order_to_its_end(stub):
             )
 
 
+@pytest.mark.parametrize("typed", [False, True])
+async def test_the_parameter_timeout_is_a_deadline(stub, second, typed):
+    """In microseconds, as for Triton's clients; also of a request that Python reads."""
+    request = infer_request("slow", ("count", "INT64", np.array(1000 * second, "<i8")))
+    if typed:
+        request.inputs[0].contents.int64_contents.append(1000 * second)
+        del request.raw_input_contents[:]
+    request.parameters["timeout"].int64_param = 200_000
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ModelInfer(request)
+    assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
 @asynccontextmanager
 async def front_of(service):
     """A server without models whose rare calls `service` answers; a channel to it."""

@@ -16,7 +16,7 @@ from backend.model import Model
 from backend.repository.configuration import configuration_of_json, read_configuration
 from backend.repository.folder import ModelFile, read_folder
 from backend.repository.loading import load
-from backend.repository.settings import Settings, settings_of
+from backend.repository.settings import Level, Settings, settings_of
 from lb.wire.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 FREE = ["serve", "--models", "/", "--listen", "127.0.0.1:0", "--threads", "3", "--concurrency", "4"]
@@ -77,7 +77,7 @@ def test_what_is_applied(scale, name, text):
     assert found.configuration.source == name
     assert found.configuration.without_effect() == []
     assert (found.max_batch, found.max_batch_size, found.runs, found.threads) == (16, 16, 3, 2)
-    assert (found.max_queue, found.max_queue_delay, found.queue_timeout) == (7, 500_000, 2_000_000)
+    assert (found.max_queue_delay, found.levels) == (500_000, (Level(7, 2_000_000),))
     assert found.providers == ("cpu",)
     assert [file.version for file in read_folder(scale.parent, "scale").files] == [2]
     config = loaded(scale.parent).config(4)
@@ -95,7 +95,7 @@ def test_what_is_applied(scale, name, text):
 def test_without_a_configuration_the_command_line_counts(scale):
     found = settings(scale, "--max-batch", "5", "--max-queue", "9", "--max-queue-delay", "2ms")
     assert (found.max_batch, found.max_batch_size, found.runs, found.threads) == (5, None, 0, 3)
-    assert (found.max_queue, found.max_queue_delay, found.queue_timeout) == (9, 2_000_000, 0)
+    assert (found.max_queue_delay, found.levels) == (2_000_000, (Level(9, 0),))
     config = loaded(scale.parent, "scale", "--max-batch", "5").config(4)
     assert (config.max_batch_size, config.instance_group[0].count) == (5, 4)
     assert config.version_policy.WhichOneof("policy_choice") == "all"
@@ -111,6 +111,27 @@ def test_the_rows_of_a_batch(scale, text, rows):
 def test_more_instances_than_the_server_runs(scale):
     (scale / "config.pbtxt").write_text("instance_group { count: 9 }")
     assert settings(scale).runs == 4
+
+
+def test_the_levels_of_priorities(scale):
+    (scale / "config.pbtxt").write_text("""
+        dynamic_batching {
+          priority_levels: 3
+          default_priority_level: 2
+          default_queue_policy { max_queue_size: 7 }
+          priority_queue_policy [
+            { key: 1 value { max_queue_size: 3 } },
+            { key: 3 value { default_timeout_microseconds: 5000 } }
+          ]
+        }
+    """)
+    found = settings(scale, "--max-queue", "9")
+    assert found.configuration.without_effect() == []
+    assert found.levels == (Level(3, 0), Level(7, 0), Level(9, 5_000_000))
+    assert found.default_level == 1
+    config = loaded(scale.parent, "scale", "--max-queue", "9").config(4).dynamic_batching
+    assert (config.priority_levels, config.default_priority_level) == (3, 2)
+    assert [config.priority_queue_policy[level].max_queue_size for level in (1, 2, 3)] == [3, 7, 9]
 
 
 def test_fields_without_effect_are_named(scale):
@@ -136,12 +157,32 @@ def test_fields_without_effect_are_named(scale):
         "parameters.execution_mode",
         "response_cache",
     ]
-    assert settings(scale).queue_timeout == 0
+    assert settings(scale).levels[0].timeout == 0
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        (
+            "config.pbtxt",
+            "dynamic_batching { priority_levels: 3 }",
+            "default_priority_level: expected 1 to 3, as priority_levels says, got 0",
+        ),
+        (
+            "config.pbtxt",
+            "dynamic_batching { default_priority_level: 3 }",
+            "default_priority_level: expected priority_levels beside it",
+        ),
+        (
+            "config.pbtxt",
+            "dynamic_batching { priority_levels: 101 default_priority_level: 1 }",
+            "priority_levels: expected at most 100, got 101",
+        ),
+        (
+            "config.yaml",
+            "dynamic_batching: {priority_levels: 2, default_priority_level: 1, priority_queue_policy: {3: {}}}",
+            "priority_queue_policy: expected a key from 1 to 2, got 3",
+        ),
         ("config.pbtxt", 'name: "other"', "name: expected 'scale', as its folder is called, got 'other'"),
         ("config.pbtxt", 'platform: "tensorflow_savedmodel"', "platform: expected onnxruntime_onnx, got 'tensorflow_s"),
         ("config.pbtxt", 'backend: "python"', "backend: expected onnxruntime, got 'python'"),

@@ -69,7 +69,7 @@ def queue():
     poller = Poller(loop)
     timers = Timers(poller)
     engine = Engine(poller, timers, 1, lambda batch: None)
-    yield ModelQueue(engine, Served(Model(), None), 10, 0, False)
+    yield ModelQueue(engine, Served(Model(), None), [(10, 0)], 0, False)
     engine.close()
     timers.close()
     poller.close()

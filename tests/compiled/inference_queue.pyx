@@ -3,7 +3,9 @@
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from backend.inference.inference cimport tg_inference
-from backend.inference.queue cimport queue_due, queue_init, queue_push, queue_remove, queue_take, tg_queue
+from backend.inference.queue cimport (
+    queue_due, queue_free, queue_full, queue_init, queue_push, queue_remove, queue_take, tg_queue,
+)
 from lb.net.link cimport link_empty, link_init, link_remove, tg_link
 
 
@@ -13,16 +15,19 @@ cdef class Waiting:
     cdef bytes held
     cdef readonly object key
     cdef readonly int rows
+    cdef readonly int level
 
-    def __cinit__(self, key=None, int rows=1, uint64_t since=0):
+    def __cinit__(self, key=None, int rows=1, uint64_t since=0, int level=0):
         self.one = <tg_inference *>calloc(1, sizeof(tg_inference))
         if self.one == NULL:
             raise MemoryError
         self.key = key
         self.rows = rows
+        self.level = level
         self.one.link.owner = self.one
         self.one.rows = rows
         self.one.since = since
+        self.one.level = level
         if key is not None:
             self.held = key.encode()
             self.one.key = self.held
@@ -36,9 +41,19 @@ cdef class Queue:
     cdef tg_queue queue
     cdef dict known
 
-    def __cinit__(self, uint64_t delay):
-        queue_init(&self.queue, delay)
+    def __cinit__(self, uint64_t delay, int levels=1, int most=1000):
+        cdef int level
+        if queue_init(&self.queue, delay, levels) < 0:
+            raise MemoryError
+        for level in range(levels):
+            self.queue.levels[level].most = most
         self.known = {}
+
+    def __dealloc__(self):
+        queue_free(&self.queue)
+
+    def full(self) -> bool:
+        return queue_full(&self.queue)
 
     def __len__(self):
         return self.queue.count
