@@ -101,6 +101,10 @@ def _operand(spec: TensorSpec, tensor: Any, raw: bytes | None) -> Operand:
         known = "" if tensor.datatype in DATATYPES else ", which is no datatype of the protocol"
         raise InvalidInput(f"input '{name}': expected datatype {spec.datatype.name}, got '{tensor.datatype}'{known}")
     shape = tuple(tensor.shape)
+    if spec.lacks(shape):
+        raise InvalidInput(
+            f"input '{name}': {shape_text(shape)} has no elements, and an operator of the model needs some"
+        )
     if not spec.accepts(shape):
         raise InvalidInput(f"input '{name}': expected shape {shape_text(spec.shape)}, got {shape_text(shape)}")
     count = math.prod(shape)

@@ -59,6 +59,12 @@ BY_RUNTIME: dict[str, DataType] = {datatype.runtime: datatype for datatype in _A
 BY_CONFIG: dict[int, DataType] = {datatype.config: datatype for datatype in _ALL}
 BY_ONNX: dict[int, DataType] = {datatype.onnx: datatype for datatype in _ALL}
 
+# Elements of ONNX that the protocol does not have, by their numbers.
+UNKNOWN_ELEMENTS = {
+    14: "COMPLEX64", 15: "COMPLEX128", 17: "FLOAT8E4M3FN", 18: "FLOAT8E4M3FNUZ", 19: "FLOAT8E5M2",
+    20: "FLOAT8E5M2FNUZ", 21: "UINT4", 22: "INT4", 23: "FLOAT4E2M1", 24: "FLOAT8E8M0",
+}  # fmt: skip
+
 BF16 = DATATYPES["BF16"]
 BOOL = DATATYPES["BOOL"]
 BYTES = DATATYPES["BYTES"]
@@ -66,12 +72,14 @@ BYTES = DATATYPES["BYTES"]
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output of a model; -1 in `shape` is a dimension of any size, `batch` the first one's name, if any."""
+    """An input or output of a model; -1 in `shape` is a dimension of any size, `batch` the first one's name, if any.
+    `filled` are the axes that must not be 0."""
 
     name: str
     datatype: DataType
     shape: tuple[int, ...]
     batch: str | None = None
+    filled: frozenset[int] = frozenset()
 
     def __str__(self) -> str:
         return f"'{self.name}' {self.datatype.name} {shape_text(self.shape)}"
@@ -82,9 +90,15 @@ class TensorSpec:
         return bool(self.shape) and self.shape[0] == -1
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
-        return len(shape) == len(self.shape) and all(
-            have >= 0 and want in (-1, have) for want, have in zip(self.shape, shape, strict=True)
+        return (
+            len(shape) == len(self.shape)
+            and all(have >= 0 and want in (-1, have) for want, have in zip(self.shape, shape, strict=True))
+            and not self.lacks(shape)
         )
+
+    def lacks(self, shape: tuple[int, ...]) -> bool:
+        """Whether an axis is 0 that must not be."""
+        return any(size == 0 and axis in self.filled for axis, size in enumerate(shape))
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backend.datatypes import BY_ONNX, TensorSpec
+from backend.datatypes import BY_ONNX, UNKNOWN_ELEMENTS, TensorSpec
 from backend.errors import InvalidInput, ModelFailure, StartError
 from backend.ort.errors import OrtError
 from backend.ort.library import available_providers, load
@@ -52,10 +52,13 @@ class NativeSession:
     def _spec(self, info: TensorInfo, role: str) -> TensorSpec:
         datatype = BY_ONNX.get(info.element)
         if datatype is None:
-            what = f"tensor of ONNX's element type {info.element}" if info.kind == "tensor" else info.kind
+            found, help_ = info.kind, "export the model with plain tensors (for scikit-learn models: zipmap off)"
+            if info.kind == "tensor":
+                found = f"tensor of {UNKNOWN_ELEMENTS.get(info.element, f'element type {info.element}')}"
+                help_ = "cast it within the model"
+            article = "an" if found[0] in "aeiou" else "a"
             raise StartError(
-                f"{self.source}: {role} '{info.name}' is a {what}, which the protocol cannot carry; "
-                "export the model with plain tensors (for scikit-learn models: zipmap off)"
+                f"{self.source}: {role} '{info.name}' is {article} {found}, which the protocol cannot carry; {help_}"
             )
         return TensorSpec(info.name, datatype, info.shape, (info.symbols[0] or None) if info.symbols else None)
 

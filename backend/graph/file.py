@@ -20,6 +20,7 @@ from lb.wire import onnx_graph_pb2 as onnx
 
 # Field numbers of ONNX IR.
 _MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
+_FUNCTION_NODE = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME = 1, 2, 8
 _SMALL = 4096  # bytes of a constant whose values are read: shapes, axes, scales
@@ -41,14 +42,14 @@ class Constant:
 @dataclass(slots=True)
 class Graph:
     """`inputs` are without those that have a constant as default. `opsets` is the version of each domain; "" is ONNX's
-    own."""
+    own. `functions` has the nodes of the model's own functions, a list for each."""
 
     nodes: list[Any] = field(default_factory=list)
     constants: dict[str, Constant] = field(default_factory=dict)
     inputs: list[Any] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
-    functions: int = 0
+    functions: list[list[Any]] = field(default_factory=list)
     sparse: int = 0
 
 
@@ -74,14 +75,17 @@ def _read_model(data: memoryview, graph: Graph) -> None:
             opset = onnx.OperatorSetIdProto.FromString(bytes(data[start:end]))
             graph.opsets["" if opset.domain == "ai.onnx" else opset.domain] = opset.version
         elif number == _MODEL_FUNCTIONS:
-            graph.functions += 1
+            nodes = [
+                _node(data, begin, stop) for part, begin, stop in _fields(data, start, end) if part == _FUNCTION_NODE
+            ]
+            graph.functions.append(nodes)
     graph.inputs = [tensor for tensor in graph.inputs if tensor.name not in graph.constants]
 
 
 def _read_graph(data: memoryview, start: int, end: int, graph: Graph) -> None:
     for number, begin, stop in _fields(data, start, end):
         if number == _GRAPH_NODE:
-            graph.nodes.append(onnx.NodeProto.FromString(bytes(data[begin:stop])))
+            graph.nodes.append(_node(data, begin, stop))
         elif number == _GRAPH_INITIALIZER:
             name, constant = _read_constant(data, begin, stop)
             graph.constants[name] = constant
@@ -91,6 +95,28 @@ def _read_graph(data: memoryview, start: int, end: int, graph: Graph) -> None:
             graph.outputs.append(onnx.ValueInfoProto.FromString(bytes(data[begin:stop])).name)
         elif number == _GRAPH_SPARSE:
             graph.sparse += 1
+
+
+def _node(data: memoryview, start: int, end: int) -> Any:
+    return onnx.NodeProto.FromString(bytes(data[start:end]))
+
+
+def nested(node: Any) -> Iterator[Any]:
+    """The nodes of the graphs within an operator (branches, bodies of loops), and of those within these.
+
+    Raises GraphError.
+    """
+    for attribute in node.attribute:
+        for body in (*attribute.graphs, *([attribute.g] if attribute.g else [])):
+            inner = Graph()
+            with memoryview(body) as data:
+                try:
+                    _read_graph(data, 0, len(data), inner)
+                except (IndexError, ValueError, DecodeError) as error:
+                    raise GraphError(f"a graph within {node.op_type} is none: {error}") from error
+            for one in inner.nodes:
+                yield one
+                yield from nested(one)
 
 
 def _read_constant(data: memoryview, start: int, end: int) -> tuple[str, Constant]:

@@ -7,7 +7,7 @@ from libc.stdint cimport INT64_MAX, UINT64_MAX, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 from backend.inference.batch cimport batch_release
-from backend.inference.model cimport Served, tg_model, tg_spec
+from backend.inference.model cimport ANY_FILLED, ANY_SIZE, Served, tg_model, tg_spec
 from lb.http.grpc.protobuf cimport span
 from lb.inference.answer cimport (
     PARAMETER_BOOL, PARAMETER_INT64, PARAMETER_UINT64, OutputTensor, Parameter, read_output, read_parameter,
@@ -44,11 +44,13 @@ cdef bint asks_more(const span *parameters, int count) noexcept:
 
 
 cdef bint accepts(const tg_spec *spec, const OutputTensor *tensor) noexcept:
+    cdef int64_t size
     cdef int axis
     if tensor.rank != spec.rank or tensor.datatype != spec.datatype:
         return False
     for axis in range(spec.rank):
-        if spec.shape[axis] != tensor.shape[axis] and spec.shape[axis] != -1:
+        size = tensor.shape[axis]
+        if spec.shape[axis] != size and spec.shape[axis] != ANY_SIZE and (spec.shape[axis] != ANY_FILLED or size == 0):
             return False
     return True
 

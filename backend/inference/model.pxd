@@ -6,6 +6,11 @@ from backend.ort.c_api cimport OrtRunOptions, OrtSession
 from backend.ort.session cimport Session
 
 
+cdef enum:
+    ANY_SIZE = -1
+    ANY_FILLED = -2                   # any size but 0
+
+
 ctypedef struct tg_spec:
     # An input or an output.
     const char *name
@@ -13,7 +18,7 @@ ctypedef struct tg_spec:
     int datatype                      # DT_… of lb.inference.datatypes
     int element                       # its number in ONNX
     int rank
-    int64_t *shape                    # -1 = any size
+    int64_t *shape                    # ANY_SIZE, ANY_FILLED
 
 
 ctypedef struct tg_model:

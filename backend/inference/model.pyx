@@ -76,6 +76,8 @@ cdef tg_spec *specs_of(specs, list held, int *count) except NULL:
             raise MemoryError
         for axis in range(one.rank):
             one.shape[axis] = spec.shape[axis]
+            if one.shape[axis] == ANY_SIZE and axis in spec.filled:
+                one.shape[axis] = ANY_FILLED
     return made
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from backend.datatypes import TensorSpec
 from backend.errors import StartError
-from backend.graph.file import GraphError, read_graph
+from backend.graph.empties import filled_inputs
+from backend.graph.file import Graph, GraphError, read_graph
 from backend.graph.steady import steady
 from backend.model import Model
 from backend.repository import warmup
@@ -24,14 +28,15 @@ def load(file: ModelFile, settings: Settings) -> Model:
     session = open_session(file.path, source, settings.providers, settings.threads)
     log.info("%s: asked [%s], running on %s by %s", source, ", ".join(settings.providers), session.provider,
              session.runtime)  # fmt: skip
+    graph = _graph(file.path)
     try:
-        session.inputs = fitted(session.inputs, settings, "input")
+        session.inputs = fitted(_filled(session.inputs, graph), settings, "input")
         fitted(session.outputs, settings, "output")
     except StartError as error:
         raise StartError(f"{source}: {error}") from error
     shapes = _warm_up(file, session, settings)
     model = Model(file.name, file.version, session, settings, file.path.name)
-    model.steady = _steady(file.path)
+    model.steady = graph is not None and steady(graph)
     reason = _why_not_merged(file, session, settings, shapes)
     if reason is None:
         model.max_batch = settings.max_batch
@@ -65,11 +70,19 @@ def _why_not_merged(file: ModelFile, session: Session, settings: Settings, shape
     return warmup.batches(session, shapes, file.path, ranges_of(settings.configuration))
 
 
-def _steady(path: Path) -> bool:
+def _graph(path: Path) -> Graph | None:
     try:
-        return steady(read_graph(path))
+        return read_graph(path)
     except (GraphError, OSError):  # then nobody knows
-        return False
+        return None
+
+
+def _filled(inputs: Sequence[TensorSpec], graph: Graph | None) -> tuple[TensorSpec, ...]:
+    try:
+        axes = filled_inputs(graph) if graph is not None else {}
+    except GraphError:
+        axes = {}
+    return tuple(replace(spec, filled=axes.get(spec.name, spec.filled)) for spec in inputs)
 
 
 def _batching(rows: int) -> str:

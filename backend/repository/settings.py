@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backend.datatypes import BY_CONFIG, TensorSpec, shape_text
@@ -157,7 +157,7 @@ def _fitted(spec: TensorSpec, tensor: Any, settings: Settings, role: str) -> Ten
         batch = " behind the rows of max_batch_size" if settings.max_batch_size else ""
         expected = shape_text(spec.shape[1:] if batch else spec.shape)
         raise StartError(f"{what}: expected dims {expected}{batch}, as the model has them, got {shape_text(dims)}")
-    return TensorSpec(spec.name, spec.datatype, shape, spec.batch) if role == "input" else spec
+    return replace(spec, shape=shape) if role == "input" else spec
 
 
 def _instances(configuration: Configuration) -> int:

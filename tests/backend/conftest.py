@@ -1,4 +1,4 @@
-"""One server with every test model, shared by the tests of the protocol."""
+"""One server with every test model, shared by the tests of the protocol; and daemons, for what they do with it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ import grpc
 import numpy as np
 import pytest
 from backend_process import DIGITS, Backend
+from daemons import pytest_runtest_makereport, start
 
 from backend.runtime import onnxruntime
 from lb.wire.services import INFERENCE, Stub
+
+__all__ = ["pytest_runtest_makereport", "start"]
 
 
 @pytest.fixture(scope="session")
