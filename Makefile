@@ -102,6 +102,11 @@ $(STAMPS)/runtime: $(STAMPS)/tools
 	@TIDEGATE_NO_EXTENSIONS=1 $(PIP) --no-build-isolation -e '.[cpu]'
 	@touch $@
 
+# The models of an example, which tests and benchmarks use, too.
+$(STAMPS)/real-models: examples/real-models/fetch.py $(STAMPS)/runtime
+	@$(BIN)/python examples/real-models/fetch.py
+	@touch $@
+
 # What tests, linters and benchmarks need on top.
 $(STAMPS)/dev: $(STAMPS)/runtime
 	@echo "installing the Python packages of tests and benchmarks"
@@ -123,7 +128,7 @@ build: $(STAMPS)/tools
 	@$(MAKE) --no-print-directory $(STAMPS)/bytecode
 
 dev: build
-	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core-dev $(STAMPS)/dev
+	@$(MAKE) --no-print-directory -j2 $(STAMPS)/core-dev $(STAMPS)/dev $(STAMPS)/real-models
 	@$(BIN)/python tools/stubs.py
 
 run: build

@@ -118,8 +118,8 @@ def _probe(session: Session, shapes: Shapes, ranges: Mapping[str, Range]) -> str
             row = singles[0].shape
             if row[:1] != (1,) or any(a.shape != row for a in singles) or found.shape != (size, *row[1:]):
                 return f"output '{spec.name}' of {size} rows has the shape {shape_text(found.shape)}"
-            if not _same(spec, found, np.concatenate(singles)):
-                return f"output '{spec.name}' of a row depends on the other rows"
+            if difference := _difference(spec, found, np.concatenate(singles)):
+                return f"output '{spec.name}' of a row depends on the other rows: {difference}"
     return None
 
 
@@ -157,11 +157,19 @@ def _read(path: Path, session: Session) -> Shapes:
     return shapes
 
 
-def _same(spec: TensorSpec, left: np.ndarray, right: np.ndarray) -> bool:
-    """Equal up to the rounding that a different order of additions brings."""
+def _difference(spec: TensorSpec, together: np.ndarray, alone: np.ndarray) -> str | None:
+    """The largest one; None where they are equal, up to the rounding that a different order of additions brings."""
     if spec.datatype is BF16:
-        left, right = ((array.astype(np.uint32) << 16).view(np.float32) for array in (left, right))
-    elif left.dtype.kind != "f":
-        return bool(np.array_equal(left, right))
-    tolerance = TOLERANCE[spec.datatype.size]
-    return bool(np.allclose(left, right, rtol=tolerance, atol=tolerance * 1e-2, equal_nan=True))
+        together, alone = ((array.astype(np.uint32) << 16).view(np.float32) for array in (together, alone))
+    floats, worst = alone.dtype.kind == "f", 0
+    if floats:
+        tolerance = TOLERANCE[spec.datatype.size]
+        same = np.isclose(together, alone, rtol=tolerance, atol=tolerance * 1e-2, equal_nan=True)
+    else:
+        same = together == alone
+    if same.all():
+        return None
+    one, other = together[~same], alone[~same]
+    if floats:
+        worst = int(np.nan_to_num(np.abs(one.astype(np.float64) - other)).argmax())
+    return f"{one[worst]} among others, {other[worst]} alone"

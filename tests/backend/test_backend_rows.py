@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +80,11 @@ def test_the_probe_finds_what_a_wrong_rule_would_let_pass(tmp_path, name, caplog
     else:
         made, _ = graph_models.MIXING[name]
     assert max_batch(saved(tmp_path, made)) == 1
-    assert "no batching: output 'y' of a row depends on the other rows" in caplog.text
+    reason = re.search(
+        r"no batching: output 'y' of a row depends on the other rows: (\S+) among others, (\S+) alone", caplog.text
+    )
+    assert reason
+    assert float(reason[1]) != pytest.approx(float(reason[2]), rel=1e-3)
 
 
 def test_what_batches_says_by_what_tolerance(tmp_path, caplog):
