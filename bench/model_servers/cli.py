@@ -60,6 +60,7 @@ PROMISES = (
     Promise("tiny: CPU µs of an unmerged inference", lambda m: m.of("tiny", UNMERGED, FEW).cpu_us, 12, False),
     Promise("light: times grpc.aio", lambda m: m.times("light", TIDEGATE, NAIVE), 5, True),
     Promise("light: of ONNX Runtime alone", lambda m: m.times("light", TIDEGATE, BARE), 0.8, True),
+    Promise("direction: of ONNX Runtime alone", lambda m: m.times("direction", TIDEGATE, BARE), 0.95, True),
     Promise("light: p99 of p50, 32 clients", lambda m: _spread(m.of("light", TIDEGATE, MANY)), 1.5, False),
     Promise("tiny: p99 of p50, 32 clients", lambda m: _spread(m.of("tiny", TIDEGATE, MANY)), 1.5, False),
 )

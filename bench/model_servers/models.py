@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from bench.errors import BenchError
 from lb.wire import grpc_service_pb2 as wire
 
 SIDE = 96  # of the light model's images, in pixels
+_FETCHED = Path(__file__).parents[2] / "examples" / "real-models" / "models"
 
 
 @dataclass(frozen=True)
 class Model:
-    """`make` writes the ONNX model; `shape` is that of its one input `x`, FP32; its one output is `y`, FP32."""
+    """`make` writes the ONNX model; `shape` is that of its one input `x`, FP32; its one output is FP32."""
 
     name: str
     title: str
@@ -82,10 +84,19 @@ def _convolutions(path: Path) -> None:
     _save(path, nodes, ["n", 3, SIDE, SIDE], weights, ["n", 32])
 
 
+def _text_direction(path: Path) -> None:
+    """The classifier of RapidOCR: whether a line of text stands on its head. Raises BenchError if it is not there."""
+    fetched = _FETCHED / "text-direction" / "1" / "model.onnx"
+    if not fetched.exists():
+        raise BenchError(f"{fetched} is missing; make dev, or examples/real-models/fetch.py, brings it")
+    shutil.copyfile(fetched, path)
+
+
 MODELS = {
     model.name: model
     for model in (
         Model("tiny", "affine, 16 bytes", (1, 4), _affine),
         Model("light", "two convolutions, 110 kB", (1, 3, SIDE, SIDE), _convolutions),
+        Model("direction", "RapidOCR's text direction, 110 kB", (1, 3, 48, 192), _text_direction),
     )
 }
