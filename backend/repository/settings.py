@@ -91,14 +91,13 @@ def _levels(source: str, batching: Any, options: ServeOptions) -> tuple[Level, .
     if not count and default:
         raise StartError(f"{source}: default_priority_level: expected priority_levels beside it")
     if count and not 1 <= default <= count:
-        raise StartError(
-            f"{source}: default_priority_level: expected 1 to {count}, as priority_levels says, got {default}"
-        )
+        expected = f"1 to {count}, as priority_levels says"
+        raise StartError(f"{source}: default_priority_level: expected {expected}, got {default}")
     for level in policies:
         if not 1 <= level <= count:
             raise StartError(f"{source}: priority_queue_policy: expected a key from 1 to {count}, got {level}")
     return tuple(
-        _level(source, policies[level] if level in policies else batching.default_queue_policy, options)
+        _level(source, policies.get(level, batching.default_queue_policy), options)
         for level in range(1, max(count, 1) + 1)
     )
 
