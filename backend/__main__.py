@@ -1,4 +1,4 @@
-"""`python -m backend serve --models DIR --listen ADDR`.
+"""`python -m backend serve --models DIR --listen ADDR`, and `python -m backend cache` for the model cache.
 
 Standard output gets one line `listening on ADDR` for each address; the log goes to standard error. Exit status: 0 after
 an orderly stop, 1 with one line `error: …` when the server cannot start or become ready, 2 for a wrong command line.
@@ -18,6 +18,10 @@ log = logging.getLogger("tidegate.backend")
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["cache"]:
+        from backend.cache.commands import main as cache
+
+        return cache(sys.argv[2:])
     options = parse()
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr

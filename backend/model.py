@@ -17,7 +17,7 @@ PLATFORM = "onnxruntime_onnx"
 class Model:
     """A loaded model. `max_batch` is the most rows that calls are merged to, 1 for no merging; it is 1 also for models
     that are not known to treat the rows of their first dimension independently. `steady` says that the time of a
-    run follows from the sizes of its inputs. `file` is the name of its file."""
+    run follows from the sizes of its inputs. `file` is the name of its file, `file_bytes` the size of all its files."""
 
     def __init__(self, name: str, version: int, session: Session, settings: Settings, file: str = FILE) -> None:
         self.name = name
@@ -27,6 +27,7 @@ class Model:
         self.file = file
         self.max_batch = 1
         self.steady = False
+        self.file_bytes = 0
 
     def __repr__(self) -> str:
         return f"model {self.name} version {self.version}"
@@ -70,6 +71,8 @@ class Model:
             model_warmup=asked.model_warmup,
         )
         config.parameters[THREADS].string_value = str(settings.threads)
+        config.parameters["execution_provider"].string_value = self.session.provider
+        config.parameters["file_bytes"].string_value = str(self.file_bytes)
         if self.max_batch > 1 or asked.HasField("dynamic_batching"):
             batching = config.dynamic_batching
             batching.max_queue_delay_microseconds = settings.max_queue_delay // 1000

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.cache.graphs import Graphs
 from backend.datatypes import BY_ONNX, UNKNOWN_ELEMENTS, TensorSpec
 from backend.errors import InvalidInput, ModelFailure, StartError
 from backend.ort.errors import OrtError
@@ -22,15 +23,18 @@ class NativeSession:
     Raises StartError when the file cannot be loaded, has inputs or outputs that are not tensors of the protocol's
     datatypes, or when none of the `providers` (keys of PROVIDERS, in order of preference) can be had; LibraryError when
     there is no C API. ONNX Runtime refuses a provider whose libraries or device are missing; the next one is asked for
-    then, and `refused` says why.
+    then, and `refused` says why. `graphs` is the cache of models that run on the CPU.
     """
 
-    def __init__(self, path: Path, source: str, providers: Sequence[str], threads: int) -> None:
-        self.runtime = f"ONNX Runtime {load()}, its C API"
+    def __init__(
+        self, path: Path, source: str, providers: Sequence[str], threads: int, graphs: Graphs | None = None
+    ) -> None:
+        self._version = load()
+        self.runtime = f"ONNX Runtime {self._version}, its C API"
         self.source = source
         self.refused: list[str] = []
         asked = [PROVIDERS[name] for name in providers]
-        self.compiled = self._load(path, [name for name in asked if self._works(name)], threads)
+        self.compiled = self._load(path, [name for name in asked if self._works(name)], threads, graphs)
         self.provider: str = self.compiled.providers[0]
         if self.provider not in asked:
             raise wrong_provider(source, providers, self.provider, available_providers(), self.refused)
@@ -43,9 +47,18 @@ class NativeSession:
             self.refused.append(f"{provider}: {reason}")
         return not reason
 
-    def _load(self, path: Path, providers: Sequence[str], threads: int) -> Session:
+    def _load(self, path: Path, providers: Sequence[str], threads: int, graphs: Graphs | None) -> Session:
+        asked = [(provider, dict[str, str]()) for provider in providers]
+
+        def make(
+            file: Path, entries: Mapping[str, str], save_to: Path | None = None, optimized: bool = False
+        ) -> Session:
+            return Session(file, asked, threads, {**ENTRIES, **entries}, save_to, optimized)
+
         try:
-            return Session(path, [(provider, {}) for provider in providers], threads, ENTRIES)
+            if graphs is None or (providers and providers[0] != PROVIDERS["cpu"]):
+                return make(path, {})
+            return graphs.open(self.source, path, self._version, make)
         except OrtError as error:
             raise StartError(f"{self.source}: cannot load {path}: {error}") from error
 

@@ -13,6 +13,10 @@ from pathlib import Path
 PROVIDERS = ("tensorrt", "cuda", "cpu")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m)")
 _UNITS = {"us": 1_000, "ms": 1_000_000, "s": 1_000_000_000, "m": 60_000_000_000}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)(B|KiB|MiB|GiB|TiB)")
+_SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_CACHE_SIZE = "10GiB"
+_OFF = "off"
 _POLL_SECS = 15  # as Triton
 _UNIX_PATH_LIMIT = 107  # bytes of sockaddr_un.sun_path without its terminator
 
@@ -56,6 +60,8 @@ class ServeOptions:
     model_control_mode: str
     load_model: tuple[str, ...]
     repository_poll_secs: int
+    model_cache: Path | None
+    model_cache_size: int  # bytes
     grace: int
     die_with_parent: int | None  # process id of the parent; 0 = whoever it is
     log_level: str
@@ -86,6 +92,32 @@ def duration(text: str) -> int:
     return round(float(match[1]) * _UNITS[match[2]])
 
 
+def size(text: str) -> int:
+    """`64MiB`, `1.5GiB`, in bytes."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a size like 512MiB or 10GiB")
+    return round(float(match[1]) * _SIZES[match[2]])
+
+
+def model_cache(text: str) -> Path | None:
+    """A folder; None for `off`."""
+    if text == _OFF:
+        return None
+    if not Path(text).is_absolute():
+        raise argparse.ArgumentTypeError(f"'{text}': expected off or an absolute path")
+    return Path(text)
+
+
+def default_model_cache() -> Path | None:
+    """The folder for caches that the service manager gives (systemd: CacheDirectory), else the user's."""
+    given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given) / "models"
+    user = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("HOME") and os.path.join(os.environ["HOME"], ".cache"))
+    return Path(user) / "tidegate" / "models" if user and os.path.isabs(user) else None
+
+
 def providers(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     unknown = [name for name in names if name not in PROVIDERS]
@@ -107,6 +139,7 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
     cpus = len(os.sched_getaffinity(0))
     parser = argparse.ArgumentParser(prog="python -m backend", description="The ONNX model server of Tidegate.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("cache", help="list, inspect, verify and purge the model cache", add_help=False)
     serve = commands.add_parser("serve", help="serve a directory of models over gRPC")
     add = serve.add_argument
     add("--models", type=Path, required=True, metavar="DIR", help="model repository: DIR/NAME/VERSION/model.onnx")
@@ -168,6 +201,21 @@ def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
         type=positive,
         metavar="N",
         help=f"in mode poll: seconds between two looks at the repository (default: {_POLL_SECS})",
+    )
+    add(
+        "--model-cache",
+        type=model_cache,
+        default=default_model_cache(),
+        metavar="DIR",
+        help="folder of the model cache, shared by the servers of a machine, or off "
+        "(default: models in $CACHE_DIRECTORY, or tidegate/models in the user's cache folder)",
+    )
+    add(
+        "--model-cache-size",
+        type=size,
+        default=size(_CACHE_SIZE),
+        metavar="SIZE",
+        help=f"bytes that the model cache may take; what was used longest ago goes (default: {_CACHE_SIZE})",
     )
     add(
         "--grace",

@@ -6,11 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from backend.datatypes import TensorSpec
+
+if TYPE_CHECKING:  # where ONNX Runtime has no C API, it is not loaded
+    from backend.cache.graphs import Graphs
 
 log = logging.getLogger("tidegate.backend")
 
@@ -36,8 +39,11 @@ class Session(Protocol):
         """
 
 
-def open_session(path: Path, source: str, providers: Sequence[str], threads: int) -> Session:
-    """The model of a file, run by ONNX Runtime's C API, or by Python's binding where that cannot be had.
+def open_session(
+    path: Path, source: str, providers: Sequence[str], threads: int, graphs: Graphs | None = None
+) -> Session:
+    """The model of a file, run by ONNX Runtime's C API, or by Python's binding where that cannot be had. `graphs` is
+    the cache of what ONNX Runtime makes of it, which Python's binding does without.
 
     Raises StartError when the file cannot be loaded, has inputs or outputs that are not tensors of the protocol's
     datatypes, or when none of the `providers` (keys of PROVIDERS, in order of preference) can be had.
@@ -45,7 +51,7 @@ def open_session(path: Path, source: str, providers: Sequence[str], threads: int
     if _c_api():
         from backend.native import NativeSession
 
-        return NativeSession(path, source, providers, threads)
+        return NativeSession(path, source, providers, threads, graphs)
     from backend.binding import BindingSession
 
     return BindingSession(path, source, providers, threads)

@@ -27,6 +27,9 @@ cdef extern from "onnxruntime_c_api.h" nogil:
     ctypedef enum ONNXTensorElementDataType:
         ONNX_TENSOR_ELEMENT_DATA_TYPE_STRING
 
+    ctypedef enum GraphOptimizationLevel:
+        ORT_DISABLE_ALL
+
     ctypedef struct OrtStatus
     ctypedef struct OrtEnv
     ctypedef struct OrtSession
@@ -53,6 +56,8 @@ cdef extern from "onnxruntime_c_api.h" nogil:
         OrtStatus *(*CreateSessionOptions)(OrtSessionOptions **) noexcept nogil
         OrtStatus *(*SetIntraOpNumThreads)(OrtSessionOptions *, int) noexcept nogil
         OrtStatus *(*SetInterOpNumThreads)(OrtSessionOptions *, int) noexcept nogil
+        OrtStatus *(*SetOptimizedModelFilePath)(OrtSessionOptions *, const char *) noexcept nogil
+        OrtStatus *(*SetSessionGraphOptimizationLevel)(OrtSessionOptions *, GraphOptimizationLevel) noexcept nogil
         OrtStatus *(*SetSessionLogSeverityLevel)(OrtSessionOptions *, int) noexcept nogil
         OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *, const char *, const char *) noexcept nogil
         OrtStatus *(*CreateCUDAProviderOptions)(OrtCUDAProviderOptionsV2 **) noexcept nogil

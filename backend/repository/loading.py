@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from backend.cache.graphs import Graphs, model_files
 from backend.datatypes import TensorSpec
 from backend.errors import StartError
 from backend.graph.empties import filled_inputs
@@ -22,10 +24,10 @@ from backend.session import Session, open_session
 log = logging.getLogger("tidegate.backend")
 
 
-def load(file: ModelFile, settings: Settings) -> Model:
-    """Loads and warms up one version. Raises StartError."""
+def load(file: ModelFile, settings: Settings, graphs: Graphs | None = None) -> Model:
+    """Loads and warms up one version; `graphs` is the cache of models. Raises StartError."""
     source = f"model {file.name} version {file.version}"
-    session = open_session(file.path, source, settings.providers, settings.threads)
+    session = open_session(file.path, source, settings.providers, settings.threads, graphs)
     log.info("%s: asked [%s], running on %s by %s", source, ", ".join(settings.providers), session.provider,
              session.runtime)  # fmt: skip
     graph = _graph(file.path)
@@ -37,6 +39,8 @@ def load(file: ModelFile, settings: Settings) -> Model:
     shapes = _warm_up(file, session, settings)
     model = Model(file.name, file.version, session, settings, file.path.name)
     model.steady = graph is not None and steady(graph)
+    with suppress(OSError):  # a file that has gone since
+        model.file_bytes = sum(one.stat().st_size for one in model_files(file.path))
     reason = _why_not_merged(file, session, settings, shapes)
     if reason is None:
         model.max_batch = settings.max_batch

@@ -150,6 +150,19 @@ def explain(options: Options) -> int:
     return 0
 
 
+def models(options: Options) -> int:
+    """Show the models of the model servers, or look after their cache.
+
+    `list` asks each server of the daemon's pools, or those that --server names. `cache` is about what model servers
+    keep of models that take long to load: it lists, inspects, verifies and purges.
+    """
+    from lb.cli import models as commands
+
+    if options.action == "cache":
+        commands.cache(options.arguments)
+    return commands.list_models(options.server or commands.servers_of(_client(options)), options.json)
+
+
 def bench(options: Options) -> int:
     """Measure Tidegate side by side with HAProxy, nginx, Envoy and Varnish (`tidegate bench --help`)."""
     from lb.cli.bench import bench as run_bench
@@ -233,17 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     def asking(function: Callable[[Options], int]) -> argparse.ArgumentParser:
         """A command that asks the daemon."""
         made = command(function)
-        _config_option(made)
-        made.add_argument(
-            "--admin", metavar="URL", default=os.environ.get("TIDEGATE_ADMIN", ""),
-            help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's. Also by "
-            "the variable TIDEGATE_ADMIN.",
-        )  # fmt: skip
-        made.add_argument(
-            "--token-file", metavar="FILE", type=Path, default=os.environ.get("TIDEGATE_TOKEN_FILE") or None,
-            help="A file with the admin token, instead of the configuration's. Also by the variable "
-            "TIDEGATE_TOKEN_FILE.",
-        )  # fmt: skip
+        _daemon_options(made)
         return made
 
     _config_option(command(run))
@@ -291,11 +294,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     _json_option(made, "the document")
 
+    actions = command(models).add_subparsers(title="commands", metavar="COMMAND", required=True, dest="action")
+    text = "Show the models of each server: state, provider, size."
+    made = actions.add_parser("list", help=text, description=text, allow_abbrev=False)
+    _daemon_options(made)
+    made.add_argument(
+        "--server", metavar="ADDRESS", action="append",
+        help="A model server (HOST:PORT or unix:/PATH) instead of the daemon's; may be given more than once.",
+    )  # fmt: skip
+    _json_option(made, "them")
+
     # Nothing that follows is an option of ours.
+    text = "List, inspect, verify or purge the model cache (`tidegate models cache --help`)."
+    made = actions.add_parser("cache", help=text, add_help=False, prefix_chars="\0")
+    made.add_argument("arguments", nargs="*")
     made = command(bench, add_help=False, prefix_chars="\0")
     made.add_argument("arguments", nargs="*")
     command(version)
     return parser
+
+
+def _daemon_options(parser: argparse.ArgumentParser) -> None:
+    _config_option(parser)
+    parser.add_argument(
+        "--admin", metavar="URL", default=os.environ.get("TIDEGATE_ADMIN", ""),
+        help="The daemon's admin address (http://HOST:PORT or unix:/PATH) instead of the configuration's. Also by "
+        "the variable TIDEGATE_ADMIN.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--token-file", metavar="FILE", type=Path, default=os.environ.get("TIDEGATE_TOKEN_FILE") or None,
+        help="A file with the admin token, instead of the configuration's. Also by the variable "
+        "TIDEGATE_TOKEN_FILE.",
+    )  # fmt: skip
 
 
 def _config_option(parser: argparse.ArgumentParser) -> None:

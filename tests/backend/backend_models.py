@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 ELEMENTS = {
     "BOOL": TensorProto.BOOL,
@@ -128,4 +129,23 @@ def slow(root: Path) -> Path:
             helper.make_tensor("zero", TensorProto.INT64, [], [0]),
             helper.make_tensor("one", TensorProto.INT64, [], [1]),
         ],
+    )
+
+
+def deep(root: Path, layers: int = 1500, rows: int = 16_000, name: str = "deep") -> Path:
+    """`deep`: row `index` INT64 [N,1] of a table of `rows` rows of 1 KiB, through so many layers of small operators. It
+    takes long to optimise: about 0.1 ms a layer."""
+    random = np.random.default_rng(0)
+    table = (random.standard_normal((rows, 256)) / 16).astype(np.float32)
+    constants = [numpy_helper.from_array(table, "table")]
+    nodes = [helper.make_node("Gather", ["table", "index"], ["x0"])]
+    for layer in range(layers):
+        weight = (random.standard_normal(256) / 16).astype(np.float32)
+        constants.append(numpy_helper.from_array(weight, f"w{layer}"))
+        nodes.append(helper.make_node("Mul", [f"x{layer}", f"w{layer}"], [f"m{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{layer}"], [f"t{layer}"]))
+        nodes.append(helper.make_node("Add", [f"t{layer}", f"w{layer}"], [f"x{layer + 1}"]))
+    nodes.append(helper.make_node("Identity", [f"x{layers}"], ["y"]))
+    return save(
+        root, name, nodes, [("index", "INT64", ("N", 1))], [("y", "FP32", ("N", 1, 256))], initializers=constants
     )

@@ -11,9 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
-    "run check reload status transitions drain maintenance enable weight explain bench version".split()  # noqa: SIM905
+    "run check reload status transitions drain maintenance enable weight explain models bench version".split()  # noqa: SIM905
 )
-OTHERS = [["-m", "backend", "--help"], ["-m", "lb.cli.demo", "--help"], ["-m", "lb.cli", "bench", "run", "--help"]]
+OTHERS = [
+    ["-m", "backend", "--help"],
+    ["-m", "lb.cli.demo", "--help"],
+    ["-m", "lb.cli", "bench", "run", "--help"],
+    ["-m", "lb.cli", "models", "list", "--help"],
+    ["-m", "lb.cli", "models", "cache", "--help"],
+]
 
 
 def shown(*arguments: str, columns: int = 80) -> str:
